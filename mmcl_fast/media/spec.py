@@ -1,0 +1,129 @@
+"""What an encoder wants of a file: sizes, statistics, windows and limits. Plain data, no decoder here."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Union
+
+from mmcl_fast.errors import ConfigError
+
+MODALITIES = ("image", "video", "audio", "depth", "text")
+VISUAL = ("image", "video", "audio", "depth")
+
+CHOICES = {
+    "modality": VISUAL,
+    "resize": ("squash", "crop"),
+    "interpolation": ("bilinear", "bicubic"),
+    "window_policy": ("repeat", "pad"),
+}
+POSITIVE = ("size", "frames", "sample_rate", "seconds", "n_fft", "hop", "mels", "db_range", "depth_scale",
+            "max_pixels", "max_seconds")
+
+
+@dataclass(frozen=True)
+class VisualSpec:
+    """Preparation of image, video, depth, and of audio as a log-mel picture: float32 ``[F, 3, size, size]``.
+
+    Attributes:
+        modality: one of image, video, audio, depth.
+        size: height and width in pixels.
+        resize: ``squash`` (both sides to ``size``) or ``crop`` (short side to ``size``, centre crop).
+        mean, std: per channel, of values in 0..1; the result is ``(x - mean) / std``.
+        interpolation: ``bilinear`` or ``bicubic``, always antialiased.
+        frames: F of a video, sampled uniformly over its duration; 1 for everything else.
+        sample_rate: Hz, audio is resampled to it.
+        seconds: length of the audio window; longer clips are cropped at the centre.
+        window_policy: what fills a window when the clip is shorter: ``repeat`` the clip or ``pad`` with silence.
+        n_fft, hop, mels, f_min, f_max: of the log-mel spectrogram; samples, samples, bands, Hz, Hz (None: Nyquist).
+        db_range: dB below the clip's loudest mel value that map to 0.
+        depth_scale: integer units per metre in depth files (1000: millimetres); float files hold metres.
+        depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 % quantiles.
+        max_pixels: a picture or frame with more is refused before it is decoded.
+        max_seconds: a recording or video that lasts longer is refused.
+    """
+
+    modality: str = "image"
+    size: int = 224
+    resize: str = "squash"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: str = "bilinear"
+    frames: int = 1
+    sample_rate: int = 16000
+    seconds: float = 5.0
+    window_policy: str = "repeat"
+    n_fft: int = 1024
+    hop: int = 160
+    mels: int = 128
+    f_min: float = 20.0
+    f_max: float | None = None
+    db_range: float = 80.0
+    depth_scale: float = 1000.0
+    depth_range: tuple[float, float] | None = None
+    max_pixels: int = 100_000_000
+    max_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: use one of {', '.join(allowed)}")
+        for name in POSITIVE:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: must be above 0")
+        for name in ("mean", "std", "depth_range"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(float(v) for v in value))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(f"mean = {self.mean}, std = {self.std}: three numbers each, std above 0")
+        if self.depth_range and not (len(self.depth_range) == 2 and 0 < self.depth_range[0] < self.depth_range[1]):
+            raise ConfigError(f"depth_range = {self.depth_range}: give (near, far) in metres, 0 < near < far")
+        if self.modality != "video" and self.frames != 1:
+            raise ConfigError(f"frames = {self.frames}: only video has frames, {self.modality} has 1")
+        if not 0 <= self.f_min < (self.f_max or self.sample_rate / 2) <= self.sample_rate / 2:
+            raise ConfigError(f"f_min = {self.f_min}, f_max = {self.f_max}: need 0 <= f_min < f_max <= "
+                              f"{self.sample_rate / 2:g} Hz, half the sample rate")
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """``(F, 3, H, W)`` of one decoded item."""
+        return self.frames, 3, self.size, self.size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``spec_from_dict`` is the inverse."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """Text stays a string; tokenising is the encoder's. Only the first ``max_chars`` characters are kept."""
+
+    modality: str = "text"
+    max_chars: int = 2000
+
+    def __post_init__(self) -> None:
+        if self.modality != "text" or self.max_chars < 1:
+            raise ConfigError(f"modality = {self.modality!r}, max_chars = {self.max_chars}: need 'text' and at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+Spec = Union[VisualSpec, TextSpec]
+
+
+def spec_from_dict(values: dict[str, Any]) -> Spec:
+    """The inverse of ``to_dict``. Raises ConfigError for an unknown key or a value out of range."""
+    kind = TextSpec if values.get("modality") == "text" else VisualSpec
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ConfigError(f"media spec has unknown key {unknown[0]!r}: remove it")
+    return kind(**values)
+
+
+def default_spec(modality: str) -> Spec:
+    """The spec used where no encoder gives one: 224 pixels, 8 frames for video."""
+    if modality == "text":
+        return TextSpec()
+    return VisualSpec(modality=modality, frames=8 if modality == "video" else 1)

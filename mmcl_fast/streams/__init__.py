@@ -1,0 +1,6 @@
+"""Streams of tasks: manifests, folders, the demo, and the order in which tasks arrive."""
+
+from mmcl_fast.streams.sample import ClassId, Sample, Task
+from mmcl_fast.streams.stream import Stream
+
+__all__ = ["ClassId", "Sample", "Stream", "Task"]

@@ -1,0 +1,53 @@
+"""Which classes make a task, and in which order the tasks come."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from mmcl_fast.errors import StreamError
+
+Named = tuple[str, str]  # (modality, task name)
+
+
+def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str) -> list[list[str]]:
+    """Consecutive groups of ``per_task`` classes, the last may be smaller; None: one group."""
+    if per_task is not None and per_task < 1:
+        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task a modality")
+    if shuffle:
+        classes = random.Random(f"{seed}/{modality}").sample(classes, len(classes))
+    step = per_task or max(len(classes), 1)
+    return [classes[i:i + step] for i in range(0, len(classes), step)]
+
+
+def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int) -> list[Named]:
+    """The order of tasks.
+
+    Args:
+        tasks: names of each modality's tasks, in their own order.
+        order: ``blocks`` (a modality's tasks, then the next modality's), ``random`` (drawn from ``seed``, each
+            modality's tasks keep their own order), or names: ``image:0`` (a modality's task by number) or a
+            task's name, as a list or separated by commas. Tasks not named are left out of the stream.
+    """
+    blocks = [(modality, name) for modality, names in tasks.items() for name in names]
+    if order == "blocks":
+        return blocks
+    if order == "random":
+        turns = [modality for modality, _ in blocks]
+        random.Random(seed).shuffle(turns)
+        queues = {modality: iter(names) for modality, names in tasks.items()}
+        return [(modality, next(queues[modality])) for modality in turns]
+    wanted = [part.strip() for part in order.split(",")] if isinstance(order, str) else list(order)
+    known = {f"{modality}:{i}": (modality, name) for modality, names in tasks.items() for i, name in enumerate(names)}
+    known |= {name: (modality, name) for modality, name in blocks}
+    chosen = []
+    for name in wanted:
+        if name not in known:
+            numbers = ", ".join(key for key in known if ":" in key)
+            raise StreamError(f"order names {name!r}: use 'blocks', 'random' or a list of {numbers}")
+        if known[name] in chosen:
+            raise StreamError(f"order names {name!r} twice: each task comes once")
+        chosen.append(known[name])
+    if not chosen:
+        raise StreamError("order is an empty list: use 'blocks', 'random' or name the tasks")
+    return chosen

@@ -1,0 +1,67 @@
+"""A sample, a task: names and paths only. Nothing here opens a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+ClassId = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled item of a stream.
+
+    Attributes:
+        modality: image, video, audio, depth or text.
+        label: class name within the modality.
+        path: the file, or None when ``text`` holds the item itself.
+        text: the item itself, or None.
+        split: train, val or test.
+        key: stable identity in the stream: path relative to the root, manifest id, or hash of the text.
+    """
+
+    modality: str
+    label: str
+    path: Path | None
+    text: str | None
+    split: str
+    key: str
+
+
+@dataclass
+class Task:
+    """Classes of one modality that arrive together.
+
+    Attributes:
+        index: position in the stream.
+        name: for example ``image-0``, or the manifest's own name.
+        classes: class names; a sample's ``label`` is one of them.
+        class_ids: ``(modality, name)`` of each class, its identity in ``Stream.classes``; with shared classes
+            the modality is the one where the name first appeared.
+        texts: class text of each class, as given to the text tower.
+    """
+
+    index: int
+    name: str
+    modality: str
+    classes: tuple[str, ...]
+    class_ids: tuple[ClassId, ...]
+    texts: tuple[str, ...]
+    _samples: tuple[Sample, ...] = field(repr=False, default=())
+
+    def split(self, name: str) -> list[Sample]:
+        return [sample for sample in self._samples if sample.split == name]
+
+    @property
+    def train(self) -> list[Sample]:
+        return self.split("train")
+
+    @property
+    def val(self) -> list[Sample]:
+        return self.split("val")
+
+    @property
+    def test(self) -> list[Sample]:
+        return self.split("test")

@@ -1,0 +1,168 @@
+"""A stream of tasks from a folder, a manifest or the demo. Building one opens no media file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.order import arrange, chunk
+from mmcl_fast.streams.sample import ClassId, Sample, Task
+from mmcl_fast.streams.validate import validate, validate_content
+
+
+class Stream:
+    """Tasks in order, each of one modality. Iterating yields them and keeps ``seen`` up to date.
+
+    Build one with ``from_folder``, ``from_manifest`` or ``demo``. They share these options:
+
+    Args:
+        classes_per_task: classes of one modality in a task; None: one task per modality.
+        order: ``blocks``, ``random`` or a list such as ``["image:0", "audio:0", "image:1"]``.
+        seed: fixes the random order, the class shuffle and the validation split.
+        validation: share of each class's training samples that becomes validation where the class has none.
+        shuffle_classes: draw which classes go into which task from ``seed``; otherwise their own order.
+        shared_classes: a name means the same class in every modality; otherwise (modality, name) is the class.
+        check: also compare contents, so that no two splits hold equal files (reads files of equal size).
+
+    Attributes:
+        tasks: all tasks; ``stream[i]`` and ``len(stream)`` work too.
+        classes: ``(modality, name)`` of every class in order of appearance; a class's label id is its index.
+        class_text: ``(modality, name) -> text``.
+        modalities: in order of appearance.
+        root: the folder that the keys are relative to.
+    """
+
+    def __init__(self, samples: Sequence[Sample], root: Path, *, task_names: Mapping[str, str] | None = None,
+                 class_texts: Mapping[ClassId, str] | None = None, classes_per_task: int | None = None,
+                 order: str | Sequence[str] = "blocks", seed: int = 0, validation: float = 0.0,
+                 shuffle_classes: bool = False, shared_classes: bool = False, check: bool = False):
+        validate(samples, root)
+        if check:
+            validate_content(samples)
+        if not 0 <= validation < 1:
+            raise StreamError(f"validation = {validation}: give a share of the training samples from 0 up to 1")
+        self.root = root
+        self.shared_classes = shared_classes
+        self._yielded = 0
+        groups = _group(samples, task_names, classes_per_task, shuffle_classes, seed)
+        names: dict[str, list[str]] = {}
+        for modality, name in groups:
+            names.setdefault(modality, []).append(name)
+        texts = class_texts or {}
+        self.class_text: dict[ClassId, str] = {}
+        self.tasks: list[Task] = []
+        first: dict[str, ClassId] = {}
+        for index, (modality, name) in enumerate(arrange(names, order, seed)):
+            members = groups[modality, name]
+            ids = []
+            for label in dict.fromkeys(sample.label for sample in members):
+                own = (modality, label)
+                identity = first.setdefault(label, own) if shared_classes else own
+                text = texts.get(own) or texts.get(identity) or label.replace("_", " ")
+                self.class_text.setdefault(identity, text)
+                ids.append((label, identity))
+            self.tasks.append(Task(
+                index, name, modality, tuple(label for label, _ in ids), tuple(identity for _, identity in ids),
+                tuple(self.class_text[identity] for _, identity in ids),
+                tuple(_hold_out(members, validation, seed))))
+
+    @classmethod
+    def from_folder(cls, root: str | Path, **options: Any) -> "Stream":
+        """From ``root/<modality>/<split>/<class>/files``; ``root/classes.json`` may give class texts.
+
+        Tasks take the classes in sorted order. Raises StreamError, one line, for what cannot be learned from.
+        """
+        from mmcl_fast.streams.folder import read_folder
+
+        return cls(**read_folder(Path(root)), **options)
+
+    @classmethod
+    def from_manifest(cls, path: str | Path, **options: Any) -> "Stream":
+        """From a JSONL file; see ``mmcl_fast.streams.manifest`` for a line's fields.
+
+        Tasks take the classes in order of appearance. Raises StreamError naming the file and the line.
+        """
+        from mmcl_fast.streams.manifest import read_manifest
+
+        return cls(**read_manifest(Path(path)), **options)
+
+    @classmethod
+    def demo(cls, root: str | Path | None = None, **options: Any) -> "Stream":
+        """The demo's media: five modalities with eight classes each, found by ``streams.demo.find_demo``."""
+        from mmcl_fast.streams.demo import find_demo
+
+        return cls.from_manifest(find_demo(root), **options)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, index: int) -> Task:
+        return self.tasks[index]
+
+    def __iter__(self) -> Iterator[Task]:
+        self._yielded = 0
+        for task in self.tasks:
+            self._yielded = task.index + 1
+            yield task
+
+    @property
+    def seen(self) -> list[Task]:
+        """The tasks that the iteration under way (or the last one) has yielded."""
+        return self.tasks[:self._yielded]
+
+    @property
+    def modalities(self) -> list[str]:
+        return list(dict.fromkeys(task.modality for task in self.tasks))
+
+    @property
+    def classes(self) -> list[ClassId]:
+        return list(dict.fromkeys(identity for task in self.tasks for identity in task.class_ids))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the tasks in order: names, classes, and every sample's key, split and label."""
+        tasks = [[task.name, task.modality, task.class_ids,
+                  [[sample.key, sample.split, sample.label] for sample in task._samples]] for task in self.tasks]
+        return hashlib.sha256(json.dumps(tasks, ensure_ascii=False).encode()).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"Stream({len(self)} tasks, {len(self.classes)} classes, {', '.join(self.modalities)})"
+
+
+def _group(samples: Sequence[Sample], task_names: Mapping[str, str] | None, per_task: int | None,
+           shuffle: bool, seed: int) -> dict[tuple[str, str], list[Sample]]:
+    """``(modality, task name) -> samples``, classes in the task's order."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    if task_names:
+        if per_task is not None or shuffle:
+            raise StreamError("the manifest names its tasks: leave out classes_per_task and shuffle_classes")
+        for sample in samples:
+            groups.setdefault((sample.modality, task_names[sample.key]), []).append(sample)
+        return groups
+    by_class: dict[str, dict[str, list[Sample]]] = {}
+    for sample in samples:
+        by_class.setdefault(sample.modality, {}).setdefault(sample.label, []).append(sample)
+    for modality, classes in by_class.items():
+        for i, labels in enumerate(chunk(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)):
+            groups[modality, f"{modality}-{i}"] = [sample for label in labels for sample in classes[label]]
+    return groups
+
+
+def _hold_out(samples: list[Sample], share: float, seed: int) -> list[Sample]:
+    """Moves a share of each class's training samples to validation where the class has none; one stays."""
+    moved = set()
+    for label in dict.fromkeys(sample.label for sample in samples) if share else ():
+        own = [sample for sample in samples if sample.label == label]
+        if any(sample.split == "val" for sample in own):
+            continue
+        train = [sample.key for sample in own if sample.split == "train"]
+        # By hash, not by position: adding a file does not reshuffle the others.
+        train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+        moved.update(train[:min(max(1, round(share * len(train))), len(train) - 1)])
+    return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]

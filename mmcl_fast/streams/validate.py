@@ -1,0 +1,113 @@
+"""What a stream must hold before anything is learned from it. Only names and sizes are looked at."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.media.spec import MODALITIES
+from mmcl_fast.streams.sample import SPLITS, Sample
+
+_AUDIO_VIDEO = frozenset({"audio", "video"})
+# Which modalities a file name's ending may stand for; endings not listed are told by their content.
+ENDINGS = {
+    **dict.fromkeys(("jpg", "jpeg", "bmp", "heic", "avif"), frozenset({"image"})),
+    **dict.fromkeys(("png", "tif", "tiff"), frozenset({"image", "depth"})),
+    **dict.fromkeys(("gif", "webp", "apng"), frozenset({"image", "video"})),
+    **dict.fromkeys(("npy", "exr"), frozenset({"depth"})),
+    **dict.fromkeys(("wav", "flac", "mp3", "opus", "m4a", "aac"), frozenset({"audio"})),
+    **dict.fromkeys(("mp4", "webm", "mkv", "mov", "ogg"), _AUDIO_VIDEO),
+    **dict.fromkeys(("avi", "mpg", "mpeg", "m4v"), frozenset({"video"})),
+    **dict.fromkeys(("txt", "md"), frozenset({"text"})),
+}
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`` (did you mean 'x'?)`` when something known is close to ``name``, else nothing."""
+    close = difflib.get_close_matches(name.lower(), known, 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_modality(name: str, where: str) -> None:
+    if name not in MODALITIES:
+        raise StreamError(f"{where}: unknown modality {name!r}{nearest(name, MODALITIES)}: "
+                          f"use one of {', '.join(MODALITIES)}")
+
+
+def check_split(name: str, where: str) -> None:
+    if name not in SPLITS:
+        raise StreamError(f"{where}: unknown split {name!r}{nearest(name, SPLITS)}: use {', '.join(SPLITS)}")
+
+
+def check_file(path: Path | str, modality: str, where: str) -> tuple[int, int]:
+    """Refuses a missing or empty file and an ending of another modality; returns (device, inode)."""
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise StreamError(f"{where}: {error.strerror or error}: restore the file or remove its entry") from None
+    if stat.st_size == 0:
+        raise StreamError(f"{where}: the file is empty: replace or remove it")
+    ending = os.path.splitext(path)[1].lstrip(".").lower()
+    if ending in ENDINGS and modality not in ENDINGS[ending]:
+        raise StreamError(f"{where}: a .{ending} file cannot be {modality}: rename it by its content or move it to "
+                          f"{' or '.join(sorted(ENDINGS[ending]))}")
+    return stat.st_dev, stat.st_ino
+
+
+def validate(samples: Sequence[Sample], root: Path) -> None:
+    """Raises StreamError for splits or classes that cannot be learned from or tested."""
+    if not samples:
+        raise StreamError(f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines")
+    keys: set[str] = set()
+    files: dict[tuple[int, int], Sample] = {}
+    held: dict[tuple[str, str], set[str]] = {}
+    for sample in samples:
+        if sample.key in keys:
+            raise StreamError(f"{sample.key}: listed twice: each sample needs its own path or id")
+        keys.add(sample.key)
+        held.setdefault((sample.modality, sample.label), set()).add(sample.split)
+        if sample.path is not None:
+            identity = check_file(sample.path, sample.modality, str(sample.path))
+            other = files.setdefault(identity, sample)
+            if other.split != sample.split:
+                raise StreamError(_shared(other, sample))
+    for (modality, label), splits in held.items():
+        if "train" not in splits:
+            raise StreamError(f"{root}: class {label!r} of {modality} has no training file: "
+                              "add some under its train split or remove the class")
+    for modality in dict.fromkeys(modality for modality, _ in held):
+        if not any("test" in splits for (own, _), splits in held.items() if own == modality):
+            raise StreamError(f"{root}: {modality} has no test split: add test files, they are what accuracy means")
+
+
+def validate_content(samples: Sequence[Sample]) -> None:
+    """Raises StreamError where two splits hold equal content. Reads only files whose sizes agree."""
+    groups: dict[tuple, list[Sample]] = {}
+    for sample in samples:
+        size = sample.text if sample.path is None else os.path.getsize(sample.path)
+        groups.setdefault((sample.modality, size), []).append(sample)
+    for (_, size), group in groups.items():
+        if len({sample.split for sample in group}) < 2:
+            continue
+        seen: dict[str, Sample] = {}
+        for sample in group:
+            digest = size if sample.path is None else _digest(sample.path)
+            other = seen.setdefault(digest, sample)
+            if other.split != sample.split:
+                raise StreamError(_shared(other, sample, "equal content in"))
+
+
+def _shared(a: Sample, b: Sample, what: str = "one file in") -> str:
+    return f"{b.key}: {what} the {a.split} split ({a.key}) and the {b.split} split: keep it in one of them"
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
