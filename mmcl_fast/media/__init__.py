@@ -1,1 +1,9 @@
-"""Files to tensors."""
+"""Files to tensors: one interface for image, video, audio, depth and text."""
+
+from mmcl_fast.media.decode import check, decode
+from mmcl_fast.media.loader import Loader, loader
+from mmcl_fast.media.sniff import sniff
+from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec, spec_from_dict
+
+__all__ = ["MODALITIES", "Loader", "Spec", "TextSpec", "VisualSpec", "check", "decode", "default_spec", "loader",
+           "sniff", "spec_from_dict"]

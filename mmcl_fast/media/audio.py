@@ -1,0 +1,84 @@
+"""Recordings by soundfile, and by PyAV what libsndfile does not read."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import mel
+from mmcl_fast.media.resample import resample
+from mmcl_fast.media.source import Source, limit_seconds, open_av, open_binary
+from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.views import View
+
+
+def audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+    """A recording to its log-mel picture ``[1, 1, size, size]``."""
+    wave, rate = read_wave(source, spec, view.shift, whole)
+    wave = mel.window(resample(wave, rate, spec.sample_rate), spec, view.shift)
+    return mel.picture(wave, spec)
+
+
+def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
+              whole: bool = False) -> tuple[Tensor, int]:
+    """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long recording only the window's part."""
+    import soundfile
+
+    raw_name = not isinstance(source, bytes) and str(source).lower().endswith(".raw")
+    try:
+        with open_binary(source) if raw_name or isinstance(source, bytes) else _path(source) as target:
+            with soundfile.SoundFile(target) as file:
+                rate, frames = file.samplerate, file.frames
+                limit_seconds(frames / rate, spec)
+                want = math.ceil(spec.seconds * rate) + 1
+                if frames > want and not whole:
+                    file.seek(int((0.5 if shift is None else shift) * (frames - want)))
+                    frames = want
+                samples = file.read(frames, dtype="float32", always_2d=True)
+                if len(samples) < frames:
+                    raise MediaError(f"ends after {len(samples)} of {frames} samples: the file is cut short")
+    except soundfile.LibsndfileError:
+        samples, rate = _av_wave(source, spec)
+    wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1))
+    if not len(wave):
+        raise MediaError("holds no samples")
+    if not wave.isfinite().all():
+        raise MediaError("holds samples that are not finite")
+    return wave, rate
+
+
+class _path:
+    """A path where a file object is expected: libsndfile reads it itself, without a callback per block."""
+
+    def __init__(self, source: Source):
+        self.name = str(source)
+
+    def __enter__(self) -> str:
+        return self.name
+
+    def __exit__(self, *_) -> None:
+        pass
+
+
+def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
+    """``[T, channels]`` and the rate, for what libsndfile does not read: m4a, the sound of a video."""
+    import av
+
+    with open_av(source) as container:
+        if not container.streams.audio:
+            raise MediaError("holds no sound track")
+        stream = container.streams.audio[0]
+        resampler = av.AudioResampler(format="fltp")
+        blocks, count, rate = [], 0, stream.rate
+        for frame in container.decode(stream):
+            for block in resampler.resample(frame):
+                blocks.append(block.to_ndarray())
+                count += block.samples
+            limit_seconds(count / rate, spec)
+    if not blocks:
+        raise MediaError("holds no samples")
+    return np.concatenate(blocks, 1).T, rate

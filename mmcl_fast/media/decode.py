@@ -1,0 +1,105 @@
+"""One item: a file or its bytes to what an encoder's trunk takes."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import cpu
+from mmcl_fast.media.sniff import sniff
+from mmcl_fast.media.source import Source, head, name_of, open_binary
+from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
+from mmcl_fast.media.views import draw, normalise
+
+READERS = {"image": cpu.image, "video": cpu.video, "audio": cpu.audio, "depth": cpu.depth}
+
+
+def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int = 0, seed: int = 0,
+           key: str | None = None, out: Tensor | None = None) -> Tensor | str:
+    """Decodes one item.
+
+    Args:
+        source: a path, or the file's bytes.
+        modality: image, video, audio, depth or text; ``sniff`` finds it where it is not known.
+        spec: the encoder's preparation; None: ``default_spec(modality)``.
+        view: 0 is the item as it is; each other number is a random view drawn from (seed, view, key).
+        key: the item's identity; None: the file's name.
+        out: float32 ``[F, 3, size, size]`` to write to.
+
+    Returns:
+        float32 ``[F, 3, size, size]``, normalised; for text the string, whatever the view.
+
+    Raises:
+        MediaError: one line that names the file, when it is missing, empty, broken or of another modality.
+    """
+    spec = spec or default_spec(modality)
+    if modality not in MODALITIES or spec.modality != modality:
+        raise MediaError(f"{name_of(source)}: modality {modality!r} with a spec for {spec.modality}: "
+                         f"use one of {', '.join(MODALITIES)} and its own spec")
+    if isinstance(spec, TextSpec):
+        return _read(source, modality, lambda: _text(source, spec))
+    name = "" if isinstance(source, bytes) else Path(source).name
+    picture = _read(source, modality,
+                    lambda: READERS[modality](source, spec, draw(view, seed, name if key is None else key)))
+    return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
+
+
+def check(source: Source, modality: str, spec: Spec | None = None) -> None:
+    """Decodes a file to its end; raises MediaError that names it and says what is wrong."""
+    spec = spec or default_spec(modality)
+    if isinstance(spec, VisualSpec):
+        _read(source, modality, lambda: READERS[modality](source, spec, draw(0, 0, ""), whole=True))
+    else:
+        _read(source, modality, lambda: _text(source, spec, whole=True))
+
+
+def _read(source: Source, modality: str, work):
+    """Runs ``work``; whatever a decoder raises about this file becomes one MediaError with the file's name."""
+    name = name_of(source)
+    try:
+        if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) == 0:
+            raise MediaError("the file is empty")
+        return work()
+    except MediaError as error:
+        raise MediaError(f"{name}: {error}{_advice(source, modality, str(error))}") from error
+    except ImportError as error:
+        raise MediaError(f"{name}: reading {modality} needs the package {error.name!r}: install it") from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise MediaError(f"{name}: {error.strerror}: check the path") from error
+    except Exception as error:  # a decoder that is given broken bytes may raise anything; the cause stays chained
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason.replace(f": 'file:{os.path.abspath(name)}'", "")
+        raise MediaError(f"{name}: cannot be decoded as {modality} ({reason}){_advice(source, modality, '')}") from error
+
+
+def _advice(source: Source, modality: str, message: str) -> str:
+    """What to do, unless the message already says it."""
+    if ": " in message:
+        return ""
+    try:
+        kind = sniff(source)
+    except MediaError:
+        kind = None
+    if kind in (None, modality):
+        return ": replace the file or remove it"
+    return f": its content is {kind}; move it to {kind} or replace it"
+
+
+def _text(source: Source, spec: TextSpec, whole: bool = False) -> str:
+    if whole:
+        with open_binary(source) as file:
+            data = file.read()
+    else:
+        data = head(source, 4 * spec.max_chars + 3)  # UTF-8 takes at most 4 bytes a character, a mark 3
+    text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=len(data) <= 4 * spec.max_chars or whole)
+    if "\0" in text:
+        raise MediaError("holds zero bytes, so it is not text")
+    text = text.strip()
+    if not text:
+        raise MediaError("holds no words")
+    return text[:spec.max_chars]

@@ -1,0 +1,124 @@
+"""Pictures of any mode by Pillow, and depth maps from files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import depth as depth_maps
+from mmcl_fast.media.source import Source, head, open_av, open_binary
+from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.views import View, fit, region
+
+
+def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+    """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
+    from PIL import Image
+
+    with open_binary(source) as file, Image.open(file) as im:
+        _limit(im, spec)
+        if _deep(im):
+            return fit(_deep_rgb(source), spec, view)[None]
+        if im.format == "JPEG" and not whole:
+            # The decoder scales by 2, 4 or 8 for little; what is left is at least twice the size wanted.
+            left, top, right, bottom = region(*im.size, spec, view)
+            factor = min(right - left, bottom - top) / (2 * spec.size)
+            if factor >= 2:
+                im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
+        im.load()
+        if im.mode.startswith("I;16"):
+            grey = torch.from_numpy(np.asarray(im).astype(np.float32) / 65535)
+            return fit(grey.expand(3, *grey.shape), spec, view)[None]
+        if im.mode in ("I", "F"):
+            raise MediaError(f"a picture of mode {im.mode} has no fixed white: save it with 8 or 16 bits")
+        turned = upright(im)
+        return square(turned, spec, view)[None]
+
+
+def square(im, spec: VisualSpec, view: View) -> Tensor:
+    """A Pillow picture to uint8 ``[size, size, 3]``."""
+    from PIL import Image
+
+    method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    box = region(*im.size, spec, view)
+    small = to_rgb(im).resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
+    if view.flip:
+        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(small))
+
+
+def to_rgb(im):
+    """Any mode to RGB; transparency is laid on white."""
+    from PIL import Image
+
+    if im.has_transparency_data:
+        rgba = im.convert("RGBA")
+        white = Image.new("RGBA", im.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return im if im.mode == "RGB" else im.convert("RGB")
+
+
+def upright(im):
+    """Applies the EXIF orientation (tag 0x0112)."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    moves = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE,
+             6: turn.ROTATE_270, 7: turn.TRANSVERSE, 8: turn.ROTATE_90}
+    move = moves.get(im.getexif().get(0x0112, 1))
+    return im if move is None else im.transpose(move)
+
+
+def _limit(im, spec: VisualSpec) -> None:
+    if im.width * im.height > spec.max_pixels:
+        raise MediaError(f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: "
+                         "make it smaller or raise max_pixels")
+
+
+def _deep(im) -> bool:
+    """16 bits a channel in colour, or grey with alpha: Pillow would drop the low byte silently."""
+    if not im.tile or im.mode not in ("RGB", "RGBA", "LA"):
+        return False
+    args = im.tile[0][3]
+    raw = args[0] if isinstance(args, tuple) and args else args
+    return isinstance(raw, str) and ";16" in raw
+
+
+def _deep_rgb(source: Source) -> Tensor:
+    """``[3, H, W]`` float in 0..1 from 16 bits a channel, alpha on white."""
+    with open_av(source) as container:
+        pixels = next(container.decode(video=0)).to_ndarray(format="rgba64le")
+    values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 65535
+    return values[:3] * values[3:] + (1 - values[3:])
+
+
+def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+    """A 16-bit grey picture, a TIFF of integers or floats, or a .npy plane; see ``mmcl_fast.media.depth``."""
+    from PIL import Image
+
+    if head(source, 6) == b"\x93NUMPY":
+        values = _npy(source, spec)
+    else:
+        with open_binary(source) as file, Image.open(file) as im:
+            _limit(im, spec)
+            if im.mode[0] not in "IF":
+                raise MediaError(f"a picture of mode {im.mode}, not a depth map: save depth as 16-bit grey PNG")
+            values = np.asarray(im)
+    return depth_maps.picture(depth_maps.metres(values, spec), spec, view)
+
+
+def _npy(source: Source, spec: VisualSpec) -> np.ndarray:
+    from numpy.lib import format as npy
+
+    with open_binary(source) as file:
+        version = npy.read_magic(file)
+        shape = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)[0]
+        if math.prod(shape) > spec.max_pixels:
+            raise MediaError(f"an array of shape {list(shape)}, the limit is {spec.max_pixels} numbers: "
+                             "make it smaller or raise max_pixels")
+        file.seek(0)
+        return np.load(file, allow_pickle=False)

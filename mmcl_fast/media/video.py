@@ -1,0 +1,206 @@
+"""Frames of a video, sampled uniformly over its duration."""
+
+from __future__ import annotations
+
+import bisect
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media.picture import square
+from mmcl_fast.media.source import Source, head, is_cover, limit_seconds, open_av, open_binary
+from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.views import View, region
+
+SEEK_FRAMES = 8   # a seek pays when it skips at least so many frames
+SHORT = 64        # frames; below it a container's index is not worth loading
+
+
+def video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+    """uint8 ``[F, size, size, 3]``: frame i is the one shown at ``(i + 1/2) / F`` of the duration."""
+    start = head(source, 12)
+    if start.startswith((b"GIF8", b"\x89PNG")) or start[8:12] == b"WEBP":
+        return _animation(source, spec, view)
+    with open_av(source) as container:
+        clock = _clock(container, _track(container, spec))
+        if clock:
+            return _sample(_Frames(container, _track(container, spec), clock, whole), spec, view, whole)
+    with open_av(source) as container:  # nothing tells the duration: the packets' times do
+        clock = _count(container, _track(container, spec))
+    with open_av(source) as container:
+        return _sample(_Frames(container, _track(container, spec), clock, whole), spec, view, whole)
+
+
+def _track(container: Any, spec: VisualSpec) -> Any:
+    stream = next((s for s in container.streams.video if not is_cover(s)), None)
+    if stream is None:
+        raise MediaError("holds no video track")
+    context = stream.codec_context
+    if context.width * context.height > spec.max_pixels:
+        raise MediaError(f"{context.width} x {context.height} pixels a frame, the limit is {spec.max_pixels}: "
+                         "make it smaller or raise max_pixels")
+    context.thread_count = 1  # the loader's threads decode one file each
+    return stream
+
+
+class _Clock:
+    """Ticks of a stream: where it begins, how long it lasts, how long a frame is; ``sure`` of the duration."""
+
+    def __init__(self, stream: Any, start: int, duration: int, sure: bool):
+        self.base = float(stream.time_base)
+        rate = stream.average_rate or stream.guessed_rate
+        self.start, self.duration, self.sure = start, duration, sure
+        self.frame = max(1, round(1 / (float(rate) * self.base))) if rate else 1
+
+
+def _clock(container: Any, stream: Any) -> _Clock | None:
+    start, sure, duration = stream.start_time or 0, True, stream.duration
+    if not duration and (text := stream.metadata.get("DURATION")):  # matroska: 00:00:04.000000000
+        hours, minutes, seconds = (float(part) for part in text.split(":"))
+        duration = round((hours * 3600 + minutes * 60 + seconds) / stream.time_base) - start
+    if not duration and container.duration:  # of the longest track, perhaps the sound
+        duration, sure = round(container.duration / 1e6 / stream.time_base), False
+    return _Clock(stream, start, duration, sure) if duration and duration > 0 else None
+
+
+def _count(container: Any, stream: Any) -> _Clock:
+    times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    if not times:
+        return _Clock(stream, 0, 1, False)
+    clock = _Clock(stream, min(times), max(times) - min(times), False)
+    clock.duration += clock.frame
+    return clock
+
+
+class _Frames:
+    """Decoded frames by time, forward only, skipping by keyframes where that saves decoding."""
+
+    def __init__(self, container: Any, stream: Any, clock: _Clock, whole: bool):
+        self.container, self.stream, self.clock = container, stream, clock
+        self.keys: list[int] = []
+        if not whole and clock.duration > SHORT * clock.frame:
+            if len(stream.index_entries) <= 1:
+                container.seek(clock.start, stream=stream)  # matroska reads its cues at the first seek
+            self.keys = sorted(entry.timestamp for entry in stream.index_entries if entry.is_keyframe)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.decoded = self.container.decode(self.stream)
+        self.shown, self.coming = None, None
+        self._advance()
+
+    def _advance(self) -> None:
+        self.shown = self.coming or self.shown
+        last = self.end() if self.shown is not None else self.clock.start
+        self.coming = next(self.decoded, None)
+        if self.coming is not None and self.coming.pts is None:
+            self.coming.pts = last
+
+    def end(self) -> int:
+        """Where the last frame decoded ends."""
+        frame = self.coming or self.shown
+        return frame.pts + self.clock.frame if frame is not None else self.clock.start
+
+    def at(self, time: int) -> Any:
+        """The frame shown at ``time``: the last one that begins at or before it."""
+        self._skip(time)
+        while self.coming is not None and (self.shown is None or self.coming.pts <= time):
+            if self.shown is None and self.coming.pts > time:
+                return self.coming  # nothing is shown before the first frame
+            self._advance()
+        if self.shown is None:
+            raise MediaError("holds no frame that can be decoded")
+        if self.coming is None:
+            self.complete(time)
+        return self.shown
+
+    def _skip(self, time: int) -> None:
+        key = self.keys[max(bisect.bisect_right(self.keys, time) - 1, 0)] if self.keys else self.clock.start
+        if self.coming is None or key - self.coming.pts < SEEK_FRAMES * self.clock.frame:
+            return
+        back = 0  # an index may count decoding times: step back if the seek lands behind the frame wanted
+        while True:
+            target = max(time - back, self.clock.start)
+            self.container.seek(target, stream=self.stream)
+            self._begin()
+            if (self.coming is not None and self.coming.pts <= time) or target == self.clock.start:
+                return
+            back = max(2 * back, SEEK_FRAMES * self.clock.frame)
+
+    def rest(self) -> None:
+        while self.coming is not None:
+            self._advance()
+        self.complete(self.clock.start + self.clock.duration)
+
+    def complete(self, time: int) -> None:
+        """Raises MediaError if the frames end long before ``time`` although the header promised more."""
+        missing, base = time - self.end(), self.clock.base
+        if self.clock.sure and missing * base > max(0.5, 0.1 * self.clock.duration * base):
+            raise MediaError(f"ends after {(self.end() - self.clock.start) * base:.2f} of "
+                             f"{self.clock.duration * base:.2f} s: the file is cut short")
+
+
+def _sample(frames: _Frames, spec: VisualSpec, view: View, whole: bool) -> Tensor:
+    from av.video.reformatter import VideoReformatter
+
+    clock = frames.clock
+    limit_seconds(clock.duration * clock.base, spec)
+    out = np.empty((spec.frames, spec.size, spec.size, 3), np.uint8)
+    reformatter, last = VideoReformatter(), None
+    for i in range(spec.frames):
+        frame = frames.at(clock.start + int((i + 0.5) * clock.duration / spec.frames))
+        if frame is last:
+            out[i] = out[i - 1]
+        else:
+            _scale(reformatter, frame, spec, view, out[i])
+        last = frame
+    if whole:
+        frames.rest()
+    return torch.from_numpy(out)
+
+
+def _scale(reformatter: Any, frame: Any, spec: VisualSpec, view: View, out: np.ndarray) -> None:
+    """Scales the whole frame so that the region fills the square, then cuts it out: one pass of swscale."""
+    from av.video.reformatter import Interpolation
+
+    turns = round(frame.rotation / 90) % 4  # counterclockwise
+    sideways = turns % 2
+    width, height = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+    left, top, right, bottom = region(width, height, spec, view)
+    scale_x, scale_y = spec.size / (right - left), spec.size / (bottom - top)
+    full_w, full_h = max(round(width * scale_x), spec.size), max(round(height * scale_y), spec.size)
+    target = (full_h, full_w) if sideways else (full_w, full_h)
+    # Without accurate rounding swscale darkens by up to 2 of 255.
+    method = Interpolation[spec.interpolation.upper()] | Interpolation.ACCURATE_RND
+    rgb = reformatter.reformat(frame, *target, "rgb24", interpolation=method, threads=1)
+    plane = rgb.planes[0]
+    pixels = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, :rgb.width * 3]
+    pixels = np.rot90(pixels.reshape(rgb.height, rgb.width, 3), turns)
+    x, y = min(round(left * scale_x), full_w - spec.size), min(round(top * scale_y), full_h - spec.size)
+    part = pixels[y:y + spec.size, x:x + spec.size]
+    out[...] = part[:, ::-1] if view.flip else part
+
+
+def _animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
+    """An animated GIF, WebP or PNG, transparency on white; each frame counts for its own duration."""
+    from PIL import Image
+
+    with open_binary(source) as file, Image.open(file) as im:
+        count = getattr(im, "n_frames", 1)
+        if count < 2:
+            raise MediaError("a still picture, not a video: move it to the image modality")
+        if im.width * im.height * count > 16 * spec.max_pixels or im.width * im.height > spec.max_pixels:
+            raise MediaError(f"{count} frames of {im.width} x {im.height} pixels, the limit is {spec.max_pixels} each "
+                             f"and {16 * spec.max_pixels} in all: make it smaller or raise max_pixels")
+        squares, ends = [], []
+        for index in range(count):
+            im.seek(index)
+            im.load()
+            squares.append(square(im, spec, view))
+            ends.append((ends[-1] if ends else 0.0) + (im.info.get("duration") or 100))
+            limit_seconds(ends[-1] / 1000, spec)
+    times = ((i + 0.5) * ends[-1] / spec.frames for i in range(spec.frames))
+    return torch.stack([squares[min(bisect.bisect_right(ends, time), count - 1)] for time in times])
