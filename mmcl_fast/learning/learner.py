@@ -1,0 +1,247 @@
+"""The learner: one model that learns tasks one after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.encoders import Encoder, Tokens, load_encoder
+from mmcl_fast.encoders.cache import TrunkCache, concatenate
+from mmcl_fast.errors import RunError, StreamError
+from mmcl_fast.learning import checkpoint
+from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
+from mmcl_fast.methods import Classes, TaskData, make_options, method_class
+from mmcl_fast.streams.sample import Sample, Task
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one file is taken for.
+
+    Attributes:
+        file: as given.
+        modality: how it was decoded, found from its content unless told.
+        labels: the k best classes, (modality, name), best first.
+        probabilities: of ``labels``, softmax over all classes.
+        contributions: modality -> weight of its prompts and gate; None for methods without any.
+    """
+
+    file: str
+    modality: str
+    labels: list[tuple[str, str]]
+    probabilities: list[float]
+    contributions: dict[str, float] | None
+
+
+class Learner:
+    """Learns tasks, remembers them, predicts.
+
+    Args:
+        encoder: ``"embedded"``, a CLIP or SigLIP by hub name or folder, or an ``Encoder``.
+        method: see ``mmcl_fast.methods.METHODS``.
+        options: the method's options by name.
+        seed: fixes everything random.
+        device: ``"auto"`` takes a CUDA GPU where there is one.
+        cache_dir: where trunk tokens are kept between runs; None: for this process only.
+        prompt_blocks: for CLIP and SigLIP, see ``load_encoder``.
+        views: cached views of each training sample; the first is the plain one.
+        workers: decoding threads.
+        progress: an object as in ``mmcl_fast.progress``; None shows nothing.
+    """
+
+    def __init__(self, encoder: str | Encoder = "embedded", method: str = "comm", *,
+                 options: dict[str, Any] | None = None, seed: int = 0, device: str = "auto",
+                 cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
+                 workers: int = 2, progress: Any = None):
+        self._settings = {"method": method, "options": dict(options or {}), "seed": seed, "views": views,
+                          "prompt_blocks": prompt_blocks}
+        chosen = make_options(method, options)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks)
+                        if isinstance(encoder, str) else encoder.to(device))
+        self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
+        self.cache = TrunkCache(None if cache_dir is None else Path(cache_dir), workers=workers)
+        self.views, self.seed, self.progress = views, seed, progress
+        self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
+        self.tasks: list[dict[str, Any]] = []
+
+    # ---- learning -------------------------------------------------------------------------------------------
+
+    def learn(self, task: Task) -> dict[str, float]:
+        """Learn one task's training samples. Returns seconds per phase.
+
+        Whatever goes wrong (a broken file, an interrupt), what was learned before stays as it was.
+        """
+        samples = task.train
+        if not samples:
+            raise StreamError(f"task {task.name}: no training sample; add files to its train split")
+        self.method.seconds = {}
+        started = time.perf_counter()
+        tokens = self._tokens(samples, f"{task.name}: decode and trunk", views=self.views)
+        trunk_seconds = time.perf_counter() - started
+        classes = self._with(task, self.classes)
+        ids = {name: classes.keys.index(key) for name, key in zip(task.classes, task.class_ids)}
+        labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
+        data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
+        tensors, values = self.method.state()
+        tensors, restored = {k: v.clone() for k, v in tensors.items()}, False
+        try:
+            self.method.learn(data, classes)
+            restored = True
+        finally:
+            if not restored:
+                self._reset(tensors, values)
+        self.classes = classes
+        self.tasks.append({"name": task.name, "modality": task.modality, "classes": list(task.classes),
+                           "class_ids": [list(c) for c in task.class_ids]})
+        return {"decode and trunk": trunk_seconds, **self.method.seconds}
+
+    def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        fresh = type(self.method)(self.encoder, self.method.options, seed=self.seed, progress=self.progress)
+        if tensors or self.tasks:
+            fresh.load_state(tensors, values)
+        self.method = fresh
+
+    def _with(self, task: Task, classes: Classes) -> Classes:
+        """The class book with a task's classes added; a class met before keeps its id. A text that another class
+        already has ("dog" seen, then heard) is told apart by the modality: "dog (audio)"."""
+        keys, texts = list(classes.keys), list(classes.texts)
+        for key, text in zip(task.class_ids, task.texts):
+            if tuple(key) not in keys:
+                keys.append(tuple(key))
+                texts.append(f"{text} ({key[0]})" if text in texts else text)
+        if len(keys) == len(classes):
+            return classes
+        embedded = self.encoder.text(texts[len(classes):]).to(self.encoder.device)
+        return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
+
+    def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1) -> Tokens:
+        with self.method.phase(title, len(samples) * views) as shown:
+            parts = [self.cache.tokens(self.encoder, samples, view=view, seed=self.seed, advance=shown.advance)
+                     for view in range(views)]
+        self.method.seconds.pop(title, None)
+        return parts[0] if views == 1 else concatenate(parts)
+
+    # ---- evaluation and prediction --------------------------------------------------------------------------
+
+    def evaluate(self, tasks: Sequence[Task], *, setting: str = "both", split: str = "test") -> Evaluation:
+        """Accuracy on each task's samples of a split, prediction by instance.
+
+        Tasks that were learned are scored over the classes learned; tasks that were not, over the classes learned
+        and those of all tasks given that were not.
+
+        Args:
+            setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.evaluation.ABOUT``.
+            split: ``test`` or ``val``.
+        """
+        wanted = settings_of(setting)
+        known = len(self.classes)
+        classes = self.classes
+        for task in tasks:
+            classes = self._with(task, classes)
+        result = Evaluation([t.name for t in tasks], [], {s: [] for s in wanted})
+        learned = {t["name"] for t in self.tasks}
+        for task in tasks:
+            samples = task.split(split)
+            if not samples:
+                raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
+            candidates = list(range(known if task.name in learned else len(classes)))
+            tokens = self._tokens(samples, f"{task.name}: decode and trunk")
+            ids = {name: classes.keys.index(tuple(key)) for name, key in zip(task.classes, task.class_ids)}
+            labels = torch.tensor([ids[s.label] for s in samples])
+            result.counts.append(len(samples))
+            scores = {given: self.method.scores(tokens, task.modality, classes, given=given)
+                      for given in {s != "agnostic" for s in wanted}}
+            own = set(classes.of(task.modality)) | {ids[n] for n in task.classes}
+            for name in wanted:
+                allowed = [c for c in candidates if c in own] if name == "given_masked" else candidates
+                result.correct[name].append(right_answers(scores[name != "agnostic"], labels, allowed))
+        return result
+
+    def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
+        """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
+        return self.method.contribution_matrix()
+
+    @torch.no_grad()
+    def predict(self, files: Sequence[str | Path], *, modality: str | None = None, top_k: int = 5,
+                given: bool | None = None) -> list[Prediction]:
+        """What files of any modality are taken for, per instance.
+
+        Args:
+            modality: how all of them are to be decoded; None: found from each file's content.
+            top_k: classes returned for each.
+            given: True lets the modality choose prompts and gates; default: only where ``modality`` is told.
+        """
+        from mmcl_fast.media import decode, sniff
+
+        if not len(self.classes):
+            raise RunError("predict: nothing has been learned yet; call learn first or load a run")
+        out = []
+        for file in files:
+            kind = modality or sniff(file)
+            item = decode(file, kind, self.encoder.spec(kind))
+            batch = [item] if isinstance(item, str) else item.unsqueeze(0)
+            tokens = self.encoder.trunk(batch, kind)
+            tokens = Tokens(tokens.tokens.bfloat16(), tokens.query, tokens.mask).to(self.encoder.device)
+            scores = self.method.scores(tokens, kind, self.classes, given=bool(modality) if given is None else given)
+            best = scores[0].softmax(0).topk(min(top_k, len(self.classes)))
+            out.append(Prediction(str(file), kind, [self.classes.keys[i] for i in best.indices.tolist()],
+                                  best.values.tolist(), self.method.contributions(tokens, kind)))
+        return out
+
+    # ---- disk -----------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write everything learned: model.safetensors and state.json."""
+        tensors, values = self.method.state()
+        tensors = {f"method/{k}": v for k, v in tensors.items()} | {"classes": self.classes.embedding}
+        checkpoint.write(Path(folder), tensors, {
+            "format": 1, "encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint, **self._settings,
+            "tasks": self.tasks, "keys": [list(k) for k in self.classes.keys], "texts": self.classes.texts,
+            "state": values})
+
+    @classmethod
+    def load(cls, folder: str | Path, *, encoder: str | Encoder | None = None, device: str = "auto",
+             cache_dir: str | Path | None = None, workers: int = 2, progress: Any = None) -> "Learner":
+        """Inverse of :meth:`save`; also takes a run folder of ``mmcl-fast train`` (its newest checkpoint).
+
+        Raises:
+            RunError: a missing or broken file, or an encoder with other weights than the learner's.
+        """
+        folder = Path(folder)
+        if (folder / "checkpoints").is_dir():
+            newest = checkpoint.latest(folder)
+            if newest is None:
+                raise RunError(f"{folder}: no finished task in it; run mmcl-fast train with --resume")
+            folder = newest
+        tensors, values = checkpoint.read(folder)
+        self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
+                   device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"], views=values["views"],
+                   workers=workers, progress=progress)
+        if self.encoder.fingerprint != values["fingerprint"]:
+            raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
+                           "give the folder of the original ones")
+        self.restore(tensors, values)
+        return self
+
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over a checkpoint's state."""
+        device = self.encoder.device
+        own = {k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
+               for k, v in tensors.items() if k.startswith("method/")}
+        self.method.load_state(own, values["state"])
+        self.classes = Classes([tuple(k) for k in values["keys"]], list(values["texts"]), tensors["classes"].to(device))
+        self.tasks = list(values["tasks"])
+
+    def describe(self) -> dict[str, Any]:
+        """Method and all of its options, for the record."""
+        return {"method": self.method.name, "options": dataclasses.asdict(self.method.options),
+                "encoder": self.encoder.name, "seed": self.seed}

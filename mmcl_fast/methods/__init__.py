@@ -1,0 +1,56 @@
+"""Methods by name. A method is one file behind the protocol of ``base.Method``."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any, get_args, get_origin, get_type_hints
+
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.comm import Comm
+from mmcl_fast.methods.finetune import Finetune
+from mmcl_fast.methods.joint import Joint
+from mmcl_fast.methods.ridge import RidgeMethod
+from mmcl_fast.methods.zero_shot import ZeroShot
+
+METHODS: dict[str, type[Method]] = {m.name: m for m in (Comm, Finetune, Joint, RidgeMethod, ZeroShot)}
+
+__all__ = ["Classes", "METHODS", "Method", "TaskData", "make_options", "method_class", "options"]
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method; ConfigError with the nearest name for an unknown one."""
+    if name not in METHODS:
+        raise ConfigError(f"method.name = {name!r}: no such method; {_nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def options(name: str) -> type:
+    """The frozen dataclass of a method's options."""
+    return method_class(name).Options
+
+
+def make_options(name: str, values: dict[str, Any] | None) -> Any:
+    """Check a table of options against the method's own and build them; ConfigError names the key."""
+    kind = options(name)
+    hints = get_type_hints(kind)
+    checked = {}
+    for key, value in (values or {}).items():
+        if key not in hints:
+            raise ConfigError(f"method.options.{key}: {name} has no such option; {_nearest(key, hints)}")
+        hint = hints[key]
+        if get_origin(hint) is not None:
+            if value not in get_args(hint):
+                raise ConfigError(f"method.options.{key} = {value!r}: use one of {', '.join(map(str, get_args(hint)))}")
+        elif hint is float and type(value) is int:
+            value = float(value)
+        elif type(value) is not hint:
+            raise ConfigError(f"method.options.{key} = {value!r}: must be of type {hint.__name__}")
+        checked[key] = value
+    return dataclasses.replace(kind(), **checked)

@@ -1,0 +1,132 @@
+"""What a method is: it learns one task at a time and scores samples over the classes known so far."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast.encoders.base import Encoder, Tokens
+
+
+@dataclass
+class Classes:
+    """The classes known so far, in order of appearance; a class is a (modality, name) pair.
+
+    Attributes:
+        keys: C pairs (modality, name).
+        texts: C class texts.
+        embedding: ``[C, D]`` float32, unit rows.
+    """
+
+    keys: list[tuple[str, str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    embedding: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def of(self, modality: str) -> list[int]:
+        return [i for i, key in enumerate(self.keys) if key[0] == modality]
+
+
+@dataclass
+class TaskData:
+    """A task as a method sees it: cached trunk tokens, never files.
+
+    Attributes:
+        index: place in the order of learning, from 0.
+        modality: m(t).
+        tokens: the trunk's output of n training samples (all views).
+        labels: ``[n]`` int64, global class ids.
+        classes: the task's global class ids.
+    """
+
+    index: int
+    modality: str
+    tokens: Tokens
+    labels: Tensor
+    classes: list[int]
+
+
+class Method(ABC):
+    """Base of all methods. Subclasses set ``name`` and ``Options`` (a frozen dataclass)."""
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    cumulative: ClassVar[bool] = False  # True: needs all tasks' data, evaluated after the last task only
+
+    def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
+        self.encoder, self.options, self.seed, self.progress = encoder, options, seed, progress
+        self.seconds: dict[str, float] = {}
+
+    @abstractmethod
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        """Learn one task. ``classes`` already holds the task's classes."""
+
+    @abstractmethod
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        """``[B, C]`` scores, per instance. ``modality`` tells how the sample was decoded (which tower, how many
+        frames); only when ``given`` may it choose prompts or gates."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything learned: tensors (for safetensors) and plain JSON values."""
+        return {}, {}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Inverse of :meth:`state`."""
+
+    def contributions(self, tokens: Tokens, modality: str) -> dict[str, float] | None:
+        """Mean contribution of each modality seen so far to these samples; None for methods without any."""
+        return None
+
+    def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
+        """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
+        return None
+
+    def generator(self, *salt: int) -> torch.Generator:
+        """A CPU generator fixed by the seed and the salt, so that a resumed run draws the same numbers."""
+        key = self.seed
+        for value in salt:
+            key = (key * 1_000_003 + value + 1) % (2**63 - 1)
+        return torch.Generator().manual_seed(key)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Any]:
+        """Times a phase and shows it where there is a progress display."""
+        start = time.perf_counter()
+        try:
+            if self.progress is None:
+                yield _Quiet()
+            else:
+                with self.progress.phase(name, total) as shown:
+                    yield shown
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class _Quiet:
+    def advance(self, n: int = 1) -> None: ...
+    def note(self, **numbers: float) -> None: ...
+
+
+def unit_query(tokens: Tokens) -> Tensor:
+    """q / |q|, ``[B, Dq]`` float32: samples of all towers on one scale."""
+    return F.normalize(tokens.query.float(), dim=-1)
+
+
+def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prefix: Tensor | None, batch: int = 64) -> Tensor:
+    """z of many samples without gradient, ``[n, D]``. prefix: None, ``[J,2,L,d]`` or ``[n,J,2,L,d]``."""
+    rows = []
+    with torch.no_grad():
+        for i in range(0, len(tokens), batch):
+            part = prefix[i:i + batch] if prefix is not None and prefix.dim() == 5 else prefix
+            rows.append(encoder.head(tokens[i:i + batch], part, modality))
+    return torch.cat(rows) if rows else torch.empty(0, encoder.dim)

@@ -1,0 +1,240 @@
+"""COMM: continual learning for multiple modalities (Jin and Kim, arXiv 2503.08064).
+
+The paper's equations are not public to us; every formula here is our choice and has a switch for its ablation.
+Steps, for a task t of modality m: relevance, prompts, intra-modal aggregation, feature memory, re-alignment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import ops
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all, unit_query
+from mmcl_fast.methods.memory import FeatureMemory
+from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
+from mmcl_fast.methods.realignment import Realigner
+from mmcl_fast.methods.relevance import Relevance
+
+
+@dataclass(frozen=True)
+class CommOptions:
+    """Every field is a switch or a size of one step; the defaults are those of ``mmcl-fast train demo``."""
+
+    prompts: bool = True                 # False: no prompt at all, z of the bare head
+    prompt_length: int = 8               # L
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 0.01
+    self_regularisation: float = 1.0     # beta
+    aggregation: bool = True             # False: P_m <- P_m_new
+    lambda_max: float = 0.8
+    sigma: float = 0.1
+    blending: bool = True                # False: a sample gets the prompt of its most relevant modality alone
+    relevance: Literal["analytic", "mlp"] = "analytic"
+    tau: float = 0.2                     # temperature of c(x)
+    relevance_penalty: float = 0.01
+    realignment: Literal["off", "closed", "trained"] = "trained"
+    start: Literal["ridge", "zero"] = "ridge"
+    rank: int = 32                       # r
+    reads_query: bool = True             # source u = [z ; q]; False: z only
+    dual_targets: bool = True            # ridge onto the class texts' dual basis; False: onto the texts
+    penalty: float = 0.02
+    steps: int = 200
+    draws: int = 512                     # features per step
+    realignment_lr: float = 0.001
+    realignment_decay: float = 0.0
+    realignment_scale: float = 40.0      # s of the re-alignment loss
+    weighted: bool = True                # weight by contribution
+    drift: bool = True                   # correct old means when P_m moves
+    drift_width: float = 0.3
+    class_rank: int = 16
+    modality_rank: int = 128
+    shrink: float = 0.5
+
+
+class Comm(Method):
+    """See the module's docstring and :class:`CommOptions`."""
+
+    name = "comm"
+    Options = CommOptions
+
+    def __init__(self, encoder, options: CommOptions, *, seed: int = 0, progress: Any = None):
+        super().__init__(encoder, options, seed=seed, progress=progress)
+        o = options
+        self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
+        self.bank = PromptBank(encoder, o.prompt_length)
+        self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
+        self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
+        self.rows: dict[str, Tensor] = {}   # modality -> its mean contributions over `relevance.modalities`
+
+    # ---- learning -------------------------------------------------------------------------------------------
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        modality, query = data.modality, unit_query(data.tokens)
+        first = modality not in self.relevance.modalities
+        blend_of_others = self._blend_of_others(query, modality) if first else None
+        with self.phase("relevance"):
+            others = {} if self.options.relevance == "analytic" else self._drawn_queries(modality, data.index)
+            self.relevance.learn(query, modality, others, self.generator(data.index, 1))
+        before = None if first else self._features(data.tokens, modality, query)
+        if self.options.prompts:
+            self._learn_prompt(data, classes, query, blend_of_others)
+        with self.phase("statistics"):
+            self._remember(data, query, before)
+            self._update_rows(data.index)
+        if self.options.realignment != "off":
+            self._realign(classes, data.index)
+
+    def _blend_of_others(self, query: Tensor, modality: str) -> Tensor | None:
+        """Starting point of a new modality's prompt: the blend that the others' contributions give."""
+        if not (self.options.blending and self.options.prompts and self.bank.blendable(modality)):
+            return None
+        weight = self.relevance(query).mean(0)
+        return self.bank.blend(modality, weight, self.relevance.modalities).clone()
+
+    def _drawn_queries(self, modality: str, index: int) -> dict[str, Tensor]:
+        generator = self.generator(index, 2)
+        return {m: torch.cat([self.memory.draw(c, 64, generator)[:, self.encoder.dim:]
+                              for c in self.memory.labels(m)])
+                for m in self.relevance.modalities if m != modality}
+
+    def _update_rows(self, index: int) -> None:
+        """Mean contributions of every modality's samples, from drawn queries: no old sample is needed."""
+        generator, dim = self.generator(index, 5), self.encoder.dim
+        for m in self.relevance.modalities:
+            drawn = torch.cat([self.memory.draw(c, 32, generator)[:, dim:] for c in self.memory.labels(m)])
+            self.rows[m] = self.relevance(F.normalize(drawn, dim=1)).mean(0)
+
+    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None) -> None:
+        o, modality, encoder = self.options, data.modality, self.encoder
+        generator = self.generator(data.index, 3)
+        old = self.bank.prompts.get(modality)
+        prompt = (old if old is not None else start if start is not None
+                  else self.bank.fresh(modality, generator)).clone()
+        names, weight = self.relevance.modalities, self._routing(query)
+        texts = classes.embedding[data.classes]
+        local = torch.full((len(classes),), -100).to(data.labels.device)
+        local[data.classes] = torch.arange(len(data.classes), device=local.device)
+        target = local[data.labels]
+        z_before = None
+        if old is not None and o.self_regularisation:
+            z_before = embed_all(encoder, data.tokens, modality, self.bank.blend(modality, weight, names))
+        plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
+
+        def loss(step: int) -> Tensor:
+            rows = plan[step].to(query.device)
+            prefix = self.bank.blend(modality, weight[rows], names, (modality, prompt))
+            z = encoder.head(subset(data.tokens, rows), prefix, modality)
+            value = ops.alignment_loss(z, texts, target[rows], logit_scale=encoder.logit_scale)
+            if z_before is not None:
+                value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()
+            return value
+
+        with self.phase("prompts", len(plan)) as shown:
+            train_prefix(encoder, [prompt], len(plan), o.lr, loss, shown.advance)
+        if old is not None and o.aggregation:
+            shift = self._prompt_shift(data, weight, prompt)
+            prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
+        self.bank.prompts[modality] = prompt
+
+    def _prompt_shift(self, data: TaskData, weight: Tensor, prompt: Tensor) -> float:
+        """Mean of 1 - cos between embeddings under the old and the new prompt, on the task's data."""
+        modality, names = data.modality, self.relevance.modalities
+        old = embed_all(self.encoder, data.tokens, modality, self.bank.blend(modality, weight, names))
+        new = embed_all(self.encoder, data.tokens, modality, self.bank.blend(modality, weight, names, (modality, prompt)))
+        return float((1 - F.cosine_similarity(old, new)).mean())
+
+    def _remember(self, data: TaskData, query: Tensor, before: Tensor | None) -> None:
+        after = self._features(data.tokens, data.modality, query)
+        old = [c for c in self.memory.labels(data.modality) if c not in data.classes]
+        if before is not None and self.options.drift and old:
+            dim = self.encoder.dim
+            self.memory.shift(data.modality, old, after[:, :dim] - before[:, :dim], before,
+                              self.options.drift_width, dim)
+        for c in data.classes:
+            self.memory.add(c, data.modality, after[data.labels == c])
+
+    def _realign(self, classes: Classes, index: int) -> None:
+        o, names = self.options, self.relevance.modalities
+        generator, texts = self.generator(index, 4), classes.embedding
+        if o.start == "ridge":
+            self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets)
+        else:
+            self.realigner.start_at_zero(self.encoder.dim + self.encoder.query_dim, names, generator, texts.device)
+        if o.realignment == "trained":
+            with self.phase("re-alignment", o.steps) as shown:
+                self.realigner.train(
+                    self.memory, texts, names, lambda u: self.relevance(F.normalize(u[:, self.encoder.dim:], dim=1)),
+                    steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
+                    logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator, advance=shown.advance)
+
+    # ---- embedding ------------------------------------------------------------------------------------------
+
+    def _routing(self, query: Tensor) -> Tensor:
+        """Contributions that blend the prompts ``[n, M]``: c(x), or one-hot without blending."""
+        c = self.relevance(query)
+        return c if self.options.blending else F.one_hot(c.argmax(1), c.shape[1]).float()
+
+    def _gate(self, query: Tensor, modality: str | None) -> Tensor:
+        """c(x), or for a given modality its mean contribution row."""
+        if modality is None or modality not in self.rows:
+            return self.relevance(query)
+        return self.rows[modality].expand(len(query), -1)
+
+    def _features(self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None) -> Tensor:
+        """u = [z / |z| ; q / |q|], ``[n, D_u]``."""
+        weight = self._routing(query) if gate is None else gate
+        prefix = self.bank.blend(modality, weight, self.relevance.modalities)
+        z = embed_all(self.encoder, tokens, modality, prefix)
+        return torch.cat([F.normalize(z, dim=-1), query], dim=1)
+
+    def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
+        """e ``[n, D]``, unit rows."""
+        query = unit_query(tokens)
+        if not self.relevance.modalities:
+            return F.normalize(embed_all(self.encoder, tokens, modality, None), dim=-1)
+        gate = self._gate(query, modality if given else None)
+        weight = gate if self.options.blending else F.one_hot(gate.argmax(1), gate.shape[1]).float()
+        return self.realigner(self._features(tokens, modality, query, weight), gate)
+
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        return self.encoder.logit_scale * self.embed(tokens, modality, given=given) @ classes.embedding.T
+
+    def contributions(self, tokens: Tokens, modality: str) -> dict[str, float] | None:
+        if not self.relevance.modalities:
+            return None
+        return dict(zip(self.relevance.modalities, self.relevance(unit_query(tokens)).mean(0).tolist()))
+
+    def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
+        names = self.relevance.modalities
+        return (list(names), [self.rows[m].tolist() for m in names]) if self.rows else None
+
+    # ---- state ----------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        relevance, relevance_values = self.relevance.state()
+        memory, memory_values = self.memory.state()
+        tensors = {f"relevance/{k}": v for k, v in relevance.items()}
+        tensors |= {f"memory/{k}": v for k, v in memory.items()}
+        tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
+        tensors |= {f"row/{m}": r for m, r in self.rows.items()}
+        if self.realigner.down is not None:
+            tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
+        return tensors, {"relevance": relevance_values, "memory": memory_values}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.relevance.load_state(under("relevance/"), values["relevance"])
+        self.memory.load_state(under("memory/"), values["memory"])
+        order = self.relevance.modalities  # blending sums in the bank's order
+        prompts, self.rows = under("prompt/"), under("row/")
+        self.bank.prompts = {m: prompts[m] for m in order if m in prompts}
+        self.realigner.down, self.realigner.up = tensors.get("realign/down"), tensors.get("realign/up")

@@ -1,0 +1,63 @@
+"""Sequential fine-tuning of one shared prompt per tower: the lower bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import ops
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all
+from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    prompt_length: int = 8
+    epochs: int = 10
+    batch_size: int = 32
+    lr: float = 0.01
+
+
+class Finetune(Method):
+    """Cross-entropy over the current task's classes, one prompt for all modalities of a tower."""
+
+    name = "finetune"
+    Options = FinetuneOptions
+
+    def __init__(self, encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):
+        super().__init__(encoder, options, seed=seed, progress=progress)
+        self.bank = PromptBank(encoder, options.prompt_length)  # keyed by tower here
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        o, tower = self.options, self.encoder.tower(data.modality)
+        generator = self.generator(data.index, 3)
+        prompt = self.bank.prompts.get(tower)
+        prompt = (self.bank.fresh(data.modality, generator) if prompt is None else prompt).clone()
+        texts = classes.embedding[data.classes]
+        target = (data.labels.unsqueeze(1) == torch.tensor(data.classes, device=data.labels.device)).int().argmax(1)
+        plan = batches(len(target), o.batch_size, o.epochs, generator)
+
+        def loss(step: int) -> Tensor:
+            rows = plan[step].to(target.device)
+            z = self.encoder.head(subset(data.tokens, rows), prompt, data.modality)
+            return ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
+
+        with self.phase("prompts", len(plan)) as shown:
+            train_prefix(self.encoder, [prompt], len(plan), o.lr, loss, shown.advance)
+        self.bank.prompts[tower] = prompt
+
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        prompt = self.bank.prompts.get(self.encoder.tower(modality))
+        z = embed_all(self.encoder, tokens, modality, prompt)
+        return self.encoder.logit_scale * F.normalize(z, dim=-1) @ classes.embedding.T
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {f"prompt/{k}": v for k, v in self.bank.prompts.items()}, {}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items()}

@@ -1,0 +1,134 @@
+"""Feature memory: what is kept of a class instead of its data.
+
+Per class: count, mean and a low-rank-plus-diagonal covariance of u = [z ; q]. Per modality: a pooled within-class
+covariance in the same form, towards which each class's is shrunk. About ``(rank + 2) * D_u * 4`` bytes a class.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def low_rank(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """rows ``[k, D]`` with covariance rows'rows -> factor ``[r, D]`` and diagonal ``[D]`` so that
+    factor'factor + diag(diagonal) has the same diagonal and the same leading subspace."""
+    if len(rows) > rank:
+        gram = (rows @ rows.T).double()
+        values, vectors = torch.linalg.eigh(gram)
+        factor = vectors[:, -rank:].T.to(rows.dtype) @ rows
+    else:
+        factor = rows
+    return factor, (rows.square().sum(0) - factor.square().sum(0)).clamp(min=0)
+
+
+@dataclass
+class Gaussian:
+    """count, mean ``[D]``, factor ``[r, D]``, diagonal ``[D]``."""
+
+    count: int
+    mean: Tensor
+    factor: Tensor
+    diagonal: Tensor
+
+    @staticmethod
+    def fit(x: Tensor, rank: int) -> "Gaussian":
+        mean = x.mean(0)
+        factor, diagonal = low_rank((x - mean) / max(len(x) - 1, 1) ** 0.5, rank)
+        return Gaussian(len(x), mean, factor, diagonal)
+
+    def merge(self, x: Tensor, rank: int) -> "Gaussian":
+        """Chan's merge of count, mean and scatter with new rows; the factor is cut to ``rank`` again."""
+        other_mean, total = x.mean(0), self.count + len(x)
+        between = ((other_mean - self.mean) * (self.count * len(x) / total) ** 0.5).unsqueeze(0)
+        rows = torch.cat([self.factor * max(self.count - 1, 1) ** 0.5, x - other_mean, between])
+        factor, diagonal = low_rank(rows / max(total - 1, 1) ** 0.5, rank)
+        diagonal = diagonal + self.diagonal * (max(self.count - 1, 1) / max(total - 1, 1))
+        return Gaussian(total, self.mean + (other_mean - self.mean) * (len(x) / total), factor, diagonal)
+
+
+class FeatureMemory:
+    """Statistics of every class seen so far.
+
+    Args:
+        class_rank: rank kept per class.
+        modality_rank: rank kept per modality.
+        shrink: share of the modality's covariance in a class's.
+    """
+
+    def __init__(self, class_rank: int, modality_rank: int, shrink: float):
+        self.class_rank, self.modality_rank, self.shrink = class_rank, modality_rank, shrink
+        self.classes: dict[int, Gaussian] = {}
+        self.modality_of: dict[int, str] = {}
+        self.pooled: dict[str, Gaussian] = {}
+
+    def add(self, label: int, modality: str, u: Tensor) -> None:
+        """Features ``[n, D_u]`` of one class; a class met again is merged."""
+        known = self.classes.get(label)
+        self.classes[label] = known.merge(u, self.class_rank) if known else Gaussian.fit(u, self.class_rank)
+        self.modality_of[label] = modality
+        centred = u - u.mean(0)
+        pooled = self.pooled.get(modality)
+        self.pooled[modality] = (pooled.merge(centred, self.modality_rank) if pooled
+                                 else Gaussian.fit(centred, self.modality_rank))
+
+    def labels(self, modality: str | None = None) -> list[int]:
+        return [c for c, m in self.modality_of.items() if modality in (None, m)]
+
+    def draw(self, label: int, count: int, generator: torch.Generator) -> Tensor:
+        """``[count, D_u]`` features of one class."""
+        own, pooled = self.classes[label], self.pooled[self.modality_of[label]]
+        a = self.shrink
+
+        def normal(width: int) -> Tensor:
+            return torch.randn(count, width, generator=generator).to(own.mean.device)
+
+        diagonal = (1 - a) * own.diagonal + a * pooled.diagonal
+        return (own.mean + (1 - a) ** 0.5 * normal(len(own.factor)) @ own.factor
+                + a ** 0.5 * normal(len(pooled.factor)) @ pooled.factor
+                + normal(len(diagonal)) * diagonal.sqrt())
+
+    def second_moment(self, label: int) -> Tensor:
+        """E[u u'] of one class, ``[D_u, D_u]``."""
+        own, pooled = self.classes[label], self.pooled[self.modality_of[label]]
+        a = self.shrink
+        out = (1 - a) * own.factor.T @ own.factor + a * pooled.factor.T @ pooled.factor
+        out += torch.outer(own.mean, own.mean)
+        out.diagonal().add_((1 - a) * own.diagonal + a * pooled.diagonal)
+        return out
+
+    def shift(self, modality: str, labels: list[int], moved: Tensor, at: Tensor, width: float, dims: int) -> None:
+        """Semantic drift compensation (Yu et al. 2020, arXiv 2004.00440): move the first ``dims`` coordinates of old
+        means by the drift seen on current data, weighted by a Gaussian kernel around the mean.
+
+        Args:
+            labels: the old classes to correct.
+            moved: ``[n, dims]``, new minus old features of the current data.
+            at: ``[n, D_u]``, old features of the current data.
+            width: kernel width relative to the mean distance.
+        """
+        for label in labels:
+            distance = (at - self.classes[label].mean).square().sum(1)
+            weight = torch.softmax(-distance / (2 * width**2 * distance.mean()), dim=0)
+            self.classes[label].mean[:dims] += weight @ moved
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {}
+        for kind, group in (("class", self.classes), ("pooled", self.pooled)):
+            for key, g in group.items():
+                for part in ("mean", "factor", "diagonal"):
+                    tensors[f"{kind}/{key}/{part}"] = getattr(g, part)
+        return tensors, {"modality_of": {str(k): v for k, v in self.modality_of.items()},
+                         "count": {str(k): g.count for k, g in self.classes.items()},
+                         "pooled": {k: g.count for k, g in self.pooled.items()}}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        def read(kind: str, key: str, count: int) -> Gaussian:
+            return Gaussian(count, *(tensors[f"{kind}/{key}/{p}"] for p in ("mean", "factor", "diagonal")))
+
+        self.modality_of = {int(k): v for k, v in values["modality_of"].items()}
+        self.classes = {int(k): read("class", k, n) for k, n in values["count"].items()}
+        self.pooled = {k: read("pooled", k, n) for k, n in values["pooled"].items()}

@@ -1,0 +1,134 @@
+"""Re-alignment of the modalities' embeddings after a task, from drawn features only.
+
+e = normalize(z + sum_k c_k (u A_k) B_k), u = [z ; q], trained with the contribution-weighted cross-modal alignment
+loss L = sum_i w_i CE(s cos(e_i, T), y_i) / sum_i w_i. A_k, B_k start from the closed-form ridge solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import ops
+from mmcl_fast.methods.memory import FeatureMemory
+
+
+def class_codes(texts: Tensor, dual: bool) -> Tensor:
+    """Regression targets ``[C, D]`` of the classes: the class texts themselves, or their dual basis
+    Y = (T T' + eps I)^-1 T, for which Y T' = I: regressing onto it makes e T' the one-hot ridge scores."""
+    if not dual:
+        return texts
+    gram = texts.double() @ texts.double().T
+    return torch.linalg.solve(gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
+                              texts.double()).to(texts.dtype)
+
+
+def closed_form(memory: FeatureMemory, texts: Tensor, modality: str, rank: int, penalty: float, dual: bool,
+                source_dims: slice) -> tuple[Tensor, Tensor]:
+    """Reduced-rank ridge regression of (class code - z) on u over a modality's classes, from their moments alone.
+
+    W = (E[uu'] + lambda tr/d I)^-1 E[u (y - z)'], cut to rank r by the SVD of G^(1/2) W.
+
+    Returns:
+        down ``[D_u, r]`` and up ``[r, D]``.
+    """
+    dim = texts.shape[1]
+    codes = class_codes(texts, dual)
+    gram = cross = 0.0
+    for label in memory.labels(modality):
+        moment = memory.second_moment(label)
+        mean = memory.classes[label].mean
+        gram = gram + moment[source_dims, source_dims]
+        cross = cross + torch.outer(mean[source_dims], codes[label]) - moment[source_dims, :dim]
+    lift = penalty * gram.diagonal().mean()
+    gram = gram + lift * torch.eye(len(gram), device=gram.device)
+    root = torch.linalg.cholesky(gram.double())
+    white = torch.linalg.solve_triangular(root, cross.double(), upper=False)
+    left, values, right = torch.linalg.svd(white, full_matrices=False)
+    left, values, right = left[:, :rank], values[:rank], right[:rank]
+    down = torch.linalg.solve_triangular(root.T, left, upper=True)
+    scale = values.sqrt()
+    balance = down.norm(dim=0).clamp(min=1e-12)
+    down, up = down / balance * scale, right * (balance * values / scale.clamp(min=1e-12)).unsqueeze(1)
+    return _fit_rank(down.float(), 1, rank), _fit_rank(up.float(), 0, rank)
+
+
+def _fit_rank(x: Tensor, dim: int, rank: int) -> Tensor:
+    missing = rank - x.shape[dim]
+    return x if missing <= 0 else F.pad(x, (0, missing) if dim == 1 else (0, 0, 0, missing))
+
+
+class Realigner:
+    """A ``[M, D_u, r]`` and B ``[M, r, D]``, one pair per modality seen so far."""
+
+    def __init__(self, dim: int, *, rank: int, reads_query: bool):
+        self.dim, self.rank, self.reads_query = dim, rank, reads_query
+        self.down: Tensor | None = None
+        self.up: Tensor | None = None
+
+    def source(self, u: Tensor) -> Tensor:
+        return u if self.reads_query else u[:, : self.dim]
+
+    def __call__(self, u: Tensor, gate: Tensor) -> Tensor:
+        """u ``[B, D_u]`` (its first D coordinates are z), gate ``[B, M]`` -> e ``[B, D]``, unit rows."""
+        z = u[:, : self.dim]
+        if self.down is None:
+            return F.normalize(z, dim=-1)
+        return ops.realign(z, gate, self.down, self.up, source=self.source(u))
+
+    def solve(self, memory: FeatureMemory, texts: Tensor, modalities: list[str], penalty: float, dual: bool) -> None:
+        dims = slice(None) if self.reads_query else slice(0, self.dim)
+        pairs = [closed_form(memory, texts, m, self.rank, penalty, dual, dims) for m in modalities]
+        self.down, self.up = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+
+    def start_at_zero(self, width: int, modalities: list[str], generator: torch.Generator, device: torch.device) -> None:
+        width = width if self.reads_query else self.dim
+        self.down = (torch.randn(len(modalities), width, self.rank, generator=generator) * width**-0.5).to(device)
+        self.up = torch.zeros(len(modalities), self.rank, self.dim, device=device)
+
+    def train(self, memory: FeatureMemory, texts: Tensor, modalities: list[str],
+              gate_of: Callable[[Tensor], Tensor], *, steps: int, per_step: int, lr: float, decay: float,
+              logit_scale: float, weighted: bool, generator: torch.Generator, advance: Callable[[], None]) -> None:
+        """Minimise the weighted alignment loss on drawn features, balanced over modalities.
+
+        Args:
+            gate_of: drawn u ``[n, D_u]`` -> contributions ``[n, M]``.
+            per_step: features drawn per step.
+            decay: pull towards the starting point (L2-SP), relative to the loss.
+            weighted: weigh a sample by the contribution of its true modality (times the inverse frequency of the
+                modality); otherwise by the inverse frequency alone.
+        """
+        pool, label, home = [], [], []
+        for row, modality in enumerate(modalities):
+            labels = memory.labels(modality)
+            share = max(1, round(4 * per_step / (len(modalities) * len(labels))))
+            for c in labels:
+                pool.append(memory.draw(c, share, generator))
+                label.append(torch.full((share,), c))
+                home.append(torch.full((share,), row))
+        u = torch.cat(pool)
+        label, home = torch.cat(label).to(u.device), torch.cat(home).to(u.device)
+        gate = gate_of(u)
+        weight = 1.0 / torch.bincount(home, minlength=len(modalities))[home].float()
+        if weighted:
+            weight = weight * gate.gather(1, home.unsqueeze(1)).squeeze(1)
+        weight = weight / weight.mean()
+        start = [self.down.clone(), self.up.clone()]
+        down, up = self.down.requires_grad_(True), self.up.requires_grad_(True)
+        optimiser = torch.optim.Adam([down, up], lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(steps):
+            rows = torch.randint(len(u), (per_step,), generator=generator).to(u.device)
+            e = ops.realign(u[rows, : self.dim], gate[rows], down, up, source=self.source(u[rows]))
+            loss = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
+            if decay:
+                loss = loss + decay * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            advance()
+        self.down, self.up = down.detach(), up.detach()

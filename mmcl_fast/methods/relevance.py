@@ -1,0 +1,109 @@
+"""The relevance function R: which of the modalities seen so far a query resembles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Ridge:
+    """Ridge regression from accumulated moments: W = (X'X + lambda tr(X'X)/d I)^-1 X'Y, x with a constant appended.
+
+    Adding tasks in any order or splitting them into batches gives the joint solution, without replay.
+    """
+
+    def __init__(self, width: int, penalty: float):
+        self.penalty = penalty
+        self.gram = torch.zeros(width + 1, width + 1, dtype=torch.float64)
+        self.cross = torch.zeros(width + 1, 0, dtype=torch.float64)
+        self._weight: Tensor | None = None
+
+    def add(self, x: Tensor, target: Tensor, outputs: int) -> None:
+        """x ``[n, d]``; target ``[n]`` int64 column of each row; outputs: columns from now on."""
+        x = F.pad(x.double(), (0, 1), value=1.0).cpu()
+        self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
+        self.gram += x.T @ x
+        self.cross += x.T @ F.one_hot(target.cpu(), outputs).double()
+        self._weight = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scores ``[n, outputs]`` float32."""
+        if self._weight is None:
+            lift = self.penalty * self.gram.diagonal().mean()
+            system = self.gram + lift * torch.eye(len(self.gram), dtype=torch.float64)
+            self._weight = torch.linalg.solve(system, self.cross).float()
+        weight = self._weight.to(x.device)
+        return x.float() @ weight[:-1] + weight[-1]
+
+    def state(self) -> dict[str, Tensor]:
+        return {"gram": self.gram, "cross": self.cross}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.gram, self.cross, self._weight = tensors["gram"], tensors["cross"], None
+
+
+class Relevance:
+    """c(x) = softmax(R(q) / tau) over the modalities seen so far.
+
+    Args:
+        width: Dq.
+        kind: ``analytic`` (ridge classifier, order-free) or ``mlp`` (one hidden layer, trained on the task's
+            queries and on queries drawn from the other modalities' Gaussians).
+        tau: temperature.
+        penalty: ridge penalty relative to the mean of the Gram matrix's diagonal.
+    """
+
+    def __init__(self, width: int, kind: str, tau: float, penalty: float):
+        self.kind, self.tau = kind, tau
+        self.modalities: list[str] = []
+        self.ridge = Ridge(width, penalty)
+        self.mlp: nn.Sequential | None = None
+
+    def learn(self, query: Tensor, modality: str, others: dict[str, Tensor], generator: torch.Generator) -> None:
+        """Add a task's unit queries ``[n, Dq]``; ``others``: queries drawn for the other modalities (mlp only)."""
+        if modality not in self.modalities:
+            self.modalities.append(modality)
+        if self.kind == "analytic":
+            row = self.modalities.index(modality)
+            self.ridge.add(query, torch.full((len(query),), row), len(self.modalities))
+        else:
+            self._train_mlp({**others, modality: query}, generator)
+
+    def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator) -> None:
+        x = torch.cat([queries[m] for m in self.modalities])
+        y = torch.cat([torch.full((len(queries[m]),), i) for i, m in enumerate(self.modalities)]).to(x.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            self.mlp = self._network(x.shape[1]).to(x.device)
+        weight = 1.0 / torch.bincount(y, minlength=len(self.modalities)).clamp(min=1).float()
+        optimiser = torch.optim.AdamW(self.mlp.parameters(), 1e-3, weight_decay=1e-2)
+        for _ in range(300):
+            rows = torch.randint(len(x), (128,), generator=generator).to(x.device)
+            optimiser.zero_grad()
+            F.cross_entropy(self.mlp(x[rows]), y[rows], weight=weight).backward()
+            optimiser.step()
+        self.mlp.requires_grad_(False)
+
+    def _network(self, width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(self.modalities)))
+
+    def __call__(self, query: Tensor) -> Tensor:
+        """Unit queries ``[n, Dq]`` -> contributions ``[n, M]``, rows sum to one."""
+        logits = self.ridge(query) if self.kind == "analytic" else self.mlp(query)
+        return (logits / self.tau).softmax(-1)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = self.ridge.state() if self.kind == "analytic" else dict(self.mlp.state_dict()) if self.mlp else {}
+        return tensors, {"modalities": self.modalities}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.modalities = list(values["modalities"])
+        if self.kind == "analytic":
+            self.ridge.load_state(tensors)
+        elif tensors:
+            self.mlp = self._network(tensors["0.weight"].shape[1])
+            self.mlp.load_state_dict(tensors)
+            self.mlp.requires_grad_(False)

@@ -1,0 +1,28 @@
+"""No learning at all: cosine of the bare head's embedding with the class texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all
+
+
+@dataclass(frozen=True)
+class ZeroShotOptions:
+    pass
+
+
+class ZeroShot(Method):
+    name = "zero_shot"
+    Options = ZeroShotOptions
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        """Nothing to learn."""
+
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        z = F.normalize(embed_all(self.encoder, tokens, modality, None), dim=-1)
+        return self.encoder.logit_scale * z @ classes.embedding.T

@@ -1,0 +1,111 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods import Classes, TaskData, make_options
+from mmcl_fast.methods.comm import Comm
+from tests.toy import ToyEncoder
+
+QUICK = {"epochs": 1, "steps": 5, "draws": 32, "batch_size": 8}
+
+
+def task(encoder, index, modality, classes, seed):
+    """Random tokens around class centres."""
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.tensor(classes).repeat_interleave(8)
+    centre = torch.randn(len(classes), 1, 16, generator=g).repeat_interleave(8, 0)
+    tokens = centre + 1.5 * torch.randn(16, 4, 16, generator=g)
+    query = F.pad((tokens.mean(1) @ encoder.query["vision"]).relu(), (0, 24))
+    return TaskData(index, modality, Tokens(tokens, query), labels, classes)
+
+
+@pytest.fixture
+def setting():
+    encoder = ToyEncoder()
+    keys = [(m, str(i)) for m, n in (("image", 4), ("audio", 2)) for i in range(n)]
+    order = [("image", [0, 1]), ("audio", [4, 5]), ("image", [2, 3])]
+    tasks = [task(encoder, i, m, c, i) for i, (m, c) in enumerate(order)]
+    return encoder, Classes(keys, [str(k) for k in keys], encoder.text([str(k) for k in keys])), tasks
+
+
+def run(setting, **options):
+    encoder, classes, tasks = setting
+    method = Comm(encoder, make_options("comm", {**QUICK, **options}))
+    for data in tasks:
+        method.learn(data, classes)
+    return method
+
+
+def test_only_the_tasks_own_modality_moves(setting):
+    encoder, classes, tasks = setting
+    method = Comm(encoder, make_options("comm", QUICK))
+    method.learn(tasks[0], classes)
+    method.learn(tasks[1], classes)
+    audio = method.bank.prompts["audio"].clone()
+    image = method.bank.prompts["image"].clone()
+    method.learn(tasks[2], classes)
+    assert torch.equal(audio, method.bank.prompts["audio"])
+    assert not torch.equal(image, method.bank.prompts["image"])
+
+
+def test_aggregation_is_the_stated_average(setting):
+    encoder, classes, tasks = setting
+    method = Comm(encoder, make_options("comm", {**QUICK, "lambda_max": 0.6, "sigma": 0.05}))
+    method.learn(tasks[0], classes)
+    method.learn(tasks[1], classes)
+    old = method.bank.prompts["image"].clone()
+    seen = {}
+    shift = Comm._prompt_shift
+
+    def watch(self, data, weight, prompt):
+        seen["new"], seen["shift"] = prompt.clone(), shift(self, data, weight, prompt)
+        return seen["shift"]
+
+    method._prompt_shift = watch.__get__(method)
+    method.learn(tasks[2], classes)
+    rate = 0.6 / (1 + seen["shift"] / 0.05)
+    torch.testing.assert_close(method.bank.prompts["image"], (1 - rate) * old + rate * seen["new"])
+
+
+def test_self_regularisation_keeps_embeddings_nearer(setting):
+    moved = {}
+    for beta in (0.0, 100.0):
+        encoder, classes, tasks = setting
+        method = Comm(encoder, make_options("comm", {**QUICK, "epochs": 8, "self_regularisation": beta,
+                                                     "aggregation": False}))
+        method.learn(tasks[0], classes)
+        before = method.embed(tasks[2].tokens, "image", given=True)
+        prompt = method.bank.prompts["image"]
+        method.learn(tasks[2], classes)
+        z = [F.normalize(encoder.head(tasks[2].tokens, p, "image"), dim=1) for p in (prompt, method.bank.prompts["image"])]
+        moved[beta] = float((1 - (z[0] * z[1]).sum(1)).mean())
+        assert before.shape == (16, encoder.dim)
+    assert moved[100.0] < moved[0.0] / 2
+
+
+@pytest.mark.parametrize("switch", [
+    {"prompts": False}, {"aggregation": False}, {"blending": False}, {"relevance": "mlp"}, {"realignment": "off"},
+    {"realignment": "closed"}, {"start": "zero"}, {"reads_query": False}, {"dual_targets": False},
+    {"weighted": False}, {"drift": False}])
+def test_every_switch_changes_what_is_learned_and_still_works(setting, switch):
+    encoder, classes, tasks = setting
+    plain, other = run(setting), run(setting, **switch)
+    e = [m.scores(tasks[0].tokens, "image", classes, given=False) for m in (plain, other)]
+    assert torch.isfinite(e[1]).all()
+    assert not torch.allclose(e[0], e[1], atol=1e-6)
+
+
+def test_contribution_rows_sum_to_one_and_favour_the_own_modality(setting):
+    names, matrix = run(setting).contribution_matrix()
+    assert names == ["image", "audio"]
+    for i, row in enumerate(matrix):
+        assert sum(row) == pytest.approx(1, abs=1e-4) and row[i] == max(row)
+
+
+def test_before_any_task_it_is_zero_shot(setting):
+    encoder, classes, tasks = setting
+    method = Comm(encoder, make_options("comm", {}))
+    z = F.normalize(encoder.head(tasks[0].tokens, None, "image"), dim=1)
+    torch.testing.assert_close(method.scores(tasks[0].tokens, "image", classes, given=False),
+                               encoder.logit_scale * z @ classes.embedding.T)

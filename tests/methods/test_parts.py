@@ -1,0 +1,132 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.methods import make_options, method_class
+from mmcl_fast.methods.memory import FeatureMemory, Gaussian
+from mmcl_fast.methods.prompts import PromptBank
+from mmcl_fast.methods.realignment import Realigner, class_codes
+from mmcl_fast.methods.relevance import Relevance, Ridge
+from tests.toy import ToyEncoder
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def covariance(g: Gaussian):
+    return g.factor.T @ g.factor + torch.diag(g.diagonal)
+
+
+def test_gaussian_merge_equals_one_pass():
+    x = randn(30, 6) @ randn(6, 6, seed=1) + 3
+    merged = Gaussian.fit(x[:9], 6).merge(x[9:20], 6).merge(x[20:], 6)
+    assert merged.count == 30
+    torch.testing.assert_close(merged.mean, x.mean(0))
+    torch.testing.assert_close(covariance(merged), torch.cov(x.T), rtol=1e-3, atol=1e-4)
+
+
+def test_low_rank_keeps_the_diagonal():
+    x = randn(50, 12)
+    g = Gaussian.fit(x, 3)
+    assert g.factor.shape == (3, 12)
+    torch.testing.assert_close(covariance(g).diagonal(), x.var(0), rtol=1e-4, atol=1e-5)
+
+
+def test_drawn_features_have_the_moments():
+    memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=0.3)
+    memory.add(0, "image", randn(40, 8) * 2 + 1)
+    memory.add(1, "image", randn(40, 8, seed=2))
+    u = memory.draw(0, 40000, torch.Generator().manual_seed(1)).double()
+    torch.testing.assert_close((u.T @ u / len(u)).float(), memory.second_moment(0), rtol=0.1, atol=0.1)
+
+
+def test_drift_moves_near_means_by_the_local_drift():
+    memory = FeatureMemory(4, 4, 0.5)
+    at = torch.cat([randn(20, 4) * 0.1, randn(20, 4, seed=1) * 0.1 + 10])
+    memory.add(0, "image", at[:20])
+    moved = torch.cat([torch.full((20, 2), 1.0), torch.full((20, 2), -5.0)])
+    before = memory.classes[0].mean.clone()
+    memory.shift("image", [0], moved, at, 0.3, 2)
+    torch.testing.assert_close(memory.classes[0].mean - before, torch.tensor([1.0, 1.0, 0.0, 0.0]), atol=1e-3, rtol=0)
+
+
+def test_ridge_is_free_of_order_and_equals_the_direct_solution():
+    x, y = randn(60, 5), torch.arange(60) % 3
+    one, other = Ridge(5, 0.1), Ridge(5, 0.1)
+    one.add(x, y, 3)
+    for part in (slice(40, 60), slice(0, 7), slice(7, 40)):
+        other.add(x[part], y[part], 3)
+    torch.testing.assert_close(one(x), other(x))
+    a = F.pad(x.double(), (0, 1), value=1.0)
+    gram = a.T @ a
+    direct = torch.linalg.solve(gram + 0.1 * gram.diagonal().mean() * torch.eye(6).double(), a.T @ F.one_hot(y, 3).double())
+    torch.testing.assert_close(one(x), (a @ direct).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["analytic", "mlp"])
+def test_relevance_tells_modalities_apart(kind):
+    centres = {"image": randn(1, 10, seed=1), "audio": randn(1, 10, seed=2), "depth": randn(1, 10, seed=3)}
+    queries = {m: F.normalize(c + 0.2 * randn(50, 10, seed=i), dim=1) for i, (m, c) in enumerate(centres.items())}
+    relevance = Relevance(10, kind, 0.2, 0.01)
+    for i, (m, q) in enumerate(queries.items()):
+        relevance.learn(q, m, {k: queries[k] for k in list(queries)[:i]}, torch.Generator().manual_seed(0))
+    for i, q in enumerate(queries.values()):
+        c = relevance(q)
+        torch.testing.assert_close(c.sum(1), torch.ones(50))
+        assert (c.argmax(1) == i).float().mean() > 0.95
+    tensors, values = relevance.state()
+    again = Relevance(10, kind, 0.2, 0.01)
+    again.load_state(tensors, values)
+    torch.testing.assert_close(again(queries["audio"]), relevance(queries["audio"]))
+
+
+def test_dual_codes_make_cosines_one_hot_scores():
+    texts = F.normalize(randn(6, 16), dim=1)
+    torch.testing.assert_close(class_codes(texts, True) @ texts.T, torch.eye(6), atol=0.02, rtol=0)
+    assert class_codes(texts, False) is texts
+
+
+def test_closed_form_realignment_equals_ridge_regression():
+    dim, extra = 6, 10
+    texts = F.normalize(randn(4, dim), dim=1)
+    memory, rows, labels = FeatureMemory(16, 16, 0.0), [], []
+    for c in range(4):
+        u = randn(200, dim + extra, seed=c) * 0.3 + randn(1, dim + extra, seed=50 + c)
+        memory.add(c, "image", u)
+        rows.append(u)
+        labels += [c] * 200
+    realigner = Realigner(dim, rank=dim, reads_query=True)
+    realigner.solve(memory, texts, ["image"], 1e-3, True)
+    u, y = torch.cat(rows).double(), class_codes(texts, True)[torch.tensor(labels)].double()
+    gram = u.T @ u / 200
+    lift = 1e-3 * gram.diagonal().mean() * torch.eye(dim + extra).double()
+    weight = torch.linalg.solve(gram + lift, u.T @ (y - u[:, :dim]) / 200)
+    direct = F.normalize(u[:, :dim] + u @ weight, dim=1).float()
+    torch.testing.assert_close(realigner(u.float(), torch.ones(len(u), 1)), direct, rtol=0.02, atol=0.02)
+
+
+def test_blend_stays_within_a_tower_and_is_renormalised():
+    encoder = ToyEncoder()
+    bank = PromptBank(encoder, 3)
+    names = ["image", "text", "depth"]
+    for i, m in enumerate(names):
+        bank.prompts[m] = torch.full((2, 2, 3, 16), float(i + 1))
+    c = torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.4, 0.0]])
+    blend = bank.blend("image", c, names)
+    torch.testing.assert_close(blend[:, 0, 0, 0, 0], torch.tensor([(0.2 * 1 + 0.3 * 3) / 0.5, 1.0]))
+    assert bank.blend("text", c, names).unique().tolist() == [2.0]
+    torch.testing.assert_close(bank.blend("image", c[0], names, ("depth", torch.zeros(2, 2, 3, 16))),
+                               torch.full((2, 2, 3, 16), 0.4))
+    assert PromptBank(encoder, 3).blend("image", c, names) is None
+
+
+def test_options_are_checked_by_name_and_type():
+    assert make_options("comm", {"rank": 4, "lr": 1}).lr == 1.0
+    for values, words in (({"rnak": 4}, "did you mean 'rank'"), ({"rank": "x"}, "type int"),
+                          ({"relevance": "magic"}, "analytic, mlp"), ({"prompts": 1}, "type bool")):
+        with pytest.raises(ConfigError, match=words):
+            make_options("comm", values)
+    with pytest.raises(ConfigError, match="did you mean 'comm'"):
+        method_class("com")
