@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -25,12 +26,13 @@ def audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
 
 def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
               whole: bool = False) -> tuple[Tensor, int]:
-    """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long recording only the window's part."""
+    """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long one only the window."""
     import soundfile
 
-    raw_name = not isinstance(source, bytes) and str(source).lower().endswith(".raw")
+    virtual = isinstance(source, bytes) or str(source).lower().endswith(".raw")
     try:
-        with open_binary(source) if raw_name or isinstance(source, bytes) else _path(source) as target:
+        # libsndfile reads a path itself, without a callback per block; but .raw it would take for headerless.
+        with open_binary(source) if virtual else nullcontext(str(source)) as target:
             with soundfile.SoundFile(target) as file:
                 rate, frames = file.samplerate, file.frames
                 limit_seconds(frames / rate, spec)
@@ -40,28 +42,17 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
                     frames = want
                 samples = file.read(frames, dtype="float32", always_2d=True)
                 if len(samples) < frames:
-                    raise MediaError(f"ends after {len(samples)} of {frames} samples: the file is cut short")
+                    raise MediaError(f"ends after {len(samples)} of {frames} samples: cut short, replace it")
     except soundfile.LibsndfileError:
         samples, rate = _av_wave(source, spec)
     wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1))
+    if not 1000 <= rate <= 1_000_000:
+        raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
     if not len(wave):
         raise MediaError("holds no samples")
     if not wave.isfinite().all():
         raise MediaError("holds samples that are not finite")
     return wave, rate
-
-
-class _path:
-    """A path where a file object is expected: libsndfile reads it itself, without a callback per block."""
-
-    def __init__(self, source: Source):
-        self.name = str(source)
-
-    def __enter__(self) -> str:
-        return self.name
-
-    def __exit__(self, *_) -> None:
-        pass
 
 
 def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import cpu
 from mmcl_fast.media.sniff import sniff
-from mmcl_fast.media.source import Source, head, name_of, open_binary
+from mmcl_fast.media.source import Source, name_of, open_binary
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
 from mmcl_fast.media.views import draw, normalise
 
@@ -59,7 +59,7 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
 
 
 def _read(source: Source, modality: str, work):
-    """Runs ``work``; whatever a decoder raises about this file becomes one MediaError with the file's name."""
+    """Runs ``work``; whatever a decoder raises about the file becomes one MediaError with its name."""
     name = name_of(source)
     try:
         if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) == 0:
@@ -68,13 +68,14 @@ def _read(source: Source, modality: str, work):
     except MediaError as error:
         raise MediaError(f"{name}: {error}{_advice(source, modality, str(error))}") from error
     except ImportError as error:
-        raise MediaError(f"{name}: reading {modality} needs the package {error.name!r}: install it") from error
+        raise MediaError(f"{name}: {modality} needs the package {error.name!r}: install it") from error
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise MediaError(f"{name}: {error.strerror}: check the path") from error
-    except Exception as error:  # a decoder that is given broken bytes may raise anything; the cause stays chained
+    except Exception as error:  # broken bytes make a decoder raise anything; the cause stays chained
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = reason.replace(f": 'file:{os.path.abspath(name)}'", "")
-        raise MediaError(f"{name}: cannot be decoded as {modality} ({reason}){_advice(source, modality, '')}") from error
+        advice = _advice(source, modality, "")
+        raise MediaError(f"{name}: cannot be decoded as {modality} ({reason}){advice}") from error
 
 
 def _advice(source: Source, modality: str, message: str) -> str:
@@ -91,12 +92,10 @@ def _advice(source: Source, modality: str, message: str) -> str:
 
 
 def _text(source: Source, spec: TextSpec, whole: bool = False) -> str:
-    if whole:
-        with open_binary(source) as file:
-            data = file.read()
-    else:
-        data = head(source, 4 * spec.max_chars + 3)  # UTF-8 takes at most 4 bytes a character, a mark 3
-    text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=len(data) <= 4 * spec.max_chars or whole)
+    limit = 4 * spec.max_chars + 4  # UTF-8 takes at most 4 bytes a character, a byte order mark 3
+    with open_binary(source) as file:
+        data = file.read(-1 if whole else limit)
+    text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole or len(data) < limit)
     if "\0" in text:
         raise MediaError("holds zero bytes, so it is not text")
     text = text.strip()

@@ -33,8 +33,8 @@ class Loader:
     MediaError here, in order, and the work under way is dropped.
     """
 
-    def __init__(self, items: Sequence[Any], spec: Spec, *, workers: int = 2, batch_size: int = 32, view: int = 0,
-                 seed: int = 0):
+    def __init__(self, items: Sequence[Any], spec: Spec, *, workers: int = 2, batch_size: int = 32,
+                 view: int = 0, seed: int = 0):
         if workers < 0 or batch_size < 1:
             raise ConfigError(f"workers = {workers}, batch_size = {batch_size}: at least 0 and at least 1")
         self.items, self.spec, self.workers, self.batch_size = items, spec, workers, batch_size
@@ -83,7 +83,8 @@ class Loader:
             inline = item.text is not None
             batch[slot] = item.text[:spec.max_chars] if inline else decode(item.path, item.modality, spec)
         else:
-            decode(item.path, item.modality, spec, view=self.view, seed=self.seed, key=item.key, out=batch[slot])
+            decode(item.path, item.modality, spec, view=self.view, seed=self.seed, key=item.key,
+                   out=batch[slot])
 
 
 def _finished(work: tuple[list[int], Any, list[Future]]) -> Batch:

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmcl_fast.media.spec import VisualSpec
 
@@ -17,8 +18,8 @@ SILENCE = 1e-10  # mel power below which a clip counts as silent
 def filterbank(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
     """Triangular HTK filters ``[mels, n_fft // 2 + 1]``, peak 1, no area normalisation.
 
-    HTK mel: ``mel(f) = 2595 log10(1 + f / 700)`` (O'Shaughnessy 1987). The ``mels + 2`` corner frequencies are
-    equally spaced on it; filter m rises linearly in Hz from corner m to m + 1 and falls to m + 2.
+    HTK mel: ``mel(f) = 2595 log10(1 + f / 700)`` (O'Shaughnessy 1987). The ``mels + 2`` corners are equally
+    spaced on it; filter m rises linearly in Hz from corner m to m + 1 and falls to m + 2.
     """
     low, high = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
     corners = 700 * (10 ** (torch.linspace(low, high, mels + 2, dtype=torch.float64) / 2595) - 1)
@@ -57,15 +58,15 @@ def picture(wave: Tensor, spec: VisualSpec) -> Tensor:
     if peak <= SILENCE:
         return torch.zeros(1, 1, spec.size, spec.size)
     level = (power / peak).clamp_min(10 ** (-spec.db_range / 10)).log10_().mul_(10 / spec.db_range).add_(1)
-    return torch.nn.functional.interpolate(level.flip(0)[None, None], size=(spec.size, spec.size), mode="bilinear",
-                                           align_corners=False, antialias=True)
+    return functional.interpolate(level.flip(0)[None, None], size=(spec.size, spec.size), mode="bilinear",
+                                  align_corners=False, antialias=True)
 
 
 def window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
     """``wave`` ``[T]`` to exactly ``seconds * sample_rate`` samples.
 
-    Longer: the centre, or the part at ``shift`` (0..1) of the free room. Shorter: repeated, rolled by ``shift``
-    of its length, or padded with silence behind it, ``shift`` of the silence before it.
+    Longer: the centre, or the part at ``shift`` (0..1) of the free room. Shorter: repeated, rolled by
+    ``shift`` of its length, or padded with silence behind it, ``shift`` of the silence before it.
     """
     want, have = round(spec.seconds * spec.sample_rate), wave.shape[0]
     if have >= want:
@@ -73,6 +74,6 @@ def window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
         return wave[start:start + want]
     if spec.window_policy == "pad":
         before = int((shift or 0.0) * (want - have))
-        return torch.nn.functional.pad(wave, (before, want - have - before))
+        return functional.pad(wave, (before, want - have - before))
     start = int((shift or 0.0) * have)
     return wave.roll(-start).repeat(-(-want // have))[:want]

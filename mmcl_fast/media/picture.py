@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import depth as depth_maps
-from mmcl_fast.media.source import Source, head, open_av, open_binary
+from mmcl_fast.media.source import FORMATS, Source, head, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, fit, region
 
@@ -19,11 +19,11 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
     from PIL import Image
 
-    with open_binary(source) as file, Image.open(file) as im:
+    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
         _limit(im, spec)
         if _deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
-        if im.format == "JPEG" and not whole:
+        if im.format in ("JPEG", "MPO") and not whole:
             # The decoder scales by 2, 4 or 8 for little; what is left is at least twice the size wanted.
             left, top, right, bottom = region(*im.size, spec, view)
             factor = min(right - left, bottom - top) / (2 * spec.size)
@@ -103,10 +103,10 @@ def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     if head(source, 6) == b"\x93NUMPY":
         values = _npy(source, spec)
     else:
-        with open_binary(source) as file, Image.open(file) as im:
+        with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
             _limit(im, spec)
             if im.mode[0] not in "IF":
-                raise MediaError(f"a picture of mode {im.mode}, not a depth map: save depth as 16-bit grey PNG")
+                raise MediaError(f"a picture of mode {im.mode}, not a depth map: use 16-bit grey PNG")
             values = np.asarray(im)
     return depth_maps.picture(depth_maps.metres(values, spec), spec, view)
 

@@ -31,15 +31,17 @@ def _kernels(up: int, down: int) -> tuple[Tensor, int]:
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     """``wave`` ``[..., T]`` float32 from ``rate`` to ``new_rate`` Hz, ``[..., ceil(T * new_rate / rate)]``.
 
-    Output sample n is ``sum_k wave[k] h(k - n * rate / new_rate)`` with ``h(t) = c sinc(c t) kaiser(c t)`` and
-    c = 0.95 of the lower Nyquist frequency (Smith, "Digital Audio Resampling"): nothing above it folds back.
-    A ratio whose denominators are above 640 is replaced by the nearest one below (an error under 2e-6).
+    Output sample n is ``sum_k wave[k] h(k - n * rate / new_rate)`` with ``h(t) = c sinc(c t) kaiser(c t)``
+    and c = 0.95 of the lower Nyquist frequency (J. O. Smith, "Digital Audio Resampling"), so
+    nothing above it folds back.
+    A ratio whose denominators are above 640 is replaced by the nearest one below (an error under 1e-5).
     """
     if rate == new_rate:
         return wave
     ratio = Fraction(new_rate, rate)
     if ratio.numerator > MAX_PHASES or ratio.denominator > 8 * MAX_PHASES:
-        ratio = ratio.limit_denominator(MAX_PHASES) if ratio < 1 else 1 / (1 / ratio).limit_denominator(MAX_PHASES)
+        ratio = (ratio.limit_denominator(MAX_PHASES) if ratio < 1
+                 else 1 / (1 / ratio).limit_denominator(MAX_PHASES))
     kernels, half = _kernels(ratio.numerator, ratio.denominator)
     length = wave.shape[-1]
     want = -(-length * new_rate // rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.source import Source, head, is_cover, name_of, open_av, open_binary
+from mmcl_fast.media.source import FORMATS, Source, head, is_cover, name_of, open_av, open_binary
 
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 SOUNDS = (b"fLaC", b"ID3", b"FORM", b"caff", b"#!AMR")
@@ -16,8 +16,8 @@ PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
 def sniff(source: Source) -> str:
     """image, video, audio, depth or text.
 
-    A grey picture of more than 8 bits, a float TIFF and a .npy plane are depth; an animated GIF, WebP or PNG and a
-    container with moving pictures are video. Raises MediaError for anything else, also for an empty file.
+    A grey picture of more than 8 bits, a float TIFF and a .npy plane are depth; an animated GIF, WebP or PNG
+    and a container with moving pictures are video. Raises MediaError for anything else or nothing.
     """
     try:
         start = head(source, 1 << 16)
@@ -27,8 +27,8 @@ def sniff(source: Source) -> str:
         raise MediaError(f"{name_of(source)}: the file is empty: replace or remove it")
     kind = _kind(source, start)
     if kind is None:
-        raise MediaError(f"{name_of(source)}: neither picture, video, sound, depth map nor UTF-8 text: convert it "
-                         "to a common format such as png, mp4, wav or txt")
+        raise MediaError(f"{name_of(source)}: neither picture, video, sound, depth map nor UTF-8 text: "
+                         "convert it to a common format such as png, mp4, wav or txt")
     return kind
 
 
@@ -57,11 +57,11 @@ def _picture(source: Source) -> str | None:
     from PIL import Image
 
     try:
-        with open_binary(source) as file, Image.open(file) as im:
+        with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
             if getattr(im, "n_frames", 1) > 1 and im.format in ("GIF", "WEBP", "PNG", "AVIF"):
                 return "video"
             return "depth" if im.mode[0] in "IF" else "image"
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+    except Exception:  # a header parser that is given broken bytes may raise anything
         return None
 
 

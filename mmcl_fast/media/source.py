@@ -13,8 +13,12 @@ from mmcl_fast.media.spec import VisualSpec
 Source = Union[str, Path, bytes]
 
 # Demuxers that may open: no playlists, no concatenation, nothing that reaches for other files or the network.
-DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,ogg,"
-            "mp3,aac,flac,wav,w64,aiff,caf,amr,ac3,eac3,png_pipe,tiff_pipe")
+DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,"
+            "ogg,mp3,aac,flac,wav,w64,aiff,caf,amr,ac3,eac3,png_pipe,tiff_pipe")
+
+
+# Picture formats that may open: no EPS, which runs another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
 
 
 def name_of(source: Source) -> str:
@@ -47,4 +51,5 @@ def is_cover(stream) -> bool:
 
 def limit_seconds(seconds: float, spec: VisualSpec) -> None:
     if seconds > spec.max_seconds:
-        raise MediaError(f"lasts {seconds:.0f} s, the limit is {spec.max_seconds:g} s: cut it or raise max_seconds")
+        raise MediaError(f"lasts {seconds:.0f} s, the limit is {spec.max_seconds:g} s: "
+                         "cut it or raise max_seconds")

@@ -34,11 +34,13 @@ class VisualSpec:
         frames: F of a video, sampled uniformly over its duration; 1 for everything else.
         sample_rate: Hz, audio is resampled to it.
         seconds: length of the audio window; longer clips are cropped at the centre.
-        window_policy: what fills a window when the clip is shorter: ``repeat`` the clip or ``pad`` with silence.
-        n_fft, hop, mels, f_min, f_max: of the log-mel spectrogram; samples, samples, bands, Hz, Hz (None: Nyquist).
+        window_policy: what fills the window of a shorter clip: ``repeat`` it or ``pad`` with silence.
+        n_fft, hop, mels, f_min, f_max: of the log-mel spectrogram; samples, samples, bands, Hz, Hz or
+            None for half the sample rate.
         db_range: dB below the clip's loudest mel value that map to 0.
         depth_scale: integer units per metre in depth files (1000: millimetres); float files hold metres.
-        depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 % quantiles.
+        depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 %
+            quantiles.
         max_pixels: a picture or frame with more is refused before it is decoded.
         max_seconds: a recording or video that lasts longer is refused.
     """
@@ -77,8 +79,9 @@ class VisualSpec:
                 object.__setattr__(self, name, tuple(float(v) for v in value))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean = {self.mean}, std = {self.std}: three numbers each, std above 0")
-        if self.depth_range and not (len(self.depth_range) == 2 and 0 < self.depth_range[0] < self.depth_range[1]):
-            raise ConfigError(f"depth_range = {self.depth_range}: give (near, far) in metres, 0 < near < far")
+        depth = self.depth_range
+        if depth and not (len(depth) == 2 and 0 < depth[0] < depth[1]):
+            raise ConfigError(f"depth_range = {depth}: give (near, far) in metres, 0 < near < far")
         if self.modality != "video" and self.frames != 1:
             raise ConfigError(f"frames = {self.frames}: only video has frames, {self.modality} has 1")
         if not 0 <= self.f_min < (self.f_max or self.sample_rate / 2) <= self.sample_rate / 2:
@@ -104,7 +107,8 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if self.modality != "text" or self.max_chars < 1:
-            raise ConfigError(f"modality = {self.modality!r}, max_chars = {self.max_chars}: need 'text' and at least 1")
+            raise ConfigError(f"modality = {self.modality!r}, max_chars = {self.max_chars}: "
+                              "need 'text' and at least 1")
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.picture import square
-from mmcl_fast.media.source import Source, head, is_cover, limit_seconds, open_av, open_binary
+from mmcl_fast.media.source import FORMATS, Source, head, is_cover, limit_seconds, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, region
 
@@ -40,14 +40,14 @@ def _track(container: Any, spec: VisualSpec) -> Any:
         raise MediaError("holds no video track")
     context = stream.codec_context
     if context.width * context.height > spec.max_pixels:
-        raise MediaError(f"{context.width} x {context.height} pixels a frame, the limit is {spec.max_pixels}: "
-                         "make it smaller or raise max_pixels")
+        raise MediaError(f"{context.width} x {context.height} pixels a frame, the limit is "
+                         f"{spec.max_pixels}: make it smaller or raise max_pixels")
     context.thread_count = 1  # the loader's threads decode one file each
     return stream
 
 
 class _Clock:
-    """Ticks of a stream: where it begins, how long it lasts, how long a frame is; ``sure`` of the duration."""
+    """Ticks of a stream: its start, its duration and whether that is ``sure``, and the length of a frame."""
 
     def __init__(self, stream: Any, start: int, duration: int, sure: bool):
         self.base = float(stream.time_base)
@@ -67,11 +67,11 @@ def _clock(container: Any, stream: Any) -> _Clock | None:
 
 
 def _count(container: Any, stream: Any) -> _Clock:
-    times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-    if not times:
-        return _Clock(stream, 0, 1, False)
-    clock = _Clock(stream, min(times), max(times) - min(times), False)
-    clock.duration += clock.frame
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    times = [packet.pts for packet in packets if packet.pts is not None] or [0]
+    clock = _Clock(stream, min(times), 0, False)
+    # A raw stream has no times at all: its frames are taken to be equally long.
+    clock.duration = max(max(times) - min(times) + clock.frame, len(packets) * clock.frame)
     return clock
 
 
@@ -140,7 +140,7 @@ class _Frames:
         missing, base = time - self.end(), self.clock.base
         if self.clock.sure and missing * base > max(0.5, 0.1 * self.clock.duration * base):
             raise MediaError(f"ends after {(self.end() - self.clock.start) * base:.2f} of "
-                             f"{self.clock.duration * base:.2f} s: the file is cut short")
+                             f"{self.clock.duration * base:.2f} s: the file is cut short, replace it")
 
 
 def _sample(frames: _Frames, spec: VisualSpec, view: View, whole: bool) -> Tensor:
@@ -173,8 +173,9 @@ def _scale(reformatter: Any, frame: Any, spec: VisualSpec, view: View, out: np.n
     scale_x, scale_y = spec.size / (right - left), spec.size / (bottom - top)
     full_w, full_h = max(round(width * scale_x), spec.size), max(round(height * scale_y), spec.size)
     target = (full_h, full_w) if sideways else (full_w, full_h)
-    # Without accurate rounding swscale darkens by up to 2 of 255.
-    method = Interpolation[spec.interpolation.upper()] | Interpolation.ACCURATE_RND
+    # Without these two flags swscale darkens by up to 2 of 255.
+    exact = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    method = Interpolation[spec.interpolation.upper()] | exact
     rgb = reformatter.reformat(frame, *target, "rgb24", interpolation=method, threads=1)
     plane = rgb.planes[0]
     pixels = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, :rgb.width * 3]
@@ -188,13 +189,13 @@ def _animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
     """An animated GIF, WebP or PNG, transparency on white; each frame counts for its own duration."""
     from PIL import Image
 
-    with open_binary(source) as file, Image.open(file) as im:
+    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
         count = getattr(im, "n_frames", 1)
         if count < 2:
             raise MediaError("a still picture, not a video: move it to the image modality")
         if im.width * im.height * count > 16 * spec.max_pixels or im.width * im.height > spec.max_pixels:
-            raise MediaError(f"{count} frames of {im.width} x {im.height} pixels, the limit is {spec.max_pixels} each "
-                             f"and {16 * spec.max_pixels} in all: make it smaller or raise max_pixels")
+            raise MediaError(f"{count} frames of {im.width} x {im.height}, the limit in pixels is "
+                             f"{spec.max_pixels} each, {16 * spec.max_pixels} in all: make it smaller or raise max_pixels")
         squares, ends = [], []
         for index in range(count):
             im.seek(index)

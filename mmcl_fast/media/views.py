@@ -26,7 +26,7 @@ class View:
 
 
 def draw(view: int, seed: int, key: str) -> View:
-    """View 0 shows all; the others a part of 60 to 100 % area, aspect 3/4 to 4/3, flipped half of the time."""
+    """View 0 shows all; the others 60 to 100 % of the area, aspect 3/4 to 4/3, every other one flipped."""
     if view == 0:
         return View()
     rng = random.Random(hashlib.sha256(f"{seed}/{view}/{key}".encode()).digest())

@@ -11,16 +11,17 @@ VARIABLE = "MMCL_FAST_DEMO"
 
 
 def find_demo(root: str | Path | None = None) -> Path:
-    """``manifest.jsonl`` of the demo: in ``root``, else in $MMCL_FAST_DEMO, ./demo, or the checkout's demo/."""
+    """The demo's manifest: in ``root``, else in $MMCL_FAST_DEMO, ./demo, or the checkout's demo/."""
     named = root or os.environ.get(VARIABLE)
     if named:
         path = Path(named) / "manifest.jsonl"
         if not path.is_file():
             source = "the folder given" if root else f"${VARIABLE}"
-            raise StreamError(f"{path}: no demo manifest there ({source}): point it at the repository's demo/ folder")
+            raise StreamError(f"{path}: no demo manifest there ({source}): "
+                              "point it at the repository's demo/ folder")
         return path
     for folder in (Path("demo"), Path(__file__).resolve().parents[2] / "demo"):
         if (folder / "manifest.jsonl").is_file():
             return folder / "manifest.jsonl"
-    raise StreamError("demo media not found: they are the demo/ folder of the repository, not part of the wheel; "
-                      f"run from a checkout, or set {VARIABLE} to that folder")
+    raise StreamError("demo media not found: they are the demo/ folder of the repository, not part of the "
+                      f"wheel; run from a checkout, or set {VARIABLE} to that folder")

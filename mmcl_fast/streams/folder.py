@@ -1,4 +1,7 @@
-"""``root/<modality>/<split>/<class>/files`` to samples. Hidden files and files beside the folders are passed over."""
+"""``root/<modality>/<split>/<class>/files`` to samples.
+
+Hidden files, and files beside the folders, are passed over.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ def read_folder(root: Path) -> dict[str, Any]:
         own = []
         splits = _folders(root / modality)
         if not splits:
-            raise StreamError(f"{root / modality}: empty: put train and test folders with classes there or remove it")
+            raise StreamError(f"{root / modality}: empty: put train and test folders with classes "
+                              "there or remove it")
         for split in splits:
             where = root / modality / split
             check_split(split, str(where))
@@ -36,8 +40,8 @@ def read_folder(root: Path) -> dict[str, Any]:
                 files = _files(where / label)
                 if not files:
                     raise StreamError(f"{where / label}: empty class folder: add files or remove it")
-                own += [Sample(modality, label, Path(file), None, split, Path(file).relative_to(root).as_posix())
-                        for file in files]
+                own += [Sample(modality, label, file, None, split, file.relative_to(root).as_posix())
+                        for file in map(Path, files)]
         samples += sorted(own, key=lambda sample: (sample.label, sample.key))
     return {"samples": samples, "root": root, "class_texts": read_class_texts(root)}
 
@@ -58,7 +62,7 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
         check_modality(modality, str(path))
         for label, text in classes.items():
             if not isinstance(text, str) or not text.strip():
-                raise StreamError(f"{path}: {modality} {label!r}: the class text must be a string with words in it")
+                raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
             texts[modality, label] = text
     return texts
 

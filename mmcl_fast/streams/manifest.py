@@ -30,7 +30,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise StreamError(f"{path}: {error.strerror or error}: give a manifest, one JSON object a line") from None
+        raise StreamError(f"{path}: {error.strerror or error}: give a manifest in JSONL") from None
     root = Path(os.path.abspath(path.parent))
     inside = os.path.realpath(root)
     samples: list[Sample] = []
@@ -62,13 +62,14 @@ def _record(line: bytes, where: str) -> dict[str, str]:
     except ValueError as error:
         raise StreamError(f"{where}: not a JSON object ({error}): one object a line") from None
     if not isinstance(record, dict):
-        raise StreamError(f"{where}: {type(record).__name__} where an object was expected: one JSON object a line")
+        raise StreamError(f"{where}: not an object but {type(record).__name__}: one JSON object a line")
     for field in FIELDS:
         if field in record and not (isinstance(record[field], str) and record[field].strip()):
             raise StreamError(f"{where}: {field!r} must be a string that is not empty")
     for field in ("modality", "label", "split"):
         if field not in record:
-            raise StreamError(f"{where}: {field!r} is missing{nearest(field, [k for k in record if k not in FIELDS])}: add it")
+            others = [name for name in record if name not in FIELDS]
+            raise StreamError(f"{where}: {field!r} is missing{nearest(field, others)}: add it")
     if ("path" in record) == ("text" in record):
         raise StreamError(f"{where}: give either 'path' or 'text'")
     return record
@@ -80,10 +81,12 @@ def _sample(record: dict[str, str], root: Path, inside: str, where: str) -> Samp
     check_split(split, where)
     if "text" in record:
         if modality != "text":
-            raise StreamError(f"{where}: 'text' holds a sample of modality text, not {modality}: give a 'path'")
+            raise StreamError(f"{where}: 'text' is for modality text, not {modality}: give a 'path'")
         digest = hashlib.sha256("\0".join((label, record["text"])).encode()).hexdigest()[:20]
         return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"))
     name = record["path"]
+    if "\0" in name:
+        raise StreamError(f"{where}: path {name!r} holds a zero byte: correct it")
     target = os.path.realpath(root / name)
     if os.path.isabs(name) or os.path.commonpath([target, inside]) != inside:
         raise StreamError(f"{where}: path {name!r} leaves the manifest's folder: move the file into {root}")
@@ -92,7 +95,8 @@ def _sample(record: dict[str, str], root: Path, inside: str, where: str) -> Samp
     return Sample(modality, label, root / name, None, split, record.get("id", key))
 
 
-def _one_modality(samples: list[Sample], tasks: dict[str, str], keys: dict[str, tuple[int, str]], path: Path) -> None:
+def _one_modality(samples: list[Sample], tasks: dict[str, str], keys: dict[str, tuple[int, str]],
+                  path: Path) -> None:
     of_task: dict[str, str] = {}
     for sample in samples if tasks else ():
         name = tasks[sample.key]

@@ -10,10 +10,12 @@ from mmcl_fast.errors import StreamError
 Named = tuple[str, str]  # (modality, task name)
 
 
-def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str) -> list[list[str]]:
+def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int,
+          modality: str) -> list[list[str]]:
     """Consecutive groups of ``per_task`` classes, the last may be smaller; None: one group."""
     if per_task is not None and per_task < 1:
-        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task a modality")
+        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task "
+                          "a modality")
     if shuffle:
         classes = random.Random(f"{seed}/{modality}").sample(classes, len(classes))
     step = per_task or max(len(classes), 1)
@@ -25,9 +27,9 @@ def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int) 
 
     Args:
         tasks: names of each modality's tasks, in their own order.
-        order: ``blocks`` (a modality's tasks, then the next modality's), ``random`` (drawn from ``seed``, each
-            modality's tasks keep their own order), or names: ``image:0`` (a modality's task by number) or a
-            task's name, as a list or separated by commas. Tasks not named are left out of the stream.
+        order: ``blocks`` (a modality's tasks, then the next modality's), ``random`` (drawn from ``seed``,
+            each modality's tasks keep their own order), or names: ``image:0`` (a modality's task by number)
+            or a task's name, as a list or separated by commas. Tasks not named are left out of the stream.
     """
     blocks = [(modality, name) for modality, names in tasks.items() for name in names]
     if order == "blocks":
@@ -38,7 +40,8 @@ def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int) 
         queues = {modality: iter(names) for modality, names in tasks.items()}
         return [(modality, next(queues[modality])) for modality in turns]
     wanted = [part.strip() for part in order.split(",")] if isinstance(order, str) else list(order)
-    known = {f"{modality}:{i}": (modality, name) for modality, names in tasks.items() for i, name in enumerate(names)}
+    known = {f"{modality}:{i}": (modality, name)
+             for modality, names in tasks.items() for i, name in enumerate(names)}
     known |= {name: (modality, name) for modality, name in blocks}
     chosen = []
     for name in wanted:

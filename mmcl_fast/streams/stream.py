@@ -27,7 +27,7 @@ class Stream:
         seed: fixes the random order, the class shuffle and the validation split.
         validation: share of each class's training samples that becomes validation where the class has none.
         shuffle_classes: draw which classes go into which task from ``seed``; otherwise their own order.
-        shared_classes: a name means the same class in every modality; otherwise (modality, name) is the class.
+        shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
         check: also compare contents, so that no two splits hold equal files (reads files of equal size).
 
     Attributes:
@@ -46,7 +46,7 @@ class Stream:
         if check:
             validate_content(samples)
         if not 0 <= validation < 1:
-            raise StreamError(f"validation = {validation}: give a share of the training samples from 0 up to 1")
+            raise StreamError(f"validation = {validation}: give a share from 0 up to, not with, 1")
         self.root = root
         self.shared_classes = shared_classes
         self._yielded = 0
@@ -68,7 +68,8 @@ class Stream:
                 self.class_text.setdefault(identity, text)
                 ids.append((label, identity))
             self.tasks.append(Task(
-                index, name, modality, tuple(label for label, _ in ids), tuple(identity for _, identity in ids),
+                index, name, modality, tuple(label for label, _ in ids),
+                tuple(identity for _, identity in ids),
                 tuple(self.class_text[identity] for _, identity in ids),
                 tuple(_hold_out(members, validation, seed))))
 
@@ -128,7 +129,8 @@ class Stream:
     def fingerprint(self) -> str:
         """sha256 over the tasks in order: names, classes, and every sample's key, split and label."""
         tasks = [[task.name, task.modality, task.class_ids,
-                  [[sample.key, sample.split, sample.label] for sample in task._samples]] for task in self.tasks]
+                  [[sample.key, sample.split, sample.label] for sample in task._samples]]
+                 for task in self.tasks]
         return hashlib.sha256(json.dumps(tasks, ensure_ascii=False).encode()).hexdigest()
 
     def __repr__(self) -> str:
@@ -149,7 +151,8 @@ def _group(samples: Sequence[Sample], task_names: Mapping[str, str] | None, per_
     for sample in samples:
         by_class.setdefault(sample.modality, {}).setdefault(sample.label, []).append(sample)
     for modality, classes in by_class.items():
-        for i, labels in enumerate(chunk(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)):
+        chunks = chunk(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)
+        for i, labels in enumerate(chunks):
             groups[modality, f"{modality}-{i}"] = [sample for label in labels for sample in classes[label]]
     return groups
 

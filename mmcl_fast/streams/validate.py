@@ -18,7 +18,7 @@ ENDINGS = {
     **dict.fromkeys(("jpg", "jpeg", "bmp", "heic", "avif"), frozenset({"image"})),
     **dict.fromkeys(("png", "tif", "tiff"), frozenset({"image", "depth"})),
     **dict.fromkeys(("gif", "webp", "apng"), frozenset({"image", "video"})),
-    **dict.fromkeys(("npy", "exr"), frozenset({"depth"})),
+    **dict.fromkeys(("npy",), frozenset({"depth"})),
     **dict.fromkeys(("wav", "flac", "mp3", "opus", "m4a", "aac"), frozenset({"audio"})),
     **dict.fromkeys(("mp4", "webm", "mkv", "mov", "ogg"), _AUDIO_VIDEO),
     **dict.fromkeys(("avi", "mpg", "mpeg", "m4v"), frozenset({"video"})),
@@ -48,13 +48,14 @@ def check_file(path: Path | str, modality: str, where: str) -> tuple[int, int]:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise StreamError(f"{where}: {error.strerror or error}: restore the file or remove its entry") from None
+        reason = error.strerror or error
+        raise StreamError(f"{where}: {reason}: restore the file or remove its entry") from None
     if stat.st_size == 0:
         raise StreamError(f"{where}: the file is empty: replace or remove it")
     ending = os.path.splitext(path)[1].lstrip(".").lower()
     if ending in ENDINGS and modality not in ENDINGS[ending]:
-        raise StreamError(f"{where}: a .{ending} file cannot be {modality}: rename it by its content or move it to "
-                          f"{' or '.join(sorted(ENDINGS[ending]))}")
+        raise StreamError(f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
+                          f"it to {' or '.join(sorted(ENDINGS[ending]))}")
     return stat.st_dev, stat.st_ino
 
 
@@ -81,7 +82,7 @@ def validate(samples: Sequence[Sample], root: Path) -> None:
                               "add some under its train split or remove the class")
     for modality in dict.fromkeys(modality for modality, _ in held):
         if not any("test" in splits for (own, _), splits in held.items() if own == modality):
-            raise StreamError(f"{root}: {modality} has no test split: add test files, they are what accuracy means")
+            raise StreamError(f"{root}: {modality} has no test split: add test files")
 
 
 def validate_content(samples: Sequence[Sample]) -> None:

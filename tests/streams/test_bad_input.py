@@ -1,0 +1,168 @@
+"""Each fault stops with one line that names the place and says what to do."""
+
+import json
+import shutil
+
+import pytest
+
+from mmcl_fast.errors import StreamError, UserError
+from mmcl_fast.streams import Stream
+from tests.streams.test_streams import folder, lines, put, write  # noqa: F401
+
+
+def refuse(make, *parts, **options) -> None:
+    with pytest.raises(StreamError) as caught:
+        make(**options)
+    message = str(caught.value)
+    assert isinstance(caught.value, UserError) and "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.fixture
+def build(folder):  # noqa: F811
+    return lambda **options: Stream.from_folder(folder, **options)
+
+
+def test_no_such_folder(tmp_path):
+    refuse(lambda: Stream.from_folder(tmp_path / "gone"), "gone: not a folder", "<modality>/<split>/<class>")
+    refuse(lambda: Stream.from_folder(tmp_path), "no samples")
+
+
+def test_unknown_modality_folder(folder, build):  # noqa: F811
+    (folder / "image").rename(folder / "images")
+    refuse(build, "images", "did you mean 'image'?", "image, video, audio, depth, text")
+
+
+def test_unknown_split_folder(folder, build):  # noqa: F811
+    (folder / "image" / "test").rename(folder / "image" / "tset")
+    refuse(build, "tset", "did you mean 'test'?")
+
+
+def test_empty_folders(folder, build):  # noqa: F811
+    (folder / "depth").mkdir()
+    refuse(build, "depth: empty")
+    (folder / "depth" / "train").mkdir()
+    refuse(build, "train: no class folders")
+    (folder / "depth" / "train" / "chair").mkdir()
+    refuse(build, "chair: empty class folder")
+
+
+def test_a_class_with_no_training_file(folder, build):  # noqa: F811
+    shutil.rmtree(folder / "image" / "train" / "c")
+    refuse(build, "class 'c' of image has no training file")
+
+
+def test_no_test_split(folder, build):  # noqa: F811
+    shutil.rmtree(folder / "audio" / "test")
+    refuse(build, "audio has no test split")
+
+
+def test_two_splits_sharing_a_file(folder, build):  # noqa: F811
+    link = folder / "image" / "test" / "a" / "linked.png"
+    link.symlink_to(folder / "image" / "train" / "a" / "train0.png")
+    refuse(build, "one file in", "train", "linked.png", "image/train/a/train0.png")
+    link.unlink()
+    link.hardlink_to(folder / "image" / "train" / "a" / "train0.png")
+    refuse(build, "one file in", "linked.png")
+
+
+def test_two_splits_holding_equal_content(folder, build):  # noqa: F811
+    shutil.copy(folder / "image" / "train" / "a" / "train0.png", folder / "image" / "test" / "b" / "copy.png")
+    build()
+    refuse(build, "equal content in", "copy.png", "train0.png", check=True)
+
+
+def test_an_empty_file(folder, build):  # noqa: F811
+    (folder / "image" / "train" / "a" / "train1.png").write_bytes(b"")
+    refuse(build, "train1.png: the file is empty", "replace or remove")
+
+
+def test_a_misnamed_file(folder, build):  # noqa: F811
+    (folder / "image" / "train" / "a" / "bark.WAV").write_text("x")
+    refuse(build, "bark.WAV: a .wav file cannot be image", "move it to audio")
+
+
+def test_a_dangling_link(folder, build):  # noqa: F811
+    (folder / "image" / "train" / "a" / "dangling.png").symlink_to(folder / "nowhere.png")
+    refuse(build, "dangling.png", "restore the file")
+
+
+@pytest.mark.parametrize("content, part", [
+    ("{", "not JSON"), ("[1]", "expected {modality"), ('{"image": 3}', "expected {modality"),
+    ('{"imgae": {}}', "did you mean 'image'?"), ('{"image": {"a": 5}}', "image 'a'"),
+    ('{"image": {"a": " "}}', "image 'a'")])
+def test_class_texts(folder, build, content, part):  # noqa: F811
+    (folder / "classes.json").write_text(content)
+    refuse(build, "classes.json", part)
+
+
+@pytest.mark.parametrize("line, parts", [
+    ("{'path': 1}", ["not a JSON object"]),
+    ("[1, 2]", ["not an object but list"]),
+    ({"path": None}, ["'path' must be a string"]),
+    ({"split": ""}, ["'split' must be a string that is not empty"]),
+    ({"label": 7}, ["'label' must be a string"]),
+    ({"modality": "vidio"}, ["unknown modality 'vidio'", "did you mean 'video'?"]),
+    ({"split": "trian"}, ["unknown split 'trian'", "did you mean 'train'?"]),
+    ({"text": "both"}, ["either 'path' or 'text'"]),
+    ({"path": "../secret.png"}, ["leaves the manifest's folder"]),
+    ({"path": "/etc/hostname"}, ["leaves the manifest's folder"]),
+    ({"path": "image/train/a/gone.png"}, ["gone.png", "No such file"]),
+    ({"path": "image/train/a/bad\0name.png"}, ["holds a zero byte"]),
+    ({"modality": "audio"}, ["a .png file cannot be audio"])])
+def test_manifest_lines(folder, line, parts):  # noqa: F811
+    records = lines(folder)
+    index = next(i for i, r in enumerate(records) if r["modality"] == "image")
+    records[index] = line if isinstance(line, str) else {**records[index], **line}
+    refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {index + 1}", *parts)
+
+
+def test_a_missing_field_and_its_near_miss(folder):  # noqa: F811
+    records = lines(folder)
+    records[2]["lable"] = records[2].pop("label")
+    refuse(lambda: Stream.from_manifest(write(folder, records)), "line 3: 'label' is missing", "'lable'")
+    records[2] = {"modality": "text", "label": "a", "split": "train"}
+    refuse(lambda: Stream.from_manifest(write(folder, records)), "line 3: give either 'path' or 'text'")
+
+
+def test_text_belongs_to_text(folder):  # noqa: F811
+    records = [*lines(folder), {"text": "x", "modality": "image", "label": "a", "split": "train"}]
+    refuse(lambda: Stream.from_manifest(write(folder, records)), f"line {len(records)}",
+           "modality text, not image")
+
+
+def test_a_path_in_two_splits(folder):  # noqa: F811
+    records = lines(folder)
+    records.append({**records[0], "split": "train" if records[0]["split"] == "test" else "test"})
+    where = f"line {len(records)}"
+    refuse(lambda: Stream.from_manifest(write(folder, records)), where, "already on line 1",
+           records[0]["split"])
+    records[-1]["id"] = "another"
+    refuse(lambda: Stream.from_manifest(write(folder, records)), "one file in")
+
+
+def test_a_link_out_of_the_folder(folder, tmp_path):  # noqa: F811
+    (tmp_path / "outside.png").write_text("x")
+    (folder / "image" / "train" / "a" / "out.png").symlink_to(tmp_path / "outside.png")
+    refuse(lambda: Stream.from_manifest(write(folder, lines(folder))), "out.png",
+           "leaves the manifest's folder")
+
+
+def test_equal_texts_in_two_splits(folder):  # noqa: F811
+    texts = [{"text": "the same", "modality": "text", "label": "a", "split": split, "id": split}
+             for split in ("train", "test")]
+    path = write(folder, [*lines(folder), *texts])
+    Stream.from_manifest(path)
+    refuse(lambda: Stream.from_manifest(path, check=True), "equal content in", "train", "test")
+
+
+def test_unreadable_manifests(tmp_path):
+    refuse(lambda: Stream.from_manifest(tmp_path / "gone.jsonl"), "gone.jsonl: No such file")
+    (tmp_path / "manifest.jsonl").write_bytes(b'{"label": "caf\xe9"}\n')
+    refuse(lambda: Stream.from_manifest(tmp_path), "line 1: not a JSON object")
+    (tmp_path / "manifest.jsonl").write_text("\n")
+    refuse(lambda: Stream.from_manifest(tmp_path), "no samples")
+    name = put(tmp_path, "image", "test", "a", "x").name
+    (tmp_path / "manifest.jsonl").write_text(json.dumps({"path": name}))
+    refuse(lambda: Stream.from_manifest(tmp_path), "line 1: 'modality' is missing")

@@ -1,0 +1,217 @@
+import builtins
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams import Stream
+
+ENDING = {"image": "png", "audio": "wav", "text": "txt", "video": "mp4", "depth": "png"}
+
+
+def put(root: Path, modality: str, split: str, label: str, name: str, content: str = "") -> Path:
+    path = root / modality / split / label / f"{name}.{ENDING[modality]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content or str(path))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two modalities, five and three classes, 4 train and 2 test files each."""
+    root = tmp_path / "data"
+    for modality, labels in (("image", "abcde"), ("audio", ("a", "x_y", "z"))):
+        for label in labels:
+            for split, count in (("train", 4), ("test", 2)):
+                for i in range(count):
+                    put(root, modality, split, label, f"{split}{i}")
+    (root / "README.md").write_text("beside the folders")
+    (root / "image" / ".hidden").mkdir()
+    return root
+
+
+def lines(root: Path) -> list[dict]:
+    found = []
+    for path in sorted(root.glob("*/*/*/*")):
+        modality, split, label, _ = path.relative_to(root).parts
+        found.append({"path": path.relative_to(root).as_posix(), "modality": modality, "label": label,
+                      "split": split, "source": "ours"})
+    return found
+
+
+def write(root: Path, records: list) -> Path:
+    path = root / "manifest.jsonl"
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    return path
+
+
+def names(stream: Stream) -> list[str]:
+    return [task.name for task in stream.tasks]
+
+
+def test_from_folder(folder):
+    stream = Stream.from_folder(folder)
+    assert names(stream) == ["image-0", "audio-0"] and len(stream) == 2
+    assert stream.modalities == ["image", "audio"] and stream.root == folder
+    task = stream[0]
+    assert (task.index, task.modality, task.classes) == (0, "image", tuple("abcde"))
+    assert (len(task.train), len(task.val), len(task.test)) == (20, 0, 10)
+    sample = task.train[0]
+    assert (sample.modality, sample.label, sample.split, sample.text) == ("image", "a", "train", None)
+    assert sample.key == "image/train/a/train0.png" and sample.path == folder / sample.key
+    assert stream.classes[0] == ("image", "a") and stream.classes[5] == ("audio", "a")
+    assert len(stream.classes) == 8
+    assert stream[1].texts == ("a", "x y", "z") and stream.class_text["audio", "x_y"] == "x y"
+
+
+def test_class_texts_from_a_file(folder):
+    (folder / "classes.json").write_text(json.dumps({"image": {"a": "a photo of an a"}}))
+    stream = Stream.from_folder(folder)
+    assert stream[0].texts[:2] == ("a photo of an a", "b") and stream[1].texts[0] == "a"
+
+
+def test_shared_classes(folder):
+    stream = Stream.from_folder(folder, shared_classes=True)
+    assert len(stream.classes) == 7
+    assert stream[1].classes == ("a", "x_y", "z")
+    assert stream[1].class_ids == (("image", "a"), ("audio", "x_y"), ("audio", "z"))
+
+
+def test_classes_per_task(folder):
+    stream = Stream.from_folder(folder, classes_per_task=2)
+    assert [task.classes for task in stream.tasks] == [("a", "b"), ("c", "d"), ("e",), ("a", "x_y"), ("z",)]
+    assert [task.index for task in stream.tasks] == list(range(5))
+    assert {sample.label for sample in stream[1].train} == {"c", "d"}
+    shuffled = [Stream.from_folder(folder, classes_per_task=2, shuffle_classes=True, seed=seed)
+                for seed in (1, 1, 2, 3)]
+    assert shuffled[0].fingerprint == shuffled[1].fingerprint
+    assert len({tuple(task.classes for task in s.tasks) for s in shuffled}) > 1
+    assert sorted(c for task in shuffled[0].tasks for c in task.class_ids) == sorted(stream.classes)
+    with pytest.raises(StreamError, match="classes_per_task = 0"):
+        Stream.from_folder(folder, classes_per_task=0)
+
+
+def test_orders(folder):
+    def make(order, seed=0):
+        return names(Stream.from_folder(folder, classes_per_task=2, order=order, seed=seed))
+
+    blocks = ["image-0", "image-1", "image-2", "audio-0", "audio-1"]
+    assert make("blocks") == blocks
+    drawn = {seed: make("random", seed) for seed in range(12)}
+    assert drawn[3] == make("random", 3) and len(set(map(tuple, drawn.values()))) > 3
+    for order in drawn.values():
+        assert sorted(order) == sorted(blocks)
+        for modality in ("image", "audio"):
+            own = [name for name in order if name.startswith(modality)]
+            assert own == sorted(own)
+    assert make(["image:1", "audio:0", "image:0"]) == ["image-1", "audio-0", "image-0"]
+    assert make("audio:1, image-0") == ["audio-1", "image-0"]
+    for order, reason in ((["image:7"], "'image:7'"), (["image:0", "image-0"], "twice"),
+                          ("blokcs", "'blokcs'"), ([], "empty")):
+        with pytest.raises(StreamError, match=reason):
+            make(order)
+
+
+def test_a_part_of_the_training_files_becomes_validation(folder):
+    put(folder, "image", "val", "b", "own")
+    stream = Stream.from_folder(folder, validation=0.25, seed=3)
+    assert (len(stream[0].train), len(stream[0].val)) == (20 - 4, 4 + 1)
+    assert [s.key for s in stream[0].val if s.label == "b"] == ["image/val/b/own.png"]
+    assert stream.fingerprint == Stream.from_folder(folder, validation=0.25, seed=3).fingerprint
+    assert stream.fingerprint != Stream.from_folder(folder, validation=0.25, seed=4).fingerprint
+    most = Stream.from_folder(folder, validation=0.99)
+    assert {s.label for s in most[0].train} == set("abcde")
+    with pytest.raises(StreamError, match="validation = 1"):
+        Stream.from_folder(folder, validation=1.0)
+
+
+def test_iteration_keeps_seen(folder):
+    stream = Stream.from_folder(folder, classes_per_task=3)
+    assert stream.seen == []
+    for count, task in enumerate(stream, 1):
+        assert stream.seen == stream.tasks[:count] and stream.seen[-1] is task
+    assert stream.seen == stream.tasks
+    next(iter(stream))
+    assert len(stream.seen) == 1
+
+
+def test_fingerprint_tells_what_matters(folder):
+    base = Stream.from_folder(folder).fingerprint
+    assert base == Stream.from_folder(folder).fingerprint and len(base) == 64
+    assert base != Stream.from_folder(folder, classes_per_task=2).fingerprint
+    assert base != Stream.from_folder(folder, order=["audio:0", "image:0"]).fingerprint
+    put(folder, "image", "train", "a", "another")
+    assert base != Stream.from_folder(folder).fingerprint
+
+
+def test_building_opens_no_file(folder, monkeypatch):
+    path = write(folder, lines(folder))
+    opened = []
+    real = io.open
+
+    def spy(file, *args, **kwargs):
+        opened.append(os.fspath(file))
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", spy)
+    monkeypatch.setattr(io, "open", spy)
+    Stream.from_folder(folder)
+    assert opened == []
+    Stream.from_manifest(path)
+    assert [Path(name).name for name in opened] == ["manifest.jsonl"]
+
+
+def test_from_manifest(folder):
+    records = lines(folder) + [
+        {"text": f"{split} {label} {i}", "modality": "text", "label": label, "split": split}
+        for label in ("q", "p") for split in ("train", "test") for i in range(2)]
+    path = write(folder, records)
+    stream = Stream.from_manifest(path)
+    assert stream.modalities == ["audio", "image", "text"]
+    assert stream[2].classes == ("q", "p")  # in order of appearance
+    sample = stream[2].train[0]
+    assert sample.text == "train q 0" and sample.path is None and sample.key.startswith("text-")
+    assert [s.key for s in stream[1].train] == [s.key for s in Stream.from_folder(folder)[0].train]
+    assert Stream.from_manifest(folder).fingerprint == stream.fingerprint
+    write(folder, ["", *records[::-1]])
+    moved = Stream.from_manifest(path)
+    # A text's key does not depend on its line.
+    assert {s.key for s in moved[0].train} == {s.key for s in stream[2].train}
+
+
+def test_a_manifest_may_name_its_tasks(folder):
+    records = lines(folder)
+    for record in records:
+        record["task"] = f"{record['modality']} {'early' if record['label'] < 'c' else 'late'}"
+    stream = Stream.from_manifest(write(folder, records), order=["image early", "audio:1"])
+    assert names(stream) == ["image early", "audio late"] and stream[0].classes == ("a", "b")
+    with pytest.raises(StreamError, match="names its tasks"):
+        Stream.from_manifest(folder, classes_per_task=2)
+    del records[3]["task"]
+    with pytest.raises(StreamError, match="line 4: 'task' must be on every line"):
+        Stream.from_manifest(write(folder, records))
+    records[3]["task"] = "image late"
+    with pytest.raises(StreamError, match="task 'image late' mixes audio and image"):
+        Stream.from_manifest(write(folder, records))
+
+
+def test_demo(folder, monkeypatch, tmp_path):
+    write(folder, lines(folder))
+    fingerprint = Stream.from_manifest(folder).fingerprint
+    assert Stream.demo(folder).fingerprint == fingerprint
+    monkeypatch.setenv("MMCL_FAST_DEMO", str(folder))
+    assert Stream.demo(classes_per_task=2, order="random").modalities
+    monkeypatch.setenv("MMCL_FAST_DEMO", str(tmp_path))
+    with pytest.raises(StreamError, match="MMCL_FAST_DEMO"):
+        Stream.demo()
+    monkeypatch.delenv("MMCL_FAST_DEMO")
+    folder.rename(tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    assert Stream.demo().fingerprint == fingerprint
+    monkeypatch.chdir(tmp_path / "demo")
+    monkeypatch.setattr("mmcl_fast.streams.demo.__file__", str(tmp_path / "a" / "b" / "c" / "demo.py"))
+    with pytest.raises(StreamError, match="run from a checkout, or set MMCL_FAST_DEMO"):
+        Stream.demo()
