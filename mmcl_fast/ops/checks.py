@@ -71,8 +71,9 @@ def _values(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logi
                              f"has classes 0 to {text.shape[0] - 1} (ignore_index is {ignore_index})")
     if weight is not None and not float(weight.detach().min()) >= 0:
         raise ValueError(f"weight {_shape(weight)} must not hold negative numbers or NaN (z is {_shape(z)})")
-    if not float(logit_scale) > 0:
-        raise ValueError(f"logit_scale must be positive, got {float(logit_scale)} for z {_shape(z)}")
+    scale = float(logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)
+    if not scale > 0:
+        raise ValueError(f"logit_scale must be positive, got {scale} for z {_shape(z)}")
 
 
 def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None) -> None:

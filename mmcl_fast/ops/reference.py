@@ -23,10 +23,10 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
     logits = logit_scale * (F.normalize(_wide(z), dim=1, eps=EPS) @ F.normalize(_wide(text), dim=1, eps=EPS).T)
     valid = labels != ignore_index
     target = torch.where(valid, labels, 0)
-    lse = torch.logsumexp(logits, dim=1)
-    rows = lse - logits.gather(1, target[:, None]).squeeze(1)
+    log_p = torch.log_softmax(logits, dim=1)
+    rows = -log_p.gather(1, target[:, None]).squeeze(1)
     if label_smoothing:
-        rows = (1 - label_smoothing) * rows + label_smoothing * (lse - logits.mean(1))
+        rows = (1 - label_smoothing) * rows - label_smoothing * log_p.mean(1)
     coef = valid.to(rows.dtype) if weight is None else torch.where(valid, weight.to(rows.dtype), 0)
     rows = torch.where(valid, rows, 0) * coef
     if reduction == "none":

@@ -1,0 +1,44 @@
+// Picks the widest instruction set that this processor has.
+#include "variant.h"
+
+namespace mmcl {
+namespace {
+int level() {
+#ifdef MMCL_X86
+  static const int chosen = [] {
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) return 2;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
+  }();
+  return chosen;
+#else
+  return 0;
+#endif
+}
+}  // namespace
+
+const char* cpu_isa() {
+  static const char* const names[] = {"generic", "avx2", "avx512"};
+  return names[level()];
+}
+
+#ifdef MMCL_X86
+#define MMCL_PICK(NAME, ARGS)                                       \
+  int NAME(const ARGS& a) {                                         \
+    const int l = level();                                          \
+    return l == 2 ? avx512::NAME(a) : l == 1 ? avx2::NAME(a) : generic::NAME(a); \
+  }
+#else
+#define MMCL_PICK(NAME, ARGS) int NAME(const ARGS& a) { return generic::NAME(a); }
+#endif
+
+MMCL_PICK(align_chunk, AlignChunk)
+MMCL_PICK(align_finish, AlignFinish)
+MMCL_PICK(row_norm, RowNorm)
+MMCL_PICK(gate_rows, GateRows)
+MMCL_PICK(add_norm, AddNorm)
+MMCL_PICK(project, Project)
+MMCL_PICK(gate_back, GateBack)
+
+}  // namespace mmcl

@@ -1,0 +1,19 @@
+// rows_*.cpp are compiled once per instruction set, each into its own namespace; dispatch.cpp picks at run time.
+#pragma once
+#include "../kernels.h"
+
+#ifndef MMCL_ISA
+#define MMCL_ISA generic
+#endif
+
+#define MMCL_VARIANT(NS)                                                                            \
+  namespace mmcl { namespace NS {                                                                   \
+  int align_chunk(const AlignChunk&); int align_finish(const AlignFinish&); int row_norm(const RowNorm&);  \
+  int gate_rows(const GateRows&); int add_norm(const AddNorm&); int project(const Project&);         \
+  int gate_back(const GateBack&); } }
+
+MMCL_VARIANT(generic)
+#ifdef MMCL_X86
+MMCL_VARIANT(avx2)
+MMCL_VARIANT(avx512)
+#endif

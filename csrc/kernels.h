@@ -1,0 +1,60 @@
+// Every kernel of mmcl_fast: pointers, sizes and (CUDA) a stream in, an error code out. No torch headers.
+// Matrices are row-major with unit column stride; ld* is the distance between rows in elements.
+#pragma once
+#include <cstdint>
+
+namespace mmcl {
+
+enum Dtype : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+// One chunk of the alignment loss on the CPU, in place.
+//   x      [rows, cols] in: z_i . t_j for unit z; out: exp(scale cos_ij - row_max_i) / |t_j|, 0 in the label's column
+//   inv    [cols]       1 / |t_j|;   labels [rows] class of each row, less the chunk's first column
+//   row_max, row_sum    [rows] running maximum, and sum of the exponentials of all classes but the label's
+//   row_fix             [rows] what sums of earlier chunks must be multiplied by (written unless fixed_max)
+//   label_logit         [rows] scale cos(z_i, t_label), written by the chunk that holds the label
+// fixed_max: row_max already holds an upper bound of the logits (scale itself, since |cos| <= 1).
+struct AlignChunk {
+  void* x; int64_t ldx, rows, cols;
+  const float* inv; const int64_t* labels; int64_t first;
+  float scale; bool fixed_max, start;
+  float *row_max, *row_sum, *row_fix, *label_logit;
+  int dtype, threads;
+};
+
+// After the last chunk: o [rows, D] = sum_{j != label} exp(..) t_j / |t_j|. Per row: the loss, d loss / d z in dz,
+// d loss / d scale, and q / row_sum with q = 1 - p_label (what turns exponentials into probabilities).
+struct AlignFinish {
+  const float* o; const void *unit, *text; void* dz; int64_t ldo, ldu, ldt, lddz, rows, width;
+  const float *inv_z, *inv_t, *mean_text;  // mean_text [D] unit-length class texts averaged, or null
+  const int64_t* labels; int64_t ignore;
+  float scale, smoothing;
+  const float *row_max, *row_sum, *label_logit;
+  float *loss, *dscale, *ratio, *label_coef;
+  int dtype, threads;
+};
+
+// unit = x / max(|x|, 1e-12) (skipped when null), inv = 1 / max(|x|, 1e-12)
+struct RowNorm { const void* x; void* unit; float* inv; int64_t ldx, ldu, rows, width; int dtype, threads; };
+
+// realign: out[i, g r + k] = h[i, g r + k] gate[i, g]
+struct GateRows { const void *h, *gate; void* out; int64_t ldh, ldg, ldo, rows, groups, rank; int dtype, threads; };
+// realign: e = normalize(z + s), inv = 1 / max(|z + s|, 1e-12)
+struct AddNorm { const void *z, *s; void* e; float* inv; int64_t ldz, lds, lde, rows, width; int dtype, threads; };
+// realign backward: dv = inv (de - (de . e) e)
+struct Project { const void *de, *e; const float* inv; void* dv; int64_t ldde, lde, lddv, rows, width;
+                 int dtype, threads; };
+// realign backward: dgate = sum_k d h; scaled = h gate; d <- d gate, in place
+struct GateBack { void *d; const void *h, *gate; void *scaled, *dgate; int64_t ldd, ldh, ldg, lds, lddg, rows, groups,
+                  rank; int dtype, threads; };
+
+const char* cpu_isa();
+int align_chunk(const AlignChunk&);
+int align_finish(const AlignFinish&);
+int row_norm(const RowNorm&);
+int gate_rows(const GateRows&);
+int add_norm(const AddNorm&);
+int project(const Project&);
+int gate_back(const GateBack&);
+
+}  // namespace mmcl

@@ -1,0 +1,65 @@
+// mmcl_fast._C: addresses come in as integers, an error code goes out; the callers are in mmcl_fast/ops.
+#include <pybind11/pybind11.h>
+
+#include "build_info.h"
+#include "kernels.h"
+#ifdef MMCL_CUDA
+#include "cuda/bindings.h"
+#endif
+
+namespace py = pybind11;
+using addr = std::uintptr_t;
+using i64 = std::int64_t;
+
+template <typename T> static T* at(addr a) { return reinterpret_cast<T*>(a); }
+
+PYBIND11_MODULE(_C, m) {
+  using namespace mmcl;
+  using free_gil = py::call_guard<py::gil_scoped_release>;
+  m.def("build_info", [] { return std::string(kBuildInfo); }, "How this file was built, as JSON.");
+  m.def("cpu_isa", [] { return std::string(cpu_isa()); }, "The instruction set of the row kernels on this machine.");
+
+  m.def("align_chunk", [](addr x, i64 ldx, i64 rows, i64 cols, addr inv, addr labels, i64 first, float scale,
+                          bool fixed_max, bool start, addr row_max, addr row_sum, addr row_fix, addr label_logit,
+                          int dtype, int threads) {
+    return align_chunk({at<void>(x), ldx, rows, cols, at<const float>(inv), at<const i64>(labels), first, scale,
+                        fixed_max, start, at<float>(row_max), at<float>(row_sum), at<float>(row_fix),
+                        at<float>(label_logit), dtype, threads});
+  }, free_gil());
+  m.def("align_finish", [](addr o, addr unit, addr text, addr dz, i64 ldo, i64 ldu, i64 ldt, i64 lddz, i64 rows,
+                           i64 width, addr inv_z, addr inv_t, addr mean_text, addr labels, i64 ignore, float scale,
+                           float smoothing, addr row_max, addr row_sum, addr label_logit, addr loss, addr dscale,
+                           addr ratio, addr label_coef, int dtype, int threads) {
+    return align_finish({at<const float>(o), at<const void>(unit), at<const void>(text), at<void>(dz), ldo, ldu, ldt,
+                         lddz, rows, width, at<const float>(inv_z), at<const float>(inv_t), at<const float>(mean_text),
+                         at<const i64>(labels), ignore, scale, smoothing, at<const float>(row_max),
+                         at<const float>(row_sum), at<const float>(label_logit), at<float>(loss), at<float>(dscale),
+                         at<float>(ratio), at<float>(label_coef), dtype, threads});
+  }, free_gil());
+  m.def("row_norm", [](addr x, addr unit, addr inv, i64 ldx, i64 ldu, i64 rows, i64 width, int dtype, int threads) {
+    return row_norm({at<const void>(x), at<void>(unit), at<float>(inv), ldx, ldu, rows, width, dtype, threads});
+  }, free_gil());
+  m.def("gate_rows", [](addr h, addr gate, addr out, i64 ldh, i64 ldg, i64 ldo, i64 rows, i64 groups, i64 rank,
+                        int dtype, int threads) {
+    return gate_rows({at<const void>(h), at<const void>(gate), at<void>(out), ldh, ldg, ldo, rows, groups, rank,
+                      dtype, threads});
+  }, free_gil());
+  m.def("add_norm", [](addr z, addr s, addr e, addr inv, i64 ldz, i64 lds, i64 lde, i64 rows, i64 width, int dtype,
+                       int threads) {
+    return add_norm({at<const void>(z), at<const void>(s), at<void>(e), at<float>(inv), ldz, lds, lde, rows, width,
+                     dtype, threads});
+  }, free_gil());
+  m.def("project", [](addr de, addr e, addr inv, addr dv, i64 ldde, i64 lde, i64 lddv, i64 rows, i64 width, int dtype,
+                      int threads) {
+    return project({at<const void>(de), at<const void>(e), at<const float>(inv), at<void>(dv), ldde, lde, lddv, rows,
+                    width, dtype, threads});
+  }, free_gil());
+  m.def("gate_back", [](addr d, addr h, addr gate, addr scaled, addr dgate, i64 ldd, i64 ldh, i64 ldg, i64 lds,
+                        i64 lddg, i64 rows, i64 groups, i64 rank, int dtype, int threads) {
+    return gate_back({at<void>(d), at<const void>(h), at<const void>(gate), at<void>(scaled), at<void>(dgate), ldd,
+                      ldh, ldg, lds, lddg, rows, groups, rank, dtype, threads});
+  }, free_gil());
+#ifdef MMCL_CUDA
+  cuda::bind(m);
+#endif
+}

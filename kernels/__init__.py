@@ -1,0 +1,1 @@
+"""Triton kernels, one file per operation; launched by mmcl_fast.ops."""

@@ -1,0 +1,75 @@
+"""The reference and the C++ backend, over dtypes and shapes, against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmcl_fast import ops
+from tests.ops.cases import check_loss, check_realign
+
+BACKENDS = ["reference", "cpp"]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (5, 1, 8), (33, 100, 64), (130, 1000, 96), (1100, 37, 16)])
+@pytest.mark.parametrize("reduction", ["mean", "none", "sum"])
+def test_loss(backend, dtype, shape, reduction):
+    check_loss(backend, dtype, *shape, grads=("z", "weight", "logit_scale"), weighted=True, reduction=reduction)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignored": True, "weighted": True}])
+def test_text_gradient(backend, dtype, reduction, options):
+    check_loss(backend, dtype, 130, 301, 64, grads=("z", "text", "weight", "logit_scale"), reduction=reduction,
+               **options)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scale", [1.0, 39.0, 100.0, 300.0])
+@pytest.mark.parametrize("spread", [0.1, 10.0])
+def test_temperatures(backend, dtype, scale, spread):
+    check_loss(backend, dtype, 65, 500, 32, scale=scale, spread=spread, label_smoothing=0.05, ignored=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [20.0, 100.0])
+@pytest.mark.parametrize("grads", [("z",), ("z", "text")])
+def test_many_chunks(monkeypatch, dtype, scale, grads):
+    from mmcl_fast.ops import cpu
+
+    monkeypatch.setattr(cpu, "CHUNK", 4096)
+    monkeypatch.setattr(cpu, "ROWS", 24)
+    check_loss("cpp", dtype, 70, 1500, 24, scale=scale, grads=grads, weighted=True, ignored=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (200, 48, None, 5, 16), (70, 33, 77, 3, 7),
+                                   (300, 64, 96, 2, 32)])
+def test_realign(backend, dtype, shape):
+    check_realign(backend, dtype, *shape)
+
+
+@pytest.mark.parametrize("needed", [{"z"}, {"gate"}, {"down"}, {"up"}, {"source"}, {"down", "up"}, {"z", "gate"}])
+@pytest.mark.parametrize("with_source", [True, False])
+def test_realign_gives_only_what_is_asked(needed, with_source):
+    from tests.ops.cases import realign_inputs
+
+    if needed == {"source"} and not with_source:
+        needed = {"z"}
+    tensors = {k: v.float() for k, v in realign_inputs(40, 16, 24 if with_source else None, 3, 4).items()}
+    grads = {}
+    for backend in BACKENDS:
+        leaves = {k: v.clone().requires_grad_(k in needed) for k, v in tensors.items()}
+        out = ops.realign(**leaves, backend=backend)
+        out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(3)))
+        assert {k for k, v in leaves.items() if v.grad is not None} == needed
+        grads[backend] = [leaves[k].grad for k in sorted(needed)]
+    for a, b in zip(grads["reference"], grads["cpp"], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
