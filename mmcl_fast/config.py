@@ -1,0 +1,232 @@
+"""The configuration of a run: TOML in, a validated ``Config`` out, with errors that name the file and the key.
+
+To add a key, add a field to its section: ``description`` is what the error message says is expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mmcl_fast.errors import ConfigError
+
+try:
+    import tomllib
+except ImportError:  # Python 3.10
+    import tomli as tomllib
+
+SHIPPED = Path(__file__).with_name("configs")
+
+
+def _none(value: Any) -> Any:
+    """TOML has no null: the string "none" stands for it."""
+    return None if value == "none" else value
+
+
+Nullable = BeforeValidator(_none)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class StreamSection(Section):
+    """[stream]: where the samples are and in which order their tasks arrive."""
+
+    source: Literal["demo", "folder", "manifest"] = Field("demo", description='"demo", "folder" or "manifest"')
+    path: Annotated[str | None, Nullable] = Field(None, description="a path")
+    classes_per_task: Annotated[int | None, Nullable] = Field(
+        None, ge=1, description='a whole number from 1, or "none" for one task per modality')
+    order: Literal["blocks", "random"] | list[str] = Field(
+        "blocks", description='"blocks", "random" or a list such as ["image:0", "audio:0"]')
+    seed: int = Field(0, ge=0, description="a whole number from 0")
+    shuffle_classes: bool = Field(False, description="true or false")
+    shared_classes: bool = Field(False, description="true or false")
+    validation: float = Field(0.0, ge=0, lt=1, description="a number from 0 up to, not with, 1")
+    check: bool = Field(True, description="true or false (decode every file before learning)")
+
+
+class EncoderSection(Section):
+    """[encoder]: the frozen model."""
+
+    name: str = Field("embedded", min_length=1, description='"embedded", the hub name of a CLIP or SigLIP, or a folder')
+    prompt_blocks: Annotated[int | Literal["all"] | None, Nullable] = Field(
+        None, description='a whole number from 0, "all" or "none" (the encoder\'s default)')
+    views: int = Field(1, ge=1, description="a whole number from 1")
+
+
+class MethodSection(Section):
+    """[method]: what learns, and the table of its own options."""
+
+    name: str = Field("comm", description="the name of a method")
+    options: dict[str, Any] = Field(default_factory=dict, description="a table of the method's options")
+
+
+class TrainSection(Section):
+    """[train]: the run itself."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
+    seed: int = Field(0, ge=0, description="a whole number from 0")
+    cache: Annotated[str | None, Nullable] = Field(
+        None, description='a folder for trunk tokens, or "none" to keep them in memory')
+    workers: int = Field(2, ge=0, description="a whole number from 0")
+    evaluate: Literal["both", "given", "agnostic"] = Field("both", description='"both", "given" or "agnostic"')
+    evaluate_unseen: bool = Field(True, description="true or false")
+
+
+class Config(Section):
+    """Everything that decides what a run does; ``model_dump(mode="json")`` is what config.json holds."""
+
+    stream: StreamSection = Field(default_factory=StreamSection, description="a table")
+    encoder: EncoderSection = Field(default_factory=EncoderSection, description="a table")
+    method: MethodSection = Field(default_factory=MethodSection, description="a table")
+    train: TrainSection = Field(default_factory=TrainSection, description="a table")
+
+
+def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """A config by shipped name (``demo``) or path, with ``a.b=c`` overrides on top.
+
+    Relative paths in a file are relative to that file, those in overrides to the current folder.
+
+    Raises:
+        ConfigError: one line that names the file, the key and the nearest valid one.
+    """
+    file = find(str(name))
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as fault:
+        raise ConfigError(f"{file}: not valid TOML: {fault}; mend that line") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise ConfigError(f"{file}: cannot be read ({fault}); give a TOML file in UTF-8") from None
+    _anchor(values, file.parent)
+    origin: dict[str, str] = {}
+    for text in overrides:
+        key, value = parse_override(text)
+        _put(values, key, value, f"--set {text}")
+        origin[key] = f"--set {text}"
+    _anchor(values, Path.cwd())
+    return build(values, str(file), origin)
+
+
+def build(values: dict[str, Any], where: str = "config", origin: dict[str, str] | None = None) -> Config:
+    """Validate a table. ``where`` begins the messages; ``origin`` maps keys that came from elsewhere."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as fault:
+        key, message = explain(fault.errors()[0])
+        raise ConfigError(f"{_source(key, where, origin)}: {message}") from None
+    from mmcl_fast.methods import make_options
+
+    try:
+        options = make_options(config.method.name, config.method.options)
+    except ConfigError as fault:
+        key = re.split(r"[\s:]", str(fault), maxsplit=1)[0]
+        raise ConfigError(f"{_source(key, where, origin)}: {fault}") from None
+    except ValueError as fault:
+        raise ConfigError(f"{where}: method.options: {fault}") from None
+    method = config.method.model_copy(update={"options": dataclasses.asdict(options)})
+    return config.model_copy(update={"method": method})
+
+
+def read(run: Path) -> Config:
+    """The config of a run folder."""
+    from mmcl_fast.errors import RunError
+
+    file = run / "config.json"
+    if not file.is_file():
+        raise RunError(f"{run}: no config.json in it; give a folder that mmcl-fast train wrote")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise RunError(f"{file}: not readable as JSON ({fault}); restore it from a copy") from None
+    return build({key: value for key, value in values.items() if key in Config.model_fields}, str(file))
+
+
+def find(name: str) -> Path:
+    """The file of a shipped name or a path; ConfigError lists what ships."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
+    if name in shipped:
+        return shipped[name]
+    known = ", ".join(shipped)
+    if name.endswith(".toml") or "/" in name:
+        raise ConfigError(f"{name}: no such file; give a TOML file or one of: {known}")
+    raise ConfigError(f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file")
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``a.b=c`` -> ("a.b", c): c as TOML where it is TOML, else as a string."""
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        raise ConfigError(f"--set {text}: expected key=value, for example --set train.seed=1")
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except tomllib.TOMLDecodeError:
+        return key, value.strip()
+    return key, parsed["value"] if len(parsed) == 1 else value.strip()
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def explain(error: Any) -> tuple[str, str]:
+    """(key, message) of one pydantic error, in our words."""
+    path, model = [], Config
+    field = None
+    for part in error["loc"]:
+        path.append(str(part))
+        field = model.model_fields.get(str(part))
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+            break
+        model = field.annotation
+    key = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        table = f"[{'.'.join(path[:-1])}] has" if path[:-1] else "a config has"
+        return key, f"{key}: {table} no such key; {nearest(path[-1], list(model.model_fields))}"
+    expected = field.description if field is not None and field.description else error["msg"]
+    return key, f"{key}: expected {expected}, got {json.dumps(error['input'], default=str, ensure_ascii=False)}"
+
+
+def _source(key: str, where: str, origin: dict[str, str] | None) -> str:
+    """Where a key was written: the override that set it or something below it, else ``where``."""
+    for given, text in (origin or {}).items():
+        if given == key or given.startswith(key + "."):
+            return text
+    return where
+
+
+def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *tables, last = key.split(".")
+    for i, name in enumerate(tables):
+        values = values.setdefault(name, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {'.'.join(tables[:i + 1])} is not a table")
+    values[last] = value
+
+
+def _anchor(values: dict[str, Any], folder: Path) -> None:
+    """Make relative paths absolute, from ``folder``."""
+    for table, key in _paths(values):
+        value = Path(table[key]).expanduser()
+        table[key] = str((folder / value).resolve())
+
+
+def _paths(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    for section, key in (("stream", "path"), ("train", "cache"), ("encoder", "name")):
+        table = values.get(section)
+        if not isinstance(table, dict) or not isinstance(table.get(key), str) or table[key] == "none":
+            continue
+        # "owner/model" is a hub name; a folder says so by its beginning.
+        if key != "name" or table[key].startswith((".", "/", "~")):
+            yield table, key
