@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import cpu
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source, name_of, open_binary
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
 from mmcl_fast.media.views import draw, normalise
-
-READERS = {"image": cpu.image, "video": cpu.video, "audio": cpu.audio, "depth": cpu.depth}
 
 
 def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int = 0, seed: int = 0,
@@ -45,7 +42,7 @@ def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int
         return _read(source, modality, lambda: _text(source, spec))
     name = "" if isinstance(source, bytes) else Path(source).name
     picture = _read(source, modality,
-                    lambda: READERS[modality](source, spec, draw(view, seed, name if key is None else key)))
+                    lambda: _backend(modality)(source, spec, draw(view, seed, name if key is None else key)))
     return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
 
 
@@ -53,9 +50,16 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
     """Decodes a file to its end; raises MediaError that names it and says what is wrong."""
     spec = spec or default_spec(modality)
     if isinstance(spec, VisualSpec):
-        _read(source, modality, lambda: READERS[modality](source, spec, draw(0, 0, ""), whole=True))
+        _read(source, modality, lambda: _backend(modality)(source, spec, draw(0, 0, ""), whole=True))
     else:
         _read(source, modality, lambda: _text(source, spec, whole=True))
+
+
+def _backend(modality: str):
+    """The function that reads this modality; its packages are imported with the first file."""
+    from mmcl_fast.media import cpu
+
+    return getattr(cpu, modality)
 
 
 def _read(source: Source, modality: str, work):

@@ -53,7 +53,7 @@ class Loader:
                 yield indices, batch
             return
         stop = threading.Event()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmcl-fast-media")
+        pool = _pool(self.workers)
         under_way: deque[tuple[list[int], Any, list[Future]]] = deque()
         try:
             for start in starts:
@@ -85,6 +85,19 @@ class Loader:
         else:
             decode(item.path, item.modality, spec, view=self.view, seed=self.seed, key=item.key,
                    out=batch[slot])
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads in which torch starts none of its own: items, not operations, are what runs in parallel.
+
+    ``set_num_threads`` is per thread, but also the default of every thread that has not asked yet: so each
+    worker asks, and then the caller's number is put back.
+    """
+    threads, barrier = torch.get_num_threads(), threading.Barrier(workers)
+    pool = ThreadPoolExecutor(workers, "mmcl-fast-media", initializer=torch.set_num_threads, initargs=(1,))
+    list(pool.map(lambda _: (torch.get_num_threads(), barrier.wait()), range(workers)))
+    torch.set_num_threads(threads)
+    return pool
 
 
 def _finished(work: tuple[list[int], Any, list[Future]]) -> Batch:

@@ -195,7 +195,7 @@ def _animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
             raise MediaError("a still picture, not a video: move it to the image modality")
         if im.width * im.height * count > 16 * spec.max_pixels or im.width * im.height > spec.max_pixels:
             raise MediaError(f"{count} frames of {im.width} x {im.height}, the limit in pixels is "
-                             f"{spec.max_pixels} each, {16 * spec.max_pixels} in all: make it smaller or raise max_pixels")
+                             f"{spec.max_pixels} each, 16 times that in all: shrink it or raise max_pixels")
         squares, ends = [], []
         for index in range(count):
             im.seek(index)

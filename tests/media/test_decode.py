@@ -2,6 +2,8 @@
 
 import io
 import random
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError, UserError
 from mmcl_fast.media import MODALITIES, TextSpec, check, decode, default_spec, loader, sniff, spec_from_dict
+from mmcl_fast.media.loader import _pool
 from mmcl_fast.media.views import draw
 from tests.media.files import av_audio, counting_video, jpeg, plain, quarters, tone
 
@@ -97,7 +100,7 @@ def test_every_fault_is_one_line_that_names_the_file(modality, media, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["image.jpg", "image.png", "audio.flac", "video.mp4", "video.avi",
-                                  "depth.png", "audio.ogg", "video.webm", "audio.m4a", "image.webp", "depth.tiff"])
+                                  "depth.png", "audio.ogg", "video.webm", "audio.m4a", "depth.tiff"])
 def test_damage_ends_in_an_item_or_a_media_error(name, media, tmp_path):
     data, rng, outcomes = media[name].read_bytes(), random.Random(name), set()
     for _ in range(20):
@@ -157,6 +160,18 @@ def test_specs_go_to_dicts_and_back(modality):
     assert spec_from_dict(spec.to_dict()) == spec
     with pytest.raises(ConfigError, match="colour"):
         spec_from_dict({**spec.to_dict(), "colour": 1})
+
+
+def test_importing_needs_torch_only():
+    blocked = ("numpy", "PIL", "av", "soundfile")
+    code = (f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+            "import mmcl_fast.media, mmcl_fast.streams\n"
+            "from mmcl_fast.errors import MediaError\n"
+            "try: mmcl_fast.media.decode(b'x', 'image')\n"
+            "except MediaError as error: print(error)\n")
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(": install it") and "needs the package" in done.stdout
 
 
 # views
@@ -256,6 +271,22 @@ def test_leaving_the_loader_early_ends_its_threads(greys):
     next(iterator)
     iterator.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("mmcl-fast-media")]
+
+
+def test_the_loader_leaves_torch_threads_as_they_were():
+    before, inside = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        pool = _pool(2)
+        inside = list(pool.map(lambda _: torch.get_num_threads(), range(4)))
+        pool.shutdown()
+        late = []
+        thread = threading.Thread(target=lambda: late.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert (inside, torch.get_num_threads(), late) == ([1] * 4, 2, [2])
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_loader_refuses_nonsense(greys):
