@@ -1,0 +1,179 @@
+"""What a user would take instead. Each maker returns a function that runs forward and backward once, or says why not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from importlib import import_module
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import ops
+
+Maker = Callable[..., Callable[[], None]]
+
+
+class CannotRun(Exception):
+    """A rival that is not installed, or does not do the case."""
+
+
+def need(module: str, attribute: str):  # noqa: ANN201
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, OSError) as error:
+        raise CannotRun(f"not installed ({str(error).splitlines()[0]})") from error
+    except AttributeError as error:
+        raise CannotRun(f"this version has no {attribute}") from error
+
+
+def gpu_only(z: Tensor) -> None:
+    if z.device.type != "cuda":
+        raise CannotRun("needs a GPU")
+
+
+def _step(loss: Callable[[], Tensor], leaves: tuple[Tensor, ...]) -> Callable[[], None]:
+    def run() -> None:
+        for x in leaves:
+            x.grad = None
+        loss().backward()
+
+    return run
+
+
+def ours(name: str) -> Maker:
+    def make(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+        if not (state := ops.backends()[name]).available:
+            raise CannotRun(state.why)
+        return _step(lambda: ops.alignment_loss(z, text, y, logit_scale=s, backend=name), (z, text))
+
+    return make
+
+
+def _plain(z: Tensor, text: Tensor, y: Tensor, s: float) -> Tensor:
+    return F.cross_entropy(s * (F.normalize(z, dim=1) @ F.normalize(text, dim=1).T), y)
+
+
+def eager(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    return _step(lambda: _plain(z, text, y, s), (z, text))
+
+
+def compiled(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    torch._dynamo.reset()
+    function = torch.compile(_plain, dynamic=False)
+    return _step(lambda: function(z, text, y, s), (z, text))
+
+
+def gemms(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    """The bare matrix products, B x C array and all: the floor (with text gradients: three of them)."""
+    a, t = z.detach(), text.detach()
+
+    def run() -> None:
+        x = a @ t.T
+        x @ t
+        if text.requires_grad:
+            x.T @ a
+
+    return run
+
+
+def _linear_loss(function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Maker:
+    """Rivals that take hidden states and a weight matrix: normalisation and scale are put before them."""
+
+    def make(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+        return _step(lambda: function(F.normalize(z, dim=1) * s, F.normalize(text, dim=1), y), (z, text))
+
+    return make
+
+
+def torch_linear(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    return _linear_loss(need("torch.nn.functional", "linear_cross_entropy"))(z, text, y, s)
+
+
+def liger(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    gpu_only(z)
+    module = need("liger_kernel.transformers", "LigerFusedLinearCrossEntropyLoss")()
+    return _linear_loss(lambda h, w, y: module(w, h, y))(z, text, y, s)
+
+
+def liger_flsce(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    gpu_only(z)
+    if z.dtype != torch.bfloat16:
+        raise CannotRun("bfloat16 only")
+    for module in ("liger_kernel.ops.cutedsl.fused_linear_softmax_cross_entropy", "liger_kernel.transformers.functional"):
+        try:
+            function = need(module, "liger_fused_linear_softmax_cross_entropy")
+        except CannotRun:
+            continue
+        return _linear_loss(lambda h, w, y: function(h, w, y))(z, text, y, s)
+    raise CannotRun("this liger-kernel has no FLSCE")
+
+
+def quack(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    gpu_only(z)
+    function = need("quack.linear_cross_entropy", "chunked_linear_cross_entropy")
+    return _linear_loss(lambda h, w, y: function(h, w, y))(z, text, y, s)
+
+
+def cce(filtered: bool) -> Maker:
+    def make(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+        gpu_only(z)
+        function = need("cut_cross_entropy", "linear_cross_entropy")
+        kind = "cce" if filtered else "cce_exact"
+        return _linear_loss(lambda h, w, y: function(h, w, y, impl=kind))(z, text, y, s)
+
+    return make
+
+
+def inf_cl(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
+    gpu_only(z)
+    if z.shape[0] != text.shape[0]:
+        raise CannotRun("contrastive: needs as many texts as rows")
+    function = need("inf_cl", "cal_inf_loss")
+    return _step(lambda: function(z, text, scale=torch.tensor(s, device=z.device)), (z, text))
+
+
+LOSS: dict[str, Maker] = {
+    "cpp": ours("cpp"), "triton": ours("triton"), "cuda": ours("cuda"), "two GEMMs": gemms, "eager": eager,
+    "torch.compile": compiled, "F.linear_cross_entropy": torch_linear, "Liger FLCE": liger, "Liger FLSCE": liger_flsce,
+    "QuACK": quack, "CCE exact": cce(False), "CCE filtered": cce(True), "Inf-CL": inf_cl,
+}
+
+
+def _ours_realign(name: str, leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
+    if not (state := ops.backends()[name]).available:
+        raise CannotRun(state.why)
+    return _realign_step(functools.partial(ops.realign, backend=name), leaves, de)
+
+
+def _realign_step(function: Callable[..., Tensor], leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
+    def run() -> None:
+        for x in leaves.values():
+            x.grad = None
+        function(**leaves).backward(de)
+
+    return run
+
+
+def loop(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None = None) -> Tensor:
+    u = z if source is None else source
+    return F.normalize(z + sum(gate[:, m : m + 1] * (u @ down[m] @ up[m]) for m in range(len(down))), dim=1)
+
+
+def concatenated(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None = None) -> Tensor:
+    u = z if source is None else source
+    m, du, r = down.shape
+    h = u @ down.permute(1, 0, 2).reshape(du, m * r)
+    h = (h.view(-1, m, r) * gate[:, :, None]).view(-1, m * r)
+    return F.normalize(z + h @ up.reshape(m * r, -1), dim=1)
+
+
+def realign_runs(leaves: dict[str, Tensor], de: Tensor) -> dict[str, Callable[[], Callable[[], None]]]:
+    torch._dynamo.reset()
+    made: dict[str, Callable[[], Callable[[], None]]] = {
+        name: functools.partial(_ours_realign, name, leaves, de) for name in ("cpp", "triton", "cuda")}
+    for name, function in (("loop", loop), ("concatenated", concatenated),
+                           ("torch.compile", torch.compile(concatenated, dynamic=False))):
+        made[name] = functools.partial(_realign_step, function, leaves, de)
+    return made
