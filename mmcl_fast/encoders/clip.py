@@ -1,0 +1,278 @@
+"""Any CLIP or SigLIP through transformers, by hub name or from a local folder, cut into trunk and head.
+
+Images, frames of video, log-mel spectrograms and depth maps go through the vision tower, text samples
+through the text tower, cut likewise. z of an empty prefix equals get_image_features and get_text_features
+of transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.encoders.clip_layers import GRID, TEMPORAL, TextTower, VisionTower
+from mmcl_fast.errors import EncoderError
+from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec
+
+KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json",
+           "pytorch_model.bin", "pytorch_model.bin.index.json")
+TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+PICTURES = ("preprocessor_config.json", "processor_config.json")
+BILINEAR = 2  # Pillow's number; whatever else a model names is taken as bicubic
+TEXTS_AT_ONCE = 64
+
+
+class ClipEncoder(Encoder):
+    """A frozen CLIP or SigLIP (SigLIP 2 at fixed resolution too).
+
+    Towers may differ in depth (ViT-L has 24 layers beside 12 of its text tower): a tower with fewer than J
+    layers takes the last slices of a prefix. SigLIP's logit bias is left out: the loss is a softmax, which a
+    constant doesn't change.
+
+    Args:
+        name_or_folder: a hub name such as ``"openai/clip-vit-base-patch32"``, or a folder in Hugging Face
+            format.
+        prompt_blocks: J, how many of the last layers take prompts and belong to the head; ``"all"``: every
+            layer, so that the trunk is the patch embedding alone.
+        device, dtype: of the frozen weights. z and queries are float32 whatever the dtype.
+        frames: F of a video.
+
+    Raises:
+        EncoderError: one line that says what is missing and what to do.
+    """
+
+    def __init__(self, name_or_folder: str | Path, *, prompt_blocks: int | str = 4,
+                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, frames: int = 8):
+        self.name, self.dtype, self.frames = str(name_or_folder), dtype, frames
+        self._model, tokenizer, self._pictures = load(self.name, dtype)
+        depth = {t: len(getattr(self._model, f"{t}_model").encoder.layers) for t in ("vision", "text")}
+        self.blocks = self._count(prompt_blocks, max(depth.values()))
+        self._vision = VisionTower(self._model, min(self.blocks, depth["vision"]))
+        self._text = TextTower(self._model, tokenizer, min(self.blocks, depth["text"]))
+        self._towers = {"vision": self._vision, "text": self._text}
+        self.query_dim = self._vision.width + self._text.width
+        self.dim = self._text.project.out_features
+        self.logit_scale = self._model.logit_scale.float().exp().item()
+        self.fingerprint = self._hash(tokenizer)
+        self.to(device)
+
+    def tower(self, modality: str) -> str:
+        if modality not in MODALITIES:
+            raise EncoderError(f"{self.name} has no modality {modality!r}: "
+                               f"use one of {', '.join(MODALITIES)}")
+        return "text" if modality == "text" else "vision"
+
+    def prefix_width(self, modality: str) -> int:
+        return self._towers[self.tower(modality)].width
+
+    def spec(self, modality: str) -> Spec:
+        """Statistics, crop and resampling as in the model's picture settings; the vision tower's size.
+
+        A spectrogram is squashed, whatever pictures are: a crop would cut its start and end.
+        """
+        if self.tower(modality) == "text":
+            return TextSpec()
+        pictures, plain = self._pictures, self._pictures.get("do_normalize", True) is False
+        size = pictures.get("size")
+        crop = pictures.get("do_center_crop", False) or (isinstance(size, dict) and "shortest_edge" in size)
+        return VisualSpec(
+            modality=modality, size=self._vision.size, frames=self.frames if modality == "video" else 1,
+            resize="crop" if crop and modality != "audio" else "squash",
+            interpolation="bilinear" if pictures.get("resample") == BILINEAR else "bicubic",
+            mean=(0, 0, 0) if plain else pictures["image_mean"],
+            std=(1, 1, 1) if plain else pictures["image_std"])
+
+    @torch.no_grad()
+    def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
+        """Query: the raw mean of the patch tokens (vision) or real tokens (text), in its tower's slots."""
+        if self.tower(modality) == "text":
+            tokens, query, mask = self._text.trunk(batch)
+            return Tokens(tokens, F.pad(query, (self._vision.width, 0)), mask)
+        size = self._vision.size
+        if batch.dim() != 5 or batch.shape[2:] != (3, size, size):
+            raise EncoderError(f"{self.name}: a batch of {modality} has shape {list(batch.shape)}: "
+                               f"give [B, F, 3, {size}, {size}], as spec({modality!r}) says")
+        tokens, query = self._vision.trunk(batch.to(self.device, self.dtype))
+        return Tokens(tokens, F.pad(query, (0, self._text.width)))
+
+    def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
+        tower = self._towers[self.tower(modality)]
+        if prefix is not None and (prefix.shape[-4], prefix.shape[-3], prefix.shape[-1]) != (
+                self.blocks, 2, tower.width):
+            raise EncoderError(f"{self.name}: a prefix for {modality} has shape {list(prefix.shape)}: "
+                               f"give [{self.blocks}, 2, L, {tower.width}], with or without B in front")
+        return tower.head(tokens.tokens.to(self.dtype), tokens.mask, prefix).float()
+
+    @torch.no_grad()
+    def text(self, texts: list[str]) -> Tensor:
+        rows = [self.head(self.trunk(texts[i:i + TEXTS_AT_ONCE], "text"), None, "text")
+                for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        return F.normalize(torch.cat(rows), dim=1) if rows else torch.empty(0, self.dim, device=self.device)
+
+    def to(self, device: torch.device | str) -> "ClipEncoder":
+        self.device = torch.device(device)
+        self._model.to(self.device)
+        return self
+
+    def _count(self, prompt_blocks: int | str, most: int) -> int:
+        if prompt_blocks == "all":
+            return most
+        if not isinstance(prompt_blocks, int) or not 1 <= prompt_blocks <= most:
+            raise EncoderError(f"prompt_blocks = {prompt_blocks!r}: {self.name} has {most} layers, "
+                               f"give 1 to {most} or \"all\"")
+        return prompt_blocks
+
+    def _hash(self, tokenizer) -> str:
+        kind = self._model.config.model_type
+        cut = [type(self).__name__, kind, self.blocks, GRID, TEMPORAL, str(self.dtype)]
+        specs = [self.spec(modality).to_dict() for modality in MODALITIES]
+        digest = hashlib.sha256(json.dumps([cut, specs, sorted(tokenizer.get_vocab().items())]).encode())
+        for key, value in sorted(self._model.state_dict().items()):
+            digest.update(f"{key} {tuple(value.shape)}".encode())
+            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def load(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+    """The frozen model, its tokenizer and its picture settings. Raises EncoderError."""
+    folder = Path(name).expanduser()
+    local = folder.is_dir()
+    if local:
+        name = str(folder)
+        _need(folder, ("config.json",), "config.json")
+    elif folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise EncoderError(f"{name}: no such folder: give a folder with a CLIP or SigLIP, or a hub name")
+    config_class = _from_transformers("PreTrainedConfig")
+    with _quiet(), _faults(name, local, "config.json"):
+        kind = config_class.get_config_dict(name)[0].get("model_type")
+    if kind not in KINDS:
+        advice = ("give a CLIP or SigLIP with both towers" if kind != "siglip2" else
+                  "SigLIP 2 of variable resolution is not supported, use one of fixed resolution such as "
+                  "google/siglip2-base-patch16-224")
+        raise EncoderError(f"{name}: model_type is {kind!r}, not 'clip' or 'siglip': {advice}")
+    if local:
+        _need(folder, WEIGHTS, "weights (model.safetensors)")
+        _need(folder, TOKENIZERS, "tokenizer (tokenizer.json)")
+        _need(folder, PICTURES, "picture settings (preprocessor_config.json)")
+    model_class, tokenizer_class = _from_transformers(KINDS[kind]), _from_transformers("AutoTokenizer")
+    with _quiet(), _faults(name, local, "picture settings"):
+        pictures = _pictures(name)
+    with _quiet(), _faults(name, local, "tokenizer"):
+        _check_sentencepiece(name)
+        tokenizer = tokenizer_class.from_pretrained(name)
+    with _quiet(), _faults(name, local, "weights"):
+        model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise EncoderError(f"{name}: the weights lack {len(missing)} tensors, the first is {missing[0]}: "
+                           "give a folder with both towers, or download it again")
+    if kind == "siglip" and not hasattr(model.vision_model, "head"):
+        raise EncoderError(f"{name}: its vision tower has no pooling head (vision_use_head is false): "
+                           "give a SigLIP that embeds pictures")
+    return model.requires_grad_(False).eval(), tokenizer, pictures
+
+
+def _need(folder: Path, names: tuple[str, ...], what: str) -> None:
+    if not any((folder / name).is_file() for name in names):
+        raise EncoderError(f"{folder}: no {what} in this folder: give a folder that save_pretrained wrote or "
+                           "that was downloaded whole")
+
+
+def _from_transformers(name: str) -> Any:
+    """A public class of transformers, imported here and nowhere earlier."""
+    if importlib.util.find_spec("transformers") is None:
+        raise EncoderError("a CLIP or SigLIP encoder needs transformers: pip install 'mmcl-fast[clip]'")
+    try:
+        return getattr(importlib.import_module("transformers"), name)
+    except (ImportError, RuntimeError, OSError, AttributeError) as fault:
+        broken = [package for package in ("torchvision", "torchaudio") if _is_broken(package)]
+        if broken:
+            raise EncoderError(
+                f"transformers can't be imported, because {' and '.join(broken)} here is not built for "
+                f"torch {torch.__version__}: pip uninstall {' '.join(broken)}") from fault
+        raise EncoderError(f"transformers.{name} can't be imported ({_first_line(fault)}): "
+                           "pip install -U 'mmcl-fast[clip]'") from fault
+
+
+def _is_broken(package: str) -> bool:
+    if importlib.util.find_spec(package) is None:
+        return False
+    try:
+        importlib.import_module(package)
+    except Exception:  # a library for another torch fails in any way at import
+        return True
+    return False
+
+
+def _pictures(name: str) -> dict[str, Any]:
+    mixin = importlib.import_module("transformers.image_processing_base").ImageProcessingMixin
+    pictures = mixin.get_image_processor_dict(name)[0]
+    for key in ("image_mean", "image_std"):
+        value = pictures.get(key)
+        three = isinstance(value, list) and len(value) == 3
+        if not three and pictures.get("do_normalize", True) is not False:
+            raise EncoderError(f"{name}: preprocessor_config.json has {key} = {value!r}: "
+                               "three numbers are needed")
+    return pictures
+
+
+def _check_sentencepiece(name: str) -> None:
+    """Without them transformers may read a tokenizer.json that lacks SigLIP's canonical form of texts."""
+    auto = importlib.import_module("transformers.models.auto.tokenization_auto")
+    kind = auto.get_tokenizer_config(name).get("tokenizer_class") or ""
+    if kind.removesuffix("Fast") == "SiglipTokenizer":
+        have = importlib.import_module("transformers.utils")
+        if not (have.is_sentencepiece_available() and have.is_protobuf_available()):
+            raise EncoderError(f"{name}: its tokenizer needs two packages: "
+                               "pip install sentencepiece protobuf")
+
+
+@contextmanager
+def _faults(name: str, local: bool, what: str) -> Iterator[None]:
+    """Whatever transformers raises about a folder or the hub becomes one line."""
+    try:
+        yield
+    except EncoderError:
+        raise
+    except Exception as fault:  # config, tokenizer and weight readers raise their own kinds, some not public
+        reason = _first_line(fault)
+        if local:
+            raise EncoderError(f"{name}: {what} can't be read ({reason}): replace the file") from fault
+        raise EncoderError(
+            f"{name}: {what} can't be fetched from the hub ({reason}): check the name; without a connection "
+            "download the model elsewhere and give its folder, or set HF_HUB_OFFLINE=1 to use what is cached"
+        ) from fault
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(". ")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars or notes of transformers and its hub client while a model loads."""
+    log, hub = importlib.import_module("transformers.utils.logging"), logging.getLogger("huggingface_hub")
+    level, hub_level, bar = log.get_verbosity(), hub.level, log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bar:
+            log.enable_progress_bar()

@@ -1,0 +1,163 @@
+"""The towers of CLIP and SigLIP, cut into a trunk and a head that takes prefixes.
+
+Both models' layers are x + attn(ln1(x)), x + mlp(ln2(x)) (Radford et al. 2021, arXiv 2103.00020; Zhai et
+al. 2023, arXiv 2303.15343). transformers' own submodules are run here one by one, because its layers take
+no prefix.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmcl_fast.encoders.blocks import block_prefix, sinusoid
+
+GRID = 4  # a video's patch tokens are averaged to about GRID x GRID a frame
+TEMPORAL = 0.25  # size of the temporal embedding, as a share of the mean magnitude of the sample's tokens
+FRAMES_AT_ONCE = 64
+
+
+def attend(attn: nn.Module, x: Tensor, prefix: Tensor | None, causal: bool) -> Tensor:
+    """Attention of a transformers module over a prefix and x ``[B, N, d]``.
+
+    prefix: keys and values ``[2, L, d]`` or ``[B, 2, L, d]``, seen by every query.
+    causal: token i sees tokens <= i.
+    """
+    batch, length, _ = x.shape
+    q, k, v = attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)
+    if prefix is not None:
+        prefix = prefix.to(x.dtype).expand(batch, -1, -1, -1)
+        k, v = torch.cat([prefix[:, 0], k], dim=1), torch.cat([prefix[:, 1], v], dim=1)
+    mask = None
+    if causal:
+        before = k.shape[1] - length
+        mask = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
+    q, k, v = (t.view(batch, -1, attn.num_heads, attn.head_dim).transpose(1, 2) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale)
+    return attn.out_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+def run(layers: nn.ModuleList, x: Tensor, prefix: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Layers with the last ``len(layers)`` slices of a prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``."""
+    first = 0 if prefix is None else prefix.shape[-4] - len(layers)
+    for j, layer in enumerate(layers, first):
+        x = x + attend(layer.self_attn, layer.layer_norm1(x), block_prefix(prefix, j), causal)
+        x = x + layer.mlp(layer.layer_norm2(x))
+    return x
+
+
+class VisionTower:
+    """Pictures and frames. CLIP pools its class token, SigLIP attends over all tokens with a frozen probe.
+
+    Args:
+        model: a CLIPModel or SiglipModel.
+        blocks: number of last layers in the head.
+    """
+
+    def __init__(self, model: nn.Module, blocks: int):
+        self.tower = model.vision_model
+        self.project = getattr(model, "visual_projection", None)
+        config = model.config.vision_config
+        self.width, self.size = config.hidden_size, config.image_size
+        self.side = config.image_size // config.patch_size
+        self.specials = int(hasattr(self.tower.embeddings, "class_embedding"))
+        layers = self.tower.encoder.layers
+        self.lower, self.upper = layers[:len(layers) - blocks], layers[len(layers) - blocks:]
+        # The head tells a whole picture from pooled frames by N: no number of frames may give the same.
+        whole = self.specials + self.side ** 2
+        self.grid = next(g for g in range(min(self.side, GRID), self.side + 1)
+                         if g == self.side or whole % (self.specials + g * g))
+
+    def trunk(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels ``[B, F, 3, size, size]`` -> tokens ``[B, N, d]`` and query ``[B, d]`` float32.
+
+        One frame: N = (class token and) patches, as they are. More: every frame passes the trunk alone; its
+        patch tokens are averaged to ``grid`` x ``grid``, a sinusoidal temporal embedding is added to all its
+        tokens, and the frames are joined, N = F (1 + grid^2) for CLIP. The query is the mean of the patch
+        tokens before that.
+        """
+        count, frames = pixels.shape[:2]
+        x = torch.cat([self._frames(part) for part in pixels.flatten(0, 1).split(FRAMES_AT_ONCE)])
+        patches = x[:, self.specials:]
+        query = patches.float().mean(1).view(count, frames, -1).mean(1)
+        if frames == 1:
+            return x, query
+        cells = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
+        pooled = F.adaptive_avg_pool2d(cells, self.grid).flatten(2).transpose(1, 2)
+        x = torch.cat([x[:, :self.specials], pooled], dim=1).view(count, frames, -1, self.width)
+        time = sinusoid(torch.arange(frames, device=x.device) / (frames - 1) * 8, self.width)[:, None]
+        scale = TEMPORAL * x.abs().mean((1, 2, 3), keepdim=True)
+        return (x + scale * time.to(x.dtype)).flatten(1, 2), query
+
+    def _frames(self, pixels: Tensor) -> Tensor:
+        x = self.tower.embeddings(pixels)
+        if hasattr(self.tower, "pre_layrnorm"):
+            x = self.tower.pre_layrnorm(x)
+        return run(self.lower, x)
+
+    def head(self, x: Tensor, mask: None, prefix: Tensor | None) -> Tensor:
+        """Tokens ``[B, N, d]`` -> z ``[B, D]``; for CLIP pooled over the frames' class tokens."""
+        x = run(self.upper, x, prefix)
+        if not self.specials:
+            return self.tower.head(self.tower.post_layernorm(x))
+        whole = x.shape[1] == 1 + self.side ** 2
+        classes = x[:, ::x.shape[1] if whole else 1 + self.grid ** 2]
+        return self.project(self.tower.post_layernorm(classes).mean(1))
+
+
+class TextTower:
+    """Texts. CLIP: causal, pooled at the end-of-text token. SigLIP: padded to full length, pooled at its end.
+
+    Args:
+        model: a CLIPModel or SiglipModel.
+        tokenizer: the model's own.
+        blocks: number of last layers in the head.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer, blocks: int):
+        self.tower, self.tokenizer = model.text_model, tokenizer
+        self.project = getattr(model, "text_projection", None) or model.text_model.head
+        config = model.config.text_config
+        self.width, self.end = config.hidden_size, config.eos_token_id
+        self.length = config.max_position_embeddings
+        self.causal = model.config.model_type == "clip"
+        layers = self.tower.encoder.layers
+        self.lower, self.upper = layers[:len(layers) - blocks], layers[len(layers) - blocks:]
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask ``[B, N]``, cut to the model's length; True up to and with the end token.
+
+        SigLIP is trained on lower-case texts; the tokenizer that SigLIP 2 shares with Gemma keeps case.
+        """
+        if not self.causal:
+            texts = [text.lower() for text in texts]
+        out = self.tokenizer(texts, padding=True if self.causal else "max_length", truncation=True,
+                             max_length=self.length, return_attention_mask=True, return_tensors="pt")
+        ids = out["input_ids"]
+        if not self.causal:
+            return ids, out["attention_mask"].bool()
+        # Old CLIP configs say 2 where the end token is the highest id (transformers#24773).
+        end = (ids if self.end == 2 else ids == self.end).int().argmax(1)
+        return ids, torch.arange(ids.shape[1]) <= end[:, None]
+
+    def trunk(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Tokens ``[B, N, d]``, query ``[B, d]`` float32 (mean of the real tokens), mask for CLIP.
+
+        SigLIP attends to its padding, as it was trained; hence no mask there.
+        """
+        ids, mask = self.encode(texts)
+        device = self.tower.embeddings.token_embedding.weight.device
+        ids, mask = ids.to(device), mask.to(device)
+        x = run(self.lower, self.tower.embeddings(ids), causal=self.causal)
+        real = mask.unsqueeze(-1)
+        query = (x.float() * real).sum(1) / real.sum(1).clamp(min=1)
+        return x, query, mask if self.causal else None
+
+    def head(self, x: Tensor, mask: Tensor | None, prefix: Tensor | None) -> Tensor:
+        """Tokens ``[B, N, d]`` -> z ``[B, D]``. What follows CLIP's end token is never seen by it."""
+        x = self.tower.final_layer_norm(run(self.upper, x, prefix, self.causal))
+        if not self.causal:
+            return self.project(x[:, -1])
+        return self.project(x[torch.arange(len(x), device=x.device), mask.sum(1) - 1])
