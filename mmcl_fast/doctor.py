@@ -58,7 +58,7 @@ def show(findings: list[Finding], console: "Console") -> None:
     from rich.text import Text
 
     style = {"ok": "green", "missing": "yellow", "broken": "red"}
-    table = Table(pad_edge=False, show_edge=False)
+    table = Table(show_edge=False)
     for name in ("what", "state", "found"):
         table.add_column(name, overflow="fold")
     for finding in findings:

@@ -1,0 +1,51 @@
+# make demo: learn the demo stream and show what was remembered.   make test: all tests.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= runs/demo
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
+
+.PHONY: demo test gpu setup clean
+
+demo: setup
+	$(BIN)/mmcl-fast train demo --out $(OUT) --resume $(ARGS)
+
+test: setup $(STAMPS)/test
+	$(BIN)/python -m pytest $(ARGS)
+
+gpu: setup $(STAMPS)/test
+	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/gpu.sh $(ARGS)
+
+setup: $(STAMPS)/build
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is missing or older than 3.11 (the pinned requirements need it); make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 2; }
+	@command -v $${CXX:-c++} >/dev/null || \
+	  { echo "error: no C++ compiler; on Debian or Ubuntu: sudo apt install g++" >&2; exit 2; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.isfile(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
+	  { echo "error: the headers of $(PYTHON) are missing; on Debian or Ubuntu: sudo apt install python3-dev" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/requirements: requirements.txt requirements-nodeps.txt $(STAMPS)/venv
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps -r requirements-nodeps.txt
+	@touch $@
+
+# Editable: Python sources are read from the checkout; only csrc and the packaging files make it build again.
+$(STAMPS)/build: $(SOURCES) $(STAMPS)/requirements
+	$(PIP) install --no-deps -e .
+	@touch $@
+
+$(STAMPS)/test: requirements-test.txt $(STAMPS)/requirements
+	$(PIP) install -r requirements-test.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info runs .pytest_cache
+	find mmcl_fast -name '_C*.so' -delete
