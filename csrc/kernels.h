@@ -8,24 +8,24 @@ namespace mmcl {
 enum Dtype : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
 
 // One chunk of the alignment loss on the CPU, in place.
-//   x      [rows, cols] in: z_i . t_j for unit z; out: exp(scale cos_ij - row_max_i) / |t_j|, 0 in the label's column
-//   inv    [cols]       1 / |t_j|;   labels [rows] class of each row, less the chunk's first column
+//   x      [rows, cols] in: z_i . t_j; out: exp(scale cos_ij - row_max_i) / |t_j|, 0 in the label's column
+//   inv_z  [rows] 1 / |z_i|;  inv_t [cols] 1 / |t_j|;  labels [rows] classes;  first: the class of column 0
 //   row_max, row_sum    [rows] running maximum, and sum of the exponentials of all classes but the label's
 //   row_fix             [rows] what sums of earlier chunks must be multiplied by (written unless fixed_max)
 //   label_logit         [rows] scale cos(z_i, t_label), written by the chunk that holds the label
 // fixed_max: row_max already holds an upper bound of the logits (scale itself, since |cos| <= 1).
 struct AlignChunk {
   void* x; int64_t ldx, rows, cols;
-  const float* inv; const int64_t* labels; int64_t first;
+  const float *inv_z, *inv_t; const int64_t* labels; int64_t first;
   float scale; bool fixed_max, start;
   float *row_max, *row_sum, *row_fix, *label_logit;
   int dtype, threads;
 };
 
 // After the last chunk: o [rows, D] = sum_{j != label} exp(..) t_j / |t_j|. Per row: the loss, d loss / d z in dz,
-// d loss / d scale, and q / row_sum with q = 1 - p_label (what turns exponentials into probabilities).
+// d loss / d scale, and q / row_sum with q = 1 - p_label (what turns exponentials into probabilities). dz may be o.
 struct AlignFinish {
-  const float* o; const void *unit, *text; void* dz; int64_t ldo, ldu, ldt, lddz, rows, width;
+  const float* o; const void *z, *text; void* dz; int64_t ldo, ldz, ldt, lddz, rows, width;
   const float *inv_z, *inv_t, *mean_text;  // mean_text [D] unit-length class texts averaged, or null
   const int64_t* labels; int64_t ignore;
   float scale, smoothing;

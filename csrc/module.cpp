@@ -19,18 +19,18 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", [] { return std::string(kBuildInfo); }, "How this file was built, as JSON.");
   m.def("cpu_isa", [] { return std::string(cpu_isa()); }, "The instruction set of the row kernels on this machine.");
 
-  m.def("align_chunk", [](addr x, i64 ldx, i64 rows, i64 cols, addr inv, addr labels, i64 first, float scale,
+  m.def("align_chunk", [](addr x, i64 ldx, i64 rows, i64 cols, addr inv_z, addr inv_t, addr labels, i64 first, float scale,
                           bool fixed_max, bool start, addr row_max, addr row_sum, addr row_fix, addr label_logit,
                           int dtype, int threads) {
-    return align_chunk({at<void>(x), ldx, rows, cols, at<const float>(inv), at<const i64>(labels), first, scale,
+    return align_chunk({at<void>(x), ldx, rows, cols, at<const float>(inv_z), at<const float>(inv_t), at<const i64>(labels), first, scale,
                         fixed_max, start, at<float>(row_max), at<float>(row_sum), at<float>(row_fix),
                         at<float>(label_logit), dtype, threads});
   }, free_gil());
-  m.def("align_finish", [](addr o, addr unit, addr text, addr dz, i64 ldo, i64 ldu, i64 ldt, i64 lddz, i64 rows,
+  m.def("align_finish", [](addr o, addr z, addr text, addr dz, i64 ldo, i64 ldz, i64 ldt, i64 lddz, i64 rows,
                            i64 width, addr inv_z, addr inv_t, addr mean_text, addr labels, i64 ignore, float scale,
                            float smoothing, addr row_max, addr row_sum, addr label_logit, addr loss, addr dscale,
                            addr ratio, addr label_coef, int dtype, int threads) {
-    return align_finish({at<const float>(o), at<const void>(unit), at<const void>(text), at<void>(dz), ldo, ldu, ldt,
+    return align_finish({at<const float>(o), at<const void>(z), at<const void>(text), at<void>(dz), ldo, ldz, ldt,
                          lddz, rows, width, at<const float>(inv_z), at<const float>(inv_t), at<const float>(mean_text),
                          at<const i64>(labels), ignore, scale, smoothing, at<const float>(row_max),
                          at<const float>(row_sum), at<const float>(label_logit), at<float>(loss), at<float>(dscale),

@@ -6,9 +6,9 @@ namespace mmcl { namespace MMCL_ISA {
 template <typename T>
 static void chunk_row(const AlignChunk& a, int64_t i) {
   T* x = static_cast<T*>(a.x) + i * a.ldx;
-  const float* inv = a.inv;
+  const float* inv = a.inv_t;
   const int64_t n = a.cols, label = a.labels[i] - a.first;
-  const float scale = a.scale;
+  const float scale = a.scale * a.inv_z[i];
   const bool mine = label >= 0 && label < n;
   if (mine) a.label_logit[i] = scale * load(x, label) * inv[label];
   float top = a.row_max[i];
@@ -53,7 +53,8 @@ static void finish_row(const AlignFinish& a, int64_t i) {
     for (int64_t j = 0; dz && j < n; ++j) store(dz, j, 0.0f);
     return;
   }
-  const T* z = static_cast<const T*>(a.unit) + i * a.ldu;
+  const T* z = static_cast<const T*>(a.z) + i * a.ldz;
+  const float inv_z = a.inv_z[i];
   const T* t = static_cast<const T*>(a.text) + y * a.ldt;
   const float* o = a.o + i * a.ldo;
   const float others = a.row_sum[i], gap = a.row_max[i] - a.label_logit[i];
@@ -62,37 +63,37 @@ static void finish_row(const AlignFinish& a, int64_t i) {
   const float ratio = others > 0 ? q / others : (others != others ? others : 0.0f);
   const float label_coef = (a.smoothing - q) * a.inv_t[y];
   float loss = d > 0 ? d + std::log1p(std::exp(-d)) : std::log1p(std::exp(d));
-  float along = 0.0f, mean_cos = 0.0f;  // along = g . z, g = d loss / d (scale z)
+  float along = 0.0f, mean_cos = 0.0f;  // along = g . z / |z|, g = d loss / d (scale z / |z|)
   if (a.mean_text) {
     const float* mean = a.mean_text;
     const float eps = a.smoothing;
 #pragma omp simd reduction(+ : along, mean_cos)
     for (int64_t j = 0; j < n; ++j) {
-      const float zj = load(z, j);
+      const float zj = load(z, j) * inv_z;
       mean_cos += mean[j] * zj;
       along += (o[j] * ratio + label_coef * load(t, j) - eps * mean[j]) * zj;
     }
     loss += eps * (a.label_logit[i] - a.scale * mean_cos);
   } else {
 #pragma omp simd reduction(+ : along)
-    for (int64_t j = 0; j < n; ++j) along += (o[j] * ratio + label_coef * load(t, j)) * load(z, j);
+    for (int64_t j = 0; j < n; ++j) along += (o[j] * ratio + label_coef * load(t, j)) * (load(z, j) * inv_z);
   }
   a.loss[i] = loss;
   a.dscale[i] = along;
   a.ratio[i] = ratio;
   a.label_coef[i] = a.smoothing - q;
   if (!dz) return;
-  const float pull = a.scale * a.inv_z[i];
+  const float pull = a.scale * inv_z, back = along * inv_z;
   if (a.mean_text) {
     const float* mean = a.mean_text;
     const float eps = a.smoothing;
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j)
-      store(dz, j, pull * (o[j] * ratio + label_coef * load(t, j) - eps * mean[j] - along * load(z, j)));
+      store(dz, j, pull * (o[j] * ratio + label_coef * load(t, j) - eps * mean[j] - back * load(z, j)));
   } else {
 #pragma omp simd
     for (int64_t j = 0; j < n; ++j)
-      store(dz, j, pull * (o[j] * ratio + label_coef * load(t, j) - along * load(z, j)));
+      store(dz, j, pull * (o[j] * ratio + label_coef * load(t, j) - back * load(z, j)));
   }
 }
 

@@ -58,7 +58,7 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
             label_smoothing, ignore_index, reduction, need, name)
     if compiling:
         return torch.ops.mmcl_fast.alignment_loss(*args)[0]
-    return (schema.AlignmentLoss.apply(*args) if need else schema.alignment_loss(*args))[0]
+    return schema.AlignmentLoss.apply(*args) if need else schema.alignment_loss(*args)[0]
 
 
 def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None,
@@ -78,7 +78,8 @@ def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor
     if torch.compiler.is_compiling():
         return torch.ops.mmcl_fast.realign(z, gate, down, up, source, name)[0]
     graded = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (z, gate, down, up, source))
-    return (schema.Realign.apply if graded else schema.realign)(z, gate, down, up, source, name)[0]
+    args = (z, gate, down, up, source, name)
+    return schema.Realign.apply(*args) if graded else schema.realign(*args)[0]
 
 
 def realigned_alignment_loss(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, text: Tensor, labels: Tensor, *,

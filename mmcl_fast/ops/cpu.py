@@ -60,46 +60,45 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
     z, text, labels = _rows(z), _rows(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
     kind, threads, wide = DTYPES[z.dtype], torch.get_num_threads(), torch.float32
+    scale = float(scale)
     rows = min(b, max(1, CHUNK // c) if need_text else ROWS)
     cols = c if need_text else min(c, max(256, CHUNK // rows))
     fixed = scale <= FIXED_MAX
-    ce, ds = z.new_empty(b, dtype=wide), z.new_empty(b, dtype=wide)
-    dz = torch.empty_like(z, memory_format=torch.contiguous_format) if need_z else z.new_empty(0)
-    stats = z.new_empty(6, rows, dtype=wide)
-    top, total, fix, own, ratio, label_coef = (s.data_ptr() for s in stats)
-    inv_t, inv_z = z.new_empty(c, dtype=wide), z.new_empty(rows, dtype=wide)
-    unit = z.new_empty(rows, d)
-    lib.row_norm(text.data_ptr(), 0, inv_t.data_ptr(), text.stride(0), 0, c, d, kind, threads)
+    ce, ds, stats = z.new_empty(b, dtype=wide), z.new_empty(b, dtype=wide), z.new_empty(7, rows, dtype=wide)
+    start, row = stats.data_ptr(), 4 * rows
+    top, total, fix, own, ratio, label_coef, inv_z = range(start, start + 7 * row, row)
+    in_place = rows == b and z.dtype == wide  # dz takes the place of the sums over classes
+    dz = z.new_empty((b, d)) if need_z and not in_place else z.new_empty(0)
+    inv_t = z.new_empty(c, dtype=wide)
+    at_t = inv_t.data_ptr()
+    lib.row_norm(text.data_ptr(), 0, at_t, text.stride(0), 0, c, d, kind, threads)
     mean = _mean_unit(text, inv_t) if smoothing else None
     dtext = z.new_zeros(c, d, dtype=wide) if need_text else z.new_empty(0)
     for r in range(0, b, rows):
-        m = min(rows, b - r)
-        lib.row_norm(z.data_ptr() + r * z.stride(0) * z.element_size(), unit.data_ptr(), inv_z.data_ptr(),
-                     z.stride(0), d, m, d, kind, threads)
-        u, y = unit[:m], labels.data_ptr() + 8 * r
+        u, y = z[r : r + rows], labels.data_ptr() + 8 * r
+        m, at_u = len(u), u.data_ptr()
+        lib.row_norm(at_u, 0, inv_z, z.stride(0), 0, m, d, kind, threads)
         if fixed:
             stats[0].fill_(scale)
         for n in range(0, c, cols):
             t = text[n : n + cols]
             x = product(u, t.T)
-            lib.align_chunk(x.data_ptr(), t.shape[0], m, t.shape[0], inv_t.data_ptr() + 4 * n, y, n, scale, fixed,
-                            n == 0, top, total, fix, own, kind, threads)
+            lib.align_chunk(x.data_ptr(), len(t), m, len(t), inv_z, at_t + 4 * n, y, n, scale, fixed, n == 0, top,
+                            total, fix, own, kind, threads)
             part = product(x, t)
             if n == 0:
                 o = part if part.dtype == wide else part.float()
-            elif fixed:
-                o.add_(part)
             else:
-                torch.addcmul(part, o, stats[2, :m, None], out=o) if part.dtype == wide else o.mul_(
-                    stats[2, :m, None]).add_(part)
-        lib.align_finish(o.data_ptr(), unit.data_ptr(), text.data_ptr(),
-                         dz.data_ptr() + r * d * z.element_size() if need_z else 0, d, d, text.stride(0), d, m, d,
-                         inv_z.data_ptr(), inv_t.data_ptr(), 0 if mean is None else mean.data_ptr(), y, ignore_index,
-                         scale, smoothing, top, total, own, ce.data_ptr() + 4 * r, ds.data_ptr() + 4 * r, ratio,
-                         label_coef, kind, threads)
+                (o if fixed else o.mul_(stats[2, :m, None])).add_(part)
+        at_dz = 0 if not need_z else o.data_ptr() if in_place else dz[r:].data_ptr()
+        lib.align_finish(o.data_ptr(), at_u, text.data_ptr(), at_dz, d, z.stride(0), text.stride(0), d, m, d, inv_z,
+                         at_t, 0 if mean is None else mean.data_ptr(), y, ignore_index, scale, smoothing, top, total,
+                         own, ce.data_ptr() + 4 * r, ds.data_ptr() + 4 * r, ratio, label_coef, kind, threads)
         if need_text:
-            _add_text_gradient(dtext, x, u.float(), stats[4, :m], stats[5, :m], labels[r : r + m],
-                               coef[r : r + m], inv_t, smoothing, ignore_index)
+            _add_text_gradient(dtext, x, u.float() * stats[6, :m, None], stats[4, :m], stats[5, :m],
+                               labels[r : r + m], coef[r : r + m], inv_t, smoothing, ignore_index)
+    if need_z and in_place:
+        dz = o
     if need_text:
         dtext.mul_(scale)
         along = torch.einsum("cd,cd,c->c", dtext, text.float(), inv_t * inv_t)

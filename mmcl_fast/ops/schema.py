@@ -61,8 +61,12 @@ def _alignment_setup(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
     again = (z, text) if need & TEXT and reduction == "none" else ()
     ctx.save_for_backward(loss, rows, weights, norm, dz, dtext, dscale, labels, weight, logit_scale, *again)
     ctx.args = (scale, smoothing, ignore_index, reduction, need, backend)
-    ctx.mark_non_differentiable(rows, weights, norm, dz, dtext, dscale)
     ctx.set_materialize_grads(False)
+
+
+def _alignment_registered_setup(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
+    _alignment_setup(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[1:])
 
 
 @once_differentiable
@@ -117,8 +121,12 @@ def _realign_setup(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
     z, gate, down, up, source, ctx.backend = inputs
     e, inv, h = output
     ctx.save_for_backward(e, inv, h, z, gate, down, up, source)
-    ctx.mark_non_differentiable(inv, h)
     ctx.set_materialize_grads(False)
+
+
+def _realign_registered_setup(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
+    _realign_setup(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[1:])
 
 
 def _realign_grads(run, ctx, de: Tensor | None) -> tuple:  # noqa: ANN001
@@ -143,16 +151,24 @@ def _realign_eager_backward(ctx, de: Tensor | None, *_: None) -> tuple:  # noqa:
 class AlignmentLoss(torch.autograd.Function):
     """The eager road past the dispatcher; the same forward and backward as the registered operation."""
 
-    forward = staticmethod(alignment_loss)
-    setup_context = staticmethod(_alignment_setup)
+    @staticmethod
+    def forward(ctx, *inputs) -> Tensor:  # noqa: ANN001, ANN002
+        output = alignment_loss(*inputs)
+        _alignment_setup(ctx, inputs, output)
+        return output[0]
+
     backward = staticmethod(_alignment_backward)
 
 
 class Realign(torch.autograd.Function):
     """The eager road past the dispatcher; the same forward and backward as the registered operation."""
 
-    forward = staticmethod(realign)
-    setup_context = staticmethod(_realign_setup)
+    @staticmethod
+    def forward(ctx, *inputs) -> Tensor:  # noqa: ANN001, ANN002
+        output = realign(*inputs)
+        _realign_setup(ctx, inputs, output)
+        return output[0]
+
     backward = staticmethod(_realign_eager_backward)
 
 
@@ -161,6 +177,6 @@ for _name, _run, _fake in (("alignment_loss", alignment_loss, _alignment_fake), 
     for _key in ("CPU", "CUDA"):
         LIB.impl(_name, _run, _key)
     torch.library.register_fake(f"mmcl_fast::{_name}", _fake, lib=LIB)
-torch.library.register_autograd("mmcl_fast::alignment_loss", _alignment_backward, setup_context=_alignment_setup,
+torch.library.register_autograd("mmcl_fast::alignment_loss", _alignment_backward, setup_context=_alignment_registered_setup,
                                 lib=LIB)
-torch.library.register_autograd("mmcl_fast::realign", _realign_backward, setup_context=_realign_setup, lib=LIB)
+torch.library.register_autograd("mmcl_fast::realign", _realign_backward, setup_context=_realign_registered_setup, lib=LIB)
