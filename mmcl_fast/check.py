@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmcl_fast.streams import Sample, Stream
 
 
-def faults(samples: Sequence["Sample"], *, workers: int = 2, progress: Any = None) -> list[str]:
+def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None) -> list[str]:
     """One line for each file that does not decode as its modality, in the samples' order.
 
     Reads and decodes each file whole; samples that carry their text need no file.
@@ -20,7 +20,7 @@ def faults(samples: Sequence["Sample"], *, workers: int = 2, progress: Any = Non
     from mmcl_fast import media
     from mmcl_fast.progress import Silent
 
-    def fault(sample: "Sample") -> str | None:
+    def fault(sample: Sample) -> str | None:
         try:
             media.check(sample.path, sample.modality)
         except MediaError as error:
@@ -38,12 +38,12 @@ def faults(samples: Sequence["Sample"], *, workers: int = 2, progress: Any = Non
     return found
 
 
-def samples_of(stream: "Stream") -> list["Sample"]:
+def samples_of(stream: Stream) -> list[Sample]:
     """Every sample of a stream, whatever its split."""
     return [s for task in stream.tasks for split in (task.train, task.val, task.test) for s in split]
 
 
-def require(stream: "Stream", *, workers: int = 2, progress: Any = None) -> None:
+def require(stream: Stream, *, workers: int = 2, progress: Any = None) -> None:
     """Raises MediaError with the first fault and the number of the others."""
     found = faults(samples_of(stream), workers=workers, progress=progress)
     if found:

@@ -18,9 +18,15 @@ from mmcl_fast.errors import RunError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(name="mmcl-fast", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  rich_markup_mode="markdown", context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Teach one model image, video, audio, depth and text tasks, one after another.")
+app = typer.Typer(
+    name="mmcl-fast",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Teach one model image, video, audio, depth and text tasks, one after another.",
+)
 data = typer.Typer(no_args_is_help=True, help="Look after the data of a stream.")
 app.add_typer(data, name="data")
 
@@ -57,7 +63,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _console() -> "Console":
+def _console() -> Console:
     from rich.console import Console
 
     console = Console()
@@ -80,8 +86,10 @@ def _check_device(name: str) -> None:
     count = torch.cuda.device_count()
     index = name.partition(":")[2] or "0"
     if not index.isdigit() or int(index) >= count:
-        raise ConfigError(f"device {name!r}: torch finds {count} CUDA GPUs here; use cpu or auto "
-                          "(mmcl-fast doctor says what is missing)")
+        raise ConfigError(
+            f"device {name!r}: torch finds {count} CUDA GPUs here; use cpu or auto "
+            "(mmcl-fast doctor says what is missing)"
+        )
 
 
 @app.command()
@@ -89,10 +97,16 @@ def _check_device(name: str) -> None:
 def train(
     config: Annotated[str, typer.Argument(help="A config that ships (demo, folder, clip) or a TOML file.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished task of --out.")] = False,
-    overrides: Annotated[list[str] | None, typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key of the config; may be given again.")] = None,
-    quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished task of --out.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; may be given again."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Learn a stream, task after task, into a run folder with a report.
 
@@ -116,7 +130,9 @@ def train(
     except KeyboardInterrupt:
         again = ["mmcl-fast", "train", config, "--out", str(out)]
         again += [part for text in overrides or () for part in ("--set", text)]
-        raise Stopped(f"go on after the last finished task with: {shlex.join([*again, '--resume'])}") from None
+        raise Stopped(
+            f"go on after the last finished task with: {shlex.join([*again, '--resume'])}"
+        ) from None
     page = report.write(out)
     if as_json:
         return _print_json(result.summary)
@@ -133,8 +149,11 @@ def evaluate(
     run: Run,
     setting: Annotated[str, typer.Option(help="agnostic, given or both.")] = "both",
     split: Annotated[str, typer.Option(help="test or val.")] = "test",
-    device: Device = "auto", workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
-    quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Evaluate what a run has learned so far on the tasks that it has learned.
 
@@ -151,13 +170,22 @@ def evaluate(
     from mmcl_fast.learning.run import make_stream
 
     stream = make_stream(settings)
-    learner = Learner.load(run, device=device, cache_dir=settings.train.cache, workers=workers,
-                           progress=progress.make(quiet))
+    learner = Learner.load(
+        run, device=device, cache_dir=settings.train.cache, workers=workers, progress=progress.make(quiet)
+    )
     learned = {task["name"] for task in learner.tasks}
-    result = learner.evaluate([task for task in stream.tasks if task.name in learned], setting=setting, split=split)
+    result = learner.evaluate(
+        [task for task in stream.tasks if task.name in learned], setting=setting, split=split
+    )
     if as_json:
-        return _print_json({"tasks": result.names, "count": result.counts, "correct": result.correct,
-                            "accuracy": {name: result.accuracy(name) for name in result.correct}})
+        return _print_json(
+            {
+                "tasks": result.names,
+                "count": result.counts,
+                "correct": result.correct,
+                "accuracy": {name: result.accuracy(name) for name in result.correct},
+            }
+        )
     print(f"Accuracy in % on the {split} split after {len(learned)} of {len(stream)} tasks")
     print(result.table())
 
@@ -167,9 +195,13 @@ def evaluate(
 def predict(
     run: Run,
     files: Annotated[list[Path], typer.Argument(help="Files of any modality.", show_default=False)],
-    modality: Annotated[str | None, typer.Option(help="Of all files; found from the content unless told.")] = None,
+    modality: Annotated[
+        str | None, typer.Option(help="Of all files; found from the content unless told.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each file.")] = 3,
-    device: Device = "auto", as_json: Json = False, debug: Debug = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Say what files are taken for; their modality need not be told.
 
@@ -187,10 +219,20 @@ def predict(
 
     found = Learner.load(run, device=device).predict(files, modality=modality, top_k=top)
     if as_json:
-        return _print_json([{
-            "file": str(p.file), "modality": p.modality, "contributions": p.contributions,
-            "labels": [{"modality": m, "class": c, "probability": q} for (m, c), q in zip(p.labels, p.probabilities)],
-        } for p in found])
+        return _print_json(
+            [
+                {
+                    "file": str(p.file),
+                    "modality": p.modality,
+                    "contributions": p.contributions,
+                    "labels": [
+                        {"modality": m, "class": c, "probability": q}
+                        for (m, c), q in zip(p.labels, p.probabilities)
+                    ],
+                }
+                for p in found
+            ]
+        )
     from rich.table import Table
 
     table = Table()
@@ -198,9 +240,12 @@ def predict(
         table.add_column(name, overflow="fold")
     for p in found:
         shares = sorted((p.contributions or {}).items(), key=lambda item: -item[1])
-        table.add_row(str(p.file), p.modality,
-                      "\n".join(f"{q:6.1%}  {c} ({m})" for (m, c), q in zip(p.labels, p.probabilities)),
-                      "\n".join(f"{q:6.1%}  {m}" for m, q in shares if q >= 0.005) or "-")
+        table.add_row(
+            str(p.file),
+            p.modality,
+            "\n".join(f"{q:6.1%}  {c} ({m})" for (m, c), q in zip(p.labels, p.probabilities)),
+            "\n".join(f"{q:6.1%}  {m}" for m, q in shares if q >= 0.005) or "-",
+        )
     _console().print(table)
 
 
@@ -208,8 +253,15 @@ def predict(
 @guarded
 def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `mmcl-fast train`.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(
-        "--out", "-o", help="The HTML file; default: report.html in the first run folder.", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The HTML file; default: report.html in the first run folder.",
+            show_default=False,
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write one HTML page about one run, or about several side by side.
@@ -228,7 +280,9 @@ def report_command(
 def data_check(
     source: Annotated[Path, typer.Argument(help="A folder or a JSONL manifest.", show_default=False)],
     workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 2,
-    quiet: Quiet = False, as_json: Json = False, debug: Debug = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
     """Read a folder or manifest as a stream, decode every file, and say all that is wrong.
 
@@ -241,9 +295,17 @@ def data_check(
         raise UserError(f"{source}: no such folder or manifest")
     stream = (Stream.from_folder if source.is_dir() else Stream.from_manifest)(source, check=True)
     found = check.faults(check.samples_of(stream), workers=workers, progress=progress.make(quiet))
-    rows = [{"modality": m, "classes": sum(len(t.classes) for t in stream.tasks if t.modality == m),
-             **{s: sum(len(t.split(s)) for t in stream.tasks if t.modality == m) for s in ("train", "val", "test")}}
-            for m in stream.modalities]
+    rows = [
+        {
+            "modality": m,
+            "classes": sum(len(t.classes) for t in stream.tasks if t.modality == m),
+            **{
+                s: sum(len(t.split(s)) for t in stream.tasks if t.modality == m)
+                for s in ("train", "val", "test")
+            },
+        }
+        for m in stream.modalities
+    ]
     if as_json:
         _print_json({"modalities": rows, "faults": found})
     else:
@@ -296,8 +358,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                                help="Print the version.")] = False) -> None:
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Teach one model image, video, audio, depth and text tasks, one after another."""
 
 

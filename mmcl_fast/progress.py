@@ -29,7 +29,7 @@ class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator["Silent"]:
+    def phase(self, name: str, total: int | None = None) -> Iterator[Silent]:
         yield self
 
     def advance(self, n: int = 1) -> None:
@@ -49,7 +49,7 @@ class Lines:
         self.stream = stream or sys.stderr
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator["_Count"]:
+    def phase(self, name: str, total: int | None = None) -> Iterator[_Count]:
         count, start = _Count(), time.perf_counter()
         yield count
         seconds = time.perf_counter() - start
@@ -72,7 +72,7 @@ class _Count:
 
 
 class Bars:
-    """For terminals: a bar a phase with its rate, the time it took and the time left; it goes when the phase ends."""
+    """For terminals: a bar a phase, with rate, time taken and time left; it goes when the phase ends."""
 
     def __init__(self, console: Any):
         self.console = console
@@ -80,15 +80,32 @@ class Bars:
         self._open = 0
 
     def _make(self) -> Any:
-        from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn,
-                                   TimeElapsedColumn, TimeRemainingColumn)
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
-        return Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"),
-                        TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"), console=self.console, transient=True)
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=self.console,
+            transient=True,
+        )
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator["_Bar"]:
+    def phase(self, name: str, total: int | None = None) -> Iterator[_Bar]:
         if self._open == 0:
             self._display = self._make()
             self._display.start()

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-TASKS = [("image-0", "image", ["cat", "dog"]), ("audio-0", "audio", ["bark", "horn"]),
-         ("text-0", "text", ["<b>food</b>", "plant"]), ("image-1", "image", ["car", "ship"]),
-         ("video-0", "video", ["run", "bow"]), ("depth-0", "depth", ["chair", "stool"])]
+TASKS = [
+    ("image-0", "image", ["cat", "dog"]),
+    ("audio-0", "audio", ["bark", "horn"]),
+    ("text-0", "text", ["<b>food</b>", "plant"]),
+    ("image-1", "image", ["car", "ship"]),
+    ("video-0", "video", ["run", "bow"]),
+    ("depth-0", "depth", ["chair", "stool"]),
+]
 
 
 def summary_of(seed: int = 0, method: str = "comm") -> dict[str, Any]:
@@ -20,15 +25,25 @@ def summary_of(seed: int = 0, method: str = "comm") -> dict[str, Any]:
     T = len(TASKS)
     settings = {}
     for n, name in enumerate(("agnostic", "given", "given_masked")):
-        R = [[(3.0 + i if i >= t else max(20.0, 94 - 6 * (i % 3) - 3 * (t - i) - seed + n)) for i in range(T)]
-             for t in range(T + 1)]
+        R = [
+            [(3.0 + i if i >= t else max(20.0, 94 - 6 * (i % 3) - 3 * (t - i) - seed + n)) for i in range(T)]
+            for t in range(T + 1)
+        ]
         settings[name] = {"R": R, "metrics": summarize(R, [50] * T, [m for _, m, _ in TASKS])}
     modalities = list(dict.fromkeys(m for _, m, _ in TASKS))
     shares = [[0.8 if i == j else 0.05 for j in range(len(modalities))] for i in range(len(modalities))]
-    return {"tasks": [{"name": n, "modality": m, "classes": c, "train": 80, "test": 50} for n, m, c in TASKS],
-            "settings": settings, "formulas": FORMULAS, "contributions": {"modalities": modalities, "matrix": shares},
-            "seconds": {"prompts": 6.0}, "method": method, "options": {}, "encoder": "embedded", "seed": seed,
-            "notes": ["Demo media: the depth maps are rendered and the videos are authored animation."]}
+    return {
+        "tasks": [{"name": n, "modality": m, "classes": c, "train": 80, "test": 50} for n, m, c in TASKS],
+        "settings": settings,
+        "formulas": FORMULAS,
+        "contributions": {"modalities": modalities, "matrix": shares},
+        "seconds": {"prompts": 6.0},
+        "method": method,
+        "options": {},
+        "encoder": "embedded",
+        "seed": seed,
+        "notes": ["Demo media: the depth maps are rendered and the videos are authored animation."],
+    }
 
 
 @pytest.fixture
@@ -39,13 +54,22 @@ def write_run(tmp_path: Path):
         folder = tmp_path / name
         folder.mkdir()
         events = [{"event": "start", "seconds": {"evaluation": 1.5}}]
-        events += [{"event": "task", "task": i, "name": n, "modality": m,
-                    "seconds": {"decode and trunk": 2.0, "prompts": 1.0 + 0.3 * i, "evaluation": 0.7}}
-                   for i, (n, m, _) in enumerate(TASKS, 1)]
+        events += [
+            {
+                "event": "task",
+                "task": i,
+                "name": n,
+                "modality": m,
+                "seconds": {"decode and trunk": 2.0, "prompts": 1.0 + 0.3 * i, "evaluation": 0.7},
+            }
+            for i, (n, m, _) in enumerate(TASKS, 1)
+        ]
         (folder / "summary.json").write_text(json.dumps(summary_of(seed, method)))
         (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
         (folder / "config.json").write_text(json.dumps({"train": {"seed": seed}, "method": {"name": method}}))
-        (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "packages": {"torch": "2.13.0"}}))
+        (folder / "environment.json").write_text(
+            json.dumps({"python": "3.11.7", "packages": {"torch": "2.13.0"}})
+        )
         return folder
 
     return write

@@ -1,8 +1,8 @@
 """Style and script of the page."""
 
 STYLE = """
-:root { --paper:#f6f7f9; --card:#fff; --ink:#1c2330; --soft:#5c6675; --line:#e0e4ea; --mark:#2563eb; --note:#fff7e0;
-  --note-line:#e9b949; color-scheme: light dark; }
+:root { --paper:#f6f7f9; --card:#fff; --ink:#1c2330; --soft:#5c6675; --line:#e0e4ea; --mark:#2563eb;
+  --note:#fff7e0; --note-line:#e9b949; color-scheme: light dark; }
 @media (prefers-color-scheme: dark) { :root { --paper:#11151c; --card:#1a202a; --ink:#e7ebf2; --soft:#9aa6b6;
   --line:#2e3744; --mark:#7aa7ff; --note:#2a2415; --note-line:#8a6d1f; } }
 * { box-sizing:border-box }
@@ -14,12 +14,15 @@ h2 { font-size:21px; margin:40px 0 12px; padding-top:12px; border-top:1px solid 
 h3 { font-size:16px; margin:0 0 4px }
 p.about { color:var(--soft); margin:0 0 12px; max-width:85ch; font-size:14px }
 .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:12px; margin:20px 0 }
-.card,.panel { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px 16px; min-width:0 }
+.card,.panel { background:var(--card); border:1px solid var(--line); border-radius:10px;
+  padding:14px 16px; min-width:0 }
 .card b { display:block; font-size:26px; font-variant-numeric:tabular-nums; letter-spacing:-.02em }
 .card span { color:var(--soft); font-size:13px }
-.grid { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr)); gap:16px; margin:16px 0 }
+.grid { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,520px),1fr)); gap:16px;
+  margin:16px 0 }
 .three { grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr)) }
-.notes { background:var(--note); border:1px solid var(--note-line); border-radius:10px; padding:10px 16px; margin:16px 0 }
+.notes { background:var(--note); border:1px solid var(--note-line); border-radius:10px;
+  padding:10px 16px; margin:16px 0 }
 .notes p { margin:4px 0; max-width:110ch }
 .scroll { overflow-x:auto }
 table { border-collapse:collapse; width:100%; font-variant-numeric:tabular-nums; font-size:14px }
@@ -41,7 +44,8 @@ function layout(figure) {
   const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true};
   for (const key of Object.keys(out)) if (/^[xy]axis/.test(key)) out[key] = {...axis, ...out[key]};
   return {...out, xaxis: out.xaxis || axis, yaxis: out.yaxis || axis, paper_bgcolor: 'rgba(0,0,0,0)',
-    plot_bgcolor: 'rgba(0,0,0,0)', autosize: true, font: {color: ink, family: 'system-ui, sans-serif', size: 12},
+    plot_bgcolor: 'rgba(0,0,0,0)', autosize: true,
+    font: {color: ink, family: 'system-ui, sans-serif', size: 12},
     hoverlabel: {bgcolor: colour('--card'), bordercolor: line, font: {color: ink}}};
 }
 function draw() {

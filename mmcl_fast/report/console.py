@@ -23,7 +23,9 @@ def tables(summary: dict[str, Any]) -> Iterator[Table]:
     """R for each setting that is not masked, then metrics, then ``last`` by modality."""
     for name, setting in summary["settings"].items():
         if not name.endswith("_masked"):
-            yield matrix(summary["tasks"], setting["R"], f"R, modality {name}: accuracy in % (row: after that task)")
+            yield matrix(
+                summary["tasks"], setting["R"], f"R, modality {name}: accuracy in % (row: after that task)"
+            )
     yield metrics(summary)
     yield by_modality(summary)
 
@@ -38,8 +40,10 @@ def matrix(tasks: list[dict[str, Any]], R: list[list[float | None]], title: str)
     digits = 1 if len(tasks) <= 10 else 0
     for t, row in enumerate(R):
         head = f"{t} {tasks[t - 1]['name']}" if t else "0 (before)"
-        cells = [Text("-" if v is None else f"{v:.{digits}f}", style="dim" if i >= t else shade(v))
-                 for i, v in enumerate(row)]
+        cells = [
+            Text("-" if v is None else f"{v:.{digits}f}", style="dim" if i >= t else shade(v))
+            for i, v in enumerate(row)
+        ]
         seen = [v for v in row[:t] if v is not None]
         table.add_row(Text(head), *cells, f"{sum(seen) / len(seen):.1f}" if seen else "")
     return table
@@ -66,8 +70,11 @@ def metrics(summary: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("formula")
     for metric in metric_names(summary):
-        table.add_row(metric, *(number(s["metrics"].get(metric)) for s in settings.values()),
-                      Text(formulas.get(metric, "")))  # as Text: [t,i] is no markup
+        table.add_row(
+            metric,
+            *(number(s["metrics"].get(metric)) for s in settings.values()),
+            Text(formulas.get(metric, "")),
+        )  # as Text: [t,i] is no markup
     return table
 
 

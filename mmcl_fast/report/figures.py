@@ -1,4 +1,4 @@
-"""The figures of a report, as plotly figures without colours of paper or ink: the page sets those by its theme."""
+"""The figures of a report, without colours of paper or ink: the page sets those by its theme."""
 
 from __future__ import annotations
 
@@ -25,20 +25,36 @@ def matrix(run: Run, setting: str) -> Any:
     for learned in (False, True):
         z = [[v if (i < t) == learned else None for i, v in enumerate(row)] for t, row in enumerate(R)]
         figure.add_heatmap(
-            z=z, x=columns, y=rows, zmin=0, zmax=100, colorscale="Viridis" if learned else GREY, xgap=2, ygap=2,
-            hoverongaps=False, texttemplate="%{z:.0f}", textfont={"size": 11} | ({} if learned else {"color": "#7b8794"}),
-            customdata=[classes] * len(rows), showscale=False,
+            z=z,
+            x=columns,
+            y=rows,
+            zmin=0,
+            zmax=100,
+            colorscale="Viridis" if learned else GREY,
+            xgap=2,
+            ygap=2,
+            hoverongaps=False,
+            texttemplate="%{z:.0f}",
+            textfont={"size": 11} | ({} if learned else {"color": "#7b8794"}),
+            customdata=[classes] * len(rows),
+            showscale=False,
             hovertemplate="%{y}: %{z:.1f} % on %{x}<br>%{customdata}<extra>"
-                          + ("learned" if learned else "not learned yet") + "</extra>")
-    figure.update_layout(height=110 + 30 * len(rows), margin=MARGIN, showlegend=False,
-                         meta={"min_width": 150 + 40 * len(columns)})
+            + ("learned" if learned else "not learned yet")
+            + "</extra>",
+        )
+    figure.update_layout(
+        height=110 + 30 * len(rows),
+        margin=MARGIN,
+        showlegend=False,
+        meta={"min_width": 150 + 40 * len(columns)},
+    )
     figure.update_xaxes(side="top", tickangle=-45, showgrid=False, fixedrange=True)
     figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True, type="category")
     return figure
 
 
 def mean_seen(R: list[list[float | None]], members: list[int] | None = None) -> list[float | None]:
-    """After each task, the mean over the tasks seen so far (of ``members``, if given); None where there is none."""
+    """After each task, the mean over the tasks seen so far (of ``members``, if given), or None."""
     out: list[float | None] = []
     for t, row in enumerate(R):
         values = [v for i, v in enumerate(row) if i < t and (members is None or i in members)]
@@ -56,10 +72,19 @@ def means(runs: list[Run]) -> Any:
         for k, (name, setting) in enumerate(run["settings"].items()):
             title = f"{run['title']}: {name}" if several else name
             values = mean_seen(setting["R"])[1:]
-            figure.add_scatter(x=list(range(1, len(values) + 1)), y=values, name=title, mode="lines+markers",
-                               line={"color": LINES[(n if several else k) % len(LINES)], "width": 2.5,
-                                     "dash": ("solid", "dash", "dot")[k % 3] if several else "solid"},
-                               connectgaps=True, hovertemplate="after task %{x}: %{y:.1f} %<extra>" + title + "</extra>")
+            figure.add_scatter(
+                x=list(range(1, len(values) + 1)),
+                y=values,
+                name=title,
+                mode="lines+markers",
+                line={
+                    "color": LINES[(n if several else k) % len(LINES)],
+                    "width": 2.5,
+                    "dash": ("solid", "dash", "dot")[k % 3] if several else "solid",
+                },
+                connectgaps=True,
+                hovertemplate="after task %{x}: %{y:.1f} %<extra>" + title + "</extra>",
+            )
     return _curves(figure)
 
 
@@ -73,13 +98,28 @@ def curves(run: Run, setting: str) -> Any:
         colour = COLOURS.get(modality, LINES[-1])
         members = [i for i, task in enumerate(tasks) if task["modality"] == modality]
         for i in members:
-            figure.add_scatter(x=list(range(i + 1, len(R))), y=[R[t][i] for t in range(i + 1, len(R))], mode="lines",
-                               name=tasks[i]["name"], legendgroup=modality, showlegend=False, opacity=0.45,
-                               line={"color": colour, "width": 1}, connectgaps=True,
-                               hovertemplate="after task %{x}: %{y:.1f} %<extra>" + tasks[i]["name"] + "</extra>")
-        figure.add_scatter(x=list(range(1, len(R))), y=mean_seen(R, members)[1:], mode="lines+markers",
-                           name=f"{modality} (mean)", legendgroup=modality, line={"color": colour, "width": 3},
-                           connectgaps=True, hovertemplate="after task %{x}: %{y:.1f} %<extra>" + modality + "</extra>")
+            figure.add_scatter(
+                x=list(range(i + 1, len(R))),
+                y=[R[t][i] for t in range(i + 1, len(R))],
+                mode="lines",
+                name=tasks[i]["name"],
+                legendgroup=modality,
+                showlegend=False,
+                opacity=0.45,
+                line={"color": colour, "width": 1},
+                connectgaps=True,
+                hovertemplate="after task %{x}: %{y:.1f} %<extra>" + tasks[i]["name"] + "</extra>",
+            )
+        figure.add_scatter(
+            x=list(range(1, len(R))),
+            y=mean_seen(R, members)[1:],
+            mode="lines+markers",
+            name=f"{modality} (mean)",
+            legendgroup=modality,
+            line={"color": colour, "width": 3},
+            connectgaps=True,
+            hovertemplate="after task %{x}: %{y:.1f} %<extra>" + modality + "</extra>",
+        )
     return _curves(figure)
 
 
@@ -95,18 +135,33 @@ def _longest(figure: Any) -> int:
 
 
 def contributions(run: Run) -> Any:
-    """Mean contribution to a sample's prompts and gates: rows the sample's modality, columns whose they are."""
+    """Mean contribution to a sample's prompts and gates: row its modality, column whose they are."""
     import plotly.graph_objects as go
 
     shares = run["contributions"]
     names = shares["modalities"]
-    figure = go.Figure(go.Heatmap(
-        z=shares["matrix"], x=names, y=names, zmin=0, zmax=1, colorscale="Viridis", texttemplate="%{z:.2f}",
-        xgap=2, ygap=2, colorbar={"thickness": 10},
-        hovertemplate="%{y} samples take %{z:.3f} from %{x}<extra></extra>"))
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares["matrix"],
+            x=names,
+            y=names,
+            zmin=0,
+            zmax=1,
+            colorscale="Viridis",
+            texttemplate="%{z:.2f}",
+            xgap=2,
+            ygap=2,
+            colorbar={"thickness": 10},
+            hovertemplate="%{y} samples take %{z:.3f} from %{x}<extra></extra>",
+        )
+    )
     figure.update_layout(height=150 + 48 * len(names), margin=MARGIN)
-    figure.update_xaxes(side="top", title={"text": "borrows from", "standoff": 8}, showgrid=False, fixedrange=True)
-    figure.update_yaxes(autorange="reversed", title={"text": "sample of", "standoff": 12}, showgrid=False, fixedrange=True)
+    figure.update_xaxes(
+        side="top", title={"text": "borrows from", "standoff": 8}, showgrid=False, fixedrange=True
+    )
+    figure.update_yaxes(
+        autorange="reversed", title={"text": "sample of", "standoff": 12}, showgrid=False, fixedrange=True
+    )
     return figure
 
 
@@ -114,14 +169,25 @@ def seconds(run: Run) -> Any:
     """Seconds of each phase, a bar a task."""
     import plotly.graph_objects as go
 
-    events = [event for event in run["events"] if event["event"] in ("start", "task") and event.get("seconds")]
-    labels = [f"{event['task']} {event['name']}" if event["event"] == "task" else "before" for event in events]
+    events = [
+        event for event in run["events"] if event["event"] in ("start", "task") and event.get("seconds")
+    ]
+    labels = [
+        f"{event['task']} {event['name']}" if event["event"] == "task" else "before" for event in events
+    ]
     figure = go.Figure()
     for n, phase in enumerate(dict.fromkeys(key for event in events for key in event["seconds"])):
-        figure.add_bar(y=labels, x=[event["seconds"].get(phase, 0) for event in events], name=phase, orientation="h",
-                       marker={"color": LINES[n % len(LINES)]},
-                       hovertemplate="%{y}: %{x:.2f} s<extra>" + phase + "</extra>")
-    figure.update_layout(barmode="stack", height=150 + 24 * len(labels), margin=MARGIN, bargap=0.25, legend=LEGEND)
+        figure.add_bar(
+            y=labels,
+            x=[event["seconds"].get(phase, 0) for event in events],
+            name=phase,
+            orientation="h",
+            marker={"color": LINES[n % len(LINES)]},
+            hovertemplate="%{y}: %{x:.2f} s<extra>" + phase + "</extra>",
+        )
+    figure.update_layout(
+        barmode="stack", height=150 + 24 * len(labels), margin=MARGIN, bargap=0.25, legend=LEGEND
+    )
     figure.update_xaxes(title="seconds")
     figure.update_yaxes(autorange="reversed", type="category")
     return figure
@@ -135,8 +201,14 @@ def bars(runs: list[Run], metric: str) -> Any:
     names = list(dict.fromkeys(name for run in runs for name in run["settings"]))
     for n, name in enumerate(names):
         values = [run["settings"].get(name, {}).get("metrics", {}).get(metric) for run in runs]
-        figure.add_bar(x=[run["title"] for run in runs], y=values, name=name, marker={"color": LINES[n]},
-                       texttemplate="%{y:.1f}", hovertemplate="%{x}: %{y:.2f} %<extra>" + name + "</extra>")
+        figure.add_bar(
+            x=[run["title"] for run in runs],
+            y=values,
+            name=name,
+            marker={"color": LINES[n]},
+            texttemplate="%{y:.1f}",
+            hovertemplate="%{x}: %{y:.2f} %<extra>" + name + "</extra>",
+        )
     figure.update_layout(barmode="group", height=340, margin=MARGIN, legend=LEGEND)
     figure.update_yaxes(title=f"{metric} in %")
     return figure

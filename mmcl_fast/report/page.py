@@ -36,9 +36,10 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
     """
     folders = [Path(run)] if isinstance(run, (str, Path)) else [Path(r) for r in run]
     runs = [read(folder) for folder in folders]
+    titles = [one["title"] for one in runs]
     for one, folder in zip(runs, folders):
-        same = sum(other["title"] == one["title"] for other in runs) > 1
-        one["title"] = f"{one['title']} ({folder.name})" if same else one["title"]
+        if titles.count(one["title"]) > 1:
+            one["title"] += f" ({folder.name})"
     file = folders[0] / "report.html" if out is None else Path(out)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,9 +53,13 @@ def read(folder: Path) -> dict[str, Any]:
     """summary.json with what stands beside it: events, config, environment, and a title."""
     summary = _json(folder / "summary.json")
     if summary is None:
-        raise RunError(f"{folder}: no summary.json, so the run is not finished; go on with mmcl-fast train --resume")
+        raise RunError(
+            f"{folder}: no summary.json, so the run is not finished; go on with mmcl-fast train --resume"
+        )
     if not isinstance(summary, dict) or not summary.get("tasks") or not summary.get("settings"):
-        raise RunError(f"{folder / 'summary.json'}: names no tasks or no settings; finish the run with --resume")
+        raise RunError(
+            f"{folder / 'summary.json'}: names no tasks or no settings; finish the run with --resume"
+        )
     metrics = folder / "metrics.jsonl"
     lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     events = []
@@ -63,9 +68,13 @@ def read(folder: Path) -> dict[str, Any]:
             events.append(json.loads(line))
         except ValueError:
             raise RunError(f"{metrics}:{n}: not readable as JSON; mend or remove that line") from None
-    return {**summary, "events": events, "config": _json(folder / "config.json") or {},
-            "environment": _json(folder / "environment.json") or {},
-            "title": f"{summary.get('method', '?')}, seed {summary.get('seed', '?')}"}
+    return {
+        **summary,
+        "events": events,
+        "config": _json(folder / "config.json") or {},
+        "environment": _json(folder / "environment.json") or {},
+        "title": f"{summary.get('method', '?')}, seed {summary.get('seed', '?')}",
+    }
 
 
 def _json(file: Path) -> Any:
@@ -74,7 +83,9 @@ def _json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as fault:
-        raise RunError(f"{file}: not readable as JSON ({fault}); run mmcl-fast train --resume to write it again") from None
+        raise RunError(
+            f"{file}: not readable as JSON ({fault}); run mmcl-fast train --resume to write it again"
+        ) from None
 
 
 class _Figures:
@@ -87,7 +98,7 @@ class _Figures:
         name = f"figure{len(self.blocks)}"
         values = json.loads(figure.to_json())
         values["layout"].pop("template", None)
-        text = json.dumps(values).replace("</", "<\\/").replace("<!--", "<\\u0021--")
+        text = json.dumps(values).replace("<", "\\u003c")  # nothing in it can end the script element
         self.blocks.append(f'<script type="application/json" id="{name}">{text}</script>')
         height = values["layout"]["height"]
         return f'<div class="scroll"><div data-figure="{name}" style="height:{height}px"></div></div>'
@@ -105,11 +116,13 @@ def page(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         body.append(_run(run, drawn, heading=several))
     written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-            f"<style>{STYLE}</style></head><body><main>{''.join(body)}"
-            f"<footer>Written by mmcl-fast, {written}, from summary.json and metrics.jsonl.</footer></main>"
-            f"{''.join(drawn.blocks)}<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><main>{''.join(body)}"
+        f"<footer>Written by mmcl-fast, {written}, from summary.json and metrics.jsonl.</footer></main>"
+        f"{''.join(drawn.blocks)}<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
+    )
 
 
 def _panel(title: str, about: str, content: str) -> str:
@@ -122,8 +135,13 @@ def _grid(*panels: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str]) -> str:
     """``kinds``: the CSS class of each column. Cells are escaped here."""
+
     def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f'<{tag} class="{k}">{escape(str(c))}</{tag}>' for c, k in zip(cells, kinds)) + "</tr>"
+        return (
+            "<tr>"
+            + "".join(f'<{tag} class="{k}">{escape(str(c))}</{tag}>' for c, k in zip(cells, kinds))
+            + "</tr>"
+        )
 
     body = "".join(line(row, "td") for row in rows)
     return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'
@@ -132,34 +150,72 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[s
 def _run(run: dict[str, Any], drawn: _Figures, heading: bool) -> str:
     settings, tasks = run["settings"], run["tasks"]
     modalities = list(dict.fromkeys(task["modality"] for task in tasks))
-    subtitle = (f"{run.get('method')} on {run.get('encoder')}, {len(tasks)} tasks, "
-                f"{sum(len(t['classes']) for t in tasks)} classes in {', '.join(modalities)}, seed {run.get('seed')}")
-    parts = [f"<h2>{escape(run['title'])}</h2>" if heading else "", f'<p class="about">{escape(subtitle)}</p>']
+    subtitle = (
+        f"{run.get('method')} on {run.get('encoder')}, {len(tasks)} tasks, "
+        f"{sum(len(t['classes']) for t in tasks)} classes in {', '.join(modalities)}, seed {run.get('seed')}"
+    )
+    parts = [
+        f"<h2>{escape(run['title'])}</h2>" if heading else "",
+        f'<p class="about">{escape(subtitle)}</p>',
+    ]
     notes = "".join(f"<p>{escape(note)}</p>" for note in run.get("notes", []))
     parts.append(f'<div class="notes">{notes}</div>' if notes else "")
     parts.append(f'<div class="cards">{"".join(_cards(run))}</div>')
     parts.append("" if heading else "<h2>What it remembers</h2>")
-    parts.append(_grid(*(_panel(f"R, {name}", f"Accuracy in % on each task (column) after each task learned (row); "
-                                f"{ABOUT.get(name, name)}. Grey: not learned yet.",
-                                drawn.place(figures.matrix(run, name))) for name in settings)))
+    parts.append(
+        _grid(
+            *(
+                _panel(
+                    f"R, {name}",
+                    f"Accuracy in % on each task (column) after each task learned (row); "
+                    f"{ABOUT.get(name, name)}. Grey: not learned yet.",
+                    drawn.place(figures.matrix(run, name)),
+                )
+                for name in settings
+            )
+        )
+    )
     first = next(iter(settings))
-    curves = [_panel("Accuracy by task and modality", f"Setting {first}. Thin: one task; bold: mean over the modality's "
-                     "tasks seen.", drawn.place(figures.curves(run, first)))]
+    curves = [
+        _panel(
+            "Accuracy by task and modality",
+            f"Setting {first}. Thin: one task; bold: mean over the modality's tasks seen.",
+            drawn.place(figures.curves(run, first)),
+        )
+    ]
     if not heading:
-        curves.insert(0, _panel("Mean accuracy over the tasks seen", "After each task learned.",
-                                drawn.place(figures.means([run]))))
+        curves.insert(
+            0,
+            _panel(
+                "Mean accuracy over the tasks seen",
+                "After each task learned.",
+                drawn.place(figures.means([run])),
+            ),
+        )
     parts.append(_grid(*curves))
-    parts.append(_grid(_panel("Metrics in %", "Over all tasks; the formula beside the number.", _metrics(run)),
-                       _panel("By modality, in %", "Each metric over the modality's own tasks.", _modalities(run))))
+    parts.append(
+        _grid(
+            _panel("Metrics in %", "Over all tasks; the formula beside the number.", _metrics(run)),
+            _panel("By modality, in %", "Each metric over the modality's own tasks.", _modalities(run)),
+        )
+    )
     more = []
     if run.get("contributions"):
-        more.append(_panel("Contributions between modalities", "Whose prompts and gates a sample uses: row, the sample's "
-                           "modality; column, the modality it borrows from.", drawn.place(figures.contributions(run))))
+        more.append(
+            _panel(
+                "Contributions between modalities",
+                "Whose prompts and gates a sample uses: row, the sample's "
+                "modality; column, the modality it borrows from.",
+                drawn.place(figures.contributions(run)),
+            )
+        )
     if any(event.get("seconds") for event in run["events"]):
         more.append(_panel("Seconds", "By task and phase.", drawn.place(figures.seconds(run))))
     parts.append(_grid(*more) if more else "")
-    parts.append(f'<div class="panel">{_tasks(tasks)}{_pairs("Config", run["config"])}'
-                 f'{_pairs("Environment", run["environment"])}</div>')
+    parts.append(
+        f'<div class="panel">{_tasks(tasks)}{_pairs("Config", run["config"])}'
+        f"{_pairs('Environment', run['environment'])}</div>"
+    )
     return "".join(parts)
 
 
@@ -172,27 +228,36 @@ def _cards(run: dict[str, Any]) -> list[str]:
             cards.append((number(setting["metrics"].get(metric)), f"{metric} in %, {name}"))
     total = sum(value for event in run["events"] for value in event.get("seconds", {}).values())
     cards.append((f"{total / 60:.1f} min" if total >= 90 else f"{total:.0f} s", "learning and evaluation"))
-    return [f'<div class="card"><b>{escape(value)}</b><span>{escape(about)}</span></div>' for value, about in cards]
+    return [
+        f'<div class="card"><b>{escape(value)}</b><span>{escape(about)}</span></div>'
+        for value, about in cards
+    ]
 
 
 def _metrics(run: dict[str, Any]) -> str:
     settings, formulas = run["settings"], run.get("formulas", {})
-    rows = [[name, *(number(s["metrics"].get(name)) for s in settings.values()), formulas.get(name, "")]
-            for name in metric_names(run)]
+    rows = [
+        [name, *(number(s["metrics"].get(name)) for s in settings.values()), formulas.get(name, "")]
+        for name in metric_names(run)
+    ]
     return _table(["metric", *settings, "formula"], rows, ["k", *("n" for _ in settings), "f"])
 
 
 def _modalities(run: dict[str, Any]) -> str:
     names = metric_names(run)
-    rows = [[modality, setting, *(number(values.get(name)) for name in names)]
-            for setting, found in run["settings"].items()
-            for modality, values in found["metrics"].get("per_modality", {}).items()]
+    rows = [
+        [modality, setting, *(number(values.get(name)) for name in names)]
+        for setting, found in run["settings"].items()
+        for modality, values in found["metrics"].get("per_modality", {}).items()
+    ]
     return _table(["modality", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> str:
-    rows = [[i, t["name"], t["modality"], ", ".join(t["classes"]), t.get("train", ""), t.get("test", "")]
-            for i, t in enumerate(tasks, 1)]
+    rows = [
+        [i, t["name"], t["modality"], ", ".join(t["classes"]), t.get("train", ""), t.get("test", "")]
+        for i, t in enumerate(tasks, 1)
+    ]
     table = _table(["", "task", "modality", "classes", "train", "test"], rows, ["n", "k", "k", "", "n", "n"])
     return f"<details><summary>Tasks</summary>{table}</details>"
 
@@ -201,15 +266,20 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
     """Nested tables as ``a.b.c`` keys."""
     if not isinstance(values, dict):
         return {prefix: values}
-    return {key: value for name, item in values.items()
-            for key, value in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()}
+    return {
+        key: value
+        for name, item in values.items()
+        for key, value in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
+    }
 
 
 def _pairs(title: str, values: dict[str, Any]) -> str:
     if not values:
         return ""
     rows = [[key, _text(value)] for key, value in flatten(values).items()]
-    return f"<details><summary>{escape(title)}</summary>{_table(['key', 'value'], rows, ['k', 'v'])}</details>"
+    return (
+        f"<details><summary>{escape(title)}</summary>{_table(['key', 'value'], rows, ['k', 'v'])}</details>"
+    )
 
 
 def _text(value: Any) -> str:
@@ -218,17 +288,27 @@ def _text(value: Any) -> str:
 
 def _comparison(runs: list[dict[str, Any]], drawn: _Figures) -> str:
     names = metric_names(runs[0])
-    rows = [[run["title"], setting, *(number(found["metrics"].get(name)) for name in names)]
-            for run in runs for setting, found in run["settings"].items()]
+    rows = [
+        [run["title"], setting, *(number(found["metrics"].get(name)) for name in names)]
+        for run in runs
+        for setting, found in run["settings"].items()
+    ]
     table = _table(["run", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
     configs = [flatten(run["config"]) for run in runs]
-    keys = [key for key in dict.fromkeys(key for config in configs for key in config)
-            if len({_text(config.get(key, "-")) for config in configs}) > 1]
+    keys = [
+        key
+        for key in dict.fromkeys(key for config in configs for key in config)
+        if len({_text(config.get(key, "-")) for config in configs}) > 1
+    ]
     differs = [[key, *(_text(config.get(key, "-")) for config in configs)] for key in keys]
     formulas = "; ".join(f"{name}: {text}" for name, text in runs[0].get("formulas", {}).items())
     different = _table(["key", *(run["title"] for run in runs)], differs, ["k", *("v" for _ in runs)])
-    return (_grid(_panel("Metrics in %", formulas, table),
-                  _panel("last", "Mean accuracy over all tasks at the end.", drawn.place(figures.bars(runs, "last"))))
-            + _grid(_panel("Mean accuracy over the tasks seen", "After each task learned.",
-                           drawn.place(figures.means(runs))),
-                    _panel("Where the configs differ", f"{len(keys)} keys.", different)))
+    return _grid(
+        _panel("Metrics in %", formulas, table),
+        _panel("last", "Mean accuracy over all tasks at the end.", drawn.place(figures.bars(runs, "last"))),
+    ) + _grid(
+        _panel(
+            "Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means(runs))
+        ),
+        _panel("Where the configs differ", f"{len(keys)} keys.", different),
+    )

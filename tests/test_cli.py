@@ -1,0 +1,256 @@
+"""The commands, end to end over small real files and a small CLIP in the Hugging Face format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mmcl_fast import cli
+from tests.toy import write_folder
+
+FAST = ("epochs=1", "steps=5", "draws=32", "batch_size=8")
+
+
+def call(*words: object, code: int = 0):
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
+    return result
+
+
+def error_of(result) -> str:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in result.output
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stream, an encoder, a config over both, and a finished run."""
+    pytest.importorskip("transformers")
+    from tests.tiny_models import write_clip
+
+    root = tmp_path_factory.mktemp("cli")
+    write_folder(root / "data", classes=2, train=4, test=3, modalities=("image", "text"))
+    write_clip(root / "model")
+    options = "\n".join(option.replace("=", " = ") for option in FAST)
+    (root / "mine.toml").write_text(
+        f'[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
+        f'[method.options]\n{options}\n[train]\ndevice = "cpu"\n'
+    )
+    call("train", root / "mine.toml", "--out", root / "run", "--quiet")
+    return root
+
+
+def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> None:
+    result = call("train", place / "mine.toml", "--out", tmp_path / "run")
+    for part in (
+        "R, modality agnostic",
+        "R, modality given",
+        "forgetting",
+        "R[T,i]",
+        "report.html",
+        "1 image-0",
+    ):
+        assert part in result.stdout, part
+    assert "decode and trunk" in result.stderr
+    for name in (
+        "config.json",
+        "environment.json",
+        "metrics.jsonl",
+        "summary.json",
+        "report.html",
+        "checkpoints/task-002/model.safetensors",
+    ):
+        assert (tmp_path / "run" / name).is_file(), name
+    assert (tmp_path / "run" / "report.html").stat().st_size > 1_000_000
+
+
+def test_same_command_same_numbers_and_json_alone(place: Path, tmp_path: Path) -> None:
+    result = call("train", place / "mine.toml", "--out", tmp_path / "run", "--quiet", "--json")
+    printed = json.loads(result.stdout)
+    kept = json.loads((place / "run" / "summary.json").read_text())
+    assert printed["settings"] == kept["settings"] and result.stderr == ""
+
+
+def test_a_finished_run_resumes_to_the_same_summary(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "task-002")
+    (tmp_path / "run" / "summary.json").unlink()
+    call("train", place / "mine.toml", "--out", tmp_path / "run", "--quiet", "--resume")
+    again, kept = (json.loads((folder / "run" / "summary.json").read_text()) for folder in (tmp_path, place))
+    assert again["settings"] == kept["settings"]
+
+
+def test_a_run_folder_that_is_not_this_run_is_refused(place: Path, tmp_path: Path) -> None:
+    run, mine = place / "run", place / "mine.toml"
+    assert "--resume" in error_of(call("train", mine, "--out", run, code=2))
+    other = error_of(call("train", mine, "--out", run, "--resume", "--set", "train.seed=9", code=2))
+    assert "train.seed was 0, is 9" in other
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    assert "config.json" in error_of(call("train", mine, "--out", tmp_path / "full", "--resume", code=2))
+    assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
+
+
+def test_evaluate_agrees_with_the_last_row_of_r(place: Path) -> None:
+    found = json.loads(call("evaluate", place / "run", "--json", "--quiet", "--device", "cpu").stdout)
+    kept = json.loads((place / "run" / "summary.json").read_text())
+    for setting, accuracy in found["accuracy"].items():
+        assert accuracy == pytest.approx(kept["settings"][setting]["R"][-1])
+    text = call(
+        "evaluate", place / "run", "--split", "val", "--setting", "given", "-q", "--device", "cpu"
+    ).stdout
+    assert "val split after 2 of 2 tasks" in text and "given_masked" in text and "agnostic" not in text
+
+
+def test_predict_names_modality_and_classes(place: Path) -> None:
+    picture = next((place / "data/image/test/class_0").iterdir())
+    note = next((place / "data/text/test/class_1").iterdir())
+    found = json.loads(call("predict", place / "run", picture, note, "--top", "2", "--json").stdout)
+    assert [f["modality"] for f in found] == ["image", "text"]
+    for one in found:
+        probabilities = [label["probability"] for label in one["labels"]]
+        assert len(probabilities) == 2 and probabilities == sorted(probabilities, reverse=True)
+    assert "taken for" in call("predict", place / "run", picture).stdout
+
+
+def test_predict_refuses_what_it_cannot_read(place: Path, tmp_path: Path) -> None:
+    assert "gone.png" in error_of(call("predict", place / "run", tmp_path / "gone.png", code=2))
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    assert "broken.png" in error_of(call("predict", place / "run", broken, code=2))
+    assert "did you mean 'image'" in error_of(
+        call("predict", place / "run", broken, "--modality", "imag", code=2)
+    )
+
+
+def test_report_of_several_runs(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "both.html"
+    call("report", place / "run", place / "run", "--out", out)
+    assert "side by side" in out.read_text()[:400]
+    assert "--out" in error_of(call("report", place / "run", place / "run", code=2))
+    assert "summary.json" in error_of(call("report", tmp_path, code=2))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no picture at all", b"\x89PNG\r\n\x1a\n cut short"], ids=["empty", "misnamed", "cut"]
+)
+def test_a_broken_file_stops_training_before_it_begins(place: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copytree(place / "data", tmp_path / "data")
+    (tmp_path / "data/image/test/class_1/9.png").write_bytes(content)
+    line = error_of(
+        call(
+            "train",
+            place / "mine.toml",
+            "--out",
+            tmp_path / "run",
+            "--set",
+            f"stream.path={tmp_path / 'data'}",
+            code=2,
+        )
+    )
+    assert "9.png" in line and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_data_check_lists_every_fault(place: Path, tmp_path: Path) -> None:
+    assert "every file decodes" in call("data", "check", place / "data", "-q").stdout
+    shutil.copytree(place / "data", tmp_path / "data")
+    for name in ("8.png", "9.png"):
+        (tmp_path / "data/image/val/class_1" / name).write_bytes(f"{name} is no picture".encode())
+    result = call("data", "check", tmp_path / "data", "--json", "-q", code=2)
+    found = json.loads(result.stdout)
+    assert len(found["faults"]) == 2 and {"8.png", "9.png"} == {
+        f.split(":")[0].split("/")[-1] for f in found["faults"]
+    }
+    assert [(m["modality"], m["classes"], m["train"]) for m in found["modalities"]] == [
+        ("image", 2, 8),
+        ("text", 2, 8),
+    ]
+    assert "nowhere" in error_of(call("data", "check", tmp_path / "nowhere", code=2))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["train", "dmo", "--out", "x"], ["did you mean 'demo'"]),
+        (["train", "demo", "--out", "x", "--set", "train.sed=1"], ["--set train.sed=1", "'seed'"]),
+        (["train", "demo", "--out", "x", "--set", "train.device=cuda:99"], ["cuda:99", "doctor"]),
+        (["train", "folder", "--out", "x"], ["stream.path"]),
+        (["evaluate", "nowhere"], ["nowhere", "config.json"]),
+        (["evaluate", "nowhere", "--split", "tset"], ["--split", "'test'"]),
+        (["predict", "nowhere", __file__], ["nowhere"]),
+    ],
+)
+def test_bad_input_is_one_line_and_two(words, parts, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = error_of(call(*words, code=2))
+    assert all(part in line for part in parts), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_folder_without_weights_is_named(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    line = error_of(
+        call(
+            "train",
+            place / "mine.toml",
+            "--out",
+            tmp_path / "run",
+            "--set",
+            f"encoder.name={tmp_path / 'empty'}",
+            code=2,
+        )
+    )
+    assert "empty" in line and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = call("train", "dmo", "--out", "x", "--debug", code=2)
+    assert "Traceback" in result.stderr and "ConfigError" in result.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmcl_fast.learning import Learner
+
+    learn, done = Learner.learn, []
+
+    def interrupted(self, task):
+        if done:
+            raise KeyboardInterrupt
+        done.append(task)
+        return learn(self, task)
+
+    words = ["train", place / "mine.toml", "--out", tmp_path / "run", "--set", "train.workers=1", "-q"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", interrupted)
+        result = call(*words, code=130)
+    assert "--resume" in result.stderr and "--set train.workers=1" in result.stderr
+    call(*words, "--resume")
+    again, kept = (json.loads((folder / "run" / "summary.json").read_text()) for folder in (tmp_path, place))
+    assert again["settings"] == kept["settings"]
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["train"], ["evaluate"], ["predict"], ["report"], ["data", "check"], ["doctor"]]
+)
+def test_help_has_an_example(words: list[str]) -> None:
+    text = call(*words, "--help").stdout
+    assert "Example:" in text and "mmcl-fast" in text if words else "train" in text
+
+
+def test_the_program_itself_ends_with_two_and_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmcl_fast.cli", "data", "check", str(tmp_path)],
+        text=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,101 @@
+"""doctor and the progress displays."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from mmcl_fast import cli, doctor, progress
+
+
+def test_doctor_finds_what_is_here() -> None:
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["python"].state == found["torch"].state == "ok"
+    assert {"backend reference", "av", "soundfile", "pillow", "disk", "nvcc", "mmcl_fast._C"} <= set(found)
+    assert all(finding.mend for finding in found.values() if finding.state == "broken")
+    assert found["backend reference"].state == "ok"
+    assert found["backend cuda"].state == "ok" or found["backend cuda"].about
+
+
+def test_doctor_prints_and_ends_with_zero_here() -> None:
+    result = CliRunner().invoke(cli.app, ["doctor", "--json"])
+    assert result.exit_code == 0
+    assert {"name", "state", "about", "mend", "core"} == set(json.loads(result.stdout)[0])
+    assert "The core works." in CliRunner().invoke(cli.app, ["doctor"]).stdout
+
+
+def test_a_broken_torchvision_is_told_with_its_cure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "torchvision"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('libc10_cuda.so: cannot open shared object file')")
+    info = tmp_path / "torchvision-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "torchvision", raising=False)
+    finding = next(f for f in doctor.examine() if f.name == "torchvision")
+    assert (
+        finding.state == "broken"
+        and finding.mend == "pip uninstall torchvision"
+        and "libc10_cuda" in finding.about
+    )
+
+
+def test_a_part_that_fails_is_a_finding_and_a_broken_core_ends_with_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def _torch():
+        yield doctor.Finding("torch", "broken", "gone", "pip install torch", core=True)
+
+    def _disk():
+        raise RuntimeError("no\ndisk")
+        yield
+
+    monkeypatch.setattr(doctor, "_torch", _torch)
+    monkeypatch.setattr(doctor, "_disk", _disk)
+    found = {finding.name: finding for finding in doctor.examine()}
+    assert found["disk"].state == "broken" and "RuntimeError: no disk" in found["disk"].about
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert result.exit_code == 1 and "The core does not work." in result.stdout
+
+
+def test_lines_tell_phase_count_and_numbers() -> None:
+    out = io.StringIO()
+    shown = progress.Lines(out)
+    with shown.phase("trunk", 8) as phase:
+        phase.advance(5)
+        phase.advance()
+        phase.note(loss=0.25)
+    shown.log("task 1 [a] learned")
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("  trunk: 6 in ") and "/s" in first and first.endswith("loss 0.25")
+    assert second == "task 1 [a] learned"
+
+
+def test_bars_run_nested_and_leave_the_lines() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    bars = progress.Bars(console)
+    with bars.phase("outer", 2) as outer, bars.phase("inner") as inner:
+        inner.advance(3)
+        outer.advance()
+        outer.note(loss=1.0)
+        bars.log("a line [with brackets]")
+    with pytest.raises(RuntimeError, match="stopped"):
+        with bars.phase("fails", 1):
+            raise RuntimeError("stopped")
+    with bars.phase("again", 1) as again:
+        again.advance()
+    assert "a line [with brackets]" in console.file.getvalue()
+
+
+def test_quiet_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    silent = progress.make(quiet=True)
+    with silent.phase("x", 3) as phase:
+        phase.advance()
+        phase.note(a=1.0)
+    silent.log("line")
+    assert capsys.readouterr() == ("", "")

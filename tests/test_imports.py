@@ -1,0 +1,123 @@
+"""Imports go one way: cli -> learning -> methods -> encoders, ops -> kernels, _C; streams -> media."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "mmcl_fast"
+
+# What each room may import, besides itself, errors and what lies outside the package.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "media": set(),
+    "streams": {"media"},
+    "kernels": set(),
+    "ops": {"kernels", "_C"},
+    "encoders": {"media", "streams", "ops"},
+    "methods": {"encoders", "ops"},
+    "progress": set(),
+    "config": {"methods"},
+    "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress"},
+    "report": {"learning"},
+    "check": {"media", "streams", "progress"},
+    "doctor": {"ops", "streams", "_C"},
+    "cli": {
+        "check",
+        "config",
+        "doctor",
+        "learning",
+        "media",
+        "methods",
+        "ops",
+        "progress",
+        "report",
+        "streams",
+    },
+    "__init__": {"learning", "ops", "streams"},
+}
+LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "typer", "nvidia")
+
+
+def room_of(file: Path) -> str:
+    if file.is_relative_to(ROOT / "kernels"):
+        return "kernels"
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, package: list[str], names: list[str]) -> Iterator[tuple[int, str]]:
+    """(line, room) of every import from the package, relative too; ``from mmcl_fast import x`` is x."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = base + (node.module.split(".") if node.module else [])
+            found = [base + [alias.name] for alias in node.names] if base == ["mmcl_fast"] else [base]
+        else:
+            continue
+        for parts in found:
+            if parts[0] == "mmcl_fast" and len(parts) > 1 and parts[1] in names:
+                yield node.lineno, parts[1]
+
+
+def sources() -> list[Path]:
+    return [*sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "kernels").rglob("*.py"))]
+
+
+def wrong_imports(source: str, room: str, package: list[str]) -> list[str]:
+    allowed = ALLOWED[room] | {room, "errors"}
+    return [
+        f"line {line}: {room} imports {other}"
+        for line, other in imports(ast.parse(source), package, list(ALLOWED) + ["_C"])
+        if other not in allowed
+    ]
+
+
+@pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file: Path) -> None:
+    room = room_of(file)
+    assert room in ALLOWED, f"{room}: a new room; say in ALLOWED what it may import"
+    inside = ["kernels"] if room == "kernels" else list(file.relative_to(PACKAGE).parts[:-1])
+    assert not wrong_imports(file.read_text(), room, ["mmcl_fast", *inside])
+
+
+@pytest.mark.parametrize(
+    ("source", "room"),
+    [
+        ("from mmcl_fast.learning import Learner", "ops"),
+        ("import mmcl_fast.methods.comm", "media"),
+        ("def f():\n    from mmcl_fast import learning", "methods"),
+        ("from ..learning import run", "encoders"),
+        ("from .. import ops", "media"),
+    ],
+)
+def test_the_rule_sees_a_wrong_import(source: str, room: str) -> None:
+    assert wrong_imports(source, room, ["mmcl_fast", room])
+
+
+# Loaded with the first file that is decoded, never with the package.
+DECODERS = {"audio.py", "cpu.py", "depth.py", "picture.py", "video.py", "sniff.py"}
+
+
+def eager() -> list[Path]:
+    return [
+        f
+        for f in sources()
+        if room_of(f) not in ("cli", "kernels") and not (room_of(f) == "media" and f.name in DECODERS)
+    ]
+
+
+@pytest.mark.parametrize("file", eager(), ids=lambda file: str(file.relative_to(ROOT)))
+def test_optional_packages_are_imported_where_they_are_used(file: Path) -> None:
+    for node in ast.parse(file.read_text()).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [node.module or ""]
+        assert not [n for n in names if n.split(".")[0] in LAZY], f"line {node.lineno}"
