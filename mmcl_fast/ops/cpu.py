@@ -11,8 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 22  # numbers of one chunk of logits
-ROWS = 1024
+CHUNK = 1 << 21  # numbers of one chunk of logits
+ROWS = 2048
 FIXED_MAX = 40.0  # exp(-2 s) is a normal float32 below this scale, so |cos| <= 1 gives the maximum for nothing
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
@@ -86,6 +86,8 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
             lib.align_chunk(x.data_ptr(), len(t), m, len(t), inv_z, at_t + 4 * n, y, n, scale, fixed, n == 0, top,
                             total, fix, own, kind, threads)
             part = product(x, t)
+            if not need_text:
+                del x  # before the next chunk is made
             if n == 0:
                 o = part if part.dtype == wide else part.float()
             else:
