@@ -43,18 +43,24 @@ class Silent:
 
 
 class Lines:
-    """For logs and pipes: one line a phase when it ends, one line a task."""
+    """For logs and pipes: one line when a phase of at least ``least`` seconds ends, one line a task."""
 
-    def __init__(self, stream: Any = None):
-        self.stream = stream or sys.stderr
+    def __init__(self, stream: Any = None, least: float = 0.0):
+        self.stream, self.least = stream or sys.stderr, least
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[_Count]:
         count, start = _Count(), time.perf_counter()
         yield count
         seconds = time.perf_counter() - start
-        rate = f", {count.done / seconds:.1f}/s" if count.done and seconds else ""
-        self.log(f"  {name}: {count.done or total or ''} in {seconds:.1f} s{rate}{_numbers(count.numbers)}")
+        if seconds < self.least:
+            return
+        done = (
+            f"{count.done} in {seconds:.1f} s, {count.done / seconds:.1f}/s"
+            if count.done
+            else f"{seconds:.1f} s"
+        )
+        self.log(f"  {name}: {done}{_numbers(count.numbers)}")
 
     def log(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -147,4 +153,4 @@ def make(quiet: bool = False) -> Progress:
     console = Console(stderr=True)
     if quiet:
         return Silent()
-    return Bars(console) if console.is_terminal else Lines()
+    return Bars(console) if console.is_terminal else Lines(least=1.0)

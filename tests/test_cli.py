@@ -59,7 +59,7 @@ def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> Non
         "1 image-0",
     ):
         assert part in result.stdout, part
-    assert "decode and trunk" in result.stderr
+    assert "task 2/2" in result.stderr
     for name in (
         "config.json",
         "environment.json",

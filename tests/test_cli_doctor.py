@@ -71,6 +71,8 @@ def test_lines_tell_phase_count_and_numbers() -> None:
         phase.advance()
         phase.note(loss=0.25)
     shown.log("task 1 [a] learned")
+    with progress.Lines(out, least=60).phase("too short to tell"):
+        pass
     first, second = out.getvalue().splitlines()
     assert first.startswith("  trunk: 6 in ") and "/s" in first and first.endswith("loss 0.25")
     assert second == "task 1 [a] learned"
