@@ -11,6 +11,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, mean_unit, unit_stride
+
 CHUNK = 1 << 21  # numbers of one chunk of logits
 ROWS = 2048
 FIXED_MAX = 40.0  # exp(-2 s) is a normal float32 below this scale, so |cos| <= 1 gives the maximum for nothing
@@ -25,10 +27,6 @@ def load():  # noqa: ANN201
     except ImportError as error:
         return None, f"mmcl_fast._C is not there ({error}): install with pip, which compiles it"
     return _C, ""
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 or x.shape[1] == 1 and x.is_contiguous() else x.contiguous()
 
 
 def _onednn():  # noqa: ANN202
@@ -57,7 +55,7 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
                                            need_z, need_text)
         return ce, dz.to(z.dtype), dtext.to(z.dtype), ds
     lib, _ = load()
-    z, text, labels = _rows(z), _rows(text), labels.contiguous()
+    z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
     kind, threads, wide = DTYPES[z.dtype], torch.get_num_threads(), torch.float32
     scale = float(scale)
@@ -72,7 +70,7 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
     inv_t = z.new_empty(c, dtype=wide)
     at_t = inv_t.data_ptr()
     lib.row_norm(text.data_ptr(), 0, at_t, text.stride(0), 0, c, d, kind, threads)
-    mean = _mean_unit(text, inv_t) if smoothing else None
+    mean = mean_unit(text, inv_t) if smoothing else None
     dtext = z.new_zeros(c, d, dtype=wide) if need_text else z.new_empty(0)
     for r in range(0, b, rows):
         u, y = z[r : r + rows], labels.data_ptr() + 8 * r
@@ -97,39 +95,13 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
                          at_t, 0 if mean is None else mean.data_ptr(), y, ignore_index, scale, smoothing, top, total,
                          own, ce.data_ptr() + 4 * r, ds.data_ptr() + 4 * r, ratio, label_coef, kind, threads)
         if need_text:
-            _add_text_gradient(dtext, x, u.float() * stats[6, :m, None], stats[4, :m], stats[5, :m],
-                               labels[r : r + m], coef[r : r + m], inv_t, smoothing, ignore_index)
+            add_text_gradient(dtext, x, u.float() * stats[6, :m, None], stats[4, :m], stats[5, :m],
+                               labels[r : r + m], coef[r : r + m], inv_t, smoothing, product)
     if need_z and in_place:
         dz = o
     if need_text:
-        dtext.mul_(scale)
-        along = torch.einsum("cd,cd,c->c", dtext, text.float(), inv_t * inv_t)
-        dtext = dtext.sub_(along[:, None] * text).to(text.dtype)
+        dtext = finish_text_gradient(dtext, text, inv_t, scale)
     return ce, dz, dtext, ds
-
-
-def _mean_unit(text: Tensor, inv: Tensor) -> Tensor:
-    """The mean of the unit class texts [D], in float32."""
-    if text.dtype == torch.float32:
-        return torch.mv(text.T, inv) / len(text)
-    parts = [torch.mv(t.float().T, i) for t, i in zip(text.split(4096), inv.split(4096), strict=True)]
-    return sum(parts) / len(text)
-
-
-def _add_text_gradient(dtext: Tensor, x: Tensor, unit: Tensor, ratio: Tensor, label_coef: Tensor, labels: Tensor,
-                       coef: Tensor, inv_t: Tensor, smoothing: float, ignore_index: int) -> None:
-    """dtext_c += sum_i coef_i (p_ic - target_ic) z_i / |t_c|, still to be projected off t_c and scaled."""
-    pull = unit * (coef * ratio)[:, None]
-    if x.dtype == torch.float32:
-        dtext.addmm_(x.T, pull) if LINEAR is None else dtext.add_(product(x.T, pull))
-    else:
-        dtext.add_(x.T @ pull.to(x.dtype))
-    valid = labels != ignore_index
-    own = torch.where(valid, labels, 0)
-    dtext.index_add_(0, own, unit * (coef * label_coef * inv_t[own] * valid)[:, None])
-    if smoothing:
-        mean = (unit * (coef * valid)[:, None]).sum(0) * (smoothing / inv_t.numel())
-        dtext.addr_(inv_t, mean, alpha=-1)
 
 
 def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None
@@ -139,11 +111,11 @@ def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: T
         e, inv, h = realign_forward(*(x if x is None else x.float() for x in (z, gate, down, up, source)))
         return e.to(z.dtype), inv, h.to(z.dtype)
     lib, _ = load()
-    z, gate = _rows(z), _rows(gate)
+    z, gate = unit_stride(z), unit_stride(gate)
     u = z if source is None else source
     (b, d), (m, du, r) = z.shape, down.shape
     kind, threads, size = DTYPES[z.dtype], torch.get_num_threads(), z.element_size()
-    a, w = down.permute(1, 0, 2).reshape(du, m * r), up.reshape(m * r, d)
+    a, w = flat(down, up)
     e, inv, h = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32), z.new_empty(b, m * r)
     step = min(b, max(64, CHUNK // 8 // d))
     scaled = z.new_empty(step, m * r)
@@ -166,13 +138,13 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
                                  need)
         return tuple(g.to(z.dtype) for g in grads)
     lib, _ = load()
-    de, gate = _rows(de), _rows(gate)
+    de, gate = unit_stride(de), unit_stride(gate)
     u = z if source is None else source
     (b, d), (m, du, r) = z.shape, down.shape
     kind, threads, size = DTYPES[z.dtype], torch.get_num_threads(), z.element_size()
     need_z, need_gate, need_down, need_up, need_source = (bool(need & 1 << k) for k in range(5))
     need_u = need_source or need_z and source is None
-    a, w = down.permute(1, 0, 2).reshape(du, m * r), up.reshape(m * r, d)
+    a, w = flat(down, up)
     none, wide = z.new_empty(0), torch.float32
     dz = z.new_empty(b, d) if need_z else none
     dsource = u.new_empty(b, du) if need_source else none

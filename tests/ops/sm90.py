@@ -1,0 +1,43 @@
+"""Compiles a Triton kernel for sm_90 without a GPU and reads registers, spills, shared memory and wgmma."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TARGET = GPUTarget("cuda", 90, 32)
+SHARED_LIMIT = 227 * 1024
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def usage(cubin: bytes, cuobjdump: str = str(CUOBJDUMP)) -> list[dict[str, int | str]]:
+    """Per kernel of a cubin: name, REG, STACK, LOCAL, SHARED."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = []
+    for name, line in re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", text.stdout + text.stderr):
+        found.append({"name": name} | {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", line)})
+    return found
+
+
+def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], **options) -> dict[str, int]:
+    """types: argument -> "*bf16", "i32" ...; every argument of the kernel is in types or constants."""
+    function = getattr(kernel, "fn", kernel)
+    if not isinstance(function, triton.JITFunction):
+        function = triton.JITFunction(function)
+    signature = {a: types.get(a, "constexpr") for a in function.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(function.arg_names)
+               if types.get(a, "").startswith("*") or a in ("ldz", "ldt", "width")}
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned)
+    made = triton.compile(source, target=TARGET, options=options)
+    (used,) = usage(made.asm["cubin"])
+    return {"registers": used["REG"], "stack": used["STACK"], "local": used["LOCAL"],
+            "shared": made.metadata.shared, "wgmma": made.asm["ptx"].count("wgmma.mma_async")}
