@@ -35,7 +35,7 @@ class CommOptions:
     aggregation: bool = True             # False: P_m <- P_m_new
     lambda_max: float = 0.8
     sigma: float = 0.1
-    blending: bool = True                # False: a sample gets the prompt of its most relevant modality alone
+    blending: bool = True                # False: prompt and gate of the most relevant modality alone
     relevance: Literal["analytic", "mlp"] = "analytic"
     tau: float = 0.2                     # temperature of c(x)
     relevance_penalty: float = 0.01
@@ -84,7 +84,7 @@ class Comm(Method):
             self.relevance.learn(query, modality, others, self.generator(data.index, 1))
         before = None if first else self._features(data.tokens, modality, query)
         if self.options.prompts:
-            self._learn_prompt(data, classes, query, blend_of_others)
+            self._learn_prompt(data, classes, query, blend_of_others, before)
         with self.phase("statistics"):
             self._remember(data, query, before)
             self._update_rows(data.index)
@@ -111,7 +111,8 @@ class Comm(Method):
             drawn = torch.cat([self.memory.draw(c, 32, generator)[:, dim:] for c in self.memory.labels(m)])
             self.rows[m] = self.relevance(F.normalize(drawn, dim=1)).mean(0)
 
-    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None) -> None:
+    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None,
+                      before: Tensor | None) -> None:
         o, modality, encoder = self.options, data.modality, self.encoder
         generator = self.generator(data.index, 3)
         old = self.bank.prompts.get(modality)
@@ -122,9 +123,7 @@ class Comm(Method):
         local = torch.full((len(classes),), -100).to(data.labels.device)
         local[data.classes] = torch.arange(len(data.classes), device=local.device)
         target = local[data.labels]
-        z_before = None
-        if old is not None and o.self_regularisation:
-            z_before = embed_all(encoder, data.tokens, modality, self.bank.blend(modality, weight, names))
+        z_before = None if before is None else before[:, : encoder.dim]
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
 
         def loss(step: int) -> Tensor:
@@ -132,22 +131,21 @@ class Comm(Method):
             prefix = self.bank.blend(modality, weight[rows], names, (modality, prompt))
             z = encoder.head(subset(data.tokens, rows), prefix, modality)
             value = ops.alignment_loss(z, texts, target[rows], logit_scale=encoder.logit_scale)
-            if z_before is not None:
+            if z_before is not None and o.self_regularisation:
                 value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()
             return value
 
         with self.phase("prompts", len(plan)) as shown:
             train_prefix(encoder, [prompt], len(plan), o.lr, loss, shown.advance)
         if old is not None and o.aggregation:
-            shift = self._prompt_shift(data, weight, prompt)
+            shift = self._prompt_shift(data, weight, prompt, z_before)
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
         self.bank.prompts[modality] = prompt
 
-    def _prompt_shift(self, data: TaskData, weight: Tensor, prompt: Tensor) -> float:
+    def _prompt_shift(self, data: TaskData, weight: Tensor, prompt: Tensor, old: Tensor) -> float:
         """Mean of 1 - cos between embeddings under the old and the new prompt, on the task's data."""
-        modality, names = data.modality, self.relevance.modalities
-        old = embed_all(self.encoder, data.tokens, modality, self.bank.blend(modality, weight, names))
-        new = embed_all(self.encoder, data.tokens, modality, self.bank.blend(modality, weight, names, (modality, prompt)))
+        prefix = self.bank.blend(data.modality, weight, self.relevance.modalities, (data.modality, prompt))
+        new = embed_all(self.encoder, data.tokens, data.modality, prefix)
         return float((1 - F.cosine_similarity(old, new)).mean())
 
     def _remember(self, data: TaskData, query: Tensor, before: Tensor | None) -> None:
@@ -170,22 +168,24 @@ class Comm(Method):
         if o.realignment == "trained":
             with self.phase("re-alignment", o.steps) as shown:
                 self.realigner.train(
-                    self.memory, texts, names, lambda u: self.relevance(F.normalize(u[:, self.encoder.dim:], dim=1)),
+                    self.memory, texts, names, lambda u: self._routing(F.normalize(u[:, self.encoder.dim:], dim=1)),
                     steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
                     logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator, advance=shown.advance)
 
     # ---- embedding ------------------------------------------------------------------------------------------
 
     def _routing(self, query: Tensor) -> Tensor:
-        """Contributions that blend the prompts ``[n, M]``: c(x), or one-hot without blending."""
-        c = self.relevance(query)
-        return c if self.options.blending else F.one_hot(c.argmax(1), c.shape[1]).float()
+        """Contributions ``[n, M]`` that blend prompts and gate the re-alignment: c(x), one-hot without blending."""
+        return self._sharpen(self.relevance(query))
+
+    def _sharpen(self, c: Tensor) -> Tensor:
+        return c if self.options.blending else F.one_hot(c.argmax(1), c.shape[1]).to(c.dtype)
 
     def _gate(self, query: Tensor, modality: str | None) -> Tensor:
         """c(x), or for a given modality its mean contribution row."""
         if modality is None or modality not in self.rows:
-            return self.relevance(query)
-        return self.rows[modality].expand(len(query), -1)
+            return self._routing(query)
+        return self._sharpen(self.rows[modality].expand(len(query), -1))
 
     def _features(self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None) -> Tensor:
         """u = [z / |z| ; q / |q|], ``[n, D_u]``."""
@@ -200,8 +200,7 @@ class Comm(Method):
         if not self.relevance.modalities:
             return F.normalize(embed_all(self.encoder, tokens, modality, None), dim=-1)
         gate = self._gate(query, modality if given else None)
-        weight = gate if self.options.blending else F.one_hot(gate.argmax(1), gate.shape[1]).float()
-        return self.realigner(self._features(tokens, modality, query, weight), gate)
+        return self.realigner(self._features(tokens, modality, query, gate), gate)
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         return self.encoder.logit_scale * self.embed(tokens, modality, given=given) @ classes.embedding.T

@@ -91,13 +91,14 @@ class FeatureMemory:
                 + a ** 0.5 * normal(len(pooled.factor)) @ pooled.factor
                 + normal(len(diagonal)) * diagonal.sqrt())
 
-    def second_moment(self, label: int) -> Tensor:
-        """E[u u'] of one class, ``[D_u, D_u]``."""
-        own, pooled = self.classes[label], self.pooled[self.modality_of[label]]
-        a = self.shrink
-        out = (1 - a) * own.factor.T @ own.factor + a * pooled.factor.T @ pooled.factor
-        out += torch.outer(own.mean, own.mean)
-        out.diagonal().add_((1 - a) * own.diagonal + a * pooled.diagonal)
+    def second_moment(self, labels: list[int]) -> Tensor:
+        """Sum over classes of one modality of E[u u'], ``[D_u, D_u]``."""
+        own, pooled = [self.classes[c] for c in labels], self.pooled[self.modality_of[labels[0]]]
+        a, n = self.shrink, len(labels)
+        rows = torch.cat([(1 - a) ** 0.5 * g.factor for g in own] + [(n * a) ** 0.5 * pooled.factor,
+                                                                     torch.stack([g.mean for g in own])])
+        out = rows.T @ rows
+        out.diagonal().add_((1 - a) * sum(g.diagonal for g in own) + n * a * pooled.diagonal)
         return out
 
     def shift(self, modality: str, labels: list[int], moved: Tensor, at: Tensor, width: float, dims: int) -> None:

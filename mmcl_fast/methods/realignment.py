@@ -30,30 +30,28 @@ def closed_form(memory: FeatureMemory, texts: Tensor, modality: str, rank: int, 
                 source_dims: slice) -> tuple[Tensor, Tensor]:
     """Reduced-rank ridge regression of (class code - z) on u over a modality's classes, from their moments alone.
 
-    W = (E[uu'] + lambda tr/d I)^-1 E[u (y - z)'], cut to rank r by the SVD of G^(1/2) W.
+    W = (E[uu'] + lambda tr/d I)^-1 E[u (y - z)'], cut to rank r by the SVD of L' W, G = L L'.
 
     Returns:
         down ``[D_u, r]`` and up ``[r, D]``.
     """
-    dim = texts.shape[1]
-    codes = class_codes(texts, dual)
-    gram = cross = 0.0
-    for label in memory.labels(modality):
-        moment = memory.second_moment(label)
-        mean = memory.classes[label].mean
-        gram = gram + moment[source_dims, source_dims]
-        cross = cross + torch.outer(mean[source_dims], codes[label]) - moment[source_dims, :dim]
-    lift = penalty * gram.diagonal().mean()
-    gram = gram + lift * torch.eye(len(gram), device=gram.device)
-    root = torch.linalg.cholesky(gram.double())
-    white = torch.linalg.solve_triangular(root, cross.double(), upper=False)
-    left, values, right = torch.linalg.svd(white, full_matrices=False)
-    left, values, right = left[:, :rank], values[:rank], right[:rank]
-    down = torch.linalg.solve_triangular(root.T, left, upper=True)
-    scale = values.sqrt()
-    balance = down.norm(dim=0).clamp(min=1e-12)
-    down, up = down / balance * scale, right * (balance * values / scale.clamp(min=1e-12)).unsqueeze(1)
-    return _fit_rank(down.float(), 1, rank), _fit_rank(up.float(), 0, rank)
+    dim, codes, labels = texts.shape[1], class_codes(texts, dual), memory.labels(modality)
+    moment = memory.second_moment(labels)[source_dims]
+    means = torch.stack([memory.classes[c].mean for c in labels])
+    live = (moment[:, source_dims].diagonal() > 0).nonzero().squeeze(1)  # the other tower's slots are all zero
+    cross = (means[:, source_dims].T @ codes[labels] - moment[:, :dim])[live]
+    gram = moment[:, source_dims][live][:, live]
+    gram.diagonal().add_(penalty * moment[:, source_dims].diagonal().mean())
+    root = torch.linalg.cholesky(gram)
+    white = torch.linalg.solve_triangular(root, cross, upper=False)
+    values, right = torch.linalg.eigh((white.T @ white).double())
+    rank_now = min(rank, dim)
+    values, right = values[-rank_now:].clamp(min=1e-12), right[:, -rank_now:].to(white.dtype)
+    down = torch.linalg.solve_triangular(root.T, white @ right, upper=True)  # W = down right'
+    scale = (down.norm(dim=0).clamp(min=1e-12)).sqrt()
+    full = down.new_zeros(len(moment), rank_now)
+    full[live] = down / scale
+    return _fit_rank(full, 1, rank), _fit_rank((right * scale).T.contiguous(), 0, rank)
 
 
 def _fit_rank(x: Tensor, dim: int, rank: int) -> Tensor:

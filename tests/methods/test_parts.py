@@ -39,7 +39,7 @@ def test_drawn_features_have_the_moments():
     memory.add(0, "image", randn(40, 8) * 2 + 1)
     memory.add(1, "image", randn(40, 8, seed=2))
     u = memory.draw(0, 40000, torch.Generator().manual_seed(1)).double()
-    torch.testing.assert_close((u.T @ u / len(u)).float(), memory.second_moment(0), rtol=0.1, atol=0.1)
+    torch.testing.assert_close((u.T @ u / len(u)).float(), memory.second_moment([0]), rtol=0.1, atol=0.1)
 
 
 def test_drift_moves_near_means_by_the_local_drift():
