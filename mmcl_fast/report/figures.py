@@ -46,7 +46,7 @@ def matrix(run: Run, setting: str) -> Any:
         height=110 + 30 * len(rows),
         margin=MARGIN,
         showlegend=False,
-        meta={"min_width": 150 + 40 * len(columns)},
+        meta={"min_width": 80 + 30 * len(columns)},
     )
     figure.update_xaxes(side="top", tickangle=-45, showgrid=False, fixedrange=True)
     figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True, type="category")
