@@ -1,0 +1,95 @@
+import json
+
+import pytest
+import torch
+
+from mmcl_fast.config import build
+from mmcl_fast.errors import RunError
+from mmcl_fast.learning import checkpoint, learner, run
+from mmcl_fast.learning.learner import Learner
+from tests.toy import ToyEncoder, write_folder
+
+OPTIONS = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
+    root = write_folder(tmp_path / "data")
+
+    def make(method="comm", options=OPTIONS, **train):
+        return build({"stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
+                      "method": {"name": method, "options": options}, "train": {"device": "cpu", **train}})
+
+    return make
+
+
+def summary(out):
+    values = json.loads((out / "summary.json").read_text())
+    values.pop("seconds")
+    return values
+
+
+def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch):
+    run.train(config(), tmp_path / "whole")
+    real, calls = Learner.learn, []
+
+    def stop_at_the_fourth(self, task):
+        calls.append(task.name)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, task)
+
+    monkeypatch.setattr(Learner, "learn", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config(), tmp_path / "parts")
+    monkeypatch.setattr(Learner, "learn", real)
+    assert checkpoint.latest(tmp_path / "parts").name == "task-003"
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as log:
+        log.write('{"event": "evaluation", "after": 4, "row"')  # the line that a stop cut short
+    run.train(config(), tmp_path / "parts", resume=True)
+    assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
+    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+    assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
+
+
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(config, tmp_path):
+    run.train(config(), tmp_path / "run")
+    before = summary(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "task-006" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert checkpoint.latest(tmp_path / "run").name == "task-005"
+    run.train(config(), tmp_path / "run", resume=True)
+    assert summary(tmp_path / "run") == before
+
+
+def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
+    result = run.train(config(), tmp_path / "run")
+    R = result.summary["settings"]["agnostic"]["R"]
+    assert len(R) == 7 and all(len(row) == 6 and None not in row for row in R)
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = next(e for e in events if e["event"] == "evaluation" and e["after"] == 6 and e["setting"] == "agnostic")
+    assert last["row"] == R[-1] == [100 * c / n for c, n in zip(last["correct"], last["count"])]
+    assert [e["task"] for e in events if e["event"] == "task"] == [1, 2, 3, 4, 5, 6]
+    again = Learner.load(tmp_path / "run", encoder=ToyEncoder())
+    assert again.evaluate(run.make_stream(config()).tasks).accuracy("agnostic") == R[-1]
+
+
+def test_unseen_tasks_may_be_left_out(config, tmp_path):
+    R = run.train(config(evaluate_unseen=False), tmp_path / "run").summary["settings"]["given"]["R"]
+    assert R[0] == [None] * 6 and R[2][:2] != [None, None] and R[2][2:] == [None] * 4
+
+
+def test_a_cumulative_method_is_evaluated_at_the_end_only(config, tmp_path):
+    values = run.train(config("joint", {"epochs": 1}), tmp_path / "run").summary["settings"]["agnostic"]
+    assert all(v is None for row in values["R"][1:-1] for v in row) and None not in values["R"][-1]
+    assert values["metrics"]["last"] is not None and values["metrics"]["avg"] is None
+
+
+def test_another_config_is_refused_with_the_key(config, tmp_path):
+    run.train(config("zero_shot", {}), tmp_path / "run")
+    with pytest.raises(RunError, match="method.name was \"zero_shot\", is \"ridge\""):
+        run.train(config("ridge", {}), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="not empty"):
+        run.train(config("zero_shot", {}), tmp_path / "run")
+    run.train(config("zero_shot", {}, workers=1), tmp_path / "run", resume=True)
