@@ -132,20 +132,22 @@ class Learner:
 
     # ---- evaluation and prediction --------------------------------------------------------------------------
 
-    def evaluate(self, tasks: Sequence[Task], *, setting: str = "both", split: str = "test") -> Evaluation:
+    def evaluate(self, tasks: Sequence[Task], *, setting: str = "both", split: str = "test",
+                 upcoming: Sequence[Task] = ()) -> Evaluation:
         """Accuracy on each task's samples of a split, prediction by instance.
 
         Tasks that were learned are scored over the classes learned; tasks that were not, over the classes learned
-        and those of all tasks given that were not.
+        and those of all tasks given (and ``upcoming``) that were not.
 
         Args:
             setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.evaluation.ABOUT``.
             split: ``test`` or ``val``.
+            upcoming: tasks whose classes also compete for the samples of tasks not yet learned.
         """
         wanted = settings_of(setting)
         known = len(self.classes)
         classes = self.classes
-        for task in tasks:
+        for task in [*tasks, *upcoming]:
             classes = self._with(task, classes)
         result = Evaluation([t.name for t in tasks], [], {s: [] for s in wanted})
         learned = {t["name"] for t in self.tasks}
@@ -158,12 +160,12 @@ class Learner:
             ids = {name: classes.keys.index(tuple(key)) for name, key in zip(task.classes, task.class_ids)}
             labels = torch.tensor([ids[s.label] for s in samples])
             result.counts.append(len(samples))
-            scores = {given: self.method.scores(tokens, task.modality, classes, given=given)
-                      for given in {s != "agnostic" for s in wanted}}
+            needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
+            scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
             own = set(classes.of(task.modality)) | {ids[n] for n in task.classes}
             for name in wanted:
                 allowed = [c for c in candidates if c in own] if name == "given_masked" else candidates
-                result.correct[name].append(right_answers(scores[name != "agnostic"], labels, allowed))
+                result.correct[name].append(right_answers(scores[name != "agnostic" or not self.method.routes], labels, allowed))
         return result
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:

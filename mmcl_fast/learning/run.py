@@ -166,10 +166,13 @@ class MetricsLog:
 
 
 def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config", log: MetricsLog, progress: Any) -> None:
-    tasks = stream.tasks if config.train.evaluate_unseen else stream.tasks[:number]
+    unseen = config.train.evaluate_unseen
+    tasks = stream.tasks[:number]
+    if unseen:  # row 0 whole; later the next task only, which is what forward transfer asks for
+        tasks = stream.tasks[: number + 1] if number else stream.tasks
     if not tasks:
         return
-    result = learner.evaluate(tasks, setting=config.train.evaluate)
+    result = learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
     padding = [None] * (len(stream) - len(tasks))
     for setting in settings_of(config.train.evaluate):
         log.write({"event": "evaluation", "after": number, "setting": setting,

@@ -76,6 +76,11 @@ class Method(ABC):
         """``[B, C]`` scores, per instance. ``modality`` tells how the sample was decoded (which tower, how many
         frames); only when ``given`` may it choose prompts or gates."""
 
+    @property
+    def routes(self) -> bool:
+        """Whether ``given`` can change scores now; where it can't, they are computed once for both settings."""
+        return False
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything learned: tensors (for safetensors) and plain JSON values."""
         return {}, {}

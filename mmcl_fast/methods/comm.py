@@ -205,6 +205,10 @@ class Comm(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         return self.encoder.logit_scale * self.embed(tokens, modality, given=given) @ classes.embedding.T
 
+    @property
+    def routes(self) -> bool:
+        return bool(self.relevance.modalities)
+
     def contributions(self, tokens: Tokens, modality: str) -> dict[str, float] | None:
         if not self.relevance.modalities:
             return None

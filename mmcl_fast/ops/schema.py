@@ -40,7 +40,7 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
         norm = torch.where(total > 0, 1 / total, 0.0)
     coef = weights * norm if need & TEXT else None
     rows, dz, dtext, dscale = driver(backend).alignment_rows(
-        z, text, labels, coef, scale if logit_scale is None else logit_scale, label_smoothing, ignore_index,
+        z, text, labels, coef, scale if logit_scale is None else logit_scale.detach().float(), label_smoothing, ignore_index,
         bool(need & Z), bool(need & TEXT))
     loss = rows * weights if reduction == "none" else torch.dot(rows, weights) * norm
     return loss, rows, weights, norm, dz, dtext, dscale
