@@ -50,7 +50,7 @@ def wants_cuda() -> Path | None:
     choice = os.environ.get("MMCL_FAST_CUDA", "")
     if choice not in ("", "0", "1"):
         raise SystemExit(f"MMCL_FAST_CUDA must be 0 (forbid) or 1 (require), not {choice!r}")
-    nvcc = None if choice == "0" or not list((ROOT / "csrc" / "cuda").glob("*.cu")) else find_nvcc()
+    nvcc = None if choice == "0" else find_nvcc()
     if nvcc is None and choice == "1":
         raise SystemExit("MMCL_FAST_CUDA=1 but no nvcc on PATH or under CUDA_HOME: install the CUDA toolkit")
     if nvcc is None:
@@ -63,8 +63,8 @@ def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
     """Flags for general kernels, flags for Hopper-only ones (files named *_sm90a.cu), and the architectures."""
     asked = [a for a in re.split(r"[;, ]+", os.environ.get("MMCL_FAST_CUDA_ARCHS", "")) if a]
     known = {c.removeprefix("sm_") for c in run(nvcc, "--list-gpu-code").split()}
-    archs = [a for a in asked or ARCHS if a in known]
-    if missing := [a for a in asked if a not in known]:
+    archs = [a for a in asked or ARCHS if a.rstrip("af") in known]
+    if missing := [a for a in asked if a not in archs]:
         raise SystemExit(f"MMCL_FAST_CUDA_ARCHS: this nvcc does not know {', '.join(missing)}; it knows "
                          f"{', '.join(sorted(known))}")
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
@@ -111,14 +111,14 @@ class NinjaBuild(build_ext):
                 compile_one(source, "cxx", flags + ROW_FLAGS + ISAS[isa] + [f"-DMMCL_ISA={isa}"], f"_{isa}")
         info = {"compiler": run(cxx, "--version").splitlines()[0], "flags": " ".join(flags + ROW_FLAGS),
                 "isas": list(ISAS) if x86 else ["generic"], "python": platform.python_version(), "cuda": None}
+        includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", f"-I{work}"]
         link = ["-shared", "-fopenmp", "-Wl,--exclude-libs,ALL"]
         if nvcc:
-            link += self.add_cuda(nvcc, cxx, lines, compile_one, info)
+            link += self.add_cuda(nvcc, cxx, lines, compile_one, info, includes)
             flags = flags + ["-DMMCL_CUDA"]
         header = f'#pragma once\nstatic const char kBuildInfo[] = R"json({json.dumps(info)})json";\n'
         if not (work / "build_info.h").is_file() or (work / "build_info.h").read_text() != header:
             (work / "build_info.h").write_text(header)
-        includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", f"-I{work}"]
         compile_one(ROOT / "csrc" / "module.cpp", "cxx", flags + includes)
         lines += ["rule link", "  command = $cxx $in -o $out $flags", "  description = link $out",
                   f"build _C.so: link {' '.join(objects)}", f"  flags = {' '.join(link)}", "default _C.so", ""]
@@ -127,7 +127,7 @@ class NinjaBuild(build_ext):
         shutil.copyfile(work / "_C.so", out)
 
     @staticmethod
-    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict) -> list[str]:
+    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict, includes: list[str]) -> list[str]:
         general, hopper, archs = gencodes(nvcc)
         home = cuda_home(nvcc)
         common = ["-std=c++17", "-O3", "-DMMCL_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static",
@@ -138,6 +138,8 @@ class NinjaBuild(build_ext):
             codes = hopper if source.stem.endswith("_sm90a") else general
             if codes:
                 compile_one(source, "nvcc", common + codes)
+        include = f"-I{next((p for p in (home / 'include', home / 'targets/x86_64-linux/include') if p.is_dir()), home)}"
+        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx", [*CPU_FLAGS, *includes, include])
         release = re.search(r"release ([\d.]+)", run(nvcc, "--version"))
         info["cuda"] = {"nvcc": release.group(1) if release else "?", "archs": archs, "flags": " ".join(common[:3])}
         libs = next((p for p in (home / "lib64", home / "targets/x86_64-linux/lib", home / "lib")

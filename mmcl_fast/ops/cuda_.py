@@ -1,0 +1,85 @@
+"""The `cuda` backend: launches the kernels of mmcl_fast._C.cuda on the current stream of the tensors' device."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.ops import gpu
+from mmcl_fast.ops.cpu import load
+
+HERE = sys.modules[__name__]
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+LIB = getattr(load()[0], "cuda", None)
+
+alignment_rows = functools.partial(gpu.alignment_rows, HERE)
+realign_forward = functools.partial(gpu.realign_forward, HERE)
+realign_backward = functools.partial(gpu.realign_backward, HERE)
+
+
+def _launch(kernel: Callable[..., int], x: Tensor, *args: object) -> None:
+    """Launches on x's device and its current stream; x also gives the dtype code."""
+    with torch.cuda.device(x.device):
+        code = kernel(*args, DTYPES[x.dtype], torch.cuda.current_stream().cuda_stream)
+    if code:
+        raise RuntimeError(f"mmcl_fast CUDA kernel: {LIB.error(code)} (cudaError {code})")
+
+
+def _at(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _scale(scale: float | Tensor) -> tuple[int, float]:
+    """Address and value; the kernels read float32."""
+    return (scale.data_ptr(), 0.0) if isinstance(scale, Tensor) else (0, scale)
+
+
+def row_norm(x: Tensor) -> Tensor:
+    inv = x.new_empty(x.shape[0], dtype=torch.float32)
+    _launch(LIB.row_norm, x, x.data_ptr(), x.stride(0), inv.data_ptr(), *x.shape)
+    return inv
+
+
+def one_pass_fits(z: Tensor) -> bool:
+    return False
+
+
+def exp_rows(x: Tensor, labels: Tensor, first: int, inv_z: Tensor, inv_t: Tensor, scale: float | Tensor, top: Tensor,
+             total: Tensor, fix: Tensor, own: Tensor, start: bool) -> None:
+    _launch(LIB.exp_rows, x, x.data_ptr(), x.stride(0), *x.shape, labels.data_ptr(), first, inv_z.data_ptr(),
+            inv_t.data_ptr(), *_scale(scale), start, top.data_ptr(), total.data_ptr(), fix.data_ptr(), own.data_ptr())
+
+
+def finish(o: Tensor, z: Tensor, text: Tensor, mean: Tensor | None, labels: Tensor, inv_z: Tensor, inv_t: Tensor,
+           scale: float | Tensor, top: Tensor, total: Tensor, own: Tensor, loss: Tensor, dz: Tensor | None,
+           dscale: Tensor, ratio: Tensor | None, label_coef: Tensor | None, ignore: int, smoothing: float) -> None:
+    _launch(LIB.finish, z, o.data_ptr(), z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0), _at(mean),
+            labels.data_ptr(), inv_z.data_ptr(), inv_t.data_ptr(), *_scale(scale), top.data_ptr(), total.data_ptr(),
+            own.data_ptr(), loss.data_ptr(), _at(dz), dscale.data_ptr(), _at(ratio), _at(label_coef), z.shape[0],
+            text.shape[0], z.shape[1], ignore, smoothing, o.shape[0])
+
+
+def shift_normalise(z: Tensor, h: Tensor, gate: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    (b, d), scaled = z.shape, torch.empty_like(h)
+    e, inv = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32)
+    _launch(LIB.gate_rows, z, h.data_ptr(), gate.data_ptr(), gate.stride(0), scaled.data_ptr(), b, gate.shape[1], rank)
+    shift = torch.mm(scaled, up)
+    _launch(LIB.add_norm, z, z.data_ptr(), z.stride(0), shift.data_ptr(), e.data_ptr(), inv.data_ptr(), b, d)
+    return e, inv
+
+
+def project(de: Tensor, e: Tensor, inv: Tensor) -> Tensor:
+    dv = torch.empty_like(e)
+    _launch(LIB.project, e, de.data_ptr(), de.stride(0), e.data_ptr(), inv.data_ptr(), dv.data_ptr(), *e.shape)
+    return dv
+
+
+def gate_back(d: Tensor, h: Tensor, gate: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    scaled, dgate = torch.empty_like(h), h.new_empty(gate.shape)
+    _launch(LIB.gate_back, h, d.data_ptr(), h.data_ptr(), gate.data_ptr(), gate.stride(0), scaled.data_ptr(),
+            dgate.data_ptr(), h.shape[0], gate.shape[1], rank)
+    return scaled, dgate

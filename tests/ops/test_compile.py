@@ -1,0 +1,69 @@
+"""The Triton kernels compiled for Hopper without a GPU: no spills, within its registers and shared memory, wgmma used."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("triton")
+
+from mmcl_fast.kernels import alignment, realignment
+from tests.ops.sm90 import SHARED_LIMIT, compile_kernel
+
+HALF = ["bf16", "fp16"]
+SCALAR = {"scale": "fp32", "smoothing": "fp32"}
+FLOATS = ("inv", "inv_z", "inv_t", "out", "row_max", "row_sum", "row_fix", "label_logit", "loss", "dscale", "ratio",
+          "label_coef", "mean_text", "scale_ptr")
+WIDE_FLOATS = {"o": "*fp32"}
+SIZES = ("rows", "classes", "width", "per_split", "cols", "first", "ignore", "ranks", "rank", "groups")
+
+
+def signature(kernel, dtype: str, constants: dict) -> dict[str, str]:
+    """By the argument's name: sizes and row distances int32, statistics float32, everything else in dtype."""
+    types = {}
+    for name in kernel.arg_names:
+        if name in constants:
+            continue
+        if name in SCALAR:
+            types[name] = SCALAR[name]
+        elif name in SIZES or name.startswith("ld"):
+            types[name] = "i32"
+        elif name == "labels":
+            types[name] = "*i64"
+        else:
+            types[name] = "*fp32" if name in FLOATS or name in WIDE_FLOATS else f"*{dtype}"
+    return types
+
+
+def check(kernel, dtype: str, constants: dict, *, wgmma: bool = False, **options) -> None:
+    used = compile_kernel(kernel, signature(kernel, dtype, constants), constants, **options)
+    assert used["stack"] == 0 and used["local"] == 0, f"spills: {used}"
+    assert used["registers"] <= 255 and used["shared"] <= SHARED_LIMIT, used
+    assert (used["wgmma"] > 0) == wgmma, used
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("width", [64, 128, 256])
+@pytest.mark.parametrize("has_scale", [False, True])
+def test_one_pass(dtype, width, has_scale):
+    for sizes, warps, stages in alignment.CONFIGS["one_pass"][width]:
+        constants = sizes | {"D": width, "UPCAST": False, "HAS_SCALE": has_scale}
+        constants |= {} if has_scale else {"scale_ptr": None}
+        check(alignment.one_pass, dtype, constants, wgmma=True, num_warps=warps, num_stages=stages)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", *HALF])
+def test_rows_of_the_loss(dtype):
+    scale = {"scale_ptr": None, "HAS_SCALE": False}
+    check(alignment.row_norm, dtype, {"BLOCK": 1024})
+    check(alignment.exp_rows, dtype, scale | {"START": True, "BLOCK": 4096}, num_warps=8)
+    check(alignment.exp_rows, dtype, scale | {"START": False, "BLOCK": 4096}, num_warps=8)
+    check(alignment.finish, dtype, scale | {"SPLITS": 4, "SMOOTH": True, "NEED_Z": True, "D": 1024})
+
+
+@pytest.mark.parametrize("dtype", ["fp32", *HALF])
+def test_realign(dtype):
+    for sizes, warps, stages in realignment.CONFIGS["shift_normalise"]["wide" if dtype == "fp32" else "half"]:
+        check(realignment.shift_normalise, dtype, sizes | {"UPCAST": False}, wgmma=dtype != "fp32", num_warps=warps,
+              num_stages=stages)
+    check(realignment.project, dtype, {"D": 1024})
+    check(realignment.gate_back, dtype, {"R": 64}, num_warps=1)
