@@ -73,6 +73,7 @@ def gate_back(d, h, gate, ldg, scaled, dgate, groups, rank, R: tl.constexpr):
 
 
 # by dtype: (block sizes, warps, stages); all compile for sm_90 without spills, the half-precision ones with wgmma
-CONFIGS = {"shift_normalise": {"half": [({"BM": 64, "BN": 64, "BK": 32}, 4, 2), ({"BM": 64, "BN": 64, "BK": 64}, 4, 3),
-                                        ({"BM": 128, "BN": 128, "BK": 64}, 8, 2)],
-                               "wide": [({"BM": 32, "BN": 32, "BK": 16}, 4, 2), ({"BM": 64, "BN": 32, "BK": 16}, 8, 2)]}}
+CONFIGS = {"shift_normalise": {
+    "half": [({"BM": 64, "BN": 64, "BK": 64}, 4, 3), ({"BM": 128, "BN": 64, "BK": 64}, 8, 2),
+             ({"BM": 64, "BN": 128, "BK": 32}, 8, 2)],
+    "wide": [({"BM": 32, "BN": 32, "BK": 16}, 4, 2), ({"BM": 64, "BN": 32, "BK": 16}, 8, 2)]}}

@@ -16,10 +16,9 @@ from mmcl_fast.ops.choice import Availability, BackendError, backends, choose
 __all__ = ["Availability", "BackendError", "alignment_loss", "backends", "realign", "realigned_alignment_loss"]
 
 
-def _autocast(x: Tensor) -> Tensor:
+def _autocast_dtype(device: str) -> torch.dtype | None:
     """In an autocast region the operations compute in its dtype, as torch's matrix products do."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | None = None,
@@ -39,8 +38,12 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
     a label out of range makes its row's loss NaN, and weights are not checked.
     """
     checks.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
+    if dtype := _autocast_dtype(z.device.type):
+        with torch.autocast(z.device.type, enabled=False):
+            return alignment_loss(z.to(dtype), text, labels, weight=weight, logit_scale=logit_scale,
+                                  label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
+                                  backend=backend)
     name = choose("alignment_loss", z, text.shape[0], backend)
-    z = _autocast(z)
     if text.dtype != z.dtype:
         text = text.to(z.dtype)
     if name == "reference":
@@ -69,8 +72,10 @@ def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor
     All are computed in z's dtype. Differentiable in all five. Raises ValueError for shapes that do not fit.
     """
     checks.realign(z, gate, down, up, source)
+    if dtype := _autocast_dtype(z.device.type):
+        with torch.autocast(z.device.type, enabled=False):
+            return realign(z.to(dtype), gate, down, up, source=source, backend=backend)
     name = choose("realign", z, down.shape[0] * down.shape[2], backend)
-    z = _autocast(z)
     gate, down, up, source = (x if x is None or x.dtype == z.dtype else x.to(z.dtype)
                               for x in (gate, down, up, source))
     if name == "reference":

@@ -16,16 +16,23 @@ SHARED_LIMIT = 227 * 1024
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def usage(cubin: bytes, cuobjdump: str = str(CUOBJDUMP)) -> list[dict[str, int | str]]:
+def usage(cubin: bytes) -> list[dict[str, int | str]]:
     """Per kernel of a cubin: name, REG, STACK, LOCAL, SHARED."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True)
+        text = subprocess.run([str(CUOBJDUMP), "-res-usage", file.name], capture_output=True, text=True, check=True)
     found = []
     for name, line in re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", text.stdout + text.stderr):
         found.append({"name": name} | {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", line)})
     return found
+
+
+def cubins(library: str, arch: str) -> list[bytes]:
+    """The machine code for one architecture inside a shared library."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([str(CUOBJDUMP), "-xelf", arch, library], cwd=folder, capture_output=True, check=True)
+        return [file.read_bytes() for file in sorted(Path(folder).glob("*.cubin"))]
 
 
 def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], **options) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for Hopper without a GPU: no spills, within its registers and shared memory, wgmma used."""
+"""Kernels compiled for Hopper without a GPU: no spills, within registers and shared memory, wgmma where it belongs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("triton")
 
 from mmcl_fast.kernels import alignment, realignment
-from tests.ops.sm90 import SHARED_LIMIT, compile_kernel
+from mmcl_fast.ops import backends, cpu
+from tests.ops.sm90 import SHARED_LIMIT, compile_kernel, cubins, usage
 
 HALF = ["bf16", "fp16"]
 SCALAR = {"scale": "fp32", "smoothing": "fp32"}
@@ -67,3 +68,15 @@ def test_realign(dtype):
               num_stages=stages)
     check(realignment.project, dtype, {"D": 1024})
     check(realignment.gate_back, dtype, {"R": 64}, num_warps=1)
+
+
+@pytest.mark.skipif(not backends()["cuda"].built, reason="mmcl_fast._C was built without nvcc")
+def test_cuda_kernels_do_not_spill():
+    names = set()
+    for cubin in cubins(cpu.load()[0].__file__, "sm_90a"):
+        for used in usage(cubin):
+            names.add(used["name"])
+            assert used["STACK"] == 0 and used["LOCAL"] == 0, f"spills: {used}"
+            assert used["SHARED"] <= SHARED_LIMIT
+    for kernel in ("norm_kernel", "exp_kernel", "finish_kernel", "add_kernel", "project_kernel", "gate_back_kernel"):
+        assert sum(kernel in name for name in names) >= 3, f"{kernel} is not there for every dtype: {names}"
