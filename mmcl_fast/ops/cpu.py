@@ -29,6 +29,11 @@ def load():  # noqa: ANN201
     return _C, ""
 
 
+def _threads(numbers: int) -> int:
+    """Threads for a row kernel over so many numbers: waking the others costs more than 2^17 of them."""
+    return torch.get_num_threads() if numbers > 1 << 17 else 1
+
+
 def _onednn():  # noqa: ANN202
     """oneDNN's float32 product: twice the rate of torch.mm (MKL) on AMD processors with AVX-512, equal on Intel's."""
     try:
@@ -57,7 +62,7 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
     lib, _ = load()
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
-    kind, threads, wide = DTYPES[z.dtype], torch.get_num_threads(), torch.float32
+    kind, wide = DTYPES[z.dtype], torch.float32
     scale = float(scale)
     rows = min(b, max(1, CHUNK // c) if need_text else ROWS)
     cols = c if need_text else min(c, max(256, CHUNK // rows))
@@ -69,12 +74,13 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
     dz = z.new_empty((b, d)) if need_z and not in_place else z.new_empty(0)
     inv_t = z.new_empty(c, dtype=wide)
     at_t = inv_t.data_ptr()
-    lib.row_norm(text.data_ptr(), 0, at_t, text.stride(0), 0, c, d, kind, threads)
+    lib.row_norm(text.data_ptr(), 0, at_t, text.stride(0), 0, c, d, kind, _threads(c * d))
     mean = mean_unit(text, inv_t) if smoothing else None
     dtext = z.new_zeros(c, d, dtype=wide) if need_text else z.new_empty(0)
     for r in range(0, b, rows):
         u, y = z[r : r + rows], labels.data_ptr() + 8 * r
         m, at_u = len(u), u.data_ptr()
+        threads = _threads(m * d)
         lib.row_norm(at_u, 0, inv_z, z.stride(0), 0, m, d, kind, threads)
         if fixed:
             stats[0].fill_(scale)
@@ -82,7 +88,7 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
             t = text[n : n + cols]
             x = product(u, t.T)
             lib.align_chunk(x.data_ptr(), len(t), m, len(t), inv_z, at_t + 4 * n, y, n, scale, fixed, n == 0, top,
-                            total, fix, own, kind, threads)
+                            total, fix, own, kind, _threads(x.numel()))
             part = product(x, t)
             if not need_text:
                 del x  # before the next chunk is made
@@ -114,7 +120,7 @@ def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: T
     z, gate = unit_stride(z), unit_stride(gate)
     u = z if source is None else source
     (b, d), (m, du, r) = z.shape, down.shape
-    kind, threads, size = DTYPES[z.dtype], torch.get_num_threads(), z.element_size()
+    kind, threads, size = DTYPES[z.dtype], _threads(z.numel()), z.element_size()
     a, w = flat(down, up)
     e, inv, h = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32), z.new_empty(b, m * r)
     step = min(b, max(64, CHUNK // 8 // d))
@@ -141,7 +147,7 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
     de, gate = unit_stride(de), unit_stride(gate)
     u = z if source is None else source
     (b, d), (m, du, r) = z.shape, down.shape
-    kind, threads, size = DTYPES[z.dtype], torch.get_num_threads(), z.element_size()
+    kind, threads, size = DTYPES[z.dtype], _threads(z.numel()), z.element_size()
     need_z, need_gate, need_down, need_up, need_source = (bool(need & 1 << k) for k in range(5))
     need_u = need_source or need_z and source is None
     a, w = flat(down, up)

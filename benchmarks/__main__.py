@@ -1,0 +1,110 @@
+"""Runs benchmarks/test_ops.py, prints one table, keeps JSON and Markdown, and can write the table of backends.
+
+python -m benchmarks [--out NAME] [--write-table FILE] [--select EXPRESSION]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+COLUMNS = ["case", "device", "dtype", "who", "ms (median)", "10-90 %", "graph ms", "TFLOP/s", "GB/s", "share of floor",
+           "peak MB", "times ours"]
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name().replace("NVIDIA ", "")
+    return f"cpu-{torch.get_num_threads()}-threads"
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    return found.group(1) if found else platform.processor()
+
+
+def lines(results: list[dict]) -> list[list[str]]:
+    def number(row: dict, key: str, digits: int) -> str:
+        return f"{row[key]:.{digits}f}" if key in row else ""
+
+    table = []
+    for info in results:
+        for who, row in info["rows"].items():
+            head = [info["case"], info["device"], info["dtype"], f"**{who}**" if who == info["ours"] else who]
+            if "why" in row:
+                table.append([*head, f"({row['why']})", *[""] * 7])
+                continue
+            spread = f"{row['q10']:.3f}-{row['q90']:.3f}"
+            table.append([*head, number(row, "median", 3), spread, number(row, "graph_ms", 3), number(row, "tflops", 3),
+                          number(row, "gbs", 1), number(row, "floor_share", 2), number(row, "peak_mb", 1),
+                          number(row, "ratio", 2)])
+    return table
+
+
+def choices(results: list[dict]) -> dict:
+    """The fastest of our backends by operation, device and dtype, with limits on the size (classes, or ranks M r)."""
+    best: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for info in results:
+        times = {who: row["median"] for who, row in info["rows"].items()
+                 if who in ("cpp", "triton", "cuda") and "median" in row}
+        sizes = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"), {}).setdefault(info["size"], {})
+        for who, ms in times.items():
+            sizes[who] = sizes.get(who, 0.0) + ms
+    made: dict[str, dict[str, list]] = {}
+    for (op, key), sizes in best.items():
+        rows = [{"up_to": size, "backend": min(times, key=times.get)} for size, times in sorted(sizes.items()) if times]
+        if not rows:
+            continue
+        merged = [r for r, after in zip(rows, [*rows[1:], None], strict=True)
+                  if after is None or after["backend"] != r["backend"]]
+        merged[-1]["up_to"] = None
+        made.setdefault(op, {})[key] = merged
+    return made
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>")
+    parser.add_argument("--select", default="", help="pytest -k expression, such as 'realign' or '1024x1000'")
+    parser.add_argument("--write-table", type=Path, help="merge the fastest backends into this table.json")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "benchmark.json"
+        code = pytest.main([str(HERE / "test_ops.py"), "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--benchmark-only",
+                            "--benchmark-columns=median", f"--benchmark-json={kept}", "-k", chosen.select])
+        if not kept.is_file():
+            return int(code) or 1
+        results = [b["extra_info"] for b in json.loads(kept.read_text())["benchmarks"]]
+    today = datetime.date.today().isoformat()
+    name = re.sub(r"[^\w.-]+", "-", chosen.out or f"{machine()}-{today}")
+    about = {"machine": machine(), "processor": processor(), "threads": torch.get_num_threads(),
+             "clock": "processor time" if machine() == "cpu-1-threads" else "wall time", "date": today,
+             "torch": torch.__version__, "python": platform.python_version()}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    table = lines(results)
+    text = "\n".join(["| " + " | ".join(r) + " |" for r in [COLUMNS, ["---"] * len(COLUMNS), *table]])
+    header = ", ".join(f"{k} {v}" for k, v in about.items())
+    (HERE / "results" / f"{name}.md").write_text(f"{header}\n\n{text}\n")
+    print(header, text, sep="\n")
+    if chosen.write_table:
+        old = json.loads(chosen.write_table.read_text()) if chosen.write_table.is_file() else {}
+        for op, entries in choices(results).items():
+            old.setdefault(op, {}).update(entries)
+        chosen.write_table.write_text(json.dumps(old, indent=1) + "\n")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Builds, runs the GPU tests and the benchmarks on a machine with an NVIDIA GPU, in under ten minutes.
+# Writes benchmarks/results/<gpu>-<date>.json and .md, and the table of the fastest backends.
+# PYTHON: the interpreter (default python3), with torch for CUDA; RIVALS=1 installs the rivals first.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+"$python" - <<'CHECK'
+import sys
+import torch
+if not torch.cuda.is_available():
+    sys.exit(f"no GPU: torch {torch.__version__} finds none; this script needs an NVIDIA GPU and torch for CUDA")
+print("GPU:", torch.cuda.get_device_name(), "torch", torch.__version__)
+CHECK
+if [[ ${RIVALS:-0} == 1 ]]; then
+  "$python" -m pip install -q liger-kernel==0.8.5 'quack-kernels[cu13]==0.6.5' cut-cross-entropy==25.1.1 || true
+  "$python" -m pip install -q --no-deps inf-cl==1.2.1 || true
+fi
+if "$python" -c 'import pybind11, ninja' 2>/dev/null; then
+  "$python" setup.py -q build_ext --inplace
+else
+  echo "pybind11 or ninja is missing: the cuda backend is not built" >&2
+fi
+failed=0
+timeout 240 "$python" -m pytest tests/ops/test_gpu.py -q -m gpu -p no:cacheprovider || failed=1
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m tests.ops.small_gpu || failed=1
+  done
+else
+  echo "compute-sanitizer is not here: memcheck and racecheck were not run" >&2
+fi
+BENCH_SECONDS=${BENCH_SECONDS:-0.4} timeout 270 "$python" -m benchmarks --write-table mmcl_fast/ops/table.json || failed=1
+exit $failed
