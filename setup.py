@@ -131,7 +131,7 @@ class NinjaBuild(build_ext):
         general, hopper, archs = gencodes(nvcc)
         home = cuda_home(nvcc)
         common = ["-std=c++17", "-O3", "-DMMCL_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static",
-                  "-lineinfo", "--threads", "0", f"-ccbin={cxx}"] + (["-DMMCL_SM90A"] if hopper else [])
+                  "-lineinfo", "--threads", "0", f"-ccbin={cxx}"]
         lines += [f"nvcc = {nvcc}", "rule nvcc", "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
                   "  depfile = $out.d", "  deps = gcc", "  description = nvcc $out"]
         for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
@@ -139,7 +139,8 @@ class NinjaBuild(build_ext):
             if codes:
                 compile_one(source, "nvcc", common + codes)
         include = f"-I{next((p for p in (home / 'include', home / 'targets/x86_64-linux/include') if p.is_dir()), home)}"
-        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx", [*CPU_FLAGS, *includes, include])
+        defines = ["-DMMCL_SM90A"] if hopper else []
+        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx", [*CPU_FLAGS, *defines, *includes, include])
         release = re.search(r"release ([\d.]+)", run(nvcc, "--version"))
         info["cuda"] = {"nvcc": release.group(1) if release else "?", "archs": archs, "flags": " ".join(common[:3])}
         libs = next((p for p in (home / "lib64", home / "targets/x86_64-linux/lib", home / "lib")

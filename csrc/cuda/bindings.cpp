@@ -43,6 +43,15 @@ void bind(py::module_& module) {
                    at<float>(loss), at<void>(dz), at<float>(dscale), at<float>(ratio), at<float>(label_coef), rows,
                    classes, width, ignore, smoothing, splits, dtype}, on(stream));
   });
+#ifdef MMCL_SM90A
+  m.def("one_pass", [](addr z, i64 ldz, addr text, i64 ldt, addr labels, addr inv_z, addr inv_t, addr scale_at,
+                       float scale, addr o, addr row_max, addr row_sum, addr label_logit, i64 rows, i64 classes,
+                       i64 width, i64 per_split, int dtype, addr stream) {
+    return one_pass({at<const void>(z), ldz, at<const void>(text), ldt, at<const i64>(labels), at<const float>(inv_z),
+                     at<const float>(inv_t), at<const float>(scale_at), scale, at<float>(o), at<float>(row_max),
+                     at<float>(row_sum), at<float>(label_logit), rows, classes, width, per_split, dtype}, on(stream));
+  });
+#endif
   m.def("gate_rows", [](addr h, addr gate, i64 ldg, addr out, i64 rows, i64 groups, i64 rank, int dtype, addr stream) {
     return gate_rows({at<const void>(h), at<const void>(gate), ldg, at<void>(out), rows, groups, rank, dtype},
                      on(stream));

@@ -21,6 +21,12 @@ struct Finish {
   *label_logit; float* loss; void* dz; float *dscale, *ratio, *label_coef; int64_t rows, classes, width, ignore;
   float smoothing; int splits, dtype;
 };
+// Hopper only: partial sums of all splits of per_split classes, for finish. bfloat16 or float16, width a multiple of 8
+// up to 512, rows of z and text at multiples of 16 bytes.
+struct OnePass {
+  const void* z; int64_t ldz; const void* text; int64_t ldt; const int64_t* labels; const float *inv_z, *inv_t,
+  *scale_at; float scale; float *o, *row_max, *row_sum, *label_logit; int64_t rows, classes, width, per_split; int dtype;
+};
 // e = normalize(z + s), scaled h, projection and gate gradient, as on the CPU
 struct GateRows { const void *h, *gate; int64_t ldg; void* out; int64_t rows, groups, rank; int dtype; };
 struct AddNorm { const void* z; int64_t ldz; const void* s; void* e; float* inv; int64_t rows, width; int dtype; };
@@ -32,6 +38,7 @@ struct GateBack { void* d; const void *h, *gate; int64_t ldg; void *scaled, *dga
 int row_norm(const Norm&, cudaStream_t);
 int exp_rows(const ExpRows&, cudaStream_t);
 int finish(const Finish&, cudaStream_t);
+int one_pass(const OnePass&, cudaStream_t);
 int gate_rows(const GateRows&, cudaStream_t);
 int add_norm(const AddNorm&, cudaStream_t);
 int project(const Project&, cudaStream_t);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -44,8 +45,30 @@ def row_norm(x: Tensor) -> Tensor:
     return inv
 
 
-def one_pass_fits(z: Tensor) -> bool:
-    return False
+@cache
+def _hopper(index: int) -> int:
+    """Multiprocessors of a compute capability 9.0 device for which the one-pass kernel was compiled, else 0."""
+    properties = torch.cuda.get_device_properties(index)
+    return properties.multi_processor_count if hasattr(LIB, "one_pass") and properties.major == 9 else 0
+
+
+def one_pass_fits(z: Tensor, text: Tensor) -> bool:
+    """What the Hopper kernel takes: half precision, up to 512 wide, rows at multiples of 16 bytes."""
+    return (z.dtype != torch.float32 and z.shape[1] <= 512 and z.shape[1] % 8 == 0
+            and all(x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0 for x in (z, text)) and _hopper(z.device.index) > 0)
+
+
+def one_pass(z: Tensor, text: Tensor, labels: Tensor, inv_z: Tensor, inv_t: Tensor, scale: float | Tensor
+             ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    (b, d), c = z.shape, text.shape[0]
+    splits, per_split = gpu.split_classes(c, -(-b // 64), _hopper(z.device.index))
+    o = z.new_empty(splits, b, d, dtype=torch.float32)
+    top, total = z.new_empty(2, splits, b, dtype=torch.float32)
+    own = z.new_empty(b, dtype=torch.float32)
+    _launch(LIB.one_pass, z, z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0), labels.data_ptr(),
+            inv_z.data_ptr(), inv_t.data_ptr(), *_scale(scale), o.data_ptr(), top.data_ptr(), total.data_ptr(),
+            own.data_ptr(), b, c, d, per_split)
+    return o, top, total, own
 
 
 def exp_rows(x: Tensor, labels: Tensor, first: int, inv_z: Tensor, inv_t: Tensor, scale: float | Tensor, top: Tensor,

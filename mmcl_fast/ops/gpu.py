@@ -18,6 +18,13 @@ ROWS = 4096
 TEXT_ROWS = 2048  # rows of a chunk that needs all classes at once
 
 
+def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, int]:
+    """Splits of the classes that give every multiprocessor a block, each of 256 classes or more: (splits, classes)."""
+    wanted = max(1, min(processors // row_blocks, classes // 256, 16))
+    per_split = -(-classes // wanted)
+    return -(-classes // per_split), per_split
+
+
 def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
                    scale: float | Tensor, smoothing: float, ignore_index: int, need_z: bool, need_text: bool
                    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -28,7 +35,7 @@ def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef:
     mean = mean_unit(text, inv_t) if smoothing else None
     ce, ds = torch.empty_like(inv_z), torch.empty_like(inv_z)
     dz = z.new_empty((b, d) if need_z else 0)
-    if not need_text and k.one_pass_fits(z):
+    if not need_text and k.one_pass_fits(z, text):
         o, top, total, own = k.one_pass(z, text, labels, inv_z, inv_t, scale)
         k.finish(o, z, text, mean, labels, inv_z, inv_t, scale, top, total, own, ce, dz if need_z else None, ds,
                  None, None, ignore_index, smoothing)

@@ -53,29 +53,20 @@ def row_norm(x: Tensor) -> Tensor:
     return inv
 
 
-def one_pass_fits(z: Tensor) -> bool:
+def one_pass_fits(z: Tensor, text: Tensor) -> bool:
     """Above 256 wide the sums no longer fit the registers (see tests/ops/test_compile.py)."""
     return z.dtype != torch.float32 and z.shape[1] <= 256
 
 
 @cache
-def _processors(index: int) -> int:
-    return torch.cuda.get_device_properties(index).multi_processor_count
-
-
-def _splits(z: Tensor, classes: int) -> int:
-    """Splits of the classes so that every multiprocessor has work, each of at least 256 classes."""
-    blocks = triton.cdiv(z.shape[0], 64)
-    fill = 3 if z.device.type == "cpu" else max(1, 2 * _processors(z.device.index) // blocks)
-    return max(1, min(fill, classes // 256, 16))
+def _processors(device: torch.device) -> int:
+    return 3 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def one_pass(z: Tensor, text: Tensor, labels: Tensor, inv_z: Tensor, inv_t: Tensor, scale: float | Tensor
              ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (b, d), c = z.shape, text.shape[0]
-    splits = _splits(z, c)
-    per_split = triton.cdiv(c, splits)
-    splits = triton.cdiv(c, per_split)
+    splits, per_split = gpu.split_classes(c, triton.cdiv(b, 64), 2 * _processors(z.device))
     o = z.new_empty(splits, b, d, dtype=torch.float32)
     top, total = z.new_empty(2, splits, b, dtype=torch.float32)
     own = z.new_empty(b, dtype=torch.float32)
