@@ -28,7 +28,7 @@ class CommOptions:
 
     prompts: bool = True                 # False: no prompt at all, z of the bare head
     prompt_length: int = 8               # L
-    epochs: int = 10
+    epochs: int = 6
     batch_size: int = 32
     lr: float = 0.01
     self_regularisation: float = 1.0     # beta

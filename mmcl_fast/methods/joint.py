@@ -22,7 +22,7 @@ from mmcl_fast.methods.relevance import Ridge
 @dataclass(frozen=True)
 class JointOptions:
     prompt_length: int = 8
-    epochs: int = 15
+    epochs: int = 8
     batch_size: int = 32
     lr: float = 0.01
     classifier_lr: float = 0.003
