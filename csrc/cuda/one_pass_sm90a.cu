@@ -42,8 +42,7 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
   };
   if (tid == 0) {
     for (int k = 0; k < 3; ++k) bar_init(bars + 8 * k);
-    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
-    publish();
+    bars_ready();
     bar_expect(bars, NC * kTile);
     for (int k = 0; k < NC; ++k) copy_box(zt + k * kTile, &map_z, k * 64, int(row0), bars);
     load(0);
@@ -190,8 +189,9 @@ template <typename T, int NC> int launch(const OnePass& a, cudaStream_t stream) 
   CUtensorMap map_z, map_t;
   if (!describe<T>(&map_z, a.z, a.ldz, a.rows, a.width) || !describe<T>(&map_t, a.text, a.ldt, a.classes, a.width))
     return int(cudaErrorInvalidValue);
-  const cudaError_t raised = cudaFuncSetAttribute(one_pass_kernel<T, NC>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                  int(shared_bytes<NC>()));
+  void (*const kernel)(CUtensorMap, CUtensorMap, OnePass) = one_pass_kernel<T, NC>;
+  const cudaError_t raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<NC>()));
   if (raised) return int(raised);
   const dim3 grid(unsigned((a.rows + kRows - 1) / kRows), unsigned((a.classes + a.per_split - 1) / a.per_split));
   one_pass_kernel<T, NC><<<grid, 256, shared_bytes<NC>(), stream>>>(map_z, map_t, a);

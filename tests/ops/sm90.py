@@ -35,6 +35,12 @@ def cubins(library: str, arch: str) -> list[bytes]:
         return [file.read_bytes() for file in sorted(Path(folder).glob("*.cubin"))]
 
 
+def machine_code(library: str, arch: str) -> list[str]:
+    """Disassembly of each object for one architecture inside a shared library."""
+    text = subprocess.run([str(CUOBJDUMP), "-sass", "-arch", arch, library], capture_output=True, text=True, check=True)
+    return text.stdout.split("Fatbin elf code:")
+
+
 def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], **options) -> dict[str, int]:
     """types: argument -> "*bf16", "i32" ...; every argument of the kernel is in types or constants."""
     function = getattr(kernel, "fn", kernel)

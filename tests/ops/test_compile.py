@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 
 from mmcl_fast.kernels import alignment, realignment
 from mmcl_fast.ops import backends, cpu
-from tests.ops.sm90 import SHARED_LIMIT, compile_kernel, cubins, usage
+from tests.ops.sm90 import SHARED_LIMIT, compile_kernel, cubins, machine_code, usage
 
 HALF = ["bf16", "fp16"]
 SCALAR = {"scale": "fp32", "smoothing": "fp32"}
@@ -80,3 +80,14 @@ def test_cuda_kernels_do_not_spill():
             assert used["SHARED"] <= SHARED_LIMIT
     for kernel in ("norm_kernel", "exp_kernel", "finish_kernel", "add_kernel", "project_kernel", "gate_back_kernel"):
         assert sum(kernel in name for name in names) >= 3, f"{kernel} is not there for every dtype: {names}"
+
+
+@pytest.mark.skipif(not backends()["cuda"].built, reason="mmcl_fast._C was built without nvcc")
+def test_one_pass_uses_the_matrix_unit_and_the_copy_engine():
+    (code,) = [text for text in machine_code(cpu.load()[0].__file__, "sm_90a") if "one_pass_kernel" in text]
+    functions = {part.split()[0]: part for part in code.split("Function : ")[1:]}
+    for dtype in ("6__half", "13__nv_bfloat16"):
+        for chunks in (2, 4, 8):
+            (body,) = [b for name, b in functions.items() if f"{dtype}Li{chunks}E" in name]
+            assert body.count("HGMMA.64x32x16") == 4 * chunks
+            assert body.count(f"HGMMA.64x{32 * chunks}x16") >= 4 and "UTMALDG.2D" in body
