@@ -106,14 +106,14 @@ def liger_flsce(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], No
             function = need(module, "liger_fused_linear_softmax_cross_entropy")
         except CannotRun:
             continue
-        return _linear_loss(lambda h, w, y: function(h, w, y))(z, text, y, s)
+        return _linear_loss(function)(z, text, y, s)
     raise CannotRun("this liger-kernel has no FLSCE")
 
 
 def quack(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
     gpu_only(z)
     function = need("quack.linear_cross_entropy", "chunked_linear_cross_entropy")
-    return _linear_loss(lambda h, w, y: function(h, w, y))(z, text, y, s)
+    return _linear_loss(function)(z, text, y, s)
 
 
 def cce(filtered: bool) -> Maker:

@@ -119,7 +119,7 @@ def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: T
     lib, _ = load()
     z, gate = unit_stride(z), unit_stride(gate)
     u = z if source is None else source
-    (b, d), (m, du, r) = z.shape, down.shape
+    (b, d), (m, _, r) = z.shape, down.shape
     kind, threads, size = DTYPES[z.dtype], _threads(z.numel()), z.element_size()
     a, w = flat(down, up)
     e, inv, h = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32), z.new_empty(b, m * r)
