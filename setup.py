@@ -1,6 +1,7 @@
 """Compiles csrc/ into mmcl_fast._C with ninja, without torch; CUDA too where nvcc is.
 
-MMCL_FAST_CUDA=0 forbids CUDA, =1 requires it. MMCL_FAST_CUDA_ARCHS="80;90a" replaces the list of architectures.
+MMCL_FAST_CUDA=0 forbids CUDA, =1 requires it. MMCL_FAST_CUDA_ARCHS="80;90a" replaces the list of
+architectures.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 ARCHS = ["80", "90a", "100", "120"]
 CPU_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-fopenmp"]
-# no -ffast-math: NaN must come through, and fast_exp rounds by adding and subtracting; omp simd frees the sums
+# no -ffast-math: NaN must come through, and fast_exp rounds by adding and subtracting; omp simd frees the
+# sums
 ROW_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 ISAS = {"generic": [], "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]}
+        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma",
+                   "-mprefer-vector-width=512"]}
 
 
 def run(*command: object) -> str:
@@ -41,7 +44,8 @@ def find_nvcc() -> Path | None:
 
 def cuda_home(nvcc: Path) -> Path:
     """nvcc may be a link or a wrapper on PATH: it says itself where its toolkit is."""
-    printed = subprocess.run([str(nvcc), "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True, text=True)
+    printed = subprocess.run([str(nvcc), "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True,
+                             text=True)
     top = re.search(r"TOP=(\S+)", printed.stderr)
     return Path(top.group(1)).resolve() if top else nvcc.resolve().parent.parent
 
@@ -60,7 +64,8 @@ def wants_cuda() -> Path | None:
 
 
 def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
-    """Flags for general kernels, flags for Hopper-only ones (files named *_sm90a.cu), and the architectures."""
+    """Flags for general kernels, flags for Hopper-only ones (files named *_sm90a.cu), and the
+    architectures."""
     asked = [a for a in re.split(r"[;, ]+", os.environ.get("MMCL_FAST_CUDA_ARCHS", "")) if a]
     known = {c.removeprefix("sm_") for c in run(nvcc, "--list-gpu-code").split()}
     archs = [a for a in asked or ARCHS if a.rstrip("af") in known]
@@ -88,7 +93,8 @@ class NinjaBuild(build_ext):
         out = Path(self.get_ext_fullpath(ext.name)).resolve()
         out.parent.mkdir(parents=True, exist_ok=True)
         tag = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-        work = ROOT / "build" / f"ninja-{tag}" if os.access(ROOT, os.W_OK) else Path(self.build_temp).resolve()
+        writable = os.access(ROOT, os.W_OK)
+        work = ROOT / "build" / f"ninja-{tag}" if writable else Path(self.build_temp).resolve()
         work.mkdir(parents=True, exist_ok=True)
         cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "c++"
         nvcc = wants_cuda()
@@ -121,17 +127,19 @@ class NinjaBuild(build_ext):
             (work / "build_info.h").write_text(header)
         compile_one(ROOT / "csrc" / "module.cpp", "cxx", flags + includes)
         lines += ["rule link", "  command = $cxx $in -o $out $flags", "  description = link $out",
-                  f"build _C.so: link {' '.join(objects)}", f"  flags = {' '.join(link)}", "default _C.so", ""]
+                  f"build _C.so: link {' '.join(objects)}", f"  flags = {' '.join(link)}", "default _C.so",
+                  ""]
         (work / "build.ninja").write_text("\n".join(lines))
         self.ninja(work)
         shutil.copyfile(work / "_C.so", out)
 
     @staticmethod
-    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict, includes: list[str]) -> list[str]:
+    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict,
+                 includes: list[str]) -> list[str]:
         general, hopper, archs = gencodes(nvcc)
         home = cuda_home(nvcc)
-        common = ["-std=c++17", "-O3", "-DMMCL_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart", "static",
-                  "-lineinfo", "--threads", "0", f"-ccbin={cxx}"]
+        common = ["-std=c++17", "-O3", "-DMMCL_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart",
+                  "static", "-lineinfo", "--threads", "0", f"-ccbin={cxx}"]
         lines += [f"nvcc = {nvcc}", "rule nvcc", "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
                   "  depfile = $out.d", "  deps = gcc", "  description = nvcc $out"]
         for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
@@ -140,9 +148,11 @@ class NinjaBuild(build_ext):
                 compile_one(source, "nvcc", common + codes)
         include = f"-I{next((p for p in (home / 'include', home / 'targets/x86_64-linux/include') if p.is_dir()), home)}"
         defines = ["-DMMCL_SM90A"] if hopper else []
-        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx", [*CPU_FLAGS, *defines, *includes, include])
+        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx",
+                    [*CPU_FLAGS, *defines, *includes, include])
         release = re.search(r"release ([\d.]+)", run(nvcc, "--version"))
-        info["cuda"] = {"nvcc": release.group(1) if release else "?", "archs": archs, "flags": " ".join(common[:3])}
+        info["cuda"] = {"nvcc": release.group(1) if release else "?", "archs": archs,
+                        "flags": " ".join(common[:3])}
         libs = next((p for p in (home / "lib64", home / "targets/x86_64-linux/lib", home / "lib")
                      if (p / "libcudart_static.a").is_file()), None)
         if libs is None:

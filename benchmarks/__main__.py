@@ -1,4 +1,5 @@
-"""Runs benchmarks/test_ops.py, prints one table, keeps JSON and Markdown, and can write the table of backends.
+"""Runs benchmarks/test_ops.py, prints one table, keeps JSON and Markdown, and can write the table of
+backends.
 
 python -m benchmarks [--out NAME] [--write-table FILE] [--select EXPRESSION]
 """
@@ -18,8 +19,8 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-COLUMNS = ["case", "device", "dtype", "who", "ms (median)", "10-90 %", "graph ms", "TFLOP/s", "GB/s", "share of floor",
-           "peak MB", "times ours"]
+COLUMNS = ["case", "device", "dtype", "who", "ms (median)", "10-90 %", "graph ms", "TFLOP/s", "GB/s",
+           "share of floor", "peak MB", "times ours"]
 
 
 def machine() -> str:
@@ -46,24 +47,27 @@ def lines(results: list[dict]) -> list[list[str]]:
                 table.append([*head, f"({row['why']})", *[""] * 7])
                 continue
             spread = f"{row['q10']:.3f}-{row['q90']:.3f}"
-            table.append([*head, number(row, "median", 3), spread, number(row, "graph_ms", 3), number(row, "tflops", 3),
-                          number(row, "gbs", 1), number(row, "floor_share", 2), number(row, "peak_mb", 1),
-                          number(row, "ratio", 2)])
+            table.append([*head, number(row, "median", 3), spread, number(row, "graph_ms", 3),
+                          number(row, "tflops", 3), number(row, "gbs", 1), number(row, "floor_share", 2),
+                          number(row, "peak_mb", 1), number(row, "ratio", 2)])
     return table
 
 
 def choices(results: list[dict]) -> dict:
-    """The fastest of our backends by operation, device and dtype, with limits on the size (classes, or ranks M r)."""
+    """The fastest of our backends by operation, device and dtype, with limits on the size (classes, or ranks
+    M r)."""
     best: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for info in results:
         times = {who: row["median"] for who, row in info["rows"].items()
                  if who in ("cpp", "triton", "cuda") and "median" in row}
-        sizes = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"), {}).setdefault(info["size"], {})
+        sizes = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"),
+                                {}).setdefault(info["size"], {})
         for who, ms in times.items():
             sizes[who] = sizes.get(who, 0.0) + ms
     made: dict[str, dict[str, list]] = {}
     for (op, key), sizes in best.items():
-        rows = [{"up_to": size, "backend": min(times, key=times.get)} for size, times in sorted(sizes.items()) if times]
+        rows = [{"up_to": size, "backend": min(times, key=times.get)} for size,
+                times in sorted(sizes.items()) if times]
         if not rows:
             continue
         merged = [r for r, after in zip(rows, [*rows[1:], None], strict=True)
@@ -81,8 +85,9 @@ def main() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "benchmark.json"
-        code = pytest.main([str(HERE / "test_ops.py"), "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--benchmark-only",
-                            "--benchmark-columns=median", f"--benchmark-json={kept}", "-k", chosen.select])
+        code = pytest.main([str(HERE / "test_ops.py"), "-q", "-p", "no:cacheprovider", "-o", "addopts=",
+                            "--benchmark-only", "--benchmark-columns=median", f"--benchmark-json={kept}",
+                            "-k", chosen.select])
         if not kept.is_file():
             return int(code) or 1
         results = [b["extra_info"] for b in json.loads(kept.read_text())["benchmarks"]]
@@ -92,7 +97,8 @@ def main() -> int:
              "clock": "processor time" if machine() == "cpu-1-threads" else "wall time", "date": today,
              "torch": torch.__version__, "python": platform.python_version()}
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{name}.json").write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
+    kept_json = json.dumps({"about": about, "results": results}, indent=1)
+    (HERE / "results" / f"{name}.json").write_text(kept_json + "\n")
     table = lines(results)
     text = "\n".join(["| " + " | ".join(r) + " |" for r in [COLUMNS, ["---"] * len(COLUMNS), *table]])
     header = ", ".join(f"{k} {v}" for k, v in about.items())

@@ -32,8 +32,8 @@ class Loss:
         text = torch.randn(self.c, self.d, generator=g)
         y = torch.randint(0, self.c, (self.b,), generator=g)
         z = torch.randn(self.b, self.d, generator=g) + text[y]
-        return (z.to(device, dtype).requires_grad_(), text.to(device, dtype).requires_grad_(self.text), y.to(device),
-                LOGIT_SCALE)
+        return (z.to(device, dtype).requires_grad_(), text.to(device, dtype).requires_grad_(self.text),
+                y.to(device), LOGIT_SCALE)
 
 
 @dataclass(frozen=True)

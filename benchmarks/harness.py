@@ -1,4 +1,5 @@
-"""Interleaved timing and peak memory, on the CPU and on a GPU, for functions that run forward and backward once."""
+"""Interleaved timing and peak memory, on the CPU and on a GPU, for functions that run forward and backward
+once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ Run = Callable[[], None]
 def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
     """Milliseconds of one run; on a GPU between two events, after the level-2 cache was overwritten.
 
-    With one CPU thread it is that thread's processor time, which neighbours on a shared machine do not stretch.
+    With one CPU thread it is that thread's processor time, which neighbours on a shared machine do not
+    stretch.
     """
     if device == "cpu":
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -35,7 +37,8 @@ def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
 
 def interleaved(runs: dict[str, Run], device: str, seconds: float = 3.0, least: int = 5, most: int = 200
                 ) -> dict[str, dict[str, float]]:
-    """Rounds of all runs in turn until the time is spent: median, 10 % and 90 % quantiles in ms, and rounds."""
+    """Rounds of all runs in turn until the time is spent: median, 10 % and 90 % quantiles in ms, and
+    rounds."""
     flush = torch.empty(1 << 28, dtype=torch.int8, device=device) if device == "cuda" else None
     for run in runs.values():  # warm: compilers, autotuners, allocators
         run()
@@ -45,12 +48,13 @@ def interleaved(runs: dict[str, Run], device: str, seconds: float = 3.0, least: 
     while len(times[next(iter(runs))]) < least or (time.perf_counter() < until and len(times[next(iter(runs))]) < most):
         for name, run in runs.items():
             times[name].append(_clock(run, device, flush))
-    return {name: {"median": statistics.median(t), "q10": sorted(t)[len(t) // 10], "q90": sorted(t)[len(t) * 9 // 10],
-                   "rounds": len(t)} for name, t in times.items()}
+    return {name: {"median": statistics.median(t), "q10": sorted(t)[len(t) // 10],
+                   "q90": sorted(t)[len(t) * 9 // 10], "rounds": len(t)} for name, t in times.items()}
 
 
 def graphed(run: Run) -> Run | None:
-    """The run as a CUDA graph, which shows the device's time without the host's; None where it cannot be captured."""
+    """The run as a CUDA graph, which shows the device's time without the host's; None where it cannot be
+    captured."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -73,7 +77,8 @@ def _status(key: str) -> int:
 
 
 def peak_memory(run: Run, device: str) -> int:
-    """Bytes above what was allocated before, gradients included; on the CPU from the process' resident set."""
+    """Bytes above what was allocated before, gradients included; on the CPU from the process' resident
+    set."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()

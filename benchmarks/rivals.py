@@ -1,4 +1,5 @@
-"""What a user would take instead. Each maker returns a function that runs forward and backward once, or says why not."""
+"""What a user would take instead. Each maker returns a function that runs forward and backward once, or says
+why not."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ def liger_flsce(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], No
     gpu_only(z)
     if z.dtype != torch.bfloat16:
         raise CannotRun("bfloat16 only")
-    for module in ("liger_kernel.ops.cutedsl.fused_linear_softmax_cross_entropy", "liger_kernel.transformers.functional"):
+    for module in ("liger_kernel.ops.cutedsl.fused_linear_softmax_cross_entropy",
+                   "liger_kernel.transformers.functional"):
         try:
             function = need(module, "liger_fused_linear_softmax_cross_entropy")
         except CannotRun:
@@ -136,8 +138,9 @@ def inf_cl(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
 
 LOSS: dict[str, Maker] = {
     "cpp": ours("cpp"), "triton": ours("triton"), "cuda": ours("cuda"), "two GEMMs": gemms, "eager": eager,
-    "torch.compile": compiled, "F.linear_cross_entropy": torch_linear, "Liger FLCE": liger, "Liger FLSCE": liger_flsce,
-    "QuACK": quack, "CCE exact": cce(False), "CCE filtered": cce(True), "Inf-CL": inf_cl,
+    "torch.compile": compiled, "F.linear_cross_entropy": torch_linear, "Liger FLCE": liger,
+    "Liger FLSCE": liger_flsce, "QuACK": quack, "CCE exact": cce(False), "CCE filtered": cce(True),
+    "Inf-CL": inf_cl,
 }
 
 
@@ -147,7 +150,8 @@ def _ours_realign(name: str, leaves: dict[str, Tensor], de: Tensor) -> Callable[
     return _realign_step(functools.partial(ops.realign, backend=name), leaves, de)
 
 
-def _realign_step(function: Callable[..., Tensor], leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
+def _realign_step(function: Callable[..., Tensor], leaves: dict[str, Tensor], de: Tensor
+                  ) -> Callable[[], None]:
     def run() -> None:
         for x in leaves.values():
             x.grad = None

@@ -1,7 +1,8 @@
-"""Both operations beside their rivals, interleaved in one run. `python -m benchmarks` runs this and prints the table.
+"""Both operations beside their rivals, interleaved in one run. `python -m benchmarks` runs this and prints
+the table.
 
-pytest-benchmark keeps the time of ours (the backend that "auto" takes) and, in extra_info, one row per competitor:
-median and quantiles in ms, rate, share of the floor, peak memory above the inputs, ratio to ours.
+pytest-benchmark keeps the time of ours (the backend that "auto" takes) and, in extra_info, one row per
+competitor: median and quantiles in ms, rate, share of the floor, peak memory above the inputs, ratio to ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def label(value: object) -> str:
     return getattr(value, "name", str(value).removeprefix("torch."))
 
 
-def measure(makers: dict, device: str, ours: str, flops: float, floor_ms: float | None = None) -> dict[str, dict]:
+def measure(makers: dict, device: str, ours: str, flops: float) -> dict[str, dict]:
     """Rows by competitor; one that cannot run has "why" in place of numbers."""
     runs, rows = {}, {}
     for name, make in makers.items():
@@ -40,9 +41,10 @@ def measure(makers: dict, device: str, ours: str, flops: float, floor_ms: float 
             rows[name] = {"why": f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"}
             runs.pop(name, None)
     timed = harness.interleaved(runs, device, SECONDS)
-    floor = floor_ms or timed.get("two GEMMs", {}).get("median")
+    floor = timed.get("two GEMMs", {}).get("median")
     for name, time in timed.items():
-        rows[name] = time | {"tflops": flops / time["median"] / 1e9, "ratio": time["median"] / timed[ours]["median"],
+        rows[name] = time | {"tflops": flops / time["median"] / 1e9,
+                             "ratio": time["median"] / timed[ours]["median"],
                              "peak_mb": harness.peak_memory(runs[name], device) / 2**20}
         if floor:
             rows[name]["floor_share"] = floor / time["median"]

@@ -1,7 +1,9 @@
-"""The alignment loss in Triton: one pass over the classes with both matrix products, or the rows between library ones.
+"""The alignment loss in Triton: one pass over the classes with both matrix products, or the rows between
+library ones.
 
-Loss of row i: log(1 + sum_{c != y} exp(x_ic - x_iy)), x = s cos(z_i, t_c). The label's column is left out of the sums
-and added exactly in `finish`, so a confident row loses nothing to rounding. See mmcl_fast/ops/gpu.py for the order.
+Loss of row i: log(1 + sum_{c != y} exp(x_ic - x_iy)), x = s cos(z_i, t_c). The label's column is left out of
+the sums and added exactly in `finish`, so a confident row loses nothing to rounding. See mmcl_fast/ops/gpu.py
+for the order.
 """
 
 from __future__ import annotations
@@ -27,13 +29,14 @@ def row_norm(x, ldx, inv, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row_max, row_sum, label_logit, rows,
-             classes, width, per_split, HAS_SCALE: tl.constexpr, UPCAST: tl.constexpr, BM: tl.constexpr,
+def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row_max, row_sum, label_logit,
+             rows, classes, width, per_split, HAS_SCALE: tl.constexpr, UPCAST: tl.constexpr, BM: tl.constexpr,
              BN: tl.constexpr, D: tl.constexpr):
-    """Program (row block, split of the classes): sums of exp(x - max) t / |t| into out [splits, rows, width] float32.
+    """Program (row block, split of the classes): sums of exp(x - max) t / |t| into out [splits, rows, width]
+    float32.
 
-    Keys and values are the same tile of class texts: loaded once, used by both products. Offsets inside a tile are
-    32 bits wide (the registers are needed for the sums), those of the tile 64.
+    Keys and values are the same tile of class texts: loaded once, used by both products. Offsets inside a
+    tile are 32 bits wide (the registers are needed for the sums), those of the tile 64.
     """
     split = tl.program_id(1).to(tl.int64)
     start = tl.program_id(0).to(tl.int64) * BM
@@ -43,7 +46,8 @@ def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row
     inside = cols < width
     if HAS_SCALE:
         scale = tl.load(scale_ptr).to(tl.float32)
-    zt = tl.load(z + start * ldz + (i[:, None] * ldz + cols[None, :]), mask=live[:, None] & inside[None, :], other=0.0)
+    zt = tl.load(z + start * ldz + (i[:, None] * ldz + cols[None, :]), mask=live[:, None] & inside[None, :],
+                 other=0.0)
     if UPCAST:
         zt = zt.to(tl.float32)
     pull = tl.load(inv_z + start + i, mask=live, other=0.0) * (scale * LOG2E)  # logits in powers of two
@@ -60,7 +64,8 @@ def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row
     for n in range(0, many, BN):
         j = tl.arange(0, BN)
         there = j < many - n
-        t = tl.load(text + (j[:, None] * ldt + cols[None, :]), mask=there[:, None] & inside[None, :], other=0.0)
+        t = tl.load(text + (j[:, None] * ldt + cols[None, :]), mask=there[:, None] & inside[None, :],
+                    other=0.0)
         if UPCAST:
             t = t.to(tl.float32)
         unit = tl.load(inv_t + n + j, mask=there, other=0.0)
@@ -77,16 +82,18 @@ def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row
         high = above
         text += BN * ldt
     at = split * rows + start
-    tl.store(out + at * width + (i[:, None] * width + cols[None, :]), acc, mask=live[:, None] & inside[None, :])
+    tl.store(out + at * width + (i[:, None] * width + cols[None, :]), acc,
+             mask=live[:, None] & inside[None, :])
     tl.store(row_max + at + i, high * LN2, mask=live)
     tl.store(row_sum + at + i, total, mask=live)
     tl.store(label_logit + start + i, own * LN2, mask=live & (y >= 0) & (y < many))
 
 
 @triton.jit
-def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_max, row_sum, row_fix, label_logit,
-             START: tl.constexpr, HAS_SCALE: tl.constexpr, BLOCK: tl.constexpr):
-    """One chunk of logits in place: x <- exp(s x / |z| / |t| - max) / |t|, 0 in the label's column; one row each."""
+def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_max, row_sum, row_fix,
+             label_logit, START: tl.constexpr, HAS_SCALE: tl.constexpr, BLOCK: tl.constexpr):
+    """One chunk of logits in place: x <- exp(s x / |z| / |t| - max) / |t|, 0 in the label's column; one row
+    each."""
     row = tl.program_id(0).to(tl.int64)
     if HAS_SCALE:
         scale = tl.load(scale_ptr).to(tl.float32)
@@ -98,7 +105,8 @@ def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_ma
     top = tl.full([BLOCK], -1e30, tl.float32)
     for j in range(0, cols, BLOCK):
         c = j + tl.arange(0, BLOCK)
-        v = tl.load(x + c, mask=c < cols, other=0.0).to(tl.float32) * pull * tl.load(inv_t + c, mask=c < cols, other=0.0)
+        v = tl.load(x + c, mask=c < cols, other=0.0).to(tl.float32) * pull * tl.load(inv_t + c, mask=c < cols,
+                                                                                     other=0.0)
         top = tl.maximum(top, tl.where(c < cols, v, -1e30))
     above = tl.max(top)
     before = -1e30
@@ -124,9 +132,10 @@ def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_ma
 
 
 @triton.jit
-def finish(o, z, ldz, text, ldt, mean_text, labels, inv_z, inv_t, scale_ptr, scale, row_max, row_sum, label_logit, loss,
-           dz, dscale, ratio, label_coef, rows, classes, width, ignore, smoothing, SPLITS: tl.constexpr,
-           SMOOTH: tl.constexpr, NEED_Z: tl.constexpr, HAS_SCALE: tl.constexpr, D: tl.constexpr):
+def finish(o, z, ldz, text, ldt, mean_text, labels, inv_z, inv_t, scale_ptr, scale, row_max, row_sum,
+           label_logit, loss, dz, dscale, ratio, label_coef, rows, classes, width, ignore, smoothing,
+           SPLITS: tl.constexpr, SMOOTH: tl.constexpr, NEED_Z: tl.constexpr, HAS_SCALE: tl.constexpr,
+           D: tl.constexpr):
     """Loss and gradients of one row from the sums of all splits; NaN where the label is out of range."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, D)

@@ -17,14 +17,15 @@ except ImportError:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["csrc", "kernels", "mmcl_fast", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]
+SOURCES = ["csrc", "kernels", "mmcl_fast", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md",
+           "LICENSE"]
 pytest.importorskip("pybind11")
 pytest.importorskip("ninja")
 
 
 def build(folder: Path, **env: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-v", "-w",
-               str(folder / "out"), str(folder)]
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-v",
+               "-w", str(folder / "out"), str(folder)]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | env)
 
 
@@ -65,7 +66,8 @@ def test_wheel_runs_from_elsewhere(wheel, tmp_path):
               "o.alignment_loss(z, torch.randn(5, 4), torch.tensor([0, 1, 2]), logit_scale=9.0, backend='cpp').backward()\n"
               "print(o.__file__, k.__file__, z.grad.isfinite().all().item(), o.backends()['cuda'].why)")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+                          env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(str(tmp_path)) == 2 and " True " in done.stdout
     assert "built without nvcc" in done.stdout
@@ -81,7 +83,8 @@ def test_torch_is_not_needed_to_build():
 
 @pytest.mark.parametrize(("env", "message"), [
     ({"MMCL_FAST_CUDA": "yes"}, "MMCL_FAST_CUDA must be 0 (forbid) or 1 (require), not 'yes'"),
-    ({"MMCL_FAST_CUDA": "1", "CUDA_HOME": "", "CUDA_PATH": "", "PATH": "/nowhere"}, "no nvcc on PATH or under CUDA_HOME"),
+    ({"MMCL_FAST_CUDA": "1", "CUDA_HOME": "", "CUDA_PATH": "", "PATH": "/nowhere"},
+     "no nvcc on PATH or under CUDA_HOME"),
 ])
 def test_build_says_what_is_wrong(sources, env, message):
     if env.get("PATH") and Path("/usr/local/cuda/bin/nvcc").is_file():

@@ -1,4 +1,5 @@
-"""Which backend computes: what is available here and why not, what was measured fastest, what the user forces."""
+"""Which backend computes: what is available here and why not, what was measured fastest, what the user
+forces."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def backends() -> dict[str, Availability]:
     """Every backend by name; asks the machine once."""
     info, why = _extension()
     built = f"{info['compiler']}, {', '.join(info['isas'])}; this processor runs {info['isa']}" if info else ""
-    found = {"reference": Availability(True, "", "plain PyTorch"), "cpp": Availability(bool(info), why, built)}
+    found = {"reference": Availability(True, "", "plain PyTorch"),
+             "cpp": Availability(bool(info), why, built)}
     try:
         import triton
 
@@ -119,7 +121,8 @@ def _choose(op: str, device: str, dtype: torch.dtype, size: int, backend: str | 
 
 
 def choose(op: str, z: Tensor, size: int, backend: str | None) -> str:
-    """The backend for one call. `size` is the number of classes (alignment_loss) or of ranks M r (realign)."""
+    """The backend for one call. `size` is the number of classes (alignment_loss) or of ranks M r
+    (realign)."""
     return _choose(op, z.device.type, z.dtype, int(size), backend)
 
 

@@ -1,7 +1,7 @@
 """The `cpp` backend: torch's matrix products in chunks, and between them the row kernels of mmcl_fast._C.
 
-Column chunks keep the logits in the processor's cache; because every sum over classes is linear in exp(logit - m),
-a chunk only adds to what came before. No B x C array is made.
+Column chunks keep the logits in the processor's cache; because every sum over classes is linear in exp(logit
+- m), a chunk only adds to what came before. No B x C array is made.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, 
 
 CHUNK = 1 << 21  # numbers of one chunk of logits
 ROWS = 2048
-FIXED_MAX = 40.0  # exp(-2 s) is a normal float32 below this scale, so |cos| <= 1 gives the maximum for nothing
+FIXED_MAX = 40.0  # below it exp(-2 s) is a normal float32, so |cos| <= 1 gives the maximum for nothing
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 
@@ -35,7 +35,7 @@ def _threads(numbers: int) -> int:
 
 
 def _onednn():  # noqa: ANN202
-    """oneDNN's float32 product: twice the rate of torch.mm (MKL) on AMD processors with AVX-512, equal on Intel's."""
+    """oneDNN's float32 product: twice the rate of torch.mm (MKL) on AMD with AVX-512, equal on Intel."""
     try:
         return torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
     except AttributeError:
@@ -52,12 +52,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return LINEAR(a, b.T, None, "none", [], "")
 
 
-def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None, scale: float, smoothing: float,
-                   ignore_index: int, need_z: bool, need_text: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per row: CE [B], dCE/dz [B, D] and dCE/ds [B]; and d(sum_i coef_i CE_i)/d text [C, D] (empty if not needed)."""
+def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None, scale: float,
+                   smoothing: float, ignore_index: int, need_z: bool, need_text: bool) -> tuple[Tensor, ...]:
+    """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty."""
     if z.dtype == torch.float16:  # no float16 matrix unit on the CPU: computed in float32
-        ce, dz, dtext, ds = alignment_rows(z.float(), text.float(), labels, coef, scale, smoothing, ignore_index,
-                                           need_z, need_text)
+        ce, dz, dtext, ds = alignment_rows(z.float(), text.float(), labels, coef, scale, smoothing,
+                                           ignore_index, need_z, need_text)
         return ce, dz.to(z.dtype), dtext.to(z.dtype), ds
     lib, _ = load()
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
@@ -87,8 +87,8 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
         for n in range(0, c, cols):
             t = text[n : n + cols]
             x = product(u, t.T)
-            lib.align_chunk(x.data_ptr(), len(t), m, len(t), inv_z, at_t + 4 * n, y, n, scale, fixed, n == 0, top,
-                            total, fix, own, kind, _threads(x.numel()))
+            lib.align_chunk(x.data_ptr(), len(t), m, len(t), inv_z, at_t + 4 * n, y, n, scale, fixed, n == 0,
+                            top, total, fix, own, kind, _threads(x.numel()))
             part = product(x, t)
             if not need_text:
                 del x  # before the next chunk is made
@@ -97,9 +97,10 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
             else:
                 (o if fixed else o.mul_(stats[2, :m, None])).add_(part)
         at_dz = 0 if not need_z else o.data_ptr() if in_place else dz[r:].data_ptr()
-        lib.align_finish(o.data_ptr(), at_u, text.data_ptr(), at_dz, d, z.stride(0), text.stride(0), d, m, d, inv_z,
-                         at_t, 0 if mean is None else mean.data_ptr(), y, ignore_index, scale, smoothing, top, total,
-                         own, ce.data_ptr() + 4 * r, ds.data_ptr() + 4 * r, ratio, label_coef, kind, threads)
+        lib.align_finish(o.data_ptr(), at_u, text.data_ptr(), at_dz, d, z.stride(0), text.stride(0), d, m, d,
+                         inv_z, at_t, 0 if mean is None else mean.data_ptr(), y, ignore_index, scale,
+                         smoothing, top, total, own, ce.data_ptr() + 4 * r, ds.data_ptr() + 4 * r, ratio,
+                         label_coef, kind, threads)
         if need_text:
             add_text_gradient(dtext, x, u.float() * stats[6, :m, None], stats[4, :m], stats[5, :m],
                                labels[r : r + m], coef[r : r + m], inv_t, smoothing, product)
@@ -136,12 +137,12 @@ def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: T
     return e, inv, h
 
 
-def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor, down: Tensor, up: Tensor,
-                     source: Tensor | None, need: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor, down: Tensor,
+                     up: Tensor, source: Tensor | None, need: int) -> tuple[Tensor, ...]:
     """Gradients of z, gate, down, up, source; bit k of need asks for the k-th, the others come back empty."""
     if z.dtype == torch.float16:
-        grads = realign_backward(*(x if x is None else x.float() for x in (de, e, inv, h, z, gate, down, up, source)),
-                                 need)
+        inputs = (de, e, inv, h, z, gate, down, up, source)
+        grads = realign_backward(*(x if x is None else x.float() for x in inputs), need)
         return tuple(g.to(z.dtype) for g in grads)
     lib, _ = load()
     de, gate = unit_stride(de), unit_stride(gate)
@@ -163,14 +164,15 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
     for i in range(0, b, step):
         n = min(step, b - i)
         dv = dz[i : i + n] if need_z else dv_chunk[:n]
-        lib.project(de.data_ptr() + i * de.stride(0) * size, e.data_ptr() + i * d * size, inv.data_ptr() + 4 * i,
-                    dv.data_ptr(), de.stride(0), d, d, n, d, kind, threads)
+        lib.project(de.data_ptr() + i * de.stride(0) * size, e.data_ptr() + i * d * size,
+                    inv.data_ptr() + 4 * i, dv.data_ptr(), de.stride(0), d, d, n, d, kind, threads)
         if need == 1 and source is not None:
             continue
         dh = product(dv, w.T)
-        lib.gate_back(dh.data_ptr(), h.data_ptr() + i * m * r * size, gate.data_ptr() + i * gate.stride(0) * size,
-                      scaled.data_ptr() if need_up else 0, dgate.data_ptr() + i * m * size, m * r, m * r,
-                      gate.stride(0), m * r, m, n, m, r, kind, threads)
+        lib.gate_back(dh.data_ptr(), h.data_ptr() + i * m * r * size,
+                      gate.data_ptr() + i * gate.stride(0) * size, scaled.data_ptr() if need_up else 0,
+                      dgate.data_ptr() + i * m * size, m * r, m * r, gate.stride(0), m * r, m, n, m, r, kind,
+                      threads)
         if need_up:
             dw.add_(product(scaled[:n].T, dv))
         if need_down:

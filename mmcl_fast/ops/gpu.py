@@ -1,7 +1,7 @@
-"""The order of work on a GPU, for the `triton` and `cuda` backends: their kernels around the library's products.
+"""The order of work on a GPU for the `triton` and `cuda` backends: kernels around the library's products.
 
-Nothing here synchronises with the device, so everything can be captured in a CUDA graph. `k` is the backend's module:
-row_norm, exp_rows, finish, project, gate_back, shift_normalise, and one_pass where `one_pass_fits`.
+Nothing here synchronises with the device, so everything can be captured in a CUDA graph. `k` is the backend's
+module: row_norm, exp_rows, finish, project, gate_back, shift_normalise, and one_pass where `one_pass_fits`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TEXT_ROWS = 2048  # rows of a chunk that needs all classes at once
 
 
 def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, int]:
-    """Splits of the classes that give every multiprocessor a block, each of 256 classes or more: (splits, classes)."""
+    """(splits, classes of each): so many that every multiprocessor has a block, of 256 classes or more."""
     wanted = max(1, min(processors // row_blocks, classes // 256, 16))
     per_split = -(-classes // wanted)
     return -(-classes // per_split), per_split
@@ -28,7 +28,7 @@ def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, 
 def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
                    scale: float | Tensor, smoothing: float, ignore_index: int, need_z: bool, need_text: bool
                    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per row: CE [B], dCE/dz [B, D] and dCE/ds [B]; and d(sum_i coef_i CE_i)/d text [C, D] (empty if not needed)."""
+    """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty."""
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
     inv_z, inv_t = k.row_norm(z), k.row_norm(text)
@@ -37,8 +37,8 @@ def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef:
     dz = z.new_empty((b, d) if need_z else 0)
     if not need_text and k.one_pass_fits(z, text):
         o, top, total, own = k.one_pass(z, text, labels, inv_z, inv_t, scale)
-        k.finish(o, z, text, mean, labels, inv_z, inv_t, scale, top, total, own, ce, dz if need_z else None, ds,
-                 None, None, ignore_index, smoothing)
+        k.finish(o, z, text, mean, labels, inv_z, inv_t, scale, top, total, own, ce, dz if need_z else None,
+                 ds, None, None, ignore_index, smoothing)
         return ce, dz, z.new_empty(0), ds
     dtext = z.new_zeros(c, d, dtype=torch.float32) if need_text else z.new_empty(0)
     rows = min(b, TEXT_ROWS if need_text else ROWS)
@@ -60,8 +60,8 @@ def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef:
         k.finish(o[None], u, text, mean, y, inv, inv_t, scale, top[None, :m], total[None, :m], own, ce[here],
                  dz[here] if need_z else None, ds[here], ratio, label_coef, ignore_index, smoothing)
         if need_text:
-            add_text_gradient(dtext, x, u.float() * inv[:, None], ratio[:m], label_coef[:m], y, coef[here], inv_t,
-                              smoothing, torch.mm)
+            add_text_gradient(dtext, x, u.float() * inv[:, None], ratio[:m], label_coef[:m], y, coef[here],
+                              inv_t, smoothing, torch.mm)
     return ce, dz, finish_text_gradient(dtext, text, inv_t, scale) if need_text else dtext, ds
 
 

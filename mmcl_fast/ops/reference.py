@@ -17,10 +17,12 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: float | Tensor,
-                   label_smoothing: float, ignore_index: int, reduction: str) -> Tensor:
+def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None,
+                   logit_scale: float | Tensor, label_smoothing: float, ignore_index: int,
+                   reduction: str) -> Tensor:
     """sum_i w_i CE(s cos(z_i, T), y_i) / sum_i w_i; see `mmcl_fast.ops.alignment_loss` for the arguments."""
-    logits = logit_scale * (F.normalize(_wide(z), dim=1, eps=EPS) @ F.normalize(_wide(text), dim=1, eps=EPS).T)
+    unit, texts = (F.normalize(_wide(x), dim=1, eps=EPS) for x in (z, text))
+    logits = logit_scale * (unit @ texts.T)
     valid = labels != ignore_index
     target = torch.where(valid, labels, 0)
     log_p = torch.log_softmax(logits, dim=1)

@@ -1,8 +1,8 @@
 """The operations as torch sees them: one schema each, fakes and autograd beside it; backends compute below.
 
-The forward of `alignment_loss` gives the loss and its gradients in one pass, so its backward only scales them.
-In eager mode the same functions run as `torch.autograd.Function`, which costs half of a dispatched operation's time;
-`torch.compile` sees the registered operations.
+The forward of `alignment_loss` gives the loss and its gradients in one pass, so its backward only scales
+them. In eager mode the same functions run as `torch.autograd.Function`, which costs half of a dispatched
+operation's time; `torch.compile` sees the registered operations.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LIB.define("realign_backward(Tensor de, Tensor e, Tensor inv, Tensor h, Tensor z
 
 
 def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: Tensor | None,
-                   scale: float, label_smoothing: float, ignore_index: int, reduction: str, need: int, backend: str
-                   ) -> tuple[Tensor, ...]:
+                   scale: float, label_smoothing: float, ignore_index: int, reduction: str, need: int,
+                   backend: str) -> tuple[Tensor, ...]:
     """Loss; CE_i, w_i [B]; 1 / sum w (or 1); dCE_i/dz_i [B, D]; d loss/d text [C, D]; dCE_i/d scale [B].
 
     `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty.
@@ -40,15 +40,15 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
         norm = torch.where(total > 0, 1 / total, 0.0)
     coef = weights * norm if need & TEXT else None
     rows, dz, dtext, dscale = driver(backend).alignment_rows(
-        z, text, labels, coef, scale if logit_scale is None else logit_scale.detach().float(), label_smoothing, ignore_index,
-        bool(need & Z), bool(need & TEXT))
+        z, text, labels, coef, scale if logit_scale is None else logit_scale.detach().float(),
+        label_smoothing, ignore_index, bool(need & Z), bool(need & TEXT))
     loss = rows * weights if reduction == "none" else torch.dot(rows, weights) * norm
     return loss, rows, weights, norm, dz, dtext, dscale
 
 
-def _alignment_fake(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: Tensor | None,
-                    scale: float, label_smoothing: float, ignore_index: int, reduction: str, need: int, backend: str
-                    ) -> tuple[Tensor, ...]:
+def _alignment_fake(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None,
+                    logit_scale: Tensor | None, scale: float, label_smoothing: float, ignore_index: int,
+                    reduction: str, need: int, backend: str) -> tuple[Tensor, ...]:
     row, one = ((z.shape[0],), torch.float32), ((), torch.float32)
     shapes = [row if reduction == "none" else one, row, row, one, (z.shape if need & Z else (0,), z.dtype),
               (text.shape if need & TEXT else (0,), text.dtype), row]
@@ -88,8 +88,8 @@ def _alignment_backward(ctx, grad: Tensor | None, *_: None) -> tuple:  # noqa: A
         grad_text = (dtext * grad).to(dtext.dtype)
     elif need & TEXT:
         z, text = again
-        grad_text = torch.ops.mmcl_fast.alignment_loss(z, text, labels, row_grad, logit_scale, scale, smoothing,
-                                                       ignore_index, "sum", TEXT, backend)[5]
+        grad_text = torch.ops.mmcl_fast.alignment_loss(z, text, labels, row_grad, logit_scale, scale,
+                                                       smoothing, ignore_index, "sum", TEXT, backend)[5]
     return grad_z, grad_text, None, grad_weight, grad_scale, None, None, None, None, None, None
 
 
@@ -105,14 +105,15 @@ def _realign_fake(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Ten
             z.new_empty(z.shape[0], down.shape[0] * down.shape[2]))
 
 
-def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor, down: Tensor, up: Tensor,
-                     source: Tensor | None, need: int, backend: str) -> tuple[Tensor, ...]:
+def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor, down: Tensor,
+                     up: Tensor, source: Tensor | None, need: int, backend: str) -> tuple[Tensor, ...]:
     """Gradients of z, gate, down, up, source: bit k of `need` asks for the k-th, the others are empty."""
     return driver(backend).realign_backward(de, e, inv, h, z, gate, down, up, source, need)
 
 
-def _realign_backward_fake(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor, down: Tensor,
-                           up: Tensor, source: Tensor | None, need: int, backend: str) -> tuple[Tensor, ...]:
+def _realign_backward_fake(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor,
+                           down: Tensor, up: Tensor, source: Tensor | None, need: int,
+                           backend: str) -> tuple[Tensor, ...]:
     of = (z, gate, down, up, z if source is None else source)
     return tuple(x.new_empty(x.shape if need & 1 << k else (0,)) for k, x in enumerate(of))
 
@@ -172,11 +173,13 @@ class Realign(torch.autograd.Function):
     backward = staticmethod(_realign_eager_backward)
 
 
-for _name, _run, _fake in (("alignment_loss", alignment_loss, _alignment_fake), ("realign", realign, _realign_fake),
+for _name, _run, _fake in (("alignment_loss", alignment_loss, _alignment_fake),
+                           ("realign", realign, _realign_fake),
                            ("realign_backward", realign_backward, _realign_backward_fake)):
     for _key in ("CPU", "CUDA"):
         LIB.impl(_name, _run, _key)
     torch.library.register_fake(f"mmcl_fast::{_name}", _fake, lib=LIB)
-torch.library.register_autograd("mmcl_fast::alignment_loss", _alignment_backward, setup_context=_alignment_registered_setup,
-                                lib=LIB)
-torch.library.register_autograd("mmcl_fast::realign", _realign_backward, setup_context=_realign_registered_setup, lib=LIB)
+torch.library.register_autograd("mmcl_fast::alignment_loss", _alignment_backward,
+                                setup_context=_alignment_registered_setup, lib=LIB)
+torch.library.register_autograd("mmcl_fast::realign", _realign_backward,
+                                setup_context=_realign_registered_setup, lib=LIB)

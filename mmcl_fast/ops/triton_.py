@@ -73,38 +73,41 @@ def one_pass(z: Tensor, text: Tensor, labels: Tensor, inv_z: Tensor, inv_t: Tens
     block = _block(d, 64)
     kernel, sizes = _tuned("loss", "one_pass", ("classes", "D"), block)
     kernel[lambda meta: (triton.cdiv(b, meta["BM"]), splits)](
-        z, z.stride(0), text, text.stride(0), labels, inv_z, inv_t, out=o, row_max=top, row_sum=total, label_logit=own,
-        rows=b, classes=c, width=d, per_split=per_split, UPCAST=_upcast(z), D=block, **_scale(scale), **sizes)
+        z, z.stride(0), text, text.stride(0), labels, inv_z, inv_t, out=o, row_max=top, row_sum=total,
+        label_logit=own, rows=b, classes=c, width=d, per_split=per_split, UPCAST=_upcast(z), D=block,
+        **_scale(scale), **sizes)
     return o, top, total, own
 
 
-def exp_rows(x: Tensor, labels: Tensor, first: int, inv_z: Tensor, inv_t: Tensor, scale: float | Tensor, top: Tensor,
-             total: Tensor, fix: Tensor, own: Tensor, start: bool) -> None:
+def exp_rows(x: Tensor, labels: Tensor, first: int, inv_z: Tensor, inv_t: Tensor, scale: float | Tensor,
+             top: Tensor, total: Tensor, fix: Tensor, own: Tensor, start: bool) -> None:
     block = min(4096, _block(x.shape[1]))
     loss_kernels.exp_rows[(x.shape[0],)](x, x.stride(0), x.shape[1], labels, first, inv_z, inv_t, row_max=top,
-                                         row_sum=total, row_fix=fix, label_logit=own, START=start, BLOCK=block,
-                                         num_warps=8, **_scale(scale))
+                                         row_sum=total, row_fix=fix, label_logit=own, START=start,
+                                         BLOCK=block, num_warps=8, **_scale(scale))
 
 
-def finish(o: Tensor, z: Tensor, text: Tensor, mean: Tensor | None, labels: Tensor, inv_z: Tensor, inv_t: Tensor,
-           scale: float | Tensor, top: Tensor, total: Tensor, own: Tensor, loss: Tensor, dz: Tensor | None,
-           dscale: Tensor, ratio: Tensor | None, label_coef: Tensor | None, ignore: int, smoothing: float) -> None:
+def finish(o: Tensor, z: Tensor, text: Tensor, mean: Tensor | None, labels: Tensor, inv_z: Tensor,
+           inv_t: Tensor, scale: float | Tensor, top: Tensor, total: Tensor, own: Tensor, loss: Tensor,
+           dz: Tensor | None, dscale: Tensor, ratio: Tensor | None, label_coef: Tensor | None, ignore: int,
+           smoothing: float) -> None:
     b, d = z.shape
     if ratio is None:
         ratio, label_coef = z.new_empty(2, b, dtype=torch.float32)
     loss_kernels.finish[(b,)](
         o, z, z.stride(0), text, text.stride(0), mean, labels, inv_z, inv_t, row_max=top, row_sum=total,
         label_logit=own, loss=loss, dz=dz, dscale=dscale, ratio=ratio, label_coef=label_coef, rows=b,
-        classes=text.shape[0], width=d, ignore=ignore, smoothing=smoothing, SPLITS=o.shape[0], SMOOTH=mean is not None,
-        NEED_Z=dz is not None, D=_block(d), **_scale(scale))
+        classes=text.shape[0], width=d, ignore=ignore, smoothing=smoothing, SPLITS=o.shape[0],
+        SMOOTH=mean is not None, NEED_Z=dz is not None, D=_block(d), **_scale(scale))
 
 
 def shift_normalise(z: Tensor, h: Tensor, gate: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     (b, d), ranks = z.shape, h.shape[1]
     e, inv = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32)
-    kernel, sizes = _tuned("realign", "shift_normalise", ("width", "ranks"), "wide" if z.dtype == torch.float32 else "half")
-    kernel[lambda meta: (triton.cdiv(b, meta["BM"]),)](z, z.stride(0), h, gate, gate.stride(0), up, e, inv, b, d, ranks,
-                                                       rank, UPCAST=_upcast(z), **sizes)
+    kernel, sizes = _tuned("realign", "shift_normalise", ("width", "ranks"),
+                           "wide" if z.dtype == torch.float32 else "half")
+    kernel[lambda meta: (triton.cdiv(b, meta["BM"]),)](z, z.stride(0), h, gate, gate.stride(0), up, e, inv, b,
+                                                       d, ranks, rank, UPCAST=_upcast(z), **sizes)
     return e, inv
 
 

@@ -12,8 +12,9 @@ from mmcl_fast import ops
 EPS = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 
 
-def eager_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | None = None, logit_scale: float | Tensor,
-               label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Tensor:
+def eager_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | None = None,
+               logit_scale: float | Tensor, label_smoothing: float = 0.0, ignore_index: int = -100,
+               reduction: str = "mean") -> Tensor:
     """What a user would write, in the dtype of z."""
     logits = logit_scale * (F.normalize(z, dim=1, eps=1e-6) @ F.normalize(text, dim=1, eps=1e-6).T)
     rows = F.cross_entropy(logits, labels.long(), label_smoothing=label_smoothing, ignore_index=ignore_index,
@@ -23,7 +24,8 @@ def eager_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | None
     return rows if reduction == "none" else rows.sum() if reduction == "sum" else rows.sum() / w.sum()
 
 
-def eager_realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None) -> Tensor:
+def eager_realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *,
+                  source: Tensor | None = None) -> Tensor:
     """The loop over modalities, in the dtype of z."""
     u = z if source is None else source
     return F.normalize(z + sum(gate[:, m : m + 1] * (u @ down[m] @ up[m]) for m in range(len(down))), dim=1)
@@ -51,7 +53,8 @@ def compare(kernel: dict, eager: dict, truth: dict, dtype: torch.dtype, what: st
         assert err <= 3 * base + EPS[dtype], f"{what} {name}: error {err:.2e}, torch in {dtype} {base:.2e}"
 
 
-def loss_inputs(b: int, c: int, d: int, seed: int = 0, spread: float = 1.0) -> tuple[dict[str, Tensor], Tensor]:
+def loss_inputs(b: int, c: int, d: int, seed: int = 0, spread: float = 1.0
+                ) -> tuple[dict[str, Tensor], Tensor]:
     """z near its class text, so that logits are peaked as in training; values exact in bfloat16."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, c, (b,), generator=g)
@@ -66,7 +69,8 @@ def realign_inputs(b: int, d: int, du: int | None, m: int, r: int, seed: int = 0
     if du:
         shapes["source"] = (b, du)
     scale = {"down": (du or d) ** -0.5, "up": r**-0.5}
-    return {k: (torch.randn(s, generator=g) * scale.get(k, 1.0)).bfloat16().double() for k, s in shapes.items()}
+    return {k: (torch.randn(s, generator=g) * scale.get(k, 1.0)).bfloat16().double() for k,
+            s in shapes.items()}
 
 
 def check_loss(backend: str, dtype: torch.dtype, b: int, c: int, d: int, *, grads: tuple[str, ...] = ("z",),
@@ -77,7 +81,8 @@ def check_loss(backend: str, dtype: torch.dtype, b: int, c: int, d: int, *, grad
     if ignored:
         labels[torch.rand(b, generator=g) < 0.3] = -100
         labels[0] = 0
-    tensors["weight"] = torch.rand(b, generator=g).bfloat16().double() + 0.5 if weighted else torch.ones(b).double()
+    tensors["weight"] = torch.rand(b,
+                                   generator=g).bfloat16().double() + 0.5 if weighted else torch.ones(b).double()
     tensors["logit_scale"] = torch.tensor(scale).double()
     tensors = {k: v.to(device) for k, v in tensors.items()}
     fixed = fixed | {"labels": labels.to(device)}

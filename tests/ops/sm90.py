@@ -21,10 +21,12 @@ def usage(cubin: bytes) -> list[dict[str, int | str]]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([str(CUOBJDUMP), "-res-usage", file.name], capture_output=True, text=True, check=True)
+        text = subprocess.run([str(CUOBJDUMP), "-res-usage", file.name], capture_output=True, text=True,
+                              check=True)
     found = []
     for name, line in re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", text.stdout + text.stderr):
-        found.append({"name": name} | {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", line)})
+        found.append({"name": name} | {k: int(v) for k,
+                                       v in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", line)})
     return found
 
 
@@ -37,7 +39,8 @@ def cubins(library: str, arch: str) -> list[bytes]:
 
 def machine_code(library: str, arch: str) -> list[str]:
     """Disassembly of each object for one architecture inside a shared library."""
-    text = subprocess.run([str(CUOBJDUMP), "-sass", "-arch", arch, library], capture_output=True, text=True, check=True)
+    text = subprocess.run([str(CUOBJDUMP), "-sass", "-arch", arch, library], capture_output=True, text=True,
+                          check=True)
     return text.stdout.split("Fatbin elf code:")
 
 

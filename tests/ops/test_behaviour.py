@@ -1,4 +1,5 @@
-"""What the operations promise beside numbers: refusals, edge cases, gradients to second order, compile, autocast."""
+"""What the operations promise beside numbers: refusals, edge cases, gradients to second order, compile,
+autocast."""
 
 from __future__ import annotations
 
@@ -44,19 +45,22 @@ def test_loss_refuses(change, message, backend):
     ({"gate": torch.randn(3, 2)}, r"gate \[3, 2\] must have one row per row of z \[4, 6\]"),
     ({"up": torch.randn(2, 4, 6)}, r"up \[2, 4, 6\] and down \[2, 6, 5\] must agree in M and r"),
     ({"up": torch.randn(2, 5, 7)}, r"up \[2, 5, 7\] must end in the width of z \[4, 6\]"),
-    ({"down": torch.randn(2, 7, 5)}, r"down \[2, 7, 5\] must have the width of z \(source is None\) \[4, 6\]"),
+    ({"down": torch.randn(2, 7, 5)},
+     r"down \[2, 7, 5\] must have the width of z \(source is None\) \[4, 6\]"),
     ({"source": torch.randn(4, 9)}, r"down \[2, 6, 5\] must have the width of source \[4, 9\]"),
     ({"source": torch.randn(3, 6)}, r"source \[3, 6\] must have one row per row of z"),
     ({"z": torch.randn(0, 6), "gate": torch.randn(0, 2)}, "empty batch"),
 ])
 def test_realign_refuses(change, message):
-    arguments = {"z": Z, "gate": torch.randn(4, 2), "down": torch.randn(2, 6, 5), "up": torch.randn(2, 5, 6)} | change
+    arguments = {"z": Z, "gate": torch.randn(4, 2), "down": torch.randn(2, 6, 5),
+                 "up": torch.randn(2, 5, 6)} | change
     with pytest.raises(ValueError, match=message):
         ops.realign(**arguments)
 
 
 def test_backends_are_refused_with_the_reason(monkeypatch):
-    with pytest.raises(UserError, match="there is no backend 'fast': choose one of auto, reference, cpp, triton, cuda"):
+    with pytest.raises(UserError,
+                       match="there is no backend 'fast': choose one of auto, reference, cpp, triton, cuda"):
         ops.alignment_loss(Z, TEXT, Y, logit_scale=1.0, backend="fast")
     with pytest.raises(UserError, match="'cpp' cannot compute alignment_loss here: it computes float32"):
         ops.alignment_loss(Z.double(), TEXT.double(), Y, logit_scale=1.0, backend="cpp")
@@ -90,8 +94,8 @@ def test_nothing_to_learn_from_is_zero_not_nan(backend, case, reduction):
     leaves = [x.clone().requires_grad_() for x in (Z, TEXT, torch.tensor(10.0))]
     labels = torch.full((4,), -100) if case == "all ignored" else Y
     weight = torch.zeros(4) if case == "all weights zero" else None
-    out = ops.alignment_loss(leaves[0], leaves[1], labels, weight=weight, logit_scale=leaves[2], reduction=reduction,
-                             backend=backend)
+    out = ops.alignment_loss(leaves[0], leaves[1], labels, weight=weight, logit_scale=leaves[2],
+                             reduction=reduction, backend=backend)
     out.sum().backward()
     assert (out == 0).all()
     assert all((x.grad == 0).all() for x in leaves)
@@ -160,7 +164,8 @@ def test_reference_realign_gradients():
 
 def test_kernels_refuse_second_derivatives():
     z = Z.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(ops.alignment_loss(z, TEXT, Y, logit_scale=5.0, backend="cpp"), z, create_graph=True)
+    (grad,) = torch.autograd.grad(ops.alignment_loss(z, TEXT, Y, logit_scale=5.0, backend="cpp"), z,
+                                  create_graph=True)
     with pytest.raises(RuntimeError):
         grad.sum().backward()
 
@@ -200,7 +205,8 @@ def test_autocast_computes_in_its_dtype(backend):
     z = Z.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         loss = ops.alignment_loss(z, TEXT, Y, logit_scale=5.0, backend=backend)
-        assert ops.realign(Z, torch.randn(4, 2), torch.randn(2, 6, 3), torch.randn(2, 3, 6)).dtype == torch.bfloat16
+        assert ops.realign(Z, torch.randn(4, 2), torch.randn(2, 6, 3),
+                           torch.randn(2, 3, 6)).dtype == torch.bfloat16
     loss.backward()
     half = ops.alignment_loss(Z.bfloat16(), TEXT.bfloat16(), Y, logit_scale=5.0, backend=backend)
     assert loss == half and loss.dtype == torch.float32 and z.grad.dtype == torch.float32
@@ -232,8 +238,8 @@ def test_int64_offsets_in_the_fakes():
     with torch._subclasses.fake_tensor.FakeTensorMode():
         z = torch.empty(1 << 21, 2048, dtype=torch.bfloat16)
         out = torch.ops.mmcl_fast.alignment_loss(z, torch.empty(10, 2048, dtype=torch.bfloat16),
-                                                 torch.empty(1 << 21, dtype=torch.int64), None, None, 10.0, 0.0, -100,
-                                                 "mean", 1, "cpp")
+                                                 torch.empty(1 << 21, dtype=torch.int64), None, None, 10.0,
+                                                 0.0, -100, "mean", 1, "cpp")
     assert out[4].shape == z.shape and out[0].shape == ()
 
 

@@ -14,10 +14,12 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (5, 1, 8), (33, 100, 64), (130, 1000, 96), (1100, 37, 16)])
+@pytest.mark.parametrize("shape",
+                         [(1, 1, 1), (1, 7, 5), (5, 1, 8), (33, 100, 64), (130, 1000, 96), (1100, 37, 16)])
 @pytest.mark.parametrize("reduction", ["mean", "none", "sum"])
 def test_loss(backend, dtype, shape, reduction):
-    check_loss(backend, dtype, *shape, grads=("z", "weight", "logit_scale"), weighted=True, reduction=reduction)
+    check_loss(backend, dtype, *shape, grads=("z", "weight", "logit_scale"), weighted=True,
+               reduction=reduction)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -25,8 +27,8 @@ def test_loss(backend, dtype, shape, reduction):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignored": True, "weighted": True}])
 def test_text_gradient(backend, dtype, reduction, options):
-    check_loss(backend, dtype, 130, 301, 64, grads=("z", "text", "weight", "logit_scale"), reduction=reduction,
-               **options)
+    check_loss(backend, dtype, 130, 301, 64, grads=("z", "text", "weight", "logit_scale"),
+               reduction=reduction, **options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -50,13 +52,15 @@ def test_many_chunks(monkeypatch, dtype, scale, grads):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (200, 48, None, 5, 16), (70, 33, 77, 3, 7),
+@pytest.mark.parametrize("shape",
+                         [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (200, 48, None, 5, 16), (70, 33, 77, 3, 7),
                                    (300, 64, 96, 2, 32)])
 def test_realign(backend, dtype, shape):
     check_realign(backend, dtype, *shape)
 
 
-@pytest.mark.parametrize("needed", [{"z"}, {"gate"}, {"down"}, {"up"}, {"source"}, {"down", "up"}, {"z", "gate"}])
+@pytest.mark.parametrize("needed",
+                         [{"z"}, {"gate"}, {"down"}, {"up"}, {"source"}, {"down", "up"}, {"z", "gate"}])
 @pytest.mark.parametrize("with_source", [True, False])
 def test_realign_gives_only_what_is_asked(needed, with_source):
     from tests.ops.cases import realign_inputs

@@ -34,8 +34,8 @@ def test_both_backends_are_here():
                                    (100, 40000, 768)])
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_loss(backend, dtype, shape, scale):
-    check_loss(backend, dtype, *shape, scale=scale, weighted=True, ignored=True, grads=("z", "weight", "logit_scale"),
-               device="cuda")
+    check_loss(backend, dtype, *shape, scale=scale, weighted=True, ignored=True,
+               grads=("z", "weight", "logit_scale"), device="cuda")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -56,12 +56,14 @@ def test_realign(backend, dtype, shape):
 
 
 def step(backend: str, device: str = "cuda"):
-    t = {k: v.to(device, torch.bfloat16).requires_grad_() for k, v in realign_inputs(64, 128, None, 3, 16).items()}
+    t = {k: v.to(device, torch.bfloat16).requires_grad_() for k,
+         v in realign_inputs(64, 128, None, 3, 16).items()}
     inputs, labels = loss_inputs(64, 500, 128)
     text, labels = inputs["text"].to(device, torch.bfloat16), labels.to(device)
 
     def run(z, gate, down, up):
-        return ops.realigned_alignment_loss(z, gate, down, up, text, labels, logit_scale=50.0, backend=backend)
+        return ops.realigned_alignment_loss(z, gate, down, up, text, labels, logit_scale=50.0,
+                                            backend=backend)
 
     return run, t
 
@@ -74,7 +76,8 @@ def gradients(run, leaves: dict) -> list[torch.Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compile(backend):
     run, leaves = step(backend)
-    for a, b in zip(gradients(torch.compile(run, fullgraph=True), leaves), gradients(run, leaves), strict=True):
+    for a, b in zip(gradients(torch.compile(run, fullgraph=True), leaves), gradients(run, leaves),
+                    strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -147,7 +150,9 @@ def test_offsets_past_2_31(backend):
     if torch.cuda.mem_get_info()[0] < 40 << 30:
         pytest.skip("needs 40 GB of free memory")
     z = torch.randn(b, d, device="cuda", dtype=torch.bfloat16)
-    text, labels = torch.randn(4, d, device="cuda", dtype=torch.bfloat16), torch.zeros(b, dtype=torch.int64, device="cuda")
+    text = torch.randn(4, d, device="cuda", dtype=torch.bfloat16)
+    labels = torch.zeros(b, dtype=torch.int64, device="cuda")
     rows = ops.alignment_loss(z, text, labels, logit_scale=10.0, reduction="none", backend=backend)
-    last = ops.alignment_loss(z[-8:], text, labels[-8:], logit_scale=10.0, reduction="none", backend="reference")
+    last = ops.alignment_loss(z[-8:], text, labels[-8:], logit_scale=10.0, reduction="none",
+                              backend="reference")
     torch.testing.assert_close(rows[-8:], last, rtol=0.05, atol=0.05)

@@ -1,4 +1,5 @@
-"""The Triton backend in the interpreter: in a process of its own, since triton reads TRITON_INTERPRET at import."""
+"""The Triton backend in the interpreter: in a process of its own, since triton reads TRITON_INTERPRET at
+import."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ BODIES = {
     "one pass and chunks": """
 for dtype in dtypes:
     for shape in ((1, 1, 3), (5, 1, 16), (65, 70, 64), (9, 600, 40)):
-        for options in ({}, {"reduction": "none", "weighted": True}, {"label_smoothing": 0.1, "ignored": True}):
+        for options in ({}, {"reduction": "none", "weighted": True}, {"label_smoothing": 0.1, "ignored":
+        True}):
             check_loss("triton", dtype, *shape, grads=("z", "weight", "logit_scale"), **options)
 """,
     "wide rows": """
@@ -38,7 +40,8 @@ gpu.CHUNK_BYTES, gpu.ROWS, gpu.TEXT_ROWS = 4096, 16, 8
 for dtype in dtypes:
     check_loss("triton", dtype, 37, 1300, 272, scale=100.0, ignored=True)
     for reduction in ("mean", "none"):
-        check_loss("triton", dtype, 19, 130, 48, grads=("z", "text"), reduction=reduction, label_smoothing=0.1,
+        check_loss("triton", dtype, 19, 130, 48, grads=("z", "text"), reduction=reduction,
+        label_smoothing=0.1,
                    weighted=True, ignored=True)
 """,
     "realign": """
@@ -52,12 +55,14 @@ for dtype in dtypes:
     z, text = torch.randn(8, 20).to(dtype), torch.randn(300, 20).to(dtype)
     y = torch.arange(8)
     with_float = ops.alignment_loss(z, text, y, logit_scale=30.0, backend="triton")
-    torch.testing.assert_close(ops.alignment_loss(z, text, y, logit_scale=torch.tensor(30.0), backend="triton"), with_float)
+    torch.testing.assert_close(ops.alignment_loss(z, text, y, logit_scale=torch.tensor(30.0),
+    backend="triton"), with_float)
 """,
     "labels out of range": """
 from mmcl_fast.ops import schema
 z, text = torch.randn(4, 16).half(), torch.randn(5, 16).half()
-loss, *_ = schema.alignment_loss(z, text, torch.tensor([0, 5, -1, 4]), None, None, 10.0, 0.0, -100, "none", 1, "triton")
+labels = torch.tensor([0, 5, -1, 4])
+loss, *_ = schema.alignment_loss(z, text, labels, None, None, 10.0, 0.0, -100, "none", 1, "triton")
 assert loss.isnan().tolist() == [False, True, True, False], loss
 """,
 }
