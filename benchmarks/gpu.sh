@@ -16,11 +16,9 @@ if [[ ${RIVALS:-0} == 1 ]]; then
   "$python" -m pip install -q liger-kernel==0.8.5 'quack-kernels[cu13]==0.6.5' cut-cross-entropy==25.1.1 || true
   "$python" -m pip install -q --no-deps inf-cl==1.2.1 || true
 fi
-if "$python" -c 'import pybind11, ninja' 2>/dev/null; then
-  "$python" setup.py -q build_ext --inplace
-else
-  echo "pybind11 or ninja is missing: the cuda backend is not built" >&2
-fi
+"$python" -c 'import ninja, pybind11, pytest_benchmark, setuptools' ||
+  { echo "install what is missing: pip install ninja pybind11 pytest pytest-benchmark setuptools" >&2; exit 1; }
+"$python" -m pip install -q --no-deps --no-build-isolation -e .
 failed=0
 timeout 240 "$python" -m pytest tests/ops/test_gpu.py -q -m gpu -p no:cacheprovider || failed=1
 if command -v compute-sanitizer >/dev/null; then
