@@ -1,15 +1,24 @@
-// Picks the widest instruction set that this processor has.
+// Picks the widest instruction set that this processor has; MMCL_FAST_ISA (generic, avx2, avx512) lowers it.
+#include <cstdlib>
+#include <cstring>
+
 #include "variant.h"
 
 namespace mmcl {
 namespace {
+const char* const kNames[] = {"generic", "avx2", "avx512"};
+
 int level() {
 #ifdef MMCL_X86
   static const int chosen = [] {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) return 2;
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
+    int best = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 1 : 0;
+    if (best && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) best = 2;
+    const char* asked = std::getenv("MMCL_FAST_ISA");
+    for (int k = 0; asked && k < best; ++k)
+      if (!std::strcmp(asked, kNames[k])) return k;
+    return best;
   }();
   return chosen;
 #else
@@ -18,10 +27,7 @@ int level() {
 }
 }  // namespace
 
-const char* cpu_isa() {
-  static const char* const names[] = {"generic", "avx2", "avx512"};
-  return names[level()];
-}
+const char* cpu_isa() { return kNames[level()]; }
 
 #ifdef MMCL_X86
 #define MMCL_PICK(NAME, ARGS)                                       \

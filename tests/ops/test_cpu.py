@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -77,3 +82,25 @@ def test_realign_gives_only_what_is_asked(needed, with_source):
         grads[backend] = [leaves[k].grad for k in sorted(needed)]
     for a, b in zip(grads["reference"], grads["cpp"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2"])
+def test_lesser_instruction_sets(isa):
+    """In a process of its own: the choice is made once."""
+    if ops.backends()["cpp"].built.count(isa) == 0:
+        pytest.skip(f"not compiled for {isa}")
+    script = """
+import torch
+from mmcl_fast import _C
+from tests.ops.cases import check_loss, check_realign
+for dtype in (torch.float32, torch.bfloat16):
+    for scale in (20.0, 100.0):
+        check_loss("cpp", dtype, 67, 301, 45, grads=("z", "text", "logit_scale"), scale=scale, label_smoothing=0.1,
+                   weighted=True, ignored=True)
+    check_realign("cpp", dtype, 70, 33, 77, 3, 7)
+print(_C.cpu_isa())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=Path(__file__).parents[2],
+                          env=os.environ | {"MMCL_FAST_ISA": isa}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == isa
