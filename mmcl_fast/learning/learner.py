@@ -30,7 +30,7 @@ class Prediction:
         modality: how it was decoded, found from its content unless told.
         labels: the k best classes, (modality, name), best first.
         probabilities: of ``labels``, softmax over all classes.
-        contributions: modality -> weight of its prompts and gate; None for methods without any.
+        contributions: modality -> weight that its prompts and gate got; None for methods without any.
     """
 
     file: str
@@ -60,9 +60,9 @@ class Learner:
                  options: dict[str, Any] | None = None, seed: int = 0, device: str = "auto",
                  cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
                  workers: int = 2, progress: Any = None):
-        self._settings = {"method": method, "options": dict(options or {}), "seed": seed, "views": views,
-                          "prompt_blocks": prompt_blocks}
         chosen = make_options(method, options)
+        self._settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
+                          "prompt_blocks": prompt_blocks}
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks)
@@ -105,6 +105,8 @@ class Learner:
         return {"decode and trunk": trunk_seconds, **self.method.seconds}
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        if self.method.cumulative:
+            return  # it learns by keeping the task's data, as its last act
         fresh = type(self.method)(self.encoder, self.method.options, seed=self.seed, progress=self.progress)
         if tensors or self.tasks:
             fresh.load_state(tensors, values)
@@ -145,6 +147,8 @@ class Learner:
             upcoming: tasks whose classes also compete for the samples of tasks not yet learned.
         """
         wanted = settings_of(setting)
+        if not tasks:
+            raise StreamError("evaluate: no task given; learn one first")
         known = len(self.classes)
         classes = self.classes
         for task in [*tasks, *upcoming]:
@@ -162,7 +166,8 @@ class Learner:
             result.counts.append(len(samples))
             needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
             scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-            own = set(classes.of(task.modality)) | {ids[n] for n in task.classes}
+            own = set(ids.values()) | {classes.keys.index(tuple(key)) for t in self.tasks
+                                       if t["modality"] == task.modality for key in t["class_ids"]}
             for name in wanted:
                 allowed = [c for c in candidates if c in own] if name == "given_masked" else candidates
                 result.correct[name].append(right_answers(scores[name != "agnostic" or not self.method.routes], labels, allowed))
@@ -193,10 +198,11 @@ class Learner:
             batch = [item] if isinstance(item, str) else item.unsqueeze(0)
             tokens = self.encoder.trunk(batch, kind)
             tokens = Tokens(tokens.tokens.bfloat16(), tokens.query, tokens.mask).to(self.encoder.device)
-            scores = self.method.scores(tokens, kind, self.classes, given=bool(modality) if given is None else given)
+            told = bool(modality) if given is None else given
+            scores = self.method.scores(tokens, kind, self.classes, given=told)
             best = scores[0].softmax(0).topk(min(top_k, len(self.classes)))
             out.append(Prediction(str(file), kind, [self.classes.keys[i] for i in best.indices.tolist()],
-                                  best.values.tolist(), self.method.contributions(tokens, kind)))
+                                  best.values.tolist(), self.method.contributions(tokens, kind, given=told)))
         return out
 
     # ---- disk -----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Metrics of continual learning, in per cent, from R[t][i] = accuracy on task i after task t.
 
+``tasks`` restricts the mean over tasks (numbers from 1); R stays whole.
+
 Row 0 of R is the model before any task (zero-shot); rows and columns of the formulas count from 1. Entries that
 were not evaluated are None. A metric that needs one of them is None.
 """
@@ -28,61 +30,56 @@ def _gap(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def last(R: Matrix) -> float | None:
-    return _mean(R[-1])
+def last(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    return _mean([R[-1][i - 1] for i in _of(R, tasks)])
 
 
-def avg(R: Matrix) -> float | None:
-    return _mean([_mean(row[:t]) for t, row in enumerate(R) if t > 0])
+def avg(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    own = _of(R, tasks)
+    return _mean([_mean([R[t][i - 1] for i in own if i <= t]) for t in range(min(own), len(R))])
 
 
-def forgetting(R: Matrix) -> float | None:
+def forgetting(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
     T = len(R) - 1
     gaps = []
-    for i in range(1, T):
-        column = [R[t][i - 1] for t in range(i, T)]
-        gaps.append(None if None in column else _gap(max(column), R[T][i - 1]))
+    for i in _of(R, tasks):
+        if i < T:
+            column = [R[t][i - 1] for t in range(i, T)]
+            gaps.append(None if None in column else _gap(max(column), R[T][i - 1]))
     return _mean(gaps)
 
 
-def bwt(R: Matrix) -> float | None:
+def bwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
     T = len(R) - 1
-    return _mean([_gap(R[T][i - 1], R[i][i - 1]) for i in range(1, T)])
+    return _mean([_gap(R[T][i - 1], R[i][i - 1]) for i in _of(R, tasks) if i < T])
 
 
-def fwt(R: Matrix) -> float | None:
-    T = len(R) - 1
-    return _mean([_gap(R[i - 1][i - 1], R[0][i - 1]) for i in range(2, T + 1)])
+def fwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    return _mean([_gap(R[i - 1][i - 1], R[0][i - 1]) for i in _of(R, tasks) if i > 1])
 
 
-def pooled(R: Matrix, counts: Sequence[int]) -> float | None:
-    if any(v is None for v in R[-1]):
+def _of(R: Matrix, tasks: Sequence[int] | None) -> Sequence[int]:
+    return range(1, len(R)) if tasks is None else tasks
+
+
+def pooled(R: Matrix, counts: Sequence[int], tasks: Sequence[int] | None = None) -> float | None:
+    own = [(R[-1][i - 1], counts[i - 1]) for i in _of(R, tasks)]
+    if any(r is None for r, _ in own):
         return None
-    return sum(r * n for r, n in zip(R[-1], counts)) / sum(counts)
-
-
-def restrict(R: Matrix, tasks: Sequence[int]) -> list[list[float | None]]:
-    """The matrix of some tasks alone (numbers from 0): rows after each of them, row 0 kept."""
-    return [[R[0][i] for i in tasks], *([R[t + 1][i] for i in tasks] for t in tasks)]
+    return sum(r * n for r, n in own) / sum(n for _, n in own)
 
 
 def summarize(R: Matrix, counts: Sequence[int], modalities: Sequence[str]) -> dict:
-    """All metrics of one setting, and each of them over every modality's own tasks.
+    """All metrics of one setting; under ``per_modality`` the same means over a modality's own tasks, R whole.
 
     Args:
         R: ``T + 1`` rows of T entries.
         counts: test samples of each task.
         modalities: modality of each task.
     """
-    def one(matrix: Matrix, n: Sequence[int]) -> dict[str, float | None]:
-        return {"last": last(matrix), "avg": avg(matrix), "pooled": pooled(matrix, n),
-                "forgetting": forgetting(matrix), "bwt": bwt(matrix), "fwt": fwt(matrix)}
+    def over(tasks: Sequence[int] | None) -> dict[str, float | None]:
+        return {"last": last(R, tasks), "avg": avg(R, tasks), "pooled": pooled(R, counts, tasks),
+                "forgetting": forgetting(R, tasks), "bwt": bwt(R, tasks), "fwt": fwt(R, tasks)}
 
-    out: dict = one(R, counts)
-    out["per_modality"] = {}
-    for modality in dict.fromkeys(modalities):
-        tasks = [i for i, m in enumerate(modalities) if m == modality]
-        matrix = restrict(R, tasks)
-        matrix[-1] = [R[-1][i] for i in tasks]  # what is left of them at the very end
-        out["per_modality"][modality] = one(matrix, [counts[i] for i in tasks])
-    return out
+    own = {m: [i + 1 for i, other in enumerate(modalities) if other == m] for m in dict.fromkeys(modalities)}
+    return {**over(None), "per_modality": {m: over(tasks) for m, tasks in own.items()}}

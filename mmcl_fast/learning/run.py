@@ -53,17 +53,18 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
         UserError: bad input, before anything is learned.
     """
     stream = make_stream(config)
-    done = prepare(config, out, stream, resume)
+    done, settings = examine(config, out, stream, resume)
     torch.manual_seed(config.train.seed)
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
                       device=config.train.device, cache_dir=config.train.cache, views=config.encoder.views,
                       prompt_blocks=config.encoder.prompt_blocks, workers=config.train.workers, progress=progress)
-    log = MetricsLog(out / "metrics.jsonl")
     if done is not None:
         tensors, values = checkpoint.read(done)
         if values["fingerprint"] != learner.encoder.fingerprint:
             raise RunError(f"{done}: learned with other encoder weights; give the original ones or start a new run")
         learner.restore(tensors, values)
+    begin(out, settings)
+    log = MetricsLog(out / "metrics.jsonl")
     log.keep(len(learner.tasks))
     whole = learner.method.cumulative
     started = time.perf_counter()
@@ -78,8 +79,9 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
             before = time.perf_counter()
             _evaluate(learner, stream, number, config, log, progress)
             seconds["evaluation"] = time.perf_counter() - before
-            if whole:
+            if whole and task is not None:  # what it learns, it learns when scores are first asked for
                 seconds |= learner.method.seconds
+                seconds["evaluation"] -= sum(learner.method.seconds.values())
         if task is not None:
             log.write({"event": "task", "task": number, "name": task.name, "modality": task.modality,
                        "seconds": seconds})
@@ -95,8 +97,9 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     return Result(summary, learner)
 
 
-def prepare(config: "Config", out: Path, stream: Stream, resume: bool) -> Path | None:
-    """Make or check the run folder. Returns the checkpoint to go on from, or None."""
+def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> tuple[Path | None, dict[str, Any]]:
+    """Check the run folder, writing nothing. Returns the checkpoint to go on from (or None) and what config.json
+    is to hold."""
     settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
     file = out / "config.json"
     if out.exists() and not out.is_dir():
@@ -113,11 +116,18 @@ def prepare(config: "Config", out: Path, stream: Stream, resume: bool) -> Path |
         difference = first_difference(old, settings)
         if difference:
             raise RunError(f"{file}: another config: {difference}; resume with the same config or give another --out")
-        return checkpoint.latest(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _write_json(file, settings)
-    _write_json(out / "environment.json", environment())
-    return None
+        return checkpoint.latest(out), settings
+    return None, settings
+
+
+def begin(out: Path, settings: dict[str, Any]) -> None:
+    """Make the run folder and write what is fixed from the start."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _write_json(out / "config.json", settings)
+        _write_json(out / "environment.json", environment())
+    except OSError as fault:
+        raise RunError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str | None:
@@ -150,6 +160,8 @@ class MetricsLog:
                 event = json.loads(line)
             except ValueError:
                 break  # the line that was being written when the run stopped
+            if not isinstance(event, dict) or "event" not in event:
+                raise RunError(f"{self.file}: a line is no event of a run; start a new run in another folder")
             if event["event"] != "summary" and event.get("after", event.get("task", 0)) <= tasks:
                 events.append(event)
         if not tasks:
@@ -218,8 +230,8 @@ def notes(config: "Config") -> list[str]:
     """What must stand wherever the numbers stand."""
     out = ["R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
            "Prediction is per instance.",
-           "Agnostic: how a file is decoded follows from its content; prompts and gates come from the "
-           "relevance function alone."]
+           "Agnostic: a file is decoded as its kind of media; prompts and gates come from the relevance "
+           "function alone."]
     if config.stream.source == "demo":
         out.append("Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
                    "not camera-shot.")

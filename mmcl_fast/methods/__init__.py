@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mmcl_fast.errors import ConfigError
@@ -15,6 +16,16 @@ from mmcl_fast.methods.ridge import RidgeMethod
 from mmcl_fast.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (Comm, Finetune, Joint, RidgeMethod, ZeroShot)}
+
+TINY = 1e-6
+LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, the same in every method
+    "prompt_length": (1, 512), "epochs": (0, None), "batch_size": (1, None), "lr": (0, 10), "classifier_lr": (0, 10),
+    "self_regularisation": (0, None), "lambda_max": (0, 1), "sigma": (TINY, None), "tau": (TINY, None),
+    "relevance_penalty": (TINY, None), "rank": (1, None), "penalty": (TINY, None), "steps": (0, None),
+    "draws": (1, None), "realignment_lr": (0, 10), "realignment_decay": (0, None), "realignment_scale": (TINY, None),
+    "drift_width": (TINY, None), "class_rank": (1, None), "modality_rank": (1, None), "shrink": (0, 1),
+    "scale": (TINY, None),
+}
 
 __all__ = ["Classes", "METHODS", "Method", "TaskData", "make_options", "method_class", "options"]
 
@@ -52,5 +63,10 @@ def make_options(name: str, values: dict[str, Any] | None) -> Any:
             value = float(value)
         elif type(value) is not hint:
             raise ConfigError(f"method.options.{key} = {value!r}: must be of type {hint.__name__}")
+        low, high = LIMITS.get(key, (None, None))
+        if type(value) in (int, float) and not (math.isfinite(value) and (low is None or low <= value)
+                                                and (high is None or value <= high)):
+            wanted = f"from {low}" + (f" to {high}" if high is not None else "") if low is not None else "finite"
+            raise ConfigError(f"method.options.{key} = {value!r}: must be {wanted}")
         checked[key] = value
     return dataclasses.replace(kind(), **checked)

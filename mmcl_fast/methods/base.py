@@ -33,9 +33,6 @@ class Classes:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def of(self, modality: str) -> list[int]:
-        return [i for i, key in enumerate(self.keys) if key[0] == modality]
-
 
 @dataclass
 class TaskData:
@@ -88,8 +85,8 @@ class Method(ABC):
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
 
-    def contributions(self, tokens: Tokens, modality: str) -> dict[str, float] | None:
-        """Mean contribution of each modality seen so far to these samples; None for methods without any."""
+    def contributions(self, tokens: Tokens, modality: str, *, given: bool) -> dict[str, float] | None:
+        """Mean contribution of each modality seen so far, as used for these samples; None for methods without any."""
         return None
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
@@ -120,6 +117,12 @@ class Method(ABC):
 class _Quiet:
     def advance(self, n: int = 1) -> None: ...
     def note(self, **numbers: float) -> None: ...
+
+
+def zero_shot_scores(encoder: Encoder, tokens: Tokens, modality: str, classes: Classes) -> Tensor:
+    """s cos(z, T) of the bare head, ``[n, C]``."""
+    z = F.normalize(embed_all(encoder, tokens, modality, None), dim=-1)
+    return encoder.logit_scale * z @ classes.embedding.T
 
 
 def unit_query(tokens: Tokens) -> Tensor:

@@ -80,7 +80,7 @@ class Comm(Method):
         first = modality not in self.relevance.modalities
         blend_of_others = self._blend_of_others(query, modality) if first else None
         with self.phase("relevance"):
-            others = {} if self.options.relevance == "analytic" else self._drawn_queries(modality, data.index)
+            others = {} if self.options.relevance == "analytic" else self._drawn_queries(data.index)
             self.relevance.learn(query, modality, others, self.generator(data.index, 1))
         before = None if first else self._features(data.tokens, modality, query)
         if self.options.prompts:
@@ -98,18 +98,20 @@ class Comm(Method):
         weight = self.relevance(query).mean(0)
         return self.bank.blend(modality, weight, self.relevance.modalities).clone()
 
-    def _drawn_queries(self, modality: str, index: int) -> dict[str, Tensor]:
+    def _drawn_queries(self, index: int) -> dict[str, Tensor]:
         generator = self.generator(index, 2)
-        return {m: torch.cat([self.memory.draw(c, 64, generator)[:, self.encoder.dim:]
-                              for c in self.memory.labels(m)])
-                for m in self.relevance.modalities if m != modality}
+        return {m: self._draw_queries(m, 64, generator) for m in self.relevance.modalities}
+
+    def _draw_queries(self, modality: str, count: int, generator: torch.Generator) -> Tensor:
+        """Unit queries of a modality's classes, ``count`` of each, from the feature memory."""
+        drawn = [self.memory.draw(modality, c, count, generator) for c in self.memory.labels(modality)]
+        return F.normalize(torch.cat(drawn)[:, self.encoder.dim:], dim=1)
 
     def _update_rows(self, index: int) -> None:
         """Mean contributions of every modality's samples, from drawn queries: no old sample is needed."""
-        generator, dim = self.generator(index, 5), self.encoder.dim
+        generator = self.generator(index, 5)
         for m in self.relevance.modalities:
-            drawn = torch.cat([self.memory.draw(c, 32, generator)[:, dim:] for c in self.memory.labels(m)])
-            self.rows[m] = self.relevance(F.normalize(drawn, dim=1)).mean(0)
+            self.rows[m] = self.relevance(self._draw_queries(m, 32, generator)).mean(0)
 
     def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None,
                       before: Tensor | None) -> None:
@@ -209,10 +211,11 @@ class Comm(Method):
     def routes(self) -> bool:
         return bool(self.relevance.modalities)
 
-    def contributions(self, tokens: Tokens, modality: str) -> dict[str, float] | None:
+    def contributions(self, tokens: Tokens, modality: str, *, given: bool) -> dict[str, float] | None:
         if not self.relevance.modalities:
             return None
-        return dict(zip(self.relevance.modalities, self.relevance(unit_query(tokens)).mean(0).tolist()))
+        gate = self._gate(unit_query(tokens), modality if given else None)
+        return dict(zip(self.relevance.modalities, gate.mean(0).tolist()))
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
         names = self.relevance.modalities

@@ -1,7 +1,8 @@
 """Upper bound: one prompt per modality and one linear classifier on [z ; q], trained on all tasks' data at once.
 
-It keeps every task's tokens, so it is no continual learner. It is fitted when it is first asked for scores, after
-the last task.
+It keeps every task's tokens, so it is no continual learner: it is fitted when scores are first asked for after a
+task, and a run of it cannot be resumed. A sample's prompt is that of its given modality, or else of the modality
+that the relevance function finds most likely.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all, unit_query
+from mmcl_fast.errors import RunError
+from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all, unit_query, zero_shot_scores
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
-from mmcl_fast.methods.relevance import Ridge
+from mmcl_fast.methods.relevance import Relevance, Ridge
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class JointOptions:
     lr: float = 0.01
     classifier_lr: float = 0.003
     penalty: float = 0.005
-    scale: float = 20.0   # softmax temperature of the ridge-initialised scores
+    relevance_penalty: float = 0.01
+    scale: float = 20.0   # factor from the ridge-initialised scores to logits
 
 
 class Joint(Method):
@@ -39,62 +42,80 @@ class Joint(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
         self.bank = PromptBank(encoder, options.prompt_length)
+        self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None   # [D + Dq + 1, C]
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        self.tasks.append(data)
+        self.relevance.learn(unit_query(data.tokens), data.modality, {}, self.generator(data.index, 1))
         self.weight = None
+        self.tasks.append(data)
 
     def _source(self, z: Tensor, query: Tensor) -> Tensor:
         return F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
 
     def fit(self, classes: Classes) -> None:
-        """Train prompts and classifier on everything learned so far."""
+        """Train prompts and classifier from scratch on everything learned so far."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
+        prompts: dict[str, Tensor] = {}
         for data in self.tasks:
-            if data.modality not in self.bank.prompts:
-                self.bank.prompts[data.modality] = self.bank.fresh(data.modality, generator)
+            if data.modality not in prompts:
+                prompts[data.modality] = self.bank.fresh(data.modality, generator)
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
-            z = embed_all(self.encoder, data.tokens, data.modality, self.bank.prompts[data.modality])
+            z = embed_all(self.encoder, data.tokens, data.modality, prompts[data.modality])
             ridge.add(self._source(z, unit_query(data.tokens))[:, :-1], data.labels, len(classes))
-        lift = o.penalty * ridge.gram.diagonal().mean() * torch.eye(len(ridge.gram), dtype=torch.float64)
-        weight = torch.linalg.solve(ridge.gram + lift, ridge.cross).float().to(self.tasks[0].labels.device)
-        weight.requires_grad_(True)
-        prompts = {m: p.requires_grad_(True) for m, p in self.bank.prompts.items()}
+        weight = ridge.weight().to(self.tasks[0].labels.device).requires_grad_(True)
+        prompts = {m: p.requires_grad_(True) for m, p in prompts.items()}
         optimiser = torch.optim.Adam([{"params": list(prompts.values()), "lr": o.lr},
                                       {"params": [weight], "lr": o.classifier_lr}])
-        plan = [(t, rows) for t, data in enumerate(self.tasks)
+        plan = [(data, rows) for data in self.tasks
                 for rows in batches(len(data.labels), o.batch_size, o.epochs, generator)]
         order = torch.randperm(len(plan), generator=generator).tolist()
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(plan))
         with self.phase("prompts", len(plan)) as shown:
             for step in order:
-                data, rows = self.tasks[plan[step][0]], plan[step][1]
+                data, rows = plan[step]
                 part = subset(data.tokens, rows)
                 z = self.encoder.head(part, prompts[data.modality], data.modality)
                 scores = o.scale * self._source(z, unit_query(part)) @ weight
                 optimiser.zero_grad()
-                F.cross_entropy(scores, data.labels[rows]).backward()
+                F.cross_entropy(scores, data.labels[rows.to(data.labels.device)]).backward()
                 optimiser.step()
                 schedule.step()
                 shown.advance()
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         self.weight = weight.detach()
 
+    @property
+    def routes(self) -> bool:
+        return bool(self.relevance.modalities)
+
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        if not self.relevance.modalities:
+            return zero_shot_scores(self.encoder, tokens, modality, classes)
         if self.weight is None:
-            if not self.tasks:
-                return torch.zeros(len(tokens), len(classes))
             self.fit(classes)
-        z = embed_all(self.encoder, tokens, modality, self.bank.prompts.get(modality))
-        out = self._source(z, unit_query(tokens)) @ self.weight
+        query, names = unit_query(tokens), self.relevance.modalities
+        if given and modality in names:
+            weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)
+        else:
+            weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
+        z = embed_all(self.encoder, tokens, modality, self.bank.blend(modality, weight, names))
+        out = self.options.scale * self._source(z, query) @ self.weight
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
-        return tensors | ({} if self.weight is None else {"weight": self.weight}), {}
+        relevance, values = self.relevance.state()
+        tensors = {f"relevance/{k}": v for k, v in relevance.items()}
+        if self.weight is not None:
+            tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()} | {"weight": self.weight}
+        return tensors, {"relevance": values}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        if values["relevance"]["modalities"] and "weight" not in tensors:
+            raise RunError("method joint keeps all tasks' data in memory and was stopped before it was fitted; "
+                           "start the run anew")
+        self.relevance.load_state({k.removeprefix("relevance/"): v for k, v in tensors.items()
+                                   if k.startswith("relevance/")}, values["relevance"])
         self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")}
         self.weight = tensors.get("weight")

@@ -61,26 +61,24 @@ class FeatureMemory:
 
     def __init__(self, class_rank: int, modality_rank: int, shrink: float):
         self.class_rank, self.modality_rank, self.shrink = class_rank, modality_rank, shrink
-        self.classes: dict[int, Gaussian] = {}
-        self.modality_of: dict[int, str] = {}
+        self.classes: dict[tuple[str, int], Gaussian] = {}  # a shared class has one per modality
         self.pooled: dict[str, Gaussian] = {}
 
     def add(self, label: int, modality: str, u: Tensor) -> None:
         """Features ``[n, D_u]`` of one class; a class met again is merged."""
-        known = self.classes.get(label)
-        self.classes[label] = known.merge(u, self.class_rank) if known else Gaussian.fit(u, self.class_rank)
-        self.modality_of[label] = modality
+        known = self.classes.get((modality, label))
+        self.classes[modality, label] = known.merge(u, self.class_rank) if known else Gaussian.fit(u, self.class_rank)
         centred = u - u.mean(0)
         pooled = self.pooled.get(modality)
         self.pooled[modality] = (pooled.merge(centred, self.modality_rank) if pooled
                                  else Gaussian.fit(centred, self.modality_rank))
 
-    def labels(self, modality: str | None = None) -> list[int]:
-        return [c for c, m in self.modality_of.items() if modality in (None, m)]
+    def labels(self, modality: str) -> list[int]:
+        return [c for m, c in self.classes if m == modality]
 
-    def draw(self, label: int, count: int, generator: torch.Generator) -> Tensor:
+    def draw(self, modality: str, label: int, count: int, generator: torch.Generator) -> Tensor:
         """``[count, D_u]`` features of one class."""
-        own, pooled = self.classes[label], self.pooled[self.modality_of[label]]
+        own, pooled = self.classes[modality, label], self.pooled[modality]
         a = self.shrink
 
         def normal(width: int) -> Tensor:
@@ -91,9 +89,10 @@ class FeatureMemory:
                 + a ** 0.5 * normal(len(pooled.factor)) @ pooled.factor
                 + normal(len(diagonal)) * diagonal.sqrt())
 
-    def second_moment(self, labels: list[int]) -> Tensor:
-        """Sum over classes of one modality of E[u u'], ``[D_u, D_u]``."""
-        own, pooled = [self.classes[c] for c in labels], self.pooled[self.modality_of[labels[0]]]
+    def second_moment(self, modality: str) -> Tensor:
+        """Sum over a modality's classes of E[u u'], ``[D_u, D_u]``."""
+        labels = self.labels(modality)
+        own, pooled = [self.classes[modality, c] for c in labels], self.pooled[modality]
         a, n = self.shrink, len(labels)
         rows = torch.cat([(1 - a) ** 0.5 * g.factor for g in own] + [(n * a) ** 0.5 * pooled.factor,
                                                                      torch.stack([g.mean for g in own])])
@@ -112,24 +111,23 @@ class FeatureMemory:
             width: kernel width relative to the mean distance.
         """
         for label in labels:
-            distance = (at - self.classes[label].mean).square().sum(1)
+            mean = self.classes[modality, label].mean
+            distance = (at - mean).square().sum(1)
             weight = torch.softmax(-distance / (2 * width**2 * distance.mean()), dim=0)
-            self.classes[label].mean[:dims] += weight @ moved
+            mean[:dims] += weight @ moved
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {}
-        for kind, group in (("class", self.classes), ("pooled", self.pooled)):
-            for key, g in group.items():
-                for part in ("mean", "factor", "diagonal"):
-                    tensors[f"{kind}/{key}/{part}"] = getattr(g, part)
-        return tensors, {"modality_of": {str(k): v for k, v in self.modality_of.items()},
-                         "count": {str(k): g.count for k, g in self.classes.items()},
-                         "pooled": {k: g.count for k, g in self.pooled.items()}}
+        named = {f"class/{m}/{c}": g for (m, c), g in self.classes.items()}
+        named |= {f"pooled/{m}": g for m, g in self.pooled.items()}
+        for key, g in named.items():
+            tensors |= {f"{key}/{part}": getattr(g, part) for part in ("mean", "factor", "diagonal")}
+        return tensors, {"classes": [[m, c, g.count] for (m, c), g in self.classes.items()],
+                         "pooled": {m: g.count for m, g in self.pooled.items()}}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        def read(kind: str, key: str, count: int) -> Gaussian:
-            return Gaussian(count, *(tensors[f"{kind}/{key}/{p}"] for p in ("mean", "factor", "diagonal")))
+        def read(key: str, count: int) -> Gaussian:
+            return Gaussian(count, *(tensors[f"{key}/{p}"] for p in ("mean", "factor", "diagonal")))
 
-        self.modality_of = {int(k): v for k, v in values["modality_of"].items()}
-        self.classes = {int(k): read("class", k, n) for k, n in values["count"].items()}
-        self.pooled = {k: read("pooled", k, n) for k, n in values["pooled"].items()}
+        self.classes = {(m, c): read(f"class/{m}/{c}", n) for m, c, n in values["classes"]}
+        self.pooled = {m: read(f"pooled/{m}", n) for m, n in values["pooled"].items()}

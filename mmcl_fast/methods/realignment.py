@@ -36,8 +36,8 @@ def closed_form(memory: FeatureMemory, texts: Tensor, modality: str, rank: int, 
         down ``[D_u, r]`` and up ``[r, D]``.
     """
     dim, codes, labels = texts.shape[1], class_codes(texts, dual), memory.labels(modality)
-    moment = memory.second_moment(labels)[source_dims]
-    means = torch.stack([memory.classes[c].mean for c in labels])
+    moment = memory.second_moment(modality)[source_dims]
+    means = torch.stack([memory.classes[modality, c].mean for c in labels])
     live = (moment[:, source_dims].diagonal() > 0).nonzero().squeeze(1)  # the other tower's slots are all zero
     cross = (means[:, source_dims].T @ codes[labels] - moment[:, :dim])[live]
     gram = moment[:, source_dims][live][:, live]
@@ -104,7 +104,7 @@ class Realigner:
             labels = memory.labels(modality)
             share = max(1, round(4 * per_step / (len(modalities) * len(labels))))
             for c in labels:
-                pool.append(memory.draw(c, share, generator))
+                pool.append(memory.draw(modality, c, share, generator))
                 label.append(torch.full((share,), c))
                 home.append(torch.full((share,), row))
         u = torch.cat(pool)

@@ -29,13 +29,17 @@ class Ridge:
         self.cross += x.T @ F.one_hot(target.cpu(), outputs).double()
         self._weight = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Scores ``[n, outputs]`` float32."""
+    def weight(self) -> Tensor:
+        """The solution ``[d + 1, outputs]`` float32, the constant's row last."""
         if self._weight is None:
             lift = self.penalty * self.gram.diagonal().mean()
             system = self.gram + lift * torch.eye(len(self.gram), dtype=torch.float64)
             self._weight = torch.linalg.solve(system, self.cross).float()
-        weight = self._weight.to(x.device)
+        return self._weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scores ``[n, outputs]`` float32."""
+        weight = self.weight().to(x.device)
         return x.float() @ weight[:-1] + weight[-1]
 
     def state(self) -> dict[str, Tensor]:
@@ -62,15 +66,16 @@ class Relevance:
         self.ridge = Ridge(width, penalty)
         self.mlp: nn.Sequential | None = None
 
-    def learn(self, query: Tensor, modality: str, others: dict[str, Tensor], generator: torch.Generator) -> None:
-        """Add a task's unit queries ``[n, Dq]``; ``others``: queries drawn for the other modalities (mlp only)."""
+    def learn(self, query: Tensor, modality: str, drawn: dict[str, Tensor], generator: torch.Generator) -> None:
+        """Add a task's unit queries ``[n, Dq]``; ``drawn``: unit queries of what was learned before (mlp only)."""
         if modality not in self.modalities:
             self.modalities.append(modality)
         if self.kind == "analytic":
             row = self.modalities.index(modality)
             self.ridge.add(query, torch.full((len(query),), row), len(self.modalities))
         else:
-            self._train_mlp({**others, modality: query}, generator)
+            own = [drawn[modality]] if modality in drawn else []
+            self._train_mlp({**drawn, modality: torch.cat([query, *own])}, generator)
 
     def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator) -> None:
         x = torch.cat([queries[m] for m in self.modalities])
@@ -97,13 +102,13 @@ class Relevance:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = self.ridge.state() if self.kind == "analytic" else dict(self.mlp.state_dict()) if self.mlp else {}
-        return tensors, {"modalities": self.modalities}
+        return tensors, {"modalities": list(self.modalities)}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.modalities = list(values["modalities"])
         if self.kind == "analytic":
             self.ridge.load_state(tensors)
         elif tensors:
-            self.mlp = self._network(tensors["0.weight"].shape[1])
+            self.mlp = self._network(tensors["0.weight"].shape[1]).to(tensors["0.weight"].device)
             self.mlp.load_state_dict(tensors)
             self.mlp.requires_grad_(False)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all
+from mmcl_fast.methods.base import Classes, Method, TaskData, zero_shot_scores
 
 
 @dataclass(frozen=True)
@@ -24,5 +23,4 @@ class ZeroShot(Method):
         """Nothing to learn."""
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        z = F.normalize(embed_all(self.encoder, tokens, modality, None), dim=-1)
-        return self.encoder.logit_scale * z @ classes.embedding.T
+        return zero_shot_scores(self.encoder, tokens, modality, classes)

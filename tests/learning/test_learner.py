@@ -1,9 +1,14 @@
 import builtins
+import copy
+import gc
 import json
+import shutil
+import weakref
 
 import pytest
 import torch
 
+from mmcl_fast.encoders.cache import TrunkCache
 from mmcl_fast.errors import MediaError, RunError
 from mmcl_fast.learning import Learner
 from mmcl_fast.methods import METHODS
@@ -66,27 +71,30 @@ def test_same_seed_same_numbers(root):
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-def test_a_finished_tasks_data_is_never_read_again_and_no_test_file_before_evaluation(root, monkeypatch):
-    stream, learner = make(root)
+def test_a_finished_tasks_data_is_never_read_again_and_no_test_file_before_evaluation(root, tmp_path, monkeypatch):
+    stream, learner = make(shutil.copytree(root, tmp_path / "copy"))
     opened = []
     real = builtins.open
     monkeypatch.setattr(builtins, "open", lambda f, *a, **k: (opened.append(str(f)), real(f, *a, **k))[1])
-    import mmcl_fast.media.cpu as cpu
-    asked = []
-    for name in ("read", "decode"):
-        if hasattr(cpu, name):
-            original = getattr(cpu, name)
-            monkeypatch.setattr(cpu, name, lambda p, *a, _f=original, **k: (asked.append(str(p)), _f(p, *a, **k))[1])
-    tokens_of = []
+    tokens_of, alive = [], []
     real_tokens = learner.cache.tokens
-    monkeypatch.setattr(learner.cache, "tokens",
-                        lambda e, samples, **k: (tokens_of.append({s.key for s in samples}), real_tokens(e, samples, **k))[1])
+
+    def watch(encoder, samples, **more):
+        tokens = real_tokens(encoder, samples, **more)
+        tokens_of.append({s.key for s in samples})
+        alive.append(weakref.ref(tokens.tokens))
+        return tokens
+
+    monkeypatch.setattr(learner.cache, "tokens", watch)
     for task in stream:
         before = len(tokens_of)
         learner.learn(task)
-        used = set().union(*tokens_of[before:])
-        assert used == {s.key for s in task.train}
-    assert not any("/test/" in p or "/val/" in p for p in opened + asked)
+        assert set().union(*tokens_of[before:]) == {s.key for s in task.train}
+        gc.collect()
+        assert not any(ref() is not None for ref in alive), "a finished task's tokens are kept"
+        for sample in task.train:
+            sample.path.unlink()
+    assert not any("/test/" in p or "/val/" in p for p in opened)
     count = len(learner.encoder.trunk_calls)
     learner.evaluate(stream.tasks)
     assert len(learner.encoder.trunk_calls) - count == sum(len(t.test) for t in stream.tasks)
@@ -112,26 +120,32 @@ def test_a_broken_file_names_itself_and_leaves_the_learner_as_it_was(root, tmp_p
     with pytest.raises(MediaError, match=victim.name):
         for task in stream.tasks[1:]:
             learner.learn(task)
-    done = len(learner.tasks)
-    assert done >= 1 and learner.evaluate(stream.tasks[:1]).counts == [8]
-    if done == 1:
-        assert learner.evaluate(stream.tasks[:1]).correct == before
+    assert [t["name"] for t in learner.tasks] == [stream[0].name]
+    assert learner.evaluate(stream.tasks[:1]).correct == before
 
 
 def test_an_interrupt_in_the_middle_restores_the_state(root, monkeypatch):
+    stream, whole = make(root)
+    for task in stream.tasks:
+        whole.learn(task)
     stream, learner = make(root)
-    learner.learn(stream[0])
-    learner.learn(stream[1])
-    before = {k: v.clone() for k, v in learner.method.state()[0].items()}
-    monkeypatch.setattr(type(learner.method), "_realign", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        learner.learn(stream[2])
-    after = learner.method.state()[0]
-    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
-    assert len(learner.tasks) == 2
-    monkeypatch.undo()
-    learner.learn(stream[2])
-    assert len(learner.tasks) == 3
+    modalities = set()
+    for n, task in enumerate(stream.tasks):  # some bring a new modality, some do not; the first has nothing before
+        before, values = learner.method.state()
+        before, values = {k: v.clone() for k, v in before.items()}, copy.deepcopy(values)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(learner.method), "_realign", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                learner.learn(task)
+        after = learner.method.state()
+        assert after[1] == values and before.keys() == after[0].keys()
+        assert all(torch.equal(before[k], after[0][k]) for k in before)
+        assert len(learner.tasks) == n and learner.evaluate([task]).counts == [8]
+        learner.learn(task)
+        modalities.add(task.modality)
+    assert len(modalities) < len(stream)
+    ends = [x.method.state()[0] for x in (whole, learner)]
+    assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
 
 
 def test_predict_finds_the_modality_and_ranks_classes(root):
@@ -168,3 +182,66 @@ def test_views_add_training_tokens(root):
     learner.learn(stream[0])
     assert len(learner.encoder.trunk_calls) == 2 * len(stream[0].train)
     assert learner.evaluate(stream.tasks[:1]).counts == [len(stream[0].test)]
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_agnostic_scores_do_not_depend_on_the_name_of_the_modality(root, method):
+    stream, learner = make(root, method)
+    for task in stream:
+        learner.learn(task)
+    task = next(t for t in stream.tasks if t.modality == "image")
+    tokens = learner.cache.tokens(learner.encoder, task.test)
+    scores = [learner.method.scores(tokens, name, learner.classes, given=False) for name in ("image", "depth")]
+    assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("method", ["comm", "ridge"])
+def test_classes_shared_between_modalities(root, tmp_path, method):
+    stream = Stream.from_folder(root, classes_per_task=2, order="random", seed=1, shared_classes=True)
+    learner = Learner(ToyEncoder(), method, options=FAST.get(method, {}), device="cpu")
+    for task in stream:
+        learner.learn(task)
+    assert len(learner.classes) == 4
+    result = learner.evaluate(stream.tasks)
+    assert result.mean("agnostic") > 60 and result.correct["given"] == result.correct["given_masked"]
+    learner.save(tmp_path / "shared")
+    assert Learner.load(tmp_path / "shared", encoder=ToyEncoder()).evaluate(stream.tasks).correct == result.correct
+
+
+def test_the_batch_of_the_trunk_does_not_matter_and_predict_agrees_with_evaluation(root):
+    stream, learner = make(root)
+    for task in stream:
+        learner.learn(task)
+    for task in stream:
+        one, many = (TrunkCache(None, batch=b).tokens(learner.encoder, task.test) for b in (1, 32))
+        scores = [learner.method.scores(t, task.modality, learner.classes, given=False) for t in (one, many)]
+        assert torch.equal(scores[0].argmax(1), scores[1].argmax(1))
+        found = learner.predict([s.path for s in task.test], top_k=1)
+        assert [learner.classes.keys.index(p.labels[0]) for p in found] == scores[1].argmax(1).tolist()
+
+
+def test_save_replaces_a_saved_learner_and_nothing_else(root, tmp_path):
+    stream, learner = make(root, "zero_shot")
+    learner.learn(stream[0])
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="holds other things"):
+        learner.save(mine)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    learner.save(tmp_path / "run")
+    learner.learn(stream[1])
+    learner.save(tmp_path / "run")
+    assert len(Learner.load(tmp_path / "run", encoder=ToyEncoder()).tasks) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "run"]
+    (tmp_path / "run" / "state.json").write_text("[]")
+    with pytest.raises(RunError, match="not the state"):
+        Learner.load(tmp_path / "run", encoder=ToyEncoder())
+
+
+def test_joint_stopped_before_the_end_says_so(root, tmp_path):
+    stream, learner = make(root, "joint")
+    learner.learn(stream[0])
+    learner.save(tmp_path / "run")
+    with pytest.raises(RunError, match="start the run anew"):
+        Learner.load(tmp_path / "run", encoder=ToyEncoder())

@@ -36,9 +36,15 @@ def test_missing_entries_give_none_where_they_are_needed_only():
     assert metrics.forgetting(one) is None and metrics.last(one) == 80.0
 
 
-def test_per_modality_uses_own_tasks_and_the_very_end():
-    out = metrics.summarize(R, [10, 10, 10, 10], ["image", "audio", "image", "audio"])
-    assert out["per_modality"]["image"]["last"] == pytest.approx((50 + 65) / 2)
-    assert out["per_modality"]["image"]["forgetting"] == pytest.approx(90 - 50)
-    assert out["per_modality"]["audio"]["bwt"] == pytest.approx(60 - 80)
-    assert out["per_modality"]["image"]["fwt"] == pytest.approx(35 - 30)
+def test_per_modality_is_the_same_formula_over_own_tasks_with_the_whole_matrix():
+    out = metrics.summarize(R, [10, 10, 10, 30], ["image", "audio", "image", "audio"])
+    image, audio = out["per_modality"]["image"], out["per_modality"]["audio"]
+    assert image["last"] == pytest.approx((50 + 65) / 2)
+    assert image["forgetting"] == pytest.approx(((90 - 50) + (85 - 65)) / 2)
+    assert image["bwt"] == pytest.approx(-((90 - 50) + (85 - 65)) / 2)
+    assert image["fwt"] == pytest.approx(50 - 30)
+    assert image["avg"] == pytest.approx((90 + 70 + (60 + 85) / 2 + (50 + 65) / 2) / 4)
+    assert audio["forgetting"] == pytest.approx(80 - 60)  # the last task of all cannot be forgotten yet
+    assert audio["pooled"] == pytest.approx((60 * 10 + 95 * 30) / 40)
+    alone = metrics.summarize([[0.0, 0.0], [90.0, 0.0], [10.0, 80.0]], [5, 5], ["image", "audio"])
+    assert alone["per_modality"]["image"]["forgetting"] == 80.0

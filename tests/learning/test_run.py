@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import pytest
 import torch
 
 from mmcl_fast.config import build
-from mmcl_fast.errors import RunError
+from mmcl_fast.errors import EncoderError, RunError
 from mmcl_fast.learning import checkpoint, learner, run
 from mmcl_fast.learning.learner import Learner
 from tests.toy import ToyEncoder, write_folder
@@ -94,3 +95,25 @@ def test_another_config_is_refused_with_the_key(config, tmp_path):
     with pytest.raises(RunError, match="not empty"):
         run.train(config("zero_shot", {}), tmp_path / "run")
     run.train(config("zero_shot", {}, workers=1), tmp_path / "run", resume=True)
+
+
+def test_nothing_is_written_before_everything_is_there(config, tmp_path, monkeypatch):
+    def no_weights(name, **options):
+        raise EncoderError("somewhere: no weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "load_encoder", no_weights)
+        with pytest.raises(EncoderError):
+            run.train(config("zero_shot", {}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="can't be written"):
+        run.train(config("zero_shot", {}), tmp_path / "file" / "run")
+
+
+def test_joint_cannot_resume_and_says_so(config, tmp_path):
+    run.train(config("joint", {"epochs": 1}), tmp_path / "run")
+    for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[3:]:
+        shutil.rmtree(folder)
+    with pytest.raises(RunError, match="start the run anew"):
+        run.train(config("joint", {"epochs": 1}), tmp_path / "run", resume=True)

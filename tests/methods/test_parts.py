@@ -38,8 +38,10 @@ def test_drawn_features_have_the_moments():
     memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=0.3)
     memory.add(0, "image", randn(40, 8) * 2 + 1)
     memory.add(1, "image", randn(40, 8, seed=2))
-    u = memory.draw(0, 40000, torch.Generator().manual_seed(1)).double()
-    torch.testing.assert_close((u.T @ u / len(u)).float(), memory.second_moment([0]), rtol=0.1, atol=0.1)
+    other = memory.draw("image", 1, 40000, torch.Generator().manual_seed(2)).double()
+    u = memory.draw("image", 0, 40000, torch.Generator().manual_seed(1)).double()
+    both = (u.T @ u + other.T @ other) / len(u)
+    torch.testing.assert_close(both.float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
 
 
 def test_drift_moves_near_means_by_the_local_drift():
@@ -47,9 +49,9 @@ def test_drift_moves_near_means_by_the_local_drift():
     at = torch.cat([randn(20, 4) * 0.1, randn(20, 4, seed=1) * 0.1 + 10])
     memory.add(0, "image", at[:20])
     moved = torch.cat([torch.full((20, 2), 1.0), torch.full((20, 2), -5.0)])
-    before = memory.classes[0].mean.clone()
+    before = memory.classes["image", 0].mean.clone()
     memory.shift("image", [0], moved, at, 0.3, 2)
-    torch.testing.assert_close(memory.classes[0].mean - before, torch.tensor([1.0, 1.0, 0.0, 0.0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(memory.classes["image", 0].mean - before, torch.tensor([1.0, 1.0, 0.0, 0.0]), atol=1e-3, rtol=0)
 
 
 def test_ridge_is_free_of_order_and_equals_the_direct_solution():
@@ -125,8 +127,18 @@ def test_blend_stays_within_a_tower_and_is_renormalised():
 def test_options_are_checked_by_name_and_type():
     assert make_options("comm", {"rank": 4, "lr": 1}).lr == 1.0
     for values, words in (({"rnak": 4}, "did you mean 'rank'"), ({"rank": "x"}, "type int"),
-                          ({"relevance": "magic"}, "analytic, mlp"), ({"prompts": 1}, "type bool")):
+                          ({"relevance": "magic"}, "analytic, mlp"), ({"prompts": 1}, "type bool"), ({"tau": 0.0}, "from 1e-06"),
+                          ({"lr": float("nan")}, "must be"), ({"rank": 0}, "from 1"), ({"shrink": 2.0}, "from 0 to 1")):
         with pytest.raises(ConfigError, match=words):
             make_options("comm", values)
     with pytest.raises(ConfigError, match="did you mean 'comm'"):
         method_class("com")
+
+
+def test_every_limit_belongs_to_an_option():
+    from mmcl_fast.methods import LIMITS, METHODS, options
+
+    known = {f for m in METHODS for f in options(m).__dataclass_fields__}
+    assert LIMITS.keys() <= known
+    numbers = {n for m in METHODS for n, f in options(m).__dataclass_fields__.items() if type(f.default) in (int, float)}
+    assert numbers == LIMITS.keys()
