@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "val"), default="test")
     parser.add_argument("--classes-per-task", type=int, default=4)
     parser.add_argument("--rows", nargs="*", help="only the rows whose title contains one of these")
+    parser.add_argument("--keep", type=Path, help="a .json of an earlier call; its rows stand beside this call's")
     parser.add_argument("--demo", type=Path, help="folder of the demo media")
     parser.add_argument("--cache", type=Path, default=Path(".cache/trunk"))
     parser.add_argument("--out", type=Path, help="write the table here (.md) and the matrices beside it (.json)")
@@ -131,6 +132,8 @@ def main() -> None:
     Comm._learn_prompt = lambda method, data, *rest: shared.learn_prompt(method, data, *rest)
     encoder = load_encoder("embedded", device="cuda" if torch.cuda.is_available() else "cpu")
     results: dict[str, list[dict]] = {}
+    if args.keep:
+        results = json.loads(args.keep.read_text())
     for title, method, options in ROWS:
         if args.rows and not any(part in title for part in args.rows):
             continue
@@ -141,6 +144,7 @@ def main() -> None:
             if shared.spared:
                 results[title][-1]["seconds"] = None
         print(f"{title}: {cell([r['metrics']['agnostic']['last'] for r in results[title]])}", flush=True)
+    results = {title: results[title] for title, _, _ in ROWS if title in results}
     where = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     text = (f"Demo stream, random order, {args.classes_per_task} classes a task, seeds {args.seeds}, {args.split} "
             f"split, mean ± standard deviation over seeds, %. Depth maps are rendered, videos are authored animation. "

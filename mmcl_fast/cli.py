@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Look after the data of a stream.")
 app.add_typer(data, name="data")
+bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, in a checkout of the repository.")
+app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
@@ -322,6 +324,27 @@ def data_check(
         print(f"error: {line}", file=sys.stderr)
     if found:
         raise typer.Exit(2)
+
+
+@bench.command("ops")
+@guarded
+def bench_ops(
+    select: Annotated[str, typer.Option(help="Cases by name: 'realign', '1024x1000 and float32'.")] = "",
+    out: Annotated[str | None, typer.Option(help="Name under benchmarks/results.", show_default=False)] = None,
+    write_table: Annotated[bool, typer.Option("--write-table", help="Keep the fastest backends for `auto`.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each case and rival.", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """Time the fused operations beside torch.compile, Liger, QuACK and others: one table, JSON kept.
+
+    Example: `mmcl-fast bench ops --select 1024x1000 --seconds 0.2`
+    """
+    from mmcl_fast import bench as suite
+    from mmcl_fast.ops.choice import TABLE
+
+    arguments = ["--select", select] + (["--out", out] if out else [])
+    arguments += ["--write-table", str(TABLE)] if write_table else []
+    raise typer.Exit(suite.ops(arguments, seconds))
 
 
 @app.command()

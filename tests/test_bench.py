@@ -1,0 +1,37 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import mmcl_fast
+from mmcl_fast import bench, cli
+from mmcl_fast.ops.choice import TABLE
+
+
+def test_bench_ops_hands_its_options_to_the_suite(monkeypatch):
+    calls = []
+
+    def run(command, cwd, env):
+        calls.append((command, cwd, env))
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    result = CliRunner().invoke(cli.app, ["bench", "ops", "--select", "realign", "--write-table", "--seconds", "0.5"])
+    assert result.exit_code == 3
+    command, cwd, env = calls[0]
+    assert command == [sys.executable, "-m", "benchmarks", "--select", "realign", "--write-table", str(TABLE)]
+    assert (cwd / "benchmarks" / "test_ops.py").is_file() and env["BENCH_SECONDS"] == "0.5"
+
+
+def test_bench_without_a_checkout_says_so(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mmcl_fast, "__file__", str(tmp_path / "mmcl_fast" / "__init__.py"))
+    result = CliRunner().invoke(cli.app, ["bench", "ops"])
+    assert result.exit_code == 2 and "checkout" in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "ops"]])
+def test_help(words):
+    text = CliRunner().invoke(cli.app, [*words, "--help"]).stdout
+    assert ("mmcl-fast bench ops --select" in text) == (words == ["bench", "ops"])
