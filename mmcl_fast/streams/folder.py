@@ -13,7 +13,7 @@ from typing import Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.sample import ClassId, Sample
-from mmcl_fast.streams.validate import check_modality, check_split
+from mmcl_fast.streams.validate import check_modality, check_split, check_words
 
 
 def read_folder(root: Path) -> dict[str, Any]:
@@ -55,6 +55,8 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StreamError(f"{path}: not JSON ({error}): expected {{modality: {{class: text}}}}") from None
+    except RecursionError:
+        raise StreamError(f"{path}: nested too deeply: expected {{modality: {{class: text}}}}") from None
     texts = {}
     for modality, classes in content.items() if isinstance(content, dict) else [("", content)]:
         if not isinstance(classes, dict):
@@ -63,6 +65,7 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
         for label, text in classes.items():
             if not isinstance(text, str) or not text.strip():
                 raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
+            check_words(label + text, f"{path}: {modality} {label!r}")
             texts[modality, label] = text
     return texts
 

@@ -18,7 +18,7 @@ from typing import Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.folder import read_class_texts
 from mmcl_fast.streams.sample import Sample
-from mmcl_fast.streams.validate import check_file, check_modality, check_split, nearest
+from mmcl_fast.streams.validate import check_file, check_modality, check_split, check_words, nearest
 
 FIELDS = ("path", "text", "modality", "label", "split", "task", "id")
 
@@ -29,8 +29,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         path = path / "manifest.jsonl"
     try:
         lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise StreamError(f"{path}: {error.strerror or error}: give a manifest in JSONL") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise StreamError(f"{path}: {reason}: give a manifest in JSONL") from None
     root = Path(os.path.abspath(path.parent))
     inside = os.path.realpath(root)
     samples: list[Sample] = []
@@ -61,11 +62,14 @@ def _record(line: bytes, where: str) -> dict[str, str]:
         record = json.loads(line.decode("utf-8-sig"))
     except ValueError as error:
         raise StreamError(f"{where}: not a JSON object ({error}): one object a line") from None
+    except RecursionError:
+        raise StreamError(f"{where}: nested too deeply: one flat JSON object a line") from None
     if not isinstance(record, dict):
         raise StreamError(f"{where}: not an object but {type(record).__name__}: one JSON object a line")
     for field in FIELDS:
         if field in record and not (isinstance(record[field], str) and record[field].strip()):
             raise StreamError(f"{where}: {field!r} must be a string that is not empty")
+        check_words(record.get(field, ""), f"{where}: {field!r}")
     for field in ("modality", "label", "split"):
         if field not in record:
             others = [name for name in record if name not in FIELDS]
@@ -85,12 +89,10 @@ def _sample(record: dict[str, str], root: Path, inside: str, where: str) -> Samp
         digest = hashlib.sha256("\0".join((label, record["text"])).encode()).hexdigest()[:20]
         return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"))
     name = record["path"]
-    if "\0" in name:
-        raise StreamError(f"{where}: path {name!r} holds a zero byte: correct it")
     target = os.path.realpath(root / name)
     if os.path.isabs(name) or os.path.commonpath([target, inside]) != inside:
         raise StreamError(f"{where}: path {name!r} leaves the manifest's folder: move the file into {root}")
-    check_file(target, modality, f"{where}: {name}")
+    check_file(target, modality, f"{where}: path {name!r}")
     key = Path(os.path.normpath(name)).as_posix()
     return Sample(modality, label, root / name, None, split, record.get("id", key))
 

@@ -13,7 +13,7 @@ from typing import Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.order import arrange, chunk
 from mmcl_fast.streams.sample import ClassId, Sample, Task
-from mmcl_fast.streams.validate import validate, validate_content
+from mmcl_fast.streams.validate import check_task, validate, validate_content
 
 
 class Stream:
@@ -60,6 +60,7 @@ class Stream:
         first: dict[str, ClassId] = {}
         for index, (modality, name) in enumerate(arrange(names, order, seed)):
             members = groups[modality, name]
+            check_task(name, members, root)
             ids = []
             for label in dict.fromkeys(sample.label for sample in members):
                 own = (modality, label)

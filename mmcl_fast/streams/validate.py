@@ -43,6 +43,26 @@ def check_split(name: str, where: str) -> None:
         raise StreamError(f"{where}: unknown split {name!r}{nearest(name, SPLITS)}: use {', '.join(SPLITS)}")
 
 
+def check_words(text: str, where: str) -> None:
+    """Refuses what neither a name nor a sentence can hold; ``where`` names the field."""
+    if "\0" in text:
+        raise StreamError(f"{where} holds a zero byte: correct it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise StreamError(f"{where} holds half a character (a lone surrogate): correct it") from None
+
+
+def check_task(name: str, samples: Sequence[Sample], root: Path) -> None:
+    """Refuses a task that cannot be learned or not be tested."""
+    for split, word in (("train", "training"), ("test", "test")):
+        if not any(sample.split == split for sample in samples):
+            labels = list(dict.fromkeys(sample.label for sample in samples))
+            classes = f"class{'es' if len(labels) > 1 else ''} {', '.join(map(repr, labels))}"
+            raise StreamError(f"{root}: task {name!r} ({classes}) has no {word} file: add some under its "
+                              f"{split} split, or put these classes into a larger task")
+
+
 def check_file(path: Path | str, modality: str, where: str) -> tuple[int, int]:
     """Refuses a missing or empty file and an ending of another modality; returns (device, inode)."""
     try:
@@ -70,6 +90,10 @@ def validate(samples: Sequence[Sample], root: Path) -> None:
         if sample.key in keys:
             raise StreamError(f"{sample.key}: listed twice: each sample needs its own path or id")
         keys.add(sample.key)
+        try:
+            sample.key.encode()
+        except UnicodeEncodeError:
+            raise StreamError(f"{sample.key!r}: its name is not UTF-8: rename file or folder") from None
         held.setdefault((sample.modality, sample.label), set()).add(sample.split)
         if sample.path is not None:
             identity = check_file(sample.path, sample.modality, str(sample.path))

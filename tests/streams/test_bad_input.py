@@ -58,6 +58,25 @@ def test_no_test_split(folder, build):  # noqa: F811
     refuse(build, "audio has no test split")
 
 
+def test_a_class_with_no_test_file_may_stand_in_a_larger_task_only(folder, build):  # noqa: F811
+    shutil.rmtree(folder / "image" / "test" / "c")
+    assert len(build()[0].test) == 8 and len(build(classes_per_task=2)[1].test) == 2
+    refuse(build, "task 'image-2' (class 'c')", "no test file", classes_per_task=1)
+    shutil.rmtree(folder / "image" / "test" / "d")
+    refuse(build, "task 'image-1' (classes 'c', 'd')", "no test file", classes_per_task=2)
+    assert len(build(classes_per_task=2, order=["image:0", "audio:0"])) == 2  # not part of the stream
+
+
+@pytest.mark.parametrize("split, word", [("train", "training"), ("test", "test")])
+def test_a_named_task_with_one_split_only(folder, split, word):  # noqa: F811
+    records = lines(folder)
+    for record in records:
+        lone = (record["label"], record["split"]) == ("b", "test" if split == "train" else "train")
+        record["task"] = f"{record['modality']} {'odd' if lone else 'even'}"
+    refuse(lambda: Stream.from_manifest(write(folder, records)), "task 'image odd'",
+           "class 'b'", f"no {word} file")
+
+
 def test_two_splits_sharing_a_file(folder, build):  # noqa: F811
     link = folder / "image" / "test" / "a" / "linked.png"
     link.symlink_to(folder / "image" / "train" / "a" / "train0.png")
@@ -90,6 +109,7 @@ def test_a_dangling_link(folder, build):  # noqa: F811
 
 @pytest.mark.parametrize("content, part", [
     ("{", "not JSON"), ("[1]", "expected {modality"), ('{"image": 3}', "expected {modality"),
+    ("[" * 100_000, "nested too deeply"), ('{"image": {"a": "\\ud800"}}', "half a character"),
     ('{"imgae": {}}', "did you mean 'image'?"), ('{"image": {"a": 5}}', "image 'a'"),
     ('{"image": {"a": " "}}', "image 'a'")])
 def test_class_texts(folder, build, content, part):  # noqa: F811
@@ -109,13 +129,36 @@ def test_class_texts(folder, build, content, part):  # noqa: F811
     ({"path": "../secret.png"}, ["leaves the manifest's folder"]),
     ({"path": "/etc/hostname"}, ["leaves the manifest's folder"]),
     ({"path": "image/train/a/gone.png"}, ["gone.png", "No such file"]),
-    ({"path": "image/train/a/bad\0name.png"}, ["holds a zero byte"]),
+    ({"path": "image/train/a/bad\0name.png"}, ["'path'", "holds a zero byte"]),
+    ({"path": "image/train/a/go\nne.png"}, ["'image/train/a/go\\nne.png'", "No such file"]),
+    ({"path": "image/train/a/\ud800.png"}, ["'path'", "half a character"]),
+    ({"label": "\udc80"}, ["'label'", "half a character"]),
+    ({"task": "\ud800"}, ["'task'", "half a character"]),
+    ({"label": "a\0b"}, ["'label'", "holds a zero byte"]),
+    ("[" * 100_000, ["nested too deeply"]),
+    ('{"path": ' + "[" * 100_000, ["nested too deeply"]),
     ({"modality": "audio"}, ["a .png file cannot be audio"])])
 def test_manifest_lines(folder, line, parts):  # noqa: F811
     records = lines(folder)
     index = next(i for i, r in enumerate(records) if r["modality"] == "image")
     records[index] = line if isinstance(line, str) else {**records[index], **line}
     refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {index + 1}", *parts)
+
+
+@pytest.mark.parametrize("text, part", [("\ud800 hi", "half a character"), ("h\0i", "holds a zero byte")])
+def test_inline_text_is_as_strict_as_a_text_file(folder, text, part):  # noqa: F811
+    records = [*lines(folder), {"text": text, "modality": "text", "label": "a", "split": "train"}]
+    refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {len(records)}",
+           "'text'", part)
+
+
+def test_a_name_that_is_no_utf8(folder, build):  # noqa: F811
+    (folder / "image" / "train" / "a" / "caf\udce9.png").write_text("x")  # the byte e9 on disk
+    refuse(build, "caf\\udce9.png", "not UTF-8", "rename")
+
+
+def test_a_manifest_path_with_a_zero_byte():
+    refuse(lambda: Stream.from_manifest("a\0b"), "null byte", "give a manifest")
 
 
 def test_a_missing_field_and_its_near_miss(folder):  # noqa: F811
