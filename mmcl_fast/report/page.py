@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import RunError
-from mmcl_fast.report import figures
+from mmcl_fast.report import figures, record
 from mmcl_fast.report.assets import SCRIPT, STYLE
 from mmcl_fast.report.console import metric_names, number
 
@@ -51,41 +51,50 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
 
 def read(folder: Path) -> dict[str, Any]:
     """summary.json with what stands beside it: events, config, environment, and a title."""
-    summary = _json(folder / "summary.json")
+    summary = _json(folder / "summary.json", "run mmcl-fast train --resume to write it again")
     if summary is None:
         raise RunError(
             f"{folder}: no summary.json, so the run is not finished; go on with mmcl-fast train --resume"
         )
-    if not isinstance(summary, dict) or not summary.get("tasks") or not summary.get("settings"):
+    if not summary.get("tasks") or not summary.get("settings"):
         raise RunError(
             f"{folder / 'summary.json'}: names no tasks or no settings; finish the run with --resume"
         )
+    fault = record.fault_of_summary(summary)
+    if fault:
+        raise RunError(
+            f"{folder / 'summary.json'}: {fault}; run mmcl-fast train --resume to write it again"
+        )
     metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
     events = []
-    for n, line in enumerate(lines, 1):
+    for n, line in enumerate(metrics.read_bytes().splitlines() if metrics.is_file() else [], 1):
         try:
             events.append(json.loads(line))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RunError(f"{metrics}:{n}: not readable as JSON; mend or remove that line") from None
+        fault = record.fault_of_event(events[-1])
+        if fault:
+            raise RunError(f"{metrics}:{n}: not an event of a run ({fault}); mend or remove that line")
     return {
         **summary,
         "events": events,
-        "config": _json(folder / "config.json") or {},
-        "environment": _json(folder / "environment.json") or {},
+        "config": _json(folder / "config.json", "restore it from a copy") or {},
+        "environment": _json(folder / "environment.json", "restore it from a copy, or remove it") or {},
         "title": f"{summary.get('method', '?')}, seed {summary.get('seed', '?')}",
     }
 
 
-def _json(file: Path) -> Any:
+def _json(file: Path, advice: str) -> dict[str, Any] | None:
+    """The object in a file, or None where there is no file."""
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as fault:
-        raise RunError(
-            f"{file}: not readable as JSON ({fault}); run mmcl-fast train --resume to write it again"
-        ) from None
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise RunError(f"{file}: not readable as JSON ({fault}); {advice}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{file}: not a JSON object; {advice}")
+    return values
 
 
 class _Figures:

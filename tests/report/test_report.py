@@ -108,14 +108,71 @@ def test_a_run_without_contributions_or_unseen_tasks_has_its_page(write_run) -> 
         ("summary.json", None, "not finished"),
         ("summary.json", "{", r"summary\.json: not readable"),
         ("summary.json", "{}", "names no tasks"),
-        ("metrics.jsonl", '{"event": "task"}\nbroken\n', r"metrics\.jsonl:2"),
+        ("summary.json", "[]", r"summary\.json: not a JSON object"),
+        ("summary.json", "[" * 100_000, r"summary\.json: not readable"),
+        ("config.json", "[1]", r"config\.json: not a JSON object"),
+        ("environment.json", "3", r"environment\.json: not a JSON object"),
+        ("metrics.jsonl", '{"event": "start"}\nbroken\n', r"metrics\.jsonl:2: not readable"),
+        ("metrics.jsonl", '{"event": "start"}\n[]\n', r"metrics\.jsonl:2: not an event"),
+        ("metrics.jsonl", '{"seconds": {"prompts": 1}}\n', r"metrics\.jsonl:1: not an event.*event"),
+        ("metrics.jsonl", '{"event": "task", "seconds": {"prompts": 1}}\n', r"metrics\.jsonl:1: .*task"),
+        ("metrics.jsonl", '{"event": "start", "seconds": {"prompts": "1"}}', r"jsonl:1: .*seconds\.prompts"),
+        ("metrics.jsonl", '{"event": "start", "seconds": [1]}\n', r"metrics\.jsonl:1: .*seconds"),
+        ("metrics.jsonl", "\udcff\n", r"metrics\.jsonl:1: not readable"),
     ],
 )
 def test_a_run_that_cannot_be_read_is_named(write_run, name: str, content: str | None, message: str) -> None:
     run = write_run()
-    (run / name).unlink() if content is None else (run / name).write_text(content)
-    with pytest.raises(RunError, match=message):
+    if content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(RunError, match=message) as caught:
         report.write(run)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("tasks", {}),
+        ("tasks.0", 3),
+        ("tasks.2.name", None),
+        ("tasks.2.modality", ...),
+        ("tasks.2.classes", "cat"),
+        ("tasks.2.classes.1", 5),
+        ("settings", []),
+        ("settings.given", 1),
+        ("settings.given.R", ...),
+        ("settings.given.R.1", [1.0]),
+        ("settings.given.R.1.0", "1"),
+        ("settings.given.R", [[1.0] * 6]),
+        ("settings.given.metrics", ...),
+        ("settings.given.metrics.last", "9"),
+        ("settings.given.metrics.per_modality", [1]),
+        ("settings.given.metrics.per_modality.image", 1),
+        ("settings.given.metrics.per_modality.image.last", "9"),
+        ("formulas", None),
+        ("notes", "one"),
+        ("contributions", [1]),
+        ("contributions.modalities", ...),
+        ("contributions.matrix.0", 1),
+    ],
+)
+def test_a_summary_with_a_part_missing_or_wrong_is_named(write_run, path: str, value: object) -> None:
+    run = write_run()
+    summary = place = json.loads(json.dumps(summary_of()))
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in way:
+        place = place[part]
+    place[last] = value
+    if value is ...:
+        del place[last]
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(RunError, match=r"summary\.json: ") as caught:
+        report.write(run)
+    line = str(caught.value)
+    assert "\n" not in line and "--resume" in line and path.split(".")[0] in line
 
 
 def test_flatten() -> None:
