@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shlex
 import sys
 import traceback
@@ -79,15 +80,13 @@ def _print_json(value: Any) -> None:
 def _check_device(name: str) -> None:
     import torch
 
+    from mmcl_fast.config import DEVICE
     from mmcl_fast.errors import ConfigError
 
-    if not name.startswith("cuda"):
-        if name not in ("auto", "cpu"):
-            raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N")
-        return
+    if not re.fullmatch(DEVICE, name):
+        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
-    index = name.partition(":")[2] or "0"
-    if not index.isdigit() or int(index) >= count:
+    if name.startswith("cuda") and int(name.partition(":")[2] or "0") >= count:
         raise ConfigError(
             f"device {name!r}: torch finds {count} CUDA GPUs here; use cpu or auto "
             "(mmcl-fast doctor says what is missing)"
@@ -172,6 +171,7 @@ def evaluate(
     from mmcl_fast.learning.run import make_stream
 
     stream = make_stream(settings)
+    configs.check_data(run, stream.fingerprint)
     learner = Learner.load(
         run, device=device, cache_dir=settings.train.cache, workers=workers, progress=progress.make(quiet)
     )

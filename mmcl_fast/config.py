@@ -23,6 +23,9 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 SHIPPED = Path(__file__).with_name("configs")
+DEVICE = r"^(auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?)$"  # torch takes no leading zeros
+LARGEST_SEED = 2**63 - 1  # what a generator of torch takes
+SEED = f"a whole number from 0 to {LARGEST_SEED}"
 
 
 def _none(value: Any) -> Any:
@@ -50,7 +53,7 @@ class StreamSection(Section):
     order: Literal["blocks", "random"] | list[str] = Field(
         "blocks", description='"blocks", "random" or a list such as ["image:0", "audio:0"]'
     )
-    seed: int = Field(0, ge=0, description="a whole number from 0")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description=SEED)
     shuffle_classes: bool = Field(False, description="true or false")
     shared_classes: bool = Field(False, description="true or false")
     validation: float = Field(0.0, ge=0, lt=1, description="a number from 0 up to, not with, 1")
@@ -79,12 +82,12 @@ class MethodSection(Section):
 class TrainSection(Section):
     """[train]: the run itself."""
 
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"'
-    )
-    seed: int = Field(0, ge=0, description="a whole number from 0")
+    device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:N"')
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description=SEED)
     cache: Annotated[str | None, Nullable] = Field(
-        None, description='a folder for trunk tokens, or "none" to keep them in memory'
+        None,
+        description='a folder for trunk tokens, or "none" for a temporary folder on disk, '
+        "removed when the process ends",
     )
     workers: int = Field(2, ge=0, description="a whole number from 0")
     evaluate: Literal["both", "given", "agnostic"] = Field(
@@ -115,15 +118,17 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{file}: not valid TOML: {fault}; mend that line") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: not valid TOML: nested too deeply; make it flat") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{file}: cannot be read ({fault}); give a TOML file in UTF-8") from None
-    _anchor(values, file.parent)
+    _anchor(values, file.parent, str(file))
     origin: dict[str, str] = {}
     for text in overrides:
         key, value = parse_override(text)
         _put(values, key, value, f"--set {text}")
         origin[key] = f"--set {text}"
-    _anchor(values, Path.cwd())
+    _anchor(values, Path.cwd(), str(file), origin)
     return build(values, str(file), origin)
 
 
@@ -148,7 +153,28 @@ def build(values: dict[str, Any], where: str = "config", origin: dict[str, str] 
 
 
 def read(run: Path) -> Config:
-    """The config of a run folder."""
+    """The config of a run folder. Raises RunError where config.json is missing or damaged."""
+    values = _recorded(run)
+    return build(
+        {key: value for key, value in values.items() if key in Config.model_fields}, str(run / "config.json")
+    )
+
+
+def check_data(run: Path, fingerprint: str) -> None:
+    """Raises RunError unless ``fingerprint`` (``Stream.fingerprint``) is that of the data the run learned."""
+    from mmcl_fast.errors import RunError
+
+    found = _recorded(run).get("stream_fingerprint")
+    if not isinstance(found, str):
+        raise RunError(f"{run / 'config.json'}: no stream_fingerprint in it; restore it from a copy")
+    if found != fingerprint:
+        raise RunError(
+            f"{run / 'config.json'}: the data have changed since the run (files added, removed, renamed or "
+            "moved to another split or class); restore them as they were, or train a new run"
+        )
+
+
+def _recorded(run: Path) -> dict[str, Any]:
     from mmcl_fast.errors import RunError
 
     file = run / "config.json"
@@ -156,9 +182,11 @@ def read(run: Path) -> Config:
         raise RunError(f"{run}: no config.json in it; give a folder that mmcl-fast train wrote")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise RunError(f"{file}: not readable as JSON ({fault}); restore it from a copy") from None
-    return build({key: value for key, value in values.items() if key in Config.model_fields}, str(file))
+    if not isinstance(values, dict):
+        raise RunError(f"{file}: not a JSON object; restore it from a copy")
+    return values
 
 
 def find(name: str) -> Path:
@@ -184,7 +212,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {text}: expected key=value, for example --set train.seed=1")
     try:
         parsed = tomllib.loads(f"value = {value}")
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key, value.strip()
     return key, parsed["value"] if len(parsed) == 1 else value.strip()
 
@@ -211,10 +239,8 @@ def explain(error: Any) -> tuple[str, str]:
         table = f"[{'.'.join(path[:-1])}] has" if path[:-1] else "a config has"
         return key, f"{key}: {table} no such key; {nearest(path[-1], list(model.model_fields))}"
     expected = field.description if field is not None and field.description else error["msg"]
-    return (
-        key,
-        f"{key}: expected {expected}, got {json.dumps(error['input'], default=str, ensure_ascii=False)}",
-    )
+    given = json.dumps(error["input"], default=str, ensure_ascii=False)
+    return key, f"{key}: expected {expected}, got {given if len(given) <= 80 else given[:77] + '...'}"
 
 
 def _source(key: str, where: str, origin: dict[str, str] | None) -> str:
@@ -234,18 +260,27 @@ def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     values[last] = value
 
 
-def _anchor(values: dict[str, Any], folder: Path) -> None:
-    """Make relative paths absolute, from ``folder``."""
-    for table, key in _paths(values):
-        value = Path(table[key]).expanduser()
-        table[key] = str((folder / value).resolve())
+def _anchor(
+    values: dict[str, Any], folder: Path, where: str, origin: dict[str, str] | None = None
+) -> None:
+    """Make relative paths absolute, from ``folder``. Raises ConfigError naming the key."""
+    for section, table, key in _paths(values):
+        try:
+            if "\0" in table[key]:
+                raise ValueError("embedded null byte")
+            table[key] = str((folder / Path(table[key]).expanduser()).resolve())
+        except (OSError, ValueError, RuntimeError) as fault:  # RuntimeError: ~nobody, a loop of links
+            name = f"{section}.{key}"
+            raise ConfigError(
+                f"{_source(name, where, origin)}: {name}: {table[key]!r} is not a path ({fault}); correct it"
+            ) from None
 
 
-def _paths(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+def _paths(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     for section, key in (("stream", "path"), ("train", "cache"), ("encoder", "name")):
         table = values.get(section)
         if not isinstance(table, dict) or not isinstance(table.get(key), str) or table[key] == "none":
             continue
         # "owner/model" is a hub name; a folder says so by its beginning.
         if key != "name" or table[key].startswith((".", "/", "~")):
-            yield table, key
+            yield section, table, key

@@ -110,6 +110,32 @@ def test_evaluate_agrees_with_the_last_row_of_r(place: Path) -> None:
     assert "val split after 2 of 2 tasks" in text and "given_masked" in text and "agnostic" not in text
 
 
+def test_evaluate_refuses_data_that_changed_since_the_run(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "data", tmp_path / "data")
+    shutil.copytree(place / "run", tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    values = json.loads(file.read_text())
+    values["stream"]["path"] = str(tmp_path / "data")
+    file.write_text(json.dumps(values))
+    words = ["evaluate", tmp_path / "run", "--json", "--quiet", "--device", "cpu"]
+    elsewhere = json.loads(call(*words).stdout)
+    assert elsewhere["count"] == [6, 6]  # the same data in another place are the same data
+    (tmp_path / "data/image/test/class_1/0.png").unlink()
+    line = error_of(call(*words, code=2))
+    assert "the data have changed since the run" in line and "restore" in line and str(file) in line
+
+
+@pytest.mark.parametrize("name", ["cuda1", "cuda:", "cuda:01", "cuda:x", "cuda:999", "cpu\n", "cuda:\u0661"])
+@pytest.mark.parametrize("count", [0, 8])
+def test_a_device_that_is_none_is_refused_with_or_without_gpus(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str, count: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: count)
+    picture = next((place / "data/image/test/class_0").iterdir())
+    for words in (["evaluate", place / "run"], ["predict", place / "run", picture]):
+        assert "device 'c" in error_of(call(*words, "--device", name, code=2))
+
+
 def test_predict_names_modality_and_classes(place: Path) -> None:
     picture = next((place / "data/image/test/class_0").iterdir())
     note = next((place / "data/text/test/class_1").iterdir())

@@ -47,6 +47,15 @@ def test_overrides_are_toml_or_text() -> None:
         ("train.seed=-1", ["train.seed", "a whole number from 0", "-1"]),
         ("train.seed=true", ["train.seed", "true"]),
         ("train.seed=1.5", ["train.seed", "1.5"]),
+        (f"train.seed={2**63}", ["train.seed", "9223372036854775807", str(2**63)]),
+        (f"stream.seed={2**63}", ["stream.seed", "9223372036854775807", str(2**63)]),
+        ('stream.path="a\\u0000b"', ["--set", "stream.path", "not a path", "null byte"]),
+        ('train.cache="a\\u0000b"', ["train.cache", "not a path"]),
+        ("stream.path=~no_such_user_at_all/x", ["stream.path", "not a path"]),
+        ("train.cache=3", ["train.cache", "temporary folder on disk"]),
+        ("train.seed=" + "[" * 100_000, ["train.seed", "a whole number"]),
+        ("train.device=cuda1", ["train.device", '"cuda1"']),
+        ("train.device=cuda:01", ["train.device", '"cuda:01"']),
         ("train.device=tpu", ["train.device", '"cuda"', '"tpu"']),
         ("train.seed.x=1", ["train.seed", "not a table"]),
         ("stream=3", ["stream", "a table"]),
@@ -75,6 +84,12 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     file.write_text("[train]\nseed = \n")
     with pytest.raises(ConfigError, match=r"mine\.toml: not valid TOML: .*line 2"):
         config.load(file)
+    file.write_text('[stream]\npath = "a\\u0000b"\n')
+    with pytest.raises(ConfigError, match=r"mine\.toml: stream\.path: .*not a path"):
+        config.load(file)
+    file.write_text("[train]\nseed = " + "[" * 100_000)
+    with pytest.raises(ConfigError, match=r"mine\.toml: not valid TOML: nested too deeply"):
+        config.load(file)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"mine\.toml: cannot be read"):
         config.load(file)
@@ -101,9 +116,27 @@ def test_the_config_of_a_run_comes_back(tmp_path: Path) -> None:
         json.dumps({**loaded.model_dump(mode="json"), "stream_fingerprint": "x"})
     )
     assert config.read(tmp_path) == loaded
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(RunError, match=r"config\.json: not readable"):
-        config.read(tmp_path)
+    config.check_data(tmp_path, "x")
+    with pytest.raises(RunError, match=r"config\.json: the data have changed since the run"):
+        config.check_data(tmp_path, "y")
     (tmp_path / "config.json").unlink()
     with pytest.raises(RunError, match=r"no config\.json"):
         config.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "not readable"), ("[]", "not a JSON object"), ("3", "not a JSON object"), ("[" * 99_999, "not readable")],
+    ids=["cut", "list", "number", "deep"],
+)
+def test_a_damaged_config_of_a_run_is_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=rf"config\.json: {message}") as caught:
+        config.read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_the_fingerprint_of_its_stream_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config.load("demo").model_dump(mode="json")))
+    with pytest.raises(RunError, match=r"config\.json: no stream_fingerprint"):
+        config.check_data(tmp_path, "x")
