@@ -126,7 +126,12 @@ def test_the_config_of_a_run_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not readable"), ("[]", "not a JSON object"), ("3", "not a JSON object"), ("[" * 99999, "not readable")],
+    [
+        ("{", "not readable"),
+        ("[]", "not a JSON object"),
+        ("3", "not a JSON object"),
+        ("[" * 100_000, "not readable"),
+    ],
     ids=["cut", "list", "number", "deep"],
 )
 def test_a_damaged_config_of_a_run_is_named(tmp_path: Path, content: str, message: str) -> None:
