@@ -330,9 +330,9 @@ def data_check(
 @guarded
 def bench_ops(
     select: Annotated[str, typer.Option(help="Cases by name: 'realign', '1024x1000 and float32'.")] = "",
-    out: Annotated[str | None, typer.Option(help="Name under benchmarks/results.", show_default=False)] = None,
-    write_table: Annotated[bool, typer.Option("--write-table", help="Keep the fastest backends for `auto`.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each case and rival.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
+    write_table: Annotated[bool, typer.Option("--write-table", help="Keep the fastest for `auto`.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each rival.", show_default=False)] = None,
     debug: Debug = False,
 ) -> None:
     """Time the fused operations beside torch.compile, Liger, QuACK and others: one table, JSON kept.
