@@ -168,7 +168,7 @@ def evaluate(
     settings = configs.read(run)
     _check_device(device)
     from mmcl_fast.learning import Learner
-    from mmcl_fast.learning.run import make_stream
+    from mmcl_fast.learning.run import make_stream, notes
 
     stream = make_stream(settings)
     configs.check_data(run, stream.fingerprint)
@@ -190,6 +190,7 @@ def evaluate(
         )
     print(f"Accuracy in % on the {split} split after {len(learned)} of {len(stream)} tasks")
     print(result.table())
+    print(*(f"Note: {line}" for line in notes(settings)), sep="\n")
 
 
 @app.command()
