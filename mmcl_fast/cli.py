@@ -125,9 +125,10 @@ def train(
     from mmcl_fast.learning import run as runs
 
     try:
+        stream = runs.make_stream(settings)
         if settings.stream.check and not going_on:
-            check.require(runs.make_stream(settings), workers=settings.train.workers, progress=display)
-        result = runs.train(settings, out, resume=resume, progress=display)
+            check.require(stream, workers=settings.train.workers, progress=display)
+        result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
     except KeyboardInterrupt:
         again = ["mmcl-fast", "train", config, "--out", str(out)]
         again += [part for text in overrides or () for part in ("--set", text)]

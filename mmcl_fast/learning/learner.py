@@ -92,13 +92,12 @@ class Learner:
         labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
         tensors, values = self.method.state()
-        tensors, restored = {k: v.clone() for k, v in tensors.items()}, False
+        tensors = {k: v.clone() for k, v in tensors.items()}
         try:
             self.method.learn(data, classes)
-            restored = True
-        finally:
-            if not restored:
-                self._reset(tensors, values)
+        except BaseException:
+            self._reset(tensors, values)
+            raise
         self.classes = classes
         self.tasks.append({"name": task.name, "modality": task.modality, "classes": list(task.classes),
                            "class_ids": [list(c) for c in task.class_ids]})

@@ -43,16 +43,17 @@ def make_stream(config: "Config") -> Stream:
     return (Stream.from_folder if s.source == "folder" else Stream.from_manifest)(s.path, **options)
 
 
-def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = None) -> Result:
+def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = None,
+          stream: Stream | None = None) -> Result:
     """Learn the configured stream into the run folder ``out``.
 
     The folder holds config.json, environment.json, metrics.jsonl, a checkpoint after each task and summary.json.
-    With ``resume`` it goes on after the last finished task.
+    With ``resume`` it goes on after the last finished task. ``stream``: the configured one, where it is built already.
 
     Raises:
         UserError: bad input, before anything is learned.
     """
-    stream = make_stream(config)
+    stream = stream or make_stream(config)
     done, settings = examine(config, out, stream, resume)
     torch.manual_seed(config.train.seed)
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
@@ -77,7 +78,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
             seconds = learner.learn(task)
         if not whole or number in (0, len(stream)):
             before = time.perf_counter()
-            _evaluate(learner, stream, number, config, log, progress)
+            _evaluate(learner, stream, number, config, log)
             seconds["evaluation"] = time.perf_counter() - before
             if whole and task is not None:  # what it learns, it learns when scores are first asked for
                 seconds |= learner.method.seconds
@@ -177,7 +178,7 @@ class MetricsLog:
             stream.write(json.dumps(event) + "\n")
 
 
-def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config", log: MetricsLog, progress: Any) -> None:
+def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config", log: MetricsLog) -> None:
     unseen = config.train.evaluate_unseen
     tasks = stream.tasks[:number]
     if unseen:  # row 0 whole; later the next task only, which is what forward transfer asks for

@@ -52,6 +52,12 @@ class TaskData:
     labels: Tensor
     classes: list[int]
 
+    @property
+    def targets(self) -> Tensor:
+        """``[n]`` int64: each label's place in ``classes``."""
+        own = torch.tensor(self.classes, device=self.labels.device)
+        return (self.labels.unsqueeze(1) == own).int().argmax(1)
+
 
 class Method(ABC):
     """Base of all methods. Subclasses set ``name`` and ``Options`` (a frozen dataclass)."""
@@ -119,9 +125,10 @@ class _Quiet:
     def note(self, **numbers: float) -> None: ...
 
 
-def zero_shot_scores(encoder: Encoder, tokens: Tokens, modality: str, classes: Classes) -> Tensor:
-    """s cos(z, T) of the bare head, ``[n, C]``."""
-    z = F.normalize(embed_all(encoder, tokens, modality, None), dim=-1)
+def cosine_scores(encoder: Encoder, tokens: Tokens, modality: str, classes: Classes,
+                  prefix: Tensor | None = None) -> Tensor:
+    """s cos(z, T) under a prefix, ``[n, C]``; without one, zero-shot."""
+    z = F.normalize(embed_all(encoder, tokens, modality, prefix), dim=-1)
     return encoder.logit_scale * z @ classes.embedding.T
 
 

@@ -92,11 +92,10 @@ class Comm(Method):
             self._realign(classes, data.index)
 
     def _blend_of_others(self, query: Tensor, modality: str) -> Tensor | None:
-        """Starting point of a new modality's prompt: the blend that the others' contributions give."""
-        if not (self.options.blending and self.options.prompts and self.bank.blendable(modality)):
+        """Starting point of a new modality's prompt: the blend of its tower's that the others' contributions give."""
+        if not (self.options.blending and self.bank.prompts):
             return None
-        weight = self.relevance(query).mean(0)
-        return self.bank.blend(modality, weight, self.relevance.modalities).clone()
+        return self.bank.blend(modality, self.relevance(query).mean(0), self.relevance.modalities)
 
     def _drawn_queries(self, index: int) -> dict[str, Tensor]:
         generator = self.generator(index, 2)
@@ -122,9 +121,7 @@ class Comm(Method):
                   else self.bank.fresh(modality, generator)).clone()
         names, weight = self.relevance.modalities, self._routing(query)
         texts = classes.embedding[data.classes]
-        local = torch.full((len(classes),), -100).to(data.labels.device)
-        local[data.classes] = torch.arange(len(data.classes), device=local.device)
-        target = local[data.labels]
+        target = data.targets
         z_before = None if before is None else before[:, : encoder.dim]
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
 
@@ -138,7 +135,7 @@ class Comm(Method):
             return value
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(encoder, [prompt], len(plan), o.lr, loss, shown.advance)
+            train_prefix(prompt, len(plan), o.lr, loss, shown.advance)
         if old is not None and o.aggregation:
             shift = self._prompt_shift(data, weight, prompt, z_before)
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import ops
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all
+from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores
 from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
 
 
@@ -39,7 +37,7 @@ class Finetune(Method):
         prompt = self.bank.prompts.get(tower)
         prompt = (self.bank.fresh(data.modality, generator) if prompt is None else prompt).clone()
         texts = classes.embedding[data.classes]
-        target = (data.labels.unsqueeze(1) == torch.tensor(data.classes, device=data.labels.device)).int().argmax(1)
+        target = data.targets
         plan = batches(len(target), o.batch_size, o.epochs, generator)
 
         def loss(step: int) -> Tensor:
@@ -48,13 +46,12 @@ class Finetune(Method):
             return ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(self.encoder, [prompt], len(plan), o.lr, loss, shown.advance)
+            train_prefix(prompt, len(plan), o.lr, loss, shown.advance)
         self.bank.prompts[tower] = prompt
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         prompt = self.bank.prompts.get(self.encoder.tower(modality))
-        z = embed_all(self.encoder, tokens, modality, prompt)
-        return self.encoder.logit_scale * F.normalize(z, dim=-1) @ classes.embedding.T
+        return cosine_scores(self.encoder, tokens, modality, classes, prompt)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {f"prompt/{k}": v for k, v in self.bank.prompts.items()}, {}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import RunError
-from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all, unit_query, zero_shot_scores
+from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores, embed_all, unit_query
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
 from mmcl_fast.methods.relevance import Relevance, Ridge
 
@@ -92,7 +92,7 @@ class Joint(Method):
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.relevance.modalities:
-            return zero_shot_scores(self.encoder, tokens, modality, classes)
+            return cosine_scores(self.encoder, tokens, modality, classes)
         if self.weight is None:
             self.fit(classes)
         query, names = unit_query(tokens), self.relevance.modalities

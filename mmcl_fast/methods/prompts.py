@@ -27,11 +27,6 @@ class PromptBank:
         shape = (self.encoder.blocks, 2, self.length, self.encoder.prefix_width(modality))
         return (torch.randn(shape, generator=generator) * 0.02).to(self.encoder.device)
 
-    def blendable(self, modality: str) -> list[str]:
-        """The modalities with a prompt that the same tower reads."""
-        tower = self.encoder.tower(modality)
-        return [m for m in self.prompts if self.encoder.tower(m) == tower]
-
     def blend(self, modality: str, weight: Tensor, modalities: list[str],
               trained: tuple[str, Tensor] | None = None) -> Tensor | None:
         """sum_k c_k P_k over the modalities of the sample's tower, c renormalised over them.
@@ -56,17 +51,16 @@ class PromptBank:
         return torch.einsum("...k,kjpld->...jpld", c, torch.stack([bank[m] for m in names]))
 
 
-def train_prefix(encoder: Encoder, prefixes: list[Tensor], steps: int, lr: float,
-                 loss: Callable[[int], Tensor], advance: Callable[[], None]) -> None:
-    """Adam with a warmed-up cosine rate on some prefixes (float32, updated in place).
+def train_prefix(prefix: Tensor, steps: int, lr: float, loss: Callable[[int], Tensor],
+                 advance: Callable[[], None]) -> None:
+    """Adam with a warmed-up cosine rate on a prefix (float32, updated in place).
 
     Args:
         loss: step number -> scalar loss.
         advance: called after each step.
     """
-    for prefix in prefixes:
-        prefix.requires_grad_(True)
-    optimiser = torch.optim.Adam(prefixes, lr)
+    prefix.requires_grad_(True)
+    optimiser = torch.optim.Adam([prefix], lr)
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1))))
@@ -76,8 +70,7 @@ def train_prefix(encoder: Encoder, prefixes: list[Tensor], steps: int, lr: float
         optimiser.step()
         schedule.step()
         advance()
-    for prefix in prefixes:
-        prefix.requires_grad_(False)
+    prefix.requires_grad_(False)
 
 
 def batches(count: int, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:

@@ -26,8 +26,8 @@ def class_codes(texts: Tensor, dual: bool) -> Tensor:
                               texts.double()).to(texts.dtype)
 
 
-def closed_form(memory: FeatureMemory, texts: Tensor, modality: str, rank: int, penalty: float, dual: bool,
-                source_dims: slice) -> tuple[Tensor, Tensor]:
+def closed_form(memory: FeatureMemory, codes: Tensor, modality: str, rank: int, penalty: float, source_dims: slice
+                ) -> tuple[Tensor, Tensor]:
     """Reduced-rank ridge regression of (class code - z) on u over a modality's classes, from their moments alone.
 
     W = (E[uu'] + lambda tr/d I)^-1 E[u (y - z)'], cut to rank r by the SVD of L' W, G = L L'.
@@ -35,7 +35,7 @@ def closed_form(memory: FeatureMemory, texts: Tensor, modality: str, rank: int, 
     Returns:
         down ``[D_u, r]`` and up ``[r, D]``.
     """
-    dim, codes, labels = texts.shape[1], class_codes(texts, dual), memory.labels(modality)
+    dim, labels = codes.shape[1], memory.labels(modality)
     moment = memory.second_moment(modality)[source_dims]
     means = torch.stack([memory.classes[modality, c].mean for c in labels])
     live = (moment[:, source_dims].diagonal() > 0).nonzero().squeeze(1)  # the other tower's slots are all zero
@@ -79,7 +79,8 @@ class Realigner:
 
     def solve(self, memory: FeatureMemory, texts: Tensor, modalities: list[str], penalty: float, dual: bool) -> None:
         dims = slice(None) if self.reads_query else slice(0, self.dim)
-        pairs = [closed_form(memory, texts, m, self.rank, penalty, dual, dims) for m in modalities]
+        codes = class_codes(texts, dual)
+        pairs = [closed_form(memory, codes, m, self.rank, penalty, dims) for m in modalities]
         self.down, self.up = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
 
     def start_at_zero(self, width: int, modalities: list[str], generator: torch.Generator, device: torch.device) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all, unit_query, zero_shot_scores
+from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores, embed_all, unit_query
 from mmcl_fast.methods.relevance import Ridge
 
 
@@ -42,7 +42,7 @@ class RidgeMethod(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         known = self.ridge.cross.shape[1]
         if known == 0:
-            return zero_shot_scores(self.encoder, tokens, modality, classes)
+            return cosine_scores(self.encoder, tokens, modality, classes)
         out = self.ridge(self._source(tokens, modality))
         return F.pad(out, (0, len(classes) - known), value=float("-inf"))
 
