@@ -1,0 +1,32 @@
+"""The command line: train, evaluate, predict, report, data, bench, doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmcl_fast.cli import bench, data, learn, look  # noqa: F401  (each adds its commands to the app)
+from mmcl_fast.cli.common import app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mmcl_fast import __version__
+
+        print(f"mmcl-fast {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Teach one model image, video, audio, depth and text tasks, one after another."""
+
+
+def main() -> None:
+    """The console script."""
+    app()

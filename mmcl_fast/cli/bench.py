@@ -1,0 +1,30 @@
+"""Commands that measure on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmcl_fast.cli.common import Debug, bench, guarded
+
+
+@bench.command("ops")
+@guarded
+def bench_ops(
+    select: Annotated[str, typer.Option(help="Cases by name: 'realign', '1024x1000 and float32'.")] = "",
+    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
+    write_table: Annotated[bool, typer.Option("--write-table", help="Keep the fastest for `auto`.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each rival.", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """Time the fused operations beside torch.compile, Liger, QuACK and others: one table, JSON kept.
+
+    Example: `mmcl-fast bench ops --select 1024x1000 --seconds 0.2`
+    """
+    from mmcl_fast import bench as suite
+    from mmcl_fast.ops.choice import TABLE
+
+    arguments = ["--select", select] + (["--out", out] if out else [])
+    arguments += ["--write-table", str(TABLE)] if write_table else []
+    raise typer.Exit(suite.ops(arguments, seconds))

@@ -1,0 +1,99 @@
+"""What every command shares: the app, its options, errors as one line."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmcl_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="mmcl-fast",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Teach one model image, video, audio, depth and text tasks, one after another.",
+)
+data = typer.Typer(no_args_is_help=True, help="Look after the data of a stream.")
+app.add_typer(data, name="data")
+bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, in a checkout of the repository.")
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Run = Annotated[Path, typer.Argument(help="A run folder of `mmcl-fast train`.", show_default=False)]
+
+
+class Stopped(Exception):
+    """Ctrl-C, with the command that goes on from there."""
+
+    def __init__(self, line: str):
+        super().__init__(line)
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors of the input end a command with one line and exit code 2, an interrupt with 130."""
+
+    @functools.wraps(command)
+    def run(*args: Any, debug: bool = False, **options: Any) -> None:
+        try:
+            command(*args, debug=debug, **options)
+        except UserError as error:
+            if debug:
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from None
+        except (KeyboardInterrupt, Stopped) as stop:
+            print(f"\nstopped{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=150)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def check_device(name: str) -> None:
+    import torch
+
+    from mmcl_fast.config import DEVICE
+    from mmcl_fast.errors import ConfigError
+
+    if not re.fullmatch(DEVICE, name):
+        raise ConfigError(f"device {name!r}: use auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count()
+    if name.startswith("cuda") and int(name.partition(":")[2] or "0") >= count:
+        raise ConfigError(
+            f"device {name!r}: torch finds {count} CUDA GPUs here; use cpu or auto "
+            "(mmcl-fast doctor says what is missing)"
+        )
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    from mmcl_fast.config import nearest
+
+    if value not in known:
+        raise UserError(f"{option} {value}: {nearest(value, known)} (one of {', '.join(known)})")

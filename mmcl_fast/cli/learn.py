@@ -1,0 +1,111 @@
+"""Commands that learn, and that measure what was learned."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmcl_fast.cli.common import Debug, Device, Json, Quiet, Run, Stopped, app, check_device, console, guarded, one_of, print_json
+from mmcl_fast.errors import RunError
+
+@app.command()
+@guarded
+def train(
+    config: Annotated[str, typer.Argument(help="A config that ships (demo, folder, clip) or a TOML file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished task of --out.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; may be given again."),
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Learn a stream, task after task, into a run folder with a report.
+
+    Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`
+    """
+    from mmcl_fast import check, progress, report
+    from mmcl_fast import config as configs
+
+    settings = configs.load(config, overrides or ())
+    check_device(settings.train.device)
+    going_on = resume and (out / "config.json").is_file()
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
+    display = progress.make(quiet)
+    from mmcl_fast.learning import run as runs
+
+    try:
+        stream = runs.make_stream(settings)
+        if settings.stream.check and not going_on:
+            check.require(stream, workers=settings.train.workers, progress=display)
+        result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
+    except KeyboardInterrupt:
+        again = ["mmcl-fast", "train", config, "--out", str(out)]
+        again += [part for text in overrides or () for part in ("--set", text)]
+        raise Stopped(
+            f"go on after the last finished task with: {shlex.join([*again, '--resume'])}"
+        ) from None
+    page = report.write(out)
+    if as_json:
+        return print_json(result.summary)
+    from mmcl_fast.report.console import show
+
+    show(result.summary, console())
+    print(f"report: {page}")
+
+
+@app.command()
+@guarded
+def evaluate(
+    run: Run,
+    setting: Annotated[str, typer.Option(help="agnostic, given or both.")] = "both",
+    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate what a run has learned so far on the tasks that it has learned.
+
+    Example: `mmcl-fast evaluate runs/demo --split val`
+    """
+    from mmcl_fast import config as configs
+    from mmcl_fast import progress
+
+    one_of("--setting", setting, ("agnostic", "given", "both"))
+    one_of("--split", split, ("test", "val"))
+    settings = configs.read(run)
+    check_device(device)
+    from mmcl_fast.learning import Learner
+    from mmcl_fast.learning.run import make_stream, notes
+
+    stream = make_stream(settings)
+    configs.check_data(run, stream.fingerprint)
+    learner = Learner.load(
+        run, device=device, cache_dir=settings.train.cache, workers=workers, progress=progress.make(quiet)
+    )
+    learned = {task["name"] for task in learner.tasks}
+    result = learner.evaluate(
+        [task for task in stream.tasks if task.name in learned], setting=setting, split=split
+    )
+    if as_json:
+        return print_json(
+            {
+                "tasks": result.names,
+                "count": result.counts,
+                "correct": result.correct,
+                "accuracy": {name: result.accuracy(name) for name in result.correct},
+            }
+        )
+    print(f"Accuracy in % on the {split} split after {len(learned)} of {len(stream)} tasks")
+    print(result.table())
+    print(*(f"Note: {line}" for line in notes(settings)), sep="\n")
