@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import mel
 from mmcl_fast.media.resample import resample
-from mmcl_fast.media.source import Source, limit_seconds, open_av, open_binary
+from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
 
@@ -29,7 +29,7 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
     """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long one only the window."""
     import soundfile
 
-    virtual = isinstance(source, bytes) or str(source).lower().endswith(".raw")
+    virtual = not is_file(source) or str(source).lower().endswith(".raw")
     try:
         # libsndfile reads a path itself, without a callback per block; but .raw it would take for headerless.
         with open_binary(source) if virtual else nullcontext(str(source)) as target:

@@ -6,7 +6,8 @@ A backend is a module with ``image``, ``video``, ``audio`` and ``depth``, each
 """
 
 from mmcl_fast.media.audio import audio
-from mmcl_fast.media.picture import depth, image
+from mmcl_fast.media.depth_files import depth
+from mmcl_fast.media.picture import image
 from mmcl_fast.media.video import video
 
 __all__ = ["audio", "depth", "image", "video"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.sniff import sniff
-from mmcl_fast.media.source import Source, name_of, open_binary
+from mmcl_fast.media.source import Source, name_of, open_binary, size_of
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
 from mmcl_fast.media.views import draw, normalise
 
@@ -40,7 +40,7 @@ def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int
                          f"use one of {', '.join(MODALITIES)} and its own spec")
     if isinstance(spec, TextSpec):
         return _read(source, modality, lambda: _text(source, spec))
-    name = "" if isinstance(source, bytes) else Path(source).name
+    name = "" if isinstance(source, bytes) else Path(name_of(source)).name
     picture = _read(source, modality,
                     lambda: _backend(modality)(source, spec, draw(view, seed, name if key is None else key)))
     return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
@@ -66,7 +66,7 @@ def _read(source: Source, modality: str, work):
     """Runs ``work``; whatever a decoder raises about the file becomes one MediaError with its name."""
     name = name_of(source)
     try:
-        if (len(source) if isinstance(source, bytes) else os.path.getsize(source)) == 0:
+        if size_of(source) == 0:
             raise MediaError("the file is empty")
         return work()
     except MediaError as error:

@@ -1,4 +1,4 @@
-"""Pictures of any mode by Pillow, and depth maps from files."""
+"""Pictures of any mode by Pillow."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import depth as depth_maps
-from mmcl_fast.media.source import FORMATS, Source, head, open_av, open_binary
+from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, fit, region
 
@@ -20,7 +19,7 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     from PIL import Image
 
     with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
-        _limit(im, spec)
+        limit_pixels(im, spec)
         if _deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole:
@@ -73,7 +72,7 @@ def upright(im):
     return im if move is None else im.transpose(move)
 
 
-def _limit(im, spec: VisualSpec) -> None:
+def limit_pixels(im, spec: VisualSpec) -> None:
     if im.width * im.height > spec.max_pixels:
         raise MediaError(f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: "
                          "make it smaller or raise max_pixels")
@@ -94,31 +93,3 @@ def _deep_rgb(source: Source) -> Tensor:
         pixels = next(container.decode(video=0)).to_ndarray(format="rgba64le")
     values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 65535
     return values[:3] * values[3:] + (1 - values[3:])
-
-
-def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
-    """A 16-bit grey picture, a TIFF of integers or floats, or a .npy plane; see ``mmcl_fast.media.depth``."""
-    from PIL import Image
-
-    if head(source, 6) == b"\x93NUMPY":
-        values = _npy(source, spec)
-    else:
-        with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
-            _limit(im, spec)
-            if im.mode[0] not in "IF":
-                raise MediaError(f"a picture of mode {im.mode}, not a depth map: use 16-bit grey PNG")
-            values = np.asarray(im)
-    return depth_maps.picture(depth_maps.metres(values, spec), spec, view)
-
-
-def _npy(source: Source, spec: VisualSpec) -> np.ndarray:
-    from numpy.lib import format as npy
-
-    with open_binary(source) as file:
-        version = npy.read_magic(file)
-        shape = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)[0]
-        if math.prod(shape) > spec.max_pixels:
-            raise MediaError(f"an array of shape {list(shape)}, the limit is {spec.max_pixels} numbers: "
-                             "make it smaller or raise max_pixels")
-        file.seek(0)
-        return np.load(file, allow_pickle=False)

@@ -1,16 +1,34 @@
-"""A file or its bytes, named for messages."""
+"""A file, its bytes, or a byte range of another file; each has a name for messages."""
 
 from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Union
+from typing import Any, BinaryIO, Union
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.spec import VisualSpec
 
-Source = Union[str, Path, bytes]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """``size`` bytes of the file ``path`` from ``offset`` on, such as a member of a tar. ``name`` is the member's."""
+
+    path: str
+    offset: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.name}"
+
+
+Source = Union[str, Path, bytes, Slice]
+
+WHOLE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
 
 # Demuxers that may open: no playlists, no concatenation, nothing that reaches for other files or the network.
 DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,"
@@ -25,21 +43,94 @@ def name_of(source: Source) -> str:
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
 
 
+def is_file(source: Source) -> bool:
+    """Whether it is a file of its own, which a library may open by its path."""
+    return isinstance(source, (str, Path))
+
+
+def size_of(source: Source) -> int:
+    """Bytes."""
+    if isinstance(source, bytes):
+        return len(source)
+    return source.size if isinstance(source, Slice) else os.path.getsize(source)
+
+
 def open_binary(source: Source) -> BinaryIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+    """A seekable file object of its own: threads may open one source at once."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not isinstance(source, Slice):
+        return open(source, "rb")
+    if source.size <= WHOLE:
+        return io.BytesIO(_part(source, source.size))
+    return io.BufferedReader(_Window(source), 1 << 18)
+
+
+def read_bytes(source: Source) -> bytes:
+    """All of it."""
+    if isinstance(source, Slice):
+        return _part(source, source.size)
+    with open_binary(source) as file:
+        return file.read()
 
 
 def head(source: Source, size: int) -> bytes:
     """The first ``size`` bytes, fewer where there are fewer."""
+    if isinstance(source, Slice):
+        return _part(source, min(size, source.size))
     with open_binary(source) as file:
         return file.read(size)
+
+
+def _part(source: Slice, size: int) -> bytes:
+    with open(source.path, "rb") as file:
+        file.seek(source.offset)
+        data = file.read(size)
+    if len(data) < size:
+        raise _short(source)
+    return data
+
+
+def _short(source: Slice) -> MediaError:
+    return MediaError(f"{source.path} ends inside it: copy that file again")
+
+
+class _Window(io.RawIOBase):
+    """A slice as a file."""
+
+    def __init__(self, source: Slice):
+        self.source, self.place = source, 0
+        self.file = open(source.path, "rb", buffering=0)
+        if os.fstat(self.file.fileno()).st_size < source.offset + source.size:
+            raise _short(source)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = max(0, offset + (0, self.place, self.source.size)[whence])
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[:max(0, self.source.size - self.place)]
+        self.file.seek(self.source.offset + self.place)
+        count = self.file.readinto(view) or 0
+        self.place += count
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def open_av(source: Source):
     """An av container; a name with a colon is a file's name, not a protocol."""
     import av
 
-    target = io.BytesIO(source) if isinstance(source, bytes) else "file:" + os.path.abspath(source)
+    target = "file:" + os.path.abspath(source) if is_file(source) else open_binary(source)
     return av.open(target, options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
                    metadata_errors="replace")
 
