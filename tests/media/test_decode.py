@@ -1,11 +1,9 @@
-"""What all modalities share: sniffing, errors, views, the loader."""
+"""What all modalities share: sniffing, errors, views."""
 
 import io
 import random
 import subprocess
 import sys
-import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,7 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError, UserError
-from mmcl_fast.media import MODALITIES, TextSpec, check, decode, default_spec, loader, sniff, spec_from_dict
-from mmcl_fast.media.loader import _pool
+from mmcl_fast.media import MODALITIES, TextSpec, check, decode, default_spec, sniff, spec_from_dict
 from mmcl_fast.media.views import draw
 from tests.media.files import av_audio, counting_video, jpeg, plain, quarters, tone
 
@@ -207,88 +204,3 @@ def test_views_stay_inside_and_flip_half_of_the_time():
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
         assert 0.5 < (right - left) * (bottom - top) <= 1
     assert 150 < sum(view.flip for view in views) < 250
-
-
-# loader
-
-@dataclass
-class Item:
-    modality: str
-    key: str
-    path: Path | None = None
-    text: str | None = None
-
-
-@pytest.fixture
-def greys(tmp_path) -> list[Item]:
-    items = []
-    for i in range(23):
-        Image.new("L", (16, 16), i * 10).save(tmp_path / f"{i}.png")
-        items.append(Item("image", str(i), tmp_path / f"{i}.png"))
-    return items
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_loader_keeps_order_and_batches(greys, workers):
-    batches = loader(greys, plain(), workers=workers, batch_size=5)
-    assert len(batches) == 5
-    for _ in range(2):
-        seen = [(indices, batch) for indices, batch in batches]
-        assert [i for indices, _ in seen for i in indices] == list(range(23))
-        assert [len(batch) for _, batch in seen] == [5, 5, 5, 5, 3]
-        assert seen[0][1].shape == (5, 1, 3, 8, 8)
-        means = torch.cat([batch for _, batch in seen]).mean((1, 2, 3, 4)) * 255
-        assert torch.allclose(means, torch.arange(23) * 10.0, atol=1e-3)
-
-
-def test_loader_equals_decode_in_every_view(greys):
-    for view in (0, 2):
-        got = torch.cat([batch for _, batch in loader(greys, plain(), view=view, seed=7, batch_size=4)])
-        want = [decode(item.path, "image", plain(), view=view, seed=7, key=item.key) for item in greys]
-        assert torch.equal(got, torch.stack(want))
-
-
-def test_loader_of_texts(tmp_path):
-    (tmp_path / "a.txt").write_text("from a file")
-    items = [Item("text", "1", text="inline"), Item("text", "2", path=tmp_path / "a.txt")]
-    assert list(loader(items, TextSpec(max_chars=6))) == [([0, 1], ["inline", "from a"])]
-    assert list(loader([], TextSpec())) == []
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_item_stops_the_loader_with_its_name(greys, workers):
-    greys[12].path.write_bytes(b"not a picture at all")
-    got = []
-    with pytest.raises(MediaError, match="12.png: cannot be decoded as image.*its content is text"):
-        for indices, _ in loader(greys, plain(), workers=workers, batch_size=5):
-            got += indices
-    assert got == list(range(10))
-    assert not [t for t in threading.enumerate() if t.name.startswith("mmcl-fast-media")]
-
-
-def test_leaving_the_loader_early_ends_its_threads(greys):
-    iterator = iter(loader(greys, plain(), batch_size=2))
-    next(iterator)
-    iterator.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("mmcl-fast-media")]
-
-
-def test_the_loader_leaves_torch_threads_as_they_were():
-    before, inside = torch.get_num_threads(), []
-    torch.set_num_threads(2)
-    try:
-        pool = _pool(2)
-        inside = list(pool.map(lambda _: torch.get_num_threads(), range(4)))
-        pool.shutdown()
-        late = []
-        thread = threading.Thread(target=lambda: late.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        assert (inside, torch.get_num_threads(), late) == ([1] * 4, 2, [2])
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_loader_refuses_nonsense(greys):
-    with pytest.raises(ConfigError, match="batch_size = 0"):
-        loader(greys, plain(), batch_size=0)
