@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import re
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,9 +15,12 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import mel
 from mmcl_fast.media.resample import resample
-from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, open_binary
+from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
+
+LOUDEST = 1e10  # float files mean 1 by full scale, some 2 ** 31; far above, the powers overflow
+SHORT = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # libsndfile's log: bytes stated, bytes there
 
 
 def audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
@@ -32,7 +38,7 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
     virtual = not is_file(source) or str(source).lower().endswith(".raw")
     try:
         # libsndfile reads a path itself, without a callback per block; but .raw it would take for headerless.
-        with open_binary(source) if virtual else nullcontext(str(source)) as target:
+        with io.BytesIO(read_bytes(source)) if virtual else nullcontext(os.fspath(source)) as target:
             with soundfile.SoundFile(target) as file:
                 rate, frames = file.samplerate, file.frames
                 limit_seconds(frames / rate, spec)
@@ -43,6 +49,9 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
                 samples = file.read(frames, dtype="float32", always_2d=True)
                 if len(samples) < frames:
                     raise MediaError(f"ends after {len(samples)} of {frames} samples: cut short, replace it")
+                short = whole and SHORT.search(file.extra_info)
+                if short and int(short[2]) < int(short[1]):
+                    raise MediaError(f"ends after {short[2]} of {short[1]} bytes of sound: cut short, replace it")
     except soundfile.LibsndfileError:
         samples, rate = _av_wave(source, spec)
     wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1))
@@ -50,8 +59,8 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
         raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
     if not len(wave):
         raise MediaError("holds no samples")
-    if not wave.isfinite().all():
-        raise MediaError("holds samples that are not finite")
+    if not wave.abs().max() <= LOUDEST:
+        raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
     return wave, rate
 
 
@@ -63,6 +72,8 @@ def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
         if not container.streams.audio:
             raise MediaError("holds no sound track")
         stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            raise MediaError("its sound codec is unknown: convert it to wav or flac")
         resampler = av.AudioResampler(format="fltp")
         blocks, count, rate = [], 0, stream.rate
         for frame in container.decode(stream):

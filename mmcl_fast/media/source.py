@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Union
@@ -35,12 +37,15 @@ DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v
             "ogg,mp3,aac,flac,wav,w64,aiff,caf,amr,ac3,eac3,png_pipe,tiff_pipe")
 
 
-# Picture formats that may open: no EPS, which runs another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO")
+# Picture formats that may open: no EPS, which runs another program; no TGA, which has no mark to know it by.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 
 
 def name_of(source: Source) -> str:
-    return f"<{len(source)} bytes>" if isinstance(source, bytes) else str(source)
+    """Printable and one line, whatever the file system allows in a name."""
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(source))
 
 
 def is_file(source: Source) -> bool:
@@ -52,7 +57,15 @@ def size_of(source: Source) -> int:
     """Bytes."""
     if isinstance(source, bytes):
         return len(source)
-    return source.size if isinstance(source, Slice) else os.path.getsize(source)
+    return source.size if isinstance(source, Slice) else _regular(source).st_size
+
+
+def _regular(path: str | Path) -> os.stat_result:
+    """Its status; a pipe or a device, which may never end, is refused."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "not a regular file", str(path))
+    return status
 
 
 def open_binary(source: Source) -> BinaryIO:
@@ -60,6 +73,7 @@ def open_binary(source: Source) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, Slice):
+        _regular(source)
         return open(source, "rb")
     if source.size <= WHOLE:
         return io.BytesIO(_part(source, source.size))

@@ -16,6 +16,7 @@ from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, region
 
 SEEK_FRAMES = 8   # a seek pays when it skips at least so many frames
+STILL = "a still picture, not a video: move it to the image modality"
 SHORT = 64        # frames; below it a container's index is not worth loading
 
 
@@ -24,6 +25,8 @@ def video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     start = head(source, 12)
     if start.startswith((b"GIF8", b"\x89PNG")) or start[8:12] == b"WEBP":
         return _animation(source, spec, view)
+    if start.startswith((b"II*\0", b"MM\0*")) or start[4:12] == b"ftypavif":
+        raise MediaError(STILL)
     with open_av(source) as container:
         clock = _clock(container, _track(container, spec))
         if clock:
@@ -39,6 +42,8 @@ def _track(container: Any, spec: VisualSpec) -> Any:
     if stream is None:
         raise MediaError("holds no video track")
     context = stream.codec_context
+    if context is None:
+        raise MediaError("its video codec is unknown: convert it to h264 in mp4")
     if context.width * context.height > spec.max_pixels:
         raise MediaError(f"{context.width} x {context.height} pixels a frame, the limit is "
                          f"{spec.max_pixels}: make it smaller or raise max_pixels")
@@ -192,7 +197,7 @@ def _animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
     with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
         count = getattr(im, "n_frames", 1)
         if count < 2:
-            raise MediaError("a still picture, not a video: move it to the image modality")
+            raise MediaError(STILL)
         if im.width * im.height * count > 16 * spec.max_pixels or im.width * im.height > spec.max_pixels:
             raise MediaError(f"{count} frames of {im.width} x {im.height}, the limit in pixels is "
                              f"{spec.max_pixels} each, 16 times that in all: shrink it or raise max_pixels")
