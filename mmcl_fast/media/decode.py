@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import os
+import errno
+import re
 from pathlib import Path
 
 import torch
@@ -39,9 +40,9 @@ def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int
         raise MediaError(f"{name_of(source)}: modality {modality!r} with a spec for {spec.modality}: "
                          f"use one of {', '.join(MODALITIES)} and its own spec")
     if isinstance(spec, TextSpec):
-        return _read(source, modality, lambda: _text(source, spec))
+        return _read(source, spec, lambda: _text(source, spec))
     name = "" if isinstance(source, bytes) else Path(name_of(source)).name
-    picture = _read(source, modality,
+    picture = _read(source, spec,
                     lambda: _backend(modality)(source, spec, draw(view, seed, name if key is None else key)))
     return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
 
@@ -50,9 +51,9 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
     """Decodes a file to its end; raises MediaError that names it and says what is wrong."""
     spec = spec or default_spec(modality)
     if isinstance(spec, VisualSpec):
-        _read(source, modality, lambda: _backend(modality)(source, spec, draw(0, 0, ""), whole=True))
+        _read(source, spec, lambda: _backend(modality)(source, spec, draw(0, 0, ""), whole=True))
     else:
-        _read(source, modality, lambda: _text(source, spec, whole=True))
+        _read(source, spec, lambda: _text(source, spec, whole=True))
 
 
 def _backend(modality: str):
@@ -62,22 +63,25 @@ def _backend(modality: str):
     return getattr(cpu, modality)
 
 
-def _read(source: Source, modality: str, work):
+def _read(source: Source, spec: Spec, work):
     """Runs ``work``; whatever a decoder raises about the file becomes one MediaError with its name."""
-    name = name_of(source)
+    name, modality = name_of(source), spec.modality
     try:
-        if size_of(source) == 0:
+        size = size_of(source)
+        if size == 0:
             raise MediaError("the file is empty")
+        if size > spec.max_bytes:
+            raise MediaError(f"{size} bytes, the limit is {spec.max_bytes}: make it smaller or raise max_bytes")
         return work()
     except MediaError as error:
         raise MediaError(f"{name}: {error}{_advice(source, modality, str(error))}") from error
     except ImportError as error:
         raise MediaError(f"{name}: {modality} needs the package {error.name!r}: install it") from error
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        raise MediaError(f"{name}: {error.strerror}: check the path") from error
     except Exception as error:  # broken bytes make a decoder raise anything; the cause stays chained
+        if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR):
+            raise MediaError(f"{name}: {error.strerror}: check the path") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = reason.replace(f": 'file:{os.path.abspath(name)}'", "")
+        reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)  # an object's address, the name once more
         advice = _advice(source, modality, "")
         raise MediaError(f"{name}: cannot be decoded as {modality} ({reason}){advice}") from error
 

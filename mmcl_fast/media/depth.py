@@ -12,38 +12,45 @@ from mmcl_fast.media.views import View, fit
 
 
 def metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
-    """Integer maps are divided by ``depth_scale``, float maps hold metres; ``[H, W]`` float32, 0 = invalid.
+    """``[H, W]`` float32, 0 = invalid: integer maps are divided by ``depth_scale``, float maps hold metres.
 
-    Values that are not finite or not above 0 are invalid. Raises MediaError if nothing is left.
+    Disparity is proportional to inverse depth, in whatever unit: its values stay as they are. Values that are not
+    finite, not within 1e-20..1e20 or equal to ``depth_invalid`` (as in the file) are invalid. Raises MediaError if
+    nothing is left.
     """
     if values.ndim != 2 or values.dtype.kind not in "uif" or 0 in values.shape:
         raise MediaError(f"a depth map is one plane of numbers, this is {values.dtype} {list(values.shape)}")
-    depth = torch.from_numpy(values.astype(np.float32))
-    if values.dtype.kind != "f":
+    with np.errstate(over="ignore"):
+        depth = torch.from_numpy(values.astype(np.float32))
+    if spec.depth_invalid is not None:
+        depth[torch.from_numpy(values == spec.depth_invalid)] = 0
+    if values.dtype.kind != "f" and spec.depth_kind == "depth":
         depth /= spec.depth_scale
-    depth = torch.where(depth.isfinite() & (depth > 0), depth, 0.0)
+    depth = torch.where((depth > 1e-20) & (depth < 1e20), depth, 0.0)
     if not depth.any():
         raise MediaError("no valid pixel: every depth is 0, negative or not finite")
     return depth
 
 
 def picture(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
-    """Metres ``[H, W]`` with 0 = invalid to ``[1, 1, size, size]`` in 0..1: near is bright, invalid is 0.
+    """``metres``'s ``[H, W]`` with 0 = invalid to ``[1, 1, size, size]`` in 0..1: near is bright, invalid is 0.
 
-    With valid mask v and inverse depth ``i = v / depth``, resized by antialiased interpolation A:
-    ``i' = A(i) / A(v)`` where ``A(v) >= 1/2`` (valid neighbours only, so edges do not bleed into holes), else
-    invalid. Then ``clamp((i' - lo) / (hi - lo), 0, 1)`` with ``lo = 1 / far, hi = 1 / near`` from
-    ``depth_range``, or, without one, the 1 % and 99 % quantiles of i' over the map's valid pixels; 1/2 where
-    these are equal. Inverse depth normalised per map is what MiDaS (Ranftl et al. 2020) predicts.
+    With valid mask v and inverse depth ``i = v / depth`` (of a disparity map: ``i = v * disparity``), resized by
+    antialiased interpolation A: ``i' = A(i) / A(v)`` where ``A(v) >= 1/2`` (valid neighbours only, so edges do not
+    bleed into holes), else invalid. Then ``clamp((i' - lo) / (hi - lo), 0, 1)`` with ``lo = 1 / far, hi = 1 / near``
+    from ``depth_range``, or, without one and for disparity, whose scale is not known, the 1 % and 99 % quantiles of
+    i' over the map's valid pixels; 1/2 where these are equal. Inverse depth normalised per map is what MiDaS (Ranftl
+    et al. 2020) predicts.
     """
     valid = (depth > 0).float()
-    inverse = torch.where(depth > 0, 1 / depth, 0.0)
+    disparity = spec.depth_kind == "disparity"
+    inverse = depth if disparity else torch.where(depth > 0, 1 / depth, 0.0)
     inverse, share = fit(torch.stack((inverse, valid)), spec, view)
     known = share >= 0.5
     inverse = torch.where(known, inverse / share.clamp_min(0.5), 0.0)
     if not known.any():  # a view or a resize that left only scattered pixels
         return torch.zeros(1, 1, spec.size, spec.size)
-    if spec.depth_range:
+    if spec.depth_range and not disparity:
         low, high = 1 / spec.depth_range[1], 1 / spec.depth_range[0]
     else:
         ordered = inverse[known].sort().values

@@ -8,6 +8,7 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.source import FORMATS, Source, head, is_cover, name_of, open_av, open_binary
 
 PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+EXR = b"\x76\x2f\x31\x01"
 SOUNDS = (b"fLaC", b"ID3", b"FORM", b"caff", b"#!AMR")
 CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"RIFF", b"FLV", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"0&\xb2u")
 PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
@@ -16,7 +17,7 @@ PICTURE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1")
 def sniff(source: Source) -> str:
     """image, video, audio, depth or text.
 
-    A grey picture of more than 8 bits, a float TIFF and a .npy plane are depth; an animated GIF, WebP or PNG
+    A grey picture of more than 8 bits, a float TIFF, OpenEXR and a .npy plane are depth; an animated GIF, WebP or PNG
     and a container with moving pictures are video. Raises MediaError for anything else or nothing.
     """
     try:
@@ -33,7 +34,7 @@ def sniff(source: Source) -> str:
 
 
 def _kind(source: Source, start: bytes) -> str | None:
-    if start.startswith(b"\x93NUMPY"):
+    if start.startswith((b"\x93NUMPY", EXR)):
         return "depth"
     if start.startswith(b"RIFF") and start[8:12] == b"WAVE":
         return "audio"

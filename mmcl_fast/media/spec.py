@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 from mmcl_fast.errors import ConfigError
@@ -16,9 +17,20 @@ CHOICES = {
     "resize": ("squash", "crop"),
     "interpolation": ("bilinear", "bicubic"),
     "window_policy": ("repeat", "pad"),
+    "depth_kind": ("depth", "disparity"),
 }
 POSITIVE = ("size", "frames", "sample_rate", "seconds", "n_fft", "hop", "mels", "db_range", "depth_scale",
-            "max_pixels", "max_seconds")
+            "max_pixels", "max_seconds", "max_bytes")
+
+
+def _later(default: Any) -> Any:
+    """A field that came after encoders had been saved: their fingerprints hold the specs' values without it."""
+    return field(default=default, repr=False)
+
+
+def _plain(spec: Spec) -> dict[str, Any]:
+    values = dataclasses.asdict(spec)
+    return {f.name: values[f.name] for f in dataclasses.fields(spec) if f.repr or values[f.name] != f.default}
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,12 @@ class VisualSpec:
         depth_scale: integer units per metre in depth files (1000: millimetres); float files hold metres.
         depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 %
             quantiles.
-        max_pixels: a picture or frame with more is refused before it is decoded.
+        depth_kind: what depth files hold: ``depth``, or ``disparity``, proportional to inverse depth.
+        depth_invalid: a value in depth files that means no measurement, besides 0, negative and non-finite ones.
+        max_pixels: a picture or frame with more is refused before it is decoded (Pillow never opens more than
+            178,956,970).
         max_seconds: a recording or video that lasts longer is refused.
+        max_bytes: a larger file is refused before it is opened.
     """
 
     modality: str = "image"
@@ -65,6 +81,9 @@ class VisualSpec:
     depth_range: tuple[float, float] | None = None
     max_pixels: int = 100_000_000
     max_seconds: float = 3600.0
+    depth_kind: str = _later("depth")
+    depth_invalid: float | None = _later(None)
+    max_bytes: int = _later(1 << 32)
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -95,23 +114,27 @@ class VisualSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``spec_from_dict`` is the inverse."""
-        return dataclasses.asdict(self)
+        return _plain(self)
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """Text stays a string; tokenising is the encoder's. Only the first ``max_chars`` characters are kept."""
+    """Text stays a string; tokenising is the encoder's.
+
+    Only the first ``max_chars`` characters are kept; a file of more than ``max_bytes`` is refused.
+    """
 
     modality: str = "text"
     max_chars: int = 2000
+    max_bytes: int = _later(1 << 26)
 
     def __post_init__(self) -> None:
-        if self.modality != "text" or self.max_chars < 1:
-            raise ConfigError(f"modality = {self.modality!r}, max_chars = {self.max_chars}: "
-                              "need 'text' and at least 1")
+        if self.modality != "text" or self.max_chars < 1 or self.max_bytes < 1:
+            raise ConfigError(f"modality = {self.modality!r}, max_chars = {self.max_chars}, max_bytes = "
+                              f"{self.max_bytes}: need 'text' and at least 1")
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return _plain(self)
 
 
 Spec = Union[VisualSpec, TextSpec]
@@ -124,6 +147,26 @@ def spec_from_dict(values: dict[str, Any]) -> Spec:
     if unknown:
         raise ConfigError(f"media spec has unknown key {unknown[0]!r}: remove it")
     return kind(**values)
+
+
+SETTINGS = {"max_pixels", "max_seconds", "max_bytes", "max_chars", "depth_kind", "depth_scale", "depth_invalid"}
+LIMITS = {"max_pixels", "max_seconds", "max_bytes"}
+
+
+def adjust(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+    """An encoder's spec with what the user says of their files: limits, and what depth maps hold (``SETTINGS``).
+
+    Settings of other modalities and those that are None are passed over.
+    """
+    return dataclasses.replace(spec, **{name: value for name, value in settings.items()
+                                        if name in SETTINGS and value is not None and hasattr(spec, name)})
+
+
+def differences(spec: Spec, adjusted: Spec) -> dict[str, Any]:
+    """What ``adjust`` changed that changes the tensors too, as plain values: limits don't."""
+    before = spec.to_dict()
+    return {name: value for name, value in adjusted.to_dict().items()
+            if name not in LIMITS and before.get(name) != value}
 
 
 def default_spec(modality: str) -> Spec:

@@ -18,7 +18,7 @@ ENDINGS = {
     **dict.fromkeys(("jpg", "jpeg", "bmp", "heic", "avif"), frozenset({"image"})),
     **dict.fromkeys(("png", "tif", "tiff"), frozenset({"image", "depth"})),
     **dict.fromkeys(("gif", "webp", "apng"), frozenset({"image", "video"})),
-    **dict.fromkeys(("npy",), frozenset({"depth"})),
+    **dict.fromkeys(("npy", "exr"), frozenset({"depth"})),
     **dict.fromkeys(("wav", "flac", "mp3", "opus", "m4a", "aac"), frozenset({"audio"})),
     **dict.fromkeys(("mp4", "webm", "mkv", "mov", "ogg"), _AUDIO_VIDEO),
     **dict.fromkeys(("avi", "mpg", "mpeg", "m4v"), frozenset({"video"})),

@@ -86,3 +86,82 @@ def test_refusals(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([[{}]]), allow_pickle=True)
     with pytest.raises(MediaError, match="objects.npy"):
         decode(tmp_path / "objects.npy", "depth")
+
+
+def test_disparity_is_normalised_as_it_is():
+    values = np.full((10, 10), 30, np.uint16)
+    values[:5] = 10
+    values[5, :] = 20
+    values[:, 9] = 0
+    spec = plain("depth", size=10, depth_kind="disparity", depth_range=(1.0, 4.0))  # the range is of metres: not used
+    got = decode(png(values), "depth", spec)[0, 0]
+    # Quantiles 10 and 30: (10 - 10) / 20, (20 - 10) / 20, (30 - 10) / 20; 0 stays invalid.
+    want = torch.tensor([0.0] * 5 + [0.5] + [1.0] * 4)[:, None].repeat(1, 10)
+    want[:, 9] = 0
+    assert torch.allclose(got, want, atol=1e-6)
+    assert torch.equal(decode(png(values * 7), "depth", spec)[0, 0], got)
+    assert torch.equal(decode(png(values.astype(np.uint8)), "depth", spec)[0, 0], got)  # 8 bits too
+    # The same scene as depth in millimetres, 60000 / disparity.
+    with np.errstate(divide="ignore"):
+        depth = np.where(values > 0, 60000 / values, 0).astype(np.uint16)
+    assert torch.allclose(decode(png(depth), "depth", plain("depth", size=10))[0, 0], got, atol=1e-6)
+
+
+def test_a_stated_value_is_invalid(tmp_path):
+    values = np.full((8, 8), 2000, np.uint16)
+    values[:4] = 65535
+    spec = plain("depth", size=8, depth_range=(1.0, 4.0), depth_invalid=65535)
+    assert (decode(png(values), "depth", spec)[0, 0, :4] == 0).all()
+    near = (1 / 65.535 - 1 / 100) / (1 - 1 / 100)
+    wide = plain("depth", size=8, depth_range=(1.0, 100.0))
+    assert decode(png(values), "depth", wide)[0, 0, 0, 0] == pytest.approx(near, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["<u1", "<u2", ">u2", "<i4", "<u4", "<i8", "<f2", "<f4", ">f4", "<f8"])
+def test_types_of_npy(dtype):
+    depth = np.array([[1, 2], [4, 0]] * 4).repeat(4, 1)
+    values = depth if np.dtype(dtype).kind == "f" else depth * 50
+    data = io.BytesIO()
+    np.save(data, np.asfortranarray(values.astype(dtype)))
+    spec = plain("depth", size=8, depth_range=(1.0, 4.0), depth_scale=50.0)
+    got = decode(data.getvalue(), "depth", spec)[0, 0]
+    assert torch.allclose(got[:2, ::4], torch.tensor([[1, 1 / 3], [0, 0]]), atol=1e-3)
+
+
+@pytest.mark.parametrize("mode, dtype", [("I;16", np.uint16), ("I", np.int32), ("F", np.float32)])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate"])
+def test_types_of_tiff(mode, dtype, compression):
+    depth = np.array([[1, 2], [4, 0]] * 4).repeat(4, 1)
+    data = io.BytesIO()
+    picture = Image.fromarray((depth if mode == "F" else depth * 1000).astype(dtype))
+    assert picture.mode == mode
+    picture.save(data, "TIFF", compression=compression)
+    got = decode(data.getvalue(), "depth", FIXED)[0, 0]
+    assert torch.allclose(got[:2, ::4], torch.tensor([[1, 1 / 3], [0, 0]]), atol=1e-6)
+
+
+def test_values_beyond_all_measure_are_invalid_not_infinite():
+    for big in (1e-45, 1e-30, 1e30, 1e300):
+        data = io.BytesIO()
+        np.save(data, np.where(np.eye(8) > 0, big, 2.0))
+        for kind in ("depth", "disparity"):
+            got = decode(data.getvalue(), "depth", plain("depth", size=8, depth_kind=kind))[0, 0]
+            assert (got.diagonal() == 0).all() and got.isfinite().all() and (got[0, 1:] == 0.5).all()
+
+
+def npy(header: str, body: bytes = bytes(64)) -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
+
+
+@pytest.mark.parametrize("header, part", [
+    ("{'descr': '<f4', 'fortran_order': False, 'shape': (9000, 9000), }", "ends before its 9000 x 9000 numbers"),
+    ("{'descr': '<f4', 'fortran_order': False, 'shape': (90000, 90000), }", "max_pixels"),
+    ("{'descr': '|V999999999', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
+    ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }", "one plane of numbers"),
+    ("{'descr': '|O', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
+    ("{'descr': '<c8', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
+    ("{'descr': __import__('os'), 'fortran_order': False, 'shape': (4, 4), }", "cannot be decoded")])
+def test_npy_headers_that_lie(header, part):
+    with pytest.raises(MediaError, match=part):
+        decode(npy(header), "depth")
