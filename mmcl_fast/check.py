@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.errors import MediaError
 
 if TYPE_CHECKING:
     from mmcl_fast.streams import Sample, Stream
+    from mmcl_fast.streams.broken import Broken
+
+AT_ONCE = 1024  # files given to the threads before the next are
 
 
-def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None) -> list[str]:
-    """One line for each file that does not decode as its modality, in the samples' order.
+def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None) -> list[Broken]:
+    """The samples whose file does not decode as its modality, in their order.
 
     Reads and decodes each file whole; samples that carry their text need no file.
     """
     from mmcl_fast import media
+    from mmcl_fast.media.engine import pool_of
     from mmcl_fast.progress import Silent
+    from mmcl_fast.streams.broken import Broken
 
-    def fault(sample: Sample) -> str | None:
+    def fault(sample: Sample) -> Broken | None:
         try:
             media.check(sample.path, sample.modality)
         except MediaError as error:
-            return str(error)
+            return Broken.of(sample, error)
         return None
 
     files = [sample for sample in samples if sample.path is not None]
     found = []
-    with (progress or Silent()).phase("check the files", len(files)) as shown:
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            for line in pool.map(fault, files):
-                shown.advance()
-                if line:
-                    found.append(line)
+    pool = pool_of(max(1, workers))
+    try:
+        with (progress or Silent()).phase("check the files", len(files)) as shown:
+            for start in range(0, len(files), AT_ONCE):
+                for broken in pool.map(fault, files[start:start + AT_ONCE]):
+                    shown.advance()
+                    if broken:
+                        found.append(broken)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return found
 
 
@@ -47,5 +55,26 @@ def require(stream: Stream, *, workers: int = 2, progress: Any = None) -> None:
     """Raises MediaError with the first fault and the number of the others."""
     found = faults(samples_of(stream), workers=workers, progress=progress)
     if found:
-        more = f" ({len(found) - 1} more: mmcl-fast data check lists them)" if found[1:] else ""
-        raise MediaError(found[0] + more)
+        more = f"{len(found) - 1} more: mmcl-fast data check lists them; " if found[1:] else ""
+        raise MediaError(f'{found[0].reason} ({more}stream.on_broken = "skip" leaves out what is broken)')
+
+
+def skip(stream: Stream, *, workers: int = 2, progress: Any = None) -> Stream:
+    """The stream without the samples that do not decode, which its ``skipped`` lists.
+
+    Build the stream with ``check=False``: broken files are often equal to each other. What is left is compared here.
+
+    Raises:
+        StreamError: a class would be left without a training or test file, or a task without a validation file; two
+            splits hold equal content.
+    """
+    from mmcl_fast.streams.broken import without
+    from mmcl_fast.streams.validate import validate_content
+
+    samples = samples_of(stream)
+    found = faults(samples, workers=workers, progress=progress)
+    if found and progress is not None:
+        progress.log(f"{len(found)} of {len(samples)} samples do not decode and are left out, first: {found[0].reason}")
+    kept = without(stream, found)
+    validate_content(samples_of(kept))
+    return kept

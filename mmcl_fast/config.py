@@ -58,6 +58,9 @@ class StreamSection(Section):
     shared_classes: bool = Field(False, description="true or false")
     validation: float = Field(0.0, ge=0, lt=1, description="a number from 0 up to, not with, 1")
     check: bool = Field(True, description="true or false (decode every file before learning)")
+    on_broken: Literal["error", "skip"] = Field(
+        "error", description='"error" (a file that does not decode stops the run before it learns) or "skip"'
+    )
 
 
 class EncoderSection(Section):
@@ -139,6 +142,11 @@ def build(values: dict[str, Any], where: str = "config", origin: dict[str, str] 
     except ValidationError as fault:
         key, message = explain(fault.errors()[0])
         raise ConfigError(f"{_source(key, where, origin)}: {message}") from None
+    if config.stream.on_broken == "skip" and not config.stream.check:
+        raise ConfigError(
+            f'{_source("stream.on_broken", where, origin)}: stream.on_broken: "skip" needs stream.check = true: '
+            "the check is what finds broken files"
+        )
     from mmcl_fast.methods import make_options
 
     try:

@@ -185,20 +185,58 @@ def test_a_broken_file_stops_training_before_it_begins(place: Path, tmp_path: Pa
     assert "9.png" in line and not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_broken_files_are_skipped_where_the_config_says_so(place: Path, tmp_path: Path) -> None:
+    """The same numbers as from data without those files; a resumed run keeps to its list."""
+    shutil.copytree(place / "data", tmp_path / "data")
+    names = ["image/train/class_0/1.png", "image/test/class_1/2.png", "text/val/class_0/0.txt"]
+    for name in names:
+        (tmp_path / "data" / name).write_bytes(b"\xff" + name.encode())
+    out = tmp_path / "run"
+    words = ["train", place / "mine.toml", "--set", f"stream.path={tmp_path / 'data'}"]
+    skip = ["--set", "stream.on_broken=skip"]
+    line = error_of(call(*words, "--out", out, code=2))
+    assert "1.png" in line and "2 more" in line and 'stream.on_broken = "skip"' in line and not out.exists()
+    for name in names:  # broken files are often equal to each other
+        (tmp_path / "data" / name).write_bytes(b"\xff not found")
+    result = call(*words, *skip, "--out", out)
+    assert "3 of 36 samples do not decode" in result.stderr and "3 samples do not decode" in result.stdout
+    listed = [json.loads(row) for row in (out / "skipped.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in listed] == names and all(row["path"] in row["reason"] for row in listed)
+    assert "3 samples do not decode" in (out / "report.html").read_text()
+
+    shutil.rmtree(out / "checkpoints" / "task-002")
+    (tmp_path / "data" / names[0]).write_bytes((place / "data" / names[0]).read_bytes())  # mended: still left out
+    (tmp_path / "data" / names[1]).unlink()
+    resumed = call(*words, *skip, "--out", out, "--resume", "-q")
+    assert "3 samples do not decode" in resumed.stdout
+    assert "3 samples do not decode" in call("evaluate", out, "-q").stdout
+
+    for name in (names[0], names[2]):
+        (tmp_path / "data" / name).unlink()
+    call(*words, "--out", tmp_path / "clean", "-q")
+    rows = [json.loads((run / "summary.json").read_text())["settings"] for run in (out, tmp_path / "clean")]
+    assert rows[0] == rows[1]
+
+
 def test_data_check_lists_every_fault(place: Path, tmp_path: Path) -> None:
     assert "every file decodes" in call("data", "check", place / "data", "-q").stdout
     shutil.copytree(place / "data", tmp_path / "data")
     for name in ("8.png", "9.png"):
         (tmp_path / "data/image/val/class_1" / name).write_bytes(f"{name} is no picture".encode())
-    result = call("data", "check", tmp_path / "data", "--json", "-q", code=2)
+    out = tmp_path / "broken.jsonl"
+    result = call("data", "check", tmp_path / "data", "--json", "-q", "--out", out, code=2)
     found = json.loads(result.stdout)
-    assert len(found["faults"]) == 2 and {"8.png", "9.png"} == {
-        f.split(":")[0].split("/")[-1] for f in found["faults"]
-    }
+    assert [fault["key"] for fault in found["faults"]] == [f"image/val/class_1/{i}.png" for i in (8, 9)]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == found["faults"]
+    assert result.stderr.splitlines() == [f"error: {fault['reason']}" for fault in found["faults"]]
+    assert "nowhere" in error_of(call("data", "check", place / "data", "-q", "-o", tmp_path / "nowhere/x", code=2))
     assert [(m["modality"], m["classes"], m["train"]) for m in found["modalities"]] == [
         ("image", 2, 8),
         ("text", 2, 8),
     ]
+    (tmp_path / "data/text/test/class_1/0.txt").write_text((tmp_path / "data/text/train/class_1/0.txt").read_text())
+    lines = call("data", "check", tmp_path / "data", "-q", code=2).stderr.splitlines()
+    assert len(lines) == 3 and "equal content" in lines[2]
     assert "nowhere" in error_of(call("data", "check", tmp_path / "nowhere", code=2))
 
 
@@ -209,6 +247,11 @@ def test_data_check_lists_every_fault(place: Path, tmp_path: Path) -> None:
         (["train", "demo", "--out", "x", "--set", "train.sed=1"], ["--set train.sed=1", "'seed'"]),
         (["train", "demo", "--out", "x", "--set", "train.device=cuda:99"], ["cuda:99", "doctor"]),
         (["train", "folder", "--out", "x"], ["stream.path"]),
+        (
+            ["train", "demo", "--out", "x", "--set", "stream.on_broken=skip", "--set", "stream.check=false"],
+            ["--set stream.on_broken=skip", "stream.check = true"],
+        ),
+        (["train", "demo", "--out", "x", "--set", "stream.on_broken=ignore"], ['"error"', '"skip"']),
         (["evaluate", "nowhere"], ["nowhere", "config.json"]),
         (["evaluate", "nowhere", "--split", "tset"], ["--split", "'test'"]),
         (["predict", "nowhere", __file__], ["nowhere"]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,22 +17,34 @@ from mmcl_fast.errors import UserError
 @guarded
 def data_check(
     source: Annotated[Path, typer.Argument(help="A folder or a JSONL manifest.", show_default=False)],
-    workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 2,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write what is broken, and why, as JSONL.", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Decoding threads; all cores where left out.", show_default=False)
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Read a folder or manifest as a stream, decode every file, and say all that is wrong.
 
-    Example: `mmcl-fast data check demo/manifest.jsonl`
+    Exit code 2 when anything is broken. Example: `mmcl-fast data check demo/manifest.jsonl --out broken.jsonl`
     """
     from mmcl_fast import check, progress
-    from mmcl_fast.streams import Stream
+    from mmcl_fast.streams import Stream, broken
+    from mmcl_fast.streams.validate import validate_content
 
     if not source.exists():
         raise UserError(f"{source}: no such folder or manifest")
-    stream = (Stream.from_folder if source.is_dir() else Stream.from_manifest)(source, check=True)
-    found = check.faults(check.samples_of(stream), workers=workers, progress=progress.make(quiet))
+    stream = (Stream.from_folder if source.is_dir() else Stream.from_manifest)(source)
+    threads = workers or len(os.sched_getaffinity(0))
+    found = check.faults(check.samples_of(stream), workers=threads, progress=progress.make(quiet))
+    if out is not None:
+        try:
+            broken.write(out, found)
+        except OSError as fault:
+            raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
     rows = [
         {
             "modality": m,
@@ -43,7 +57,7 @@ def data_check(
         for m in stream.modalities
     ]
     if as_json:
-        print_json({"modalities": rows, "faults": found})
+        print_json({"modalities": rows, "faults": [asdict(sample) for sample in found]})
     else:
         from rich.table import Table
 
@@ -54,7 +68,9 @@ def data_check(
             table.add_row(*map(str, row.values()))
         console().print(table)
         print("every file decodes" if not found else f"{len(found)} files do not decode")
-    for line in found:
-        print(f"error: {line}", file=sys.stderr)
+    for sample in found:
+        print(f"error: {sample.reason}", file=sys.stderr)
+    faulty = {sample.key for sample in found}
+    validate_content([sample for sample in check.samples_of(stream) if sample.key not in faulty])
     if found:
         raise typer.Exit(2)

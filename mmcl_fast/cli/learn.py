@@ -43,9 +43,12 @@ def train(
     from mmcl_fast.learning import run as runs
 
     try:
-        stream = runs.make_stream(settings)
+        stream = runs.make_stream(settings, out if going_on else None)
         if settings.stream.check and not going_on:
-            check.require(stream, workers=settings.train.workers, progress=display)
+            if settings.stream.on_broken == "skip":
+                stream = check.skip(stream, workers=settings.train.workers, progress=display)
+            else:
+                check.require(stream, workers=settings.train.workers, progress=display)
         result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
     except KeyboardInterrupt:
         again = ["mmcl-fast", "train", config, "--out", str(out)]
@@ -88,7 +91,7 @@ def evaluate(
     from mmcl_fast.learning import Learner
     from mmcl_fast.learning.run import make_stream, notes
 
-    stream = make_stream(settings)
+    stream = make_stream(settings, run)
     configs.check_data(run, stream.fingerprint)
     learner = Learner.load(
         run, device=device, cache_dir=settings.train.cache, workers=workers, progress=progress.make(quiet)
@@ -108,4 +111,4 @@ def evaluate(
         )
     print(f"Accuracy in % on the {split} split after {len(learned)} of {len(stream)} tasks")
     print(result.table())
-    print(*(f"Note: {line}" for line in notes(settings)), sep="\n")
+    print(*(f"Note: {line}" for line in notes(settings, stream)), sep="\n")

@@ -16,10 +16,13 @@ from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import checkpoint, metrics
 from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.streams import broken
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
+
+SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
 
 @dataclass
@@ -30,12 +33,19 @@ class Result:
     learner: Learner
 
 
-def make_stream(config: "Config") -> Stream:
-    """The stream that the section [stream] describes."""
+def make_stream(config: "Config", run: Path | None = None) -> Stream:
+    """The stream that the section [stream] describes; with the folder of a run, without what that run skipped."""
+    stream = _described(config)
+    if run is None or not (run / SKIPPED).is_file():
+        return stream
+    return broken.without(stream, broken.read(run / SKIPPED))
+
+
+def _described(config: "Config") -> Stream:
     s = config.stream
     options = {"classes_per_task": s.classes_per_task, "order": s.order, "seed": s.seed,
                "shuffle_classes": s.shuffle_classes, "shared_classes": s.shared_classes, "validation": s.validation,
-               "check": s.check}
+               "check": s.check and s.on_broken == "error"}  # check.skip compares what is left
     if s.source == "demo":
         return Stream.demo(s.path, **options)
     if s.path is None:
@@ -53,7 +63,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     Raises:
         UserError: bad input, before anything is learned.
     """
-    stream = stream or make_stream(config)
+    stream = stream or make_stream(config, out if resume else None)
     done, settings = examine(config, out, stream, resume)
     torch.manual_seed(config.train.seed)
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
@@ -64,7 +74,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
         if values["fingerprint"] != learner.encoder.fingerprint:
             raise RunError(f"{done}: learned with other encoder weights; give the original ones or start a new run")
         learner.restore(tensors, values)
-    begin(out, settings)
+    begin(out, settings, stream)
     log = MetricsLog(out / "metrics.jsonl")
     log.keep(len(learner.tasks))
     whole = learner.method.cumulative
@@ -121,10 +131,12 @@ def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> tuple[
     return None, settings
 
 
-def begin(out: Path, settings: dict[str, Any]) -> None:
+def begin(out: Path, settings: dict[str, Any], stream: Stream) -> None:
     """Make the run folder and write what is fixed from the start."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if stream.skipped:
+            broken.write(out / SKIPPED, stream.skipped)
         _write_json(out / "config.json", settings)
         _write_json(out / "environment.json", environment())
     except OSError as fault:
@@ -223,11 +235,11 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
                    "test": len(t.test)} for t in stream.tasks],
         "settings": settings, "formulas": metrics.FORMULAS,
         "contributions": {k: shares[-1][k] for k in ("modalities", "matrix")} if shares else None,
-        "seconds": seconds, **learner.describe(), "notes": notes(config),
+        "seconds": seconds, **learner.describe(), "notes": notes(config, stream),
     }
 
 
-def notes(config: "Config") -> list[str]:
+def notes(config: "Config", stream: Stream) -> list[str]:
     """What must stand wherever the numbers stand."""
     out = ["R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
            "Prediction is per instance.",
@@ -236,6 +248,9 @@ def notes(config: "Config") -> list[str]:
     if config.stream.source == "demo":
         out.append("Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
                    "not camera-shot.")
+    if stream.skipped:
+        out.append(f"{len(stream.skipped)} samples do not decode and were left out; {SKIPPED} in the run folder names "
+                   "them.")
     return out
 
 

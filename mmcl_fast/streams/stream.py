@@ -8,12 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.order import arrange, chunk
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 from mmcl_fast.streams.validate import check_task, validate, validate_content
+
+if TYPE_CHECKING:
+    from mmcl_fast.streams.broken import Broken
 
 
 class Stream:
@@ -36,6 +39,7 @@ class Stream:
         class_text: ``(modality, name) -> text``.
         modalities: in order of appearance.
         root: the folder that the keys are relative to.
+        skipped: samples that were left out because they do not decode (``streams.broken``).
     """
 
     def __init__(self, samples: Sequence[Sample], root: Path, *, task_names: Mapping[str, str] | None = None,
@@ -48,6 +52,7 @@ class Stream:
         if not 0 <= validation < 1:
             raise StreamError(f"validation = {validation}: give a share from 0 up to, not with, 1")
         self.root = root
+        self.skipped: list[Broken] = []
         self.shared_classes = shared_classes
         self._yielded = 0
         groups = _group(samples, task_names, classes_per_task, shuffle_classes, seed)
