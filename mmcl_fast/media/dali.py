@@ -1,0 +1,320 @@
+"""The DALI backend: pictures, video, sound and depth maps decoded by NVIDIA DALI, on a GPU or on the CPU.
+
+Worker threads read the files and look at their headers (``dali_routes``). What DALI decodes goes, in groups of
+bounded size, through a pipeline that runs ahead of the consumer (``dali_graphs``); the rest goes to the cpu backend
+in the same threads. A group that makes the pipeline fail is run again item by item in a new pipeline, as DALI asks
+for one after an error; the item that fails alone goes to the cpu backend, which decodes it or says what is wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import ConfigError, MediaError
+from mmcl_fast.media.dali_graphs import GRAPHS
+from mmcl_fast.media.dali_routes import ROUTES, Feed
+from mmcl_fast.media.decode import decode
+from mmcl_fast.media.engine import Chunk, pool_of
+from mmcl_fast.media.spec import Spec, VisualSpec
+from mmcl_fast.media.views import draw
+
+AHEAD = 4                   # batches whose files are read
+FLIGHT = 2                  # groups in the pipeline
+BUDGET = 1 << 28            # bytes that a group decodes to
+GPU_BUDGET = 1 << 31
+TRIES = 3                   # failures after which a kind of file that never worked goes to the cpu backend
+INSTALL = "pip install 'mmcl-fast[dali]' (CUDA 13) or 'mmcl-fast[dali-cu12]' (CUDA 12)"
+
+
+def available(device: torch.device | str = "cpu") -> str | None:
+    """None where DALI can be used for batches on ``device``; otherwise why not, and what to do."""
+    device = torch.device(device)
+    return _available(device.type, device.index or 0)
+
+
+@lru_cache(maxsize=8)
+def _available(kind: str, index: int) -> str | None:
+    if kind not in ("cpu", "cuda"):
+        return f"DALI has no device {kind!r}: use cpu or cuda"
+    try:
+        from nvidia.dali import Pipeline, fn, types
+    except ImportError as error:
+        return f"nvidia.dali does not import ({error}): {INSTALL}"
+    if kind == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "torch finds no GPU: use the device cpu or the CUDA build of torch"
+    try:
+        pipe = Pipeline(batch_size=1, num_threads=1, device_id=index, prefetch_queue_depth=1)
+        with pipe:
+            pipe.set_outputs(types.Constant(np.uint8([0]), device="gpu") + 1)
+        pipe.run()
+    except RuntimeError as error:
+        return f"DALI cannot use cuda:{index} ({' '.join(str(error).split())[:200]}): update the driver, or {INSTALL}"
+    return None
+
+
+class Group:
+    """Items of one batch that the pipeline takes together."""
+
+    def __init__(self, job: Job, slots: list[int]):
+        self.job, self.slots = job, slots
+
+
+@dataclass
+class Job:
+    """A batch on its way."""
+
+    chunk: Chunk
+    looks: list[Future]                                     # readers of headers
+    feeds: dict[int, Feed] = field(default_factory=dict)    # slot -> what DALI gets
+    groups: int | None = None                               # not finished yet; None: before the looks are done
+    work: list[Future] = field(default_factory=list)        # in threads, after the looks
+    rows: dict[int, Tensor] = field(default_factory=dict)   # decoded on the CPU for a batch on a GPU
+
+
+class DaliEngine:
+    """See ``mmcl_fast.media.engine.Engine``.
+
+    Args:
+        device: cpu, or the GPU that decodes and holds the batches.
+        workers: threads of DALI, and as many that read files and run the cpu backend; at least 1 is used.
+        batch_size: the most indices of a batch.
+
+    Results are the cpu backend's but for rounding: the resize is antialiased like Pillow's, and a large JPEG is
+    decoded in full. Video frames are the same ones, scaled after the conversion to RGB instead of before it.
+
+    Raises:
+        ConfigError: DALI cannot be used, or ``spec`` is for text.
+    """
+
+    name = "dali"
+
+    def __init__(self, spec: Spec, *, device: torch.device | str = "cpu", workers: int = 2, batch_size: int = 32):
+        if not isinstance(spec, VisualSpec):
+            raise ConfigError("media backend 'dali': text is not decoded by DALI, use the backend cpu")
+        self.device = torch.device(device)
+        if why_not := available(self.device):
+            raise ConfigError(f"media backend 'dali': {why_not}")
+        self.spec, self.workers, self.batch_size = spec, max(workers, 1), batch_size
+        self.gpu = self.device.type == "cuda"
+        self.graph = GRAPHS[spec.modality](spec, self.device)
+        self._failed: Counter = Counter()
+        self._worked: set[tuple[str, ...]] = set()
+        self._pipe: Any = None  # built by the first run, kept for the next
+
+    def run(self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0,
+            seed: int = 0) -> Iterator[Chunk]:
+        run = _Run(self, items, view, seed)
+        try:
+            yield from run.chunks(iter(batches))
+        finally:
+            run.close()
+
+    def refuses(self, kind: tuple[str, ...]) -> bool:
+        return kind not in self._worked and self._failed[kind] >= TRIES
+
+    def note(self, kind: tuple[str, ...], worked: bool) -> None:
+        if worked:
+            self._worked.add(kind)
+        else:
+            self._failed[kind] += 1
+
+    def pipeline(self) -> Any:
+        """The idle pipeline of an earlier run, or a new one."""
+        pipe, self._pipe = self._pipe, None
+        return pipe or self._build()
+
+    def keep(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    def _build(self) -> Any:
+        from nvidia.dali import Pipeline, fn, types
+
+        kinds = {"uint8": types.UINT8, "int32": types.INT32, "float": types.FLOAT}
+        # A queue of one lets schedule_run start exactly one iteration; several may be under way all the same.
+        pipe = Pipeline(batch_size=self.batch_size, num_threads=self.workers, prefetch_queue_depth=1,
+                        device_id=(self.device.index or 0) if self.graph.gpu else None)
+        with pipe:
+            nodes = [fn.external_source(name=f"input{i}", dtype=kinds[kind], ndim=1, no_copy=True)
+                     for i, kind in enumerate(self.graph.inputs)]
+            pipe.set_outputs(self.graph.graph(*nodes))
+        pipe.build()
+        return pipe
+
+
+class _Run:
+    """One pass over batches."""
+
+    def __init__(self, engine: DaliEngine, items: Sequence[Any], view: int, seed: int):
+        self.engine, self.items, self.view, self.seed = engine, items, view, seed
+        self.stop = threading.Event()
+        self.pool: ThreadPoolExecutor = pool_of(engine.workers)
+        self.pipe: Any = None
+        self.jobs: deque[Job] = deque()       # asked for, in order
+        self.waiting: deque[Group] = deque()  # to be fed
+        self.flying: deque[Group] = deque()   # in the pipeline
+
+    def chunks(self, batches: Iterator[Sequence[int]]) -> Iterator[Chunk]:
+        while True:
+            while len(self.jobs) < AHEAD and (indices := next(batches, None)) is not None:
+                self.jobs.append(self._begin(indices))
+            if not self.jobs:
+                return
+            job = self.jobs[0]
+            self._feed()
+            while job.groups:
+                self._collect()
+                self._feed()
+            self.jobs.popleft()
+            yield self._finished(job)
+
+    def close(self) -> None:
+        self.stop.set()
+        self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.pipe is not None and not self.flying:
+            self.engine.keep(self.pipe)
+        self.pipe = None
+
+    def _begin(self, indices: Sequence[int]) -> Job:
+        engine = self.engine
+        data = torch.empty(len(indices), *engine.spec.shape, device=engine.device)
+        job = Job(Chunk(list(indices), data), [])
+        job.looks = [self.pool.submit(self._look, job, slot) for slot in range(len(indices))]
+        return job
+
+    def _look(self, job: Job, slot: int) -> None:
+        if self.stop.is_set():
+            return
+        engine, item = self.engine, self.items[job.chunk.indices[slot]]
+        try:
+            feed = ROUTES[item.modality](item.path, engine.spec, draw(self.view, self.seed, item.key), engine.gpu)
+        except Exception:  # broken bytes make a header parser raise anything: the cpu backend says what is wrong
+            return
+        if feed is not None and feed.cost <= self._budget() and not engine.refuses(feed.kind):
+            job.feeds[slot] = feed
+
+    def _budget(self) -> int:
+        return GPU_BUDGET if self.engine.gpu else BUDGET
+
+    def _feed(self) -> None:
+        """Groups the batches whose headers are read, and fills the pipeline."""
+        for job in self.jobs:
+            if job.groups is None:
+                if job is not self.jobs[0] and not all(look.done() for look in job.looks):
+                    break
+                self._group(job)
+        while self.waiting and len(self.flying) < FLIGHT:
+            self._schedule(self.waiting.popleft())
+
+    def _group(self, job: Job) -> None:
+        for look in job.looks:
+            look.result()
+        groups, room = [], 0
+        for slot in range(len(job.chunk.indices)):
+            feed = job.feeds.get(slot)
+            if feed is None:
+                self._fall_back(job, slot)
+                continue
+            if feed.cost > room:
+                groups.append(Group(job, []))
+                room = self._budget()
+            groups[-1].slots.append(slot)
+            room -= feed.cost
+        job.groups = len(groups)
+        self.waiting.extend(groups)
+
+    def _schedule(self, group: Group) -> None:
+        if self.pipe is None:
+            self.pipe = self.engine.pipeline()
+        feeds = [group.job.feeds[slot] for slot in group.slots]
+        for i, arrays in enumerate(zip(*(feed.arrays for feed in feeds))):
+            self.pipe.feed_input(f"input{i}", list(arrays))
+        self.pipe.schedule_run()
+        self.flying.append(group)
+
+    def _collect(self) -> None:
+        """Takes one group's result out of the pipeline."""
+        engine, group = self.engine, self.flying[0]
+        try:
+            stream = torch.cuda.current_stream(engine.device) if engine.graph.gpu else None
+            output, = self.pipe.outputs(cuda_stream=stream)
+        except RuntimeError:
+            self._failure()
+            return
+        self.flying.popleft()
+        self._place(group, output)
+        group.job.groups -= 1
+        for slot in group.slots:
+            feed = group.job.feeds.pop(slot)  # and with it the file's bytes
+            engine.note(feed.kind, worked=True)
+
+    def _failure(self) -> None:
+        """The first group under way failed: it is tried item by item, or given up; the others begin anew."""
+        group, *others = self.flying
+        job = group.job
+        self.flying.clear()
+        self.pipe = None
+        if len(group.slots) == 1:
+            self.engine.note(job.feeds.pop(group.slots[0]).kind, worked=False)
+            self._fall_back(job, group.slots[0])
+            job.groups -= 1
+            again = others
+        else:
+            again = [Group(job, [slot]) for slot in group.slots] + others
+            job.groups += len(group.slots) - 1
+        self.waiting.extendleft(reversed(again))
+
+    def _place(self, group: Group, output: Any) -> None:
+        engine, job = self.engine, group.job
+        if hasattr(engine.graph, "place"):
+            engine.graph.place(output, job.chunk.data, group.slots)
+            return
+        for i, slot in enumerate(group.slots):
+            values, feed = np.asarray(output[i]), job.feeds[slot]
+            if engine.gpu:
+                self._finish(job, slot, values, feed)
+            else:
+                job.work.append(self.pool.submit(self._finish, job, slot, values, feed))
+
+    def _finish(self, job: Job, slot: int, values: np.ndarray, feed: Feed) -> None:
+        if self.stop.is_set():
+            return
+        try:
+            self.engine.graph.finish(values, feed, job.chunk.data[slot])
+        except MediaError:
+            self._decode(job, slot)
+
+    def _fall_back(self, job: Job, slot: int) -> None:
+        job.work.append(self.pool.submit(self._decode, job, slot))
+
+    def _decode(self, job: Job, slot: int) -> None:
+        """The cpu backend's turn."""
+        if self.stop.is_set():
+            return
+        engine, item = self.engine, self.items[job.chunk.indices[slot]]
+        out = torch.empty(engine.spec.shape, pin_memory=True) if engine.gpu else job.chunk.data[slot]
+        try:
+            decode(item.path, item.modality, engine.spec, view=self.view, seed=self.seed, key=item.key, out=out)
+        except MediaError as error:
+            job.chunk.faults[slot] = error
+        job.rows[slot] = out
+
+    def _finished(self, job: Job) -> Chunk:
+        for work in job.work:
+            work.result()
+        job.chunk.fallback = len(job.rows)
+        if self.engine.gpu:
+            for slot, row in job.rows.items():
+                job.chunk.data[slot].copy_(row, non_blocking=True)
+        return job.chunk

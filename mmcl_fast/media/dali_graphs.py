@@ -1,0 +1,97 @@
+"""What DALI does with an item and what torch does after it, one class for each modality.
+
+``device`` is where the batch is wanted: what torch does runs there; what DALI does too where ``gpu`` is set.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import depth as depth_maps
+from mmcl_fast.media import mel
+from mmcl_fast.media.dali_routes import Feed
+from mmcl_fast.media.resample import resample
+from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.views import normalise
+
+
+class Pictures:
+    """Images and videos: DALI does all, region, antialiased resize, flip and normalisation too."""
+
+    def __init__(self, spec: VisualSpec, device: torch.device):
+        self.spec, self.gpu, self.moving = spec, device.type == "cuda", spec.modality == "video"
+        self.inputs = ("uint8", "int32", "float", "float") if self.moving else ("uint8", "float", "float")
+
+    def graph(self, encoded: Any, *rest: Any) -> Any:
+        from nvidia.dali import fn, types
+
+        where, spec = "mixed" if self.gpu else "cpu", self.spec
+        *frames, start, end = rest
+        if self.moving:
+            pixels = fn.decoders.video(encoded, device=where, frames=frames[0])
+        else:
+            # Fancy upsampling of chroma: what libjpeg does.
+            pixels = fn.decoders.image(encoded, device=where, output_type=types.RGB, jpeg_fancy_upsampling=True)
+        method = types.INTERP_CUBIC if spec.interpolation == "bicubic" else types.INTERP_LINEAR
+        pixels = fn.resize(pixels, size=[spec.size, spec.size], roi_start=start, roi_end=end, interp_type=method,
+                           antialias=True)
+        return fn.crop_mirror_normalize(pixels, mean=[255 * m for m in spec.mean], std=[255 * s for s in spec.std],
+                                        output_layout="FCHW" if self.moving else "CHW")
+
+    def place(self, output: Any, data: Tensor, slots: list[int]) -> None:
+        """Writes a pipeline's output to these rows of ``data``."""
+        rows = torch.from_dlpack(output.as_tensor())
+        data[slots] = rows if self.moving else rows[:, None]
+
+
+class Sounds:
+    """DALI decodes to a mono wave on the CPU; resampling and the log-mel picture are this package's, on the device."""
+
+    inputs, gpu = ("uint8",), False
+
+    def __init__(self, spec: VisualSpec, device: torch.device):
+        self.spec, self.device = spec, device
+
+    def graph(self, encoded: Any) -> Any:
+        from nvidia.dali import fn, types
+
+        return fn.decoders.audio(encoded, downmix=True, dtype=types.FLOAT)[0]
+
+    def finish(self, wave: np.ndarray, feed: Feed, out: Tensor) -> None:
+        """A decoded wave ``[T]`` to its row."""
+        if len(wave) != feed.samples or not np.isfinite(wave).all():
+            raise MediaError("not what its header says")  # the cpu backend finds out what it is
+        spec, shift = self.spec, feed.view.shift
+        want = int(np.ceil(spec.seconds * feed.rate)) + 1
+        if len(wave) > want:
+            start = int((0.5 if shift is None else shift) * (len(wave) - want))
+            wave = wave[start:start + want]
+        sound = resample(torch.from_numpy(wave).to(self.device), feed.rate, spec.sample_rate)
+        normalise(mel.picture(mel.window(sound, spec, shift), spec), spec, out)
+
+
+class Depths:
+    """DALI decodes 16-bit PNG on the CPU; the rest is this package's, on the device."""
+
+    inputs, gpu = ("uint8",), False
+
+    def __init__(self, spec: VisualSpec, device: torch.device):
+        self.spec, self.device = spec, device
+
+    def graph(self, encoded: Any) -> Any:
+        from nvidia.dali import fn, types
+
+        return fn.decoders.image(encoded, output_type=types.ANY_DATA, dtype=types.UINT16, adjust_orientation=False)
+
+    def finish(self, values: np.ndarray, feed: Feed, out: Tensor) -> None:
+        """A decoded map ``[H, W, 1]`` to its row."""
+        metres = depth_maps.metres(values[..., 0], self.spec).to(self.device)
+        normalise(depth_maps.picture(metres, self.spec, feed.view), self.spec, out)
+
+
+GRAPHS = {"image": Pictures, "video": Pictures, "audio": Sounds, "depth": Depths}
