@@ -16,6 +16,7 @@ from PIL import Image
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.media import TextSpec, decode, loader
 from mmcl_fast.media.engine import pool_of
+from mmcl_fast.media.loader import make_engine
 from tests.media.files import plain
 
 
@@ -226,6 +227,42 @@ def test_torch_threads_stay_as_they_were():
 def test_nonsense_is_refused(greys, options, message):
     with pytest.raises(ConfigError, match=message):
         loader(greys, plain(), **options)
+
+
+def test_auto_takes_dali_on_a_gpu_where_it_is_usable(monkeypatch):
+    from mmcl_fast.media import dali
+
+    why_not = None
+    monkeypatch.setattr(dali, "available", lambda device: why_not)
+    monkeypatch.setattr(dali, "DaliEngine", lambda spec, **options: ("dali", options))
+    options = {"device": torch.device("cuda", 1), "workers": 3, "batch_size": 5}
+    assert make_engine(plain(), "cuda:1", workers=3, batch_size=5) == ("dali", options)
+    assert make_engine(plain(), "cpu").name == make_engine(plain(), "cuda", "cpu").name == "cpu"
+    assert make_engine(TextSpec(), "cuda").name == "cpu"
+    why_not = "not installed: pip install it"
+    assert make_engine(plain(), "cuda").name == "cpu"
+    with pytest.raises(ConfigError, match="^media backend 'dali': not installed: pip install it"):
+        make_engine(plain(), "cuda", "dali")
+
+
+def test_dali_behind_the_loader(greys):
+    """Order, position, what is skipped: the same as with the cpu backend."""
+    pytest.importorskip("nvidia.dali")
+    for i in (3, 11):
+        greys[i].path.write_bytes(b"not a picture at all")
+    options = {"batch_size": 4, "shuffle": True, "on_error": "skip"}
+    batches = loader(greys, plain(), backend="dali", **options)
+    wanted = list(loader(greys, plain(), backend="cpu", **options))
+    first = next(iterator := iter(batches))
+    state = batches.state_dict()
+    iterator.close()
+    other = loader(greys, plain(), backend="dali", **options)
+    other.load_state_dict(state)
+    for (indices, batch), (wanted_indices, wanted_batch) in zip([first, *other], wanted, strict=True):
+        assert indices == wanted_indices and (batch - wanted_batch).abs().max() < 5 / 255
+    assert sorted(i for i, _ in other.faults) == [3, 11] and other.engine.name == "dali"
+    with pytest.raises(MediaError, match="3.png"):
+        list(loader(greys, plain(), backend="dali", batch_size=4))
 
 
 @pytest.mark.gpu
