@@ -1,7 +1,7 @@
 """A process that decodes broken files and says what came of each: run by ``test_corrupt``.
 
-``python -m tests.media.trial FOLDER FIRST STEP PASSES``: of ``FOLDER/cases.json``, a list of [name, modality], the files
-FIRST, FIRST + STEP, ... Prints a line of JSON before and after each; a crash or a hang so names its file.
+``python -m tests.media.trial FOLDER BACKEND FIRST STEP PASSES``: of ``FOLDER/cases.json``, a list of [name, modality],
+the files FIRST, FIRST + STEP, ...: each by itself, PASSES times (BACKEND ``none``), or all through that backend's loader.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import os
 import re
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import MODALITIES, Spec, TextSpec, check, decode, sniff
+from mmcl_fast.media import MODALITIES, Spec, TextSpec, check, decode, loader, sniff
 from tests.media.files import plain
 
 LIMIT = 30  # seconds for one file; a good one takes some milliseconds
@@ -78,25 +79,83 @@ def forget() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def main() -> None:
-    folder, first, step, passes = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    torch.set_num_threads(1)
-    chosen = json.loads((folder / "cases.json").read_text())[first::step]
+@dataclass
+class Item:
+    modality: str
+    key: str
+    path: Path
+    text: None = None
+
+
+def one_by_one(chosen: list[Item], passes: int) -> None:
+    """A line of JSON before and after each file, so that a crash or a hang names it, and one after each pass."""
     for _ in range(passes):
-        for name, modality in chosen:
+        for item in chosen:
             faulthandler.dump_traceback_later(LIMIT, exit=True)
-            print(json.dumps({"start": name}), flush=True)
+            print(json.dumps({"start": item.key}), flush=True)
             forget()
             before = memory("VmRSS")
             try:
-                found = trial(folder / name, modality)
+                found = trial(item.path, item.modality)
             except BaseException as error:  # said in the result, the next file goes on
                 found = {"fault": f"{type(error).__name__}: {error}"}
             if memory("VmHWM") - before > MEMORY * 1000:
                 found["fault"] = f"took {(memory('VmHWM') - before) // 1000} MB"
-            print(json.dumps({"end": name, **found}), flush=True)
+            print(json.dumps({"end": item.key, **found}), flush=True)
         state = {"kB": memory("VmRSS"), "files": len(os.listdir("/proc/self/fd")), "threads": threading.active_count()}
         print(json.dumps({"pass": state}), flush=True)
+
+
+def in_batches(chosen: list[Item], backend: str) -> None:
+    """What the loader makes of the files: a line of JSON for each modality, and one of what is left open."""
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for modality in sorted({item.modality for item in chosen}):
+        faulthandler.dump_traceback_later(10 * LIMIT, exit=True)
+        print(json.dumps({"start": modality}), flush=True)
+        spec, items = spec_of(modality), [item for item in chosen if item.modality == modality]
+        want = {number: outcome(lambda item=item: digest(decode(item.path, modality, spec), spec), item.path)
+                for number, item in enumerate(items)}
+        sound = {number for number, (kind, _) in want.items() if kind == "item"}
+        skip = loader(items, spec, backend=backend, batch_size=16, on_error="skip")
+        got = {number: digest(item, spec) for numbers, batch in skip for number, item in zip(numbers, batch)}
+        said = {number: str(error) for number, error in skip.faults}
+        assert sorted([*got, *said]) == list(range(len(items))), "an item lost or handed out twice"
+        assert all(line.startswith(f"{items[number].path}: ") for number, line in said.items())
+        unequal = sorted(items[n].key for n in sound & set(got) if got[n] != want[n][1])
+        print(json.dumps({
+            "end": modality, "items": len(items), "sound": len(sound), "unequal": unequal,
+            "only here": sorted(items[n].key for n in set(got) - sound),
+            "only cpu": sorted(items[n].key for n in sound - set(got))}), flush=True)
+        first, rounds = 0, 0
+        while first < len(items) and rounds < 8:
+            first, rounds = first + stopped_at(items[first:], spec, backend, set(got), first) + 1, rounds + 1
+    print(json.dumps({"left": [before, (len(os.listdir("/proc/self/fd")), threading.active_count())]}), flush=True)
+
+
+def stopped_at(items: list[Item], spec: Spec, backend: str, sound: set[int], first: int) -> int:
+    """Where a loader stops that is not to skip: whole batches come before, then the first broken item's error."""
+    broken = next((n for n in range(len(items)) if first + n not in sound), len(items))
+    seen = []
+    try:
+        for numbers, batch in loader(items, spec, backend=backend, batch_size=16):
+            assert len(numbers) == len(batch) == min(16, len(items) - len(seen))
+            seen += numbers
+        assert broken == len(items), f"{items[broken].key} was not refused"
+    except MediaError as error:
+        assert str(error).startswith(f"{items[broken].path}: ")
+    assert seen == list(range(broken // 16 * 16 if broken < len(items) else len(items)))
+    return broken
+
+
+def main() -> None:
+    folder, backend, (first, step, passes) = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3:6])
+    torch.set_num_threads(1)
+    chosen = [Item(modality, name, folder / name)
+              for name, modality in json.loads((folder / "cases.json").read_text())[first::step]]
+    if backend == "none":
+        one_by_one(chosen, passes)
+    else:
+        in_batches(chosen, backend)
 
 
 if __name__ == "__main__":
