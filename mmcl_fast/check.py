@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.errors import MediaError
@@ -14,24 +14,28 @@ if TYPE_CHECKING:
 AT_ONCE = 1024  # files given to the threads before the next are
 
 
-def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None) -> list[Broken]:
+def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None,
+           settings: Mapping[str, Any] | None = None) -> list[Broken]:
     """The samples whose file does not decode as its modality, in their order.
 
-    Reads and decodes each file whole; samples that carry their text need no file.
+    Reads and decodes each file whole; samples that carry their text need no file. ``settings``: see
+    ``media.spec.adjust``.
     """
     from mmcl_fast import media
     from mmcl_fast.media.engine import pool_of
+    from mmcl_fast.media.spec import adjust
     from mmcl_fast.progress import Silent
     from mmcl_fast.streams.broken import Broken
 
     def fault(sample: Sample) -> Broken | None:
         try:
-            media.check(sample.path, sample.modality)
+            media.check(sample.path, sample.modality, specs[sample.modality])
         except MediaError as error:
             return Broken.of(sample, error)
         return None
 
     files = [sample for sample in samples if sample.path is not None]
+    specs = {name: adjust(media.default_spec(name), settings or {}) for name in media.MODALITIES}
     found = []
     pool = pool_of(max(1, workers))
     try:
@@ -51,15 +55,17 @@ def samples_of(stream: Stream) -> list[Sample]:
     return [s for task in stream.tasks for split in (task.train, task.val, task.test) for s in split]
 
 
-def require(stream: Stream, *, workers: int = 2, progress: Any = None) -> None:
+def require(stream: Stream, *, workers: int = 2, progress: Any = None,
+            settings: Mapping[str, Any] | None = None) -> None:
     """Raises MediaError with the first fault and the number of the others."""
-    found = faults(samples_of(stream), workers=workers, progress=progress)
+    found = faults(samples_of(stream), workers=workers, progress=progress, settings=settings)
     if found:
         more = f"{len(found) - 1} more: mmcl-fast data check lists them; " if found[1:] else ""
         raise MediaError(f'{found[0].reason} ({more}stream.on_broken = "skip" leaves out what is broken)')
 
 
-def skip(stream: Stream, *, workers: int = 2, progress: Any = None) -> Stream:
+def skip(stream: Stream, *, workers: int = 2, progress: Any = None,
+         settings: Mapping[str, Any] | None = None) -> Stream:
     """The stream without the samples that do not decode, which its ``skipped`` lists.
 
     Build the stream with ``check=False``: broken files are often equal to each other. What is left is compared here.
@@ -72,7 +78,7 @@ def skip(stream: Stream, *, workers: int = 2, progress: Any = None) -> Stream:
     from mmcl_fast.streams.validate import validate_content
 
     samples = samples_of(stream)
-    found = faults(samples, workers=workers, progress=progress)
+    found = faults(samples, workers=workers, progress=progress, settings=settings)
     if found and progress is not None:
         progress.log(f"{len(found)} of {len(samples)} samples do not decode and are left out, first: {found[0].reason}")
     kept = without(stream, found)

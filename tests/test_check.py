@@ -50,6 +50,12 @@ def test_faults_are_in_the_order_of_the_samples_and_say_why(root):
     assert said.steps == 2 * 4 * (3 + 2 + 2)
 
 
+def test_a_user_s_limits_hold(root):
+    samples = check.samples_of(Stream.from_folder(root))
+    found = check.faults(samples, settings={"max_pixels": 32 * 32 - 1})
+    assert len(found) == 28 and all(f.modality == "image" and "raise max_pixels" in f.reason for f in found)
+
+
 def test_require_names_the_first_and_the_way_out(root):
     check.require(Stream.from_folder(root))
     spoil(root, "image/train/class_0/2.png", "image/val/class_2/1.png")
