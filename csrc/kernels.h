@@ -48,6 +48,16 @@ struct Project { const void *de, *e; const float* inv; void* dv; int64_t ldde, l
 struct GateBack { void *d; const void *h, *gate; void *scaled, *dgate; int64_t ldd, ldh, ldg, lds, lddg, rows, groups,
                   rank; int dtype, threads; };
 
+// attention: x [rows, cols] scores in, softmax(scale x) out; rows are [batch, heads, length].
+//   mask [batch, cols] bytes, 0 hides a column, or null; causal: -1, or the columns seen before a row's own place
+// cols <= kRow.
+constexpr int64_t kRow = 4096;
+struct SoftmaxRows { void* x; const uint8_t* mask; int64_t rows, cols, rows_per_mask, length, causal; float scale;
+                     int dtype, threads; };
+// d <- scale p (d - along), in place; along [rows] = sum_j p_j d_j, or null: summed here
+struct SoftmaxBack { const void* p; void* d; const float* along; int64_t ldp, rows, cols; float scale;
+                     int dtype, threads; };
+
 const char* cpu_isa();
 int align_chunk(const AlignChunk&);
 int align_finish(const AlignFinish&);
@@ -56,5 +66,7 @@ int gate_rows(const GateRows&);
 int add_norm(const AddNorm&);
 int project(const Project&);
 int gate_back(const GateBack&);
+int softmax_rows(const SoftmaxRows&);
+int softmax_back(const SoftmaxBack&);
 
 }  // namespace mmcl

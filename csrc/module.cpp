@@ -59,6 +59,14 @@ PYBIND11_MODULE(_C, m) {
     return gate_back({at<void>(d), at<const void>(h), at<const void>(gate), at<void>(scaled), at<void>(dgate), ldd,
                       ldh, ldg, lds, lddg, rows, groups, rank, dtype, threads});
   }, free_gil());
+  m.def("softmax_rows", [](addr x, addr mask, i64 rows, i64 cols, i64 rows_per_mask, i64 length, i64 causal, float scale,
+                           int dtype, int threads) {
+    return softmax_rows({at<void>(x), at<const std::uint8_t>(mask), rows, cols, rows_per_mask, length, causal, scale,
+                         dtype, threads});
+  }, free_gil());
+  m.def("softmax_back", [](addr p, addr d, addr along, i64 ldp, i64 rows, i64 cols, float scale, int dtype, int threads) {
+    return softmax_back({at<const void>(p), at<void>(d), at<const float>(along), ldp, rows, cols, scale, dtype, threads});
+  }, free_gil());
 #ifdef MMCL_CUDA
   cuda::bind(m);
 #endif

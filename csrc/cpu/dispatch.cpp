@@ -46,5 +46,7 @@ MMCL_PICK(gate_rows, GateRows)
 MMCL_PICK(add_norm, AddNorm)
 MMCL_PICK(project, Project)
 MMCL_PICK(gate_back, GateBack)
+MMCL_PICK(softmax_rows, SoftmaxRows)
+MMCL_PICK(softmax_back, SoftmaxBack)
 
 }  // namespace mmcl

@@ -10,7 +10,7 @@
 namespace mmcl { namespace MMCL_ISA {
 
 constexpr float kEps = 1e-12f;
-constexpr int kBadDtype = 1;
+constexpr int kBadDtype = 1, kTooWide = 2;
 
 struct bf16 { uint16_t bits; };
 

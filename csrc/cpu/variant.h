@@ -10,7 +10,8 @@
   namespace mmcl { namespace NS {                                                                   \
   int align_chunk(const AlignChunk&); int align_finish(const AlignFinish&); int row_norm(const RowNorm&);  \
   int gate_rows(const GateRows&); int add_norm(const AddNorm&); int project(const Project&);         \
-  int gate_back(const GateBack&); } }
+  int gate_back(const GateBack&); int softmax_rows(const SoftmaxRows&);                               \
+  int softmax_back(const SoftmaxBack&); } }
 
 MMCL_VARIANT(generic)
 #ifdef MMCL_X86

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.encoders.blocks import head_dtype
 
 __all__ = ["Encoder", "Tokens", "load_encoder"]
 
 
-def load_encoder(name: str, *, device: torch.device | str = "cpu", prompt_blocks: int | str | None = None) -> Encoder:
+def load_encoder(name: str, *, device: torch.device | str = "cpu", prompt_blocks: int | str | None = None,
+                 precision: str = "auto") -> Encoder:
     """``embedded``, or a CLIP or SigLIP by hub name or local folder.
 
     Args:
@@ -19,6 +21,7 @@ def load_encoder(name: str, *, device: torch.device | str = "cpu", prompt_blocks
         device: where the frozen weights live.
         prompt_blocks: number of last blocks that take prompts (``"all"``: every block; None: the encoder's default).
             The embedded head always prompts its own two blocks.
+        precision: of the head's matrix products: fp32, bf16, or auto: bf16 where the hardware multiplies it.
 
     Raises:
         EncoderError: one line that says what is missing.
@@ -30,4 +33,6 @@ def load_encoder(name: str, *, device: torch.device | str = "cpu", prompt_blocks
         from mmcl_fast.encoders.clip import ClipEncoder as kind
         if prompt_blocks is not None:
             options["prompt_blocks"] = prompt_blocks
-    return kind(name, device=device, **options)
+    encoder = kind(name, device=device, **options)
+    encoder.set_precision(head_dtype(precision, encoder.device))
+    return encoder

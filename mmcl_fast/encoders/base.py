@@ -32,6 +32,15 @@ class Tokens:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        return self.tokens.device
+
+    @property
+    def nbytes(self) -> int:
+        parts = (self.tokens, self.query, self.mask)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None)
+
     def __getitem__(self, rows) -> "Tokens":
         return Tokens(self.tokens[rows], self.query[rows], None if self.mask is None else self.mask[rows])
 
@@ -87,3 +96,6 @@ class Encoder(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> "Encoder":
         """Move the frozen weights; returns self."""
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """dtype of the head's matrix products; residual streams, norms and z stay float32. Default: no choice."""

