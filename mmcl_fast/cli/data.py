@@ -37,7 +37,7 @@ def data_check(
 
     if not source.exists():
         raise UserError(f"{source}: no such folder or manifest")
-    stream = (Stream.from_folder if source.is_dir() else Stream.from_manifest)(source)
+    stream = (Stream.from_folder if source.is_dir() else Stream.from_manifest)(source, keep_empty=True)
     threads = workers or len(os.sched_getaffinity(0))
     found = check.faults(check.samples_of(stream), workers=threads, progress=progress.make(quiet))
     if out is not None:

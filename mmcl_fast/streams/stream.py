@@ -32,6 +32,7 @@ class Stream:
         shuffle_classes: draw which classes go into which task from ``seed``; otherwise their own order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
         check: also compare contents, so that no two splits hold equal files (reads files of equal size).
+        keep_empty: files without a byte stay in, for a check that decodes every file to find them.
 
     Attributes:
         tasks: all tasks; ``stream[i]`` and ``len(stream)`` work too.
@@ -45,8 +46,9 @@ class Stream:
     def __init__(self, samples: Sequence[Sample], root: Path, *, task_names: Mapping[str, str] | None = None,
                  class_texts: Mapping[ClassId, str] | None = None, classes_per_task: int | None = None,
                  order: str | Sequence[str] = "blocks", seed: int = 0, validation: float = 0.0,
-                 shuffle_classes: bool = False, shared_classes: bool = False, check: bool = False):
-        validate(samples, root)
+                 shuffle_classes: bool = False, shared_classes: bool = False, check: bool = False,
+                 keep_empty: bool = False):
+        validate(samples, root, keep_empty=keep_empty)
         if check:
             validate_content(samples)
         if not 0 <= validation < 1:

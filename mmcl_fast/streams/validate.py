@@ -63,14 +63,15 @@ def check_task(name: str, samples: Sequence[Sample], root: Path) -> None:
                               f"{split} split, or put these classes into a larger task")
 
 
-def check_file(path: Path | str, modality: str, where: str) -> tuple[int, int]:
-    """Refuses a missing or empty file and an ending of another modality; returns (device, inode)."""
+def check_file(path: Path | str, modality: str, where: str, *, empty: bool = False) -> tuple[int, int]:
+    """Refuses a missing or (unless ``empty``) an empty file and an ending of another modality; returns (device,
+    inode)."""
     try:
         stat = os.stat(path)
     except OSError as error:
         reason = error.strerror or error
         raise StreamError(f"{where}: {reason}: restore the file or remove its entry") from None
-    if stat.st_size == 0:
+    if stat.st_size == 0 and not empty:
         raise StreamError(f"{where}: the file is empty: replace or remove it")
     ending = os.path.splitext(path)[1].lstrip(".").lower()
     if ending in ENDINGS and modality not in ENDINGS[ending]:
@@ -79,8 +80,8 @@ def check_file(path: Path | str, modality: str, where: str) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def validate(samples: Sequence[Sample], root: Path) -> None:
-    """Raises StreamError for splits or classes that cannot be learned from or tested."""
+def validate(samples: Sequence[Sample], root: Path, *, keep_empty: bool = False) -> None:
+    """Raises StreamError for splits or classes that cannot be learned from or tested, and for files at fault."""
     if not samples:
         raise StreamError(f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines")
     keys: set[str] = set()
@@ -96,7 +97,7 @@ def validate(samples: Sequence[Sample], root: Path) -> None:
             raise StreamError(f"{sample.key!r}: its name is not UTF-8: rename file or folder") from None
         held.setdefault((sample.modality, sample.label), set()).add(sample.split)
         if sample.path is not None:
-            identity = check_file(sample.path, sample.modality, str(sample.path))
+            identity = check_file(sample.path, sample.modality, str(sample.path), empty=keep_empty)
             other = files.setdefault(identity, sample)
             if other.split != sample.split:
                 raise StreamError(_shared(other, sample))
