@@ -88,10 +88,11 @@ class TrainSection(Section):
     device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:N"')
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description=SEED)
     cache: Annotated[str | None, Nullable] = Field(
-        None,
-        description='a folder for trunk tokens, or "none" for a temporary folder on disk, '
-        "removed when the process ends",
+        "auto",
+        description='a folder for trunk tokens, "auto" for the user\'s cache folder, or "none" for a temporary folder '
+        "on disk, removed when the process ends",
     )
+    cache_gb: float = Field(20.0, gt=0, allow_inf_nan=False, description="a number above 0 (10^9 bytes on disk)")
     workers: int = Field(2, ge=0, description="a whole number from 0")
     evaluate: Literal["both", "given", "agnostic"] = Field(
         "both", description='"both", "given" or "agnostic"'
@@ -288,6 +289,8 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     for section, key in (("stream", "path"), ("train", "cache"), ("encoder", "name")):
         table = values.get(section)
         if not isinstance(table, dict) or not isinstance(table.get(key), str) or table[key] == "none":
+            continue
+        if key == "cache" and table[key] == "auto":
             continue
         # "owner/model" is a hub name; a folder says so by its beginning.
         if key != "name" or table[key].startswith((".", "/", "~")):

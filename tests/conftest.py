@@ -46,6 +46,14 @@ def summary_of(seed: int = 0, method: str = "comm") -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _user_cache(tmp_path_factory):
+    """The user's own cache folder is left alone, in the processes that tests start too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
 @pytest.fixture
 def write_run(tmp_path: Path):
     """Writes a finished run folder: ``write_run("a", seed=1) -> Path``."""

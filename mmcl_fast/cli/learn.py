@@ -94,7 +94,8 @@ def evaluate(
     stream = make_stream(settings, run)
     configs.check_data(run, stream.fingerprint)
     learner = Learner.load(
-        run, device=device, cache_dir=settings.train.cache, workers=workers, progress=progress.make(quiet)
+        run, device=device, cache_dir=settings.train.cache, cache_gb=settings.train.cache_gb, workers=workers,
+        progress=progress.make(quiet),
     )
     learned = {task["name"] for task in learner.tasks}
     result = learner.evaluate(

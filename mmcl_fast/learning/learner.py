@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
-from mmcl_fast.encoders.cache import TrunkCache, concatenate
+from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache
 from mmcl_fast.errors import RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
@@ -49,7 +49,9 @@ class Learner:
         options: the method's options by name.
         seed: fixes everything random.
         device: ``"auto"`` takes a CUDA GPU where there is one.
-        cache_dir: where trunk tokens are kept between runs; None: for this process only.
+        cache_dir: where trunk tokens are kept between runs; "auto": the user's cache folder; None: for this process
+            only.
+        cache_gb: the most that all trunk tokens in that folder may take, 10^9 bytes.
         prompt_blocks: for CLIP and SigLIP, see ``load_encoder``.
         views: cached views of each training sample; the first is the plain one.
         workers: decoding threads.
@@ -59,7 +61,7 @@ class Learner:
     def __init__(self, encoder: str | Encoder = "embedded", method: str = "comm", *,
                  options: dict[str, Any] | None = None, seed: int = 0, device: str = "auto",
                  cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
-                 workers: int = 2, progress: Any = None):
+                 workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB):
         chosen = make_options(method, options)
         self._settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
                           "prompt_blocks": prompt_blocks}
@@ -68,7 +70,7 @@ class Learner:
         self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks)
                         if isinstance(encoder, str) else encoder.to(device))
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
-        self.cache = TrunkCache(None if cache_dir is None else Path(cache_dir), workers=workers)
+        self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers)
         self.views, self.seed, self.progress = views, seed, progress
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
         self.tasks: list[dict[str, Any]] = []
@@ -124,12 +126,12 @@ class Learner:
         embedded = self.encoder.text(texts[len(classes):]).to(self.encoder.device)
         return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
 
-    def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1) -> Tokens:
+    def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
         with self.method.phase(title, len(samples) * views) as shown:
-            parts = [self.cache.tokens(self.encoder, samples, view=view, seed=self.seed, advance=shown.advance)
-                     for view in range(views)]
+            tokens = self.cache.tokens(self.encoder, samples, views=views, seed=self.seed, advance=shown.advance,
+                                       keep=keep)
         self.method.seconds.pop(title, None)
-        return parts[0] if views == 1 else concatenate(parts)
+        return tokens
 
     # ---- evaluation and prediction --------------------------------------------------------------------------
 
@@ -159,7 +161,7 @@ class Learner:
             if not samples:
                 raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
             candidates = list(range(known if task.name in learned else len(classes)))
-            tokens = self._tokens(samples, f"{task.name}: decode and trunk")
+            tokens = self._tokens(samples, f"{task.name}: decode and trunk", keep=True)
             ids = {name: classes.keys.index(tuple(key)) for name, key in zip(task.classes, task.class_ids)}
             labels = torch.tensor([ids[s.label] for s in samples])
             result.counts.append(len(samples))
@@ -217,7 +219,8 @@ class Learner:
 
     @classmethod
     def load(cls, folder: str | Path, *, encoder: str | Encoder | None = None, device: str = "auto",
-             cache_dir: str | Path | None = None, workers: int = 2, progress: Any = None) -> "Learner":
+             cache_dir: str | Path | None = None, workers: int = 2, progress: Any = None,
+             cache_gb: float = CACHE_GB) -> "Learner":
         """Inverse of :meth:`save`; also takes a run folder of ``mmcl-fast train`` (its newest checkpoint).
 
         Raises:
@@ -232,7 +235,7 @@ class Learner:
         tensors, values = checkpoint.read(folder)
         self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
                    device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"], views=values["views"],
-                   workers=workers, progress=progress)
+                   workers=workers, progress=progress, cache_gb=cache_gb)
         if self.encoder.fingerprint != values["fingerprint"]:
             raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
                            "give the folder of the original ones")

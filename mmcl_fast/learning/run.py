@@ -67,7 +67,8 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     done, settings = examine(config, out, stream, resume)
     torch.manual_seed(config.train.seed)
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
-                      device=config.train.device, cache_dir=config.train.cache, views=config.encoder.views,
+                      device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb,
+                      views=config.encoder.views,
                       prompt_blocks=config.encoder.prompt_blocks, workers=config.train.workers, progress=progress)
     if done is not None:
         tensors, values = checkpoint.read(done)
@@ -147,7 +148,7 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     """The first key at which two JSON values differ, with both values; None when equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            if path == "train." and key in ("workers", "device", "cache"):
+            if path == "train." and key in ("workers", "device", "cache", "cache_gb"):
                 continue
             found = first_difference(old.get(key), new.get(key), f"{path}{key}.")
             if found:

@@ -79,4 +79,4 @@ def batches(count: int, size: int, epochs: int, generator: torch.Generator) -> l
 
 
 def subset(tokens: Tokens, rows: Tensor) -> Tokens:
-    return tokens[rows.to(tokens.tokens.device)]
+    return tokens[rows.to(tokens.device)]

@@ -82,7 +82,7 @@ def test_a_finished_tasks_data_is_never_read_again_and_no_test_file_before_evalu
     def watch(encoder, samples, **more):
         tokens = real_tokens(encoder, samples, **more)
         tokens_of.append({s.key for s in samples})
-        alive.append(weakref.ref(tokens.tokens))
+        alive.append(weakref.ref(tokens))
         return tokens
 
     monkeypatch.setattr(learner.cache, "tokens", watch)
