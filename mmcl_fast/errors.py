@@ -5,7 +5,7 @@ class UserError(Exception):
     """A fault of the input: one line, says what to do. The command line prints it and exits with 2."""
 
     def __init__(self, message: object = ""):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(" ".join(line.strip() for line in str(message).splitlines()))
 
 
 class MediaError(UserError):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import re
-from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import mel
 from mmcl_fast.media.resample import resample
-from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, read_bytes
+from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
 
@@ -35,37 +34,61 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
     """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long one only the window."""
     import soundfile
 
-    virtual = not is_file(source) or str(source).lower().endswith(".raw")
     try:
-        # libsndfile reads a path itself, without a callback per block; but .raw it would take for headerless.
-        with io.BytesIO(read_bytes(source)) if virtual else nullcontext(os.fspath(source)) as target:
-            with soundfile.SoundFile(target) as file:
+        # A descriptor is read without a callback per block, and has no name: .raw or .vox would be headerless.
+        with open_binary(source) as opened:
+            target = opened.fileno() if is_file(source) and os.name == "posix" else opened
+            with soundfile.SoundFile(target, closefd=False) as file:
                 rate, frames = file.samplerate, file.frames
+                _plausible(rate, file.channels)
                 limit_seconds(frames / rate, spec)
+                if whole:
+                    _to_the_end(file)
                 want = math.ceil(spec.seconds * rate) + 1
-                if frames > want and not whole:
-                    file.seek(int((0.5 if shift is None else shift) * (frames - want)))
-                    frames = want
-                samples = file.read(frames, dtype="float32", always_2d=True)
-                if len(samples) < frames:
+                if whole or frames > want:
+                    file.seek(int((0.5 if shift is None else shift) * max(frames - want, 0)))
+                # libsndfile makes floats of 16 bits a sample at a time; it divides them by 32768, too.
+                kind = "int16" if file.subtype == "PCM_16" else "float32"
+                samples = file.read(min(frames, want), dtype=kind, always_2d=True)
+                if len(samples) < min(frames, want):
                     raise MediaError(f"ends after {len(samples)} of {frames} samples: cut short, replace it")
-                short = whole and SHORT.search(file.extra_info)
-                if short and int(short[2]) < int(short[1]):
-                    raise MediaError(f"ends after {short[2]} of {short[1]} bytes of sound: cut short, replace it")
     except soundfile.LibsndfileError:
         samples, rate = _av_wave(source, spec)
-    wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1))
-    if not 1000 <= rate <= 1_000_000:
-        raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
+    scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
+    wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32))
+    wave = wave.float().mul_(scale)
     if not len(wave):
         raise MediaError("holds no samples")
-    if not wave.abs().max() <= LOUDEST:
+    low, high = wave.aminmax()
+    if not max(-low, high) <= LOUDEST:
         raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
     return wave, rate
 
 
+def _plausible(rate: int, channels: int) -> None:
+    if not 1000 <= rate <= 1_000_000:
+        raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
+    if channels > 64:
+        raise MediaError(f"{channels} channels: at most 64 are read, convert it")
+
+
+def _to_the_end(file: Any) -> None:
+    """Reads all of an open sound file, a block at a time."""
+    count = 0
+    while count < file.frames:
+        block = file.read(1 << 16, dtype="float32", always_2d=True)
+        if not len(block):
+            raise MediaError(f"ends after {count} of {file.frames} samples: cut short, replace it")
+        if not np.isfinite(block).all():
+            raise MediaError("holds samples that are not finite: replace it")
+        count += len(block)
+    short = SHORT.search(file.extra_info)
+    if short and int(short[2]) < int(short[1]):
+        raise MediaError(f"ends after {short[2]} of {short[1]} bytes of sound: cut short, replace it")
+
+
 def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
-    """``[T, channels]`` and the rate, for what libsndfile does not read: m4a, the sound of a video."""
+    """``[T, 1]`` and the rate, for what libsndfile does not read: m4a, the sound of a video."""
     import av
 
     with open_av(source) as container:
@@ -76,11 +99,12 @@ def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
             raise MediaError("its sound codec is unknown: convert it to wav or flac")
         resampler = av.AudioResampler(format="fltp")
         blocks, count, rate = [], 0, stream.rate
+        _plausible(rate, stream.channels)
         for frame in container.decode(stream):
             for block in resampler.resample(frame):
-                blocks.append(block.to_ndarray())
+                blocks.append(block.to_ndarray().mean(0))
                 count += block.samples
             limit_seconds(count / rate, spec)
     if not blocks:
         raise MediaError("holds no samples")
-    return np.concatenate(blocks, 1).T, rate
+    return np.concatenate(blocks)[:, None], rate

@@ -62,6 +62,8 @@ def size_of(source: Source) -> int:
 
 def _regular(path: str | Path) -> os.stat_result:
     """Its status; a pipe or a device, which may never end, is refused."""
+    if "\0" in str(path):
+        raise FileNotFoundError(errno.ENOENT, "a name cannot hold a zero byte")
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "not a regular file", str(path))
