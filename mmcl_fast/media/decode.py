@@ -81,7 +81,7 @@ def _read(source: Source, spec: Spec, work):
         if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR):
             raise MediaError(f"{name}: {error.strerror}: check the path") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)  # an object's address, the name once more
+        reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)[:200]  # an object's address, the name once more
         advice = _advice(source, modality, "")
         raise MediaError(f"{name}: cannot be decoded as {modality} ({reason}){advice}") from error
 

@@ -47,6 +47,7 @@ def _track(container: Any, spec: VisualSpec) -> Any:
     if context.width * context.height > spec.max_pixels:
         raise MediaError(f"{context.width} x {context.height} pixels a frame, the limit is "
                          f"{spec.max_pixels}: make it smaller or raise max_pixels")
+    context.options = {"max_pixels": str(spec.max_pixels)}  # a later frame may be larger than the header says
     context.thread_count = 1  # the loader's threads decode one file each
     return stream
 
