@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -51,6 +52,7 @@ def examine() -> list[Finding]:
         _optional,
         _embedded,
         _demo,
+        _cache,
         _disk,
     ]
     found: list[Finding] = []
@@ -329,11 +331,25 @@ def _demo() -> Iterator[Finding]:
         yield Finding("demo media", "missing", str(error), "run from a checkout of the repository")
 
 
+def _cache() -> Iterator[Finding]:
+    from mmcl_fast.encoders.cache import default_folder
+    from mmcl_fast.encoders.cache_store import size_of
+
+    folder = default_folder()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free there"
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        yield Finding("trunk cache", "ok", f"{folder}: {size_of(folder) / 1e9:.1f} GB, {free}")
+    else:
+        yield Finding("trunk cache", "broken", f"{folder}: {there} can't be written; {free}",
+                      "set XDG_CACHE_HOME, or train.cache in the config, to a folder that can")
+
+
 def _disk() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free / 1e9
     yield Finding(
         "disk",
         "ok" if free > 2 else "missing",
         f"{free:.1f} GB free here",
-        "" if free > 2 else "make room: a run with its cache takes up to 2 GB",
+        "" if free > 2 else "make room for run folders and the trunk cache",
     )

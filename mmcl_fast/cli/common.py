@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Look after the data of a stream.")
 app.add_typer(data, name="data")
+cache = typer.Typer(no_args_is_help=True, help="Look after the trunk tokens kept between runs.")
+app.add_typer(cache, name="cache")
 bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, in a checkout of the repository.")
 app.add_typer(bench, name="bench")
 
