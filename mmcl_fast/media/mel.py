@@ -30,50 +30,74 @@ def filterbank(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> 
     return torch.minimum(rise, fall).clamp_min(0).float()
 
 
+CHUNK = 1 << 17  # numbers in a temporary on the CPU: of megabytes, most of the time goes into fresh pages
+BAND = 16        # filters in one matrix product: neighbours share their bins, all together they are mostly zeros
+
+
 @lru_cache(maxsize=16)
-def _hann(n_fft: int) -> Tensor:
-    return torch.hann_window(n_fft)
+def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[int, int, Tensor]]]:
+    """The window, and the filters by bands: ``(first filter, first bin, [2 * bins, filters])``.
+
+    A bin's weight is there twice, for the squares of its real and of its imaginary part.
+    """
+    bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
+    bands = []
+    for first in range(0, spec.mels, BAND):
+        part = bank[first:first + BAND]
+        bins = part.any(0).nonzero()[:, 0].tolist() or [0]
+        weights = part[:, bins[0]:bins[-1] + 1].T.repeat_interleave(2, 0)
+        bands.append((first, bins[0], weights.contiguous().to(device)))
+    return torch.hann_window(spec.n_fft, device=device), bands
 
 
 def mel_power(wave: Tensor, spec: VisualSpec) -> Tensor:
-    """``wave`` ``[T]`` at ``spec.sample_rate`` to mel power ``[mels, 1 + T // hop]``.
+    """``wave`` ``[..., T]`` at ``spec.sample_rate`` to mel power ``[..., mels, 1 + T // hop]``, on its device.
 
     Periodic Hann window, frames centred with zero padding, squared magnitude, ``filterbank``.
     """
-    spectrum = torch.stft(wave, spec.n_fft, spec.hop, window=_hann(spec.n_fft), center=True,
-                          pad_mode="constant", return_complex=True)
-    power = torch.view_as_real(spectrum).square().sum(-1)
-    bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
-    return bank @ power
+    window, bands = _tables(spec, wave.device)
+    half, rows = spec.n_fft // 2, wave.reshape(-1, wave.shape[-1])
+    frames = functional.pad(rows, (half, half)).unfold(-1, spec.n_fft, spec.hop)
+    power = frames.new_empty(*frames.shape[:2], spec.mels)
+    step = frames.shape[1] if wave.is_cuda else max(16, CHUNK // (len(rows) * spec.n_fft))
+    for part, result in zip(frames.split(step, 1), power.split(step, 1), strict=True):
+        squares = torch.view_as_real(torch.fft.rfft(part * window)).square_().view(-1, spec.n_fft // 2 * 2 + 2)
+        columns = squares.new_empty(len(squares), spec.mels)
+        for first, start, weights in bands:
+            width, count = weights.shape
+            torch.mm(squares[:, 2 * start:2 * start + width], weights, out=columns[:, first:first + count])
+        result.copy_(columns.view_as(result))
+    return power.view(*wave.shape[:-1], -1, spec.mels).mT
 
 
 def picture(wave: Tensor, spec: VisualSpec) -> Tensor:
-    """``wave`` ``[T]`` to ``[1, 1, size, size]`` in 0..1, high bands on top, time to the right.
+    """``wave`` ``[T]`` or ``[B, T]`` to ``[B, 1, size, size]`` in 0..1 (B = 1), high bands on top, time to the right.
 
     ``1 + max(10 log10(power / max power), -db_range) / db_range``, then an antialiased bilinear resize.
     A silent clip is all 0.
     """
     power = mel_power(wave, spec)
-    peak = power.max()
-    if peak <= SILENCE:
-        return torch.zeros(1, 1, spec.size, spec.size)
-    level = (power / peak).clamp_min(10 ** (-spec.db_range / 10)).log10_().mul_(10 / spec.db_range).add_(1)
-    return functional.interpolate(level.flip(0)[None, None], size=(spec.size, spec.size), mode="bilinear",
-                                  align_corners=False, antialias=True)
+    power = power.reshape(-1, 1, *power.shape[-2:])
+    peak = power.amax((2, 3), keepdim=True)
+    level = power.div(peak.clamp_min(SILENCE)).clamp_min_(10 ** (-spec.db_range / 10))
+    level = level.log10_().mul_(10 / spec.db_range).add_(1).flip(2)
+    small = functional.interpolate(level, size=(spec.size, spec.size), mode="bilinear", align_corners=False,
+                                   antialias=True)
+    return small.mul_(peak > SILENCE)
 
 
 def window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
-    """``wave`` ``[T]`` to exactly ``seconds * sample_rate`` samples.
+    """``wave`` ``[..., T]`` to exactly ``seconds * sample_rate`` samples.
 
     Longer: the centre, or the part at ``shift`` (0..1) of the free room. Shorter: repeated, rolled by
     ``shift`` of its length, or padded with silence behind it, ``shift`` of the silence before it.
     """
-    want, have = round(spec.seconds * spec.sample_rate), wave.shape[0]
+    want, have = round(spec.seconds * spec.sample_rate), wave.shape[-1]
     if have >= want:
         start = int((0.5 if shift is None else shift) * (have - want))
-        return wave[start:start + want]
+        return wave[..., start:start + want]
     if spec.window_policy == "pad":
         before = int((shift or 0.0) * (want - have))
         return functional.pad(wave, (before, want - have - before))
     start = int((shift or 0.0) * have)
-    return wave.roll(-start).repeat(-(-want // have))[:want]
+    return torch.cat([wave.roll(-start, -1)] * -(-want // have), -1)[..., :want]

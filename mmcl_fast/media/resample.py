@@ -1,7 +1,8 @@
-"""Resampling of sound by windowed sinc, as a polyphase convolution."""
+"""Resampling of sound by windowed sinc, as a polyphase filter in a few narrow matrix products."""
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from functools import lru_cache
 
@@ -12,20 +13,32 @@ ZEROS = 16        # zero crossings of the sinc on each side
 ROLLOFF = 0.95    # cut-off as a share of the lower Nyquist frequency
 BETA = 9.0        # of the Kaiser window; stop band near -90 dB
 MAX_PHASES = 640  # 44.1 kHz to 16 kHz needs 160; rates without a small ratio are approximated
+SPAN = 16         # samples of the lower rate that one matrix product covers: more of them multiply more zeros
 
 
 @lru_cache(maxsize=32)
-def _kernels(up: int, down: int) -> tuple[Tensor, int]:
-    """``[up, 1, 2 * half + down]`` filters, one per output phase, and ``half`` in input samples."""
+def _filters(up: int, down: int, device: torch.device) -> tuple[list[tuple[int, int, Tensor]], int, int, int]:
+    """Filters for blocks of ``outputs`` from ``inputs`` samples: ``(first output, first input, [width, n])`` for each
+    product of n neighbouring outputs; then outputs, inputs, and ``half``, the samples needed before a block."""
     cutoff = ROLLOFF * min(1.0, up / down)  # in units of the input's Nyquist frequency
     half = int(ZEROS / cutoff) + 1
-    offset = torch.arange(-half, half + down, dtype=torch.float64)
-    phase = torch.arange(up, dtype=torch.float64)[:, None] * down / up
-    time = (offset[None] - phase) * cutoff
-    window = torch.special.i0(BETA * (1 - (time / ZEROS).square()).clamp_min(0).sqrt())
-    window = torch.where(time.abs() <= ZEROS, window / torch.special.i0(torch.tensor(BETA)), 0.0)
-    kernels = torch.sinc(time) * window * cutoff
-    return (kernels / kernels.sum(1, keepdim=True)).float()[:, None], half  # gain 1 at 0 Hz in each phase
+    group = math.ceil(SPAN * max(1.0, up / down))
+    # Whole periods, so many that rows of a product's input, a block apart, do not overlap: BLAS then takes them as
+    # they lie.
+    widest = 2 * half + 1 + math.ceil(group * down / up)
+    periods = max(-(-group // up), -(-widest // down))
+    outputs, inputs = periods * up, periods * down
+    products = []
+    for first in range(0, outputs, group):
+        places = torch.arange(first, min(first + group, outputs), dtype=torch.float64) * down / up
+        start, end = int(places[0]), int(places[-1]) + 2 * half + 1
+        time = (torch.arange(start - half, end - half, dtype=torch.float64)[:, None] - places) * cutoff
+        window = torch.special.i0(BETA * (1 - (time / ZEROS).square()).clamp_min(0).sqrt())
+        window = torch.where(time.abs() <= ZEROS, window / torch.special.i0(torch.tensor(BETA)), 0.0)
+        weights = torch.sinc(time) * window * cutoff
+        weights /= weights.sum(0)  # gain 1 at 0 Hz for each output
+        products.append((first, start, weights.float().to(device)))
+    return products, outputs, inputs, half
 
 
 def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -35,6 +48,7 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     and c = 0.95 of the lower Nyquist frequency (J. O. Smith, "Digital Audio Resampling"), so
     nothing above it folds back.
     A ratio whose denominators are above 640 is replaced by the nearest one below (an error under 1e-5).
+    Works on the wave's device; the same samples to rounding for every shape of batch.
     """
     if rate == new_rate:
         return wave
@@ -42,12 +56,15 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     if ratio.numerator > MAX_PHASES or ratio.denominator > 8 * MAX_PHASES:
         ratio = (ratio.limit_denominator(MAX_PHASES) if ratio < 1
                  else 1 / (1 / ratio).limit_denominator(MAX_PHASES))
-    kernels, half = _kernels(ratio.numerator, ratio.denominator)
-    length = wave.shape[-1]
-    want = -(-length * new_rate // rate)
-    blocks = -(-want // ratio.numerator)
-    flat = wave.reshape(-1, 1, length)
-    right = half + blocks * ratio.denominator + ratio.denominator - length
-    padded = torch.nn.functional.pad(flat, (half, max(right, 0)))
-    out = torch.nn.functional.conv1d(padded, kernels, stride=ratio.denominator)
-    return out.transpose(1, 2).reshape(flat.shape[0], -1)[:, :want].reshape(*wave.shape[:-1], want)
+    products, outputs, inputs, half = _filters(ratio.numerator, ratio.denominator, wave.device)
+    length, want = wave.shape[-1], -(-wave.shape[-1] * new_rate // rate)
+    rows = wave.reshape(-1, length)
+    # Each row and the silence around it fill whole blocks; the last ones, which reach into the next row, are dropped.
+    blocks = -(-(max(length, want * inputs // outputs) + 2 * half + inputs) // inputs)
+    padded = rows.new_zeros((len(rows) * blocks + 2) * inputs)
+    padded[:len(rows) * blocks * inputs].view(len(rows), -1)[:, half:half + length] = rows
+    out = rows.new_empty(len(rows) * blocks, outputs)
+    for first, start, weights in products:
+        width, count = weights.shape
+        torch.mm(padded.as_strided((len(out), width), (inputs, 1), start), weights, out=out[:, first:first + count])
+    return out.view(len(rows), -1)[:, :want].reshape(*wave.shape[:-1], want)
