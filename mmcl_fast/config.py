@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from mmcl_fast.errors import ConfigError
 
@@ -98,6 +98,22 @@ class TrainSection(Section):
         "both", description='"both", "given" or "agnostic"'
     )
     evaluate_unseen: bool = Field(True, description="true or false")
+    checkpoint_every: int = Field(
+        100, ge=1, description="a whole number from 1: steps between checkpoints inside a task"
+    )
+    keep_checkpoints: int | Literal["all"] = Field(
+        "all", description='"all" or a whole number from 2: of those at the ends of tasks, the newest'
+    )
+    deterministic: bool = Field(
+        False, description="true or false (on a GPU: the same numbers again, slower; a CPU needs none)"
+    )
+
+    @field_validator("keep_checkpoints")
+    @classmethod
+    def _two(cls, value: int | str) -> int | str:
+        if value != "all" and value < 2:  # one to read where the newest is broken
+            raise ValueError("at least 2")
+        return value
 
 
 class Config(Section):
@@ -127,11 +143,7 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{file}: cannot be read ({fault}); give a TOML file in UTF-8") from None
     _anchor(values, file.parent, str(file))
-    origin: dict[str, str] = {}
-    for text in overrides:
-        key, value = parse_override(text)
-        _put(values, key, value, f"--set {text}")
-        origin[key] = f"--set {text}"
+    origin = _override(values, overrides)
     _anchor(values, Path.cwd(), str(file), origin)
     return build(values, str(file), origin)
 
@@ -161,12 +173,16 @@ def build(values: dict[str, Any], where: str = "config", origin: dict[str, str] 
     return config.model_copy(update={"method": method})
 
 
-def read(run: Path) -> Config:
-    """The config of a run folder. Raises RunError where config.json is missing or damaged."""
-    values = _recorded(run)
-    return build(
-        {key: value for key, value in values.items() if key in Config.model_fields}, str(run / "config.json")
-    )
+def read(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run folder, with ``a.b=c`` overrides on top.
+
+    Raises:
+        RunError: config.json is missing or damaged.
+    """
+    values = {key: value for key, value in _recorded(run).items() if key in Config.model_fields}
+    origin = _override(values, overrides)
+    _anchor(values, Path.cwd(), str(run / "config.json"), origin)
+    return build(values, str(run / "config.json"), origin)
 
 
 def check_data(run: Path, fingerprint: str) -> None:
@@ -258,6 +274,16 @@ def _source(key: str, where: str, origin: dict[str, str] | None) -> str:
         if given == key or given.startswith(key + "."):
             return text
     return where
+
+
+def _override(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, str]:
+    """Lay overrides on a table; returns where each of their keys was written."""
+    origin = {}
+    for text in overrides:
+        key, value = parse_override(text)
+        _put(values, key, value, f"--set {text}")
+        origin[key] = f"--set {text}"
+    return origin
 
 
 def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -42,14 +42,15 @@ Run = Annotated[Path, typer.Argument(help="A run folder of `mmcl-fast train`.", 
 
 
 class Stopped(Exception):
-    """Ctrl-C, with the command that goes on from there."""
+    """A signal (Ctrl-C unless told), with the command that goes on from there."""
 
-    def __init__(self, line: str):
+    def __init__(self, line: str, signum: int = 2):
         super().__init__(line)
+        self.signum = signum
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the input end a command with one line and exit code 2, an interrupt with 130."""
+    """Errors of the input end a command with one line and exit code 2, a signal with 128 and its number."""
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **options: Any) -> None:
@@ -62,7 +63,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2) from None
         except (KeyboardInterrupt, Stopped) as stop:
             print(f"\nstopped{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + getattr(stop, "signum", 2)) from None
 
     return run
 

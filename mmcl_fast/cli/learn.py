@@ -14,10 +14,17 @@ from mmcl_fast.errors import RunError
 @app.command()
 @guarded
 def train(
-    config: Annotated[str, typer.Argument(help="A config that ships (demo, folder, clip) or a TOML file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)],
+    config: Annotated[
+        str,
+        typer.Argument(
+            help="A config that ships (demo, folder, clip) or a TOML file; with --resume and no --out the run folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)
+    ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished task of --out.")
+        bool, typer.Option("--resume", help="Go on where the run stopped; the run's own config needs no naming.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
@@ -29,19 +36,24 @@ def train(
 ) -> None:
     """Learn a stream, task after task, into a run folder with a report.
 
-    Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`
+    Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`, and when that was stopped
+    `mmcl-fast train --resume runs/demo`
     """
     from mmcl_fast import check, progress, report
     from mmcl_fast import config as configs
 
-    settings = configs.load(config, overrides or ())
+    if out is None and not resume:
+        raise RunError("--out: missing; name the run folder to write, or give --resume RUN to go on with one")
+    if out is None:
+        out = Path(config)
+        settings = configs.read(out, overrides or ())
+    else:
+        settings = configs.load(config, overrides or ())
     check_device(settings.train.device)
-    going_on = resume and (out / "config.json").is_file()
-    if out.is_dir() and any(out.iterdir()) and not resume:
-        raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
     display = progress.make(quiet)
     from mmcl_fast.learning import run as runs
 
+    going_on = runs.holds_run(out, resume)
     try:
         stream = runs.make_stream(settings, out if going_on else None)
         if settings.stream.check and not going_on:
@@ -50,12 +62,12 @@ def train(
             else:
                 check.require(stream, workers=settings.train.workers, progress=display)
         result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
-    except KeyboardInterrupt:
-        again = ["mmcl-fast", "train", config, "--out", str(out)]
-        again += [part for text in overrides or () for part in ("--set", text)]
-        raise Stopped(
-            f"go on after the last finished task with: {shlex.join([*again, '--resume'])}"
-        ) from None
+    except KeyboardInterrupt as stop:
+        again = ["mmcl-fast", "train", "--resume", str(out)]
+        if not (out / "config.json").is_file():
+            again = ["mmcl-fast", "train", config, "--out", str(out)]
+            again += [part for text in overrides or () for part in ("--set", text)]
+        raise Stopped(f"go on with: {shlex.join(again)}", getattr(stop, "signum", 2)) from None
     page = report.write(out)
     if as_json:
         return print_json(result.summary)

@@ -1,89 +1,196 @@
-"""A learner on disk: safetensors for tensors, JSON for the rest, never pickle."""
+"""Checkpoints: a folder with safetensors for tensors, JSON for the rest and a manifest of checksums, never pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Collection, Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmcl_fast.errors import RunError
+from mmcl_fast.learning import files
 
-TENSORS, STATE = "model.safetensors", "state.json"
+TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
+FORMAT = 2
 KEYS = {"encoder", "fingerprint", "method", "options", "seed", "views", "prompt_blocks", "tasks", "keys", "texts",
-        "state", "sha256"}
+        "state", "packed"}
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Write to a temporary name beside ``folder``, then rename, so that a half-written one is never read.
+    """Write to a temporary name beside ``folder``, wait for the disk, then rename: a half-written one is never read.
+
+    Symmetric matrices are stored as their upper triangles.
 
     Raises:
-        RunError: the folder holds anything but an earlier checkpoint, which would be lost, or can't be written.
+        RunError: the folder holds anything but an earlier checkpoint, which would be lost, or can't be written;
+            an earlier checkpoint is then as it was.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - {TENSORS, STATE}):
-        raise RunError(f"{folder}: holds other things than a saved learner; give an empty or a new folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - {TENSORS, STATE, MANIFEST}):
+        raise RunError(f"{folder}: holds other things than a checkpoint; give an empty or a new folder")
+    stored, packed = _pack({k: v.detach().cpu() for k, v in tensors.items()})
+    contents = {TENSORS: save(stored),
+                STATE: json.dumps({**values, "packed": packed}, indent=1, ensure_ascii=False).encode()}
+    manifest = {"format": FORMAT, "files": {name: _entry(data) for name, data in contents.items()}}
+    contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    files.make_folder(folder.parent)
+    with files.writing(folder):
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    except OSError as fault:
-        raise RunError(f"{folder}: can't be written ({fault.strerror}); give another folder") from None
+        try:
+            for name, data in contents.items():
+                files.put(temporary / name, data)
+            temporary.chmod(0o755)
+            files.sync(temporary)
+            if folder.exists():
+                aside = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-")
+                os.rename(folder, Path(aside) / folder.name)
+            os.rename(temporary, folder)
+            files.sync(folder.parent)
+            for old in _replaced(folder):
+                shutil.rmtree(old.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read(folder: Path, keys: Collection[str] = KEYS) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Inverse of :func:`write`. Nothing read is ever executed, and nothing is used whose checksum is wrong.
+
+    Raises:
+        RunError: names what is missing or broken.
+    """
     try:
-        save_file({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, temporary / TENSORS)
-        values = {**values, "sha256": _digest(temporary / TENSORS)}
-        (temporary / STATE).write_text(json.dumps(values, indent=1, ensure_ascii=False))
-        for name in (TENSORS, STATE):
-            with open(temporary / name, "rb") as file:
-                os.fsync(file.fileno())
-        temporary.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-")) / folder.name
-            os.rename(folder, old)
-            os.rename(temporary, folder)
-            shutil.rmtree(old.parent)
-        else:
-            os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        return _read(folder, keys)
+    except OSError as fault:
+        raise RunError(f"{folder}: can't be read ({fault.strerror}); make it readable, or use an older "
+                       "checkpoint") from None
 
 
-def read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Inverse of :func:`write`; RunError names what is missing or broken."""
-    from safetensors.torch import load_file
+def _read(folder: Path, keys: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    for name in (TENSORS, STATE):
+    if not folder.exists():  # stopped between the two renames of a replacement: the old one is whole
+        folder = next(iter(_replaced(folder.resolve())), folder)
+    for name in (TENSORS, STATE, MANIFEST):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give a folder that Learner.save or mmcl-fast train wrote")
+    manifest = _json(folder / MANIFEST, (folder / MANIFEST).read_bytes())
+    if manifest.get("format") != FORMAT:
+        raise RunError(f"{folder / MANIFEST}: not of format {FORMAT}, which this version reads; use another "
+                       "checkpoint or another version")
+    contents = {}
+    for name in (TENSORS, STATE):
+        listed = manifest.get("files")
+        listed = listed.get(name) if isinstance(listed, dict) else None
+        size = listed.get("bytes") if isinstance(listed, dict) else None
+        data = (folder / name).read_bytes() if (folder / name).stat().st_size == size else b""
+        if listed != _entry(data):
+            raise RunError(f"{folder / name}: its size or checksum is not the one in {MANIFEST}; use an older "
+                           "checkpoint")
+        contents[name] = data
+    values = _json(folder / STATE, contents[STATE])
+    if not {*keys, "packed"} <= values.keys():
+        raise RunError(f"{folder / STATE}: not the state expected here; use an older checkpoint")
     try:
-        values = json.loads((folder / STATE).read_text())
-    except ValueError as fault:
-        raise RunError(f"{folder / STATE}: not readable as JSON ({fault}); use an older checkpoint") from None
-    if not isinstance(values, dict) or not KEYS <= values.keys():
-        raise RunError(f"{folder / STATE}: not the state of a learner; use an older checkpoint")
-    if values["sha256"] != _digest(folder / TENSORS):
-        raise RunError(f"{folder / TENSORS}: its checksum is not the one in {STATE}; use an older checkpoint")
-    return load_file(folder / TENSORS), values
+        tensors = {k: v.clone() for k, v in load(contents[TENSORS]).items()}
+        return _unpack(tensors, values.pop("packed")), values
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as fault:
+        raise RunError(f"{folder / TENSORS}: not readable as safetensors ({fault}); use an older checkpoint") from None
 
 
-def latest(run: Path) -> Path | None:
-    """The newest readable checkpoint of a run folder, or None."""
-    for folder in sorted((run / "checkpoints").glob("task-[0-9][0-9][0-9]"), reverse=True):
+def tasks(run: Path) -> list[tuple[int, Path]]:
+    """(number of tasks learned, checkpoint) of a run folder's task ends, oldest first, readable or not."""
+    return sorted(_numbered(run / "checkpoints", r"task-(\d+)"))
+
+
+def inside(run: Path, task: int | None = None) -> list[tuple[int, Path]]:
+    """(place in time, checkpoint) of those taken inside a task (None: any task), oldest first, readable or not."""
+    number = r"\d+" if task is None else f"{task:03d}"
+    return sorted(_numbered(run / "checkpoints", rf"inside-{number}-(\d+)"))
+
+
+def latest(run: Path, broken: list[str] | None = None) -> Path | None:
+    """The newest readable task-end checkpoint of a run folder, or None. ``broken`` collects why newer ones are not."""
+    for _, folder in reversed(tasks(run)):
         try:
             read(folder)
-        except RunError:
+        except RunError as fault:
+            if broken is not None:
+                broken.append(str(fault))
             continue
         return folder
     return None
 
 
-def _digest(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else \
-            hashlib.sha256(stream.read()).hexdigest()
+def clean(run: Path) -> None:
+    """Remove what a killed writer left under temporary names. Call with the run folder's lock held."""
+    for folder in (run / "checkpoints").glob(".*-*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint that is no longer needed; it is never found half removed."""
+    gone = folder.with_name(f".{folder.name}-gone")
+    with files.writing(folder):
+        os.rename(folder, gone)
+        shutil.rmtree(gone)
+
+
+def _numbered(folder: Path, pattern: str) -> Iterator[tuple[int, Path]]:
+    for path in folder.glob("*-*"):
+        match = re.fullmatch(pattern, path.name)
+        if match:
+            yield int(match[1]), path
+
+
+def _replaced(folder: Path) -> list[Path]:
+    return sorted(folder.parent.glob(f".{escape(folder.name)}-old-*/{escape(folder.name)}"))
+
+
+def _entry(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _json(file: Path, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as fault:
+        raise RunError(f"{file}: not readable as JSON ({fault}); use an older checkpoint") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{file}: not a JSON object; use an older checkpoint")
+    return value
+
+
+def _pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Tensors as they are stored, and the side of each matrix stored as its upper triangle."""
+    stored, packed = {}, {}
+    for key, tensor in tensors.items():
+        side = tensor.shape[0] if tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] > 1 else 0
+        if side and tensor.dtype == torch.float64:
+            bits = tensor.contiguous().view(torch.int64)  # of bits, so that 0.0 and -0.0 are not mixed up
+            if torch.equal(bits, bits.T):
+                packed[key], tensor = side, tensor[tuple(torch.triu_indices(side, side))]
+        stored[key] = tensor.clone().contiguous()  # a clone: safetensors refuses shared memory
+    return stored, packed
+
+
+def _unpack(tensors: dict[str, Tensor], packed: dict[str, int]) -> dict[str, Tensor]:
+    for key, side in packed.items():
+        if tensors[key].numel() != side * (side + 1) // 2:
+            raise ValueError(f"{key} is no half of {side} x {side}")
+        rows, columns = torch.triu_indices(side, side)
+        whole = tensors[key].new_empty(side, side)
+        whole[rows, columns] = whole[columns, rows] = tensors[key]
+        tensors[key] = whole
+    return tensors

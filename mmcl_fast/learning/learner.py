@@ -17,7 +17,9 @@ from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache
 from mmcl_fast.errors import RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
+from mmcl_fast.learning.journal import generators
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
+from mmcl_fast.methods.steps import Journal, Unkept
 from mmcl_fast.streams.sample import Sample, Task
 
 
@@ -63,8 +65,8 @@ class Learner:
                  cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
                  workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB):
         chosen = make_options(method, options)
-        self._settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
-                          "prompt_blocks": prompt_blocks}
+        self.settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
+                         "prompt_blocks": prompt_blocks}
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks)
@@ -72,6 +74,7 @@ class Learner:
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
         self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers)
         self.views, self.seed, self.progress = views, seed, progress
+        self.journal: Journal = Unkept()
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
         self.tasks: list[dict[str, Any]] = []
 
@@ -81,6 +84,9 @@ class Learner:
         """Learn one task's training samples. Returns seconds per phase.
 
         Whatever goes wrong (a broken file, an interrupt), what was learned before stays as it was.
+
+        Raises:
+            RunError: the loss or what was learned is not finite.
         """
         samples = task.train
         if not samples:
@@ -95,15 +101,30 @@ class Learner:
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
         tensors, values = self.method.state()
         tensors = {k: v.clone() for k, v in tensors.items()}
+        self.method.journal = self.journal
         try:
             self.method.learn(data, classes)
-        except BaseException:
+            for key, learned in self.method.state()[0].items():
+                if not learned.isfinite().all():
+                    raise RunError(f"{key} is not finite after learning; look at the task's files, or change "
+                                   "method.options")
+        except BaseException as fault:
             self._reset(tensors, values)
+            if isinstance(fault, RunError):
+                raise RunError(f"task {task.name}: {fault}") from None
             raise
         self.classes = classes
         self.tasks.append({"name": task.name, "modality": task.modality, "classes": list(task.classes),
                            "class_ids": [list(c) for c in task.class_ids]})
         return {"decode and trunk": trunk_seconds, **self.method.seconds}
+
+    def finish(self) -> dict[str, float]:
+        """After the last task: a cumulative method trains now rather than when scores are first asked for. Returns
+        seconds per phase."""
+        self.method.seconds = {}
+        self.method.journal = self.journal
+        self.method.finish(self.classes)
+        return self.method.seconds
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         if self.method.cumulative:
@@ -209,13 +230,21 @@ class Learner:
     # ---- disk -----------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> None:
-        """Write everything learned: model.safetensors and state.json."""
+        """Write everything learned: model.safetensors, state.json and manifest.json with their checksums.
+
+        Raises:
+            RunError: the folder holds other things than a saved learner, or can't be written.
+        """
+        checkpoint.write(Path(folder), *self.contents())
+
+    def contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What :meth:`save` writes: tensors and JSON values."""
         tensors, values = self.method.state()
-        tensors = {f"method/{k}": v for k, v in tensors.items()} | {"classes": self.classes.embedding}
-        checkpoint.write(Path(folder), tensors, {
-            "format": 1, "encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint, **self._settings,
+        tensors = {f"method/{k}": v for k, v in tensors.items()} | {"classes": self.classes.embedding} | generators()
+        return tensors, {
+            "encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint, **self.settings,
             "tasks": self.tasks, "keys": [list(k) for k in self.classes.keys], "texts": self.classes.texts,
-            "state": values})
+            "state": values}
 
     @classmethod
     def load(cls, folder: str | Path, *, encoder: str | Encoder | None = None, device: str = "auto",
@@ -239,11 +268,29 @@ class Learner:
         if self.encoder.fingerprint != values["fingerprint"]:
             raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
                            "give the folder of the original ones")
-        self.restore(tensors, values)
+        self.restore(tensors, values, folder)
         return self
 
-    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Take over a checkpoint's state."""
+    def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], where: Path) -> None:
+        """Take over a checkpoint's state; ``where`` begins the error's message.
+
+        Raises:
+            RunError: it is not whole, or not of this method and encoder.
+        """
+        try:
+            self._restore(tensors, values)
+            state = self.method.state()
+            kept = {k.removeprefix("method/") for k in tensors if k.startswith("method/")}
+            whole = state[0].keys() == kept and state[1] == values["state"] and \
+                len(self.classes.keys) == len(self.classes.texts) and \
+                self.classes.embedding.shape == (len(self.classes), self.encoder.dim)
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as fault:
+            raise RunError(f"{where}: does not fit method {self.method.name} ({type(fault).__name__}: {fault}); use an "
+                           "older checkpoint") from None
+        if not whole:
+            raise RunError(f"{where}: does not fit method {self.method.name}; use an older checkpoint")
+
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         device = self.encoder.device
         own = {k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
                for k, v in tensors.items() if k.startswith("method/")}

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcl_fast.errors import ConfigError, RunError
-from mmcl_fast.learning import checkpoint, metrics
+from mmcl_fast.learning import checkpoint, files, metrics
 from mmcl_fast.learning.evaluation import settings_of
+from mmcl_fast.learning.journal import Journal, set_generators
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.log import MetricsLog
 from mmcl_fast.streams import broken
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
+FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints")  # [train]: free to change
 SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
 
@@ -45,7 +51,8 @@ def _described(config: "Config") -> Stream:
     s = config.stream
     options = {"classes_per_task": s.classes_per_task, "order": s.order, "seed": s.seed,
                "shuffle_classes": s.shuffle_classes, "shared_classes": s.shared_classes, "validation": s.validation,
-               "check": s.check and s.on_broken == "error"}  # check.skip compares what is left
+               "check": s.check and s.on_broken == "error",  # check.skip compares what is left
+               "keep_empty": s.on_broken == "skip"}
     if s.source == "demo":
         return Stream.demo(s.path, **options)
     if s.path is None:
@@ -57,98 +64,183 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
           stream: Stream | None = None) -> Result:
     """Learn the configured stream into the run folder ``out``.
 
-    The folder holds config.json, environment.json, metrics.jsonl, a checkpoint after each task and summary.json.
-    With ``resume`` it goes on after the last finished task. ``stream``: the configured one, where it is built already.
+    The folder holds config.json, environment.json, metrics.jsonl, checkpoints and summary.json. With ``resume`` it
+    goes on from the newest readable checkpoint, inside a task too, and comes to the bits that it would have come to
+    without the stop (on the same machine, with as many threads; on a GPU with train.deterministic).
+    ``stream``: the configured one, where it is built already.
 
     Raises:
-        UserError: bad input, before anything is learned.
+        UserError: bad input; what was learned before is on the disk.
+        Stop: SIGINT or SIGTERM came, in the main thread; so is all that was learned.
     """
     stream = stream or make_stream(config, out if resume else None)
-    done, settings = examine(config, out, stream, resume)
+    settings = examine(config, out, stream, resume)
+    say = progress.log if progress is not None else lambda line: None
     torch.manual_seed(config.train.seed)
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
                       device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb,
-                      views=config.encoder.views,
-                      prompt_blocks=config.encoder.prompt_blocks, workers=config.train.workers, progress=progress)
-    if done is not None:
-        tensors, values = checkpoint.read(done)
-        if values["fingerprint"] != learner.encoder.fingerprint:
-            raise RunError(f"{done}: learned with other encoder weights; give the original ones or start a new run")
-        learner.restore(tensors, values)
-    begin(out, settings, stream)
-    log = MetricsLog(out / "metrics.jsonl")
-    log.keep(len(learner.tasks))
-    whole = learner.method.cumulative
-    started = time.perf_counter()
-    for task in [None, *stream.tasks]:
-        number = 0 if task is None else task.index + 1
-        if task is None and done is not None or 0 < number <= len(learner.tasks):
-            continue
-        seconds: dict[str, float] = {}
-        if task is not None:
-            seconds = learner.learn(task)
-        if not whole or number in (0, len(stream)):
-            before = time.perf_counter()
-            _evaluate(learner, stream, number, config, log)
-            seconds["evaluation"] = time.perf_counter() - before
-            if whole and task is not None:  # what it learns, it learns when scores are first asked for
-                seconds |= learner.method.seconds
-                seconds["evaluation"] -= sum(learner.method.seconds.values())
-        if task is not None:
-            log.write({"event": "task", "task": number, "name": task.name, "modality": task.modality,
-                       "seconds": seconds})
-            learner.save(out / "checkpoints" / f"task-{number:03d}")
-            if progress is not None:
-                progress.log(_line(log, number, len(stream), task.name))
-        else:
-            log.write({"event": "start", "seconds": seconds})
-    summary = summarize(log.events, stream, learner, config)
-    summary["seconds"]["total of this session"] = time.perf_counter() - started
-    log.write({"event": "summary", "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}})
-    _write_json(out / "summary.json", summary)
+                      views=config.encoder.views, prompt_blocks=config.encoder.prompt_blocks,
+                      workers=config.train.workers, progress=progress)
+    with files.locked(out), _deterministic(config.train.deterministic):
+        examine(config, out, stream, resume)  # again: until now another process could have begun here
+        checkpoint.clean(out)
+        log = MetricsLog(out / "metrics.jsonl")
+        seconds = _go_on(out, learner, len(stream), log, say)
+        begin(out, settings, stream)
+        if log.rows:
+            log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
+        journal = learner.journal = Journal(out, every=config.train.checkpoint_every, say=say)
+        with journal.signals():
+            started = time.perf_counter()
+            _learn(stream, learner, journal, config, out, log, seconds, progress)
+            summary = summarize(log.events, stream, learner, config)
+            summary["seconds"]["total of this session"] = time.perf_counter() - started
+            if not any(event["event"] == "summary" for event in log.events):
+                log.write({"event": "summary", "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}})
+            files.write_json(out / "summary.json", summary)
     return Result(summary, learner)
 
 
-def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> tuple[Path | None, dict[str, Any]]:
-    """Check the run folder, writing nothing. Returns the checkpoint to go on from (or None) and what config.json
-    is to hold."""
-    settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
-    file = out / "config.json"
+def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config", out: Path, log: MetricsLog,
+           seconds: dict[str, float], progress: Any) -> None:
+    """The tasks that are not learned yet, and the rows that are not in the log yet. ``seconds``: what learning the
+    newest task took, if its row is not there."""
+    total, whole = len(stream), learner.method.cumulative
+    for number in range(len(learner.tasks), total + 1):
+        if number > len(learner.tasks):
+            journal.start(total if whole else number)  # all that a cumulative method trains, it trains at the end
+            seconds = learner.learn(stream.tasks[number - 1])
+            if whole and number == total:
+                seconds |= learner.finish()
+            if not whole or number == total:
+                with journal.finishing():
+                    tensors, values = learner.contents()
+                    checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors, values | {"seconds": seconds})
+                    journal.clear()
+                    if config.train.keep_checkpoints != "all":
+                        for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
+                            checkpoint.remove(old)
+        if number in log.rows:
+            continue
+        before = time.perf_counter()
+        events = list(_evaluate(learner, stream, number, config)) if not whole or number in (0, total) else []
+        seconds = {**seconds, "evaluation": time.perf_counter() - before}
+        if number:
+            task = stream.tasks[number - 1]
+            events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality,
+                           "seconds": seconds})
+        else:
+            events.append({"event": "start", "seconds": seconds})
+        with journal.finishing():
+            log.write(*events)
+        if number and progress is not None:
+            progress.log(_line(log, number, total, task.name))
+
+
+def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -> dict[str, float]:
+    """Bring learner and log to where the run stopped. Returns the seconds that its newest task took."""
+    broken: list[str] = []
+    done = checkpoint.latest(out, broken)
+    for line in broken:
+        say(f"passed over: {line}")
+    seconds = {}
+    if done is not None:
+        tensors, values = checkpoint.read(done)
+        here = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
+        difference = first_difference({key: values[key] for key in here}, here)
+        if difference:
+            raise RunError(f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a "
+                           "new run")
+        learner.restore(tensors, values, done)
+        set_generators({k: v for k, v in tensors.items() if k.startswith("generator/")})
+        seconds = values.get("seconds", {})
+    log.keep(total if learner.method.cumulative else len(learner.tasks))
+    log.require(len(learner.tasks))
+    return seconds
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Torch's deterministic mode, which matters on a GPU only."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def holds_run(out: Path, resume: bool) -> bool:
+    """Whether ``out`` holds a run that has begun, and may be gone on with.
+
+    Raises:
+        RunError: it holds something else, or a run and ``resume`` is False.
+    """
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is a file; give --out the name of a folder")
-    if out.is_dir() and any(out.iterdir()):
-        if not resume:
-            raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
-        if not file.is_file():
-            raise RunError(f"{file}: missing, so {out} is no run folder; give another --out")
+    try:
+        names = {f.name for f in out.iterdir() if not f.name.endswith(".part")} if out.is_dir() else set()
+    except OSError as fault:
+        raise RunError(f"{out}: can't be read ({fault.strerror}); give another --out") from None
+    if names <= {files.LOCK, SKIPPED}:  # all that a run stopped before its config.json leaves
+        return False
+    if not resume:
+        raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
+    if "config.json" not in names:
+        raise RunError(f"{out / 'config.json'}: missing, so {out} is no run folder; give another --out")
+    return True
+
+
+def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
+    """Check the run folder, writing nothing. Returns what config.json is to hold."""
+    settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
+    if holds_run(out, resume):
+        file = out / "config.json"
         try:
             old = json.loads(file.read_text())
-        except ValueError:
+        except (OSError, ValueError, RecursionError):
             raise RunError(f"{file}: not readable as JSON; start a new run in another folder") from None
         difference = first_difference(old, settings)
         if difference:
             raise RunError(f"{file}: another config: {difference}; resume with the same config or give another --out")
-        return checkpoint.latest(out), settings
-    return None, settings
+    return settings
 
 
 def begin(out: Path, settings: dict[str, Any], stream: Stream) -> None:
-    """Make the run folder and write what is fixed from the start."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    """Write what is fixed from the start; what is there stays as it is."""
+    if not (out / "config.json").exists():
         if stream.skipped:
-            broken.write(out / SKIPPED, stream.skipped)
-        _write_json(out / "config.json", settings)
-        _write_json(out / "environment.json", environment())
-    except OSError as fault:
-        raise RunError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
+            with files.writing(out / SKIPPED):
+                broken.write(out / SKIPPED, stream.skipped)
+        files.write_json(out / "config.json", settings)
+    if not (out / "environment.json").exists():
+        files.write_json(out / "environment.json", environment())
+
+
+def _compared(out: Path, say: Any) -> dict[str, Any]:
+    """This session's environment; says what of it differs from the first session's."""
+    here = environment()
+    try:
+        first = json.loads((out / "environment.json").read_text())
+    except ValueError:
+        raise RunError(f"{out / 'environment.json'}: not readable as JSON; restore it from a copy, or remove "
+                       "it") from None
+    apart = [k for k in here if k != "free_disk_gb" and isinstance(first, dict) and first.get(k) != here[k]]
+    if apart:
+        say(f"note: another {', '.join(apart)} than when the run began; numbers may differ from those of a run in one "
+            "go")
+    return here
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     """The first key at which two JSON values differ, with both values; None when equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            if path == "train." and key in ("workers", "device", "cache", "cache_gb"):
+            if path == "train." and key in FREE:
                 continue
             found = first_difference(old.get(key), new.get(key), f"{path}{key}.")
             if found:
@@ -157,41 +249,8 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     return None if old == new else f"{path[:-1]} was {json.dumps(old)}, is {json.dumps(new)}"
 
 
-class MetricsLog:
-    """metrics.jsonl: one JSON object a line, appended and flushed."""
-
-    def __init__(self, file: Path):
-        self.file = file
-        self.events: list[dict[str, Any]] = []
-
-    def keep(self, tasks: int) -> None:
-        """Drop what a stopped run wrote after its last finished task."""
-        if not self.file.is_file():
-            return
-        events = []
-        for line in self.file.read_text().splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                break  # the line that was being written when the run stopped
-            if not isinstance(event, dict) or "event" not in event:
-                raise RunError(f"{self.file}: a line is no event of a run; start a new run in another folder")
-            if event["event"] != "summary" and event.get("after", event.get("task", 0)) <= tasks:
-                events.append(event)
-        if not tasks:
-            events = []
-        self.events = events
-        temporary = self.file.with_suffix(".part")
-        temporary.write_text("".join(json.dumps(e) + "\n" for e in events))
-        temporary.replace(self.file)
-
-    def write(self, event: dict[str, Any]) -> None:
-        self.events.append(event)
-        with open(self.file, "a") as stream:
-            stream.write(json.dumps(event) + "\n")
-
-
-def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config", log: MetricsLog) -> None:
+def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config") -> Iterator[dict[str, Any]]:
+    """The events of a row of R."""
     unseen = config.train.evaluate_unseen
     tasks = stream.tasks[:number]
     if unseen:  # row 0 whole; later the next task only, which is what forward transfer asks for
@@ -201,12 +260,11 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config", l
     result = learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
     padding = [None] * (len(stream) - len(tasks))
     for setting in settings_of(config.train.evaluate):
-        log.write({"event": "evaluation", "after": number, "setting": setting,
-                   "row": result.accuracy(setting) + padding, "correct": result.correct[setting] + padding,
-                   "count": result.counts + padding})
+        yield {"event": "evaluation", "after": number, "setting": setting, "row": result.accuracy(setting) + padding,
+               "correct": result.correct[setting] + padding, "count": result.counts + padding}
     matrix = learner.contribution_matrix()
     if matrix:
-        log.write({"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]})
+        yield {"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]}
 
 
 def _line(log: MetricsLog, number: int, total: int, name: str) -> str:
@@ -269,9 +327,3 @@ def environment() -> dict[str, Any]:
             "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
             "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1)}
-
-
-def _write_json(file: Path, value: Any) -> None:
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False))
-    temporary.replace(file)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.steps import Journal, Unkept
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Method(ABC):
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         self.encoder, self.options, self.seed, self.progress = encoder, options, seed, progress
         self.seconds: dict[str, float] = {}
+        self.journal: Journal = Unkept()
 
     @abstractmethod
     def learn(self, data: TaskData, classes: Classes) -> None:
@@ -78,6 +80,9 @@ class Method(ABC):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         """``[B, C]`` scores, per instance. ``modality`` tells how the sample was decoded (which tower, how many
         frames); only when ``given`` may it choose prompts or gates."""
+
+    def finish(self, classes: Classes) -> None:
+        """Called after the last task; a cumulative method trains here, or when scores are first asked for."""
 
     @property
     def routes(self) -> bool:

@@ -81,7 +81,7 @@ class Comm(Method):
         blend_of_others = self._blend_of_others(query, modality) if first else None
         with self.phase("relevance"):
             others = {} if self.options.relevance == "analytic" else self._drawn_queries(data.index)
-            self.relevance.learn(query, modality, others, self.generator(data.index, 1))
+            self.relevance.learn(query, modality, others, self.generator(data.index, 1), self.journal)
         before = None if first else self._features(data.tokens, modality, query)
         if self.options.prompts:
             self._learn_prompt(data, classes, query, blend_of_others, before)
@@ -135,7 +135,7 @@ class Comm(Method):
             return value
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(prompt, len(plan), o.lr, loss, shown.advance)
+            train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)
         if old is not None and o.aggregation:
             shift = self._prompt_shift(data, weight, prompt, z_before)
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
@@ -169,7 +169,8 @@ class Comm(Method):
                 self.realigner.train(
                     self.memory, texts, names, lambda u: self._routing(F.normalize(u[:, self.encoder.dim:], dim=1)),
                     steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
-                    logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator, advance=shown.advance)
+                    logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator,
+                    advance=shown.advance, journal=self.journal)
 
     # ---- embedding ------------------------------------------------------------------------------------------
 

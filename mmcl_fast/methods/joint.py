@@ -1,8 +1,8 @@
 """Upper bound: one prompt per modality and one linear classifier on [z ; q], trained on all tasks' data at once.
 
-It keeps every task's tokens, so it is no continual learner: it is fitted when scores are first asked for after a
-task, and a run of it cannot be resumed. A sample's prompt is that of its given modality, or else of the modality
-that the relevance function finds most likely.
+It keeps every task's tokens, so it is no continual learner: it is fitted after the last task, or when scores are
+first asked for. What is saved before that can't be gone on with; a stopped run takes the tasks' tokens anew. A
+sample's prompt is that of its given modality, or else of the modality that the relevance function finds most likely.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmcl_fast.errors import RunError
 from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores, embed_all, unit_query
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
 from mmcl_fast.methods.relevance import Relevance, Ridge
+from mmcl_fast.methods.steps import optimise
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Joint(Method):
         self.weight = None
         self.tasks.append(data)
 
+    def finish(self, classes: Classes) -> None:
+        if self.weight is None:
+            self.fit(classes)
+
     def _source(self, z: Tensor, query: Tensor) -> Tensor:
         return F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
 
@@ -72,17 +77,18 @@ class Joint(Method):
                 for rows in batches(len(data.labels), o.batch_size, o.epochs, generator)]
         order = torch.randperm(len(plan), generator=generator).tolist()
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(plan))
+
+        def loss(step: int) -> Tensor:
+            data, rows = plan[order[step]]
+            part = subset(data.tokens, rows)
+            z = self.encoder.head(part, prompts[data.modality], data.modality)
+            scores = o.scale * self._source(z, unit_query(part)) @ weight
+            return F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
+
         with self.phase("prompts", len(plan)) as shown:
-            for step in order:
-                data, rows = plan[step]
-                part = subset(data.tokens, rows)
-                z = self.encoder.head(part, prompts[data.modality], data.modality)
-                scores = o.scale * self._source(z, unit_query(part)) @ weight
-                optimiser.zero_grad()
-                F.cross_entropy(scores, data.labels[rows.to(data.labels.device)]).backward()
-                optimiser.step()
-                schedule.step()
-                shown.advance()
+            optimise("prompts", optimiser, len(plan), loss, schedule=schedule, generator=generator,
+                     journal=self.journal, advance=shown.advance,
+                     remedy=f"lower method.options.lr (now {o.lr}) and start a new run")
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         self.weight = weight.detach()
 
@@ -93,8 +99,7 @@ class Joint(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.relevance.modalities:
             return cosine_scores(self.encoder, tokens, modality, classes)
-        if self.weight is None:
-            self.fit(classes)
+        self.finish(classes)
         query, names = unit_query(tokens), self.relevance.modalities
         if given and modality in names:
             weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.steps import Journal, Unkept, optimise
 
 
 class PromptBank:
@@ -52,24 +53,20 @@ class PromptBank:
 
 
 def train_prefix(prefix: Tensor, steps: int, lr: float, loss: Callable[[int], Tensor],
-                 advance: Callable[[], None]) -> None:
+                 advance: Callable[[int], None], generator: torch.Generator, journal: Journal = Unkept()) -> None:
     """Adam with a warmed-up cosine rate on a prefix (float32, updated in place).
 
     Args:
         loss: step number -> scalar loss.
-        advance: called after each step.
+        advance: called with the number of steps done since the last call.
     """
     prefix.requires_grad_(True)
     optimiser = torch.optim.Adam([prefix], lr)
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1))))
-    for step in range(steps):
-        optimiser.zero_grad()
-        loss(step).backward()
-        optimiser.step()
-        schedule.step()
-        advance()
+    optimise("prompts", optimiser, steps, loss, schedule=schedule, generator=generator, journal=journal,
+             advance=advance, remedy=f"lower method.options.lr (now {lr}) and start a new run")
     prefix.requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmcl_fast import ops
 from mmcl_fast.methods.memory import FeatureMemory
+from mmcl_fast.methods.steps import Journal, Unkept, optimise
 
 
 def class_codes(texts: Tensor, dual: bool) -> Tensor:
@@ -90,7 +91,8 @@ class Realigner:
 
     def train(self, memory: FeatureMemory, texts: Tensor, modalities: list[str],
               gate_of: Callable[[Tensor], Tensor], *, steps: int, per_step: int, lr: float, decay: float,
-              logit_scale: float, weighted: bool, generator: torch.Generator, advance: Callable[[], None]) -> None:
+              logit_scale: float, weighted: bool, generator: torch.Generator, advance: Callable[[int], None],
+              journal: Journal = Unkept()) -> None:
         """Minimise the weighted alignment loss on drawn features, balanced over modalities.
 
         Args:
@@ -119,15 +121,15 @@ class Realigner:
         down, up = self.down.requires_grad_(True), self.up.requires_grad_(True)
         optimiser = torch.optim.Adam([down, up], lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for _ in range(steps):
+
+        def loss(step: int) -> Tensor:
             rows = torch.randint(len(u), (per_step,), generator=generator).to(u.device)
             e = ops.realign(u[rows, : self.dim], gate[rows], down, up, source=self.source(u[rows]))
-            loss = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
+            value = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
             if decay:
-                loss = loss + decay * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            advance()
+                value = value + decay * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
+            return value
+
+        optimise("re-alignment", optimiser, steps, loss, schedule=schedule, generator=generator, journal=journal,
+                 advance=advance, remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run")
         self.down, self.up = down.detach(), up.detach()

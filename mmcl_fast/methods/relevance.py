@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmcl_fast.methods.steps import Journal, Unkept, optimise
+
 
 class Ridge:
     """Ridge regression from accumulated moments: W = (X'X + lambda tr(X'X)/d I)^-1 X'Y, x with a constant appended.
@@ -66,7 +68,8 @@ class Relevance:
         self.ridge = Ridge(width, penalty)
         self.mlp: nn.Sequential | None = None
 
-    def learn(self, query: Tensor, modality: str, drawn: dict[str, Tensor], generator: torch.Generator) -> None:
+    def learn(self, query: Tensor, modality: str, drawn: dict[str, Tensor], generator: torch.Generator,
+              journal: Journal = Unkept()) -> None:
         """Add a task's unit queries ``[n, Dq]``; ``drawn``: unit queries of what was learned before (mlp only)."""
         if modality not in self.modalities:
             self.modalities.append(modality)
@@ -75,9 +78,9 @@ class Relevance:
             self.ridge.add(query, torch.full((len(query),), row), len(self.modalities))
         else:
             own = [drawn[modality]] if modality in drawn else []
-            self._train_mlp({**drawn, modality: torch.cat([query, *own])}, generator)
+            self._train_mlp({**drawn, modality: torch.cat([query, *own])}, generator, journal)
 
-    def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator) -> None:
+    def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator, journal: Journal) -> None:
         x = torch.cat([queries[m] for m in self.modalities])
         y = torch.cat([torch.full((len(queries[m]),), i) for i, m in enumerate(self.modalities)]).to(x.device)
         with torch.random.fork_rng(devices=[]):
@@ -85,11 +88,13 @@ class Relevance:
             self.mlp = self._network(x.shape[1]).to(x.device)
         weight = 1.0 / torch.bincount(y, minlength=len(self.modalities)).clamp(min=1).float()
         optimiser = torch.optim.AdamW(self.mlp.parameters(), 1e-3, weight_decay=1e-2)
-        for _ in range(300):
+
+        def loss(step: int) -> Tensor:
             rows = torch.randint(len(x), (128,), generator=generator).to(x.device)
-            optimiser.zero_grad()
-            F.cross_entropy(self.mlp(x[rows]), y[rows], weight=weight).backward()
-            optimiser.step()
+            return F.cross_entropy(self.mlp(x[rows]), y[rows], weight=weight)
+
+        optimise("relevance", optimiser, 300, loss, generator=generator, journal=journal,
+                 remedy='use method.options.relevance = "analytic"')
         self.mlp.requires_grad_(False)
 
     def _network(self, width: int) -> nn.Sequential:

@@ -235,7 +235,7 @@ def test_save_replaces_a_saved_learner_and_nothing_else(root, tmp_path):
     assert len(Learner.load(tmp_path / "run", encoder=ToyEncoder()).tasks) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "run"]
     (tmp_path / "run" / "state.json").write_text("[]")
-    with pytest.raises(RunError, match="not the state"):
+    with pytest.raises(RunError, match="state.json: its size or checksum"):
         Learner.load(tmp_path / "run", encoder=ToyEncoder())
 
 

@@ -1,5 +1,4 @@
 import json
-import shutil
 
 import pytest
 import torch
@@ -111,9 +110,32 @@ def test_nothing_is_written_before_everything_is_there(config, tmp_path, monkeyp
         run.train(config("zero_shot", {}), tmp_path / "file" / "run")
 
 
-def test_joint_cannot_resume_and_says_so(config, tmp_path):
-    run.train(config("joint", {"epochs": 1}), tmp_path / "run")
-    for folder in sorted((tmp_path / "run" / "checkpoints").iterdir())[3:]:
-        shutil.rmtree(folder)
-    with pytest.raises(RunError, match="start the run anew"):
-        run.train(config("joint", {"epochs": 1}), tmp_path / "run", resume=True)
+def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path, monkeypatch):
+    from mmcl_fast.learning import journal
+
+    def make():
+        return config("joint", {"epochs": 2, "batch_size": 8}, checkpoint_every=7)
+
+    run.train(make(), tmp_path / "whole")
+    assert [p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()] == ["task-006"]
+    real, calls = journal.Journal.step, []
+
+    def stop_late(self, loop, state):
+        calls.append(loop)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return real(self, loop, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "step", stop_late)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(make(), tmp_path / "parts")
+    left = sorted(p.name for p in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert left == ["inside-006-000001", "inside-006-000002"]
+    monkeypatch.setattr(journal.Journal, "step", lambda self, loop, state: (calls.append(loop), real(self, loop, state)))
+    del calls[:]
+    run.train(make(), tmp_path / "parts", resume=True)
+    assert len(calls) == 6 * 2 * 2 - 14  # six tasks of two batches, two epochs; 14 steps were kept
+    assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
+    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+    assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])

@@ -1,0 +1,172 @@
+"""Checkpoints inside a task, and stopping by a signal without losing a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import RunError
+from mmcl_fast.learning import checkpoint
+from mmcl_fast.methods.steps import State
+
+KEPT = 2  # of checkpoints inside a task
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop(KeyboardInterrupt):
+    """SIGINT or SIGTERM ended a run; what was learned up to then is on the disk."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Journal:
+    """What ``methods.steps.Journal`` asks for, in a run folder.
+
+    A checkpoint holds the result of each loop of the task that has ended, and of the one under way its parameters,
+    optimiser, schedule, step and generator; beside them torch's own generators. What a task's other phases compute
+    follows from the state before the task, so it is computed again.
+
+    Args:
+        run: the run folder, its lock held.
+        every: steps between checkpoints.
+        say: takes a line for the user.
+    """
+
+    def __init__(self, run: Path, *, every: int, say: Callable[[str], None] = lambda line: None):
+        self.run, self.every, self.say = run, every, say
+        self.task = 0
+        self.steps = 0
+        self._place = 0
+        self._loops: dict[str, State] = {}
+        self._generators: dict[str, Tensor] = {}
+        self._under_way: str | None = None
+        self._waiting = False
+        self._signum: int | None = None
+
+    def start(self, task: int) -> None:
+        """Begin the ``task``-th task, from its newest readable checkpoint where there is one."""
+        self._waiting = False
+        if task == self.task:
+            return
+        self.task, self.steps, self._place = task, 0, 0
+        self._loops, self._generators, self._under_way = {}, {}, None
+        own = checkpoint.inside(self.run, task)
+        for place, folder in reversed(own):
+            try:
+                tensors, values = checkpoint.read(folder, {"loops", "under_way", "steps"})
+            except RunError as fault:
+                self.say(f"passed over: {fault}")
+                continue
+            self._place, self.steps, self._under_way = place, values["steps"], values["under_way"]
+            for name, loop in values["loops"].items():
+                start = f"loop/{name}/"
+                own_tensors = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+                self._loops[name] = own_tensors, loop
+            self._generators = {k: v for k, v in tensors.items() if k.startswith("generator/")}
+            self.say(f"task {task} goes on after step {self.steps}, in {self._under_way}")
+            break
+        for place, folder in checkpoint.inside(self.run):
+            if (place, folder) not in own or place > self._place:
+                checkpoint.remove(folder)
+
+    def clear(self) -> None:
+        """Remove the task's checkpoints, now that the task's own is there."""
+        for _, folder in checkpoint.inside(self.run):
+            checkpoint.remove(folder)
+        self.task = 0
+
+    # ---- the loops' side --------------------------------------------------------------------------------------
+
+    def begin(self, loop: str) -> State | None:
+        self._waiting = True
+        if loop == self._under_way:
+            set_generators(self._generators)
+        return self._loops.get(loop)
+
+    def step(self, loop: str, state: Callable[[], State]) -> None:
+        self.steps += 1
+        if self._signum is None and self.steps % self.every:
+            return
+        self._loops[loop], self._under_way = state(), loop
+        self._write()
+        self._stop_if_asked()
+
+    def end(self, loop: str, result: State) -> None:
+        self._loops[loop] = {k: v.clone() for k, v in result[0].items()}, result[1]
+        self._waiting = False
+        self._stop_if_asked()
+
+    def _write(self) -> None:
+        self._place += 1
+        tensors = {f"loop/{name}/{k}": v for name, (kept, _) in self._loops.items() for k, v in kept.items()}
+        folder = self.run / "checkpoints" / f"inside-{self.task:03d}-{self._place:06d}"
+        checkpoint.write(folder, tensors | generators(), {
+            "loops": {name: values for name, (_, values) in self._loops.items()}, "under_way": self._under_way,
+            "steps": self.steps})
+        for _, folder in checkpoint.inside(self.run, self.task)[:-KEPT]:
+            checkpoint.remove(folder)
+
+    # ---- signals ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Inside, SIGINT and SIGTERM raise :class:`Stop`: within a loop after the step under way and a checkpoint,
+        within :meth:`finishing` at its end, elsewhere at once; the second one at once wherever it comes."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.getsignal(s) for s in SIGNALS}
+        taken = {s: h for s, h in before.items() if h not in (signal.SIG_IGN, None)}
+        for s in taken:
+            signal.signal(s, self._on_signal)
+        try:
+            yield
+        finally:
+            for s, handler in taken.items():
+                signal.signal(s, handler)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """A first signal waits until the end of what is inside."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+        self._stop_if_asked()
+
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        first, self._signum = self._signum is None, signum
+        if not (first and self._waiting):
+            raise Stop(signum)
+
+    def _stop_if_asked(self) -> None:
+        if self._signum is not None:
+            raise Stop(self._signum)
+
+
+def generators() -> dict[str, Tensor]:
+    """The states of torch's own generators."""
+    states = {"generator/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states |= {f"generator/cuda:{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_generators(states: dict[str, Tensor]) -> None:
+    """Inverse of :func:`generators`; a GPU that is not here is left out."""
+    for key, state in states.items():
+        kind, _, number = key.removeprefix("generator/").partition(":")
+        if kind == "cpu":
+            torch.set_rng_state(state)
+        elif int(number or 0) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, int(number or 0))
