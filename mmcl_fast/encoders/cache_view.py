@@ -65,7 +65,7 @@ class StoredTokens(Tokens):
         tokens, mask = self._gather(where.reshape(-1).numpy())
         shape = where.shape
         return Tokens(tokens.view(*shape, *tokens.shape[1:]), self.query[rows],
-                      None if mask is None else mask.view(*shape, -1))
+                      None if mask is None else mask.view(*shape, self._longest))
 
     def to(self, device: torch.device | str) -> Tokens:
         if torch.device(device) == self._device:
