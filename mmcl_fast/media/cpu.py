@@ -1,7 +1,7 @@
 """The CPU backend: Pillow for pictures, soundfile and PyAV for sound, PyAV for video.
 
 A backend is a module with ``image``, ``video``, ``audio`` and ``depth``, each
-``(source, spec, view, whole=False) -> Tensor``: uint8 ``[F, size, size, 3]`` in 0..255 or float
+``(source, spec, view, whole=False) -> Tensor``: uint8 ``[F, 3, size, size]`` in 0..255 or float
 ``[F, 3 or 1, size, size]`` in 0..1. ``whole`` reads to the end of the file, so that a check sees all of it.
 """
 

@@ -65,13 +65,12 @@ def fit(planes: Tensor, spec: VisualSpec, view: View) -> Tensor:
 
 
 def normalise(picture: Tensor, spec: VisualSpec, out: Tensor) -> Tensor:
-    """Writes ``(x - mean) / std`` to ``out`` ``[F, 3, H, W]`` float32.
+    """Writes ``(x - mean) / std`` to ``out`` ``[F, 3, H, W]`` float32, on any device.
 
-    picture: uint8 ``[F, H, W, 3]``, read as 0..255, or float ``[F, C, H, W]`` in 0..1 with C = 3 or 1.
+    picture: uint8 ``[F, 3, H, W]`` of any layout, read as 0..255, or float ``[F, C, H, W]`` in 0..1 with C = 3 or 1.
     """
-    mean = torch.tensor(spec.mean).view(3, 1, 1)
-    std = torch.tensor(spec.std).view(3, 1, 1)
-    if picture.dtype == torch.uint8:
-        out.copy_(picture.permute(0, 3, 1, 2))
-        return out.sub_(mean * 255).div_(std * 255)
-    return torch.sub(picture, mean, out=out).div_(std)
+    unit = 255 if picture.dtype == torch.uint8 else 1
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        plane = picture[:, channel % picture.shape[1]]
+        out[:, channel].copy_(plane).mul_(1 / (unit * std)).sub_(mean / std)
+    return out
