@@ -26,7 +26,7 @@ from mmcl_fast.media.dali_routes import ROUTES, Feed
 from mmcl_fast.media.decode import decode
 from mmcl_fast.media.engine import Chunk, pool_of
 from mmcl_fast.media.spec import Spec, VisualSpec
-from mmcl_fast.media.views import draw
+from mmcl_fast.media.views import draw, normalise
 
 AHEAD = 4                   # batches whose files are read
 FLIGHT = 2                  # groups in the pipeline
@@ -47,7 +47,7 @@ def _available(kind: str, index: int) -> str | None:
     if kind not in ("cpu", "cuda"):
         return f"DALI has no device {kind!r}: use cpu or cuda"
     try:
-        from nvidia.dali import Pipeline, fn, types
+        from nvidia.dali import Pipeline, types
     except ImportError as error:
         return f"nvidia.dali does not import ({error}): {INSTALL}"
     if kind == "cpu":
@@ -249,15 +249,14 @@ class _Run:
         try:
             stream = torch.cuda.current_stream(engine.device) if engine.graph.gpu else None
             output, = self.pipe.outputs(cuda_stream=stream)
-        except RuntimeError:
+        except Exception:  # an operator's error comes as one of many types
             self._failure()
             return
         self.flying.popleft()
         self._place(group, output)
         group.job.groups -= 1
         for slot in group.slots:
-            feed = group.job.feeds.pop(slot)  # and with it the file's bytes
-            engine.note(feed.kind, worked=True)
+            engine.note(group.job.feeds[slot].kind, worked=True)
 
     def _failure(self) -> None:
         """The first group under way failed: it is tried item by item, or given up; the others begin anew."""
@@ -266,7 +265,7 @@ class _Run:
         self.flying.clear()
         self.pipe = None
         if len(group.slots) == 1:
-            self.engine.note(job.feeds.pop(group.slots[0]).kind, worked=False)
+            self.engine.note(job.feeds[group.slots[0]].kind, worked=False)
             self._fall_back(job, group.slots[0])
             job.groups -= 1
             again = others
@@ -280,20 +279,26 @@ class _Run:
         if hasattr(engine.graph, "place"):
             engine.graph.place(output, job.chunk.data, group.slots)
             return
-        for i, slot in enumerate(group.slots):
-            values, feed = np.asarray(output[i]), job.feeds[slot]
-            if engine.gpu:
-                self._finish(job, slot, values, feed)
-            else:
-                job.work.append(self.pool.submit(self._finish, job, slot, values, feed))
+        values = {slot: np.asarray(output[i]) for i, slot in enumerate(group.slots)}
+        if engine.gpu:  # one stream: together is faster
+            self._finish(job, values)
+            return
+        job.work += [self.pool.submit(self._finish, job, {slot: value}) for slot, value in values.items()]
 
-    def _finish(self, job: Job, slot: int, values: np.ndarray, feed: Feed) -> None:
+    def _finish(self, job: Job, values: dict[int, np.ndarray]) -> None:
+        """What torch does with decoded values: to their rows of the batch."""
         if self.stop.is_set():
             return
-        try:
-            self.engine.graph.finish(values, feed, job.chunk.data[slot])
-        except MediaError:
-            self._decode(job, slot)
+        graph, ready = self.engine.graph, {}
+        for slot, value in values.items():
+            try:
+                ready[slot] = graph.prepare(value, job.feeds[slot])
+            except MediaError:  # the cpu backend finds out what it is
+                self._decode(job, slot)
+        if ready:
+            pictures = graph.pictures(list(ready.values()), [job.feeds[slot] for slot in ready])
+            rows = torch.empty(len(ready), *self.engine.spec.shape[1:], device=pictures.device)
+            job.chunk.data[list(ready)] = normalise(pictures, self.engine.spec, rows)[:, None]
 
     def _fall_back(self, job: Job, slot: int) -> None:
         job.work.append(self.pool.submit(self._decode, job, slot))

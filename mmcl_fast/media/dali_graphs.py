@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,10 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import depth as depth_maps
 from mmcl_fast.media import mel
+from mmcl_fast.media.audio import LOUDEST
 from mmcl_fast.media.dali_routes import Feed
 from mmcl_fast.media.resample import resample
 from mmcl_fast.media.spec import VisualSpec
-from mmcl_fast.media.views import normalise
 
 
 class Pictures:
@@ -62,17 +64,24 @@ class Sounds:
 
         return fn.decoders.audio(encoded, downmix=True, dtype=types.FLOAT)[0]
 
-    def finish(self, wave: np.ndarray, feed: Feed, out: Tensor) -> None:
-        """A decoded wave ``[T]`` to its row."""
-        if len(wave) != feed.samples or not np.isfinite(wave).all():
-            raise MediaError("not what its header says")  # the cpu backend finds out what it is
-        spec, shift = self.spec, feed.view.shift
-        want = int(np.ceil(spec.seconds * feed.rate)) + 1
-        if len(wave) > want:
-            start = int((0.5 if shift is None else shift) * (len(wave) - want))
-            wave = wave[start:start + want]
-        sound = resample(torch.from_numpy(wave).to(self.device), feed.rate, spec.sample_rate)
-        normalise(mel.picture(mel.window(sound, spec, shift), spec), spec, out)
+    def prepare(self, wave: np.ndarray, feed: Feed) -> Tensor:
+        """A decoded wave ``[T]``, of a longer recording its window, to the device. Raises MediaError."""
+        if len(wave) != feed.samples or not np.abs(wave).max() <= LOUDEST:
+            raise MediaError("is not what its header says, or holds samples that are none")
+        want, shift = math.ceil(self.spec.seconds * feed.rate) + 1, feed.view.shift
+        start = int((0.5 if shift is None else shift) * max(len(wave) - want, 0))
+        return torch.from_numpy(wave[start:start + want]).to(self.device)
+
+    def pictures(self, waves: list[Tensor], feeds: list[Feed]) -> Tensor:
+        """``[B, 1, size, size]`` in 0..1; waves of one rate and length are resampled together."""
+        spec, alike = self.spec, defaultdict(list)
+        for i, (wave, feed) in enumerate(zip(waves, feeds)):
+            alike[feed.rate, len(wave)].append(i)
+        windows: dict[int, Tensor] = {}
+        for (rate, _), places in alike.items():
+            sounds = resample(torch.stack([waves[i] for i in places]), rate, spec.sample_rate)
+            windows.update((i, mel.window(sound, spec, feeds[i].view.shift)) for i, sound in zip(places, sounds))
+        return mel.picture(torch.stack([windows[i] for i in range(len(waves))]), spec)
 
 
 class Depths:
@@ -88,10 +97,13 @@ class Depths:
 
         return fn.decoders.image(encoded, output_type=types.ANY_DATA, dtype=types.UINT16, adjust_orientation=False)
 
-    def finish(self, values: np.ndarray, feed: Feed, out: Tensor) -> None:
-        """A decoded map ``[H, W, 1]`` to its row."""
-        metres = depth_maps.metres(values[..., 0], self.spec).to(self.device)
-        normalise(depth_maps.picture(metres, self.spec, feed.view), self.spec, out)
+    def prepare(self, values: np.ndarray, feed: Feed) -> Tensor:
+        """A decoded map ``[H, W, 1]`` to metres ``[H, W]`` on the device. Raises MediaError."""
+        return depth_maps.metres(values[..., 0], self.spec).to(self.device)
+
+    def pictures(self, maps: list[Tensor], feeds: list[Feed]) -> Tensor:
+        """``[B, 1, size, size]`` in 0..1."""
+        return torch.cat([depth_maps.picture(metres, self.spec, feed.view) for metres, feed in zip(maps, feeds)])
 
 
 GRAPHS = {"image": Pictures, "video": Pictures, "audio": Sounds, "depth": Depths}

@@ -10,18 +10,20 @@ from __future__ import annotations
 import bisect
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mmcl_fast.media import picture, video as clips
+from mmcl_fast.media import picture
+from mmcl_fast.media import video as clips
+from mmcl_fast.media.audio import _plausible as plausible
 from mmcl_fast.media.source import FORMATS, Source, is_cover, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, region
 
 MAX_FILE = 1 << 28  # bytes; larger files are not read whole into memory
-PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "JPEG2000")
+PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "JPEG2000")  # not TIFF: DALI reads broken ones with holes in them
 SOUNDS = ("WAV", "WAVEX", "FLAC", "OGG")
-CONTAINERS = ("mov", "matroska", "avi")
 CODECS = ("vp8", "vp9", "mjpeg")                      # that DALI decodes without a GPU
 GPU_CODECS = ("h264", "hevc", "av1", "mpeg4", *CODECS)  # by NVDEC
 LONG = 4  # windows; of a longer recording the cpu backend reads only the part that is wanted
@@ -51,11 +53,11 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     """Pictures of 8 bits in grey or RGB, without transparency, not animated, not cut short."""
     from PIL import Image
 
-    data = _bytes(source)
+    data = _bytes(source, spec)
     with Image.open(io.BytesIO(data), formats=FORMATS) as im:
         if (im.format not in PICTURES or im.mode not in ("RGB", "L") or im.has_transparency_data
                 or picture._deep(im) or im.width * im.height > spec.max_pixels or im.info.get("interlace")
-                or (im.format not in ("MPO", "TIFF") and getattr(im, "is_animated", False))):
+                or (im.format != "MPO" and getattr(im, "is_animated", False))):
             return None
         if im.format in ("JPEG", "MPO"):
             # Cut short: a decoder may fill the rest with grey. Without Adobe's transform: RGB, not YCbCr.
@@ -63,7 +65,9 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
                 return None
         elif im.format == "PNG" and not _ends(data, b"IEND\xaeB`\x82"):
             return None
-        elif im.format == "WEBP" and data[12:16] not in (b"VP8 ", b"VP8L"):
+        elif im.format == "WEBP" and (data[12:16] not in (b"VP8 ", b"VP8L") or _number(data[4:8]) + 8 != len(data)):
+            return None
+        elif im.format == "BMP" and _number(data[2:6]) > len(data):
             return None
         orientation = im.getexif().get(0x0112, 1)
         if orientation != 1 and (im.format not in ("JPEG", "MPO") or "exif" not in im.info):
@@ -77,7 +81,7 @@ def depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     """PNG of 16 bits in grey."""
     from PIL import Image
 
-    data = _bytes(source)
+    data = _bytes(source, spec)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as im:
         if (not im.mode.startswith("I") or im.width * im.height > spec.max_pixels or im.info.get("interlace")
                 or getattr(im, "is_animated", False) or not _ends(data, b"IEND\xaeB`\x82")):
@@ -89,47 +93,62 @@ def audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     """WAV, FLAC and OGG of a few windows at most."""
     import soundfile
 
-    data = _bytes(source)
+    data = _bytes(source, spec)
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         rate, samples = file.samplerate, file.frames
         seconds = samples / rate
-        if (file.format not in SOUNDS or not 0 < seconds <= min(LONG * spec.seconds, spec.max_seconds)
-                or not 1000 <= rate <= 1_000_000):
+        plausible(rate, file.channels)
+        if file.format not in SOUNDS or not 0 < seconds <= min(LONG * spec.seconds, spec.max_seconds):
             return None
         return Feed((_array(data),), samples * 4, (file.format, file.subtype), view, samples, rate)
 
 
 def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """Upright videos of 8 bits in 4:2:0, whose packets last as long as the header says."""
-    data = _bytes(source)
-    if _turned(data):
-        return None
+    """Upright mp4, mov, mkv and webm of 8 bits in 4:2:0, whose packets last as long as the header says.
+
+    DALI 2.4's decoder can crash the process over a damaged file: so the first frame is decoded here, which also tells
+    the rotation, the container must state that frame's size, and AVI, with its index at the end, is left out.
+    """
+    data = _bytes(source, spec)
     with open_av(data) as container:
-        stream = next(s for s in container.streams.video if not is_cover(s))
+        stream = container.streams.video[0]
         context, clock = stream.codec_context, clips._clock(container, stream)
-        width, height, codec = context.width, context.height, context.name.removeprefix("lib").split("-")[0]
-        codec = "av1" if codec == "dav1d" else codec
-        if (clock is None or width * height > spec.max_pixels or clock.duration * clock.base > spec.max_seconds
-                or container.format.name.split(",")[0] not in CONTAINERS or stream != container.streams.video[0]
-                or codec not in (GPU_CODECS if gpu else CODECS) or context.pix_fmt not in ("yuv420p", "yuvj420p")):
+        width, height = context.width, context.height
+        codec = {"libdav1d": "av1", "libvpx-vp9": "vp9"}.get(context.name, context.name)
+        if (clock is None or is_cover(stream) or width * height > spec.max_pixels
+                or clock.duration * clock.base > spec.max_seconds or not _states(data, container, width, height)
+                or codec not in (GPU_CODECS if gpu else CODECS)):
             return None
-        times = sorted(packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None)
+        context.thread_count = 1
+        times, frame = [], None
+        for packet in container.demux(stream):
+            if packet.size and packet.pts is not None:
+                times.append(packet.pts)
+            if frame is None:
+                frame = next(iter(packet.decode()), None)
     end = clock.start + clock.duration
-    if not times or (end - times[-1] - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base):
+    if (frame is None or frame.rotation or (frame.width, frame.height) != (width, height)
+            or frame.format.name not in ("yuv420p", "yuvj420p")
+            or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)):
         return None
+    times.sort()
     wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
     frames = np.int32([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted])
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
-    return Feed(arrays, spec.frames * width * height * 3, (codec, context.pix_fmt), view)
+    return Feed(arrays, spec.frames * width * height * 3, (codec, frame.format.name), view)
 
 
 ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}
 
 
-def _bytes(source: Source) -> bytes:
-    if not 0 < size_of(source) <= MAX_FILE:
-        raise ValueError("empty or too large")
+def _bytes(source: Source, spec: VisualSpec) -> bytes:
+    if not 0 < size_of(source) <= min(MAX_FILE, spec.max_bytes):
+        raise ValueError("empty, no file or too large")
     return read_bytes(source)
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "little")
 
 
 def _array(data: bytes) -> np.ndarray:
@@ -162,19 +181,15 @@ def _on_pixels(begin: float, end: float, length: int, size: int) -> tuple[float,
     return first * length / full, (first + size) * length / full
 
 
-def _turned(data: bytes) -> bool:
-    """Whether a header of a track may ask for a rotation, which av tells only with a decoded frame.
+def _states(data: bytes, container: Any, width: int, height: int) -> bool:
+    """Whether the header of an mp4, mov, mkv or webm file holds this size, as av need not have it from there.
 
-    In mp4 and mov: a ``tkhd`` box whose matrix is not the identity (ISO 14496-12, 8.3.2); in Matroska: a Projection
-    element.
+    A sample entry holds both in 16 bits (ISO 14496-12, 12.1.3), Matroska has PixelWidth (B0) and PixelHeight (BA).
     """
-    if data.startswith(b"\x1aE\xdf\xa3"):
-        return b"\x76\x70" in data[:4096]
-    upright = b"".join(n.to_bytes(4, "big") for n in (1 << 16, 0, 0, 0, 1 << 16))
-    place = data.find(b"tkhd")
-    while place >= 0:
-        matrix = place + (56 if data[place + 4] else 44)  # version 1 has times of 64 bits
-        if data[matrix:matrix + 20] != upright:
-            return True
-        place = data.find(b"tkhd", place + 4)
-    return False
+    kind = container.format.name.split(",")[0]
+    if kind == "mov":
+        return width.to_bytes(2, "big") + height.to_bytes(2, "big") in data
+    return kind == "matroska" and all(
+        any(mark + bytes([0x80 + size]) + number.to_bytes(size, "big") in data for size in (1, 2, 3, 4, 8)
+            if number < 1 << 8 * size)
+        for mark, number in ((b"\xb0", width), (b"\xba", height)))
