@@ -1,33 +1,39 @@
-"""``root/<modality>/<split>/<class>/files`` to samples.
+"""``root/<modality>/<split>/<class>/files`` to samples; ``root/text/<split>.csv`` too.
 
-Hidden files, and files beside the folders, are passed over.
+Hidden files, and other files beside the folders, are passed over.
 """
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.spec import MODALITIES
-from mmcl_fast.streams.sample import ClassId, Sample
-from mmcl_fast.streams.validate import check_modality, check_split, check_words
+from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.streams.sample import Sample
+from mmcl_fast.streams.table import rename, split_samples
+from mmcl_fast.streams.validate import check_modality, check_split
 
 
-def read_folder(root: Path) -> dict[str, Any]:
+def read_folder(root: Path, *, text: str | Sequence[str] = "text", label: str = "label",
+                header: bool = True) -> dict[str, Any]:
     """Arguments of ``Stream``: samples sorted by modality, class, split and name, and the class texts."""
     if not root.is_dir():
         raise StreamError(f"{root}: not a folder: give one that holds <modality>/<split>/<class>/<file>")
-    samples = []
+    samples: list[Sample] = []
+    texts = read_class_texts(root)
     found = _folders(root)
     for name in found:
         check_modality(name, os.path.join(root, name))
     for modality in (name for name in MODALITIES if name in found):
         own = []
         splits = _folders(root / modality)
-        if not splits:
+        if modality == "text":
+            own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
+        if not splits and not own:
             raise StreamError(f"{root / modality}: empty: put train and test folders with classes "
                               "there or remove it")
         for split in splits:
@@ -36,38 +42,14 @@ def read_folder(root: Path) -> dict[str, Any]:
             classes = _folders(where)
             if not classes:
                 raise StreamError(f"{where}: no class folders: expected {where}/<class>/<file>")
-            for label in classes:
-                files = _files(where / label)
+            for name in classes:
+                files = _files(where / name)
                 if not files:
-                    raise StreamError(f"{where / label}: empty class folder: add files or remove it")
-                own += [Sample(modality, label, file, None, split, file.relative_to(root).as_posix())
+                    raise StreamError(f"{where / name}: empty class folder: add files or remove it")
+                own += [Sample(modality, name, file, None, split, file.relative_to(root).as_posix())
                         for file in map(Path, files)]
         samples += sorted(own, key=lambda sample: (sample.label, sample.key))
-    return {"samples": samples, "root": root, "class_texts": read_class_texts(root)}
-
-
-def read_class_texts(root: Path) -> dict[ClassId, str]:
-    """``root/classes.json``, ``{modality: {class: text}}``; nothing where there is none."""
-    path = root / "classes.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StreamError(f"{path}: not JSON ({error}): expected {{modality: {{class: text}}}}") from None
-    except RecursionError:
-        raise StreamError(f"{path}: nested too deeply: expected {{modality: {{class: text}}}}") from None
-    texts = {}
-    for modality, classes in content.items() if isinstance(content, dict) else [("", content)]:
-        if not isinstance(classes, dict):
-            raise StreamError(f"{path}: expected {{modality: {{class: text}}}}")
-        check_modality(modality, str(path))
-        for label, text in classes.items():
-            if not isinstance(text, str) or not text.strip():
-                raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
-            check_words(label + text, f"{path}: {modality} {label!r}")
-            texts[modality, label] = text
-    return texts
+    return {"samples": samples, "root": root, "class_texts": texts}
 
 
 def _folders(path: Path) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmcl_fast.media.source import Slice
+
 SPLITS = ("train", "val", "test")
 ClassId = tuple[str, str]
 
@@ -16,7 +18,7 @@ class Sample:
     Attributes:
         modality: image, video, audio, depth or text.
         label: class name within the modality.
-        path: the file, or None when ``text`` holds the item itself.
+        path: the file, or the part of a tar that it is, or None when ``text`` holds the item itself.
         text: the item itself, or None.
         split: train, val or test.
         key: stable identity in the stream: path relative to the root, manifest id, or hash of the text.
@@ -24,7 +26,7 @@ class Sample:
 
     modality: str
     label: str
-    path: Path | None
+    path: Path | Slice | None
     text: str | None
     split: str
     key: str

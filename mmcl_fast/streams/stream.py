@@ -1,4 +1,4 @@
-"""A stream of tasks from a folder, a manifest or the demo. Building one opens no media file."""
+"""A stream of tasks from a folder, a manifest, a table, tars or the demo. Building one opens no media file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Stream:
     """Tasks in order, each of one modality. Iterating yields them and keeps ``seen`` up to date.
 
-    Build one with ``from_folder``, ``from_manifest`` or ``demo``. They share these options:
+    Build one with ``from_folder``, ``from_manifest``, ``from_table``, ``from_tar`` or ``demo``. They share these
+    options:
 
     Args:
         classes_per_task: classes of one modality in a task; None: one task per modality.
@@ -82,24 +83,66 @@ class Stream:
                 tuple(_hold_out(members, validation, seed))))
 
     @classmethod
-    def from_folder(cls, root: str | Path, **options: Any) -> "Stream":
+    def from_folder(cls, root: str | Path, *, text: str | Sequence[str] = "text", label: str = "label",
+                    header: bool = True, **options: Any) -> "Stream":
         """From ``root/<modality>/<split>/<class>/files``; ``root/classes.json`` may give class texts.
 
-        Tasks take the classes in sorted order. Raises StreamError, one line, for what cannot be learned from.
+        Text samples may also be the rows of ``root/text/<split>.csv`` (tsv, jsonl, parquet); ``text``, ``label`` and
+        ``header`` are as in ``from_table``. Tasks take the classes in sorted order. Raises StreamError, one line, for
+        what cannot be learned from.
         """
         from mmcl_fast.streams.folder import read_folder
 
-        return cls(**read_folder(Path(root)), **options)
+        return cls(**read_folder(Path(root), text=text, label=label, header=header), **options)
 
     @classmethod
     def from_manifest(cls, path: str | Path, **options: Any) -> "Stream":
-        """From a JSONL file; see ``mmcl_fast.streams.manifest`` for a line's fields.
+        """From a JSONL or Parquet file; see ``mmcl_fast.streams.manifest`` for a line's fields.
 
         Tasks take the classes in order of appearance. Raises StreamError naming the file and the line.
         """
         from mmcl_fast.streams.manifest import read_manifest
 
         return cls(**read_manifest(Path(path)), **options)
+
+    @classmethod
+    def from_table(cls, path: str | Path, *, text: str | Sequence[str] = "text", label: str = "label",
+                   split: str = "split", header: bool = True, **options: Any) -> "Stream":
+        """Text samples from the rows of CSV, TSV, JSONL or Parquet.
+
+        Args:
+            path: a file, or a folder with files named by their split: train.csv, test.csv and perhaps val.csv.
+            text: the column of the text, or several (a list, or separated by commas) to be joined by a space.
+            label: the column of the class. Whole numbers stand for the lines of classes.txt beside the tables, counted
+                from 0 or from 1, whichever fits; or classes.json says what each means.
+            split: the column that holds train, val or test; not read in a folder's files.
+            header: False: CSV and TSV have no line of names, the columns are "1", "2", ...
+
+        Tasks take the classes in sorted order. Raises StreamError naming the file and the line or row.
+        """
+        from mmcl_fast.streams.table import read_table
+
+        return cls(**read_table(Path(path), text=text, label=label, split=split, header=header), **options)
+
+    @classmethod
+    def from_tar(cls, path: str | Path | Mapping[str, str | Path], *, label: str = "label",
+                 **options: Any) -> "Stream":
+        """From tars in the WebDataset convention; see ``mmcl_fast.streams.tar``. Samples are read in place.
+
+        Args:
+            path: a folder of tars, a name with ``{000..012}``, ``{a,b}`` or ``*``, or ``{split: any of these}``.
+                Without stated splits the word train, val or test in a tar's name or folder tells. The field
+                ``split`` of a sample's .json goes before both.
+            label: the field of a sample's .json that holds its class, where it has no .cls. Whole numbers are
+                named as in ``from_table``.
+
+        Each tar is indexed once: ``<tar>.index.json`` beside it or, where that can't be written, in the user's cache
+        folder; a tar of another size or modification time is indexed anew. Tasks take the classes in sorted order.
+        Raises StreamError naming the tar and the member.
+        """
+        from mmcl_fast.streams.tar import read_tars
+
+        return cls(**read_tars(path, label=label), **options)
 
     @classmethod
     def demo(cls, root: str | Path | None = None, **options: Any) -> "Stream":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.media.source import Slice, Source, open_binary, size_of
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.sample import SPLITS, Sample
 
@@ -63,21 +64,22 @@ def check_task(name: str, samples: Sequence[Sample], root: Path) -> None:
                               f"{split} split, or put these classes into a larger task")
 
 
-def check_file(path: Path | str, modality: str, where: str, *, empty: bool = False) -> tuple[int, int]:
+def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bool = False) -> tuple[int, int, int]:
     """Refuses a missing or (unless ``empty``) an empty file and an ending of another modality; returns (device,
-    inode)."""
+    inode, offset)."""
+    part = isinstance(path, Slice)
     try:
-        stat = os.stat(path)
+        stat = os.stat(path.path if part else path)
     except OSError as error:
         reason = error.strerror or error
         raise StreamError(f"{where}: {reason}: restore the file or remove its entry") from None
-    if stat.st_size == 0 and not empty:
+    if (path.size if part else stat.st_size) == 0 and not empty:
         raise StreamError(f"{where}: the file is empty: replace or remove it")
-    ending = os.path.splitext(path)[1].lstrip(".").lower()
+    ending = os.path.splitext(str(path))[1].lstrip(".").lower()
     if ending in ENDINGS and modality not in ENDINGS[ending]:
         raise StreamError(f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
                           f"it to {' or '.join(sorted(ENDINGS[ending]))}")
-    return stat.st_dev, stat.st_ino
+    return stat.st_dev, stat.st_ino, path.offset if part else 0
 
 
 def validate(samples: Sequence[Sample], root: Path, *, keep_empty: bool = False) -> None:
@@ -85,7 +87,7 @@ def validate(samples: Sequence[Sample], root: Path, *, keep_empty: bool = False)
     if not samples:
         raise StreamError(f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines")
     keys: set[str] = set()
-    files: dict[tuple[int, int], Sample] = {}
+    files: dict[tuple[int, int, int], Sample] = {}
     held: dict[tuple[str, str], set[str]] = {}
     for sample in samples:
         if sample.key in keys:
@@ -114,7 +116,7 @@ def validate_content(samples: Sequence[Sample]) -> None:
     """Raises StreamError where two splits hold equal content. Reads only files whose sizes agree."""
     groups: dict[tuple, list[Sample]] = {}
     for sample in samples:
-        size = sample.text if sample.path is None else os.path.getsize(sample.path)
+        size = sample.text if sample.path is None else size_of(sample.path)
         groups.setdefault((sample.modality, size), []).append(sample)
     for (_, size), group in groups.items():
         if len({sample.split for sample in group}) < 2:
@@ -131,9 +133,9 @@ def _shared(a: Sample, b: Sample, what: str = "one file in") -> str:
     return f"{b.key}: {what} the {a.split} split ({a.key}) and the {b.split} split: keep it in one of them"
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Source) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

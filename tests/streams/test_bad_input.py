@@ -158,7 +158,7 @@ def test_a_name_that_is_no_utf8(folder, build):  # noqa: F811
 
 
 def test_a_manifest_path_with_a_zero_byte():
-    refuse(lambda: Stream.from_manifest("a\0b"), "null byte", "give a manifest")
+    refuse(lambda: Stream.from_manifest("a\0b"), "null byte", "give a file")
 
 
 def test_a_missing_field_and_its_near_miss(folder):  # noqa: F811

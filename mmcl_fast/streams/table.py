@@ -1,0 +1,110 @@
+"""Text samples from the rows of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.classes import name_classes, read_class_texts
+from mmcl_fast.streams.rows import TABLES, read_rows
+from mmcl_fast.streams.sample import SPLITS, Sample
+from mmcl_fast.streams.validate import check_split, check_words, nearest
+
+
+def read_table(path: Path, *, text: str | Sequence[str] = "text", label: str = "label", split: str = "split",
+               header: bool = True) -> dict[str, Any]:
+    """Arguments of ``Stream``; see ``Stream.from_table``."""
+    columns = _columns(text)
+    root = path if path.is_dir() else path.parent
+    if path.is_dir():
+        files = tables_in(path)
+        if not files:
+            raise StreamError(f"{path}: no table there: expected files named by their split, such as train.csv and "
+                              f"test.csv (or {', '.join(TABLES[1:])})")
+    elif path.suffix.lower() not in TABLES:
+        raise StreamError(f"{path}: not a table: give a file of {', '.join(TABLES)}, or a folder with train.csv and "
+                          "test.csv")
+    else:
+        files = {path: None}
+    samples = []
+    for file, fixed in files.items():
+        samples += _samples(file, columns, label, fixed, split, header, root)
+    texts = read_class_texts(root)
+    return {"samples": sort(rename(samples, root, texts)), "root": root, "class_texts": texts}
+
+
+def tables_in(folder: Path) -> dict[Path, str]:
+    """The tables of a folder and the splits that they are named by, in the splits' order."""
+    found = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() in TABLES and not file.name.startswith(".") and file.is_file():
+            check_split(file.stem, str(file))
+            found[file] = file.stem
+    return dict(sorted(found.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
+
+
+def split_samples(folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool) -> list[Sample]:
+    """The samples of a folder's tables; keys are relative to ``root``."""
+    return [sample for file, split in tables_in(folder).items()
+            for sample in _samples(file, _columns(text), label, split, "", header, root)]
+
+
+def rename(samples: list[Sample], folder: Path, texts: dict) -> list[Sample]:
+    """Numbers as labels replaced by the names in ``folder/classes.txt``."""
+    names = name_classes({(sample.modality, sample.label) for sample in samples}, folder, texts) if samples else {}
+    return [sample if names[sample.label] == sample.label else replace(sample, label=names[sample.label])
+            for sample in samples]
+
+
+def sort(samples: list[Sample]) -> list[Sample]:
+    """By class; within one as they came."""
+    return sorted(samples, key=lambda sample: sample.label)
+
+
+def _columns(text: str | Sequence[str]) -> list[str]:
+    return [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
+
+
+def _samples(file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool,
+             root: Path) -> Iterator[Sample]:
+    def wanted(names: list[str]) -> None:
+        for option, column in [*(("text", name) for name in columns), ("label", label)]:
+            if column not in names:
+                raise StreamError(_missing(file, option, column, names, header))
+        if fixed is None and split not in names:
+            raise StreamError(f"{file}: no column {split!r}{nearest(split, names)} to tell train from test: say "
+                              "split = ... with its name, or give a folder that holds train.csv and test.csv")
+
+    key = file.relative_to(root).as_posix()
+    for where, number, values in read_rows(file, header=header, wanted=wanted):
+        parts = [_field(values, name, where) for name in columns]
+        name = _field(values, label, where).strip()
+        part = fixed or _field(values, split, where).strip()
+        check_split(part, where)
+        words = " ".join(part.strip() for part in parts if part.strip())
+        if not words or not name:
+            empty = ", ".join(columns) if not words else label
+            raise StreamError(f"{where}: {empty!r} is empty: fill it or remove the row")
+        yield Sample("text", name, None, words, part, f"{key}:{number}")
+
+
+def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:
+    listed = ", ".join(map(repr, names[:12]))
+    hint = ("" if not header else ", or header = false and a column's number where the first line is a row")
+    return f"{file}: no column {column!r}{nearest(column, names)} among {listed}: say {option} = ... its name{hint}"
+
+
+def _field(values: dict[str, Any], name: str, where: str) -> str:
+    value = values.get(name, 0.0)
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        state = f"missing{nearest(name, list(values))}" if name not in values else f"{type(value).__name__}, not text"
+        raise StreamError(f"{where}: {name!r} is {state}: correct it")
+    check_words(value, f"{where}: {name!r}")
+    return value
