@@ -22,7 +22,8 @@ from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, region
 
 MAX_FILE = 1 << 28  # bytes; larger files are not read whole into memory
-PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "JPEG2000")  # not TIFF: DALI reads broken ones with holes in them
+PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # not TIFF, JPEG 2000: DALI reads broken ones with holes in them
+EXIF_OF_PNG = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 SOUNDS = ("WAV", "WAVEX", "FLAC", "OGG")
 CODECS = ("vp8", "vp9", "mjpeg")                      # that DALI decodes without a GPU
 GPU_CODECS = ("h264", "hevc", "av1", "mpeg4", *CODECS)  # by NVDEC
@@ -59,18 +60,20 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
                 or picture._deep(im) or im.width * im.height > spec.max_pixels or im.info.get("interlace")
                 or (im.format != "MPO" and getattr(im, "is_animated", False))):
             return None
+        orientation = 1
         if im.format in ("JPEG", "MPO"):
+            orientation = im.getexif().get(0x0112, 1)
             # Cut short: a decoder may fill the rest with grey. Without Adobe's transform: RGB, not YCbCr.
-            if not _ends(data, b"\xff\xd9") or im.info.get("adobe_transform") == 0:
+            if (not _ends(data, b"\xff\xd9") or im.info.get("adobe_transform") == 0
+                    or orientation != 1 and "exif" not in im.info):  # but in XMP
                 return None
-        elif im.format == "PNG" and not _ends(data, b"IEND\xaeB`\x82"):
-            return None
-        elif im.format == "WEBP" and (data[12:16] not in (b"VP8 ", b"VP8L") or _number(data[4:8]) + 8 != len(data)):
-            return None
-        elif im.format == "BMP" and _number(data[2:6]) > len(data):
-            return None
-        orientation = im.getexif().get(0x0112, 1)
-        if orientation != 1 and (im.format not in ("JPEG", "MPO") or "exif" not in im.info):
+        elif im.format == "PNG":  # getexif would decode it
+            if not _ends(data, b"IEND\xaeB`\x82") or b"eXIf" in data or set(EXIF_OF_PNG) & set(im.info):
+                return None
+        elif im.format == "WEBP":
+            if data[12:16] not in (b"VP8 ", b"VP8L") or _number(data[4:8]) + 8 != len(data):
+                return None
+        elif _number(data[2:6]) > len(data):  # BMP
             return None
         width, height = im.size if orientation not in (5, 6, 7, 8) else im.size[::-1]
         kind = (im.format, im.mode)

@@ -1,0 +1,168 @@
+"""Which files go to DALI: a look at the header, with or without DALI installed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mmcl_fast.media.dali_routes import LONG, ROUTES
+from mmcl_fast.media.views import View
+from tests.media.files import counting_video, jpeg, plain, png16, quarters, tone
+
+
+def routed(source, modality: str, gpu: bool = False, **values):
+    """The feed, or None where the cpu backend's turn is; as the engine takes it."""
+    try:
+        return ROUTES[modality](source, plain(modality, **values), View(), gpu)
+    except Exception:
+        return None
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    data = io.BytesIO()
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def turned(kind: str) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return saved(quarters(), kind, exif=exif)
+
+
+GOOD = {
+    "jpeg": jpeg(quarters()),
+    "progressive": jpeg(quarters(), progressive=True),
+    "grey jpeg": jpeg(quarters().convert("L")),
+    "turned jpeg": turned("JPEG"),
+    "zeros behind": jpeg(quarters()) + bytes(9),
+    "png": saved(quarters(), "PNG"),
+    "grey png": saved(quarters().convert("L"), "PNG"),
+    "bmp": saved(quarters(), "BMP"),
+    "webp": saved(quarters(), "WEBP"),
+    "lossless webp": saved(quarters(), "WEBP", lossless=True),
+}
+OTHERS = {
+    "cut jpeg": jpeg(quarters())[:-2],
+    "cmyk": jpeg(quarters().convert("CMYK")),
+    "palette": saved(quarters().quantize(4), "PNG"),
+    "bilevel": saved(quarters().convert("1"), "PNG"),
+    "alpha": saved(quarters().convert("RGBA"), "PNG"),
+    "one transparent colour": saved(quarters(), "PNG", transparency=(255, 0, 0)),
+    "16 bits of grey": saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG"),
+    "16 bits of colour": png16(np.zeros((8, 8, 3), np.uint16), "rgb48"),
+    "turned png": turned("PNG"),
+    "cut png": saved(quarters(), "PNG")[:-1],
+    "cut bmp": saved(quarters(), "BMP")[:-1],
+    "cut webp": saved(quarters(), "WEBP")[:-1],
+    "webp with exif": turned("WEBP"),
+    "animated webp": saved(quarters(), "WEBP", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+    "animated png": saved(quarters(), "PNG", save_all=True, append_images=[Image.new("RGB", (64, 64))]),
+    "gif": saved(quarters(), "GIF"),
+    "tiff": saved(quarters(), "TIFF"),
+    "text": b"no picture at all",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_pictures_for_dali(name):
+    feed = routed(GOOD[name], "image")
+    assert feed.arrays[0].tobytes() == GOOD[name] and feed.cost == 64 * 64 * 3
+    assert [a.tolist() for a in feed.arrays[1:]] == [[0, 0], [64, 64]]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_pictures_for_the_cpu_backend(name):
+    assert routed(OTHERS[name], "image") is None
+
+
+def test_limits_hold_before_decoding():
+    assert routed(GOOD["png"], "image", max_pixels=4096) and not routed(GOOD["png"], "image", max_pixels=4095)
+    size = len(GOOD["png"])
+    assert routed(GOOD["png"], "image", max_bytes=size) and not routed(GOOD["png"], "image", max_bytes=size - 1)
+
+
+def test_the_region_is_of_the_upright_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(Image.new("RGB", (40, 20)), "JPEG", exif=exif)
+    feed = ROUTES["image"](data, plain(), View((0.0, 0.5, 0.25, 1.0), flip=True), False)
+    assert [a.tolist() for a in feed.arrays[1:]] == [[20, 5], [40, 0]]  # (y, x); flipped: x backwards
+
+
+def test_sound(tmp_path):
+    for name, seconds, known in (("a.wav", 1, True), ("a.flac", 1, True), ("a.ogg", 1, True), ("a.mp3", 1, False),
+                                 ("a.aiff", 1, False), ("long.wav", 5 * LONG + 1, False), ("none.wav", 0, False)):
+        soundfile.write(tmp_path / name, tone(440, 8000, seconds), 8000)
+        feed = routed(tmp_path / name, "audio")
+        assert (feed is not None) == known, name
+        if feed:
+            assert feed.rate == 8000 and (feed.samples == 8000)
+    assert routed(tmp_path / "a.wav", "audio", max_seconds=0.5) is None
+
+
+def test_depth():
+    assert routed(saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG"), "depth").cost == 128
+    data = io.BytesIO()
+    np.save(data, np.ones((8, 8), np.float32))
+    for other in (data.getvalue(), saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), GOOD["png"],
+                  saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG")[:-1]):
+        assert routed(other, "depth") is None
+
+
+@pytest.mark.parametrize("name, codec, cpu, gpu", [
+    ("a.webm", "libvpx-vp9", True, True), ("a.mkv", "libvpx", True, True), ("a.mov", "mjpeg", True, True),
+    ("a.mp4", "libvpx-vp9", True, True), ("a.mp4", "libx264", False, True), ("a.mkv", "libx265", False, True),
+    ("a.mp4", "mpeg4", False, True), ("a.avi", "mjpeg", False, False), ("a.ts", "libx264", False, False)])
+def test_video_by_codec_and_container(tmp_path, name, codec, cpu, gpu):
+    path = counting_video(tmp_path / name, 30, codec)
+    for on_gpu, known in ((False, cpu), (True, gpu)):
+        feed = routed(path, "video", on_gpu, frames=4)
+        assert (feed is not None) == known
+        if feed:
+            assert feed.arrays[1].tolist() == [3, 11, 18, 26] and feed.cost == 4 * 80 * 80 * 3
+
+
+def test_video_frames_by_time(tmp_path):
+    """Frames of unequal length: the one shown at the time wanted, not the one of that share of the count."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            frame.pts = number if number < 10 else 10 + 9 * (number - 10)  # of 25th seconds; the end is at 92
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert routed(tmp_path / "a.mkv", "video", frames=4).arrays[1].tolist() == [10, 12, 15, 17]
+
+
+def test_videos_for_the_cpu_backend(tmp_path):
+    def clip(name: str, pix_fmt: str = "yuvj420p", rotation: int = 0) -> Path:
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("mjpeg", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 96, 64, pix_fmt
+            if rotation:
+                stream.set_display_rotation(rotation)
+            for _ in range(10):
+                frame = av.VideoFrame.from_ndarray(np.zeros((64, 96, 3), np.uint8), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        return tmp_path / name
+
+    good = clip("good.mov")
+    assert routed(good, "video")
+    assert not routed(clip("turned.mov", rotation=90), "video")
+    assert not routed(clip("other.mov", "yuvj444p"), "video")
+    assert not routed(good, "video", max_pixels=96 * 64 - 1)
+    assert not routed(good, "video", max_seconds=0.9)
+    assert not routed(good.read_bytes().replace(b"\x00\x60\x00\x40", b"\x00\x01\x00\x40"), "video")
+    webm = counting_video(tmp_path / "a.webm", 30, "libvpx-vp9").read_bytes()
+    assert routed(webm, "video") and not routed(webm[:len(webm) // 2], "video")
+    assert not routed(webm.replace(b"\xb0\x81\x50", b"\xb0\x81\x01"), "video")  # the header's width: 1
