@@ -24,6 +24,7 @@ except ImportError:  # Python 3.10
 
 SHIPPED = Path(__file__).with_name("configs")
 DEVICE = r"^(auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?)$"  # torch takes no leading zeros
+MOST_PIXELS = 178_956_970  # Pillow opens no larger picture
 LARGEST_SEED = 2**63 - 1  # what a generator of torch takes
 SEED = f"a whole number from 0 to {LARGEST_SEED}"
 
@@ -34,6 +35,8 @@ def _none(value: Any) -> Any:
 
 
 Nullable = BeforeValidator(_none)
+# A column may be given by its number.
+Column = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 class Section(BaseModel):
@@ -43,10 +46,16 @@ class Section(BaseModel):
 class StreamSection(Section):
     """[stream]: where the samples are and in which order their tasks arrive."""
 
-    source: Literal["demo", "folder", "manifest"] = Field(
-        "demo", description='"demo", "folder" or "manifest"'
+    source: Literal["demo", "folder", "manifest", "table", "tar"] = Field(
+        "demo", description='"demo", "folder", "manifest", "table" or "tar"'
     )
-    path: Annotated[str | None, Nullable] = Field(None, description="a path")
+    path: Annotated[str | dict[str, str] | None, Nullable] = Field(
+        None, description="a path (of tars: a pattern too, or a table of one for each split)"
+    )
+    text: Column | list[Column] = Field("text", description="the column of the text, or a list of columns")
+    label: Column = Field("label", description="the column, or the field, of the class")
+    split: Column = Field("split", description="the column of the split")
+    header: bool = Field(True, description="true or false (whether CSV and TSV begin with their columns' names)")
     classes_per_task: Annotated[int | None, Nullable] = Field(
         None, ge=1, description='a whole number from 1, or "none" for one task per modality'
     )
@@ -60,6 +69,28 @@ class StreamSection(Section):
     check: bool = Field(True, description="true or false (decode every file before learning)")
     on_broken: Literal["error", "skip"] = Field(
         "error", description='"error" (a file that does not decode stops the run before it learns) or "skip"'
+    )
+
+
+class MediaSection(Section):
+    """[media]: what the files hold, and what of them is refused; "none" leaves it to the encoder."""
+
+    max_pixels: Annotated[int | None, Nullable] = Field(
+        None, ge=1, le=MOST_PIXELS, description=f'a whole number from 1 to {MOST_PIXELS}, or "none"'
+    )
+    max_seconds: Annotated[float | None, Nullable] = Field(
+        None, gt=0, allow_inf_nan=False, description='a number above 0, or "none"'
+    )
+    max_bytes: Annotated[int | None, Nullable] = Field(None, ge=1, description='a whole number from 1, or "none"')
+    max_chars: Annotated[int | None, Nullable] = Field(None, ge=1, description='a whole number from 1, or "none"')
+    depth_kind: Annotated[Literal["depth", "disparity"] | None, Nullable] = Field(
+        None, description='"depth", "disparity" or "none"'
+    )
+    depth_scale: Annotated[float | None, Nullable] = Field(
+        None, gt=0, allow_inf_nan=False, description='units per metre of whole numbers in depth maps, or "none"'
+    )
+    depth_invalid: Annotated[float | None, Nullable] = Field(
+        None, description='the value in depth maps that means no measurement, or "none"'
     )
 
 
@@ -120,6 +151,7 @@ class Config(Section):
     """Everything that decides what a run does; ``model_dump(mode="json")`` is what config.json holds."""
 
     stream: StreamSection = Field(default_factory=StreamSection, description="a table")
+    media: MediaSection = Field(default_factory=MediaSection, description="a table")
     encoder: EncoderSection = Field(default_factory=EncoderSection, description="a table")
     method: MethodSection = Field(default_factory=MethodSection, description="a table")
     train: TrainSection = Field(default_factory=TrainSection, description="a table")
@@ -312,6 +344,11 @@ def _anchor(
 
 
 def _paths(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    stream = values.get("stream")
+    tars = stream.get("path") if isinstance(stream, dict) else None
+    for split in tars if isinstance(tars, dict) else ():
+        if isinstance(tars[split], str):
+            yield "stream.path", tars, split
     for section, key in (("stream", "path"), ("train", "cache"), ("encoder", "name")):
         table = values.get(section)
         if not isinstance(table, dict) or not isinstance(table.get(key), str) or table[key] == "none":

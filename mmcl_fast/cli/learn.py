@@ -57,10 +57,11 @@ def train(
     try:
         stream = runs.make_stream(settings, out if going_on else None)
         if settings.stream.check and not going_on:
+            options = {"workers": settings.train.workers, "progress": display, "settings": settings.media.model_dump()}
             if settings.stream.on_broken == "skip":
-                stream = check.skip(stream, workers=settings.train.workers, progress=display)
+                stream = check.skip(stream, **options)
             else:
-                check.require(stream, workers=settings.train.workers, progress=display)
+                check.require(stream, **options)
         result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
     except KeyboardInterrupt as stop:
         again = ["mmcl-fast", "train", "--resume", str(out)]

@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -54,16 +54,18 @@ class TrunkCache:
         batch: samples per trunk pass; None: 8 on a CPU, 32 elsewhere.
         memory: bytes for what is kept in memory between calls, and for what the budget does not take; None: a
             quarter of the machine's.
+        media: what the user says of their files; see ``media.spec.adjust``.
 
     Raises:
         RunError: the folder can't be made or written.
     """
 
     def __init__(self, folder: Path | str | None, *, budget_gb: float = CACHE_GB, workers: int = 2,
-                 batch: int | None = None, memory: int | None = None):
+                 batch: int | None = None, memory: int | None = None, media: Mapping[str, Any] | None = None):
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-")
         self.folder = default_folder() if folder == "auto" else Path(folder or self._temporary.name)
         self.budget, self.workers, self.batch = budget_gb * 1e9, workers, batch
+        self.media = media or {}
         self.memory = machine_memory() // 4 if memory is None else memory
         self.contents = Contents(self.folder / "files", workers)
         self._stores: dict[str, Store] = {}

@@ -15,6 +15,7 @@ from mmcl_fast.encoders.cache_keys import sample_keys
 from mmcl_fast.encoders.cache_shard import Row, Shard
 from mmcl_fast.encoders.cache_view import ALONE, StoredTokens
 from mmcl_fast.media import loader
+from mmcl_fast.media.spec import adjust
 
 if TYPE_CHECKING:
     from mmcl_fast.encoders.cache import TrunkCache
@@ -33,7 +34,7 @@ class Request:
     def __init__(self, cache: "TrunkCache", encoder: Encoder, samples: Sequence[Any], views: int, seed: int):
         self.cache, self.encoder, self.samples, self.views, self.seed = cache, encoder, samples, views, seed
         self.modality = samples[0].modality
-        self.spec = encoder.spec(self.modality)
+        self.spec = adjust(encoder.spec(self.modality), cache.media)
         self.store, self.digest = cache.store(encoder), hashlib.sha256(str(encoder.device).encode())
         count = views * len(samples)
         self.shards: list[Shard] = []

@@ -21,7 +21,7 @@ from mmcl_fast.learning import files
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
-KEYS = {"encoder", "fingerprint", "method", "options", "seed", "views", "prompt_blocks", "tasks", "keys", "texts",
+KEYS = {"encoder", "fingerprint", "method", "options", "seed", "views", "prompt_blocks", "media", "tasks", "keys", "texts",
         "state", "packed"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mmcl_fast.errors import RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
 from mmcl_fast.learning.journal import generators
+from mmcl_fast.media.spec import MODALITIES, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.steps import Journal, Unkept
 from mmcl_fast.streams.sample import Sample, Task
@@ -58,21 +59,26 @@ class Learner:
         views: cached views of each training sample; the first is the plain one.
         workers: decoding threads.
         progress: an object as in ``mmcl_fast.progress``; None shows nothing.
+        media: limits, and what depth maps hold, as in the config's [media]; see ``mmcl_fast.media.spec.adjust``.
     """
 
     def __init__(self, encoder: str | Encoder = "embedded", method: str = "comm", *,
                  options: dict[str, Any] | None = None, seed: int = 0, device: str = "auto",
                  cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
-                 workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB):
+                 workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB,
+                 media: Mapping[str, Any] | None = None):
+        media = {name: value for name, value in (media or {}).items() if value is not None}
+        for modality in MODALITIES:
+            adjust(default_spec(modality), media)  # refuses what no spec takes
         chosen = make_options(method, options)
         self.settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
-                         "prompt_blocks": prompt_blocks}
+                         "prompt_blocks": prompt_blocks, "media": media}
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks)
                         if isinstance(encoder, str) else encoder.to(device))
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
-        self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers)
+        self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers, media=media)
         self.views, self.seed, self.progress = views, seed, progress
         self.journal: Journal = Unkept()
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
@@ -216,7 +222,7 @@ class Learner:
         out = []
         for file in files:
             kind = modality or sniff(file)
-            item = decode(file, kind, self.encoder.spec(kind))
+            item = decode(file, kind, adjust(self.encoder.spec(kind), self.settings["media"]))
             batch = [item] if isinstance(item, str) else item.unsqueeze(0)
             tokens = self.encoder.trunk(batch, kind)
             tokens = Tokens(tokens.tokens.bfloat16(), tokens.query, tokens.mask).to(self.encoder.device)
@@ -264,7 +270,7 @@ class Learner:
         tensors, values = checkpoint.read(folder)
         self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
                    device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"], views=values["views"],
-                   workers=workers, progress=progress, cache_gb=cache_gb)
+                   workers=workers, progress=progress, cache_gb=cache_gb, media=values["media"])
         if self.encoder.fingerprint != values["fingerprint"]:
             raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
                            "give the folder of the original ones")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
 FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints")  # [train]: free to change
+COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
 SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
 
@@ -53,11 +54,17 @@ def _described(config: "Config") -> Stream:
                "shuffle_classes": s.shuffle_classes, "shared_classes": s.shared_classes, "validation": s.validation,
                "check": s.check and s.on_broken == "error",  # check.skip compares what is left
                "keep_empty": s.on_broken == "skip"}
+    for name in ("text", "label", "split", "header"):
+        if name not in COLUMNS.get(s.source, ()) and getattr(s, name) != type(s).model_fields[name].default:
+            raise ConfigError(f"stream.{name}: not read where source = {s.source!r}; remove it")
+    if isinstance(s.path, dict) and s.source != "tar":
+        raise ConfigError(f'stream.path: a table of splits is for source = "tar", not {s.source!r}; give one path')
     if s.source == "demo":
         return Stream.demo(s.path, **options)
     if s.path is None:
         raise ConfigError(f"stream.path: missing; source = {s.source!r} needs the path of its {s.source}")
-    return (Stream.from_folder if s.source == "folder" else Stream.from_manifest)(s.path, **options)
+    options |= {name: getattr(s, name) for name in COLUMNS.get(s.source, ())}
+    return getattr(Stream, f"from_{s.source}")(s.path, **options)
 
 
 def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = None,
@@ -80,7 +87,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
                       device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb,
                       views=config.encoder.views, prompt_blocks=config.encoder.prompt_blocks,
-                      workers=config.train.workers, progress=progress)
+                      workers=config.train.workers, media=config.media.model_dump(), progress=progress)
     with files.locked(out), _deterministic(config.train.deterministic):
         examine(config, out, stream, resume)  # again: until now another process could have begun here
         checkpoint.clean(out)

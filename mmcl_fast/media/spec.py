@@ -150,23 +150,19 @@ def spec_from_dict(values: dict[str, Any]) -> Spec:
 
 
 SETTINGS = {"max_pixels", "max_seconds", "max_bytes", "max_chars", "depth_kind", "depth_scale", "depth_invalid"}
-LIMITS = {"max_pixels", "max_seconds", "max_bytes"}
+LIMITS = {"max_pixels", "max_seconds", "max_bytes"}  # these change no tensor
 
 
 def adjust(spec: Spec, settings: Mapping[str, Any]) -> Spec:
     """An encoder's spec with what the user says of their files: limits, and what depth maps hold (``SETTINGS``).
 
-    Settings of other modalities and those that are None are passed over.
+    Those that are None or of another modality's spec are passed over. Raises ConfigError for any other name.
     """
+    unknown = sorted(set(settings) - SETTINGS)
+    if unknown:
+        raise ConfigError(f"media setting {unknown[0]!r}: use one of {', '.join(sorted(SETTINGS))}")
     return dataclasses.replace(spec, **{name: value for name, value in settings.items()
-                                        if name in SETTINGS and value is not None and hasattr(spec, name)})
-
-
-def differences(spec: Spec, adjusted: Spec) -> dict[str, Any]:
-    """What ``adjust`` changed that changes the tensors too, as plain values: limits don't."""
-    before = spec.to_dict()
-    return {name: value for name, value in adjusted.to_dict().items()
-            if name not in LIMITS and before.get(name) != value}
+                                        if value is not None and hasattr(spec, name)})
 
 
 def default_spec(modality: str) -> Spec:

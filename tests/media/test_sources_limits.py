@@ -8,9 +8,9 @@ import zlib
 
 import pytest
 
-from mmcl_fast.errors import MediaError
+from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media import TextSpec, VisualSpec, check, decode, default_spec
-from mmcl_fast.media.spec import adjust, differences, spec_from_dict
+from mmcl_fast.media.spec import adjust, spec_from_dict
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -96,10 +96,12 @@ def test_what_the_user_says_is_laid_on_the_encoders_spec():
     settings = {"max_pixels": 5000, "depth_kind": "disparity", "max_chars": 9, "max_seconds": None}
     mine = adjust(spec, settings)
     assert (mine.max_pixels, mine.depth_kind, mine.size, mine.max_seconds) == (5000, "disparity", 64, 3600)
-    assert differences(spec, mine) == {"depth_kind": "disparity"}  # limits change no tensor
-    assert differences(spec, adjust(spec, {})) == {} and adjust(spec, {}) == spec
+    assert adjust(spec, {}) == spec
     assert adjust(TextSpec(), settings).max_chars == 9
-    assert adjust(spec, {"size": 1}) == spec  # an encoder's own
+    for settings_, part in (({"size": 1}, "media setting 'size': use one of depth_invalid"),
+                            ({"max_pixels": 0}, "max_pixels = 0"), ({"depth_kind": "near"}, "depth_kind = 'near'")):
+        with pytest.raises(ConfigError, match=part):
+            adjust(spec, settings_)
     assert spec_from_dict(mine.to_dict()) == mine
     data = io.BytesIO()
     from PIL import Image
