@@ -50,6 +50,7 @@ def examine() -> list[Finding]:
         _codecs,
         _pairs,
         _optional,
+        _dali,
         _embedded,
         _demo,
         _cache,
@@ -293,11 +294,10 @@ def _pairs() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
-    """Found by name, not imported: transformers and DALI take seconds."""
+    """Found by name, not imported: transformers takes seconds."""
     for package, module, what, mend in (
         ("transformers", "transformers", "CLIP and SigLIP encoders", "pip install 'mmcl-fast[clip]'"),
         ("triton", "triton", "Triton kernels", "pip install 'mmcl-fast[triton]'"),
-        ("nvidia-dali-cuda130", "nvidia.dali", "decoding by DALI", "pip install 'mmcl-fast[dali]'"),
     ):
         there = _version(package)
         try:
@@ -308,6 +308,29 @@ def _optional() -> Iterator[Finding]:
             yield Finding(package, "ok", f"{there}: {what}")
         else:
             yield Finding(package, "missing", f"optional: {what}", mend)
+
+
+def _dali() -> Iterator[Finding]:
+    import torch
+
+    from mmcl_fast.media import dali
+
+    there = [
+        f"{package} {number}"
+        for package in ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
+        if (number := _version(package))
+    ]
+    if not there:
+        yield Finding("dali", "missing", "optional: decoding by DALI", dali.INSTALL)
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    why_not = dali.available(device)
+    yield Finding(
+        "dali",
+        "broken" if why_not else "ok",
+        f"{', '.join(there)}: {why_not or f'decodes on {device}'}",
+        dali.INSTALL if why_not else "",
+    )
 
 
 def _embedded() -> Iterator[Finding]:

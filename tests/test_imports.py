@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress"},
     "report": {"learning"},
     "check": {"media", "streams", "progress"},
-    "doctor": {"encoders", "ops", "streams", "_C"},
+    "doctor": {"encoders", "media", "ops", "streams", "_C"},
     "cli": {
         "bench",
         "check",

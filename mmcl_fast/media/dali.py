@@ -47,8 +47,8 @@ def _available(kind: str, index: int) -> str | None:
     if kind not in ("cpu", "cuda"):
         return f"DALI has no device {kind!r}: use cpu or cuda"
     try:
-        from nvidia.dali import Pipeline, types
-    except ImportError as error:
+        from nvidia.dali import Pipeline, fn
+    except (ImportError, OSError) as error:
         return f"nvidia.dali does not import ({error}): {INSTALL}"
     if kind == "cpu":
         return None
@@ -57,7 +57,7 @@ def _available(kind: str, index: int) -> str | None:
     try:
         pipe = Pipeline(batch_size=1, num_threads=1, device_id=index, prefetch_queue_depth=1)
         with pipe:
-            pipe.set_outputs(types.Constant(np.uint8([0]), device="gpu") + 1)
+            pipe.set_outputs(fn.zeros(shape=[1], device="gpu"))
         pipe.run()
     except RuntimeError as error:
         return f"DALI cannot use cuda:{index} ({' '.join(str(error).split())[:200]}): update the driver, or {INSTALL}"
