@@ -21,8 +21,8 @@ from mmcl_fast.learning import files
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
-KEYS = {"encoder", "fingerprint", "method", "options", "seed", "views", "prompt_blocks", "media", "tasks", "keys", "texts",
-        "state", "packed"}
+KEYS = {"encoder", "fingerprint", "method", "options", "seed", "views", "prompt_blocks", "media", "tasks", "keys",
+        "texts", "state", "packed"}
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
