@@ -85,7 +85,7 @@ def test_skip_leaves_out_what_is_broken_and_nothing_else(root):
 
 
 @pytest.mark.parametrize(("names", "message"), [
-    ([f"train/class_1/{i}.png" for i in range(3)], r"class 'class_1' of image has no training file left.*class_1/2.png"),
+    ([f"train/class_1/{i}.png" for i in range(3)], r"'class_1' of image has no training file left.*class_1/2.png"),
     ([f"test/class_2/{i}.png" for i in range(2)], r"class 'class_2' of image has no test file left"),
     ([f"val/class_{c}/{i}.png" for c in range(4) for i in range(2)], r"task 'image-0' has no validation file left"),
 ])
@@ -101,7 +101,7 @@ def test_the_list_survives_its_file(root, tmp_path):
     (root / "text/train/class_0/é\n.txt").write_bytes(b"\0\0")
     found = check.faults(check.samples_of(Stream.from_folder(root)))
     file = tmp_path / "broken.jsonl"
-    broken.write(file, found)
+    file.write_text(broken.to_jsonl(found))
     assert broken.read(file) == found and len(found) == 2
     assert set(json.loads(file.read_text().splitlines()[0])) == {"key", "path", "modality", "split", "label", "reason"}
     for content in ("{", '["key"]', '{"key": "x"}'):

@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,8 @@ from mmcl_fast.errors import UserError
 if TYPE_CHECKING:
     from mmcl_fast.streams import Stream
 
+ENDINGS = {"tar": (".tar",), "table": (".csv", ".tsv")}  # of what a folder or file is read as; a config can say more
+
 
 @data.command("check")
 @guarded
@@ -23,7 +25,9 @@ def data_check(
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder, a manifest, or a config (.toml) whose [stream] and limits to check.", show_default=False
+            help="A folder, a manifest (.jsonl, .parquet), a table (.csv, .tsv), tars or a folder of them, or a config "
+            "(.toml) whose [stream] to check, with its [media].",
+            show_default=False,
         ),
     ],
     out: Annotated[
@@ -39,7 +43,7 @@ def data_check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read a folder, a manifest or a config's data as a stream, decode every file, and say all that is wrong.
+    """Read data as a stream, decode every file, and say all that is wrong.
 
     Exit code 2 when anything is broken. Example: `mmcl-fast data check demo/manifest.jsonl --out broken.jsonl`
     """
@@ -47,12 +51,13 @@ def data_check(
     from mmcl_fast.streams import broken
     from mmcl_fast.streams.validate import validate_content
 
-    stream = _stream(source, overrides or [])
+    stream, settings = _stream(source, overrides or [])
     threads = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    found = check.faults(check.samples_of(stream), workers=threads, progress=progress.make(quiet))
+    samples = check.samples_of(stream)
+    found = check.faults(samples, workers=threads, progress=progress.make(quiet), settings=settings)
     if out is not None:
         try:
-            broken.write(out, found)
+            out.write_text(broken.to_jsonl(found))
         except OSError as fault:
             raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
     rows = [
@@ -81,23 +86,34 @@ def data_check(
     for sample in found:
         print(f"error: {sample.reason}", file=sys.stderr)
     faulty = {sample.key for sample in found}
-    validate_content([sample for sample in check.samples_of(stream) if sample.key not in faulty])
+    validate_content([sample for sample in samples if sample.key not in faulty])
     if found:
         raise typer.Exit(2)
 
 
-def _stream(source: str, overrides: list[str]) -> Stream:
-    """Built with all that is at fault still in it, but for what makes it no stream at all."""
+def _stream(source: str, overrides: list[str]) -> tuple[Stream, dict[str, Any]]:
+    """A stream with its broken files still in it, and the settings of a config's [media]."""
+    from mmcl_fast.media import MODALITIES
     from mmcl_fast.streams import Stream
 
-    path = Path(source)
     if source.endswith(".toml"):
         from mmcl_fast import config as configs
         from mmcl_fast.learning.run import make_stream
 
-        return make_stream(configs.load(source, [*overrides, "stream.check=true", "stream.on_broken=skip"]))
+        config = configs.load(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
+        return make_stream(config), config.media.model_dump()
     if overrides:
         raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")
-    if not path.exists():
-        raise UserError(f"{source}: no such folder, manifest or config")
-    return (Stream.from_folder if path.is_dir() else Stream.from_manifest)(path, keep_empty=True)
+    if os.path.isdir(source):
+        names = [name.lower() for name in os.listdir(source)]
+        if set(names) & set(MODALITIES):
+            kind = "folder"
+        else:
+            kind = next((k for k in ("tar", "table") if any(name.endswith(ENDINGS[k]) for name in names)), "folder")
+    elif source.endswith(".tar") or any(sign in source for sign in "{*?"):
+        kind = "tar"
+    elif os.path.exists(source):
+        kind = "table" if source.lower().endswith(ENDINGS["table"]) else "manifest"
+    else:
+        raise UserError(f"{source}: no such folder, manifest, table, tar or config")
+    return getattr(Stream, f"from_{kind}")(source, keep_empty=True), {}

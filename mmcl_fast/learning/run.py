@@ -43,7 +43,7 @@ class Result:
 def make_stream(config: "Config", run: Path | None = None) -> Stream:
     """The stream that the section [stream] describes; with the folder of a run, without what that run skipped."""
     stream = _described(config)
-    if run is None or not (run / SKIPPED).is_file():
+    if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
         return stream
     return broken.without(stream, broken.read(run / SKIPPED))
 
@@ -97,6 +97,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
         if log.rows:
             log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
         journal = learner.journal = Journal(out, every=config.train.checkpoint_every, say=say)
+        journal.clear(len(learner.tasks))
         with journal.signals():
             started = time.perf_counter()
             _learn(stream, learner, journal, config, out, log, seconds, progress)
@@ -123,7 +124,7 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
                 with journal.finishing():
                     tensors, values = learner.contents()
                     checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors, values | {"seconds": seconds})
-                    journal.clear()
+                    journal.clear(number)
                     if config.train.keep_checkpoints != "all":
                         for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
                             checkpoint.remove(old)
@@ -220,9 +221,8 @@ def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> dict[s
 def begin(out: Path, settings: dict[str, Any], stream: Stream) -> None:
     """Write what is fixed from the start; what is there stays as it is."""
     if not (out / "config.json").exists():
-        if stream.skipped:
-            with files.writing(out / SKIPPED):
-                broken.write(out / SKIPPED, stream.skipped)
+        if stream.skipped or (out / SKIPPED).exists():  # one of a run stopped before its config.json
+            files.replace(out / SKIPPED, broken.to_jsonl(stream.skipped).encode())
         files.write_json(out / "config.json", settings)
     if not (out / "environment.json").exists():
         files.write_json(out / "environment.json", environment())

@@ -47,8 +47,8 @@ def without(stream: Stream, broken: Sequence[Broken]) -> Stream:
         for (label, split), sample in groups.items():
             if (label, split) not in left:
                 word = "training" if split == "train" else split
-                raise StreamError(f"{stream.root}: class {label!r} of {task.modality} has no {word} file left, for none "
-                                  f"decodes ({reasons[sample.key]}): mend them, or remove the class")
+                raise StreamError(f"{stream.root}: class {label!r} of {task.modality} has no {word} file left, for "
+                                  f"none decodes ({reasons[sample.key]}): mend them, or remove the class")
         if task.val and not kept.val:
             raise StreamError(f"{stream.root}: task {task.name!r} has no validation file left, for none decodes "
                               f"({reasons[task.val[0].key]}): mend them, or remove them all")
@@ -56,15 +56,13 @@ def without(stream: Stream, broken: Sequence[Broken]) -> Stream:
     return out
 
 
-def write(file: Path, broken: Sequence[Broken]) -> None:
-    """One JSON object a line, under a temporary name first."""
-    temporary = file.with_name(file.name + ".part")
-    temporary.write_text("".join(json.dumps(asdict(sample)) + "\n" for sample in broken))
-    temporary.replace(file)
+def to_jsonl(broken: Sequence[Broken]) -> str:
+    """One JSON object a line, in ASCII."""
+    return "".join(json.dumps(asdict(sample)) + "\n" for sample in broken)
 
 
 def read(file: Path) -> list[Broken]:
-    """What ``write`` wrote. Raises StreamError naming the file."""
+    """The inverse of ``to_jsonl``. Raises StreamError naming the file."""
     try:
         return [Broken(**json.loads(line)) for line in file.read_bytes().splitlines()]
     except (OSError, ValueError, TypeError, RecursionError) as error:

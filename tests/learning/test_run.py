@@ -7,6 +7,7 @@ from mmcl_fast.config import build
 from mmcl_fast.errors import EncoderError, RunError
 from mmcl_fast.learning import checkpoint, learner, run
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.streams import broken
 from tests.toy import ToyEncoder, write_folder
 
 OPTIONS = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}
@@ -139,3 +140,14 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
     assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
     tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
     assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
+
+
+def test_a_list_of_skipped_samples_counts_with_its_config_only(config, tmp_path):
+    """A run that was stopped before it wrote config.json leaves one behind."""
+    stream = run.make_stream(config("zero_shot", {}))
+    sample = stream[0].train[0]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / run.SKIPPED).write_text(broken.to_jsonl([broken.Broken.of(sample, "broken")]))
+    run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+    assert run.make_stream(config("zero_shot", {}), tmp_path / "run").fingerprint == stream.fingerprint
+    assert not any("do not decode" in note for note in summary(tmp_path / "run")["notes"])
