@@ -297,6 +297,7 @@ def _optional() -> Iterator[Finding]:
     """Found by name, not imported: transformers takes seconds."""
     for package, module, what, mend in (
         ("transformers", "transformers", "CLIP and SigLIP encoders", "pip install 'mmcl-fast[clip]'"),
+        ("pyarrow", "pyarrow", "manifests and tables in Parquet", "pip install 'mmcl-fast[parquet]'"),
         ("triton", "triton", "Triton kernels", "pip install 'mmcl-fast[triton]'"),
     ):
         there = _version(package)
