@@ -40,8 +40,8 @@ class VisualSpec:
     A picture of 8 bits in view 0 is what Pillow's CLIPImageProcessor (``crop``) or SiglipImageProcessor (``squash``) of
     transformers make of the file, turned upright: within 6 of 255 at any pixel, 0.3 on average (two passes of
     rounding, whose order differs). From 4 times ``size`` on a JPEG is scaled by its decoder, and from 6 times on a crop
-    is reduced by a box filter first, unless a check reads it: within 16 at any pixel of a picture with the spectrum of
-    photographs, 2 on average. tests/media/test_parity.py holds both.
+    is reduced by a box filter first: within 16 at any pixel of a picture with the spectrum of photographs, 2 on
+    average. tests/media/test_parity.py holds both.
 
     Attributes:
         modality: one of image, video, audio, depth.

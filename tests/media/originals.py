@@ -1,4 +1,4 @@
-"""Small good files of every format that the cpu backend reads: what ``corrupt`` damages and ``test_parity`` compares."""
+"""Small good files of every format that the cpu backend reads, for ``corrupt`` to damage."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ clip = pytest.importorskip("transformers.models.clip.image_processing_pil_clip")
 siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_siglip")
 
 BILINEAR = 2  # Pillow's number, as in preprocessor_config.json
-SMALL = [(224, 224), (225, 224), (224, 301), (500, 375), (375, 500), (333, 251), (251, 640), (667, 889), (895, 448)]
+SMALL = [(224, 224), (224, 301), (500, 375), (375, 500), (251, 640), (895, 448)]
 CLOSE = 6.1  # of 255, at any pixel
-TINY = [(1, 1), (3, 2), (40, 30), (31, 97), (223, 150)]
+TINY = [(1, 1), (3, 2), (40, 30), (31, 97)]
 
 
 def processors() -> dict[str, tuple]:
@@ -64,7 +64,7 @@ def test_pictures_below_four_times_the_size(name):
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-@pytest.mark.parametrize("size", [(1920, 1080), (1000, 1400), (1350, 1350)])
+@pytest.mark.parametrize("size", [(1920, 1080), (1350, 1400)])
 def test_larger_pictures_are_reduced_on_the_way(name, size):
     """By the JPEG decoder from 4 times the size on, in a crop by a box filter from 6 times on."""
     image = natural(*size)

@@ -1,7 +1,8 @@
 """A process that decodes broken files and says what came of each: run by ``test_corrupt``.
 
-``python -m tests.media.trial FOLDER BACKEND FIRST STEP PASSES``: of ``FOLDER/cases.json``, a list of [name, modality],
-the files FIRST, FIRST + STEP, ...: each by itself, PASSES times (BACKEND ``none``), or all through that backend's loader.
+``python -m tests.media.trial FOLDER BACKEND FIRST STEP PASSES``: of ``FOLDER/cases.json``, a list of
+[name, modality], the files FIRST, FIRST + STEP, ...: each by itself, PASSES times (BACKEND ``none``), or all through
+that backend's loader.
 """
 
 from __future__ import annotations
