@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
@@ -35,20 +35,18 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
     return texts
 
 
-def name_classes(classes: Iterable[ClassId], folder: Path, texts: Mapping[ClassId, str]) -> dict[str, str]:
+def name_classes(modality: str, labels: Collection[str], folder: Path, texts: Mapping[ClassId, str]) -> dict[str, str]:
     """Label -> class name. Where all labels are whole numbers they stand for the lines of ``folder/classes.txt``.
 
     The lines are counted from 0 where a label is 0, and from 1 where none is 0 and one is the number of lines.
     Without that file numbers stay as they are if ``texts`` says what each means. Raises StreamError otherwise: a
     class is learned from what its name means.
     """
-    known = set(classes)
-    labels = {label for _, label in known}
     if not all(label.isascii() and label.isdigit() for label in labels):
         return {label: label for label in labels}
     file, listed = folder / "classes.txt", ", ".join(sorted(labels, key=int)[:4])
     if not file.is_file():
-        if known <= set(texts):
+        if all((modality, label) in texts for label in labels):
             return {label: label for label in labels}
         raise StreamError(f"{folder}: the classes are numbers ({listed}, ...): put their names into {file}, one a line")
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.classes import name_classes, read_class_texts
 from mmcl_fast.streams.rows import TABLES, read_rows
-from mmcl_fast.streams.sample import SPLITS, Sample
+from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.validate import check_split, check_words, nearest
 
 
@@ -52,11 +52,13 @@ def split_samples(folder: Path, root: Path, text: str | Sequence[str], label: st
             for sample in _samples(file, _columns(text), label, split, "", header, root)]
 
 
-def rename(samples: list[Sample], folder: Path, texts: dict) -> list[Sample]:
-    """Numbers as labels replaced by the names in ``folder/classes.txt``."""
-    names = name_classes({(sample.modality, sample.label) for sample in samples}, folder, texts) if samples else {}
-    return [sample if names[sample.label] == sample.label else replace(sample, label=names[sample.label])
-            for sample in samples]
+def rename(samples: list[Sample], folder: Path, texts: dict[ClassId, str]) -> list[Sample]:
+    """Numbers as labels replaced by the names in ``folder/classes.txt``, if all labels of a modality are numbers."""
+    labels: dict[str, set[str]] = {}
+    for sample in samples:
+        labels.setdefault(sample.modality, set()).add(sample.label)
+    names = {modality: name_classes(modality, own, folder, texts) for modality, own in labels.items()}
+    return [replace(sample, label=names[sample.modality][sample.label]) for sample in samples]
 
 
 def sort(samples: list[Sample]) -> list[Sample]:

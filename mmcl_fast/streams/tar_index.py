@@ -48,7 +48,7 @@ def read_index(path: Path) -> list[Member]:
 
 def _places(path: Path) -> tuple[Path, Path]:
     """Beside the tar; where that can't be written, in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmcl_fast" / "shards"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mmcl_fast" / "shards"
     digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
     return path.with_name(f"{path.name}.index.json"), cache / f"{digest}.json"
 

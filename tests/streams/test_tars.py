@@ -153,6 +153,9 @@ def test_numbers_as_classes(tars):
     (tars / "n" / "classes.txt").write_text("cat\ndog\n")
     stream = Stream.from_tar(tars / "n")
     assert [s.label for s in stream[0].train] == ["cat", "cat", "dog", "dog"]
+    for split in ("train", "test"):  # named sounds beside numbered pictures
+        pack(tars / "n" / f"{split}.tar", [*members, ("s.wav", wav(1)), ("s.cls", "bark")])
+    assert Stream.from_tar(tars / "n").classes == [("image", "cat"), ("image", "dog"), ("audio", "bark")]
 
 
 @pytest.fixture
