@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary
+from mmcl_fast.media.arrow import planes
+from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, fit, region
 
@@ -23,6 +25,8 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         limit_pixels(im, spec)
         if _deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
+        if im.format == "PNG" and not whole and _all(im, spec, view) and (pixels := _png(source, im)) is not None:
+            return _shrink(pixels, spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole:
             # The decoder scales by 2, 4 or 8 for little; what is left is at least twice the size wanted.
             left, top, right, bottom = region(*im.size, spec, view)
@@ -43,18 +47,27 @@ def square(im, spec: VisualSpec, view: View) -> Tensor:
     """A Pillow picture to uint8 ``[3, size, size]``."""
     from PIL import Image
 
-    im, box = to_rgb(im), region(*im.size, spec, view)
-    if box == (0, 0, *im.size):
-        # Pillow's own resize to within 1 of 255, in a third of the time.
-        planes = torch.from_numpy(np.array(im)).permute(2, 0, 1)[None]
-        small = functional.interpolate(planes, size=(spec.size, spec.size), mode=spec.interpolation,
-                                       align_corners=False, antialias=True)[0]
-        return small.flip(-1) if view.flip else small
+    im = to_rgb(im)
+    if _all(im, spec, view):
+        return _shrink(planes(im), spec, view)
+    box = region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
     small = im.resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
     if view.flip:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+
+def _all(im, spec: VisualSpec, view: View) -> bool:
+    """Whether the square shows all of the picture: then no box has corners between pixels."""
+    return region(*im.size, spec, view) == (0, 0, *im.size)
+
+
+def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
+    """uint8 ``[C, H, W]`` to ``[3, size, size]``: within 1 of 255 of Pillow's resize, in a third of its time."""
+    small = functional.interpolate(pixels[None], size=(spec.size, spec.size), mode=spec.interpolation,
+                                   align_corners=False, antialias=True)[0, :3]
+    return small.flip(-1) if view.flip else small
 
 
 def to_rgb(im):
@@ -83,6 +96,32 @@ def limit_pixels(im, spec: VisualSpec) -> None:
     if im.width * im.height > spec.max_pixels:
         raise MediaError(f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: "
                          "make it smaller or raise max_pixels")
+
+
+def _png(source: Source, im) -> Tensor | None:
+    """A plain 8-bit RGB PNG to uint8 ``[3, H, W]`` by ffmpeg, which is faster at it than Pillow and as strict.
+
+    None where it is not plain or not whole: Pillow then decodes it or says what is wrong.
+    """
+    if im.mode != "RGB":
+        return None
+    data, at = read_bytes(source), 8
+    while at + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, at)
+        if name in (b"tRNS", b"acTL", b"eXIf") or data.startswith((b"Raw profile", b"XML:com.adobe"), at + 8):
+            return None  # transparent, animated, perhaps turned
+        at += size + 12
+    import av
+
+    decoder = av.CodecContext.create("png", "r")
+    decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
+    try:
+        frame, = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+    except (av.FFmpegError, ValueError):
+        return None
+    if frame.format.name != "rgb24" or (frame.width, frame.height) != im.size:
+        return None
+    return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
 
 
 def _deep(im) -> bool:

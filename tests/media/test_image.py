@@ -1,3 +1,4 @@
+import gc
 import io
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.media import VisualSpec, decode
+from mmcl_fast.media import VisualSpec, arrow, decode, picture
 from tests.media.files import BLUE, GREEN, RED, WHITE, corners, jpeg, plain, png16, quarters
 
 
@@ -129,6 +130,60 @@ def test_jpeg_draft_stays_close_to_the_full_decode():
     full = np.asarray(Image.open(io.BytesIO(data)).resize((64, 64), Image.Resampling.BILINEAR), np.float32)
     got = decode(data, "image", plain(size=64))[0].permute(1, 2, 0).numpy() * 255
     assert np.abs(got - full).max() <= 4
+
+
+def photo(width: int, height: int) -> Image.Image:
+    """Smooth noise of full contrast."""
+    noise = np.random.default_rng(3).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_resize_is_that_of_pillow(kind, method):
+    data = save(photo(332, 252), kind)
+    want = Image.open(io.BytesIO(data)).resize((64, 64), getattr(Image.Resampling, method.upper()))
+    got = decode(data, "image", plain(size=64, interpolation=method))[0].permute(1, 2, 0) * 255
+    gap = (got - torch.from_numpy(np.array(want))).abs()
+    assert gap.max() <= 1.01 and gap.mean() < 0.05
+
+
+def test_a_picture_in_several_blocks_of_memory():
+    image = photo(5000, 1000)
+    got = decode(save(image, "BMP"), "image", plain(size=32))[0].permute(1, 2, 0) * 255
+    assert arrow.planes(image).shape[0] == 3
+    assert (got - torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling.BILINEAR)))).abs().max() <= 1.01
+
+
+def test_planes_outlive_their_picture():
+    image = photo(64, 48)
+    want, got = np.array(image), arrow.planes(image)
+    del image
+    gc.collect()
+    assert Image.new("RGB", (64, 48)).getpixel((0, 0)) == (0, 0, 0)  # would take the memory, were it free
+    assert np.array_equal(got[:3].permute(1, 2, 0).numpy(), want)
+
+
+def test_the_fast_png_decoder_is_exact(monkeypatch):
+    data = save(photo(64, 48), "PNG")
+    assert picture._png(data, Image.open(io.BytesIO(data))).shape == (3, 48, 64)
+    fast = decode(data, "image", plain(size=32))
+    monkeypatch.setattr(picture, "_png", lambda *_: None)
+    assert torch.equal(decode(data, "image", plain(size=32)), fast)
+
+
+@pytest.mark.parametrize("place", [45, 60, 500, 3000, -20, -14, -6])
+def test_a_damaged_png_is_refused(place):
+    data = save(photo(64, 48), "PNG")
+    flipped = data[:place] + bytes([data[place] ^ 64]) + data[place:][1:]
+    for bad in (data[:place], flipped):
+        try:
+            Image.open(io.BytesIO(bad)).load()
+        except (OSError, SyntaxError, ValueError):
+            with pytest.raises(MediaError):
+                decode(bad, "image", plain(size=32))
+        else:
+            assert place in (-20, -14, -6)  # what is behind the pixels
 
 
 def test_absurd_sizes_are_refused():
