@@ -66,13 +66,13 @@ def _jsonl(path: Path) -> Iterator[Row]:
 def _separated(path: Path, header: bool, wanted: Callable[[list[str]], None] | None) -> Iterator[Row]:
     tabs = path.suffix.lower() == ".tsv"
     quoting = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
-    before, end = csv.field_size_limit(FIELD), 0
+    end = 0
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, **quoting)
         names: list[str] | None = None
         while True:
+            before = csv.field_size_limit(FIELD)  # one for all readers of the process
             try:
-                csv.field_size_limit(FIELD)  # the package's own, and one for all readers
                 fields = next(reader, None)
             except csv.Error as error:
                 raise StreamError(f"{path} line {end + 1}: {error}: put the field into quotes and double those in it") \

@@ -58,8 +58,8 @@ def expand(pattern: str) -> list[Path]:
                               "train-{000..012}.tar")
         return found
     found = []
-    for name in _braces(pattern):
-        files = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
+    for name in [pattern] if os.path.exists(pattern) else _braces(pattern):
+        files = sorted(glob.glob(name, recursive=True)) if not os.path.exists(name) and glob.has_magic(name) else [name]
         if not files:
             raise StreamError(f"{name}: no file matches: check the pattern")
         found += files
@@ -136,8 +136,10 @@ def _items(members: list[Member], where: str, label: str) -> Iterator[tuple[Memb
     fields.setdefault("", fields.get(label, "").strip())
     if "modality" in fields and items:
         check_modality(fields["modality"], where)
-        if len(items) == 1:
-            items = {fields["modality"]: next(iter(items.values()))}
+        if len(items) > 1 and fields["modality"] not in items:
+            raise StreamError(f"{where} has items of {', '.join(items)} and the modality {fields['modality']!r} in its "
+                              ".json: correct it")
+        items = {fields["modality"]: items.get(fields["modality"]) or next(iter(items.values()))}
     elif len(items) > 1:
         items.pop("text", None)
     if not items and fields[""]:
@@ -145,5 +147,4 @@ def _items(members: list[Member], where: str, label: str) -> Iterator[tuple[Memb
     if items and not fields[""]:
         raise StreamError(f"{where} has no class: add a .cls with its name or number, or {label!r} to its .json")
     for modality, member in items.items():
-        if fields.get("modality", modality) == modality:
-            yield member, modality, fields
+        yield member, modality, fields

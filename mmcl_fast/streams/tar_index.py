@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tarfile
 import tempfile
 from pathlib import Path
@@ -30,10 +31,16 @@ Member = list[Any]
 def read_index(path: Path) -> list[Member]:
     """The members that a sample can be made of, in the tar's order. Raises StreamError naming tar and member."""
     try:
-        stat = os.stat(path)
-    except (OSError, ValueError) as error:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise ValueError("not a regular file")
+        return _known(path, {"format": FORMAT, "size": info.st_size, "mtime_ns": info.st_mtime_ns})
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path too
         raise StreamError(f"{path}: {getattr(error, 'strerror', None) or error}: check the path") from None
-    state = {"format": FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _known(path: Path, state: dict[str, int]) -> list[Member]:
+    """From an index of this state, or from the tar."""
     places = _places(path)
     for place in places:
         members = _load(place, state)
@@ -186,7 +193,7 @@ def _fields(data: bytes, where: str) -> dict[str, str]:
     if not isinstance(content, dict):
         raise StreamError(f"{where}: not an object but {type(content).__name__}: put the fields into one")
     plain = {name: str(value) for name, value in content.items()
-             if isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 200}
+             if name and isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 200}
     for name, value in plain.items():
         check_words(name + value, f"{where}: {name!r}")
     return plain

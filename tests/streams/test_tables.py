@@ -166,6 +166,7 @@ def test_a_long_field_and_the_limit_of_others(tmp_path):
     before = csv.field_size_limit()
     save(tmp_path / "a.csv", [("w" * 300_000, "a", split) for split in ("train", "test")], ("text", "label", "split"))
     assert len(Stream.from_table(tmp_path / "a.csv")[0].train[0].text) == 300_000
+    refuse(lambda: Stream.from_table(tmp_path / "gone.csv"), "gone.csv")
     assert csv.field_size_limit() == before
 
 

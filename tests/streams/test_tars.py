@@ -103,6 +103,8 @@ def test_patterns_that_stand_for_nothing(tars, tmp_path):
                           (tars / "a{b}.tar", "write {000..012}"), (tars / "gone.tar", "gone.tar: No such file"),
                           (tars / "train.tgz", "unpack it to a plain .tar"), (tars / "a{0..1.tar", "do not match")):
         refuse(lambda: Stream.from_tar(pattern), part)
+    (tars / "[a]{1}.tar").write_bytes((tars / "test-000.tar").read_bytes())
+    assert [file.name for file in expand(str(tars / "[a]{1}.tar"))] == ["[a]{1}.tar"]  # a file of that very name
     (tmp_path / "empty").mkdir()
     refuse(lambda: Stream.from_tar(tmp_path / "empty"), "no .tar below it")
 
@@ -244,6 +246,8 @@ def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarI
     ([("a.png", png(0)), ("a.json", b"[1]")], ["not an object but list"]),
     ([("a.png", png(0)), ("a.json", {"label": "q", "modality": "picture"})], ["unknown modality 'picture'"]),
     ([("a.png", png(0)), ("a.json", {"label": "q", "split": "trian"})], ["did you mean 'train'?"]),
+    ([("a.png", png(0)), ("a.wav", b"x"), ("a.json", {"label": "q", "modality": "video"})],
+     ["sample 'a' has items of image, audio and the modality 'video' in its .json"]),
     ([("a.wav", png(0)), ("a.json", {"label": "q", "modality": "image"})], ["a .wav file cannot be image"]),
     ([("a.png", b""), ("a.cls", "q")], ["train.tar/a.png: the file is empty"]),
     ([("dataset.json", {"name": "x"}), ("README", "x")], ["holds no sample", "0001.jpg with 0001.cls"])])
@@ -268,6 +272,11 @@ def test_tars_that_are_not_sound(tars, tmp_path):
     for content in (b"", b"x" * 5000, whole[:700], whole[:second + 100], bytes(damaged), whole[:second + 512 + 1]):
         path.write_bytes(content)
         refuse(lambda: Stream.from_tar(path), "train.tar: ")
+    (tmp_path / "folder.tar").mkdir()
+    os.mkfifo(tmp_path / "pipe.tar")
+    refuse(lambda: Stream.from_tar(str(tmp_path / "f*.tar")), "folder.tar: not a regular file: check the path")
+    refuse(lambda: Stream.from_tar(tmp_path / "pipe.tar"), "pipe.tar: not a regular file")
+    refuse(lambda: Stream.from_tar("a\0b.tar"), "null byte")
     huge = tarfile.TarInfo("x" * 200 + ".png").tobuf(tarfile.GNU_FORMAT)
     lie = bytearray(huge[:512])
     lie[124:136] = b"77777777777\0"  # a name of 8 GB
