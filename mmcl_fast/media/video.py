@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import bisect
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from mmcl_fast.media.views import View, region
 
 SEEK_FRAMES = 8   # a seek pays when it skips at least so many frames
 STILL = "a still picture, not a video: move it to the image modality"
+AHEAD = 32        # packets read before one is decoded; codecs put frames out of order by at most 16
 SHORT = 64        # frames; below it a container's index is not worth loading
 
 
@@ -30,11 +33,11 @@ def video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     with open_av(source) as container:
         clock = _clock(container, _track(container, spec))
         if clock:
-            return _sample(_Frames(container, _track(container, spec), clock, whole), spec, view, whole)
+            return _sample(container, clock, spec, view, whole)
     with open_av(source) as container:  # nothing tells the duration: the packets' times do
         clock = _count(container, _track(container, spec))
     with open_av(source) as container:
-        return _sample(_Frames(container, _track(container, spec), clock, whole), spec, view, whole)
+        return _sample(container, clock, spec, view, whole)
 
 
 def _track(container: Any, spec: VisualSpec) -> Any:
@@ -81,11 +84,61 @@ def _count(container: Any, stream: Any) -> _Clock:
     return clock
 
 
-class _Frames:
-    """Decoded frames by time, forward only, skipping by keyframes where that saves decoding."""
+class _Packets:
+    """Decodes a stream's packets in turn, except frames that no moment wanted shows and no other frame needs.
 
-    def __init__(self, container: Any, stream: Any, clock: _Clock, whole: bool):
+    A frame is shown until the next one begins. Packets are read ahead of the decoder by more than frames are out of
+    order, so that the next beginning is known; one that is not could only shorten the time that a frame is shown.
+    """
+
+    def __init__(self, container: Any, stream: Any, times: list[int] | None):
+        self.packets, self.times = container.demux(stream), times
+        self.context = stream.codec_context
+        self.alone = self.context.codec.intra_only
+        self.ahead: deque[Any] = deque()
+        self.begins: list[int] = []  # of all packets read, sorted
+
+    def frames(self) -> Iterator[Any]:
+        while True:
+            while len(self.ahead) < AHEAD and (packet := next(self.packets, None)) is not None:
+                self._read(packet)
+            if not self.ahead:
+                return
+            packet = self.ahead.popleft()
+            skip = self._needless(packet)
+            if skip and self.alone:
+                continue
+            self.context.skip_frame = "NONREF" if skip else "DEFAULT"
+            yield from packet.decode()
+
+    def _read(self, packet: Any) -> None:
+        self.ahead.append(packet)
+        if packet.pts is not None:
+            bisect.insort(self.begins, packet.pts)
+        elif packet.size:  # the last one is empty, it makes the decoder give out what it holds
+            self.times = None
+
+    def _needless(self, packet: Any) -> bool:
+        place = bisect.bisect_right(self.begins, packet.pts) if self.times and packet.pts is not None else 0
+        if place in (0, 1, len(self.begins)):  # the first is shown before its time, too, the last to the end
+            return False
+        wanted = bisect.bisect_left(self.times, packet.pts)
+        return wanted == len(self.times) or self.times[wanted] >= self.begins[place]
+
+    def shows(self, begin: int, time: int) -> bool:
+        """Whether it is known that nothing begins behind ``begin`` up to ``time``."""
+        place = bisect.bisect_right(self.begins, begin)
+        if not self.times or not self.ahead or place == len(self.begins) or self.begins[place] <= time:
+            return False
+        return self.ahead[-1].dts is not None and self.ahead[-1].dts > time  # later packets begin later still
+
+
+class _Frames:
+    """Decoded frames at ``times``, forward only, skipping by keyframes where that saves decoding."""
+
+    def __init__(self, container: Any, stream: Any, clock: _Clock, times: list[int], whole: bool):
         self.container, self.stream, self.clock = container, stream, clock
+        self.times = None if whole else times
         self.keys: list[int] = []
         if not whole and clock.duration > SHORT * clock.frame:
             if len(stream.index_entries) <= 1:
@@ -94,7 +147,8 @@ class _Frames:
         self._begin()
 
     def _begin(self) -> None:
-        self.decoded = self.container.decode(self.stream)
+        self.packets = _Packets(self.container, self.stream, self.times)
+        self.decoded = self.packets.frames()
         self.shown, self.coming = None, None
         self._advance()
 
@@ -116,6 +170,8 @@ class _Frames:
         while self.coming is not None and (self.shown is None or self.coming.pts <= time):
             if self.shown is None and self.coming.pts > time:
                 return self.coming  # nothing is shown before the first frame
+            if self.packets.shows(self.coming.pts, time):
+                return self.coming
             self._advance()
         if self.shown is None:
             raise MediaError("holds no frame that can be decoded")
@@ -149,15 +205,16 @@ class _Frames:
                              f"{self.clock.duration * base:.2f} s: the file is cut short, replace it")
 
 
-def _sample(frames: _Frames, spec: VisualSpec, view: View, whole: bool) -> Tensor:
+def _sample(container: Any, clock: _Clock, spec: VisualSpec, view: View, whole: bool) -> Tensor:
     from av.video.reformatter import VideoReformatter
 
-    clock = frames.clock
     limit_seconds(clock.duration * clock.base, spec)
+    times = [clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames)]
+    frames = _Frames(container, _track(container, spec), clock, times, whole)
     out = np.empty((spec.frames, 3, spec.size, spec.size), np.uint8)
     reformatter, last = VideoReformatter(), None
-    for i in range(spec.frames):
-        frame = frames.at(clock.start + int((i + 0.5) * clock.duration / spec.frames))
+    for i, time in enumerate(times):
+        frame = frames.at(time)
         if frame is last:
             out[i] = out[i - 1]
         else:

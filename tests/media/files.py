@@ -50,10 +50,10 @@ BITS = 10
 
 
 def counting_video(path: Path, frames: int = 40, codec: str = "libx264", rate: int = 25, gop: int = 12,
-                   size: int = 80, sound: bool = False) -> Path:
-    """A video whose frames show their own number in binary, as black and white bars."""
+                   size: int = 80, sound: bool = False, times: list[int] | None = None, **options: str) -> Path:
+    """A video whose frames show their own number in binary, as black and white bars; ``times`` in 1 / rate s."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"g": str(gop), "preset": "ultrafast"})
+        stream = container.add_stream(codec, rate=rate, options={"g": str(gop), "preset": "ultrafast"} | options)
         stream.width = stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(frames):
@@ -61,7 +61,10 @@ def counting_video(path: Path, frames: int = 40, codec: str = "libx264", rate: i
             for bit in range(BITS):
                 if number >> bit & 1:
                     pixels[:, bit * size // BITS:(bit + 1) * size // BITS] = 255
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            if times:
+                frame.pts, frame.time_base = times[number], Fraction(1, rate)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
 

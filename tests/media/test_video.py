@@ -41,6 +41,31 @@ def test_seeking_decodes_less(tmp_path, monkeypatch):
     assert len(decoded) < 100
 
 
+@pytest.mark.parametrize("name, codec, options, skipped", [
+    ("a.mp4", "libx264", {"preset": "medium", "bf": "3", "b_strategy": "0"}, 0.3),
+    ("a.mkv", "libx264", {"preset": "medium", "bf": "8", "x264-params": "b-adapt=0:b-pyramid=none"}, 0.6),
+    ("a.ts", "libx264", {"preset": "medium", "x264-params": "b-adapt=0:open-gop=1"}, 0.3),
+    ("a.mp4", "libx265", {"preset": "fast", "x265-params": "bframes=4:b-adapt=0:log-level=none"}, 0.3),
+    ("a.mp4", "mpeg4", {"bf": "2"}, 0.4), ("a.ts", "mpeg2video", {"bf": "2"}, 0.4), ("a.avi", "mjpeg", {}, 0.6),
+    ("a.webm", "libvpx-vp9", {"deadline": "good", "cpu-used": "4", "lag-in-frames": "16", "auto-alt-ref": "1"}, 0)])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_what_is_skipped_changes_nothing(tmp_path, monkeypatch, name, codec, options, skipped, uneven):
+    count = 60
+    times = [2 * i + 3 * (i // 4) + (i % 7 == 3) for i in range(count)] if uneven and name[-3:] in ("mp4", "mkv") else None
+    path = counting_video(tmp_path / name, count, codec, gop=30, times=times, **options)
+    decoded = []
+    advance = video._Frames._advance
+    monkeypatch.setattr(video._Frames, "_advance", lambda self: decoded.append(1) or advance(self))
+    spec = plain("video", 80, frames=6)
+    fast, less = decode(path, "video", spec), len(decoded)
+    monkeypatch.setattr(video._Packets, "_needless", lambda *_: False)
+    monkeypatch.setattr(video._Packets, "shows", lambda *_: False)
+    assert torch.equal(decode(path, "video", spec), fast)
+    assert less <= (1 - skipped) * (len(decoded) - less)
+    if not uneven:
+        assert numbers(fast) == [5, 15, 25, 35, 45, 55]
+
+
 def test_more_frames_than_there_are(tmp_path):
     got = decode(counting_video(tmp_path / "a.mp4", 3), "video", plain("video", 80, frames=6))
     assert numbers(got) == [0, 0, 1, 1, 2, 2]
