@@ -38,8 +38,16 @@ INSTALL = "pip install 'mmcl-fast[dali]' (CUDA 13) or 'mmcl-fast[dali-cu12]' (CU
 
 def available(device: torch.device | str = "cpu") -> str | None:
     """None where DALI can be used for batches on ``device``; otherwise why not, and what to do."""
-    device = torch.device(device)
+    device = _numbered(device)
     return _available(device.type, device.index or 0)
+
+
+def _numbered(device: torch.device | str) -> torch.device:
+    """``cuda`` is the current GPU."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 @lru_cache(maxsize=8)
@@ -64,13 +72,6 @@ def _available(kind: str, index: int) -> str | None:
     return None
 
 
-class Group:
-    """Items of one batch that the pipeline takes together."""
-
-    def __init__(self, job: Job, slots: list[int]):
-        self.job, self.slots = job, slots
-
-
 @dataclass
 class Job:
     """A batch on its way."""
@@ -81,6 +82,14 @@ class Job:
     groups: int | None = None                               # not finished yet; None: before the looks are done
     work: list[Future] = field(default_factory=list)        # in threads, after the looks
     rows: dict[int, Tensor] = field(default_factory=dict)   # decoded on the CPU for a batch on a GPU
+
+
+@dataclass
+class Group:
+    """Items of one batch that the pipeline takes together."""
+
+    job: Job
+    slots: list[int]
 
 
 class DaliEngine:
@@ -103,7 +112,7 @@ class DaliEngine:
     def __init__(self, spec: Spec, *, device: torch.device | str = "cpu", workers: int = 2, batch_size: int = 32):
         if not isinstance(spec, VisualSpec):
             raise ConfigError("media backend 'dali': text is not decoded by DALI, use the backend cpu")
-        self.device = torch.device(device)
+        self.device = _numbered(device)
         if why_not := available(self.device):
             raise ConfigError(f"media backend 'dali': {why_not}")
         self.spec, self.workers, self.batch_size = spec, max(workers, 1), batch_size
@@ -144,7 +153,7 @@ class DaliEngine:
         kinds = {"uint8": types.UINT8, "int32": types.INT32, "float": types.FLOAT}
         # A queue of one lets schedule_run start exactly one iteration; several may be under way all the same.
         pipe = Pipeline(batch_size=self.batch_size, num_threads=self.workers, prefetch_queue_depth=1,
-                        device_id=(self.device.index or 0) if self.graph.gpu else None)
+                        device_id=self.device.index if self.graph.gpu else None)
         with pipe:
             nodes = [fn.external_source(name=f"input{i}", dtype=kinds[kind], ndim=1, no_copy=True)
                      for i, kind in enumerate(self.graph.inputs)]
@@ -194,9 +203,9 @@ class _Run:
         return job
 
     def _look(self, job: Job, slot: int) -> None:
-        if self.stop.is_set():
-            return
         engine, item = self.engine, self.items[job.chunk.indices[slot]]
+        if self.stop.is_set() or item.modality != engine.spec.modality:
+            return
         try:
             feed = ROUTES[item.modality](item.path, engine.spec, draw(self.view, self.seed, item.key), engine.gpu)
         except Exception:  # broken bytes make a header parser raise anything: the cpu backend says what is wrong
@@ -312,7 +321,7 @@ class _Run:
         try:
             decode(item.path, item.modality, engine.spec, view=self.view, seed=self.seed, key=item.key, out=out)
         except MediaError as error:
-            job.chunk.faults[slot] = error
+            job.chunk.faults[slot] = MediaError(error)  # a copy: the frames that the error came through hold the job
         job.rows[slot] = out
 
     def _finished(self, job: Job) -> Chunk:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import sys
 import threading
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -229,6 +231,26 @@ def test_bad_files_do_not_take_their_batch_down(tmp_path):
     for chunk, other in zip(ours, theirs):
         good = [slot for slot in range(6) if slot not in chunk.faults]
         assert (chunk.data[good] - other.data[good]).abs().max() < 1e-5
+
+
+@needs_dali
+def test_a_fault_keeps_no_batch_alive(tmp_path):
+    items = [Item("image", broken(tmp_path / "a.png"))]
+    gc.collect()
+    gc.disable()
+    try:
+        chunk, = dali.DaliEngine(plain(size=40)).run(items, [[0]])
+        fault, data = chunk.faults[0], weakref.ref(chunk.data)
+        del chunk
+        assert data() is None and "a.png" in str(fault)
+    finally:
+        gc.enable()
+
+
+@needs_dali
+def test_an_item_of_another_modality_is_a_fault(media):
+    ours, theirs = both(media["audio"][:1] + media["image"][:1], plain(size=32))
+    assert str(ours[0].faults[0]) == str(theirs[0].faults[0]) and len(ours[0].faults) == 1
 
 
 @needs_dali
