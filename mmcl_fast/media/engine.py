@@ -68,7 +68,7 @@ class ThreadEngine:
 
     def run(self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0,
             seed: int = 0) -> Iterator[Chunk]:
-        if self.workers == 0:
+        if self.workers == 0 or isinstance(self.spec, TextSpec):  # short texts: a thread costs more than the reading
             for indices in batches:
                 chunk = self._slots(indices)
                 for slot in range(len(indices)):
