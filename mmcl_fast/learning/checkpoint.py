@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from mmcl_fast.learning import files
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
-KEYS = {"encoder", "fingerprint", "method", "options", "seed", "views", "prompt_blocks", "media", "tasks", "keys",
-        "texts", "state", "packed"}
+KEYS: dict[str, type | tuple[type, ...]] = {
+    "encoder": str, "fingerprint": str, "method": str, "options": dict, "seed": int, "views": int,
+    "prompt_blocks": (int, str, type(None)), "media": dict, "tasks": list, "keys": list, "texts": list, "state": dict}
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -57,14 +58,17 @@ def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> N
                 os.rename(folder, Path(aside) / folder.name)
             os.rename(temporary, folder)
             files.sync(folder.parent)
-            for old in _replaced(folder):
-                shutil.rmtree(old.parent)
+            for aside in folder.parent.glob(f".{escape(folder.name)}-old-*"):
+                shutil.rmtree(aside)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read(folder: Path, keys: Collection[str] = KEYS) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(folder: Path, keys: Mapping[str, Any] = KEYS) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Inverse of :func:`write`. Nothing read is ever executed, and nothing is used whose checksum is wrong.
+
+    Args:
+        keys: of the JSON values that must be there, with their types.
 
     Raises:
         RunError: names what is missing or broken.
@@ -76,12 +80,13 @@ def read(folder: Path, keys: Collection[str] = KEYS) -> tuple[dict[str, Tensor],
                        "checkpoint") from None
 
 
-def _read(folder: Path, keys: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     if not folder.exists():  # stopped between the two renames of a replacement: the old one is whole
-        folder = next(iter(_replaced(folder.resolve())), folder)
+        whole = folder.resolve()
+        folder = next(whole.parent.glob(f".{escape(whole.name)}-old-*/{escape(whole.name)}"), folder)
     for name in (TENSORS, STATE, MANIFEST):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give a folder that Learner.save or mmcl-fast train wrote")
@@ -100,12 +105,12 @@ def _read(folder: Path, keys: Collection[str]) -> tuple[dict[str, Tensor], dict[
                            "checkpoint")
         contents[name] = data
     values = _json(folder / STATE, contents[STATE])
-    if not {*keys, "packed"} <= values.keys():
+    if not all(key in values and isinstance(values[key], kind) for key, kind in {**keys, "packed": dict}.items()):
         raise RunError(f"{folder / STATE}: not the state expected here; use an older checkpoint")
     try:
         tensors = {k: v.clone() for k, v in load(contents[TENSORS]).items()}
         return _unpack(tensors, values.pop("packed")), values
-    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as fault:
+    except (SafetensorError, ValueError, TypeError, KeyError) as fault:
         raise RunError(f"{folder / TENSORS}: not readable as safetensors ({fault}); use an older checkpoint") from None
 
 
@@ -152,10 +157,6 @@ def _numbered(folder: Path, pattern: str) -> Iterator[tuple[int, Path]]:
         match = re.fullmatch(pattern, path.name)
         if match:
             yield int(match[1]), path
-
-
-def _replaced(folder: Path) -> list[Path]:
-    return sorted(folder.parent.glob(f".{escape(folder.name)}-old-*/{escape(folder.name)}"))
 
 
 def _entry(data: bytes) -> dict[str, Any]:

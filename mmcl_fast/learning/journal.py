@@ -17,6 +17,7 @@ from mmcl_fast.learning import checkpoint
 from mmcl_fast.methods.steps import State
 
 KEPT = 2  # of checkpoints inside a task
+KEYS = {"loops": dict, "under_way": str, "steps": int}
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -62,7 +63,7 @@ class Journal:
         own = checkpoint.inside(self.run, task)
         for place, folder in reversed(own):
             try:
-                tensors, values = checkpoint.read(folder, {"loops", "under_way", "steps"})
+                tensors, values = checkpoint.read(folder, KEYS)
             except RunError as fault:
                 self.say(f"passed over: {fault}")
                 continue
@@ -78,11 +79,11 @@ class Journal:
             if (place, folder) not in own or place > self._place:
                 checkpoint.remove(folder)
 
-    def clear(self) -> None:
-        """Remove the task's checkpoints, now that the task's own is there."""
+    def clear(self, learned: int) -> None:
+        """Remove what lies inside tasks up to the ``learned``-th, whose own checkpoint is there."""
         for _, folder in checkpoint.inside(self.run):
-            checkpoint.remove(folder)
-        self.task = 0
+            if int(folder.name.split("-")[1]) <= learned:
+                checkpoint.remove(folder)
 
     # ---- the loops' side --------------------------------------------------------------------------------------
 

@@ -289,7 +289,8 @@ class Learner:
             kept = {k.removeprefix("method/") for k in tensors if k.startswith("method/")}
             whole = state[0].keys() == kept and state[1] == values["state"] and \
                 len(self.classes.keys) == len(self.classes.texts) and \
-                self.classes.embedding.shape == (len(self.classes), self.encoder.dim)
+                self.classes.embedding.shape == (len(self.classes), self.encoder.dim) and \
+                all(t.keys() == {"name", "modality", "classes", "class_ids"} for t in self.tasks)
         except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as fault:
             raise RunError(f"{where}: does not fit method {self.method.name} ({type(fault).__name__}: {fault}); use an "
                            "older checkpoint") from None
