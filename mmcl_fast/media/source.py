@@ -45,7 +45,10 @@ def name_of(source: Source) -> str:
     """Printable and one line, whatever the file system allows in a name."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(source))
+    name = str(source)
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
 def is_file(source: Source) -> bool:
