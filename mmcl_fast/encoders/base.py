@@ -15,7 +15,7 @@ from torch import Tensor
 from mmcl_fast.media.spec import Spec
 
 
-@dataclass
+@dataclass(eq=False)  # known by identity, so that what is computed of them can be kept beside them
 class Tokens:
     """The trunk's output for a batch of B samples of one modality.
 

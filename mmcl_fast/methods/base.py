@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.embedding import Reuse
 from mmcl_fast.methods.steps import Journal, Unkept
 
 
@@ -70,6 +70,7 @@ class Method(ABC):
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         self.encoder, self.options, self.seed, self.progress = encoder, options, seed, progress
         self.seconds: dict[str, float] = {}
+        self.reuse = Reuse()
         self.journal: Journal = Unkept()
 
     @abstractmethod
@@ -128,25 +129,3 @@ class Method(ABC):
 class _Quiet:
     def advance(self, n: int = 1) -> None: ...
     def note(self, **numbers: float) -> None: ...
-
-
-def cosine_scores(encoder: Encoder, tokens: Tokens, modality: str, classes: Classes,
-                  prefix: Tensor | None = None) -> Tensor:
-    """s cos(z, T) under a prefix, ``[n, C]``; without one, zero-shot."""
-    z = F.normalize(embed_all(encoder, tokens, modality, prefix), dim=-1)
-    return encoder.logit_scale * z @ classes.embedding.T
-
-
-def unit_query(tokens: Tokens) -> Tensor:
-    """q / |q|, ``[B, Dq]`` float32: samples of all towers on one scale."""
-    return F.normalize(tokens.query.float(), dim=-1)
-
-
-def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prefix: Tensor | None, batch: int = 64) -> Tensor:
-    """z of many samples without gradient, ``[n, D]``. prefix: None, ``[J,2,L,d]`` or ``[n,J,2,L,d]``."""
-    rows = []
-    with torch.no_grad():
-        for i in range(0, len(tokens), batch):
-            part = prefix[i:i + batch] if prefix is not None and prefix.dim() == 5 else prefix
-            rows.append(encoder.head(tokens[i:i + batch], part, modality))
-    return torch.cat(rows) if rows else torch.empty(0, encoder.dim)

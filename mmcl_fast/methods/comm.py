@@ -15,7 +15,8 @@ from torch import Tensor
 
 from mmcl_fast import ops
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, embed_all, unit_query
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.embedding import alike, embed_all, mix, unit_query
 from mmcl_fast.methods.memory import FeatureMemory
 from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
 from mmcl_fast.methods.realignment import Realigner
@@ -38,6 +39,7 @@ class CommOptions:
     blending: bool = True                # False: prompt and gate of the most relevant modality alone
     relevance: Literal["analytic", "mlp"] = "analytic"
     tau: float = 0.2                     # temperature of c(x)
+    least_share: float = 0.02            # smaller shares of prompts are left out
     relevance_penalty: float = 0.01
     realignment: Literal["off", "closed", "trained"] = "trained"
     start: Literal["ridge", "zero"] = "ridge"
@@ -95,7 +97,8 @@ class Comm(Method):
         """Starting point of a new modality's prompt: the blend of its tower's that the others' contributions give."""
         if not (self.options.blending and self.bank.prompts):
             return None
-        return self.bank.blend(modality, self.relevance(query).mean(0), self.relevance.modalities)
+        return self.bank.blend(modality, self.relevance(query).mean(0), self.relevance.modalities,
+                               self.options.least_share)
 
     def _drawn_queries(self, index: int) -> dict[str, Tensor]:
         generator = self.generator(index, 2)
@@ -119,15 +122,20 @@ class Comm(Method):
         old = self.bank.prompts.get(modality)
         prompt = (old if old is not None else start if start is not None
                   else self.bank.fresh(modality, generator)).clone()
-        names, weight = self.relevance.modalities, self._routing(query)
+        names, shares = self.bank.shares(modality, self._routing(query), self.relevance.modalities, o.least_share,
+                                         modality)
+        shares = alike(shares)
         texts = classes.embedding[data.classes]
         target = data.targets
         z_before = None if before is None else before[:, : encoder.dim]
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
 
+        def with_own(prompt: Tensor) -> list[Tensor]:
+            return [prompt if m == modality else self.bank.prompts[m] for m in names]
+
         def loss(step: int) -> Tensor:
             rows = plan[step].to(query.device)
-            prefix = self.bank.blend(modality, weight[rows], names, (modality, prompt))
+            prefix = mix(with_own(prompt), shares if shares.dim() == 1 else shares[rows])
             z = encoder.head(subset(data.tokens, rows), prefix, modality)
             value = ops.alignment_loss(z, texts, target[rows], logit_scale=encoder.logit_scale)
             if z_before is not None and o.self_regularisation:
@@ -137,14 +145,13 @@ class Comm(Method):
         with self.phase("prompts", len(plan)) as shown:
             train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)
         if old is not None and o.aggregation:
-            shift = self._prompt_shift(data, weight, prompt, z_before)
+            shift = self._prompt_shift(data, shares, with_own(prompt), z_before)
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
         self.bank.prompts[modality] = prompt
 
-    def _prompt_shift(self, data: TaskData, weight: Tensor, prompt: Tensor, old: Tensor) -> float:
+    def _prompt_shift(self, data: TaskData, shares: Tensor, prompts: list[Tensor], old: Tensor) -> float:
         """Mean of 1 - cos between embeddings under the old and the new prompt, on the task's data."""
-        prefix = self.bank.blend(data.modality, weight, self.relevance.modalities, (data.modality, prompt))
-        new = embed_all(self.encoder, data.tokens, data.modality, prefix)
+        new = embed_all(self.encoder, data.tokens, data.modality, prompts, shares)
         return float((1 - F.cosine_similarity(old, new)).mean())
 
     def _remember(self, data: TaskData, query: Tensor, before: Tensor | None) -> None:
@@ -187,20 +194,26 @@ class Comm(Method):
             return self._routing(query)
         return self._sharpen(self.rows[modality].expand(len(query), -1))
 
-    def _features(self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None) -> Tensor:
-        """u = [z / |z| ; q / |q|], ``[n, D_u]``."""
+    def _features(self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None,
+                  place: str | None = None) -> Tensor:
+        """u = [z / |z| ; q / |q|], ``[n, D_u]``. place: see ``Reuse.embed``; None: z is not kept."""
         weight = self._routing(query) if gate is None else gate
-        prefix = self.bank.blend(modality, weight, self.relevance.modalities)
-        z = embed_all(self.encoder, tokens, modality, prefix)
+        names, shares = self.bank.shares(modality, weight, self.relevance.modalities, self.options.least_share)
+        prompts = {m: self.bank.prompts[m] for m in names}
+        if place is None:
+            z = embed_all(self.encoder, tokens, modality, list(prompts.values()), shares)
+        else:
+            z = self.reuse.embed(self.encoder, tokens, modality, prompts, shares, place)
         return torch.cat([F.normalize(z, dim=-1), query], dim=1)
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
         """e ``[n, D]``, unit rows."""
         query = unit_query(tokens)
         if not self.relevance.modalities:
-            return F.normalize(embed_all(self.encoder, tokens, modality, None), dim=-1)
+            return F.normalize(embed_all(self.encoder, tokens, modality), dim=-1)
         gate = self._gate(query, modality if given else None)
-        return self.realigner(self._features(tokens, modality, query, gate), gate)
+        place = "given" if given else "agnostic"
+        return self.realigner(self._features(tokens, modality, query, gate, place), gate)
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         return self.encoder.logit_scale * self.embed(tokens, modality, given=given) @ classes.embedding.T

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmcl_fast import ops
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores
+from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
 
 
@@ -51,7 +51,7 @@ class Finetune(Method):
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         prompt = self.bank.prompts.get(self.encoder.tower(modality))
-        return cosine_scores(self.encoder, tokens, modality, classes, prompt)
+        return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding, prompt)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {f"prompt/{k}": v for k, v in self.bank.prompts.items()}, {}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import RunError
-from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores, embed_all, unit_query
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.embedding import embed_all, unit_query
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
 from mmcl_fast.methods.relevance import Relevance, Ridge
 from mmcl_fast.methods.steps import optimise
@@ -67,7 +68,7 @@ class Joint(Method):
                 prompts[data.modality] = self.bank.fresh(data.modality, generator)
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
-            z = embed_all(self.encoder, data.tokens, data.modality, prompts[data.modality])
+            z = embed_all(self.encoder, data.tokens, data.modality, [prompts[data.modality]])
             ridge.add(self._source(z, unit_query(data.tokens))[:, :-1], data.labels, len(classes))
         weight = ridge.weight().to(self.tasks[0].labels.device).requires_grad_(True)
         prompts = {m: p.requires_grad_(True) for m, p in prompts.items()}
@@ -98,14 +99,15 @@ class Joint(Method):
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.relevance.modalities:
-            return cosine_scores(self.encoder, tokens, modality, classes)
+            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         self.finish(classes)
         query, names = unit_query(tokens), self.relevance.modalities
         if given and modality in names:
             weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)
         else:
             weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
-        z = embed_all(self.encoder, tokens, modality, self.bank.blend(modality, weight, names))
+        own, shares = self.bank.shares(modality, weight, names)
+        z = embed_all(self.encoder, tokens, modality, [self.bank.prompts[m] for m in own], shares)
         out = self.options.scale * self._source(z, query) @ self.weight
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
 

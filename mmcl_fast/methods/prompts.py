@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.embedding import mix
 from mmcl_fast.methods.steps import Journal, Unkept, optimise
 
 
@@ -28,28 +29,33 @@ class PromptBank:
         shape = (self.encoder.blocks, 2, self.length, self.encoder.prefix_width(modality))
         return (torch.randn(shape, generator=generator) * 0.02).to(self.encoder.device)
 
-    def blend(self, modality: str, weight: Tensor, modalities: list[str],
-              trained: tuple[str, Tensor] | None = None) -> Tensor | None:
-        """sum_k c_k P_k over the modalities of the sample's tower, c renormalised over them.
+    def shares(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0,
+               beside: str | None = None) -> tuple[list[str], Tensor]:
+        """Which prompts a sample gets, and how much of each: c over the modalities of its tower.
 
         Args:
             modality: how the sample was decoded: it names the tower.
             weight: contributions ``[n, M]`` or ``[M]``, columns as in ``modalities``.
-            trained: a modality and the prompt that stands for its own.
+            least: smaller shares are left out and the others scaled to a sum of 1 again, so that most samples depend
+                on few prompts.
+            beside: a modality whose prompt is not in the bank yet.
 
         Returns:
-            ``[n, J, 2, L, d]`` or ``[J, 2, L, d]``; None without any prompt for this tower.
+            K names, and shares ``[n, K]`` or ``[K]``.
         """
-        bank = dict(self.prompts)
-        if trained is not None:
-            bank[trained[0]] = trained[1]
         tower = self.encoder.tower(modality)
-        names = [m for m in modalities if m in bank and self.encoder.tower(m) == tower]
-        if not names:
-            return None
+        names = [m for m in modalities if (m in self.prompts or m == beside) and self.encoder.tower(m) == tower]
         c = weight[..., [modalities.index(m) for m in names]]
-        c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
-        return torch.einsum("...k,kjpld->...jpld", c, torch.stack([bank[m] for m in names]))
+        if names:
+            c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
+            c = torch.where(c >= min(least, 1 / len(names)), c, 0.0)
+            c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
+        return names, c
+
+    def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
+        """sum_k c_k P_k, see ``shares`` and ``mix``; None without any prompt for this tower."""
+        names, shares = self.shares(modality, weight, modalities, least)
+        return mix([self.prompts[m] for m in names], shares)
 
 
 def train_prefix(prefix: Tensor, steps: int, lr: float, loss: Callable[[int], Tensor],

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores, embed_all, unit_query
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.embedding import unit_query
 from mmcl_fast.methods.relevance import Ridge
 
 
@@ -33,7 +34,7 @@ class RidgeMethod(Method):
         query = unit_query(tokens)
         if self.options.source == "q":
             return query
-        return torch.cat([F.normalize(embed_all(self.encoder, tokens, modality, None), dim=-1), query], dim=1)
+        return torch.cat([F.normalize(self.reuse.one(self.encoder, tokens, modality), dim=-1), query], dim=1)
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         with self.phase("statistics"):
@@ -42,7 +43,7 @@ class RidgeMethod(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         known = self.ridge.cross.shape[1]
         if known == 0:
-            return cosine_scores(self.encoder, tokens, modality, classes)
+            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         out = self.ridge(self._source(tokens, modality))
         return F.pad(out, (0, len(classes) - known), value=float("-inf"))
 

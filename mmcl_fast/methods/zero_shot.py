@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData, cosine_scores
+from mmcl_fast.methods.base import Classes, Method, TaskData
 
 
 @dataclass(frozen=True)
@@ -23,4 +23,4 @@ class ZeroShot(Method):
         """Nothing to learn."""
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        return cosine_scores(self.encoder, tokens, modality, classes)
+        return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)

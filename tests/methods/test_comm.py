@@ -58,8 +58,8 @@ def test_aggregation_is_the_stated_average(setting):
     seen = {}
     shift = Comm._prompt_shift
 
-    def watch(self, data, weight, prompt, before):
-        seen["new"], seen["shift"] = prompt.clone(), shift(self, data, weight, prompt, before)
+    def watch(self, data, shares, prompts, before):
+        seen["new"], seen["shift"] = prompts[0].clone(), shift(self, data, shares, prompts, before)
         return seen["shift"]
 
     method._prompt_shift = watch.__get__(method)

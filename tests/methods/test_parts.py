@@ -1,9 +1,12 @@
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options, method_class
+from mmcl_fast.methods.embedding import BATCH, Reuse
 from mmcl_fast.methods.memory import FeatureMemory, Gaussian
 from mmcl_fast.methods.prompts import PromptBank
 from mmcl_fast.methods.realignment import Realigner, class_codes
@@ -119,9 +122,69 @@ def test_blend_stays_within_a_tower_and_is_renormalised():
     blend = bank.blend("image", c, names)
     torch.testing.assert_close(blend[:, 0, 0, 0, 0], torch.tensor([(0.2 * 1 + 0.3 * 3) / 0.5, 1.0]))
     assert bank.blend("text", c, names).unique().tolist() == [2.0]
-    torch.testing.assert_close(bank.blend("image", c[0], names, ("depth", torch.zeros(2, 2, 3, 16))),
-                               torch.full((2, 2, 3, 16), 0.4))
+    assert bank.shares("audio", torch.tensor([0.1, 0.2, 0.3, 0.4]), [*names, "audio"], beside="audio")[0] == [
+        "image", "depth", "audio"]
     assert PromptBank(encoder, 3).blend("image", c, names) is None
+
+
+def test_small_shares_are_left_out_and_one_always_stays():
+    bank = PromptBank(ToyEncoder(), 3)
+    names = ["image", "audio", "depth"]
+    bank.prompts = {m: torch.zeros(2, 2, 3, 16) for m in names}
+    c = torch.tensor([[0.98, 0.015, 0.005], [0.5, 0.5, 0.0], [0.34, 0.33, 0.33]])
+    shares = bank.shares("image", c, names, 0.02)[1]
+    assert shares[0].tolist() == [1, 0, 0] and shares[1].tolist() == [0.5, 0.5, 0]
+    torch.testing.assert_close(shares[2], c[2])
+    assert bank.shares("image", c, names, 1.0)[1].sum(1).tolist() == pytest.approx([1, 1, 1])
+
+
+def counted(encoder, monkeypatch):
+    """Rows that the head sees from now on."""
+    seen, head = [], encoder.head
+
+    def count(tokens, prefix, modality):
+        seen.append(len(tokens))
+        return head(tokens, prefix, modality)
+
+    monkeypatch.setattr(encoder, "head", count)
+    return seen
+
+
+def test_z_is_computed_again_only_where_a_prompt_or_a_share_changed(monkeypatch):
+    encoder, g = ToyEncoder(), torch.Generator().manual_seed(0)
+    tokens = encoder.trunk(torch.rand(70, 1, 3, 8, 8, generator=g), "image")
+    prompts = {m: torch.randn(2, 2, 3, 16, generator=g) for m in ("image", "depth")}
+    shares = torch.eye(2)[torch.arange(70) % 2].contiguous()
+    shares[0] = torch.tensor([0.25, 0.75])
+    reuse, seen = Reuse(), counted(encoder, monkeypatch)
+
+    def check(prompts, shares, place, passes):
+        seen.clear()
+        z = reuse.embed(encoder, tokens, "image", prompts, shares, place)
+        assert len(seen) == passes and set(seen) <= {BATCH}
+        assert torch.equal(z, Reuse().embed(encoder, tokens, "image", prompts, shares, place))
+
+    check(prompts, shares, "agnostic", 3)
+    check(prompts, shares, "agnostic", 0)
+    check(prompts, shares, "given", 0)  # another place, the same samples
+    moved = {**prompts, "depth": prompts["depth"] + 1}
+    check(moved, shares, "agnostic", 2)  # the 35 samples of depth and the first
+    other = shares.clone()
+    other[2] = torch.tensor([0.5, 0.5])
+    check(moved, other, "agnostic", 1)
+    new = torch.cat([other, torch.zeros(70, 1)], 1)
+    check({**moved, "audio": prompts["image"]}, new, "agnostic", 0)  # a new prompt that no sample uses
+    check({}, torch.ones(70, 0), "bare", 3)
+
+
+def test_what_is_kept_goes_with_the_tokens():
+    encoder, reuse = ToyEncoder(), Reuse()
+    tokens = encoder.trunk(torch.rand(2, 1, 3, 8, 8), "image")
+    reuse.one(encoder, tokens, "image")
+    assert len(reuse._seen) == 1
+    del tokens
+    gc.collect()
+    assert len(reuse._seen) == 0
 
 
 def test_options_are_checked_by_name_and_type():
