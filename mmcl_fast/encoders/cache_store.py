@@ -18,6 +18,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -120,7 +121,8 @@ class Store:
     def _discard(self, name: str, fault: Exception) -> None:
         log.warning("trunk cache: %s is damaged (%s): deleted, its samples are computed again",
                     self.folder / name, fault)
-        (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # gone, or another user's
+            (self.folder / name).unlink()
 
     def _shard(self, number: int) -> Shard | None:
         """An open shard; None, and forgotten, where it is gone or damaged."""
@@ -129,15 +131,13 @@ class Store:
         if shard is None:
             try:
                 shard = Shard.open(file, verify=str(file) not in _verified)
-                os.utime(file)
-            except Damaged as fault:
-                self._discard(file.name, fault)
-                shard = None
-            except OSError:
-                shard = None
-            if shard is None:
+            except (Damaged, OSError) as fault:
+                if isinstance(fault, Damaged):
+                    self._discard(file.name, fault)
                 self._forget(number)
                 return None
+            with suppress(OSError):  # another user's
+                os.utime(file)
             _verified.add(str(file))
             _open[str(file)] = shard
         return shard
@@ -240,7 +240,5 @@ def clear(root: Path, stores: Sequence[str] | None = None, older: float = 0.0) -
 
 
 def _remove(folder: Path) -> None:
-    try:
+    with suppress(OSError):  # something of another's is in it
         folder.rmdir()
-    except OSError:
-        return  # something of another's is in it

@@ -36,6 +36,9 @@ def test_after_the_first_pass_no_file_is_decoded_or_even_opened(tmp_path, monkey
     samples = pictures(tmp_path / "data", 20)
     first, count = ask(tmp_path / "cache", samples, views=2)
     assert count == 40
+    steps = []
+    TrunkCache(tmp_path / "cache").tokens(ToyEncoder(), samples * 2, views=2, advance=steps.append)
+    assert sum(steps) == 80
     monkeypatch.setattr("mmcl_fast.media.engine.decode", lambda *a, **k: pytest.fail("decoded again"))
     real, opened = builtins.open, []
     monkeypatch.setattr(builtins, "open", lambda f, *a, **k: (opened.append(str(f)), real(f, *a, **k))[1])
