@@ -101,7 +101,10 @@ class DaliEngine:
         batch_size: the most indices of a batch.
 
     Results are the cpu backend's but for rounding: the resize is antialiased like Pillow's, and a large JPEG is
-    decoded in full. Video frames are the same ones, scaled after the conversion to RGB instead of before it.
+    decoded in full. Video frames are the same ones, scaled after the conversion to RGB instead of before it. A damaged
+    file may be decoded here, with other pixels, where the cpu backend refuses it; what is cut short is refused by both.
+    DALI 2.4 prints what it cannot read, and its video decoder can crash the process over a damaged file (see
+    ``dali_routes.video`` for what keeps such files from it): check files of unknown origin first.
 
     Raises:
         ConfigError: DALI cannot be used, or ``spec`` is for text.

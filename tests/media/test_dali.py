@@ -45,6 +45,13 @@ def scene(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def scenes(folder: Path, count: int) -> list[Item]:
+    """Pictures of 40 x 40: 00.png, 01.png, ..."""
+    for i in range(count):
+        scene(40, 40, i).save(folder / f"{i:02}.png")
+    return [Item("image", folder / f"{i:02}.png") for i in range(count)]
+
+
 def damaged(path: Path) -> Path:
     """A PNG whose checksum is wrong: DALI refuses it, Pillow reads it."""
     data = io.BytesIO()
@@ -149,10 +156,7 @@ def test_unscaled_pictures_are_exact(tmp_path):
 
 @needs_dali
 def test_a_flip_is_a_flip(tmp_path):
-    items = []
-    for i in range(8):
-        scene(64, 64).save(tmp_path / f"{i}.png")
-        items.append(Item("image", tmp_path / f"{i}.png"))
+    items = scenes(tmp_path, 8)
     ours, theirs = both(items, plain(size=48), view=1)
     assert {bool(dali.draw(1, 5, item.key).flip) for item in items} == {True, False}
     assert differences(ours, theirs).max() <= 4
@@ -215,10 +219,7 @@ def test_sound_and_depth_together_as_one_by_one(media):
 
 @needs_dali
 def test_bad_files_do_not_take_their_batch_down(tmp_path):
-    items = []
-    for i in range(12):
-        scene(40, 40, i).save(tmp_path / f"{i:02}.png")
-        items.append(Item("image", tmp_path / f"{i:02}.png"))
+    items = scenes(tmp_path, 12)
     damaged(items[1].path), broken(items[4].path), broken(items[5].path)
     items[9].path.write_bytes(b"")
     items[10].path.unlink()
@@ -278,8 +279,12 @@ def test_sound_that_is_no_number(tmp_path):
 def test_groups_of_bounded_size(media, monkeypatch):
     spec = plain(size=48)
     whole = torch.cat([chunk.data for chunk in both(media["image"], spec)[0]])
+    costs, schedule = [], dali._Run._schedule
+    monkeypatch.setattr(dali._Run, "_schedule", lambda run, group: schedule(run, group) or costs.append(
+        sum(group.job.feeds[slot].cost for slot in group.slots)))
     monkeypatch.setattr(dali, "BUDGET", 60_000)  # one or two of them
     parts, _ = both(media["image"], spec)
+    assert max(costs) <= 60_000 and len(costs) > len(parts)
     assert torch.equal(torch.cat([chunk.data for chunk in parts]), whole)
     assert sum(chunk.fallback for chunk in parts) == 1
     monkeypatch.setattr(dali, "BUDGET", 1)  # each is above it by itself
@@ -386,12 +391,9 @@ def test_the_frames_wanted_on_a_gpu(tmp_path, name, codec):
 @pytest.mark.gpu
 @needs_dali
 def test_auto_takes_dali_and_bad_files_are_named_on_a_gpu(tmp_path):
-    items = []
-    for i in range(6):
-        scene(40, 40, i).save(tmp_path / f"{i}.png")
-        items.append(Item("image", tmp_path / f"{i}.png"))
+    items = scenes(tmp_path, 6)
     broken(items[2].path)
     batches = loader(items, plain(size=40), CUDA, batch_size=4, on_error="skip")
     assert batches.engine.name == "dali"
     assert [indices for indices, _ in batches] == [[0, 1, 3], [4, 5]]
-    assert "2.png" in str(batches.faults[0][1])
+    assert "02.png" in str(batches.faults[0][1])
