@@ -9,16 +9,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
-import re
 import sys
-import tempfile
 from pathlib import Path
 
-import pytest
 import torch
 
-HERE = Path(__file__).parent
+from benchmarks import suite
+
 COLUMNS = ["case", "device", "dtype", "who", "ms (median)", "10-90 %", "graph ms", "TFLOP/s", "GB/s",
            "share of floor", "peak MB", "times ours"]
 
@@ -27,12 +24,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name().replace("NVIDIA ", "")
     return f"cpu-{torch.get_num_threads()}-threads"
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    return found.group(1) if found else platform.processor()
 
 
 def lines(results: list[dict]) -> list[list[str]]:
@@ -83,33 +74,19 @@ def main() -> int:
     parser.add_argument("--select", default="", help="pytest -k expression, such as 'realign' or '1024x1000'")
     parser.add_argument("--write-table", type=Path, help="merge the fastest backends into this table.json")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "benchmark.json"
-        code = pytest.main([str(HERE / "test_ops.py"), "-q", "-p", "no:cacheprovider", "-o", "addopts=",
-                            "--benchmark-only", "--benchmark-columns=median", f"--benchmark-json={kept}",
-                            "-k", chosen.select])
-        if not kept.is_file():
-            return int(code) or 1
-        results = [b["extra_info"] for b in json.loads(kept.read_text())["benchmarks"]]
-    today = datetime.date.today().isoformat()
-    name = re.sub(r"[^\w.-]+", "-", chosen.out or f"{machine()}-{today}")
-    about = {"machine": machine(), "processor": processor(), "threads": torch.get_num_threads(),
-             "clock": "processor time" if machine() == "cpu-1-threads" else "wall time", "date": today,
-             "torch": torch.__version__, "python": platform.python_version()}
-    (HERE / "results").mkdir(exist_ok=True)
-    kept_json = json.dumps({"about": about, "results": results}, indent=1)
-    (HERE / "results" / f"{name}.json").write_text(kept_json + "\n")
-    table = lines(results)
-    text = "\n".join(["| " + " | ".join(r) + " |" for r in [COLUMNS, ["---"] * len(COLUMNS), *table]])
-    header = ", ".join(f"{k} {v}" for k, v in about.items())
-    (HERE / "results" / f"{name}.md").write_text(f"{header}\n\n{text}\n")
-    print(header, text, sep="\n")
+    code, results = suite.run("test_ops.py", chosen.select)
+    if not results:
+        return code or 1
+    facts = suite.about(machine(), threads=torch.get_num_threads(),
+                        clock="processor time" if machine() == "cpu-1-threads" else "wall time")
+    name = chosen.out or f"{machine()}-{datetime.date.today()}"
+    print(suite.keep(name, facts, results, COLUMNS, lines(results)))
     if chosen.write_table:
         old = json.loads(chosen.write_table.read_text()) if chosen.write_table.is_file() else {}
         for op, entries in choices(results).items():
             old.setdefault(op, {}).update(entries)
         chosen.write_table.write_text(json.dumps(old, indent=1) + "\n")
-    return int(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -26,6 +26,22 @@ def ops(arguments: Sequence[str], seconds: float | None = None) -> int:
     Args:
         seconds: measured for each case and rival; None: the suite's own.
     """
+    return _run("benchmarks", arguments, {"BENCH_SECONDS": seconds})
+
+
+def media(arguments: Sequence[str], seconds: float | None = None, data: Path | None = None) -> int:
+    """Runs ``python -m benchmarks.media`` with these arguments; returns its exit code.
+
+    Args:
+        seconds: measured for each case and way; None: the suite's own.
+        data: a folder of media to read; None: media are written from a seed.
+    """
+    if data is not None and not data.is_dir():
+        raise UserError(f"bench: --data {data}: no such folder")
+    return _run("benchmarks.media", arguments, {"BENCH_SECONDS": seconds, "BENCH_DATA": data and data.resolve()})
+
+
+def _run(module: str, arguments: Sequence[str], settings: dict[str, object]) -> int:
     root = checkout()
-    environment = os.environ | ({} if seconds is None else {"BENCH_SECONDS": str(seconds)})
-    return subprocess.run([sys.executable, "-m", "benchmarks", *arguments], cwd=root, env=environment).returncode
+    environment = os.environ | {name: str(value) for name, value in settings.items() if value is not None}
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, env=environment).returncode

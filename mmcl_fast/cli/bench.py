@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,3 +29,23 @@ def bench_ops(
     arguments = ["--select", select] + (["--out", out] if out else [])
     arguments += ["--write-table", str(TABLE)] if write_table else []
     raise typer.Exit(suite.ops(arguments, seconds))
+
+
+@bench.command("media")
+@guarded
+def bench_media(
+    modality: Annotated[str, typer.Option(help="Such as image or image,audio; all without it.")] = "",
+    select: Annotated[str, typer.Option(help="Cases by name: 'JPEG', 'MP3 and 1-threads'.")] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder of media to read in place of generated ones.")] = None,
+    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
+    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each way.", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """Count the items a second that each backend reads, beside a DataLoader with Pillow, soundfile or PyAV.
+
+    Example: `mmcl-fast bench media --modality image --seconds 0.5`
+    """
+    from mmcl_fast import bench as suite
+
+    arguments = ["--modality", modality, "--select", select] + (["--out", out] if out else [])
+    raise typer.Exit(suite.media(arguments, seconds, data))

@@ -1,0 +1,71 @@
+"""Runs benchmarks/test_media.py, prints one table, keeps JSON and Markdown.
+
+python -m benchmarks.media [--out NAME] [--modality NAMES] [--select EXPRESSION]
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import sys
+
+import torch
+
+from benchmarks import suite
+
+COLUMNS = ["case", "threads", "way", "items/s", "10-90 %", "ratio", "CPU ms an item", "CPU share", "where the time goes"]
+
+
+def machine(threads: int) -> str:
+    device = torch.cuda.get_device_name().replace("NVIDIA ", "") if torch.cuda.is_available() else "cpu"
+    return f"media-{device}-{threads}-threads"
+
+
+def lines(results: list[dict]) -> list[list[str]]:
+    table = []
+    for info in results:
+        for way, row in info["rows"].items():
+            head = [info["case"], str(info["threads"]), f"**{way}**" if way in ("cpu", "dali") else way]
+            if "why" in row:
+                table.append([*head, f"({row['why']})", *[""] * 5])
+                continue
+            stages = [f"{stage} {share:.0%}" for stage, share in row.get("stages", {}).items() if share >= 0.03]
+            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+            table.append([*head, f"{row['rate']:.4g}", f"{row['q10']:.4g}-{row['q90']:.4g}", ratio,
+                          f"{row['cpu_ms']:.3g}", f"{row['cpu_share']:.0%}", ", ".join(stages)])
+    return table
+
+
+def show(table: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(*COLUMNS)
+    for row in table:
+        shown.add_row(*(escape(cell.strip("*")) for cell in row), style="bold" if row[2].startswith("**") else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.media", description=__doc__)
+    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>")
+    parser.add_argument("--modality", default="", help="such as 'image' or 'image,audio'; default all")
+    parser.add_argument("--select", default="", help="pytest -k expression, such as 'JPEG' or '1-threads'")
+    chosen = parser.parse_args()
+    names = " or ".join(chosen.modality.split(",")) if chosen.modality else ""
+    select = " and ".join(f"({part})" for part in (names, chosen.select) if part)
+    code, results = suite.run("test_media.py", select)
+    if not results:
+        return code or 1
+    facts = suite.about(machine(max(info["threads"] for info in results)),
+                        media=os.environ.get("BENCH_DATA") or "written from a seed")
+    table = lines(results)
+    suite.keep(chosen.out or f"{facts['machine']}-{datetime.date.today()}", facts, results, COLUMNS, table)
+    show(table)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""Ways from files to batches: ours by backend, and what a PyTorch user writes instead.
+
+Each maker takes a list of files, a spec, a number of workers (0: the caller's thread) and a batch size, and returns a
+function that goes through all files once; or it raises CannotRun.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks.rivals import CannotRun, need
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.media import Spec, VisualSpec, loader
+
+Epoch = Callable[[], None]
+Maker = Callable[[list[Path], Spec, int, int], Epoch]
+
+
+def ours(backend: str) -> Maker:
+    def make(paths: list[Path], spec: Spec, workers: int, batch: int) -> Epoch:
+        if backend != "cpu" and spec.modality == "text":
+            raise CannotRun("text is read by the cpu backend")
+        items = [SimpleNamespace(modality=spec.modality, key=str(p), path=p, text=None) for p in paths]
+        device = "cuda" if backend == "dali" and torch.cuda.is_available() else "cpu"
+        try:
+            batches = loader(items, spec, device, backend=backend, workers=workers, batch_size=batch)
+        except ConfigError as error:
+            raise CannotRun(str(error).splitlines()[0]) from error
+        return lambda: _drain(batches)
+
+    return make
+
+
+def _drain(batches: object) -> None:
+    for _, data in batches:
+        pass
+    if isinstance(data, Tensor) and data.is_cuda:
+        torch.cuda.synchronize()
+
+
+class Files(Dataset):
+    """A dataset as tutorials write it: a list of paths and a function that reads one of them."""
+
+    def __init__(self, paths: list[Path], read: Callable[[Path], object]):
+        self.paths, self.read = paths, read
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> object:
+        return self.read(self.paths[index])
+
+
+def plain(reader: Callable[[Spec, int], Callable[[Path], object]]) -> Maker:
+    """A torch DataLoader of processes that live on between epochs, and its default collate."""
+
+    def make(paths: list[Path], spec: Spec, workers: int, batch: int) -> Epoch:
+        data = Files(paths, reader(spec, workers))
+        batches = DataLoader(data, batch, num_workers=workers, persistent_workers=workers > 0)
+
+        def epoch() -> None:
+            for _ in batches:
+                pass
+
+        return epoch
+
+    return make
+
+
+def _normalise(picture: Tensor, spec: VisualSpec) -> Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
+    return (picture - mean) / std
+
+
+def pillow(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    from PIL import Image
+
+    def read(path: Path) -> Tensor:
+        with Image.open(path) as im:
+            small = im.convert("RGB").resize((spec.size, spec.size), Image.Resampling.BILINEAR)
+        picture = torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous().float().div(255)
+        return _normalise(picture, spec)
+
+    return read
+
+
+def torchvision(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    decode_image, resize = need("torchvision.io", "decode_image"), need("torchvision.transforms.v2.functional", "resize")
+
+    def read(path: Path) -> Tensor:
+        picture = resize(decode_image(str(path), mode="RGB"), [spec.size, spec.size], antialias=True)
+        return _normalise(picture.float().div(255), spec)
+
+    return read
+
+
+def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """The whole file, resampled and turned to log-mel as torchaudio's transforms do it, tables made once."""
+    import soundfile as sf
+
+    from mmcl_fast.media.mel import filterbank
+
+    bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
+    hann, kernels = torch.hann_window(spec.n_fft), {}
+
+    def resample(wave: Tensor, rate: int) -> Tensor:
+        """torchaudio.transforms.Resample: Hann-windowed sinc of 6 zeros, a convolution with one filter a phase."""
+        step, phases = (r // math.gcd(rate, spec.sample_rate) for r in (rate, spec.sample_rate))
+        base = min(step, phases) * 0.99
+        width = math.ceil(6 * step / base)
+        if rate not in kernels:
+            index = torch.arange(-width, width + step, dtype=torch.float64)[None] / step
+            time = ((torch.arange(0, -phases, -1)[:, None] / phases + index) * base).clamp(-6, 6)
+            window = torch.cos(time * math.pi / 12).square()
+            kernels[rate] = (torch.sinc(time) * window * base / step).float()[:, None]
+        padded = F.pad(wave[None, None], (width, width + step))
+        out = F.conv1d(padded, kernels[rate], stride=step).transpose(1, 2).reshape(-1)
+        return out[:math.ceil(phases * len(wave) / step)]
+
+    def read(path: Path) -> Tensor:
+        samples, rate = sf.read(path, dtype="float32", always_2d=True)
+        wave = torch.from_numpy(samples.mean(1))
+        wave = _window(wave if rate == spec.sample_rate else resample(wave, rate), spec)
+        spectrum = torch.stft(wave, spec.n_fft, spec.hop, window=hann, pad_mode="constant", return_complex=True)
+        return _log_picture(bank @ spectrum.abs().square(), spec)
+
+    return read
+
+
+def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    import soundfile as sf
+
+    resample, spectrogram = need("torchaudio.transforms", "Resample"), need("torchaudio.transforms", "MelSpectrogram")
+    mel = spectrogram(spec.sample_rate, spec.n_fft, hop_length=spec.hop, f_min=spec.f_min, f_max=spec.f_max,
+                      n_mels=spec.mels, pad_mode="constant")
+    resamplers: dict[int, object] = {}
+
+    def read(path: Path) -> Tensor:
+        samples, rate = sf.read(path, dtype="float32", always_2d=True)
+        if rate not in resamplers:
+            resamplers[rate] = resample(rate, spec.sample_rate)
+        wave = _window(resamplers[rate](torch.from_numpy(samples.mean(1))), spec)
+        return _log_picture(mel(wave), spec)
+
+    return read
+
+
+def _window(wave: Tensor, spec: VisualSpec) -> Tensor:
+    want = round(spec.seconds * spec.sample_rate)
+    start = max(0, (len(wave) - want) // 2)
+    wave = wave[start:start + want]
+    return F.pad(wave, (0, want - len(wave)))
+
+
+def _log_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+    level = 10 * torch.log10(power.clamp(min=1e-10))
+    level = (level - level.max()).clamp(min=-spec.db_range) / spec.db_range + 1
+    picture = F.interpolate(level.flip(0)[None, None], size=(spec.size, spec.size), mode="bilinear", antialias=True)
+    return _normalise(picture[0].expand(3, -1, -1), spec)
+
+
+def pyav(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """All frames decoded and turned to arrays; those wanted are picked from them."""
+    import av
+
+    def read(path: Path) -> Tensor:
+        with av.open(str(path)) as container:
+            if not workers:
+                container.streams.video[0].thread_count = 1
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        picked = [frames[int((i + 0.5) * len(frames) / spec.frames)] for i in range(spec.frames)]
+        return _clip(torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2), spec)
+
+    return read
+
+
+def decord(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    reader = need("decord", "VideoReader")
+
+    def read(path: Path) -> Tensor:
+        video = reader(str(path), num_threads=0 if workers else 1)
+        picked = [int((i + 0.5) * len(video) / spec.frames) for i in range(spec.frames)]
+        return _clip(torch.from_numpy(video.get_batch(picked).asnumpy()).permute(0, 3, 1, 2), spec)
+
+    return read
+
+
+def torchcodec(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    decoder = need("torchcodec.decoders", "VideoDecoder")
+
+    def read(path: Path) -> Tensor:
+        video = decoder(str(path), num_ffmpeg_threads=0 if workers else 1)
+        picked = [int((i + 0.5) * len(video) / spec.frames) for i in range(spec.frames)]
+        return _clip(video.get_frames_at(picked).data, spec)
+
+    return read
+
+
+def _clip(frames: Tensor, spec: VisualSpec) -> Tensor:
+    small = F.interpolate(frames.float().div(255), size=(spec.size, spec.size), mode="bilinear", antialias=True)
+    return _normalise(small, spec)
+
+
+def depth(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """Inverse depth of the valid pixels, scaled to 0..1 by its own 1 % and 99 % quantiles, resized."""
+    from PIL import Image
+
+    def read(path: Path) -> Tensor:
+        with Image.open(path) as im:
+            metres = torch.from_numpy(np.array(im).astype(np.float32)) / spec.depth_scale
+        valid = metres > 0
+        inverse = torch.where(valid, 1 / metres, 0.0)
+        low, high = torch.quantile(inverse[valid], torch.tensor([0.01, 0.99]))
+        level = torch.where(valid, ((inverse - low) / (high - low)).clamp(0, 1), 0.0)
+        picture = F.interpolate(level[None, None], size=(spec.size, spec.size), mode="bilinear", antialias=True)
+        return _normalise(picture[0].expand(3, -1, -1), spec)
+
+    return read
+
+
+def text(spec: Spec, workers: int) -> Callable[[Path], str]:
+    return lambda path: path.read_text(encoding="utf-8").strip()[:spec.max_chars]
+
+
+# The first one is the way that ratios are told against.
+PLAIN: dict[str, dict[str, Maker]] = {
+    "image": {"DataLoader + Pillow": plain(pillow), "DataLoader + torchvision": plain(torchvision)},
+    "audio": {"DataLoader + soundfile": plain(soundfile), "DataLoader + torchaudio": plain(torchaudio)},
+    "video": {"DataLoader + PyAV": plain(pyav), "DataLoader + decord": plain(decord),
+              "DataLoader + torchcodec": plain(torchcodec)},
+    "depth": {"DataLoader + Pillow": plain(depth)},
+    "text": {"DataLoader + read_text": plain(text)},
+}
+
+
+def ways(modality: str) -> dict[str, Maker]:
+    return {"cpu": ours("cpu"), "dali": ours("dali"), **PLAIN[modality]}

@@ -1,0 +1,47 @@
+"""Runs a suite of pytest-benchmark cases, and keeps what it measured as JSON and Markdown."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    return found.group(1) if found else platform.processor()
+
+
+def about(machine: str, **more: object) -> dict:
+    return {"machine": machine, "processor": processor(), **more, "date": datetime.date.today().isoformat(),
+            "torch": torch.__version__, "python": platform.python_version()}
+
+
+def run(file: str, select: str) -> tuple[int, list[dict]]:
+    """Runs ``benchmarks/<file>``; pytest's exit code and each case's ``extra_info``, none where it did not start."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "benchmark.json"
+        code = pytest.main([str(HERE / file), "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--benchmark-only",
+                            "--benchmark-columns=median", f"--benchmark-json={kept}", "-k", select])
+        results = json.loads(kept.read_text())["benchmarks"] if kept.is_file() else []
+    return int(code), [b["extra_info"] for b in results]
+
+
+def keep(name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]]) -> str:
+    """Writes ``results/<name>.json`` and ``.md``; returns the latter's text."""
+    name = re.sub(r"[^\w.-]+", "-", name)
+    lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
+    text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines])
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(json.dumps({"about": facts, "results": results}, indent=1) + "\n")
+    (HERE / "results" / f"{name}.md").write_text(text + "\n")
+    return text

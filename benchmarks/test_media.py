@@ -1,0 +1,92 @@
+"""Files to batches: our backends beside a torch DataLoader with the usual libraries, interleaved in one run.
+
+`python -m benchmarks.media` runs this and prints the table. pytest-benchmark keeps the time of one epoch of the cpu
+backend, extra_info one row for each way: items a second (median and quantiles over epochs), processor share, ratio.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import media_cases, media_stages, media_ways
+from benchmarks.rivals import CannotRun
+
+SECONDS = float(os.environ.get("BENCH_SECONDS", "1"))
+DATA = os.environ.get("BENCH_DATA")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("media")
+
+
+def processor_seconds() -> float:
+    """Of this process and its children that live, where the system tells."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        stat = Path(f"/proc/{child.pid}/stat")
+        if stat.is_file():
+            fields = stat.read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def measure(makers: dict, paths: list[Path], spec, workers: int, batch: int, seconds: float = SECONDS) -> dict:
+    """Rows by way, from epochs run in turn; one that cannot run has "why" in place of numbers."""
+    epochs, rows = {}, {}
+    for name, make in makers.items():
+        try:
+            epochs[name] = make(paths, spec, workers, batch)
+            epochs[name]()  # warm: worker processes, tables, the page cache
+        except CannotRun as why:
+            rows[name] = {"why": str(why)}
+            epochs.pop(name, None)
+    walls: dict[str, list[float]] = {name: [] for name in epochs}
+    busy = dict.fromkeys(epochs, 0.0)
+    until = time.perf_counter() + seconds * len(epochs)
+    while len(walls["cpu"]) < ROUNDS or time.perf_counter() < until:
+        for name, epoch in epochs.items():
+            before, start = processor_seconds(), time.perf_counter()
+            epoch()
+            walls[name].append(time.perf_counter() - start)
+            busy[name] += processor_seconds() - before
+    usual = next((name for name in epochs if name not in ("cpu", "dali")), None)
+    for name, wall in walls.items():
+        rates = sorted(len(paths) / w for w in wall)
+        median = statistics.median(rates)
+        rows[name] = {"rate": median, "q10": rates[len(rates) // 10], "q90": rates[len(rates) * 9 // 10],
+                      "rounds": len(rates), "cpu_ms": 1e3 * busy[name] / len(wall) / len(paths),
+                      "cpu_share": busy[name] / sum(wall) / CORES}
+    for name in walls:
+        if usual:
+            rows[name]["ratio"] = rows[name]["rate"] / rows[usual]["rate"]
+    return {name: rows[name] for name in makers}
+
+
+@pytest.mark.parametrize("workers", sorted({0, CORES}), ids=lambda w: f"{max(1, w)}-threads")
+@pytest.mark.parametrize("case", media_cases.found(Path(DATA)) if DATA else media_cases.CASES, ids=lambda c: c.name)
+def test_media(benchmark, folder, case, workers):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, workers))
+    try:
+        paths = case.paths(folder)
+        epoch = case.epoch(paths, workers)
+        makers = media_ways.ways(case.modality)
+        rows = measure(makers, epoch, case.spec, workers, case.batch)
+        if not workers:
+            rows["cpu"]["stages"] = media_stages.shares(paths, case.spec)
+        size = statistics.mean(path.stat().st_size for path in paths)
+        benchmark.extra_info |= {"case": case.name, "modality": case.modality, "threads": max(1, workers),
+                                 "items": len(epoch), "kilobytes": size / 1000, "rows": rows}
+        benchmark.pedantic(makers["cpu"](epoch, case.spec, workers, case.batch), rounds=1)
+    finally:
+        torch.set_num_threads(threads)
