@@ -42,6 +42,8 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
                 rate, frames = file.samplerate, file.frames
                 _plausible(rate, file.channels)
                 limit_seconds(frames / rate, spec)
+                if file.subtype == "VORBIS":
+                    _begins(source)
                 if whole:
                     _to_the_end(file)
                 want = math.ceil(spec.seconds * rate) + 1
@@ -59,10 +61,22 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
     wave = wave.float().mul_(scale)
     if not len(wave):
         raise MediaError("holds no samples")
-    low, high = wave.aminmax()
-    if not max(-low, high) <= LOUDEST:
-        raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
+    _sane(*wave.aminmax())
     return wave, rate
+
+
+def _begins(source: Source) -> None:
+    """libsndfile crashes if it seeks in Vorbis that it cannot decode, and seeks elsewhere once it has read."""
+    import soundfile
+
+    with open_binary(source) as opened, soundfile.SoundFile(opened) as file:
+        if not len(file.read(1)):
+            raise MediaError("holds no samples")
+
+
+def _sane(low: Any, high: Any) -> None:
+    if not (-LOUDEST <= low and high <= LOUDEST):  # not a number is neither
+        raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
 
 
 def _plausible(rate: int, channels: int) -> None:
@@ -79,8 +93,7 @@ def _to_the_end(file: Any) -> None:
         block = file.read(1 << 16, dtype="float32", always_2d=True)
         if not len(block):
             raise MediaError(f"ends after {count} of {file.frames} samples: cut short, replace it")
-        if not np.isfinite(block).all():
-            raise MediaError("holds samples that are not finite: replace it")
+        _sane(float(block.min()), float(block.max()))
         count += len(block)
     short = SHORT.search(file.extra_info)
     if short and int(short[2]) < int(short[1]):

@@ -28,7 +28,7 @@ def metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
         depth /= spec.depth_scale
     depth = torch.where((depth > 1e-20) & (depth < 1e20), depth, 0.0)
     if not depth.any():
-        raise MediaError("no valid pixel: every depth is 0, negative or not finite")
+        raise MediaError("no valid pixel (every depth is 0, negative or not finite)")
     return depth
 
 
