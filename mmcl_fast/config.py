@@ -104,6 +104,9 @@ class EncoderSection(Section):
         None, description='a whole number from 0, "all" or "none" (the encoder\'s default)'
     )
     views: int = Field(1, ge=1, description="a whole number from 1")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description='"auto" (bf16 where the hardware multiplies it), "fp32" or "bf16"'
+    )
 
 
 class MethodSection(Section):
@@ -130,7 +133,7 @@ class TrainSection(Section):
     )
     evaluate_unseen: bool = Field(True, description="true or false")
     checkpoint_every: int = Field(
-        100, ge=1, description="a whole number from 1: steps between checkpoints inside a task"
+        200, ge=1, description="a whole number from 1: steps between checkpoints inside a task"
     )
     keep_checkpoints: int | Literal["all"] = Field(
         "all", description='"all" or a whole number from 2: of those at the ends of tasks, the newest'

@@ -59,6 +59,7 @@ class Encoder(ABC):
         blocks: J, the number of prompted blocks.
         logit_scale: s, the model's own temperature, as a factor.
         fingerprint: sha256 over weights, specs and the cut; keys the trunk cache.
+        precision: dtype of matrix products above the cut; ``set_precision`` changes it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Encoder(ABC):
     logit_scale: float
     fingerprint: str
     device: torch.device = torch.device("cpu")
+    precision: torch.dtype = torch.float32
 
     @abstractmethod
     def tower(self, modality: str) -> str:
@@ -98,4 +100,5 @@ class Encoder(ABC):
         """Move the frozen weights; returns self."""
 
     def set_precision(self, dtype: torch.dtype) -> None:
-        """dtype of the head's matrix products; residual streams, norms and z stay float32. Default: no choice."""
+        """dtype of matrix products above the cut; residual streams, norms and z stay float32."""
+        self.precision = dtype

@@ -129,6 +129,7 @@ class ClipEncoder(Encoder):
         return self
 
     def set_precision(self, dtype: torch.dtype) -> None:
+        super().set_precision(dtype)
         for tower in self._towers.values():
             set_dtype(tower.upper, dtype)
 

@@ -121,6 +121,7 @@ class EmbeddedEncoder(Encoder):
         return self
 
     def set_precision(self, dtype: torch.dtype) -> None:
+        super().set_precision(dtype)
         for part in (self._head.project, self._head.blocks, self._minilm.layers[self._minilm.cut:]):
             set_dtype(part, dtype)
 

@@ -23,7 +23,8 @@ TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
 KEYS: dict[str, type | tuple[type, ...]] = {
     "encoder": str, "fingerprint": str, "method": str, "options": dict, "seed": int, "views": int,
-    "prompt_blocks": (int, str, type(None)), "media": dict, "tasks": list, "keys": list, "texts": list, "state": dict}
+    "prompt_blocks": (int, str, type(None)), "precision": str, "media": dict, "tasks": list, "keys": list,
+    "texts": list, "state": dict}
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

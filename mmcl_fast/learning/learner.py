@@ -56,6 +56,7 @@ class Learner:
             only.
         cache_gb: the most that all trunk tokens in that folder may take, 10^9 bytes.
         prompt_blocks: for CLIP and SigLIP, see ``load_encoder``.
+        precision: of matrix products above the cut: "fp32", "bf16", or "auto": bf16 where the hardware multiplies it.
         views: cached views of each training sample; the first is the plain one.
         workers: decoding threads.
         progress: an object as in ``mmcl_fast.progress``; None shows nothing.
@@ -65,17 +66,17 @@ class Learner:
     def __init__(self, encoder: str | Encoder = "embedded", method: str = "comm", *,
                  options: dict[str, Any] | None = None, seed: int = 0, device: str = "auto",
                  cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
-                 workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB,
+                 workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB, precision: str = "auto",
                  media: Mapping[str, Any] | None = None):
         media = {name: value for name, value in (media or {}).items() if value is not None}
         for modality in MODALITIES:
             adjust(default_spec(modality), media)  # refuses what no spec takes
         chosen = make_options(method, options)
         self.settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
-                         "prompt_blocks": prompt_blocks, "media": media}
+                         "prompt_blocks": prompt_blocks, "precision": precision, "media": media}
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks)
+        self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks, precision=precision)
                         if isinstance(encoder, str) else encoder.to(device))
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
         self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers, media=media)
@@ -269,8 +270,8 @@ class Learner:
             folder = newest
         tensors, values = checkpoint.read(folder)
         self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
-                   device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"], views=values["views"],
-                   workers=workers, progress=progress, cache_gb=cache_gb, media=values["media"])
+                   device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"],
+                   precision=values["precision"], views=values["views"], workers=workers, progress=progress, cache_gb=cache_gb, media=values["media"])
         if self.encoder.fingerprint != values["fingerprint"]:
             raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
                            "give the folder of the original ones")

@@ -87,7 +87,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
                       device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb,
                       views=config.encoder.views, prompt_blocks=config.encoder.prompt_blocks,
-                      workers=config.train.workers, media=config.media.model_dump(), progress=progress)
+                      precision=config.encoder.precision, workers=config.train.workers, media=config.media.model_dump(), progress=progress)
     with files.locked(out), _deterministic(config.train.deterministic):
         examine(config, out, stream, resume)  # again: until now another process could have begun here
         checkpoint.clean(out)

@@ -20,7 +20,8 @@ METHODS: dict[str, type[Method]] = {m.name: m for m in (Comm, Finetune, Joint, R
 TINY = 1e-6
 LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, the same in every method
     "prompt_length": (1, 512), "epochs": (0, None), "batch_size": (1, None), "lr": (0, 10), "classifier_lr": (0, 10),
-    "self_regularisation": (0, None), "lambda_max": (0, 1), "sigma": (TINY, None), "tau": (TINY, None), "least_share": (0, 1),
+    "self_regularisation": (0, None), "lambda_max": (0, 1), "sigma": (TINY, None), "tau": (TINY, None),
+    "least_share": (0, 1),
     "relevance_penalty": (TINY, None), "rank": (1, None), "penalty": (TINY, None), "steps": (0, None),
     "draws": (1, None), "realignment_lr": (0, 10), "realignment_decay": (0, None), "realignment_scale": (TINY, None),
     "drift_width": (TINY, None), "class_rank": (1, None), "modality_rank": (1, None), "shrink": (0, 1),

@@ -177,7 +177,7 @@ class Comm(Method):
                     self.memory, texts, names, lambda u: self._routing(F.normalize(u[:, self.encoder.dim:], dim=1)),
                     steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
                     logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator,
-                    advance=shown.advance, journal=self.journal)
+                    advance=shown.advance, journal=self.journal, dtype=self.encoder.precision)
 
     # ---- embedding ------------------------------------------------------------------------------------------
 

@@ -92,7 +92,7 @@ class Realigner:
     def train(self, memory: FeatureMemory, texts: Tensor, modalities: list[str],
               gate_of: Callable[[Tensor], Tensor], *, steps: int, per_step: int, lr: float, decay: float,
               logit_scale: float, weighted: bool, generator: torch.Generator, advance: Callable[[int], None],
-              journal: Journal = Unkept()) -> None:
+              journal: Journal = Unkept(), dtype: torch.dtype = torch.float32) -> None:
         """Minimise the weighted alignment loss on drawn features, balanced over modalities.
 
         Args:
@@ -101,6 +101,7 @@ class Realigner:
             decay: pull towards the starting point (L2-SP), relative to the loss.
             weighted: weigh a sample by the contribution of its true modality (times the inverse frequency of the
                 modality); otherwise by the inverse frequency alone.
+            dtype: of the drawn features and the matrix products; A, B and the loss are float32.
         """
         pool, label, home = [], [], []
         for row, modality in enumerate(modalities):
@@ -117,15 +118,18 @@ class Realigner:
         if weighted:
             weight = weight * gate.gather(1, home.unsqueeze(1)).squeeze(1)
         weight = weight / weight.mean()
+        u = u.to(dtype)
         start = [self.down.clone(), self.up.clone()]
         down, up = self.down.requires_grad_(True), self.up.requires_grad_(True)
-        optimiser = torch.optim.Adam([down, up], lr)
+        optimiser = torch.optim.Adam([down, up], lr, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
         def loss(step: int) -> Tensor:
             rows = torch.randint(len(u), (per_step,), generator=generator).to(u.device)
-            e = ops.realign(u[rows, : self.dim], gate[rows], down, up, source=self.source(u[rows]))
-            value = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
+            drawn = u[rows]
+            with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+                e = ops.realign(drawn[:, : self.dim], gate[rows], down, up, source=self.source(drawn))
+                value = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
             if decay:
                 value = value + decay * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
             return value
