@@ -68,7 +68,8 @@ def cache_clear(
     root = _folder(folder)
     stores = None
     if encoder is not None:
-        stores = [s.store for s in usage(root) if s.encoder == encoder or len(encoder) >= 6 and s.store.startswith(encoder)]
+        stores = [s.store for s in usage(root)
+                  if s.encoder == encoder or len(encoder) >= 6 and s.store.startswith(encoder)]
         if not stores:
             raise UserError(f"--encoder {encoder}: nothing of it in {root}; see mmcl-fast cache ls")
     if not yes:

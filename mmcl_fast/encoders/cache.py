@@ -78,8 +78,8 @@ class TrunkCache:
             if not os.access(self.folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as fault:
-            raise RunError(f"{self.folder}: the cache folder can't be made or written ({fault.strerror}); set train.cache "
-                           'to another folder or to "none"') from None
+            raise RunError(f"{self.folder}: the cache folder can't be made or written ({fault.strerror}); "
+                           'set train.cache to another folder or to "none"') from None
 
     def tokens(self, encoder: Encoder, samples: Sequence[Any], *, views: int = 1, seed: int = 0,
                advance: Callable[[int], None] | None = None, keep: bool = False) -> Tokens:

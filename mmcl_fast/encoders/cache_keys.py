@@ -23,7 +23,7 @@ READ = 1 << 20
 
 
 class KeyTable:
-    """16-byte keys -> places (int64 >= 0), in sorted arrays: 24 bytes an entry. Of equal keys the first added counts."""
+    """16-byte keys -> places (int64 >= 0), in sorted arrays: 24 bytes an entry. Of equal keys the first one counts."""
 
     def __init__(self) -> None:
         self._keys, self._places = np.empty((0, 2), np.uint64), np.empty(0, np.int64)
