@@ -41,7 +41,8 @@ class TrunkCache:
     again: its file is not even opened while it looks as it did (size, times, inode).
 
     The trunk always sees full batches of one size (the last one filled up) and texts one by one, so that a sample's
-    tokens are the same bits whatever it is computed with, and a run gives the same numbers whatever was cached.
+    tokens are the same bits whatever it is computed with: on one machine, with as many threads, a run gives the same
+    numbers whatever was cached.
 
     Over ``budget_gb`` the least recently used shards go. Samples that fit neither the budget nor the memory allowed
     are decoded again whenever they are asked for; a disk that is full ends the writing, not the run.
