@@ -1,6 +1,9 @@
 """Runs benchmarks/test_media.py, prints one table, keeps JSON and Markdown.
 
 python -m benchmarks.media [--out NAME] [--modality NAMES] [--select EXPRESSION]
+
+"ratio" is items a second over those of the first DataLoader in the same rows; "CPU share" is processor time, worker
+processes included, over wall time and cores; "where the time goes" is of one item on one thread of the cpu backend.
 """
 
 from __future__ import annotations
@@ -26,15 +29,20 @@ def lines(results: list[dict]) -> list[list[str]]:
     table = []
     for info in results:
         for way, row in info["rows"].items():
-            head = [info["case"], str(info["threads"]), f"**{way}**" if way in ("cpu", "dali") else way]
             if "why" in row:
-                table.append([*head, f"({row['why']})", *[""] * 5])
                 continue
+            head = [info["case"], str(info["threads"]), f"**{way}**" if way in ("cpu", "dali") else way]
             stages = [f"{stage} {share:.0%}" for stage, share in row.get("stages", {}).items() if share >= 0.03]
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
             table.append([*head, f"{row['rate']:.4g}", f"{row['q10']:.4g}-{row['q90']:.4g}", ratio,
                           f"{row['cpu_ms']:.3g}", f"{row['cpu_share']:.0%}", ", ".join(stages)])
     return table
+
+
+def missing(results: list[dict]) -> list[str]:
+    """The ways that could not run, each with its reason, once."""
+    return sorted({f"Not measured: {way}: {row['why']}" for info in results for way, row in info["rows"].items()
+                   if "why" in row})
 
 
 def show(table: list[list[str]]) -> None:
@@ -62,8 +70,10 @@ def main() -> int:
     facts = suite.about(machine(max(info["threads"] for info in results)),
                         media=os.environ.get("BENCH_DATA") or "written from a seed")
     table = lines(results)
-    suite.keep(chosen.out or f"{facts['machine']}-{datetime.date.today()}", facts, results, COLUMNS, table)
+    absent = missing(results)
+    suite.keep(chosen.out or f"{facts['machine']}-{datetime.date.today()}", facts, results, COLUMNS, table, absent)
     show(table)
+    print(*absent, sep="\n")
     return code
 
 

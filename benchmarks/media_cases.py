@@ -57,9 +57,9 @@ def _clip(name: str, codec: str, size: tuple[int, int], seconds: tuple[float, ..
 CASES = [
     _image("JPEG 256x256", "jpg", (256, 256), 16, 32),
     _image("JPEG 500x375", "jpg", (500, 375), 12, 32),
-    _image("JPEG 1920x1080", "jpg", (1920, 1080), 3, 8),
-    _image("PNG 500x375", "png", (500, 375), 8, 16),
-    _image("WebP 500x375", "webp", (500, 375), 8, 16),
+    _image("JPEG 1920x1080", "jpg", (1920, 1080), 3, 4),
+    _image("PNG 500x375", "png", (500, 375), 8, 8),
+    _image("WebP 500x375", "webp", (500, 375), 8, 8),
     _sound("WAV 44.1 kHz", "wav", 44100),
     _sound("WAV 16 kHz", "wav", 16000),
     _sound("FLAC 44.1 kHz", "flac", 44100),
@@ -69,7 +69,7 @@ CASES = [
     _clip("VP9 320x240", "vp9", (320, 240), (4, 6), 2, 2),
     _clip("MJPEG 224x224", "mjpeg", (224, 224), (4, 6), 2, 3),
     _clip("H.264 320x240, 60 s", "h264", (320, 240), (60,), 1, 1),
-    Case("depth PNG 640x480", "depth", partial(files.depths, count=8), 16),
+    Case("depth PNG 640x480", "depth", partial(files.depths, count=8), 16, 2),
     Case("text", "text", partial(files.texts, count=64), 256),
 ]
 

@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,12 @@ def run(file: str, select: str) -> tuple[int, list[dict]]:
     return int(code), [b["extra_info"] for b in results]
 
 
-def keep(name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]]) -> str:
-    """Writes ``results/<name>.json`` and ``.md``; returns the latter's text."""
+def keep(name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]],
+         notes: Sequence[str] = ()) -> str:
+    """Writes ``results/<name>.json`` and ``.md``, ``notes`` as paragraphs below the table; returns the latter's text."""
     name = re.sub(r"[^\w.-]+", "-", name)
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
-    text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines])
+    text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines, *(f"\n{note}" for note in notes)])
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.json").write_text(json.dumps({"about": facts, "results": results}, indent=1) + "\n")
     (HERE / "results" / f"{name}.md").write_text(text + "\n")
