@@ -1,0 +1,262 @@
+"""COMM as a PyTorch user writes it: a DataLoader that decodes in every epoch, the frozen encoder run from the pixels
+at every step, once for the query as in L2P and once more under the prompts. No cache, torch's own operations, float32.
+
+The same model, prompts, steps, statistics and re-alignment as ``mmcl_fast.methods.comm``, so that accuracies compare.
+Where a choice was open, the cheaper one for this loop: queries and the embeddings under the old prompts are kept in
+memory by the sample's number while a task is learned; the trunk, of which no prompt depends, runs without gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from benchmarks import media_ways
+from mmcl_fast.encoders import Encoder, Tokens
+from mmcl_fast.learning.metrics import last
+from mmcl_fast.media import Spec
+from mmcl_fast.methods.comm import Comm, CommOptions
+from mmcl_fast.streams import Sample, Stream, Task
+
+READERS = {"image": media_ways.pillow, "audio": media_ways.soundfile, "video": media_ways.pyav,
+           "depth": media_ways.depth, "text": media_ways.text}
+
+
+class Media(Dataset):
+    """(decoded, label, number) of each sample."""
+
+    def __init__(self, samples: Sequence[Sample], labels: Sequence[int], spec: Spec, workers: int):
+        self.samples, self.labels, self.spec = samples, labels, spec
+        self.read = READERS[spec.modality](spec, workers)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int) -> tuple[Tensor | str, int, int]:
+        sample = self.samples[number]
+        x = sample.text if sample.text is not None else self.read(sample.path)
+        if isinstance(x, Tensor) and x.dim() == 3:
+            x = x[None]
+        return x, self.labels[number], number
+
+
+class PlainComm:
+    """The method's parts, to be called by a training loop: this file's, or another framework's.
+
+    Args:
+        two_forward: False: the query is taken from the one forward that the step needs anyway.
+    """
+
+    def __init__(self, encoder: Encoder, options: CommOptions, *, seed: int, workers: int, two_forward: bool = True):
+        self.encoder, self.options, self.two_forward, self.workers = encoder, options, two_forward, workers
+        self.comm = Comm(encoder, options, seed=seed)  # its parts; its learning is written out here
+        self.texts = torch.empty(0, encoder.dim, device=encoder.device)
+        self.named: list[str] = []
+        self.labels: dict[tuple[str, str], int] = {}
+        self.prompt = torch.empty(0)
+
+    # ---- data -----------------------------------------------------------------------------------------------
+
+    def media(self, task: Task, split: str) -> Media:
+        samples = task.split(split)
+        ids = {name: self.labels[key] for name, key in zip(task.classes, task.class_ids)}
+        return Media(samples, [ids[s.label] for s in samples], self.encoder.spec(task.modality), self.workers)
+
+    def loader(self, data: Dataset, shuffle: bool = False, generator: torch.Generator | None = None) -> DataLoader:
+        return DataLoader(data, self.options.batch_size, shuffle, generator=generator, num_workers=self.workers,
+                          persistent_workers=self.workers > 0, pin_memory=self.encoder.device.type == "cuda")
+
+    def _each(self, batches: DataLoader) -> Iterator[tuple[Tensor | list[str], Tensor]]:
+        for x, _, number in batches:
+            yield self._move(x), number
+
+    def _move(self, x: Tensor | Sequence[str]) -> Tensor | list[str]:
+        return x.to(self.encoder.device, non_blocking=True) if isinstance(x, Tensor) else list(x)
+
+    # ---- one forward or two ---------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor | list[str], modality: str, query: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embedding z ``[B, D]`` under the prompts, and the unit query, which costs a forward unless it is given."""
+        if query is None:
+            tokens = self.encoder.trunk(x, modality)
+            query = _unit(tokens.query)
+            if self.two_forward:
+                with torch.no_grad():
+                    self.encoder.head(tokens, None, modality)
+                tokens = self.encoder.trunk(x, modality)
+        else:
+            tokens = self.encoder.trunk(x, modality)
+        return self._prompted(tokens, modality, query), query
+
+    def _prompted(self, tokens: Tokens, modality: str, query: Tensor) -> Tensor:
+        return self.encoder.head(tokens, self._prefix(modality, self.comm.relevance(query)), modality)
+
+    def _prefix(self, modality: str, weight: Tensor) -> Tensor | None:
+        """sum_k c_k P_k over the modalities of the tower, small shares left out."""
+        names, encoder, prompts = self.comm.relevance.modalities, self.encoder, dict(self.comm.bank.prompts)
+        if self.prompt.numel():
+            prompts[modality] = self.prompt
+        own = [m for m in names if m in prompts and encoder.tower(m) == encoder.tower(modality)]
+        if not own:
+            return None
+        c = F.normalize(weight[..., [names.index(m) for m in own]], p=1, dim=-1)
+        c = F.normalize(c * (c >= min(self.options.least_share, 1 / len(own))), p=1, dim=-1)
+        return torch.einsum("...k,kjpld->...jpld", c, torch.stack([prompts[m] for m in own]))
+
+    @torch.no_grad()
+    def _embed(self, batches: DataLoader, modality: str) -> Tensor:
+        """z of all samples of the task, under the prompts as they are."""
+        z = torch.empty(len(self.queries), self.encoder.dim, device=self.encoder.device)
+        for x, number in self._each(batches):
+            z[number] = self.forward(x, modality, self.queries[number])[0]
+        return z
+
+    # ---- a task ---------------------------------------------------------------------------------------------
+
+    def begin(self, task: Task) -> None:
+        """Relevance, and the prompt to be trained."""
+        known = len(self.texts)
+        self.labels |= {key: known + i for i, key in enumerate(task.class_ids)}
+        texts = [f"{text} ({task.modality})" if text in self.named else text for text in task.texts]  # as the learner
+        self.named += texts
+        self.texts = torch.cat([self.texts, self.encoder.text(texts).to(self.texts.device)])
+        self.task, self.index = task, getattr(self, "index", -1) + 1
+        self.target0, comm, modality = known, self.comm, task.modality
+        self.prompt = torch.empty(0)
+        data = self.media(task, "train")
+        self.sequential = self.loader(data)
+        self.queries = torch.empty(len(data), self.encoder.query_dim, device=self.encoder.device)
+        with comm.phase("relevance"):
+            for x, number in self._each(self.sequential):
+                tokens = self.encoder.trunk(x, modality)
+                if self.two_forward:
+                    with torch.no_grad():
+                        self.encoder.head(tokens, None, modality)
+                self.queries[number] = _unit(tokens.query)
+            first = modality not in comm.relevance.modalities
+            start = self._prefix(modality, comm.relevance(self.queries).mean(0)) if first and comm.bank.prompts else None
+            comm.relevance.learn(self.queries, modality, {}, comm.generator(self.index, 1))
+        with comm.phase("features"):
+            self.before = None if first else self._embed(self.sequential, modality)
+        self.generator = comm.generator(self.index, 3)
+        old = comm.bank.prompts.get(modality)
+        self.prompt = (old if old is not None else start if start is not None
+                       else comm.bank.fresh(modality, self.generator)).clone()
+
+    def loss(self, z: Tensor, labels: Tensor, number: Tensor) -> Tensor:
+        """Cross-entropy over the task's classes and the self-regularisation."""
+        logits = self.encoder.logit_scale * _unit(z) @ self.texts[self.target0:].T
+        value = F.cross_entropy(logits, labels - self.target0)
+        if self.before is not None:
+            value = value + self.options.self_regularisation * (1 - F.cosine_similarity(z, self.before[number])).mean()
+        return value
+
+    def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        adam = torch.optim.Adam([self.prompt.requires_grad_(True)], self.options.lr)
+        return adam, schedule(adam, steps)
+
+    def end(self) -> None:
+        """Aggregation, statistics and re-alignment."""
+        o, comm, modality = self.options, self.comm, self.task.modality
+        self.prompt = self.prompt.detach()
+        with comm.phase("features"):
+            after = self._embed(self.sequential, modality)
+            if self.before is not None:
+                shift = float((1 - F.cosine_similarity(self.before, after)).mean())
+                self.prompt = torch.lerp(comm.bank.prompts[modality], self.prompt,
+                                         o.lambda_max / (1 + shift / o.sigma))
+                after = self._embed(self.sequential, modality)
+        comm.bank.prompts[modality] = self.prompt
+        self.prompt = torch.empty(0)
+        with comm.phase("statistics"):
+            self._remember(_unit(after), modality)
+        with comm.phase("re-alignment"):
+            names, generator = comm.relevance.modalities, comm.generator(self.index, 4)
+            comm.realigner.solve(comm.memory, self.texts, names, o.penalty, o.dual_targets)
+            comm.realigner.train(
+                comm.memory, self.texts, names,
+                lambda u: comm.relevance(_unit(u[:, self.encoder.dim:])), steps=o.steps,
+                per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay, logit_scale=o.realignment_scale,
+                weighted=o.weighted, generator=generator, advance=lambda n: None)
+
+    def _remember(self, z: Tensor, modality: str) -> None:
+        memory, dim = self.comm.memory, self.encoder.dim
+        u = torch.cat([z, self.queries], dim=1)
+        old = memory.labels(modality)
+        if old:
+            before = torch.cat([_unit(self.before), self.queries], dim=1)
+            memory.shift(modality, old, u[:, :dim] - before[:, :dim], before, self.options.drift_width, dim)
+        labels = torch.tensor(self.sequential.dataset.labels)
+        for c in range(self.target0, len(self.texts)):
+            memory.add(c, modality, u[labels == c])
+
+    @torch.no_grad()
+    def scores(self, x: Tensor | list[str], modality: str) -> Tensor:
+        """``[B, C]`` over the classes so far, the modality not told."""
+        z, query = self.forward(self._move(x), modality)
+        u = torch.cat([_unit(z), query], dim=1)
+        return self.comm.realigner(u, self.comm.relevance(query)) @ self.texts.T
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x.float(), dim=-1)
+
+
+def schedule(adam: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """The warmed-up cosine of ``mmcl_fast.methods.prompts.train_prefix``."""
+    warm = max(1, steps // 10)
+    return torch.optim.lr_scheduler.LambdaLR(
+        adam, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1))))
+
+
+def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, workers: int | None = None,
+        two_forward: bool = True) -> dict:
+    """Learns the stream and evaluates after every task: seconds and samples of each phase, R."""
+    model = PlainComm(encoder, options, seed=seed, two_forward=two_forward,
+                      workers=os.cpu_count() if workers is None else workers)
+    later, seen, R, evaluated, spent = [], 0, [[None] * len(stream)], 0, 0.0
+    model.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
+    started = time.perf_counter()
+    for task in stream:
+        model.begin(task)
+        batches = model.loader(model.sequential.dataset, shuffle=True, generator=model.generator)
+        adam, rate = model.optimiser(len(batches) * options.epochs)
+        with model.comm.phase("prompts"):
+            for epoch in range(options.epochs):
+                begun = time.perf_counter()
+                for x, labels, number in batches:
+                    adam.zero_grad()
+                    z, _ = model.forward(model._move(x), task.modality)
+                    model.loss(z, labels.to(z.device), number.to(z.device)).backward()
+                    adam.step()
+                    rate.step()
+                _wait(encoder)
+                later += [time.perf_counter() - begun] if epoch else []
+        model.end()
+        _wait(encoder)
+        seen += len(task.train)
+        before = time.perf_counter()
+        R.append([None] * len(stream))
+        for known in stream.seen:
+            data = model.media(known, "test")
+            right = 0
+            for x, labels, _ in model.loader(data):
+                right += int((model.scores(x, known.modality).argmax(1).cpu() == labels).sum())
+            R[-1][known.index] = 100 * right / len(data)
+            evaluated += len(data)
+        spent += time.perf_counter() - before
+    total = time.perf_counter() - started
+    return {"seconds": {**model.comm.seconds, "evaluation": spent}, "total": total, "R": R, "last": last(R),
+            "later epochs": sum(later), "trained": seen, "evaluated": evaluated}
+
+
+def _wait(encoder: Encoder) -> None:
+    if encoder.device.type == "cuda":
+        torch.cuda.synchronize()

