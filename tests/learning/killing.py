@@ -1,7 +1,8 @@
 """Kills real training processes at chosen moments and compares what they resume to with a run in one go.
 
 A moment is a call, counted over a run: a step of a loop, half of a file written, an fsync, a rename, an evaluation...
-Run as ``python -m tests.learning.killing FOLDER METHOD OPTIONS POINTS SEED``; prints one JSON object.
+Run as ``python -m tests.learning.killing FOLDER METHOD OPTIONS POINTS EVERY SEED``, EVERY being the steps between
+checkpoints; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from mmcl_fast.methods.memory import FeatureMemory
 from tests.toy import ToyEncoder, write_folder
 
 LOOPS = {"relevance": "R", "prompts": "P", "re-alignment": "A"}
-EVERY = 5   # steps between checkpoints
 TIMED = 5   # one kill in so many comes from outside, at a moment of the clock
 
 
@@ -121,13 +121,13 @@ def outcome(out: Path) -> tuple[dict[str, bytes], list[dict]]:
     return bits, [*events, summary]
 
 
-def main(folder: Path, method: str, options: str, points: int, seed: int) -> dict:
+def main(folder: Path, method: str, options: str, points: int, every: int, seed: int) -> dict:
     torch.set_num_threads(1)
     os.environ["TMPDIR"] = str(folder)
     data = write_folder(folder / "data", modalities=("image", "text"))
     config = build({"stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
                     "method": {"name": method, "options": json.loads(options)},
-                    "train": {"device": "cpu", "cache": str(folder / "cache"), "checkpoint_every": EVERY}})
+                    "train": {"device": "cpu", "cache": str(folder / "cache"), "checkpoint_every": every}})
     moments = Moments()
     prepare(moments)
 
@@ -159,7 +159,7 @@ def main(folder: Path, method: str, options: str, points: int, seed: int) -> dic
             moments.reset(chosen[number])
             status = in_a_process(lambda: train(out))
         else:
-            delay = duration * rng.random() * 0.9
+            delay = duration * rng.random() * 0.6
             moment = f"timer {delay:.3f} s"
             moments.reset(-1)
             process = start(lambda: train(out))
@@ -174,7 +174,7 @@ def main(folder: Path, method: str, options: str, points: int, seed: int) -> dic
         report["points"] += killed
         report["most_steps_redone"] = max(report["most_steps_redone"], redone)
         report["kinds"][moment.split()[0]] = report["kinds"].get(moment.split()[0], 0) + 1
-        if resumed == 0 and outcome(out) == wanted and 0 <= redone <= EVERY:
+        if resumed == 0 and outcome(out) == wanted and 0 <= redone <= every:
             report["identical"] += 1
         else:
             report["faults"].append(f"{moment}: killed {killed}, resumed with {resumed}, {redone} steps done again")
@@ -185,4 +185,4 @@ def main(folder: Path, method: str, options: str, points: int, seed: int) -> dic
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))))
+    print(json.dumps(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))))
