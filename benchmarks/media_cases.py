@@ -57,7 +57,7 @@ def _clip(name: str, codec: str, size: tuple[int, int], seconds: tuple[float, ..
 CASES = [
     _image("JPEG 256x256", "jpg", (256, 256), 16, 32),
     _image("JPEG 500x375", "jpg", (500, 375), 12, 32),
-    _image("JPEG 1920x1080", "jpg", (1920, 1080), 3, 4),
+    _image("JPEG 1920x1080", "jpg", (1920, 1080), 2, 4),
     _image("PNG 500x375", "png", (500, 375), 8, 8),
     _image("WebP 500x375", "webp", (500, 375), 8, 8),
     _sound("WAV 44.1 kHz", "wav", 44100),

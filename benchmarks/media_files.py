@@ -82,7 +82,7 @@ def sounds(folder: Path, rng: np.random.Generator, kind: str, rate: int, count: 
     return paths
 
 
-CODECS = {"h264": ("mp4", "libx264", {"crf": "23", "preset": "medium"}),
+CODECS = {"h264": ("mp4", "libx264", {"crf": "23", "preset": "veryfast"}),
           "vp9": ("webm", "libvpx-vp9", {"crf": "32", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
           "mjpeg": ("avi", "mjpeg", {"qmin": "4", "qmax": "4"})}
 
