@@ -138,15 +138,16 @@ def _images() -> list[Original]:
         "rgb.jp2": saved(rgb, "JPEG2000"),
     }
     found = [Original(name, "image", data, (1200, 900) if "large" in name else size) for name, data in made.items()]
-    return [*found, Original("rgb16.png", "image", _png16(), size)]
+    return [*found, Original("rgb16.png", "image", _by_av("png", "rgb48be"), size)]
 
 
-def _png16() -> bytes:
+def _by_av(codec: str, pix_fmt: str, **options: str) -> bytes:
+    """A picture that Pillow does not write: 16 bits a channel, OpenEXR."""
     data = io.BytesIO()
-    with av.open(data, "w", format="image2pipe") as out:  # Pillow does not write 16 bits a channel
-        stream = out.add_stream("png", rate=1)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgb48be"
-        out.mux(stream.encode(av.VideoFrame.from_image(scene()).reformat(format="rgb48be")))
+    with av.open(data, "w", format="image2pipe") as out:
+        stream = out.add_stream(codec, rate=1, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
+        out.mux(stream.encode(av.VideoFrame.from_image(scene()).reformat(format=pix_fmt)))
         out.mux(stream.encode(None))
     return data.getvalue()
 
@@ -214,6 +215,8 @@ def _depths() -> list[Original]:
         "depth16.tiff": saved(Image.fromarray(whole), "TIFF"),
         "depth32.tiff": saved(Image.fromarray(whole.astype(np.int32)), "TIFF", compression="tiff_lzw"),
         "float.tiff": saved(Image.fromarray(metres.astype(np.float32)), "TIFF"),
+        "plain.exr": _by_av("exr", "gbrpf32le", compression="none"),
+        "zip.exr": _by_av("exr", "grayf32le", compression="zip16"),
         "float32.npy": npy(metres.astype(np.float32)),
         "float64.npy": npy(metres),
         "uint16.npy": npy(whole),
