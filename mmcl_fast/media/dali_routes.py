@@ -110,7 +110,7 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     """Upright mp4, mov, mkv and webm of 8 bits in 4:2:0, whose packets last as long as the header says.
 
     DALI 2.4's decoder can crash the process over a damaged file: so the first frame is decoded here, which also tells
-    the rotation, the container must state that frame's size, and AVI, with its index at the end, is left out.
+    the rotation, container and frames must state one size, and AVI, with its index at the end, is left out.
     """
     data = _bytes(source, spec)
     with open_av(data) as container:
@@ -127,6 +127,8 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None:
                 times.append(packet.pts)
+                if packet.is_keyframe and not _sized(bytes(packet), codec, width, height):
+                    return None
             if frame is None:
                 frame = next(iter(packet.decode()), None)
     end = clock.start + clock.duration
@@ -196,3 +198,18 @@ def _states(data: bytes, container: Any, width: int, height: int) -> bool:
         any(mark + bytes([0x80 + size]) + number.to_bytes(size, "big") in data for size in (1, 2, 3, 4, 8)
             if number < 1 << 8 * size)
         for mark, number in ((b"\xb0", width), (b"\xba", height)))
+
+
+def _sized(packet: bytes, codec: str, width: int, height: int) -> bool:
+    """Whether a key frame is of this size: of another, DALI's decoder without a GPU writes beyond its buffer.
+
+    JPEG: a baseline frame header (ITU-T T.81, B.2.2). VP8: RFC 6386, 9.1. VP9: 16 bits each, less one, behind 36 bits
+    in profile 0 (bitstream specification, 6.2).
+    """
+    if codec == "mjpeg":
+        return b"\xff\xc0\0\x11\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") in packet
+    if codec == "vp8":
+        return packet[6:10] == width.to_bytes(2, "little") + height.to_bytes(2, "little")
+    if codec == "vp9":
+        return int.from_bytes(packet[4:9], "big") >> 4 & 0xFFFFFFFF == width - 1 << 16 | height - 1
+    return True

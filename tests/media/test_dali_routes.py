@@ -166,3 +166,16 @@ def test_videos_for_the_cpu_backend(tmp_path):
     webm = counting_video(tmp_path / "a.webm", 30, "libvpx-vp9").read_bytes()
     assert routed(webm, "video") and not routed(webm[:len(webm) // 2], "video")
     assert not routed(webm.replace(b"\xb0\x81\x50", b"\xb0\x81\x01"), "video")  # the header's width: 1
+
+
+@pytest.mark.parametrize("name, codec", [("a.mov", "mjpeg"), ("a.mkv", "libvpx"), ("a.webm", "libvpx-vp9")])
+def test_a_later_frame_of_another_size(tmp_path, name, codec):
+    """It makes DALI's decoder without a GPU write beyond its buffer."""
+    path = counting_video(tmp_path / name, 30, codec, gop=10)
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        keys = [bytes(packet) for packet in container.demux(video=0) if packet.is_keyframe and packet.size]
+    assert len(keys) > 1 and routed(data, "video")
+    size = {"mjpeg": b"\0\x50\0\x50", "libvpx": b"\x50\0\x50\0"}.get(codec, keys[1][4:9])
+    other = {"mjpeg": b"\0\x50\2\x50", "libvpx": b"\x50\2\x50\0"}.get(codec, bytes([size[0], size[1] | 1]) + size[2:])
+    assert size in keys[1] and not routed(data.replace(keys[1], keys[1].replace(size, other, 1)), "video")
