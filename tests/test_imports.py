@@ -21,11 +21,12 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "ops": {"kernels", "_C"},
     "encoders": {"media", "streams", "ops"},
-    "methods": {"encoders", "ops"},
+    "parallel": set(),
+    "methods": {"encoders", "ops", "parallel"},
     "progress": set(),
     "bench": set(),
     "config": {"methods"},
-    "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress"},
+    "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
     "report": {"learning"},
     "check": {"media", "streams", "progress"},
     "doctor": {"encoders", "media", "ops", "streams", "_C"},
@@ -39,11 +40,13 @@ ALLOWED: dict[str, set[str]] = {
         "media",
         "methods",
         "ops",
+        "parallel",
         "progress",
         "report",
         "streams",
     },
     "__init__": {"learning", "ops", "streams"},
+    "__main__": {"cli"},
 }
 LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "typer", "nvidia")
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast import ops
+from mmcl_fast import ops, parallel
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import alike, embed_all, mix, unit_query
@@ -134,13 +134,13 @@ class Comm(Method):
             return [prompt if m == modality else self.bank.prompts[m] for m in names]
 
         def loss(step: int) -> Tensor:
-            rows = plan[step].to(query.device)
+            rows, share = parallel.part(plan[step].to(query.device))
             prefix = mix(with_own(prompt), shares if shares.dim() == 1 else shares[rows])
             z = encoder.head(subset(data.tokens, rows), prefix, modality)
             value = ops.alignment_loss(z, texts, target[rows], logit_scale=encoder.logit_scale)
             if z_before is not None and o.self_regularisation:
                 value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()
-            return value
+            return value * share
 
         with self.phase("prompts", len(plan)) as shown:
             train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)

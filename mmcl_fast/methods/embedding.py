@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcl_fast import parallel
 from mmcl_fast.encoders.base import Encoder, Tokens
 
 BATCH = 32  # samples of a head pass without gradient
@@ -47,7 +48,8 @@ def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prompts: Sequence
               shares: Tensor | None = None, *, rows: Tensor | None = None) -> Tensor:
     """z of many samples without gradient, ``[n, D]``.
 
-    Batches have one size, the last one filled up, so that z of a sample is the same bits beside any others.
+    Batches have one size, the last one filled up, so that z of a sample is the same bits beside any others. Several
+    processes compute some of the batches each, and all get all rows.
 
     Args:
         prompts: K prefixes; none: a bare head.
@@ -60,13 +62,16 @@ def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prompts: Sequence
     if shares.dim() == 2:
         shares = alike(shares)
     out = [torch.empty(0, encoder.dim, device=encoder.device)]
+    parts = rows.split(BATCH) if len(rows) else ()
+    shared = parallel.stretch(len(parts))
+    own = shared[parallel.rank()]
     with torch.no_grad():
-        for part in rows.split(BATCH):
+        for part in parts[own.start:own.stop]:
             count = len(part)
             part = torch.cat([part, part[-1:].expand(BATCH - count)])
             prefix = mix(prompts, shares if shares.dim() == 1 else shares[part.to(shares.device)])
             out.append(encoder.head(tokens[part], prefix, modality)[:count])
-    return torch.cat(out)
+    return parallel.join_rows(torch.cat(out), [sum(len(parts[i]) for i in share) for share in shared])
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mmcl_fast import ops
+from mmcl_fast import ops, parallel
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
@@ -41,9 +41,9 @@ class Finetune(Method):
         plan = batches(len(target), o.batch_size, o.epochs, generator)
 
         def loss(step: int) -> Tensor:
-            rows = plan[step].to(target.device)
+            rows, share = parallel.part(plan[step].to(target.device))
             z = self.encoder.head(subset(data.tokens, rows), prompt, data.modality)
-            return ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
+            return share * ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
 
         with self.phase("prompts", len(plan)) as shown:
             train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)

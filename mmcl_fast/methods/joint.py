@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcl_fast import parallel
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.methods.base import Classes, Method, TaskData
@@ -81,10 +82,11 @@ class Joint(Method):
 
         def loss(step: int) -> Tensor:
             data, rows = plan[order[step]]
+            rows, share = parallel.part(rows)
             part = subset(data.tokens, rows)
             z = self.encoder.head(part, prompts[data.modality], data.modality)
             scores = o.scale * self._source(z, unit_query(part)) @ weight
-            return F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
+            return share * F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
 
         with self.phase("prompts", len(plan)) as shown:
             optimise("prompts", optimiser, len(plan), loss, schedule=schedule, generator=generator,

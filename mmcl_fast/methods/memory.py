@@ -12,6 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcl_fast import parallel
+
+CLASSES = 256  # whose moments are summed at once
+
 
 def low_rank(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """rows ``[k, D]`` with covariance rows'rows -> factor ``[r, D]`` and diagonal ``[D]`` so that
@@ -91,14 +95,19 @@ class FeatureMemory:
 
     def second_moment(self, modality: str) -> Tensor:
         """Sum over a modality's classes of E[u u'], ``[D_u, D_u]``."""
-        labels = self.labels(modality)
-        own, pooled = [self.classes[modality, c] for c in labels], self.pooled[modality]
+        labels, pooled = self.labels(modality), self.pooled[modality]
         a, n = self.shrink, len(labels)
-        rows = torch.cat([(1 - a) ** 0.5 * g.factor for g in own] + [(n * a) ** 0.5 * pooled.factor,
-                                                                     torch.stack([g.mean for g in own])])
-        out = rows.T @ rows
-        out.diagonal().add_((1 - a) * sum(g.diagonal for g in own) + n * a * pooled.diagonal)
-        return out
+
+        def block(number: int) -> Tensor:
+            own = [self.classes[modality, c] for c in labels[number * CLASSES:(number + 1) * CLASSES]]
+            common = [(n * a) ** 0.5 * pooled.factor] if number == 0 else []
+            rows = torch.cat([*((1 - a) ** 0.5 * g.factor for g in own), *common, torch.stack([g.mean for g in own])])
+            out, diagonal = rows.T @ rows, (1 - a) * sum(g.diagonal for g in own)
+            out.diagonal().add_(diagonal if number else diagonal + n * a * pooled.diagonal)
+            return out.double()
+
+        like = torch.empty(len(pooled.mean), len(pooled.mean), dtype=torch.float64, device=pooled.mean.device)
+        return parallel.tree_sum(-(-n // CLASSES), block, like).to(pooled.mean.dtype)
 
     def shift(self, modality: str, labels: list[int], moved: Tensor, at: Tensor, width: float, dims: int) -> None:
         """Semantic drift compensation (Yu et al. 2020, arXiv 2004.00440): move the first ``dims`` coordinates of old
@@ -110,11 +119,15 @@ class FeatureMemory:
             at: ``[n, D_u]``, old features of the current data.
             width: kernel width relative to the mean distance.
         """
-        for label in labels:
-            mean = self.classes[modality, label].mean
-            distance = (at - mean).square().sum(1)
+        shared = parallel.stretch(len(labels))
+        own = shared[parallel.rank()]
+        moves = [moved.new_empty(0, dims)]
+        for label in labels[own.start:own.stop]:
+            distance = (at - self.classes[modality, label].mean).square().sum(1)
             weight = torch.softmax(-distance / (2 * width**2 * distance.mean()), dim=0)
-            mean[:dims] += weight @ moved
+            moves.append((weight @ moved).unsqueeze(0))
+        for label, move in zip(labels, parallel.join_rows(torch.cat(moves), [len(s) for s in shared])):
+            self.classes[modality, label].mean[:dims] += move
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {}

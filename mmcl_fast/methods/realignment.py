@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast import ops
+from mmcl_fast import ops, parallel
 from mmcl_fast.methods.memory import FeatureMemory
 from mmcl_fast.methods.steps import Journal, Unkept, optimise
 
@@ -22,6 +22,10 @@ def class_codes(texts: Tensor, dual: bool) -> Tensor:
     Y = (T T' + eps I)^-1 T, for which Y T' = I: regressing onto it makes e T' the one-hot ridge scores."""
     if not dual:
         return texts
+    if len(texts) > texts.shape[1]:  # T (T' T + eps I)^-1, the same without a matrix of all classes by all classes
+        gram = texts.double().T @ texts.double()
+        return torch.linalg.solve(gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
+                                  texts.double().T).T.to(texts.dtype)
     gram = texts.double() @ texts.double().T
     return torch.linalg.solve(gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
                               texts.double()).to(texts.dtype)
@@ -125,13 +129,14 @@ class Realigner:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
         def loss(step: int) -> Tensor:
-            rows = torch.randint(len(u), (per_step,), generator=generator).to(u.device)
+            rows, share = parallel.part(torch.randint(len(u), (per_step,), generator=generator).to(u.device), weight)
             drawn = u[rows]
             with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 e = ops.realign(drawn[:, : self.dim], gate[rows], down, up, source=self.source(drawn))
                 value = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
+            value = value * share
             if decay:
-                value = value + decay * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
+                value = value + decay / parallel.world() * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
             return value
 
         optimise("re-alignment", optimiser, steps, loss, schedule=schedule, generator=generator, journal=journal,

@@ -8,13 +8,23 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mmcl_fast import parallel
 from mmcl_fast.errors import RunError
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and JSON values
 
 
 class Journal(Protocol):
-    """Keeps the state of loops while a task is being learned. A loop is known by its name, unique within a task."""
+    """Keeps the state of loops while a task is being learned. A loop is known by its name, unique within a task.
+
+    Attributes:
+        asked: not 0 where this process was asked to stop; read where several processes learn together.
+    """
+
+    asked: int
+
+    def agree(self) -> None:
+        """All processes are here: stop after this step if any of them was asked to."""
 
     def begin(self, loop: str) -> State | None:
         """What was kept of this loop (its last step's state or its result); None: it starts at its first step."""
@@ -29,6 +39,10 @@ class Journal(Protocol):
 class Unkept:
     """For learning without a run folder."""
 
+    asked = 0
+
+    def agree(self) -> None: ...
+
     def begin(self, loop: str) -> State | None:
         return None
 
@@ -41,10 +55,12 @@ def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Call
              schedule: torch.optim.lr_scheduler.LRScheduler | None = None, generator: torch.Generator | None = None,
              journal: Journal = Unkept(), advance: Callable[[int], None] = lambda n: None) -> None:
     """Run ``steps`` steps of an optimiser over its parameters, in place. A stopped loop goes on to the same bits.
+    Several processes sum their losses and gradients and take the same steps.
 
     Args:
         name: of the loop, unique within a task.
-        loss: step number, from 0 -> scalar. What it draws, it draws from ``generator``.
+        loss: step number, from 0 -> scalar, this process's part (``parallel.part``). What it draws, it draws from
+            ``generator``.
         remedy: what to do when the loss is not finite.
         advance: called with the number of steps done since the last call.
 
@@ -53,6 +69,7 @@ def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Call
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     unchecked: list[Tensor] = []
+    asked: Tensor | None = None
     done = 0
 
     def check() -> None:
@@ -88,6 +105,8 @@ def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Call
         optimiser.zero_grad()
         value = loss(done)
         value.backward()
+        if parallel.world() > 1:
+            value, asked = parallel.sum_step(parameters, value, journal.asked)
         optimiser.step()
         if schedule is not None:
             schedule.step()
@@ -95,8 +114,11 @@ def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Call
         unchecked.append(value.detach())
         if done % rare == 0:
             check()
+            if asked is not None and asked.item():
+                journal.agree()
         advance(1)
         journal.step(name, state)
+    parallel.from_first(*(p.detach() for p in parameters))  # the same bits on unlike machines too
     journal.end(name, result())
 
 

@@ -1,0 +1,3 @@
+from mmcl_fast.cli import main
+
+main()
