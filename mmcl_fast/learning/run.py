@@ -21,6 +21,7 @@ from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.journal import Journal, set_generators
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.log import MetricsLog
+from mmcl_fast.methods.steps import Unkept
 from mmcl_fast.streams import broken
 from mmcl_fast.streams.stream import Stream
 
@@ -87,7 +88,8 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
                       device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb,
                       views=config.encoder.views, prompt_blocks=config.encoder.prompt_blocks,
-                      precision=config.encoder.precision, workers=config.train.workers, media=config.media.model_dump(), progress=progress)
+                      precision=config.encoder.precision, workers=config.train.workers,
+                      media=config.media.model_dump(), progress=progress)
     with files.locked(out), _deterministic(config.train.deterministic):
         examine(config, out, stream, resume)  # again: until now another process could have begun here
         checkpoint.clean(out)
@@ -106,6 +108,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
             if not any(event["event"] == "summary" for event in log.events):
                 log.write({"event": "summary", "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}})
             files.write_json(out / "summary.json", summary)
+        learner.journal = Unkept()  # what it learns from here on is not this run's
     return Result(summary, learner)
 
 
@@ -155,7 +158,7 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
     if done is not None:
         tensors, values = checkpoint.read(done)
         here = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
-        difference = first_difference({key: values[key] for key in here}, here)
+        difference = first_difference({key: values.get(key) for key in here}, here)
         if difference:
             raise RunError(f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a "
                            "new run")
