@@ -72,5 +72,6 @@ def normalise(picture: Tensor, spec: VisualSpec, out: Tensor) -> Tensor:
     unit = 255 if picture.dtype == torch.uint8 else 1
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         plane = picture[:, channel % picture.shape[1]]
-        out[:, channel].copy_(plane).mul_(1 / (unit * std)).sub_(mean / std)
+        place = out[:, channel].copy_(plane)
+        torch.add(out.new_full((), -mean / std), place, alpha=1 / (unit * std), out=place)
     return out
