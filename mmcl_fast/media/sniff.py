@@ -7,7 +7,8 @@ import codecs
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.source import FORMATS, Source, head, is_cover, name_of, open_av, open_binary
 
-PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ",
+            b"P4", b"P5", b"P6")
 EXR = b"\x76\x2f\x31\x01"
 SOUNDS = (b"fLaC", b"ID3", b"FORM", b"caff", b"#!AMR")
 CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"RIFF", b"FLV", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"0&\xb2u")
@@ -40,7 +41,7 @@ def _kind(source: Source, start: bytes) -> str | None:
         return "audio"
     if start.startswith(PICTURES) or start[8:12] == b"WEBP" or start[8:12] in PICTURE_BRANDS:
         kind = _picture(source)
-        if kind or not start.startswith(b"BM"):  # two letters may also begin a text
+        if kind or not start.startswith((b"BM", b"P")):  # two letters may also begin a text
             return kind
     if start.startswith(SOUNDS):
         return "audio"

@@ -8,9 +8,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 
-from tests.media.originals import Original, originals
+from tests.media.originals import Original, originals, sealed_ogg
 
 ABSURD = (0, 1, -1, 0xFFFF, 0x7FFFFFFF, 0x80000000)
 ABSURD_FLOATS = (0.0, -1.0, 1e9, 1e300, math.inf, math.nan)
@@ -110,10 +109,10 @@ def _flipped(data: bytes, bits: int, within: int, rng: random.Random) -> bytes:
 
 def _fields(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """Numbers of the header replaced by absurd ones, with the checksums of PNG and Ogg made right again."""
-    fix = _png if file.data.startswith(b"\x89PNG") else _ogg if file.data.startswith(b"OggS") else None
+    fix = _png if file.data.startswith(b"\x89PNG") else sealed_ogg if file.data.startswith(b"OggS") else None
     for start, size in _places(file):
         values = ABSURD_FLOATS if size == 8 else ABSURD
-        for value in values if fix is _ogg else rng.sample(values, 3):  # 0 in an Ogg once crashed libsndfile
+        for value in values if fix is sealed_ogg else rng.sample(values, 3):  # 0 in an Ogg once crashed libsndfile
             if size == 8:
                 new = struct.pack(">d", value)
             else:
@@ -162,29 +161,4 @@ def _png(data: bytes) -> bytes:
             break
         out += data[at:at + 4] + body + struct.pack(">I", zlib.crc32(body))
         at += 12 + size
-    return out + data[at:]
-
-
-@cache
-def _ogg_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        value = byte << 24
-        for _ in range(8):
-            value = (value << 1 ^ 0x04C11DB7 if value & 0x80000000 else value << 1) & 0xFFFFFFFF
-        table.append(value)
-    return tuple(table)
-
-
-def _ogg(data: bytes) -> bytes:
-    """The same pages, each with the checksum of its content (RFC 3533, section 6)."""
-    out, at = b"", 0
-    while data[at:at + 4] == b"OggS" and at + 27 <= len(data):
-        lengths = data[at + 27:at + 27 + data[at + 26]]
-        end = at + 27 + len(lengths) + sum(lengths)
-        page, value = data[at:at + 22] + bytes(4) + data[at + 26:end], 0
-        for byte in page:
-            value = (value << 8 & 0xFFFFFFFF) ^ _ogg_table()[value >> 24 ^ byte]
-        out += page[:22] + struct.pack("<I", value) + page[26:]
-        at = end
     return out + data[at:]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
+from functools import cache
 
 import av
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 
 WIDTH, HEIGHT = 75, 53  # numbers that ``corrupt`` finds again in the files' headers
 RATE, SAMPLES = 11025, 3307
+EXACT = {"fflags": "+bitexact"}  # no random numbers, no times of writing
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def clip(container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p",
          **options: str) -> bytes:
     """A video of ``scene``s, 76 x 54, 25 frames a second."""
     data = io.BytesIO()
-    with av.open(data, "w", format=container) as out:
+    with av.open(data, "w", format=container, container_options=EXACT) as out:
         stream = out.add_stream(codec, rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 76, 54, pix_fmt
         stream.codec_context.thread_count = 1
@@ -64,7 +67,7 @@ def clip(container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p",
 
 def recording(container: str, codec: str, rate: int = RATE) -> bytes:
     data = io.BytesIO()
-    with av.open(data, "w", format=container) as out:
+    with av.open(data, "w", format=container, container_options=EXACT) as out:
         track = out.add_stream(codec, rate=rate, layout="mono")
         track.bit_rate = 64000
         _encode(out, track, rate, SAMPLES)
@@ -89,7 +92,33 @@ def written(kind: str, subtype: str | None = None, channels: int = 1, rate: int 
     data = io.BytesIO()
     samples = np.repeat(wave()[:, None], channels, 1)
     soundfile.write(data, samples, rate, format=kind, subtype=subtype)
-    return data.getvalue()
+    return sealed_ogg(data.getvalue(), serial=1) if kind == "OGG" else data.getvalue()
+
+
+def sealed_ogg(data: bytes, serial: int | None = None) -> bytes:
+    """The same pages, each with the checksum of its content (RFC 3533, section 6), and with this serial number."""
+    out, at = b"", 0
+    while data[at:at + 4] == b"OggS" and at + 27 <= len(data):
+        lengths = data[at + 27:at + 27 + data[at + 26]]
+        end = at + 27 + len(lengths) + sum(lengths)
+        number = data[at + 14:at + 18] if serial is None else struct.pack("<I", serial)
+        page, value = data[at:at + 14] + number + data[at + 18:at + 22] + bytes(4) + data[at + 26:end], 0
+        for byte in page:
+            value = (value << 8 & 0xFFFFFFFF) ^ _ogg_table()[value >> 24 ^ byte]
+        out += page[:22] + struct.pack("<I", value) + page[26:]
+        at = end
+    return out + data[at:]
+
+
+@cache
+def _ogg_table() -> tuple[int, ...]:
+    table = []
+    for byte in range(256):
+        value = byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ 0x04C11DB7 if value & 0x80000000 else value << 1) & 0xFFFFFFFF
+        table.append(value)
+    return tuple(table)
 
 
 def npy(values: np.ndarray) -> bytes:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from mmcl_fast.media import check, decode, sniff
 from tests.media import corrupt
+from tests.media.originals import originals
+from tests.media.trial import digest, spec_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +64,14 @@ def test_the_corpus_is_large_distinct_and_of_its_seed(corpus):
     again, other = corrupt.cases(seed=0), corrupt.cases(seed=1)
     assert [case.name for case in cases] == [case.name for case in again]
     assert [case.data for case in cases[:99]] != [case.data for case in other[:99]]
+
+
+def test_the_originals_are_sound():
+    """Else a corpus made of them says nothing."""
+    for file in originals():
+        assert sniff(file.data) == file.modality, file.name
+        check(file.data, file.modality, spec_of(file.modality))
+        digest(decode(file.data, file.modality, spec_of(file.modality)), spec_of(file.modality))
 
 
 def test_a_part_of_the_corpus(corpus):
