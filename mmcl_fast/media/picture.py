@@ -64,7 +64,7 @@ def _all(im, spec: VisualSpec, view: View) -> bool:
 
 
 def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
-    """uint8 ``[C, H, W]`` to ``[3, size, size]``: within 1 of 255 of Pillow's resize, in a third of its time."""
+    """uint8 ``[C, H, W]`` to ``[3, size, size]``: Pillow's resize to within a few of 255, in a third of its time."""
     small = functional.interpolate(pixels[None], size=(spec.size, spec.size), mode=spec.interpolation,
                                    align_corners=False, antialias=True)[0, :3]
     return small.flip(-1) if view.flip else small
