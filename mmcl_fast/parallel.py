@@ -38,6 +38,7 @@ class _Company:
     rank: int
     world: int
     local_world: int
+    device: str
     group: Any  # for tensors that are not on a GPU
 
 
@@ -45,14 +46,11 @@ _company: _Company | None = None
 _alone = False
 
 
-def start(device: str) -> str:
+def start(device: str) -> None:
     """Join the others that the environment (RANK, WORLD_SIZE, LOCAL_RANK as torchrun sets them) speaks of.
 
     Args:
-        device: as in train.device.
-
-    Returns:
-        The device of this process: GPU number LOCAL_RANK where ``device`` is auto or cuda and there is one.
+        device: as in train.device; auto and cuda stand for GPU number LOCAL_RANK where there is one.
 
     Raises:
         ConfigError: ``device`` names one GPU.
@@ -63,7 +61,7 @@ def start(device: str) -> str:
         threading.Thread(target=_stop_with_parent, args=(int(os.environ[PARENT]),), daemon=True).start()
     rank, world = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     if world == 1:
-        return device
+        return
     local = int(os.environ.get("LOCAL_RANK", rank))
     gpu = device != "cpu" and torch.cuda.is_available()
     if gpu:
@@ -85,8 +83,7 @@ def start(device: str) -> str:
     except (RuntimeError, ValueError) as fault:
         raise Lost(f"process {rank} of {world}: the others can't be reached ({_first_line(fault)}); start them all "
                    "at once") from None
-    _company = _Company(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), group)
-    return device
+    _company = _Company(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device, group)
 
 
 def stop() -> None:
@@ -122,13 +119,18 @@ def first() -> bool:
     return _company is None or _company.rank == 0
 
 
+def device(name: str) -> str:
+    """This process's device, where ``name`` is train.device."""
+    return name if _company is None else _company.device
+
+
 def beside() -> int:
     """Processes on this machine, which share its memory."""
     return 1 if _company is None else _company.local_world
 
 
-def machines() -> bool:
-    """Whether there are others."""
+def elsewhere() -> bool:
+    """Whether processes are on other machines too."""
     return _company is not None and _company.local_world < _company.world
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmcl_fast.cli.common import Debug, Device, Json, Quiet, Run, Stopped, app, check_device, console, guarded, one_of, print_json
-from mmcl_fast.errors import RunError
+from mmcl_fast.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from mmcl_fast.config import Config
+    from mmcl_fast.learning.run import Result
+
 
 @app.command()
 @guarded
@@ -30,6 +35,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; may be given again."),
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes on this machine that learn together, one per GPU or sharing the cores.", show_default=False
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -39,7 +50,6 @@ def train(
     Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`, and when that was stopped
     `mmcl-fast train --resume runs/demo`
     """
-    from mmcl_fast import check, progress, report
     from mmcl_fast import config as configs
 
     if out is None and not resume:
@@ -50,25 +60,42 @@ def train(
     else:
         settings = configs.load(config, overrides or ())
     check_device(settings.train.device)
-    display = progress.make(quiet)
-    from mmcl_fast.learning import run as runs
+    changes = [part for text in overrides or () for part in ("--set", text)]
 
-    going_on = runs.holds_run(out, resume)
-    try:
-        stream = runs.make_stream(settings, out if going_on else None)
-        if settings.stream.check and not going_on:
-            options = {"workers": settings.train.workers, "progress": display, "settings": settings.media.model_dump()}
-            if settings.stream.on_broken == "skip":
-                stream = check.skip(stream, **options)
-            else:
-                check.require(stream, **options)
-        result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
-    except KeyboardInterrupt as stop:
+    def go_on() -> str:
         again = ["mmcl-fast", "train", "--resume", str(out)]
         if not (out / "config.json").is_file():
-            again = ["mmcl-fast", "train", config, "--out", str(out)]
-            again += [part for text in overrides or () for part in ("--set", text)]
-        raise Stopped(f"go on with: {shlex.join(again)}", getattr(stop, "signum", 2)) from None
+            again = ["mmcl-fast", "train", config, "--out", str(out), *changes]
+        return shlex.join([*again, *(("--devices", str(devices)) if devices else ())])
+
+    if devices is not None:
+        from mmcl_fast.cli import launch
+
+        launch.check(devices, settings.train.device)
+        if devices > 1:
+            flags = {"--resume": resume, "--quiet": quiet, "--json": as_json, "--debug": debug}
+            words = ["train", config, *changes, *(flag for flag, given in flags.items() if given)]
+            words += [] if out == Path(config) and resume else ["--out", str(out)]
+            raise typer.Exit(launch.run(words, devices, go_on))
+    from mmcl_fast import parallel
+
+    try:
+        parallel.start(settings.train.device)
+        result = _learn(settings, out, resume, quiet or not parallel.first())
+    except KeyboardInterrupt as stop:
+        signum = getattr(stop, "signum", 2)
+        if not parallel.first():
+            raise typer.Exit(128 + signum) from None
+        raise Stopped(f"go on with: {go_on()}", signum) from None
+    except UserError as fault:
+        if not (debug or parallel.speaks(fault)):
+            raise typer.Exit(2) from None
+        raise
+    parallel.stop()
+    if result is None:
+        return
+    from mmcl_fast import report
+
     page = report.write(out)
     if as_json:
         return print_json(result.summary)
@@ -76,6 +103,29 @@ def train(
 
     show(result.summary, console())
     print(f"report: {page}")
+
+
+def _learn(settings: "Config", out: Path, resume: bool, quiet: bool) -> "Result | None":
+    """What a run came to; None for a process that is not to speak of it."""
+    from mmcl_fast import check, parallel, progress
+    from mmcl_fast.learning import run as runs
+    from mmcl_fast.streams import broken
+
+    display = progress.make(quiet)
+    with parallel.together():
+        going_on = runs.holds_run(out, resume)
+        stream = runs.make_stream(settings, out if going_on else None)
+        if settings.stream.check and not going_on and parallel.first():
+            options = {"workers": settings.train.workers, "progress": display, "settings": settings.media.model_dump()}
+            if settings.stream.on_broken == "skip":
+                stream = check.skip(stream, **options)
+            else:
+                check.require(stream, **options)
+    skipped = parallel.told(stream.skipped)
+    if skipped and not stream.skipped:
+        stream = broken.without(stream, skipped)
+    result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
+    return result if parallel.first() else None
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcl_fast import parallel
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.methods.steps import State
@@ -40,6 +41,8 @@ class Journal:
         run: the run folder, its lock held.
         every: steps between checkpoints.
         say: takes a line for the user.
+
+    Of several processes the first one reads and writes; a signal to any of them stops all after the same step.
     """
 
     def __init__(self, run: Path, *, every: int, say: Callable[[str], None] = lambda line: None):
@@ -51,7 +54,8 @@ class Journal:
         self._generators: dict[str, Tensor] = {}
         self._under_way: str | None = None
         self._waiting = False
-        self._signum: int | None = None
+        self.asked = 0    # the signal that this process got,
+        self._agreed = 0  # and the one that all of them stop for
 
     def start(self, task: int) -> None:
         """Begin the ``task``-th task, from its newest readable checkpoint where there is one."""
@@ -60,6 +64,13 @@ class Journal:
             return
         self.task, self.steps, self._place = task, 0, 0
         self._loops, self._generators, self._under_way = {}, {}, None
+        with parallel.together():
+            if parallel.first():
+                self._find(task)
+        self.steps, self._loops, self._generators, self._under_way = parallel.told(
+            (self.steps, self._loops, self._generators, self._under_way))
+
+    def _find(self, task: int) -> None:
         own = checkpoint.inside(self.run, task)
         for place, folder in reversed(own):
             try:
@@ -81,6 +92,8 @@ class Journal:
 
     def clear(self, learned: int) -> None:
         """Remove what lies inside tasks up to the ``learned``-th, whose own checkpoint is there."""
+        if not parallel.first():
+            return
         for _, folder in checkpoint.inside(self.run):
             if int(folder.name.split("-")[1]) <= learned:
                 checkpoint.remove(folder)
@@ -95,16 +108,22 @@ class Journal:
 
     def step(self, loop: str, state: Callable[[], State]) -> None:
         self.steps += 1
-        if self._signum is None and self.steps % self.every:
+        if not self._agreed and self.steps % self.every:
             return
         self._loops[loop], self._under_way = state(), loop
-        self._write()
+        with parallel.together():
+            if parallel.first():
+                self._write()
         self._stop_if_asked()
 
     def end(self, loop: str, result: State) -> None:
         self._loops[loop] = {k: v.clone() for k, v in result[0].items()}, result[1]
         self._waiting = False
+        self.agree()
         self._stop_if_asked()
+
+    def agree(self) -> None:
+        self._agreed = max(parallel.all_told(self.asked))
 
     def _write(self) -> None:
         self._place += 1
@@ -131,6 +150,10 @@ class Journal:
             signal.signal(s, self._on_signal)
         try:
             yield
+        except parallel.Lost:
+            if self.asked:  # so were the others, and one of them was faster
+                raise Stop(self.asked) from None
+            raise
         finally:
             for s, handler in taken.items():
                 signal.signal(s, handler)
@@ -143,16 +166,19 @@ class Journal:
             yield
         finally:
             self._waiting = False
+        self.agree()
         self._stop_if_asked()
 
     def _on_signal(self, signum: int, frame: Any) -> None:
-        first, self._signum = self._signum is None, signum
+        first, self.asked = not self.asked, signum
+        if parallel.world() == 1:
+            self._agreed = signum
         if not (first and self._waiting):
             raise Stop(signum)
 
     def _stop_if_asked(self) -> None:
-        if self._signum is not None:
-            raise Stop(self._signum)
+        if self._agreed:
+            raise Stop(self._agreed)
 
 
 def generators() -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcl_fast import parallel
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
-from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache
+from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache, machine_memory
 from mmcl_fast.errors import RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
@@ -79,7 +80,8 @@ class Learner:
         self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks, precision=precision)
                         if isinstance(encoder, str) else encoder.to(device))
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
-        self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers, media=media)
+        self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers, media=media,
+                                memory=machine_memory() // (4 * parallel.beside()))
         self.views, self.seed, self.progress = views, seed, progress
         self.journal: Journal = Unkept()
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
@@ -100,6 +102,8 @@ class Learner:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
         self.method.seconds = {}
         started = time.perf_counter()
+        if parallel.world() > 1:  # each its part, into the cache where all find the rest
+            self._tokens(parallel.dealt(samples), f"{task.name}: decode and trunk", views=self.views)
         tokens = self._tokens(samples, f"{task.name}: decode and trunk", views=self.views)
         trunk_seconds = time.perf_counter() - started
         classes = self._with(task, self.classes)
@@ -154,10 +158,10 @@ class Learner:
         embedded = self.encoder.text(texts[len(classes):]).to(self.encoder.device)
         return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
 
-    def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
-        with self.method.phase(title, len(samples) * views) as shown:
+    def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens | None:
+        with parallel.together(), self.method.phase(title, len(samples) * views) as shown:
             tokens = self.cache.tokens(self.encoder, samples, views=views, seed=self.seed, advance=shown.advance,
-                                       keep=keep)
+                                       keep=keep) if samples else None
         self.method.seconds.pop(title, None)
         return tokens
 
@@ -188,18 +192,27 @@ class Learner:
             samples = task.split(split)
             if not samples:
                 raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
+            result.counts.append(len(samples))
+            samples = parallel.dealt(samples)
             candidates = list(range(known if task.name in learned else len(classes)))
             tokens = self._tokens(samples, f"{task.name}: decode and trunk", keep=True)
+            if tokens is None:
+                for name in wanted:
+                    result.correct[name].append(0)
+                continue
             ids = {name: classes.keys.index(tuple(key)) for name, key in zip(task.classes, task.class_ids)}
             labels = torch.tensor([ids[s.label] for s in samples])
-            result.counts.append(len(samples))
             needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
-            scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
+            with parallel.alone():
+                scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
             own = set(ids.values()) | {classes.keys.index(tuple(key)) for t in self.tasks
                                        if t["modality"] == task.modality for key in t["class_ids"]}
             for name in wanted:
                 allowed = [c for c in candidates if c in own] if name == "given_masked" else candidates
-                result.correct[name].append(right_answers(scores[name != "agnostic" or not self.method.routes], labels, allowed))
+                result.correct[name].append(
+                    right_answers(scores[name != "agnostic" or not self.method.routes], labels, allowed))
+        told = parallel.all_told(result.correct)
+        result.correct = {name: [sum(parts) for parts in zip(*(t[name] for t in told))] for name in wanted}
         return result
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:

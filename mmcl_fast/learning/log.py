@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmcl_fast import parallel
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import files
 
@@ -17,7 +18,7 @@ class MetricsLog:
     """The events of a run folder's metrics.jsonl.
 
     A row (the evaluation after a task, and before the first) is written in one piece that ends with a ``task`` (or
-    ``start``) event; without that last line the row does not count.
+    ``start``) event; without that last line the row does not count. Of several processes only the first writes.
 
     Attributes:
         events: in the order of the file.
@@ -54,7 +55,7 @@ class MetricsLog:
                     row = []
         self.events = [event for _, event in kept]
         text = b"".join(line + b"\n" for line, _ in kept)
-        if text != data:
+        if text != data and parallel.first():
             files.replace(self.file, text)
 
     def _event(self, number: int, line: bytes) -> dict[str, Any]:
@@ -77,13 +78,17 @@ class MetricsLog:
 
     def write(self, *events: dict[str, Any]) -> None:
         """Append events in one piece and wait for the disk."""
+        if parallel.first():
+            self._append("".join(json.dumps(e) + "\n" for e in events).encode())
+        self.events += events
+        self.rows |= {e.get("task", 0) for e in events if e["event"] in ROW_ENDS}
+
+    def _append(self, text: bytes) -> None:
         new = not self.file.exists()
         with files.writing(self.file):
             with open(self.file, "ab") as stream:
-                stream.write("".join(json.dumps(e) + "\n" for e in events).encode())
+                stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
             if new:
                 files.sync(self.file.parent)
-        self.events += events
-        self.rows |= {e.get("task", 0) for e in events if e["event"] in ROW_ENDS}

@@ -6,15 +6,17 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmcl_fast import parallel
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import checkpoint, files, metrics
 from mmcl_fast.learning.evaluation import settings_of
@@ -75,29 +77,41 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoints and summary.json. With ``resume`` it
     goes on from the newest readable checkpoint, inside a task too, and comes to the bits that it would have come to
     without the stop (on the same machine, with as many threads; on a GPU with train.deterministic).
-    ``stream``: the configured one, where it is built already.
+    ``stream``: the configured one, where it is built already. Several processes (``parallel``) learn it together; the
+    first one writes, all read.
 
     Raises:
         UserError: bad input; what was learned before is on the disk.
         Stop: SIGINT or SIGTERM came, in the main thread; so is all that was learned.
     """
-    stream = stream or make_stream(config, out if resume else None)
-    settings = examine(config, out, stream, resume)
-    say = progress.log if progress is not None else lambda line: None
+    with parallel.together():
+        stream = stream or make_stream(config, out if resume else None)
+        settings = examine(config, out, stream, resume)
+    say = progress.log if progress is not None and parallel.first() else lambda line: None
     torch.manual_seed(config.train.seed)
-    learner = Learner(config.encoder.name, config.method.name, options=config.method.options, seed=config.train.seed,
-                      device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb,
-                      views=config.encoder.views, prompt_blocks=config.encoder.prompt_blocks,
-                      precision=config.encoder.precision, workers=config.train.workers,
-                      media=config.media.model_dump(), progress=progress)
-    with files.locked(out), _deterministic(config.train.deterministic):
-        examine(config, out, stream, resume)  # again: until now another process could have begun here
-        checkpoint.clean(out)
-        log = MetricsLog(out / "metrics.jsonl")
-        seconds = _go_on(out, learner, len(stream), log, say)
-        begin(out, settings, stream)
-        if log.rows:
-            log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
+    with ExitStack() as held, _deterministic(config.train.deterministic):
+        cache = held.enter_context(_cache_folder(config))
+        with parallel.together():
+            learner = Learner(config.encoder.name, config.method.name, options=config.method.options,
+                              seed=config.train.seed, device=parallel.device(config.train.device), cache_dir=cache,
+                              cache_gb=config.train.cache_gb, views=config.encoder.views,
+                              prompt_blocks=config.encoder.prompt_blocks, precision=config.encoder.precision,
+                              workers=config.train.workers, media=config.media.model_dump(), progress=progress)
+        with parallel.together():
+            if parallel.first():
+                held.enter_context(files.locked(out))
+                examine(config, out, stream, resume)  # again: until now another process could have begun here
+                checkpoint.clean(out)
+        with parallel.together():
+            log = MetricsLog(out / "metrics.jsonl")
+            seconds = _go_on(out, learner, len(stream), log, say)
+        parallel.require_same({"the stream": stream.fingerprint, "the encoder": learner.encoder.fingerprint,
+                               "torch": torch.__version__, "the number of tasks learned": len(learner.tasks)})
+        with parallel.together():
+            if parallel.first():
+                begin(out, settings, stream)
+            if parallel.first() and log.rows:
+                log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
         journal = learner.journal = Journal(out, every=config.train.checkpoint_every, say=say)
         journal.clear(len(learner.tasks))
         with journal.signals():
@@ -105,9 +119,12 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
             _learn(stream, learner, journal, config, out, log, seconds, progress)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
-            if not any(event["event"] == "summary" for event in log.events):
-                log.write({"event": "summary", "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}})
-            files.write_json(out / "summary.json", summary)
+            with parallel.together():
+                if not any(event["event"] == "summary" for event in log.events):
+                    log.write({"event": "summary",
+                               "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}})
+                if parallel.first():
+                    files.write_json(out / "summary.json", summary)
         learner.journal = Unkept()  # what it learns from here on is not this run's
     return Result(summary, learner)
 
@@ -124,13 +141,15 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
             if whole and number == total:
                 seconds |= learner.finish()
             if not whole or number == total:
-                with journal.finishing():
-                    tensors, values = learner.contents()
-                    checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors, values | {"seconds": seconds})
-                    journal.clear(number)
-                    if config.train.keep_checkpoints != "all":
-                        for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
-                            checkpoint.remove(old)
+                with journal.finishing(), parallel.together():
+                    if parallel.first():
+                        tensors, values = learner.contents()
+                        checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors,
+                                         values | {"seconds": seconds})
+                        journal.clear(number)
+                        if config.train.keep_checkpoints != "all":
+                            for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
+                                checkpoint.remove(old)
         if number in log.rows:
             continue
         before = time.perf_counter()
@@ -142,9 +161,9 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
                            "seconds": seconds})
         else:
             events.append({"event": "start", "seconds": seconds})
-        with journal.finishing():
+        with journal.finishing(), parallel.together():
             log.write(*events)
-        if number and progress is not None:
+        if number and progress is not None and parallel.first():
             progress.log(_line(log, number, total, task.name))
 
 
@@ -168,6 +187,19 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
     log.keep(total if learner.method.cumulative else len(learner.tasks))
     log.require(len(learner.tasks))
     return seconds
+
+
+@contextmanager
+def _cache_folder(config: "Config") -> Iterator[str | None]:
+    """train.cache; for several processes and "none" a temporary folder that they share."""
+    if config.train.cache is not None or parallel.world() == 1:
+        yield config.train.cache
+        return
+    if parallel.elsewhere():
+        raise ConfigError('train.cache = "none": processes on several machines need a folder for trunk tokens; name '
+                          "one that all of them reach")
+    with tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-") if parallel.first() else nullcontext() as own:
+        yield parallel.told(own)
 
 
 @contextmanager
@@ -334,6 +366,7 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return {"python": platform.python_version(), "platform": platform.platform(), "packages": packages,
-            "threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability(),
+            "processes": parallel.world(), "threads": torch.get_num_threads(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
             "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1)}
