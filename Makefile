@@ -12,8 +12,9 @@ SOURCES := setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 demo: setup
 	$(BIN)/mmcl-fast train demo --out $(OUT) --resume $(ARGS)
 
+# One process per core with one thread each: the tests start many short processes of their own.
 test: setup $(STAMPS)/test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 gpu: setup $(STAMPS)/test
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/gpu.sh $(ARGS)
