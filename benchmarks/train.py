@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import suite, train_data
-from benchmarks.train_rows import PHASES, ROWS, plain
+from benchmarks.train_rows import MORE, PHASES, ROWS, plain
 from mmcl_fast.streams import Stream
 
 COLUMNS = ["encoder", "row", "last, %", "run, s", "times ours", "later epochs, samples/s", "ours is faster by",
@@ -153,6 +153,13 @@ def encoders(names: str) -> list[str]:
     return ["embedded" if both else "clip-small", *(["vit-b16"] if torch.cuda.is_available() else [])]
 
 
+def pick(parts: str) -> list[str]:
+    """Rows by their names or parts of them, separated by a semicolon; for none all but MORE."""
+    if not parts:
+        return [row for row in ROWS if row not in MORE]
+    return [row for row in ROWS if any(part == row or part not in ROWS and part in row for part in parts.split(";"))]
+
+
 def markdown(columns: list[str], table: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table])
 
@@ -163,18 +170,19 @@ def main() -> int:
     parser.add_argument("--out", help="name under benchmarks/results, default train-<machine>-<date>")
     parser.add_argument("--data", default="", help="a folder stream, or 'demo'; default: media written from a seed")
     parser.add_argument("--encoder", default="", help="embedded, a size of train_data.SIZES, or a model; several: a,b")
-    parser.add_argument("--rows", default="", help="only rows whose name holds one of these: 'ours,plain'")
+    parser.add_argument("--rows", default="", help="only these, or those whose names hold one of these: 'ours;plain'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--train", type=int, default=16, help="training files of each class, where media are written")
     parser.add_argument("--growth", choices=("yes", "no", "only"), default="yes")
     parser.add_argument("--quick", action="store_true", help="small files, few steps: shows that all runs, not how fast")
     chosen = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = {"classes": 12, "train": 12, "test": 6}
+    size = {"classes": 6, "train": chosen.train, "test": 8}
     if chosen.quick:
         size = {"classes": 2, "train": 4, "test": 2, "small": True}
     options = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
-    asked = {"classes_per_task": 2 if chosen.quick else 4, "options": options, "device": device}
-    rows = [row for row in ROWS if any(part in row for part in chosen.rows.split(","))]
+    asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
+    rows = pick(chosen.rows)
     results, grown, parts = [], {}, []
     with tempfile.TemporaryDirectory() as folder:
         if chosen.growth != "only":
@@ -186,7 +194,7 @@ def main() -> int:
             parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
     if chosen.growth != "no":
         grown = watched("benchmarks.train_growth",
-                        {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 4 if chosen.quick else 8, "test": 2},
+                        {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 4 if chosen.quick else 16, "test": 2},
                         {"OMP_NUM_THREADS": "1"})
         parts.append([GROWTH, growth_lines(grown["rows"])] if "rows" in grown else [["growth"], [[grown["why"]]]])
     machine = torch.cuda.get_device_name().replace("NVIDIA ", "") if device == "cuda" else \

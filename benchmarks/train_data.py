@@ -33,6 +33,7 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
 
     rng = np.random.default_rng(0)
     width, height = (96, 72) if small else (500, 375)
+    behind = [picture(rng, height, width) for _ in range(24)]  # shifted and mirrored for each file
     for c in range(classes):
         turn, pitch = np.pi * rng.uniform(), rng.uniform(6, 30)
         colour, chord = rng.uniform(-1, 1, 3), 110 * 2 ** (rng.choice(36, 3, replace=False) / 12)
@@ -42,7 +43,8 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
             sounds.mkdir(parents=True)
             for i in range(count):
                 stripes = _stripes(height, width, turn + rng.normal(0, 0.1), pitch * rng.uniform(0.9, 1.1))
-                mixed = picture(rng, height, width) + rng.uniform(2, 60) * stripes[..., None] * colour
+                shifted = np.roll(behind[rng.integers(len(behind))], rng.integers(height, size=2), (0, 1))
+                mixed = shifted[:, ::rng.choice((-1, 1))] + rng.uniform(2, 60) * stripes[..., None] * colour
                 Image.fromarray(mixed.clip(0, 255).astype(np.uint8)).save(pictures / f"{i}.jpg", quality=85)
                 rate, seconds = (16000, 5.0) if small else (RATE, rng.uniform(5, 7))
                 wave = _chord(rng, chord, rate, seconds)

@@ -175,6 +175,7 @@ ROWS: dict[str, Callable[..., dict]] = {
     "plain PyTorch loop, two-forward query": lambda *a, folder, **k: plain_loop.run(*a, **k),
     "Avalanche's loop, two-forward query": lambda *a, folder, **k: train_avalanche.run(*a, **k),
 }
+MORE = ("ours, second forward of the head for the query", "plain PyTorch loop, one forward")  # run when asked for
 
 
 def plain(row: str) -> bool:

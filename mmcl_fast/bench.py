@@ -41,6 +41,11 @@ def media(arguments: Sequence[str], seconds: float | None = None, data: Path | N
     return _run("benchmarks.media", arguments, {"BENCH_SECONDS": seconds, "BENCH_DATA": data and data.resolve()})
 
 
+def train(arguments: Sequence[str]) -> int:
+    """Runs ``python -m benchmarks.train`` with these arguments; returns its exit code."""
+    return _run("benchmarks.train", arguments, {})
+
+
 def _run(module: str, arguments: Sequence[str], settings: dict[str, object]) -> int:
     root = checkout()
     environment = os.environ | {name: str(value) for name, value in settings.items() if value is not None}

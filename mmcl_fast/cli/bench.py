@@ -49,3 +49,33 @@ def bench_media(
 
     arguments = ["--modality", modality, "--select", select] + (["--out", out] if out else [])
     raise typer.Exit(suite.media(arguments, seconds, data))
+
+
+@bench.command("train")
+@guarded
+def bench_train(
+    data: Annotated[str | None, typer.Option(help="A folder stream, or 'demo'.", show_default=False)] = None,
+    encoder: Annotated[str | None, typer.Option(help="embedded, vit-b16 or a model.", show_default=False)] = None,
+    rows: Annotated[str, typer.Option(help="Rows by name: 'ours;plain'.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 2,
+    growth: Annotated[str, typer.Option(help="Cost over tasks and classes: yes, no or only.")] = "yes",
+    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small files and few steps, to see that it runs.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Time whole runs beside a plain PyTorch loop of the same method, and Avalanche's where it imports.
+
+    Example: `mmcl-fast bench train --growth no --rows "ours;plain"`
+    """
+    from mmcl_fast import bench as suite
+    from mmcl_fast.cli.common import one_of
+    from mmcl_fast.errors import UserError
+
+    one_of("--growth", growth, ("yes", "no", "only"))
+    if data not in (None, "demo") and not Path(data).is_dir():
+        raise UserError(f"bench: --data {data}: no such folder")
+    arguments = ["--rows", rows, "--growth", growth, "--seeds", *map(str, range(seeds))]
+    for name, value in (("--data", data if data in (None, "demo") else str(Path(data).resolve())),
+                        ("--encoder", encoder), ("--out", out)):
+        arguments += [name, value] if value else []
+    raise typer.Exit(suite.train(arguments + (["--quick"] if quick else [])))
