@@ -1,0 +1,101 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast import parallel
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.methods.classifier import Growing, feature, train
+from mmcl_fast.methods.zero_shot import ZeroShot, ZeroShotOptions
+from tests.methods.test_steps import Kept, Stopped
+from tests.toy import ToyEncoder
+
+CPU = torch.device("cpu")
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def learner():
+    return ZeroShot(ToyEncoder(), ZeroShotOptions())
+
+
+def test_a_feature_keeps_the_direction_and_has_entries_of_mean_square_one():
+    z = randn(5, 8) * 30
+    torch.testing.assert_close(feature(z).square().mean(1), torch.ones(5))
+    torch.testing.assert_close(F.cosine_similarity(feature(z), z), torch.ones(5))
+    torch.testing.assert_close(feature(z / 7), feature(z))
+
+
+def test_growing_keeps_the_old_rows_and_unknown_classes_never_win():
+    head = Growing(8, CPU)
+    assert head.scores(randn(2, 8), 3).tolist() == [[float("-inf")] * 3] * 2
+    head.grow(2)
+    head.weight += randn(2, 8)
+    head.bias += 1
+    old = head(randn(4, 8, seed=1))
+    head.grow(5)
+    scores = head.scores(randn(4, 8, seed=1), 7)
+    torch.testing.assert_close(scores[:, :2], old)
+    assert scores[:, 2:5].eq(0).all() and scores[:, 5:].eq(float("-inf")).all()
+
+
+def test_the_loss_is_the_cross_entropy_of_the_tasks_classes():
+    head = Growing(4, CPU)
+    head.grow(4)
+    z = torch.tensor([[2.0, 0.0, 0.0, 0.0]])  # f(z) = (2, 0, 0, 0)
+    head.weight[:, 0] = torch.tensor([9.0, 0.5, 9.0, 0.0])
+    expected = -torch.log(torch.tensor(1.0).exp() / (torch.tensor(1.0).exp() + 1))
+    torch.testing.assert_close(head.loss(z, torch.tensor([1]), [3, 1]), expected)
+
+
+def test_only_the_tasks_rows_learn():
+    head, method = Growing(8, CPU), learner()
+    head.grow(5)
+    head.weight += randn(5, 8)
+    before = head.weight.clone()
+    targets = torch.arange(20) % 2
+    z = randn(20, 8, seed=2) + 2 * randn(2, 8, seed=3)[targets]
+    train(method, [(head.parameters, 0.1)], 20, lambda step: head.loss(z, targets, [1, 4]), advance=lambda n: None,
+          generator=method.generator(0))
+    assert (head(z)[:, [1, 4]].argmax(1) == targets).float().mean() > 0.8
+    assert torch.equal(head.weight[[0, 2, 3]], before[[0, 2, 3]]) and not torch.equal(head.weight[[1, 4]], before[[1, 4]])
+    assert not any(p.requires_grad for p in head.parameters)
+
+
+def test_the_state_comes_back():
+    head, again = Growing(8, CPU), Growing(8, CPU)
+    head.grow(3)
+    head.weight += randn(3, 8)
+    again.load_state(copy.deepcopy(head.state()))
+    assert torch.equal(again(randn(4, 8)), head(randn(4, 8))) and len(again) == 3
+
+
+def test_training_stopped_inside_goes_on_to_the_same_bits():
+    def run(journal):
+        method = learner()
+        method.journal = journal
+        generator, head, prompt = method.generator(0), Growing(8, CPU), torch.zeros(8)
+        head.grow(3)
+
+        def loss(step):
+            z = randn(6, 8, seed=step) + torch.randn(6, 8, generator=generator)
+            return head.loss(z + prompt, torch.arange(6) % 3, [0, 1, 2])
+
+        train(method, [([prompt], 0.1), (head.parameters, 0.01), ([], 1.0)], 8, loss, advance=lambda n: None,
+              generator=generator, loop="a loop")
+        return [prompt, *head.parameters, generator.get_state()]
+
+    whole, journal = run(Kept()), Kept(5)
+    with pytest.raises(Stopped):
+        run(journal)
+    assert all(torch.equal(a, b) for a, b in zip(whole, run(Kept(state=journal.state)), strict=True))
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    with pytest.raises(ConfigError, match="'zero_shot': learns in one process"):
+        train(learner(), [([torch.zeros(1)], 0.1)], 1, lambda step: torch.zeros(()), advance=lambda n: None,
+              generator=torch.Generator())
