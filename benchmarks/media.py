@@ -17,7 +17,8 @@ import torch
 
 from benchmarks import suite
 
-COLUMNS = ["case", "threads", "way", "items/s", "10-90 %", "ratio", "CPU ms an item", "CPU share", "where the time goes"]
+COLUMNS = ["case", "threads", "way", "items/s", "10-90 %", "ratio", "CPU ms an item", "CPU share",
+           "where the time goes"]
 
 
 def machine(threads: int) -> str:

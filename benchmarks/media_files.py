@@ -89,7 +89,7 @@ CODECS = {"h264": ("mp4", "libx264", {"crf": "23", "preset": "veryfast"}),
 
 def videos(folder: Path, rng: np.random.Generator, codec: str, size: tuple[int, int],
            seconds: tuple[float, ...]) -> list[Path]:
-    """One for each length, 25 frames a second: two layers of a picture that move apart, with a little noise of the sensor."""
+    """One for each length, 25 frames a second: two layers that move apart, with a little noise of the sensor."""
     import av
 
     ending, encoder, options = CODECS[codec]

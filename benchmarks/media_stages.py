@@ -15,7 +15,9 @@ from mmcl_fast.media import Spec, decode
 
 # A stage's functions, by modality; the time of a function called inside another's counts for its own stage only.
 FUNCTIONS = {
-    "image": {"decode": ["PIL.ImageFile.ImageFile.load", "PIL.WebPImagePlugin.WebPImageFile.load"], "resize": ["mmcl_fast.media.picture.square"]},
+    "image": {"decode": ["PIL.ImageFile.ImageFile.load", "PIL.WebPImagePlugin.WebPImageFile.load",
+                         "mmcl_fast.media.picture._png"],
+              "resize": ["mmcl_fast.media.picture.square", "mmcl_fast.media.picture._shrink"]},
     "depth": {"decode": ["mmcl_fast.media.depth_files.read_plane"], "resize": ["mmcl_fast.media.depth.fit"],
               "normalise": ["mmcl_fast.media.depth_files.depth_maps.picture"]},
     "video": {"open": ["mmcl_fast.media.video.open_av"], "decode": ["mmcl_fast.media.video._Frames.at"],

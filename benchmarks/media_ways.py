@@ -94,7 +94,8 @@ def pillow(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def torchvision(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    decode_image, resize = need("torchvision.io", "decode_image"), need("torchvision.transforms.v2.functional", "resize")
+    decode_image = need("torchvision.io", "decode_image")
+    resize = need("torchvision.transforms.v2.functional", "resize")
 
     def read(path: Path) -> Tensor:
         picture = resize(decode_image(str(path), mode="RGB"), [spec.size, spec.size], antialias=True)

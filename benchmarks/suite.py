@@ -39,7 +39,7 @@ def run(file: str, select: str) -> tuple[int, list[dict]]:
 
 def keep(name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]],
          notes: Sequence[str] = ()) -> str:
-    """Writes ``results/<name>.json`` and ``.md``, ``notes`` as paragraphs below the table; returns the latter's text."""
+    """Writes ``results/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text."""
     name = re.sub(r"[^\w.-]+", "-", name)
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
     text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines, *(f"\n{note}" for note in notes)])

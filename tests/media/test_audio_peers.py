@@ -91,7 +91,8 @@ def test_a_batch_is_its_items():
     assert torch.allclose(pictures, torch.cat([mel.picture(wave, spec) for wave in cut]), atol=1e-5)
 
 
-@pytest.mark.parametrize("rate, new", [(1000, 16000), (1_000_000, 16000), (44099, 16000), (16000, 48000), (96000, 8000)])
+@pytest.mark.parametrize("rate, new", [(1000, 16000), (1_000_000, 16000), (44099, 16000), (16000, 48000),
+                                       (96000, 8000)])
 def test_any_pair_of_rates_and_length(rate, new):
     for length in (1, 7, 100, 4001):
         got = resample(torch.ones(length), rate, new)

@@ -51,7 +51,8 @@ def test_seeking_decodes_less(tmp_path, monkeypatch):
 @pytest.mark.parametrize("uneven", [False, True])
 def test_what_is_skipped_changes_nothing(tmp_path, monkeypatch, name, codec, options, skipped, uneven):
     count = 60
-    times = [2 * i + 3 * (i // 4) + (i % 7 == 3) for i in range(count)] if uneven and name[-3:] in ("mp4", "mkv") else None
+    uneven = uneven and name[-3:] in ("mp4", "mkv")
+    times = [2 * i + 3 * (i // 4) + (i % 7 == 3) for i in range(count)] if uneven else None
     path = counting_video(tmp_path / name, count, codec, gop=30, times=times, **options)
     decoded = []
     advance = video._Frames._advance
