@@ -1,0 +1,134 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast import parallel
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.methods import Classes, TaskData, make_options
+from mmcl_fast.methods.ranpac import LAMBDAS, RanPac, choose_lambda
+from tests.methods import whole
+from tests.toy import ToyEncoder
+
+OPTIONS = {"projections": 300, "epochs": 2, "batch_size": 8}
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    return whole.learned(tmp_path_factory.mktemp("ranpac"), "ranpac", OPTIONS)
+
+
+def task(encoder, index, classes, seed=0, count=40):
+    tokens = (0.3 * randn(count, 4, 16, seed=seed) + randn(9, 1, 16, seed=99)[classes].repeat(count, 1, 1)[:count]).float()
+    query = F.pad((tokens @ encoder.query["vision"]).relu().mean(1), (0, 24))
+    return TaskData(index, "image", Tokens(tokens, query), torch.tensor(classes).repeat(count)[:count], classes)
+
+
+def known(count):
+    encoder = ToyEncoder()
+    names = [str(i) for i in range(count)]
+    return encoder, Classes([("image", n) for n in names], names, encoder.text(names))
+
+
+def direct(method, tasks, count):
+    """(G + lambda I)^-1 C from all samples at once, by the inverse."""
+    rows = torch.cat([torch.cat([F.normalize(method.encoder.head(t.tokens, None, "image"), dim=1),
+                                 F.normalize(t.tokens.query, dim=1)], dim=1) for t in tasks])
+    h = (rows @ method.random).clamp(min=0).double()
+    y = F.one_hot(torch.cat([t.labels for t in tasks]), count).double()
+    return torch.inverse(h.T @ h + method.penalty * torch.eye(h.shape[1]).double()) @ h.T @ y
+
+
+def test_the_weights_are_the_joint_ridge_solution_on_random_features_in_any_order():
+    encoder, classes = known(6)
+    tasks = [task(encoder, i, [2 * i, 2 * i + 1], seed=i) for i in range(3)]
+    found = []
+    for order in ([0, 1, 2], [2, 0, 1]):
+        method = RanPac(encoder, make_options("ranpac", {"projections": 50, "source": "zq"}), seed=3)
+        for i in order:
+            method.learn(tasks[i], classes)
+        method.penalty = 0.1
+        method._weight = None
+        torch.testing.assert_close(method.weight(), direct(method, tasks, 6).float(), rtol=1e-3, atol=1e-4)
+        found.append(method)
+    torch.testing.assert_close(found[0].gram, found[1].gram)
+    torch.testing.assert_close(found[0].cross, found[1].cross)
+    assert found[0].random.abs().mean() == pytest.approx((2 / torch.pi) ** 0.5, rel=0.05)  # of N(0, 1)
+
+
+@pytest.mark.parametrize("count", [20, 60])  # the smaller system is that of the samples, that of the features
+def test_lambda_has_the_least_error_on_the_held_out_samples(count):
+    weight = randn(30, 2, seed=1)
+    fitted, held = randn(count, 30, seed=2), randn(25, 30, seed=3)
+    target = fitted @ weight + 3 * randn(count, 2, seed=4)
+    errors = []
+    for value in LAMBDAS:
+        solved = torch.linalg.solve(fitted.T @ fitted + value * torch.eye(30).double(), fitted.T @ target)
+        errors.append(float((held @ solved - held @ weight).square().mean()))
+    best = LAMBDAS[errors.index(min(errors))]
+    assert 1 <= best <= 1e4  # the noise asks for some
+    assert choose_lambda(fitted, target, held, held @ weight) == best
+
+
+def test_lambda_is_chosen_at_each_task_and_kept_where_there_are_too_few_samples():
+    encoder, classes = known(4)
+    method = RanPac(encoder, make_options("ranpac", {"projections": 50, "source": "q"}))
+    method.learn(task(encoder, 0, [0, 1]), classes)
+    first = method.penalty
+    assert first in LAMBDAS
+    method.penalty = 7.0
+    method.learn(task(encoder, 1, [2, 3], count=4), classes)
+    assert method.penalty == 7.0
+    method.learn(task(encoder, 2, [2, 3], seed=5), classes)
+    assert method.penalty in LAMBDAS
+
+
+def test_only_the_first_task_trains_a_prompt():
+    encoder, classes = known(4)
+    method = RanPac(encoder, make_options("ranpac", OPTIONS))
+    method.learn(task(encoder, 0, [0, 1]), classes)
+    prompt = method.bank.prompts["vision"].clone()
+    fresh = method.bank.fresh("image", method.generator(0, 3))
+    assert not torch.equal(prompt, fresh)
+    method.learn(task(encoder, 1, [2, 3], seed=1), classes)
+    assert list(method.bank.prompts) == ["vision"] and torch.equal(method.bank.prompts["vision"], prompt)
+    bare = RanPac(encoder, make_options("ranpac", OPTIONS | {"source": "zq"}))
+    bare.learn(task(encoder, 0, [0, 1]), classes)
+    assert not bare.bank.prompts
+
+
+def test_learns(learned):
+    whole.check_learning(*learned, last=50)
+
+
+@pytest.mark.parametrize("source", ["q", "zq"])
+def test_learns_without_a_first_phase(source, tmp_path):
+    whole.check_learning(*whole.learned(tmp_path, "ranpac", OPTIONS | {"source": source}), last=50)
+
+
+def test_predictions_are_per_instance(learned):
+    whole.check_predictions_by_instance(*learned)
+
+
+def test_state_and_resuming(learned, tmp_path):
+    assert whole.check_resume(tmp_path, "ranpac", OPTIONS, (1, 3)) == {"prompts"}
+    whole.check_state(*learned, tmp_path)  # learns on: last
+
+
+def test_classes_never_trained_and_several_processes(monkeypatch):
+    encoder, classes = known(4)
+    method = RanPac(encoder, make_options("ranpac", OPTIONS))
+    data = task(encoder, 0, [0, 1])
+    few = Classes(classes.keys[:2], classes.texts[:2], classes.embedding[:2])
+    assert method.scores(data.tokens, "image", classes, given=True).isfinite().all()  # zero-shot
+    method.learn(data, few)
+    scores = method.scores(data.tokens, "image", classes, given=False)
+    assert scores[:, 2:].eq(float("-inf")).all() and scores[:, :2].isfinite().all()
+    assert (scores.argmax(1) == data.labels).float().mean() > 0.9
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    with pytest.raises(ConfigError, match="'ranpac': learns in one process"):
+        method.learn(data, few)
