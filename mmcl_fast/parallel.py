@@ -81,8 +81,9 @@ def start(device: str) -> None:
                                 device_id=torch.device(device) if gpu else None)
         group = dist.new_group(backend="gloo", timeout=WAIT)
     except (RuntimeError, ValueError) as fault:
-        raise Lost(f"process {rank} of {world}: the others can't be reached ({_first_line(fault)}); start them all "
-                   "at once") from None
+        why = str(fault).splitlines()
+        raise Lost(f"process {rank} of {world}: the others can't be reached ({why[0] if why else fault!r}); start all "
+                   "of them at once") from None
     _company = _Company(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device, group)
 
 
@@ -134,12 +135,13 @@ def elsewhere() -> bool:
     return _company is not None and _company.local_world < _company.world
 
 
-def speaks(fault: UserError) -> bool:
-    """Whether this process tells the user of a fault that ends the run, so that it is told once (twice where nobody
-    knows who is left)."""
-    if isinstance(fault, Lost) and _company is not None:
-        return PARENT not in os.environ and _company.rank < 2
-    return first()
+def speaks(fault: BaseException) -> bool:
+    """Whether this process tells the user of what ends the run, so that it is told once; twice where nobody knows who
+    is left."""
+    if PARENT in os.environ:
+        return first() and not isinstance(fault, Lost)
+    shared = isinstance(fault, UserError) and not isinstance(fault, Lost)
+    return _company is None or _company.rank < (1 if shared else 2)
 
 
 @contextmanager
@@ -194,13 +196,9 @@ def _reaching() -> Iterator[Any]:
     try:
         yield dist
     except RuntimeError as fault:
-        raise Lost(f"another process of this run ended or can't be reached ({_first_line(fault)}); what was saved "
-                   "is as it was: go on with --resume") from None
-
-
-def _first_line(fault: Exception) -> str:
-    lines = str(fault).splitlines()
-    return lines[0][:200] if lines else type(fault).__name__
+        if hasattr(signal, "pthread_sigmask"):  # torchrun sends it when it notices; the user is still to be told
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        raise Lost("another process of this run ended or can't be reached; what was saved is as it was") from fault
 
 
 def _group(x: Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,13 +61,16 @@ def train(
     else:
         settings = configs.load(config, overrides or ())
     check_device(settings.train.device)
+    from mmcl_fast import parallel
+
     changes = [part for text in overrides or () for part in ("--set", text)]
 
     def go_on() -> str:
         again = ["mmcl-fast", "train", "--resume", str(out)]
         if not (out / "config.json").is_file():
             again = ["mmcl-fast", "train", config, "--out", str(out), *changes]
-        return shlex.join([*again, *(("--devices", str(devices)) if devices else ())])
+        count = devices or (parallel.world() if parallel.PARENT in os.environ else 1)
+        return shlex.join([*again, *(("--devices", str(count)) if count > 1 else ())])
 
     if devices is not None:
         from mmcl_fast.cli import launch
@@ -77,19 +81,19 @@ def train(
             words = ["train", config, *changes, *(flag for flag, given in flags.items() if given)]
             words += [] if out == Path(config) and resume else ["--out", str(out)]
             raise typer.Exit(launch.run(words, devices, go_on))
-    from mmcl_fast import parallel
-
     try:
         parallel.start(settings.train.device)
         result = _learn(settings, out, resume, quiet or not parallel.first())
     except KeyboardInterrupt as stop:
         signum = getattr(stop, "signum", 2)
-        if not parallel.first():
+        if not parallel.speaks(stop):
             raise typer.Exit(128 + signum) from None
         raise Stopped(f"go on with: {go_on()}", signum) from None
     except UserError as fault:
         if not (debug or parallel.speaks(fault)):
             raise typer.Exit(2) from None
+        if isinstance(fault, parallel.Lost):
+            raise RunError(f"{fault}: go on with: {go_on()}") from fault
         raise
     parallel.stop()
     if result is None:

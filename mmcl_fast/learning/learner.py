@@ -122,7 +122,7 @@ class Learner:
         except BaseException as fault:
             self._reset(tensors, values)
             if isinstance(fault, RunError):
-                raise RunError(f"task {task.name}: {fault}") from None
+                raise type(fault)(f"task {task.name}: {fault}") from None
             raise
         self.classes = classes
         self.tasks.append({"name": task.name, "modality": task.modality, "classes": list(task.classes),
