@@ -21,7 +21,7 @@ from mmcl_fast.streams.validate import check_modality, check_split
 def read_folder(root: Path, *, text: str | Sequence[str] = "text", label: str = "label",
                 header: bool = True) -> dict[str, Any]:
     """Arguments of ``Stream``: samples sorted by modality, class, split and name, and the class texts."""
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise StreamError(f"{root}: not a folder: give one that holds <modality>/<split>/<class>/<file>")
     samples: list[Sample] = []
     texts = read_class_texts(root)
@@ -52,15 +52,23 @@ def read_folder(root: Path, *, text: str | Sequence[str] = "text", label: str = 
     return {"samples": samples, "root": root, "class_texts": texts}
 
 
+def _unreadable(fault: OSError) -> None:
+    raise StreamError(f"{fault.filename}: {fault.strerror}: make it readable or remove it") from None
+
+
 def _folders(path: Path) -> list[str]:
-    with os.scandir(path) as entries:
+    try:
+        entries = os.scandir(path)
+    except OSError as fault:
+        _unreadable(fault)
+    with entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _files(path: Path) -> list[str]:
     """All files below, folders included, but hidden ones."""
     found = []
-    for folder, folders, files in os.walk(path):
+    for folder, folders, files in os.walk(path, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [os.path.join(folder, name) for name in files if not name.startswith(".")]
     return sorted(found)

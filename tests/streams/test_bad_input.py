@@ -1,6 +1,8 @@
 """Each fault stops with one line that names the place and says what to do."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -27,6 +29,19 @@ def build(folder):  # noqa: F811
 def test_no_such_folder(tmp_path):
     refuse(lambda: Stream.from_folder(tmp_path / "gone"), "gone: not a folder", "<modality>/<split>/<class>")
     refuse(lambda: Stream.from_folder(tmp_path), "no samples")
+
+
+@pytest.mark.parametrize("part", ["image", "image/train/"])
+def test_a_folder_that_may_not_be_read(folder, build, part, monkeypatch):  # noqa: F811
+    scandir = os.scandir
+
+    def closed(path):
+        if str(folder / part).rstrip("/") in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    refuse(build, str(folder / part).rstrip("/"), "Permission denied", "make it readable or remove it")
 
 
 def test_unknown_modality_folder(folder, build):  # noqa: F811
