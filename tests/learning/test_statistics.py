@@ -1,0 +1,147 @@
+import math
+
+import numpy as np
+import pytest
+
+from mmcl_fast.errors import RunError
+from mmcl_fast.learning import metrics
+from mmcl_fast.learning.statistics import bootstrap, interval, paired, t_quantile, t_within
+
+# Two-sided 90, 95 and 99 per cent points of Student's t, as every table prints them.
+TABLE = {1: (6.3138, 12.7062, 63.6567), 2: (2.920, 4.303, 9.925), 3: (2.353, 3.182, 5.841), 4: (2.132, 2.776, 4.604),
+         5: (2.015, 2.571, 4.032), 9: (1.833, 2.262, 3.250), 10: (1.812, 2.228, 3.169), 30: (1.697, 2.042, 2.750),
+         120: (1.658, 1.980, 2.617)}
+
+
+@pytest.mark.parametrize("df", TABLE)
+def test_quantiles_are_those_of_the_tables(df):
+    for confidence, t in zip((0.9, 0.95, 0.99), TABLE[df]):
+        assert t_quantile(confidence, df) == pytest.approx(t, abs=6e-4)
+
+
+def test_the_distribution_is_the_integral_of_its_density():
+    for df in range(1, 9):
+        t = np.linspace(0, 1.7, 20_001)
+        density = math.gamma((df + 1) / 2) / math.gamma(df / 2) / math.sqrt(df * math.pi) * (1 + t**2 / df) ** (-(df + 1) / 2)
+        area = 2 * float(((density[1:] + density[:-1]) / 2).sum() * (t[1] - t[0]))
+        assert t_within(1.7, df) == pytest.approx(area, abs=1e-8)
+    assert t_within(0, 3) == 0 and t_within(1e9, 4) == pytest.approx(1)
+
+
+def test_an_interval_by_hand():
+    found = interval([70.0, 72.0, 71.0, 69.0, 73.0])  # sd sqrt(10 / 4), t(4) 2.776
+    assert (found.n, found.mean) == (5, 71.0) and found.sd == pytest.approx(1.5811, abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((71 - 1.9632, 71 + 1.9632), abs=1e-3)
+    assert interval([1.0, 2.0], 0.5).high == pytest.approx(1.5 + 0.5)  # t(1) = 1 at one half
+    one = interval([7.0])
+    assert (one.n, one.mean, one.sd, one.low, one.high) == (1, 7.0, None, None, None) == tuple(vars(bootstrap([7.0])).values())
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3.0, 2.0, (1000, 4))
+    covered = np.mean([i.low <= 3 <= i.high for i in map(interval, draws)])
+    assert 0.93 < covered < 0.97
+
+
+def test_the_bootstrap_of_few_values_is_exact_and_of_many_near_the_normal_one():
+    found = bootstrap([0.0, 1.0], 0.5)  # means 0, 1/2, 1/2, 1
+    assert (found.low, found.high) == pytest.approx((0.375, 0.625))  # quantiles between the middle ones and the outer
+    assert bootstrap([5.0] * 4).low == 5.0 == bootstrap([5.0] * 4).high
+    many = np.random.default_rng(1).normal(0, 1, 60)
+    half = 1.96 * many.std() / 60**0.5
+    found = bootstrap(many)
+    assert (found.low, found.high) == pytest.approx((many.mean() - half, many.mean() + half), abs=0.03)
+    assert found == bootstrap(many) and found != bootstrap(many, seed=1)
+    skewed = bootstrap([0.0, 0.0, 0.0, 0.0, 10.0])
+    assert skewed.low == 0 and skewed.high <= 10
+
+
+def test_paired_by_hand():
+    found = paired([5.0, 6.0, 7.0, 8.0], [4.0, 4.0, 4.0, 4.0])  # differences 1 2 3 4: t = 2.5 / (1.29099 / 2) = 3.873
+    assert found.difference == interval([1.0, 2.0, 3.0, 4.0]) and found.difference.mean == 2.5
+    assert found.t_p == pytest.approx(0.0305, abs=1e-4)
+    assert found.permutation_p == 2 / 16  # nothing but all signs alike is as far from 0
+    mixed = paired([3.0, 1.0, 0.0], [0.0, 0.0, 2.0])  # 3 1 -2: the eight sums are +-6, +-4, +-2, 0, 0
+    assert mixed.permutation_p == 6 / 8
+    swapped = paired([4.0, 4.0, 4.0, 4.0], [5.0, 6.0, 7.0, 8.0])
+    assert swapped.difference.mean == -2.5 and (swapped.t_p, swapped.permutation_p) == (found.t_p, found.permutation_p)
+
+
+def test_equal_differences_have_no_t_test_but_a_permutation_test():
+    found = paired([0.1, 0.2, 0.3], [0.0, 0.1, 0.2])
+    assert found.t_p is None and found.permutation_p == 2 / 8
+    assert paired([1.0, 2.0], [1.0, 2.0]).permutation_p == 1.0
+    assert paired([1.0], [0.0]).t_p is None and paired([1.0], [0.0]).permutation_p == 1.0
+
+
+def test_p_values_of_equal_methods_are_spread_evenly_and_many_seeds_are_drawn():
+    draws = np.random.default_rng(0).normal(size=(400, 2, 8))
+    found = [paired(a, b) for a, b in draws]
+    assert 0.03 < np.mean([p.t_p < 0.05 for p in found]) < 0.08
+    assert 0.02 < np.mean([p.permutation_p < 0.05 for p in found]) < 0.08
+    a, b = np.random.default_rng(2).normal(size=(2, 20))
+    many = paired(a + 0.3, b)
+    assert many.permutation_p == pytest.approx(many.t_p, abs=0.03) and many == paired(a + 0.3, b)
+    assert paired(a + 50, b).permutation_p > 0  # no p of 0 from a sample of swaps
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: interval([]), "one for each seed"), (lambda: interval([1.0, None]), "value 1 of 2 is None"),
+    (lambda: interval([1.0, float("nan")]), "is nan: give a finite"), (lambda: interval([1.0], 95), "confidence = 95"),
+    (lambda: paired([1.0], [1.0, 2.0]), "1 and 2 values"), (lambda: bootstrap([1.0, 2.0], 0), "confidence = 0")])
+def test_bad_input_is_named(call, message):
+    with pytest.raises(RunError, match=message):
+        call()
+
+
+class Plugins:
+    """Avalanche's StreamForgetting, StreamBWT, StreamForwardTransfer and Top1_Acc_Stream, played event by event from
+    right and wrong answers, in words of ours, after avalanche/evaluation/metrics/{forgetting_bwt,forward_transfer,
+    accuracy}.py of ContinualAI/avalanche. An experience's first value is the one evaluated right after training it;
+    its last one that of the present evaluation, where it isn't the experience just trained."""
+
+    def __init__(self):
+        self.trained, self.first, self.before, self.at_start = None, {}, {}, {}
+
+    def train(self, experience):
+        self.trained = experience
+
+    def evaluate(self, answers):
+        """answers: for each experience, bools of its samples."""
+        last = {}
+        for k, right in enumerate(answers):
+            accuracy = sum(right) / len(right)
+            if self.trained is None:
+                self.at_start[k] = accuracy
+            elif self.trained == k:
+                self.first[k] = accuracy
+            else:
+                last[k] = accuracy
+            if self.trained is not None and self.trained == k - 1:
+                self.before[k] = accuracy
+        drops = [self.first[k] - last[k] for k in last if k in self.first]
+        gains = [self.before[k] - self.at_start[k] for k in self.before]
+        everything = [r for right in answers for r in right]
+        return {"forgetting": sum(drops) / len(drops) if drops else 0.0, "bwt": -sum(drops) / len(drops) if drops else 0.0,
+                "forward": sum(gains) / len(gains) if gains else 0.0, "accuracy": sum(everything) / len(everything)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_metrics_agree_with_avalanches_where_the_definitions_do(seed):
+    rng = np.random.default_rng(seed)
+    counts, tasks = [30, 7, 20, 11, 5], 5
+    plugins, R = Plugins(), []
+    for t in range(tasks + 1):
+        if t:
+            plugins.train(t - 1)
+        answers = [rng.random(n) < rng.uniform(0.2, 0.9) for n in counts]
+        R.append([100 * float(a.mean()) for a in answers])
+        shown = plugins.evaluate(answers)
+    assert metrics.pooled(R, counts) == pytest.approx(100 * shown["accuracy"])
+    assert metrics.bwt(R) == pytest.approx(100 * shown["bwt"])
+    assert metrics.fwt(R) == pytest.approx(100 * shown["forward"])
+    # Its forgetting counts from the accuracy right after learning, ours from the best before the last task.
+    assert 100 * shown["forgetting"] == pytest.approx(-metrics.bwt(R))
+    assert metrics.forgetting(R) > 100 * shown["forgetting"]
+    falling = [R[0]] + [[90.0 - 10 * i - 2 * t for i in range(tasks)] for t in range(tasks)]
+    assert metrics.forgetting(falling) == pytest.approx(-metrics.bwt(falling)) == 2 * (4 + 3 + 2 + 1) / 4
