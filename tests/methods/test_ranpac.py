@@ -23,7 +23,8 @@ def learned(tmp_path_factory):
 
 
 def task(encoder, index, classes, seed=0, count=40):
-    tokens = (0.3 * randn(count, 4, 16, seed=seed) + randn(9, 1, 16, seed=99)[classes].repeat(count, 1, 1)[:count]).float()
+    centres = randn(9, 1, 16, seed=99)[classes].repeat(count, 1, 1)[:count]
+    tokens = (0.3 * randn(count, 4, 16, seed=seed) + centres).float()
     query = F.pad((tokens @ encoder.query["vision"]).relu().mean(1), (0, 24))
     return TaskData(index, "image", Tokens(tokens, query), torch.tensor(classes).repeat(count)[:count], classes)
 
