@@ -1,6 +1,7 @@
 """Training from files to the R matrix: ours, its ablations, a plain PyTorch loop, Avalanche; and growth with tasks.
 
-python -m benchmarks.train [--out NAME] [--data DIR] [--encoder NAMES] [--rows PARTS] [--seeds N ...] [--quick]
+python -m benchmarks.train [--out NAME] [--data DIR] [--encoder NAMES] [--rows PARTS] [--seeds N ...] [--devices N]
+    [--quick]
 
 Every row learns the same tasks with the same method, prompts, steps and batches, in a fresh process with an empty trunk
 cache, seed after seed in turn. The run counts from the first file to the last accuracy, all seen tasks' test sets
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import suite, train_data
+from benchmarks import suite, train_data, train_scale
 from benchmarks.train_rows import MORE, PHASES, ROWS, plain
 from mmcl_fast.streams import Stream
 
@@ -174,6 +175,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--train", type=int, default=16, help="training files of each class, where media are written")
     parser.add_argument("--growth", choices=("yes", "no", "only"), default="yes")
+    parser.add_argument("--devices", type=int, default=0, help="only: how `train --devices` scales up to so many")
     parser.add_argument("--quick", action="store_true", help="small files, few steps: shows that all runs, not how fast")
     chosen = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -185,22 +187,29 @@ def main() -> int:
     rows = pick(chosen.rows)
     results, grown, parts = [], {}, []
     with tempfile.TemporaryDirectory() as folder:
-        if chosen.growth != "only":
+        if chosen.growth != "only" or chosen.devices:
             asked["data"] = chosen.data or str(train_data.write_media(Path(folder) / "media", **size))
             for name in encoders(chosen.encoder):
                 made = str(train_data.write_clip(Path(folder) / name, name)) if name in train_data.SIZES else name
-                results += compare(made, name, rows, asked, chosen.seeds)
-            columns, table = phases(results, options["epochs"])
-            parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
-    if chosen.growth != "no":
+                if chosen.devices:
+                    scaled = train_scale.measure(made, asked, chosen.devices)
+                    results += scaled
+                    parts.append([[name, *train_scale.COLUMNS], [["", *line] for line in train_scale.lines(scaled)]])
+                else:
+                    results += compare(made, name, rows, asked, chosen.seeds)
+            if not chosen.devices:
+                columns, table = phases(results, options["epochs"])
+                parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
+    if chosen.growth != "no" and not chosen.devices:
         grown = watched("benchmarks.train_growth",
                         {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 4 if chosen.quick else 16, "test": 2},
                         {"OMP_NUM_THREADS": "1"})
         parts.append([GROWTH, growth_lines(grown["rows"])] if "rows" in grown else [["growth"], [[grown["why"]]]])
     machine = torch.cuda.get_device_name().replace("NVIDIA ", "") if device == "cuda" else \
         f"cpu-{torch.get_num_threads()}-threads"
-    facts = suite.about(f"train-{machine}", cores=os.cpu_count(), seeds=chosen.seeds, options=options,
-                        media=chosen.data or "written from a seed", sizes="quick" if chosen.quick else size)
+    facts = suite.about(f"train-{'scale-' if chosen.devices else ''}{machine}", cores=os.cpu_count(),
+                        seeds=[0] if chosen.devices else chosen.seeds, options=options, media=chosen.data or
+                        "written from a seed", sizes="quick" if chosen.quick else size)
     name = chosen.out or f"{facts['machine']}-{datetime.date.today()}"
     text = suite.keep(name, facts, [*results, grown] if grown else results, *parts[0])
     print(text)
@@ -208,7 +217,8 @@ def main() -> int:
         print("\n" + markdown(*part))
     with (suite.HERE / "results" / f"{name}.md").open("a") as file:
         file.write("".join(f"\n{markdown(*part)}\n" for part in parts[1:]))
-    return int(any("exit code" in run.get("why", "") for r in results for run in r["runs"]) or "why" in grown)
+    runs = [run for result in results for run in result.get("runs", [result])]
+    return int(any("exit code" in run.get("why", "") for run in runs) or "why" in grown)
 
 
 if __name__ == "__main__":

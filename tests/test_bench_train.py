@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import plain_loop, suite, train, train_avalanche, train_data, train_growth, train_rows
+from benchmarks import plain_loop, suite, train, train_avalanche, train_data, train_growth, train_rows, train_scale
 from benchmarks.rivals import CannotRun
 from mmcl_fast import bench, cli
 from mmcl_fast.learning import Learner
@@ -179,3 +179,14 @@ def test_the_cli_hands_its_options_on(monkeypatch, tmp_path):
                             str(tmp_path), "--quick"]
     result = CliRunner().invoke(cli.app, ["bench", "train", "--data", "nowhere"])
     assert result.exit_code == 2 and "nowhere" in result.stderr
+
+
+def test_scaling(media):
+    asked = {"data": str(media), "classes_per_task": 2, "device": "cpu", "options": {"epochs": 1, "steps": 5, "draws": 16}}
+    result = train_scale.measure("toy", asked, 1, (sys.executable, "-m", "tests.learning.ranks"))[0]
+    assert result["trained"] == 24 and result["seconds"].keys() == set(train_scale.PHASES.values())
+    assert train_scale.counts(6) == [1, 2, 4, 6]
+    two = {**result, "processes": 2, "seconds": {k: v / 1.6 for k, v in result["seconds"].items()}}
+    lines = train_scale.lines([result, two, {"processes": 4, "threads": 1, "why": "exit code 2: no"}])
+    assert lines[0][3] == "1.00" and lines[1][3] == "0.80" and lines[2][-1] == "(exit code 2: no)"
+    assert {len(line) for line in lines} == {len(train_scale.COLUMNS)}

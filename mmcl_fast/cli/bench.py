@@ -59,6 +59,9 @@ def bench_train(
     rows: Annotated[str, typer.Option(help="Rows by name: 'ours;plain'.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 2,
     growth: Annotated[str, typer.Option(help="Cost over tasks and classes: yes, no or only.")] = "yes",
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Only: how `train --devices` scales, up to so many.", show_default=False)
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small files and few steps, to see that it runs.")] = False,
     debug: Debug = False,
@@ -76,6 +79,6 @@ def bench_train(
         raise UserError(f"bench: --data {data}: no such folder")
     arguments = ["--rows", rows, "--growth", growth, "--seeds", *map(str, range(seeds))]
     for name, value in (("--data", data if data in (None, "demo") else str(Path(data).resolve())),
-                        ("--encoder", encoder), ("--out", out)):
+                        ("--encoder", encoder), ("--out", out), ("--devices", devices and str(devices))):
         arguments += [name, value] if value else []
     raise typer.Exit(suite.train(arguments + (["--quick"] if quick else [])))

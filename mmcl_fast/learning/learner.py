@@ -15,7 +15,7 @@ from torch import Tensor
 from mmcl_fast import parallel
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
 from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache, machine_memory
-from mmcl_fast.errors import RunError, StreamError
+from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
 from mmcl_fast.learning.journal import generators
@@ -73,6 +73,8 @@ class Learner:
         for modality in MODALITIES:
             adjust(default_spec(modality), media)  # refuses what no spec takes
         chosen = make_options(method, options)
+        if parallel.world() > 1 and not vars(method_class(method)).get("shares"):  # not inherited
+            raise ConfigError(f"method {method}: learns in one process only; leave out --devices or torchrun")
         self.settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
                          "prompt_blocks": prompt_blocks, "precision": precision, "media": media}
         if device == "auto":

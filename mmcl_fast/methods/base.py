@@ -65,6 +65,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type]
+    shares: ClassVar[bool] = False  # True: several processes may learn together, each loss is that of ``parallel.part``
     cumulative: ClassVar[bool] = False  # True: needs all tasks' data, evaluated after the last task only
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):

@@ -64,6 +64,7 @@ class Comm(Method):
     """See the module's docstring and :class:`CommOptions`."""
 
     name = "comm"
+    shares = True
     Options = CommOptions
 
     def __init__(self, encoder, options: CommOptions, *, seed: int = 0, progress: Any = None):

@@ -25,6 +25,7 @@ class Finetune(Method):
     """Cross-entropy over the current task's classes, one prompt for all modalities of a tower."""
 
     name = "finetune"
+    shares = True
     Options = FinetuneOptions
 
     def __init__(self, encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):

@@ -38,6 +38,7 @@ class JointOptions:
 
 class Joint(Method):
     name = "joint"
+    shares = True
     Options = JointOptions
     cumulative = True
 

@@ -24,6 +24,7 @@ class RidgeOptions:
 
 class RidgeMethod(Method):
     name = "ridge"
+    shares = True
     Options = RidgeOptions
 
     def __init__(self, encoder, options: RidgeOptions, *, seed: int = 0, progress: Any = None):

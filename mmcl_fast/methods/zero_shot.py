@@ -17,6 +17,7 @@ class ZeroShotOptions:
 
 class ZeroShot(Method):
     name = "zero_shot"
+    shares = True
     Options = ZeroShotOptions
 
     def learn(self, data: TaskData, classes: Classes) -> None:

@@ -22,6 +22,7 @@ from mmcl_fast.config import build
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import files, journal, learner, run
 from mmcl_fast.methods import embedding, memory, relevance
+from mmcl_fast.methods.finetune import Finetune
 from tests.toy import ToyEncoder, write_folder
 
 COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 7}
@@ -146,6 +147,9 @@ def main(folder: Path) -> None:
     ended("killed-0", 0, 37, signalled(signal.SIGKILL), 3, 1)
     ended("stopped", 1, 13, signalled(signal.SIGTERM), 2, 2)
     ended("full", 0, 8, full_disk, 2, 2)
+    Finetune.shares = False
+    ranks("one only", 2, train("one only", *CASES["finetune"]))
+    Finetune.shares = True
 
     def broken_file() -> str:
         for file in sorted((data / "image" / "train").rglob("*.png"))[-5:]:

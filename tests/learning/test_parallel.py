@@ -117,6 +117,11 @@ def test_a_broken_file_is_told_by_all(said):
     assert said["broken"][0].startswith("MediaError: ") and ".png" in said["broken"][0]
 
 
+def test_a_method_that_cannot_share_is_refused(said):
+    line = "ConfigError: method finetune: learns in one process only; leave out --devices or torchrun"
+    assert said["one only"] == [line, line]
+
+
 # ---- the command line -----------------------------------------------------------------------------------------
 
 
