@@ -43,11 +43,30 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class DatasetSection(Section):
+    """[stream.datasets.<modality>]: a known dataset, where its folder is, which of its splits or folds is tested on."""
+
+    name: Annotated[str | None, Nullable] = Field(None, description='the name of a known dataset, or "none"')
+    path: Annotated[str | None, Nullable] = Field(None, description="the folder that the dataset was unpacked to")
+    split: int = Field(1, ge=1, description="a whole number from 1")
+    classes: Annotated[str | None, Nullable] = Field(None, description='a file that lists the classes, or "none"')
+
+
+class DatasetsSection(Section):
+    """[stream.datasets]: what ``source = "known"`` reads."""
+
+    image: DatasetSection = Field(default_factory=DatasetSection, description="a table")
+    video: DatasetSection = Field(default_factory=DatasetSection, description="a table")
+    audio: DatasetSection = Field(default_factory=DatasetSection, description="a table")
+    depth: DatasetSection = Field(default_factory=DatasetSection, description="a table")
+    text: DatasetSection = Field(default_factory=DatasetSection, description="a table")
+
+
 class StreamSection(Section):
     """[stream]: where the samples are and in which order their tasks arrive."""
 
-    source: Literal["demo", "folder", "manifest", "table", "tar"] = Field(
-        "demo", description='"demo", "folder", "manifest", "table" or "tar"'
+    source: Literal["demo", "folder", "manifest", "table", "tar", "known"] = Field(
+        "demo", description='"demo", "folder", "manifest", "table", "tar" or "known"'
     )
     path: Annotated[str | dict[str, str] | None, Nullable] = Field(
         None, description="a path (of tars: a pattern too, or a table of one for each split)"
@@ -55,6 +74,7 @@ class StreamSection(Section):
     text: Column | list[Column] = Field("text", description="the column of the text, or a list of columns")
     label: Column = Field("label", description="the column, or the field, of the class")
     split: Column = Field("split", description="the column of the split")
+    datasets: DatasetsSection = Field(default_factory=DatasetsSection, description="a table of one for each modality")
     header: bool = Field(True, description="true or false (whether CSV and TSV begin with their columns' names)")
     classes_per_task: Annotated[int | None, Nullable] = Field(
         None, ge=1, description='a whole number from 1, or "none" for one task per modality'
@@ -83,8 +103,8 @@ class MediaSection(Section):
     )
     max_bytes: Annotated[int | None, Nullable] = Field(None, ge=1, description='a whole number from 1, or "none"')
     max_chars: Annotated[int | None, Nullable] = Field(None, ge=1, description='a whole number from 1, or "none"')
-    depth_kind: Annotated[Literal["depth", "disparity"] | None, Nullable] = Field(
-        None, description='"depth", "disparity" or "none"'
+    depth_kind: Annotated[Literal["depth", "disparity", "sun_rgbd"] | None, Nullable] = Field(
+        None, description='"depth", "disparity", "sun_rgbd" or "none"'
     )
     depth_scale: Annotated[float | None, Nullable] = Field(
         None, gt=0, allow_inf_nan=False, description='units per metre of whole numbers in depth maps, or "none"'
@@ -352,6 +372,11 @@ def _paths(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     for split in tars if isinstance(tars, dict) else ():
         if isinstance(tars[split], str):
             yield "stream.path", tars, split
+    datasets = stream.get("datasets") if isinstance(stream, dict) else None
+    for modality, table in datasets.items() if isinstance(datasets, dict) else ():
+        for key in ("path", "classes") if isinstance(table, dict) else ():
+            if isinstance(table.get(key), str) and table[key] != "none":
+                yield f"stream.datasets.{modality}", table, key
     for section, key in (("stream", "path"), ("train", "cache"), ("encoder", "name")):
         table = values.get(section)
         if not isinstance(table, dict) or not isinstance(table.get(key), str) or table[key] == "none":

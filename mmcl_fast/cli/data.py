@@ -86,7 +86,8 @@ def data_check(
     for sample in found:
         print(f"error: {sample.reason}", file=sys.stderr)
     faulty = {sample.key for sample in found}
-    validate_content([sample for sample in samples if sample.key not in faulty])
+    if not stream.official:
+        validate_content([sample for sample in samples if sample.key not in faulty])
     if found:
         raise typer.Exit(2)
 

@@ -24,7 +24,7 @@ from mmcl_fast.learning.journal import Journal, set_generators
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.log import MetricsLog
 from mmcl_fast.methods.steps import Unkept
-from mmcl_fast.streams import broken
+from mmcl_fast.streams import broken, known
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -60,10 +60,16 @@ def _described(config: "Config") -> Stream:
     for name in ("text", "label", "split", "header"):
         if name not in COLUMNS.get(s.source, ()) and getattr(s, name) != type(s).model_fields[name].default:
             raise ConfigError(f"stream.{name}: not read where source = {s.source!r}; remove it")
+    if s.source != "known" and s.datasets != type(s.datasets)():
+        raise ConfigError(f'stream.datasets: for source = "known", not {s.source!r}; remove it or set the source')
     if isinstance(s.path, dict) and s.source != "tar":
         raise ConfigError(f'stream.path: a table of splits is for source = "tar", not {s.source!r}; give one path')
     if s.source == "demo":
         return Stream.demo(s.path, **options)
+    if s.source == "known":
+        if s.path is not None:
+            raise ConfigError('stream.path: not read where source = "known"; give stream.datasets.<modality>.path')
+        return Stream.from_known(known.chosen(s.datasets.model_dump(), config.media.depth_kind), **options)
     if s.path is None:
         raise ConfigError(f"stream.path: missing; source = {s.source!r} needs the path of its {s.source}")
     options |= {name: getattr(s, name) for name in COLUMNS.get(s.source, ())}

@@ -21,15 +21,22 @@ def metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
     if values.ndim != 2 or values.dtype.kind not in "uif" or 0 in values.shape:
         raise MediaError(f"a depth map is one plane of numbers, this is {values.dtype} {list(values.shape)}")
     with np.errstate(over="ignore"):
-        depth = torch.from_numpy(values.astype(np.float32))
+        depth = torch.from_numpy((_turned(values) if spec.depth_kind == "sun_rgbd" else values).astype(np.float32))
     if spec.depth_invalid is not None:
         depth[torch.from_numpy(values == spec.depth_invalid)] = 0
-    if values.dtype.kind != "f" and spec.depth_kind == "depth":
+    if values.dtype.kind != "f" and spec.depth_kind != "disparity":
         depth /= spec.depth_scale
     depth = torch.where((depth > 1e-20) & (depth < 1e20), depth, 0.0)
     if not depth.any():
         raise MediaError("no valid pixel (every depth is 0, negative or not finite)")
     return depth
+
+
+def _turned(values: np.ndarray) -> np.ndarray:
+    """16 bits rotated right by three (read3dPoints.m of SUNRGBDtoolbox)."""
+    if values.dtype != np.uint16:
+        raise MediaError(f"depth_kind sun_rgbd is of 16 bits, this is {values.dtype}: set depth_kind to depth")
+    return values >> 3 | values << 13
 
 
 def picture(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:

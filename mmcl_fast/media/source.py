@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
+import numpy as np
+
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.spec import VisualSpec
 
@@ -17,12 +19,16 @@ from mmcl_fast.media.spec import VisualSpec
 
 @dataclass(frozen=True)
 class Slice:
-    """``size`` bytes of the file ``path`` from ``offset`` on, such as a member of a tar. ``name`` is the member's."""
+    """``size`` bytes of the file ``path`` from ``offset`` on, such as a member of a tar. ``name`` is the member's.
+
+    ``planes``: they are the red, green and blue plane of a picture of this height and width, and are read as a PPM.
+    """
 
     path: str
     offset: int
     size: int
     name: str
+    planes: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"{self.path}/{self.name}"
@@ -96,17 +102,23 @@ def read_bytes(source: Source) -> bytes:
 def head(source: Source, size: int) -> bytes:
     """The first ``size`` bytes, fewer where there are fewer."""
     if isinstance(source, Slice):
-        return _part(source, min(size, source.size))
+        return _part(source, min(size, source.size))[:size]
     with open_binary(source) as file:
         return file.read(size)
 
 
 def _part(source: Slice, size: int) -> bytes:
+    if source.planes:
+        size = source.size
     with open(source.path, "rb") as file:
         file.seek(source.offset)
         data = file.read(size)
     if len(data) < size:
         raise _short(source)
+    if source.planes:
+        height, width = source.planes
+        pixels = np.frombuffer(data, np.uint8).reshape(3, height, width).transpose(1, 2, 0)
+        return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
     return data
 
 

@@ -17,7 +17,7 @@ CHOICES = {
     "resize": ("squash", "crop"),
     "interpolation": ("bilinear", "bicubic"),
     "window_policy": ("repeat", "pad"),
-    "depth_kind": ("depth", "disparity"),
+    "depth_kind": ("depth", "disparity", "sun_rgbd"),
 }
 POSITIVE = ("size", "frames", "sample_rate", "seconds", "n_fft", "hop", "mels", "db_range", "depth_scale",
             "max_pixels", "max_seconds", "max_bytes")
@@ -59,7 +59,8 @@ class VisualSpec:
         depth_scale: integer units per metre in depth files (1000: millimetres); float files hold metres.
         depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 %
             quantiles.
-        depth_kind: what depth files hold: ``depth``, or ``disparity``, proportional to inverse depth.
+        depth_kind: what depth files hold: ``depth``; ``disparity``, proportional to inverse depth; or ``sun_rgbd``,
+            depth in 16 bits that are rotated left by three, as SUN RGB-D stores it.
         depth_invalid: a value in depth files that means no measurement, besides 0, negative and non-finite ones.
         max_pixels: a picture or frame with more is refused before it is decoded (Pillow never opens more than
             178,956,970).

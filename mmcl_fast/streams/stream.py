@@ -1,4 +1,4 @@
-"""A stream of tasks from a folder, a manifest, a table, tars or the demo. Building one opens no media file."""
+"""A stream of tasks from a folder, a manifest, a table, tars, known datasets or the demo; no media file is opened."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Stream:
     """Tasks in order, each of one modality. Iterating yields them and keeps ``seen`` up to date.
 
-    Build one with ``from_folder``, ``from_manifest``, ``from_table``, ``from_tar`` or ``demo``. They share these
-    options:
+    Build one with ``from_folder``, ``from_manifest``, ``from_table``, ``from_tar``, ``from_known`` or ``demo``. They
+    share these options:
 
     Args:
         classes_per_task: classes of one modality in a task; None: one task per modality.
@@ -32,7 +32,8 @@ class Stream:
         validation: share of each class's training samples that becomes validation where the class has none.
         shuffle_classes: draw which classes go into which task from ``seed``; otherwise their own order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
-        check: also compare contents, so that no two splits hold equal files (reads files of equal size).
+        check: also compare contents, so that no two splits hold equal files (reads files of equal size); known
+            datasets are as they are.
         keep_empty: files without a byte stay in, for a check that decodes every file to find them.
 
     Attributes:
@@ -41,6 +42,7 @@ class Stream:
         class_text: ``(modality, name) -> text``.
         modalities: in order of appearance.
         root: the folder that the keys are relative to.
+        official: whether the splits are those of known datasets, so that equal contents in two of them stay.
         skipped: samples that were left out because they do not decode (``streams.broken``).
     """
 
@@ -48,13 +50,13 @@ class Stream:
                  class_texts: Mapping[ClassId, str] | None = None, classes_per_task: int | None = None,
                  order: str | Sequence[str] = "blocks", seed: int = 0, validation: float = 0.0,
                  shuffle_classes: bool = False, shared_classes: bool = False, check: bool = False,
-                 keep_empty: bool = False):
+                 keep_empty: bool = False, official: bool = False):
         validate(samples, root, keep_empty=keep_empty)
-        if check:
+        if check and not official:
             validate_content(samples)
         if not 0 <= validation < 1:
             raise StreamError(f"validation = {validation}: give a share from 0 up to, not with, 1")
-        self.root = root
+        self.root, self.official = root, official
         self.skipped: list[Broken] = []
         self.shared_classes = shared_classes
         self._yielded = 0
@@ -143,6 +145,24 @@ class Stream:
         from mmcl_fast.streams.tar import read_tars
 
         return cls(**read_tars(path, label=label), **options)
+
+    @classmethod
+    def from_known(cls, datasets: Mapping[str, str | Path | Mapping[str, Any]], **options: Any) -> "Stream":
+        """From known datasets as they come out of their archives, at most one a modality.
+
+        Args:
+            datasets: ``{name: folder}``, or ``{name: {"path": folder, "split": 2}}``. Names are the keys of
+                ``mmcl_fast.streams.known.LAYOUTS``, whose values say what a folder holds. ``split`` is the number of
+                the official split (ucf101, hmdb51) or of the fold to test on (esc_50, urbansound8k), 1 where it is
+                left out; ``classes`` a file that lists imagenet_100's classes.
+
+        Tasks take the classes in the datasets' own order. The depth maps of sun_rgbd need
+        ``media={"depth_kind": "sun_rgbd"}`` of a Learner. Raises StreamError naming what is not there, with the tree
+        that is expected.
+        """
+        from mmcl_fast.streams.known import read_known
+
+        return cls(**read_known(datasets), **options)
 
     @classmethod
     def demo(cls, root: str | Path | None = None, **options: Any) -> "Stream":

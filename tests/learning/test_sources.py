@@ -122,7 +122,7 @@ def test_paths_of_tars_are_the_files_own(tars, tmp_path):
 
 
 @pytest.mark.parametrize("overrides, error, part", [
-    (["stream.source=tars"], ConfigError, 'stream.source: expected "demo", "folder", "manifest", "table" or "tar"'),
+    (["stream.source=tars"], ConfigError, 'stream.source: expected "demo", "folder", "manifest", "table", "tar" or "known"'),
     (["stream.source=tar"], ConfigError, "stream.path: missing"),
     (["stream.path.train=a"], ConfigError, 'a table of splits is for source = "tar"'),
     (["stream.source=tar", "stream.path.trian=a.tar"], StreamError, "did you mean 'train'?"),
