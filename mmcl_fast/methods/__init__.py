@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.coda_prompt import CodaPrompt
 from mmcl_fast.methods.comm import Comm
 from mmcl_fast.methods.dualprompt import DualPrompt
 from mmcl_fast.methods.ewc import Ewc
@@ -23,7 +24,7 @@ from mmcl_fast.methods.slca import Slca
 from mmcl_fast.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (
-    Comm, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, Slca, ZeroShot)}
+    CodaPrompt, Comm, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, Slca, ZeroShot)}
 
 TINY = 1e-6
 LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, the same in every method
@@ -34,7 +35,8 @@ LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, 
     "draws": (1, None), "realignment_lr": (0, 10), "realignment_decay": (0, None), "realignment_scale": (TINY, None),
     "drift_width": (TINY, None), "class_rank": (1, None), "modality_rank": (1, None), "shrink": (0, 1),
     "scale": (TINY, None), "strength": (0, None), "distillation": (0, None), "temperature": (TINY, None),
-    "pool_size": (1, None), "selected": (1, None), "pull": (0, None), "match": (0, None),
+    "pool_size": (1, None), "selected": (1, None), "pull": (0, None), "match": (0, None), "components": (1, None),
+    "orthogonality": (0, None),
     "budget": (1, None), "align_epochs": (0, None), "align_lr": (0, 10), "projections": (1, 20_000),
 }
 
