@@ -79,9 +79,12 @@ class StreamSection(Section):
     classes_per_task: Annotated[int | None, Nullable] = Field(
         None, ge=1, description='a whole number from 1, or "none" for one task per modality'
     )
-    order: Literal["blocks", "random"] | list[str] = Field(
-        "blocks", description='"blocks", "random" or a list such as ["image:0", "audio:0"]'
+    order: Literal["blocks", "random", "interleaved"] | list[str] = Field(
+        "blocks", description='"blocks", "random", "interleaved" or a list such as ["image:0", "audio:0"]'
     )
+    modalities: Annotated[list[str] | None, Nullable] = Field(None, description='a list of modalities, or "none"')
+    late: Annotated[str | None, Nullable] = Field(None, description='the modality that comes last, or "none"')
+    share: dict[str, float] = Field(default_factory=dict, description="a table such as {image = 1.0, audio = 0.1}")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description=SEED)
     shuffle_classes: bool = Field(False, description="true or false")
     shared_classes: bool = Field(False, description="true or false")

@@ -54,6 +54,7 @@ def make_stream(config: "Config", run: Path | None = None) -> Stream:
 def _described(config: "Config") -> Stream:
     s = config.stream
     options = {"classes_per_task": s.classes_per_task, "order": s.order, "seed": s.seed,
+               "modalities": s.modalities, "late": s.late, "share": s.share,
                "shuffle_classes": s.shuffle_classes, "shared_classes": s.shared_classes, "validation": s.validation,
                "check": s.check and s.on_broken == "error",  # check.skip compares what is left
                "keep_empty": s.on_broken == "skip"}

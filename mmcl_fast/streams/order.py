@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.scenario import check_known
 
 Named = tuple[str, str]  # (modality, task name)
+KINDS = ("blocks", "random", "interleaved")
+USE = ", ".join(map(repr, KINDS))
 
 
 def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int,
@@ -22,18 +26,29 @@ def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int,
     return [classes[i:i + step] for i in range(0, len(classes), step)]
 
 
-def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int) -> list[Named]:
+def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int, late: str | None = None) -> list[Named]:
     """The order of tasks.
 
     Args:
         tasks: names of each modality's tasks, in their own order.
-        order: ``blocks`` (a modality's tasks, then the next modality's), ``random`` (drawn from ``seed``,
-            each modality's tasks keep their own order), or names: ``image:0`` (a modality's task by number)
-            or a task's name, as a list or separated by commas. Tasks not named are left out of the stream.
+        order: ``blocks`` (a modality's tasks, then the next modality's), ``interleaved`` (every modality's first
+            task, then every modality's second, ...), ``random`` (drawn from ``seed``, each modality's tasks keep
+            their own order), or names: ``image:0`` (a modality's task by number) or a task's name, as a list or
+            separated by commas. Tasks not named are left out of the stream.
+        late: the modality whose tasks come after all others; not with names.
     """
+    if late is not None:
+        check_known([late], list(tasks), "late")
+        if order not in KINDS:
+            raise StreamError(f"late = {late!r}: the listed order says itself what comes last; leave late out")
+        others = {modality: names for modality, names in tasks.items() if modality != late}
+        return arrange(others, order, seed) + [(late, name) for name in tasks[late]]
     blocks = [(modality, name) for modality, names in tasks.items() for name in names]
     if order == "blocks":
         return blocks
+    if order == "interleaved":
+        columns = [[(modality, name) for name in names] for modality, names in tasks.items()]
+        return [named for row in zip_longest(*columns) for named in row if named is not None]
     if order == "random":
         turns = [modality for modality, _ in blocks]
         random.Random(seed).shuffle(turns)
@@ -47,10 +62,10 @@ def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int) 
     for name in wanted:
         if name not in known:
             numbers = ", ".join(key for key in known if ":" in key)
-            raise StreamError(f"order names {name!r}: use 'blocks', 'random' or a list of {numbers}")
+            raise StreamError(f"order names {name!r}: use {USE} or a list of {numbers}")
         if known[name] in chosen:
             raise StreamError(f"order names {name!r} twice: each task comes once")
         chosen.append(known[name])
     if not chosen:
-        raise StreamError("order is an empty list: use 'blocks', 'random' or name the tasks")
+        raise StreamError(f"order is an empty list: use {USE} or name the tasks")
     return chosen

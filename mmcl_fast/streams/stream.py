@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.order import arrange, chunk
 from mmcl_fast.streams.sample import ClassId, Sample, Task
+from mmcl_fast.streams.scenario import narrow
 from mmcl_fast.streams.validate import check_task, validate, validate_content
 
 if TYPE_CHECKING:
@@ -27,8 +28,12 @@ class Stream:
 
     Args:
         classes_per_task: classes of one modality in a task; None: one task per modality.
-        order: ``blocks``, ``random`` or a list such as ``["image:0", "audio:0", "image:1"]``.
-        seed: fixes the random order, the class shuffle and the validation split.
+        order: ``blocks``, ``random``, ``interleaved`` or a list such as ``["image:0", "audio:0", "image:1"]``; see
+            ``streams.order``.
+        modalities: only these, in this order; None: all.
+        late: the modality whose tasks come after all others.
+        share: by modality, the part of each class's training samples that is used, for unbalanced modalities.
+        seed: fixes the random order, the class shuffle, the shares and the validation split.
         validation: share of each class's training samples that becomes validation where the class has none.
         shuffle_classes: draw which classes go into which task from ``seed``; otherwise their own order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
@@ -48,9 +53,12 @@ class Stream:
 
     def __init__(self, samples: Sequence[Sample], root: Path, *, task_names: Mapping[str, str] | None = None,
                  class_texts: Mapping[ClassId, str] | None = None, classes_per_task: int | None = None,
-                 order: str | Sequence[str] = "blocks", seed: int = 0, validation: float = 0.0,
+                 order: str | Sequence[str] = "blocks", modalities: Sequence[str] | None = None,
+                 late: str | None = None, share: Mapping[str, float] | None = None, seed: int = 0,
+                 validation: float = 0.0,
                  shuffle_classes: bool = False, shared_classes: bool = False, check: bool = False,
                  keep_empty: bool = False, official: bool = False):
+        samples = narrow(samples, modalities, share or {}, seed)
         validate(samples, root, keep_empty=keep_empty)
         if check and not official:
             validate_content(samples)
@@ -68,7 +76,7 @@ class Stream:
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
         first: dict[str, ClassId] = {}
-        for index, (modality, name) in enumerate(arrange(names, order, seed)):
+        for index, (modality, name) in enumerate(arrange(names, order, seed, late)):
             members = groups[modality, name]
             check_task(name, members, root)
             ids = []
