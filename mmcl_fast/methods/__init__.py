@@ -20,11 +20,13 @@ from mmcl_fast.methods.lwf import Lwf
 from mmcl_fast.methods.ranpac import RanPac
 from mmcl_fast.methods.replay import Replay
 from mmcl_fast.methods.ridge import RidgeMethod
+from mmcl_fast.methods.s_prompts import SPrompts
 from mmcl_fast.methods.slca import Slca
 from mmcl_fast.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (
-    CodaPrompt, Comm, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, Slca, ZeroShot)}
+    CodaPrompt, Comm, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, SPrompts, Slca,
+    ZeroShot)}
 
 TINY = 1e-6
 LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, the same in every method
@@ -36,7 +38,7 @@ LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, 
     "drift_width": (TINY, None), "class_rank": (1, None), "modality_rank": (1, None), "shrink": (0, 1),
     "scale": (TINY, None), "strength": (0, None), "distillation": (0, None), "temperature": (TINY, None),
     "pool_size": (1, None), "selected": (1, None), "pull": (0, None), "match": (0, None), "components": (1, None),
-    "orthogonality": (0, None),
+    "orthogonality": (0, None), "centroids": (1, None),
     "budget": (1, None), "align_epochs": (0, None), "align_lr": (0, 10), "projections": (1, 20_000),
 }
 

@@ -1,0 +1,107 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.embedding import unit_query
+from mmcl_fast.methods.s_prompts import SPrompts, SPromptsOptions, k_means
+from tests.methods import whole
+from tests.methods.pools import CLASSES, pictures, task
+from tests.toy import ToyEncoder
+
+OPTIONS = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    return whole.learned(tmp_path_factory.mktemp("s_prompts"), "s_prompts", OPTIONS)
+
+
+def towards(axis, count=6):
+    """Noise tokens whose queries lie around one axis."""
+    tokens = pictures(count, seed=axis)
+    return Tokens(tokens.tokens, F.one_hot(torch.tensor([axis]), 48).float() + 0.01 * tokens.query.abs())
+
+
+def two_domains(modality="image"):
+    """Classes 0 and 1 in a domain of images around axis 0; classes 3 and 1 in another around axis 5."""
+    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=2, centroids=2))
+    classes = Classes([("image", str(i)) for i in range(4)])
+    method.learn(TaskData(0, "image", towards(0), torch.tensor([0, 1] * 3), [0, 1]), classes)
+    method.learn(TaskData(1, modality, towards(5), torch.tensor([3, 1] * 3), [3, 1]), classes)
+    return method, classes
+
+
+def test_k_means_finds_the_means_of_groups():
+    generator = torch.Generator().manual_seed(0)
+    groups = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    x = (groups.unsqueeze(1) + torch.tensor([[0.0, 1.0], [0.0, -1.0], [1.0, 0.0], [-1.0, 0.0]])).flatten(0, 1)
+    found = k_means(x, 3, generator)
+    torch.testing.assert_close(found[(found @ torch.tensor([1.0, 2.0])).argsort()], groups)
+    assert k_means(x[:1].expand(5, 2), 3, generator).tolist() == [[0.0, 1.0]]  # fewer distinct rows than asked for
+    torch.testing.assert_close(k_means(x, 1, generator), x.mean(0, keepdim=True))
+
+
+def test_the_nearest_centroid_names_prompt_and_classifier():
+    method, classes = two_domains()
+    queries = Tokens(pictures(2, seed=9).tokens, F.one_hot(torch.tensor([5, 0]), 48).float())
+    scores = method.scores(queries, "image", classes, given=False)
+    for row, number in ((0, 1), (1, 0)):
+        domain = method.domains[number]
+        z = method.encoder.head(queries[torch.tensor([row])], domain.prompt, "image")
+        torch.testing.assert_close(scores[row, domain.classes], domain.classifier(z)[0])
+        others = [c for c in range(4) if c not in domain.classes]
+        assert scores[row, others].eq(float("-inf")).all()
+
+
+def test_a_given_modality_chooses_among_its_own_domains():
+    method, classes = two_domains("depth")
+    near_depth = Tokens(pictures(1, seed=9).tokens, F.one_hot(torch.tensor([5]), 48).float())
+    finite = {given: method.scores(near_depth, "image", classes, given=given)[0].isfinite().nonzero().flatten().tolist()
+              for given in (False, True)}
+    assert finite == {False: [1, 3], True: [0, 1]}
+    assert method.scores(near_depth, "video", classes, given=True)[0, 3].isfinite()  # none of its own: as agnostic
+
+
+def test_a_later_domain_changes_nothing_of_the_earlier_ones():
+    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=2))
+    tokens = pictures()
+    method.learn(task(tokens), CLASSES)
+    before = {k: v.clone() for k, v in method.state()[0].items()}
+    method.learn(task(pictures(seed=1), 1), CLASSES)
+    after = method.state()[0]
+    assert len(before) == 4 and all(torch.equal(after[k], v) for k, v in before.items())
+    assert not torch.equal(after["0/prompt"], after["1/prompt"])
+
+
+def test_centroids_are_those_of_the_queries():
+    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=1, centroids=1))
+    tokens = pictures()
+    method.learn(task(tokens), CLASSES)
+    torch.testing.assert_close(method.domains[0].centroids, unit_query(tokens).mean(0, keepdim=True))
+
+
+def test_a_tower_without_a_domain_scores_zero_shot():
+    method, classes = two_domains()
+    classes.embedding = F.normalize(torch.eye(4, 24), dim=1)
+    words = method.encoder.trunk(["some words"], "text")
+    z = F.normalize(method.encoder.head(words, None, "text"), dim=1)
+    torch.testing.assert_close(method.scores(words, "text", classes, given=False), 10 * z @ classes.embedding.T)
+
+
+@pytest.mark.parametrize("setting", ["agnostic", "given"])
+def test_it_learns(learned, setting):
+    whole.check_learning(*learned, last=40, setting=setting)
+
+
+def test_predictions_are_per_instance(learned):
+    whole.check_predictions_by_instance(*learned)
+
+
+def test_the_state_comes_back(learned, tmp_path):
+    whole.check_state(*learned, tmp_path)
+
+
+def test_a_run_stopped_inside_a_task_resumes_to_the_same_bits(tmp_path):
+    assert whole.check_resume(tmp_path, "s_prompts", {"epochs": 1, "batch_size": 8}, (3, 4)) == {"prompts"}
