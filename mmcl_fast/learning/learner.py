@@ -109,7 +109,7 @@ class Learner:
         tokens = self._tokens(samples, f"{task.name}: decode and trunk", views=self.views)
         trunk_seconds = time.perf_counter() - started
         classes = self._with(task, self.classes)
-        ids = {name: classes.keys.index(key) for name, key in zip(task.classes, task.class_ids)}
+        ids = {name: classes.place[tuple(key)] for name, key in zip(task.classes, task.class_ids)}
         labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
         tensors, values = self.method.state()
@@ -150,13 +150,13 @@ class Learner:
     def _with(self, task: Task, classes: Classes) -> Classes:
         """The class book with a task's classes added; a class met before keeps its id. A text that another class
         already has ("dog" seen, then heard) is told apart by the modality: "dog (audio)"."""
-        keys, texts = list(classes.keys), list(classes.texts)
-        for key, text in zip(task.class_ids, task.texts):
-            if tuple(key) not in keys:
-                keys.append(tuple(key))
-                texts.append(f"{text} ({key[0]})" if text in texts else text)
-        if len(keys) == len(classes):
+        new = {tuple(key): text for key, text in zip(task.class_ids, task.texts) if tuple(key) not in classes.place}
+        if not new:
             return classes
+        keys, texts, taken = [*classes.keys, *new], list(classes.texts), set(classes.texts)
+        for key, text in new.items():
+            texts.append(f"{text} ({key[0]})" if text in taken else text)
+            taken.add(texts[-1])
         embedded = self.encoder.text(texts[len(classes):]).to(self.encoder.device)
         return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
 
@@ -202,12 +202,12 @@ class Learner:
                 for name in wanted:
                     result.correct[name].append(0)
                 continue
-            ids = {name: classes.keys.index(tuple(key)) for name, key in zip(task.classes, task.class_ids)}
+            ids = {name: classes.place[tuple(key)] for name, key in zip(task.classes, task.class_ids)}
             labels = torch.tensor([ids[s.label] for s in samples])
             needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
             with parallel.alone():
                 scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-            own = set(ids.values()) | {classes.keys.index(tuple(key)) for t in self.tasks
+            own = set(ids.values()) | {classes.place[tuple(key)] for t in self.tasks
                                        if t["modality"] == task.modality for key in t["class_ids"]}
             for name in wanted:
                 allowed = [c for c in candidates if c in own] if name == "given_masked" else candidates

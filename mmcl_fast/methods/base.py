@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -33,6 +34,11 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def place(self) -> dict[tuple[str, str], int]:
+        """Each class's id, by its key."""
+        return {key: number for number, key in enumerate(self.keys)}
 
 
 @dataclass

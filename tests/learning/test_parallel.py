@@ -137,7 +137,8 @@ def config(tmp_path_factory):
 
 def command(*words: object, runner: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *runner, "-m", "tests.learning.ranks", *map(str, words)], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **environment})
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**ENVIRONMENT, **environment})
 
 
 def test_devices_end_together_and_go_on(config, tmp_path):
@@ -145,8 +146,8 @@ def test_devices_end_together_and_go_on(config, tmp_path):
     train = command("train", config, "--out", out, "--devices", 2, "-q", RANKS_KILL="1,12")
     _, told = train.communicate(timeout=300)
     assert train.returncode == 2
-    assert told == (f"error: process 1 of 2 was ended by SIGKILL; the others were ended and what was saved is as it was: "
-                    f"go on with: mmcl-fast train --resume {out} --devices 2\n")
+    assert told == ("error: process 1 of 2 was ended by SIGKILL; the others were ended and what was saved is as it "
+                    f"was: go on with: mmcl-fast train --resume {out} --devices 2\n")
     train = command("train", "--resume", out, "--devices", 2, "-q", "--json")
     printed, told = train.communicate(timeout=300)
     assert (train.returncode, told) == (0, "")
