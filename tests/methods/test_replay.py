@@ -1,0 +1,181 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods import Classes, make_options
+from mmcl_fast.methods.replay import Replay, herd, join, quotas, reservoir
+from tests.methods import whole
+from tests.methods.test_comm import task
+from tests.toy import ToyEncoder
+
+QUICK = {"batch_size": 8, "epochs": 4, "budget": 40}
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module", params=["reservoir", "herding"])
+def learned(request, tmp_path_factory):
+    return whole.learned(tmp_path_factory.mktemp("stream"), "replay", {**QUICK, "selection": request.param})
+
+
+# ---- choosing ---------------------------------------------------------------------------------------------------
+
+
+def test_the_reservoir_is_algorithm_r():
+    u = torch.rand(4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    slots = [0, 1, 2]  # two were there of two seen, the first new one takes the free slot
+    for i, place in ((1, 3), (2, 4), (3, 5)):
+        slot = int(u[i] * (2 + i + 1))
+        if slot < 3:
+            slots[slot] = place
+    assert reservoir(3, 2, 4, torch.Generator().manual_seed(5)).tolist() == sorted(slots)
+    assert reservoir(9, 2, 4, torch.Generator()).tolist() == list(range(6))
+
+
+def test_every_sample_has_the_same_chance_over_all_tasks():
+    chances = torch.zeros(60)
+    for trial in range(2000):
+        held, seen = torch.empty(0, dtype=torch.int64), 0
+        for count in (7, 33, 20):
+            generator = torch.Generator().manual_seed(trial * 3 + count)
+            places = torch.cat([held, torch.arange(seen, seen + count)])
+            held = places[reservoir(12, seen, count, generator)]
+            seen += count
+        assert len(held) == 12 == len(held.unique())
+        chances[held] += 1 / 2000
+    torch.testing.assert_close(chances, torch.full((60,), 0.2), atol=0.045, rtol=0)  # five standard errors
+    for part in (chances[:7], chances[7:40], chances[40:]):
+        assert float(part.mean()) == pytest.approx(0.2, abs=0.02)
+
+
+def test_herding_by_hand():
+    x = torch.tensor([[0.0], [1.0], [2.0], [3.0], [10.0]])  # mean 3.2
+    # 3; then 3.2 * 2 - 3 = 3.4 away from 2 (1.4) less than from 10 (6.6); then 3.2 * 3 - 5 = 4.6 from 1 (3.6), not 10
+    assert herd(x, 3).tolist() == [3, 2, 1]
+    assert sorted(herd(x, 9).tolist()) == [0, 1, 2, 3, 4]
+    assert herd(x, 0).tolist() == []
+
+
+def test_herding_follows_the_mean_better_than_chance():
+    x = F.normalize(randn(60, 5), dim=1)
+    order = herd(x, 10)
+    assert len(order.unique()) == 10
+    assert (x[order].mean(0) - x.mean(0)).norm() < (x[:10].mean(0) - x.mean(0)).norm() / 3
+
+
+def test_shares_use_the_whole_budget_and_never_grow():
+    for budget in (3, 10, 40):
+        for classes in range(1, 15):
+            now, then = quotas(budget, classes), quotas(budget, classes + 1)
+            assert sum(now) == budget and max(now) - min(now) <= 1
+            assert all(b <= a for a, b in zip(now, then))
+
+
+def test_rows_of_unlike_lengths_are_padded_and_masked():
+    short = Tokens(torch.ones(2, 3, 4), torch.empty(2, 0), torch.tensor([[True, True, False], [True, True, True]]))
+    long = Tokens(torch.full((1, 5, 4), 2.0), torch.empty(1, 0))
+    both = join(short, long)
+    assert both.tokens.shape == (3, 5, 4) and both.mask.sum(1).tolist() == [2, 3, 5]
+    assert both.tokens[0, 3:].eq(0).all() and both.tokens[2].eq(2).all()
+    assert join(long, long).mask is None
+
+
+# ---- the buffer -------------------------------------------------------------------------------------------------
+
+
+def sequence(encoder, selection, budget, order=(("image", [0, 1]), ("depth", [2, 3]), ("image", [1, 4]))):
+    """A method after tasks of 8 samples a class; class 1 comes twice."""
+    method = Replay(encoder, make_options("replay", {**QUICK, "epochs": 1, "selection": selection, "budget": budget}))
+    known = 0
+    for i, (modality, own) in enumerate(order):
+        known = max(known, *(c + 1 for c in own))
+        keys = [("any", str(c)) for c in range(known)]
+        classes = Classes(keys, [str(k) for k in keys], encoder.text([str(k) for k in keys]))
+        data = task(encoder, i, modality, own, i)
+        yield method, data
+        method.learn(data, classes)
+    yield method, None
+
+
+@pytest.mark.parametrize("selection", ["reservoir", "herding"])
+@pytest.mark.parametrize("budget", [2, 9, 25, 100])
+def test_the_budget_is_kept_and_exemplars_are_samples_of_their_class(selection, budget):
+    encoder = ToyEncoder()
+    came = []
+    for method, data in sequence(encoder, selection, budget):
+        rows = [(m, t, int(y)) for m, x in method.exemplars.items() for t, y in zip(x.tokens, method.labels[m])]
+        assert len(rows) == min(budget, 16 * (len(came)))
+        for modality, tokens, label in rows:
+            assert tokens.dtype == torch.bfloat16
+            assert any(m == modality and ((x == tokens).all((1, 2)) & (y == label)).any() for m, x, y in came)
+        if data is not None:
+            came.append((data.modality, data.tokens.tokens.bfloat16(), data.labels))
+    if selection == "herding":
+        counts = torch.bincount(torch.cat(list(method.labels.values())), minlength=5).tolist()
+        assert counts == [min(q, n) for q, n in zip(quotas(budget, 5), (8, 16, 8, 8, 8))]
+
+
+def test_a_class_gives_up_its_last_exemplars_first():
+    encoder = ToyEncoder()
+    kept = [method.exemplars["image"].tokens[method.labels["image"] == 0].clone()
+            for method, _ in sequence(encoder, "herding", 12) if "image" in method.exemplars]
+    assert [len(k) for k in kept] == [6, 3, 3]
+    assert torch.equal(kept[0][:3], kept[1]) and torch.equal(kept[1], kept[2])
+
+
+def test_the_first_exemplar_is_the_nearest_to_the_mean_of_z():
+    encoder = ToyEncoder()
+    steps = sequence(encoder, "herding", 12)
+    _, data = next(steps)
+    method, _ = next(steps)
+    z = F.normalize(encoder.head(data.tokens, method.prompt("image"), "image"), dim=1)[data.labels == 1]
+    nearest = (z - z.mean(0)).norm(dim=1).argmin()
+    first = method.exemplars["image"].tokens[method.labels["image"] == 1][0]
+    assert torch.equal(first, data.tokens.tokens[data.labels == 1][nearest].bfloat16())
+
+
+def test_a_step_learns_from_old_and_new_samples_of_all_classes(monkeypatch):
+    encoder = ToyEncoder()
+    seen = []
+    real = F.cross_entropy
+    for method, data in sequence(encoder, "reservoir", 40):
+        if data is not None and data.index == 1:
+            monkeypatch.setattr("mmcl_fast.methods.replay.F.cross_entropy",
+                                lambda logits, labels: seen.append((logits.shape, labels)) or real(logits, labels))
+            before = method.classifier.weight.clone()
+        if data is not None and data.index == 2:
+            break
+    assert {s for s, _ in seen} == {(16, 4)}
+    for _, labels in seen:
+        assert set(labels[:8].tolist()) <= {2, 3} and set(labels[8:].tolist()) <= {0, 1}
+    assert not torch.equal(method.classifier.weight[:2], before)
+
+
+def test_replay_forgets_less_than_no_replay(tmp_path, learned):
+    learner, tasks = learned
+    alone, _ = whole.learned(tmp_path, "ewc", {"batch_size": 8, "epochs": 4, "strength": 0.0})
+    assert learner.evaluate(tasks).mean("agnostic") > alone.evaluate(tasks).mean("agnostic") + 5
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------
+
+
+def test_the_toy_stream_is_learned_above_chance(learned):
+    whole.check_learning(*learned, last=35)
+
+
+def test_predictions_are_by_instance(learned):
+    whole.check_predictions_by_instance(*learned)
+
+
+def test_the_state_comes_back(learned, tmp_path):
+    whole.check_state(*learned, tmp_path)
+
+
+@pytest.mark.parametrize("selection", ["reservoir", "herding"])
+def test_stopped_runs_go_on_to_the_same_bits(selection, tmp_path):
+    options = {**QUICK, "epochs": 3, "selection": selection}
+    assert whole.check_resume(tmp_path, "replay", options, (8, 15)) == {"prompts"}
