@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +95,13 @@ def _folder(name: str, path: str | Path, split: int = 1, classes: str | Path | N
     return folder
 
 
-def _samples(folder: Folder):
-    layout, root = folder.layout, folder.root
-    for label, split, place, item in layout.read(folder):
-        check_words(label, f"{root / place}: its class")
-        file = item if isinstance(item, Slice) else None if item is not None else root / place
-        yield Sample(layout.modality, label, file, item if isinstance(item, str) else None, split,
-                     f"{folder.name}/{place}")
+def _samples(folder: Folder) -> Iterator[Sample]:
+    modality, name, root = folder.layout.modality, folder.name, str(folder.root)
+    checked: set[str] = set()
+    for label, split, place, item in folder.layout.read(folder):
+        if label not in checked:
+            check_words(label, f"{root}/{place}: its class")
+            checked.add(label)
+        text = item if isinstance(item, str) else None
+        file = None if text is not None else item or Path(f"{root}/{place}")
+        yield Sample(modality, label, file, text, split, f"{name}/{place}")
