@@ -123,13 +123,14 @@ class Realigner:
             weight = weight * gate.gather(1, home.unsqueeze(1)).squeeze(1)
         weight = weight / weight.mean()
         u = u.to(dtype)
+        plan = torch.randint(len(u), (steps, per_step), generator=generator).to(u.device)  # no step waits for a draw
         start = [self.down.clone(), self.up.clone()]
         down, up = self.down.requires_grad_(True), self.up.requires_grad_(True)
         optimiser = torch.optim.Adam([down, up], lr, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
         def loss(step: int) -> Tensor:
-            rows, share = parallel.part(torch.randint(len(u), (per_step,), generator=generator).to(u.device), weight)
+            rows, share = parallel.part(plan[step], weight)
             drawn = u[rows]
             with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 e = ops.realign(drawn[:, : self.dim], gate[rows], down, up, source=self.source(drawn))
@@ -139,6 +140,6 @@ class Realigner:
                 value = value + decay / parallel.world() * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
             return value
 
-        optimise("re-alignment", optimiser, steps, loss, schedule=schedule, generator=generator, journal=journal,
-                 advance=advance, remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run")
+        optimise("re-alignment", optimiser, steps, loss, schedule=schedule, journal=journal, advance=advance,
+                 remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run")
         self.down, self.up = down.detach(), up.detach()
