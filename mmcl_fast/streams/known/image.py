@@ -116,11 +116,11 @@ def _cifar_100(folder: Folder) -> Iterator[Found]:
 
 
 LAYOUTS = {
-    "imagenet_r": Layout("image", "n01443537/*.jpg and so on (or train/<wnid>/*, test/<wnid>/*) and README.txt with the "
-                         "classes' names", _imagenet_r),
+    "imagenet_r": Layout("image", "n01443537/*.jpg and so on (or train/<wnid>/*, test/<wnid>/*) and README.txt with "
+                         "the classes' names", _imagenet_r),
     "imagenet_100": Layout("image", "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG (or train.X1/<wnid>/*, ..., "
-                           "val.X/<wnid>/*), imagenet100.txt with 100 wnids and LOC_synset_mapping.txt with names (or Labels.json "
-                           "with both)", _imagenet_100),
+                           "val.X/<wnid>/*), imagenet100.txt with 100 wnids and LOC_synset_mapping.txt with names (or "
+                           "Labels.json with both)", _imagenet_100),
     "cifar_100": Layout("image", "train.bin, test.bin, fine_label_names.txt (cifar-100-binary.tar.gz), or "
                         "train/<class>/*.png, test/<class>/*.png", _cifar_100),
 }
