@@ -11,6 +11,7 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.coda_prompt import CodaPrompt
 from mmcl_fast.methods.comm import Comm
+from mmcl_fast.methods.dns import Dns
 from mmcl_fast.methods.dualprompt import DualPrompt
 from mmcl_fast.methods.ewc import Ewc
 from mmcl_fast.methods.finetune import Finetune
@@ -25,7 +26,7 @@ from mmcl_fast.methods.slca import Slca
 from mmcl_fast.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (
-    CodaPrompt, Comm, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, SPrompts, Slca,
+    CodaPrompt, Comm, Dns, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, SPrompts, Slca,
     ZeroShot)}
 
 TINY = 1e-6
@@ -40,6 +41,7 @@ LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, 
     "pool_size": (1, None), "selected": (1, None), "pull": (0, None), "match": (0, None), "components": (1, None),
     "orthogonality": (0, None), "centroids": (1, None),
     "budget": (1, None), "align_epochs": (0, None), "align_lr": (0, 10), "projections": (1, 20_000),
+    "lambda_min": (0, None),
 }
 
 __all__ = ["Classes", "METHODS", "Method", "TaskData", "make_options", "method_class", "options"]
