@@ -8,7 +8,6 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options
 from mmcl_fast.methods.embedding import unit_query
 from mmcl_fast.methods.l2p import L2p, L2pOptions, join, select
-from mmcl_fast.methods.pool import embed_each
 from tests.methods import whole
 from tests.methods.pools import first_loss, pictures, task
 from tests.toy import ToyEncoder
@@ -51,19 +50,6 @@ def test_the_loss_is_cross_entropy_and_the_pull_of_chosen_keys(monkeypatch):
     others = [i for i in range(5) if i not in near.indices.unique().tolist()]
     assert others and gradient[others].eq(0).all() and gradient[near.indices[0]].ne(0).any()
     assert prompts.shape == (5, 2, 2, 2, 16)
-
-
-def test_z_of_a_sample_is_the_same_bits_beside_any_others():
-    encoder, tokens = ToyEncoder(), pictures(40)
-    method = L2p(encoder, L2pOptions())
-    pool = method._fresh("image", method.generator(1))
-    z = embed_each(encoder, tokens, "image", lambda q: method.prefix(q, pool))
-    rows = torch.tensor([39, 3, 20])
-    some = embed_each(encoder, tokens[rows], "image", lambda q: method.prefix(q, pool))
-    torch.testing.assert_close(some, z[rows], rtol=1e-6, atol=1e-6)
-    prefix = method.prefix(unit_query(tokens[rows]), pool)
-    torch.testing.assert_close(encoder.head(tokens[rows], prefix, "image"), z[rows])
-    assert embed_each(encoder, tokens[:0], "image", lambda q: method.prefix(q, pool)).shape == (0, encoder.dim)
 
 
 def test_more_chosen_than_there_are_is_refused():

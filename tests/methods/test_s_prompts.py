@@ -55,6 +55,15 @@ def test_the_nearest_centroid_names_prompt_and_classifier():
         assert scores[row, others].eq(float("-inf")).all()
 
 
+def test_any_one_centroid_of_a_domain_may_be_the_nearest():
+    method, classes = two_domains()
+    axes = torch.eye(48)
+    method.domains[0].centroids, method.domains[1].centroids = torch.stack([axes[0], -axes[0]]), axes[5:6]
+    queries = Tokens(pictures(3).tokens, axes[0] * torch.tensor([[0.9], [0.1], [-0.9]]) + 0.4 * axes[5])
+    scores = method.scores(queries, "image", classes, given=False)
+    assert [row.isfinite().nonzero().flatten().tolist() for row in scores] == [[0, 1], [1, 3], [0, 1]]
+
+
 def test_a_given_modality_chooses_among_its_own_domains():
     method, classes = two_domains("depth")
     near_depth = Tokens(pictures(1, seed=9).tokens, F.one_hot(torch.tensor([5]), 48).float())
