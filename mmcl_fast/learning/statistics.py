@@ -47,7 +47,7 @@ class Paired:
 
 
 def t_within(t: float, df: int) -> float:
-    """P(\\|T\\| <= t) of Student's t with ``df`` >= 1 degrees of freedom: the finite sums of Abramowitz and Stegun
+    """P(|T| <= t) of Student's t with ``df`` >= 1 degrees of freedom: the finite sums of Abramowitz and Stegun
     (1964), 26.7.3 and 26.7.4."""
     angle = math.atan(t / math.sqrt(df))
     sine, cosine = math.sin(angle), math.cos(angle)

@@ -3,11 +3,15 @@
     h = max(0, f W), W ~ N(0, 1) fixed;  G = sum h h',  C = sum h y';  scores = h (G + lambda I)^-1 C
 
 f = [z / |z| ; q / |q|] here. G and C are sums over all samples, so they depend on no order. lambda is chosen anew at
-each task as in the paper: 80 % of the task's samples, drawn at random, are fitted, the lambda in 10^-8 ... 10^8 with
-the least mean square error on the others is taken, and G and C then take all of them. The paper's first phase, a
-parameter-efficient tuning on the first task alone with a linear classifier that is thrown away, trains the prompt of
-that task's tower (``source = "tuned"``); the other tower keeps its bare head. The paper's W has 10,000 columns; the
-default is smaller, because G is kept in every checkpoint.
+each task: 80 % of the samples, drawn at random, are fitted, and the lambda in 10^-8 ... 10^8 with the least mean square
+error on the others is taken; G and C have all of them. The paper chooses on the last task's samples alone
+(``held_out = "task"``), so that its result depends on which task comes last and says little for a task of one class or
+of few samples. The default chooses on the held-out samples of all tasks so far, by their second moments; for one task
+both are the same.
+
+The paper's first phase, a parameter-efficient tuning on the first task alone with a linear classifier that is thrown
+away, trains the prompt of that task's tower (``source = "tuned"``); the other tower keeps its bare head. The paper's W
+has 10,000 columns; the default is smaller, because every checkpoint holds G.
 """
 
 from __future__ import annotations
@@ -27,13 +31,13 @@ from mmcl_fast.methods.prompts import PromptBank, batches, subset
 from mmcl_fast.methods.relevance import ROWS
 
 LAMBDAS = [10.0**k for k in range(-8, 9)]
-FEWEST = 5  # samples of a task that lambda is chosen on; from fewer the last task's stays
 
 
 @dataclass(frozen=True)
 class RanPacOptions:
     source: Literal["q", "zq", "tuned"] = "tuned"  # q; the bare head's z beside it; z under the first task's prompt
     projections: int = 2000     # M
+    held_out: Literal["all", "task"] = "all"  # whose samples lambda is chosen on
     prompt_length: int = 8
     epochs: int = 6
     batch_size: int = 32
@@ -41,17 +45,34 @@ class RanPacOptions:
     classifier_lr: float = 0.003
 
 
-def choose_lambda(fitted: Tensor, target: Tensor, held: Tensor, held_target: Tensor) -> float:
-    """The lambda of ``LAMBDAS`` whose ridge solution on ``fitted`` ``[n, M]``, ``target`` ``[n, C]`` has the least
-    mean square error on ``held`` ``[k, M]``, ``held_target`` ``[k, C]``; the smallest of equals. All float64."""
-    if len(fitted) <= fitted.shape[1]:  # H (H'H + lambda I)^-1 H'Y = H H' (H H' + lambda I)^-1 Y: the smaller system
-        left, system, right = held @ fitted.T, fitted @ fitted.T, target
-    else:
-        left, system, right = held, fitted.T @ fitted, fitted.T @ target
-    values, vectors = torch.linalg.eigh(system)
-    left, right = left @ vectors, vectors.T @ right
-    errors = [F.mse_loss((left / (values.clamp(min=0) + weight)) @ right, held_target) for weight in LAMBDAS]
-    return LAMBDAS[int(torch.stack(errors).argmin())]
+class Moments:
+    """G = sum h h' ``[M, M]``, C = sum h y' ``[M, C]`` and sum |y|^2, float64."""
+
+    def __init__(self, size: int):
+        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.cross = torch.zeros(size, 0, dtype=torch.float64)
+        self.count = 0  # each y is one-hot: the sum of its squares
+
+    def add(self, h: Tensor, labels: Tensor, outputs: int) -> None:
+        """h ``[n, M]``; labels ``[n]`` int64, columns of C; outputs: columns from now on."""
+        self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
+        for rows, own in zip(h.split(ROWS), labels.split(ROWS)):
+            rows = rows.double().cpu()
+            self.gram += rows.T @ rows
+            self.cross += rows.T @ F.one_hot(own.cpu(), outputs).double()
+        self.count += len(h)
+
+
+def choose_lambda(fitted: Moments, held: Moments) -> float:
+    """The lambda of ``LAMBDAS`` whose ridge solution on ``fitted`` has the least squared error on ``held``:
+    sum |y - W'h|^2 = sum |y|^2 - 2 tr W'C + tr W'G W, with G and C of ``held``."""
+    errors = []
+    for weight in LAMBDAS:
+        factor, failed = torch.linalg.cholesky_ex(fitted.gram + weight * torch.eye(len(fitted.gram)).double())
+        solved = torch.cholesky_solve(fitted.cross, factor)
+        error = held.count - 2 * (solved * held.cross).sum() + (solved * (held.gram @ solved)).sum()
+        errors.append(float("inf") if failed else float(error))  # too small a lambda for a G without full rank
+    return LAMBDAS[errors.index(min(errors))]
 
 
 class RanPac(Method):
@@ -67,26 +88,25 @@ class RanPac(Method):
         size = options.projections
         self.bank = PromptBank(encoder, options.prompt_length)  # of the first task's tower
         self.random = torch.randn(width, size, generator=self.generator(1)).to(encoder.device)
-        self.gram = torch.zeros(size, size, dtype=torch.float64)
-        self.cross = torch.zeros(size, 0, dtype=torch.float64)
+        self.fitted, self.held = Moments(size), Moments(size)
         self.penalty = 1.0
         self._weight: Tensor | None = None
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         require_one_process(self)
-        if self.options.source == "tuned" and not self.cross.shape[1]:
+        if self.options.source == "tuned" and not self.fitted.count:
             self._tune(data)
         with self.phase("statistics"):
-            h = self._projected(data.tokens, data.modality).double().cpu()
-            target = F.one_hot(data.labels.cpu(), len(classes)).double()
-            if len(h) >= FEWEST:
-                order = torch.randperm(len(h), generator=self.generator(data.index, 6))
-                fitted, held = order[:int(0.8 * len(h))], order[int(0.8 * len(h)):]
-                self.penalty = choose_lambda(h[fitted], target[fitted], h[held], target[held])
-            self.cross = F.pad(self.cross, (0, len(classes) - self.cross.shape[1]))
-            for rows, own in zip(h.split(ROWS), target.split(ROWS)):
-                self.gram += rows.T @ rows
-                self.cross += rows.T @ own
+            h = self._projected(data.tokens, data.modality)
+            order = torch.randperm(len(h), generator=self.generator(data.index, 6)).to(h.device)
+            parts = order.split([len(h) - len(h) // 5, len(h) // 5])
+            own = [Moments(len(self.fitted.gram)) for _ in parts]
+            for rows, task, total in zip(parts, own, (self.fitted, self.held)):
+                for moments in (task, total):
+                    moments.add(h[rows], data.labels[rows], len(classes))
+            chosen_on = own if self.options.held_out == "task" else (self.fitted, self.held)
+            if chosen_on[1].count:
+                self.penalty = choose_lambda(*chosen_on)
             self._weight = None
 
     def _tune(self, data: TaskData) -> None:
@@ -117,22 +137,26 @@ class RanPac(Method):
     def weight(self) -> Tensor:
         """(G + lambda I)^-1 C, ``[M, C]`` float32."""
         if self._weight is None:
-            lift = self.penalty * torch.eye(len(self.gram), dtype=torch.float64)
-            self._weight = torch.linalg.solve(self.gram + lift, self.cross).float().to(self.random.device)
+            gram, cross = self.fitted.gram + self.held.gram, self.fitted.cross + self.held.cross
+            lift = self.penalty * torch.eye(len(gram), dtype=torch.float64)
+            self._weight = torch.linalg.solve(gram + lift, cross).float().to(self.random.device)
         return self._weight
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        known = self.cross.shape[1]
+        known = self.fitted.cross.shape[1]
         if not known:
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         return F.pad(self._projected(tokens, modality) @ self.weight(), (0, len(classes) - known),
                      value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        prompts = {f"prompt/{k}": v for k, v in self.bank.prompts.items()}
-        return prompts | {"random": self.random, "gram": self.gram, "cross": self.cross}, {"penalty": self.penalty}
+        tensors = {f"prompt/{k}": v for k, v in self.bank.prompts.items()} | {"random": self.random}
+        for name, moments in (("fitted", self.fitted), ("held", self.held)):
+            tensors |= {f"{name}/gram": moments.gram, f"{name}/cross": moments.cross}
+        return tensors, {"penalty": self.penalty, "counts": [self.fitted.count, self.held.count]}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")}
-        self.random, self.gram, self.cross = tensors["random"], tensors["gram"], tensors["cross"]
-        self.penalty, self._weight = values["penalty"], None
+        self.random, self.penalty, self._weight = tensors["random"], values["penalty"], None
+        for name, moments, count in zip(("fitted", "held"), (self.fitted, self.held), values["counts"]):
+            moments.gram, moments.cross, moments.count = tensors[f"{name}/gram"], tensors[f"{name}/cross"], count
