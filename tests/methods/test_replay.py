@@ -52,10 +52,10 @@ def test_every_sample_has_the_same_chance_over_all_tasks():
 
 
 def test_herding_by_hand():
-    x = torch.tensor([[0.0], [1.0], [2.0], [3.0], [10.0]])  # mean 3.2
-    # 3; then 3.2 * 2 - 3 = 3.4 away from 2 (1.4) less than from 10 (6.6); then 3.2 * 3 - 5 = 4.6 from 1 (3.6), not 10
-    assert herd(x, 3).tolist() == [3, 2, 1]
-    assert sorted(herd(x, 9).tolist()) == [0, 1, 2, 3, 4]
+    x = torch.tensor([[0.0], [4.0], [5.0], [10.0]])  # mean 4.75
+    # 5; then the nearest to 2 * 4.75 - 5 = 4.5 is 4; to 3 * 4.75 - 9 = 5.25 it is 10, though 0 is nearer to the mean
+    assert herd(x, 3).tolist() == [2, 1, 3]
+    assert sorted(herd(x, 9).tolist()) == [0, 1, 2, 3]
     assert herd(x, 0).tolist() == []
 
 
@@ -126,15 +126,27 @@ def test_a_class_gives_up_its_last_exemplars_first():
     assert torch.equal(kept[0][:3], kept[1]) and torch.equal(kept[1], kept[2])
 
 
-def test_the_first_exemplar_is_the_nearest_to_the_mean_of_z():
+def test_exemplars_lie_in_the_order_of_herding_on_unit_z_under_the_learned_prompt():
     encoder = ToyEncoder()
     steps = sequence(encoder, "herding", 12)
     _, data = next(steps)
     method, _ = next(steps)
-    z = F.normalize(encoder.head(data.tokens, method.prompt("image"), "image"), dim=1)[data.labels == 1]
-    nearest = (z - z.mean(0)).norm(dim=1).argmin()
-    first = method.exemplars["image"].tokens[method.labels["image"] == 1][0]
-    assert torch.equal(first, data.tokens.tokens[data.labels == 1][nearest].bfloat16())
+    z = F.normalize(encoder.head(data.tokens, method.prompt("image"), "image"), dim=1)
+    for c in (0, 1):
+        order = herd(z[data.labels == c], 6)
+        assert order.tolist() != list(range(6))
+        kept = method.exemplars["image"].tokens[method.labels["image"] == c]
+        assert torch.equal(kept, data.tokens.tokens[data.labels == c][order].bfloat16())
+
+
+def test_all_of_the_buffer_is_drawn_alike():
+    *_, (method, _) = sequence(ToyEncoder(), "reservoir", 20)
+    sizes = {m: len(labels) for m, labels in method.labels.items()}
+    assert len(sizes) == 2 and sum(sizes.values()) == 20
+    counts = {m: torch.zeros(n) for m, n in sizes.items()}
+    for modality, rows in method._drawn(40_000, torch.Generator().manual_seed(0)):
+        counts[modality] += torch.bincount(rows, minlength=sizes[modality])
+    torch.testing.assert_close(torch.cat(list(counts.values())) / 40_000, torch.full((20,), 0.05), rtol=0, atol=0.006)
 
 
 def test_a_step_learns_from_old_and_new_samples_of_all_classes(monkeypatch):

@@ -88,6 +88,24 @@ def test_alignment_moves_the_classifier_alone_and_lowers_the_loss_over_all_class
     assert after < before - 0.1
 
 
+def test_features_are_drawn_anew_for_each_epoch_and_seed(monkeypatch):
+    drawn, real = [], ClassGaussian.draw
+
+    def watched(self, count, generator):
+        x = real(self, count, generator)
+        drawn.append(float((x - self.mean).norm()))
+        return x
+
+    monkeypatch.setattr(ClassGaussian, "draw", watched)
+    method, *_ = two_tasks(epochs=1, align_epochs=3)
+    assert len(drawn) == 3 * 4 == len(set(drawn))
+    method._align(1)
+    assert drawn[12:] == drawn[:12]
+    method.seed = 1
+    method._align(1)
+    assert len(set(drawn)) == 24
+
+
 def test_the_prompt_is_the_slow_learner():
     method, *_ = two_tasks(epochs=1)
     encoder, other = method.encoder, two_tasks(epochs=1, lr=0.01)[0]
