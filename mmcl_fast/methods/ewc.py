@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
@@ -56,7 +57,7 @@ def prompt_fisher(logits: Tensor, prefix: Tensor, drawn: Tensor) -> Tensor:
 def classifier_fisher(z: Tensor, logits: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over samples of (d log p(y|x) / d W)^2 ``[K, D]`` and (d log p(y|x) / d b)^2 ``[K]``: with
     r = onehot(y) - p, the gradient for W is r f(z)' and that for b is r."""
-    residual = torch.nn.functional.one_hot(drawn, logits.shape[1]) - logits.softmax(-1)
+    residual = F.one_hot(drawn, logits.shape[1]) - logits.softmax(-1)
     return residual.square().T @ feature(z).square(), residual.square().sum(0)
 
 

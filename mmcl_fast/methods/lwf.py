@@ -4,9 +4,10 @@
     L_old = - mean_x sum_c y'_c(x) log p'_c(x),   y' = softmax(o* / T),  p' = softmax(o / T),  c over the old classes
 
 o*: logits of the task's own samples, recorded with the prompt and the classifier as they were before the task.
-T = 2 and distillation = 1 are the paper's. The paper has a softmax per old task and is told the task at test time; with one
-classifier for all classes L_old is over all old classes at once, as in class-incremental public code, which keeps
-their order across tasks too. No warm-up of the new rows alone.
+T = 2 and distillation = 1 are the paper's. The paper has a softmax per old task and is told the task at test time; with
+one classifier for all classes L_old is over all old classes at once, as in class-incremental public code, which keeps
+their order across tasks too. There is no warm-up of the new rows alone. The first task of a tower has no prompt
+before it: o* is then of the bare head.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.embedding import embed_all
 from mmcl_fast.methods.prompts import subset
-from mmcl_fast.methods.tuned import Tuned
+from mmcl_fast.methods.tuned import Tuned, under
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class Replay(Tuned):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super().state()
         for modality, rows in self.exemplars.items():
-            tensors |= {f"exemplars/{modality}/tokens": rows.tokens, f"exemplars/{modality}/labels":
-                        self.labels[modality]}
+            tensors[f"exemplars/{modality}/tokens"] = rows.tokens
+            tensors[f"exemplars/{modality}/labels"] = self.labels[modality]
             if rows.mask is not None:
                 tensors[f"exemplars/{modality}/mask"] = rows.mask
         return tensors, {**values, "modalities": list(self.exemplars), "seen": self.seen}
@@ -203,7 +203,7 @@ class Replay(Tuned):
         super().load_state(tensors, values)
         self.exemplars, self.labels, self.seen = {}, {}, values["seen"]
         for modality in values["modalities"]:
-            part = {k: tensors.get(f"exemplars/{modality}/{k}") for k in ("tokens", "labels", "mask")}
-            rows = part["tokens"]
-            self.exemplars[modality] = Tokens(rows, rows.new_zeros(len(rows), 0, dtype=torch.float32), part["mask"])
-            self.labels[modality] = part["labels"]
+            own = under(f"exemplars/{modality}/", tensors)
+            nothing = torch.zeros(len(own["labels"]), 0, device=own["labels"].device)
+            self.exemplars[modality] = Tokens(own["tokens"], nothing, own.get("mask"))
+            self.labels[modality] = own["labels"]

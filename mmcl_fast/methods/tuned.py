@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.classifier import Growing, require_one_process, train
+from mmcl_fast.methods.classifier import Growing, train
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
 
 
@@ -31,13 +32,12 @@ class Tuned(Method):
         return self.bank.prompts.get(self.encoder.tower(modality))
 
     def fit(self, data: TaskData, classes: Classes, loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-            generator: Any) -> None:
+            generator: torch.Generator) -> None:
         """Train the tower's prompt and the classifier, which gets its new rows here.
 
         Args:
             loss: (z ``[B, D]`` of the batch, its rows ``[B]`` in the task's data, prompt) -> scalar.
         """
-        require_one_process(self)
         o, prompt = self.options, self.prompt(data.modality)
         prompt = (self.bank.fresh(data.modality, generator) if prompt is None else prompt).clone()
         self.classifier.grow(len(classes))

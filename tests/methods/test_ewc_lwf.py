@@ -44,7 +44,8 @@ def two_tasks(name, **options):
 
 
 def test_the_penalty_is_half_the_fisher_weighted_square_and_new_rows_are_free():
-    fisher = {"weight": torch.tensor([[2.0, 0.0], [1.0, 4.0]]), "vision": torch.tensor([3.0]), "text": torch.tensor([9.0])}
+    fisher = {"weight": torch.tensor([[2.0, 0.0], [1.0, 4.0]]), "vision": torch.tensor([3.0]),
+              "text": torch.tensor([9.0])}
     now = {"weight": torch.tensor([[1.0, 5.0], [0.0, 1.0], [7.0, 7.0]]), "vision": torch.tensor([2.0])}
     anchor = {"weight": torch.tensor([[0.0, 0.0], [0.0, 0.5]]), "vision": torch.tensor([0.0])}
     assert float(penalty(fisher, now, anchor)) == 0.5 * (2 * 1 + 4 * 0.25 + 3 * 4)
