@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from mmcl_fast import parallel
+from mmcl_fast.cli.common import Stopped
 from mmcl_fast.errors import ConfigError, RunError
 
 COMMAND = (sys.executable, "-m", "mmcl_fast")
@@ -52,15 +53,18 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
 
     Raises:
         RunError: one of them died; the others are ended.
+        Stopped: a signal came, and not all of them could say so.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     alive_while_open, held = os.pipe()
     processes: list[subprocess.Popen] = []
 
     def forward(signum: int, frame: FrameType | None) -> None:
+        got.append(signum)
         for process in processes:
             process.send_signal(signum)
 
+    got: list[int] = []
     before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with tempfile.TemporaryDirectory(prefix="mmcl_fast-") as folder:
@@ -82,6 +86,8 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
             signal.signal(s, handler)
         os.close(alive_while_open)
         os.close(held)
+    if dead and got:
+        raise Stopped(f"go on with: {go_on()}", got[0])
     if dead:
         raise RunError(f"{dead}; the others were ended and what was saved is as it was: go on with: {go_on()}")
     return max(process.returncode for process in processes)
@@ -94,14 +100,15 @@ def _loopback() -> dict[str, str]:
 def _wait(processes: Sequence[subprocess.Popen]) -> str | None:
     """Until all have ended; returns which of them died unasked and how."""
     dead, asked, since = None, False, None
-    while any(process.poll() is None for process in processes):
-        time.sleep(0.05)
-        for number, process in enumerate(processes):
-            code = process.poll()
-            if code is not None and code != 0 and since is None:
-                since = time.monotonic()
-            if code is not None and code not in SAID and not asked and dead is None:
+    while True:
+        codes = [process.poll() for process in processes]
+        for number, code in enumerate(codes):
+            if code not in (None, *SAID) and not asked and dead is None:
                 dead = f"process {number} of {len(processes)} {_how(code)}"
+        if None not in codes:
+            return dead
+        if since is None and any(codes):
+            since = time.monotonic()
         waited = 0.0 if since is None else time.monotonic() - since
         if waited > PATIENCE and not asked:
             asked = True
@@ -110,11 +117,7 @@ def _wait(processes: Sequence[subprocess.Popen]) -> str | None:
         if waited > PATIENCE + GRACE:
             for process in processes:
                 process.kill()
-    if dead is None and not asked:
-        for number, process in enumerate(processes):
-            if process.returncode not in SAID:
-                return f"process {number} of {len(processes)} {_how(process.returncode)}"
-    return dead
+        time.sleep(0.05)
 
 
 def _how(code: int) -> str:

@@ -19,6 +19,7 @@ from tests.learning.killing import outcome
 from tests.learning.many import CASES
 from tests.toy import write_folder
 
+pytestmark = pytest.mark.slow  # a dozen runs of several processes
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -174,6 +175,23 @@ def test_processes_end_with_the_command_that_started_them(config, tmp_path):
     again = command("train", "--resume", out, "-q", RANKS_TERM="0,3")
     _, told = again.communicate(timeout=300)
     assert again.returncode == 143 and "in use" not in told
+
+
+@pytest.mark.parametrize("seconds", [0.5, 6.0])
+def test_a_signal_to_the_command_reaches_all(config, tmp_path, seconds):
+    train = command("train", config, "--out", tmp_path / "run", "--devices", 2, "-q", "--set",
+                    "method.options.steps=1000000")
+    limit = time.monotonic() + 240
+    while time.monotonic() < limit and not children(train.pid):
+        time.sleep(0.05)
+    time.sleep(seconds)  # while they start, and while they learn or are about to
+    train.send_signal(signal.SIGINT)
+    _, told = train.communicate(timeout=300)
+    assert train.returncode == 130 and "stopped: go on with: mmcl-fast train " in told and "--devices 2" in told
+
+
+def children(process: int) -> list[str]:
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
 
 def test_devices_are_checked(config, tmp_path):
