@@ -1,5 +1,5 @@
 """COMM as a PyTorch user writes it: a DataLoader that decodes in every epoch, the frozen encoder run from the pixels
-at every step, once for the query as in L2P and once more under the prompts. No cache, torch's own operations, float32.
+at every step, once for the query as in L2P and once more under the prompts. No cache, torch's own operations.
 
 The same model, prompts, steps, statistics and re-alignment as ``mmcl_fast.methods.comm``, so that accuracies compare.
 Where a choice was open, the cheaper one for this loop: queries and the embeddings under the old prompts are kept in
@@ -141,7 +141,9 @@ class PlainComm:
                         self.encoder.head(tokens, None, modality)
                 self.queries[number] = _unit(tokens.query)
             first = modality not in comm.relevance.modalities
-            start = self._prefix(modality, comm.relevance(self.queries).mean(0)) if first and comm.bank.prompts else None
+            start = None
+            if first and comm.bank.prompts:
+                start = self._prefix(modality, comm.relevance(self.queries).mean(0))
             comm.relevance.learn(self.queries, modality, {}, comm.generator(self.index, 1))
         with comm.phase("features"):
             self.before = None if first else self._embed(self.sequential, modality)

@@ -80,7 +80,8 @@ def write_clip(folder: Path, size: str) -> Path:
         return {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
                 "num_attention_heads": heads}
 
-    CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=[], model_max_length=77).save_pretrained(folder)
+    vocab = {name: i for i, name in enumerate(names)}
+    CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = CLIPModel(CLIPConfig(
