@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 
-import numpy as np
-
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.spec import VisualSpec
 
@@ -116,6 +114,8 @@ def _part(source: Slice, size: int) -> bytes:
     if len(data) < size:
         raise _short(source)
     if source.planes:
+        import numpy as np
+
         height, width = source.planes
         pixels = np.frombuffer(data, np.uint8).reshape(3, height, width).transpose(1, 2, 0)
         return b"P6 %d %d 255\n" % (width, height) + pixels.tobytes()
