@@ -48,6 +48,14 @@ struct Project { const void *de, *e; const float* inv; void* dv; int64_t ldde, l
 struct GateBack { void *d; const void *h, *gate; void *scaled, *dgate; int64_t ldd, ldh, ldg, lds, lddg, rows, groups,
                   rank; int dtype, threads; };
 
+// realign in float32, products and all. u [rows, from] source, down [from, groups rank], up [groups rank, width];
+// e [rows, width], inv [rows], h [rows, groups rank] = u down.
+struct RealignForward { const float *u, *z, *gate, *down, *up; float *e, *inv, *h; int64_t ldu, ldz, ldg, rows, width, from,
+                        groups, rank; int threads; };
+// Its gradients; a null one is not computed. adds: source is z, and du = dz holds both shares.
+struct RealignBack { const float *de, *e, *inv, *h, *u, *gate, *down, *up; float *dz, *dgate, *ddown, *dup, *du;
+                     int64_t ldde, ldu, ldg, rows, width, from, groups, rank; bool adds; int threads; };
+
 // attention: x [rows, cols] scores in, softmax(scale x) out; rows are [batch, heads, length].
 //   mask [batch, cols] bytes, 0 hides a column, or null; causal: -1, or the columns seen before a row's own place
 // cols <= kRow.
@@ -66,6 +74,8 @@ int gate_rows(const GateRows&);
 int add_norm(const AddNorm&);
 int project(const Project&);
 int gate_back(const GateBack&);
+int realign_forward(const RealignForward&);
+int realign_back(const RealignBack&);
 int softmax_rows(const SoftmaxRows&);
 int softmax_back(const SoftmaxBack&);
 

@@ -59,6 +59,20 @@ PYBIND11_MODULE(_C, m) {
     return gate_back({at<void>(d), at<const void>(h), at<const void>(gate), at<void>(scaled), at<void>(dgate), ldd,
                       ldh, ldg, lds, lddg, rows, groups, rank, dtype, threads});
   }, free_gil());
+  m.def("realign_forward", [](addr u, addr z, addr gate, addr down, addr up, addr e, addr inv, addr h, i64 ldu, i64 ldz,
+                              i64 ldg, i64 rows, i64 width, i64 from, i64 groups, i64 rank, int threads) {
+    return realign_forward({at<const float>(u), at<const float>(z), at<const float>(gate), at<const float>(down),
+                            at<const float>(up), at<float>(e), at<float>(inv), at<float>(h), ldu, ldz, ldg, rows, width,
+                            from, groups, rank, threads});
+  }, free_gil());
+  m.def("realign_back", [](addr de, addr e, addr inv, addr h, addr u, addr gate, addr down, addr up, addr dz, addr dgate,
+                           addr ddown, addr dup, addr du, i64 ldde, i64 ldu, i64 ldg, i64 rows, i64 width, i64 from,
+                           i64 groups, i64 rank, bool adds, int threads) {
+    return realign_back({at<const float>(de), at<const float>(e), at<const float>(inv), at<const float>(h),
+                         at<const float>(u), at<const float>(gate), at<const float>(down), at<const float>(up),
+                         at<float>(dz), at<float>(dgate), at<float>(ddown), at<float>(dup), at<float>(du), ldde, ldu, ldg,
+                         rows, width, from, groups, rank, adds, threads});
+  }, free_gil());
   m.def("softmax_rows", [](addr x, addr mask, i64 rows, i64 cols, i64 rows_per_mask, i64 length, i64 causal, float scale,
                            int dtype, int threads) {
     return softmax_rows({at<void>(x), at<const std::uint8_t>(mask), rows, cols, rows_per_mask, length, causal, scale,

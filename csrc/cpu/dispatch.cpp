@@ -46,6 +46,8 @@ MMCL_PICK(gate_rows, GateRows)
 MMCL_PICK(add_norm, AddNorm)
 MMCL_PICK(project, Project)
 MMCL_PICK(gate_back, GateBack)
+MMCL_PICK(realign_forward, RealignForward)
+MMCL_PICK(realign_back, RealignBack)
 MMCL_PICK(softmax_rows, SoftmaxRows)
 MMCL_PICK(softmax_back, SoftmaxBack)
 

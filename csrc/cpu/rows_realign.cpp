@@ -1,5 +1,7 @@
-// What stands between the matrix products of realign, forward and backward, one row at a time.
+// realign, forward and backward: what stands between its matrix products, one row at a time, and in float32 the whole
+// of it, a block of rows at a time, so that everything between the products stays in the second cache.
 #include "math.h"
+#include "products.h"
 
 namespace mmcl { namespace MMCL_ISA {
 
@@ -81,5 +83,85 @@ MMCL_ROWS(gate_rows, GateRows, gate_row)
 MMCL_ROWS(add_norm, AddNorm, add_row)
 MMCL_ROWS(project, Project, project_row)
 MMCL_ROWS(gate_back, GateBack, gate_back_row)
+
+constexpr int64_t kBlock = 128;  // rows between two products
+
+int realign_forward(const RealignForward& a) {
+  const int64_t n = a.groups * a.rank;
+  Buffer down(packed_size(a.from, n)), up(packed_size(n, a.width)), work(a.threads * kBlock * (n + a.width));
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+  {
+    const int me = thread(), all = threads();
+    pack(a.down, n, 1, a.from, n, down.at, me, all);
+    pack(a.up, a.width, 1, n, a.width, up.at, me, all);
+    float *scaled = work.at + me * kBlock * (n + a.width), *shift = scaled + kBlock * n;
+#pragma omp barrier
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < a.rows; i += kBlock) {
+      const int64_t m = std::min(kBlock, a.rows - i);
+      float* h = a.h + i * n;
+      multiply(m, n, a.from, a.u + i * a.ldu, a.ldu, down.at, h, n);
+      const GateRows gates{h, a.gate + i * a.ldg, scaled, n, a.ldg, n, m, a.groups, a.rank, kFloat32, 1};
+      for (int64_t r = 0; r < m; ++r) gate_row<float>(gates, r);
+      multiply(m, a.width, n, scaled, n, up.at, shift, a.width);
+      const AddNorm sums{a.z + i * a.ldz, shift, a.e + i * a.width, a.inv + i, a.ldz, a.width, a.width, m, a.width,
+                         kFloat32, 1};
+      for (int64_t r = 0; r < m; ++r) add_row<float>(sums, r);
+    }
+  }
+  return 0;
+}
+
+// Chunks of rows: first what belongs to the rows, then their share of the gradients of down and up, split by columns.
+int realign_back(const RealignBack& a) {
+  const int64_t n = a.groups * a.rank, chunk = kDeep * a.threads;
+  const bool through = a.du || a.ddown || a.dup || a.dgate;  // more than dz by way of the residual
+  Buffer up(through ? packed_size(a.width, n) : 0), down(a.du ? packed_size(n, a.from) : 0);
+  Buffer rows(chunk * (a.width + 2 * n)), gates(chunk * a.groups);
+  Buffer work(a.threads * std::max(work_size(n), work_size(whole((a.width + a.threads - 1) / a.threads, kWide))));
+  float *const dv_rows = rows.at, *const dh_rows = dv_rows + chunk * a.width, *const scaled_rows = dh_rows + chunk * n;
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+  {
+    const int me = thread(), all = threads();
+    if (through) pack(a.up, 1, a.width, a.width, n, up.at, me, all);
+    if (a.du) pack(a.down, 1, n, n, a.from, down.at, me, all);
+#pragma omp barrier
+    for (int64_t first = 0; first < a.rows; first += chunk) {
+      const int64_t count = std::min(chunk, a.rows - first);
+      float* const dvs = a.dz && !a.adds ? a.dz + first * a.width : dv_rows;
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < count; i += kBlock) {
+        const int64_t m = std::min(kBlock, count - i), row = first + i;
+        float *dv = dvs + i * a.width, *dh = dh_rows + i * n;
+        const Project away{a.de + row * a.ldde, a.e + row * a.width, a.inv + row, dv, a.ldde, a.width, a.width, m,
+                           a.width, kFloat32, 1};
+        for (int64_t r = 0; r < m; ++r) project_row<float>(away, r);
+        if (!through) continue;
+        multiply(m, n, a.width, dv, a.width, up.at, dh, n);
+        float* dgate = a.dgate ? a.dgate + row * a.groups : gates.at + i * a.groups;
+        const GateBack back{dh, a.h + row * n, a.gate + row * a.ldg, a.dup ? scaled_rows + i * n : nullptr, dgate, n, n,
+                            a.ldg, n, a.groups, m, a.groups, a.rank, kFloat32, 1};
+        for (int64_t r = 0; r < m; ++r) gate_back_row<float>(back, r);
+        if (!a.du) continue;
+        float* du = a.du + row * a.from;
+        if (a.adds) std::copy_n(dv, m * a.width, du);
+        multiply(m, a.from, n, dh, n, down.at, du, a.from, a.adds);
+      }
+      float* const own = work.at + me * (work.numbers / a.threads);
+      if (a.ddown) {
+        const int64_t share = whole((a.from + all - 1) / all, kStrip), low = std::min(a.from, me * share);
+        multiply_rows(std::min(share, a.from - low), n, count, a.u + first * a.ldu + low, a.ldu, dh_rows, n,
+                      a.ddown + low * n, n, own, first);
+      }
+      if (a.dup) {
+        const int64_t share = whole((a.width + all - 1) / all, kWide), low = std::min(a.width, me * share);
+        multiply_rows(n, std::min(share, a.width - low), count, scaled_rows, n, dvs + low, a.width, a.dup + low,
+                      a.width, own, first);
+      }
+#pragma omp barrier
+    }
+  }
+  return 0;
+}
 
 } }  // namespace mmcl::MMCL_ISA

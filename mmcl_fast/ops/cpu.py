@@ -45,6 +45,16 @@ def _onednn():  # noqa: ANN202
 LINEAR = _onednn()
 
 
+@cache
+def _vectors() -> bool:
+    return load()[0].cpu_isa() != "generic"
+
+
+def _own_products(z: Tensor) -> bool:
+    """Whether realign is one call of mmcl_fast._C with its own products, rather than row kernels between torch's."""
+    return z.dtype == torch.float32 and _vectors()
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a [m, k] @ b [k, n], for any strides."""
     if LINEAR is None or a.dtype != torch.float32:
@@ -124,6 +134,12 @@ def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: T
     kind, threads, size = DTYPES[z.dtype], _threads(z.numel()), z.element_size()
     a, w = flat(down, up)
     e, inv, h = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32), z.new_empty(b, m * r)
+    if _own_products(z):
+        u = unit_stride(u)
+        lib.realign_forward(u.data_ptr(), z.data_ptr(), gate.data_ptr(), a.data_ptr(), w.data_ptr(), e.data_ptr(),
+                            inv.data_ptr(), h.data_ptr(), u.stride(0), z.stride(0), gate.stride(0), b, d, a.shape[0], m, r,
+                            threads)
+        return e, inv, h
     step = min(b, max(64, CHUNK // 8 // d))
     scaled = z.new_empty(step, m * r)
     for i in range(0, b, step):
@@ -153,6 +169,8 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
     need_u = need_source or need_z and source is None
     a, w = flat(down, up)
     none, wide = z.new_empty(0), torch.float32
+    if _own_products(z):
+        return _realign_backward(de, e, inv, h, unit_stride(u), gate, a, w, need, source is None, threads)
     dz = z.new_empty(b, d) if need_z else none
     dsource = u.new_empty(b, du) if need_source else none
     dgate = z.new_empty(b, m)
@@ -185,3 +203,15 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
     dup = dw.view(m, r, d).to(up.dtype) if need_up else none
     return dz, dgate if need_gate else none, ddown.contiguous(), dup, dsource
 
+
+def _realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, u: Tensor, gate: Tensor, a: Tensor, w: Tensor,
+                      need: int, adds: bool, threads: int) -> tuple[Tensor, ...]:
+    (b, d), du, m, n = e.shape, u.shape[1], gate.shape[1], h.shape[1]
+    none = e.new_empty(0)
+    dz, dgate, da, dw, dsource = (e.new_empty(shape) if need & 1 << k else none for k, shape in enumerate(
+        ((b, d), (b, m), (du, n), (n, d), (b, du))))
+    at = [x.data_ptr() if x.numel() else 0 for x in (dz, dgate, da, dw, dz if adds else dsource)]
+    load()[0].realign_back(*(x.data_ptr() for x in (de, e, inv, h, u, gate, a, w)), *at, de.stride(0), u.stride(0),
+                           gate.stride(0), b, d, du, m, n // m, adds, threads)
+    ddown = da.view(du, m, -1).permute(1, 0, 2).contiguous() if need & 4 else none
+    return dz, dgate, ddown, dw.view(m, -1, d) if need & 8 else none, dsource
