@@ -19,6 +19,7 @@ struct AlignChunk {
   const float *inv_z, *inv_t; const int64_t* labels; int64_t first;
   float scale; bool fixed_max, start;
   float *row_max, *row_sum, *row_fix, *label_logit;
+  float* others_cos;  // null, or [rows] sum of exponentials times cosines, of a single chunk
   int dtype, threads;
 };
 
@@ -30,8 +31,22 @@ struct AlignFinish {
   const int64_t* labels; int64_t ignore;
   float scale, smoothing;
   const float *row_max, *row_sum, *label_logit;
+  const float* others_cos;  // null: dscale is summed over the width
+  const float* gain;        // null, or [rows] what dz is multiplied by
   float *loss, *dscale, *ratio, *label_coef;
   int dtype, threads;
+};
+
+// The loss in float32, products and all: z [rows, width], text [classes, width], weight [rows] or null. weights: 0 for
+// ignored rows, else weight or 1; norm: 1 / sum of weights, or 0, where mean, else 1; loss: ce weights [rows] where none,
+// else their sum times norm; ce and dscale [rows] as AlignFinish gives them, dz [rows, width] (null: not wanted) too, or
+// times weights norm where folded. A scale of at most fixed_up_to needs no running maximum. Errors: a label or a weight
+// that cannot be.
+enum Reduction : int { kNone = 0, kSum = 1, kMean = 2 };
+struct AlignRows {
+  const float *z, *text, *weight; const int64_t* labels; float *loss, *ce, *weights, *norm, *dz, *dscale;
+  int64_t ldz, ldt, rows, classes, width, ignore; float scale, smoothing, fixed_up_to; int reduction; bool folded;
+  int threads;
 };
 
 // unit = x / max(|x|, 1e-12) (skipped when null), inv = 1 / max(|x|, 1e-12)
@@ -69,6 +84,7 @@ struct SoftmaxBack { const void* p; void* d; const float* along; int64_t ldp, ro
 const char* cpu_isa();
 int align_chunk(const AlignChunk&);
 int align_finish(const AlignFinish&);
+int align_rows(const AlignRows&);
 int row_norm(const RowNorm&);
 int gate_rows(const GateRows&);
 int add_norm(const AddNorm&);

@@ -24,7 +24,7 @@ PYBIND11_MODULE(_C, m) {
                           int dtype, int threads) {
     return align_chunk({at<void>(x), ldx, rows, cols, at<const float>(inv_z), at<const float>(inv_t), at<const i64>(labels), first, scale,
                         fixed_max, start, at<float>(row_max), at<float>(row_sum), at<float>(row_fix),
-                        at<float>(label_logit), dtype, threads});
+                        at<float>(label_logit), nullptr, dtype, threads});
   }, free_gil());
   m.def("align_finish", [](addr o, addr z, addr text, addr dz, i64 ldo, i64 ldz, i64 ldt, i64 lddz, i64 rows,
                            i64 width, addr inv_z, addr inv_t, addr mean_text, addr labels, i64 ignore, float scale,
@@ -33,8 +33,16 @@ PYBIND11_MODULE(_C, m) {
     return align_finish({at<const float>(o), at<const void>(z), at<const void>(text), at<void>(dz), ldo, ldz, ldt,
                          lddz, rows, width, at<const float>(inv_z), at<const float>(inv_t), at<const float>(mean_text),
                          at<const i64>(labels), ignore, scale, smoothing, at<const float>(row_max),
-                         at<const float>(row_sum), at<const float>(label_logit), at<float>(loss), at<float>(dscale),
+                         at<const float>(row_sum), at<const float>(label_logit), nullptr, nullptr, at<float>(loss), at<float>(dscale),
                          at<float>(ratio), at<float>(label_coef), dtype, threads});
+  }, free_gil());
+  m.def("align_rows", [](addr z, addr text, addr weight, addr labels, addr loss, addr ce, addr weights, addr norm, addr dz,
+                         addr dscale, i64 ldz, i64 ldt, i64 rows, i64 classes, i64 width, i64 ignore, float scale,
+                         float smoothing, float fixed_up_to, int reduction, bool folded, int threads) {
+    return align_rows({at<const float>(z), at<const float>(text), at<const float>(weight), at<const i64>(labels),
+                       at<float>(loss), at<float>(ce), at<float>(weights), at<float>(norm), at<float>(dz),
+                       at<float>(dscale), ldz, ldt, rows, classes, width, ignore, scale, smoothing, fixed_up_to,
+                       reduction, folded, threads});
   }, free_gil());
   m.def("row_norm", [](addr x, addr unit, addr inv, i64 ldx, i64 ldu, i64 rows, i64 width, int dtype, int threads) {
     return row_norm({at<const void>(x), at<void>(unit), at<float>(inv), ldx, ldu, rows, width, dtype, threads});

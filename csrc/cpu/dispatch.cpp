@@ -41,6 +41,7 @@ const char* cpu_isa() { return kNames[level()]; }
 
 MMCL_PICK(align_chunk, AlignChunk)
 MMCL_PICK(align_finish, AlignFinish)
+MMCL_PICK(align_rows, AlignRows)
 MMCL_PICK(row_norm, RowNorm)
 MMCL_PICK(gate_rows, GateRows)
 MMCL_PICK(add_norm, AddNorm)

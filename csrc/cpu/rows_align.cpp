@@ -1,5 +1,7 @@
-// The alignment loss between its two matrix products: one row at a time, while the row is in cache.
+// The alignment loss between its two matrix products: one row at a time, while the row is in cache. In float32 with few
+// classes all of it: blocks of rows whose logits never leave the cache.
 #include "math.h"
+#include "products.h"
 
 namespace mmcl { namespace MMCL_ISA {
 
@@ -26,13 +28,15 @@ static void chunk_row(const AlignChunk& a, int64_t i) {
   }
   const float masked = mine ? load(x, label) : 0.0f;
   if (mine) store(x, label, -3e38f);  // its exponential is 0; the label's share is added exactly in the finish
-  float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
+  float sum = 0.0f, dot = 0.0f;
+#pragma omp simd reduction(+ : sum, dot)
   for (int64_t j = 0; j < n; ++j) {
-    const float e = fast_exp(scale * (load(x, j) * inv[j]) - top);
+    const float cosine = load(x, j) * inv[j], e = fast_exp(scale * cosine - top);
     sum += e;
+    dot += e == 0.0f ? 0.0f : e * cosine;
     store(x, j, e * inv[j]);
   }
+  if (a.others_cos) a.others_cos[i] = dot * a.inv_z[i];
   if (mine && masked != masked) sum = masked;  // a NaN in the label's column must not be lost
   a.row_sum[i] = a.start ? sum : (a.fixed_max ? a.row_sum[i] : a.row_sum[i] * a.row_fix[i]) + sum;
 }
@@ -74,6 +78,8 @@ static void finish_row(const AlignFinish& a, int64_t i) {
       along += (o[j] * ratio + label_coef * load(t, j) - eps * mean[j]) * zj;
     }
     loss += eps * (a.label_logit[i] - a.scale * mean_cos);
+  } else if (a.others_cos) {
+    along = a.others_cos[i] * ratio + (a.smoothing - q) * a.label_logit[i] / a.scale;
   } else {
 #pragma omp simd reduction(+ : along)
     for (int64_t j = 0; j < n; ++j) along += (o[j] * ratio + label_coef * load(t, j)) * (load(z, j) * inv_z);
@@ -83,7 +89,7 @@ static void finish_row(const AlignFinish& a, int64_t i) {
   a.ratio[i] = ratio;
   a.label_coef[i] = a.smoothing - q;
   if (!dz) return;
-  const float pull = a.scale * inv_z, back = along * inv_z;
+  const float pull = a.scale * inv_z * (a.gain ? a.gain[i] : 1.0f), back = along * inv_z;
   if (a.mean_text) {
     const float* mean = a.mean_text;
     const float eps = a.smoothing;
@@ -122,6 +128,75 @@ int row_norm(const RowNorm& a) {
   if (a.dtype != kFloat32 && a.dtype != kBFloat16) return kBadDtype;
 #pragma omp parallel for schedule(static) num_threads(a.threads) if (a.threads > 1)
   for (int64_t i = 0; i < a.rows; ++i) a.dtype == kFloat32 ? norm_row<float>(a, i) : norm_row<bf16>(a, i);
+  return 0;
+}
+
+int align_rows(const AlignRows& a) {
+  const int64_t c = a.classes, d = a.width, wide = whole(c, kW);
+  double total = 0.0;
+  for (int64_t i = 0; i < a.rows; ++i) {
+    const bool seen = a.labels[i] != a.ignore;
+    if (seen && (a.labels[i] < 0 || a.labels[i] >= c)) return kBadLabel;
+    if (a.weight && !(a.weight[i] >= 0.0f)) return kBadWeight;
+    total += a.weights[i] = !seen ? 0.0f : a.weight ? a.weight[i] : 1.0f;
+  }
+  const float norm = a.reduction != kMean ? 1.0f : total > 0 ? float(1.0 / total) : 0.0f;
+  const int64_t share = whole((a.rows + 2 * a.threads - 1) / (2 * a.threads), kTall), block = std::min<int64_t>(64, share);
+  const int64_t each = whole(block * (wide + (a.dz ? 0 : d) + 7), kW);
+  Buffer keys(packed_size(d, c)), values(packed_size(c, d)), inv_t(c), mean(d), work(a.threads * each);
+  Buffer gain(a.folded ? a.rows : 0);
+  for (int64_t i = 0; a.folded && i < a.rows; ++i) gain.at[i] = a.weights[i] * norm;
+  const bool fixed = a.scale <= a.fixed_up_to;
+  const RowNorm texts{a.text, nullptr, inv_t.at, a.ldt, 0, c, d, kFloat32, 1};
+#pragma omp parallel num_threads(a.threads) if (a.threads > 1)
+  {
+    const int me = thread(), all = threads();
+    pack(a.text, 1, a.ldt, d, c, keys.at, me, all);
+    pack(a.text, a.ldt, 1, c, d, values.at, me, all);
+    for (int64_t j = c * me / all; j < c * (me + 1) / all; ++j) norm_row<float>(texts, j);
+#pragma omp barrier
+    if (a.smoothing) {
+#pragma omp single
+      {
+        std::fill_n(mean.at, d, 0.0f);
+        for (int64_t j = 0; j < c; ++j) {
+          const float share_of = inv_t.at[j] / float(c), *t = a.text + j * a.ldt;
+#pragma omp simd
+          for (int64_t p = 0; p < d; ++p) mean.at[p] += share_of * t[p];
+        }
+      }
+    }
+    float *x = work.at + me * each, *inv_z = x + block * wide, *top = inv_z + block, *others = top + block,
+          *own = others + block, *ratio = own + block, *label_coef = ratio + block, *cosines = label_coef + block,
+          *o = cosines + block;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < a.rows; i += block) {
+      const int64_t m = std::min(block, a.rows - i);
+      const float* z = a.z + i * a.ldz;
+      const int64_t* labels = a.labels + i;
+      float* out = a.dz ? a.dz + i * d : o;
+      const RowNorm lengths{z, nullptr, inv_z, a.ldz, 0, m, d, kFloat32, 1};
+      const AlignChunk chunk{x, wide, m, c, inv_z, inv_t.at, labels, 0, a.scale, fixed, true, top, others, ratio,
+                             own, cosines, kFloat32, 1};
+      const AlignFinish finish{out, z, a.text, a.dz ? out : nullptr, d, a.ldz, a.ldt, d, m, d, inv_z, inv_t.at,
+                               a.smoothing ? mean.at : nullptr, labels, a.ignore, a.scale, a.smoothing, top, others, own,
+                               cosines, a.folded ? gain.at + i : nullptr, a.ce + i, a.dscale + i, ratio, label_coef,
+                               kFloat32, 1};
+      multiply(m, c, d, z, a.ldz, keys.at, x, wide);
+      for (int64_t r = 0; r < m; ++r) {
+        top[r] = a.scale;
+        norm_row<float>(lengths, r);
+        chunk_row<float>(chunk, r);
+      }
+      multiply(m, d, c, x, wide, values.at, out, d);
+      for (int64_t r = 0; r < m; ++r) finish_row<float>(finish, r);
+    }
+  }
+  total = 0.0;
+  for (int64_t i = 0; i < a.rows; ++i) total += double(a.ce[i]) * a.weights[i];
+  for (int64_t i = 0; a.reduction == kNone && i < a.rows; ++i) a.loss[i] = a.ce[i] * a.weights[i];
+  if (a.reduction != kNone) *a.loss = float(total * norm);
+  *a.norm = norm;
   return 0;
 }
 

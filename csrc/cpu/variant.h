@@ -11,8 +11,8 @@
   int align_chunk(const AlignChunk&); int align_finish(const AlignFinish&); int row_norm(const RowNorm&);  \
   int gate_rows(const GateRows&); int add_norm(const AddNorm&); int project(const Project&);         \
   int gate_back(const GateBack&); int softmax_rows(const SoftmaxRows&);                               \
-  int softmax_back(const SoftmaxBack&); int realign_forward(const RealignForward&);                   \
-  int realign_back(const RealignBack&); } }
+  int softmax_back(const SoftmaxBack&); int realign_forward(const RealignForward&);                    \
+  int realign_back(const RealignBack&); int align_rows(const AlignRows&); } }
 
 MMCL_VARIANT(generic)
 #ifdef MMCL_X86

@@ -49,12 +49,14 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
     name = choose("alignment_loss", z, text.shape[0], backend)
     if text.dtype != z.dtype:
         text = text.to(z.dtype)
+    compiling = torch.compiler.is_compiling()
+    if z.device.type == "cpu" and not compiling and not schema.takes_whole(name, z, text, labels):
+        checks.values(z, text, labels, weight, logit_scale, ignore_index)
     if name == "reference":
         return reference.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index,
                                         reduction)
     if labels.dtype != torch.int64:
         labels = labels.long()
-    compiling = torch.compiler.is_compiling()
     scale_tensor = logit_scale if isinstance(logit_scale, Tensor) else None
     need = 0
     if torch.is_grad_enabled():

@@ -29,7 +29,7 @@ def _same_device(name: str, x: Tensor, z: Tensor) -> None:
 def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None,
                    logit_scale: float | Tensor, label_smoothing: float, ignore_index: int,
                    reduction: str) -> None:
-    """Raises ValueError; looks at values only on the CPU, and not while compiling."""
+    """Raises ValueError for what can be seen without looking at a tensor's values."""
     _matrix("z", z, 2, "[B, D]")
     _matrix("text", text, 2, "[C, D]")
     if z.shape[1] != text.shape[1]:
@@ -59,12 +59,11 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-    if z.device.type == "cpu" and not torch.compiler.is_compiling():
-        _values(z, text, labels, weight, logit_scale, ignore_index)
 
 
-def _values(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: float | Tensor,
-            ignore_index: int) -> None:
+def values(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: float | Tensor,
+           ignore_index: int) -> None:
+    """Raises ValueError for labels, weights and scales out of range; reads them, so it is for the CPU."""
     low, high = (int(v) for v in labels.aminmax())
     if low < 0 or high >= text.shape[0]:
         bad = (labels != ignore_index) & ((labels < 0) | (labels >= text.shape[0]))

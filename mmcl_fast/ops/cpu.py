@@ -11,12 +11,15 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmcl_fast.ops import checks
 from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, mean_unit, unit_stride
 
 CHUNK = 1 << 21  # numbers of one chunk of logits
 ROWS = 2048
+WHOLE = 1 << 20  # numbers of text up to which one call of mmcl_fast._C does it all in float32
 FIXED_MAX = 40.0  # below it exp(-2 s) is a normal float32, so |cos| <= 1 gives the maximum for nothing
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+REDUCTIONS = ("none", "sum", "mean")
 
 
 @cache
@@ -121,6 +124,38 @@ def alignment_rows(z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
     return ce, dz, dtext, ds
 
 
+def takes_whole(z: Tensor, text: Tensor, labels: Tensor) -> bool:
+    """Whether `alignment_whole` computes this: float32, text frozen and small enough for the processor's cache."""
+    return (not text.requires_grad and text.numel() <= WHOLE and z.dtype == torch.float32
+            and labels.dtype == torch.int64 and _vectors())
+
+
+def alignment_whole(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, scale: float, smoothing: float,
+                    ignore_index: int, reduction: str, need_z: bool, folded: bool) -> tuple[Tensor, ...]:
+    """All outputs of the operation `alignment_loss` in one call, the gradient of text empty.
+
+    folded: dz holds the gradient of the loss itself, not of CE_i. Raises ValueError for labels and weights that
+    cannot be.
+    """
+    given = z, text, labels, weight
+    z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
+    if weight is not None:
+        weight = weight.float().contiguous()
+    (b, d), c = z.shape, text.shape[0]
+    kind = REDUCTIONS.index(reduction)
+    loss, norm = z.new_empty(() if kind else b), z.new_empty(())
+    rows, weights, dscale = z.new_empty(3, b).unbind()
+    dz = z.new_empty((b, d) if need_z else 0)
+    wrong = not scale > 0 or load()[0].align_rows(
+        z.data_ptr(), text.data_ptr(), 0 if weight is None else weight.data_ptr(), labels.data_ptr(), loss.data_ptr(),
+        rows.data_ptr(), weights.data_ptr(), norm.data_ptr(), dz.data_ptr() if need_z else 0, dscale.data_ptr(),
+        z.stride(0), text.stride(0), b, c, d, ignore_index, scale, smoothing, FIXED_MAX, kind, folded,
+        _threads(b * c * d >> 6))
+    if wrong:
+        checks.values(*given, scale, ignore_index)
+    return loss, rows, weights, norm, dz, z.new_empty(0), dscale
+
+
 def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None
                     ) -> tuple[Tensor, Tensor, Tensor]:
     """e [B, D], 1 / |v| [B] and h = source [down_1 .. down_M] [B, M r]"""
@@ -135,7 +170,7 @@ def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: T
     a, w = flat(down, up)
     e, inv, h = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32), z.new_empty(b, m * r)
     if _own_products(z):
-        u = unit_stride(u)
+        u, a, w = unit_stride(u), a.contiguous(), w.contiguous()
         lib.realign_forward(u.data_ptr(), z.data_ptr(), gate.data_ptr(), a.data_ptr(), w.data_ptr(), e.data_ptr(),
                             inv.data_ptr(), h.data_ptr(), u.stride(0), z.stride(0), gate.stride(0), b, d, a.shape[0], m, r,
                             threads)
@@ -170,7 +205,7 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
     a, w = flat(down, up)
     none, wide = z.new_empty(0), torch.float32
     if _own_products(z):
-        return _realign_backward(de, e, inv, h, unit_stride(u), gate, a, w, need, source is None, threads)
+        return _realign_backward(de, e, inv, h, unit_stride(u), gate, a.contiguous(), w.contiguous(), need, source is None, threads)
     dz = z.new_empty(b, d) if need_z else none
     dsource = u.new_empty(b, du) if need_source else none
     dgate = z.new_empty(b, m)

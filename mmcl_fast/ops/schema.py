@@ -24,13 +24,23 @@ LIB.define("realign_backward(Tensor de, Tensor e, Tensor inv, Tensor h, Tensor z
            "Tensor? source, int need, str backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 
 
+def takes_whole(backend: str, z: Tensor, text: Tensor, labels: Tensor) -> bool:
+    """Whether one call computes everything: it looks at labels and weights itself, and can give dloss/dz at once."""
+    return backend == "cpp" and driver(backend).takes_whole(z, text, labels)
+
+
 def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: Tensor | None,
                    scale: float, label_smoothing: float, ignore_index: int, reduction: str, need: int,
-                   backend: str) -> tuple[Tensor, ...]:
+                   backend: str, folded: bool = False) -> tuple[Tensor, ...]:
     """Loss; CE_i, w_i [B]; 1 / sum w (or 1); dCE_i/dz_i [B, D]; d loss/d text [C, D]; dCE_i/d scale [B].
 
-    `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty.
+    `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty. folded: the gradient
+    of z is that of the loss, where `takes_whole`.
     """
+    if not need & TEXT and takes_whole(backend, z, text, labels):
+        return driver(backend).alignment_whole(
+            z, text, labels, weight, scale if logit_scale is None else float(logit_scale), label_smoothing,
+            ignore_index, reduction, bool(need & Z), folded)
     weights = (labels != ignore_index).float()
     if weight is not None:
         weights = torch.where(weights > 0, weight.float(), weights)
@@ -61,6 +71,7 @@ def _alignment_setup(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
     again = (z, text) if need & TEXT and reduction == "none" else ()
     ctx.save_for_backward(loss, rows, weights, norm, dz, dtext, dscale, labels, weight, logit_scale, *again)
     ctx.args = (scale, smoothing, ignore_index, reduction, need, backend)
+    ctx.folded = False
     ctx.set_materialize_grads(False)
 
 
@@ -75,10 +86,11 @@ def _alignment_backward(ctx, grad: Tensor | None, *_: None) -> tuple:  # noqa: A
         return (None,) * 11
     scale, smoothing, ignore_index, reduction, need, backend = ctx.args
     loss, rows, weights, norm, dz, dtext, dscale, labels, weight, logit_scale, *again = ctx.saved_tensors
-    row_grad = grad * norm * weights
+    folded = ctx.folded
+    row_grad = None if folded and need == Z else grad * norm * weights
     grad_z = grad_text = grad_weight = grad_scale = None
     if need & Z:
-        grad_z = (dz * row_grad[:, None]).to(dz.dtype)
+        grad_z = dz * grad if folded else (dz * row_grad[:, None]).to(dz.dtype)
     if need & SCALE:
         grad_scale = torch.dot(row_grad, dscale).to(logit_scale.dtype)
     if need & WEIGHT:  # mean: d(sum w CE / sum w)/dw_i = (CE_i - loss) / sum w
@@ -154,8 +166,11 @@ class AlignmentLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs) -> Tensor:  # noqa: ANN001, ANN002
-        output = alignment_loss(*inputs)
+        z, text, labels, *_, reduction, need, backend = inputs
+        folded = reduction != "none" and takes_whole(backend, z, text, labels)
+        output = alignment_loss(*inputs, folded)
         _alignment_setup(ctx, inputs, output)
+        ctx.folded = folded
         return output[0]
 
     backward = staticmethod(_alignment_backward)
