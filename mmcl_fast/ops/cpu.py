@@ -144,7 +144,7 @@ def alignment_whole(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | No
     (b, d), c = z.shape, text.shape[0]
     kind = REDUCTIONS.index(reduction)
     loss, norm = z.new_empty(() if kind else b), z.new_empty(())
-    rows, weights, dscale = z.new_empty(3, b).unbind()
+    rows, weights, dscale = z.new_empty(b), z.new_empty(b), z.new_empty(b)
     dz = z.new_empty((b, d) if need_z else 0)
     wrong = not scale > 0 or load()[0].align_rows(
         z.data_ptr(), text.data_ptr(), 0 if weight is None else weight.data_ptr(), labels.data_ptr(), loss.data_ptr(),
