@@ -50,7 +50,8 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
     if text.dtype != z.dtype:
         text = text.to(z.dtype)
     compiling = torch.compiler.is_compiling()
-    if z.device.type == "cpu" and not compiling and not schema.takes_whole(name, z, text, labels):
+    whole = not compiling and schema.takes_whole(name, z, text, labels)
+    if z.device.type == "cpu" and not compiling and not whole:
         checks.values(z, text, labels, weight, logit_scale, ignore_index)
     if name == "reference":
         return reference.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index,
@@ -63,6 +64,9 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
         need = (schema.Z * z.requires_grad | schema.TEXT * text.requires_grad
                 | schema.SCALE * (scale_tensor is not None and scale_tensor.requires_grad)
                 | schema.WEIGHT * (weight is not None and weight.requires_grad))
+    if whole and need == schema.Z and reduction != "none":
+        return schema.AlignmentWhole.apply(z, schema.driver(name).alignment_whole, (
+            text, labels, weight, float(logit_scale), label_smoothing, ignore_index, reduction, True, True))
     args = (z, text, labels, weight, scale_tensor, 0.0 if scale_tensor is not None else float(logit_scale),
             label_smoothing, ignore_index, reduction, need, name)
     if compiling:

@@ -131,11 +131,10 @@ def takes_whole(z: Tensor, text: Tensor, labels: Tensor) -> bool:
 
 
 def alignment_whole(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, scale: float, smoothing: float,
-                    ignore_index: int, reduction: str, need_z: bool, folded: bool) -> tuple[Tensor, ...]:
-    """All outputs of the operation `alignment_loss` in one call, the gradient of text empty.
+                    ignore_index: int, reduction: str, need_z: bool, folded: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss; CE [B], w [B], dCE/ds [B] and 1 / sum w one after the other; dCE/dz [B, D], or folded: d loss/dz.
 
-    folded: dz holds the gradient of the loss itself, not of CE_i. Raises ValueError for labels and weights that
-    cannot be.
+    Raises ValueError for labels, weights and scales that cannot be.
     """
     given = z, text, labels, weight
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
@@ -143,17 +142,15 @@ def alignment_whole(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | No
         weight = weight.float().contiguous()
     (b, d), c = z.shape, text.shape[0]
     kind = REDUCTIONS.index(reduction)
-    loss, norm = z.new_empty(() if kind else b), z.new_empty(())
-    rows, weights, dscale = z.new_empty(b), z.new_empty(b), z.new_empty(b)
-    dz = z.new_empty((b, d) if need_z else 0)
+    loss, stats, dz = z.new_empty(() if kind else b), z.new_empty(3 * b + 1), z.new_empty((b, d) if need_z else 0)
+    at, row = stats.data_ptr(), 4 * b
     wrong = not scale > 0 or load()[0].align_rows(
         z.data_ptr(), text.data_ptr(), 0 if weight is None else weight.data_ptr(), labels.data_ptr(), loss.data_ptr(),
-        rows.data_ptr(), weights.data_ptr(), norm.data_ptr(), dz.data_ptr() if need_z else 0, dscale.data_ptr(),
-        z.stride(0), text.stride(0), b, c, d, ignore_index, scale, smoothing, FIXED_MAX, kind, folded,
-        _threads(b * c * d >> 6))
+        at, at + row, at + 3 * row, dz.data_ptr() if need_z else 0, at + 2 * row, z.stride(0),
+        text.stride(0), b, c, d, ignore_index, scale, smoothing, FIXED_MAX, kind, folded, _threads(b * c * d >> 6))
     if wrong:
         checks.values(*given, scale, ignore_index)
-    return loss, rows, weights, norm, dz, z.new_empty(0), dscale
+    return loss, stats, dz
 
 
 def realign_forward(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None

@@ -31,16 +31,17 @@ def takes_whole(backend: str, z: Tensor, text: Tensor, labels: Tensor) -> bool:
 
 def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: Tensor | None,
                    scale: float, label_smoothing: float, ignore_index: int, reduction: str, need: int,
-                   backend: str, folded: bool = False) -> tuple[Tensor, ...]:
+                   backend: str) -> tuple[Tensor, ...]:
     """Loss; CE_i, w_i [B]; 1 / sum w (or 1); dCE_i/dz_i [B, D]; d loss/d text [C, D]; dCE_i/d scale [B].
 
-    `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty. folded: the gradient
-    of z is that of the loss, where `takes_whole`.
+    `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty.
     """
     if not need & TEXT and takes_whole(backend, z, text, labels):
-        return driver(backend).alignment_whole(
+        loss, stats, dz = driver(backend).alignment_whole(
             z, text, labels, weight, scale if logit_scale is None else float(logit_scale), label_smoothing,
-            ignore_index, reduction, bool(need & Z), folded)
+            ignore_index, reduction, bool(need & Z), False)
+        rows, weights, dscale, norm = (x.clone() for x in (*stats[:-1].view(3, -1), stats[-1]))
+        return loss, rows, weights, norm, dz, z.new_empty(0), dscale
     weights = (labels != ignore_index).float()
     if weight is not None:
         weights = torch.where(weights > 0, weight.float(), weights)
@@ -71,7 +72,6 @@ def _alignment_setup(ctx, inputs: tuple, output: tuple) -> None:  # noqa: ANN001
     again = (z, text) if need & TEXT and reduction == "none" else ()
     ctx.save_for_backward(loss, rows, weights, norm, dz, dtext, dscale, labels, weight, logit_scale, *again)
     ctx.args = (scale, smoothing, ignore_index, reduction, need, backend)
-    ctx.folded = False
     ctx.set_materialize_grads(False)
 
 
@@ -86,11 +86,10 @@ def _alignment_backward(ctx, grad: Tensor | None, *_: None) -> tuple:  # noqa: A
         return (None,) * 11
     scale, smoothing, ignore_index, reduction, need, backend = ctx.args
     loss, rows, weights, norm, dz, dtext, dscale, labels, weight, logit_scale, *again = ctx.saved_tensors
-    folded = ctx.folded
-    row_grad = None if folded and need == Z else grad * norm * weights
+    row_grad = grad * norm * weights
     grad_z = grad_text = grad_weight = grad_scale = None
     if need & Z:
-        grad_z = dz * grad if folded else (dz * row_grad[:, None]).to(dz.dtype)
+        grad_z = (dz * row_grad[:, None]).to(dz.dtype)
     if need & SCALE:
         grad_scale = torch.dot(row_grad, dscale).to(logit_scale.dtype)
     if need & WEIGHT:  # mean: d(sum w CE / sum w)/dw_i = (CE_i - loss) / sum w
@@ -166,14 +165,26 @@ class AlignmentLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs) -> Tensor:  # noqa: ANN001, ANN002
-        z, text, labels, *_, reduction, need, backend = inputs
-        folded = reduction != "none" and takes_whole(backend, z, text, labels)
-        output = alignment_loss(*inputs, folded)
+        output = alignment_loss(*inputs)
         _alignment_setup(ctx, inputs, output)
-        ctx.folded = folded
         return output[0]
 
     backward = staticmethod(_alignment_backward)
+
+
+class AlignmentWhole(torch.autograd.Function):
+    """Where one call `takes_whole`, and only z wants a gradient of the mean or the sum: it is there already."""
+
+    @staticmethod
+    def forward(ctx, z: Tensor, run, arguments: tuple) -> Tensor:  # noqa: ANN001
+        loss, _, ctx.dz = run(z, *arguments)
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:  # noqa: ANN001
+        if torch.is_grad_enabled():  # asked for a gradient that can be differentiated again: it cannot
+            return once_differentiable(lambda _, g: (ctx.dz * g, None, None))(ctx, grad)
+        return ctx.dz * grad, None, None
 
 
 class Realign(torch.autograd.Function):
