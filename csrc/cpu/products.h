@@ -111,7 +111,7 @@ static void tile_of(int64_t vecs, int64_t k, const float* a, int64_t ra, int64_t
 }
 
 // One tile of `rows` <= kTall rows and `cols` <= kWide columns; what hangs over goes through a tile of its own.
-static void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t ra, int64_t ca, const float* b, float* c,
+inline void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t ra, int64_t ca, const float* b, float* c,
                  int64_t ldc, bool add) {
   const int64_t vecs = whole(cols, kW) / kW;
   alignas(64) float over[kTall * kWide];
@@ -136,7 +136,7 @@ static void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t 
 }
 
 // c [m, n] = or += a [m, k] B, a's rows contiguous, B packed.
-static void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* packed, float* c,
+inline void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* packed, float* c,
                      int64_t ldc, bool add = false) {
   for (int64_t q = 0; q < k; q += kDeep) {
     const int64_t deep = std::min(kDeep, k - q), group = std::max<int64_t>(1, kCached / deep / kWide) * kWide;
@@ -152,7 +152,7 @@ static void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t ld
 // c [m, n] = or += a' b over k rows of a [k, m] and b [k, n]. work: work_size(n) numbers.
 inline int64_t work_size(int64_t n) { return kDeep * (whole(n, kW) + kStrip); }
 
-static void multiply_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
+inline void multiply_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
                           float* c, int64_t ldc, float* work, bool add) {
   float* const strip = work + kDeep * whole(n, kW);
   for (int64_t q = 0; q < k; q += kDeep) {

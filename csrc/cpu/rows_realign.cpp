@@ -114,7 +114,7 @@ int realign_forward(const RealignForward& a) {
 
 // Chunks of rows: first what belongs to the rows, then their share of the gradients of down and up, split by columns.
 int realign_back(const RealignBack& a) {
-  const int64_t n = a.groups * a.rank, chunk = kDeep * a.threads;
+  const int64_t n = a.groups * a.rank, chunk = std::min(a.rows, kDeep * a.threads);
   const bool through = a.du || a.ddown || a.dup || a.dgate;  // more than dz by way of the residual
   Buffer up(through ? packed_size(a.width, n) : 0), down(a.du ? packed_size(n, a.from) : 0);
   Buffer rows(chunk * (a.width + 2 * n)), gates(chunk * a.groups);

@@ -1,4 +1,5 @@
-"""The `cpp` backend: torch's matrix products in chunks, and between them the row kernels of mmcl_fast._C.
+"""The `cpp` backend: torch's matrix products in chunks, and between them the row kernels of mmcl_fast._C; in float32
+realign, and the loss of few classes, are one call of mmcl_fast._C each, with products of its own.
 
 Column chunks keep the logits in the processor's cache; because every sum over classes is linear in exp(logit
 - m), a chunk only adds to what came before. No B x C array is made.
@@ -16,7 +17,7 @@ from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, 
 
 CHUNK = 1 << 21  # numbers of one chunk of logits
 ROWS = 2048
-WHOLE = 1 << 20  # numbers of text up to which one call of mmcl_fast._C does it all in float32
+WHOLE = 1 << 18  # numbers of text up to which one call of mmcl_fast._C beats torch's products and the row kernels
 FIXED_MAX = 40.0  # below it exp(-2 s) is a normal float32, so |cos| <= 1 gives the maximum for nothing
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 REDUCTIONS = ("none", "sum", "mean")
@@ -54,7 +55,7 @@ def _vectors() -> bool:
 
 
 def _own_products(z: Tensor) -> bool:
-    """Whether realign is one call of mmcl_fast._C with its own products, rather than row kernels between torch's."""
+    """Whether mmcl_fast._C has matrix products for this: float32 with AVX2 or AVX-512."""
     return z.dtype == torch.float32 and _vectors()
 
 

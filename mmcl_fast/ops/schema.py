@@ -38,7 +38,7 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
     """
     if not need & TEXT and takes_whole(backend, z, text, labels):
         loss, stats, dz = driver(backend).alignment_whole(
-            z, text, labels, weight, scale if logit_scale is None else float(logit_scale), label_smoothing,
+            z, text, labels, weight, scale if logit_scale is None else float(logit_scale.detach()), label_smoothing,
             ignore_index, reduction, bool(need & Z), False)
         rows, weights, dscale, norm = (x.clone() for x in (*stats[:-1].view(3, -1), stats[-1]))
         return loss, rows, weights, norm, dz, z.new_empty(0), dscale

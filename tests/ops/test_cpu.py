@@ -52,6 +52,7 @@ def test_many_chunks(monkeypatch, dtype, scale, grads):
 
     monkeypatch.setattr(cpu, "CHUNK", 4096)
     monkeypatch.setattr(cpu, "ROWS", 24)
+    monkeypatch.setattr(cpu, "WHOLE", 0)
     check_loss("cpp", dtype, 70, 1500, 24, scale=scale, grads=grads, weighted=True, ignored=True)
 
 
@@ -82,6 +83,38 @@ def test_realign_gives_only_what_is_asked(needed, with_source):
         grads[backend] = [leaves[k].grad for k in sorted(needed)]
     for a, b in zip(grads["reference"], grads["cpp"], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request, monkeypatch):
+    from mmcl_fast.ops import cpu
+
+    monkeypatch.setattr(cpu, "_threads", lambda _: request.param)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
+@pytest.mark.parametrize("shape", [(300, 100, 400), (3, 50, 33), (65, 401, 17)])
+def test_whole_loss_in_threads(threads, shape, options):
+    check_loss("cpp", torch.float32, *shape, weighted=True, ignored=True, scale=60.0, **options)
+
+
+@pytest.mark.parametrize("shape", [(900, 70, 430, 3, 17), (801, 50, None, 2, 20), (5, 100, None, 1, 3)])
+def test_realign_in_threads(threads, shape):
+    """More rows than a chunk, widths that no vector divides, more depth than a panel."""
+    check_realign("cpp", torch.float32, *shape)
+
+
+def test_whole_loss_keeps_its_gradient_for_a_second_backward():
+    z, text, labels = torch.randn(9, 8, requires_grad=True), torch.randn(5, 8), torch.randint(0, 5, (9,))
+    loss = ops.alignment_loss(z, text, labels, logit_scale=10.0, backend="cpp")
+    once, twice = (torch.autograd.grad(loss, z, torch.tensor(g), retain_graph=True)[0] for g in (1.0, 3.0))
+    torch.testing.assert_close(twice, 3 * once)
+
+
+def test_registered_loss_refuses_labels_that_are_no_class():
+    arguments = (torch.randn(2, 8), torch.randn(5, 8), torch.tensor([0, 5]), None, None, 9.0, 0.0, -100, "mean", 1, "cpp")
+    with pytest.raises(ValueError, match="row 1 holds 5"):
+        torch.ops.mmcl_fast.alignment_loss(*arguments)
 
 
 @pytest.mark.parametrize("isa", ["generic", "avx2"])
