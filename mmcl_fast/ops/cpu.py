@@ -203,7 +203,8 @@ def realign_backward(de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, g
     a, w = flat(down, up)
     none, wide = z.new_empty(0), torch.float32
     if _own_products(z):
-        return _realign_backward(de, e, inv, h, unit_stride(u), gate, a.contiguous(), w.contiguous(), need, source is None, threads)
+        return _realign_backward(de, e, inv, h, unit_stride(u), gate, a.contiguous(), w.contiguous(), need,
+                                 source is None, threads)
     dz = z.new_empty(b, d) if need_z else none
     dsource = u.new_empty(b, du) if need_source else none
     dgate = z.new_empty(b, m)
