@@ -40,7 +40,7 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
             target = opened.fileno() if is_file(source) and os.name == "posix" else opened
             with soundfile.SoundFile(target, closefd=False) as file:
                 rate, frames = file.samplerate, file.frames
-                _plausible(rate, file.channels)
+                plausible(rate, file.channels)
                 limit_seconds(frames / rate, spec)
                 if whole:
                     _to_the_end(file)
@@ -77,7 +77,7 @@ def _sane(low: Any, high: Any) -> None:
         raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
 
 
-def _plausible(rate: int, channels: int) -> None:
+def plausible(rate: int, channels: int) -> None:
     if not 1000 <= rate <= 1_000_000:
         raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
     if channels > 64:
@@ -110,7 +110,7 @@ def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
             raise MediaError("its sound codec is unknown: convert it to wav or flac")
         resampler = av.AudioResampler(format="fltp")
         blocks, count, rate = [], 0, stream.rate
-        _plausible(rate, stream.channels)
+        plausible(rate, stream.channels)
         for frame in container.decode(stream):
             for block in resampler.resample(frame):
                 blocks.append(block.to_ndarray().mean(0))

@@ -23,7 +23,7 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
 
     with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
         limit_pixels(im, spec)
-        if _deep(im):
+        if deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
         if im.format == "PNG" and not whole and _all(im, spec, view) and (pixels := _png(source, im)) is not None:
             return _shrink(pixels, spec, view)[None]
@@ -124,7 +124,7 @@ def _png(source: Source, im) -> Tensor | None:
     return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
 
 
-def _deep(im) -> bool:
+def deep(im) -> bool:
     """16 bits a channel in colour, or grey with alpha: Pillow would drop the low byte silently."""
     if not im.tile or im.mode not in ("RGB", "RGBA", "LA"):
         return False
