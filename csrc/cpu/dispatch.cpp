@@ -48,5 +48,9 @@ MMCL_PICK(project, Project)
 MMCL_PICK(gate_back, GateBack)
 MMCL_PICK(softmax_rows, SoftmaxRows)
 MMCL_PICK(softmax_back, SoftmaxBack)
+MMCL_PICK(mono, Mono)
+MMCL_PICK(resample, Resample)
+MMCL_PICK(mel_power, MelPower)
+MMCL_PICK(level_picture, LevelPicture)
 
 }  // namespace mmcl

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import mel
+from mmcl_fast.media import mel, native
 from mmcl_fast.media.resample import resample
 from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
@@ -57,13 +57,24 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
                     raise MediaError(f"ends after {len(samples)} of {frames} samples: cut short, replace it")
     except soundfile.LibsndfileError:
         samples, rate = _av_wave(source, spec)
+    if not len(samples):
+        raise MediaError("holds no samples")
+    return _mono(samples), rate
+
+
+def _mono(samples: np.ndarray) -> Tensor:
+    """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
+    if native.kernels() is not None and samples.flags.c_contiguous:
+        wave = torch.empty(len(samples))
+        loud = native.kernels().mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST,
+                                     wave.data_ptr())
+        _sane(*((math.inf, math.inf) if loud else (0.0, 0.0)))
+        return wave
     scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
     wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32))
     wave = wave.float().mul_(scale)
-    if not len(wave):
-        raise MediaError("holds no samples")
     _sane(*wave.aminmax())
-    return wave, rate
+    return wave
 
 
 def _skip(file: Any, count: int) -> None:
