@@ -89,6 +89,11 @@ PYBIND11_MODULE(_C, m) {
                           at<const std::int32_t>(across_0), at<const float>(across_w), across_taps,
                           at<const std::int32_t>(down_0), at<const float>(down_w), down_taps, size, at<float>(out)});
   }, free_gil());
+  m.def("normalise", [](addr in, bool bytes, i64 frames, i64 height, i64 width, i64 in_frame, i64 in_channel, i64 in_row,
+                        i64 in_pixel, addr scale, addr shift, addr out, i64 out_frame, i64 out_channel) {
+    return normalise({at<const void>(in), bytes, frames, height, width, in_frame, in_channel, in_row, in_pixel,
+                      at<const float>(scale), at<const float>(shift), at<float>(out), out_frame, out_channel});
+  }, free_gil());
 #ifdef MMCL_CUDA
   cuda::bind(m);
 #endif

@@ -52,5 +52,6 @@ MMCL_PICK(mono, Mono)
 MMCL_PICK(resample, Resample)
 MMCL_PICK(mel_power, MelPower)
 MMCL_PICK(level_picture, LevelPicture)
+MMCL_PICK(normalise, Normalise)
 
 }  // namespace mmcl

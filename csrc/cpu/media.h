@@ -30,9 +30,15 @@ struct LevelPicture { const float* power; int64_t mels, frames, ld; float scale,
                       const int32_t* across_0; const float* across_w; int64_t across_taps;
                       const int32_t* down_0; const float* down_w; int64_t down_taps; int64_t size; float* out; };
 
+// in [frames, 3, height, width] bytes or floats with the distances given (in_channel 0: one channel for all three) to
+// out [frames, 3, height, width], whole rows, x scale + shift of its channel.
+struct Normalise { const void* in; bool bytes; int64_t frames, height, width, in_frame, in_channel, in_row, in_pixel;
+                   const float *scale, *shift; float* out; int64_t out_frame, out_channel; };
+
 int mono(const Mono&);
 int resample(const Resample&);
 int mel_power(const MelPower&);
 int level_picture(const LevelPicture&);
+int normalise(const Normalise&);
 
 }  // namespace mmcl

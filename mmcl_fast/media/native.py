@@ -65,3 +65,26 @@ def shrinking(length: int, size: int, mode: str = "bilinear") -> tuple[Tensor, T
     first = first.clamp(max=length - taps)
     weights = full.gather(1, first[:, None] + torch.arange(taps))
     return first.int().contiguous(), weights.contiguous()
+
+
+@lru_cache(maxsize=64)
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float) -> Tensor:
+    """``[2, 3]``: factors and summands."""
+    return torch.tensor([[1 / (unit * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]])
+
+
+def normalises(picture: Tensor, out: Tensor) -> bool:
+    """Whether ``normalise`` takes these."""
+    return (kernels() is not None and picture.dtype in (torch.uint8, torch.float32) and picture.device.type == "cpu"
+            and out.device.type == "cpu" and out.dtype == torch.float32 and out.stride(3) == 1
+            and out.stride(2) == out.shape[3] and picture.shape[2:] == out.shape[2:] and len(picture) == len(out))
+
+
+def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], unit: float, out: Tensor) -> Tensor:
+    """``(picture / unit - mean) / std`` to ``out``."""
+    affine = _affine(tuple(mean), tuple(std), unit)
+    frame, channel, row, pixel = picture.stride()
+    kernels().normalise(picture.data_ptr(), picture.dtype == torch.uint8, len(picture), *picture.shape[2:],
+                        frame, channel if picture.shape[1] == 3 else 0, row, pixel, affine.data_ptr(),
+                        affine[1].data_ptr(), out.data_ptr(), out.stride(0), out.stride(1))
+    return out
