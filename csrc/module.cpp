@@ -94,6 +94,11 @@ PYBIND11_MODULE(_C, m) {
     return normalise({at<const void>(in), bytes, frames, height, width, in_frame, in_channel, in_row, in_pixel,
                       at<const float>(scale), at<const float>(shift), at<float>(out), out_frame, out_channel});
   }, free_gil());
+  m.def("square", [](addr in, i64 height, i64 width, i64 in_row, i64 in_pixel, double left, double top, double right,
+                     double bottom, i64 size, bool cubic, bool flip, addr out) {
+    return square({at<const std::uint8_t>(in), height, width, in_row, in_pixel, left, top, right, bottom, size, cubic,
+                   flip, at<std::uint8_t>(out)});
+  }, free_gil());
 #ifdef MMCL_CUDA
   cuda::bind(m);
 #endif

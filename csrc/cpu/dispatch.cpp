@@ -53,5 +53,6 @@ MMCL_PICK(resample, Resample)
 MMCL_PICK(mel_power, MelPower)
 MMCL_PICK(level_picture, LevelPicture)
 MMCL_PICK(normalise, Normalise)
+MMCL_PICK(square, Square)
 
 }  // namespace mmcl

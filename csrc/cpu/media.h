@@ -35,10 +35,16 @@ struct LevelPicture { const float* power; int64_t mels, frames, ld; float scale,
 struct Normalise { const void* in; bool bytes; int64_t frames, height, width, in_frame, in_channel, in_row, in_pixel;
                    const float *scale, *shift; float* out; int64_t out_frame, out_channel; };
 
+// in [height, width] pixels of in_pixel (3 or 4) bytes, of which three count; the box left..right, top..bottom of it
+// to out [3, size, size], antialiased, bicubic (a = -1/2) or bilinear, flipped left to right or not.
+struct Square { const uint8_t* in; int64_t height, width, in_row, in_pixel; double left, top, right, bottom;
+                int64_t size; bool cubic, flip; uint8_t* out; };
+
 int mono(const Mono&);
 int resample(const Resample&);
 int mel_power(const MelPower&);
 int level_picture(const LevelPicture&);
 int normalise(const Normalise&);
+int square(const Square&);
 
 }  // namespace mmcl

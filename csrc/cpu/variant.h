@@ -13,7 +13,8 @@
   int gate_rows(const GateRows&); int add_norm(const AddNorm&); int project(const Project&);         \
   int gate_back(const GateBack&); int softmax_rows(const SoftmaxRows&);                               \
   int softmax_back(const SoftmaxBack&); int mono(const Mono&); int resample(const Resample&);          \
-  int mel_power(const MelPower&); int level_picture(const LevelPicture&); int normalise(const Normalise&); } }
+  int mel_power(const MelPower&); int level_picture(const LevelPicture&); int normalise(const Normalise&);       \
+  int square(const Square&); } }
 
 MMCL_VARIANT(generic)
 #ifdef MMCL_X86

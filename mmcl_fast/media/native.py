@@ -88,3 +88,19 @@ def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
                         frame, channel if picture.shape[1] == 3 else 0, row, pixel, affine.data_ptr(),
                         affine[1].data_ptr(), out.data_ptr(), out.stride(0), out.stride(1))
     return out
+
+
+def squares(pixels: Tensor) -> bool:
+    """Whether ``square`` takes these."""
+    return (kernels() is not None and pixels.dtype == torch.uint8 and pixels.device.type == "cpu"
+            and pixels.stride(0) == 1 and pixels.stride(2) in (3, 4))
+
+
+def square(pixels: Tensor, box: tuple[float, float, float, float], size: int, cubic: bool, flip: bool) -> Tensor:
+    """The ``box`` (left, top, right, bottom) of uint8 ``[3 or 4, H, W]``, pixels interleaved, to ``[3, size, size]``."""
+    _, height, width = pixels.shape
+    left, top, right, bottom = box
+    out = torch.empty(3, size, size, dtype=torch.uint8)
+    kernels().square(pixels.data_ptr(), height, width, pixels.stride(1), pixels.stride(2), left, top, right, bottom,
+                     size, cubic, flip, out.data_ptr())
+    return out
