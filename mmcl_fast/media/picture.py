@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import ExitStack
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import native
+from mmcl_fast.media import jpeg, native
 from mmcl_fast.media.arrow import planes
 from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
@@ -22,17 +24,18 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
     from PIL import Image
 
-    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
+    with ExitStack() as stack:
+        file = stack.enter_context(open_binary(source))
+        if not whole and (small := _plain_jpeg(file, spec, view)) is not None:
+            return small[None]
+        im = stack.enter_context(Image.open(file, formats=FORMATS))
         limit_pixels(im, spec)
         if deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
         if im.format == "PNG" and not whole and _all(im, spec, view) and (pixels := _png(source, im)) is not None:
             return _shrink(pixels, spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole:
-            # The decoder scales by 2, 4 or 8 for little; what is left is at least twice the size wanted.
-            left, top, right, bottom = region(*im.size, spec, view)
-            factor = min(right - left, bottom - top) / (2 * spec.size)
-            if factor >= 2:
+            if (factor := _spare(*im.size, spec, view)) >= 2:
                 im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
         im.load()
         if im.mode.startswith("I;16"):
@@ -42,6 +45,26 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
             raise MediaError(f"a picture of mode {im.mode} has no fixed white: save it with 8 or 16 bits")
         turned = upright(im)
         return square(turned, spec, view)[None]
+
+
+def _spare(width: int, height: int, spec: VisualSpec, view: View) -> float:
+    """By how much a JPEG may be scaled down: its decoder does 2, 4 or 8 for little; what is left is at least twice the
+    size wanted."""
+    left, top, right, bottom = region(width, height, spec, view)
+    return min(right - left, bottom - top) / (2 * spec.size)
+
+
+def _plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
+    """The square of a JPEG that ``jpeg`` takes and that is not much too large, or None with the file at its start."""
+    if native.kernels() is not None and file.read(3) == jpeg.START:
+        data = jpeg.START + file.read()
+        size = jpeg.plain_size(data)
+        if size and size[0] * size[1] <= spec.max_pixels and _spare(*size, spec, view) < 2:
+            pixels = jpeg.pixels(data, *size)
+            if pixels is not None:
+                return _shrink(pixels, spec, view)
+    file.seek(0)
+    return None
 
 
 def square(im, spec: VisualSpec, view: View) -> Tensor:
