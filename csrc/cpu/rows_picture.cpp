@@ -105,7 +105,8 @@ static auto narrower(int64_t taps) {  // what the compiler unrolls takes half th
   return ways[taps > 12 ? 0 : taps];
 }
 
-// Pillow's order and rounding: along the rows to bytes, then along the columns to bytes.
+// Along the rows to bytes, then along the columns to bytes, as Pillow does; from its version 13 on it begins with the
+// columns where the height shrinks much more.
 int square(const Square& a) {
   static thread_local Axis across, down;
   static thread_local std::vector<uint8_t> narrow;

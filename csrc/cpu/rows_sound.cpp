@@ -201,8 +201,10 @@ int level_picture(const LevelPicture& a) {
     const float* row = a.power + f * a.ld;
 #pragma omp simd
     for (int64_t t = 0; t < a.frames; ++t) {
-      const float share = row[t] * inverse;
-      level[t] = 1.0f + a.scale * fast_log10(share > a.floor ? share : a.floor);
+      float share = row[t] * inverse;
+      share = share > 1.0f ? 1.0f : share > a.floor ? share : a.floor;
+      const float value = 1.0f + a.scale * fast_log10(share);
+      level[t] = value > 0.0f ? value : 0.0f;
     }
     float* to = narrow + f * a.size;
     for (int64_t x = 0; x < a.size; ++x) {
