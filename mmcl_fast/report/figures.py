@@ -80,7 +80,7 @@ def means(runs: list[Run]) -> Any:
                 line={
                     "color": LINES[(n if several else k) % len(LINES)],
                     "width": 2.5,
-                    "dash": ("solid", "dash", "dot")[k % 3] if several else "solid",
+                    "dash": ("solid", "dash", "dot")[(k + n // len(LINES)) % 3] if several else "solid",
                 },
                 connectgaps=True,
                 hovertemplate="after task %{x}: %{y:.1f} %<extra>" + title + "</extra>",
@@ -194,18 +194,20 @@ def seconds(run: Run) -> Any:
 
 
 def bars(runs: list[Run], metric: str) -> Any:
-    """One metric of several runs, a group of bars a run, a bar a setting."""
+    """One metric of several runs, a group of bars a run, a bar a setting; ``half`` beside ``metrics``: of intervals."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
     names = list(dict.fromkeys(name for run in runs for name in run["settings"]))
     for n, name in enumerate(names):
         values = [run["settings"].get(name, {}).get("metrics", {}).get(metric) for run in runs]
+        halves = [run["settings"].get(name, {}).get("half", {}).get(metric) for run in runs]
         figure.add_bar(
             x=[run["title"] for run in runs],
             y=values,
             name=name,
             marker={"color": LINES[n]},
+            error_y={"array": halves, "thickness": 1, "width": 3} if any(halves) else None,
             texttemplate="%{y:.1f}",
             hovertemplate="%{x}: %{y:.2f} %<extra>" + name + "</extra>",
         )
