@@ -105,7 +105,7 @@ def measure() -> dict[str, float]:
     spent = []
     for label in range(4):
         begun = time.perf_counter()
-        memory.add(label, "image", x)
+        memory.add("image", [label], x, torch.full((len(x),), label))
         if device == "cuda":
             torch.cuda.synchronize()
         spent.append(time.perf_counter() - begun)

@@ -56,8 +56,10 @@ def test_the_plain_loop_learns_what_the_learner_learns(media, tmp_path):
         want, got = learner.method.bank.prompts[task.modality], plain.comm.bank.prompts[task.modality]
         assert (want - got).norm() < 0.01 * want.norm()
     assert torch.equal(plain.texts, learner.classes.embedding)
-    for key, known in learner.method.memory.classes.items():
-        torch.testing.assert_close(plain.comm.memory.classes[key].mean, known.mean, rtol=0, atol=0.01)
+    for modality, known in learner.method.memory.counts.items():
+        assert plain.comm.memory.counts[modality] == known
+        torch.testing.assert_close(plain.comm.memory.means(modality), learner.method.memory.means(modality), rtol=0,
+                                   atol=0.01)
     for task in tasks:
         data = plain.media(task, "test")
         tokens = learner.cache.tokens(learner.encoder, task.test)

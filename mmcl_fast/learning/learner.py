@@ -300,10 +300,9 @@ class Learner:
             RunError: it is not whole, or not of this method and encoder.
         """
         try:
-            self._restore(tensors, values)
+            kept = self._restore(tensors, values)
             state = self.method.state()
-            kept = {k.removeprefix("method/") for k in tensors if k.startswith("method/")}
-            whole = state[0].keys() == kept and state[1] == values["state"] and \
+            whole = state[0].keys() == kept[0].keys() and state[1] == kept[1] and \
                 len(self.classes.keys) == len(self.classes.texts) and \
                 self.classes.embedding.shape == (len(self.classes), self.encoder.dim) and \
                 all(t.keys() == {"name", "modality", "classes", "class_ids"} for t in self.tasks)
@@ -313,13 +312,15 @@ class Learner:
         if not whole:
             raise RunError(f"{where}: does not fit method {self.method.name}; use an older checkpoint")
 
-    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         device = self.encoder.device
         own = {k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
                for k, v in tensors.items() if k.startswith("method/")}
-        self.method.load_state(own, values["state"])
+        state = self.method.current(own, values["state"])
+        self.method.load_state(*state)
         self.classes = Classes([tuple(k) for k in values["keys"]], list(values["texts"]), tensors["classes"].to(device))
         self.tasks = list(values["tasks"])
+        return state
 
     def describe(self) -> dict[str, Any]:
         """Method and all of its options, for the record."""
