@@ -117,6 +117,7 @@ def test_a_cell_is_the_run_that_train_would_make(config: Path, swept: Path, tmp_
     alone = configs.load(config, ["stream.seed=1", "train.seed=1"])
     run.train(alone, tmp_path / "alone")
     assert outcome(tmp_path / "alone") == outcome(swept / "comm" / "seed-1")
+    assert len(list((swept / "comm" / "seed-1" / "checkpoints").iterdir())) == 2
     assert outcome(swept / "comm" / "seed-0")["tasks"] != outcome(swept / "comm" / "seed-1")["tasks"]  # their order
 
 

@@ -43,7 +43,8 @@ class Row:
     def config(self, base: Config, seed: int) -> Config:
         """The base config with this row's changes; ``seed`` is that of training and of the stream's order.
 
-        The base config's options go to the method that it names; others start from their defaults.
+        The base config's options go to the method that it names; others start from their defaults. Where all
+        checkpoints would be kept, the two newest are: sweeps have many runs.
 
         Raises:
             ConfigError: names the row and the key.
@@ -53,6 +54,8 @@ class Row:
         values["method"] = {"name": self.method, "options": own | self.options}
         values["encoder"] |= self.encoder
         values["stream"]["seed"] = values["train"]["seed"] = seed
+        if base.train.keep_checkpoints == "all":
+            values["train"]["keep_checkpoints"] = 2
         if "prompt_blocks" in self.encoder and base.encoder.name == "embedded":
             raise ConfigError(f"{self.spec}: prompt_blocks: {OWN_BLOCKS}; leave it out or take a CLIP")
         return configs.build(values, self.spec)
