@@ -151,6 +151,7 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
             if whole and number == total:
                 seconds |= learner.finish()
             if not whole or number == total:
+                before = time.perf_counter()
                 with journal.finishing(), parallel.together():
                     if parallel.first():
                         tensors, values = learner.contents()
@@ -160,6 +161,7 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
                         if config.train.keep_checkpoints != "all":
                             for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
                                 checkpoint.remove(old)
+                seconds = {**seconds, "checkpoint": time.perf_counter() - before}
         if number in log.rows:
             continue
         before = time.perf_counter()

@@ -185,6 +185,9 @@ def test_z_is_computed_again_only_where_a_prompt_or_a_share_changed(monkeypatch)
     new = torch.cat([other, torch.zeros(70, 1)], 1)
     check({**moved, "audio": prompts["image"]}, new, "agnostic", 0)  # a new prompt that no sample uses
     check({}, torch.ones(70, 0), "bare", 3)
+    check(moved, other, "agnostic", 0)
+    moved["depth"].add_(1)  # the same tensor, written to
+    check(moved, other, "agnostic", 2)
 
 
 def test_what_is_kept_goes_with_the_tokens():
