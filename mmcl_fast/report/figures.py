@@ -10,6 +10,7 @@ COLOURS = {"image": "#3b82f6", "video": "#e8590c", "audio": "#0ca678", "depth": 
 LINES = ("#3b82f6", "#e8590c", "#0ca678", "#ae3ec9", "#d99a00", "#e03131", "#15aabf", "#868e96")
 GREY = [[0, "rgba(128,136,150,0.10)"], [1, "rgba(128,136,150,0.45)"]]
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+BESIDE = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}
 MARGIN = {"l": 10, "r": 10, "t": 10, "b": 10}
 
 
@@ -85,7 +86,10 @@ def means(runs: list[Run]) -> Any:
                 connectgaps=True,
                 hovertemplate="after task %{x}: %{y:.1f} %<extra>" + title + "</extra>",
             )
-    return _curves(figure)
+    _curves(figure)
+    if len(figure.data) > len(LINES):  # a legend above would leave no room for the lines
+        figure.update_layout(height=160 + 20 * len(figure.data), legend=BESIDE)
+    return figure
 
 
 def curves(run: Run, setting: str) -> Any:

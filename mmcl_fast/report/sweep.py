@@ -7,6 +7,8 @@ from typing import Any
 
 from mmcl_fast.report import figures, parts, tables
 
+MOST_BESIDE = 6  # rows that figures beside each other have room for
+
 
 def page(results: dict[str, Any], title: str) -> str:
     """The page of what ``results.collect`` gives."""
@@ -25,12 +27,13 @@ def page(results: dict[str, Any], title: str) -> str:
     if runs:
         first = next(iter(runs[0]["settings"]))
         one = [{**run, "settings": {first: run["settings"][first]}} for run in runs if first in run["settings"]]
-        body.append(parts.grid(
+        panels = (
             parts.panel("last", "Mean over seeds, with the interval.", drawn.place(figures.bars(runs, "last"))),
             parts.panel("forgetting", "Mean over seeds, with the interval.",
                         drawn.place(figures.bars(runs, "forgetting"))),
             parts.panel("Mean accuracy over the tasks seen", f"After each task learned; setting {first}, mean over "
-                        "seeds.", drawn.place(figures.means(one)))))
+                        "seeds.", drawn.place(figures.means(one))))
+        body += [parts.grid(*panels)] if len(runs) <= MOST_BESIDE else map(parts.grid, panels)
         body.append("<h2>R of the first seed</h2>")
         body.append(parts.grid(*(
             parts.panel(f"{row['title']}, seed {row['cells'][0]['seed']}", f"Accuracy in % on each task (column) after "

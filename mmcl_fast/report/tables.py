@@ -28,7 +28,7 @@ class Table:
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
-    """For each setting its metrics and the differences to the reference; then ``last`` by modality."""
+    """For each setting its metrics; differences to the reference where labels are not masked; ``last`` by modality."""
     rows = results["rows"]
     settings = list(dict.fromkeys(name for row in rows for name in row["statistics"]))
     out = []
@@ -36,7 +36,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
         body = [[row["title"], str(len(row["cells"])), *(mean(_of(row, setting, metric)) for metric in METRICS)]
                 for row in rows]
         out.append(Table(f"{setting}, in %: {ABOUT.get(setting, setting)}", ["", "seeds", *METRICS], body))
-    for setting in settings:
+    for setting in (name for name in settings if not name.endswith("_masked")):
         body = []
         for row in rows:
             found = [(_of(row, setting, metric) or {}).get("difference") for metric in COMPARED]
