@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import os
 import shlex
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from mmcl_fast import cli
+from mmcl_fast import cli, parallel
 from mmcl_fast import config as configs
-from mmcl_fast.compare import rows, sweep
+from mmcl_fast.compare import display, rows, sweep
+from mmcl_fast.compare.cells import Cell
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning import files, learner, run
 from mmcl_fast.report import results, tables
@@ -128,6 +130,7 @@ def test_the_files_hold_every_seed(swept: Path) -> None:
         assert [cell["seed"] for cell in row["cells"]] == [0, 1]
         for cell in row["cells"]:
             kept = outcome(swept / row["title"] / f"seed-{cell['seed']}")
+            assert cell["folder"] == f"{row['title']}/seed-{cell['seed']}"
             assert cell["settings"] == kept["settings"] and cell["tasks"] == kept["tasks"]
             assert cell["seconds"]["evaluation"] > 0 and cell["environment"]["python"]
     lines = list(csv.DictReader((swept / "table.csv").open()))
@@ -214,6 +217,8 @@ def test_a_folder_in_use_is_refused(config: Path, swept: Path, monkeypatch) -> N
     with files.locked(swept):
         result = call("compare", config, "--methods", "comm", "--seeds", "0", "--out", swept, code=2)
     assert "in use by process" in result.stderr
+    result = call("compare", config, "--methods", "comm", "--seeds", "0", "--out", swept / "comm" / "seed-0", code=2)
+    assert "is a run folder" in result.stderr
 
 
 def test_broken_files_are_found_before_anything_is_learned(config: Path, tmp_path: Path, monkeypatch) -> None:
@@ -250,6 +255,29 @@ def test_ablate_throws_each_switch(config: Path, tmp_path: Path, monkeypatch) ->
     assert all(len(row["cells"]) == 1 for row in values["rows"]) and values["failed"] == {}
 
 
+def test_a_terminal_shows_all_cells_and_those_under_way(config: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    base = configs.load(config)
+    cell = Cell(rows.methods("ridge", base)[0], 4, base, tmp_path / "seed-4")
+    console = Console(file=io.StringIO(), force_terminal=True, width=150)
+    with display.Bars(3, 1, console) as bars:
+        bars.begin(cell)
+        bars.progress(cell, {"learned": 2, "tasks": 9, "doing": "text-1: decode and trunk 7/20"})
+        bars.bars.refresh()
+        shown = console.file.getvalue()
+        bars.end(cell, "lost")
+    for part in ("all cells", "1/3", "ridge, seed 4", "2/9", "decode and trunk 7/20"):
+        assert part in shown, part
+    assert "ridge, seed 4: failed: lost (2/3 cells)" in console.file.getvalue()
+
+
+def test_cells_beside_each_other_share_the_memory(monkeypatch) -> None:
+    assert parallel.beside() == 1
+    monkeypatch.setenv(parallel.BESIDE, "4")
+    assert parallel.beside() == 4
+
+
 # ---- rows and seeds ---------------------------------------------------------------------------------------------
 
 
@@ -283,10 +311,11 @@ def test_rows_that_are_wrong(make, text: str, message: str) -> None:
 
 
 def test_ablate_is_of_comm(config: Path, tmp_path: Path) -> None:
-    result = call("ablate", config, "--out", tmp_path, "--set", "method.name=ridge", "--set", "method.options={}", code=2)
+    ridge = ("--set", "method.name=ridge", "--set", "method.options={}")
+    result = call("ablate", config, "--out", tmp_path, *ridge, code=2)
     assert "method.name = 'ridge'" in result.stderr
     result = call("compare", config, "--methods", "comm", "--reference", "com", "--out", tmp_path, code=2)
-    assert "--reference com: did you mean 'comm'?" in result.stderr or "no such row" in result.stderr
+    assert "--reference com: no such row; did you mean 'comm'?" in result.stderr
 
 
 def test_seeds() -> None:

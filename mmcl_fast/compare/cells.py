@@ -50,6 +50,8 @@ def plan(base: Config, rows: Sequence[Row], seeds: Sequence[int], out: Path) -> 
         RunError: a folder holds a run of another config or of other data (names the difference), or no run.
         ConfigError, StreamError: there is no such stream.
     """
+    if (out / "config.json").exists():
+        raise RunError(f"{out}: is a run folder, not that of a sweep; give another --out")
     streams: dict[str, Stream] = {}
     cells = []
     for seed in seeds:

@@ -42,7 +42,7 @@ def collect(rows: Sequence[tuple[dict[str, Any], Mapping[int, Path]]], reference
             run = read(folder)
             formulas |= run.get("formulas", {})
             notes |= dict.fromkeys(run.get("notes", []))
-            cells.append({"seed": seed, "folder": str(folder), **{key: run.get(key) for key in KEPT}})
+            cells.append({"seed": seed, "folder": "/".join(folder.parts[-2:]), **{key: run.get(key) for key in KEPT}})
         out.append({**about, "cells": cells})
     base = next((row["cells"] for row in out if row["title"] == reference), [])
     for row in out:
