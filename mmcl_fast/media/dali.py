@@ -112,7 +112,8 @@ class DaliEngine:
     decoded in full. Video frames are the same ones, scaled after the conversion to RGB instead of before it. A damaged
     file may be decoded here, with other pixels, where the cpu backend refuses it; what is cut short is refused by both.
     DALI 2.4 prints what it cannot read, and its video decoder can crash the process over a damaged file (see
-    ``dali_routes.video`` for what keeps such files from it): check files of unknown origin first.
+    ``dali_routes.video`` for what keeps such files from it): check files of unknown origin first. Where a call into
+    DALI does not come back in two minutes, there is a RuntimeWarning, and the cpu backend decodes the rest.
 
     Raises:
         ConfigError: DALI cannot be used, or ``spec`` is for text.
@@ -244,10 +245,12 @@ class _Run:
     def _group(self, job: Job) -> None:
         for look in job.looks:
             look.result()
-        slots = [] if self.engine.stuck else sorted(job.feeds)
-        for slot in set(range(len(job.chunk.indices))).difference(slots):
-            self._fall_back(job, slot)
-        groups, room = [], 0
+        slots, groups, room = [], [], 0
+        for slot in range(len(job.chunk.indices)):
+            if slot in job.feeds and not self.engine.stuck:
+                slots.append(slot)
+            else:
+                self._fall_back(job, slot)
         most = math.ceil(len(slots) / max(math.ceil(len(slots) / MOST), 1))  # groups of one size
         for slot in slots:
             cost = job.feeds[slot].cost
