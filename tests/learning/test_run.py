@@ -73,6 +73,11 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
     last = next(e for e in events if e["event"] == "evaluation" and e["after"] == 6 and e["setting"] == "agnostic")
     assert last["row"] == R[-1] == [100 * c / n for c, n in zip(last["correct"], last["count"])]
     assert [e["task"] for e in events if e["event"] == "task"] == [1, 2, 3, 4, 5, 6]
+    for event in events:
+        if event["event"] == "task":
+            assert event["seconds"].keys() == {"decode and trunk", "relevance", "features", "prompts", "statistics",
+                                               "re-alignment", "bookkeeping", "checkpoint", "evaluation"}
+            assert min(event["seconds"].values()) > 0
     again = Learner.load(tmp_path / "run", encoder=ToyEncoder())
     assert again.evaluate(run.make_stream(config()).tasks).accuracy("agnostic") == R[-1]
 
