@@ -29,10 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
     "report": {"learning"},
     "check": {"media", "streams", "progress"},
+    "compare": {"check", "config", "learning", "methods", "parallel", "report", "streams"},
     "doctor": {"encoders", "media", "ops", "streams", "_C"},
     "cli": {
         "bench",
         "check",
+        "compare",
         "config",
         "doctor",
         "encoders",

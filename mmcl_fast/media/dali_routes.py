@@ -40,6 +40,7 @@ class Feed:
         kind: format and mode: what DALI either can decode or cannot.
         view: the random view.
         samples, rate: of a recording, as its header has them.
+        seconds: that a clip plays.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -48,6 +49,7 @@ class Feed:
     view: View
     samples: int = 0
     rate: int = 0
+    seconds: float = 0.0
 
 
 def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
@@ -140,7 +142,8 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
     frames = np.int32([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted])
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
-    return Feed(arrays, spec.frames * width * height * 3, (codec, frame.format.name), view)
+    return Feed(arrays, spec.frames * width * height * 3, (codec, frame.format.name), view,
+                seconds=clock.duration * clock.base)
 
 
 ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}
