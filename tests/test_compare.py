@@ -43,13 +43,14 @@ def die(self, data, classes): os.kill(os.getpid(), signal.SIGKILL)
 def wrong(self, data, classes): raise ValueError("no such thing")
 RidgeMethod.learn, Finetune.learn = die, wrong
 """
-SLOW = """
-from mmcl_fast.methods import comm
-real = comm.Comm.learn
-def slow(self, data, classes):
-    time.sleep(0.25)
+HELD = """
+from mmcl_fast.methods.comm import Comm
+real = Comm.learn
+def held(self, data, classes):
+    if data.index == {task}:
+        time.sleep(600)
     return real(self, data, classes)
-comm.Comm.learn = slow
+Comm.learn = held
 """
 
 
@@ -95,7 +96,7 @@ def outcome(folder: Path) -> dict:
     return summary
 
 
-def wait_for(what, seconds: float = 60.0) -> None:
+def wait_for(what, seconds: float = 180.0) -> None:
     until = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < until
@@ -173,8 +174,8 @@ def test_a_failing_cell_does_not_stop_the_others(config: Path, tmp_path: Path, m
 
 
 def end_after(task: int, words: list[str], out: Path, signum: int) -> tuple[int, str]:
-    """A sweep in a process of its own, sent a signal when comm with seed 0 has learned so many tasks. Returns its exit
-    code and what it said."""
+    """A sweep in a process of its own, sent a signal while comm with seed 0, so many tasks learned, learns the next.
+    Returns its exit code and what it said."""
     process = os.fork()
     if not process:
         sys.stderr = open(out.with_suffix(".said"), "w")
@@ -195,11 +196,12 @@ def end_after(task: int, words: list[str], out: Path, signum: int) -> tuple[int,
 def test_a_sweep_that_is_ended_goes_on(config: Path, swept: Path, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "out"
     words = ["compare", str(config), "--methods", "ridge,comm", "--seeds", "0..1", "--jobs", "1", "--out", str(out)]
-    monkeypatch.setattr(sweep, "COMMAND", worker(SLOW))
+    monkeypatch.setattr(sweep, "COMMAND", worker(HELD.format(task=1)))
     code, said = end_after(1, words, out, signal.SIGINT)
     assert code == 130 and free(out)  # no process is left
     assert shlex.split(said.split("go on with: ")[1].splitlines()[0]) == ["mmcl-fast", *words]
     before = (out / "ridge" / "seed-0" / "summary.json").stat().st_mtime_ns
+    monkeypatch.setattr(sweep, "COMMAND", worker(HELD.format(task=3)))
     assert end_after(3, words, out, signal.SIGKILL)[0] == -signal.SIGKILL
     wait_for(lambda: free(out))  # the worker follows
     assert not (out / "comm" / "seed-0" / "summary.json").exists() and not (out / "ridge" / "seed-1").exists()
