@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"learning", "ops", "streams"},
     "__main__": {"cli"},
 }
-LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "typer", "nvidia")
+LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia")
 
 
 def room_of(file: Path) -> str:

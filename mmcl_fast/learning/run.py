@@ -374,7 +374,7 @@ def environment() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     packages = {}
-    for name in ("mmcl-fast", "torch", "numpy", "av", "pillow", "soundfile", "transformers", "triton"):
+    for name in ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:
