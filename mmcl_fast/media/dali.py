@@ -317,8 +317,8 @@ class _Run:
     def _give_up(self) -> None:
         """DALI did not come back: what it has goes to the cpu backend, and so does all that follows."""
         self.engine.stuck, self.pipe = True, None
-        warnings.warn("media backend 'dali': a call into DALI did not come back, the cpu backend decodes the rest: start "
-                      "again with the backend cpu", RuntimeWarning, stacklevel=2)
+        warnings.warn("media backend 'dali': a call into DALI did not come back, the cpu backend decodes the rest: "
+                      "start again with the backend cpu", RuntimeWarning, stacklevel=2)
         for group in (*self.flying, *self.waiting):
             group.job.groups -= 1
             for slot in group.slots:
