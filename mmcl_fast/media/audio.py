@@ -66,9 +66,9 @@ def _mono(samples: np.ndarray) -> Tensor:
     """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
     if native.kernels() is not None and samples.flags.c_contiguous:
         wave = torch.empty(len(samples))
-        loud = native.kernels().mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST,
-                                     wave.data_ptr())
-        _sane(*((math.inf, math.inf) if loud else (0.0, 0.0)))
+        if native.kernels().mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST,
+                                 wave.data_ptr()):
+            _sane(-math.inf, math.inf)
         return wave
     scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
     wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32))
@@ -84,6 +84,7 @@ def _skip(file: Any, count: int) -> None:
 
 
 def _sane(low: Any, high: Any) -> None:
+    """Refuses samples from ``low`` to ``high`` that are not sound."""
     if not (-LOUDEST <= low and high <= LOUDEST):  # not a number is neither
         raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
 

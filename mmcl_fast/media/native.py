@@ -33,6 +33,7 @@ def takes(*tensors: Tensor) -> bool:
 
 
 def up_to(count: int) -> int:
+    """``count`` rounded up to whole vectors."""
     return -(-count // SIXTEEN) * SIXTEEN
 
 
