@@ -119,7 +119,8 @@ class Learner:
         try:
             self.method.learn(data, classes)
             for key, learned in self.method.state()[0].items():
-                if not learned.isfinite().all():
+                if learned.is_floating_point() and learned.numel() and \
+                        not torch.stack(learned.aminmax()).isfinite().all():  # far faster than isfinite() of all
                     raise RunError(f"{key} is not finite after learning; look at the task's files, or change "
                                    "method.options")
         except BaseException as fault:
