@@ -191,13 +191,11 @@ class PlainComm:
     def _remember(self, z: Tensor, modality: str) -> None:
         memory, dim = self.comm.memory, self.encoder.dim
         u = torch.cat([z, self.queries], dim=1)
-        old = memory.labels(modality)
-        if old:
+        if memory.labels(modality):
             before = torch.cat([_unit(self.before), self.queries], dim=1)
-            memory.shift(modality, old, u[:, :dim] - before[:, :dim], before, self.options.drift_width, dim)
+            memory.shift(modality, (), u[:, :dim] - before[:, :dim], before, self.options.drift_width, dim)
         labels = torch.tensor(self.sequential.dataset.labels)
-        for c in range(self.target0, len(self.texts)):
-            memory.add(c, modality, u[labels == c])
+        memory.add(modality, range(self.target0, len(self.texts)), u, labels)
 
     @torch.no_grad()
     def scores(self, x: Tensor | list[str], modality: str) -> Tensor:

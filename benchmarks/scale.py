@@ -32,7 +32,7 @@ RATES = {  # assumptions until a measurement takes their place
     "storage": (2e9, "bytes/s a GPU, from and to the file system that all share"),
     "network": (20e9, "bytes/s a GPU, all to all between machines"),
     "latency": (1e-4, "s, a sum of gradients over all GPUs beyond its bytes"),
-    "memory": (141e9, "bytes of a GPU"), "bandwidth": (4.3e12, "bytes/s of a GPU's memory"),
+    "memory": (141e9, "bytes of a GPU"),
     "class_seconds": (0.1, "s, mean and covariance of a class of 1,000 samples, and the modality's"),
     "normals": (2e8, "normal numbers/s, drawn on one core"),
     "checkpoint": (1e9, "bytes/s, written and summed by the first process")}
@@ -63,7 +63,7 @@ def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[
                                       / x.gpus),
         "z to all": ("N", 3 * x.samples * 4 * x.dim / x.network),
         "statistics": ("C, in each process", x.classes * x.class_seconds),
-        "drift of old classes": ("T C N_task / W", x.tasks * seen / x.modalities * 3 * per_task * 4 * wide / x.bandwidth
+        "drift of old classes": ("T C N_task / W", x.tasks * seen / x.modalities * 2 * per_task * (wide + x.dim) / x.flops
                                  / x.gpus),
         "re-alignment: closed form": ("T C D_u^2 / W", x.tasks * moment_flop / x.flops / x.gpus),
         "re-alignment: pool": ("T C, in each process", x.tasks * seen * (wide + options.class_rank
@@ -105,7 +105,7 @@ def measure() -> dict[str, float]:
     spent = []
     for label in range(4):
         begun = time.perf_counter()
-        memory.add(label, "image", x)
+        memory.add("image", [label], x, torch.full((len(x),), label))
         if device == "cuda":
             torch.cuda.synchronize()
         spent.append(time.perf_counter() - begun)

@@ -25,15 +25,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import suite, train_data, train_scale
+from benchmarks import suite, train_checkpoints, train_data, train_scale
 from benchmarks.train_rows import MORE, PHASES, ROWS, plain
 from mmcl_fast.streams import Stream
 
 COLUMNS = ["encoder", "row", "last, %", "run, s", "times ours", "later epochs, samples/s", "ours is faster by",
            "peak memory, MB"]
 GROWTH = ["tasks", "classes", "learn, s", "of it re-alignment", "statistics, s", "the rest, s", "evaluate all tasks, s",
-          "test samples", "embedded anew (in 32s)", "bytes per class", "statistics, MB", "test tokens, MB",
-          "checkpoint, MB", "resident, MB"]
+          "checkpoint, s", "test samples", "embedded anew (in 32s)", "bytes per class", "statistics, MB",
+          "test tokens, MB", "checkpoint, MB", "resident, MB"]
 
 
 def make_stream(data: str, classes_per_task: int, seed: int) -> Stream:
@@ -125,7 +125,7 @@ def lines(results: list[dict], epochs: int) -> list[list[str]]:
 def phases(results: list[dict], epochs: int) -> tuple[list[str], list[list[str]]]:
     """Samples per second in each phase, means over the seeds; seconds for re-alignment, which has no samples."""
     columns = ["encoder", "row", "decode alone", "trunk alone", "first pass", "relevance", "prompts, all epochs",
-               "features", "statistics", "re-alignment, s", "evaluation"]
+               "features", "statistics", "re-alignment, s", "bookkeeping", "evaluation"]
     times = {"prompts": epochs}
     table = []
     for result in results:
@@ -147,7 +147,8 @@ def growth_lines(rows: list[dict]) -> list[list[str]]:
     """Columns as in GROWTH."""
     table = []
     for r in rows:
-        seconds = [f"{r[name]:.3f}" for name in ("learn", "re-alignment", "statistics", "the rest", "evaluation")]
+        seconds = [f"{r[name]:.3f}" for name in ("learn", "re-alignment", "statistics", "the rest", "evaluation",
+                                              "checkpoint")]
         sizes = [f"{r[name]:.2f}" for name in ("statistics MB", "test tokens MB", "checkpoint MB")]
         table.append([str(r["tasks"]), f"{r['classes']}{'' if r['fresh'] else ' (the same in each task)'}", *seconds,
                       str(r["test samples"]), f"{r['embedded']:.0f}", f"{r['bytes per class']:.0f}", *sizes,
@@ -193,7 +194,7 @@ def main() -> int:
     options = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
     asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
     rows = pick(chosen.rows)
-    results, grown, parts = [], {}, []
+    results, grown, parts, costs = [], {}, [], []
     with tempfile.TemporaryDirectory() as folder:
         if chosen.growth != "only" or chosen.devices:
             asked["data"] = chosen.data or str(train_data.write_media(Path(folder) / "media", **size))
@@ -205,9 +206,13 @@ def main() -> int:
                     parts.append([[name, *train_scale.COLUMNS], [["", *line] for line in train_scale.lines(scaled)]])
                 else:
                     results += compare(made, name, rows, asked, chosen.seeds)
+                    if "ours" in rows:
+                        costs.append({"encoder": name, "row": "checkpoints inside a task",
+                                      **watched("benchmarks.train_checkpoints", {**asked, "encoder": made}, {})})
             if not chosen.devices:
                 columns, table = phases(results, options["epochs"])
                 parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
+                parts += [[train_checkpoints.COLUMNS, train_checkpoints.lines(costs)]] if costs else []
     if chosen.growth != "no" and not chosen.devices:
         grown = watched("benchmarks.train_growth",
                         {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 16, "test": 2},
@@ -219,13 +224,13 @@ def main() -> int:
                         seeds=[0] if chosen.devices else chosen.seeds, options=options, media=chosen.data or
                         "written from a seed", sizes="quick" if chosen.quick else size)
     name = chosen.out or f"{facts['machine']}-{datetime.date.today()}"
-    text = suite.keep(name, facts, [*results, grown] if grown else results, *parts[0])
+    text = suite.keep(name, facts, [*results, *costs, *([grown] if grown else [])], *parts[0])
     print(text)
     for part in parts[1:]:
         print("\n" + markdown(*part))
     with (suite.HERE / "results" / f"{name}.md").open("a") as file:
         file.write("".join(f"\n{markdown(*part)}\n" for part in parts[1:]))
-    runs = [run for result in results for run in result.get("runs", [result])]
+    runs = [run for result in [*results, *costs] for run in result.get("runs", [result])]
     return int(any("exit code" in run.get("why", "") for run in runs) or "why" in grown)
 
 

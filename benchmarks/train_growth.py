@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.harness import _status
-from benchmarks.train_rows import timed
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix
 from mmcl_fast.learning import Learner
@@ -114,17 +113,16 @@ def task(index: int, *, fresh: bool, train: int, test: int) -> Task:
 
 
 @contextmanager
-def statistics_of(learner: Learner) -> Iterator[list[float]]:
-    """Processor seconds of the learner's phase of that name."""
-    phase, spent = learner.method.phase, []
+def phases_of(learner: Learner) -> Iterator[dict[str, float]]:
+    """Processor seconds of the learner's phases, by name."""
+    phase, spent = learner.method.phase, {}
 
     @contextmanager
     def watched(name: str, total: int | None = None) -> Iterator[Any]:
         begun = CLOCK()
         with phase(name, total) as shown:
             yield shown
-        if name == "statistics":
-            spent.append(CLOCK() - begun)
+        spent[name] = spent.get(name, 0.0) + CLOCK() - begun
 
     learner.method.phase = watched
     try:
@@ -154,14 +152,13 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
     seen: list[Task] = []
     for index in range(max(tasks)):
         now = task(index, fresh=fresh, train=train, test=test)
-        realigner = learner.method.realigner
-        with timed(realigner, "solve", "train", clock=CLOCK) as aligned, statistics_of(learner) as counted:
+        with phases_of(learner) as phases:
             begun = CLOCK()
             learner.learn(now)
             whole = CLOCK() - begun
         seen.append(replace(now, _samples=tuple(now.test)))  # so that a growing list of samples is not what is measured
-        spent.append({"learn": whole, "re-alignment": sum(aligned), "statistics": sum(counted)})
-        spent[-1]["the rest"] = whole - sum(aligned) - sum(counted)
+        spent.append({"learn": whole, "re-alignment": phases["re-alignment"], "statistics": phases["statistics"]})
+        spent[-1]["the rest"] = 2 * whole - sum(spent[-1].values())
         if any(0 <= point - index - 1 < 4 for point in tasks):  # every row of R would cost more than all the learning
             before = encoder.embedded
             begun = CLOCK()
@@ -178,10 +175,12 @@ def _sizes(learner: Learner) -> dict[str, float]:
     tensors, _ = learner.contents()
     kept = sum(t.nbytes for k, t in tensors.items() if k.startswith("method/memory/class/"))
     with tempfile.TemporaryDirectory() as folder:
+        begun = CLOCK()
         learner.save(Path(folder) / "saved")
+        seconds = CLOCK() - begun
         disk = sum(f.stat().st_size for f in (Path(folder) / "saved").iterdir())
     del tensors
-    return {"bytes per class": kept / len(learner.classes), "statistics MB": kept / 1e6,
+    return {"checkpoint": seconds, "bytes per class": kept / len(learner.classes), "statistics MB": kept / 1e6,
             "test tokens MB": sum(t.nbytes for t in learner.cache.kept.values()) / 1e6,
             "checkpoint MB": disk / 1e6, "resident MB": resident()}
 

@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from mmcl_fast.methods.comm import CommOptions
 from mmcl_fast.ops import attention
 from mmcl_fast.streams import Sample, Stream
 
-PHASES = ("first pass", "relevance", "prompts", "features", "statistics", "re-alignment", "evaluation")
+PHASES = ("first pass", "relevance", "prompts", "features", "statistics", "re-alignment", "bookkeeping", "evaluation")
 
 
 class SecondForward(Tokens):
@@ -97,13 +96,11 @@ def ours(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, c
     trained = evaluated = 0
     started = time.perf_counter()
     for task in stream:
-        begun = time.perf_counter()
-        with timed(learner.method.realigner, "solve") as solve:
-            spent = learner.learn(task)
+        spent = learner.learn(task)
+        before = time.perf_counter()
         _wait(encoder)
+        spent["bookkeeping"] += time.perf_counter() - before
         spent["first pass"] = spent.pop("decode and trunk")
-        spent["re-alignment"] = spent.get("re-alignment", 0.0) + sum(solve)
-        spent["features"] = time.perf_counter() - begun - sum(spent.values())  # before and after, and bookkeeping
         before = time.perf_counter()
         result = learner.evaluate(stream.seen, setting="agnostic")
         spent["evaluation"] = time.perf_counter() - before
@@ -116,30 +113,6 @@ def ours(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, c
     row = {"seconds": seconds, "total": total, "R": R, "last": last(R), "trained": trained, "evaluated": evaluated,
            "later epochs": seconds["prompts"] * (epochs - 1) / epochs}
     return row | ({"alone": _alone(encoder, stream, workers)} if measure else {})
-
-
-@contextmanager
-def timed(thing: Any, *names: str, clock: Callable[[], float] = time.perf_counter) -> Iterator[list[float]]:
-    """The seconds that calls of these methods of ``thing`` take, one entry each."""
-    spent: list[float] = []
-
-    def watch(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            begun = clock()
-            try:
-                return method(*args, **options)
-            finally:
-                spent.append(clock() - begun)
-
-        return call
-
-    for name in names:
-        setattr(thing, name, watch(getattr(thing, name)))
-    try:
-        yield spent
-    finally:
-        for name in names:
-            delattr(thing, name)
 
 
 def _alone(encoder: Encoder, stream: Stream, workers: int) -> dict[str, float]:

@@ -38,10 +38,10 @@ struct AlignFinish {
 };
 
 // The loss in float32, products and all: z [rows, width], text [classes, width], weight [rows] or null. weights: 0 for
-// ignored rows, else weight or 1; norm: 1 / sum of weights, or 0, where mean, else 1; loss: ce weights [rows] where none,
-// else their sum times norm; ce and dscale [rows] as AlignFinish gives them, dz [rows, width] (null: not wanted) too, or
-// times weights norm where folded. A scale of at most fixed_up_to needs no running maximum. Errors: a label or a weight
-// that cannot be.
+// ignored rows, else weight or 1; norm: 1 / sum of weights, or 0, where mean, else 1; loss: ce weights [rows] where
+// none, else their sum times norm; ce and dscale [rows] as AlignFinish gives them; dz [rows, width] (null: not wanted)
+// too, or times weights norm where folded. A scale of at most fixed_up_to needs no running maximum. Errors: a label or
+// a weight that cannot be.
 enum Reduction : int { kNone = 0, kSum = 1, kMean = 2 };
 struct AlignRows {
   const float *z, *text, *weight; const int64_t* labels; float *loss, *ce, *weights, *norm, *dz, *dscale;
@@ -65,8 +65,8 @@ struct GateBack { void *d; const void *h, *gate; void *scaled, *dgate; int64_t l
 
 // realign in float32, products and all. u [rows, from] source, down [from, groups rank], up [groups rank, width];
 // e [rows, width], inv [rows], h [rows, groups rank] = u down.
-struct RealignForward { const float *u, *z, *gate, *down, *up; float *e, *inv, *h; int64_t ldu, ldz, ldg, rows, width, from,
-                        groups, rank; int threads; };
+struct RealignForward { const float *u, *z, *gate, *down, *up; float *e, *inv, *h;
+                        int64_t ldu, ldz, ldg, rows, width, from, groups, rank; int threads; };
 // Its gradients; a null one is not computed. adds: source is z, and du = dz holds both shares.
 struct RealignBack { const float *de, *e, *inv, *h, *u, *gate, *down, *up; float *dz, *dgate, *ddown, *dup, *du;
                      int64_t ldde, ldu, ldg, rows, width, from, groups, rank; bool adds; int threads; };

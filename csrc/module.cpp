@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "build_info.h"
+#include "cpu/media.h"
 #include "kernels.h"
 #ifdef MMCL_CUDA
 #include "cuda/bindings.h"
@@ -88,6 +89,37 @@ PYBIND11_MODULE(_C, m) {
   }, free_gil());
   m.def("softmax_back", [](addr p, addr d, addr along, i64 ldp, i64 rows, i64 cols, float scale, int dtype, int threads) {
     return softmax_back({at<const void>(p), at<void>(d), at<const float>(along), ldp, rows, cols, scale, dtype, threads});
+  }, free_gil());
+  m.def("mono", [](addr samples, int kind, i64 frames, i64 channels, float loudest, addr out) {
+    return mono({at<const void>(samples), kind, frames, channels, loudest, at<float>(out)});
+  }, free_gil());
+  m.def("resample", [](addr wave, i64 length, i64 half, i64 inputs, i64 outputs, i64 want, addr products, i64 count,
+                       addr weights, addr out) {
+    return resample({at<const float>(wave), length, half, inputs, outputs, want, at<const std::int32_t>(products),
+                     count, at<const float>(weights), at<float>(out)});
+  }, free_gil());
+  m.def("mel_power", [](addr wave, i64 length, i64 hop, i64 n_fft, addr window, addr roots, addr radices, i64 stages,
+                        addr filters, addr weights, i64 mels, addr power, i64 ld) {
+    return mel_power({at<const float>(wave), length, hop, n_fft, at<const float>(window), at<const float>(roots),
+                      at<const std::int32_t>(radices), stages, at<const std::int32_t>(filters),
+                      at<const float>(weights), mels, at<float>(power), ld});
+  }, free_gil());
+  m.def("level_picture", [](addr power, i64 mels, i64 frames, i64 ld, float scale, float floor, float silence,
+                            addr across_0, addr across_w, i64 across_taps, addr down_0, addr down_w, i64 down_taps,
+                            i64 size, addr out) {
+    return level_picture({at<const float>(power), mels, frames, ld, scale, floor, silence,
+                          at<const std::int32_t>(across_0), at<const float>(across_w), across_taps,
+                          at<const std::int32_t>(down_0), at<const float>(down_w), down_taps, size, at<float>(out)});
+  }, free_gil());
+  m.def("normalise", [](addr in, bool bytes, i64 frames, i64 height, i64 width, i64 in_frame, i64 in_channel, i64 in_row,
+                        i64 in_pixel, addr scale, addr shift, addr out, i64 out_frame, i64 out_channel) {
+    return normalise({at<const void>(in), bytes, frames, height, width, in_frame, in_channel, in_row, in_pixel,
+                      at<const float>(scale), at<const float>(shift), at<float>(out), out_frame, out_channel});
+  }, free_gil());
+  m.def("square", [](addr in, i64 height, i64 width, i64 in_row, i64 in_pixel, double left, double top, double right,
+                     double bottom, i64 size, bool cubic, bool flip, addr out) {
+    return square({at<const std::uint8_t>(in), height, width, in_row, in_pixel, left, top, right, bottom, size, cubic,
+                   flip, at<std::uint8_t>(out)});
   }, free_gil());
 #ifdef MMCL_CUDA
   cuda::bind(m);

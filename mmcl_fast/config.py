@@ -243,6 +243,18 @@ def read(run: Path, overrides: Sequence[str] = ()) -> Config:
     return build(values, str(run / "config.json"), origin)
 
 
+def recorded(run: Path) -> dict[str, Any]:
+    """What config.json of a run folder holds, with the keys that were added since at their defaults.
+
+    Raises:
+        RunError: config.json is missing or damaged.
+        ConfigError: a key that there is no longer, or a value that is no longer taken.
+    """
+    values = _recorded(run)
+    known = {key: value for key, value in values.items() if key in Config.model_fields}
+    return values | build(known, str(run / "config.json")).model_dump(mode="json")
+
+
 def check_data(run: Path, fingerprint: str) -> None:
     """Raises RunError unless ``fingerprint`` (``Stream.fingerprint``) is that of the data the run learned."""
     from mmcl_fast.errors import RunError

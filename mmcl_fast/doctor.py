@@ -230,6 +230,7 @@ def _codecs() -> Iterator[Finding]:
         ("av", "av", _av),
         ("soundfile", "soundfile", _soundfile),
         ("PIL", "pillow", _pillow),
+        ("simplejpeg", "simplejpeg", _simplejpeg),
     ):
         try:
             import_module(module)
@@ -269,6 +270,10 @@ def _pillow() -> tuple[list[str], str]:
     return [
         n for n in names if not features.check(n)
     ], f"reads {', '.join(n for n in names if features.check(n))}"
+
+
+def _simplejpeg() -> tuple[list[str], str]:
+    return [], "decodes plain JPEG files; without it Pillow does"
 
 
 def _pairs() -> Iterator[Finding]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from mmcl_fast.errors import ConfigError, RunError, UserError
 
 RENDEZVOUS, PARENT = "MMCL_FAST_RENDEZVOUS", "MMCL_FAST_PARENT"  # set by ``cli.launch``
+BESIDE = "MMCL_FAST_BESIDE"   # set by ``compare.sweep``: processes that learn other runs on this machine at once
 JOIN = timedelta(minutes=10)  # for processes to find each other, and for an exchange between GPUs
 WAIT = timedelta(days=2)      # for one that decodes while the others wait; a death is noticed at once
 BLOCK = 512                   # samples dealt out at once
@@ -127,7 +128,7 @@ def device(name: str) -> str:
 
 def beside() -> int:
     """Processes on this machine, which share its memory."""
-    return 1 if _company is None else _company.local_world
+    return int(os.environ.get(BESIDE, "1")) if _company is None else _company.local_world
 
 
 def elsewhere() -> bool:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import plain_loop, suite, train, train_avalanche, train_data, train_growth, train_rows, train_scale
+from benchmarks import (plain_loop, suite, train, train_avalanche, train_checkpoints, train_data, train_growth, train_rows,
+                        train_scale)
 from benchmarks.rivals import CannotRun
 from mmcl_fast import bench, cli
 from mmcl_fast.learning import Learner
@@ -56,8 +57,10 @@ def test_the_plain_loop_learns_what_the_learner_learns(media, tmp_path):
         want, got = learner.method.bank.prompts[task.modality], plain.comm.bank.prompts[task.modality]
         assert (want - got).norm() < 0.01 * want.norm()
     assert torch.equal(plain.texts, learner.classes.embedding)
-    for key, known in learner.method.memory.classes.items():
-        torch.testing.assert_close(plain.comm.memory.classes[key].mean, known.mean, rtol=0, atol=0.01)
+    for modality, known in learner.method.memory.counts.items():
+        assert plain.comm.memory.counts[modality] == known
+        torch.testing.assert_close(plain.comm.memory.means(modality), learner.method.memory.means(modality), rtol=0,
+                                   atol=0.01)
     for task in tasks:
         data = plain.media(task, "test")
         tokens = learner.cache.tokens(learner.encoder, task.test)
@@ -180,6 +183,17 @@ def test_the_cli_hands_its_options_on(monkeypatch, tmp_path):
                             str(tmp_path), "--quick"]
     result = CliRunner().invoke(cli.app, ["bench", "train", "--data", "nowhere"])
     assert result.exit_code == 2 and "nowhere" in result.stderr
+
+
+def test_checkpoints_inside_a_task_are_taken_in_every_second_run(media, tmp_path):
+    result = train_checkpoints.measure(ToyEncoder(), stream(media), vars(OPTIONS), tmp_path, every=4, pairs=2)
+    assert result["checkpoints"] == 2 * ((10 + 2) // 4) and result["bytes"] > 1000  # each: 2 epochs of a batch, 10 steps
+    assert len(result["pairs"]) == 2 and all(len(pair) == 2 and min(pair) > 0 for pair in result["pairs"])
+    rows = [{"encoder": "e", "every": 9, "checkpoints": 4, "bytes": 5e6, "pairs": [[1, 1.1], [2, 2], [4, 6]]},
+            {"encoder": "e", "why": "no"}]
+    cells = train_checkpoints.lines(rows)
+    assert cells[0] == ["e", "9", "4", "5.00", "2.00", "2.00", "10.0 % (0.0 to 50.0)"] and cells[1][1] == "(no)"
+    assert {len(row) for row in cells} == {len(train_checkpoints.COLUMNS)}
 
 
 def test_scaling(media):

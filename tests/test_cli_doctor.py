@@ -15,7 +15,7 @@ from mmcl_fast import cli, doctor, progress
 def test_doctor_finds_what_is_here() -> None:
     found = {finding.name: finding for finding in doctor.examine()}
     assert found["python"].state == found["torch"].state == "ok"
-    assert {"backend reference", "av", "soundfile", "pillow", "disk", "nvcc", "mmcl_fast._C"} <= set(found)
+    assert {"backend reference", "av", "soundfile", "pillow", "simplejpeg", "disk", "nvcc", "mmcl_fast._C"} <= set(found)
     assert all(finding.mend for finding in found.values() if finding.state == "broken")
     assert found["backend reference"].state == "ok"
     assert found["backend cuda"].state == "ok" or found["backend cuda"].about

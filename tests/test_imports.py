@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mmcl_fast"
 # What each room may import, besides itself, errors and what lies outside the package.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "media": set(),
+    "media": {"_C"},
     "streams": {"media"},
     "kernels": set(),
     "ops": {"kernels", "_C"},
@@ -29,10 +29,12 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
     "report": {"learning"},
     "check": {"media", "streams", "progress"},
+    "compare": {"check", "config", "learning", "methods", "parallel", "report", "streams"},
     "doctor": {"encoders", "media", "ops", "streams", "_C"},
     "cli": {
         "bench",
         "check",
+        "compare",
         "config",
         "doctor",
         "encoders",
@@ -48,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"learning", "ops", "streams"},
     "__main__": {"cli"},
 }
-LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "typer", "nvidia")
+LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia")
 
 
 def room_of(file: Path) -> str:

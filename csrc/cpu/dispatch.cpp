@@ -51,5 +51,11 @@ MMCL_PICK(realign_forward, RealignForward)
 MMCL_PICK(realign_back, RealignBack)
 MMCL_PICK(softmax_rows, SoftmaxRows)
 MMCL_PICK(softmax_back, SoftmaxBack)
+MMCL_PICK(mono, Mono)
+MMCL_PICK(resample, Resample)
+MMCL_PICK(mel_power, MelPower)
+MMCL_PICK(level_picture, LevelPicture)
+MMCL_PICK(normalise, Normalise)
+MMCL_PICK(square, Square)
 
 }  // namespace mmcl

@@ -111,8 +111,8 @@ static void tile_of(int64_t vecs, int64_t k, const float* a, int64_t ra, int64_t
 }
 
 // One tile of `rows` <= kTall rows and `cols` <= kWide columns; what hangs over goes through a tile of its own.
-inline void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t ra, int64_t ca, const float* b, float* c,
-                 int64_t ldc, bool add) {
+inline void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t ra, int64_t ca, const float* b,
+                 float* c, int64_t ldc, bool add) {
   const int64_t vecs = whole(cols, kW) / kW;
   alignas(64) float over[kTall * kWide];
   const bool fits = cols == vecs * kW;

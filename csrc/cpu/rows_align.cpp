@@ -141,7 +141,7 @@ int align_rows(const AlignRows& a) {
     total += a.weights[i] = !seen ? 0.0f : a.weight ? a.weight[i] : 1.0f;
   }
   const float norm = a.reduction != kMean ? 1.0f : total > 0 ? float(1.0 / total) : 0.0f;
-  const int64_t share = whole((a.rows + 2 * a.threads - 1) / (2 * a.threads), kTall), block = std::min<int64_t>(64, share);
+  const int64_t block = std::min<int64_t>(64, whole((a.rows + 2 * a.threads - 1) / (2 * a.threads), kTall));
   const int64_t each = whole(block * (wide + (a.dz ? 0 : d) + 7), kW);
   Buffer keys(packed_size(d, c)), values(packed_size(c, d)), inv_t(c), mean(d), work(a.threads * each);
   Buffer gain(a.folded ? a.rows : 0);
@@ -179,8 +179,8 @@ int align_rows(const AlignRows& a) {
       const AlignChunk chunk{x, wide, m, c, inv_z, inv_t.at, labels, 0, a.scale, fixed, true, top, others, ratio,
                              own, cosines, kFloat32, 1};
       const AlignFinish finish{out, z, a.text, a.dz ? out : nullptr, d, a.ldz, a.ldt, d, m, d, inv_z, inv_t.at,
-                               a.smoothing ? mean.at : nullptr, labels, a.ignore, a.scale, a.smoothing, top, others, own,
-                               cosines, a.folded ? gain.at + i : nullptr, a.ce + i, a.dscale + i, ratio, label_coef,
+                               a.smoothing ? mean.at : nullptr, labels, a.ignore, a.scale, a.smoothing, top, others,
+                               own, cosines, a.folded ? gain.at + i : nullptr, a.ce + i, a.dscale + i, ratio, label_coef,
                                kFloat32, 1};
       multiply(m, c, d, z, a.ldz, keys.at, x, wide);
       for (int64_t r = 0; r < m; ++r) {

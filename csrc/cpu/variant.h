@@ -1,6 +1,7 @@
 // rows_*.cpp are compiled once per instruction set, each into its own namespace; dispatch.cpp picks at run time.
 #pragma once
 #include "../kernels.h"
+#include "media.h"
 
 #ifndef MMCL_ISA
 #define MMCL_ISA generic
@@ -12,7 +13,9 @@
   int gate_rows(const GateRows&); int add_norm(const AddNorm&); int project(const Project&);         \
   int gate_back(const GateBack&); int softmax_rows(const SoftmaxRows&);                               \
   int softmax_back(const SoftmaxBack&); int realign_forward(const RealignForward&);                    \
-  int realign_back(const RealignBack&); int align_rows(const AlignRows&); } }
+  int realign_back(const RealignBack&); int align_rows(const AlignRows&); int mono(const Mono&);       \
+  int resample(const Resample&); int mel_power(const MelPower&); int level_picture(const LevelPicture&);  \
+  int normalise(const Normalise&); int square(const Square&); } }
 
 MMCL_VARIANT(generic)
 #ifdef MMCL_X86

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, predict, report, data, cache, bench, doctor."""
+"""The command line: train, compare, ablate, evaluate, predict, report, data, cache, bench, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli import bench, cache, data, learn, look  # noqa: F401  (each adds its commands to the app)
+from mmcl_fast.cli import bench, cache, compare, data, learn, look  # noqa: F401  (each adds its commands to the app)
 from mmcl_fast.cli.common import app
 
 

@@ -25,6 +25,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "encoder": str, "fingerprint": str, "method": str, "options": dict, "seed": int, "views": int,
     "prompt_blocks": (int, str, type(None)), "precision": str, "media": dict, "tasks": list, "keys": list,
     "texts": list, "state": dict}
+ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # since format 2: what stands for them where they are missing
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -106,6 +107,7 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
                            "checkpoint")
         contents[name] = data
     values = _json(folder / STATE, contents[STATE])
+    values = {**{key: value for key, value in ADDED.items() if key in keys}, **values}
     if not all(key in values and isinstance(values[key], kind) for key, kind in {**keys, "packed": dict}.items()):
         raise RunError(f"{folder / STATE}: not the state expected here; use an older checkpoint")
     try:

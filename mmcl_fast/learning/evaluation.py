@@ -60,7 +60,11 @@ def settings_of(setting: str) -> tuple[str, ...]:
     raise ValueError(f"setting = {setting!r}: use agnostic, given or both")
 
 
-def right_answers(scores: Tensor, labels: Tensor, allowed: list[int]) -> int:
-    """scores ``[n, C]``, labels ``[n]``; only the columns ``allowed`` compete."""
-    columns = torch.tensor(allowed, device=scores.device)
-    return int((columns[scores[:, columns].argmax(1)] == labels.to(scores.device)).sum())
+def right_answers(scores: Tensor, labels: Tensor, columns: Tensor | None = None) -> int:
+    """scores ``[n, C]``, labels ``[n]``; columns ``[k]``: only these compete, None: all."""
+    if columns is None:
+        best = scores.argmax(1)
+    else:
+        columns = columns.to(scores.device)
+        best = columns[scores[:, columns].argmax(1)]
+    return int((best == labels.to(best.device)).sum())

@@ -77,8 +77,9 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder, made where it is missing. The lock goes with the process, however that ends.
+def locked(folder: Path) -> Iterator[int]:
+    """Hold a run folder, made where it is missing. The lock goes with the process, however that ends, and with those
+    that inherit the open file that this gives.
 
     Raises:
         RunError: another process holds it, or the folder can't be written.
@@ -97,4 +98,4 @@ def locked(folder: Path) -> Iterator[None]:
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {platform.node()}\n")
             handle.flush()
-        yield
+        yield handle.fileno()

@@ -92,18 +92,19 @@ class Learner:
     # ---- learning -------------------------------------------------------------------------------------------
 
     def learn(self, task: Task) -> dict[str, float]:
-        """Learn one task's training samples. Returns seconds per phase.
+        """Learn one task's training samples. Returns seconds per phase; "bookkeeping" is all that is in no other:
+        class texts, the copy that undoes a task that fails, the check for what is not finite.
 
         Whatever goes wrong (a broken file, an interrupt), what was learned before stays as it was.
 
         Raises:
             RunError: the loss or what was learned is not finite.
         """
+        started = time.perf_counter()
         samples = task.train
         if not samples:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
         self.method.seconds = {}
-        started = time.perf_counter()
         if parallel.world() > 1:  # each its part, into the cache where all find the rest
             self._tokens(parallel.dealt(samples), f"{task.name}: decode and trunk", views=self.views)
         tokens = self._tokens(samples, f"{task.name}: decode and trunk", views=self.views)
@@ -118,7 +119,8 @@ class Learner:
         try:
             self.method.learn(data, classes)
             for key, learned in self.method.state()[0].items():
-                if not learned.isfinite().all():
+                if learned.is_floating_point() and learned.numel() and \
+                        not torch.stack(learned.aminmax()).isfinite().all():  # far faster than isfinite() of all
                     raise RunError(f"{key} is not finite after learning; look at the task's files, or change "
                                    "method.options")
         except BaseException as fault:
@@ -129,7 +131,8 @@ class Learner:
         self.classes = classes
         self.tasks.append({"name": task.name, "modality": task.modality, "classes": list(task.classes),
                            "class_ids": [list(c) for c in task.class_ids]})
-        return {"decode and trunk": trunk_seconds, **self.method.seconds}
+        seconds = {"decode and trunk": trunk_seconds, **self.method.seconds}
+        return {**seconds, "bookkeeping": time.perf_counter() - started - sum(seconds.values())}
 
     def finish(self) -> dict[str, float]:
         """After the last task: a cumulative method trains now rather than when scores are first asked for. Returns
@@ -190,13 +193,16 @@ class Learner:
             classes = self._with(task, classes)
         result = Evaluation([t.name for t in tasks], [], {s: [] for s in wanted})
         learned = {t["name"] for t in self.tasks}
+        own: dict[str, set[int]] = {task.modality: set() for task in tasks}  # a modality's classes learned
+        for t in self.tasks:
+            own.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
+        columns = {m: torch.tensor(sorted(ids), dtype=torch.int64, device=self.encoder.device) for m, ids in own.items()}
         for task in tasks:
             samples = task.split(split)
             if not samples:
                 raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
             result.counts.append(len(samples))
             samples = parallel.dealt(samples)
-            candidates = list(range(known if task.name in learned else len(classes)))
             tokens = self._tokens(samples, f"{task.name}: decode and trunk", keep=True)
             if tokens is None:
                 for name in wanted:
@@ -207,12 +213,13 @@ class Learner:
             needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
             with parallel.alone():
                 scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-            own = set(ids.values()) | {classes.place[tuple(key)] for t in self.tasks
-                                       if t["modality"] == task.modality for key in t["class_ids"]}
+            new = sorted(set(ids.values()) - own[task.modality])
             for name in wanted:
-                allowed = [c for c in candidates if c in own] if name == "given_masked" else candidates
+                masked = torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)]) \
+                    if name == "given_masked" else None
+                competing = scores[name != "agnostic" or not self.method.routes]
                 result.correct[name].append(
-                    right_answers(scores[name != "agnostic" or not self.method.routes], labels, allowed))
+                    right_answers(competing[:, : known if task.name in learned else len(classes)], labels, masked))
         told = parallel.all_told(result.correct)
         result.correct = {name: [sum(parts) for parts in zip(*(t[name] for t in told))] for name in wanted}
         return result
@@ -300,10 +307,9 @@ class Learner:
             RunError: it is not whole, or not of this method and encoder.
         """
         try:
-            self._restore(tensors, values)
+            kept = self._restore(tensors, values)
             state = self.method.state()
-            kept = {k.removeprefix("method/") for k in tensors if k.startswith("method/")}
-            whole = state[0].keys() == kept and state[1] == values["state"] and \
+            whole = state[0].keys() == kept[0].keys() and state[1] == kept[1] and \
                 len(self.classes.keys) == len(self.classes.texts) and \
                 self.classes.embedding.shape == (len(self.classes), self.encoder.dim) and \
                 all(t.keys() == {"name", "modality", "classes", "class_ids"} for t in self.tasks)
@@ -313,13 +319,15 @@ class Learner:
         if not whole:
             raise RunError(f"{where}: does not fit method {self.method.name}; use an older checkpoint")
 
-    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         device = self.encoder.device
         own = {k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
                for k, v in tensors.items() if k.startswith("method/")}
-        self.method.load_state(own, values["state"])
+        state = self.method.current(own, values["state"])
+        self.method.load_state(*state)
         self.classes = Classes([tuple(k) for k in values["keys"]], list(values["texts"]), tensors["classes"].to(device))
         self.tasks = list(values["tasks"])
+        return state
 
     def describe(self) -> dict[str, Any]:
         """Method and all of its options, for the record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import platform
@@ -17,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcl_fast import parallel
+from mmcl_fast.config import recorded
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import checkpoint, files, metrics
 from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.journal import Journal, set_generators
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.log import MetricsLog
+from mmcl_fast.methods import make_options
 from mmcl_fast.methods.steps import Unkept
 from mmcl_fast.streams import broken, known
 from mmcl_fast.streams.stream import Stream
@@ -148,6 +151,7 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
             if whole and number == total:
                 seconds |= learner.finish()
             if not whole or number == total:
+                before = time.perf_counter()
                 with journal.finishing(), parallel.together():
                     if parallel.first():
                         tensors, values = learner.contents()
@@ -157,6 +161,7 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
                         if config.train.keep_checkpoints != "all":
                             for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
                                 checkpoint.remove(old)
+                seconds = {**seconds, "checkpoint": time.perf_counter() - before}
         if number in log.rows:
             continue
         before = time.perf_counter()
@@ -184,6 +189,7 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
     if done is not None:
         tensors, values = checkpoint.read(done)
         here = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
+        values["options"] = dataclasses.asdict(make_options(values["method"], values["options"]))  # with those added since
         difference = first_difference({key: values.get(key) for key in here}, here)
         if difference:
             raise RunError(f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a "
@@ -246,15 +252,16 @@ def holds_run(out: Path, resume: bool) -> bool:
 
 
 def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
-    """Check the run folder, writing nothing. Returns what config.json is to hold."""
+    """Check the run folder, writing nothing. Returns what config.json is to hold.
+
+    Raises:
+        RunError, ConfigError: it holds a run of another config; a key that its config.json lacks counts as today's
+            default.
+    """
     settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
     if holds_run(out, resume):
         file = out / "config.json"
-        try:
-            old = json.loads(file.read_text())
-        except (OSError, ValueError, RecursionError):
-            raise RunError(f"{file}: not readable as JSON; start a new run in another folder") from None
-        difference = first_difference(old, settings)
+        difference = first_difference(recorded(out), settings)
         if difference:
             raise RunError(f"{file}: another config: {difference}; resume with the same config or give another --out")
     return settings
@@ -367,7 +374,7 @@ def environment() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     packages = {}
-    for name in ("mmcl-fast", "torch", "numpy", "av", "pillow", "soundfile", "transformers", "triton"):
+    for name in ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton"):
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import mel
+from mmcl_fast.media import mel, native
 from mmcl_fast.media.resample import resample
 from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, open_binary
 from mmcl_fast.media.spec import VisualSpec
@@ -40,7 +40,7 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
             target = opened.fileno() if is_file(source) and os.name == "posix" else opened
             with soundfile.SoundFile(target, closefd=False) as file:
                 rate, frames = file.samplerate, file.frames
-                _plausible(rate, file.channels)
+                plausible(rate, file.channels)
                 limit_seconds(frames / rate, spec)
                 if whole:
                     _to_the_end(file)
@@ -57,13 +57,24 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
                     raise MediaError(f"ends after {len(samples)} of {frames} samples: cut short, replace it")
     except soundfile.LibsndfileError:
         samples, rate = _av_wave(source, spec)
+    if not len(samples):
+        raise MediaError("holds no samples")
+    return _mono(samples), rate
+
+
+def _mono(samples: np.ndarray) -> Tensor:
+    """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
+    if native.kernels() is not None and samples.flags.c_contiguous:
+        wave = torch.empty(len(samples))
+        if native.kernels().mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST,
+                                 wave.data_ptr()):
+            _sane(-math.inf, math.inf)
+        return wave
     scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
     wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32))
     wave = wave.float().mul_(scale)
-    if not len(wave):
-        raise MediaError("holds no samples")
     _sane(*wave.aminmax())
-    return wave, rate
+    return wave
 
 
 def _skip(file: Any, count: int) -> None:
@@ -73,11 +84,12 @@ def _skip(file: Any, count: int) -> None:
 
 
 def _sane(low: Any, high: Any) -> None:
+    """Refuses samples from ``low`` to ``high`` that are not sound."""
     if not (-LOUDEST <= low and high <= LOUDEST):  # not a number is neither
         raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
 
 
-def _plausible(rate: int, channels: int) -> None:
+def plausible(rate: int, channels: int) -> None:
     if not 1000 <= rate <= 1_000_000:
         raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
     if channels > 64:
@@ -110,7 +122,7 @@ def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
             raise MediaError("its sound codec is unknown: convert it to wav or flac")
         resampler = av.AudioResampler(format="fltp")
         blocks, count, rate = [], 0, stream.rate
-        _plausible(rate, stream.channels)
+        plausible(rate, stream.channels)
         for frame in container.decode(stream):
             for block in resampler.resample(frame):
                 blocks.append(block.to_ndarray().mean(0))

@@ -4,11 +4,14 @@ Worker threads read the files and look at their headers (``dali_routes``). What 
 bounded size, through a pipeline that runs ahead of the consumer (``dali_graphs``); the rest goes to the cpu backend
 in the same threads. A group that makes the pipeline fail is run again item by item in a new pipeline, as DALI asks
 for one after an error; the item that fails alone goes to the cpu backend, which decodes it or says what is wrong.
+A pipeline that does not come back (``dali_calls``) is left, and the cpu backend does the rest.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError
+from mmcl_fast.media.dali_calls import Pipe, Stuck
 from mmcl_fast.media.dali_graphs import GRAPHS
 from mmcl_fast.media.dali_routes import ROUTES, Feed
 from mmcl_fast.media.decode import decode
@@ -30,6 +34,10 @@ from mmcl_fast.media.views import draw, normalise
 
 AHEAD = 4                   # batches whose files are read
 FLIGHT = 2                  # groups in the pipeline
+# Items of a group. Of 32 or more, DALI 2.4's image decoder reads headers in several threads, and where its own meets
+# one that it cannot read it leaves without waiting for the others: they go on with what is gone, and the process
+# crashes (dali/operators/imgcodec/image_decoder.h, RunImplImpl: WaitForWork is skipped by an exception).
+MOST = 31
 BUDGET = 1 << 28            # bytes that a group decodes to
 GPU_BUDGET = 1 << 31
 TRIES = 3                   # failures after which a kind of file that never worked goes to the cpu backend
@@ -104,7 +112,8 @@ class DaliEngine:
     decoded in full. Video frames are the same ones, scaled after the conversion to RGB instead of before it. A damaged
     file may be decoded here, with other pixels, where the cpu backend refuses it; what is cut short is refused by both.
     DALI 2.4 prints what it cannot read, and its video decoder can crash the process over a damaged file (see
-    ``dali_routes.video`` for what keeps such files from it): check files of unknown origin first.
+    ``dali_routes.video`` for what keeps such files from it): check files of unknown origin first. Where a call into
+    DALI does not come back in two minutes, there is a RuntimeWarning, and the cpu backend decodes the rest.
 
     Raises:
         ConfigError: DALI cannot be used, or ``spec`` is for text.
@@ -121,9 +130,10 @@ class DaliEngine:
         self.spec, self.workers, self.batch_size = spec, max(workers, 1), batch_size
         self.gpu = self.device.type == "cuda"
         self.graph = GRAPHS[spec.modality](spec, self.device)
+        self.stuck = False      # a call into DALI did not come back: the cpu backend does the rest
         self._failed: Counter = Counter()
         self._worked: set[tuple[str, ...]] = set()
-        self._pipe: Any = None  # built by the first run, kept for the next
+        self._pipe: Pipe | None = None  # built by the first run, kept for the next
 
     def run(self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0,
             seed: int = 0) -> Iterator[Chunk]:
@@ -142,12 +152,12 @@ class DaliEngine:
         else:
             self._failed[kind] += 1
 
-    def pipeline(self) -> Any:
+    def pipeline(self) -> Pipe:
         """The idle pipeline of an earlier run, or a new one."""
         pipe, self._pipe = self._pipe, None
-        return pipe or self._build()
+        return pipe or Pipe(self._build)
 
-    def keep(self, pipe: Any) -> None:
+    def keep(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
     def _build(self) -> Any:
@@ -172,7 +182,7 @@ class _Run:
         self.engine, self.items, self.view, self.seed = engine, items, view, seed
         self.stop = threading.Event()
         self.pool: ThreadPoolExecutor = pool_of(engine.workers)
-        self.pipe: Any = None
+        self.pipe: Pipe | None = None
         self.jobs: deque[Job] = deque()       # asked for, in order
         self.waiting: deque[Group] = deque()  # to be fed
         self.flying: deque[Group] = deque()   # in the pipeline
@@ -196,7 +206,10 @@ class _Run:
         self.pool.shutdown(wait=True, cancel_futures=True)
         if self.pipe is not None and not self.flying:
             self.engine.keep(self.pipe)
-        self.pipe = None
+            self.pipe = None
+        self.flying.clear()
+        self.waiting.clear()
+        self._drop()
 
     def _begin(self, indices: Sequence[int]) -> Job:
         engine = self.engine
@@ -207,7 +220,7 @@ class _Run:
 
     def _look(self, job: Job, slot: int) -> None:
         engine, item = self.engine, self.items[job.chunk.indices[slot]]
-        if self.stop.is_set() or item.modality != engine.spec.modality:
+        if self.stop.is_set() or engine.stuck or item.modality != engine.spec.modality:
             return
         try:
             feed = ROUTES[item.modality](item.path, engine.spec, draw(self.view, self.seed, item.key), engine.gpu)
@@ -232,36 +245,42 @@ class _Run:
     def _group(self, job: Job) -> None:
         for look in job.looks:
             look.result()
-        groups, room = [], 0
+        slots, groups, room = [], [], 0
         for slot in range(len(job.chunk.indices)):
-            feed = job.feeds.get(slot)
-            if feed is None:
+            if slot in job.feeds and not self.engine.stuck:
+                slots.append(slot)
+            else:
                 self._fall_back(job, slot)
-                continue
-            if feed.cost > room:
+        most = math.ceil(len(slots) / max(math.ceil(len(slots) / MOST), 1))  # groups of one size
+        for slot in slots:
+            cost = job.feeds[slot].cost
+            if cost > room or len(groups[-1].slots) == most:
                 groups.append(Group(job, []))
                 room = self._budget()
             groups[-1].slots.append(slot)
-            room -= feed.cost
+            room -= cost
         job.groups = len(groups)
         self.waiting.extend(groups)
 
     def _schedule(self, group: Group) -> None:
-        if self.pipe is None:
-            self.pipe = self.engine.pipeline()
-        feeds = [group.job.feeds[slot] for slot in group.slots]
-        for i, arrays in enumerate(zip(*(feed.arrays for feed in feeds))):
-            self.pipe.feed_input(f"input{i}", list(arrays))
-        self.pipe.schedule_run()
         self.flying.append(group)
+        try:
+            if self.pipe is None:
+                self.pipe = self.engine.pipeline()
+            self.pipe.feed(list(zip(*(group.job.feeds[slot].arrays for slot in group.slots))))
+        except Stuck:
+            self._give_up()
 
     def _collect(self) -> None:
         """Takes one group's result out of the pipeline."""
         engine, group = self.engine, self.flying[0]
+        stream = torch.cuda.current_stream(engine.device) if engine.graph.gpu else None
         try:
-            stream = torch.cuda.current_stream(engine.device) if engine.graph.gpu else None
-            output, = self.pipe.outputs(cuda_stream=stream)
-        except Exception:  # an operator's error comes as one of many types
+            output = self.pipe.outputs(stream, sum(group.job.feeds[slot].seconds for slot in group.slots))
+        except Stuck:
+            self._give_up()
+            return
+        if output is None:
             self._failure()
             return
         self.flying.popleft()
@@ -275,7 +294,6 @@ class _Run:
         group, *others = self.flying
         job = group.job
         self.flying.clear()
-        self.pipe = None
         if len(group.slots) == 1:
             self.engine.note(job.feeds[group.slots[0]].kind, worked=False)
             self._fall_back(job, group.slots[0])
@@ -285,6 +303,28 @@ class _Run:
             again = [Group(job, [slot]) for slot in group.slots] + others
             job.groups += len(group.slots) - 1
         self.waiting.extendleft(reversed(again))
+        self._drop()
+
+    def _drop(self) -> None:
+        """Closes the pipeline, if there is one."""
+        pipe, self.pipe = self.pipe, None
+        try:
+            if pipe is not None:
+                pipe.close()
+        except Stuck:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """DALI did not come back: what it has goes to the cpu backend, and so does all that follows."""
+        self.engine.stuck, self.pipe = True, None
+        warnings.warn("media backend 'dali': a call into DALI did not come back, the cpu backend decodes the rest: "
+                      "start again with the backend cpu", RuntimeWarning, stacklevel=2)
+        for group in (*self.flying, *self.waiting):
+            group.job.groups -= 1
+            for slot in group.slots:
+                self._fall_back(group.job, slot)
+        self.flying.clear()
+        self.waiting.clear()
 
     def _place(self, group: Group, output: Any) -> None:
         engine, job = self.engine, group.job

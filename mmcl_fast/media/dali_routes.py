@@ -16,7 +16,7 @@ import numpy as np
 
 from mmcl_fast.media import picture
 from mmcl_fast.media import video as clips
-from mmcl_fast.media.audio import _plausible as plausible
+from mmcl_fast.media.audio import plausible
 from mmcl_fast.media.source import FORMATS, Source, is_cover, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, region
@@ -40,6 +40,7 @@ class Feed:
         kind: format and mode: what DALI either can decode or cannot.
         view: the random view.
         samples, rate: of a recording, as its header has them.
+        seconds: that a clip plays.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -48,6 +49,7 @@ class Feed:
     view: View
     samples: int = 0
     rate: int = 0
+    seconds: float = 0.0
 
 
 def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
@@ -57,7 +59,7 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     data = _bytes(source, spec)
     with Image.open(io.BytesIO(data), formats=FORMATS) as im:
         if (im.format not in PICTURES or im.mode not in ("RGB", "L") or im.has_transparency_data
-                or picture._deep(im) or im.width * im.height > spec.max_pixels or im.info.get("interlace")
+                or picture.deep(im) or im.width * im.height > spec.max_pixels or im.info.get("interlace")
                 or (im.format != "MPO" and getattr(im, "is_animated", False))):
             return None
         orientation = 1
@@ -115,7 +117,7 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     data = _bytes(source, spec)
     with open_av(data) as container:
         stream = container.streams.video[0]
-        context, clock = stream.codec_context, clips._clock(container, stream)
+        context, clock = stream.codec_context, clips.clock_of(container, stream)
         width, height = context.width, context.height
         codec = {"libdav1d": "av1", "libvpx-vp9": "vp9"}.get(context.name, context.name)
         if (clock is None or is_cover(stream) or width * height > spec.max_pixels
@@ -140,7 +142,8 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
     frames = np.int32([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted])
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
-    return Feed(arrays, spec.frames * width * height * 3, (codec, frame.format.name), view)
+    return Feed(arrays, spec.frames * width * height * 3, (codec, frame.format.name), view,
+                seconds=clock.duration * clock.base)
 
 
 ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}

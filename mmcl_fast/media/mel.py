@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmcl_fast.media import native
 from mmcl_fast.media.spec import VisualSpec
 
 SILENCE = 1e-10  # mel power below which a clip counts as silent
@@ -71,11 +72,47 @@ def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[
     return torch.hann_window(spec.n_fft, device=device), bands
 
 
+@lru_cache(maxsize=16)
+def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
+    """Window, roots of unity, radices, filters ``[mels, 3]`` (first bin, bins, first weight) and their weights."""
+    radices = native.radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
+    if radices is None:
+        return None
+    bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
+    filters, weights = [], []
+    for row in bank:
+        bins = row.nonzero()[:, 0].tolist() or [0]
+        filters.append((bins[0], bins[-1] + 1 - bins[0], sum(map(len, weights))))
+        weights.append(row[bins[0]:bins[-1] + 1])
+    return (torch.hann_window(spec.n_fft), native.roots(spec.n_fft), torch.tensor(radices, dtype=torch.int32),
+            torch.tensor(filters, dtype=torch.int32), torch.cat(weights))
+
+
+def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
+    """``[B, T]`` to ``[B, mels, frames]`` with rows of whole vectors, or None."""
+    if not native.takes(rows) or (tables := _native_tables(spec)) is None:
+        return None
+    window, roots, radices, filters, weights = tables
+    count, length = rows.shape
+    frames = 1 + length // spec.hop
+    power = torch.empty(count, spec.mels, native.up_to(frames))
+    for row, result in zip(rows, power):
+        native.kernels().mel_power(
+            row.data_ptr(), length, spec.hop, spec.n_fft, window.data_ptr(), roots.data_ptr(), radices.data_ptr(),
+            len(radices), filters.data_ptr(), weights.data_ptr(), spec.mels, result.data_ptr(), power.shape[2])
+    return power[:, :, :frames]
+
+
 def mel_power(wave: Tensor, spec: VisualSpec) -> Tensor:
     """``wave`` ``[..., T]`` at ``spec.sample_rate`` to mel power ``[..., mels, 1 + T // hop]``, on its device.
 
     Periodic Hann window, frames centred with zero padding, squared magnitude, ``filterbank``.
     """
+    power = _native_power(wave.reshape(-1, wave.shape[-1]), spec)
+    return _torch_power(wave, spec) if power is None else power.view(*wave.shape[:-1], *power.shape[1:])
+
+
+def _torch_power(wave: Tensor, spec: VisualSpec) -> Tensor:
     window, bands = _tables(spec, wave.device)
     half, rows = spec.n_fft // 2, wave.reshape(-1, wave.shape[-1])
     frames = functional.pad(rows, (half, half)).unfold(-1, spec.n_fft, spec.hop)
@@ -97,8 +134,35 @@ def picture(wave: Tensor, spec: VisualSpec) -> Tensor:
     ``1 + max(10 log10(power / max power), -db_range) / db_range``, then an antialiased bilinear resize.
     A silent clip is all 0.
     """
-    power = mel_power(wave, spec)
-    power = power.reshape(-1, 1, *power.shape[-2:])
+    rows = wave.reshape(-1, wave.shape[-1])
+    power = _native_power(rows, spec)
+    if power is not None:
+        return _native_picture(power, spec)
+    return _torch_picture(_torch_power(rows, spec), spec)
+
+
+def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+    count, mels, frames = power.shape
+    across_0, across = native.shrinking(frames, spec.size)
+    down_0, down = _upwards(mels, spec.size)
+    out = torch.empty(count, 1, spec.size, spec.size)
+    for row, result in zip(power, out):
+        native.kernels().level_picture(
+            row.data_ptr(), mels, frames, row.stride(0), 10 / spec.db_range, 10 ** (-spec.db_range / 10), SILENCE,
+            across_0.data_ptr(), across.data_ptr(), across.shape[1], down_0.data_ptr(), down.data_ptr(), down.shape[1],
+            spec.size, result.data_ptr())
+    return out
+
+
+@lru_cache(maxsize=16)
+def _upwards(mels: int, size: int) -> tuple[Tensor, Tensor]:
+    """``native.shrinking`` of rows that begin with the highest band."""
+    first, weights = native.shrinking(mels, size)
+    return (mels - weights.shape[1] - first).int(), weights.flip(1).contiguous()
+
+
+def _torch_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+    power = power[:, None]
     peak = power.amax((2, 3), keepdim=True)
     level = power.div(peak.clamp_min(SILENCE)).clamp_min_(10 ** (-spec.db_range / 10))
     level = level.log10_().mul_(10 / spec.db_range).add_(1).flip(2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import struct
+from contextlib import ExitStack
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media import jpeg, native
 from mmcl_fast.media.arrow import planes
 from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
@@ -21,17 +24,18 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
     from PIL import Image
 
-    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
+    with ExitStack() as stack:
+        file = stack.enter_context(open_binary(source))
+        if not whole and (small := _plain_jpeg(file, spec, view)) is not None:
+            return small[None]
+        im = stack.enter_context(Image.open(file, formats=FORMATS))
         limit_pixels(im, spec)
-        if _deep(im):
+        if deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
         if im.format == "PNG" and not whole and _all(im, spec, view) and (pixels := _png(source, im)) is not None:
             return _shrink(pixels, spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole:
-            # The decoder scales by 2, 4 or 8 for little; what is left is at least twice the size wanted.
-            left, top, right, bottom = region(*im.size, spec, view)
-            factor = min(right - left, bottom - top) / (2 * spec.size)
-            if factor >= 2:
+            if (factor := _spare(*im.size, spec, view)) >= 2:
                 im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
         im.load()
         if im.mode.startswith("I;16"):
@@ -43,12 +47,32 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         return square(turned, spec, view)[None]
 
 
+def _spare(width: int, height: int, spec: VisualSpec, view: View) -> float:
+    """By how much a JPEG may be scaled down: its decoder does 2, 4 or 8 for little; what is left is at least twice the
+    size wanted."""
+    left, top, right, bottom = region(width, height, spec, view)
+    return min(right - left, bottom - top) / (2 * spec.size)
+
+
+def _plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
+    """The square of a JPEG that ``jpeg`` takes and that is not much too large, or None with the file at its start."""
+    if native.kernels() is not None and file.read(3) == jpeg.START:
+        data = jpeg.START + file.read()
+        size = jpeg.plain_size(data)
+        if size and size[0] * size[1] <= spec.max_pixels and _spare(*size, spec, view) < 2:
+            pixels = jpeg.pixels(data, *size)
+            if pixels is not None:
+                return _shrink(pixels, spec, view)
+    file.seek(0)
+    return None
+
+
 def square(im, spec: VisualSpec, view: View) -> Tensor:
     """A Pillow picture to uint8 ``[3, size, size]``."""
     from PIL import Image
 
     im = to_rgb(im)
-    if _all(im, spec, view):
+    if native.kernels() is not None or _all(im, spec, view):
         return _shrink(planes(im), spec, view)
     box = region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
@@ -64,7 +88,13 @@ def _all(im, spec: VisualSpec, view: View) -> bool:
 
 
 def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
-    """uint8 ``[C, H, W]`` to ``[3, size, size]``: Pillow's resize to within a few of 255, in a third of its time."""
+    """uint8 ``[C, H, W]`` to ``[3, size, size]``: Pillow's resize to within a few of 255, in a fraction of its time.
+
+    Without the kernels all of the picture is shown, whatever the view.
+    """
+    if native.squares(pixels):
+        box = region(pixels.shape[2], pixels.shape[1], spec, view)
+        return native.square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
     small = functional.interpolate(pixels[None], size=(spec.size, spec.size), mode=spec.interpolation,
                                    align_corners=False, antialias=True)[0, :3]
     return small.flip(-1) if view.flip else small
@@ -124,7 +154,7 @@ def _png(source: Source, im) -> Tensor | None:
     return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
 
 
-def _deep(im) -> bool:
+def deep(im) -> bool:
     """16 bits a channel in colour, or grey with alpha: Pillow would drop the low byte silently."""
     if not im.tile or im.mode not in ("RGB", "RGBA", "LA"):
         return False

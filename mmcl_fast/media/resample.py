@@ -8,6 +8,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from mmcl_fast.media import native
 
 ZEROS = 16        # zero crossings of the sinc on each side
 ROLLOFF = 0.95    # cut-off as a share of the lower Nyquist frequency
@@ -56,9 +59,38 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     if ratio.numerator > MAX_PHASES or ratio.denominator > 8 * MAX_PHASES:
         ratio = (ratio.limit_denominator(MAX_PHASES) if ratio < 1
                  else 1 / (1 / ratio).limit_denominator(MAX_PHASES))
-    products, outputs, inputs, half = _filters(ratio.numerator, ratio.denominator, wave.device)
-    length, want = wave.shape[-1], -(-wave.shape[-1] * new_rate // rate)
-    rows = wave.reshape(-1, length)
+    want = -(-wave.shape[-1] * new_rate // rate)
+    rows = wave.reshape(-1, wave.shape[-1])
+    way = _by_kernel if native.takes(rows) else _by_products
+    return way(rows, ratio, want).view(*wave.shape[:-1], want)
+
+
+@lru_cache(maxsize=32)
+def _packed(up: int, down: int) -> tuple[Tensor, Tensor, int, int, int]:
+    """``_filters`` for the kernel: rows of (first output, first input, width, outputs, first weight), and weights
+    with columns of zeros up to whole vectors."""
+    products, outputs, inputs, half = _filters(up, down, torch.device("cpu"))
+    table, weights, place = [], [], 0
+    for first, start, part in products:
+        width, count = part.shape
+        weights.append(functional.pad(part, (0, native.up_to(count) - count)).flatten())
+        table.append((first, start, width, count, place))
+        place += len(weights[-1])
+    return torch.tensor(table, dtype=torch.int32), torch.cat(weights), outputs, inputs, half
+
+
+def _by_kernel(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
+    table, weights, outputs, inputs, half = _packed(ratio.numerator, ratio.denominator)
+    out = rows.new_empty(len(rows), want)
+    for row, result in zip(rows, out):
+        native.kernels().resample(row.data_ptr(), len(row), half, inputs, outputs, want, table.data_ptr(), len(table),
+                                  weights.data_ptr(), result.data_ptr())
+    return out
+
+
+def _by_products(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
+    products, outputs, inputs, half = _filters(ratio.numerator, ratio.denominator, rows.device)
+    length = rows.shape[1]
     # Each row and the silence around it fill whole blocks; the last ones, which reach into the next row, are dropped.
     blocks = -(-(max(length, want * inputs // outputs) + 2 * half + inputs) // inputs)
     padded = rows.new_zeros((len(rows) * blocks + 2) * inputs)
@@ -67,4 +99,4 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
     for first, start, weights in products:
         width, count = weights.shape
         torch.mm(padded.as_strided((len(out), width), (inputs, 1), start), weights, out=out[:, first:first + count])
-    return out.view(len(rows), -1)[:, :want].reshape(*wave.shape[:-1], want)
+    return out.view(len(rows), -1)[:, :want].reshape(len(rows), want)

@@ -31,7 +31,7 @@ def video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     if start.startswith((b"II*\0", b"MM\0*")) or start[4:12] == b"ftypavif":
         raise MediaError(STILL)
     with open_av(source) as container:
-        clock = _clock(container, _track(container, spec))
+        clock = clock_of(container, _track(container, spec))
         if clock:
             return _sample(container, clock, spec, view, whole)
     with open_av(source) as container:  # nothing tells the duration: the packets' times do
@@ -65,7 +65,7 @@ class _Clock:
         self.frame = max(1, round(1 / (float(rate) * self.base))) if rate else 1
 
 
-def _clock(container: Any, stream: Any) -> _Clock | None:
+def clock_of(container: Any, stream: Any) -> _Clock | None:
     start, sure, duration = stream.start_time or 0, True, stream.duration
     if not duration and (text := stream.metadata.get("DURATION")):  # matroska: 00:00:04.000000000
         hours, minutes, seconds = (float(part) for part in text.split(":"))

@@ -104,6 +104,10 @@ class Method(ABC):
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Inverse of :meth:`state`."""
 
+    def current(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A state as :meth:`state` gives it today, where an older version wrote it."""
+        return tensors, values
+
     def contributions(self, tokens: Tokens, modality: str, *, given: bool) -> dict[str, float] | None:
         """Mean contribution of each modality seen so far, as used for these samples; None for methods without any."""
         return None

@@ -79,17 +79,21 @@ class Comm(Method):
     # ---- learning -------------------------------------------------------------------------------------------
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        modality, query = data.modality, unit_query(data.tokens)
+        modality = data.modality
         first = modality not in self.relevance.modalities
-        blend_of_others = self._blend_of_others(query, modality) if first else None
         with self.phase("relevance"):
+            query = unit_query(data.tokens)
+            blend_of_others = self._blend_of_others(query, modality) if first else None
             others = {} if self.options.relevance == "analytic" else self._drawn_queries(data.index)
             self.relevance.learn(query, modality, others, self.generator(data.index, 1), self.journal)
-        before = None if first else self._features(data.tokens, modality, query)
+        with self.phase("features"):
+            before = None if first else self._features(data.tokens, modality, query)
         if self.options.prompts:
             self._learn_prompt(data, classes, query, blend_of_others, before)
+        with self.phase("features"):
+            after = self._features(data.tokens, modality, query)
         with self.phase("statistics"):
-            self._remember(data, query, before)
+            self._remember(data, before, after)
             self._update_rows(data.index)
         if self.options.realignment != "off":
             self._realign(classes, data.index)
@@ -103,18 +107,19 @@ class Comm(Method):
 
     def _drawn_queries(self, index: int) -> dict[str, Tensor]:
         generator = self.generator(index, 2)
-        return {m: self._draw_queries(m, 64, generator) for m in self.relevance.modalities}
+        return {m: self._draw_queries(m, 64, 2048, generator) for m in self.relevance.modalities}
 
-    def _draw_queries(self, modality: str, count: int, generator: torch.Generator) -> Tensor:
-        """Unit queries of a modality's classes, ``count`` of each, from the feature memory."""
-        drawn = [self.memory.draw(modality, c, count, generator) for c in self.memory.labels(modality)]
-        return F.normalize(torch.cat(drawn)[:, self.encoder.dim:], dim=1)
+    def _draw_queries(self, modality: str, each: int, most: int, generator: torch.Generator) -> Tensor:
+        """Unit queries of a modality's classes from the feature memory: ``each`` of a class, but so many less, and of
+        so many fewer classes, that there are ``most`` at most."""
+        count = max(1, min(each, most // len(self.memory.labels(modality))))
+        return F.normalize(self.memory.draw(modality, count, generator, most)[:, self.encoder.dim:], dim=1)
 
     def _update_rows(self, index: int) -> None:
         """Mean contributions of every modality's samples, from drawn queries: no old sample is needed."""
         generator = self.generator(index, 5)
         for m in self.relevance.modalities:
-            self.rows[m] = self.relevance(self._draw_queries(m, 32, generator)).mean(0)
+            self.rows[m] = self.relevance(self._draw_queries(m, 32, 512, generator)).mean(0)
 
     def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None,
                       before: Tensor | None) -> None:
@@ -146,7 +151,8 @@ class Comm(Method):
         with self.phase("prompts", len(plan)) as shown:
             train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)
         if old is not None and o.aggregation:
-            shift = self._prompt_shift(data, shares, with_own(prompt), z_before)
+            with self.phase("features"):
+                shift = self._prompt_shift(data, shares, with_own(prompt), z_before)
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
         self.bank.prompts[modality] = prompt
 
@@ -155,25 +161,22 @@ class Comm(Method):
         new = embed_all(self.encoder, data.tokens, data.modality, prompts, shares)
         return float((1 - F.cosine_similarity(old, new)).mean())
 
-    def _remember(self, data: TaskData, query: Tensor, before: Tensor | None) -> None:
-        after = self._features(data.tokens, data.modality, query)
-        old = [c for c in self.memory.labels(data.modality) if c not in data.classes]
-        if before is not None and self.options.drift and old:
+    def _remember(self, data: TaskData, before: Tensor | None, after: Tensor) -> None:
+        if before is not None and self.options.drift:
             dim = self.encoder.dim
-            self.memory.shift(data.modality, old, after[:, :dim] - before[:, :dim], before,
+            self.memory.shift(data.modality, set(data.classes), after[:, :dim] - before[:, :dim], before,
                               self.options.drift_width, dim)
-        for c in data.classes:
-            self.memory.add(c, data.modality, after[data.labels == c])
+        self.memory.add(data.modality, data.classes, after, data.labels)
 
     def _realign(self, classes: Classes, index: int) -> None:
         o, names = self.options, self.relevance.modalities
         generator, texts = self.generator(index, 4), classes.embedding
-        if o.start == "ridge":
-            self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets)
-        else:
-            self.realigner.start_at_zero(self.encoder.dim + self.encoder.query_dim, names, generator, texts.device)
-        if o.realignment == "trained":
-            with self.phase("re-alignment", o.steps) as shown:
+        with self.phase("re-alignment", o.steps if o.realignment == "trained" else None) as shown:
+            if o.start == "ridge":
+                self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets)
+            else:
+                self.realigner.start_at_zero(self.encoder.dim + self.encoder.query_dim, names, generator, texts.device)
+            if o.realignment == "trained":
                 self.realigner.train(
                     self.memory, texts, names, lambda u: self._routing(F.normalize(u[:, self.encoder.dim:], dim=1)),
                     steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
@@ -245,6 +248,15 @@ class Comm(Method):
         if self.realigner.down is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
         return tensors, {"relevance": relevance_values, "memory": memory_values}
+
+    def current(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        if not isinstance(values["memory"]["classes"], list):
+            return tensors, values
+        memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
+        memory.load_state({k.removeprefix("memory/"): v for k, v in tensors.items()}, values["memory"])
+        own, memory_values = memory.state()
+        tensors = {k: v for k, v in tensors.items() if not k.startswith("memory/")}
+        return tensors | {f"memory/{k}": v for k, v in own.items()}, values | {"memory": memory_values}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         def under(prefix: str) -> dict[str, Tensor]:

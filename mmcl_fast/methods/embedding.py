@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,15 @@ class Reuse:
 
     def __init__(self) -> None:
         self._seen: WeakKeyDictionary[Tokens, dict[str, _Seen]] = WeakKeyDictionary()
+        self._digests: dict[str, tuple[ref[Tensor], int, bytes]] = {}  # of the prompt last seen under a name
+
+    def _digest(self, name: str, prompt: Tensor) -> bytes:
+        """Of a prompt's bits; taken again only where it is another tensor or was written to since."""
+        known = self._digests.get(name)
+        if known is None or known[0]() is not prompt or known[1] != prompt._version:
+            bits = prompt.detach().cpu().contiguous().view(torch.uint8).numpy()
+            known = self._digests[name] = ref(prompt), prompt._version, hashlib.sha256(bits).digest()
+        return known[2]
 
     def embed(self, encoder: Encoder, tokens: Tokens, modality: str, prompts: Mapping[str, Tensor], shares: Tensor,
               place: str) -> Tensor:
@@ -111,8 +120,7 @@ class Reuse:
             shares: ``[n, K]``, the weight of each prompt for each sample, in the order of ``prompts``.
             place: results are kept once for each set and place, and found from any.
         """
-        digests = {name: hashlib.sha256(p.detach().cpu().contiguous().view(torch.uint8).numpy()).digest()
-                   for name, p in prompts.items()}
+        digests = {name: self._digest(name, p) for name, p in prompts.items()}
         columns = {name: shares[:, k] for k, name in enumerate(prompts)}
         known = self._seen.setdefault(tokens, {})
         z = torch.empty(len(tokens), encoder.dim, device=encoder.device)

@@ -42,7 +42,7 @@ def closed_form(memory: FeatureMemory, codes: Tensor, modality: str, rank: int, 
     """
     dim, labels = codes.shape[1], memory.labels(modality)
     moment = memory.second_moment(modality)[source_dims]
-    means = torch.stack([memory.classes[modality, c].mean for c in labels])
+    means = memory.means(modality)
     live = (moment[:, source_dims].diagonal() > 0).nonzero().squeeze(1)  # the other tower's slots are all zero
     cross = (means[:, source_dims].T @ codes[labels] - moment[:, :dim])[live]
     gram = moment[:, source_dims][live][:, live]
@@ -111,10 +111,9 @@ class Realigner:
         for row, modality in enumerate(modalities):
             labels = memory.labels(modality)
             share = max(1, round(4 * per_step / (len(modalities) * len(labels))))
-            for c in labels:
-                pool.append(memory.draw(modality, c, share, generator))
-                label.append(torch.full((share,), c))
-                home.append(torch.full((share,), row))
+            pool.append(memory.draw(modality, share, generator))
+            label.append(torch.tensor(labels).repeat_interleave(share))
+            home.append(torch.full((len(label[-1]),), row))
         u = torch.cat(pool)
         label, home = torch.cat(label).to(u.device), torch.cat(home).to(u.device)
         gate = gate_of(u)

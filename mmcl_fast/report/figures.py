@@ -10,6 +10,7 @@ COLOURS = {"image": "#3b82f6", "video": "#e8590c", "audio": "#0ca678", "depth": 
 LINES = ("#3b82f6", "#e8590c", "#0ca678", "#ae3ec9", "#d99a00", "#e03131", "#15aabf", "#868e96")
 GREY = [[0, "rgba(128,136,150,0.10)"], [1, "rgba(128,136,150,0.45)"]]
 LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+BESIDE = {"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top"}
 MARGIN = {"l": 10, "r": 10, "t": 10, "b": 10}
 
 
@@ -80,12 +81,15 @@ def means(runs: list[Run]) -> Any:
                 line={
                     "color": LINES[(n if several else k) % len(LINES)],
                     "width": 2.5,
-                    "dash": ("solid", "dash", "dot")[k % 3] if several else "solid",
+                    "dash": ("solid", "dash", "dot")[(k + n // len(LINES)) % 3] if several else "solid",
                 },
                 connectgaps=True,
                 hovertemplate="after task %{x}: %{y:.1f} %<extra>" + title + "</extra>",
             )
-    return _curves(figure)
+    _curves(figure)
+    if len(figure.data) > len(LINES):  # a legend above would leave no room for the lines
+        figure.update_layout(height=160 + 20 * len(figure.data), legend=BESIDE)
+    return figure
 
 
 def curves(run: Run, setting: str) -> Any:
@@ -194,18 +198,20 @@ def seconds(run: Run) -> Any:
 
 
 def bars(runs: list[Run], metric: str) -> Any:
-    """One metric of several runs, a group of bars a run, a bar a setting."""
+    """One metric of several runs, a group of bars a run, a bar a setting; ``half`` beside ``metrics``: of intervals."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
     names = list(dict.fromkeys(name for run in runs for name in run["settings"]))
     for n, name in enumerate(names):
         values = [run["settings"].get(name, {}).get("metrics", {}).get(metric) for run in runs]
+        halves = [run["settings"].get(name, {}).get("half", {}).get(metric) for run in runs]
         figure.add_bar(
             x=[run["title"] for run in runs],
             y=values,
             name=name,
             marker={"color": LINES[n]},
+            error_y={"array": halves, "thickness": 1, "width": 3} if any(halves) else None,
             texttemplate="%{y:.1f}",
             hovertemplate="%{x}: %{y:.2f} %<extra>" + name + "</extra>",
         )

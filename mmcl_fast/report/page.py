@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import RunError
-from mmcl_fast.report import figures, record
-from mmcl_fast.report.assets import SCRIPT, STYLE
+from mmcl_fast.report import figures, parts, record
 from mmcl_fast.report.console import metric_names, number
 
 ABOUT = {
@@ -97,84 +95,37 @@ def _json(file: Path, advice: str) -> dict[str, Any] | None:
     return values
 
 
-class _Figures:
-    """Numbers the figures of a page; each is a place in the text and a JSON block at the end."""
-
-    def __init__(self) -> None:
-        self.blocks: list[str] = []
-
-    def place(self, figure: Any) -> str:
-        name = f"figure{len(self.blocks)}"
-        values = json.loads(figure.to_json())
-        values["layout"].pop("template", None)
-        text = json.dumps(values).replace("<", "\\u003c")  # nothing in it can end the script element
-        self.blocks.append(f'<script type="application/json" id="{name}">{text}</script>')
-        height = values["layout"]["height"]
-        return f'<div class="scroll"><div data-figure="{name}" style="height:{height}px"></div></div>'
-
-
 def page(runs: list[dict[str, Any]]) -> str:
     """The page of one run or several."""
-    from plotly.offline import get_plotlyjs
-
-    drawn = _Figures()
+    drawn = parts.Figures()
     several = len(runs) > 1
     title = "Runs side by side" if several else f"{runs[0]['title']}: {len(runs[0]['tasks'])} tasks"
     body = [f"<h1>{escape(title)}</h1>"]
     body += [_comparison(runs, drawn)] if several else []
     for run in runs:
         body.append(_run(run, drawn, heading=several))
-    written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><main>{''.join(body)}"
-        f"<footer>Written by mmcl-fast, {written}, from summary.json and metrics.jsonl.</footer></main>"
-        f"{''.join(drawn.blocks)}<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
-    )
+    return parts.document(title, "".join(body), drawn, "summary.json and metrics.jsonl")
 
 
-def _panel(title: str, about: str, content: str) -> str:
-    return f'<div class="panel"><h3>{escape(title)}</h3><p class="about">{escape(about)}</p>{content}</div>'
-
-
-def _grid(*panels: str) -> str:
-    return f'<div class="grid{" three" if len(panels) == 3 else ""}">{"".join(panels)}</div>'
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[str]) -> str:
-    """``kinds``: the CSS class of each column. Cells are escaped here."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(f'<{tag} class="{k}">{escape(str(c))}</{tag}>' for c, k in zip(cells, kinds))
-            + "</tr>"
-        )
-
-    body = "".join(line(row, "td") for row in rows)
-    return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _run(run: dict[str, Any], drawn: _Figures, heading: bool) -> str:
+def _run(run: dict[str, Any], drawn: parts.Figures, heading: bool) -> str:
     settings, tasks = run["settings"], run["tasks"]
     modalities = list(dict.fromkeys(task["modality"] for task in tasks))
     subtitle = (
         f"{run.get('method')} on {run.get('encoder')}, {len(tasks)} tasks, "
         f"{sum(len(t['classes']) for t in tasks)} classes in {', '.join(modalities)}, seed {run.get('seed')}"
     )
-    parts = [
+    out = [
         f"<h2>{escape(run['title'])}</h2>" if heading else "",
         f'<p class="about">{escape(subtitle)}</p>',
     ]
     notes = "".join(f"<p>{escape(note)}</p>" for note in run.get("notes", []))
-    parts.append(f'<div class="notes">{notes}</div>' if notes else "")
-    parts.append(f'<div class="cards">{"".join(_cards(run))}</div>')
-    parts.append("" if heading else "<h2>What it remembers</h2>")
-    parts.append(
-        _grid(
+    out.append(f'<div class="notes">{notes}</div>' if notes else "")
+    out.append(f'<div class="cards">{"".join(_cards(run))}</div>')
+    out.append("" if heading else "<h2>What it remembers</h2>")
+    out.append(
+        parts.grid(
             *(
-                _panel(
+                parts.panel(
                     f"R, {name}",
                     f"Accuracy in % on each task (column) after each task learned (row); "
                     f"{ABOUT.get(name, name)}. Grey: not learned yet.",
@@ -186,7 +137,7 @@ def _run(run: dict[str, Any], drawn: _Figures, heading: bool) -> str:
     )
     first = next(iter(settings))
     curves = [
-        _panel(
+        parts.panel(
             "Accuracy by task and modality",
             f"Setting {first}. Thin: one task; bold: mean over the modality's tasks seen.",
             drawn.place(figures.curves(run, first)),
@@ -195,23 +146,23 @@ def _run(run: dict[str, Any], drawn: _Figures, heading: bool) -> str:
     if not heading:
         curves.insert(
             0,
-            _panel(
+            parts.panel(
                 "Mean accuracy over the tasks seen",
                 "After each task learned.",
                 drawn.place(figures.means([run])),
             ),
         )
-    parts.append(_grid(*curves))
-    parts.append(
-        _grid(
-            _panel("Metrics in %", "Over all tasks; the formula beside the number.", _metrics(run)),
-            _panel("By modality, in %", "Each metric over the modality's own tasks.", _modalities(run)),
+    out.append(parts.grid(*curves))
+    out.append(
+        parts.grid(
+            parts.panel("Metrics in %", "Over all tasks; the formula beside the number.", _metrics(run)),
+            parts.panel("By modality, in %", "Each metric over the modality's own tasks.", _modalities(run)),
         )
     )
     more = []
     if run.get("contributions"):
         more.append(
-            _panel(
+            parts.panel(
                 "Contributions between modalities",
                 "Whose prompts and gates a sample uses: row, the sample's "
                 "modality; column, the modality it borrows from.",
@@ -219,13 +170,13 @@ def _run(run: dict[str, Any], drawn: _Figures, heading: bool) -> str:
             )
         )
     if any(event.get("seconds") for event in run["events"]):
-        more.append(_panel("Seconds", "By task and phase.", drawn.place(figures.seconds(run))))
-    parts.append(_grid(*more) if more else "")
-    parts.append(
+        more.append(parts.panel("Seconds", "By task and phase.", drawn.place(figures.seconds(run))))
+    out.append(parts.grid(*more) if more else "")
+    out.append(
         f'<div class="panel">{_tasks(tasks)}{_pairs("Config", run["config"])}'
         f"{_pairs('Environment', run['environment'])}</div>"
     )
-    return "".join(parts)
+    return "".join(out)
 
 
 def _cards(run: dict[str, Any]) -> list[str]:
@@ -249,7 +200,7 @@ def _metrics(run: dict[str, Any]) -> str:
         [name, *(number(s["metrics"].get(name)) for s in settings.values()), formulas.get(name, "")]
         for name in metric_names(run)
     ]
-    return _table(["metric", *settings, "formula"], rows, ["k", *("n" for _ in settings), "f"])
+    return parts.table(["metric", *settings, "formula"], rows, ["k", *("n" for _ in settings), "f"])
 
 
 def _modalities(run: dict[str, Any]) -> str:
@@ -259,7 +210,7 @@ def _modalities(run: dict[str, Any]) -> str:
         for setting, found in run["settings"].items()
         for modality, values in found["metrics"].get("per_modality", {}).items()
     ]
-    return _table(["modality", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
+    return parts.table(["modality", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
 
 
 def _tasks(tasks: list[dict[str, Any]]) -> str:
@@ -267,7 +218,7 @@ def _tasks(tasks: list[dict[str, Any]]) -> str:
         [i, t["name"], t["modality"], ", ".join(t["classes"]), t.get("train", ""), t.get("test", "")]
         for i, t in enumerate(tasks, 1)
     ]
-    table = _table(["", "task", "modality", "classes", "train", "test"], rows, ["n", "k", "k", "", "n", "n"])
+    table = parts.table(["", "task", "modality", "classes", "train", "test"], rows, ["n", "k", "k", "", "n", "n"])
     return f"<details><summary>Tasks</summary>{table}</details>"
 
 
@@ -287,7 +238,7 @@ def _pairs(title: str, values: dict[str, Any]) -> str:
         return ""
     rows = [[key, _text(value)] for key, value in flatten(values).items()]
     return (
-        f"<details><summary>{escape(title)}</summary>{_table(['key', 'value'], rows, ['k', 'v'])}</details>"
+        f"<details><summary>{escape(title)}</summary>{parts.table(['key', 'value'], rows, ['k', 'v'])}</details>"
     )
 
 
@@ -295,14 +246,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _comparison(runs: list[dict[str, Any]], drawn: _Figures) -> str:
+def _comparison(runs: list[dict[str, Any]], drawn: parts.Figures) -> str:
     names = metric_names(runs[0])
     rows = [
         [run["title"], setting, *(number(found["metrics"].get(name)) for name in names)]
         for run in runs
         for setting, found in run["settings"].items()
     ]
-    table = _table(["run", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
+    table = parts.table(["run", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
     configs = [flatten(run["config"]) for run in runs]
     keys = [
         key
@@ -311,13 +262,13 @@ def _comparison(runs: list[dict[str, Any]], drawn: _Figures) -> str:
     ]
     differs = [[key, *(_text(config.get(key, "-")) for config in configs)] for key in keys]
     formulas = "; ".join(f"{name}: {text}" for name, text in runs[0].get("formulas", {}).items())
-    different = _table(["key", *(run["title"] for run in runs)], differs, ["k", *("v" for _ in runs)])
-    return _grid(
-        _panel("Metrics in %", formulas, table),
-        _panel("last", "Mean accuracy over all tasks at the end.", drawn.place(figures.bars(runs, "last"))),
-    ) + _grid(
-        _panel(
+    different = parts.table(["key", *(run["title"] for run in runs)], differs, ["k", *("v" for _ in runs)])
+    return parts.grid(
+        parts.panel("Metrics in %", formulas, table),
+        parts.panel("last", "Mean accuracy over all tasks at the end.", drawn.place(figures.bars(runs, "last"))),
+    ) + parts.grid(
+        parts.panel(
             "Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means(runs))
         ),
-        _panel("Where the configs differ", f"{len(keys)} keys.", different),
+        parts.panel("Where the configs differ", f"{len(keys)} keys.", different),
     )

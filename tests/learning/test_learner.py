@@ -208,6 +208,26 @@ def test_classes_shared_between_modalities(root, tmp_path, method):
     assert Learner.load(tmp_path / "shared", encoder=ToyEncoder()).evaluate(stream.tasks).correct == result.correct
 
 
+def test_who_competes_for_a_sample(root):
+    """Masked: the classes learned of its modality and, for a task to come, its own; else all learned, or all there are."""
+    stream, learner = make(root)
+    for task in stream.tasks[:3]:
+        learner.learn(task)
+    known, result, classes = len(learner.classes), learner.evaluate(stream.tasks), learner.classes
+    for task in stream.tasks:
+        classes = learner._with(task, classes)
+    for i, task in enumerate(stream.tasks):
+        own = {classes.place[k] for t in stream.tasks if t.modality == task.modality and (t.index < 3 or t is task)
+               for k in t.class_ids}
+        masked = torch.tensor([c in own for c in range(len(classes))])
+        seen = torch.arange(len(classes)) < (known if i < 3 else len(classes))
+        scores = learner.method.scores(learner.cache.tokens(learner.encoder, task.test), task.modality, classes, given=True)
+        labels = torch.tensor([classes.place[task.modality, s.label] for s in task.test])
+        for setting, allowed in (("given", seen), ("given_masked", seen & masked)):
+            best = scores.masked_fill(~allowed, -torch.inf).argmax(1)
+            assert result.correct[setting][i] == int((best == labels).sum())
+
+
 def test_the_batch_of_the_trunk_does_not_matter_and_predict_agrees_with_evaluation(root):
     stream, learner = make(root)
     for task in stream:

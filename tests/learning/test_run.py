@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmcl_fast.config import build
-from mmcl_fast.errors import EncoderError, RunError
+from mmcl_fast.errors import EncoderError, RunError, UserError
 from mmcl_fast.learning import checkpoint, learner, run
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.streams import broken
@@ -73,6 +73,11 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
     last = next(e for e in events if e["event"] == "evaluation" and e["after"] == 6 and e["setting"] == "agnostic")
     assert last["row"] == R[-1] == [100 * c / n for c, n in zip(last["correct"], last["count"])]
     assert [e["task"] for e in events if e["event"] == "task"] == [1, 2, 3, 4, 5, 6]
+    for event in events:
+        if event["event"] == "task":
+            assert event["seconds"].keys() == {"decode and trunk", "relevance", "features", "prompts", "statistics",
+                                               "re-alignment", "bookkeeping", "checkpoint", "evaluation"}
+            assert min(event["seconds"].values()) > 0
     again = Learner.load(tmp_path / "run", encoder=ToyEncoder())
     assert again.evaluate(run.make_stream(config()).tasks).accuracy("agnostic") == R[-1]
 
@@ -95,6 +100,36 @@ def test_another_config_is_refused_with_the_key(config, tmp_path):
     with pytest.raises(RunError, match="not empty"):
         run.train(config("zero_shot", {}), tmp_path / "run")
     run.train(config("zero_shot", {}, workers=1), tmp_path / "run", resume=True)
+
+
+def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypatch):
+    """Keys that config.json and the checkpoint lack are at their defaults; those that are no more are named."""
+    out, real = tmp_path / "run", Learner.learn
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", lambda self, task: real(self, task) if task.index < 2 else exit())
+        with pytest.raises(SystemExit):
+            run.train(config(), out)
+    before = json.loads((out / "config.json").read_text())
+    older = json.loads(json.dumps(before))
+    del older["media"], older["train"]["deterministic"], older["stream"]["late"], older["method"]["options"]["tau"]
+    (out / "config.json").write_text(json.dumps(older))
+    folder = checkpoint.latest(out)
+    tensors, values = checkpoint.read(folder)
+    del values["media"], values["precision"], values["options"]["tau"]
+    checkpoint.write(folder, tensors, values)
+    with pytest.raises(RunError, match="method.options.tau was 0.2, is 0.3"):
+        run.train(config(options={**OPTIONS, "tau": 0.3}), out, resume=True)
+    run.train(config(), out, resume=True)
+    assert len(checkpoint.tasks(out)) == 6
+    run.train(config(), tmp_path / "whole")
+    assert summary(out) == summary(tmp_path / "whole")
+    for table, name in ((older["train"], "train.gone"), (older["method"]["options"], "method.options.gone"),
+                        (older, "gone")):
+        table["gone"] = 1
+        (out / "config.json").write_text(json.dumps(older))
+        with pytest.raises(UserError, match=rf"config.json: .*\b{name}"):
+            run.train(config(), out, resume=True)
+        del table["gone"]
 
 
 def test_nothing_is_written_before_everything_is_there(config, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,6 +64,13 @@ def test_the_corpus_is_large_distinct_and_of_its_seed(corpus):
     again, other = corrupt.cases(seed=0), corrupt.cases(seed=1)
     assert [case.name for case in cases] == [case.name for case in again]
     assert [case.data for case in cases[:99]] != [case.data for case in other[:99]]
+
+
+def test_the_originals_know_no_time():
+    """Else another corpus, and of it another part, is tried each time."""
+    before = {file.name: file.data for file in originals()}
+    time.sleep(1.1)
+    assert [file.name for file in originals() if file.data != before[file.name]] == []
 
 
 def test_the_originals_are_sound():

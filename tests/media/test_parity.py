@@ -18,7 +18,7 @@ siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_si
 
 BILINEAR = 2  # Pillow's number, as in preprocessor_config.json
 SMALL = [(224, 224), (224, 301), (500, 375), (375, 500), (251, 640), (895, 448)]
-CLOSE = 6.1  # of 255, at any pixel
+CLOSE = 8.1  # of 255, at any pixel: where an edge overshoots and is cut, the order of the passes shows
 TINY = [(1, 1), (3, 2), (40, 30), (31, 97)]
 
 
@@ -55,7 +55,7 @@ def natural(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "bilinear"])
 def test_pictures_below_four_times_the_size(name):
-    """Rounding between the two passes, whose order Pillow chooses by the picture's shape, and overshoot cut there."""
+    """Rounding between the two passes, whose order Pillow 13 chooses by the picture's shape, and overshoot cut there."""
     for width, height in SMALL + TINY:
         for image in (scene(0, width, height), natural(width, height)):
             for kind in ("PNG", "JPEG"):

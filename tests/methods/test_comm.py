@@ -1,10 +1,15 @@
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods import Classes, TaskData, make_options
+from mmcl_fast.methods import Classes, TaskData, comm, make_options
 from mmcl_fast.methods.comm import Comm
+from mmcl_fast.methods.memory import FeatureMemory
+from mmcl_fast.methods.realignment import Realigner
+from mmcl_fast.methods.relevance import Relevance
 from tests.toy import ToyEncoder
 
 QUICK = {"epochs": 1, "steps": 5, "draws": 32, "batch_size": 8}
@@ -101,6 +106,37 @@ def test_contribution_rows_sum_to_one_and_favour_the_own_modality(setting):
     assert names == ["image", "audio"]
     for i, row in enumerate(matrix):
         assert sum(row) == pytest.approx(1, abs=1e-4) and row[i] == max(row)
+
+
+def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
+    """What is not named in the seconds of a task can't be seen to grow."""
+    encoder, classes, tasks = setting
+    method = Comm(encoder, make_options("comm", QUICK))
+    inside, real, steps = [], Comm.phase, {}
+
+    @contextmanager
+    def phase(self, name, total=None):
+        inside.append(name)
+        with real(self, name, total) as shown:
+            yield shown
+        inside.pop()
+
+    def watch(owner, name):
+        step = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: steps.setdefault(name, set()).add(tuple(inside)) or step(*a, **k))
+
+    monkeypatch.setattr(Comm, "phase", phase)
+    for owner, name in ((Comm, "_features"), (Comm, "_prompt_shift"), (Comm, "_blend_of_others"), (Comm, "_update_rows"),
+                        (Relevance, "learn"), (FeatureMemory, "shift"), (FeatureMemory, "add"), (Realigner, "solve"),
+                        (Realigner, "train"), (comm, "train_prefix"), (comm, "unit_query")):
+        watch(owner, name)
+    for data in tasks:
+        method.learn(data, classes)
+    named = {"_features": "features", "_prompt_shift": "features", "_blend_of_others": "relevance",
+             "_update_rows": "statistics", "learn": "relevance", "shift": "statistics", "add": "statistics",
+             "solve": "re-alignment", "train": "re-alignment", "train_prefix": "prompts", "unit_query": "relevance"}
+    assert steps == {name: {(phase,)} for name, phase in named.items()}
+    assert method.seconds.keys() == set(named.values())
 
 
 def test_before_any_task_it_is_zero_shot(setting):

@@ -37,24 +37,34 @@ def test_low_rank_keeps_the_diagonal():
     torch.testing.assert_close(covariance(g).diagonal(), x.var(0), rtol=1e-4, atol=1e-5)
 
 
+def pairs(count):
+    """Labels of ``count`` samples of class 0 and as many of class 1."""
+    return torch.arange(2).repeat_interleave(count)
+
+
 def test_drawn_features_have_the_moments():
     memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=0.3)
-    memory.add(0, "image", randn(40, 8) * 2 + 1)
-    memory.add(1, "image", randn(40, 8, seed=2))
-    other = memory.draw("image", 1, 40000, torch.Generator().manual_seed(2)).double()
-    u = memory.draw("image", 0, 40000, torch.Generator().manual_seed(1)).double()
-    both = (u.T @ u + other.T @ other) / len(u)
-    torch.testing.assert_close(both.float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
+    memory.add("image", [0, 1], torch.cat([randn(40, 8) * 2 + 1, randn(40, 8, seed=2)]), pairs(40))
+    drawn = memory.draw("image", 40000, torch.Generator().manual_seed(1)).double()
+    torch.testing.assert_close((drawn.T @ drawn / 40000).float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
+    a = memory.shrink
+    for c, u in enumerate(drawn.float().split(40000)):
+        own, pooled = memory.of("image", c), memory.pooled["image"]
+        torch.testing.assert_close(u.mean(0), own.mean, rtol=0, atol=0.1)
+        torch.testing.assert_close(torch.cov(u.T), (1 - a) * covariance(own) + a * covariance(pooled), rtol=0.1, atol=0.1)
 
 
 def test_drift_moves_near_means_by_the_local_drift():
     memory = FeatureMemory(4, 4, 0.5)
     at = torch.cat([randn(20, 4) * 0.1, randn(20, 4, seed=1) * 0.1 + 10])
-    memory.add(0, "image", at[:20])
+    memory.add("image", [0, 1], at, pairs(20))
     moved = torch.cat([torch.full((20, 2), 1.0), torch.full((20, 2), -5.0)])
-    before = memory.classes["image", 0].mean.clone()
-    memory.shift("image", [0], moved, at, 0.3, 2)
-    torch.testing.assert_close(memory.classes["image", 0].mean - before, torch.tensor([1.0, 1.0, 0.0, 0.0]), atol=1e-3, rtol=0)
+    before = memory.means("image")
+    memory.shift("image", [1], moved, at, 0.3, 2)
+    torch.testing.assert_close(memory.means("image") - before, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4]), atol=1e-3,
+                               rtol=0)
+    memory.shift("image", [], moved, at, 0.3, 2)
+    assert memory.of("image", 1).mean[0] < before[1, 0] - 4
 
 
 def test_ridge_is_free_of_order_and_equals_the_direct_solution():
@@ -99,7 +109,7 @@ def test_closed_form_realignment_equals_ridge_regression():
     memory, rows, labels = FeatureMemory(16, 16, 0.0), [], []
     for c in range(4):
         u = randn(200, dim + extra, seed=c) * 0.3 + randn(1, dim + extra, seed=50 + c)
-        memory.add(c, "image", u)
+        memory.add("image", [c], u, torch.full((200,), c))
         rows.append(u)
         labels += [c] * 200
     realigner = Realigner(dim, rank=dim, reads_query=True)
@@ -175,6 +185,9 @@ def test_z_is_computed_again_only_where_a_prompt_or_a_share_changed(monkeypatch)
     new = torch.cat([other, torch.zeros(70, 1)], 1)
     check({**moved, "audio": prompts["image"]}, new, "agnostic", 0)  # a new prompt that no sample uses
     check({}, torch.ones(70, 0), "bare", 3)
+    check(moved, other, "agnostic", 0)
+    moved["depth"].add_(1)  # the same tensor, written to
+    check(moved, other, "agnostic", 2)
 
 
 def test_what_is_kept_goes_with_the_tokens():

@@ -1,0 +1,86 @@
+"""What checkpoints inside a task cost: ``python -m benchmarks.train_checkpoints SETTINGS``, JSON in, JSON out.
+
+The first two tasks of a stream, learned again and again by a new learner from cached trunk tokens, in turn with a
+checkpoint every so many steps and without any. Pairs follow each other, so that what slows the machine slows both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmcl_fast.config import TrainSection
+from mmcl_fast.encoders import Encoder, load_encoder
+from mmcl_fast.errors import EncoderError
+from mmcl_fast.learning import Learner, checkpoint
+from mmcl_fast.learning.journal import Journal
+from mmcl_fast.streams import Stream
+
+EVERY = TrainSection.model_fields["checkpoint_every"].default
+PAIRS = 5
+COLUMNS = ["encoder", "steps between checkpoints inside a task", "checkpoints", "MB each", "two tasks without, s",
+           "with, s", "they cost"]
+
+
+def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every: int = EVERY, pairs: int = PAIRS
+            ) -> dict:
+    """Seconds of each pair without and with, their number of checkpoints, and the bytes of one."""
+    tasks = stream.tasks[:2]
+    runs, count, size = [], 0, 0
+    for number in range(pairs + 1):
+        pair = []
+        for kept in (False, True) if number % 2 else (True, False):
+            with tempfile.TemporaryDirectory(dir=folder) as run:
+                learner = Learner(encoder, "comm", options=options, device=str(encoder.device), cache_dir=folder / "cache")
+                journal = Journal(Path(run), every=every)
+                if kept:
+                    learner.journal, count = journal, 0
+                spent = 0.0
+                for index, task in enumerate(tasks, 1):
+                    journal.start(index)
+                    seconds = learner.learn(task)
+                    spent += sum(seconds.values()) - seconds["decode and trunk"]
+                    inside = checkpoint.inside(Path(run), index)
+                    if inside:
+                        count += inside[-1][0]
+                        size = sum(f.stat().st_size for f in inside[-1][1].iterdir())
+                    journal.clear(index)
+                pair.append((kept, spent))
+        runs.append([spent for _, spent in sorted(pair)])
+    return {"every": every, "checkpoints": count, "bytes": size, "pairs": runs[1:]}  # the first one filled caches
+
+
+def lines(results: Sequence[dict]) -> list[list[str]]:
+    """Columns as in COLUMNS. What they cost is the median over the pairs, with the least and the most."""
+    table = []
+    for result in results:
+        if "why" in result:
+            table.append([result["encoder"], f"({result['why']})", *[""] * (len(COLUMNS) - 2)])
+            continue
+        cost = [100 * (kept / bare - 1) for bare, kept in result["pairs"]]
+        medians = [f"{statistics.median(column):.2f}" for column in zip(*result["pairs"])]
+        table.append([result["encoder"], str(result["every"]), str(result["checkpoints"]), f"{result['bytes'] / 1e6:.2f}",
+                      *medians, f"{statistics.median(cost):.1f} % ({min(cost):.1f} to {max(cost):.1f})"])
+    return table
+
+
+def main() -> None:
+    from benchmarks.train import make_stream
+
+    asked = json.loads(sys.argv[1])
+    try:
+        encoder = load_encoder(asked["encoder"], device=asked["device"])
+        stream = make_stream(asked["data"], asked["classes_per_task"], 0)
+        with tempfile.TemporaryDirectory() as folder:
+            out = measure(encoder, stream, asked["options"], Path(folder))
+    except EncoderError as error:
+        out = {"why": str(error)}
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()

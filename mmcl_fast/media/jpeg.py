@@ -1,0 +1,64 @@
+"""Plain JPEG files by libjpeg-turbo in one call; Pillow, which drives the same decoder, takes all others."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+START = b"\xff\xd8\xff"
+FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
+KEPT = 1 << 24               # bytes of pixels that a thread keeps room for
+
+_room = threading.local()
+
+
+@cache
+def _simplejpeg() -> ModuleType | None:
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
+def plain_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG with 8 bits, one or three components and the usual colours, upright for certain."""
+    at, jfif = 2, False
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        marker, size = struct.unpack_from(">BH", data, at + 1)
+        if marker == 0xE0:
+            jfif = True
+        elif marker in (0xE1, 0xE2, 0xEE) and not data.startswith(b"ICC_PROFILE", at + 4):
+            return None  # EXIF and XMP may turn it, MPF holds several, Adobe's marker means other colours
+        elif marker in FRAMES:
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            plain = jfif and bits == 8 and components in (1, 3) and height and width
+            return (width, height) if plain else None
+        elif not (marker in (0xC4, 0xDB, 0xDD, 0xFE) or 0xE0 <= marker <= 0xEF):
+            return None
+        at += size + 2
+    return None
+
+
+def pixels(data: bytes, width: int, height: int) -> Tensor | None:
+    """uint8 ``[3, height, width]``, pixels interleaved, good until the thread's next call; None where libjpeg-turbo
+    warns: Pillow then decodes it or says what is wrong."""
+    library, count = _simplejpeg(), 3 * width * height
+    if library is None:
+        return None
+    room = getattr(_room, "bytes", None)
+    if room is None or len(room) < count:
+        room = np.empty(count, np.uint8)
+        if count <= KEPT:
+            _room.bytes = room
+    try:
+        picture = library.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=room)
+    except ValueError:
+        return None
+    return torch.from_numpy(picture).permute(2, 0, 1) if picture.shape == (height, width, 3) else None

@@ -1,0 +1,148 @@
+"""Statistics of many classes at once: blocks of them give what each class alone gives."""
+
+import json
+
+import pytest
+import torch
+
+from mmcl_fast.errors import RunError
+from mmcl_fast.learning import Learner, checkpoint
+from mmcl_fast.methods import make_options, memory
+from mmcl_fast.methods.comm import Comm
+from mmcl_fast.methods.memory import FeatureMemory, Gaussian
+from mmcl_fast.streams import Stream
+from tests.toy import ToyEncoder, write_folder
+
+WIDE, RANK = 12, 4
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def samples(classes, seed):
+    """Features around class centres, 3 to 9 of a class, and their labels."""
+    counts = [3 + (c + seed) % 7 for c in classes]
+    labels = torch.tensor(classes).repeat_interleave(torch.tensor(counts))
+    centres = torch.cat([randn(1, WIDE, seed=c) * 2 for c in classes])
+    return centres.repeat_interleave(torch.tensor(counts), 0) + 0.3 * randn(len(labels), WIDE, seed=seed), labels
+
+
+def filled(tasks):
+    made = FeatureMemory(RANK, 6, 0.4)
+    for seed, classes in enumerate(tasks):
+        made.add("image", classes, *samples(classes, seed))
+    return made
+
+
+TASKS = [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9], [2, 10, 0]]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
+    monkeypatch.setattr(memory, "CLASSES", size)
+    made, alone = filled(TASKS), {}
+    for seed, classes in enumerate(TASKS):
+        u, labels = samples(classes, seed)
+        for c in classes:
+            own = u[labels == c]
+            alone[c] = alone[c].merge(own, RANK) if c in alone else Gaussian.fit(own, RANK)
+    assert made.labels("image") == list(alone) and [len(b) for b in made.blocks["image"][:-1]] == [size] * ((len(alone) - 1) // size)
+    moment = 0
+    for c, g in alone.items():
+        kept = made.of("image", c)
+        assert kept.count == g.count
+        torch.testing.assert_close(kept.mean, g.mean)
+        torch.testing.assert_close(kept.factor.T @ kept.factor, g.factor.T @ g.factor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(kept.diagonal, g.diagonal, rtol=1e-4, atol=1e-5)
+        pooled = made.pooled["image"]
+        moment = moment + torch.outer(g.mean, g.mean) + sum(
+            share * (x.factor.T @ x.factor + torch.diag(x.diagonal)) for share, x in ((0.6, g), (0.4, pooled)))
+    torch.testing.assert_close(made.second_moment("image"), moment, rtol=1e-4, atol=1e-4)
+    assert torch.equal(made.means("image"), torch.stack([made.of("image", c).mean for c in alone]))
+
+
+@pytest.mark.parametrize("size", [2, 100])
+def test_drift_is_that_of_a_loop_over_classes(size, monkeypatch):
+    monkeypatch.setattr(memory, "CLASSES", size)
+    made = filled(TASKS)
+    at, moved = randn(40, WIDE, seed=1) + 5, randn(40, 3, seed=2)  # far from the origin, as unit vectors of one task are
+    want = made.means("image")
+    for row, c in enumerate(made.labels("image")):
+        if c not in (2, 10):
+            distance = (at - want[row]).square().sum(1)
+            want[row, :3] += torch.softmax(-distance / (2 * 0.3**2 * distance.mean()), dim=0) @ moved
+    made.shift("image", {2, 10}, moved, at, 0.3, 3)
+    torch.testing.assert_close(made.means("image"), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 100])
+def test_classes_are_drawn_in_order_and_few_of_many_evenly_spaced(size, monkeypatch):
+    monkeypatch.setattr(memory, "CLASSES", size)
+    made = filled(TASKS)
+    for g in made.blocks["image"]:
+        g.factor.zero_(), g.diagonal.zero_()
+    made.pooled["image"].factor.zero_(), made.pooled["image"].diagonal.zero_()
+    means, generator = made.means("image"), torch.Generator().manual_seed(0)
+    assert torch.equal(made.draw("image", 2, generator), means.repeat_interleave(2, 0))
+    assert torch.equal(made.draw("image", 2, generator, most=99), means.repeat_interleave(2, 0))
+    assert torch.equal(made.draw("image", 1, generator, most=4), means[[0, 2, 5, 8]])
+
+
+@pytest.mark.parametrize(("classes", "each", "drawn"), [(2, 32, 64), (20, 25, 500), (600, 1, 512)])
+def test_contribution_rows_take_no_more_draws_with_more_classes(classes, each, drawn, monkeypatch):
+    encoder = ToyEncoder()
+    method, seen = Comm(encoder, make_options("comm", {})), []
+    wide = encoder.dim + encoder.query_dim
+    method.memory.add("image", range(classes), randn(2 * classes, wide), torch.arange(classes).repeat(2))
+    method.relevance.learn(randn(8, encoder.query_dim).abs(), "image", {}, torch.Generator())
+    monkeypatch.setattr(method.memory, "draw", lambda m, count, *rest: seen.append(count) or FeatureMemory.draw(
+        method.memory, m, count, *rest))
+    monkeypatch.setattr(method, "relevance", lambda q: seen.append(len(q)) or torch.ones(len(q), 1), raising=False)
+    method.relevance.modalities = ["image"]
+    method._update_rows(3)
+    assert seen == [each, drawn] and method.rows["image"].tolist() == [1]
+
+
+def test_a_checkpoint_of_one_entry_a_class_is_read(tmp_path):
+    """As format 2 was written before classes lay in blocks."""
+    root = write_folder(tmp_path / "data", modalities=("image", "text"))
+    stream = Stream.from_folder(root, classes_per_task=2)
+    learner = Learner(ToyEncoder(), "comm", options={"epochs": 1, "steps": 5, "draws": 16}, device="cpu")
+    for task in stream.tasks[:3]:
+        learner.learn(task)
+    learner.save(tmp_path / "now")
+    tensors, values = checkpoint.read(tmp_path / "now")
+    older = {k: v for k, v in tensors.items() if not k.startswith("method/memory/class/")}
+    listed = []
+    for modality in ("image", "text"):
+        for c in learner.method.memory.labels(modality):
+            g = learner.method.memory.of(modality, c)
+            rows = g.factor.abs().sum(1) > 0
+            older |= {f"method/memory/class/{modality}/{c}/{part}": t.contiguous() for part, t in (
+                ("mean", g.mean), ("factor", g.factor[rows]), ("diagonal", g.diagonal))}
+            listed.append([modality, c, g.count])
+    assert len(listed) == 6
+    values["state"]["memory"]["classes"] = listed
+    checkpoint.write(tmp_path / "older", older, values)
+    again = Learner.load(tmp_path / "older", encoder=ToyEncoder(), device="cpu")
+    assert again.evaluate(stream.tasks[:3]) == learner.evaluate(stream.tasks[:3])
+    for made in (again, learner):
+        made.learn(stream.tasks[3])
+    mine, kept = (made.contents() for made in (again, learner))
+    assert json.dumps(mine[1]) == json.dumps(kept[1]) and mine[0].keys() == kept[0].keys()
+    for key in mine[0]:
+        torch.testing.assert_close(mine[0][key], kept[0][key])
+    older.pop("method/memory/class/image/1/mean")
+    checkpoint.write(tmp_path / "older", older, values)
+    with pytest.raises(RunError, match="does not fit method comm"):
+        Learner.load(tmp_path / "older", encoder=ToyEncoder(), device="cpu")
+
+
+def test_a_block_without_all_its_classes_is_refused():
+    made, again = filled(TASKS), FeatureMemory(RANK, 6, 0.4)
+    tensors, values = made.state()
+    with pytest.raises(ValueError, match="image"):
+        again.load_state({**tensors, "class/image/0/mean": tensors["class/image/0/mean"][:-1]}, values)
+    again.load_state(tensors, json.loads(json.dumps(values)))
+    assert again.state()[1] == values and again.counts == made.counts
