@@ -73,6 +73,7 @@ class Method(ABC):
     Options: ClassVar[type]
     shares: ClassVar[bool] = False  # True: several processes may learn together, each loss is that of ``parallel.part``
     cumulative: ClassVar[bool] = False  # True: needs all tasks' data, evaluated after the last task only
+    reads_texts: ClassVar[bool] = False  # True: scores any class by its text, learned or not
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         self.encoder, self.options, self.seed, self.progress = encoder, options, seed, progress

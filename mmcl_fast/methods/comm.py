@@ -64,6 +64,7 @@ class Comm(Method):
     """See the module's docstring and :class:`CommOptions`."""
 
     name = "comm"
+    reads_texts = True
     shares = True
     Options = CommOptions
 

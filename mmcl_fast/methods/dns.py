@@ -82,6 +82,7 @@ class Dns(Method):
     """Before the first task the scores are zero-shot; classes never trained have the score that the layers give."""
 
     name = "dns"
+    reads_texts = True
     Options = DnsOptions
 
     def __init__(self, encoder, options: DnsOptions, *, seed: int = 0, progress: Any = None):
