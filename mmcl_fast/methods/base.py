@@ -90,6 +90,10 @@ class Method(ABC):
         """``[B, C]`` scores, per instance. ``modality`` tells how the sample was decoded (which tower, how many
         frames); only when ``given`` may it choose prompts or gates."""
 
+    def outputs(self, tokens: Tokens, modality: str, classes: Classes) -> dict[str, Tensor]:
+        """What an exported graph gives, modality agnostic: ``logits [B, C]`` and what else the method knows by name."""
+        return {"logits": self.scores(tokens, modality, classes, given=False)}
+
     def finish(self, classes: Classes) -> None:
         """Called after the last task; a cumulative method trains here, or when scores are first asked for."""
 
