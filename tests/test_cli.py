@@ -10,43 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from mmcl_fast import cli
-from tests.toy import write_folder
-
-FAST = ("epochs=1", "steps=5", "draws=32", "batch_size=8")
-
-
-def call(*words: object, code: int = 0):
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
-
-
-def error_of(result) -> str:
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in result.output
-    return lines[0]
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stream, an encoder, a config over both, and a finished run."""
-    pytest.importorskip("transformers")
-    from tests.tiny_models import write_clip
-
-    root = tmp_path_factory.mktemp("cli")
-    write_folder(root / "data", classes=2, train=4, test=3, modalities=("image", "text"))
-    write_clip(root / "model")
-    options = "\n".join(option.replace("=", " = ") for option in FAST)
-    (root / "mine.toml").write_text(
-        f'[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
-        f'[method.options]\n{options}\n[train]\ndevice = "cpu"\n'
-    )
-    call("train", root / "mine.toml", "--out", root / "run", "--quiet")
-    return root
-
+from tests.cli_calls import call, error_of
 
 def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> None:
     result = call("train", place / "mine.toml", "--out", tmp_path / "run")
@@ -134,27 +99,6 @@ def test_a_device_that_is_none_is_refused_with_or_without_gpus(
     picture = next((place / "data/image/test/class_0").iterdir())
     for words in (["evaluate", place / "run"], ["predict", place / "run", picture]):
         assert "device 'c" in error_of(call(*words, "--device", name, code=2))
-
-
-def test_predict_names_modality_and_classes(place: Path) -> None:
-    picture = next((place / "data/image/test/class_0").iterdir())
-    note = next((place / "data/text/test/class_1").iterdir())
-    found = json.loads(call("predict", place / "run", picture, note, "--top", "2", "--json").stdout)
-    assert [f["modality"] for f in found] == ["image", "text"]
-    for one in found:
-        probabilities = [label["probability"] for label in one["labels"]]
-        assert len(probabilities) == 2 and probabilities == sorted(probabilities, reverse=True)
-    assert "taken for" in call("predict", place / "run", picture).stdout
-
-
-def test_predict_refuses_what_it_cannot_read(place: Path, tmp_path: Path) -> None:
-    assert "gone.png" in error_of(call("predict", place / "run", tmp_path / "gone.png", code=2))
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    assert "broken.png" in error_of(call("predict", place / "run", broken, code=2))
-    assert "did you mean 'image'" in error_of(
-        call("predict", place / "run", broken, "--modality", "imag", code=2)
-    )
 
 
 def test_report_of_several_runs(place: Path, tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec
 
 
@@ -98,6 +100,19 @@ class Encoder(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> "Encoder":
         """Move the frozen weights; returns self."""
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids ``[B, N]`` int64 and mask ``[B, N]`` bool, on any device, as ``trunk_of_ids`` takes them."""
+        raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
+
+    def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
+        """``trunk`` of texts from what ``encode`` gives; tensor code alone."""
+        raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
+
+    def tokenizer(self) -> tuple[str, dict[str, Any]]:
+        """``encode`` as the text of a tokenizer.json, its padding and truncation set, and ``lowercase`` (before it),
+        ``max_tokens``, ``dynamic`` (False: every text is padded to ``max_tokens``)."""
+        raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """dtype of matrix products above the cut; residual streams, norms and z stay float32."""

@@ -100,14 +100,24 @@ class ClipEncoder(Encoder):
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
         """Query: the raw mean of the patch tokens (vision) or real tokens (text), in its tower's slots."""
         if self.tower(modality) == "text":
-            tokens, query, mask = self._text.trunk(batch)
-            return Tokens(tokens, F.pad(query, (self._vision.width, 0)), mask)
+            return self.trunk_of_ids(*self._text.encode(batch))
         size = self._vision.size
         if batch.dim() != 5 or batch.shape[2:] != (3, size, size):
             raise EncoderError(f"{self.name}: a batch of {modality} has shape {list(batch.shape)}: "
                                f"give [B, F, 3, {size}, {size}], as spec({modality!r}) says")
         tokens, query = self._vision.trunk(batch.to(self.device, self.dtype))
         return Tokens(tokens, F.pad(query, (0, self._text.width)))
+
+    @torch.no_grad()
+    def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
+        tokens, query, mask = self._text.trunk(ids, mask)
+        return Tokens(tokens, F.pad(query, (self._vision.width, 0)), mask)
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        return self._text.encode(texts)
+
+    def tokenizer(self) -> tuple[str, dict[str, Any]]:
+        return self._text.describe()
 
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
         tower = self._towers[self.tower(modality)]

@@ -7,11 +7,14 @@ no prefix.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast.encoders.blocks import block_prefix, sinusoid
+from mmcl_fast.errors import EncoderError
 from mmcl_fast.ops.attention import prefix_attention
 
 GRID = 4  # a video's patch tokens are averaged to about GRID x GRID a frame
@@ -66,7 +69,9 @@ class VisionTower:
         tokens before that.
         """
         count, frames = pixels.shape[:2]
-        x = torch.cat([self._frames(part) for part in pixels.flatten(0, 1).split(FRAMES_AT_ONCE)])
+        pixels = pixels.flatten(0, 1)
+        parts = (pixels,) if torch.compiler.is_exporting() else pixels.split(FRAMES_AT_ONCE)
+        x = torch.cat([self._frames(part) for part in parts])
         patches = x[:, self.specials:]
         query = patches.float().mean(1).view(count, frames, -1).mean(1)
         if frames == 1:
@@ -130,12 +135,20 @@ class TextTower:
         end = (ids if self.end == 2 else ids == self.end).int().argmax(1)
         return ids, torch.arange(ids.shape[1]) <= end[:, None]
 
-    def trunk(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens ``[B, N, d]``, query ``[B, d]`` float32 (mean of the real tokens), mask for CLIP.
+    def describe(self) -> tuple[str, dict[str, Any]]:
+        """See ``Encoder.tokenizer``."""
+        if not hasattr(self.tokenizer, "backend_tokenizer"):
+            raise EncoderError(f"{type(self.tokenizer).__name__} can't be written as a tokenizer.json: leave text out")
+        self.encode(["a"])  # sets its padding and truncation
+        return self.tokenizer.backend_tokenizer.to_str(), {
+            "lowercase": not self.causal, "max_tokens": self.length, "dynamic": self.causal}
+
+    def trunk(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What ``encode`` gives -> tokens ``[B, N, d]``, query ``[B, d]`` float32 (mean of the real tokens), mask for
+        CLIP.
 
         SigLIP attends to its padding, as it was trained; hence no mask there.
         """
-        ids, mask = self.encode(texts)
         device = self.tower.embeddings.token_embedding.weight.device
         ids, mask = ids.to(device), mask.to(device)
         x = run(self.lower, self.tower.embeddings(ids), causal=self.causal)
@@ -148,4 +161,4 @@ class TextTower:
         x = self.tower.final_layer_norm(run(self.upper, x, prefix, self.causal))
         if not self.causal:
             return self.project(x[:, -1])
-        return self.project(x[torch.arange(len(x), device=x.device), mask.sum(1) - 1])
+        return self.project(x[torch.arange(x.shape[0], device=x.device), mask.sum(1) - 1])

@@ -44,7 +44,7 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.bounded:
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-        if x.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        if x.device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_exporting():
             return torch.ops.mkldnn._convolution_pointwise(
                 x, self.weight, self.bias, self.padding, self.stride, (1, 1), self.groups, "hardtanh", [0.0, 6.0], "")
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -97,13 +98,24 @@ class EmbeddedEncoder(Encoder):
     @torch.no_grad()
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
         if modality == "text":
-            tokens, mask = self._minilm.trunk(batch)
-            return Tokens(tokens, F.pad(masked_mean(tokens, mask), (QUERY_WIDTH, 0)), mask)
+            return self.trunk_of_ids(*self._minilm.encode(batch))
         count, frames = batch.shape[:2]
         tokens, query = self._trunk(batch.to(self.device).flatten(0, 1))
         tokens = tokens.reshape(count, -1, TOKEN_WIDTH)
         query = query.view(count, frames, -1).mean(1)
         return Tokens(tokens, F.pad(query, (0, WIDTH)))
+
+    @torch.no_grad()
+    def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
+        tokens = self._minilm.trunk(ids, mask)
+        return Tokens(tokens, F.pad(masked_mean(tokens, mask), (QUERY_WIDTH, 0)), mask)
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        return self._minilm.encode(texts)
+
+    def tokenizer(self) -> tuple[str, dict[str, Any]]:
+        return self._minilm.tokenizer.to_str(), {
+            "lowercase": False, "max_tokens": self._minilm.max_tokens, "dynamic": True}
 
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
         x = tokens.tokens.float()

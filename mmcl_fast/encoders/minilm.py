@@ -56,20 +56,24 @@ class MiniLM(nn.Module):
         self.load_state_dict({k: v for k, v in state.items() if k in wanted})
         self.requires_grad_(False).eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.max_tokens = max_tokens
         self.tokenizer.enable_truncation(max_tokens)
         self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
 
-    def trunk(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Token states below the cut ``[B, N, 384]`` and their mask ``[B, N]``."""
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask ``[B, N]``."""
         encoded = self.tokenizer.encode_batch(texts)
         device = self.words.weight.device
         ids = torch.tensor([e.ids for e in encoded], device=device)
-        mask = torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool, device=device)
+        return ids, torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool, device=device)
+
+    def trunk(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Token states below the cut ``[B, N, 384]`` of what ``encode`` gives."""
         x = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.types.weight[0]
         x = self.norm(x)
         for layer in self.layers[: self.cut]:
             x = layer(x, mask)
-        return x, mask
+        return x
 
     def head(self, x: Tensor, mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Mean-pooled sentence embedding ``[B, 384]``, not normalised."""
@@ -80,7 +84,8 @@ class MiniLM(nn.Module):
     @torch.no_grad()
     def embed(self, texts: list[str], batch: int = 128) -> Tensor:
         """Unit sentence embeddings ``[C, 384]``."""
-        rows = [self.head(*self.trunk(texts[i:i + batch])) for i in range(0, len(texts), batch)]
+        parts = [self.encode(texts[i:i + batch]) for i in range(0, len(texts), batch)]
+        rows = [self.head(self.trunk(ids, mask), mask) for ids, mask in parts]
         return F.normalize(torch.cat(rows), dim=-1)
 
 

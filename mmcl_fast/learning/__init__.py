@@ -1,5 +1,6 @@
 """The loop: learner, evaluation, metrics, checkpoints, runs."""
 
-from mmcl_fast.learning.learner import Learner, Prediction
+from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.predict import Line, Prediction
 
-__all__ = ["Learner", "Prediction"]
+__all__ = ["Learner", "Line", "Prediction"]

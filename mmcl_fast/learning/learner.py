@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,11 @@ from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
 from mmcl_fast.learning.journal import generators
+from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
 from mmcl_fast.media.spec import MODALITIES, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.steps import Journal, Unkept
 from mmcl_fast.streams.sample import Sample, Task
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What one file is taken for.
-
-    Attributes:
-        file: as given.
-        modality: how it was decoded, found from its content unless told.
-        labels: the k best classes, (modality, name), best first.
-        probabilities: of ``labels``, softmax over all classes.
-        contributions: modality -> weight that its prompts and gate got; None for methods without any.
-    """
-
-    file: str
-    modality: str
-    labels: list[tuple[str, str]]
-    probabilities: list[float]
-    contributions: dict[str, float] | None
 
 
 class Learner:
@@ -228,33 +209,38 @@ class Learner:
         """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
         return self.method.contribution_matrix()
 
-    @torch.no_grad()
-    def predict(self, files: Sequence[str | Path], *, modality: str | None = None, top_k: int = 5,
-                given: bool | None = None) -> list[Prediction]:
-        """What files of any modality are taken for, per instance.
+    def predict(self, files: Iterable[str | Path | Line], *, modality: str | None = None, top_k: int = 5,
+                given: bool | None = None, classes: Sequence[str] | None = None, batch_size: int = 32,
+                on_error: str = "error") -> list[Prediction]:
+        """All of :meth:`predictions` at once."""
+        return list(self.predictions(files, modality=modality, top_k=top_k, given=given, classes=classes,
+                                     batch_size=batch_size, on_error=on_error))
+
+    def predictions(self, files: Iterable[str | Path | Line], *, modality: str | None = None, top_k: int = 5,
+                    given: bool | None = None, classes: Sequence[str] | None = None, batch_size: int = 32,
+                    on_error: str = "error") -> Iterator[Prediction]:
+        """What files of any modality are taken for, per instance and in their order; memory stays flat however many
+        there are.
 
         Args:
+            files: paths, and ``Line`` for a text that is no file.
             modality: how all of them are to be decoded; None: found from each file's content.
             top_k: classes returned for each.
             given: True lets the modality choose prompts and gates; default: only where ``modality`` is told.
-        """
-        from mmcl_fast.media import decode, sniff
+            classes: texts that compete in place of the classes learned, whether learned or not. Samples are embedded
+                as ever, with the prompts and the re-alignment of what was learned; the texts by the text encoder.
+            batch_size: of decoding and of the trunk.
+            on_error: ``error`` raises the first broken file's MediaError; ``report`` gives it a Prediction with
+                ``error`` set, and goes on.
 
-        if not len(self.classes):
-            raise RunError("predict: nothing has been learned yet; call learn first or load a run")
-        out = []
-        for file in files:
-            kind = modality or sniff(file)
-            item = decode(file, kind, adjust(self.encoder.spec(kind), self.settings["media"]))
-            batch = [item] if isinstance(item, str) else item.unsqueeze(0)
-            tokens = self.encoder.trunk(batch, kind)
-            tokens = Tokens(tokens.tokens.bfloat16(), tokens.query, tokens.mask).to(self.encoder.device)
-            told = bool(modality) if given is None else given
-            scores = self.method.scores(tokens, kind, self.classes, given=told)
-            best = scores[0].softmax(0).topk(min(top_k, len(self.classes)))
-            out.append(Prediction(str(file), kind, [self.classes.keys[i] for i in best.indices.tolist()],
-                                  best.values.tolist(), self.method.contributions(tokens, kind, given=told)))
-        return out
+        Raises:
+            RunError: nothing has been learned.
+            ConfigError: a value out of range, or ``classes`` with a method that does not score texts.
+        """
+        if on_error not in ("error", "report"):
+            raise ConfigError(f"on_error = {on_error!r}: use error or report")
+        found = Predictor(self, modality, top_k, given, classes, batch_size).run(files)
+        return found if on_error == "report" else sound(found)
 
     # ---- disk -----------------------------------------------------------------------------------------------
 

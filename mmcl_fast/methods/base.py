@@ -73,6 +73,7 @@ class Method(ABC):
     Options: ClassVar[type]
     shares: ClassVar[bool] = False  # True: several processes may learn together, each loss is that of ``parallel.part``
     cumulative: ClassVar[bool] = False  # True: needs all tasks' data, evaluated after the last task only
+    reads_texts: ClassVar[bool] = False  # True: scores any class by its text, learned or not
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         self.encoder, self.options, self.seed, self.progress = encoder, options, seed, progress
@@ -88,6 +89,10 @@ class Method(ABC):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         """``[B, C]`` scores, per instance. ``modality`` tells how the sample was decoded (which tower, how many
         frames); only when ``given`` may it choose prompts or gates."""
+
+    def outputs(self, tokens: Tokens, modality: str, classes: Classes) -> dict[str, Tensor]:
+        """What an exported graph gives, modality agnostic: ``logits [B, C]`` and what else the method knows by name."""
+        return {"logits": self.scores(tokens, modality, classes, given=False)}
 
     def finish(self, classes: Classes) -> None:
         """Called after the last task; a cumulative method trains here, or when scores are first asked for."""

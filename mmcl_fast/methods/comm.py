@@ -64,6 +64,7 @@ class Comm(Method):
     """See the module's docstring and :class:`CommOptions`."""
 
     name = "comm"
+    reads_texts = True
     shares = True
     Options = CommOptions
 
@@ -221,6 +222,12 @@ class Comm(Method):
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         return self.encoder.logit_scale * self.embed(tokens, modality, given=given) @ classes.embedding.T
+
+    def outputs(self, tokens: Tokens, modality: str, classes: Classes) -> dict[str, Tensor]:
+        """Also ``embedding [B, D]``, e, and ``contributions [B, M]``, c(x) over the modalities seen."""
+        e = self.embed(tokens, modality, given=False)
+        return {"logits": self.encoder.logit_scale * e @ classes.embedding.T, "embedding": e,
+                "contributions": self._routing(unit_query(tokens))}
 
     @property
     def routes(self) -> bool:

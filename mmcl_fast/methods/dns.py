@@ -82,6 +82,7 @@ class Dns(Method):
     """Before the first task the scores are zero-shot; classes never trained have the score that the layers give."""
 
     name = "dns"
+    reads_texts = True
     Options = DnsOptions
 
     def __init__(self, encoder, options: DnsOptions, *, seed: int = 0, progress: Any = None):
@@ -157,12 +158,12 @@ class Dns(Method):
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         names, f = self.relevance.modalities, self._features(tokens, modality)
         if given and modality in names:
-            own = torch.full((len(f),), names.index(modality), device=f.device)
+            e = f @ self.layers[modality].T
         else:
             own = self.relevance(unit_query(tokens)).argmax(1)
-        e = torch.empty(len(f), self.encoder.dim, device=f.device)
-        for k in own.unique().tolist():
-            e[own == k] = f[own == k] @ self.layers[names[k]].T
+            e = f @ self.layers[names[0]].T
+            for k, m in enumerate(names[1:], 1):
+                e = torch.where((own == k).unsqueeze(1), f @ self.layers[m].T, e)
         return self.encoder.logit_scale * e @ (classes.embedding @ self.text_layer.T).T
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

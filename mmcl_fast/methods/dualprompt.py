@@ -36,7 +36,7 @@ class DualPromptOptions:
 
 def place(general: Tensor, expert: Tensor) -> Tensor:
     """g ``[J_g, 2, L, d]`` before e ``[B, J_e, 2, L, d]`` -> ``[B, J_g + J_e, 2, L, d]``."""
-    return torch.cat([general.expand(len(expert), *general.shape), expert], dim=1)
+    return torch.cat([general.expand(expert.shape[0], *general.shape), expert], dim=1)
 
 
 class DualPrompt(Pooled):

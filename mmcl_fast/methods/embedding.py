@@ -39,6 +39,11 @@ def mix(prompts: Sequence[Tensor], shares: Tensor) -> Tensor | None:
     return out
 
 
+def exporting() -> bool:
+    """Whether a graph is being traced, for one batch of any size: no reuse, no branch on values."""
+    return torch.compiler.is_exporting()
+
+
 def alike(shares: Tensor) -> Tensor:
     """``[n, K]`` -> ``[K]`` where all rows are the same, so that one prefix serves all."""
     return shares[0] if len(shares) and bool((shares == shares[:1]).all()) else shares
@@ -56,9 +61,11 @@ def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prompts: Sequence
         shares: ``[n, K]`` or ``[K]``; None: 1 for the one prompt.
         rows: only these samples, in this order; None: all.
     """
-    rows = torch.arange(len(tokens), device=tokens.device) if rows is None else rows.to(tokens.device)
     if shares is None:
         shares = torch.ones(len(prompts), device=encoder.device)
+    if exporting():
+        return encoder.head(tokens, mix(prompts, shares), modality)
+    rows = torch.arange(len(tokens), device=tokens.device) if rows is None else rows.to(tokens.device)
     if shares.dim() == 2:
         shares = alike(shares)
     out = [torch.empty(0, encoder.dim, device=encoder.device)]
@@ -120,6 +127,8 @@ class Reuse:
             shares: ``[n, K]``, the weight of each prompt for each sample, in the order of ``prompts``.
             place: results are kept once for each set and place, and found from any.
         """
+        if exporting():
+            return embed_all(encoder, tokens, modality, list(prompts.values()), shares)
         digests = {name: self._digest(name, p) for name, p in prompts.items()}
         columns = {name: shares[:, k] for k, name in enumerate(prompts)}
         known = self._seen.setdefault(tokens, {})
@@ -137,6 +146,8 @@ class Reuse:
 
     def one(self, encoder: Encoder, tokens: Tokens, modality: str, prompt: Tensor | None = None) -> Tensor:
         """z under one prompt for all samples, ``[n, D]``; without one, of the bare head."""
+        if exporting():
+            return encoder.head(tokens, prompt, modality)
         prompts = {} if prompt is None else {"prompt": prompt}
         shares = torch.ones(len(tokens), len(prompts), device=encoder.device)
         return self.embed(encoder, tokens, modality, prompts, shares, "one")

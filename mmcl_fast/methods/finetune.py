@@ -25,6 +25,7 @@ class Finetune(Method):
     """Cross-entropy over the current task's classes, one prompt for all modalities of a tower."""
 
     name = "finetune"
+    reads_texts = True
     shares = True
     Options = FinetuneOptions
 

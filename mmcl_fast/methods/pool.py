@@ -13,7 +13,7 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing, require_one_process, train
-from mmcl_fast.methods.embedding import BATCH, unit_query
+from mmcl_fast.methods.embedding import BATCH, exporting, unit_query
 from mmcl_fast.methods.prompts import batches, subset
 from mmcl_fast.methods.tuned import under
 
@@ -57,6 +57,8 @@ def embed_each(encoder: Encoder, tokens: Tokens, modality: str, prefix: Callable
     Args:
         prefix: unit queries ``[B, Dq]`` -> ``[B, J, 2, L, d]``.
     """
+    if exporting():
+        return encoder.head(tokens, prefix(unit_query(tokens)), modality)
     out = [torch.empty(0, encoder.dim, device=encoder.device)]
     with torch.no_grad():
         for rows in torch.arange(len(tokens), device=tokens.device).split(BATCH) if len(tokens) else ():

@@ -123,11 +123,10 @@ class SPrompts(Method):
         chosen = self._nearest(unit_query(tokens), candidates)
         z = self.reuse.embed(self.encoder, tokens, modality, {str(i): self.domains[i].prompt for i in candidates},
                              F.one_hot(chosen, len(domains)).float(), "given" if given else "agnostic")
-        out = z.new_full((len(tokens), len(classes)), float("-inf"))
+        out = z.new_full((z.shape[0], len(classes)), float("-inf"))
         for place, domain in enumerate(domains):
-            rows = (chosen == place).nonzero()
-            out[rows, torch.tensor(domain.classes, device=out.device)] = domain.classifier.scores(
-                z[rows.flatten()], len(domain.classes))
+            own = domain.classifier.scores(z, len(domain.classes))
+            out[:, domain.classes] = torch.where((chosen == place).unsqueeze(1), own, out[:, domain.classes])
         return out
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,6 +17,7 @@ class ZeroShotOptions:
 
 class ZeroShot(Method):
     name = "zero_shot"
+    reads_texts = True
     shares = True
     Options = ZeroShotOptions
 

@@ -87,6 +87,8 @@ def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor
     if dtype := _autocast_dtype(z.device.type):
         with torch.autocast(z.device.type, enabled=False):
             return realign(z.to(dtype), gate, down, up, source=source, backend=backend)
+    if torch.compiler.is_exporting():
+        backend = "reference"
     name = choose("realign", z, down.shape[0] * down.shape[2], backend)
     gate, down, up, source = (x if x is None or x.dtype == z.dtype else x.to(z.dtype)
                               for x in (gate, down, up, source))

@@ -35,11 +35,11 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, prefix: Tensor
     if prefix is not None and prefix.shape[-2] == 0:
         prefix = None
     length = 0 if prefix is None else prefix.shape[-2]
-    own = q.device.type == "cpu" and q.dtype in DTYPES and q.shape[1] + length <= WIDEST and load()[0] is not None
+    own = not torch.compiler.is_exporting() and q.device.type == "cpu" and q.dtype in DTYPES and q.shape[1] + length <= WIDEST and load()[0] is not None
     if prefix is not None:
         prefix = prefix.to(q.dtype)
         if not own and prefix.dim() == 3:
-            prefix = prefix.expand(len(q), *prefix.shape)
+            prefix = prefix.expand(q.shape[0], *prefix.shape)
     if own:
         return _Attention.apply(q, k, v, prefix, mask, heads, causal, scale)
     if prefix is not None:
