@@ -189,7 +189,8 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
     if done is not None:
         tensors, values = checkpoint.read(done)
         here = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
-        values["options"] = dataclasses.asdict(make_options(values["method"], values["options"]))  # with those added since
+        options = make_options(values["method"], values["options"])  # with those added since
+        values["options"] = dataclasses.asdict(options)
         difference = first_difference({key: values.get(key) for key in here}, here)
         if difference:
             raise RunError(f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a "
