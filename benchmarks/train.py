@@ -207,8 +207,9 @@ def main() -> int:
                 else:
                     results += compare(made, name, rows, asked, chosen.seeds)
                     if "ours" in rows:
+                        wanted = {**asked, "encoder": made, "every": 5 if chosen.quick else train_checkpoints.EVERY}
                         costs.append({"encoder": name, "row": "checkpoints inside a task",
-                                      **watched("benchmarks.train_checkpoints", {**asked, "encoder": made}, {})})
+                                      **watched("benchmarks.train_checkpoints", wanted, {})})
             if not chosen.devices:
                 columns, table = phases(results, options["epochs"])
                 parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]

@@ -10,33 +10,46 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmcl_fast.config import TrainSection
+from mmcl_fast.schema import TrainSection
 from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.journal import Journal
+from mmcl_fast.methods.steps import State
 from mmcl_fast.streams import Stream
 
 EVERY = TrainSection.model_fields["checkpoint_every"].default
 PAIRS = 5
 COLUMNS = ["encoder", "steps between checkpoints inside a task", "checkpoints", "MB each", "two tasks without, s",
-           "with, s", "they cost"]
+           "with, s", "they cost", "their own time, % of a task"]
 
 
-def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every: int = EVERY, pairs: int = PAIRS
-            ) -> dict:
-    """Seconds of each pair without and with, their number of checkpoints, and the bytes of one."""
+class Timed(Journal):
+    """Counts the seconds that it holds the loops up."""
+
+    seconds = 0.0
+
+    def step(self, loop: str, state: Callable[[], State]) -> None:
+        begun = time.perf_counter()
+        super().step(loop, state)
+        self.seconds += time.perf_counter() - begun
+
+
+def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every: int, pairs: int = PAIRS) -> dict:
+    """Seconds of each pair without and with, those of the checkpoints alone, their number, and the bytes of one."""
     tasks = stream.tasks[:2]
-    runs, count, size = [], 0, 0
+    runs, writing, count, size = [], [], 0, 0
     for number in range(pairs + 1):
         pair = []
         for kept in (False, True) if number % 2 else (True, False):
             with tempfile.TemporaryDirectory(dir=folder) as run:
-                learner = Learner(encoder, "comm", options=options, device=str(encoder.device), cache_dir=folder / "cache")
-                journal = Journal(Path(run), every=every)
+                learner = Learner(encoder, "comm", options=options, device=str(encoder.device),
+                                  cache_dir=folder / "cache")
+                journal = Timed(Path(run), every=every)
                 if kept:
                     learner.journal, count = journal, 0
                 spent = 0.0
@@ -50,8 +63,10 @@ def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every
                         size = sum(f.stat().st_size for f in inside[-1][1].iterdir())
                     journal.clear(index)
                 pair.append((kept, spent))
+                writing += [journal.seconds] if kept else []
         runs.append([spent for _, spent in sorted(pair)])
-    return {"every": every, "checkpoints": count, "bytes": size, "pairs": runs[1:]}  # the first one filled caches
+    del runs[0], writing[0]  # they filled caches
+    return {"every": every, "checkpoints": count, "bytes": size, "pairs": runs, "writing": writing}
 
 
 def lines(results: Sequence[dict]) -> list[list[str]]:
@@ -62,9 +77,12 @@ def lines(results: Sequence[dict]) -> list[list[str]]:
             table.append([result["encoder"], f"({result['why']})", *[""] * (len(COLUMNS) - 2)])
             continue
         cost = [100 * (kept / bare - 1) for bare, kept in result["pairs"]]
+        own = [100 * writing / kept for writing, (_, kept) in zip(result["writing"], result["pairs"])]
         medians = [f"{statistics.median(column):.2f}" for column in zip(*result["pairs"])]
-        table.append([result["encoder"], str(result["every"]), str(result["checkpoints"]), f"{result['bytes'] / 1e6:.2f}",
-                      *medians, f"{statistics.median(cost):.1f} % ({min(cost):.1f} to {max(cost):.1f})"])
+        table.append([result["encoder"], str(result["every"]), str(result["checkpoints"]),
+                      f"{result['bytes'] / 1e6:.2f}", *medians,
+                      f"{statistics.median(cost):.1f} % ({min(cost):.1f} to {max(cost):.1f})",
+                      f"{statistics.median(own):.1f}"])
     return table
 
 
@@ -76,7 +94,7 @@ def main() -> None:
         encoder = load_encoder(asked["encoder"], device=asked["device"])
         stream = make_stream(asked["data"], asked["classes_per_task"], 0)
         with tempfile.TemporaryDirectory() as folder:
-            out = measure(encoder, stream, asked["options"], Path(folder))
+            out = measure(encoder, stream, asked["options"], Path(folder), asked["every"])
     except EncoderError as error:
         out = {"why": str(error)}
     print(json.dumps(out))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import (plain_loop, suite, train, train_avalanche, train_checkpoints, train_data, train_growth, train_rows,
-                        train_scale)
+from benchmarks import (plain_loop, suite, train, train_avalanche, train_checkpoints, train_data, train_growth,
+                        train_rows, train_scale)
 from benchmarks.rivals import CannotRun
 from mmcl_fast import bench, cli
 from mmcl_fast.learning import Learner
@@ -187,12 +187,14 @@ def test_the_cli_hands_its_options_on(monkeypatch, tmp_path):
 
 def test_checkpoints_inside_a_task_are_taken_in_every_second_run(media, tmp_path):
     result = train_checkpoints.measure(ToyEncoder(), stream(media), vars(OPTIONS), tmp_path, every=4, pairs=2)
-    assert result["checkpoints"] == 2 * ((10 + 2) // 4) and result["bytes"] > 1000  # each: 2 epochs of a batch, 10 steps
-    assert len(result["pairs"]) == 2 and all(len(pair) == 2 and min(pair) > 0 for pair in result["pairs"])
-    rows = [{"encoder": "e", "every": 9, "checkpoints": 4, "bytes": 5e6, "pairs": [[1, 1.1], [2, 2], [4, 6]]},
+    assert result["checkpoints"] == 2 * ((10 + 2) // 4) and result["bytes"] > 1000  # 2 epochs of a batch, 10 steps
+    assert len(result["pairs"]) == len(result["writing"]) == 2
+    assert all(0 < own < kept and bare > 0 for own, (bare, kept) in zip(result["writing"], result["pairs"]))
+    rows = [{"encoder": "e", "every": 9, "checkpoints": 4, "bytes": 5e6, "pairs": [[1, 1.1], [2, 2], [4, 6]],
+             "writing": [0.011, 0.1, 0.06]},
             {"encoder": "e", "why": "no"}]
     cells = train_checkpoints.lines(rows)
-    assert cells[0] == ["e", "9", "4", "5.00", "2.00", "2.00", "10.0 % (0.0 to 50.0)"] and cells[1][1] == "(no)"
+    assert cells[0] == ["e", "9", "4", "5.00", "2.00", "2.00", "10.0 % (0.0 to 50.0)", "1.0"] and cells[1][1] == "(no)"
     assert {len(row) for row in cells} == {len(train_checkpoints.COLUMNS)}
 
 

@@ -25,7 +25,7 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "encoder": str, "fingerprint": str, "method": str, "options": dict, "seed": int, "views": int,
     "prompt_blocks": (int, str, type(None)), "precision": str, "media": dict, "tasks": list, "keys": list,
     "texts": list, "state": dict}
-ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # since format 2: what stands for them where they are missing
+ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # to format 2; values where they are missing
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class Gaussian:
 
 @dataclass
 class Block:
-    """Up to ``CLASSES`` Gaussians: mean ``[k, D]``, factor ``[k, r, D]`` (filled up with zeros), diagonal ``[k, D]``."""
+    """Up to ``CLASSES`` Gaussians: mean ``[k, D]``, factor ``[k, r, D]`` (zeros fill it up), diagonal ``[k, D]``."""
 
     mean: Tensor
     factor: Tensor

@@ -209,7 +209,7 @@ def test_classes_shared_between_modalities(root, tmp_path, method):
 
 
 def test_who_competes_for_a_sample(root):
-    """Masked: the classes learned of its modality and, for a task to come, its own; else all learned, or all there are."""
+    """Masked: the classes learned of its modality and, for a task to come, its own; else all learned, or all."""
     stream, learner = make(root)
     for task in stream.tasks[:3]:
         learner.learn(task)
@@ -221,7 +221,8 @@ def test_who_competes_for_a_sample(root):
                for k in t.class_ids}
         masked = torch.tensor([c in own for c in range(len(classes))])
         seen = torch.arange(len(classes)) < (known if i < 3 else len(classes))
-        scores = learner.method.scores(learner.cache.tokens(learner.encoder, task.test), task.modality, classes, given=True)
+        tokens = learner.cache.tokens(learner.encoder, task.test)
+        scores = learner.method.scores(tokens, task.modality, classes, given=True)
         labels = torch.tensor([classes.place[task.modality, s.label] for s in task.test])
         for setting, allowed in (("given", seen), ("given_masked", seen & masked)):
             best = scores.masked_fill(~allowed, -torch.inf).argmax(1)

@@ -123,11 +123,12 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
 
     def watch(owner, name):
         step = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **k: steps.setdefault(name, set()).add(tuple(inside)) or step(*a, **k))
+        monkeypatch.setattr(owner, name, lambda *a, **k: steps.setdefault(name, set()).add(tuple(inside))
+                            or step(*a, **k))
 
     monkeypatch.setattr(Comm, "phase", phase)
-    for owner, name in ((Comm, "_features"), (Comm, "_prompt_shift"), (Comm, "_blend_of_others"), (Comm, "_update_rows"),
-                        (Relevance, "learn"), (FeatureMemory, "shift"), (FeatureMemory, "add"), (Realigner, "solve"),
+    for owner, name in ((Comm, "_features"), (Comm, "_prompt_shift"), (Comm, "_blend_of_others"),
+                        (Comm, "_update_rows"), (Relevance, "learn"), (FeatureMemory, "shift"), (FeatureMemory, "add"), (Realigner, "solve"),
                         (Realigner, "train"), (comm, "train_prefix"), (comm, "unit_query")):
         watch(owner, name)
     for data in tasks:

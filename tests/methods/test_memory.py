@@ -47,7 +47,8 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
         for c in classes:
             own = u[labels == c]
             alone[c] = alone[c].merge(own, RANK) if c in alone else Gaussian.fit(own, RANK)
-    assert made.labels("image") == list(alone) and [len(b) for b in made.blocks["image"][:-1]] == [size] * ((len(alone) - 1) // size)
+    assert made.labels("image") == list(alone)
+    assert [len(b) for b in made.blocks["image"][:-1]] == [size] * ((len(alone) - 1) // size)
     moment = 0
     for c, g in alone.items():
         kept = made.of("image", c)
@@ -66,7 +67,7 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
 def test_drift_is_that_of_a_loop_over_classes(size, monkeypatch):
     monkeypatch.setattr(memory, "CLASSES", size)
     made = filled(TASKS)
-    at, moved = randn(40, WIDE, seed=1) + 5, randn(40, 3, seed=2)  # far from the origin, as unit vectors of one task are
+    at, moved = randn(40, WIDE, seed=1) + 5, randn(40, 3, seed=2)  # far from the origin, as a task's unit vectors
     want = made.means("image")
     for row, c in enumerate(made.labels("image")):
         if c not in (2, 10):
