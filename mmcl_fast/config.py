@@ -1,7 +1,4 @@
-"""The configuration of a run: TOML in, a validated ``Config`` out, with errors that name file and key.
-
-To add a key, add a field to its section: ``description`` is what the error message says is expected.
-"""
+"""The configuration of a run: TOML in, a validated ``Config`` out, with errors that name file and key."""
 
 from __future__ import annotations
 
@@ -11,11 +8,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from mmcl_fast.errors import ConfigError
+from mmcl_fast.schema import DEVICE, LARGEST_SEED, Config, Section  # noqa: F401  (known by this module's name too)
 
 try:
     import tomllib
@@ -23,164 +21,6 @@ except ImportError:  # Python 3.10
     import tomli as tomllib
 
 SHIPPED = Path(__file__).with_name("configs")
-DEVICE = r"^(auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?)$"  # torch takes no leading zeros
-MOST_PIXELS = 178_956_970  # Pillow opens no larger picture
-LARGEST_SEED = 2**63 - 1  # what a generator of torch takes
-SEED = f"a whole number from 0 to {LARGEST_SEED}"
-
-
-def _none(value: Any) -> Any:
-    """TOML has no null: the string "none" stands for it."""
-    return None if value == "none" else value
-
-
-Nullable = BeforeValidator(_none)
-# A column may be given by its number.
-Column = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-class DatasetSection(Section):
-    """[stream.datasets.<modality>]: a known dataset, where its folder is, which of its splits or folds is tested on."""
-
-    name: Annotated[str | None, Nullable] = Field(None, description='the name of a known dataset, or "none"')
-    path: Annotated[str | None, Nullable] = Field(None, description="the folder that the dataset was unpacked to")
-    split: int = Field(1, ge=1, description="a whole number from 1")
-    classes: Annotated[str | None, Nullable] = Field(None, description='a file that lists the classes, or "none"')
-
-
-class DatasetsSection(Section):
-    """[stream.datasets]: what ``source = "known"`` reads."""
-
-    image: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    video: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    audio: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    depth: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    text: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-
-
-class StreamSection(Section):
-    """[stream]: where the samples are and in which order their tasks arrive."""
-
-    source: Literal["demo", "folder", "manifest", "table", "tar", "known"] = Field(
-        "demo", description='"demo", "folder", "manifest", "table", "tar" or "known"'
-    )
-    path: Annotated[str | dict[str, str] | None, Nullable] = Field(
-        None, description="a path (of tars: a pattern too, or a table of one for each split)"
-    )
-    text: Column | list[Column] = Field("text", description="the column of the text, or a list of columns")
-    label: Column = Field("label", description="the column, or the field, of the class")
-    split: Column = Field("split", description="the column of the split")
-    datasets: DatasetsSection = Field(default_factory=DatasetsSection, description="a table of one for each modality")
-    header: bool = Field(True, description="true or false (whether CSV and TSV begin with their columns' names)")
-    classes_per_task: Annotated[int | None, Nullable] = Field(
-        None, ge=1, description='a whole number from 1, or "none" for one task per modality'
-    )
-    order: Literal["blocks", "random", "interleaved"] | list[str] = Field(
-        "blocks", description='"blocks", "random", "interleaved" or a list such as ["image:0", "audio:0"]'
-    )
-    modalities: Annotated[list[str] | None, Nullable] = Field(None, description='a list of modalities, or "none"')
-    late: Annotated[str | None, Nullable] = Field(None, description='the modality that comes last, or "none"')
-    share: dict[str, float] = Field(default_factory=dict, description="a table such as {image = 1.0, audio = 0.1}")
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description=SEED)
-    shuffle_classes: bool = Field(False, description="true or false")
-    shared_classes: bool = Field(False, description="true or false")
-    validation: float = Field(0.0, ge=0, lt=1, description="a number from 0 up to, not with, 1")
-    check: bool = Field(True, description="true or false (decode every file before learning)")
-    on_broken: Literal["error", "skip"] = Field(
-        "error", description='"error" (a file that does not decode stops the run before it learns) or "skip"'
-    )
-
-
-class MediaSection(Section):
-    """[media]: what the files hold, and what of them is refused; "none" leaves it to the encoder."""
-
-    max_pixels: Annotated[int | None, Nullable] = Field(
-        None, ge=1, le=MOST_PIXELS, description=f'a whole number from 1 to {MOST_PIXELS}, or "none"'
-    )
-    max_seconds: Annotated[float | None, Nullable] = Field(
-        None, gt=0, allow_inf_nan=False, description='a number above 0, or "none"'
-    )
-    max_bytes: Annotated[int | None, Nullable] = Field(None, ge=1, description='a whole number from 1, or "none"')
-    max_chars: Annotated[int | None, Nullable] = Field(None, ge=1, description='a whole number from 1, or "none"')
-    depth_kind: Annotated[Literal["depth", "disparity", "sun_rgbd"] | None, Nullable] = Field(
-        None, description='"depth", "disparity", "sun_rgbd" or "none"'
-    )
-    depth_scale: Annotated[float | None, Nullable] = Field(
-        None, gt=0, allow_inf_nan=False, description='units per metre of whole numbers in depth maps, or "none"'
-    )
-    depth_invalid: Annotated[float | None, Nullable] = Field(
-        None, description='the value in depth maps that means no measurement, or "none"'
-    )
-
-
-class EncoderSection(Section):
-    """[encoder]: the frozen model."""
-
-    name: str = Field(
-        "embedded", min_length=1, description='"embedded", the hub name of a CLIP or SigLIP, or a folder'
-    )
-    prompt_blocks: Annotated[int | Literal["all"] | None, Nullable] = Field(
-        None, description='a whole number from 0, "all" or "none" (the encoder\'s default)'
-    )
-    views: int = Field(1, ge=1, description="a whole number from 1")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description='"auto" (bf16 where the hardware multiplies it), "fp32" or "bf16"'
-    )
-
-
-class MethodSection(Section):
-    """[method]: what learns, and the table of its own options."""
-
-    name: str = Field("comm", description="the name of a method")
-    options: dict[str, Any] = Field(default_factory=dict, description="a table of the method's options")
-
-
-class TrainSection(Section):
-    """[train]: the run itself."""
-
-    device: str = Field("auto", pattern=DEVICE, description='"auto", "cpu", "cuda" or "cuda:N"')
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, description=SEED)
-    cache: Annotated[str | None, Nullable] = Field(
-        "auto",
-        description='a folder for trunk tokens, "auto" for the user\'s cache folder, or "none" for a temporary folder '
-        "on disk, removed when the process ends",
-    )
-    cache_gb: float = Field(20.0, gt=0, allow_inf_nan=False, description="a number above 0 (10^9 bytes on disk)")
-    workers: int = Field(2, ge=0, description="a whole number from 0")
-    evaluate: Literal["both", "given", "agnostic"] = Field(
-        "both", description='"both", "given" or "agnostic"'
-    )
-    evaluate_unseen: bool = Field(True, description="true or false")
-    checkpoint_every: int = Field(
-        200, ge=1, description="a whole number from 1: steps between checkpoints inside a task"
-    )
-    keep_checkpoints: int | Literal["all"] = Field(
-        "all", description='"all" or a whole number from 2: of those at the ends of tasks, the newest'
-    )
-    deterministic: bool = Field(
-        False, description="true or false (on a GPU: the same numbers again, slower; a CPU needs none)"
-    )
-
-    @field_validator("keep_checkpoints")
-    @classmethod
-    def _two(cls, value: int | str) -> int | str:
-        if value != "all" and value < 2:  # one to read where the newest is broken
-            raise ValueError("at least 2")
-        return value
-
-
-class Config(Section):
-    """Everything that decides what a run does; ``model_dump(mode="json")`` is what config.json holds."""
-
-    stream: StreamSection = Field(default_factory=StreamSection, description="a table")
-    media: MediaSection = Field(default_factory=MediaSection, description="a table")
-    encoder: EncoderSection = Field(default_factory=EncoderSection, description="a table")
-    method: MethodSection = Field(default_factory=MethodSection, description="a table")
-    train: TrainSection = Field(default_factory=TrainSection, description="a table")
 
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ class MetricsLog:
     Attributes:
         events: in the order of the file.
         rows: numbers of tasks whose row is whole; 0 is the row before the first task.
+        listeners: are called with the events of each piece once it is on the disk.
     """
 
     def __init__(self, file: Path):
         self.file = file
         self.events: list[dict[str, Any]] = []
         self.rows: set[int] = set()
+        self.listeners: list[Callable[[Sequence[dict[str, Any]]], None]] = []
 
     def keep(self, tasks: int) -> None:
         """Read the file and drop what a stopped run left after its last whole row, and rows after ``tasks`` tasks.
@@ -82,6 +85,8 @@ class MetricsLog:
             self._append("".join(json.dumps(e) + "\n" for e in events).encode())
         self.events += events
         self.rows |= {e.get("task", 0) for e in events if e["event"] in ROW_ENDS}
+        for listener in self.listeners:
+            listener(events)
 
     def _append(self, text: bytes) -> None:
         new = not self.file.exists()

@@ -20,7 +20,7 @@ import torch
 from mmcl_fast import parallel
 from mmcl_fast.config import recorded
 from mmcl_fast.errors import ConfigError, RunError
-from mmcl_fast.learning import checkpoint, files, metrics
+from mmcl_fast.learning import checkpoint, files, metrics, tracking
 from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.journal import Journal, set_generators
 from mmcl_fast.learning.learner import Learner
@@ -33,7 +33,7 @@ from mmcl_fast.streams.stream import Stream
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
-FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints")  # [train]: free to change
+FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints", "track")  # [train]: free to change
 COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
 SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
@@ -95,6 +95,7 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
         Stop: SIGINT or SIGTERM came, in the main thread; so is all that was learned.
     """
     with parallel.together():
+        tracking.require(config.train.track)
         stream = stream or make_stream(config, out if resume else None)
         settings = examine(config, out, stream, resume)
     say = progress.log if progress is not None and parallel.first() else lambda line: None
@@ -122,6 +123,9 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
                 begin(out, settings, stream)
             if parallel.first() and log.rows:
                 log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
+            if parallel.first():
+                held.enter_context(tracking.shown(config.train.track, out, log, [t.name for t in stream.tasks], settings,
+                                                  say))
         journal = learner.journal = Journal(out, every=config.train.checkpoint_every, say=say)
         journal.clear(len(learner.tasks))
         with journal.signals():
