@@ -70,7 +70,7 @@ OPTIONS = {  # what a method's option is for; one name means the same in every m
 def text(config: Config, name: str) -> str:
     """TOML that ``load`` reads back as the same config, wherever it is put."""
     lines = [f"# {name} with every key written out: mmcl-fast train FILE.toml --out runs/NAME",
-             '# "none" leaves a key empty. mmcl-fast train ... --set SECTION.KEY=VALUE goes before what is written here.']
+             '# "none" leaves a key empty. mmcl-fast train ... --set SECTION.KEY=VALUE goes before what is here.']
     return "\n".join([*lines, *_section(config, "", set())]) + "\n"
 
 

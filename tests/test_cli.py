@@ -168,7 +168,7 @@ def test_data_check_lists_every_fault(place: Path, tmp_path: Path) -> None:
     for name in ("8.png", "9.png"):
         (tmp_path / "data/image/val/class_1" / name).write_bytes(f"{name} is no picture".encode())
     out = tmp_path / "broken.jsonl"
-    result = call("data", "check", tmp_path / "data", "--json", "-q", "--out", out, code=2)
+    result = call("data", "check", tmp_path / "data", "--json", "-q", "--out", out, code=1)
     found = json.loads(result.stdout)
     assert [fault["key"] for fault in found["faults"]] == [f"image/val/class_1/{i}.png" for i in (8, 9)]
     assert [json.loads(line) for line in out.read_text().splitlines()] == found["faults"]
@@ -255,14 +255,6 @@ def test_an_interrupt_says_how_to_go_on(place: Path, tmp_path: Path, monkeypatch
     assert again["settings"] == kept["settings"]
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["train"], ["evaluate"], ["predict"], ["report"], ["data", "check"], ["doctor"]]
-)
-def test_help_has_an_example(words: list[str]) -> None:
-    text = call(*words, "--help").stdout
-    assert "Example:" in text and "mmcl-fast" in text if words else "train" in text
-
-
 def test_the_program_itself_ends_with_two_and_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mmcl_fast.cli", "data", "check", str(tmp_path)],
@@ -272,3 +264,13 @@ def test_the_program_itself_ends_with_two_and_no_traceback(tmp_path: Path) -> No
         timeout=120,
     )
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_a_traceback_and_three(monkeypatch, capsys) -> None:
+    from mmcl_fast import cli, doctor
+
+    monkeypatch.setattr(doctor, "examine", lambda: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["mmcl-fast", "doctor"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 3 and "ZeroDivisionError" in capsys.readouterr().err

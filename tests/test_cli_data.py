@@ -22,7 +22,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def check(source: object, code: int = 2) -> dict:
+def check(source: object, code: int = 1) -> dict:
     return json.loads(call("data", "check", source, "--json", "-q", code=code).stdout)
 
 

@@ -1,7 +1,9 @@
-"""The command line: train, compare, ablate, evaluate, predict, report, data, cache, bench, doctor."""
+"""The command line: init, train, compare, ablate, evaluate, predict, report, data, cache, bench, doctor."""
 
 from __future__ import annotations
 
+import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -37,5 +39,9 @@ def _main(
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script; see ``EXIT_CODES``."""
+    try:
+        app(prog_name="mmcl-fast")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(3)

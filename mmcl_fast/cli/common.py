@@ -18,14 +18,19 @@ from mmcl_fast.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 done, but files that were looked at can't be read (predict, data check), a part that all "
+    "needs is broken (doctor), or a question was answered with no; 2 bad input, or it failed and one line says why; "
+    "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM."
+)
 app = typer.Typer(
     name="mmcl-fast",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Teach one model image, video, audio, depth and text tasks, one after another.",
+    epilog=EXIT_CODES,
 )
 data = typer.Typer(no_args_is_help=True, help="Look after the data of a stream.")
 app.add_typer(data, name="data")

@@ -45,7 +45,9 @@ def data_check(
 ) -> None:
     """Read data as a stream, decode every file, and say all that is wrong.
 
-    Exit code 2 when anything is broken. Example: `mmcl-fast data check demo/manifest.jsonl --out broken.jsonl`
+    The exit code is 1 where a file does not decode.
+
+    Example: `mmcl-fast data check demo/manifest.jsonl --out broken.jsonl`
     """
     from mmcl_fast import check, progress
     from mmcl_fast.streams import broken
@@ -89,7 +91,7 @@ def data_check(
     if not stream.official:
         validate_content([sample for sample in samples if sample.key not in faulty])
     if found:
-        raise typer.Exit(2)
+        raise typer.Exit(1)
 
 
 def _stream(source: str, overrides: list[str]) -> tuple[Stream, dict[str, Any]]:

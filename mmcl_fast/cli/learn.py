@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Device, Json, Quiet, Run, Stopped, app, check_device, console, guarded, one_of, print_json
+from mmcl_fast.cli.common import (
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    Run,
+    Stopped,
+    app,
+    check_device,
+    console,
+    guarded,
+    one_of,
+    print_json,
+)
 from mmcl_fast.errors import RunError, UserError
 
 if TYPE_CHECKING:

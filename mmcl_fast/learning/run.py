@@ -33,7 +33,7 @@ from mmcl_fast.streams.stream import Stream
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
-FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints", "track")  # [train]: free to change
+FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints", "track")  # [train]: may change
 COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
 SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
@@ -124,8 +124,8 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
             if parallel.first() and log.rows:
                 log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
             if parallel.first():
-                held.enter_context(tracking.shown(config.train.track, out, log, [t.name for t in stream.tasks], settings,
-                                                  say))
+                names = [task.name for task in stream.tasks]
+                held.enter_context(tracking.shown(config.train.track, out, log, names, settings, say))
         journal = learner.journal = Journal(out, every=config.train.checkpoint_every, say=say)
         journal.clear(len(learner.tasks))
         with journal.signals():
