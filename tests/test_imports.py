@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "template": {"config", "methods", "schema"},
     "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
     "report": {"learning"},
+    "export": {"config", "encoders", "learning", "media", "report", "streams"},
     "check": {"media", "streams", "progress"},
     "compare": {"check", "config", "learning", "methods", "parallel", "report", "streams"},
     "doctor": {"encoders", "media", "ops", "streams", "_C"},
@@ -40,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "doctor",
         "encoders",
+        "export",
         "learning",
         "media",
         "methods",
@@ -53,7 +55,8 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"learning", "ops", "streams"},
     "__main__": {"cli"},
 }
-LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia")
+LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia", "onnxscript",
+        "onnxruntime")
 
 
 def room_of(file: Path) -> str:

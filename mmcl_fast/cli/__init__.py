@@ -1,4 +1,4 @@
-"""The command line: init, train, compare, ablate, evaluate, predict, report, data, cache, bench, doctor."""
+"""The command line: init, train, compare, ablate, evaluate, predict, report, export, data, cache, bench, doctor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmcl_fast.cli import (  # noqa: F401  (each adds its commands to the app)
     cache,
     compare,
     data,
+    export,
     init,
     learn,
     look,

@@ -264,8 +264,9 @@ class Learner:
     @classmethod
     def load(cls, folder: str | Path, *, encoder: str | Encoder | None = None, device: str = "auto",
              cache_dir: str | Path | None = None, workers: int = 2, progress: Any = None,
-             cache_gb: float = CACHE_GB) -> "Learner":
+             cache_gb: float = CACHE_GB, precision: str | None = None) -> "Learner":
         """Inverse of :meth:`save`; also takes a run folder of ``mmcl-fast train`` (its newest checkpoint).
+        ``precision``: None for the one it was learned with.
 
         Raises:
             RunError: a missing or broken file, or an encoder with other weights than the learner's.
@@ -279,7 +280,7 @@ class Learner:
         tensors, values = checkpoint.read(folder)
         self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
                    device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"],
-                   precision=values["precision"], views=values["views"], workers=workers, progress=progress, cache_gb=cache_gb, media=values["media"])
+                   precision=precision or values["precision"], views=values["views"], workers=workers, progress=progress, cache_gb=cache_gb, media=values["media"])
         if self.encoder.fingerprint != values["fingerprint"]:
             raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
                            "give the folder of the original ones")

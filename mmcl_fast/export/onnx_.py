@@ -1,0 +1,116 @@
+"""Graphs as ONNX files that share one file of weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import RunError
+from mmcl_fast.export.graph import Traced
+
+OPSET = 18
+WEIGHTS = "weights.bin"
+LEAST = 1024   # bytes; smaller constants stay in the graph
+PAGE = 4096    # so that a runtime can map them
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that write and run ONNX.
+
+    Raises:
+        RunError: one of them isn't installed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript
+    except ImportError as fault:
+        raise RunError(f"format onnx needs the package {fault.name}: pip install 'mmcl-fast[onnx]'") from None
+    return {"onnxscript": onnxscript.__version__, "onnxruntime": onnxruntime.__version__}
+
+
+class Weights:
+    """The shared file: each array once, whichever graphs it is in."""
+
+    def __init__(self, folder: Path):
+        self.file, self.places = folder / WEIGHTS, {}
+        self.size = 0
+        self.file.touch()
+
+    def place(self, data: bytes) -> int:
+        """The offset of these bytes."""
+        key = hashlib.sha256(data).digest()
+        if key not in self.places:
+            start = -(-self.size // PAGE) * PAGE
+            with self.file.open("ab") as stream:
+                stream.write(bytes(start - self.size) + data)
+            self.places[key], self.size = start, start + len(data)
+        return self.places[key]
+
+
+def write(traced: Traced, file: Path, weights: Weights) -> None:
+    import onnx_ir as ir
+
+    with _quiet():
+        model = torch.onnx.export(traced.program, (), dynamo=True, opset_version=OPSET, verbose=False).model
+    if model.opset_imports[""] != OPSET:
+        raise RunError(f"torch {torch.__version__} wrote opset {model.opset_imports['']}, not {OPSET}: use another torch")
+    names = {str(size): named for value, shape in zip(model.graph.inputs, traced.inputs.values())
+             for size, named in zip(value.shape, shape) if isinstance(named, str)}
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # files and lines of the machine that exported
+        values += node.outputs
+    for value in values:
+        value.name = f"v.{value.name}"  # so that none has an output's name
+        value.metadata_props.clear()
+        if value.shape is not None:
+            value.shape = ir.Shape([names.get(str(size), size) for size in value.shape])
+    for value, name in zip([*model.graph.inputs, *model.graph.outputs], [*traced.inputs, *traced.outputs]):
+        value.name = name
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes >= LEAST:
+            data = tensor.tobytes()
+            value.const_value = ir.ExternalTensor(
+                WEIGHTS, weights.place(data), len(data), tensor.dtype, shape=tensor.shape, name=value.name,
+                base_dir=file.parent)
+    model.metadata_props.clear()
+    ir.save(model, file)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No notes of torch's exporter about what is not installed, on any channel."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+class Session:
+    """A file under onnxruntime on the CPU."""
+
+    def __init__(self, file: Path):
+        import onnxruntime
+
+        options: Any = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.inputs = [value.name for value in self.session.get_inputs()]
+        self.outputs = [value.name for value in self.session.get_outputs()]
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        got = self.session.run(None, dict(zip(self.inputs, (x.numpy() for x in inputs))))
+        return dict(zip(self.outputs, map(torch.from_numpy, got)))
