@@ -43,16 +43,17 @@ class Silent:
 
 
 class Lines:
-    """For logs and pipes: one line when a phase of at least ``least`` seconds ends, one line a task."""
+    """For logs and pipes: one line when a phase of at least ``least`` seconds ends, one line a task; while a phase
+    goes on, a line every ``every`` seconds with its rate and the time left."""
 
-    def __init__(self, stream: Any = None, least: float = 0.0):
-        self.stream, self.least = stream or sys.stderr, least
+    def __init__(self, stream: Any = None, least: float = 0.0, every: float = 30.0):
+        self.stream, self.least, self.every = stream or sys.stderr, least, every
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[_Count]:
-        count, start = _Count(), time.perf_counter()
+        count = _Count(self, name, total)
         yield count
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - count.start
         if seconds < self.least:
             return
         done = (
@@ -67,11 +68,24 @@ class Lines:
 
 
 class _Count:
-    def __init__(self) -> None:
+    def __init__(self, display: Lines, name: str, total: int | None) -> None:
+        self.display, self.name, self.total = display, name, total
+        self.start = self.said = time.perf_counter()
         self.done, self.numbers = 0, {}
 
     def advance(self, n: int = 1) -> None:
         self.done += n
+        now = time.perf_counter()
+        if self.done and now - self.said >= self.display.every:
+            self.said = now
+            self.display.log(f"  {self.name}: {self._so_far(now - self.start)}{_numbers(self.numbers)}")
+
+    def _so_far(self, seconds: float) -> str:
+        if self.total is None:
+            return f"{self.done} so far, {self.done / seconds:.1f}/s"
+        left = seconds * max(0, self.total - self.done) / self.done
+        return (f"{self.done} of {self.total}, {self.done / seconds:.1f}/s, "
+                f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left")
 
     def note(self, **numbers: float) -> None:
         self.numbers |= numbers

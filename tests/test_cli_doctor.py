@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -76,6 +77,16 @@ def test_lines_tell_phase_count_and_numbers() -> None:
     first, second = out.getvalue().splitlines()
     assert first.startswith("  trunk: 6 in ") and "/s" in first and first.endswith("loss 0.25")
     assert second == "task 1 [a] learned"
+
+
+def test_lines_of_a_long_phase_tell_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clock = io.StringIO(), iter([0.0, 10.0, 40.0, 45.0, 80.0, 90.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with progress.Lines(out).phase("long", total=200) as phase:
+        for count in (10, 30, 10, 50):
+            phase.advance(count)
+    assert out.getvalue().splitlines()[:2] == ["  long: 40 of 200, 1.0/s, 0:02:40 left",
+                                               "  long: 100 of 200, 1.2/s, 0:01:20 left"]
 
 
 def test_bars_run_nested_and_leave_the_lines() -> None:

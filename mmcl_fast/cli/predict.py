@@ -175,8 +175,8 @@ def _table(found: Iterable["Prediction"]) -> None:
     terminal, rest, first = console(), iter(found), True
     while rows := list(islice(rest, TABLE_ROWS)):
         table = Table(box=SIMPLE_HEAD, expand=True, show_header=first, show_edge=False)
-        for name, width in (("file", 4), ("read as", 1), ("taken for", 5), ("prompts and gates from", 3)):
-            table.add_column(name, overflow="fold", ratio=width)
+        for name, share in (("file", 4), ("read as", 1), ("taken for", 5), ("prompts and gates from", 3)):
+            table.add_column(name, overflow="fold", ratio=share, min_width=9)
         for p in rows:
             shares = sorted((p.contributions or {}).items(), key=lambda item: -item[1])
             labels = (f"{q:6.1%}  {c}{f' ({m})' if m else ''}" for (m, c), q in zip(p.labels, p.probabilities))
