@@ -13,10 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from typer.testing import CliRunner
 
 import mmcl_fast as mf
-from mmcl_fast import cli
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import EncoderError, RunError
 from mmcl_fast.export import export
@@ -25,6 +23,7 @@ from mmcl_fast.export.samples import differences, made_up
 from mmcl_fast.media import decode, spec_from_dict
 from mmcl_fast.methods import METHODS
 from mmcl_fast.methods.zero_shot import ZeroShot
+from tests.cli_calls import call, error_of
 from tests.toy import QUERY, ToyEncoder, write_folder
 
 pytest.importorskip("transformers")
@@ -33,12 +32,6 @@ onnxruntime = pytest.importorskip("onnxruntime")
 MODALITIES = ("image", "depth", "text")
 WITHOUT = "import sys; sys.modules['mmcl_fast'] = None\n"  # importing it fails
 NEAR = dict(rtol=0, atol=1e-4)
-
-
-def call(*words: object, code: int = 0):
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +150,11 @@ def test_weights_are_kept_once_and_no_path_of_this_machine(place: Path) -> None:
 def test_nothing_is_written_over_unless_told(place: Path, tmp_path: Path) -> None:
     before = (place / "torch" / "model.json").read_bytes()
     result = call("export", place / "run", "--out", place / "torch", "--format", "torch", code=2)
-    assert "is there already; give another folder, or --force" in result.stderr
+    assert "is there already; give another folder, or --force" in error_of(result)
     assert (place / "torch" / "model.json").read_bytes() == before
     (tmp_path / "mine.txt").write_text("kept")
     result = call("export", place / "run", "--out", tmp_path, "--force", code=2)
-    assert "no export" in result.stderr and (tmp_path / "mine.txt").read_text() == "kept"
+    assert "no export" in error_of(result) and (tmp_path / "mine.txt").read_text() == "kept"
 
 
 class Traceable(ToyEncoder):
