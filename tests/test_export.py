@@ -43,7 +43,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(root / "data", classes=2, train=4, test=5, modalities=MODALITIES)
     write_clip(root / "model")
     (root / "mine.toml").write_text(
-        '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\nprecision = "bf16"\n'
+        '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
+        'precision = "bf16"\n'
         "[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\n[train]\ndevice = \"cpu\"\n")
     call("train", root / "mine.toml", "--out", root / "run", "--quiet")
     call("export", root / "run", "--out", root / "onnx")
@@ -114,7 +115,8 @@ def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> 
 def test_the_card_says_what_it_is_and_its_program_runs(place: Path, format: str, tmp_path: Path) -> None:
     card = (place / format / "README.md").read_text()
     for part in ("image-0", "class_0, class_1", "`comm`", "| agnostic |", "## Licence", "## Limits", "not calibrated",
-                 "columns: image, depth, text", "opset 18" if format == "onnx" else "torch.export", torch.__version__.split("+")[0]):
+                 "columns: image, depth, text", "opset 18" if format == "onnx" else "torch.export",
+                 torch.__version__.split("+")[0]):
         assert part in card, part
     program = re.search(r"```python\n(.*?)```", card, re.S)[1]
     for file in (place / format).iterdir():
@@ -237,8 +239,8 @@ def test_siglips_texts_have_one_length_and_lower_case(tmp_path: Path) -> None:
     from tests.tiny_models import write_siglip
 
     write_folder(tmp_path / "data", classes=2, train=2, test=2, modalities=("text",))
-    learner = mf.Learner(str(write_siglip(tmp_path / "model")), "ridge", device="cpu", precision="fp32", prompt_blocks=1,
-                         options={"source": "zq"})
+    learner = mf.Learner(str(write_siglip(tmp_path / "model")), "ridge", options={"source": "zq"}, device="cpu",
+                         precision="fp32", prompt_blocks=1)
     for task in mf.Stream.from_folder(tmp_path / "data"):
         learner.learn(task)
     done = export(learner, tmp_path / "out")
@@ -250,3 +252,9 @@ def test_siglips_texts_have_one_length_and_lower_case(tmp_path: Path) -> None:
     found = Tokenizer.from_file(str(done.folder / "tokenizer.json")).encode("a WORD here".lower())
     ids, mask = learner.encoder.encode(["a WORD here"])
     assert found.ids == ids[0].tolist() and found.attention_mask == mask[0].int().tolist()
+
+
+def test_a_place_that_cannot_be_written_is_named(toy_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match=r"file/out: can't be written .*; make room or give another folder"):
+        export(toy_learner(toy_data, "zero_shot", {}), tmp_path / "file" / "out", format="torch")

@@ -15,7 +15,8 @@ from mmcl_fast.cli.common import Debug, Json, Run, app, guarded, one_of, print_j
 def export(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The folder to write; default: RUN/export-FORMAT.", show_default=False)
+        Path | None,
+        typer.Option("--out", "-o", help="The folder to write; default: RUN/export-FORMAT.", show_default=False),
     ] = None,
     format: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there already.")] = False,

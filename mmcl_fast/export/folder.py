@@ -85,8 +85,8 @@ def export(learner: Learner, folder: Path, *, format: str = "onnx", force: bool 
     versions |= onnx_.versions() if format == "onnx" else {}
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         preparation, differences = _graphs(learner, part, format, stream)
         record = {
             "format": format, "opset": onnx_.OPSET if format == "onnx" else None, "versions": versions,
@@ -102,6 +102,9 @@ def export(learner: Learner, folder: Path, *, format: str = "onnx", force: bool 
         if folder.exists():
             shutil.rmtree(folder)
         part.rename(folder)
+    except OSError as fault:
+        raise RunError(f"{folder}: can't be written ({fault.strerror or fault}); make room or give another folder"
+                       ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Exported(folder, differences, {f.name: f.stat().st_size for f in sorted(folder.iterdir())})

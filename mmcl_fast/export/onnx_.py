@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class Weights:
     """The shared file: each array once, whichever graphs it is in."""
 
     def __init__(self, folder: Path):
-        self.file, self.places = folder / WEIGHTS, {}
-        self.size = 0
+        self.file, self.size = folder / WEIGHTS, 0
+        self.places: dict[bytes, int] = {}
         self.file.touch()
 
     def place(self, data: bytes) -> int:
@@ -58,10 +59,15 @@ class Weights:
 def write(traced: Traced, file: Path, weights: Weights) -> None:
     import onnx_ir as ir
 
-    with _quiet():
-        model = torch.onnx.export(traced.program, (), dynamo=True, opset_version=OPSET, verbose=False).model
+    try:
+        with _quiet():
+            model = torch.onnx.export(traced.program, (), dynamo=True, opset_version=OPSET, verbose=False).model
+    except torch.onnx.OnnxExporterError as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise RunError(f"{file.stem}: torch can't write its graph as ONNX ({reason}); use --format torch") from fault
     if model.opset_imports[""] != OPSET:
-        raise RunError(f"torch {torch.__version__} wrote opset {model.opset_imports['']}, not {OPSET}: use another torch")
+        raise RunError(f"{file.stem}: torch {torch.__version__} wrote opset {model.opset_imports['']}, not {OPSET}; "
+                       "use --format torch")
     names = {str(size): named for value, shape in zip(model.graph.inputs, traced.inputs.values())
              for size, named in zip(value.shape, shape) if isinstance(named, str)}
     values = [*model.graph.inputs, *model.graph.initializers.values()]
@@ -69,7 +75,8 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
         node.metadata_props.clear()  # files and lines of the machine that exported
         values += node.outputs
     for value in values:
-        value.name = f"v.{value.name}"  # so that none has an output's name
+        if value.name:  # an output that is left out has none
+            value.name = f"v.{value.name}"  # so that none has the name of an output below
         value.metadata_props.clear()
         if value.shape is not None:
             value.shape = ir.Shape([names.get(str(size), size) for size in value.shape])
@@ -87,7 +94,7 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """No notes of torch's exporter about what is not installed, on any channel."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
