@@ -75,6 +75,9 @@ def test_lines_of_standard_input_beside_files(place: Path, mixed: Path) -> None:
     assert [Path(one["file"]).name for one in found] == ["0.txt", "stdin:1", "stdin:4", "1.png"]
     assert [one["modality"] for one in found] == ["image", "text", "text", "text"]
     assert found[1]["labels"] == found[3]["labels"]
+    found = json.loads(call(*words, input=b"\xef\xbb\xbfword10\n\xff\xfe no text\nword11", code=1).stdout)
+    assert [one["file"] for one in found[1:-1]] == ["stdin:1", "stdin:2", "stdin:3"]
+    assert [one["error"] for one in found[1:-1]] == [None, "stdin:2: not UTF-8: convert it", None]
     assert "no line in it" in error_of(call("predict", place / "run", "-", input="\n", code=2))
 
 
@@ -103,6 +106,7 @@ def test_bad_input_is_refused_before_anything_is_read(place: Path, mixed: Path) 
 def test_python_raises_or_reports_and_reads_no_further_than_asked(place: Path, mixed: Path) -> None:
     learner = Learner.load(place / "run", device="cpu")
     files = [mixed / "0.txt", mixed / "unknown.jpg", mixed / "b/0.png", Line("mine", "word10")]
+    assert "no words" in learner.predict([Line("empty", " ")], on_error="report")[0].error
     with pytest.raises(MediaError, match="unknown.jpg"):
         learner.predict(files)
     assert [p.error is None for p in learner.predict(files, on_error="report")] == [True, False, True, True]

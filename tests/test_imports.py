@@ -55,8 +55,8 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"learning", "ops", "streams"},
     "__main__": {"cli"},
 }
-LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia", "onnxscript",
-        "onnxruntime")
+LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia", "tensorboard",
+        "wandb", "onnxscript", "onnxruntime")
 
 
 def room_of(file: Path) -> str:

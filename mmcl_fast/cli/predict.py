@@ -31,7 +31,7 @@ def predict(
     run: Run,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...|DIR|-", help="Files of any modality, folders of them (all that is below, in "
+        typer.Argument(metavar="FILE|DIR|-", help="Files of any modality, folders of them (all that is below, in "
                        "the order of names, without hidden ones), or - for lines of text from standard input.",
                        show_default=False),
     ],
@@ -116,7 +116,7 @@ def _lines() -> Iterator["Path | Line"]:
     from mmcl_fast.learning import Line
 
     for number, line in enumerate(sys.stdin.buffer, 1):
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace").strip()
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape").strip()
         if text:
             yield Line(f"stdin:{number}", text)
 
@@ -175,8 +175,8 @@ def _table(found: Iterable["Prediction"]) -> None:
     terminal, rest, first = console(), iter(found), True
     while rows := list(islice(rest, TABLE_ROWS)):
         table = Table(box=SIMPLE_HEAD, expand=True, show_header=first, show_edge=False)
-        for name, share in (("file", 4), ("read as", 1), ("taken for", 5), ("prompts and gates from", 3)):
-            table.add_column(name, overflow="fold", ratio=share, min_width=9)
+        for name, share in (("file", 4), ("read as", None), ("taken for", 5), ("prompts and gates from", 3)):
+            table.add_column(name, overflow="fold", ratio=share, width=None if share else 9)
         for p in rows:
             shares = sorted((p.contributions or {}).items(), key=lambda item: -item[1])
             labels = (f"{q:6.1%}  {c}{f' ({m})' if m else ''}" for (m, c), q in zip(p.labels, p.probabilities))

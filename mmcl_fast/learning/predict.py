@@ -91,7 +91,7 @@ class Predictor:
         kinds: dict[str, list[int]] = {}
         for place, file in enumerate(files):
             try:
-                kind = "text" if isinstance(file, Line) else self.modality or sniff(file)
+                kind = _words(file) if isinstance(file, Line) else self.modality or sniff(file)
             except MediaError as fault:
                 found[place] = Prediction(_name(file), None, [], [], None, str(fault))
             else:
@@ -142,6 +142,17 @@ def sound(found: Iterable[Prediction]) -> Iterator[Prediction]:
         if prediction.error is not None:
             raise MediaError(prediction.error)
         yield prediction
+
+
+def _words(line: Line) -> str:
+    """The modality of a line; MediaError where it is no text that an encoder could take."""
+    if not line.text.strip():
+        raise MediaError(f"{line.name}: holds no words: leave it out")
+    try:
+        line.text.encode()
+    except UnicodeEncodeError:  # surrogates, which stand for bytes that are no UTF-8
+        raise MediaError(f"{line.name}: not UTF-8: convert it") from None
+    return "text"
 
 
 def _name(file: str | Path | Line) -> str:
