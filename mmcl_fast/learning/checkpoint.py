@@ -168,7 +168,7 @@ def _entry(data: bytes) -> dict[str, Any]:
 
 def _json(file: Path, data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = json.loads(data.decode())  # bytes would be tried as UTF-16 and UTF-32, too
     except (ValueError, RecursionError) as fault:
         raise RunError(f"{file}: not readable as JSON ({fault}); use an older checkpoint") from None
     if not isinstance(value, dict):

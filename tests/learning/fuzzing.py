@@ -98,7 +98,7 @@ def main(root: Path, count: int, seed: int) -> dict[str, Any]:
 
     def watch(event: str, arguments: Any) -> None:
         if armed and event in EXECUTES and sys._getframe(1).f_globals["__name__"] != "typing":  # our own annotations
-            report["executed"].append(event)
+            report["executed"].append(f"{event} {getattr(arguments[0], 'co_filename', '')}".strip())
 
     sys.addaudithook(watch)
 
