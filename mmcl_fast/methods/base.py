@@ -91,7 +91,8 @@ class Method(ABC):
         frames); only when ``given`` may it choose prompts or gates."""
 
     def outputs(self, tokens: Tokens, modality: str, classes: Classes) -> dict[str, Tensor]:
-        """What an exported graph gives, modality agnostic: ``logits [B, C]`` and what else the method knows by name."""
+        """What an exported graph gives, modality agnostic: ``logits [B, C]``, and where the method has them
+        ``embedding [B, D]`` and ``contributions [B, M]``."""
         return {"logits": self.scores(tokens, modality, classes, given=False)}
 
     def finish(self, classes: Classes) -> None:
