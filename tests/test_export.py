@@ -209,8 +209,15 @@ class Wrong(ZeroShot):
         return out * 1.01 if torch.compiler.is_exporting() else out
 
 
+class NotFinite(ZeroShot):
+    def scores(self, tokens, modality, classes, *, given):
+        out = super().scores(tokens, modality, classes, given=given)
+        return out * float("nan") if torch.compiler.is_exporting() else out
+
+
 @pytest.mark.parametrize(("kind", "said"), [(Branching, "zero_shot: its prediction for image is not tensor code alone"),
-                                            (Wrong, "differ from the learner's by")])
+                                            (Wrong, "differ from the learner's by 0.0"),
+                                            (NotFinite, "differ from the learner's by nan")])
 def test_what_cannot_be_exported_is_said_and_leaves_nothing(kind: type, said: str, toy_data: Path, tmp_path: Path
                                                             ) -> None:
     learner = toy_learner(toy_data, "zero_shot", {})

@@ -133,7 +133,7 @@ def _graphs(learner: Learner, folder: Path, format: str, stream: Stream | None
         traced, file = trace(learner, modality, inputs[0]), folder / f"{modality}{FORMATS[format]}"
         run = _onnx(traced, file, weights) if weights is not None else _torch(traced, file)
         found = [samples.differences(learner, modality, x, run) for x in inputs]
-        differences[modality] = {k: max(d[k] for d in found) for k in found[0]}
+        differences[modality] = {k: max((d[k] for d in found), key=lambda v: (v != v, v)) for k in found[0]}
         for name, value in differences[modality].items():
             if not value <= TOLERANCE[name]:
                 raise RunError(f"{modality}: {name} of the graph differ from the learner's by {value:.2g}, more than "
