@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.media_files import picture
 
-RATE = 44100
+RATE = 16000  # the encoder's: where sound is resampled, readers' filters differ, and with them what is learned
 SIZES = {  # width, layers, heads of the vision tower and of the text tower; D; pixels; patch
     "vit-b16": ((768, 12, 12), (512, 12, 8), 512, 224, 16),
     "clip-small": ((128, 4, 4), (64, 2, 2), 64, 64, 16),
@@ -18,7 +18,7 @@ SIZES = {  # width, layers, heads of the vision tower and of the text tower; D; 
 
 
 def write_media(root: Path, *, classes: int, train: int, test: int, small: bool = False) -> Path:
-    """``root/{image,audio}/{train,test}/<class>``: JPEGs of 500 x 375 and WAVs of 5 to 7 s at 44.1 kHz.
+    """``root/{image,audio}/{train,test}/<class>``: JPEGs of 500 x 375 and WAVs of 5 to 7 s at 16 kHz.
 
     A class is a direction, a pitch and a colour of stripes over a picture of natural statistics, or a chord under
     noise; each file has its own strength of them, some next to nothing.
@@ -26,7 +26,7 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
     Args:
         classes: of each modality.
         train, test: files of each class.
-        small: 96 x 72 pixels and 5 s at 16 kHz, for a test.
+        small: 96 x 72 pixels and 5 s, for a test.
     """
     import soundfile
     from PIL import Image
@@ -46,9 +46,8 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
                 shifted = np.roll(behind[rng.integers(len(behind))], rng.integers(height, size=2), (0, 1))
                 mixed = shifted[:, ::rng.choice((-1, 1))] + rng.uniform(2, 60) * stripes[..., None] * colour
                 Image.fromarray(mixed.clip(0, 255).astype(np.uint8)).save(pictures / f"{i}.jpg", quality=85)
-                rate, seconds = (16000, 5.0) if small else (RATE, rng.uniform(5, 7))
-                wave = _chord(rng, chord, rate, seconds)
-                soundfile.write(sounds / f"{i}.wav", wave, rate)
+                wave = _chord(rng, chord, RATE, 5.0 if small else rng.uniform(5, 7))
+                soundfile.write(sounds / f"{i}.wav", wave, RATE)
     return root
 
 
