@@ -7,7 +7,6 @@ python -m benchmarks [--out NAME] [--write-table FILE] [--select EXPRESSION]
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -70,7 +69,7 @@ def choices(results: list[dict]) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>")
+    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>, a new one")
     parser.add_argument("--select", default="", help="pytest -k expression, such as 'realign' or '1024x1000'")
     parser.add_argument("--write-table", type=Path, help="merge the fastest backends into this table.json")
     chosen = parser.parse_args()
@@ -79,8 +78,7 @@ def main() -> int:
         return code or 1
     facts = suite.about(machine(), threads=torch.get_num_threads(),
                         clock="processor time" if machine() == "cpu-1-threads" else "wall time")
-    name = chosen.out or f"{machine()}-{datetime.date.today()}"
-    print(suite.keep(name, facts, results, COLUMNS, lines(results)))
+    print(suite.keep(suite.named(chosen.out, machine()), facts, results, COLUMNS, lines(results)))
     if chosen.write_table:
         old = json.loads(chosen.write_table.read_text()) if chosen.write_table.is_file() else {}
         for op, entries in choices(results).items():

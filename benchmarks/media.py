@@ -9,7 +9,6 @@ processes included, over wall time and cores; "where the time goes" is of one it
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import sys
 
@@ -59,7 +58,7 @@ def show(table: list[list[str]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.media", description=__doc__)
-    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>")
+    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>, a new one")
     parser.add_argument("--modality", default="", help="such as 'image' or 'image,audio'; default all")
     parser.add_argument("--select", default="", help="pytest -k expression, such as 'JPEG' or '1-threads'")
     chosen = parser.parse_args()
@@ -72,7 +71,7 @@ def main() -> int:
                         media=os.environ.get("BENCH_DATA") or "written from a seed")
     table = lines(results)
     absent = missing(results)
-    suite.keep(chosen.out or f"{facts['machine']}-{datetime.date.today()}", facts, results, COLUMNS, table, absent)
+    suite.keep(suite.named(chosen.out, facts["machine"]), facts, results, COLUMNS, table, absent)
     show(table)
     print(*absent, sep="\n")
     return code

@@ -23,7 +23,8 @@ FUNCTIONS = {
     "video": {"open": ["mmcl_fast.media.video.open_av"], "decode": ["mmcl_fast.media.video._Frames.at"],
               "resize": ["mmcl_fast.media.video._scale"]},
     "audio": {"decode": ["mmcl_fast.media.audio.read_wave"], "resample": ["mmcl_fast.media.audio.resample"],
-              "mel": ["mmcl_fast.media.mel._native_power", "mmcl_fast.media.mel._torch_power"], "resize": ["mmcl_fast.media.mel.picture"]},
+              "mel": ["mmcl_fast.media.mel._native_power", "mmcl_fast.media.mel._torch_power"],
+              "resize": ["mmcl_fast.media.mel.picture"]},
     "text": {},
 }
 READ, NORMALISE = "read", "mmcl_fast.media.decode.normalise"

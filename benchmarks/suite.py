@@ -37,10 +37,16 @@ def run(file: str, select: str) -> tuple[int, list[dict]]:
     return int(code), [b["extra_info"] for b in results]
 
 
+def named(asked: str | None, machine: str) -> str:
+    """The results' name: what was asked for, else ``<machine>-<date>`` with a number where that is taken."""
+    name = re.sub(r"[^\w.-]+", "-", asked or f"{machine}-{datetime.date.today()}")
+    taken = [] if asked else [file.stem for file in (HERE / "results").glob("*.json")]
+    return next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
+
+
 def keep(name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]],
          notes: Sequence[str] = ()) -> str:
     """Writes ``results/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text."""
-    name = re.sub(r"[^\w.-]+", "-", name)
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
     text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines, *(f"\n{note}" for note in notes)])
     (HERE / "results").mkdir(exist_ok=True)

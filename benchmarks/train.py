@@ -11,7 +11,6 @@ evaluated after every task; starting Python and loading the encoder's weights do
 from __future__ import annotations
 
 import argparse
-import datetime
 import importlib.util
 import json
 import os
@@ -224,7 +223,7 @@ def main() -> int:
     facts = suite.about(f"train-{'scale-' if chosen.devices else ''}{machine}", cores=os.cpu_count(),
                         seeds=[0] if chosen.devices else chosen.seeds, options=options, media=chosen.data or
                         "written from a seed", sizes="quick" if chosen.quick else size)
-    name = chosen.out or f"{facts['machine']}-{datetime.date.today()}"
+    name = suite.named(chosen.out, facts["machine"])
     text = suite.keep(name, facts, [*results, *costs, *([grown] if grown else [])], *parts[0])
     print(text)
     for part in parts[1:]:
