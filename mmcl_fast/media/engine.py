@@ -81,8 +81,10 @@ class ThreadEngine:
         try:
             for indices in batches:
                 chunk = self._slots(indices)
-                under_way.append((chunk, [pool.submit(self._fill, chunk, slot, items, view, seed, stop)
-                                          for slot in range(len(indices))]))
+                some = max(1, len(indices) // (2 * self.workers))  # fewer hands-over, each of which stops a thread
+                under_way.append((chunk, [
+                    pool.submit(self._fill_some, chunk, range(slot, min(slot + some, len(indices))), items, view, seed,
+                                stop) for slot in range(0, len(indices), some)]))
                 if len(under_way) > self.prefetch:
                     yield self._finished(*under_way.popleft())
             while under_way:
@@ -97,10 +99,14 @@ class ThreadEngine:
         return Chunk(list(indices), torch.empty(len(indices), *self.spec.shape,
                                                 pin_memory=self.device.type == "cuda"))
 
-    def _fill(self, chunk: Chunk, slot: int, items: Sequence[Any], view: int, seed: int,
-              stop: threading.Event | None = None) -> None:
-        if stop is not None and stop.is_set():
-            return
+    def _fill_some(self, chunk: Chunk, slots: range, items: Sequence[Any], view: int, seed: int,
+                   stop: threading.Event) -> None:
+        for slot in slots:
+            if stop.is_set():
+                return
+            self._fill(chunk, slot, items, view, seed)
+
+    def _fill(self, chunk: Chunk, slot: int, items: Sequence[Any], view: int, seed: int) -> None:
         item, spec = items[chunk.indices[slot]], self.spec
         try:
             if isinstance(spec, TextSpec):
