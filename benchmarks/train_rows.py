@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,13 +143,16 @@ def _wait(encoder: Encoder) -> None:
 ROWS: dict[str, Callable[..., dict]] = {
     "ours": lambda *a, **k: ours(*a, **k, measure=True),
     "ours, second forward of the head for the query": lambda *a, **k: ours(*a, **k, query="head"),
+    "ours, re-alignment through torch.compile":
+        lambda encoder, stream, options, **k: ours(encoder, stream, replace(options, compiled=True), **k),
     "ours, cache off": lambda *a, **k: ours(*a, **k, cache="off"),
     "ours, two-forward query from the files, as L2P": lambda *a, **k: ours(*a, **k, query="files"),
     "plain PyTorch loop, one forward": lambda *a, folder, **k: plain_loop.run(*a, **k, two_forward=False),
     "plain PyTorch loop, two-forward query": lambda *a, folder, **k: plain_loop.run(*a, **k),
     "Avalanche's loop, two-forward query": lambda *a, folder, **k: train_avalanche.run(*a, **k),
 }
-MORE = ("ours, second forward of the head for the query", "plain PyTorch loop, one forward")  # run when asked for
+MORE = ("ours, second forward of the head for the query", "ours, re-alignment through torch.compile",
+        "plain PyTorch loop, one forward")  # run when asked for
 
 
 def plain(row: str) -> bool:

@@ -37,6 +37,7 @@ OPTIONS = {  # what a method's option is for; one name means the same in every m
     "steps": "Steps of re-alignment after each task",
     "draws": "Features drawn from the statistics (comm: a step; slca: a class and epoch)",
     "realignment_lr": "Step size of re-alignment",
+    "compiled": "Re-alignment's step through torch.compile",
     "realignment_decay": "Weight decay of re-alignment",
     "realignment_scale": "Scale of the cosines in re-alignment's loss",
     "weighted": "Weight re-alignment's loss by contribution",

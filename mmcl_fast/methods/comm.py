@@ -53,6 +53,7 @@ class CommOptions:
     realignment_decay: float = 0.0
     realignment_scale: float = 40.0      # s of the re-alignment loss
     weighted: bool = True                # weight by contribution
+    compiled: bool = False               # re-alignment's step through torch.compile: `bench train` says what it gains
     drift: bool = True                   # correct old means when P_m moves
     drift_width: float = 0.3
     class_rank: int = 16
@@ -182,7 +183,7 @@ class Comm(Method):
                     self.memory, texts, names, lambda u: self._routing(F.normalize(u[:, self.encoder.dim:], dim=1)),
                     steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
                     logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator,
-                    advance=shown.advance, journal=self.journal, dtype=self.encoder.precision)
+                    advance=shown.advance, journal=self.journal, dtype=self.encoder.precision, compiled=o.compiled)
 
     # ---- embedding ------------------------------------------------------------------------------------------
 

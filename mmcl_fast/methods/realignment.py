@@ -7,6 +7,7 @@ loss L = sum_i w_i CE(s cos(e_i, T), y_i) / sum_i w_i. A_k, B_k start from the c
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,17 @@ def _fit_rank(x: Tensor, dim: int, rank: int) -> Tensor:
     return x if missing <= 0 else F.pad(x, (0, missing) if dim == 1 else (0, 0, 0, missing))
 
 
+def _aligned(u: Tensor, gate: Tensor, label: Tensor, weight: Tensor, texts: Tensor, down: Tensor, up: Tensor,
+             width: int, logit_scale: float) -> Tensor:
+    e = ops.realign(u[:, : texts.shape[1]], gate, down, up, source=u[:, :width])
+    return ops.alignment_loss(e, texts, label, weight=weight, logit_scale=logit_scale)
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(_aligned, fullgraph=True)
+
+
 class Realigner:
     """A ``[M, D_u, r]`` and B ``[M, r, D]``, one pair per modality seen so far."""
 
@@ -96,7 +108,7 @@ class Realigner:
     def train(self, memory: FeatureMemory, texts: Tensor, modalities: list[str],
               gate_of: Callable[[Tensor], Tensor], *, steps: int, per_step: int, lr: float, decay: float,
               logit_scale: float, weighted: bool, generator: torch.Generator, advance: Callable[[int], None],
-              journal: Journal = Unkept(), dtype: torch.dtype = torch.float32) -> None:
+              journal: Journal = Unkept(), dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
         """Minimise the weighted alignment loss on drawn features, balanced over modalities.
 
         Args:
@@ -106,6 +118,7 @@ class Realigner:
             weighted: weigh a sample by the contribution of its true modality (times the inverse frequency of the
                 modality); otherwise by the inverse frequency alone.
             dtype: of the drawn features and the matrix products; A, B and the loss are float32.
+            compiled: a step's forward and backward through torch.compile.
         """
         pool, label, home = [], [], []
         for row, modality in enumerate(modalities):
@@ -128,15 +141,16 @@ class Realigner:
         optimiser = torch.optim.Adam([down, up], lr, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
 
+        aligned = _compiled() if compiled else _aligned
+
         def loss(step: int) -> Tensor:
             rows, share = parallel.part(plan[step], weight)
-            drawn = u[rows]
             with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                e = ops.realign(drawn[:, : self.dim], gate[rows], down, up, source=self.source(drawn))
-                value = ops.alignment_loss(e, texts, label[rows], weight=weight[rows], logit_scale=logit_scale)
-            value = value * share
+                value = aligned(u[rows], gate[rows], label[rows], weight[rows], texts, down, up,
+                                u.shape[1] if self.reads_query else self.dim, logit_scale) * share
             if decay:
-                value = value + decay / parallel.world() * ((down - start[0]).square().sum() + (up - start[1]).square().sum())
+                moved = (down - start[0]).square().sum() + (up - start[1]).square().sum()
+                value = value + decay / parallel.world() * moved
             return value
 
         optimise("re-alignment", optimiser, steps, loss, schedule=schedule, journal=journal, advance=advance,

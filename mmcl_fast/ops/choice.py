@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -107,6 +108,13 @@ def _refusal(name: str, device: str, dtype: torch.dtype) -> str:
 
 
 @torch.compiler.assume_constant_result
+def _bounds(op: str, device: str, dtype: torch.dtype) -> tuple[int, ...]:
+    """The sizes at which the table's choice may change, ascending."""
+    rows = _table()[op].get(f"{device}/{str(dtype).removeprefix('torch.')}", [])
+    return tuple(sorted(row["up_to"] for row in rows if row["up_to"] is not None))
+
+
+@torch.compiler.assume_constant_result
 def _choose(op: str, device: str, dtype: torch.dtype, size: int, backend: str | None) -> str:
     name = backend if backend not in (None, "auto") else os.environ.get("MMCL_FAST_BACKEND") or "auto"
     if name == "auto":
@@ -123,7 +131,11 @@ def _choose(op: str, device: str, dtype: torch.dtype, size: int, backend: str | 
 def choose(op: str, z: Tensor, size: int, backend: str | None) -> str:
     """The backend for one call. `size` is the number of classes (alignment_loss) or of ranks M r
     (realign)."""
-    return _choose(op, z.device.type, z.dtype, int(size), backend)
+    device, dtype = z.device.type, z.dtype
+    for bound in _bounds(op, device, dtype):  # under torch.compile a size may be a symbol: the table's bound is none
+        if size <= bound:
+            return _choose(op, device, dtype, bound, backend)
+    return _choose(op, device, dtype, sys.maxsize, backend)
 
 
 @cache

@@ -3,6 +3,8 @@ autocast."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -253,3 +255,25 @@ def test_offsets_past_2_31_in_the_row_kernels():
     inv = torch.empty(2)
     cpu.load()[0].row_norm(rows.data_ptr(), 0, inv.data_ptr(), apart, 0, 2, 64, 1, 1)
     torch.testing.assert_close(inv, 1 / rows.float().norm(dim=1))
+
+
+def test_compiled_sizes_may_change():
+    """Classes grow from task to task: the second size is a symbol, the third needs no new graph."""
+    graphs = []
+
+    def count(graph, _examples):
+        graphs.append(graph)
+        return graph
+
+    @partial(torch.compile, fullgraph=True, backend=count)
+    def step(z, gate, down, up, text, labels):
+        return ops.alignment_loss(ops.realign(z, gate, down, up), text, labels, logit_scale=10.0)
+
+    torch._dynamo.reset()
+    for rows, classes, modalities in ((8, 5, 2), (9, 7, 3), (11, 9, 4)):
+        sizes = ((rows, 16), (rows, modalities), (modalities, 16, 4), (modalities, 4, 16), (classes, 16))
+        leaves = [torch.randn(*size) for size in sizes]
+        labels = torch.arange(rows) % classes
+        want = ops.alignment_loss(ops.realign(*leaves[:4]), leaves[4], labels, logit_scale=10.0)
+        torch.testing.assert_close(step(*leaves, labels), want)
+    assert len(graphs) == 2
