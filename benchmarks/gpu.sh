@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds, runs the GPU tests and the benchmarks on a machine with an NVIDIA GPU, in under ten minutes.
 # Writes benchmarks/results/<gpu>-<date>.json and .md, and the table of the fastest backends.
+# STEPS: which of "test ops media train" (default all); OPS_LIMIT, BENCH_SECONDS: seconds for the operations, and a case.
 # PYTHON: the interpreter (default python3), with torch for CUDA; RIVALS=1 installs the rivals first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -20,13 +21,26 @@ fi
   { echo "install what is missing: pip install ninja pybind11 pytest pytest-benchmark setuptools" >&2; exit 1; }
 "$python" -m pip install -q --no-deps --no-build-isolation -e .
 failed=0
-timeout 240 "$python" -m pytest tests/ops/test_gpu.py -q -m gpu -p no:cacheprovider || failed=1
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    timeout 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m tests.ops.small_gpu || failed=1
-  done
-else
-  echo "compute-sanitizer is not here: memcheck and racecheck were not run" >&2
+wants() { [[ " ${STEPS:-test ops media train} " == *" $1 "* ]]; }
+if wants test; then
+  timeout 170 "$python" -m pytest tests/ops/test_gpu.py -q -m gpu -p no:cacheprovider || failed=1
+  if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+      timeout 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m tests.ops.small_gpu || failed=1
+    done
+  else
+    echo "compute-sanitizer is not here: memcheck and racecheck were not run" >&2
+  fi
 fi
-BENCH_SECONDS=${BENCH_SECONDS:-0.4} timeout 270 "$python" -m benchmarks --write-table mmcl_fast/ops/table.json || failed=1
+export BENCH_SECONDS=${BENCH_SECONDS:-0.3}
+if wants ops; then
+  timeout "${OPS_LIMIT:-180}" "$python" -m benchmarks --write-table mmcl_fast/ops/table.json || failed=1
+fi
+if wants media; then  # each file's modality through DALI on the GPU where it is installed
+  timeout 60 "$python" -m benchmarks.media --select "256x256 or H.264 320x240 or FLAC" || failed=1
+fi
+if wants train; then
+  timeout 120 "$python" -m benchmarks.train --encoder vit-b16 --seeds 0 --growth no \
+    --rows "ours;plain PyTorch loop, two-forward query" || failed=1
+fi
 exit $failed
