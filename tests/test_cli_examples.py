@@ -91,6 +91,8 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
         pytest.importorskip(NEEDS[command])
     monkeypatch.chdir(here)
     monkeypatch.setattr(config, "SHIPPED", here / "configs")
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
+        monkeypatch.delenv(name, raising=False)  # or the benchmarks' own pytest takes no time
     if command == "train":
         shutil.rmtree("runs/demo")
     if command == "bench train":  # most of a minute at its smallest; tests/test_bench_train.py runs its rows
