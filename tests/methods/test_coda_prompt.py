@@ -1,26 +1,17 @@
 import math
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 from mmcl_fast.methods.coda_prompt import (
     CodaPrompt, CodaPromptOptions, compose, orthonormal, unorthogonal, weights)
 from mmcl_fast.methods.embedding import unit_query
-from tests.methods import whole
 from tests.methods.pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
-
-OPTIONS = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
 
 
 def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("coda"), "coda_prompt", OPTIONS)
 
 
 def test_weights_are_the_cosines_of_the_attended_query_and_the_keys():
@@ -78,20 +69,3 @@ def test_a_later_task_adds_components_and_leaves_the_old_ones():
         assert x.shape[1] == 6 and torch.equal(x[:, :3], before[name])
     added = method.prefix(unit_query(pictures()), {k: x[:, 3:] for k, x in after.items()})
     torch.testing.assert_close(method.prefix(unit_query(pictures()), after), old_prefix + added)
-
-
-def test_it_learns(learned):
-    whole.check_learning(*learned, last=20)
-
-
-def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-def test_a_run_stopped_inside_a_task_resumes_to_the_same_bits(tmp_path):
-    options = {"epochs": 1, "batch_size": 8, "components": 3}
-    assert whole.check_resume(tmp_path, "coda_prompt", options, (3, 4)) == {"prompts"}

@@ -7,7 +7,6 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import Classes, TaskData, dns, make_options
 from mmcl_fast.methods.dns import Dns, free, span
-from tests.methods import whole
 from tests.toy import ToyEncoder
 
 OPTIONS = {"epochs": 10, "batch_size": 4, "lr": 0.01}
@@ -147,26 +146,6 @@ def test_the_layer_is_that_of_the_given_modality_or_of_the_most_likely_one(setti
     for said in ("image", "audio"):  # not told: it makes no difference what it is
         torch.testing.assert_close(method.scores(data.tokens, said, classes, given=False),
                                    method.encoder.logit_scale * e @ text.T)
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("dns"), "dns", OPTIONS)
-
-
-def test_learns(learned):
-    whole.check_learning(*learned, last=16)
-    whole.check_learning(*learned, last=16, setting="given")
-
-
-def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_resuming_and_state(learned, tmp_path):
-    options = {"epochs": 2, "batch_size": 8, "source": "z"}
-    assert whole.check_resume(tmp_path, "dns", options, (3, 6)) == {"layers"}
-    whole.check_state(*learned, tmp_path)  # learns on: last
 
 
 def test_several_processes_are_refused(setting, monkeypatch):

@@ -1,21 +1,12 @@
 import math
 
-import pytest
 import torch
 import torch.nn.functional as F
 
 from mmcl_fast.methods.dualprompt import DualPrompt, DualPromptOptions, place
 from mmcl_fast.methods.embedding import unit_query
-from tests.methods import whole
 from tests.methods.pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
-
-OPTIONS = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("dualprompt"), "dualprompt", OPTIONS)
 
 
 def test_the_general_prompt_is_in_the_first_blocks_and_the_nearest_expert_in_the_later_ones():
@@ -61,19 +52,3 @@ def test_one_prompted_block_has_an_expert_prompt_only():
     method.learn(task(pictures()), CLASSES)
     assert method.pools["vision"]["general"].shape[0] == 0
     assert method.scores(pictures(3), "image", CLASSES, given=False).isfinite().all()
-
-
-def test_it_learns(learned):
-    whole.check_learning(*learned, last=20)
-
-
-def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-def test_a_run_stopped_inside_a_task_resumes_to_the_same_bits(tmp_path):
-    assert whole.check_resume(tmp_path, "dualprompt", {"epochs": 1, "batch_size": 8}, (3, 4)) == {"prompts"}

@@ -1,4 +1,3 @@
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -6,7 +5,6 @@ from mmcl_fast.methods import Classes, make_options, method_class
 from mmcl_fast.methods.classifier import Growing
 from mmcl_fast.methods.ewc import classifier_fisher, penalty, prompt_fisher
 from mmcl_fast.methods.lwf import distillation_loss
-from tests.methods import whole
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 
@@ -16,11 +14,6 @@ TASKS = [("image", [0, 1]), ("depth", [2, 3])]
 
 def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module", params=["ewc", "lwf"])
-def learned(request, tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("stream"), request.param, QUICK)
 
 
 def two_tasks(name, **options):
@@ -129,23 +122,3 @@ def test_distillation_keeps_the_old_classes_logits_on_the_new_data():
         least = distillation_loss(old["logits"], old["logits"], 2.0)
         moved[weight] = float(distillation_loss(old["logits now"], old["logits"], 2.0) - least)
     assert moved[100.0] < moved[0.0] / 2
-
-
-# ---- both -------------------------------------------------------------------------------------------------------
-
-
-def test_the_toy_stream_is_learned_above_chance(learned):
-    whole.check_learning(*learned, last=20)
-
-
-def test_predictions_are_by_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-@pytest.mark.parametrize("name", ["ewc", "lwf"])
-def test_stopped_runs_go_on_to_the_same_bits(name, tmp_path):
-    assert whole.check_resume(tmp_path, name, {"batch_size": 8, "epochs": 3}, (8, 15)) == {"prompts"}

@@ -8,16 +8,8 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options
 from mmcl_fast.methods.embedding import unit_query
 from mmcl_fast.methods.l2p import L2p, L2pOptions, join, select
-from tests.methods import whole
 from tests.methods.pools import first_loss, pictures, task
 from tests.toy import ToyEncoder
-
-OPTIONS = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("l2p"), "l2p", OPTIONS)
 
 
 def test_the_nearest_keys_are_chosen_for_each_sample():
@@ -55,19 +47,3 @@ def test_the_loss_is_cross_entropy_and_the_pull_of_chosen_keys(monkeypatch):
 def test_more_chosen_than_there_are_is_refused():
     with pytest.raises(ConfigError, match="selected = 4: is more than the pool holds"):
         L2p(ToyEncoder(), make_options("l2p", {"pool_size": 3}))
-
-
-def test_it_learns(learned):
-    whole.check_learning(*learned, last=20)
-
-
-def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-def test_a_run_stopped_inside_a_task_resumes_to_the_same_bits(tmp_path):
-    assert whole.check_resume(tmp_path, "l2p", {"epochs": 1, "batch_size": 8}, (3, 4)) == {"prompts"}

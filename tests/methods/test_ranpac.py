@@ -17,11 +17,6 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("ranpac"), "ranpac", OPTIONS)
-
-
 def task(encoder, index, classes, seed=0, count=40):
     centres = randn(9, 1, 16, seed=99)[classes].repeat(count, 1, 1)[:count]
     tokens = (0.3 * randn(count, 4, 16, seed=seed) + centres).float()
@@ -113,22 +108,9 @@ def test_only_the_first_task_trains_a_prompt():
     assert not bare.bank.prompts
 
 
-def test_learns(learned):
-    whole.check_learning(*learned, last=50)
-
-
 @pytest.mark.parametrize("source", ["q", "zq"])
 def test_learns_without_a_first_phase(source, tmp_path):
     whole.check_learning(*whole.learned(tmp_path, "ranpac", OPTIONS | {"source": source}), last=50)
-
-
-def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_state_and_resuming(learned, tmp_path):
-    assert whole.check_resume(tmp_path, "ranpac", OPTIONS, (1, 3)) == {"prompts"}
-    whole.check_state(*learned, tmp_path)  # learns on: last
 
 
 def test_classes_never_trained_and_several_processes(monkeypatch):

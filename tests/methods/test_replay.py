@@ -16,11 +16,6 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module", params=["reservoir", "herding"])
-def learned(request, tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("stream"), "replay", {**QUICK, "selection": request.param})
-
-
 # ---- choosing ---------------------------------------------------------------------------------------------------
 
 
@@ -166,28 +161,8 @@ def test_a_step_learns_from_old_and_new_samples_of_all_classes(monkeypatch):
     assert not torch.equal(method.classifier.weight[:2], before)
 
 
-def test_replay_forgets_less_than_no_replay(tmp_path, learned):
-    learner, tasks = learned
+@pytest.mark.parametrize("selection", ["reservoir", "herding"])
+def test_replay_forgets_less_than_no_replay(tmp_path, selection):
+    learner, tasks = whole.learned(tmp_path, "replay", {**QUICK, "selection": selection})
     alone, _ = whole.learned(tmp_path, "ewc", {"batch_size": 8, "epochs": 4, "strength": 0.0})
     assert learner.evaluate(tasks).mean("agnostic") > alone.evaluate(tasks).mean("agnostic") + 5
-
-
-# ---- the whole --------------------------------------------------------------------------------------------------
-
-
-def test_the_toy_stream_is_learned_above_chance(learned):
-    whole.check_learning(*learned, last=35)
-
-
-def test_predictions_are_by_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-@pytest.mark.parametrize("selection", ["reservoir", "herding"])
-def test_stopped_runs_go_on_to_the_same_bits(selection, tmp_path):
-    options = {**QUICK, "epochs": 3, "selection": selection}
-    assert whole.check_resume(tmp_path, "replay", options, (8, 15)) == {"prompts"}

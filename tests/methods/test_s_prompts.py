@@ -1,4 +1,3 @@
-import pytest
 import torch
 import torch.nn.functional as F
 
@@ -6,16 +5,8 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.embedding import unit_query
 from mmcl_fast.methods.s_prompts import SPrompts, SPromptsOptions, k_means
-from tests.methods import whole
 from tests.methods.pools import CLASSES, pictures, task
 from tests.toy import ToyEncoder
-
-OPTIONS = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("s_prompts"), "s_prompts", OPTIONS)
 
 
 def towards(axis, count=6):
@@ -97,20 +88,3 @@ def test_a_tower_without_a_domain_scores_zero_shot():
     words = method.encoder.trunk(["some words"], "text")
     z = F.normalize(method.encoder.head(words, None, "text"), dim=1)
     torch.testing.assert_close(method.scores(words, "text", classes, given=False), 10 * z @ classes.embedding.T)
-
-
-@pytest.mark.parametrize("setting", ["agnostic", "given"])
-def test_it_learns(learned, setting):
-    whole.check_learning(*learned, last=40, setting=setting)
-
-
-def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-def test_a_run_stopped_inside_a_task_resumes_to_the_same_bits(tmp_path):
-    assert whole.check_resume(tmp_path, "s_prompts", {"epochs": 1, "batch_size": 8}, (3, 4)) == {"prompts"}

@@ -4,7 +4,6 @@ import torch
 from mmcl_fast.methods import Classes, make_options
 from mmcl_fast.methods.classifier import feature
 from mmcl_fast.methods.slca import ClassGaussian, Slca, normalised
-from tests.methods import whole
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 
@@ -13,11 +12,6 @@ QUICK = {"batch_size": 8, "epochs": 4, "draws": 32, "align_epochs": 2}
 
 def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp("stream"), "slca", {**QUICK, "epochs": 6, "align_epochs": 5})
 
 
 def two_tasks(**options):
@@ -124,20 +118,3 @@ def test_a_class_met_again_stays_in_its_first_tasks_block():
         method.learn(task(encoder, i, "image", own, i), Classes(keys, texts, encoder.text(texts)))
     assert method.tasks == [[0, 1], [2]]
     assert [g.count for g in method.gaussians.values()] == [16, 16, 16]
-
-
-def test_the_toy_stream_is_learned_above_chance(learned):
-    whole.check_learning(*learned, last=40)
-
-
-def test_predictions_are_by_instance(learned):
-    whole.check_predictions_by_instance(*learned)
-
-
-def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)
-
-
-def test_stopped_runs_go_on_to_the_same_bits(tmp_path):
-    loops = whole.check_resume(tmp_path, "slca", {**QUICK, "epochs": 2}, (7, 19, 31))
-    assert loops == {"prompts", "alignment"}
