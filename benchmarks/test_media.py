@@ -18,10 +18,11 @@ import torch
 
 from benchmarks import media_cases, media_stages, media_ways
 from benchmarks.rivals import CannotRun
+from mmcl_fast import parallel
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "0.6"))
 DATA = os.environ.get("BENCH_DATA")
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = parallel.cores()
 ROUNDS = 3
 
 

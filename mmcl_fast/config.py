@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmcl_fast.errors import ConfigError
+from mmcl_fast.errors import ConfigError, RunError, nearest
 from mmcl_fast.schema import DEVICE, LARGEST_SEED, Config, Section  # noqa: F401  (known by this module's name too)
 
 try:
@@ -97,8 +96,6 @@ def recorded(run: Path) -> dict[str, Any]:
 
 def check_data(run: Path, fingerprint: str) -> None:
     """Raises RunError unless ``fingerprint`` (``Stream.fingerprint``) is that of the data the run learned."""
-    from mmcl_fast.errors import RunError
-
     found = _recorded(run).get("stream_fingerprint")
     if not isinstance(found, str):
         raise RunError(f"{run / 'config.json'}: no stream_fingerprint in it; restore it from a copy")
@@ -110,17 +107,22 @@ def check_data(run: Path, fingerprint: str) -> None:
 
 
 def _recorded(run: Path) -> dict[str, Any]:
-    from mmcl_fast.errors import RunError
-
-    file = run / "config.json"
-    if not file.is_file():
+    values = read_object(run / "config.json", "restore it from a copy")
+    if values is None:
         raise RunError(f"{run}: no config.json in it; give a folder that mmcl-fast train wrote")
+    return values
+
+
+def read_object(file: Path, advice: str) -> dict[str, Any] | None:
+    """The JSON object in a file of a run folder, or None where there is no file; RunError with the advice."""
+    if not file.is_file():
+        return None
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as fault:
-        raise RunError(f"{file}: not readable as JSON ({fault}); restore it from a copy") from None
+        raise RunError(f"{file}: not readable as JSON ({fault}); {advice}") from None
     if not isinstance(values, dict):
-        raise RunError(f"{file}: not a JSON object; restore it from a copy")
+        raise RunError(f"{file}: not a JSON object; {advice}")
     return values
 
 
@@ -150,11 +152,6 @@ def parse_override(text: str) -> tuple[str, Any]:
     except (tomllib.TOMLDecodeError, RecursionError):
         return key, value.strip()
     return key, parsed["value"] if len(parsed) == 1 else value.strip()
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def explain(error: Any) -> tuple[str, str]:

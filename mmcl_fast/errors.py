@@ -1,5 +1,18 @@
 """Faults of the input. Each message is one line that names the file, line, key or shape and says what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str:
+    """What ``word`` may have been meant for, where something known is as like it as ``least``; else all that is."""
+    import difflib
+
+    known = list(known)
+    close = difflib.get_close_matches(word, known, 1, least)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
 
 class UserError(Exception):
     """A fault of the input: one line, says what to do. The command line prints it and exits with 2."""

@@ -121,6 +121,11 @@ def first() -> bool:
     return _company is None or _company.rank == 0
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device(name: str) -> str:
     """This process's device, where ``name`` is train.device."""
     return name if _company is None else _company.device

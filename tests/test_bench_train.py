@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import (plain_loop, suite, train, train_avalanche, train_checkpoints, train_data, train_growth,
+from benchmarks import (plain_loop, suite, train, train_checkpoints, train_data, train_growth,
                         train_rows, train_scale)
 from benchmarks.rivals import CannotRun
 from mmcl_fast import bench, cli

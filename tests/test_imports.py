@@ -16,10 +16,11 @@ PACKAGE = ROOT / "mmcl_fast"
 # What each room may import, besides itself, errors and what lies outside the package.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "media": {"_C"},
+    "core": {"_C"},
+    "media": {"core"},
     "streams": {"media"},
     "kernels": set(),
-    "ops": {"kernels", "_C"},
+    "ops": {"core", "kernels"},
     "encoders": {"media", "streams", "ops"},
     "parallel": set(),
     "methods": {"encoders", "ops", "parallel"},
@@ -29,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"methods", "schema"},
     "template": {"config", "methods", "schema"},
     "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
-    "report": {"learning"},
+    "report": {"config", "learning"},
     "export": {"config", "encoders", "learning", "media", "report", "streams"},
     "check": {"media", "streams", "progress"},
     "compare": {"check", "config", "learning", "methods", "parallel", "report", "streams"},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl_fast.errors import UserError
+from mmcl_fast.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,7 +101,5 @@ def check_device(name: str) -> None:
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    from mmcl_fast.config import nearest
-
     if value not in known:
         raise UserError(f"{option} {value}: {nearest(value, known)} (one of {', '.join(known)})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl_fast.cli.common import Debug, Json, Quiet, Stopped, app, check_device, guarded, print_json
-from mmcl_fast.errors import ConfigError, UserError
+from mmcl_fast.errors import ConfigError, UserError, nearest
 
 if TYPE_CHECKING:
     from mmcl_fast.compare.cells import Cell
@@ -55,10 +55,8 @@ def compare(
     from mmcl_fast.compare import rows
 
     base = configs.load(config, overrides or ())
-    out = out or Path("runs") / f"compare-{Path(config).stem}"
-    words = ["compare", config, "--methods", methods]
-    _sweep(base, rows.methods(methods, base), rows.seeds(seeds), jobs, out, reference,
-           [*words, *_again(seeds, jobs, out, reference, overrides)], quiet, as_json)
+    _sweep(["compare", config, "--methods", methods], base, rows.methods(methods, base), seeds, jobs, out, reference,
+           overrides, quiet, as_json)
 
 
 @app.command()
@@ -89,10 +87,8 @@ def ablate(
     chosen, left_out = rows.switches(switches, base)
     for line in left_out if not quiet else ():
         print(line, file=sys.stderr)
-    out = out or Path("runs") / f"ablate-{Path(config).stem}"
     words = ["ablate", config, *(("--switches", switches) if switches is not None else ())]
-    _sweep(base, chosen, rows.seeds(seeds), jobs, out, reference,
-           [*words, *_again(seeds, jobs, out, reference, overrides)], quiet, as_json)
+    _sweep(words, base, chosen, seeds, jobs, out, reference, overrides, quiet, as_json)
 
 
 def _again(seeds: str, jobs: int, out: Path, reference: str | None, overrides: Sequence[str] | None) -> list[str]:
@@ -101,12 +97,11 @@ def _again(seeds: str, jobs: int, out: Path, reference: str | None, overrides: S
     return words + [part for text in overrides or () for part in ("--set", text)]
 
 
-def _sweep(base: "Config", rows: "Sequence[Row]", seeds: Sequence[int], jobs: int, out: Path, reference: str | None,
-           words: Sequence[str], quiet: bool, as_json: bool) -> None:
-    """Learn what is missing, then write and print the tables. ``words``: of the command that goes on."""
-    from mmcl_fast import config as configs
+def _sweep(words: Sequence[str], base: "Config", chosen: "Sequence[Row]", seeds: str, jobs: int, out: Path | None,
+           reference: str | None, overrides: Sequence[str] | None, quiet: bool, as_json: bool) -> None:
+    """Learn what is missing, then write and print the tables. ``words``: the command up to its common options."""
     from mmcl_fast import progress
-    from mmcl_fast.compare import cells, display, sweep
+    from mmcl_fast.compare import cells, display, rows, sweep
     from mmcl_fast.learning import files
     from mmcl_fast.learning.journal import Stop
 
@@ -115,12 +110,14 @@ def _sweep(base: "Config", rows: "Sequence[Row]", seeds: Sequence[int], jobs: in
         raise ConfigError(f"--jobs {jobs}: give a number from 1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("torchrun: a sweep starts its own processes; start it alone, with --jobs")
-    titles = [row.title for row in rows]
+    out = out or Path("runs") / f"{words[0]}-{Path(words[1]).stem}"
+    again = shlex.join(["mmcl-fast", *words, *_again(seeds, jobs, out, reference, overrides)])
+    titles = [row.title for row in chosen]
     if reference is None:
         reference = "comm" if "comm" in titles else titles[0]
     elif reference not in titles:
-        raise ConfigError(f"--reference {reference}: no such row; {configs.nearest(reference, titles)}")
-    planned = cells.plan(base, rows, seeds, out)
+        raise ConfigError(f"--reference {reference}: no such row; {nearest(reference, titles)}")
+    planned = cells.plan(base, chosen, rows.seeds(seeds), out)
     done = sum(cell.finished for cell in planned)
     if done and not quiet:
         print(f"{done} of {len(planned)} cells are finished already", file=sys.stderr)
@@ -130,8 +127,8 @@ def _sweep(base: "Config", rows: "Sequence[Row]", seeds: Sequence[int], jobs: in
             with display.make(quiet, len(planned), done) as shown:
                 faults = sweep.run(planned, jobs, shown, skipped=skipped, lock=lock)
         except Stop as stop:
-            raise Stopped(f"go on with: {shlex.join(['mmcl-fast', *words])}", stop.signum) from None
-        results = _write(out, rows, planned, faults, reference, " ".join(words[:2]))
+            raise Stopped(f"go on with: {again}", stop.signum) from None
+        results = _write(out, chosen, planned, faults, reference, " ".join(words[:2]))
     if as_json:
         print_json(results)
     else:
@@ -142,7 +139,7 @@ def _sweep(base: "Config", rows: "Sequence[Row]", seeds: Sequence[int], jobs: in
     if faults:
         cell, fault = next(iter(faults.items()))
         raise UserError(f"{len(faults)} of {len(planned)} cells failed, first {cell}: {fault}; the others are in the "
-                        f"table; when it is mended go on with: {shlex.join(['mmcl-fast', *words])}")
+                        f"table; when it is mended go on with: {again}")
 
 
 def _write(out: Path, rows: "Sequence[Row]", planned: "Sequence[Cell]", faults: dict[str, str], reference: str,

@@ -49,12 +49,12 @@ def data_check(
 
     Example: `mmcl-fast data check demo/manifest.jsonl --out broken.jsonl`
     """
-    from mmcl_fast import check, progress
+    from mmcl_fast import check, parallel, progress
     from mmcl_fast.streams import broken
     from mmcl_fast.streams.validate import validate_content
 
     stream, settings = _stream(source, overrides or [])
-    threads = workers or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    threads = workers or parallel.cores()
     samples = check.samples_of(stream)
     found = check.faults(samples, workers=threads, progress=progress.make(quiet), settings=settings)
     if out is not None:

@@ -55,7 +55,6 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
         RunError: one of them died; the others are ended.
         Stopped: a signal came, and not all of them could say so.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     alive_while_open, held = os.pipe()
     processes: list[subprocess.Popen] = []
 
@@ -69,7 +68,7 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="mmcl_fast-") as folder:
             for number in range(count):
-                environment = {"OMP_NUM_THREADS": str(max(1, cores // count)), **_loopback(), **os.environ,
+                environment = {"OMP_NUM_THREADS": str(max(1, parallel.cores() // count)), **_loopback(), **os.environ,
                                "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count),
                                "LOCAL_WORLD_SIZE": str(count), parallel.RENDEZVOUS: str(Path(folder) / "rendezvous"),
                                parallel.PARENT: str(alive_while_open)}

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmcl_fast import config as configs
 from mmcl_fast.config import Config
-from mmcl_fast.errors import ConfigError
+from mmcl_fast.errors import ConfigError, nearest
 from mmcl_fast.methods import METHODS
 
 MOST_SEEDS = 1000
@@ -87,7 +87,7 @@ def methods(text: str, base: Config) -> list[Row]:
     for piece in _pieces(text, "--methods"):
         name, _, changes = piece.partition(":")
         if name not in METHODS:
-            raise ConfigError(f"--methods {piece}: no such method; {configs.nearest(name, list(METHODS))}")
+            raise ConfigError(f"--methods {piece}: no such method; {nearest(name, list(METHODS))}")
         own, encoder = _changes(changes, f"--methods {piece}")
         rows.append(Row(piece, _folder(piece), name, own, encoder, f"--methods {piece}"))
     return _checked(rows, base)
@@ -151,7 +151,7 @@ def switches(text: str | None, base: Config) -> tuple[list[Row], list[str]]:
                             *_changes(piece, spec), spec))
             continue
         if piece not in SWITCHES:
-            raise ConfigError(f"{spec}: no such switch; {configs.nearest(piece, list(SWITCHES))}, or a change such as "
+            raise ConfigError(f"{spec}: no such switch; {nearest(piece, list(SWITCHES))}, or a change such as "
                               "rank=8")
         if piece == "prompt_blocks" and base.encoder.name == "embedded":
             left_out.append(f"{piece}: left out: {OWN_BLOCKS}")
@@ -161,10 +161,8 @@ def switches(text: str | None, base: Config) -> tuple[list[Row], list[str]]:
         if not found:
             left_out.append(f"{piece}: left out: the config has it switched already")
         for title, changes in found:
-            own = {key: value for key, value in changes.items() if key not in ENCODER_KEYS}
-            encoder = {key: value for key, value in changes.items() if key in ENCODER_KEYS}
             said = ":".join(f"{key}={str(value).lower()}" for key, value in changes.items())
-            rows.append(Row(title, _folder(said), "comm", own, encoder, spec))
+            rows.append(Row(title, _folder(said), "comm", *_apart(changes), spec))
     return _checked(rows, base), left_out
 
 
@@ -183,8 +181,13 @@ def _changes(text: str, spec: str) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ConfigError(f"{spec}: {part!r}: expected key=value, for example rank=8")
         key, value = configs.parse_override(part)
         own[key] = value
-    return ({key: value for key, value in own.items() if key not in ENCODER_KEYS},
-            {key: value for key, value in own.items() if key in ENCODER_KEYS})
+    return _apart(own)
+
+
+def _apart(changes: Options) -> tuple[Options, Options]:
+    """Those of the method's options, and those of [encoder]."""
+    return ({key: value for key, value in changes.items() if key not in ENCODER_KEYS},
+            {key: value for key, value in changes.items() if key in ENCODER_KEYS})
 
 
 def _folder(text: str) -> str:

@@ -28,9 +28,8 @@ class _Worker:
     """A process, and the cell that it learns."""
 
     def __init__(self, number: int, jobs: int, inherited: Sequence[int]):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **os.environ, parallel.BESIDE: str(jobs),
-                       parallel.PARENT: str(inherited[0])}
+        environment = {"OMP_NUM_THREADS": str(max(1, parallel.cores() // jobs)), **os.environ,
+                       parallel.BESIDE: str(jobs), parallel.PARENT: str(inherited[0])}
         for name in TOGETHER:
             environment.pop(name, None)
         self.number = number

@@ -50,6 +50,10 @@ class Tokens:
         return Tokens(self.tokens.to(device), self.query.to(device),
                       None if self.mask is None else self.mask.to(device))
 
+    def rounded(self) -> "Tokens":
+        """As they are kept and learned from: tokens in bfloat16."""
+        return Tokens(self.tokens.bfloat16(), self.query, self.mask)
+
 
 class Encoder(ABC):
     """A frozen two-tower encoder.

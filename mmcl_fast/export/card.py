@@ -74,8 +74,8 @@ def write(record: dict[str, Any], preparation: dict[str, Any], classes: int, sum
         "## Running it", "", "```python", *_program(record, preparation), "```", "",
         f"Written with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}.", "",
         "## How near it is to the learner", "",
-        f"Largest difference in float32 on the CPU, over made-up inputs and the run's own test samples where they were "
-        f"at hand (of logits as a share of the largest):", "",
+        "Largest difference in float32 on the CPU, over made-up inputs and the run's own test samples where they were "
+        "at hand (of logits as a share of the largest):", "",
         "| | " + " | ".join(outputs) + " |", "|---|" + "---|" * len(outputs),
         *(f"| {m} | " + " | ".join(f"{d.get(name, 0):.1e}" for name in outputs) + " |"
           for m, d in record["differences"].items()),

@@ -15,7 +15,7 @@ import torch
 from mmcl_fast import __version__
 from mmcl_fast.errors import ConfigError, RunError, UserError
 from mmcl_fast.export import card, onnx_, samples
-from mmcl_fast.export.graph import Traced, input_shapes, spec_of, trace
+from mmcl_fast.export.graph import Traced, input_shapes, trace
 from mmcl_fast.learning import Learner
 from mmcl_fast.streams import Stream
 
@@ -139,7 +139,7 @@ def _graphs(learner: Learner, folder: Path, format: str, stream: Stream | None
                 raise RunError(f"{modality}: {name} of the graph differ from the learner's by {value:.2g}, more than "
                                f"{TOLERANCE[name]:g}; nothing was written: use the other format, or another torch")
         preparation[modality] = {"graph": file.name, "inputs": input_shapes(learner, modality),
-                                 "outputs": traced.outputs, "spec": spec_of(learner, modality).to_dict()}
+                                 "outputs": traced.outputs, "spec": learner.spec(modality).to_dict()}
         if modality == "text":
             tokenizer, values = learner.encoder.tokenizer()
             (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from mmcl_fast.encoders import Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner
-from mmcl_fast.media.spec import Spec, adjust
 
 PATHS = ("stack_trace", "nn_module_stack", "source_fn_stack", "fwd_source_fn_stack")  # of the machine that exported
 
@@ -35,8 +33,7 @@ class Predictor(nn.Module):
             tokens = encoder.trunk_of_ids(ids, mask.bool())
         else:
             tokens = encoder.trunk(inputs[0], self.modality)
-        tokens = Tokens(tokens.tokens.bfloat16(), tokens.query, tokens.mask)  # as they are learned from and kept
-        outputs = learner.method.outputs(tokens, self.modality, learner.classes)
+        outputs = learner.method.outputs(tokens.rounded(), self.modality, learner.classes)
         return {"probabilities": outputs["logits"].softmax(1), **outputs}
 
 
@@ -49,16 +46,12 @@ class Traced:
     outputs: list[str]
 
 
-def spec_of(learner: Learner, modality: str) -> Spec:
-    return adjust(learner.encoder.spec(modality), learner.settings["media"])
-
-
 def input_shapes(learner: Learner, modality: str) -> dict[str, list[int | str]]:
     if modality == "text":
         text = learner.encoder.tokenizer()[1]
         shape = ["batch", "tokens" if text["dynamic"] else text["max_tokens"]]
         return {"ids": shape, "mask": shape}
-    return {"pixels": ["batch", *spec_of(learner, modality).shape]}
+    return {"pixels": ["batch", *learner.spec(modality).shape]}
 
 
 def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Traced:

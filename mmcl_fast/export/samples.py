@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.export.graph import Predictor, spec_of
+from mmcl_fast.export.graph import Predictor
 from mmcl_fast.learning import Learner
 from mmcl_fast.media import loader
 from mmcl_fast.streams import Stream
@@ -24,7 +24,7 @@ def made_up(learner: Learner, modality: str) -> tuple[Tensor, ...]:
         words = " ".join(learner.classes.texts).split()
         return of_texts(learner, [" ".join(words[int(torch.randint(len(words), (1,), generator=generator))]
                                            for _ in range(3 * n + 2)) for n in range(COUNT)])
-    spec = spec_of(learner, modality)
+    spec = learner.spec(modality)
     coarse = torch.rand(COUNT * spec.frames, 3, 6, 6, generator=generator)
     x = F.interpolate(coarse, (spec.size, spec.size), mode="bicubic").clamp(0, 1).view(COUNT, *spec.shape)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
@@ -40,7 +40,7 @@ def of_stream(learner: Learner, stream: Stream, modality: str) -> tuple[Tensor, 
     """``COUNT`` test samples of a stream, spread over its tasks; None without any."""
     pool = [s for task in stream.tasks if task.modality == modality for s in task.test]
     samples = pool[::max(1, len(pool) // COUNT)][:COUNT]
-    spec = spec_of(learner, modality)
+    spec = learner.spec(modality)
     for _, batch in loader(samples, spec, torch.device("cpu"), batch_size=COUNT, workers=0, on_error="skip"):
         return (batch,) if isinstance(batch, Tensor) else of_texts(learner, batch)
     return None

@@ -19,7 +19,7 @@ from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
 from mmcl_fast.learning.journal import generators
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
-from mmcl_fast.media.spec import MODALITIES, adjust, default_spec
+from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.steps import Journal, Unkept
 from mmcl_fast.streams.sample import Sample, Task
@@ -205,6 +205,10 @@ class Learner:
         result.correct = {name: [sum(parts) for parts in zip(*(t[name] for t in told))] for name in wanted}
         return result
 
+    def spec(self, modality: str) -> Spec:
+        """How files of a modality are prepared: the encoder's way, with the settings of [media]."""
+        return adjust(self.encoder.spec(modality), self.settings["media"])
+
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
         """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
         return self.method.contribution_matrix()
@@ -280,7 +284,8 @@ class Learner:
         tensors, values = checkpoint.read(folder)
         self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
                    device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"],
-                   precision=precision or values["precision"], views=values["views"], workers=workers, progress=progress, cache_gb=cache_gb, media=values["media"])
+                   precision=precision or values["precision"], views=values["views"], workers=workers, progress=progress,
+                   cache_gb=cache_gb, media=values["media"])
         if self.encoder.fingerprint != values["fingerprint"]:
             raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
                            "give the folder of the original ones")

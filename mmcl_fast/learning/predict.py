@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmcl_fast.encoders import Tokens
 from mmcl_fast.errors import ConfigError, MediaError, RunError, UserError
 from mmcl_fast.media import sniff
 from mmcl_fast.media.loader import make_engine
 from mmcl_fast.media.source import name_of
-from mmcl_fast.media.spec import MODALITIES, adjust
+from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.methods import Classes
 from mmcl_fast.streams.sample import Sample
 
@@ -106,9 +105,8 @@ class Predictor:
     def _alike(self, kind: str, files: dict[int, str | Path | Line]) -> dict[int, Prediction]:
         """Files of one modality."""
         if kind not in self.engines:
-            spec = adjust(self.encoder.spec(kind), self.learner.settings["media"])
-            self.engines[kind] = make_engine(spec, self.encoder.device, workers=self.learner.cache.workers,
-                                             batch_size=self.batch_size)
+            self.engines[kind] = make_engine(self.learner.spec(kind), self.encoder.device,
+                                             workers=self.learner.cache.workers, batch_size=self.batch_size)
         places, out = list(files), {}
         samples = [Sample(kind, "", None if isinstance(file, Line) else Path(file),
                           file.text if isinstance(file, Line) else None, "test", _name(file))
@@ -127,8 +125,7 @@ class Predictor:
 
     @torch.no_grad()
     def _batch(self, kind: str, data: Tensor | list[str], names: Sequence[str]) -> list[Prediction]:
-        tokens = self.encoder.trunk(data, kind)
-        tokens = Tokens(tokens.tokens.bfloat16(), tokens.query, tokens.mask).to(self.encoder.device)
+        tokens = self.encoder.trunk(data, kind).rounded().to(self.encoder.device)
         scores = self.method.scores(tokens, kind, self.classes, given=self.given)
         best = scores.softmax(1).topk(min(self.top_k, len(self.classes)), dim=1)
         return [Prediction(name, kind, [self.classes.keys[k] for k in ids], values,

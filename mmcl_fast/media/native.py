@@ -6,24 +6,21 @@ nearly twice the work of one. Every function says by None that the plain torch w
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmcl_fast.core import load
+
 SIXTEEN = 16  # columns that the kernels write at once
 
 
-@cache
 def kernels() -> ModuleType | None:
     """mmcl_fast._C, where it was compiled."""
-    try:
-        from mmcl_fast import _C
-    except ImportError:
-        return None
-    return _C
+    return load()[0]
 
 
 def takes(*tensors: Tensor) -> bool:
@@ -98,7 +95,7 @@ def squares(pixels: Tensor) -> bool:
 
 
 def square(pixels: Tensor, box: tuple[float, float, float, float], size: int, cubic: bool, flip: bool) -> Tensor:
-    """The ``box`` (left, top, right, bottom) of uint8 ``[3 or 4, H, W]``, pixels interleaved, to ``[3, size, size]``."""
+    """The ``box`` (left, top, right, bottom) of uint8 ``[3 or 4, H, W]``, pixels interleaved: ``[3, size, size]``."""
     _, height, width = pixels.shape
     left, top, right, bottom = box
     out = torch.empty(3, size, size, dtype=torch.uint8)

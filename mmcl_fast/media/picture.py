@@ -32,7 +32,7 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         limit_pixels(im, spec)
         if deep(im):
             return fit(_deep_rgb(source), spec, view)[None]
-        if im.format == "PNG" and not whole and _all(im, spec, view) and (pixels := _png(source, im)) is not None:
+        if im.format == "PNG" and not whole and _shrinks(im, spec, view) and (pixels := _png(source, im)) is not None:
             return _shrink(pixels, spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole:
             if (factor := _spare(*im.size, spec, view)) >= 2:
@@ -72,7 +72,7 @@ def square(im, spec: VisualSpec, view: View) -> Tensor:
     from PIL import Image
 
     im = to_rgb(im)
-    if native.kernels() is not None or _all(im, spec, view):
+    if _shrinks(im, spec, view):
         return _shrink(planes(im), spec, view)
     box = region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
@@ -82,9 +82,9 @@ def square(im, spec: VisualSpec, view: View) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def _all(im, spec: VisualSpec, view: View) -> bool:
-    """Whether the square shows all of the picture: then no box has corners between pixels."""
-    return region(*im.size, spec, view) == (0, 0, *im.size)
+def _shrinks(im, spec: VisualSpec, view: View) -> bool:
+    """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
+    return native.kernels() is not None or region(*im.size, spec, view) == (0, 0, *im.size)
 
 
 def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mmcl_fast.errors import ConfigError
+from mmcl_fast.errors import ConfigError, nearest
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.coda_prompt import CodaPrompt
 from mmcl_fast.methods.comm import Comm
@@ -47,15 +46,10 @@ LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, 
 __all__ = ["Classes", "METHODS", "Method", "TaskData", "make_options", "method_class", "options"]
 
 
-def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-
-
 def method_class(name: str) -> type[Method]:
     """The class of a method; ConfigError with the nearest name for an unknown one."""
     if name not in METHODS:
-        raise ConfigError(f"method.name = {name!r}: no such method; {_nearest(name, METHODS)}")
+        raise ConfigError(f"method.name = {name!r}: no such method; {nearest(name, METHODS, 0.6)}")
     return METHODS[name]
 
 
@@ -71,7 +65,7 @@ def make_options(name: str, values: dict[str, Any] | None) -> Any:
     checked = {}
     for key, value in (values or {}).items():
         if key not in hints:
-            raise ConfigError(f"method.options.{key}: {name} has no such option; {_nearest(key, hints)}")
+            raise ConfigError(f"method.options.{key}: {name} has no such option; {nearest(key, hints, 0.6)}")
         hint = hints[key]
         if get_origin(hint) is not None:
             if value not in get_args(hint):

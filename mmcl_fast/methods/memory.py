@@ -105,7 +105,7 @@ class FeatureMemory:
             own = u[labels == c]
             if c in rows:
                 block, row = self.blocks[modality][rows[c] // CLASSES], rows[c] % CLASSES
-                merged = self.of(modality, c).merge(own, self.class_rank)
+                merged = self._at(modality, c, rows[c]).merge(own, self.class_rank)
                 block.mean[row], block.factor[row], block.diagonal[row] = merged.mean, merged.factor, merged.diagonal
                 self.counts[modality][c] = merged.count
             else:
@@ -133,7 +133,9 @@ class FeatureMemory:
 
     def of(self, modality: str, label: int) -> Gaussian:
         """One class's; its tensors are the memory's own."""
-        row = self.labels(modality).index(label)
+        return self._at(modality, label, self.labels(modality).index(label))
+
+    def _at(self, modality: str, label: int, row: int) -> Gaussian:
         own = self.blocks[modality][row // CLASSES][row % CLASSES]
         return Gaussian(self.counts[modality][label], own.mean, own.factor, own.diagonal)
 

@@ -35,7 +35,8 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, prefix: Tensor
     if prefix is not None and prefix.shape[-2] == 0:
         prefix = None
     length = 0 if prefix is None else prefix.shape[-2]
-    own = not torch.compiler.is_exporting() and q.device.type == "cpu" and q.dtype in DTYPES and q.shape[1] + length <= WIDEST and load()[0] is not None
+    own = (not torch.compiler.is_exporting() and q.device.type == "cpu" and q.dtype in DTYPES
+           and q.shape[1] + length <= WIDEST and load()[0] is not None)
     if prefix is not None:
         prefix = prefix.to(q.dtype)
         if not own and prefix.dim() == 3:

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from mmcl_fast.core import load
 from mmcl_fast.ops import checks
 from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, mean_unit, unit_stride
 
@@ -21,16 +22,6 @@ WHOLE = 1 << 18  # numbers of text up to which one call of mmcl_fast._C beats to
 FIXED_MAX = 40.0  # below it exp(-2 s) is a normal float32, so |cos| <= 1 gives the maximum for nothing
 DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 REDUCTIONS = ("none", "sum", "mean")
-
-
-@cache
-def load():  # noqa: ANN201
-    """(module, "") or (None, why not)"""
-    try:
-        from mmcl_fast import _C
-    except ImportError as error:
-        return None, f"mmcl_fast._C is not there ({error}): install with pip, which compiles it"
-    return _C, ""
 
 
 def _threads(numbers: int) -> int:

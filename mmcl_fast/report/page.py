@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mmcl_fast.config import read_object
 from mmcl_fast.errors import RunError
 from mmcl_fast.report import figures, parts, record
 from mmcl_fast.report.console import metric_names, number
@@ -49,7 +50,7 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
 
 def read(folder: Path) -> dict[str, Any]:
     """summary.json with what stands beside it: events, config, environment, and a title."""
-    summary = _json(folder / "summary.json", "run mmcl-fast train --resume to write it again")
+    summary = read_object(folder / "summary.json", "run mmcl-fast train --resume to write it again")
     if summary is None:
         raise RunError(
             f"{folder}: no summary.json, so the run is not finished; go on with mmcl-fast train --resume"
@@ -76,23 +77,10 @@ def read(folder: Path) -> dict[str, Any]:
     return {
         **summary,
         "events": events,
-        "config": _json(folder / "config.json", "restore it from a copy") or {},
-        "environment": _json(folder / "environment.json", "restore it from a copy, or remove it") or {},
+        "config": read_object(folder / "config.json", "restore it from a copy") or {},
+        "environment": read_object(folder / "environment.json", "restore it from a copy, or remove it") or {},
         "title": f"{summary.get('method', '?')}, seed {summary.get('seed', '?')}",
     }
-
-
-def _json(file: Path, advice: str) -> dict[str, Any] | None:
-    """The object in a file, or None where there is no file."""
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as fault:
-        raise RunError(f"{file}: not readable as JSON ({fault}); {advice}") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{file}: not a JSON object; {advice}")
-    return values
 
 
 def page(runs: list[dict[str, Any]]) -> str:

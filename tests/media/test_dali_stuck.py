@@ -12,7 +12,7 @@ import torch
 
 from mmcl_fast.media import dali, dali_calls, loader
 from tests.media.files import plain
-from tests.media.test_dali import Item, batches_of, broken, damaged, needs_dali, scene, scenes
+from tests.media.test_dali import batches_of, broken, damaged, needs_dali, scene, scenes
 
 MANY = """
 import sys

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import ConfigError, StreamError
-from mmcl_fast.media.source import Slice
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.known import audio, depth, image, text, video
 from mmcl_fast.streams.known.layout import Folder, Layout
