@@ -25,9 +25,11 @@ CPU_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-fop
 # no -ffast-math: NaN must come through, and fast_exp rounds by adding and subtracting; omp simd frees the
 # sums
 ROW_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
-ISAS = {"generic": [], "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma",
-                   "-mprefer-vector-width=512"]}
+ISAS = {
+    "generic": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"],
+}
 
 
 def run(*command: object) -> str:
@@ -44,8 +46,7 @@ def find_nvcc() -> Path | None:
 
 def cuda_home(nvcc: Path) -> Path:
     """nvcc may be a link or a wrapper on PATH: it says itself where its toolkit is."""
-    printed = subprocess.run([str(nvcc), "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True,
-                             text=True)
+    printed = subprocess.run([str(nvcc), "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True, text=True)
     top = re.search(r"TOP=(\S+)", printed.stderr)
     return Path(top.group(1)).resolve() if top else nvcc.resolve().parent.parent
 
@@ -70,8 +71,9 @@ def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
     known = {c.removeprefix("sm_") for c in run(nvcc, "--list-gpu-code").split()}
     archs = [a for a in asked or ARCHS if a.rstrip("af") in known]
     if missing := [a for a in asked if a not in archs]:
-        raise SystemExit(f"MMCL_FAST_CUDA_ARCHS: this nvcc does not know {', '.join(missing)}; it knows "
-                         f"{', '.join(sorted(known))}")
+        raise SystemExit(
+            f"MMCL_FAST_CUDA_ARCHS: this nvcc does not know {', '.join(missing)}; it knows {', '.join(sorted(known))}"
+        )
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     newest = max((a for a in archs if a.isdigit()), key=int, default=None)
     if newest:
@@ -100,8 +102,14 @@ class NinjaBuild(build_ext):
         nvcc = wants_cuda()
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         flags = CPU_FLAGS + (["-DMMCL_X86"] if x86 else [])
-        lines = [f"cxx = {cxx}", "rule cxx", "  command = $cxx -MMD -MF $out.d $flags -c $in -o $out",
-                 "  depfile = $out.d", "  deps = gcc", "  description = c++ $out"]
+        lines = [
+            f"cxx = {cxx}",
+            "rule cxx",
+            "  command = $cxx -MMD -MF $out.d $flags -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = c++ $out",
+        ]
         objects: list[str] = []
 
         def compile_one(source: Path, rule: str, extra: list[str], suffix: str = "") -> None:
@@ -115,49 +123,84 @@ class NinjaBuild(build_ext):
         for source in sorted(cpu.glob("rows_*.cpp")):
             for isa in ISAS if x86 else ["generic"]:
                 compile_one(source, "cxx", flags + ROW_FLAGS + ISAS[isa] + [f"-DMMCL_ISA={isa}"], f"_{isa}")
-        info = {"compiler": run(cxx, "--version").splitlines()[0], "flags": " ".join(flags + ROW_FLAGS),
-                "isas": list(ISAS) if x86 else ["generic"], "python": platform.python_version(), "cuda": None}
+        info = {
+            "compiler": run(cxx, "--version").splitlines()[0],
+            "flags": " ".join(flags + ROW_FLAGS),
+            "isas": list(ISAS) if x86 else ["generic"],
+            "python": platform.python_version(),
+            "cuda": None,
+        }
         includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", f"-I{work}"]
         link = ["-shared", "-fopenmp", "-Wl,--exclude-libs,ALL"]
         if nvcc:
             link += self.add_cuda(nvcc, cxx, lines, compile_one, info, includes)
-            flags = flags + ["-DMMCL_CUDA"]
+            flags = [*flags, "-DMMCL_CUDA"]
         header = f'#pragma once\nstatic const char kBuildInfo[] = R"json({json.dumps(info)})json";\n'
         if not (work / "build_info.h").is_file() or (work / "build_info.h").read_text() != header:
             (work / "build_info.h").write_text(header)
         compile_one(ROOT / "csrc" / "module.cpp", "cxx", flags + includes)
-        lines += ["rule link", "  command = $cxx $in -o $out $flags", "  description = link $out",
-                  f"build _C.so: link {' '.join(objects)}", f"  flags = {' '.join(link)}", "default _C.so",
-                  ""]
+        lines += [
+            "rule link",
+            "  command = $cxx $in -o $out $flags",
+            "  description = link $out",
+            f"build _C.so: link {' '.join(objects)}",
+            f"  flags = {' '.join(link)}",
+            "default _C.so",
+            "",
+        ]
         (work / "build.ninja").write_text("\n".join(lines))
         self.ninja(work)
         shutil.copyfile(work / "_C.so", out)
 
     @staticmethod
-    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict,
-                 includes: list[str]) -> list[str]:
+    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict, includes: list[str]) -> list[str]:
         general, hopper, archs = gencodes(nvcc)
         home = cuda_home(nvcc)
-        common = ["-std=c++17", "-O3", "-DMMCL_CUDA", "-Xcompiler", "-fPIC,-fvisibility=hidden", "-cudart",
-                  "static", "-lineinfo", "--threads", "0", f"-ccbin={cxx}"]
-        lines += [f"nvcc = {nvcc}", "rule nvcc", "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
-                  "  depfile = $out.d", "  deps = gcc", "  description = nvcc $out"]
+        common = [
+            "-std=c++17",
+            "-O3",
+            "-DMMCL_CUDA",
+            "-Xcompiler",
+            "-fPIC,-fvisibility=hidden",
+            "-cudart",
+            "static",
+            "-lineinfo",
+            "--threads",
+            "0",
+            f"-ccbin={cxx}",
+        ]
+        lines += [
+            f"nvcc = {nvcc}",
+            "rule nvcc",
+            "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = nvcc $out",
+        ]
         for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
             codes = hopper if source.stem.endswith("_sm90a") else general
             if codes:
                 compile_one(source, "nvcc", common + codes)
-        include = f"-I{next((p for p in (home / 'include', home / 'targets/x86_64-linux/include') if p.is_dir()), home)}"
+        include = (
+            f"-I{next((p for p in (home / 'include', home / 'targets/x86_64-linux/include') if p.is_dir()), home)}"
+        )
         defines = ["-DMMCL_SM90A"] if hopper else []
-        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx",
-                    [*CPU_FLAGS, *defines, *includes, include])
+        compile_one(ROOT / "csrc" / "cuda" / "bindings.cpp", "cxx", [*CPU_FLAGS, *defines, *includes, include])
         release = re.search(r"release ([\d.]+)", run(nvcc, "--version"))
-        info["cuda"] = {"nvcc": release.group(1) if release else "?", "archs": archs,
-                        "flags": " ".join(common[:3])}
-        libs = next((p for p in (home / "lib64", home / "targets/x86_64-linux/lib", home / "lib")
-                     if (p / "libcudart_static.a").is_file()), None)
+        info["cuda"] = {"nvcc": release.group(1) if release else "?", "archs": archs, "flags": " ".join(common[:3])}
+        libs = next(
+            (
+                p
+                for p in (home / "lib64", home / "targets/x86_64-linux/lib", home / "lib")
+                if (p / "libcudart_static.a").is_file()
+            ),
+            None,
+        )
         if libs is None:
-            raise SystemExit(f"nvcc is at {nvcc} but libcudart_static.a is not under {home}: install the CUDA runtime's "
-                             "development files, or set MMCL_FAST_CUDA=0")
+            raise SystemExit(
+                f"nvcc is at {nvcc} but libcudart_static.a is not under {home}: install the CUDA runtime's "
+                "development files, or set MMCL_FAST_CUDA=0"
+            )
         return [f"-L{libs}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
 
     def ninja(self, work: Path) -> None:
@@ -169,8 +212,10 @@ class NinjaBuild(build_ext):
             tool = shutil.which("ninja") or "ninja"
         result = subprocess.run([tool, "-C", str(work)] + (["-v"] if self.verbose > 1 else []))
         if result.returncode:
-            raise SystemExit("mmcl-fast: compiling csrc failed (above). Without a working CUDA compiler set "
-                             "MMCL_FAST_CUDA=0; without OpenMP install libgomp or libomp")
+            raise SystemExit(
+                "mmcl-fast: compiling csrc failed (above). Without a working CUDA compiler set "
+                "MMCL_FAST_CUDA=0; without OpenMP install libgomp or libomp"
+            )
 
 
 setup(

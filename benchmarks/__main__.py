@@ -15,8 +15,20 @@ import torch
 
 from benchmarks import suite
 
-COLUMNS = ["case", "device", "dtype", "who", "ms (median)", "10-90 %", "graph ms", "TFLOP/s", "GB/s",
-           "share of floor", "peak MB", "times ours"]
+COLUMNS = [
+    "case",
+    "device",
+    "dtype",
+    "who",
+    "ms (median)",
+    "10-90 %",
+    "graph ms",
+    "TFLOP/s",
+    "GB/s",
+    "share of floor",
+    "peak MB",
+    "times ours",
+]
 
 
 def machine() -> str:
@@ -37,9 +49,19 @@ def lines(results: list[dict]) -> list[list[str]]:
                 table.append([*head, f"({row['why']})", *[""] * 7])
                 continue
             spread = f"{row['q10']:.3f}-{row['q90']:.3f}"
-            table.append([*head, number(row, "median", 3), spread, number(row, "graph_ms", 3),
-                          number(row, "tflops", 3), number(row, "gbs", 1), number(row, "floor_share", 2),
-                          number(row, "peak_mb", 1), number(row, "ratio", 2)])
+            table.append(
+                [
+                    *head,
+                    number(row, "median", 3),
+                    spread,
+                    number(row, "graph_ms", 3),
+                    number(row, "tflops", 3),
+                    number(row, "gbs", 1),
+                    number(row, "floor_share", 2),
+                    number(row, "peak_mb", 1),
+                    number(row, "ratio", 2),
+                ]
+            )
     return table
 
 
@@ -48,20 +70,24 @@ def choices(results: list[dict]) -> dict:
     M r)."""
     best: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for info in results:
-        times = {who: row["median"] for who, row in info["rows"].items()
-                 if who in ("cpp", "triton", "cuda") and "median" in row}
-        sizes = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"),
-                                {}).setdefault(info["size"], {})
+        times = {
+            who: row["median"]
+            for who, row in info["rows"].items()
+            if who in ("cpp", "triton", "cuda") and "median" in row
+        }
+        sizes = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"), {}).setdefault(info["size"], {})
         for who, ms in times.items():
             sizes[who] = sizes.get(who, 0.0) + ms
     made: dict[str, dict[str, list]] = {}
     for (op, key), sizes in best.items():
-        rows = [{"up_to": size, "backend": min(times, key=times.get)} for size,
-                times in sorted(sizes.items()) if times]
+        rows = [{"up_to": size, "backend": min(times, key=times.get)} for size, times in sorted(sizes.items()) if times]
         if not rows:
             continue
-        merged = [r for r, after in zip(rows, [*rows[1:], None], strict=True)
-                  if after is None or after["backend"] != r["backend"]]
+        merged = [
+            r
+            for r, after in zip(rows, [*rows[1:], None], strict=True)
+            if after is None or after["backend"] != r["backend"]
+        ]
         merged[-1]["up_to"] = None
         made.setdefault(op, {})[key] = merged
     return made
@@ -76,8 +102,11 @@ def main() -> int:
     code, results = suite.run("test_ops.py", chosen.select)
     if not results:
         return code or 1
-    facts = suite.about(machine(), threads=torch.get_num_threads(),
-                        clock="processor time" if machine() == "cpu-1-threads" else "wall time")
+    facts = suite.about(
+        machine(),
+        threads=torch.get_num_threads(),
+        clock="processor time" if machine() == "cpu-1-threads" else "wall time",
+    )
     print(suite.keep(suite.named(chosen.out, machine()), facts, results, COLUMNS, lines(results)))
     if chosen.write_table:
         old = json.loads(chosen.write_table.read_text()) if chosen.write_table.is_file() else {}

@@ -32,8 +32,12 @@ class Loss:
         text = torch.randn(self.c, self.d, generator=g)
         y = torch.randint(0, self.c, (self.b,), generator=g)
         z = torch.randn(self.b, self.d, generator=g) + text[y]
-        return (z.to(device, dtype).requires_grad_(), text.to(device, dtype).requires_grad_(self.text),
-                y.to(device), LOGIT_SCALE)
+        return (
+            z.to(device, dtype).requires_grad_(),
+            text.to(device, dtype).requires_grad_(self.text),
+            y.to(device),
+            LOGIT_SCALE,
+        )
 
 
 @dataclass(frozen=True)
@@ -61,24 +65,41 @@ class Realign:
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
         g = torch.Generator().manual_seed(0)
         du = self.du or self.d
-        shapes = {"z": (self.b, self.d), "gate": (self.b, self.m), "down": (self.m, du, self.r),
-                  "up": (self.m, self.r, self.d)} | ({"source": (self.b, du)} if self.du else {})
-        leaves = {k: (torch.randn(s, generator=g) * (0.05 if k in ("down", "up") else 1)).to(device, dtype)
-                  for k, s in shapes.items()}
-        return ({k: v.requires_grad_() for k, v in leaves.items()},
-                torch.randn(self.b, self.d, generator=g).to(device, dtype))
+        shapes = {
+            "z": (self.b, self.d),
+            "gate": (self.b, self.m),
+            "down": (self.m, du, self.r),
+            "up": (self.m, self.r, self.d),
+        } | ({"source": (self.b, du)} if self.du else {})
+        leaves = {
+            k: (torch.randn(s, generator=g) * (0.05 if k in ("down", "up") else 1)).to(device, dtype)
+            for k, s in shapes.items()
+        }
+        return (
+            {k: v.requires_grad_() for k, v in leaves.items()},
+            torch.randn(self.b, self.d, generator=g).to(device, dtype),
+        )
 
 
-SMALL = [Loss(256, 100, 512), Loss(1024, 1000, 512), Loss(4096, 1000, 512), Loss(2048, 10000, 512),
-         Loss(2048, 50000, 512)]
+SMALL = [
+    Loss(256, 100, 512),
+    Loss(1024, 1000, 512),
+    Loss(4096, 1000, 512),
+    Loss(2048, 10000, 512),
+    Loss(2048, 50000, 512),
+]
 LARGE = [Loss(16384, 32768, 768), Loss(4096, 131072, 1024), Loss(4096, 131072, 1024, text=True)]
-REALIGN = [Realign(b, d, du, 5, r) for b in (4096, 65536) for d in (512, 768) for du in (None, 1664)
-           for r in (16, 32, 64)]
+REALIGN = [
+    Realign(b, d, du, 5, r) for b in (4096, 65536) for d in (512, 768) for du in (None, 1664) for r in (16, 32, 64)
+]
 
 
 def devices() -> list[tuple[str, torch.dtype]]:
-    return [("cuda", torch.bfloat16), ("cuda", torch.float32)] if torch.cuda.is_available() else [
-        ("cpu", torch.float32), ("cpu", torch.bfloat16)]
+    return (
+        [("cuda", torch.bfloat16), ("cuda", torch.float32)]
+        if torch.cuda.is_available()
+        else [("cpu", torch.float32), ("cpu", torch.bfloat16)]
+    )
 
 
 def loss_cases() -> list[tuple[Loss, str, torch.dtype]]:

@@ -35,8 +35,9 @@ def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
     return begin.elapsed_time(end)
 
 
-def interleaved(runs: dict[str, Run], device: str, seconds: float = 3.0, least: int = 5, most: int = 200
-                ) -> dict[str, dict[str, float]]:
+def interleaved(
+    runs: dict[str, Run], device: str, seconds: float = 3.0, least: int = 5, most: int = 200
+) -> dict[str, dict[str, float]]:
     """Rounds of all runs in turn until the time is spent: median, 10 % and 90 % quantiles in ms, and
     rounds."""
     flush = torch.empty(1 << 28, dtype=torch.int8, device=device) if device == "cuda" else None
@@ -48,8 +49,15 @@ def interleaved(runs: dict[str, Run], device: str, seconds: float = 3.0, least: 
     while len(times[next(iter(runs))]) < least or (time.perf_counter() < until and len(times[next(iter(runs))]) < most):
         for name, run in runs.items():
             times[name].append(_clock(run, device, flush))
-    return {name: {"median": statistics.median(t), "q10": sorted(t)[len(t) // 10],
-                   "q90": sorted(t)[len(t) * 9 // 10], "rounds": len(t)} for name, t in times.items()}
+    return {
+        name: {
+            "median": statistics.median(t),
+            "q10": sorted(t)[len(t) // 10],
+            "q90": sorted(t)[len(t) * 9 // 10],
+            "rounds": len(t),
+        }
+        for name, t in times.items()
+    }
 
 
 def graphed(run: Run) -> Run | None:

@@ -16,8 +16,17 @@ import torch
 
 from benchmarks import suite
 
-COLUMNS = ["case", "threads", "way", "items/s", "10-90 %", "ratio", "CPU ms an item", "CPU share",
-           "where the time goes"]
+COLUMNS = [
+    "case",
+    "threads",
+    "way",
+    "items/s",
+    "10-90 %",
+    "ratio",
+    "CPU ms an item",
+    "CPU share",
+    "where the time goes",
+]
 
 
 def machine(threads: int) -> str:
@@ -34,15 +43,25 @@ def lines(results: list[dict]) -> list[list[str]]:
             head = [info["case"], str(info["threads"]), f"**{way}**" if way in ("cpu", "dali") else way]
             stages = [f"{stage} {share:.0%}" for stage, share in row.get("stages", {}).items() if share >= 0.03]
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-            table.append([*head, f"{row['rate']:.4g}", f"{row['q10']:.4g}-{row['q90']:.4g}", ratio,
-                          f"{row['cpu_ms']:.3g}", f"{row['cpu_share']:.0%}", ", ".join(stages)])
+            table.append(
+                [
+                    *head,
+                    f"{row['rate']:.4g}",
+                    f"{row['q10']:.4g}-{row['q90']:.4g}",
+                    ratio,
+                    f"{row['cpu_ms']:.3g}",
+                    f"{row['cpu_share']:.0%}",
+                    ", ".join(stages),
+                ]
+            )
     return table
 
 
 def missing(results: list[dict]) -> list[str]:
     """The ways that could not run, each with its reason, once."""
-    return sorted({f"Not measured: {way}: {row['why']}" for info in results for way, row in info["rows"].items()
-                   if "why" in row})
+    return sorted(
+        {f"Not measured: {way}: {row['why']}" for info in results for way, row in info["rows"].items() if "why" in row}
+    )
 
 
 def show(table: list[list[str]]) -> None:
@@ -67,8 +86,9 @@ def main() -> int:
     code, results = suite.run("test_media.py", select)
     if not results:
         return code or 1
-    facts = suite.about(machine(max(info["threads"] for info in results)),
-                        media=os.environ.get("BENCH_DATA") or "written from a seed")
+    facts = suite.about(
+        machine(max(info["threads"] for info in results)), media=os.environ.get("BENCH_DATA") or "written from a seed"
+    )
     table = lines(results)
     absent = missing(results)
     suite.keep(suite.named(chosen.out, facts["machine"]), facts, results, COLUMNS, table, absent)

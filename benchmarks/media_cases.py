@@ -84,5 +84,13 @@ def found(root: Path) -> list[Case]:
         except MediaError:  # no medium: a list, a licence
             continue
     batch = {"image": 32, "video": 4, "audio": 12, "depth": 16, "text": 256}
-    return [Case(f"{modality} found", modality, lambda _folder, _rng, paths=paths: paths[::-(-len(paths) // FOUND)],
-                 batch[modality]) for modality, paths in by_modality.items() if paths]
+    return [
+        Case(
+            f"{modality} found",
+            modality,
+            lambda _folder, _rng, paths=paths: paths[:: -(-len(paths) // FOUND)],
+            batch[modality],
+        )
+        for modality, paths in by_modality.items()
+        if paths
+    ]

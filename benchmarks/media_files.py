@@ -14,7 +14,7 @@ def field(rng: np.random.Generator, height: int, width: int, power: float = 1.0)
     """
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     radius = np.hypot(fy * max(height, width), fx * max(height, width)).clip(1)
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / radius ** power
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / radius**power
     values = np.fft.irfft2(spectrum, (height, width))
     low, high = np.quantile(values, (0.01, 0.99))
     return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
@@ -82,13 +82,16 @@ def sounds(folder: Path, rng: np.random.Generator, kind: str, rate: int, count: 
     return paths
 
 
-CODECS = {"h264": ("mp4", "libx264", {"crf": "23", "preset": "veryfast"}),
-          "vp9": ("webm", "libvpx-vp9", {"crf": "32", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
-          "mjpeg": ("avi", "mjpeg", {"qmin": "4", "qmax": "4"})}
+CODECS = {
+    "h264": ("mp4", "libx264", {"crf": "23", "preset": "veryfast"}),
+    "vp9": ("webm", "libvpx-vp9", {"crf": "32", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+    "mjpeg": ("avi", "mjpeg", {"qmin": "4", "qmax": "4"}),
+}
 
 
-def videos(folder: Path, rng: np.random.Generator, codec: str, size: tuple[int, int],
-           seconds: tuple[float, ...]) -> list[Path]:
+def videos(
+    folder: Path, rng: np.random.Generator, codec: str, size: tuple[int, int], seconds: tuple[float, ...]
+) -> list[Path]:
     """One for each length, 25 frames a second: two layers that move apart, with a little noise of the sensor."""
     import av
 
@@ -119,7 +122,7 @@ def _crop(plane: np.ndarray, time: float, height: int, width: int, speed: float)
     """A window that swings over ``plane``, in whole pixels."""
     y = int((plane.shape[0] - height) * (0.5 + 0.5 * np.sin(speed * time)))
     x = int((plane.shape[1] - width) * (0.5 + 0.5 * np.cos(1.3 * speed * time)))
-    return plane[y:y + height, x:x + width]
+    return plane[y : y + height, x : x + width]
 
 
 def texts(folder: Path, rng: np.random.Generator, count: int) -> list[Path]:

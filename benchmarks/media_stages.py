@@ -15,16 +15,31 @@ from mmcl_fast.media import Spec, decode
 
 # A stage's functions, by modality; the time of a function called inside another's counts for its own stage only.
 FUNCTIONS = {
-    "image": {"decode": ["PIL.ImageFile.ImageFile.load", "PIL.WebPImagePlugin.WebPImageFile.load",
-                         "mmcl_fast.media.picture._png", "mmcl_fast.media.jpeg.pixels"],
-              "resize": ["mmcl_fast.media.picture.square", "mmcl_fast.media.picture._shrink"]},
-    "depth": {"decode": ["mmcl_fast.media.depth_files.read_plane"], "resize": ["mmcl_fast.media.depth.fit"],
-              "normalise": ["mmcl_fast.media.depth_files.depth_maps.picture"]},
-    "video": {"open": ["mmcl_fast.media.video.open_av"], "decode": ["mmcl_fast.media.video._Frames.at"],
-              "resize": ["mmcl_fast.media.video._scale"]},
-    "audio": {"decode": ["mmcl_fast.media.audio.read_wave"], "resample": ["mmcl_fast.media.audio.resample"],
-              "mel": ["mmcl_fast.media.mel._native_power", "mmcl_fast.media.mel._torch_power"],
-              "resize": ["mmcl_fast.media.mel.picture"]},
+    "image": {
+        "decode": [
+            "PIL.ImageFile.ImageFile.load",
+            "PIL.WebPImagePlugin.WebPImageFile.load",
+            "mmcl_fast.media.picture._png",
+            "mmcl_fast.media.jpeg.pixels",
+        ],
+        "resize": ["mmcl_fast.media.picture.square", "mmcl_fast.media.picture._shrink"],
+    },
+    "depth": {
+        "decode": ["mmcl_fast.media.depth_files.read_plane"],
+        "resize": ["mmcl_fast.media.depth.fit"],
+        "normalise": ["mmcl_fast.media.depth_files.depth_maps.picture"],
+    },
+    "video": {
+        "open": ["mmcl_fast.media.video.open_av"],
+        "decode": ["mmcl_fast.media.video._Frames.at"],
+        "resize": ["mmcl_fast.media.video._scale"],
+    },
+    "audio": {
+        "decode": ["mmcl_fast.media.audio.read_wave"],
+        "resample": ["mmcl_fast.media.audio.resample"],
+        "mel": ["mmcl_fast.media.mel._native_power", "mmcl_fast.media.mel._torch_power"],
+        "resize": ["mmcl_fast.media.mel.picture"],
+    },
     "text": {},
 }
 READ, NORMALISE = "read", "mmcl_fast.media.decode.normalise"

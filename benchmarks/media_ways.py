@@ -41,7 +41,8 @@ def ours(backend: str) -> Maker:
 
 
 def _drain(batches: object) -> None:
-    for _, data in batches:
+    data = None
+    for _, data in batches:  # noqa: B007
         pass
     if isinstance(data, Tensor) and data.is_cuda:
         torch.cuda.synchronize()
@@ -125,7 +126,7 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
             kernels[rate] = (torch.sinc(time) * window * base / step).float()[:, None]
         padded = F.pad(wave[None, None], (width, width + step))
         out = F.conv1d(padded, kernels[rate], stride=step).transpose(1, 2).reshape(-1)
-        return out[:math.ceil(phases * len(wave) / step)]
+        return out[: math.ceil(phases * len(wave) / step)]
 
     def read(path: Path) -> Tensor:
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
@@ -141,8 +142,15 @@ def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     import soundfile as sf
 
     resample, spectrogram = need("torchaudio.transforms", "Resample"), need("torchaudio.transforms", "MelSpectrogram")
-    mel = spectrogram(spec.sample_rate, spec.n_fft, hop_length=spec.hop, f_min=spec.f_min, f_max=spec.f_max,
-                      n_mels=spec.mels, pad_mode="constant")
+    mel = spectrogram(
+        spec.sample_rate,
+        spec.n_fft,
+        hop_length=spec.hop,
+        f_min=spec.f_min,
+        f_max=spec.f_max,
+        n_mels=spec.mels,
+        pad_mode="constant",
+    )
     resamplers: dict[int, object] = {}
 
     def read(path: Path) -> Tensor:
@@ -158,7 +166,7 @@ def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 def _window(wave: Tensor, spec: VisualSpec) -> Tensor:
     want = round(spec.seconds * spec.sample_rate)
     start = max(0, (len(wave) - want) // 2)
-    wave = wave[start:start + want]
+    wave = wave[start : start + want]
     return F.pad(wave, (0, want - len(wave)))
 
 
@@ -229,15 +237,18 @@ def depth(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def text(spec: Spec, workers: int) -> Callable[[Path], str]:
-    return lambda path: path.read_text(encoding="utf-8").strip()[:spec.max_chars]
+    return lambda path: path.read_text(encoding="utf-8").strip()[: spec.max_chars]
 
 
 # The first one is the way that ratios are told against.
 PLAIN: dict[str, dict[str, Maker]] = {
     "image": {"DataLoader + Pillow": plain(pillow), "DataLoader + torchvision": plain(torchvision)},
     "audio": {"DataLoader + soundfile": plain(soundfile), "DataLoader + torchaudio": plain(torchaudio)},
-    "video": {"DataLoader + PyAV": plain(pyav), "DataLoader + decord": plain(decord),
-              "DataLoader + torchcodec": plain(torchcodec)},
+    "video": {
+        "DataLoader + PyAV": plain(pyav),
+        "DataLoader + decord": plain(decord),
+        "DataLoader + torchcodec": plain(torchcodec),
+    },
     "depth": {"DataLoader + Pillow": plain(depth)},
     "text": {"DataLoader + read_text": plain(text)},
 }

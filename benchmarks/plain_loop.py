@@ -25,8 +25,13 @@ from mmcl_fast.media import Spec
 from mmcl_fast.methods.comm import Comm, CommOptions
 from mmcl_fast.streams import Sample, Stream, Task
 
-READERS = {"image": media_ways.pillow, "audio": media_ways.soundfile, "video": media_ways.pyav,
-           "depth": media_ways.depth, "text": media_ways.text}
+READERS = {
+    "image": media_ways.pillow,
+    "audio": media_ways.soundfile,
+    "video": media_ways.pyav,
+    "depth": media_ways.depth,
+    "text": media_ways.text,
+}
 
 
 class Media(Dataset):
@@ -70,8 +75,15 @@ class PlainComm:
         return Media(samples, [ids[s.label] for s in samples], self.encoder.spec(task.modality), self.workers)
 
     def loader(self, data: Dataset, shuffle: bool = False, generator: torch.Generator | None = None) -> DataLoader:
-        return DataLoader(data, self.options.batch_size, shuffle, generator=generator, num_workers=self.workers,
-                          persistent_workers=self.workers > 0, pin_memory=self.encoder.device.type == "cuda")
+        return DataLoader(
+            data,
+            self.options.batch_size,
+            shuffle,
+            generator=generator,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self.encoder.device.type == "cuda",
+        )
 
     def _each(self, batches: DataLoader) -> Iterator[tuple[Tensor | list[str], Tensor]]:
         for x, _, number in batches:
@@ -149,12 +161,13 @@ class PlainComm:
             self.before = None if first else self._embed(self.sequential, modality)
         self.generator = comm.generator(self.index, 3)
         old = comm.bank.prompts.get(modality)
-        self.prompt = (old if old is not None else start if start is not None
-                       else comm.bank.fresh(modality, self.generator)).clone()
+        self.prompt = (
+            old if old is not None else start if start is not None else comm.bank.fresh(modality, self.generator)
+        ).clone()
 
     def loss(self, z: Tensor, labels: Tensor, number: Tensor) -> Tensor:
         """Cross-entropy over the task's classes and the self-regularisation."""
-        logits = self.encoder.logit_scale * _unit(z) @ self.texts[self.target0:].T
+        logits = self.encoder.logit_scale * _unit(z) @ self.texts[self.target0 :].T
         value = F.cross_entropy(logits, labels - self.target0)
         if self.before is not None:
             value = value + self.options.self_regularisation * (1 - F.cosine_similarity(z, self.before[number])).mean()
@@ -172,8 +185,7 @@ class PlainComm:
             after = self._embed(self.sequential, modality)
             if self.before is not None:
                 shift = float((1 - F.cosine_similarity(self.before, after)).mean())
-                self.prompt = torch.lerp(comm.bank.prompts[modality], self.prompt,
-                                         o.lambda_max / (1 + shift / o.sigma))
+                self.prompt = torch.lerp(comm.bank.prompts[modality], self.prompt, o.lambda_max / (1 + shift / o.sigma))
                 after = self._embed(self.sequential, modality)
         comm.bank.prompts[modality] = self.prompt
         self.prompt = torch.empty(0)
@@ -183,10 +195,19 @@ class PlainComm:
             names, generator = comm.relevance.modalities, comm.generator(self.index, 4)
             comm.realigner.solve(comm.memory, self.texts, names, o.penalty, o.dual_targets)
             comm.realigner.train(
-                comm.memory, self.texts, names,
-                lambda u: comm.relevance(_unit(u[:, self.encoder.dim:])), steps=o.steps,
-                per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay, logit_scale=o.realignment_scale,
-                weighted=o.weighted, generator=generator, advance=lambda n: None)
+                comm.memory,
+                self.texts,
+                names,
+                lambda u: comm.relevance(_unit(u[:, self.encoder.dim :])),
+                steps=o.steps,
+                per_step=o.draws,
+                lr=o.realignment_lr,
+                decay=o.realignment_decay,
+                logit_scale=o.realignment_scale,
+                weighted=o.weighted,
+                generator=generator,
+                advance=lambda n: None,
+            )
 
     def _remember(self, z: Tensor, modality: str) -> None:
         memory, dim = self.comm.memory, self.encoder.dim
@@ -213,14 +234,23 @@ def schedule(adam: torch.optim.Optimizer, steps: int) -> torch.optim.lr_schedule
     """The warmed-up cosine of ``mmcl_fast.methods.prompts.train_prefix``."""
     warm = max(1, steps // 10)
     return torch.optim.lr_scheduler.LambdaLR(
-        adam, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1))))
+        adam, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
+    )
 
 
-def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, workers: int | None = None,
-        two_forward: bool = True) -> dict:
+def run(
+    encoder: Encoder,
+    stream: Stream,
+    options: CommOptions,
+    *,
+    seed: int,
+    workers: int | None = None,
+    two_forward: bool = True,
+) -> dict:
     """Learns the stream and evaluates after every task: seconds and samples of each phase, R."""
-    model = PlainComm(encoder, options, seed=seed, two_forward=two_forward,
-                      workers=os.cpu_count() if workers is None else workers)
+    model = PlainComm(
+        encoder, options, seed=seed, two_forward=two_forward, workers=os.cpu_count() if workers is None else workers
+    )
     later, seen, R, evaluated, spent = [], 0, [[None] * len(stream)], 0, 0.0
     model.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
     started = time.perf_counter()
@@ -253,8 +283,15 @@ def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, wo
             evaluated += len(data)
         spent += time.perf_counter() - before
     total = time.perf_counter() - started
-    return {"seconds": {**model.comm.seconds, "evaluation": spent}, "total": total, "R": R, "last": last(R),
-            "later epochs": sum(later), "trained": seen, "evaluated": evaluated}
+    return {
+        "seconds": {**model.comm.seconds, "evaluation": spent},
+        "total": total,
+        "R": R,
+        "last": last(R),
+        "later epochs": sum(later),
+        "trained": seen,
+        "evaluated": evaluated,
+    }
 
 
 def _wait(encoder: Encoder) -> None:

@@ -20,7 +20,7 @@ class CannotRun(Exception):
     """A rival that is not installed, or does not do the case."""
 
 
-def need(module: str, attribute: str):  # noqa: ANN201
+def need(module: str, attribute: str):
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, OSError) as error:
@@ -102,8 +102,10 @@ def liger_flsce(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], No
     gpu_only(z)
     if z.dtype != torch.bfloat16:
         raise CannotRun("bfloat16 only")
-    for module in ("liger_kernel.ops.cutedsl.fused_linear_softmax_cross_entropy",
-                   "liger_kernel.transformers.functional"):
+    for module in (
+        "liger_kernel.ops.cutedsl.fused_linear_softmax_cross_entropy",
+        "liger_kernel.transformers.functional",
+    ):
         try:
             function = need(module, "liger_fused_linear_softmax_cross_entropy")
         except CannotRun:
@@ -137,9 +139,18 @@ def inf_cl(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
 
 
 LOSS: dict[str, Maker] = {
-    "cpp": ours("cpp"), "triton": ours("triton"), "cuda": ours("cuda"), "two GEMMs": gemms, "eager": eager,
-    "torch.compile": compiled, "F.linear_cross_entropy": torch_linear, "Liger FLCE": liger,
-    "Liger FLSCE": liger_flsce, "QuACK": quack, "CCE exact": cce(False), "CCE filtered": cce(True),
+    "cpp": ours("cpp"),
+    "triton": ours("triton"),
+    "cuda": ours("cuda"),
+    "two GEMMs": gemms,
+    "eager": eager,
+    "torch.compile": compiled,
+    "F.linear_cross_entropy": torch_linear,
+    "Liger FLCE": liger,
+    "Liger FLSCE": liger_flsce,
+    "QuACK": quack,
+    "CCE exact": cce(False),
+    "CCE filtered": cce(True),
     "Inf-CL": inf_cl,
 }
 
@@ -150,8 +161,7 @@ def _ours_realign(name: str, leaves: dict[str, Tensor], de: Tensor) -> Callable[
     return _realign_step(functools.partial(ops.realign, backend=name), leaves, de)
 
 
-def _realign_step(function: Callable[..., Tensor], leaves: dict[str, Tensor], de: Tensor
-                  ) -> Callable[[], None]:
+def _realign_step(function: Callable[..., Tensor], leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
     def run() -> None:
         for x in leaves.values():
             x.grad = None
@@ -176,8 +186,12 @@ def concatenated(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tens
 def realign_runs(leaves: dict[str, Tensor], de: Tensor) -> dict[str, Callable[[], Callable[[], None]]]:
     torch._dynamo.reset()
     made: dict[str, Callable[[], Callable[[], None]]] = {
-        name: functools.partial(_ours_realign, name, leaves, de) for name in ("cpp", "triton", "cuda")}
-    for name, function in (("loop", loop), ("concatenated", concatenated),
-                           ("torch.compile", torch.compile(concatenated, dynamic=False))):
+        name: functools.partial(_ours_realign, name, leaves, de) for name in ("cpp", "triton", "cuda")
+    }
+    for name, function in (
+        ("loop", loop),
+        ("concatenated", concatenated),
+        ("torch.compile", torch.compile(concatenated, dynamic=False)),
+    ):
         made[name] = functools.partial(_realign_step, function, leaves, de)
     return made

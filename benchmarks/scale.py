@@ -20,11 +20,22 @@ from mmcl_fast.methods.comm import CommOptions
 from mmcl_fast.methods.memory import FeatureMemory
 
 WORK = {  # the stream and the model, ViT-B/16 with 4 of its 12 blocks in the head
-    "classes": (1e6, "C"), "samples": (1e9, "N, training"), "tests": (1e7, "test samples"), "tasks": (1e3, "T"),
-    "modalities": (5, "M, equally many tasks each"), "gpus": (64, "W"),
-    "dim": (512, "D"), "query": (1280, "Dq"), "tokens": (197, "of a sample, at the cut"), "width": (768, "of a token"),
+    "classes": (1e6, "C"),
+    "samples": (1e9, "N, training"),
+    "tests": (1e7, "test samples"),
+    "tasks": (1e3, "T"),
+    "modalities": (5, "M, equally many tasks each"),
+    "gpus": (64, "W"),
+    "dim": (512, "D"),
+    "query": (1280, "Dq"),
+    "tokens": (197, "of a sample, at the cut"),
+    "width": (768, "of a token"),
     "trunk_flop": (23.3e9, "8 blocks, a sample, forward: 24 tokens width^2 + 4 tokens^2 width each"),
-    "head_flop": (11.6e9, "4 blocks"), "epochs": (6, ""), "batch": (2048, "global"), "blocks": (4, "J")}
+    "head_flop": (11.6e9, "4 blocks"),
+    "epochs": (6, ""),
+    "batch": (2048, "global"),
+    "blocks": (4, "J"),
+}
 RATES = {  # assumptions until a measurement takes their place
     "decode": (2000, "samples/s a GPU: 16 cores at 125 JPEGs/s"),
     "flops": (240e12, "a GPU in bf16: 30 % of 790e12, which an H200 was measured to reach in plain products"),
@@ -35,64 +46,88 @@ RATES = {  # assumptions until a measurement takes their place
     "memory": (141e9, "bytes of a GPU"),
     "class_seconds": (0.1, "s, mean and covariance of a class of 1,000 samples, and the modality's"),
     "normals": (2e8, "normal numbers/s, drawn on one core"),
-    "checkpoint": (1e9, "bytes/s, written and summed by the first process")}
+    "checkpoint": (1e9, "bytes/s, written and summed by the first process"),
+}
 
 
 def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[list[list[str]], list[list[str]]]:
     """Rows (phase, what grows, hours, share) and rows (what, bytes, bound) of a run with the values ``x``."""
-    wide = x.dim + x.query                                        # D_u
-    per_class = 4 * wide * (options.class_rank + 2)               # FeatureMemory: factor, mean, diagonal
+    wide = x.dim + x.query  # D_u
+    per_class = 4 * wide * (options.class_rank + 2)  # FeatureMemory: factor, mean, diagonal
     token_bytes = 2 * x.tokens * x.width + 4 * x.query
     steps, per_task = x.samples * x.epochs / x.batch, x.samples / x.tasks
     prompt = 4 * x.blocks * 2 * options.prompt_length * x.width
-    seen = x.classes / 2                                          # mean over the run
+    seen = x.classes / 2  # mean over the run
     gram = 8 * (x.query + 1) ** 2
     realign_flop = 3 * options.steps * options.draws * (4 * seen * x.dim + 2 * 2 * x.modalities * wide * options.rank)
-    moment_flop = 2 * seen * (options.class_rank + 1) * wide ** 2
-    again = x.tests * x.tasks / 2 / x.modalities                  # whose prompt changed
+    moment_flop = 2 * seen * (options.class_rank + 1) * wide**2
+    again = x.tests * x.tasks / 2 / x.modalities  # whose prompt changed
     phases = {
         "decode": ("N / W", x.samples / x.decode / x.gpus),
         "trunk": ("N / W", x.samples * x.trunk_flop / x.flops / x.gpus),
         "tokens to the cache": ("N / W", x.samples * token_bytes / x.storage / x.gpus),
-        "relevance": ("N Dq^2 / W + T W Dq^2", 2 * x.samples * x.query ** 2 / x.flops64 / x.gpus
-                      + x.tasks * x.gpus * gram / x.network),
+        "relevance": (
+            "N Dq^2 / W + T W Dq^2",
+            2 * x.samples * x.query**2 / x.flops64 / x.gpus + x.tasks * x.gpus * gram / x.network,
+        ),
         "prompts: products": ("epochs N / W", 3 * x.epochs * x.samples * x.head_flop / x.flops / x.gpus),
         "prompts: tokens from the cache": ("epochs N / W", x.epochs * x.samples * token_bytes / x.storage / x.gpus),
         "prompts: sums of gradients": ("epochs N / batch", steps * (x.latency + 2 * prompt / x.network)),
-        "features before and after": ("3 N / W", 3 * x.samples * (x.head_flop / x.flops + token_bytes / x.storage)
-                                      / x.gpus),
+        "features before and after": (
+            "3 N / W",
+            3 * x.samples * (x.head_flop / x.flops + token_bytes / x.storage) / x.gpus,
+        ),
         "z to all": ("N", 3 * x.samples * 4 * x.dim / x.network),
         "statistics": ("C, in each process", x.classes * x.class_seconds),
-        "drift of old classes": ("T C N_task / W", x.tasks * seen / x.modalities * 2 * per_task * (wide + x.dim) / x.flops
-                                 / x.gpus),
+        "drift of old classes": (
+            "T C N_task / W",
+            x.tasks * seen / x.modalities * 2 * per_task * (wide + x.dim) / x.flops / x.gpus,
+        ),
         "re-alignment: closed form": ("T C D_u^2 / W", x.tasks * moment_flop / x.flops / x.gpus),
-        "re-alignment: pool": ("T C, in each process", x.tasks * seen * (wide + options.class_rank
-                                                                        + options.modality_rank) / x.normals),
+        "re-alignment: pool": (
+            "T C, in each process",
+            x.tasks * seen * (wide + options.class_rank + options.modality_rank) / x.normals,
+        ),
         "re-alignment: steps": ("T steps draws C / W", x.tasks * realign_flop / x.flops / x.gpus),
-        "evaluation: embeddings": ("T N_test / W", 2 * again * (x.head_flop / x.flops + token_bytes / x.storage)
-                                   / x.gpus),
+        "evaluation: embeddings": (
+            "T N_test / W",
+            2 * again * (x.head_flop / x.flops + token_bytes / x.storage) / x.gpus,
+        ),
         "evaluation: scores": ("T N_test C / W", 2 * x.tests * x.tasks / 2 * 2 * seen * x.dim / x.flops / x.gpus),
-        "checkpoints": ("T C", x.tasks * seen * per_class / x.checkpoint)}
+        "checkpoints": ("T C", x.tasks * seen * per_class / x.checkpoint),
+    }
     whole = sum(seconds for _, seconds in phases.values())
-    times = [[name, grows, f"{seconds / 3600:.2f}", f"{100 * seconds / whole:.1f} %"]
-             for name, (grows, seconds) in phases.items()]
+    times = [
+        [name, grows, f"{seconds / 3600:.2f}", f"{100 * seconds / whole:.1f} %"]
+        for name, (grows, seconds) in phases.items()
+    ]
     times.append(["all, one after another", "", f"{whole / 3600:.1f}", f"{whole / 86400:.1f} days"])
     limit = x.memory / per_class / 2
     places = [
         ["statistics of a class", f"{per_class / 1e3:.0f} kB", "every GPU holds all classes"],
-        ["statistics, all classes", f"{x.classes * per_class / 1e9:.0f} GB",
-         f"twice while a task is learned (one that fails is undone): a GPU's memory ends at {limit:,.0f} classes"],
+        [
+            "statistics, all classes",
+            f"{x.classes * per_class / 1e9:.0f} GB",
+            f"twice while a task is learned (one that fails is undone): a GPU's memory ends at {limit:,.0f} classes",
+        ],
         ["a checkpoint", f"{x.classes * per_class / 1e9:.0f} GB", "written by one process after every task"],
         ["class texts", f"{4 * x.classes * x.dim / 1e9:.1f} GB", "every GPU holds all"],
-        ["the pool of drawn features", f"{4 * x.classes * wide / 1e9:.1f} GB",
-         "every GPU draws the same, at least one a class"],
-        ["drawn in a task's re-alignment", f"{options.steps * options.draws:,} features",
-         f"{options.steps * options.draws / x.classes:.2g} a class: steps x draws must grow with C"],
+        [
+            "the pool of drawn features",
+            f"{4 * x.classes * wide / 1e9:.1f} GB",
+            "every GPU draws the same, at least one a class",
+        ],
+        [
+            "drawn in a task's re-alignment",
+            f"{options.steps * options.draws:,} features",
+            f"{options.steps * options.draws / x.classes:.2g} a class: steps x draws must grow with C",
+        ],
         ["u of a task, before and after", f"{2 * 4 * per_task * wide / 1e9:.1f} GB", "every GPU holds all rows"],
         ["tokens of a task", f"{per_task * token_bytes / 1e12:.2f} TB", "one copy in the folder that all share"],
         ["tokens of all tasks", f"{x.samples * token_bytes / 1e12:.0f} TB", "train.cache_gb decides how many stay"],
         ["tokens of all test sets", f"{x.tests * token_bytes / 1e12:.1f} TB", "read again when a prompt changes"],
-        ["samples of a step", f"{x.batch / x.gpus:.0f} a GPU", "the batch of the config is the global one"]]
+        ["samples of a step", f"{x.batch / x.gpus:.0f} a GPU", "the batch of the config is the global one"],
+    ]
     return times, places
 
 
@@ -116,20 +151,28 @@ def measure() -> dict[str, float]:
 
 def text(values: dict[str, float]) -> str:
     """The assumptions and the tables, as Markdown."""
+
     def table(columns: list[str], rows: list[list[str]]) -> str:
         return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows])
 
-    about = [[name, f"{values[name]:g}", note if values[name] == default else "given"]
-             for name, (default, note) in {**WORK, **RATES}.items()]
+    about = [
+        [name, f"{values[name]:g}", note if values[name] == default else "given"]
+        for name, (default, note) in {**WORK, **RATES}.items()
+    ]
     times, places = estimate(SimpleNamespace(**values))
-    return "\n\n".join([table(["name", "value", "what it is"], about),
-                        table(["phase", "grows with", "hours", "share"], times),
-                        table(["what", "size", "where it lies, where it ends"], places)])
+    return "\n\n".join(
+        [
+            table(["name", "value", "what it is"], about),
+            table(["phase", "grows with", "hours", "share"], times),
+            table(["what", "size", "where it lies, where it ends"], places),
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rates", type=Path, help="a JSON object of values by name, as --measure writes")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--measure", type=Path, metavar="FILE", help="measure here, write FILE")

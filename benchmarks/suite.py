@@ -23,16 +23,35 @@ def processor() -> str:
 
 
 def about(machine: str, **more: object) -> dict:
-    return {"machine": machine, "processor": processor(), **more, "date": datetime.date.today().isoformat(),
-            "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "machine": machine,
+        "processor": processor(),
+        **more,
+        "date": datetime.date.today().isoformat(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def run(file: str, select: str) -> tuple[int, list[dict]]:
     """Runs ``benchmarks/<file>``; pytest's exit code and each case's ``extra_info``, none where it did not start."""
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "benchmark.json"
-        code = pytest.main([str(HERE / file), "-q", "-p", "no:cacheprovider", "-o", "addopts=", "--benchmark-only",
-                            "--benchmark-columns=median", f"--benchmark-json={kept}", "-k", select])
+        code = pytest.main(
+            [
+                str(HERE / file),
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "addopts=",
+                "--benchmark-only",
+                "--benchmark-columns=median",
+                f"--benchmark-json={kept}",
+                "-k",
+                select,
+            ]
+        )
         results = json.loads(kept.read_text())["benchmarks"] if kept.is_file() else []
     return int(code), [b["extra_info"] for b in results]
 
@@ -44,8 +63,9 @@ def named(asked: str | None, machine: str) -> str:
     return next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
 
 
-def keep(name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]],
-         notes: Sequence[str] = ()) -> str:
+def keep(
+    name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]], notes: Sequence[str] = ()
+) -> str:
     """Writes ``results/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text."""
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
     text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines, *(f"\n{note}" for note in notes)])

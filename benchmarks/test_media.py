@@ -70,9 +70,14 @@ def measure(makers: dict, paths: list[Path], spec, workers: int, batch: int, sec
     for name, wall in walls.items():
         rates = sorted(len(paths) / w for w in wall)
         median = statistics.median(rates)
-        rows[name] = {"rate": median, "q10": rates[len(rates) // 10], "q90": rates[len(rates) * 9 // 10],
-                      "rounds": len(rates), "cpu_ms": 1e3 * busy[name] / len(wall) / len(paths),
-                      "cpu_share": busy[name] / sum(wall) / CORES}
+        rows[name] = {
+            "rate": median,
+            "q10": rates[len(rates) // 10],
+            "q90": rates[len(rates) * 9 // 10],
+            "rounds": len(rates),
+            "cpu_ms": 1e3 * busy[name] / len(wall) / len(paths),
+            "cpu_share": busy[name] / sum(wall) / CORES,
+        }
     for name in walls:
         if usual:
             rows[name]["ratio"] = rows[name]["rate"] / rows[usual]["rate"]
@@ -103,5 +108,11 @@ def test_media(benchmark, folder, case, workers):
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         rows = benchmark.pedantic(lambda: pool.submit(apart, case.name, folder, workers).result(), rounds=1)
     size = statistics.mean(path.stat().st_size for path in paths)
-    benchmark.extra_info |= {"case": case.name, "modality": case.modality, "threads": max(1, workers),
-                             "items": len(case.epoch(paths, workers)), "kilobytes": size / 1000, "rows": rows}
+    benchmark.extra_info |= {
+        "case": case.name,
+        "modality": case.modality,
+        "threads": max(1, workers),
+        "items": len(case.epoch(paths, workers)),
+        "kilobytes": size / 1000,
+        "rows": rows,
+    }

@@ -43,9 +43,11 @@ def measure(makers: dict, device: str, ours: str, flops: float) -> dict[str, dic
     timed = harness.interleaved(runs, device, SECONDS)
     floor = timed.get("two GEMMs", {}).get("median")
     for name, time in timed.items():
-        rows[name] = time | {"tflops": flops / time["median"] / 1e9,
-                             "ratio": time["median"] / timed[ours]["median"],
-                             "peak_mb": harness.peak_memory(runs[name], device) / 2**20}
+        rows[name] = time | {
+            "tflops": flops / time["median"] / 1e9,
+            "ratio": time["median"] / timed[ours]["median"],
+            "peak_mb": harness.peak_memory(runs[name], device) / 2**20,
+        }
         if floor:
             rows[name]["floor_share"] = floor / time["median"]
         if device == "cuda" and (replay := harness.graphed(runs[name])):
@@ -59,8 +61,15 @@ def test_alignment_loss(benchmark, case, device, dtype):
     ours = ops.choice.choose("alignment_loss", inputs[0], case.c, None)
     makers = {name: (lambda make=make: make(*inputs)) for name, make in rivals.LOSS.items()}
     rows = measure(makers, device, ours, case.flops)
-    benchmark.extra_info |= {"op": "alignment_loss", "case": case.name, "size": case.c, "device": device,
-                             "dtype": label(dtype), "ours": ours, "rows": rows}
+    benchmark.extra_info |= {
+        "op": "alignment_loss",
+        "case": case.name,
+        "size": case.c,
+        "device": device,
+        "dtype": label(dtype),
+        "ours": ours,
+        "rows": rows,
+    }
     benchmark.pedantic(makers[ours](), rounds=3, warmup_rounds=1)
 
 
@@ -73,6 +82,13 @@ def test_realign(benchmark, case, device, dtype):
     for row in rows.values():
         if "median" in row:
             row["gbs"] = case.bytes(de.element_size()) / row["median"] / 1e6
-    benchmark.extra_info |= {"op": "realign", "case": case.name, "size": case.m * case.r, "device": device,
-                             "dtype": label(dtype), "ours": ours, "rows": rows}
+    benchmark.extra_info |= {
+        "op": "realign",
+        "case": case.name,
+        "size": case.m * case.r,
+        "device": device,
+        "dtype": label(dtype),
+        "ours": ours,
+        "rows": rows,
+    }
     benchmark.pedantic(makers[ours](), rounds=3, warmup_rounds=1)

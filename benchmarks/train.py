@@ -28,11 +28,33 @@ from benchmarks import suite, train_checkpoints, train_data, train_scale
 from benchmarks.train_rows import MORE, PHASES, ROWS, plain
 from mmcl_fast.streams import Stream
 
-COLUMNS = ["encoder", "row", "last, %", "run, s", "times ours", "later epochs, samples/s", "ours is faster by",
-           "peak memory, MB"]
-GROWTH = ["tasks", "classes", "learn, s", "of it re-alignment", "statistics, s", "the rest, s", "evaluate all tasks, s",
-          "checkpoint, s", "test samples", "embedded anew (in 32s)", "bytes per class", "statistics, MB",
-          "test tokens, MB", "checkpoint, MB", "resident, MB"]
+COLUMNS = [
+    "encoder",
+    "row",
+    "last, %",
+    "run, s",
+    "times ours",
+    "later epochs, samples/s",
+    "ours is faster by",
+    "peak memory, MB",
+]
+GROWTH = [
+    "tasks",
+    "classes",
+    "learn, s",
+    "of it re-alignment",
+    "statistics, s",
+    "the rest, s",
+    "evaluate all tasks, s",
+    "checkpoint, s",
+    "test samples",
+    "embedded anew (in 32s)",
+    "bytes per class",
+    "statistics, MB",
+    "test tokens, MB",
+    "checkpoint, MB",
+    "resident, MB",
+]
 
 
 def make_stream(data: str, classes_per_task: int, seed: int) -> Stream:
@@ -57,8 +79,14 @@ def memory(process: int) -> int:
 def watched(module: str, asked: dict, environment: dict[str, str]) -> dict:
     """What ``python -m module ASKED`` prints, and its peak memory; the reason where it prints no JSON."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = subprocess.Popen([sys.executable, "-m", module, json.dumps(asked)], stdout=out, stderr=err, text=True,
-                                   cwd=suite.HERE.parent, env=os.environ | environment)
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, json.dumps(asked)],
+            stdout=out,
+            stderr=err,
+            text=True,
+            cwd=suite.HERE.parent,
+            env=os.environ | environment,
+        )
         peak = 0
         try:
             while process.poll() is None:
@@ -81,13 +109,19 @@ def compare(encoder: str, shown: str, rows: Sequence[str], asked: dict, seeds: S
             if any("why" in run for run in result["runs"]):
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                result["runs"].append(watched(
-                    "benchmarks.train_rows",
-                    {**asked, "row": result["row"], "encoder": encoder, "seed": seed, "folder": folder},
-                    {"MMCL_FAST_BACKEND": "reference"} if plain(result["row"]) else {}))
+                result["runs"].append(
+                    watched(
+                        "benchmarks.train_rows",
+                        {**asked, "row": result["row"], "encoder": encoder, "seed": seed, "folder": folder},
+                        {"MMCL_FAST_BACKEND": "reference"} if plain(result["row"]) else {},
+                    )
+                )
             last = result["runs"][-1]
-            print(f"{shown}, seed {seed}, {result['row']}: "
-                  f"{last.get('why') or '%.1f s, %.1f %%' % (last['total'], last['last'])}", flush=True)
+            print(
+                f"{shown}, seed {seed}, {result['row']}: "
+                f"{last.get('why') or '{:.1f} s, {:.1f} %'.format(last['total'], last['last'])}",
+                flush=True,
+            )
     return results
 
 
@@ -116,23 +150,46 @@ def lines(results: list[dict], epochs: int) -> list[list[str]]:
         slower = f"{statistics.median(r['total'] / o['total'] for r, o in pairs):.2f}" if pairs else ""
         faster = f"{statistics.median(rate(o, epochs) / rate(r, epochs) for r, o in pairs):.2f}" if pairs else ""
         peak = max(run.get("peak device MB", run["peak MB"]) for run in runs)
-        table.append([*head, spread([run["last"] for run in runs], 1), spread([run["total"] for run in runs], 1),
-                      slower, spread([rate(run, epochs) for run in runs], 0), faster, f"{peak:.0f}"])
+        table.append(
+            [
+                *head,
+                spread([run["last"] for run in runs], 1),
+                spread([run["total"] for run in runs], 1),
+                slower,
+                spread([rate(run, epochs) for run in runs], 0),
+                faster,
+                f"{peak:.0f}",
+            ]
+        )
     return table
 
 
 def phases(results: list[dict], epochs: int) -> tuple[list[str], list[list[str]]]:
     """Samples per second in each phase, means over the seeds; seconds for re-alignment, which has no samples."""
-    columns = ["encoder", "row", "decode alone", "trunk alone", "first pass", "relevance", "prompts, all epochs",
-               "features", "statistics", "re-alignment, s", "bookkeeping", "evaluation"]
+    columns = [
+        "encoder",
+        "row",
+        "decode alone",
+        "trunk alone",
+        "first pass",
+        "relevance",
+        "prompts, all epochs",
+        "features",
+        "statistics",
+        "re-alignment, s",
+        "bookkeeping",
+        "evaluation",
+    ]
     times = {"prompts": epochs}
     table = []
     for result in results:
         runs = [run for run in result["runs"] if "why" not in run]
         if not runs:
             continue
-        cells = [f"{statistics.mean(run['alone'][n] for run in runs):.0f}" if "alone" in runs[0] else "" for n in
-                 ("decode", "trunk")]
+        cells = [
+            f"{statistics.mean(run['alone'][n] for run in runs):.0f}" if "alone" in runs[0] else ""
+            for n in ("decode", "trunk")
+        ]
         for phase in PHASES:
             seconds = statistics.mean(run["seconds"].get(phase, 0.0) for run in runs)
             samples = runs[0]["evaluated" if phase == "evaluation" else "trained"] * times.get(phase, 1)
@@ -146,12 +203,22 @@ def growth_lines(rows: list[dict]) -> list[list[str]]:
     """Columns as in GROWTH."""
     table = []
     for r in rows:
-        seconds = [f"{r[name]:.3f}" for name in ("learn", "re-alignment", "statistics", "the rest", "evaluation",
-                                              "checkpoint")]
+        seconds = [
+            f"{r[name]:.3f}" for name in ("learn", "re-alignment", "statistics", "the rest", "evaluation", "checkpoint")
+        ]
         sizes = [f"{r[name]:.2f}" for name in ("statistics MB", "test tokens MB", "checkpoint MB")]
-        table.append([str(r["tasks"]), f"{r['classes']}{'' if r['fresh'] else ' (the same in each task)'}", *seconds,
-                      str(r["test samples"]), f"{r['embedded']:.0f}", f"{r['bytes per class']:.0f}", *sizes,
-                      f"{r['resident MB']:.1f}"])
+        table.append(
+            [
+                str(r["tasks"]),
+                f"{r['classes']}{'' if r['fresh'] else ' (the same in each task)'}",
+                *seconds,
+                str(r["test samples"]),
+                f"{r['embedded']:.0f}",
+                f"{r['bytes per class']:.0f}",
+                *sizes,
+                f"{r['resident MB']:.1f}",
+            ]
+        )
     return table
 
 
@@ -166,7 +233,7 @@ def pick(parts: str) -> list[str]:
     """Rows by their names or parts of them, separated by a semicolon; for none all but MORE."""
     if not parts:
         return [row for row in ROWS if row not in MORE]
-    return [row for row in ROWS if any(part == row or part not in ROWS and part in row for part in parts.split(";"))]
+    return [row for row in ROWS if any(part == row or (part not in ROWS and part in row) for part in parts.split(";"))]
 
 
 def markdown(columns: list[str], table: list[list[str]]) -> str:
@@ -174,8 +241,9 @@ def markdown(columns: list[str], table: list[list[str]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", help="name under benchmarks/results, default train-<machine>-<date>")
     parser.add_argument("--data", default="", help="a folder stream, or 'demo'; default: media written from a seed")
     parser.add_argument("--encoder", default="", help="embedded, a size of train_data.SIZES, or a model; several: a,b")
@@ -207,22 +275,37 @@ def main() -> int:
                     results += compare(made, name, rows, asked, chosen.seeds)
                     if "ours" in rows:
                         wanted = {**asked, "encoder": made, "every": 5 if chosen.quick else train_checkpoints.EVERY}
-                        costs.append({"encoder": name, "row": "checkpoints inside a task",
-                                      **watched("benchmarks.train_checkpoints", wanted, {})})
+                        costs.append(
+                            {
+                                "encoder": name,
+                                "row": "checkpoints inside a task",
+                                **watched("benchmarks.train_checkpoints", wanted, {}),
+                            }
+                        )
             if not chosen.devices:
                 columns, table = phases(results, options["epochs"])
                 parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
                 parts += [[train_checkpoints.COLUMNS, train_checkpoints.lines(costs)]] if costs else []
     if chosen.growth != "no" and not chosen.devices:
-        grown = watched("benchmarks.train_growth",
-                        {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 16, "test": 2},
-                        {"OMP_NUM_THREADS": "1"})
+        grown = watched(
+            "benchmarks.train_growth",
+            {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 16, "test": 2},
+            {"OMP_NUM_THREADS": "1"},
+        )
         parts.append([GROWTH, growth_lines(grown["rows"])] if "rows" in grown else [["growth"], [[grown["why"]]]])
-    machine = torch.cuda.get_device_name().replace("NVIDIA ", "") if device == "cuda" else \
-        f"cpu-{torch.get_num_threads()}-threads"
-    facts = suite.about(f"train-{'scale-' if chosen.devices else ''}{machine}", cores=os.cpu_count(),
-                        seeds=[0] if chosen.devices else chosen.seeds, options=options, media=chosen.data or
-                        "written from a seed", sizes="quick" if chosen.quick else size)
+    machine = (
+        torch.cuda.get_device_name().replace("NVIDIA ", "")
+        if device == "cuda"
+        else f"cpu-{torch.get_num_threads()}-threads"
+    )
+    facts = suite.about(
+        f"train-{'scale-' if chosen.devices else ''}{machine}",
+        cores=os.cpu_count(),
+        seeds=[0] if chosen.devices else chosen.seeds,
+        options=options,
+        media=chosen.data or "written from a seed",
+        sizes="quick" if chosen.quick else size,
+    )
     name = suite.named(chosen.out, facts["machine"])
     text = suite.keep(name, facts, [*results, *costs, *([grown] if grown else [])], *parts[0])
     print(text)

@@ -33,8 +33,14 @@ def _avalanche() -> tuple[Any, ...]:
         from avalanche.training.templates import SupervisedTemplate
     except (ImportError, OSError, RuntimeError, AttributeError) as error:  # the last ones: a broken torchvision
         raise CannotRun(f"avalanche does not import: {str(error).splitlines()[0]}") from error
-    return (benchmark_from_datasets, AvalancheDataset, SupervisedPlugin, accuracy_metrics, EvaluationPlugin,
-            SupervisedTemplate)
+    return (
+        benchmark_from_datasets,
+        AvalancheDataset,
+        SupervisedPlugin,
+        accuracy_metrics,
+        EvaluationPlugin,
+        SupervisedTemplate,
+    )
 
 
 class Model(nn.Module):
@@ -94,9 +100,15 @@ def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, wo
             return plain.loss(self.mb_output, self.mb_y, self.mbatch[2])
 
     strategy = Strategy(
-        model=model, optimizer=torch.optim.Adam(model.parameters(), options.lr), train_mb_size=options.batch_size,
-        train_epochs=options.epochs, eval_mb_size=options.batch_size, device=encoder.device, plugins=[Method()],
-        evaluator=evaluation(accuracies(experience=True), loggers=[]))
+        model=model,
+        optimizer=torch.optim.Adam(model.parameters(), options.lr),
+        train_mb_size=options.batch_size,
+        train_epochs=options.epochs,
+        eval_mb_size=options.batch_size,
+        device=encoder.device,
+        plugins=[Method()],
+        evaluator=evaluation(accuracies(experience=True), loggers=[]),
+    )
     R, epochs, later, trained, evaluated, spent, tests = [[None] * len(stream)], [], [], 0, 0, 0.0, []
     plain.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
     started = time.perf_counter()
@@ -106,8 +118,9 @@ def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, wo
         tests.append(dataset([plain.media(task, "test")]))
         made = build(train=[dataset([plain.sequential.dataset])], test=tests)
         with plain.comm.phase("prompts"):
-            strategy.train(made.streams["train"][0], eval_streams=[], num_workers=workers,
-                           persistent_workers=workers > 0)
+            strategy.train(
+                made.streams["train"][0], eval_streams=[], num_workers=workers, persistent_workers=workers > 0
+            )
         later += epochs[1:]
         epochs.clear()
         plain.prompt = model.prompt.detach().clone()
@@ -115,10 +128,21 @@ def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, wo
         trained += len(task.train)
         before = time.perf_counter()
         found = strategy.eval(made.streams["test"], num_workers=workers)
-        R.append([100 * found[f"Top1_Acc_Exp/eval_phase/test_stream/Exp{i:03d}"] if i <= task.index else None
-                  for i in range(len(stream))])
+        R.append(
+            [
+                100 * found[f"Top1_Acc_Exp/eval_phase/test_stream/Exp{i:03d}"] if i <= task.index else None
+                for i in range(len(stream))
+            ]
+        )
         evaluated += sum(len(known.test) for known in stream.seen)
         spent += time.perf_counter() - before
     total = time.perf_counter() - started
-    return {"seconds": {**plain.comm.seconds, "evaluation": spent}, "total": total, "R": R, "last": last(R),
-            "later epochs": sum(later), "trained": trained, "evaluated": evaluated}
+    return {
+        "seconds": {**plain.comm.seconds, "evaluation": spent},
+        "total": total,
+        "R": R,
+        "last": last(R),
+        "later epochs": sum(later),
+        "trained": trained,
+        "evaluated": evaluated,
+    }

@@ -14,18 +14,26 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mmcl_fast.schema import TrainSection
 from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.journal import Journal
 from mmcl_fast.methods.steps import State
+from mmcl_fast.schema import TrainSection
 from mmcl_fast.streams import Stream
 
 EVERY = TrainSection.model_fields["checkpoint_every"].default
 PAIRS = 5
-COLUMNS = ["encoder", "steps between checkpoints inside a task", "checkpoints", "MB each", "two tasks without, s",
-           "with, s", "they cost", "their own time, % of a task"]
+COLUMNS = [
+    "encoder",
+    "steps between checkpoints inside a task",
+    "checkpoints",
+    "MB each",
+    "two tasks without, s",
+    "with, s",
+    "they cost",
+    "their own time, % of a task",
+]
 
 
 class Timed(Journal):
@@ -47,8 +55,9 @@ def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every
         pair = []
         for kept in (False, True) if number % 2 else (True, False):
             with tempfile.TemporaryDirectory(dir=folder) as run:
-                learner = Learner(encoder, "comm", options=options, device=str(encoder.device),
-                                  cache_dir=folder / "cache")
+                learner = Learner(
+                    encoder, "comm", options=options, device=str(encoder.device), cache_dir=folder / "cache"
+                )
                 journal = Timed(Path(run), every=every)
                 if kept:
                     learner.journal, count = journal, 0
@@ -79,10 +88,17 @@ def lines(results: Sequence[dict]) -> list[list[str]]:
         cost = [100 * (kept / bare - 1) for bare, kept in result["pairs"]]
         own = [100 * writing / kept for writing, (_, kept) in zip(result["writing"], result["pairs"])]
         medians = [f"{statistics.median(column):.2f}" for column in zip(*result["pairs"])]
-        table.append([result["encoder"], str(result["every"]), str(result["checkpoints"]),
-                      f"{result['bytes'] / 1e6:.2f}", *medians,
-                      f"{statistics.median(cost):.1f} % ({min(cost):.1f} to {max(cost):.1f})",
-                      f"{statistics.median(own):.1f}"])
+        table.append(
+            [
+                result["encoder"],
+                str(result["every"]),
+                str(result["checkpoints"]),
+                f"{result['bytes'] / 1e6:.2f}",
+                *medians,
+                f"{statistics.median(cost):.1f} % ({min(cost):.1f} to {max(cost):.1f})",
+                f"{statistics.median(own):.1f}",
+            ]
+        )
     return table
 
 

@@ -44,7 +44,7 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
             for i in range(count):
                 stripes = _stripes(height, width, turn + rng.normal(0, 0.1), pitch * rng.uniform(0.9, 1.1))
                 shifted = np.roll(behind[rng.integers(len(behind))], rng.integers(height, size=2), (0, 1))
-                mixed = shifted[:, ::rng.choice((-1, 1))] + rng.uniform(2, 60) * stripes[..., None] * colour
+                mixed = shifted[:, :: rng.choice((-1, 1))] + rng.uniform(2, 60) * stripes[..., None] * colour
                 Image.fromarray(mixed.clip(0, 255).astype(np.uint8)).save(pictures / f"{i}.jpg", quality=85)
                 wave = _chord(rng, chord, RATE, 5.0 if small else rng.uniform(5, 7))
                 soundfile.write(sounds / f"{i}.wav", wave, RATE)
@@ -76,19 +76,43 @@ def write_clip(folder: Path, size: str) -> Path:
     end = len(names) - 1
 
     def tower(width: int, layers: int, heads: int) -> dict[str, int]:
-        return {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
-                "num_attention_heads": heads}
+        return {
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+        }
 
     vocab = {name: i for i, name in enumerate(names)}
     CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = CLIPModel(CLIPConfig(
-            projection_dim=dim, vision_config={**tower(*vision), "image_size": pixels, "patch_size": patch},
-            text_config={**tower(*text), "max_position_embeddings": 77, "vocab_size": len(names),
-                         "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}))
+        model = CLIPModel(
+            CLIPConfig(
+                projection_dim=dim,
+                vision_config={**tower(*vision), "image_size": pixels, "patch_size": patch},
+                text_config={
+                    **tower(*text),
+                    "max_position_embeddings": 77,
+                    "vocab_size": len(names),
+                    "bos_token_id": end - 1,
+                    "eos_token_id": end,
+                    "pad_token_id": end,
+                },
+            )
+        )
     model.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({
-        "image_processor_type": "CLIPImageProcessor", "size": {"height": pixels, "width": pixels}, "resample": 2,
-        "do_center_crop": False, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {
+                "image_processor_type": "CLIPImageProcessor",
+                "size": {"height": pixels, "width": pixels},
+                "resample": 2,
+                "do_center_crop": False,
+                "do_normalize": True,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+            }
+        )
+    )
     return folder

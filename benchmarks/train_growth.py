@@ -105,11 +105,21 @@ def task(index: int, *, fresh: bool, train: int, test: int) -> Task:
     modality = MODALITIES[index % len(MODALITIES)]
     first = PER_TASK * index if fresh else PER_TASK * (index % len(MODALITIES)) // len(MODALITIES)
     names = [f"class {first + i}" for i in range(PER_TASK if fresh else PER_TASK // len(MODALITIES))]
-    samples = [Sample(modality, name, None, "", split, f"{index} {split} {name} {i}")
-               for split, count in (("train", train), ("test", test)) for name in names
-               for i in range(count * PER_TASK // len(names))]
-    return Task(index, f"task-{index}", modality, tuple(names), tuple((modality, n) for n in names), tuple(names),
-                tuple(samples))
+    samples = [
+        Sample(modality, name, None, "", split, f"{index} {split} {name} {i}")
+        for split, count in (("train", train), ("test", test))
+        for name in names
+        for i in range(count * PER_TASK // len(names))
+    ]
+    return Task(
+        index,
+        f"task-{index}",
+        modality,
+        tuple(names),
+        tuple((modality, n) for n in names),
+        tuple(names),
+        tuple(samples),
+    )
 
 
 @contextmanager
@@ -166,8 +176,16 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
             spent[-1] |= {"evaluation": CLOCK() - begun, "embedded": encoder.embedded - before}
         if index + 1 in tasks:
             last = sorted(spent[-3:], key=lambda s: s["learn"])
-            rows.append({"tasks": index + 1, "classes": len(learner.classes), "fresh": fresh,
-                         "test samples": sum(result.counts), **last[len(last) // 2], **_sizes(learner)})
+            rows.append(
+                {
+                    "tasks": index + 1,
+                    "classes": len(learner.classes),
+                    "fresh": fresh,
+                    "test samples": sum(result.counts),
+                    **last[len(last) // 2],
+                    **_sizes(learner),
+                }
+            )
     return rows
 
 
@@ -180,9 +198,14 @@ def _sizes(learner: Learner) -> dict[str, float]:
         seconds = CLOCK() - begun
         disk = sum(f.stat().st_size for f in (Path(folder) / "saved").iterdir())
     del tensors
-    return {"checkpoint": seconds, "bytes per class": kept / len(learner.classes), "statistics MB": kept / 1e6,
-            "test tokens MB": sum(t.nbytes for t in learner.cache.kept.values()) / 1e6,
-            "checkpoint MB": disk / 1e6, "resident MB": resident()}
+    return {
+        "checkpoint": seconds,
+        "bytes per class": kept / len(learner.classes),
+        "statistics MB": kept / 1e6,
+        "test tokens MB": sum(t.nbytes for t in learner.cache.kept.values()) / 1e6,
+        "checkpoint MB": disk / 1e6,
+        "resident MB": resident(),
+    }
 
 
 def main() -> None:

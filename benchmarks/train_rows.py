@@ -36,8 +36,9 @@ class SecondForward(Tokens):
         samples, spec: from the files, as in L2P; None: from the cached tokens, the head only.
     """
 
-    def __init__(self, inner: Tokens, encoder: Encoder, modality: str, samples: Sequence[Sample] | None, spec: Spec,
-                 workers: int):
+    def __init__(
+        self, inner: Tokens, encoder: Encoder, modality: str, samples: Sequence[Sample] | None, spec: Spec, workers: int
+    ):
         self.inner, self.encoder, self.modality = inner, encoder, modality
         self.samples, self.spec, self.workers = samples, spec, workers
 
@@ -73,12 +74,22 @@ class SecondForwardCache:
 
     def tokens(self, encoder: Encoder, samples: Sequence[Sample], **options: Any) -> Tokens:
         inner, modality = self.cache.tokens(encoder, samples, **options), samples[0].modality
-        return SecondForward(inner, encoder, modality, samples if self.files else None, encoder.spec(modality),
-                             self.cache.workers)
+        return SecondForward(
+            inner, encoder, modality, samples if self.files else None, encoder.spec(modality), self.cache.workers
+        )
 
 
-def ours(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, cache: str = "on", query: str = "trunk",
-         folder: Path, measure: bool = False) -> dict:
+def ours(
+    encoder: Encoder,
+    stream: Stream,
+    options: CommOptions,
+    *,
+    seed: int,
+    cache: str = "on",
+    query: str = "trunk",
+    folder: Path,
+    measure: bool = False,
+) -> dict:
     """``mmcl_fast.Learner``, its trunk cache empty at the start.
 
     Args:
@@ -87,8 +98,9 @@ def ours(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, c
         measure: also time decoding and the trunk alone.
     """
     workers = os.cpu_count()
-    learner = Learner(encoder, "comm", options=vars(options), seed=seed, device=str(encoder.device), cache_dir=folder,
-                      workers=workers)
+    learner = Learner(
+        encoder, "comm", options=vars(options), seed=seed, device=str(encoder.device), cache_dir=folder, workers=workers
+    )
     if cache == "off":
         learner.cache = TrunkCache(None, budget_gb=0, memory=0, workers=workers)
     elif query != "trunk":
@@ -111,8 +123,15 @@ def ours(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, c
         trained, evaluated = trained + len(task.train), evaluated + sum(result.counts)
     total = time.perf_counter() - started
     epochs = options.epochs
-    row = {"seconds": seconds, "total": total, "R": R, "last": last(R), "trained": trained, "evaluated": evaluated,
-           "later epochs": seconds["prompts"] * (epochs - 1) / epochs}
+    row = {
+        "seconds": seconds,
+        "total": total,
+        "R": R,
+        "last": last(R),
+        "trained": trained,
+        "evaluated": evaluated,
+        "later epochs": seconds["prompts"] * (epochs - 1) / epochs,
+    }
     return row | ({"alone": _alone(encoder, stream, workers)} if measure else {})
 
 
@@ -122,8 +141,9 @@ def _alone(encoder: Encoder, stream: Stream, workers: int) -> dict[str, float]:
     for modality in stream.modalities:
         samples = next(t for t in stream.tasks if t.modality == modality).train
         begun = time.perf_counter()
-        decoded = [batch for _, batch in loader(samples, encoder.spec(modality), encoder.device, workers=workers,
-                                                batch_size=8)]
+        decoded = [
+            batch for _, batch in loader(samples, encoder.spec(modality), encoder.device, workers=workers, batch_size=8)
+        ]
         _wait(encoder)
         seconds["decode"] += time.perf_counter() - begun
         begun = time.perf_counter()
@@ -143,16 +163,20 @@ def _wait(encoder: Encoder) -> None:
 ROWS: dict[str, Callable[..., dict]] = {
     "ours": lambda *a, **k: ours(*a, **k, measure=True),
     "ours, second forward of the head for the query": lambda *a, **k: ours(*a, **k, query="head"),
-    "ours, re-alignment through torch.compile":
-        lambda encoder, stream, options, **k: ours(encoder, stream, replace(options, compiled=True), **k),
+    "ours, re-alignment through torch.compile": lambda encoder, stream, options, **k: ours(
+        encoder, stream, replace(options, compiled=True), **k
+    ),
     "ours, cache off": lambda *a, **k: ours(*a, **k, cache="off"),
     "ours, two-forward query from the files, as L2P": lambda *a, **k: ours(*a, **k, query="files"),
     "plain PyTorch loop, one forward": lambda *a, folder, **k: plain_loop.run(*a, **k, two_forward=False),
     "plain PyTorch loop, two-forward query": lambda *a, folder, **k: plain_loop.run(*a, **k),
     "Avalanche's loop, two-forward query": lambda *a, folder, **k: train_avalanche.run(*a, **k),
 }
-MORE = ("ours, second forward of the head for the query", "ours, re-alignment through torch.compile",
-        "plain PyTorch loop, one forward")  # run when asked for
+MORE = (
+    "ours, second forward of the head for the query",
+    "ours, re-alignment through torch.compile",
+    "plain PyTorch loop, one forward",
+)  # run when asked for
 
 
 def plain(row: str) -> bool:
@@ -171,8 +195,13 @@ def main() -> None:
         encoder = load_encoder(asked.encoder, device=asked.device, precision="fp32" if full else "auto")
         if encoder.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        out = ROWS[asked.row](encoder, make_stream(asked.data, asked.classes_per_task, asked.seed),
-                              CommOptions(**asked.options), seed=asked.seed, folder=Path(asked.folder))
+        out = ROWS[asked.row](
+            encoder,
+            make_stream(asked.data, asked.classes_per_task, asked.seed),
+            CommOptions(**asked.options),
+            seed=asked.seed,
+            folder=Path(asked.folder),
+        )
         if encoder.device.type == "cuda":
             out["peak device MB"] = torch.cuda.max_memory_allocated() / 1e6
     except (CannotRun, EncoderError) as error:

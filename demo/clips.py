@@ -1,4 +1,5 @@
 """Cutting notes and writing sounds and videos so that the same input gives the same bytes."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,15 +16,15 @@ def load_note(path: Path, rate: int) -> np.ndarray:
     wave = resample_poly(wave.mean(1), rate, sr)
     peak = np.abs(wave).max()
     onset = int(np.argmax(np.abs(wave) > 0.02 * peak))
-    return (0.9 / peak * wave[max(0, onset - rate // 100):]).astype(np.float32)
+    return (0.9 / peak * wave[max(0, onset - rate // 100) :]).astype(np.float32)
 
 
 def windows(wave: np.ndarray, rate: int, many: int, seconds: float) -> list[np.ndarray]:
     """At most ``many`` windows of ``seconds``, 0.5 s apart, as long as the note still sounds."""
     size, out = int(seconds * rate), []
     for k in range(many):
-        part = wave[int(k * 0.5 * rate):][:size]
-        if k and (len(part) < size // 2 or np.sqrt(np.mean(part ** 2)) < 0.02):
+        part = wave[int(k * 0.5 * rate) :][:size]
+        if k and (len(part) < size // 2 or np.sqrt(np.mean(part**2)) < 0.02):
             break
         part = part.copy()
         fade = min(len(part), rate // 50)
@@ -36,15 +37,15 @@ def set_ogg_serial(data: bytes, serial: int) -> bytes:
     """Replace an Ogg file's random stream serial and renew its pages' checksums (RFC 3533, section 6)."""
     out, at = bytearray(data), 0
     while at < len(out):
-        end = at + 27 + out[at + 26] + sum(out[at + 27:at + 27 + out[at + 26]])
-        out[at + 14:at + 18] = serial.to_bytes(4, "little")
-        out[at + 22:at + 26] = bytes(4)
+        end = at + 27 + out[at + 26] + sum(out[at + 27 : at + 27 + out[at + 26]])
+        out[at + 14 : at + 18] = serial.to_bytes(4, "little")
+        out[at + 22 : at + 26] = bytes(4)
         crc = 0
         for byte in out[at:end]:
             crc ^= byte << 24
             for _ in range(8):
                 crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
-        out[at + 22:at + 26] = crc.to_bytes(4, "little")
+        out[at + 22 : at + 26] = crc.to_bytes(4, "little")
         at = end
     return bytes(out)
 
@@ -62,15 +63,20 @@ def write_audio(path: Path, wave: np.ndarray, rate: int) -> None:
         path.write_bytes(set_ogg_serial(path.read_bytes(), 1))
         return
     codec = {".opus": "libopus", ".mp3": "libmp3lame"}[path.suffix]
-    with av.open(str(path), "w", format={".opus": "ogg"}.get(path.suffix, path.suffix[1:]),
-                 options={"fflags": "+bitexact"}) as out:
+    with av.open(
+        str(path), "w", format={".opus": "ogg"}.get(path.suffix, path.suffix[1:]), options={"fflags": "+bitexact"}
+    ) as out:
         stream = out.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = 40_000 if path.suffix == ".opus" else 56_000
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
         frame.sample_rate = rate
-        resampler = av.AudioResampler(format=stream.codec_context.format or "fltp", layout="mono", rate=rate,
-                                      frame_size=stream.codec_context.frame_size or 1024)
+        resampler = av.AudioResampler(
+            format=stream.codec_context.format or "fltp",
+            layout="mono",
+            rate=rate,
+            frame_size=stream.codec_context.frame_size or 1024,
+        )
         for part in resampler.resample(frame) + resampler.resample(None):
             out.mux(stream.encode(part))
         out.mux(stream.encode(None))
@@ -89,8 +95,10 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         stream.options = (
             # With weighted prediction and the macroblock tree the bytes differed from run to run.
-            {"crf": "27", "preset": "slow", "x264-params": "weightp=0:mbtree=0"} if mp4
-            else {"crf": "38", "b": "0", "cpu-used": "4"})
+            {"crf": "27", "preset": "slow", "x264-params": "weightp=0:mbtree=0"}
+            if mp4
+            else {"crf": "38", "b": "0", "cpu-used": "4"}
+        )
         for array in frames:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
         out.mux(stream.encode(None))

@@ -2,6 +2,7 @@
 
 A map is a 16-bit PNG of distances along the optical axis in millimetres; 0 where nothing was hit.
 """
+
 from __future__ import annotations
 
 import re
@@ -21,15 +22,29 @@ NAMES = {
     "bookcase": {"Bookcase", "Full bookcase", "Shelves", "Vertical shelves"},
     "chair": {"Chair", "Cafe chair", "Oak chair", "Plastic chair", "Teck chair"},
     "desk": {"Desk", "Desk table", "Wooden desk"},
-    "sofa": {"Sofa", "Sofa 2 seats", "Sofa 3 seats", "Burlap sofa", "Clear sofa", "Rattan sofa", "Couch",
-             "Winchester sofa"},
+    "sofa": {
+        "Sofa",
+        "Sofa 2 seats",
+        "Sofa 3 seats",
+        "Burlap sofa",
+        "Clear sofa",
+        "Rattan sofa",
+        "Couch",
+        "Winchester sofa",
+    },
     "stool": {"Stool", "Bar stool", "Piano bench"},
-    "table": {"Table", "Oak table", "Wooden table", "Wooden teak table", "Wooden alder table", "Black table",
-              "Cafe table"},
+    "table": {
+        "Table",
+        "Oak table",
+        "Wooden table",
+        "Wooden teak table",
+        "Wooden alder table",
+        "Black table",
+        "Cafe table",
+    },
 }
 # Looked at and left out: a chaise longue, a shop shelf and two closed boxes under these names.
-LEFT_OUT = {"Scopia#ext_chair", "Kator Legaz#custom-desk", "Blend Swap CC-0#bookcase",
-            "Scopia#office_furniture1"}
+LEFT_OUT = {"Scopia#ext_chair", "Kator Legaz#custom-desk", "Blend Swap CC-0#bookcase", "Scopia#office_furniture1"}
 VIEWS = {"train": 44, "val": 10, "test": 26}
 
 
@@ -66,10 +81,20 @@ def catalogue(archive: Path) -> list[Model]:
     else:
         raise SystemExit(f"{archive.name}: its LICENSE.TXT is neither CC0 nor CC BY 3.0")
     wanted = set().union(*NAMES.values())
-    return [Model(e["id"], e["name"], archive, e["model"].lstrip("/"),
-                  tuple(float(e[k]) / 100 for k in ("width", "height", "depth")), e.get("modelRotation", ""),
-                  e.get("creator", ""), licence) for e in entries.values()
-            if e["name"] in wanted and e["id"] not in LEFT_OUT]
+    return [
+        Model(
+            e["id"],
+            e["name"],
+            archive,
+            e["model"].lstrip("/"),
+            tuple(float(e[k]) / 100 for k in ("width", "height", "depth")),
+            e.get("modelRotation", ""),
+            e.get("creator", ""),
+            licence,
+        )
+        for e in entries.values()
+        if e["name"] in wanted and e["id"] not in LEFT_OUT
+    ]
 
 
 def load_mesh(model: Model):
@@ -103,8 +128,9 @@ def render(mesh, size: tuple[float, float, float], rnd) -> np.ndarray:
     distance = radius / np.sin(fov / 2) * rnd.uniform(0.9, 1.5)
     azimuth, elevation = np.radians(rnd.uniform(-80, 80)), np.radians(rnd.uniform(8, 40))
     target = np.array([0, size[1] / 2, 0]) + np.array([rnd.uniform(-0.2, 0.2) * s for s in size])
-    eye = target + distance * np.array([np.cos(elevation) * np.sin(azimuth), np.sin(elevation),
-                                        np.cos(elevation) * np.cos(azimuth)])
+    eye = target + distance * np.array(
+        [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
+    )
     eye[1] = max(eye[1], 0.15)
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, [0, 1, 0])
@@ -128,7 +154,7 @@ def split_models(models: list, rnd) -> dict[str, list]:
     models = models[:]
     rnd.shuffle(models)
     n_test, n_val = min(6, max(2, round(len(models) / 3))), max(1, len(models) // 6)
-    return {"test": models[:n_test], "val": models[n_test:n_test + n_val], "train": models[n_test + n_val:]}
+    return {"test": models[:n_test], "val": models[n_test : n_test + n_val], "train": models[n_test + n_val :]}
 
 
 def build(pack, folder: Path, rng_for, seed: int) -> list[tuple[str, str, Model]]:
@@ -157,13 +183,19 @@ def build(pack, folder: Path, rng_for, seed: int) -> list[tuple[str, str, Model]
 
 def write_attribution(used: list[tuple[str, str, Model]], path: Path) -> None:
     """One row for each model."""
-    links = {"CC0 1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
-             "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",
-             "CC BY 3.0 US": "https://creativecommons.org/licenses/by/3.0/us/"}
-    rows = [f"| {label} | {split} | {m.key} | {m.name} | {m.creator} | [{m.licence}]({links[m.licence]}) |"
-            for label, split, m in used]
-    path.write_text("# The furniture models behind the depth maps\n\nThe maps are renderings (changes: "
-                    "scaled to the catalogue's size, ray-cast to distance, no texture).\n\n"
-                    "| class | split | model | name in the catalogue | author | licence |\n"
-                    "|---|---|---|---|---|---|\n"
-                    + "\n".join(rows) + "\n", encoding="utf-8")
+    links = {
+        "CC0 1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+        "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",
+        "CC BY 3.0 US": "https://creativecommons.org/licenses/by/3.0/us/",
+    }
+    rows = [
+        f"| {label} | {split} | {m.key} | {m.name} | {m.creator} | [{m.licence}]({links[m.licence]}) |"
+        for label, split, m in used
+    ]
+    path.write_text(
+        "# The furniture models behind the depth maps\n\nThe maps are renderings (changes: "
+        "scaled to the catalogue's size, ray-cast to distance, no texture).\n\n"
+        "| class | split | model | name in the catalogue | author | licence |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(rows) + "\n",
+        encoding="utf-8",
+    )

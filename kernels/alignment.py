@@ -29,9 +29,30 @@ def row_norm(x, ldx, inv, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row_max, row_sum, label_logit,
-             rows, classes, width, per_split, HAS_SCALE: tl.constexpr, UPCAST: tl.constexpr, BM: tl.constexpr,
-             BN: tl.constexpr, D: tl.constexpr):
+def one_pass(
+    z,
+    ldz,
+    text,
+    ldt,
+    labels,
+    inv_z,
+    inv_t,
+    scale_ptr,
+    scale,
+    out,
+    row_max,
+    row_sum,
+    label_logit,
+    rows,
+    classes,
+    width,
+    per_split,
+    HAS_SCALE: tl.constexpr,
+    UPCAST: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    D: tl.constexpr,
+):
     """Program (row block, split of the classes): sums of exp(x - max) t / |t| into out [splits, rows, width]
     float32.
 
@@ -46,8 +67,7 @@ def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row
     inside = cols < width
     if HAS_SCALE:
         scale = tl.load(scale_ptr).to(tl.float32)
-    zt = tl.load(z + start * ldz + (i[:, None] * ldz + cols[None, :]), mask=live[:, None] & inside[None, :],
-                 other=0.0)
+    zt = tl.load(z + start * ldz + (i[:, None] * ldz + cols[None, :]), mask=live[:, None] & inside[None, :], other=0.0)
     if UPCAST:
         zt = zt.to(tl.float32)
     pull = tl.load(inv_z + start + i, mask=live, other=0.0) * (scale * LOG2E)  # logits in powers of two
@@ -64,8 +84,7 @@ def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row
     for n in range(0, many, BN):
         j = tl.arange(0, BN)
         there = j < many - n
-        t = tl.load(text + (j[:, None] * ldt + cols[None, :]), mask=there[:, None] & inside[None, :],
-                    other=0.0)
+        t = tl.load(text + (j[:, None] * ldt + cols[None, :]), mask=there[:, None] & inside[None, :], other=0.0)
         if UPCAST:
             t = t.to(tl.float32)
         unit = tl.load(inv_t + n + j, mask=there, other=0.0)
@@ -82,16 +101,31 @@ def one_pass(z, ldz, text, ldt, labels, inv_z, inv_t, scale_ptr, scale, out, row
         high = above
         text += BN * ldt
     at = split * rows + start
-    tl.store(out + at * width + (i[:, None] * width + cols[None, :]), acc,
-             mask=live[:, None] & inside[None, :])
+    tl.store(out + at * width + (i[:, None] * width + cols[None, :]), acc, mask=live[:, None] & inside[None, :])
     tl.store(row_max + at + i, high * LN2, mask=live)
     tl.store(row_sum + at + i, total, mask=live)
     tl.store(label_logit + start + i, own * LN2, mask=live & (y >= 0) & (y < many))
 
 
 @triton.jit
-def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_max, row_sum, row_fix,
-             label_logit, START: tl.constexpr, HAS_SCALE: tl.constexpr, BLOCK: tl.constexpr):
+def exp_rows(
+    x,
+    ldx,
+    cols,
+    labels,
+    first,
+    inv_z,
+    inv_t,
+    scale_ptr,
+    scale,
+    row_max,
+    row_sum,
+    row_fix,
+    label_logit,
+    START: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """One chunk of logits in place: x <- exp(s x / |z| / |t| - max) / |t|, 0 in the label's column; one row
     each."""
     row = tl.program_id(0).to(tl.int64)
@@ -105,8 +139,11 @@ def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_ma
     top = tl.full([BLOCK], -1e30, tl.float32)
     for j in range(0, cols, BLOCK):
         c = j + tl.arange(0, BLOCK)
-        v = tl.load(x + c, mask=c < cols, other=0.0).to(tl.float32) * pull * tl.load(inv_t + c, mask=c < cols,
-                                                                                     other=0.0)
+        v = (
+            tl.load(x + c, mask=c < cols, other=0.0).to(tl.float32)
+            * pull
+            * tl.load(inv_t + c, mask=c < cols, other=0.0)
+        )
         top = tl.maximum(top, tl.where(c < cols, v, -1e30))
     above = tl.max(top)
     before = -1e30
@@ -132,10 +169,37 @@ def exp_rows(x, ldx, cols, labels, first, inv_z, inv_t, scale_ptr, scale, row_ma
 
 
 @triton.jit
-def finish(o, z, ldz, text, ldt, mean_text, labels, inv_z, inv_t, scale_ptr, scale, row_max, row_sum,
-           label_logit, loss, dz, dscale, ratio, label_coef, rows, classes, width, ignore, smoothing,
-           SPLITS: tl.constexpr, SMOOTH: tl.constexpr, NEED_Z: tl.constexpr, HAS_SCALE: tl.constexpr,
-           D: tl.constexpr):
+def finish(
+    o,
+    z,
+    ldz,
+    text,
+    ldt,
+    mean_text,
+    labels,
+    inv_z,
+    inv_t,
+    scale_ptr,
+    scale,
+    row_max,
+    row_sum,
+    label_logit,
+    loss,
+    dz,
+    dscale,
+    ratio,
+    label_coef,
+    rows,
+    classes,
+    width,
+    ignore,
+    smoothing,
+    SPLITS: tl.constexpr,
+    SMOOTH: tl.constexpr,
+    NEED_Z: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
+    D: tl.constexpr,
+):
     """Loss and gradients of one row from the sums of all splits; NaN where the label is out of range."""
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, D)
@@ -181,6 +245,10 @@ def finish(o, z, ldz, text, ldt, mean_text, labels, inv_z, inv_t, scale_ptr, sca
 
 
 # by padded width: (block sizes, warps, stages); all compile for sm_90 without spills, with wgmma
-CONFIGS = {"one_pass": {64: [({"BM": 64, "BN": 64}, 4, 2), ({"BM": 128, "BN": 64}, 8, 3)],
-                        128: [({"BM": 64, "BN": 64}, 4, 2), ({"BM": 128, "BN": 64}, 8, 2)],
-                        256: [({"BM": 64, "BN": 64}, 8, 2), ({"BM": 64, "BN": 32}, 8, 3)]}}
+CONFIGS = {
+    "one_pass": {
+        64: [({"BM": 64, "BN": 64}, 4, 2), ({"BM": 128, "BN": 64}, 8, 3)],
+        128: [({"BM": 64, "BN": 64}, 4, 2), ({"BM": 128, "BN": 64}, 8, 2)],
+        256: [({"BM": 64, "BN": 64}, 8, 2), ({"BM": 64, "BN": 32}, 8, 3)],
+    }
+}

@@ -9,8 +9,24 @@ EPS = tl.constexpr(1e-12)
 
 
 @triton.jit
-def shift_normalise(z, ldz, h, gate, ldg, up, e, inv, rows, width, ranks, rank, UPCAST: tl.constexpr,
-                    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+def shift_normalise(
+    z,
+    ldz,
+    h,
+    gate,
+    ldg,
+    up,
+    e,
+    inv,
+    rows,
+    width,
+    ranks,
+    rank,
+    UPCAST: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+):
     """e = normalize(z + (h gate) up) for BM rows; the unnormalised row goes through e, which stays in
     cache."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -25,10 +41,10 @@ def shift_normalise(z, ldz, h, gate, ldg, up, e, inv, rows, width, ranks, rank, 
             r = k + tl.arange(0, BK)
             inside = live[:, None] & (r[None, :] < ranks)
             a = tl.load(h + row[:, None] * ranks + r[None, :], mask=inside, other=0.0).to(tl.float32)
-            a *= tl.load(gate + row[:, None] * ldg + r[None, :] // rank, mask=inside,
-                         other=0.0).to(tl.float32)
-            b = tl.load(up + r[:, None] * width + cols[None, :],
-                        mask=(r[:, None] < ranks) & (cols[None, :] < width), other=0.0)
+            a *= tl.load(gate + row[:, None] * ldg + r[None, :] // rank, mask=inside, other=0.0).to(tl.float32)
+            b = tl.load(
+                up + r[:, None] * width + cols[None, :], mask=(r[:, None] < ranks) & (cols[None, :] < width), other=0.0
+            )
             if UPCAST:
                 b = b.to(tl.float32)
             v = tl.dot(a.to(b.dtype), b, v, input_precision="ieee")
@@ -76,7 +92,13 @@ def gate_back(d, h, gate, ldg, scaled, dgate, groups, rank, R: tl.constexpr):
 
 # by dtype: (block sizes, warps, stages); all compile for sm_90 without spills, the half-precision ones with
 # wgmma
-CONFIGS = {"shift_normalise": {
-    "half": [({"BM": 64, "BN": 64, "BK": 64}, 4, 3), ({"BM": 128, "BN": 64, "BK": 64}, 8, 2),
-             ({"BM": 64, "BN": 128, "BK": 32}, 8, 2)],
-    "wide": [({"BM": 32, "BN": 32, "BK": 16}, 4, 2), ({"BM": 64, "BN": 32, "BK": 16}, 8, 2)]}}
+CONFIGS = {
+    "shift_normalise": {
+        "half": [
+            ({"BM": 64, "BN": 64, "BK": 64}, 4, 3),
+            ({"BM": 128, "BN": 64, "BK": 64}, 8, 2),
+            ({"BM": 64, "BN": 128, "BK": 32}, 8, 2),
+        ],
+        "wide": [({"BM": 32, "BN": 32, "BK": 16}, 4, 2), ({"BM": 64, "BN": 32, "BK": 16}, 8, 2)],
+    }
+}

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from mmcl_fast.ops import alignment_loss, realign
     from mmcl_fast.streams import Stream
 
-_WHERE = {"Learner": "learning", "Stream": "streams", "UserError": "errors", "alignment_loss": "ops",
-          "realign": "ops"}
+_WHERE = {"Learner": "learning", "Stream": "streams", "UserError": "errors", "alignment_loss": "ops", "realign": "ops"}
 
 
 def __getattr__(name: str) -> Any:

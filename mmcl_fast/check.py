@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 AT_ONCE = 1024  # files given to the threads before the next are
 
 
-def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None,
-           settings: Mapping[str, Any] | None = None) -> list[Broken]:
+def faults(
+    samples: Sequence[Sample], *, workers: int = 2, progress: Any = None, settings: Mapping[str, Any] | None = None
+) -> list[Broken]:
     """The samples whose file does not decode as its modality, in their order.
 
     Reads and decodes each file whole; samples that carry their text need no file. ``settings``: see
@@ -41,7 +42,7 @@ def faults(samples: Sequence[Sample], *, workers: int = 2, progress: Any = None,
     try:
         with (progress or Silent()).phase("check the files", len(files)) as shown:
             for start in range(0, len(files), AT_ONCE):
-                for broken in pool.map(fault, files[start:start + AT_ONCE]):
+                for broken in pool.map(fault, files[start : start + AT_ONCE]):
                     shown.advance()
                     if broken:
                         found.append(broken)
@@ -55,8 +56,9 @@ def samples_of(stream: Stream) -> list[Sample]:
     return [s for task in stream.tasks for split in (task.train, task.val, task.test) for s in split]
 
 
-def require(stream: Stream, *, workers: int = 2, progress: Any = None,
-            settings: Mapping[str, Any] | None = None) -> None:
+def require(
+    stream: Stream, *, workers: int = 2, progress: Any = None, settings: Mapping[str, Any] | None = None
+) -> None:
     """Raises MediaError with the first fault and the number of the others."""
     found = faults(samples_of(stream), workers=workers, progress=progress, settings=settings)
     if found:
@@ -64,8 +66,9 @@ def require(stream: Stream, *, workers: int = 2, progress: Any = None,
         raise MediaError(f'{found[0].reason} ({more}stream.on_broken = "skip" leaves out what is broken)')
 
 
-def skip(stream: Stream, *, workers: int = 2, progress: Any = None,
-         settings: Mapping[str, Any] | None = None) -> Stream:
+def skip(
+    stream: Stream, *, workers: int = 2, progress: Any = None, settings: Mapping[str, Any] | None = None
+) -> Stream:
     """The stream without the samples that do not decode, which its ``skipped`` lists.
 
     Build the stream with ``check=False``: broken files are often equal to each other. What is left is compared here.

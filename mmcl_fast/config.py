@@ -136,9 +136,7 @@ def find(name: str) -> Path:
     known = ", ".join(shipped)
     if name.endswith(".toml") or "/" in name:
         raise ConfigError(f"{name}: no such file; give a TOML file or one of: {known}")
-    raise ConfigError(
-        f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file"
-    )
+    raise ConfigError(f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file")
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -161,9 +159,7 @@ def explain(error: Any) -> tuple[str, str]:
     for part in error["loc"]:
         path.append(str(part))
         field = model.model_fields.get(str(part))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        ):
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
             break
         model = field.annotation
     key = ".".join(path)
@@ -202,9 +198,7 @@ def _put(values: dict[str, Any], key: str, value: Any, where: str) -> None:
     values[last] = value
 
 
-def _anchor(
-    values: dict[str, Any], folder: Path, where: str, origin: dict[str, str] | None = None
-) -> None:
+def _anchor(values: dict[str, Any], folder: Path, where: str, origin: dict[str, str] | None = None) -> None:
     """Make relative paths absolute, from ``folder``. Raises ConfigError naming the key."""
     for section, table, key in _paths(values):
         try:

@@ -60,9 +60,7 @@ def examine() -> list[Finding]:
     for part in parts:
         try:
             found += part()
-        except (
-            Exception
-        ) as error:  # a doctor must not fall ill: whatever a broken package raises is what to report
+        except Exception as error:  # a doctor must not fall ill: whatever a broken package raises is what to report
             name = part.__name__.strip("_")
             found.append(
                 Finding(
@@ -144,10 +142,7 @@ def _gpu() -> Iterator[Finding]:
     if not torch.version.cuda:
         mend = "install the CUDA build of torch to use the GPU" if driver else ""
         yield Finding(
-            "cuda",
-            "missing",
-            "torch was built without CUDA" + (f"; GPU here: {driver}" if driver else ""),
-            mend,
+            "cuda", "missing", "torch was built without CUDA" + (f"; GPU here: {driver}" if driver else ""), mend
         )
     elif not torch.cuda.is_available():
         yield Finding(
@@ -161,8 +156,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(
             f"cuda:{i}",
             "ok",
-            f"{info.name}, {info.total_memory / 2**30:.0f} GiB, "
-            f"sm_{info.major}{info.minor}, CUDA {torch.version.cuda}",
+            f"{info.name}, {info.total_memory / 2**30:.0f} GiB, sm_{info.major}{info.minor}, CUDA {torch.version.cuda}",
         )
     yield Finding("driver", "ok" if driver else "missing", driver or "no nvidia-smi that answers")
 
@@ -180,9 +174,7 @@ def _command(words: list[str]) -> str:
 
 def _nvcc() -> Iterator[Finding]:
     try:
-        text = subprocess.run(
-            ["nvcc", "--version"], capture_output=True, text=True, timeout=20, check=True
-        ).stdout
+        text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
         release = next((line.strip() for line in text.splitlines() if "release" in line), "found")
         yield Finding("nvcc", "ok", release)
     except (subprocess.SubprocessError, OSError):
@@ -202,9 +194,7 @@ def _extension() -> Iterator[Finding]:
         yield Finding("mmcl_fast._C", "missing", f"{_line(error)}; the reference backend is used", again)
         return
     info = json.loads(core.build_info())
-    yield Finding(
-        "mmcl_fast._C", "ok", "; ".join(f"{key}: {_short(value)}" for key, value in info.items() if value)
-    )
+    yield Finding("mmcl_fast._C", "ok", "; ".join(f"{key}: {_short(value)}" for key, value in info.items() if value))
 
 
 def _short(value: object) -> str:
@@ -217,11 +207,7 @@ def _backends() -> Iterator[Finding]:
     from mmcl_fast import ops
 
     for name, found in ops.backends().items():
-        about = (
-            found.built
-            if found.available
-            else f"{found.why}{f' (built: {found.built})' if found.built else ''}"
-        )
+        about = found.built if found.available else f"{found.why}{f' (built: {found.built})' if found.built else ''}"
         yield Finding(f"backend {name}", "ok" if found.available else "missing", about or "available")
 
 
@@ -267,9 +253,7 @@ def _pillow() -> tuple[list[str], str]:
     from PIL import features
 
     names = ("jpg", "zlib", "webp", "libtiff")
-    return [
-        n for n in names if not features.check(n)
-    ], f"reads {', '.join(n for n in names if features.check(n))}"
+    return [n for n in names if not features.check(n)], f"reads {', '.join(n for n in names if features.check(n))}"
 
 
 def _simplejpeg() -> tuple[list[str], str]:
@@ -370,8 +354,12 @@ def _cache() -> Iterator[Finding]:
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         yield Finding("trunk cache", "ok", f"{folder}: {size_of(folder) / 1e9:.1f} GB, {free}")
     else:
-        yield Finding("trunk cache", "broken", f"{folder}: {there} can't be written; {free}",
-                      "set XDG_CACHE_HOME, or train.cache in the config, to a folder that can")
+        yield Finding(
+            "trunk cache",
+            "broken",
+            f"{folder}: {there} can't be written; {free}",
+            "set XDG_CACHE_HOME, or train.cache in the config, to a folder that can",
+        )
 
 
 def _disk() -> Iterator[Finding]:

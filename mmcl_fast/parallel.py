@@ -7,6 +7,7 @@ CUDA tensors travel by NCCL, everything else by gloo.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -22,10 +23,10 @@ from torch import Tensor
 from mmcl_fast.errors import ConfigError, RunError, UserError
 
 RENDEZVOUS, PARENT = "MMCL_FAST_RENDEZVOUS", "MMCL_FAST_PARENT"  # set by ``cli.launch``
-BESIDE = "MMCL_FAST_BESIDE"   # set by ``compare.sweep``: processes that learn other runs on this machine at once
+BESIDE = "MMCL_FAST_BESIDE"  # set by ``compare.sweep``: processes that learn other runs on this machine at once
 JOIN = timedelta(minutes=10)  # for processes to find each other, and for an exchange between GPUs
-WAIT = timedelta(days=2)      # for one that decodes while the others wait; a death is noticed at once
-BLOCK = 512                   # samples dealt out at once
+WAIT = timedelta(days=2)  # for one that decodes while the others wait; a death is noticed at once
+BLOCK = 512  # samples dealt out at once
 
 T = TypeVar("T")
 
@@ -70,21 +71,31 @@ def start(device: str) -> None:
             raise ConfigError(f"train.device = {device!r}: several processes take one GPU each; use cuda or auto")
         count = torch.cuda.device_count()
         if local >= count:
-            raise RunError(f"process {rank}: is to take GPU {local}, but torch finds {count} here; start as many "
-                           "processes on a machine as it has GPUs, or set train.device to cpu")
+            raise RunError(
+                f"process {rank}: is to take GPU {local}, but torch finds {count} here; start as many "
+                "processes on a machine as it has GPUs, or set train.device to cpu"
+            )
         device = f"cuda:{local}"
         torch.cuda.set_device(local)
     import torch.distributed as dist
 
     where = f"file://{os.environ[RENDEZVOUS]}" if RENDEZVOUS in os.environ else "env://"
     try:
-        dist.init_process_group("nccl" if gpu else "gloo", init_method=where, rank=rank, world_size=world, timeout=JOIN,
-                                device_id=torch.device(device) if gpu else None)
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            init_method=where,
+            rank=rank,
+            world_size=world,
+            timeout=JOIN,
+            device_id=torch.device(device) if gpu else None,
+        )
         group = dist.new_group(backend="gloo", timeout=WAIT)
     except (RuntimeError, ValueError) as fault:
         why = str(fault).splitlines()
-        raise Lost(f"process {rank} of {world}: the others can't be reached ({why[0] if why else fault!r}); start all "
-                   "of them at once") from None
+        raise Lost(
+            f"process {rank} of {world}: the others can't be reached ({why[0] if why else fault!r}); start all "
+            "of them at once"
+        ) from None
     _company = _Company(rank, world, int(os.environ.get("LOCAL_WORLD_SIZE", world)), device, group)
 
 
@@ -167,13 +178,13 @@ def alone() -> Iterator[None]:
 def dealt(items: Sequence[T]) -> list[T]:
     """This process's samples: blocks of up to 512, dealt in turn, so that what the cache lacks is spread."""
     size = max(1, min(BLOCK, -(-len(items) // world())))
-    return [item for start in range(rank() * size, len(items), world() * size) for item in items[start:start + size]]
+    return [item for start in range(rank() * size, len(items), world() * size) for item in items[start : start + size]]
 
 
 def stretch(count: int) -> list[range]:
     """Contiguous shares of range(count), one for each process."""
     edges = [count * i // world() for i in range(world() + 1)]
-    return [range(a, b) for a, b in zip(edges, edges[1:])]
+    return [range(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def part(rows: Tensor, weight: Tensor | None = None) -> tuple[Tensor, float | Tensor]:
@@ -188,7 +199,7 @@ def part(rows: Tensor, weight: Tensor | None = None) -> tuple[Tensor, float | Te
     own = stretch(len(rows))[rank()]
     if not own:
         return rows[:1], 0.0  # a process without any still comes to the sum of gradients
-    mine = rows[own.start:own.stop]
+    mine = rows[own.start : own.stop]
     return mine, len(own) / len(rows) if weight is None else weight[mine].sum() / weight[rows].sum()
 
 
@@ -263,7 +274,7 @@ def join_rows(x: Tensor, counts: Sequence[int]) -> Tensor:
     if world() == 1:
         return x
     padded = x.new_zeros(max(counts), *x.shape[1:])
-    padded[:len(x)] = x
+    padded[: len(x)] = x
     out = [torch.empty_like(padded) for _ in counts]
     with _reaching() as dist:
         dist.all_gather(out, padded, group=_group(x))
@@ -287,8 +298,11 @@ def tree_sum(count: int, block: Callable[[int], Tensor], like: Tensor) -> Tensor
     if count == 1 or world() == 1:
         return _pairwise(block(i) if i < count else None for i in range(size))
     owner = [tree * world() // trees for tree in range(trees)]
-    own = {tree: _pairwise(block(i) if i < count else None for i in range(tree * leaves, (tree + 1) * leaves))
-           for tree in range(trees) if owner[tree] == rank() and tree * leaves < count}
+    own = {
+        tree: _pairwise(block(i) if i < count else None for i in range(tree * leaves, (tree + 1) * leaves))
+        for tree in range(trees)
+        if owner[tree] == rank() and tree * leaves < count
+    }
 
     def received(tree: int) -> Tensor | None:
         if tree * leaves >= count:
@@ -339,5 +353,7 @@ def require_same(values: dict[str, Any]) -> None:
         here = told(values)
         for name, value in values.items():
             if value != here[name]:
-                raise RunError(f"process {rank()}: {name} is {value!r}, but {here[name]!r} in process 0; give all "
-                               "processes the same command, data and packages, and a run folder that they share")
+                raise RunError(
+                    f"process {rank()}: {name} is {value!r}, but {here[name]!r} in process 0; give all "
+                    "processes the same command, data and packages, and a run folder that they share"
+                )

@@ -56,11 +56,7 @@ class Lines:
         seconds = time.perf_counter() - count.start
         if seconds < self.least:
             return
-        done = (
-            f"{count.done} in {seconds:.1f} s, {count.done / seconds:.1f}/s"
-            if count.done
-            else f"{seconds:.1f} s"
-        )
+        done = f"{count.done} in {seconds:.1f} s, {count.done / seconds:.1f}/s" if count.done else f"{seconds:.1f} s"
         self.log(f"  {name}: {done}{_numbers(count.numbers)}")
 
     def log(self, line: str) -> None:
@@ -84,8 +80,10 @@ class _Count:
         if self.total is None:
             return f"{self.done} so far, {self.done / seconds:.1f}/s"
         left = seconds * max(0, self.total - self.done) / self.done
-        return (f"{self.done} of {self.total}, {self.done / seconds:.1f}/s, "
-                f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left")
+        return (
+            f"{self.done} of {self.total}, {self.done / seconds:.1f}/s, "
+            f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left"
+        )
 
     def note(self, **numbers: float) -> None:
         self.numbers |= numbers

@@ -34,17 +34,17 @@ class DatasetSection(Section):
     """[stream.datasets.<modality>]: a known dataset, where its folder is, which of its splits or folds is tested on."""
 
     name: Annotated[str | None, Nullable] = Field(
-        None, title="The dataset",
-        description='the name of a known dataset, or "none"')
+        None, title="The dataset", description='the name of a known dataset, or "none"'
+    )
     path: Annotated[str | None, Nullable] = Field(
-        None, title="Where it lies",
-        description="the folder that the dataset was unpacked to")
+        None, title="Where it lies", description="the folder that the dataset was unpacked to"
+    )
     split: int = Field(
-        1, ge=1, title="Which official split, or which fold, is tested on",
-        description="a whole number from 1")
+        1, ge=1, title="Which official split, or which fold, is tested on", description="a whole number from 1"
+    )
     classes: Annotated[str | None, Nullable] = Field(
-        None, title="Which classes, and their order",
-        description='a file that lists the classes, or "none"')
+        None, title="Which classes, and their order", description='a file that lists the classes, or "none"'
+    )
 
 
 class DatasetsSection(Section):
@@ -61,101 +61,147 @@ class StreamSection(Section):
     """[stream]: where the samples are and in which order their tasks arrive."""
 
     source: Literal["demo", "folder", "manifest", "table", "tar", "known"] = Field(
-        "demo", title="What describes the samples",
-        description='"demo", "folder", "manifest", "table", "tar" or "known"')
+        "demo",
+        title="What describes the samples",
+        description='"demo", "folder", "manifest", "table", "tar" or "known"',
+    )
     path: Annotated[str | dict[str, str] | None, Nullable] = Field(
-        None, title="Where the folder, manifest, table or tars lie; a relative path starts from this file",
-        description="a path (of tars: a pattern too, or a table of one for each split)")
+        None,
+        title="Where the folder, manifest, table or tars lie; a relative path starts from this file",
+        description="a path (of tars: a pattern too, or a table of one for each split)",
+    )
     text: Column | list[Column] = Field(
-        "text", title="Tables: what is read",
-        description="the column of the text, or a list of columns")
+        "text", title="Tables: what is read", description="the column of the text, or a list of columns"
+    )
     label: Column = Field(
-        "label", title="Tables and tars: what is learned",
-        description="the column, or the field, of the class")
+        "label", title="Tables and tars: what is learned", description="the column, or the field, of the class"
+    )
     split: Column = Field(
-        "split", title="Tables: which row is for training and which for testing",
-        description="the column of the split")
+        "split", title="Tables: which row is for training and which for testing", description="the column of the split"
+    )
     datasets: DatasetsSection = Field(default_factory=DatasetsSection, description="a table of one for each modality")
     header: bool = Field(
-        True, title="Tables: a line of names",
-        description="true or false (whether CSV and TSV begin with their columns' names)")
+        True,
+        title="Tables: a line of names",
+        description="true or false (whether CSV and TSV begin with their columns' names)",
+    )
     classes_per_task: Annotated[int | None, Nullable] = Field(
-        None, ge=1, title="Classes of one modality that arrive together",
-        description='a whole number from 1, or "none" for one task per modality')
+        None,
+        ge=1,
+        title="Classes of one modality that arrive together",
+        description='a whole number from 1, or "none" for one task per modality',
+    )
     order: Literal["blocks", "random", "interleaved"] | list[str] = Field(
-        "blocks", title="The order of the tasks",
-        description='"blocks", "random", "interleaved" or a list such as ["image:0", "audio:0"]')
+        "blocks",
+        title="The order of the tasks",
+        description='"blocks", "random", "interleaved" or a list such as ["image:0", "audio:0"]',
+    )
     modalities: Annotated[list[str] | None, Nullable] = Field(
-        None, title="Only these, in this order",
-        description='a list of modalities, or "none"')
+        None, title="Only these, in this order", description='a list of modalities, or "none"'
+    )
     late: Annotated[str | None, Nullable] = Field(
-        None, title="Held back to the end",
-        description='the modality that comes last, or "none"')
+        None, title="Held back to the end", description='the modality that comes last, or "none"'
+    )
     share: dict[str, float] = Field(
-        default_factory=dict, title="The part of each class's training samples that is used, by modality",
-        description="a table such as {image = 1.0, audio = 0.1}")
+        default_factory=dict,
+        title="The part of each class's training samples that is used, by modality",
+        description="a table such as {image = 1.0, audio = 0.1}",
+    )
     seed: int = Field(
-        0, ge=0, le=LARGEST_SEED, title="Of the random order, the shuffle, the shares and the validation split",
-        description=SEED)
+        0,
+        ge=0,
+        le=LARGEST_SEED,
+        title="Of the random order, the shuffle, the shares and the validation split",
+        description=SEED,
+    )
     shuffle_classes: bool = Field(
-        False, title="Draw from the seed which classes go into which task",
-        description="true or false")
+        False, title="Draw from the seed which classes go into which task", description="true or false"
+    )
     shared_classes: bool = Field(
-        False, title="A name means the same class in every modality",
-        description="true or false")
+        False, title="A name means the same class in every modality", description="true or false"
+    )
     validation: float = Field(
-        0.0, ge=0, lt=1,
+        0.0,
+        ge=0,
+        lt=1,
         title="The part of each class's training samples that becomes validation where the class has none",
-        description="a number from 0 up to, not with, 1")
+        description="a number from 0 up to, not with, 1",
+    )
     check: bool = Field(
-        True, title="Look at the data first",
-        description="true or false (decode every file before learning)")
+        True, title="Look at the data first", description="true or false (decode every file before learning)"
+    )
     on_broken: Literal["error", "skip"] = Field(
-        "error", title="What a broken file does",
-        description='"error" (a file that does not decode stops the run before it learns) or "skip"')
+        "error",
+        title="What a broken file does",
+        description='"error" (a file that does not decode stops the run before it learns) or "skip"',
+    )
 
 
 class MediaSection(Section):
     """[media]: what the files hold, and what of them is refused; "none" leaves it to the encoder."""
 
     max_pixels: Annotated[int | None, Nullable] = Field(
-        None, ge=1, le=MOST_PIXELS, title="A picture or frame with more is refused",
-        description=f'a whole number from 1 to {MOST_PIXELS}, or "none"')
+        None,
+        ge=1,
+        le=MOST_PIXELS,
+        title="A picture or frame with more is refused",
+        description=f'a whole number from 1 to {MOST_PIXELS}, or "none"',
+    )
     max_seconds: Annotated[float | None, Nullable] = Field(
-        None, gt=0, allow_inf_nan=False, title="A recording or video that lasts longer is refused",
-        description='a number above 0, or "none"')
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        title="A recording or video that lasts longer is refused",
+        description='a number above 0, or "none"',
+    )
     max_bytes: Annotated[int | None, Nullable] = Field(
-        None, ge=1, title="A larger file is refused",
-        description='a whole number from 1, or "none"')
+        None, ge=1, title="A larger file is refused", description='a whole number from 1, or "none"'
+    )
     max_chars: Annotated[int | None, Nullable] = Field(
-        None, ge=1, title="A text is cut there",
-        description='a whole number from 1, or "none"')
+        None, ge=1, title="A text is cut there", description='a whole number from 1, or "none"'
+    )
     depth_kind: Annotated[Literal["depth", "disparity", "sun_rgbd"] | None, Nullable] = Field(
-        None, title="What depth maps hold",
-        description='"depth", "disparity", "sun_rgbd" or "none"')
+        None, title="What depth maps hold", description='"depth", "disparity", "sun_rgbd" or "none"'
+    )
     depth_scale: Annotated[float | None, Nullable] = Field(
-        None, gt=0, allow_inf_nan=False, title="The unit of depth maps",
-        description='a number above 0 (units per metre of whole numbers in depth maps), or "none"')
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        title="The unit of depth maps",
+        description='a number above 0 (units per metre of whole numbers in depth maps), or "none"',
+    )
     depth_invalid: Annotated[float | None, Nullable] = Field(
-        None, title="Holes in depth maps",
-        description='a number (the value in depth maps that means no measurement), or "none"')
+        None,
+        title="Holes in depth maps",
+        description='a number (the value in depth maps that means no measurement), or "none"',
+    )
 
 
 class EncoderSection(Section):
     """[encoder]: the frozen model."""
 
     name: str = Field(
-        "embedded", min_length=1, title="The model",
-        description='"embedded", the hub name of a CLIP or SigLIP, or a folder')
+        "embedded",
+        min_length=1,
+        title="The model",
+        description='"embedded", the hub name of a CLIP or SigLIP, or a folder',
+    )
     prompt_blocks: Annotated[int | Literal["all"] | None, Nullable] = Field(
-        None, title="How many of the last blocks take prompts (CLIP and SigLIP)",
-        description='a whole number from 0, "all" or "none" (the encoder\'s default)')
+        None,
+        title="How many of the last blocks take prompts (CLIP and SigLIP)",
+        description='a whole number from 0, "all" or "none" (the encoder\'s default)',
+    )
     views: int = Field(
-        1, ge=1, title="Views of each training sample: the plain one, the others random",
-        description="a whole number from 1")
+        1,
+        ge=1,
+        title="Views of each training sample: the plain one, the others random",
+        description="a whole number from 1",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", title="Of matrix products above the cut",
-        description='"auto" (bf16 where the hardware multiplies it), "fp32" or "bf16"')
+        "auto",
+        title="Of matrix products above the cut",
+        description='"auto" (bf16 where the hardware multiplies it), "fp32" or "bf16"',
+    )
 
 
 class MethodSection(Section):
@@ -171,31 +217,48 @@ class TrainSection(Section):
     device: str = Field("auto", pattern=DEVICE, title="Where it runs", description='"auto", "cpu", "cuda" or "cuda:N"')
     seed: int = Field(0, ge=0, le=LARGEST_SEED, title="Of everything random in training", description=SEED)
     cache: Annotated[str | None, Nullable] = Field(
-        "auto", title="What the frozen trunk says of each sample is kept in",
+        "auto",
+        title="What the frozen trunk says of each sample is kept in",
         description='a folder for trunk tokens, "auto" for the user\'s cache folder, or "none" for a temporary folder '
-                    "on disk, removed when the process ends")
+        "on disk, removed when the process ends",
+    )
     cache_gb: float = Field(
-        20.0, gt=0, allow_inf_nan=False, title="The most that the cache may take",
-        description="a number above 0 (10^9 bytes on disk)")
+        20.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="The most that the cache may take",
+        description="a number above 0 (10^9 bytes on disk)",
+    )
     workers: int = Field(2, ge=0, title="Decoding threads", description="a whole number from 0")
     evaluate: Literal["both", "given", "agnostic"] = Field(
-        "both", title="Whether the model is told the modality of what it is tested on",
-        description='"both", "given" or "agnostic"')
+        "both",
+        title="Whether the model is told the modality of what it is tested on",
+        description='"both", "given" or "agnostic"',
+    )
     evaluate_unseen: bool = Field(
-        True, title="Also test on the next task before it is learned, for forward transfer",
-        description="true or false")
+        True, title="Also test on the next task before it is learned, for forward transfer", description="true or false"
+    )
     checkpoint_every: int = Field(
-        200, ge=1, title="How much a crash may cost",
-        description="a whole number from 1: steps between checkpoints inside a task")
+        200,
+        ge=1,
+        title="How much a crash may cost",
+        description="a whole number from 1: steps between checkpoints inside a task",
+    )
     keep_checkpoints: int | Literal["all"] = Field(
-        "all", title="How many checkpoints stay",
-        description='"all" or a whole number from 2: of those at the ends of tasks, the newest')
+        "all",
+        title="How many checkpoints stay",
+        description='"all" or a whole number from 2: of those at the ends of tasks, the newest',
+    )
     deterministic: bool = Field(
-        False, title="Bit for bit the same on a GPU",
-        description="true or false (on a GPU: the same numbers again, slower; a CPU needs none)")
+        False,
+        title="Bit for bit the same on a GPU",
+        description="true or false (on a GPU: the same numbers again, slower; a CPU needs none)",
+    )
     track: list[Literal["tensorboard", "wandb"]] = Field(
-        default_factory=list, title="Where metrics.jsonl is shown besides the report",
-        description='a list of "tensorboard" and "wandb", or []')
+        default_factory=list,
+        title="Where metrics.jsonl is shown besides the report",
+        description='a list of "tensorboard" and "wandb", or []',
+    )
 
     @field_validator("keep_checkpoints")
     @classmethod

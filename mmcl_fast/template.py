@@ -70,8 +70,10 @@ OPTIONS = {  # what a method's option is for; one name means the same in every m
 
 def text(config: Config, name: str) -> str:
     """TOML that ``load`` reads back as the same config, wherever it is put."""
-    lines = [f"# {name} with every key written out: mmcl-fast train FILE.toml --out runs/NAME",
-             '# "none" leaves a key empty. mmcl-fast train ... --set SECTION.KEY=VALUE goes before what is here.']
+    lines = [
+        f"# {name} with every key written out: mmcl-fast train FILE.toml --out runs/NAME",
+        '# "none" leaves a key empty. mmcl-fast train ... --set SECTION.KEY=VALUE goes before what is here.',
+    ]
     return "\n".join([*lines, *_section(config, "", set())]) + "\n"
 
 
@@ -79,8 +81,11 @@ def _section(section: Section, path: str, seen: set[type]) -> Iterator[str]:
     """A table; what is the same kind of table as one before is written without comments."""
     known = type(section) in seen
     seen.add(type(section))
-    keys = {name: field for name, field in type(section).model_fields.items()
-            if not isinstance(getattr(section, name), Section) and f"{path}.{name}" != "method.options"}
+    keys = {
+        name: field
+        for name, field in type(section).model_fields.items()
+        if not isinstance(getattr(section, name), Section) and f"{path}.{name}" != "method.options"
+    }
     if path:
         yield ""
         if not known:
@@ -124,8 +129,14 @@ def _key(purpose: str, expected: str, default: Any) -> list[str]:
 
 
 def _comment(words: str) -> list[str]:
-    return textwrap.wrap(" ".join(words.split()), 118, initial_indent="# ", subsequent_indent="#   ",
-                         break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        " ".join(words.split()),
+        118,
+        initial_indent="# ",
+        subsequent_indent="#   ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _toml(value: Any) -> str:

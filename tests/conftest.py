@@ -75,9 +75,7 @@ def write_run(tmp_path: Path):
         (folder / "summary.json").write_text(json.dumps(summary_of(seed, method)))
         (folder / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
         (folder / "config.json").write_text(json.dumps({"train": {"seed": seed}, "method": {"name": method}}))
-        (folder / "environment.json").write_text(
-            json.dumps({"python": "3.11.7", "packages": {"torch": "2.13.0"}})
-        )
+        (folder / "environment.json").write_text(json.dumps({"python": "3.11.7", "packages": {"torch": "2.13.0"}}))
         return folder
 
     return write

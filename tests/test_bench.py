@@ -57,22 +57,29 @@ def test_help(words):
     assert f"mmcl-fast {' '.join(words)} --" in text
 
 
-@pytest.mark.parametrize("name", ["image PNG 500x375", "audio WAV 16 kHz", "video MJPEG 224x224", "depth PNG 640x480",
-                                  "text"])
+@pytest.mark.parametrize(
+    "name", ["image PNG 500x375", "audio WAV 16 kHz", "video MJPEG 224x224", "depth PNG 640x480", "text"]
+)
 def test_the_usual_way_and_ours_read_the_same(name, tmp_path):
     """What is raced must be the same work: batches of the same shape and nearly the same numbers."""
     case = next(case for case in media_cases.CASES if case.name == name)
     path = case.paths(tmp_path)[0]
     assert case.paths(tmp_path)[0] == path  # found again, not written again
-    readers = {"image": media_ways.pillow, "audio": media_ways.soundfile, "video": media_ways.pyav,
-               "depth": media_ways.depth, "text": media_ways.text}
+    readers = {
+        "image": media_ways.pillow,
+        "audio": media_ways.soundfile,
+        "video": media_ways.pyav,
+        "depth": media_ways.depth,
+        "text": media_ways.text,
+    }
     want, got = readers[case.modality](case.spec, 0)(path), decode(path, case.modality, case.spec)
     if case.modality == "text":
         assert got == want
         return
     # Resampled by another filter, converted by other flags, quantiles before and not after the resize.
     assert (got.squeeze(0) - want.squeeze(0)).abs().mean() < {"image": 0.01, "audio": 0.02, "depth": 0.1}.get(
-        case.modality, 0.03)
+        case.modality, 0.03
+    )
 
 
 def test_rows_of_a_small_epoch(tmp_path):
@@ -101,4 +108,7 @@ def test_media_found_in_a_folder(tmp_path):
     (tmp_path / "strange.bin").write_bytes(bytes(range(256)))
     found = media_cases.found(tmp_path)
     assert [(case.name, len(case.paths(tmp_path))) for case in found] == [
-        ("image found", 2), ("depth found", 2), ("text found", 2)]
+        ("image found", 2),
+        ("depth found", 2),
+        ("text found", 2),
+    ]

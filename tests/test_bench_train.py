@@ -8,8 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import (plain_loop, suite, train, train_checkpoints, train_data, train_growth,
-                        train_rows, train_scale)
+from benchmarks import plain_loop, suite, train, train_checkpoints, train_data, train_growth, train_rows, train_scale
 from benchmarks.rivals import CannotRun
 from mmcl_fast import bench, cli
 from mmcl_fast.learning import Learner
@@ -59,14 +58,16 @@ def test_the_plain_loop_learns_what_the_learner_learns(media, tmp_path):
     assert torch.equal(plain.texts, learner.classes.embedding)
     for modality, known in learner.method.memory.counts.items():
         assert plain.comm.memory.counts[modality] == known
-        torch.testing.assert_close(plain.comm.memory.means(modality), learner.method.memory.means(modality), rtol=0,
-                                   atol=0.01)
+        torch.testing.assert_close(
+            plain.comm.memory.means(modality), learner.method.memory.means(modality), rtol=0, atol=0.01
+        )
     for task in tasks:
         data = plain.media(task, "test")
         tokens = learner.cache.tokens(learner.encoder, task.test)
         want = learner.method.scores(tokens, task.modality, learner.classes, given=False)
-        got = learner.encoder.logit_scale * plain.scores(torch.stack([data[i][0] for i in range(len(data))]),
-                                                         task.modality)
+        got = learner.encoder.logit_scale * plain.scores(
+            torch.stack([data[i][0] for i in range(len(data))]), task.modality
+        )
         assert (want - got).abs().max() < 0.2 * want.std()
 
 
@@ -84,8 +85,9 @@ class Counted(ToyEncoder):
 def test_every_row(row, media, tmp_path):
     encoder, tasks = Counted(), stream(media)
     try:
-        out = train_rows.ROWS[row](encoder, tasks, OPTIONS, seed=0, folder=tmp_path,
-                                   **({"workers": 0} if train_rows.plain(row) else {}))
+        out = train_rows.ROWS[row](
+            encoder, tasks, OPTIONS, seed=0, folder=tmp_path, **({"workers": 0} if train_rows.plain(row) else {})
+        )
     except CannotRun as error:
         assert "avalanche" in str(error) and "Avalanche" in row
         pytest.skip(str(error))
@@ -119,14 +121,24 @@ def test_growth():
 
 
 def run_of(total, later, **more):
-    return {"last": 80.0, "total": total, "later epochs": later, "trained": 10, "evaluated": 6, "peak MB": 5.0,
-            "seconds": {"prompts": 2.0, "evaluation": 3.0}, **more}
+    return {
+        "last": 80.0,
+        "total": total,
+        "later epochs": later,
+        "trained": 10,
+        "evaluated": 6,
+        "peak MB": 5.0,
+        "seconds": {"prompts": 2.0, "evaluation": 3.0},
+        **more,
+    }
 
 
 def test_tables():
-    results = [{"encoder": "e", "row": "ours", "runs": [run_of(10, 1, alone={"decode": 7, "trunk": 8}), run_of(20, 1)]},
-               {"encoder": "e", "row": "plain", "runs": [run_of(30, 4), run_of(100, 6)]},
-               {"encoder": "e", "row": "else", "runs": [{"why": "not here"}]}]
+    results = [
+        {"encoder": "e", "row": "ours", "runs": [run_of(10, 1, alone={"decode": 7, "trunk": 8}), run_of(20, 1)]},
+        {"encoder": "e", "row": "plain", "runs": [run_of(30, 4), run_of(100, 6)]},
+        {"encoder": "e", "row": "else", "runs": [{"why": "not here"}]},
+    ]
     results[0]["runs"][1]["alone"] = {"decode": 9, "trunk": 8}
     lines = train.lines(results, epochs=3)
     assert lines[1] == ["e", "plain", "80.0 (80.0 to 80.0)", "65.0 (30.0 to 100.0)", "4.00", "4 (3 to 5)", "5.00", "5"]
@@ -158,8 +170,15 @@ def test_memory_counts_children():
 def test_the_command_writes_its_results(tmp_path, monkeypatch, capsys):
     """Growth only; and a row whose process fails says why."""
     monkeypatch.setattr(suite, "HERE", tmp_path)
-    monkeypatch.setattr(train, "watched", lambda module, asked, environment: {
-        "rows": train_growth.grow([1], fresh=True, train=2, test=1)} if "growth" in module else {"why": "exit code 1: no"})
+    monkeypatch.setattr(
+        train,
+        "watched",
+        lambda module, asked, environment: (
+            {"rows": train_growth.grow([1], fresh=True, train=2, test=1)}
+            if "growth" in module
+            else {"why": "exit code 1: no"}
+        ),
+    )
     monkeypatch.setattr(sys, "argv", ["train", "--quick", "--out", "kept", "--rows", "ours", "--encoder", "embedded"])
     assert train.main() == 1
     text = (tmp_path / "results" / "kept.md").read_text()
@@ -169,20 +188,44 @@ def test_the_command_writes_its_results(tmp_path, monkeypatch, capsys):
 
 
 def test_a_row_in_its_own_process(media, tmp_path):
-    asked = {"row": "ours", "encoder": str(tmp_path / "none"), "device": "cpu", "data": str(media), "seed": 0,
-             "classes_per_task": 1, "options": dataclasses.asdict(OPTIONS), "folder": str(tmp_path)}
+    asked = {
+        "row": "ours",
+        "encoder": str(tmp_path / "none"),
+        "device": "cpu",
+        "data": str(media),
+        "seed": 0,
+        "classes_per_task": 1,
+        "options": dataclasses.asdict(OPTIONS),
+        "folder": str(tmp_path),
+    }
     out = train.watched("benchmarks.train_rows", asked, {"PYTHONPATH": os.getcwd()})
     assert str(tmp_path / "none") in out["why"] and out["peak MB"] > 10
 
 
 def test_the_cli_hands_its_options_on(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setattr(bench.subprocess, "run", lambda command, cwd, env: calls.append(command) or
-                        subprocess.CompletedProcess(command, 3))
+    monkeypatch.setattr(
+        bench.subprocess,
+        "run",
+        lambda command, cwd, env: calls.append(command) or subprocess.CompletedProcess(command, 3),
+    )
     result = CliRunner().invoke(cli.app, ["bench", "train", "--quick", "--seeds", "3", "--data", str(tmp_path)])
     assert result.exit_code == 3
-    assert calls[0][1:] == ["-m", "benchmarks.train", "--rows", "", "--growth", "yes", "--seeds", "0", "1", "2", "--data",
-                            str(tmp_path), "--quick"]
+    assert calls[0][1:] == [
+        "-m",
+        "benchmarks.train",
+        "--rows",
+        "",
+        "--growth",
+        "yes",
+        "--seeds",
+        "0",
+        "1",
+        "2",
+        "--data",
+        str(tmp_path),
+        "--quick",
+    ]
     result = CliRunner().invoke(cli.app, ["bench", "train", "--data", "nowhere"])
     assert result.exit_code == 2 and "nowhere" in result.stderr
 
@@ -192,16 +235,29 @@ def test_checkpoints_inside_a_task_are_taken_in_every_second_run(media, tmp_path
     assert result["checkpoints"] == 2 * ((10 + 2) // 4) and result["bytes"] > 1000  # 2 epochs of a batch, 10 steps
     assert len(result["pairs"]) == len(result["writing"]) == 2
     assert all(0 < own < kept and bare > 0 for own, (bare, kept) in zip(result["writing"], result["pairs"]))
-    rows = [{"encoder": "e", "every": 9, "checkpoints": 4, "bytes": 5e6, "pairs": [[1, 1.1], [2, 2], [4, 6]],
-             "writing": [0.011, 0.1, 0.06]},
-            {"encoder": "e", "why": "no"}]
+    rows = [
+        {
+            "encoder": "e",
+            "every": 9,
+            "checkpoints": 4,
+            "bytes": 5e6,
+            "pairs": [[1, 1.1], [2, 2], [4, 6]],
+            "writing": [0.011, 0.1, 0.06],
+        },
+        {"encoder": "e", "why": "no"},
+    ]
     cells = train_checkpoints.lines(rows)
     assert cells[0] == ["e", "9", "4", "5.00", "2.00", "2.00", "10.0 % (0.0 to 50.0)", "1.0"] and cells[1][1] == "(no)"
     assert {len(row) for row in cells} == {len(train_checkpoints.COLUMNS)}
 
 
 def test_scaling(media):
-    asked = {"data": str(media), "classes_per_task": 2, "device": "cpu", "options": {"epochs": 1, "steps": 5, "draws": 16}}
+    asked = {
+        "data": str(media),
+        "classes_per_task": 2,
+        "device": "cpu",
+        "options": {"epochs": 1, "steps": 5, "draws": 16},
+    }
     result = train_scale.measure("toy", asked, 1, (sys.executable, "-m", "tests.learning.ranks"))[0]
     assert result["trained"] == 24 and result["seconds"].keys() == set(train_scale.PHASES.values())
     assert train_scale.counts(6) == [1, 2, 4, 6]

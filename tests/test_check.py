@@ -45,7 +45,8 @@ def test_faults_are_in_the_order_of_the_samples_and_say_why(root):
     assert [(f.key, f.modality, f.split, f.label) for f in found] == [
         ("image/train/class_0/2.png", "image", "train", "class_0"),
         ("image/val/class_2/1.png", "image", "val", "class_2"),
-        ("text/test/class_1/0.txt", "text", "test", "class_1")]
+        ("text/test/class_1/0.txt", "text", "test", "class_1"),
+    ]
     assert all(f.reason.startswith(f"{f.path}: ") and f.path == str(root / f.key) for f in found)
     assert said.steps == 2 * 4 * (3 + 2 + 2)
 
@@ -70,7 +71,8 @@ def test_skip_leaves_out_what_is_broken_and_nothing_else(root):
     kept = check.skip(stream, progress=said)
     assert [s.key for s in kept.skipped] == ["image/train/class_0/2.png", "image/test/class_3/0.png"]
     assert {s.key for s in check.samples_of(stream)} - {s.key for s in check.samples_of(kept)} == {
-        s.key for s in kept.skipped}
+        s.key for s in kept.skipped
+    }
     assert [(t.name, t.classes, t.texts) for t in kept] == [(t.name, t.classes, t.texts) for t in stream]
     assert kept.fingerprint != whole == stream.fingerprint and stream.skipped == []
     assert len(said.lines) == 1 and said.lines[0].startswith("2 of 56 samples do not decode")
@@ -84,11 +86,14 @@ def test_skip_leaves_out_what_is_broken_and_nothing_else(root):
     assert again.fingerprint == kept.fingerprint and again.skipped == kept.skipped
 
 
-@pytest.mark.parametrize(("names", "message"), [
-    ([f"train/class_1/{i}.png" for i in range(3)], r"'class_1' of image has no training file left.*class_1/2.png"),
-    ([f"test/class_2/{i}.png" for i in range(2)], r"class 'class_2' of image has no test file left"),
-    ([f"val/class_{c}/{i}.png" for c in range(4) for i in range(2)], r"task 'image-0' has no validation file left"),
-])
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([f"train/class_1/{i}.png" for i in range(3)], r"'class_1' of image has no training file left.*class_1/2.png"),
+        ([f"test/class_2/{i}.png" for i in range(2)], r"class 'class_2' of image has no test file left"),
+        ([f"val/class_{c}/{i}.png" for c in range(4) for i in range(2)], r"task 'image-0' has no validation file left"),
+    ],
+)
 def test_skip_empties_no_class_and_no_split(root, names, message):
     spoil(root, *(f"image/{name}" for name in names))
     with pytest.raises(StreamError, match=message):

@@ -13,16 +13,10 @@ import pytest
 
 from tests.cli_calls import call, error_of
 
+
 def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> None:
     result = call("train", place / "mine.toml", "--out", tmp_path / "run")
-    for part in (
-        "R, modality agnostic",
-        "R, modality given",
-        "forgetting",
-        "R[T,i]",
-        "report.html",
-        "1 image-0",
-    ):
+    for part in ("R, modality agnostic", "R, modality given", "forgetting", "R[T,i]", "report.html", "1 image-0"):
         assert part in result.stdout, part
     assert "task 2/2" in result.stderr
     for name in (
@@ -69,9 +63,7 @@ def test_evaluate_agrees_with_the_last_row_of_r(place: Path) -> None:
     kept = json.loads((place / "run" / "summary.json").read_text())
     for setting, accuracy in found["accuracy"].items():
         assert accuracy == pytest.approx(kept["settings"][setting]["R"][-1])
-    text = call(
-        "evaluate", place / "run", "--split", "val", "--setting", "given", "-q", "--device", "cpu"
-    ).stdout
+    text = call("evaluate", place / "run", "--split", "val", "--setting", "given", "-q", "--device", "cpu").stdout
     assert "val split after 2 of 2 tasks" in text and "given_masked" in text and "agnostic" not in text
 
 
@@ -117,13 +109,7 @@ def test_a_broken_file_stops_training_before_it_begins(place: Path, tmp_path: Pa
     (tmp_path / "data/image/test/class_1/9.png").write_bytes(content)
     line = error_of(
         call(
-            "train",
-            place / "mine.toml",
-            "--out",
-            tmp_path / "run",
-            "--set",
-            f"stream.path={tmp_path / 'data'}",
-            code=2,
+            "train", place / "mine.toml", "--out", tmp_path / "run", "--set", f"stream.path={tmp_path / 'data'}", code=2
         )
     )
     assert "9.png" in line and not (tmp_path / "run" / "checkpoints").exists()
@@ -174,10 +160,7 @@ def test_data_check_lists_every_fault(place: Path, tmp_path: Path) -> None:
     assert [json.loads(line) for line in out.read_text().splitlines()] == found["faults"]
     assert result.stderr.splitlines() == [f"error: {fault['reason']}" for fault in found["faults"]]
     assert "nowhere" in error_of(call("data", "check", place / "data", "-q", "-o", tmp_path / "nowhere/x", code=2))
-    assert [(m["modality"], m["classes"], m["train"]) for m in found["modalities"]] == [
-        ("image", 2, 8),
-        ("text", 2, 8),
-    ]
+    assert [(m["modality"], m["classes"], m["train"]) for m in found["modalities"]] == [("image", 2, 8), ("text", 2, 8)]
     (tmp_path / "data/text/test/class_1/0.txt").write_text((tmp_path / "data/text/train/class_1/0.txt").read_text())
     lines = call("data", "check", tmp_path / "data", "-q", code=2).stderr.splitlines()
     assert len(lines) == 3 and "equal content" in lines[2]

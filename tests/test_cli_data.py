@@ -46,8 +46,10 @@ BROKEN = [("train", "class_1"), ("test", "class_0")]
 def test_a_folder_and_a_manifest(root: Path, tmp_path: Path) -> None:
     found = check(root)
     assert sorted(labels(found)) == sorted(BROKEN) and found["modalities"][0]["train"] == 6
-    rows = [{"path": str(f.relative_to(root)), "modality": "image", "split": f.parts[-3], "label": f.parts[-2]}
-            for f in sorted(root.rglob("*.png"))]
+    rows = [
+        {"path": str(f.relative_to(root)), "modality": "image", "split": f.parts[-3], "label": f.parts[-2]}
+        for f in sorted(root.rglob("*.png"))
+    ]
     (root / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert check(root / "mine.jsonl") == found
     (root / "mine.toml").write_text('[stream]\nsource = "manifest"\npath = "mine.jsonl"\n[media]\nmax_pixels = 1023\n')
@@ -71,7 +73,12 @@ def test_tables(tmp_path: Path) -> None:
         (tmp_path / "news" / f"{split}.csv").write_text(f"text,label\nwords {split} one,a\nwords {split} two,b\n")
     found = check(tmp_path / "news", 0)
     assert found["faults"] == [] and found["modalities"][0] | {"val": 0} == {
-        "modality": "text", "classes": 2, "train": 2, "val": 0, "test": 2}
+        "modality": "text",
+        "classes": 2,
+        "train": 2,
+        "val": 0,
+        "test": 2,
+    }
     whole = tmp_path / "whole.csv"
     whole.write_text("text,label,split\nx one,a,train\nx two,a,test\n")
     assert check(whole, 0)["modalities"][0]["train"] == 1

@@ -16,7 +16,9 @@ from mmcl_fast import cli, doctor, progress
 def test_doctor_finds_what_is_here() -> None:
     found = {finding.name: finding for finding in doctor.examine()}
     assert found["python"].state == found["torch"].state == "ok"
-    assert {"backend reference", "av", "soundfile", "pillow", "simplejpeg", "disk", "nvcc", "mmcl_fast._C"} <= set(found)
+    assert {"backend reference", "av", "soundfile", "pillow", "simplejpeg", "disk", "nvcc", "mmcl_fast._C"} <= set(
+        found
+    )
     assert all(finding.mend for finding in found.values() if finding.state == "broken")
     assert found["backend reference"].state == "ok"
     assert found["backend cuda"].state == "ok" or found["backend cuda"].about
@@ -39,16 +41,10 @@ def test_a_broken_torchvision_is_told_with_its_cure(tmp_path, monkeypatch: pytes
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "torchvision", raising=False)
     finding = next(f for f in doctor.examine() if f.name == "torchvision")
-    assert (
-        finding.state == "broken"
-        and finding.mend == "pip uninstall torchvision"
-        and "libc10_cuda" in finding.about
-    )
+    assert finding.state == "broken" and finding.mend == "pip uninstall torchvision" and "libc10_cuda" in finding.about
 
 
-def test_a_part_that_fails_is_a_finding_and_a_broken_core_ends_with_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_part_that_fails_is_a_finding_and_a_broken_core_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def _torch():
         yield doctor.Finding("torch", "broken", "gone", "pip install torch", core=True)
 
@@ -85,8 +81,10 @@ def test_lines_of_a_long_phase_tell_rate_and_time_left(monkeypatch: pytest.Monke
     with progress.Lines(out).phase("long", total=200) as phase:
         for count in (10, 30, 10, 50):
             phase.advance(count)
-    assert out.getvalue().splitlines()[:2] == ["  long: 40 of 200, 1.0/s, 0:02:40 left",
-                                               "  long: 100 of 200, 1.2/s, 0:01:20 left"]
+    assert out.getvalue().splitlines()[:2] == [
+        "  long: 40 of 200, 1.0/s, 0:02:40 left",
+        "  long: 100 of 200, 1.2/s, 0:01:20 left",
+    ]
 
 
 def test_bars_run_nested_and_leave_the_lines() -> None:
@@ -97,9 +95,8 @@ def test_bars_run_nested_and_leave_the_lines() -> None:
         outer.advance()
         outer.note(loss=1.0)
         bars.log("a line [with brackets]")
-    with pytest.raises(RuntimeError, match="stopped"):
-        with bars.phase("fails", 1):
-            raise RuntimeError("stopped")
+    with pytest.raises(RuntimeError, match="stopped"), bars.phase("fails", 1):
+        raise RuntimeError("stopped")
     with bars.phase("again", 1) as again:
         again.advance()
     assert "a line [with brackets]" in console.file.getvalue()

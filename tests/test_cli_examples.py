@@ -74,16 +74,24 @@ def here(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             video.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         video.mux(stream.encode())
     shutil.copytree(place / "data/image", root / "demo/image")
-    rows = [{"path": str(file.relative_to(root / "demo")), "modality": "image", "label": file.parent.name,
-             "split": file.parent.parent.name}
-            for file in sorted((root / "demo/image").glob("*/*/*.png"))]
+    rows = [
+        {
+            "path": str(file.relative_to(root / "demo")),
+            "modality": "image",
+            "label": file.parent.name,
+            "split": file.parent.parent.name,
+        }
+        for file in sorted((root / "demo/image").glob("*/*/*.png"))
+    ]
     (root / "demo/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copytree(bench.checkout() / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("results"))
     return root
 
 
-@pytest.mark.parametrize(("command", "text"), [
-    pytest.param(*pair, id=pair[0], marks=[pytest.mark.slow] if pair[0] in SLOW else []) for pair in commands()])
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [pytest.param(*pair, id=pair[0], marks=[pytest.mark.slow] if pair[0] in SLOW else []) for pair in commands()],
+)
 def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examples(text)
     assert found and text.rstrip().endswith("`"), "the help ends with an example"
@@ -109,8 +117,13 @@ def test_the_help_tells_exit_codes_and_completes(tmp_path: Path) -> None:
 
     def said(*words: str, **environment: str) -> str:
         code = "import sys; from mmcl_fast.cli import main; sys.argv = ['mmcl-fast', *sys.argv[1:]]; main()"
-        return subprocess.run([sys.executable, "-c", code, *words], env={**os.environ, **environment}, text=True,
-                              capture_output=True, timeout=120).stdout
+        return subprocess.run(
+            [sys.executable, "-c", code, *words],
+            env={**os.environ, **environment},
+            text=True,
+            capture_output=True,
+            timeout=120,
+        ).stdout
 
     script = said("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     variable = re.search(r"(_\w+_COMPLETE)=complete_bash", script)

@@ -71,7 +71,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\nclasses_per_task = 1\norder = "random"\n[encoder]\nname = "toy"\n'
         "[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\n"
-        '[train]\ndevice = "cpu"\ncache = "cache"\n')
+        '[train]\ndevice = "cpu"\ncache = "cache"\n'
+    )
     return root / "mine.toml"
 
 
@@ -80,8 +81,18 @@ def swept(config: Path) -> Path:
     """A finished sweep of comm and ridge with two seeds, two cells at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "COMMAND", worker())
-        result = call("compare", config, "--methods", "comm,ridge", "--seeds", "0..1", "--jobs", 2, "--out",
-                      config.parent / "sweep")
+        result = call(
+            "compare",
+            config,
+            "--methods",
+            "comm,ridge",
+            "--seeds",
+            "0..1",
+            "--jobs",
+            2,
+            "--out",
+            config.parent / "sweep",
+        )
     assert "(4/4 cells)" in result.stderr and "task 4/4" in result.stderr
     return config.parent / "sweep"
 
@@ -136,7 +147,9 @@ def test_the_files_hold_every_seed(swept: Path) -> None:
             assert cell["seconds"]["evaluation"] > 0 and cell["environment"]["python"]
     lines = list(csv.DictReader((swept / "table.csv").open()))
     a, b = (outcome(swept / "ridge" / f"seed-{n}")["settings"]["given"]["metrics"]["avg"] for n in (0, 1))
-    own = next(x for x in lines if (x["row"], x["setting"], x["modality"], x["metric"]) == ("ridge", "given", "", "avg"))
+    own = next(
+        x for x in lines if (x["row"], x["setting"], x["modality"], x["metric"]) == ("ridge", "given", "", "avg")
+    )
     assert float(own["mean"]) == pytest.approx((a + b) / 2) and own["seeds"] == "2"
     assert float(own["high"]) - float(own["mean"]) == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)  # t, 1 df
     for name, part in (("table.md", "Chaudhry"), ("table.tex", r"\toprule"), ("report.html", "Plotly.react")):
@@ -149,8 +162,20 @@ def test_finished_cells_are_taken_as_they_are(config: Path, swept: Path, monkeyp
     result = call("compare", config, "--methods", "comm,ridge", "--seeds", "0,1", "--jobs", 4, "--out", swept)
     assert "4 of 4 cells are finished already" in result.stderr and "begins" not in result.stderr
     assert (swept / "results.json").read_text() == before and "| ridge | 2 |" in result.stdout
-    result = call("compare", config, "--methods", "ridge,comm", "--seeds", "1", "--out", swept, "--reference", "ridge",
-                  "--json", "--quiet")
+    result = call(
+        "compare",
+        config,
+        "--methods",
+        "ridge,comm",
+        "--seeds",
+        "1",
+        "--out",
+        swept,
+        "--reference",
+        "ridge",
+        "--json",
+        "--quiet",
+    )
     assert json.loads(result.stdout)["reference"] == "ridge" and result.stderr == ""
     (swept / "results.json").write_text(before)
 
@@ -165,8 +190,17 @@ def test_another_config_is_refused_with_the_difference(config: Path, swept: Path
 
 def test_a_failing_cell_does_not_stop_the_others(config: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sweep, "COMMAND", worker(FATAL))
-    result = call("compare", config, "--methods", "ridge,finetune:epochs=1,zero_shot", "--seeds", "0", "--out",
-                  tmp_path / "out", code=2)
+    result = call(
+        "compare",
+        config,
+        "--methods",
+        "ridge,finetune:epochs=1,zero_shot",
+        "--seeds",
+        "0",
+        "--out",
+        tmp_path / "out",
+        code=2,
+    )
     assert "2 of 3 cells failed" in result.stderr and "| zero_shot | 1 |" in result.stdout
     assert "| ridge | 0 | – |" in result.stdout and "was ended by SIGKILL" in result.stdout
     assert "ValueError: no such thing" in result.stdout
@@ -227,8 +261,18 @@ def test_broken_files_are_found_before_anything_is_learned(config: Path, tmp_pat
     root = write_folder(tmp_path / "data", classes=2, train=4, test=3, modalities=("image", "text"))
     file = root / "image" / "train" / "class_0" / "0.png"
     file.write_bytes(file.read_bytes()[:60])
-    words = ("compare", config, "--methods", "ridge", "--seeds", "0..1", "--out", tmp_path / "out", "--set",
-             f"stream.path={root}")
+    words = (
+        "compare",
+        config,
+        "--methods",
+        "ridge",
+        "--seeds",
+        "0..1",
+        "--out",
+        tmp_path / "out",
+        "--set",
+        f"stream.path={root}",
+    )
     assert "0.png" in call(*words, code=2).stderr and not (tmp_path / "out").exists()
     monkeypatch.setattr(sweep, "COMMAND", worker())
     result = call(*words, "--set", "stream.on_broken=skip")
@@ -239,21 +283,46 @@ def test_broken_files_are_found_before_anything_is_learned(config: Path, tmp_pat
 
 def test_ablate_throws_each_switch(config: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sweep, "COMMAND", worker())
-    result = call("ablate", config, "--seeds", "3", "--out", tmp_path / "out", "--set", "method.options.drift=false",
-                  "--set", "stream.classes_per_task=none")
+    result = call(
+        "ablate",
+        config,
+        "--seeds",
+        "3",
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "method.options.drift=false",
+        "--set",
+        "stream.classes_per_task=none",
+    )
     assert "drift: left out: the config has it switched already" in result.stderr
     values = json.loads((tmp_path / "out" / "results.json").read_text())
     base = values["rows"][0]
-    changed = {row["title"]: {key: value for key, value in (row["options"] | row["encoder"]).items()
-                              if value != (base["options"] | base["encoder"])[key]} for row in values["rows"]}
+    changed = {
+        row["title"]: {
+            key: value
+            for key, value in (row["options"] | row["encoder"]).items()
+            if value != (base["options"] | base["encoder"])[key]
+        }
+        for row in values["rows"]
+    }
     assert changed == {
-        "comm": {}, "no prompts": {"prompts": False}, "no intra-modal aggregation": {"aggregation": False},
-        "no self-regularisation": {"self_regularisation": 0.0}, "no inter-modal blending": {"blending": False},
-        "relevance mlp": {"relevance": "mlp"}, "re-alignment in closed form alone": {"realignment": "closed"},
-        "no re-alignment": {"realignment": "off"}, "no weights w": {"weighted": False},
-        "prompt_blocks 1": {"prompt_blocks": 1}, "prompt_blocks all": {"prompt_blocks": "all"},
-        "prompt length 4": {"prompt_length": 4}, "prompt length 16": {"prompt_length": 16}, "rank 16": {"rank": 16},
-        "rank 64": {"rank": 64}}
+        "comm": {},
+        "no prompts": {"prompts": False},
+        "no intra-modal aggregation": {"aggregation": False},
+        "no self-regularisation": {"self_regularisation": 0.0},
+        "no inter-modal blending": {"blending": False},
+        "relevance mlp": {"relevance": "mlp"},
+        "re-alignment in closed form alone": {"realignment": "closed"},
+        "no re-alignment": {"realignment": "off"},
+        "no weights w": {"weighted": False},
+        "prompt_blocks 1": {"prompt_blocks": 1},
+        "prompt_blocks all": {"prompt_blocks": "all"},
+        "prompt length 4": {"prompt_length": 4},
+        "prompt length 16": {"prompt_length": 16},
+        "rank 16": {"rank": 16},
+        "rank 64": {"rank": 64},
+    }
     assert all(len(row["cells"]) == 1 for row in values["rows"]) and values["failed"] == {}
 
 
@@ -294,18 +363,21 @@ def test_rows_of_ones_own() -> None:
     assert [row.title for row in chosen] == ["comm", "rank = 8"] and "own two blocks" in left_out[0]
 
 
-@pytest.mark.parametrize(("make", "text", "message"), [
-    (rows.methods, "com", "--methods com: no such method; did you mean 'comm'"),
-    (rows.methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
-    (rows.methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank = 0: must be from 1"),
-    (rows.methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
-    (rows.methods, "ridge:q", "expected key=value"),
-    (rows.methods, "comm:prompt_blocks=1", "own two blocks"),
-    (rows.methods, "comm,", "an empty name"),
-    (rows.switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
-    (rows.switches, "rank=32", "the same as comm"),
-    (rows.switches, "realignment=of", "use one of off, closed, trained"),
-])
+@pytest.mark.parametrize(
+    ("make", "text", "message"),
+    [
+        (rows.methods, "com", "--methods com: no such method; did you mean 'comm'"),
+        (rows.methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
+        (rows.methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank = 0: must be from 1"),
+        (rows.methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
+        (rows.methods, "ridge:q", "expected key=value"),
+        (rows.methods, "comm:prompt_blocks=1", "own two blocks"),
+        (rows.methods, "comm,", "an empty name"),
+        (rows.switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
+        (rows.switches, "rank=32", "the same as comm"),
+        (rows.switches, "realignment=of", "use one of off, closed, trained"),
+    ],
+)
 def test_rows_that_are_wrong(make, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make(text, configs.load("demo"))
@@ -348,8 +420,11 @@ def collected(write_run):
     a = {n: finished(f"a{n}", value) for n, value in enumerate((70.0, 74.0, 78.0))}
     b = {n: finished(f"b{n}", value) for n, value in enumerate((69.0, 72.0, 72.0))}
     c = {n: finished(f"c{n}", 74.0) for n in (0, 2)}
-    return results.collect([({"title": "a"}, a), ({"title": "x_1 & 50 % |"}, b), ({"title": "c"}, c),
-                            ({"title": "none"}, {})], "a", {"none, seed 0": "lost"})
+    return results.collect(
+        [({"title": "a"}, a), ({"title": "x_1 & 50 % |"}, b), ({"title": "c"}, c), ({"title": "none"}, {})],
+        "a",
+        {"none, seed 0": "lost"},
+    )
 
 
 def test_numbers_by_hand(collected) -> None:

@@ -112,9 +112,7 @@ def test_paths_of_a_file_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_config_of_a_run_comes_back(tmp_path: Path) -> None:
     loaded = config.load("demo", ["train.seed=4", "method.options.epochs=2"])
-    (tmp_path / "config.json").write_text(
-        json.dumps({**loaded.model_dump(mode="json"), "stream_fingerprint": "x"})
-    )
+    (tmp_path / "config.json").write_text(json.dumps({**loaded.model_dump(mode="json"), "stream_fingerprint": "x"}))
     assert config.read(tmp_path) == loaded
     config.check_data(tmp_path, "x")
     with pytest.raises(RunError, match=r"config\.json: the data have changed since the run"):
@@ -126,12 +124,7 @@ def test_the_config_of_a_run_comes_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        ("{", "not readable"),
-        ("[]", "not a JSON object"),
-        ("3", "not a JSON object"),
-        ("[" * 100_000, "not readable"),
-    ],
+    [("{", "not readable"), ("[]", "not a JSON object"), ("3", "not a JSON object"), ("[" * 100_000, "not readable")],
     ids=["cut", "list", "number", "deep"],
 )
 def test_a_damaged_config_of_a_run_is_named(tmp_path: Path, content: str, message: str) -> None:

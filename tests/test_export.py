@@ -31,7 +31,7 @@ pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 MODALITIES = ("image", "depth", "text")
 WITHOUT = "import sys; sys.modules['mmcl_fast'] = None\n"  # importing it fails
-NEAR = dict(rtol=0, atol=1e-4)
+NEAR = {"rtol": 0, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
         'precision = "bf16"\n'
-        "[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\n[train]\ndevice = \"cpu\"\n")
+        '[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\n[train]\ndevice = "cpu"\n'
+    )
     call("train", root / "mine.toml", "--out", root / "run", "--quiet")
     call("export", root / "run", "--out", root / "onnx")
     call("export", root / "run", "--out", root / "torch", "--format", "torch")
@@ -85,7 +86,8 @@ def test_onnx_gives_the_learners_predictions(place: Path, modality: str) -> None
         np.testing.assert_allclose(got[1], contributions[rows], **NEAR)
     assert {v.name: v.shape[0] for v in session.get_inputs()} == dict.fromkeys(inputs, "batch")
     assert {v.name: v.shape[0] for v in session.get_outputs()} == dict.fromkeys(
-        ("probabilities", "logits", "embedding", "contributions"), "batch")
+        ("probabilities", "logits", "embedding", "contributions"), "batch"
+    )
 
 
 def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> None:
@@ -96,14 +98,20 @@ def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> 
         "    x = [torch.from_numpy(v) for v in np.load(f'{name}.npz').values()]\n"
         "    whole = module(*x)['probabilities']\n"
         "    one = module(*(v[3:4] for v in x))['probabilities']\n"
-        "    np.savez(f'{name}-out.npz', whole=whole.detach(), one=one.detach())\n")
+        "    np.savez(f'{name}-out.npz', whole=whole.detach(), one=one.detach())\n"
+    )
     wanted = {}
     for modality in MODALITIES:
         files, inputs = prepared(place, "torch", modality)
         np.savez(tmp_path / f"{modality}.npz", **inputs)
         wanted[modality] = learner_says(place, files)[0]
-    done = subprocess.run([sys.executable, "-c", program, place / "torch", *MODALITIES], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program, place / "torch", *MODALITIES],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     for modality, values in wanted.items():
         got = np.load(tmp_path / f"{modality}-out.npz")
@@ -114,9 +122,18 @@ def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("format", ["onnx", "torch"])
 def test_the_card_says_what_it_is_and_its_program_runs(place: Path, format: str, tmp_path: Path) -> None:
     card = (place / format / "README.md").read_text()
-    for part in ("image-0", "class_0, class_1", "`comm`", "| agnostic |", "## Licence", "## Limits", "not calibrated",
-                 "columns: image, depth, text", "opset 18" if format == "onnx" else "torch.export",
-                 torch.__version__.split("+")[0]):
+    for part in (
+        "image-0",
+        "class_0, class_1",
+        "`comm`",
+        "| agnostic |",
+        "## Licence",
+        "## Limits",
+        "not calibrated",
+        "columns: image, depth, text",
+        "opset 18" if format == "onnx" else "torch.export",
+        torch.__version__.split("+")[0],
+    ):
         assert part in card, part
     program = re.search(r"```python\n(.*?)```", card, re.S)[1]
     for file in (place / format).iterdir():
@@ -127,8 +144,9 @@ def test_the_card_says_what_it_is_and_its_program_runs(place: Path, format: str,
         for name in ("weights.bin", "image.onnx"):
             (tmp_path / name).unlink()
             (tmp_path / name).write_bytes((place / format / name).read_bytes())
-    done = subprocess.run([sys.executable, "-c", WITHOUT + program], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT + program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     probabilities = learner_says(place, [photo])[0][0]
     keys = json.loads((place / format / "classes.json").read_text())
@@ -215,11 +233,17 @@ class NotFinite(ZeroShot):
         return out * float("nan") if torch.compiler.is_exporting() else out
 
 
-@pytest.mark.parametrize(("kind", "said"), [(Branching, "zero_shot: its prediction for image is not tensor code alone"),
-                                            (Wrong, "differ from the learner's by 0.0"),
-                                            (NotFinite, "differ from the learner's by nan")])
-def test_what_cannot_be_exported_is_said_and_leaves_nothing(kind: type, said: str, toy_data: Path, tmp_path: Path
-                                                            ) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (Branching, "zero_shot: its prediction for image is not tensor code alone"),
+        (Wrong, "differ from the learner's by 0.0"),
+        (NotFinite, "differ from the learner's by nan"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_and_leaves_nothing(
+    kind: type, said: str, toy_data: Path, tmp_path: Path
+) -> None:
     learner = toy_learner(toy_data, "zero_shot", {})
     learner.method = kind(learner.encoder, learner.method.options)
     with pytest.raises(RunError, match=said):
@@ -246,8 +270,14 @@ def test_siglips_texts_have_one_length_and_lower_case(tmp_path: Path) -> None:
     from tests.tiny_models import write_siglip
 
     write_folder(tmp_path / "data", classes=2, train=2, test=2, modalities=("text",))
-    learner = mf.Learner(str(write_siglip(tmp_path / "model")), "ridge", options={"source": "zq"}, device="cpu",
-                         precision="fp32", prompt_blocks=1)
+    learner = mf.Learner(
+        str(write_siglip(tmp_path / "model")),
+        "ridge",
+        options={"source": "zq"},
+        device="cpu",
+        precision="fp32",
+        prompt_blocks=1,
+    )
     for task in mf.Stream.from_folder(tmp_path / "data"):
         learner.learn(task)
     done = export(learner, tmp_path / "out")

@@ -56,8 +56,21 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"learning", "ops", "streams"},
     "__main__": {"cli"},
 }
-LAZY = ("transformers", "triton", "plotly", "av", "soundfile", "PIL", "simplejpeg", "typer", "nvidia", "tensorboard",
-        "wandb", "onnxscript", "onnxruntime")
+LAZY = (
+    "transformers",
+    "triton",
+    "plotly",
+    "av",
+    "soundfile",
+    "PIL",
+    "simplejpeg",
+    "typer",
+    "nvidia",
+    "tensorboard",
+    "wandb",
+    "onnxscript",
+    "onnxruntime",
+)
 
 
 def room_of(file: Path) -> str:
@@ -74,7 +87,7 @@ def imports(tree: ast.AST, package: list[str], names: list[str]) -> Iterator[tup
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             base = base + (node.module.split(".") if node.module else [])
-            found = [base + [alias.name] for alias in node.names] if base == ["mmcl_fast"] else [base]
+            found = [[*base, alias.name] for alias in node.names] if base == ["mmcl_fast"] else [base]
         else:
             continue
         for parts in found:
@@ -90,7 +103,7 @@ def wrong_imports(source: str, room: str, package: list[str]) -> list[str]:
     allowed = ALLOWED[room] | {room, "errors"}
     return [
         f"line {line}: {room} imports {other}"
-        for line, other in imports(ast.parse(source), package, list(ALLOWED) + ["_C"])
+        for line, other in imports(ast.parse(source), package, [*list(ALLOWED), "_C"])
         if other not in allowed
     ]
 

@@ -36,7 +36,7 @@ def test_bytes_of_a_class_are_those_of_the_memory():
     memory = FeatureMemory(options.class_rank, options.modality_rank, options.shrink)
     memory.add("image", [0], torch.randn(20, wide), torch.zeros(20))
     size = sum(t.numel() * t.element_size() for key, t in memory.state()[0].items() if key.startswith("class/"))
-    rows = dict((row[0], row[1]) for row in scale.estimate(SimpleNamespace(**DEFAULTS))[1])
+    rows = {row[0]: row[1] for row in scale.estimate(SimpleNamespace(**DEFAULTS))[1]}
     assert rows["statistics of a class"] == f"{size / 1e3:.0f} kB"
 
 

@@ -39,10 +39,21 @@ def test_a_written_config_is_the_shipped_one_with_every_key(name: str, tmp_path:
 
 
 def test_every_value_that_a_key_takes_comes_back(tmp_path: Path) -> None:
-    changed = ["stream.source=tar", "stream.path.train=a b.tar", 'stream.path.test="q\\"\\\\\\u007f\\u00e9.tar"',
-               "stream.share={audio = 0.1}", 'stream.order=["image:0", "audio:0"]', "train.cache=none",
-               "train.keep_checkpoints=3", 'train.track=["wandb"]', "method.name=ewc", "method.options.strength=1e-7",
-               "encoder.prompt_blocks=all", "media.max_seconds=0.5", "encoder.name=./model"]
+    changed = [
+        "stream.source=tar",
+        "stream.path.train=a b.tar",
+        'stream.path.test="q\\"\\\\\\u007f\\u00e9.tar"',
+        "stream.share={audio = 0.1}",
+        'stream.order=["image:0", "audio:0"]',
+        "train.cache=none",
+        "train.keep_checkpoints=3",
+        'train.track=["wandb"]',
+        "method.name=ewc",
+        "method.options.strength=1e-7",
+        "encoder.prompt_blocks=all",
+        "media.max_seconds=0.5",
+        "encoder.name=./model",
+    ]
     wanted = config.load("folder", changed)
     file = tmp_path / "mine.toml"
     file.write_text(template.text(wanted, "mine"), encoding="utf-8")

@@ -29,8 +29,9 @@ class ToyEncoder(Encoder):
             torch.manual_seed(seed)
             self.patch, self.words = torch.randn(192, WIDTH) * 0.1, torch.randn(997, WIDTH)
             self.query = {"vision": torch.randn(WIDTH, QUERY), "text": torch.randn(WIDTH, QUERY)}
-            self.layers = {t: [PreNormBlock(WIDTH, 2, 32).requires_grad_(False) for _ in range(2)]
-                           for t in ("vision", "text")}
+            self.layers = {
+                t: [PreNormBlock(WIDTH, 2, 32).requires_grad_(False) for _ in range(2)] for t in ("vision", "text")
+            }
             self.out = torch.randn(WIDTH, DIM)
 
     def tower(self, modality):
@@ -70,8 +71,14 @@ class ToyEncoder(Encoder):
         return self
 
 
-def write_folder(root: Path, *, classes: int = 4, train: int = 8, test: int = 4,
-                 modalities: tuple[str, ...] = ("image", "depth", "text")) -> Path:
+def write_folder(
+    root: Path,
+    *,
+    classes: int = 4,
+    train: int = 8,
+    test: int = 4,
+    modalities: tuple[str, ...] = ("image", "depth", "text"),
+) -> Path:
     """``root/<modality>/<split>/<class>/file``: noisy colours, noisy ramps, sentences of class words."""
     rng = np.random.default_rng(0)
     for modality in modalities:

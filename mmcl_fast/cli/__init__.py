@@ -8,17 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli import (  # noqa: F401  (each adds its commands to the app)
-    bench,
-    cache,
-    compare,
-    data,
-    export,
-    init,
-    learn,
-    look,
-    predict,
-)
+from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, look, predict  # noqa: F401  (each adds its commands to the app)
 from mmcl_fast.cli.common import app
 
 

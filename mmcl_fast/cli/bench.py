@@ -78,7 +78,11 @@ def bench_train(
     if data not in (None, "demo") and not Path(data).is_dir():
         raise UserError(f"bench: --data {data}: no such folder")
     arguments = ["--rows", rows, "--growth", growth, "--seeds", *map(str, range(seeds))]
-    for name, value in (("--data", data if data in (None, "demo") else str(Path(data).resolve())),
-                        ("--encoder", encoder), ("--out", out), ("--devices", devices and str(devices))):
+    for name, value in (
+        ("--data", data if data in (None, "demo") else str(Path(data).resolve())),
+        ("--encoder", encoder),
+        ("--out", out),
+        ("--devices", devices and str(devices)),
+    ):
         arguments += [name, value] if value else []
     raise typer.Exit(suite.train(arguments + (["--quick"] if quick else [])))

@@ -13,8 +13,7 @@ from mmcl_fast.cli.common import Debug, Json, cache, console, guarded, print_jso
 from mmcl_fast.errors import UserError
 
 Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", help="The cache's folder; default: the user's.", show_default=False),
+    Path | None, typer.Option("--folder", help="The cache's folder; default: the user's.", show_default=False)
 ]
 
 
@@ -40,8 +39,15 @@ def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False)
         table.add_column(name, justify="right")
     for store in stores:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(store.used)) if store.used else "-"
-        table.add_row(store.store[:12], store.encoder, store.device, str(store.samples), str(store.shards),
-                      f"{store.bytes / 1e9:.3f}", used)
+        table.add_row(
+            store.store[:12],
+            store.encoder,
+            store.device,
+            str(store.samples),
+            str(store.shards),
+            f"{store.bytes / 1e9:.3f}",
+            used,
+        )
     console().print(table)
     print(f"{sum(store.bytes for store in stores) / 1e9:.3f} GB in all")
 
@@ -68,8 +74,9 @@ def cache_clear(
     root = _folder(folder)
     stores = None
     if encoder is not None:
-        stores = [s.store for s in usage(root)
-                  if s.encoder == encoder or len(encoder) >= 6 and s.store.startswith(encoder)]
+        stores = [
+            s.store for s in usage(root) if s.encoder == encoder or (len(encoder) >= 6 and s.store.startswith(encoder))
+        ]
         if not stores:
             raise UserError(f"--encoder {encoder}: nothing of it in {root}; see mmcl-fast cache ls")
     if not yes:

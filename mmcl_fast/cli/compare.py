@@ -22,20 +22,37 @@ if TYPE_CHECKING:
 Name = Annotated[str, typer.Argument(help="A config that ships (demo, folder, clip...) or a TOML file.")]
 Seeds = Annotated[str, typer.Option(help="0..4 or 0,3,7; a seed is that of training and of the order of tasks.")]
 Jobs = Annotated[int, typer.Option(help="Cells learned at once; the cores are shared out among them.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; runs/compare-CONFIG or "
-                                                             "runs/ablate-CONFIG unless told.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE",
-                                                     help="Override a key of the config; may be given again.")]
-Reference = Annotated[str | None, typer.Option(help="The row that the others are compared with; comm, or the first, "
-                                                    "unless told.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="The folder to write; runs/compare-CONFIG or runs/ablate-CONFIG unless told.",
+        show_default=False,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; may be given again."),
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="The row that the others are compared with; comm, or the first, unless told.", show_default=False
+    ),
+]
 
 
 @app.command()
 @guarded
 def compare(
     config: Name,
-    methods: Annotated[str, typer.Option(help="Names with commas between; an option follows its method after a colon: "
-                                              "comm,ridge,ridge:source=zq")],
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Names with commas between; an option follows its method after a colon: comm,ridge,ridge:source=zq"
+        ),
+    ],
     seeds: Seeds = "0..4",
     jobs: Jobs = 1,
     out: Out = None,
@@ -55,18 +72,33 @@ def compare(
     from mmcl_fast.compare import rows
 
     base = configs.load(config, overrides or ())
-    _sweep(["compare", config, "--methods", methods], base, rows.methods(methods, base), seeds, jobs, out, reference,
-           overrides, quiet, as_json)
+    _sweep(
+        ["compare", config, "--methods", methods],
+        base,
+        rows.methods(methods, base),
+        seeds,
+        jobs,
+        out,
+        reference,
+        overrides,
+        quiet,
+        as_json,
+    )
 
 
 @app.command()
 @guarded
 def ablate(
     config: Name,
-    switches: Annotated[str | None, typer.Option(
-        help="Names with commas between, all unless told: prompts, aggregation, self_regularisation, blending, "
-             "relevance, realignment, drift, weighted, prompt_blocks, prompt_length, rank; or changes of your own: "
-             "rank=8,drift=false:weighted=false", show_default=False)] = None,
+    switches: Annotated[
+        str | None,
+        typer.Option(
+            help="Names with commas between, all unless told: prompts, aggregation, self_regularisation, blending, "
+            "relevance, realignment, drift, weighted, prompt_blocks, prompt_length, rank; or changes of your own: "
+            "rank=8,drift=false:weighted=false",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Seeds = "0..4",
     jobs: Jobs = 1,
     out: Out = None,
@@ -97,8 +129,18 @@ def _again(seeds: str, jobs: int, out: Path, reference: str | None, overrides: S
     return words + [part for text in overrides or () for part in ("--set", text)]
 
 
-def _sweep(words: Sequence[str], base: "Config", chosen: "Sequence[Row]", seeds: str, jobs: int, out: Path | None,
-           reference: str | None, overrides: Sequence[str] | None, quiet: bool, as_json: bool) -> None:
+def _sweep(
+    words: Sequence[str],
+    base: Config,
+    chosen: Sequence[Row],
+    seeds: str,
+    jobs: int,
+    out: Path | None,
+    reference: str | None,
+    overrides: Sequence[str] | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Learn what is missing, then write and print the tables. ``words``: the command up to its common options."""
     from mmcl_fast import progress
     from mmcl_fast.compare import cells, display, rows, sweep
@@ -138,12 +180,15 @@ def _sweep(words: Sequence[str], base: "Config", chosen: "Sequence[Row]", seeds:
         print(f"written: {out}/table.md, table.csv, table.tex, results.json, report.html")
     if faults:
         cell, fault = next(iter(faults.items()))
-        raise UserError(f"{len(faults)} of {len(planned)} cells failed, first {cell}: {fault}; the others are in the "
-                        f"table; when it is mended go on with: {again}")
+        raise UserError(
+            f"{len(faults)} of {len(planned)} cells failed, first {cell}: {fault}; the others are in the "
+            f"table; when it is mended go on with: {again}"
+        )
 
 
-def _write(out: Path, rows: "Sequence[Row]", planned: "Sequence[Cell]", faults: dict[str, str], reference: str,
-           title: str) -> dict[str, Any]:
+def _write(
+    out: Path, rows: Sequence[Row], planned: Sequence[Cell], faults: dict[str, str], reference: str, title: str
+) -> dict[str, Any]:
     from mmcl_fast.learning import files
     from mmcl_fast.report import results as report
     from mmcl_fast.report import sweep as page
@@ -152,12 +197,20 @@ def _write(out: Path, rows: "Sequence[Row]", planned: "Sequence[Cell]", faults: 
     found = []
     for row in rows:
         own = [cell for cell in planned if cell.row is row]
-        about = {"title": row.title, "method": row.method, "options": own[0].config.method.options,
-                 "encoder": own[0].config.encoder.model_dump(mode="json")}
+        about = {
+            "title": row.title,
+            "method": row.method,
+            "options": own[0].config.method.options,
+            "encoder": own[0].config.encoder.model_dump(mode="json"),
+        }
         found.append((about, {cell.seed: cell.folder for cell in own if cell.name not in faults}))
     results = report.collect(found, reference, faults)
     files.write_json(out / "results.json", results)
-    for name, text in (("table.md", tables.markdown(results)), ("table.tex", tables.latex(results)),
-                       ("table.csv", tables.csv_text(results)), ("report.html", page.page(results, title))):
+    for name, text in (
+        ("table.md", tables.markdown(results)),
+        ("table.tex", tables.latex(results)),
+        ("table.csv", tables.csv_text(results)),
+        ("report.html", page.page(results, title)),
+    ):
         files.replace(out / name, text.encode())
     return results

@@ -66,10 +66,7 @@ def data_check(
         {
             "modality": m,
             "classes": sum(len(t.classes) for t in stream.tasks if t.modality == m),
-            **{
-                s: sum(len(t.split(s)) for t in stream.tasks if t.modality == m)
-                for s in ("train", "val", "test")
-            },
+            **{s: sum(len(t.split(s)) for t in stream.tasks if t.modality == m) for s in ("train", "val", "test")},
         }
         for m in stream.modalities
     ]

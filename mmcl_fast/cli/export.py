@@ -34,6 +34,8 @@ def export(
     if as_json:
         return print_json({"folder": str(done.folder), "differences": done.differences, "files": done.files})
     for modality, differences in done.differences.items():
-        print(f"{modality}: largest difference from the learner {max(differences.values()):.1e} "
-              f"({', '.join(f'{name} {value:.1e}' for name, value in differences.items())})")
+        print(
+            f"{modality}: largest difference from the learner {max(differences.values()):.1e} "
+            f"({', '.join(f'{name} {value:.1e}' for name, value in differences.items())})"
+        )
     print(f"{done.folder}: {sum(done.files.values()) / 1e6:.1f} MB; its README.md says how to run it")

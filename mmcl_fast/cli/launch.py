@@ -17,8 +17,8 @@ from mmcl_fast.cli.common import Stopped
 from mmcl_fast.errors import ConfigError, RunError
 
 COMMAND = (sys.executable, "-m", "mmcl_fast")
-PATIENCE = 3.0   # seconds that the others get to notice a death, before they are asked to end
-GRACE = 20.0     # seconds from there until they are killed
+PATIENCE = 3.0  # seconds that the others get to notice a death, before they are asked to end
+GRACE = 20.0  # seconds from there until they are killed
 SAID = (0, 2, 130, 143)  # exit codes of processes that have told the user why they ended
 
 
@@ -33,11 +33,14 @@ def check(count: int, device: str) -> None:
     if count == 1 or device == "cpu" or not torch.cuda.is_available():
         return
     if ":" in device:
-        raise ConfigError(f"train.device = {device!r}: --devices {count} takes one GPU for each process; use cuda or "
-                          "auto")
+        raise ConfigError(
+            f"train.device = {device!r}: --devices {count} takes one GPU for each process; use cuda or auto"
+        )
     if count > torch.cuda.device_count():
-        raise ConfigError(f"--devices {count}: torch finds {torch.cuda.device_count()} CUDA GPUs here; give at most "
-                          "that many, or --set train.device=cpu")
+        raise ConfigError(
+            f"--devices {count}: torch finds {torch.cuda.device_count()} CUDA GPUs here; give at most "
+            "that many, or --set train.device=cpu"
+        )
 
 
 def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
@@ -68,13 +71,23 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="mmcl_fast-") as folder:
             for number in range(count):
-                environment = {"OMP_NUM_THREADS": str(max(1, parallel.cores() // count)), **_loopback(), **os.environ,
-                               "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(count),
-                               "LOCAL_WORLD_SIZE": str(count), parallel.RENDEZVOUS: str(Path(folder) / "rendezvous"),
-                               parallel.PARENT: str(alive_while_open)}
+                environment = {
+                    "OMP_NUM_THREADS": str(max(1, parallel.cores() // count)),
+                    **_loopback(),
+                    **os.environ,
+                    "RANK": str(number),
+                    "LOCAL_RANK": str(number),
+                    "WORLD_SIZE": str(count),
+                    "LOCAL_WORLD_SIZE": str(count),
+                    parallel.RENDEZVOUS: str(Path(folder) / "rendezvous"),
+                    parallel.PARENT: str(alive_while_open),
+                }
                 # A session of its own: Ctrl-C comes once, from here.
-                processes.append(subprocess.Popen([*COMMAND, *words], env=environment, start_new_session=True,
-                                                  pass_fds=[alive_while_open]))
+                processes.append(
+                    subprocess.Popen(
+                        [*COMMAND, *words], env=environment, start_new_session=True, pass_fds=[alive_while_open]
+                    )
+                )
             dead = _wait(processes)
     finally:
         for process in processes:

@@ -122,7 +122,7 @@ def train(
     print(f"report: {page}")
 
 
-def _learn(settings: "Config", out: Path, resume: bool, quiet: bool) -> "Result | None":
+def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | None:
     """What a run came to; None for a process that is not to speak of it."""
     from mmcl_fast import check, parallel, progress
     from mmcl_fast.learning import run as runs
@@ -174,13 +174,15 @@ def evaluate(
     stream = make_stream(settings, run)
     configs.check_data(run, stream.fingerprint)
     learner = Learner.load(
-        run, device=device, cache_dir=settings.train.cache, cache_gb=settings.train.cache_gb, workers=workers,
+        run,
+        device=device,
+        cache_dir=settings.train.cache,
+        cache_gb=settings.train.cache_gb,
+        workers=workers,
         progress=progress.make(quiet),
     )
     learned = {task["name"] for task in learner.tasks}
-    result = learner.evaluate(
-        [task for task in stream.tasks if task.name in learned], setting=setting, split=split
-    )
+    result = learner.evaluate([task for task in stream.tasks if task.name in learned], setting=setting, split=split)
     if as_json:
         return print_json(
             {

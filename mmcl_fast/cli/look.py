@@ -18,10 +18,7 @@ def report_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            "-o",
-            help="The HTML file; default: report.html in the first run folder.",
-            show_default=False,
+            "--out", "-o", help="The HTML file; default: report.html in the first run folder.", show_default=False
         ),
     ] = None,
     debug: Debug = False,

@@ -31,9 +31,12 @@ def predict(
     run: Run,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE|DIR|-", help="Files of any modality, folders of them (all that is below, in "
-                       "the order of names, without hidden ones), or - for lines of text from standard input.",
-                       show_default=False),
+        typer.Argument(
+            metavar="FILE|DIR|-",
+            help="Files of any modality, folders of them (all that is below, in "
+            "the order of names, without hidden ones), or - for lines of text from standard input.",
+            show_default=False,
+        ),
     ],
     modality: Annotated[
         str | None, typer.Option(help="Of all files; found from the content unless told.", show_default=False)
@@ -41,9 +44,13 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each file.")] = 3,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="TEXT,...", help="Texts that compete in place of the classes learned. Files are embedded "
-                     "as ever, prompts and re-alignment included, and those were fitted to the classes learned: a "
-                     "class that is new is scored through them, by its text alone.", show_default=False),
+        typer.Option(
+            metavar="TEXT,...",
+            help="Texts that compete in place of the classes learned. Files are embedded "
+            "as ever, prompts and re-alignment included, and those were fitted to the classes learned: a "
+            "class that is new is scored through them, by its text alone.",
+            show_default=False,
+        ),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="table, json (one object a line) or csv (one row for a file and rank).")
@@ -72,8 +79,14 @@ def predict(
     from mmcl_fast.learning import Learner
 
     learner = Learner.load(run, device=device, workers=workers)
-    found = learner.predictions(_items(files), modality=modality, top_k=top, batch_size=batch_size, on_error="report",
-                                classes=None if classes is None else classes.split(","))
+    found = learner.predictions(
+        _items(files),
+        modality=modality,
+        top_k=top,
+        batch_size=batch_size,
+        on_error="report",
+        classes=None if classes is None else classes.split(","),
+    )
     count = _Count(found, progress.make(quiet or sys.stdout.isatty()))
     if as_json:
         _json_value(count)
@@ -89,10 +102,10 @@ def predict(
 class _Count:
     """Predictions on their way to the output, counted and shown."""
 
-    def __init__(self, found: Iterable["Prediction"], display: "Progress"):
+    def __init__(self, found: Iterable[Prediction], display: Progress):
         self.found, self.display, self.all, self.failed = found, display, 0, 0
 
-    def __iter__(self) -> Iterator["Prediction"]:
+    def __iter__(self) -> Iterator[Prediction]:
         with self.display.phase("predict") as shown:
             for prediction in self.found:
                 self.all += 1
@@ -101,7 +114,7 @@ class _Count:
                 yield prediction
 
 
-def _items(given: Sequence[Path]) -> Iterator["Path | Line"]:
+def _items(given: Sequence[Path]) -> Iterator[Path | Line]:
     for path in given:
         if str(path) == "-":
             yield from _lines()
@@ -111,7 +124,7 @@ def _items(given: Sequence[Path]) -> Iterator["Path | Line"]:
             yield path
 
 
-def _lines() -> Iterator["Path | Line"]:
+def _lines() -> Iterator[Path | Line]:
     """Lines of standard input with a word in them, named by their number."""
     from mmcl_fast.learning import Line
 
@@ -130,18 +143,19 @@ def _below(folder: Path) -> Iterator[Path]:
     yield from map(Path, unread)
 
 
-def _record(p: "Prediction") -> dict[str, Any]:
+def _record(p: Prediction) -> dict[str, Any]:
     return {
         "file": p.file,
         "modality": p.modality,
         "contributions": p.contributions,
-        "labels": [{"modality": m or None, "class": c, "probability": q}
-                   for (m, c), q in zip(p.labels, p.probabilities)],
+        "labels": [
+            {"modality": m or None, "class": c, "probability": q} for (m, c), q in zip(p.labels, p.probabilities)
+        ],
         "error": p.error,
     }
 
 
-def _json_value(found: Iterable["Prediction"]) -> None:
+def _json_value(found: Iterable[Prediction]) -> None:
     """One list, written as it comes."""
     start = "["
     for p in found:
@@ -150,12 +164,12 @@ def _json_value(found: Iterable["Prediction"]) -> None:
     print("\n]" if start == "," else "[]")
 
 
-def _json_lines(found: Iterable["Prediction"]) -> None:
+def _json_lines(found: Iterable[Prediction]) -> None:
     for p in found:
         print(json.dumps(_record(p), ensure_ascii=False))
 
 
-def _csv(found: Iterable["Prediction"]) -> None:
+def _csv(found: Iterable[Prediction]) -> None:
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(COLUMNS)
     for p in found:
@@ -166,7 +180,7 @@ def _csv(found: Iterable["Prediction"]) -> None:
             out.writerow([p.file, "ok", p.modality, rank, c, m, f"{q:.6g}", shares, None])
 
 
-def _table(found: Iterable["Prediction"]) -> None:
+def _table(found: Iterable[Prediction]) -> None:
     """In pieces of the same layout, so that a table of any length is printed as it comes."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape

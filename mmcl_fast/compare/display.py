@@ -12,7 +12,7 @@ from mmcl_fast.compare.cells import Cell
 class Silent:
     """Shows nothing."""
 
-    def __enter__(self) -> "Silent":
+    def __enter__(self) -> Silent:
         return self
 
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
@@ -58,14 +58,21 @@ class Bars(Lines):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         super().__init__(count, done)
-        self.bars = Progress(SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
-                             MofNCompleteColumn(), TextColumn("{task.fields[unit]}"), TimeElapsedColumn(),
-                             TextColumn("{task.fields[doing]}", style="dim", markup=False), console=console,
-                             transient=True)
+        self.bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[doing]}", style="dim", markup=False),
+            console=console,
+            transient=True,
+        )
         self.all = self.bars.add_task("all cells", total=count, completed=done, unit="cells", doing="")
         self.keys: dict[str, Any] = {}
 
-    def __enter__(self) -> "Bars":
+    def __enter__(self) -> Bars:
         self.bars.start()
         return self
 

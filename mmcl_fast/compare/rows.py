@@ -109,18 +109,28 @@ def _around(key: str, title: str) -> _Rows:
 SWITCHES: dict[str, tuple[str, _Rows]] = {
     "prompts": ("no prompts at all", _off("prompts", "no prompts")),
     "aggregation": ("no intra-modal aggregation", _off("aggregation", "no intra-modal aggregation")),
-    "self_regularisation": ("no self-regularisation",
-                            lambda base: [("no self-regularisation", {"self_regularisation": 0.0})]),
+    "self_regularisation": (
+        "no self-regularisation",
+        lambda base: [("no self-regularisation", {"self_regularisation": 0.0})],
+    ),
     "blending": ("no inter-modal blending", _off("blending", "no inter-modal blending")),
-    "relevance": ("the other relevance function, mlp or analytic",
-                  lambda base: [(f"relevance {kind}", {"relevance": kind}) for kind in ("analytic", "mlp")]),
-    "realignment": ("re-alignment in closed form alone, or none",
-                    lambda base: [("re-alignment in closed form alone", {"realignment": "closed"}),
-                                  ("no re-alignment", {"realignment": "off"})]),
+    "relevance": (
+        "the other relevance function, mlp or analytic",
+        lambda base: [(f"relevance {kind}", {"relevance": kind}) for kind in ("analytic", "mlp")],
+    ),
+    "realignment": (
+        "re-alignment in closed form alone, or none",
+        lambda base: [
+            ("re-alignment in closed form alone", {"realignment": "closed"}),
+            ("no re-alignment", {"realignment": "off"}),
+        ],
+    ),
     "drift": ("no drift correction", _off("drift", "no drift correction")),
     "weighted": ("no contribution weights w in re-alignment", _off("weighted", "no weights w")),
-    "prompt_blocks": ("prompts in one block, or in all",
-                      lambda base: [(f"prompt_blocks {n}", {"prompt_blocks": n}) for n in (1, "all")]),
+    "prompt_blocks": (
+        "prompts in one block, or in all",
+        lambda base: [(f"prompt_blocks {n}", {"prompt_blocks": n}) for n in (1, "all")],
+    ),
     "prompt_length": ("half and twice the prompt length", _around("prompt_length", "prompt length")),
     "rank": ("half and twice the rank r", _around("rank", "rank")),
 }
@@ -140,24 +150,28 @@ def switches(text: str | None, base: Config) -> tuple[list[Row], list[str]]:
         ConfigError: the base config's method is not comm; else as for ``methods``.
     """
     if base.method.name != "comm":
-        raise ConfigError(f"method.name = {base.method.name!r}: ablate throws the switches of comm; add --set "
-                          "method.name=comm")
+        raise ConfigError(
+            f"method.name = {base.method.name!r}: ablate throws the switches of comm; add --set method.name=comm"
+        )
     now = base.method.options | {"prompt_blocks": base.encoder.prompt_blocks}
     rows, left_out = [Row("comm", "comm", "comm", spec="comm")], []
     for piece in _pieces(",".join(SWITCHES) if text is None else text, "--switches"):
         spec = f"--switches {piece}"
         if "=" in piece:
-            rows.append(Row(piece.replace(":", ", ").replace("=", " = "), _folder(piece), "comm",
-                            *_changes(piece, spec), spec))
+            rows.append(
+                Row(piece.replace(":", ", ").replace("=", " = "), _folder(piece), "comm", *_changes(piece, spec), spec)
+            )
             continue
         if piece not in SWITCHES:
-            raise ConfigError(f"{spec}: no such switch; {nearest(piece, list(SWITCHES))}, or a change such as "
-                              "rank=8")
+            raise ConfigError(f"{spec}: no such switch; {nearest(piece, list(SWITCHES))}, or a change such as rank=8")
         if piece == "prompt_blocks" and base.encoder.name == "embedded":
             left_out.append(f"{piece}: left out: {OWN_BLOCKS}")
             continue
-        found = [(title, changes) for title, changes in SWITCHES[piece][1](now)
-                 if any(now[key] != value for key, value in changes.items())]
+        found = [
+            (title, changes)
+            for title, changes in SWITCHES[piece][1](now)
+            if any(now[key] != value for key, value in changes.items())
+        ]
         if not found:
             left_out.append(f"{piece}: left out: the config has it switched already")
         for title, changes in found:
@@ -186,8 +200,10 @@ def _changes(text: str, spec: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _apart(changes: Options) -> tuple[Options, Options]:
     """Those of the method's options, and those of [encoder]."""
-    return ({key: value for key, value in changes.items() if key not in ENCODER_KEYS},
-            {key: value for key, value in changes.items() if key in ENCODER_KEYS})
+    return (
+        {key: value for key, value in changes.items() if key not in ENCODER_KEYS},
+        {key: value for key, value in changes.items() if key in ENCODER_KEYS},
+    )
 
 
 def _folder(text: str) -> str:
@@ -202,6 +218,7 @@ def _checked(rows: Sequence[Row], base: Config) -> list[Row]:
         key = (row.method, *sorted(config.method.options.items()), config.encoder.prompt_blocks)
         twin = seen.setdefault(key, row)
         if twin is not row or folders.setdefault(row.folder, row) is not row:
-            raise ConfigError(f"{row.spec}: the same as {(twin if twin is not row else folders[row.folder]).title}; "
-                              "name it once")
+            raise ConfigError(
+                f"{row.spec}: the same as {(twin if twin is not row else folders[row.folder]).title}; name it once"
+            )
     return list(rows)

@@ -28,14 +28,24 @@ class _Worker:
     """A process, and the cell that it learns."""
 
     def __init__(self, number: int, jobs: int, inherited: Sequence[int]):
-        environment = {"OMP_NUM_THREADS": str(max(1, parallel.cores() // jobs)), **os.environ,
-                       parallel.BESIDE: str(jobs), parallel.PARENT: str(inherited[0])}
+        environment = {
+            "OMP_NUM_THREADS": str(max(1, parallel.cores() // jobs)),
+            **os.environ,
+            parallel.BESIDE: str(jobs),
+            parallel.PARENT: str(inherited[0]),
+        }
         for name in TOGETHER:
             environment.pop(name, None)
         self.number = number
         # A session of its own: Ctrl-C comes from the sweep alone.
-        self.process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-                                        start_new_session=True, pass_fds=inherited)
+        self.process = subprocess.Popen(
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
         self.cell: Cell | None = None
         self.rest = b""
 
@@ -98,6 +108,7 @@ def run(cells: Sequence[Cell], jobs: int, display: Any, *, skipped: Sequence[Bro
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with selectors.DefaultSelector() as outputs:
+
             def start(number: int) -> None:
                 worker = _Worker(number, jobs, (alive_while_open, lock))
                 workers.append(worker)

@@ -43,7 +43,7 @@ class Told:
             tell(self.events, event="progress", learned=self.learned, tasks=self.tasks, doing=doing)
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator["_Phase"]:
+    def phase(self, name: str, total: int | None = None) -> Iterator[_Phase]:
         self.say(name)
         yield _Phase(self, name, total)
 

@@ -12,8 +12,9 @@ from mmcl_fast.encoders.blocks import head_dtype
 __all__ = ["Encoder", "Tokens", "load_encoder"]
 
 
-def load_encoder(name: str, *, device: torch.device | str = "cpu", prompt_blocks: int | str | None = None,
-                 precision: str = "auto") -> Encoder:
+def load_encoder(
+    name: str, *, device: torch.device | str = "cpu", prompt_blocks: int | str | None = None, precision: str = "auto"
+) -> Encoder:
     """``embedded``, or a CLIP or SigLIP by hub name or local folder.
 
     Args:
@@ -31,6 +32,7 @@ def load_encoder(name: str, *, device: torch.device | str = "cpu", prompt_blocks
         from mmcl_fast.encoders.embedded import EmbeddedEncoder as kind
     else:
         from mmcl_fast.encoders.clip import ClipEncoder as kind
+
         if prompt_blocks is not None:
             options["prompt_blocks"] = prompt_blocks
     encoder = kind(name, device=device, **options)

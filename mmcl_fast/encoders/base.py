@@ -43,14 +43,15 @@ class Tokens:
         parts = (self.tokens, self.query, self.mask)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
-    def __getitem__(self, rows) -> "Tokens":
+    def __getitem__(self, rows) -> Tokens:
         return Tokens(self.tokens[rows], self.query[rows], None if self.mask is None else self.mask[rows])
 
-    def to(self, device: torch.device | str) -> "Tokens":
-        return Tokens(self.tokens.to(device), self.query.to(device),
-                      None if self.mask is None else self.mask.to(device))
+    def to(self, device: torch.device | str) -> Tokens:
+        return Tokens(
+            self.tokens.to(device), self.query.to(device), None if self.mask is None else self.mask.to(device)
+        )
 
-    def rounded(self) -> "Tokens":
+    def rounded(self) -> Tokens:
         """As they are kept and learned from: tokens in bfloat16."""
         return Tokens(self.tokens.bfloat16(), self.query, self.mask)
 
@@ -102,7 +103,7 @@ class Encoder(ABC):
         """Class texts ``[C, D]`` float32 with unit rows."""
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> "Encoder":
+    def to(self, device: torch.device | str) -> Encoder:
         """Move the frozen weights; returns self."""
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:

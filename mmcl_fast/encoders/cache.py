@@ -61,8 +61,16 @@ class TrunkCache:
         RunError: the folder can't be made or written.
     """
 
-    def __init__(self, folder: Path | str | None, *, budget_gb: float = CACHE_GB, workers: int = 2,
-                 batch: int | None = None, memory: int | None = None, media: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        folder: Path | str | None,
+        *,
+        budget_gb: float = CACHE_GB,
+        workers: int = 2,
+        batch: int | None = None,
+        memory: int | None = None,
+        media: Mapping[str, Any] | None = None,
+    ):
         self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-")
         self.folder = default_folder() if folder == "auto" else Path(folder or self._temporary.name)
         self.budget, self.workers, self.batch = budget_gb * 1e9, workers, batch
@@ -79,11 +87,21 @@ class TrunkCache:
             if not os.access(self.folder, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as fault:
-            raise RunError(f"{self.folder}: the cache folder can't be made or written ({fault.strerror}); "
-                           'set train.cache to another folder or to "none"') from None
+            raise RunError(
+                f"{self.folder}: the cache folder can't be made or written ({fault.strerror}); "
+                'set train.cache to another folder or to "none"'
+            ) from None
 
-    def tokens(self, encoder: Encoder, samples: Sequence[Any], *, views: int = 1, seed: int = 0,
-               advance: Callable[[int], None] | None = None, keep: bool = False) -> Tokens:
+    def tokens(
+        self,
+        encoder: Encoder,
+        samples: Sequence[Any],
+        *,
+        views: int = 1,
+        seed: int = 0,
+        advance: Callable[[int], None] | None = None,
+        keep: bool = False,
+    ) -> Tokens:
         """The trunk's output for samples of one modality on the encoder's device, found or computed.
 
         Args:
@@ -162,8 +180,9 @@ class TrunkCache:
                 shard = store.write(buffer, [row.key for row in rows], self._drop_kept)
                 if shard is not None:
                     return shard
-                self._say("what is in use is more than train.cache_gb = "
-                          f"{self.budget / 1e9:g}, or than the disk has free")
+                self._say(
+                    f"what is in use is more than train.cache_gb = {self.budget / 1e9:g}, or than the disk has free"
+                )
             except OSError as fault:
                 self._writes = False
                 self._say(f"{self.folder} can't be written ({fault.strerror})")
@@ -175,8 +194,12 @@ class TrunkCache:
 
     def _say(self, why: str) -> None:
         if not self._said:
-            log.warning("trunk cache: %s: the rest is kept in memory while it fits %.1f GB, and what does not fit is "
-                        "decoded again whenever it is used; make room or raise train.cache_gb", why, self.memory / 1e9)
+            log.warning(
+                "trunk cache: %s: the rest is kept in memory while it fits %.1f GB, and what does not fit is "
+                "decoded again whenever it is used; make room or raise train.cache_gb",
+                why,
+                self.memory / 1e9,
+            )
             self._said = True
 
     def _remember(self) -> None:

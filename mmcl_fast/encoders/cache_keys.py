@@ -99,7 +99,7 @@ class Contents:
             self._learn([look + digest for look, digest in read.items()])
             self._new += [look + digest for look, digest in read.items()]
         for i, look, place in zip(files, looks, places.tolist()):
-            out[i] = read[look] if place == NO_PLACE else bytes(self._digests[32 * place:32 * place + 32])
+            out[i] = read[look] if place == NO_PLACE else bytes(self._digests[32 * place : 32 * place + 32])
         return out
 
     def save(self) -> None:
@@ -125,7 +125,7 @@ class Contents:
                 continue
             if len(data) % 48 == 4 and zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
                 whole += data[4:]
-        rows = list(dict.fromkeys(whole[i:i + 48] for i in range(0, len(whole), 48)))
+        rows = list(dict.fromkeys(whole[i : i + 48] for i in range(0, len(whole), 48)))
         if rows:
             self._learn(rows)
         if len(files) > MOST_MEMOS:
@@ -185,8 +185,9 @@ def _digest(source: Any) -> bytes:
     return digest.digest()
 
 
-def sample_keys(samples: Sequence[Any], contents: Sequence[bytes], spec: Spec, backend: str, *, view: int,
-                seed: int) -> list[bytes]:
+def sample_keys(
+    samples: Sequence[Any], contents: Sequence[bytes], spec: Spec, backend: str, *, view: int, seed: int
+) -> list[bytes]:
     """16 bytes for each sample: blake2b of its content and of all that is done to it before the trunk. A random view
     is drawn from (seed, view, the sample's key), so these count where there is one; a text has none."""
     view = 0 if spec.modality == "text" else view

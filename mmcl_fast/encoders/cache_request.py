@@ -20,8 +20,8 @@ from mmcl_fast.media.spec import adjust
 if TYPE_CHECKING:
     from mmcl_fast.encoders.cache import TrunkCache
 
-BLOCK = 4096            # samples looked up at once
-SHARD_ROWS = 512        # of a shard at most,
+BLOCK = 4096  # samples looked up at once
+SHARD_ROWS = 512  # of a shard at most,
 SHARD_BYTES = 64 << 20  # or fewer that hold this much
 CPU_BATCH, BATCH = 8, 32  # samples per trunk pass
 
@@ -31,7 +31,7 @@ Advance = Callable[[int], None]
 class Request:
     """Where each of ``views`` x n rows is, view after view; see ``TrunkCache.tokens``."""
 
-    def __init__(self, cache: "TrunkCache", encoder: Encoder, samples: Sequence[Any], views: int, seed: int):
+    def __init__(self, cache: TrunkCache, encoder: Encoder, samples: Sequence[Any], views: int, seed: int):
         self.cache, self.encoder, self.samples, self.views, self.seed = cache, encoder, samples, views, seed
         self.modality = samples[0].modality
         self.spec = adjust(encoder.spec(self.modality), cache.media)
@@ -49,11 +49,17 @@ class Request:
         advance = advance or (lambda count: None)
         for view in range(self.views):
             for start in range(0, len(self.samples), BLOCK):
-                self._block(view * len(self.samples) + start, self.samples[start:start + BLOCK], view, advance)
+                self._block(view * len(self.samples) + start, self.samples[start : start + BLOCK], view, advance)
 
     def _block(self, start: int, samples: Sequence[Any], view: int, advance: Advance) -> None:
-        keys = sample_keys(samples, self.cache.contents.of(samples), self.spec,
-                           self.cache.backend(self.encoder.device, self.spec), view=view, seed=self.seed)
+        keys = sample_keys(
+            samples,
+            self.cache.contents.of(samples),
+            self.spec,
+            self.cache.backend(self.encoder.device, self.spec),
+            view=view,
+            seed=self.seed,
+        )
         self.digest.update(b"".join(keys))
         missing = self._find(start, keys, range(len(keys)))
         if missing:  # another process may have written them since
@@ -89,8 +95,9 @@ class Request:
         """Decodes samples and runs the trunk: full batches of one size, texts one by one."""
         device = self.encoder.device
         batch = self.cache.batch or (CPU_BATCH if device.type == "cpu" else BATCH)
-        batches = loader(samples, self.spec, device, workers=self.cache.workers, batch_size=batch, view=view,
-                         seed=self.seed)
+        batches = loader(
+            samples, self.spec, device, workers=self.cache.workers, batch_size=batch, view=view, seed=self.seed
+        )
         for indices, decoded in batches:
             if isinstance(decoded, Tensor):
                 spare = decoded[-1:].expand(batch - len(indices), *decoded.shape[1:])
@@ -135,8 +142,17 @@ class Request:
                 lengths[mine] = np.diff(self.shards[number].starts)[rows]
         for i, (row_query, shape, _) in self._alone.items():
             query[i], lengths[i] = row_query, shape[0]
-        return StoredTokens(self.shards, self.shard, self.row, lengths, torch.from_numpy(query), width=width,
-                            masked=masked, device=self.encoder.device, compute=self._again)
+        return StoredTokens(
+            self.shards,
+            self.shard,
+            self.row,
+            lengths,
+            torch.from_numpy(query),
+            width=width,
+            masked=masked,
+            device=self.encoder.device,
+            compute=self._again,
+        )
 
     def _again(self, where: list[int]) -> list[Row]:
         out: dict[int, Row] = {}

@@ -47,8 +47,13 @@ class Row:
 def pack(rows: Sequence[Row]) -> bytearray:
     """The bytes of a shard of at least one row; all rows have one width and all or none a mask."""
     starts = np.cumsum([0, *(len(row.tokens) for row in rows)], dtype=np.int64)
-    values = {"rows": len(rows), "items": int(starts[-1]), "width": rows[0].tokens.shape[1],
-              "query": len(rows[0].query), "masked": rows[0].mask is not None}
+    values = {
+        "rows": len(rows),
+        "items": int(starts[-1]),
+        "width": rows[0].tokens.shape[1],
+        "query": len(rows[0].query),
+        "masked": rows[0].mask is not None,
+    }
     empty = _header(values | {"index_crc": 0, "data_crc": 0})
     places, size = _layout(values, len(empty))
     buffer = bytearray(size)
@@ -61,7 +66,7 @@ def pack(rows: Sequence[Row]) -> bytearray:
         np.concatenate([row.mask for row in rows], out=parts["mask"])
     index_crc, data_crc = _sums(buffer, places)
     header = _header(values | {"index_crc": index_crc, "data_crc": data_crc})
-    buffer[:len(header)] = header
+    buffer[: len(header)] = header
     return buffer
 
 
@@ -74,8 +79,13 @@ def _header(values: dict) -> bytes:
 def _layout(values: dict, start: int) -> tuple[dict[str, tuple[int, int]], int]:
     """Offset and size in bytes of each part, and of the whole."""
     rows, items = values["rows"], values["items"]
-    sizes = {"keys": 16 * rows, "starts": 8 * (rows + 1), "query": 4 * rows * values["query"],
-             "mask": items if values["masked"] else 0, "tokens": 2 * items * values["width"]}
+    sizes = {
+        "keys": 16 * rows,
+        "starts": 8 * (rows + 1),
+        "query": 4 * rows * values["query"],
+        "mask": items if values["masked"] else 0,
+        "tokens": 2 * items * values["width"],
+    }
     places = {}
     for name, size in sizes.items():
         start = -(-start // ALIGN) * ALIGN
@@ -85,10 +95,19 @@ def _layout(values: dict, start: int) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def _parts(buffer, values: dict, places: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    kinds = {"keys": (np.uint8, (-1, 16)), "starts": (np.int64, -1), "query": (np.float32, (-1, values["query"])),
-             "mask": (bool, -1), "tokens": (np.int16, (-1, values["width"]))}
-    return {name: np.frombuffer(buffer, kinds[name][0], size // np.dtype(kinds[name][0]).itemsize, offset)
-            .reshape(kinds[name][1]) for name, (offset, size) in places.items()}
+    kinds = {
+        "keys": (np.uint8, (-1, 16)),
+        "starts": (np.int64, -1),
+        "query": (np.float32, (-1, values["query"])),
+        "mask": (bool, -1),
+        "tokens": (np.int16, (-1, values["width"])),
+    }
+    return {
+        name: np.frombuffer(buffer, kinds[name][0], size // np.dtype(kinds[name][0]).itemsize, offset).reshape(
+            kinds[name][1]
+        )
+        for name, (offset, size) in places.items()
+    }
 
 
 def _sums(buffer, places: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -102,7 +121,7 @@ def _open_header(head: bytes, size: int) -> tuple[dict, dict[str, tuple[int, int
     if len(head) < PREFIX.size:
         raise Damaged("truncated")
     magic, length, crc = PREFIX.unpack_from(head)
-    text = head[PREFIX.size:PREFIX.size + length]
+    text = head[PREFIX.size : PREFIX.size + length]
     if magic != MAGIC:
         raise Damaged("not a shard")
     if len(text) != length or zlib.crc32(text) != crc:
@@ -121,7 +140,7 @@ def read_keys(file: Path) -> np.ndarray:
         values, places = _open_header(head, size)
         end = places["query"][0]
         head += stream.read(max(0, end - len(head)))
-    index = head[places["keys"][0]:end]
+    index = head[places["keys"][0] : end]
     if zlib.crc32(index) != values["index_crc"]:
         raise Damaged("index and checksum differ")
     return np.frombuffer(index, np.uint8, 16 * values["rows"]).reshape(-1, 16)
@@ -147,7 +166,7 @@ class Shard:
         self.even = int(lengths[0]) if (lengths == lengths[0]).all() else None  # N, where all samples have the same
 
     @classmethod
-    def open(cls, file: Path, *, verify: bool) -> "Shard":
+    def open(cls, file: Path, *, verify: bool) -> Shard:
         """Map a file. Raises Damaged, OSError."""
         with open(file, "rb") as stream:
             if os.fstat(stream.fileno()).st_size < PREFIX.size:

@@ -31,8 +31,8 @@ from mmcl_fast.encoders.cache_shard import Damaged, Shard, read_keys
 log = logging.getLogger("mmcl_fast")
 
 MOST_ROWS = 1 << 20  # of a shard: a place is its number times this, plus the row
-FREE = 10**9         # bytes of the disk that the cache leaves free
-STALE = 3600         # seconds after which an unfinished file is taken for a killed process's
+FREE = 10**9  # bytes of the disk that the cache leaves free
+STALE = 3600  # seconds after which an unfinished file is taken for a killed process's
 
 _open: WeakValueDictionary[str, Shard] = WeakValueDictionary()  # of this process: never evicted
 _verified: set[str] = set()
@@ -51,10 +51,10 @@ class Store:
     def __init__(self, folder: Path, name: str, about: dict[str, str], budget: float):
         self.root, self.folder, self.about, self.budget = folder, folder / name, about, budget
         self._table = KeyTable()
-        self._files: list[str] = []     # by number
+        self._files: list[str] = []  # by number
         self._numbers: dict[str, int] = {}
-        self._own = 0                   # bytes written since the folder was last measured
-        self._used: int | None = None   # bytes of all shards then
+        self._own = 0  # bytes written since the folder was last measured
+        self._used: int | None = None  # bytes of all shards then
         self.refresh()
 
     def refresh(self) -> None:
@@ -119,8 +119,9 @@ class Store:
         self._table.keep(lambda places: places // MOST_ROWS != number)
 
     def _discard(self, name: str, fault: Exception) -> None:
-        log.warning("trunk cache: %s is damaged (%s): deleted, its samples are computed again",
-                    self.folder / name, fault)
+        log.warning(
+            "trunk cache: %s is damaged (%s): deleted, its samples are computed again", self.folder / name, fault
+        )
         with suppress(OSError):  # gone, or another user's
             (self.folder / name).unlink()
 
@@ -144,8 +145,12 @@ class Store:
 
     def _fits(self, size: int) -> bool:
         """Whether a shard of ``size`` bytes may be written; deletes the least recently used ones to that end."""
-        if self._used is None or self._used + self._own + size > self.budget or self._own > self.budget / 100 \
-                or shutil.disk_usage(self.root).free < FREE + size:
+        if (
+            self._used is None
+            or self._used + self._own + size > self.budget
+            or self._own > self.budget / 100
+            or shutil.disk_usage(self.root).free < FREE + size
+        ):
             found = sorted(((info.st_mtime_ns, info.st_size, path) for path, info in _shards(self.root)))
             self._used, self._own = sum(found_size for _, found_size, _ in found), 0
             excess = max(self._used + size - self.budget, FREE + size - shutil.disk_usage(self.root).free)
@@ -210,8 +215,11 @@ def usage(root: Path) -> list[Usage]:
                 except (Damaged, OSError):
                     continue
                 shards, size, used = shards + 1, size + info.st_size, max(used, info.st_mtime)
-        out.append(Usage(folder.name, str(about.get("encoder", "?")), str(about.get("device", "?")), samples, shards,
-                         size, used))
+        out.append(
+            Usage(
+                folder.name, str(about.get("encoder", "?")), str(about.get("device", "?")), samples, shards, size, used
+            )
+        )
     return sorted(out, key=lambda u: -u.used)
 
 

@@ -31,8 +31,19 @@ class StoredTokens(Tokens):
         compute: positions -> their Rows, for samples that are kept nowhere.
     """
 
-    def __init__(self, shards: Sequence[Shard], shard: np.ndarray, row: np.ndarray, lengths: np.ndarray, query: Tensor,
-                 *, width: int, masked: bool, device: torch.device, compute: Callable[[list[int]], list[Row]]):
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        shard: np.ndarray,
+        row: np.ndarray,
+        lengths: np.ndarray,
+        query: Tensor,
+        *,
+        width: int,
+        masked: bool,
+        device: torch.device,
+        compute: Callable[[list[int]], list[Row]],
+    ):
         self._shards, self._shard, self._row, self._lengths = list(shards), shard, row, lengths
         self.query, self._width, self._masked, self._compute = query.to(device), width, masked, compute
         self._device, self._longest = device, int(lengths.max())
@@ -64,20 +75,32 @@ class StoredTokens(Tokens):
         where = self._all[rows]
         tokens, mask = self._gather(where.reshape(-1).numpy())
         shape = where.shape
-        return Tokens(tokens.view(*shape, *tokens.shape[1:]), self.query[rows],
-                      None if mask is None else mask.view(*shape, self._longest))
+        return Tokens(
+            tokens.view(*shape, *tokens.shape[1:]),
+            self.query[rows],
+            None if mask is None else mask.view(*shape, self._longest),
+        )
 
     def to(self, device: torch.device | str) -> Tokens:
         if torch.device(device) == self._device:
             return self
-        return StoredTokens(self._shards, self._shard, self._row, self._lengths, self.query, width=self._width,
-                            masked=self._masked, device=torch.device(device), compute=self._compute)
+        return StoredTokens(
+            self._shards,
+            self._shard,
+            self._row,
+            self._lengths,
+            self.query,
+            width=self._width,
+            masked=self._masked,
+            device=torch.device(device),
+            compute=self._compute,
+        )
 
     def whole(self) -> Tokens:
         """All rows on the device, as plain tensors."""
         out = torch.empty(len(self), self._longest, self._width, dtype=torch.bfloat16, device=self._device)
         for start in range(0, len(self), 256):
-            out[start:start + 256] = self[start:start + 256].tokens
+            out[start : start + 256] = self[start : start + 256].tokens
         return Tokens(out, self.query, self.mask)
 
     def _gather(self, where: np.ndarray, tokens: bool = True) -> tuple[Tensor | None, Tensor | None]:
@@ -108,18 +131,19 @@ class StoredTokens(Tokens):
             if source.even == self._longest and mask is None:
                 begin = int(source.starts[r])
                 if out is not None:
-                    out[first:last] = source.tokens[begin:begin + (last - first) * self._longest].reshape(
-                        last - first, self._longest, self._width)
+                    out[first:last] = source.tokens[begin : begin + (last - first) * self._longest].reshape(
+                        last - first, self._longest, self._width
+                    )
                 continue
             for slot in range(first, last):
                 begin, end = int(source.starts[r + slot - first]), int(source.starts[r + slot - first + 1])
                 if out is not None:
-                    out[slot, :end - begin] = source.tokens[begin:end]
+                    out[slot, : end - begin] = source.tokens[begin:end]
                 if mask is not None:
-                    mask[slot, :end - begin] = source.mask[begin:end]
+                    mask[slot, : end - begin] = source.mask[begin:end]
         if alone:
             for slot, found in zip(alone, self._compute(where[alone].tolist())):
                 if out is not None:
-                    out[slot, :len(found.tokens)] = found.tokens
+                    out[slot, : len(found.tokens)] = found.tokens
                 if mask is not None:
-                    mask[slot, :len(found.tokens)] = found.mask
+                    mask[slot, : len(found.tokens)] = found.mask

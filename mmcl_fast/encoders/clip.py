@@ -28,8 +28,7 @@ from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json",
-           "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
 PICTURES = ("preprocessor_config.json", "processor_config.json")
 BILINEAR = 2  # Pillow's number; whatever else a model names is taken as bicubic
@@ -55,8 +54,15 @@ class ClipEncoder(Encoder):
         EncoderError: one line that says what is missing and what to do.
     """
 
-    def __init__(self, name_or_folder: str | Path, *, prompt_blocks: int | str = 4,
-                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, frames: int = 8):
+    def __init__(
+        self,
+        name_or_folder: str | Path,
+        *,
+        prompt_blocks: int | str = 4,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        frames: int = 8,
+    ):
         self.name, self.dtype, self.frames = str(name_or_folder), dtype, frames
         self._model, tokenizer, self._pictures = load(self.name, dtype)
         depth = {t: len(getattr(self._model, f"{t}_model").encoder.layers) for t in ("vision", "text")}
@@ -72,8 +78,7 @@ class ClipEncoder(Encoder):
 
     def tower(self, modality: str) -> str:
         if modality not in MODALITIES:
-            raise EncoderError(f"{self.name} has no modality {modality!r}: "
-                               f"use one of {', '.join(MODALITIES)}")
+            raise EncoderError(f"{self.name} has no modality {modality!r}: use one of {', '.join(MODALITIES)}")
         return "text" if modality == "text" else "vision"
 
     def prefix_width(self, modality: str) -> int:
@@ -90,11 +95,14 @@ class ClipEncoder(Encoder):
         size = pictures.get("size")
         crop = pictures.get("do_center_crop", False) or (isinstance(size, dict) and "shortest_edge" in size)
         return VisualSpec(
-            modality=modality, size=self._vision.size, frames=self.frames if modality == "video" else 1,
+            modality=modality,
+            size=self._vision.size,
+            frames=self.frames if modality == "video" else 1,
             resize="crop" if crop and modality != "audio" else "squash",
             interpolation="bilinear" if pictures.get("resample") == BILINEAR else "bicubic",
             mean=(0, 0, 0) if plain else pictures["image_mean"],
-            std=(1, 1, 1) if plain else pictures["image_std"])
+            std=(1, 1, 1) if plain else pictures["image_std"],
+        )
 
     @torch.no_grad()
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
@@ -103,8 +111,10 @@ class ClipEncoder(Encoder):
             return self.trunk_of_ids(*self._text.encode(batch))
         size = self._vision.size
         if batch.dim() != 5 or batch.shape[2:] != (3, size, size):
-            raise EncoderError(f"{self.name}: a batch of {modality} has shape {list(batch.shape)}: "
-                               f"give [B, F, 3, {size}, {size}], as spec({modality!r}) says")
+            raise EncoderError(
+                f"{self.name}: a batch of {modality} has shape {list(batch.shape)}: "
+                f"give [B, F, 3, {size}, {size}], as spec({modality!r}) says"
+            )
         tokens, query = self._vision.trunk(batch.to(self.device, self.dtype))
         return Tokens(tokens, F.pad(query, (0, self._text.width)))
 
@@ -122,18 +132,25 @@ class ClipEncoder(Encoder):
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
         tower = self._towers[self.tower(modality)]
         if prefix is not None and (prefix.shape[-4], prefix.shape[-3], prefix.shape[-1]) != (
-                self.blocks, 2, tower.width):
-            raise EncoderError(f"{self.name}: a prefix for {modality} has shape {list(prefix.shape)}: "
-                               f"give [{self.blocks}, 2, L, {tower.width}], with or without B in front")
+            self.blocks,
+            2,
+            tower.width,
+        ):
+            raise EncoderError(
+                f"{self.name}: a prefix for {modality} has shape {list(prefix.shape)}: "
+                f"give [{self.blocks}, 2, L, {tower.width}], with or without B in front"
+            )
         return tower.head(tokens.tokens.to(self.dtype), tokens.mask, prefix).float()
 
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
-        rows = [self.head(self.trunk(texts[i:i + TEXTS_AT_ONCE], "text"), None, "text")
-                for i in range(0, len(texts), TEXTS_AT_ONCE)]
+        rows = [
+            self.head(self.trunk(texts[i : i + TEXTS_AT_ONCE], "text"), None, "text")
+            for i in range(0, len(texts), TEXTS_AT_ONCE)
+        ]
         return F.normalize(torch.cat(rows), dim=1) if rows else torch.empty(0, self.dim, device=self.device)
 
-    def to(self, device: torch.device | str) -> "ClipEncoder":
+    def to(self, device: torch.device | str) -> ClipEncoder:
         self.device = torch.device(device)
         self._model.to(self.device)
         return self
@@ -147,8 +164,9 @@ class ClipEncoder(Encoder):
         if prompt_blocks == "all":
             return most
         if not isinstance(prompt_blocks, int) or not 1 <= prompt_blocks <= most:
-            raise EncoderError(f"prompt_blocks = {prompt_blocks!r}: {self.name} has {most} layers, "
-                               f"give 1 to {most} or \"all\"")
+            raise EncoderError(
+                f'prompt_blocks = {prompt_blocks!r}: {self.name} has {most} layers, give 1 to {most} or "all"'
+            )
         return prompt_blocks
 
     def _hash(self, tokenizer) -> str:
@@ -175,9 +193,12 @@ def load(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, Any, dict[str,
     with _quiet(), _faults(name, local, "config.json"):
         kind = config_class.get_config_dict(name)[0].get("model_type")
     if kind not in KINDS:
-        advice = ("give a CLIP or SigLIP with both towers" if kind != "siglip2" else
-                  "SigLIP 2 of variable resolution is not supported, use one of fixed resolution such as "
-                  "google/siglip2-base-patch16-224")
+        advice = (
+            "give a CLIP or SigLIP with both towers"
+            if kind != "siglip2"
+            else "SigLIP 2 of variable resolution is not supported, use one of fixed resolution such as "
+            "google/siglip2-base-patch16-224"
+        )
         raise EncoderError(f"{name}: model_type is {kind!r}, not 'clip' or 'siglip': {advice}")
     if local:
         _need(folder, WEIGHTS, "weights (model.safetensors)")
@@ -193,18 +214,23 @@ def load(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, Any, dict[str,
         model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
-        raise EncoderError(f"{name}: the weights lack {len(missing)} tensors, the first is {missing[0]}: "
-                           "give a folder with both towers, or download it again")
+        raise EncoderError(
+            f"{name}: the weights lack {len(missing)} tensors, the first is {missing[0]}: "
+            "give a folder with both towers, or download it again"
+        )
     if kind == "siglip" and not hasattr(model.vision_model, "head"):
-        raise EncoderError(f"{name}: its vision tower has no pooling head (vision_use_head is false): "
-                           "give a SigLIP that embeds pictures")
+        raise EncoderError(
+            f"{name}: its vision tower has no pooling head (vision_use_head is false): "
+            "give a SigLIP that embeds pictures"
+        )
     return model.requires_grad_(False).eval(), tokenizer, pictures
 
 
 def _need(folder: Path, names: tuple[str, ...], what: str) -> None:
     if not any((folder / name).is_file() for name in names):
-        raise EncoderError(f"{folder}: no {what} in this folder: give a folder that save_pretrained wrote or "
-                           "that was downloaded whole")
+        raise EncoderError(
+            f"{folder}: no {what} in this folder: give a folder that save_pretrained wrote or that was downloaded whole"
+        )
 
 
 def _from_transformers(name: str) -> Any:
@@ -218,9 +244,11 @@ def _from_transformers(name: str) -> Any:
         if broken:
             raise EncoderError(
                 f"transformers can't be imported, because {' and '.join(broken)} here is not built for "
-                f"torch {torch.__version__}: pip uninstall {' '.join(broken)}") from fault
-        raise EncoderError(f"transformers.{name} can't be imported ({_first_line(fault)}): "
-                           "pip install -U 'mmcl-fast[clip]'") from fault
+                f"torch {torch.__version__}: pip uninstall {' '.join(broken)}"
+            ) from fault
+        raise EncoderError(
+            f"transformers.{name} can't be imported ({_first_line(fault)}): pip install -U 'mmcl-fast[clip]'"
+        ) from fault
 
 
 def _is_broken(package: str) -> bool:
@@ -240,8 +268,7 @@ def _pictures(name: str) -> dict[str, Any]:
         value = pictures.get(key)
         three = isinstance(value, list) and len(value) == 3
         if not three and pictures.get("do_normalize", True) is not False:
-            raise EncoderError(f"{name}: preprocessor_config.json has {key} = {value!r}: "
-                               "three numbers are needed")
+            raise EncoderError(f"{name}: preprocessor_config.json has {key} = {value!r}: three numbers are needed")
     return pictures
 
 
@@ -252,8 +279,7 @@ def _check_sentencepiece(name: str) -> None:
     if kind.removesuffix("Fast") == "SiglipTokenizer":
         have = importlib.import_module("transformers.utils")
         if not (have.is_sentencepiece_available() and have.is_protobuf_available()):
-            raise EncoderError(f"{name}: its tokenizer needs two packages: "
-                               "pip install sentencepiece protobuf")
+            raise EncoderError(f"{name}: its tokenizer needs two packages: pip install sentencepiece protobuf")
 
 
 @contextmanager

@@ -25,8 +25,11 @@ FRAMES_AT_ONCE = 64
 def attend(attn: nn.Module, x: Tensor, prefix: Tensor | None, causal: bool) -> Tensor:
     """Attention of a transformers module over x ``[B, N, d]`` and a prefix, see ``prefix_attention``."""
     x = x.to(attn.q_proj.weight.dtype)
-    return attn.out_proj(prefix_attention(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, prefix,
-                                          causal=causal, scale=attn.scale))
+    return attn.out_proj(
+        prefix_attention(
+            attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, prefix, causal=causal, scale=attn.scale
+        )
+    )
 
 
 def run(layers: nn.ModuleList, x: Tensor, prefix: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -54,11 +57,12 @@ class VisionTower:
         self.side = config.image_size // config.patch_size
         self.specials = int(hasattr(self.tower.embeddings, "class_embedding"))
         layers = self.tower.encoder.layers
-        self.lower, self.upper = layers[:len(layers) - blocks], layers[len(layers) - blocks:]
+        self.lower, self.upper = layers[: len(layers) - blocks], layers[len(layers) - blocks :]
         # The head tells a whole picture from pooled frames by N: no number of frames may give the same.
-        whole = self.specials + self.side ** 2
-        self.grid = next(g for g in range(min(self.side, GRID), self.side + 1)
-                         if g == self.side or whole % (self.specials + g * g))
+        whole = self.specials + self.side**2
+        self.grid = next(
+            g for g in range(min(self.side, GRID), self.side + 1) if g == self.side or whole % (self.specials + g * g)
+        )
 
     def trunk(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels ``[B, F, 3, size, size]`` -> tokens ``[B, N, d]`` and query ``[B, d]`` float32.
@@ -72,13 +76,13 @@ class VisionTower:
         pixels = pixels.flatten(0, 1)
         parts = (pixels,) if torch.compiler.is_exporting() else pixels.split(FRAMES_AT_ONCE)
         x = torch.cat([self._frames(part) for part in parts])
-        patches = x[:, self.specials:]
+        patches = x[:, self.specials :]
         query = patches.float().mean(1).view(count, frames, -1).mean(1)
         if frames == 1:
             return x, query
         cells = patches.transpose(1, 2).unflatten(2, (self.side, self.side))
         pooled = F.adaptive_avg_pool2d(cells, self.grid).flatten(2).transpose(1, 2)
-        x = torch.cat([x[:, :self.specials], pooled], dim=1).view(count, frames, -1, self.width)
+        x = torch.cat([x[:, : self.specials], pooled], dim=1).view(count, frames, -1, self.width)
         time = sinusoid(torch.arange(frames, device=x.device) / (frames - 1) * 8, self.width)[:, None]
         scale = TEMPORAL * x.abs().mean((1, 2, 3), keepdim=True)
         return (x + scale * time.to(x.dtype)).flatten(1, 2), query
@@ -94,8 +98,8 @@ class VisionTower:
         x = run(self.upper, x, prefix)
         if not self.specials:
             return self.tower.head(self.tower.post_layernorm(x))
-        whole = x.shape[1] == 1 + self.side ** 2
-        classes = x[:, ::x.shape[1] if whole else 1 + self.grid ** 2]
+        whole = x.shape[1] == 1 + self.side**2
+        classes = x[:, :: x.shape[1] if whole else 1 + self.grid**2]
         return self.project(self.tower.post_layernorm(classes).mean(1))
 
 
@@ -116,7 +120,7 @@ class TextTower:
         self.length = config.max_position_embeddings
         self.causal = model.config.model_type == "clip"
         layers = self.tower.encoder.layers
-        self.lower, self.upper = layers[:len(layers) - blocks], layers[len(layers) - blocks:]
+        self.lower, self.upper = layers[: len(layers) - blocks], layers[len(layers) - blocks :]
         tokenizer.padding_side = tokenizer.truncation_side = "right"
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -126,8 +130,14 @@ class TextTower:
         """
         if not self.causal:
             texts = [text.lower() for text in texts]
-        out = self.tokenizer(texts, padding=True if self.causal else "max_length", truncation=True,
-                             max_length=self.length, return_attention_mask=True, return_tensors="pt")
+        out = self.tokenizer(
+            texts,
+            padding=True if self.causal else "max_length",
+            truncation=True,
+            max_length=self.length,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
         ids = out["input_ids"]
         if not self.causal:
             return ids, out["attention_mask"].bool()
@@ -141,7 +151,10 @@ class TextTower:
             raise EncoderError(f"{type(self.tokenizer).__name__} can't be written as a tokenizer.json: leave text out")
         self.encode(["a"])  # sets its padding and truncation
         return self.tokenizer.backend_tokenizer.to_str(), {
-            "lowercase": not self.causal, "max_tokens": self.length, "dynamic": self.causal}
+            "lowercase": not self.causal,
+            "max_tokens": self.length,
+            "dynamic": self.causal,
+        }
 
     def trunk(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What ``encode`` gives -> tokens ``[B, N, d]``, query ``[B, d]`` float32 (mean of the real tokens), mask for

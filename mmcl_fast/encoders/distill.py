@@ -56,7 +56,7 @@ def features(encoder: EmbeddedEncoder, pictures: Tensor, size: int, batch: int =
     """Trunk tokens (bf16) and pooled features of small pictures enlarged to ``size``."""
     tokens, queries = [], []
     for i in range(0, len(pictures), batch):
-        x = F.interpolate(pictures[i:i + batch].float() / 127.5 - 1, size=(size, size), mode="bicubic")
+        x = F.interpolate(pictures[i : i + batch].float() / 127.5 - 1, size=(size, size), mode="bicubic")
         out = encoder.trunk(x.clamp(-1, 1).unsqueeze(1).to(encoder.device), "image")
         tokens.append(out.tokens.bfloat16().cpu())
         queries.append(out.query[:, :1280].cpu())
@@ -95,6 +95,7 @@ def train(args: argparse.Namespace) -> None:
             total += loss.item() / steps
         print(f"epoch {epoch + 1}: loss {total:.4f}", flush=True)
     from safetensors.torch import save_file
+
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().half().contiguous() for k, v in head.state_dict().items()}, args.out)
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:.1f} MB)")
@@ -120,13 +121,18 @@ def evaluate(args: argparse.Namespace) -> None:
         mean, scale = x.mean(0), x.std(0) + 1e-6
         a, b = (x - mean) / scale, (streams[name] - mean) / scale
         a, b = F.pad(a, (0, 1), value=1.0).double(), F.pad(b, (0, 1), value=1.0).double()
-        ridge = torch.linalg.solve(a.T @ a + 300 * torch.eye(a.shape[1], dtype=a.dtype), a.T @ F.one_hot(train_labels, 10).double())
+        ridge = torch.linalg.solve(
+            a.T @ a + 300 * torch.eye(a.shape[1], dtype=a.dtype), a.T @ F.one_hot(train_labels, 10).double()
+        )
         print(f"linear probe on {name}: {100 * ((b @ ridge).argmax(1) == labels).double().mean():.1f} %")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mmcl_fast.encoders.distill", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m mmcl_fast.encoders.distill",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, images in (("train", 10000), ("evaluate", 10000)):
         command = commands.add_parser(name)

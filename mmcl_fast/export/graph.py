@@ -64,8 +64,9 @@ def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Trace
     varies = {"batch": Dim("batch", min=1)}
     if "tokens" in next(iter(shapes.values())):
         varies["tokens"] = Dim("tokens", min=2, max=learner.encoder.tokenizer()[1]["max_tokens"])
-    dynamic = tuple({axis: varies[size] for axis, size in enumerate(shape) if isinstance(size, str)}
-                    for shape in shapes.values())
+    dynamic = tuple(
+        {axis: varies[size] for axis, size in enumerate(shape) if isinstance(size, str)} for shape in shapes.values()
+    )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outputs = list(predictor(*example))  # also computes what methods solve once
@@ -73,8 +74,10 @@ def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Trace
             program = torch.export.export(predictor, example, dynamic_shapes=(dynamic,))
         except Exception as fault:  # whatever stops the tracer is of the method's or the encoder's code
             reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
-            raise RunError(f"method {learner.method.name}: its prediction for {modality} is not tensor code alone, so "
-                           f"that it can't be exported ({reason}); use another method") from fault
+            raise RunError(
+                f"method {learner.method.name}: its prediction for {modality} is not tensor code alone, so "
+                f"that it can't be exported ({reason}); use another method"
+            ) from fault
     for node in program.graph.nodes:
         for key in PATHS:
             node.meta.pop(key, None)

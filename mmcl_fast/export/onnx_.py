@@ -19,8 +19,8 @@ from mmcl_fast.export.graph import Traced
 
 OPSET = 18
 WEIGHTS = "weights.bin"
-LEAST = 1024   # bytes; smaller constants stay in the graph
-PAGE = 4096    # so that a runtime can map them
+LEAST = 1024  # bytes; smaller constants stay in the graph
+PAGE = 4096  # so that a runtime can map them
 
 
 def versions() -> dict[str, str]:
@@ -66,10 +66,16 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
         reason = str(fault).strip().splitlines()[0]
         raise RunError(f"{file.stem}: torch can't write its graph as ONNX ({reason}); use --format torch") from fault
     if model.opset_imports[""] != OPSET:
-        raise RunError(f"{file.stem}: torch {torch.__version__} wrote opset {model.opset_imports['']}, not {OPSET}; "
-                       "use --format torch")
-    names = {str(size): named for value, shape in zip(model.graph.inputs, traced.inputs.values())
-             for size, named in zip(value.shape, shape) if isinstance(named, str)}
+        raise RunError(
+            f"{file.stem}: torch {torch.__version__} wrote opset {model.opset_imports['']}, not {OPSET}; "
+            "use --format torch"
+        )
+    names = {
+        str(size): named
+        for value, shape in zip(model.graph.inputs, traced.inputs.values())
+        for size, named in zip(value.shape, shape)
+        if isinstance(named, str)
+    }
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # files and lines of the machine that exported
@@ -87,8 +93,14 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
         if tensor is not None and tensor.nbytes >= LEAST:
             data = tensor.tobytes()
             value.const_value = ir.ExternalTensor(
-                WEIGHTS, weights.place(data), len(data), tensor.dtype, shape=tensor.shape, name=value.name,
-                base_dir=file.parent)
+                WEIGHTS,
+                weights.place(data),
+                len(data),
+                tensor.dtype,
+                shape=tensor.shape,
+                name=value.name,
+                base_dir=file.parent,
+            )
     model.metadata_props.clear()
     ir.save(model, file)
 

@@ -22,8 +22,13 @@ def made_up(learner: Learner, modality: str) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
     if modality == "text":
         words = " ".join(learner.classes.texts).split()
-        return of_texts(learner, [" ".join(words[int(torch.randint(len(words), (1,), generator=generator))]
-                                           for _ in range(3 * n + 2)) for n in range(COUNT)])
+        return of_texts(
+            learner,
+            [
+                " ".join(words[int(torch.randint(len(words), (1,), generator=generator))] for _ in range(3 * n + 2))
+                for n in range(COUNT)
+            ],
+        )
     spec = learner.spec(modality)
     coarse = torch.rand(COUNT * spec.frames, 3, 6, 6, generator=generator)
     x = F.interpolate(coarse, (spec.size, spec.size), mode="bicubic").clamp(0, 1).view(COUNT, *spec.shape)
@@ -39,7 +44,7 @@ def of_texts(learner: Learner, texts: list[str]) -> tuple[Tensor, ...]:
 def of_stream(learner: Learner, stream: Stream, modality: str) -> tuple[Tensor, ...] | None:
     """``COUNT`` test samples of a stream, spread over its tasks; None without any."""
     pool = [s for task in stream.tasks if task.modality == modality for s in task.test]
-    samples = pool[::max(1, len(pool) // COUNT)][:COUNT]
+    samples = pool[:: max(1, len(pool) // COUNT)][:COUNT]
     spec = learner.spec(modality)
     for _, batch in loader(samples, spec, torch.device("cpu"), batch_size=COUNT, workers=0, on_error="skip"):
         return (batch,) if isinstance(batch, Tensor) else of_texts(learner, batch)

@@ -22,9 +22,20 @@ from mmcl_fast.learning import files
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
 KEYS: dict[str, type | tuple[type, ...]] = {
-    "encoder": str, "fingerprint": str, "method": str, "options": dict, "seed": int, "views": int,
-    "prompt_blocks": (int, str, type(None)), "precision": str, "media": dict, "tasks": list, "keys": list,
-    "texts": list, "state": dict}
+    "encoder": str,
+    "fingerprint": str,
+    "method": str,
+    "options": dict,
+    "seed": int,
+    "views": int,
+    "prompt_blocks": (int, str, type(None)),
+    "precision": str,
+    "media": dict,
+    "tasks": list,
+    "keys": list,
+    "texts": list,
+    "state": dict,
+}
 ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # to format 2; values where they are missing
 
 
@@ -43,8 +54,10 @@ def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> N
     if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - {TENSORS, STATE, MANIFEST}):
         raise RunError(f"{folder}: holds other things than a checkpoint; give an empty or a new folder")
     stored, packed = _pack({k: v.detach().cpu() for k, v in tensors.items()})
-    contents = {TENSORS: save(stored),
-                STATE: json.dumps({**values, "packed": packed}, indent=1, ensure_ascii=False).encode()}
+    contents = {
+        TENSORS: save(stored),
+        STATE: json.dumps({**values, "packed": packed}, indent=1, ensure_ascii=False).encode(),
+    }
     manifest = {"format": FORMAT, "files": {name: _entry(data) for name, data in contents.items()}}
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
     files.make_folder(folder.parent)
@@ -78,8 +91,9 @@ def read(folder: Path, keys: Mapping[str, Any] = KEYS) -> tuple[dict[str, Tensor
     try:
         return _read(folder, keys)
     except OSError as fault:
-        raise RunError(f"{folder}: can't be read ({fault.strerror}); make it readable, or use an older "
-                       "checkpoint") from None
+        raise RunError(
+            f"{folder}: can't be read ({fault.strerror}); make it readable, or use an older checkpoint"
+        ) from None
 
 
 def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,8 +108,10 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
             raise RunError(f"{folder}: no {name}; give a folder that Learner.save or mmcl-fast train wrote")
     manifest = _json(folder / MANIFEST, (folder / MANIFEST).read_bytes())
     if manifest.get("format") != FORMAT:
-        raise RunError(f"{folder / MANIFEST}: not of format {FORMAT}, which this version reads; use another "
-                       "checkpoint or another version")
+        raise RunError(
+            f"{folder / MANIFEST}: not of format {FORMAT}, which this version reads; use another "
+            "checkpoint or another version"
+        )
     contents = {}
     for name in (TENSORS, STATE):
         listed = manifest.get("files")
@@ -103,8 +119,9 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
         size = listed.get("bytes") if isinstance(listed, dict) else None
         data = (folder / name).read_bytes() if (folder / name).stat().st_size == size else b""
         if listed != _entry(data):
-            raise RunError(f"{folder / name}: its size or checksum is not the one in {MANIFEST}; use an older "
-                           "checkpoint")
+            raise RunError(
+                f"{folder / name}: its size or checksum is not the one in {MANIFEST}; use an older checkpoint"
+            )
         contents[name] = data
     values = _json(folder / STATE, contents[STATE])
     values = {**{key: value for key, value in ADDED.items() if key in keys}, **values}

@@ -24,8 +24,11 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         full = fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = ("make room and go on with --resume; what was saved before is as it was" if full else
-                  "make it writable or give another folder")
+        advice = (
+            "make room and go on with --resume; what was saved before is as it was"
+            if full
+            else "make it writable or give another folder"
+        )
         raise RunError(f"{path}: can't be written ({fault.strerror or fault}); {advice}") from None
 
 

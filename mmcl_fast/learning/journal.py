@@ -54,7 +54,7 @@ class Journal:
         self._generators: dict[str, Tensor] = {}
         self._under_way: str | None = None
         self._waiting = False
-        self.asked = 0    # the signal that this process got,
+        self.asked = 0  # the signal that this process got,
         self._agreed = 0  # and the one that all of them stop for
 
     def start(self, task: int) -> None:
@@ -68,7 +68,8 @@ class Journal:
             if parallel.first():
                 self._find(task)
         self.steps, self._loops, self._generators, self._under_way = parallel.told(
-            (self.steps, self._loops, self._generators, self._under_way))
+            (self.steps, self._loops, self._generators, self._under_way)
+        )
 
     def _find(self, task: int) -> None:
         own = checkpoint.inside(self.run, task)
@@ -129,9 +130,15 @@ class Journal:
         self._place += 1
         tensors = {f"loop/{name}/{k}": v for name, (kept, _) in self._loops.items() for k, v in kept.items()}
         folder = self.run / "checkpoints" / f"inside-{self.task:03d}-{self._place:06d}"
-        checkpoint.write(folder, tensors | generators(), {
-            "loops": {name: values for name, (_, values) in self._loops.items()}, "under_way": self._under_way,
-            "steps": self.steps})
+        checkpoint.write(
+            folder,
+            tensors | generators(),
+            {
+                "loops": {name: values for name, (_, values) in self._loops.items()},
+                "under_way": self._under_way,
+                "steps": self.steps,
+            },
+        )
         for _, folder in checkpoint.inside(self.run, self.task)[:-KEPT]:
             checkpoint.remove(folder)
 

@@ -45,26 +45,53 @@ class Learner:
         media: limits, and what depth maps hold, as in the config's [media]; see ``mmcl_fast.media.spec.adjust``.
     """
 
-    def __init__(self, encoder: str | Encoder = "embedded", method: str = "comm", *,
-                 options: dict[str, Any] | None = None, seed: int = 0, device: str = "auto",
-                 cache_dir: str | Path | None = None, prompt_blocks: int | str | None = None, views: int = 1,
-                 workers: int = 2, progress: Any = None, cache_gb: float = CACHE_GB, precision: str = "auto",
-                 media: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        encoder: str | Encoder = "embedded",
+        method: str = "comm",
+        *,
+        options: dict[str, Any] | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        cache_dir: str | Path | None = None,
+        prompt_blocks: int | str | None = None,
+        views: int = 1,
+        workers: int = 2,
+        progress: Any = None,
+        cache_gb: float = CACHE_GB,
+        precision: str = "auto",
+        media: Mapping[str, Any] | None = None,
+    ):
         media = {name: value for name, value in (media or {}).items() if value is not None}
         for modality in MODALITIES:
             adjust(default_spec(modality), media)  # refuses what no spec takes
         chosen = make_options(method, options)
         if parallel.world() > 1 and not vars(method_class(method)).get("shares"):  # not inherited
             raise ConfigError(f"method {method}: learns in one process only; leave out --devices or torchrun")
-        self.settings = {"method": method, "options": dataclasses.asdict(chosen), "seed": seed, "views": views,
-                         "prompt_blocks": prompt_blocks, "precision": precision, "media": media}
+        self.settings = {
+            "method": method,
+            "options": dataclasses.asdict(chosen),
+            "seed": seed,
+            "views": views,
+            "prompt_blocks": prompt_blocks,
+            "precision": precision,
+            "media": media,
+        }
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.encoder = (load_encoder(encoder, device=device, prompt_blocks=prompt_blocks, precision=precision)
-                        if isinstance(encoder, str) else encoder.to(device))
+        self.encoder = (
+            load_encoder(encoder, device=device, prompt_blocks=prompt_blocks, precision=precision)
+            if isinstance(encoder, str)
+            else encoder.to(device)
+        )
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
-        self.cache = TrunkCache(cache_dir, budget_gb=cache_gb, workers=workers, media=media,
-                                memory=machine_memory() // (4 * parallel.beside()))
+        self.cache = TrunkCache(
+            cache_dir,
+            budget_gb=cache_gb,
+            workers=workers,
+            media=media,
+            memory=machine_memory() // (4 * parallel.beside()),
+        )
         self.views, self.seed, self.progress = views, seed, progress
         self.journal: Journal = Unkept()
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
@@ -100,18 +127,28 @@ class Learner:
         try:
             self.method.learn(data, classes)
             for key, learned in self.method.state()[0].items():
-                if learned.is_floating_point() and learned.numel() and \
-                        not torch.stack(learned.aminmax()).isfinite().all():  # far faster than isfinite() of all
-                    raise RunError(f"{key} is not finite after learning; look at the task's files, or change "
-                                   "method.options")
+                if (
+                    learned.is_floating_point()
+                    and learned.numel()
+                    and not torch.stack(learned.aminmax()).isfinite().all()
+                ):  # far faster than isfinite() of all
+                    raise RunError(
+                        f"{key} is not finite after learning; look at the task's files, or change method.options"
+                    )
         except BaseException as fault:
             self._reset(tensors, values)
             if isinstance(fault, RunError):
                 raise type(fault)(f"task {task.name}: {fault}") from None
             raise
         self.classes = classes
-        self.tasks.append({"name": task.name, "modality": task.modality, "classes": list(task.classes),
-                           "class_ids": [list(c) for c in task.class_ids]})
+        self.tasks.append(
+            {
+                "name": task.name,
+                "modality": task.modality,
+                "classes": list(task.classes),
+                "class_ids": [list(c) for c in task.class_ids],
+            }
+        )
         seconds = {"decode and trunk": trunk_seconds, **self.method.seconds}
         return {**seconds, "bookkeeping": time.perf_counter() - started - sum(seconds.values())}
 
@@ -141,20 +178,24 @@ class Learner:
         for key, text in new.items():
             texts.append(f"{text} ({key[0]})" if text in taken else text)
             taken.add(texts[-1])
-        embedded = self.encoder.text(texts[len(classes):]).to(self.encoder.device)
+        embedded = self.encoder.text(texts[len(classes) :]).to(self.encoder.device)
         return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
 
     def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens | None:
         with parallel.together(), self.method.phase(title, len(samples) * views) as shown:
-            tokens = self.cache.tokens(self.encoder, samples, views=views, seed=self.seed, advance=shown.advance,
-                                       keep=keep) if samples else None
+            tokens = (
+                self.cache.tokens(self.encoder, samples, views=views, seed=self.seed, advance=shown.advance, keep=keep)
+                if samples
+                else None
+            )
         self.method.seconds.pop(title, None)
         return tokens
 
     # ---- evaluation and prediction --------------------------------------------------------------------------
 
-    def evaluate(self, tasks: Sequence[Task], *, setting: str = "both", split: str = "test",
-                 upcoming: Sequence[Task] = ()) -> Evaluation:
+    def evaluate(
+        self, tasks: Sequence[Task], *, setting: str = "both", split: str = "test", upcoming: Sequence[Task] = ()
+    ) -> Evaluation:
         """Accuracy on each task's samples of a split, prediction by instance.
 
         Tasks that were learned are scored over the classes learned; tasks that were not, over the classes learned
@@ -177,11 +218,15 @@ class Learner:
         own: dict[str, set[int]] = {task.modality: set() for task in tasks}  # a modality's classes learned
         for t in self.tasks:
             own.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
-        columns = {m: torch.tensor(sorted(ids), dtype=torch.int64, device=self.encoder.device) for m, ids in own.items()}
+        columns = {
+            m: torch.tensor(sorted(ids), dtype=torch.int64, device=self.encoder.device) for m, ids in own.items()
+        }
         for task in tasks:
             samples = task.split(split)
             if not samples:
-                raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
+                raise StreamError(
+                    f"task {task.name}: no sample in its {split} split; add files or choose another split"
+                )
             result.counts.append(len(samples))
             samples = parallel.dealt(samples)
             tokens = self._tokens(samples, f"{task.name}: decode and trunk", keep=True)
@@ -196,11 +241,15 @@ class Learner:
                 scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
             new = sorted(set(ids.values()) - own[task.modality])
             for name in wanted:
-                masked = torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)]) \
-                    if name == "given_masked" else None
+                masked = (
+                    torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)])
+                    if name == "given_masked"
+                    else None
+                )
                 competing = scores[name != "agnostic" or not self.method.routes]
                 result.correct[name].append(
-                    right_answers(competing[:, : known if task.name in learned else len(classes)], labels, masked))
+                    right_answers(competing[:, : known if task.name in learned else len(classes)], labels, masked)
+                )
         told = parallel.all_told(result.correct)
         result.correct = {name: [sum(parts) for parts in zip(*(t[name] for t in told))] for name in wanted}
         return result
@@ -213,16 +262,41 @@ class Learner:
         """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
         return self.method.contribution_matrix()
 
-    def predict(self, files: Iterable[str | Path | Line], *, modality: str | None = None, top_k: int = 5,
-                given: bool | None = None, classes: Sequence[str] | None = None, batch_size: int = 32,
-                on_error: str = "error") -> list[Prediction]:
+    def predict(
+        self,
+        files: Iterable[str | Path | Line],
+        *,
+        modality: str | None = None,
+        top_k: int = 5,
+        given: bool | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "error",
+    ) -> list[Prediction]:
         """All of :meth:`predictions` at once."""
-        return list(self.predictions(files, modality=modality, top_k=top_k, given=given, classes=classes,
-                                     batch_size=batch_size, on_error=on_error))
+        return list(
+            self.predictions(
+                files,
+                modality=modality,
+                top_k=top_k,
+                given=given,
+                classes=classes,
+                batch_size=batch_size,
+                on_error=on_error,
+            )
+        )
 
-    def predictions(self, files: Iterable[str | Path | Line], *, modality: str | None = None, top_k: int = 5,
-                    given: bool | None = None, classes: Sequence[str] | None = None, batch_size: int = 32,
-                    on_error: str = "error") -> Iterator[Prediction]:
+    def predictions(
+        self,
+        files: Iterable[str | Path | Line],
+        *,
+        modality: str | None = None,
+        top_k: int = 5,
+        given: bool | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "error",
+    ) -> Iterator[Prediction]:
         """What files of any modality are taken for, per instance and in their order; memory stays flat however many
         there are.
 
@@ -261,14 +335,28 @@ class Learner:
         tensors, values = self.method.state()
         tensors = {f"method/{k}": v for k, v in tensors.items()} | {"classes": self.classes.embedding} | generators()
         return tensors, {
-            "encoder": self.encoder.name, "fingerprint": self.encoder.fingerprint, **self.settings,
-            "tasks": self.tasks, "keys": [list(k) for k in self.classes.keys], "texts": self.classes.texts,
-            "state": values}
+            "encoder": self.encoder.name,
+            "fingerprint": self.encoder.fingerprint,
+            **self.settings,
+            "tasks": self.tasks,
+            "keys": [list(k) for k in self.classes.keys],
+            "texts": self.classes.texts,
+            "state": values,
+        }
 
     @classmethod
-    def load(cls, folder: str | Path, *, encoder: str | Encoder | None = None, device: str = "auto",
-             cache_dir: str | Path | None = None, workers: int = 2, progress: Any = None,
-             cache_gb: float = CACHE_GB, precision: str | None = None) -> "Learner":
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        encoder: str | Encoder | None = None,
+        device: str = "auto",
+        cache_dir: str | Path | None = None,
+        workers: int = 2,
+        progress: Any = None,
+        cache_gb: float = CACHE_GB,
+        precision: str | None = None,
+    ) -> Learner:
         """Inverse of :meth:`save`; also takes a run folder of ``mmcl-fast train`` (its newest checkpoint).
         ``precision``: None for the one it was learned with.
 
@@ -282,13 +370,26 @@ class Learner:
                 raise RunError(f"{folder}: no finished task in it; run mmcl-fast train with --resume")
             folder = newest
         tensors, values = checkpoint.read(folder)
-        self = cls(encoder or values["encoder"], values["method"], options=values["options"], seed=values["seed"],
-                   device=device, cache_dir=cache_dir, prompt_blocks=values["prompt_blocks"],
-                   precision=precision or values["precision"], views=values["views"], workers=workers, progress=progress,
-                   cache_gb=cache_gb, media=values["media"])
+        self = cls(
+            encoder or values["encoder"],
+            values["method"],
+            options=values["options"],
+            seed=values["seed"],
+            device=device,
+            cache_dir=cache_dir,
+            prompt_blocks=values["prompt_blocks"],
+            precision=precision or values["precision"],
+            views=values["views"],
+            workers=workers,
+            progress=progress,
+            cache_gb=cache_gb,
+            media=values["media"],
+        )
         if self.encoder.fingerprint != values["fingerprint"]:
-            raise RunError(f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
-                           "give the folder of the original ones")
+            raise RunError(
+                f"{folder}: learned with other weights of encoder {values['encoder']!r}; "
+                "give the folder of the original ones"
+            )
         self.restore(tensors, values, folder)
         return self
 
@@ -301,20 +402,28 @@ class Learner:
         try:
             kept = self._restore(tensors, values)
             state = self.method.state()
-            whole = state[0].keys() == kept[0].keys() and state[1] == kept[1] and \
-                len(self.classes.keys) == len(self.classes.texts) and \
-                self.classes.embedding.shape == (len(self.classes), self.encoder.dim) and \
-                all(t.keys() == {"name", "modality", "classes", "class_ids"} for t in self.tasks)
+            whole = (
+                state[0].keys() == kept[0].keys()
+                and state[1] == kept[1]
+                and len(self.classes.keys) == len(self.classes.texts)
+                and self.classes.embedding.shape == (len(self.classes), self.encoder.dim)
+                and all(t.keys() == {"name", "modality", "classes", "class_ids"} for t in self.tasks)
+            )
         except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as fault:
-            raise RunError(f"{where}: does not fit method {self.method.name} ({type(fault).__name__}: {fault}); use an "
-                           "older checkpoint") from None
+            raise RunError(
+                f"{where}: does not fit method {self.method.name} ({type(fault).__name__}: {fault}); use an "
+                "older checkpoint"
+            ) from None
         if not whole:
             raise RunError(f"{where}: does not fit method {self.method.name}; use an older checkpoint")
 
     def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
         device = self.encoder.device
-        own = {k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
-               for k, v in tensors.items() if k.startswith("method/")}
+        own = {
+            k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
+            for k, v in tensors.items()
+            if k.startswith("method/")
+        }
         state = self.method.current(own, values["state"])
         self.method.load_state(*state)
         self.classes = Classes([tuple(k) for k in values["keys"]], list(values["texts"]), tensors["classes"].to(device))
@@ -323,5 +432,9 @@ class Learner:
 
     def describe(self) -> dict[str, Any]:
         """Method and all of its options, for the record."""
-        return {"method": self.method.name, "options": dataclasses.asdict(self.method.options),
-                "encoder": self.encoder.name, "seed": self.seed}
+        return {
+            "method": self.method.name,
+            "options": dataclasses.asdict(self.method.options),
+            "encoder": self.encoder.name,
+            "seed": self.seed,
+        }

@@ -45,7 +45,7 @@ class MetricsLog:
         data = self.file.read_bytes()
         for number, line in enumerate(data.split(b"\n")[:-1], 1):  # what follows the last newline was cut short
             event = self._event(number, line)
-            if event["event"] == "resume" or event["event"] == "summary" and not cut:
+            if event["event"] == "resume" or (event["event"] == "summary" and not cut):
                 kept.append((line, event))
             elif event["event"] != "summary":
                 row.append((line, event))
@@ -66,18 +66,25 @@ class MetricsLog:
             event = json.loads(line)
         except (ValueError, RecursionError):
             event = None
-        if not isinstance(event, dict) or not isinstance(event.get("event"), str) \
-                or not isinstance(event.get("task", 0), int):
-            raise RunError(f"{self.file}:{number}: no event of a run; restore the file from a copy, or start a new run "
-                           "in another folder")
+        if (
+            not isinstance(event, dict)
+            or not isinstance(event.get("event"), str)
+            or not isinstance(event.get("task", 0), int)
+        ):
+            raise RunError(
+                f"{self.file}:{number}: no event of a run; restore the file from a copy, or start a new run "
+                "in another folder"
+            )
         return event
 
     def require(self, tasks: int) -> None:
         """Raises RunError unless the rows before that of the ``tasks``-th task, the last one learned, are there."""
         missing = sorted(set(range(tasks)) - self.rows)
         if missing:
-            raise RunError(f"{self.file}: the row after task {missing[0]} is missing, but task {tasks} is learned; "
-                           "restore the file from a copy, or start a new run in another folder")
+            raise RunError(
+                f"{self.file}: the row after task {missing[0]} is missing, but task {tasks} is learned; "
+                "restore the file from a copy, or start a new run in another folder"
+            )
 
     def write(self, *events: dict[str, Any]) -> None:
         """Append events in one piece and wait for the disk."""

@@ -77,9 +77,16 @@ def summarize(R: Matrix, counts: Sequence[int], modalities: Sequence[str]) -> di
         counts: test samples of each task.
         modalities: modality of each task.
     """
+
     def over(tasks: Sequence[int] | None) -> dict[str, float | None]:
-        return {"last": last(R, tasks), "avg": avg(R, tasks), "pooled": pooled(R, counts, tasks),
-                "forgetting": forgetting(R, tasks), "bwt": bwt(R, tasks), "fwt": fwt(R, tasks)}
+        return {
+            "last": last(R, tasks),
+            "avg": avg(R, tasks),
+            "pooled": pooled(R, counts, tasks),
+            "forgetting": forgetting(R, tasks),
+            "bwt": bwt(R, tasks),
+            "fwt": fwt(R, tasks),
+        }
 
     own = {m: [i + 1 for i, other in enumerate(modalities) if other == m] for m in dict.fromkeys(modalities)}
     return {**over(None), "per_modality": {m: over(tasks) for m, tasks in own.items()}}

@@ -57,8 +57,15 @@ class Prediction:
 class Predictor:
     """See ``Learner.predictions``, whose arguments these are."""
 
-    def __init__(self, learner: "Learner", modality: str | None, top_k: int, given: bool | None,
-                 classes: Sequence[str] | None, batch_size: int):
+    def __init__(
+        self,
+        learner: Learner,
+        modality: str | None,
+        top_k: int,
+        given: bool | None,
+        classes: Sequence[str] | None,
+        batch_size: int,
+    ):
         if modality is not None and modality not in MODALITIES:
             raise ConfigError(f"modality {modality!r}: use one of {', '.join(MODALITIES)}")
         if top_k < 1 or batch_size < 1:
@@ -73,8 +80,10 @@ class Predictor:
 
     def _open(self, texts: Sequence[str]) -> Classes:
         if not type(self.method).reads_texts:
-            raise ConfigError(f"classes: method {self.method.name} scores the classes it has learned, not texts; use "
-                              "a run of comm, dns, finetune or zero_shot")
+            raise ConfigError(
+                f"classes: method {self.method.name} scores the classes it has learned, not texts; use "
+                "a run of comm, dns, finetune or zero_shot"
+            )
         texts = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
         if not texts:
             raise ConfigError("classes: no text in it; give texts such as 'a photo of a cat'")
@@ -105,13 +114,25 @@ class Predictor:
     def _alike(self, kind: str, files: dict[int, str | Path | Line]) -> dict[int, Prediction]:
         """Files of one modality."""
         if kind not in self.engines:
-            self.engines[kind] = make_engine(self.learner.spec(kind), self.encoder.device,
-                                             workers=self.learner.cache.workers, batch_size=self.batch_size)
+            self.engines[kind] = make_engine(
+                self.learner.spec(kind),
+                self.encoder.device,
+                workers=self.learner.cache.workers,
+                batch_size=self.batch_size,
+            )
         places, out = list(files), {}
-        samples = [Sample(kind, "", None if isinstance(file, Line) else Path(file),
-                          file.text if isinstance(file, Line) else None, "test", _name(file))
-                   for file in files.values()]
-        batches = [range(len(samples))[i:i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
+        samples = [
+            Sample(
+                kind,
+                "",
+                None if isinstance(file, Line) else Path(file),
+                file.text if isinstance(file, Line) else None,
+                "test",
+                _name(file),
+            )
+            for file in files.values()
+        ]
+        batches = [range(len(samples))[i : i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
         for chunk in self.engines[kind].run(samples, batches, view=0, seed=0):
             for slot, fault in chunk.faults.items():
                 i = chunk.indices[slot]
@@ -128,9 +149,16 @@ class Predictor:
         tokens = self.encoder.trunk(data, kind).rounded().to(self.encoder.device)
         scores = self.method.scores(tokens, kind, self.classes, given=self.given)
         best = scores.softmax(1).topk(min(self.top_k, len(self.classes)), dim=1)
-        return [Prediction(name, kind, [self.classes.keys[k] for k in ids], values,
-                           self.method.contributions(tokens[i:i + 1], kind, given=self.given))
-                for i, (name, ids, values) in enumerate(zip(names, best.indices.tolist(), best.values.tolist()))]
+        return [
+            Prediction(
+                name,
+                kind,
+                [self.classes.keys[k] for k in ids],
+                values,
+                self.method.contributions(tokens[i : i + 1], kind, given=self.given),
+            )
+            for i, (name, ids, values) in enumerate(zip(names, best.indices.tolist(), best.values.tolist()))
+        ]
 
 
 def sound(found: Iterable[Prediction]) -> Iterator[Prediction]:

@@ -33,7 +33,15 @@ from mmcl_fast.streams.stream import Stream
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
-FREE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints", "track")  # [train]: may change
+FREE = (
+    "workers",
+    "device",
+    "cache",
+    "cache_gb",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "track",
+)  # [train]: may change
 COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
 SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
@@ -46,7 +54,7 @@ class Result:
     learner: Learner
 
 
-def make_stream(config: "Config", run: Path | None = None) -> Stream:
+def make_stream(config: Config, run: Path | None = None) -> Stream:
     """The stream that the section [stream] describes; with the folder of a run, without what that run skipped."""
     stream = _described(config)
     if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
@@ -54,13 +62,21 @@ def make_stream(config: "Config", run: Path | None = None) -> Stream:
     return broken.without(stream, broken.read(run / SKIPPED))
 
 
-def _described(config: "Config") -> Stream:
+def _described(config: Config) -> Stream:
     s = config.stream
-    options = {"classes_per_task": s.classes_per_task, "order": s.order, "seed": s.seed,
-               "modalities": s.modalities, "late": s.late, "share": s.share,
-               "shuffle_classes": s.shuffle_classes, "shared_classes": s.shared_classes, "validation": s.validation,
-               "check": s.check and s.on_broken == "error",  # check.skip compares what is left
-               "keep_empty": s.on_broken == "skip"}
+    options = {
+        "classes_per_task": s.classes_per_task,
+        "order": s.order,
+        "seed": s.seed,
+        "modalities": s.modalities,
+        "late": s.late,
+        "share": s.share,
+        "shuffle_classes": s.shuffle_classes,
+        "shared_classes": s.shared_classes,
+        "validation": s.validation,
+        "check": s.check and s.on_broken == "error",  # check.skip compares what is left
+        "keep_empty": s.on_broken == "skip",
+    }
     for name in ("text", "label", "split", "header"):
         if name not in COLUMNS.get(s.source, ()) and getattr(s, name) != type(s).model_fields[name].default:
             raise ConfigError(f"stream.{name}: not read where source = {s.source!r}; remove it")
@@ -80,8 +96,9 @@ def _described(config: "Config") -> Stream:
     return getattr(Stream, f"from_{s.source}")(s.path, **options)
 
 
-def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = None,
-          stream: Stream | None = None) -> Result:
+def train(
+    config: Config, out: Path, *, resume: bool = False, progress: Any = None, stream: Stream | None = None
+) -> Result:
     """Learn the configured stream into the run folder ``out``.
 
     The folder holds config.json, environment.json, metrics.jsonl, checkpoints and summary.json. With ``resume`` it
@@ -103,11 +120,21 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
     with ExitStack() as held, _deterministic(config.train.deterministic):
         cache = held.enter_context(_cache_folder(config))
         with parallel.together():
-            learner = Learner(config.encoder.name, config.method.name, options=config.method.options,
-                              seed=config.train.seed, device=parallel.device(config.train.device), cache_dir=cache,
-                              cache_gb=config.train.cache_gb, views=config.encoder.views,
-                              prompt_blocks=config.encoder.prompt_blocks, precision=config.encoder.precision,
-                              workers=config.train.workers, media=config.media.model_dump(), progress=progress)
+            learner = Learner(
+                config.encoder.name,
+                config.method.name,
+                options=config.method.options,
+                seed=config.train.seed,
+                device=parallel.device(config.train.device),
+                cache_dir=cache,
+                cache_gb=config.train.cache_gb,
+                views=config.encoder.views,
+                prompt_blocks=config.encoder.prompt_blocks,
+                precision=config.encoder.precision,
+                workers=config.train.workers,
+                media=config.media.model_dump(),
+                progress=progress,
+            )
         with parallel.together():
             if parallel.first():
                 held.enter_context(files.locked(out))
@@ -116,8 +143,14 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
         with parallel.together():
             log = MetricsLog(out / "metrics.jsonl")
             seconds = _go_on(out, learner, len(stream), log, say)
-        parallel.require_same({"the stream": stream.fingerprint, "the encoder": learner.encoder.fingerprint,
-                               "torch": torch.__version__, "the number of tasks learned": len(learner.tasks)})
+        parallel.require_same(
+            {
+                "the stream": stream.fingerprint,
+                "the encoder": learner.encoder.fingerprint,
+                "torch": torch.__version__,
+                "the number of tasks learned": len(learner.tasks),
+            }
+        )
         with parallel.together():
             if parallel.first():
                 begin(out, settings, stream)
@@ -135,16 +168,25 @@ def train(config: "Config", out: Path, *, resume: bool = False, progress: Any = 
             summary["seconds"]["total of this session"] = time.perf_counter() - started
             with parallel.together():
                 if not any(event["event"] == "summary" for event in log.events):
-                    log.write({"event": "summary",
-                               "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}})
+                    log.write(
+                        {"event": "summary", "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}}
+                    )
                 if parallel.first():
                     files.write_json(out / "summary.json", summary)
         learner.journal = Unkept()  # what it learns from here on is not this run's
     return Result(summary, learner)
 
 
-def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config", out: Path, log: MetricsLog,
-           seconds: dict[str, float], progress: Any) -> None:
+def _learn(
+    stream: Stream,
+    learner: Learner,
+    journal: Journal,
+    config: Config,
+    out: Path,
+    log: MetricsLog,
+    seconds: dict[str, float],
+    progress: Any,
+) -> None:
     """The tasks that are not learned yet, and the rows that are not in the log yet. ``seconds``: what learning the
     newest task took, if its row is not there."""
     total, whole = len(stream), learner.method.cumulative
@@ -159,8 +201,9 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
                 with journal.finishing(), parallel.together():
                     if parallel.first():
                         tensors, values = learner.contents()
-                        checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors,
-                                         values | {"seconds": seconds})
+                        checkpoint.write(
+                            out / "checkpoints" / f"task-{number:03d}", tensors, values | {"seconds": seconds}
+                        )
                         journal.clear(number)
                         if config.train.keep_checkpoints != "all":
                             for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
@@ -173,8 +216,9 @@ def _learn(stream: Stream, learner: Learner, journal: Journal, config: "Config",
         seconds = {**seconds, "evaluation": time.perf_counter() - before}
         if number:
             task = stream.tasks[number - 1]
-            events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality,
-                           "seconds": seconds})
+            events.append(
+                {"event": "task", "task": number, "name": task.name, "modality": task.modality, "seconds": seconds}
+            )
         else:
             events.append({"event": "start", "seconds": seconds})
         with journal.finishing(), parallel.together():
@@ -197,8 +241,9 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
         values["options"] = dataclasses.asdict(options)
         difference = first_difference({key: values.get(key) for key in here}, here)
         if difference:
-            raise RunError(f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a "
-                           "new run")
+            raise RunError(
+                f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a new run"
+            )
         learner.restore(tensors, values, done)
         set_generators({k: v for k, v in tensors.items() if k.startswith("generator/")})
         seconds = values.get("seconds", {})
@@ -208,14 +253,16 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
 
 
 @contextmanager
-def _cache_folder(config: "Config") -> Iterator[str | None]:
+def _cache_folder(config: Config) -> Iterator[str | None]:
     """train.cache; for several processes and "none" a temporary folder that they share."""
     if config.train.cache is not None or parallel.world() == 1:
         yield config.train.cache
         return
     if parallel.elsewhere():
-        raise ConfigError('train.cache = "none": processes on several machines need a folder for trunk tokens; name '
-                          "one that all of them reach")
+        raise ConfigError(
+            'train.cache = "none": processes on several machines need a folder for trunk tokens; name '
+            "one that all of them reach"
+        )
     with tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-") if parallel.first() else nullcontext() as own:
         yield parallel.told(own)
 
@@ -256,7 +303,7 @@ def holds_run(out: Path, resume: bool) -> bool:
     return True
 
 
-def examine(config: "Config", out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
+def examine(config: Config, out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
     """Check the run folder, writing nothing. Returns what config.json is to hold.
 
     Raises:
@@ -288,12 +335,15 @@ def _compared(out: Path, say: Any) -> dict[str, Any]:
     try:
         first = json.loads((out / "environment.json").read_text())
     except ValueError:
-        raise RunError(f"{out / 'environment.json'}: not readable as JSON; restore it from a copy, or remove "
-                       "it") from None
+        raise RunError(
+            f"{out / 'environment.json'}: not readable as JSON; restore it from a copy, or remove it"
+        ) from None
     apart = [k for k in here if k != "free_disk_gb" and isinstance(first, dict) and first.get(k) != here[k]]
     if apart:
-        say(f"note: another {', '.join(apart)} than when the run began; numbers may differ from those of a run in one "
-            "go")
+        say(
+            f"note: another {', '.join(apart)} than when the run began; numbers may differ from those of a run in one "
+            "go"
+        )
     return here
 
 
@@ -310,7 +360,7 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     return None if old == new else f"{path[:-1]} was {json.dumps(old)}, is {json.dumps(new)}"
 
 
-def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config") -> Iterator[dict[str, Any]]:
+def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> Iterator[dict[str, Any]]:
     """The events of a row of R."""
     unseen = config.train.evaluate_unseen
     tasks = stream.tasks[:number]
@@ -321,8 +371,14 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config") -
     result = learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
     padding = [None] * (len(stream) - len(tasks))
     for setting in settings_of(config.train.evaluate):
-        yield {"event": "evaluation", "after": number, "setting": setting, "row": result.accuracy(setting) + padding,
-               "correct": result.correct[setting] + padding, "count": result.counts + padding}
+        yield {
+            "event": "evaluation",
+            "after": number,
+            "setting": setting,
+            "row": result.accuracy(setting) + padding,
+            "correct": result.correct[setting] + padding,
+            "count": result.counts + padding,
+        }
     matrix = learner.contribution_matrix()
     if matrix:
         yield {"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]}
@@ -331,11 +387,14 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: "Config") -
 def _line(log: MetricsLog, number: int, total: int, name: str) -> str:
     rows = {e["setting"]: e["row"][:number] for e in log.events if e["event"] == "evaluation" and e["after"] == number}
     scores = ", ".join(f"{s} {sum(r) / len(r):.1f} %" for s, r in rows.items() if r and None not in r)
-    return f"task {number}/{total} {name} learned; mean over the tasks so far: {scores}" if scores else \
-        f"task {number}/{total} {name} learned"
+    return (
+        f"task {number}/{total} {name} learned; mean over the tasks so far: {scores}"
+        if scores
+        else f"task {number}/{total} {name} learned"
+    )
 
 
-def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, config: "Config") -> dict[str, Any]:
+def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, config: Config) -> dict[str, Any]:
     """summary.json from the events of a finished run."""
     T = len(stream)
     counts = [len(t.test) for t in stream.tasks]
@@ -351,26 +410,41 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
             seconds[phase] = seconds.get(phase, 0.0) + value
     shares = [e for e in events if e["event"] == "contributions"]
     return {
-        "tasks": [{"name": t.name, "modality": t.modality, "classes": list(t.classes), "train": len(t.train),
-                   "test": len(t.test)} for t in stream.tasks],
-        "settings": settings, "formulas": metrics.FORMULAS,
+        "tasks": [
+            {
+                "name": t.name,
+                "modality": t.modality,
+                "classes": list(t.classes),
+                "train": len(t.train),
+                "test": len(t.test),
+            }
+            for t in stream.tasks
+        ],
+        "settings": settings,
+        "formulas": metrics.FORMULAS,
         "contributions": {k: shares[-1][k] for k in ("modalities", "matrix")} if shares else None,
-        "seconds": seconds, **learner.describe(), "notes": notes(config, stream),
+        "seconds": seconds,
+        **learner.describe(),
+        "notes": notes(config, stream),
     }
 
 
-def notes(config: "Config", stream: Stream) -> list[str]:
+def notes(config: Config, stream: Stream) -> list[str]:
     """What must stand wherever the numbers stand."""
-    out = ["R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
-           "Prediction is per instance.",
-           "Agnostic: a file is decoded as its kind of media; prompts and gates come from the relevance "
-           "function alone."]
+    out = [
+        "R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
+        "Prediction is per instance.",
+        "Agnostic: a file is decoded as its kind of media; prompts and gates come from the relevance function alone.",
+    ]
     if config.stream.source == "demo":
-        out.append("Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
-                   "not camera-shot.")
+        out.append(
+            "Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
+            "not camera-shot."
+        )
     if stream.skipped:
-        out.append(f"{len(stream.skipped)} samples do not decode and were left out; {SKIPPED} in the run folder names "
-                   "them.")
+        out.append(
+            f"{len(stream.skipped)} samples do not decode and were left out; {SKIPPED} in the run folder names them."
+        )
     return out
 
 
@@ -384,8 +458,13 @@ def environment() -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return {"python": platform.python_version(), "platform": platform.platform(), "packages": packages,
-            "processes": parallel.world(), "threads": torch.get_num_threads(),
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-            "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1)}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages,
+        "processes": parallel.world(),
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1),
+    }

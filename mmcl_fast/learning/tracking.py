@@ -23,8 +23,9 @@ def require(wanted: Sequence[str]) -> None:
         try:
             getattr(import_module(module), needed)
         except (ImportError, AttributeError):  # a folder called wandb imports too, as an empty package
-            raise ConfigError(f"train.track: {name!r} needs a package: pip install 'mmcl-fast[{name}]', or leave it "
-                              "out") from None
+            raise ConfigError(
+                f"train.track: {name!r} needs a package: pip install 'mmcl-fast[{name}]', or leave it out"
+            ) from None
 
 
 def scalars(event: Event, tasks: Sequence[str]) -> tuple[int, dict[str, float]]:
@@ -34,17 +35,24 @@ def scalars(event: Event, tasks: Sequence[str]) -> tuple[int, dict[str, float]]:
     if kind == "evaluation":
         row, setting = event["row"], event["setting"]
         out = {f"accuracy {setting}/{name}": value for name, value in zip(tasks, row) if value is not None}
-        done = [value for value in row[:event["after"]] if value is not None]
+        done = [value for value in row[: event["after"]] if value is not None]
         if done:
             out[f"accuracy {setting}/mean so far"] = sum(done) / len(done)
     elif kind == "contributions":
-        out = {f"contributions/{row} from {column}": value for row, values in zip(event["modalities"], event["matrix"])
-               for column, value in zip(event["modalities"], values)}
+        out = {
+            f"contributions/{row} from {column}": value
+            for row, values in zip(event["modalities"], event["matrix"])
+            for column, value in zip(event["modalities"], values)
+        }
     elif kind in ("start", "task"):
         out = {f"seconds/{phase}": value for phase, value in event["seconds"].items()}
     elif kind == "summary":
-        out = {f"summary {setting}/{name}": value for setting, values in event["metrics"].items()
-               for name, value in values.items() if isinstance(value, (int, float))}
+        out = {
+            f"summary {setting}/{name}": value
+            for setting, values in event["metrics"].items()
+            for name, value in values.items()
+            if isinstance(value, (int, float))
+        }
     return event.get("after", event.get("task", len(tasks) if kind == "summary" else 0)), out
 
 
@@ -81,8 +89,15 @@ class WandB:
         if not self.has_old:
             file.parent.mkdir(exist_ok=True)
             file.write_text(secrets.token_hex(8))
-        self.run = wandb.init(project="mmcl_fast", name=out.name, id=file.read_text(), resume="allow", dir=str(out),
-                              config=dict(settings), settings=wandb.Settings(silent=True, console="off"))
+        self.run = wandb.init(
+            project="mmcl_fast",
+            name=out.name,
+            id=file.read_text(),
+            resume="allow",
+            dir=str(out),
+            config=dict(settings),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
@@ -95,8 +110,14 @@ TRACKERS: dict[str, type[TensorBoard] | type[WandB]] = {"tensorboard": TensorBoa
 
 
 @contextmanager
-def shown(wanted: Sequence[str], out: Path, log: MetricsLog, tasks: Sequence[str], settings: Mapping[str, Any],
-          say: Callable[[str], None]) -> Iterator[None]:
+def shown(
+    wanted: Sequence[str],
+    out: Path,
+    log: MetricsLog,
+    tasks: Sequence[str],
+    settings: Mapping[str, Any],
+    say: Callable[[str], None],
+) -> Iterator[None]:
     """Shows what ``log`` holds and what is written to it. What fails to show is said once, and the run goes on."""
     trackers: dict[str, TensorBoard | WandB] = {}
 

@@ -5,5 +5,16 @@ from mmcl_fast.media.loader import Loader, loader
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec, spec_from_dict
 
-__all__ = ["MODALITIES", "Loader", "Spec", "TextSpec", "VisualSpec", "check", "decode", "default_spec",
-           "loader", "sniff", "spec_from_dict"]
+__all__ = [
+    "MODALITIES",
+    "Loader",
+    "Spec",
+    "TextSpec",
+    "VisualSpec",
+    "check",
+    "decode",
+    "default_spec",
+    "loader",
+    "sniff",
+    "spec_from_dict",
+]

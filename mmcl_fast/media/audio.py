@@ -29,8 +29,7 @@ def audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
     return mel.picture(wave, spec)
 
 
-def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
-              whole: bool = False) -> tuple[Tensor, int]:
+def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whole: bool = False) -> tuple[Tensor, int]:
     """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long one only the window."""
     import soundfile
 
@@ -46,7 +45,7 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None,
                     _to_the_end(file)
                 want = math.ceil(spec.seconds * rate) + 1
                 start = int((0.5 if shift is None else shift) * max(frames - want, 0))
-                if whole or start and file.subtype != "VORBIS":
+                if whole or (start and file.subtype != "VORBIS"):
                     file.seek(start)
                 else:
                     _skip(file, start)
@@ -66,8 +65,9 @@ def _mono(samples: np.ndarray) -> Tensor:
     """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
     if native.kernels() is not None and samples.flags.c_contiguous:
         wave = torch.empty(len(samples))
-        if native.kernels().mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST,
-                                 wave.data_ptr()):
+        if native.kernels().mono(
+            samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST, wave.data_ptr()
+        ):
             _sane(-math.inf, math.inf)
         return wave
     scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
@@ -85,7 +85,7 @@ def _skip(file: Any, count: int) -> None:
 
 def _sane(low: Any, high: Any) -> None:
     """Refuses samples from ``low`` to ``high`` that are not sound."""
-    if not (-LOUDEST <= low and high <= LOUDEST):  # not a number is neither
+    if not (low >= -LOUDEST and high <= LOUDEST):  # not a number is neither
         raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
 
 

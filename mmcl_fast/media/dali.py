@@ -32,15 +32,15 @@ from mmcl_fast.media.engine import Chunk, pool_of
 from mmcl_fast.media.spec import Spec, VisualSpec
 from mmcl_fast.media.views import draw, normalise
 
-AHEAD = 4                   # batches whose files are read
-FLIGHT = 2                  # groups in the pipeline
+AHEAD = 4  # batches whose files are read
+FLIGHT = 2  # groups in the pipeline
 # Items of a group. Of 32 or more, DALI 2.4's image decoder reads headers in several threads, and where its own meets
 # one that it cannot read it leaves without waiting for the others: they go on with what is gone, and the process
 # crashes (dali/operators/imgcodec/image_decoder.h, RunImplImpl: WaitForWork is skipped by an exception).
 MOST = 31
-BUDGET = 1 << 28            # bytes that a group decodes to
+BUDGET = 1 << 28  # bytes that a group decodes to
 GPU_BUDGET = 1 << 31
-TRIES = 3                   # failures after which a kind of file that never worked goes to the cpu backend
+TRIES = 3  # failures after which a kind of file that never worked goes to the cpu backend
 INSTALL = "pip install 'mmcl-fast[dali]' (CUDA 13) or 'mmcl-fast[dali-cu12]' (CUDA 12)"
 
 
@@ -85,11 +85,11 @@ class Job:
     """A batch on its way."""
 
     chunk: Chunk
-    looks: list[Future]                                     # readers of headers
-    feeds: dict[int, Feed] = field(default_factory=dict)    # slot -> what DALI gets
-    groups: int | None = None                               # not finished yet; None: before the looks are done
-    work: list[Future] = field(default_factory=list)        # in threads, after the looks
-    rows: dict[int, Tensor] = field(default_factory=dict)   # decoded on the CPU for a batch on a GPU
+    looks: list[Future]  # readers of headers
+    feeds: dict[int, Feed] = field(default_factory=dict)  # slot -> what DALI gets
+    groups: int | None = None  # not finished yet; None: before the looks are done
+    work: list[Future] = field(default_factory=list)  # in threads, after the looks
+    rows: dict[int, Tensor] = field(default_factory=dict)  # decoded on the CPU for a batch on a GPU
 
 
 @dataclass
@@ -130,13 +130,14 @@ class DaliEngine:
         self.spec, self.workers, self.batch_size = spec, max(workers, 1), batch_size
         self.gpu = self.device.type == "cuda"
         self.graph = GRAPHS[spec.modality](spec, self.device)
-        self.stuck = False      # a call into DALI did not come back: the cpu backend does the rest
+        self.stuck = False  # a call into DALI did not come back: the cpu backend does the rest
         self._failed: Counter = Counter()
         self._worked: set[tuple[str, ...]] = set()
         self._pipe: Pipe | None = None  # built by the first run, kept for the next
 
-    def run(self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0,
-            seed: int = 0) -> Iterator[Chunk]:
+    def run(
+        self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0, seed: int = 0
+    ) -> Iterator[Chunk]:
         run = _Run(self, items, view, seed)
         try:
             yield from run.chunks(iter(batches))
@@ -165,11 +166,17 @@ class DaliEngine:
 
         kinds = {"uint8": types.UINT8, "int32": types.INT32, "float": types.FLOAT}
         # A queue of one lets schedule_run start exactly one iteration; several may be under way all the same.
-        pipe = Pipeline(batch_size=self.batch_size, num_threads=self.workers, prefetch_queue_depth=1,
-                        device_id=self.device.index if self.graph.gpu else None)
+        pipe = Pipeline(
+            batch_size=self.batch_size,
+            num_threads=self.workers,
+            prefetch_queue_depth=1,
+            device_id=self.device.index if self.graph.gpu else None,
+        )
         with pipe:
-            nodes = [fn.external_source(name=f"input{i}", dtype=kinds[kind], ndim=1, no_copy=True)
-                     for i, kind in enumerate(self.graph.inputs)]
+            nodes = [
+                fn.external_source(name=f"input{i}", dtype=kinds[kind], ndim=1, no_copy=True)
+                for i, kind in enumerate(self.graph.inputs)
+            ]
             pipe.set_outputs(self.graph.graph(*nodes))
         pipe.build()
         return pipe
@@ -183,9 +190,9 @@ class _Run:
         self.stop = threading.Event()
         self.pool: ThreadPoolExecutor = pool_of(engine.workers)
         self.pipe: Pipe | None = None
-        self.jobs: deque[Job] = deque()       # asked for, in order
+        self.jobs: deque[Job] = deque()  # asked for, in order
         self.waiting: deque[Group] = deque()  # to be fed
-        self.flying: deque[Group] = deque()   # in the pipeline
+        self.flying: deque[Group] = deque()  # in the pipeline
 
     def chunks(self, batches: Iterator[Sequence[int]]) -> Iterator[Chunk]:
         while True:
@@ -317,8 +324,12 @@ class _Run:
     def _give_up(self) -> None:
         """DALI did not come back: what it has goes to the cpu backend, and so does all that follows."""
         self.engine.stuck, self.pipe = True, None
-        warnings.warn("media backend 'dali': a call into DALI did not come back, the cpu backend decodes the rest: "
-                      "start again with the backend cpu", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            "media backend 'dali': a call into DALI did not come back, the cpu backend decodes the rest: "
+            "start again with the backend cpu",
+            RuntimeWarning,
+            stacklevel=2,
+        )
         for group in (*self.flying, *self.waiting):
             group.job.groups -= 1
             for slot in group.slots:

@@ -99,7 +99,7 @@ def _feed(state: _State, inputs: Sequence[Sequence[np.ndarray]]) -> None:
 
 def _outputs(state: _State, stream: Any) -> Any:
     try:
-        output, = state.pipe.outputs(cuda_stream=stream)
+        (output,) = state.pipe.outputs(cuda_stream=stream)
     except Exception:  # an operator's error comes as one of many types
         return None
     state.inputs.popleft()

@@ -40,10 +40,15 @@ class Pictures:
             # Fancy upsampling of chroma: what libjpeg does.
             pixels = fn.decoders.image(encoded, device=where, output_type=types.RGB, jpeg_fancy_upsampling=True)
         method = types.INTERP_CUBIC if spec.interpolation == "bicubic" else types.INTERP_LINEAR
-        pixels = fn.resize(pixels, size=[spec.size, spec.size], roi_start=start, roi_end=end, interp_type=method,
-                           antialias=True)
-        return fn.crop_mirror_normalize(pixels, mean=[255 * m for m in spec.mean], std=[255 * s for s in spec.std],
-                                        output_layout="FCHW" if self.moving else "CHW")
+        pixels = fn.resize(
+            pixels, size=[spec.size, spec.size], roi_start=start, roi_end=end, interp_type=method, antialias=True
+        )
+        return fn.crop_mirror_normalize(
+            pixels,
+            mean=[255 * m for m in spec.mean],
+            std=[255 * s for s in spec.std],
+            output_layout="FCHW" if self.moving else "CHW",
+        )
 
     def place(self, output: Any, data: Tensor, slots: list[int]) -> None:
         """Writes a pipeline's output to these rows of ``data``."""
@@ -70,7 +75,7 @@ class Sounds:
             raise MediaError("is not what its header says, or holds samples that are none")
         want, shift = math.ceil(self.spec.seconds * feed.rate) + 1, feed.view.shift
         start = int((0.5 if shift is None else shift) * max(len(wave) - want, 0))
-        return torch.from_numpy(wave[start:start + want]).to(self.device)
+        return torch.from_numpy(wave[start : start + want]).to(self.device)
 
     def pictures(self, waves: list[Tensor], feeds: list[Feed]) -> Tensor:
         """``[B, 1, size, size]`` in 0..1; waves of one rate and length are resampled together."""

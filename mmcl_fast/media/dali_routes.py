@@ -25,7 +25,7 @@ MAX_FILE = 1 << 28  # bytes; larger files are not read whole into memory
 PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # not TIFF, JPEG 2000: DALI reads broken ones with holes in them
 EXIF_OF_PNG = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 SOUNDS = ("WAV", "WAVEX", "FLAC", "OGG")
-CODECS = ("vp8", "vp9", "mjpeg")                      # that DALI decodes without a GPU
+CODECS = ("vp8", "vp9", "mjpeg")  # that DALI decodes without a GPU
 GPU_CODECS = ("h264", "hevc", "av1", "mpeg4", *CODECS)  # by NVDEC
 LONG = 4  # windows; of a longer recording the cpu backend reads only the part that is wanted
 
@@ -58,16 +58,25 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
 
     data = _bytes(source, spec)
     with Image.open(io.BytesIO(data), formats=FORMATS) as im:
-        if (im.format not in PICTURES or im.mode not in ("RGB", "L") or im.has_transparency_data
-                or picture.deep(im) or im.width * im.height > spec.max_pixels or im.info.get("interlace")
-                or (im.format != "MPO" and getattr(im, "is_animated", False))):
+        if (
+            im.format not in PICTURES
+            or im.mode not in ("RGB", "L")
+            or im.has_transparency_data
+            or picture.deep(im)
+            or im.width * im.height > spec.max_pixels
+            or im.info.get("interlace")
+            or (im.format != "MPO" and getattr(im, "is_animated", False))
+        ):
             return None
         orientation = 1
         if im.format in ("JPEG", "MPO"):
             orientation = im.getexif().get(0x0112, 1)
             # Cut short: a decoder may fill the rest with grey. Without Adobe's transform: RGB, not YCbCr.
-            if (not _ends(data, b"\xff\xd9") or im.info.get("adobe_transform") == 0
-                    or orientation != 1 and "exif" not in im.info):  # but in XMP
+            if (
+                not _ends(data, b"\xff\xd9")
+                or im.info.get("adobe_transform") == 0
+                or (orientation != 1 and "exif" not in im.info)
+            ):  # but in XMP
                 return None
         elif im.format == "PNG":  # getexif would decode it
             if not _ends(data, b"IEND\xaeB`\x82") or b"eXIf" in data or set(EXIF_OF_PNG) & set(im.info):
@@ -88,8 +97,13 @@ def depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
 
     data = _bytes(source, spec)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as im:
-        if (not im.mode.startswith("I") or im.width * im.height > spec.max_pixels or im.info.get("interlace")
-                or getattr(im, "is_animated", False) or not _ends(data, b"IEND\xaeB`\x82")):
+        if (
+            not im.mode.startswith("I")
+            or im.width * im.height > spec.max_pixels
+            or im.info.get("interlace")
+            or getattr(im, "is_animated", False)
+            or not _ends(data, b"IEND\xaeB`\x82")
+        ):
             return None
         return Feed((_array(data),), im.width * im.height * 2, ("PNG", im.mode), view)
 
@@ -120,9 +134,14 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         context, clock = stream.codec_context, clips.clock_of(container, stream)
         width, height = context.width, context.height
         codec = {"libdav1d": "av1", "libvpx-vp9": "vp9"}.get(context.name, context.name)
-        if (clock is None or is_cover(stream) or width * height > spec.max_pixels
-                or clock.duration * clock.base > spec.max_seconds or not _states(data, container, width, height)
-                or codec not in (GPU_CODECS if gpu else CODECS)):
+        if (
+            clock is None
+            or is_cover(stream)
+            or width * height > spec.max_pixels
+            or clock.duration * clock.base > spec.max_seconds
+            or not _states(data, container, width, height)
+            or codec not in (GPU_CODECS if gpu else CODECS)
+        ):
             return None
         context.thread_count = 1
         times, frame = [], None
@@ -134,16 +153,21 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
             if frame is None:
                 frame = next(iter(packet.decode()), None)
     end = clock.start + clock.duration
-    if (frame is None or frame.rotation or (frame.width, frame.height) != (width, height)
-            or frame.format.name not in ("yuv420p", "yuvj420p")
-            or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)):
+    if (
+        frame is None
+        or frame.rotation
+        or (frame.width, frame.height) != (width, height)
+        or frame.format.name not in ("yuv420p", "yuvj420p")
+        or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)
+    ):
         return None
     times.sort()
     wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
     frames = np.int32([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted])
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
-    return Feed(arrays, spec.frames * width * height * 3, (codec, frame.format.name), view,
-                seconds=clock.duration * clock.base)
+    return Feed(
+        arrays, spec.frames * width * height * 3, (codec, frame.format.name), view, seconds=clock.duration * clock.base
+    )
 
 
 ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}
@@ -198,9 +222,13 @@ def _states(data: bytes, container: Any, width: int, height: int) -> bool:
     if kind == "mov":
         return width.to_bytes(2, "big") + height.to_bytes(2, "big") in data
     return kind == "matroska" and all(
-        any(mark + bytes([0x80 + size]) + number.to_bytes(size, "big") in data for size in (1, 2, 3, 4, 8)
-            if number < 1 << 8 * size)
-        for mark, number in ((b"\xb0", width), (b"\xba", height)))
+        any(
+            mark + bytes([0x80 + size]) + number.to_bytes(size, "big") in data
+            for size in (1, 2, 3, 4, 8)
+            if number < 1 << 8 * size
+        )
+        for mark, number in ((b"\xb0", width), (b"\xba", height))
+    )
 
 
 def _sized(packet: bytes, codec: str, width: int, height: int) -> bool:

@@ -17,8 +17,16 @@ from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default
 from mmcl_fast.media.views import draw, normalise
 
 
-def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int = 0, seed: int = 0,
-           key: str | None = None, out: Tensor | None = None) -> Tensor | str:
+def decode(
+    source: Source,
+    modality: str,
+    spec: Spec | None = None,
+    *,
+    view: int = 0,
+    seed: int = 0,
+    key: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor | str:
     """Decodes one item.
 
     Args:
@@ -37,13 +45,16 @@ def decode(source: Source, modality: str, spec: Spec | None = None, *, view: int
     """
     spec = spec or default_spec(modality)
     if modality not in MODALITIES or spec.modality != modality:
-        raise MediaError(f"{name_of(source)}: modality {modality!r} with a spec for {spec.modality}: "
-                         f"use one of {', '.join(MODALITIES)} and its own spec")
+        raise MediaError(
+            f"{name_of(source)}: modality {modality!r} with a spec for {spec.modality}: "
+            f"use one of {', '.join(MODALITIES)} and its own spec"
+        )
     if isinstance(spec, TextSpec):
         return _read(source, spec, lambda: _text(source, spec))
     name = "" if isinstance(source, bytes) else Path(name_of(source)).name
-    picture = _read(source, spec,
-                    lambda: _backend(modality)(source, spec, draw(view, seed, name if key is None else key)))
+    picture = _read(
+        source, spec, lambda: _backend(modality)(source, spec, draw(view, seed, name if key is None else key))
+    )
     return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
 
 
@@ -109,4 +120,4 @@ def _text(source: Source, spec: TextSpec, whole: bool = False) -> str:
     text = text.strip()
     if not text:
         raise MediaError("holds no words")
-    return text[:spec.max_chars]
+    return text[: spec.max_chars]

@@ -48,8 +48,10 @@ def _npy(source: Source, spec: VisualSpec) -> np.ndarray:
         version = npy.read_magic(file)
         shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
         if math.prod(shape) > spec.max_pixels:
-            raise MediaError(f"an array of shape {list(shape)}, the limit is {spec.max_pixels} numbers: "
-                             "make it smaller or raise max_pixels")
+            raise MediaError(
+                f"an array of shape {list(shape)}, the limit is {spec.max_pixels} numbers: "
+                "make it smaller or raise max_pixels"
+            )
         if dtype.kind not in "uif" or len(shape) != 2 or min(shape) < 1:
             raise MediaError(f"a depth map is one plane of numbers, this is {dtype} {list(shape)}")
         if size_of(source) - file.tell() < math.prod(shape) * dtype.itemsize:

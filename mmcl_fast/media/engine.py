@@ -46,8 +46,9 @@ class Engine(Protocol):
     name: str
     device: torch.device
 
-    def run(self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int,
-            seed: int) -> Iterator[Chunk]: ...
+    def run(
+        self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int, seed: int
+    ) -> Iterator[Chunk]: ...
 
 
 class ThreadEngine:
@@ -62,12 +63,20 @@ class ThreadEngine:
 
     name = "cpu"
 
-    def __init__(self, spec: Spec, *, device: torch.device | str = "cpu", workers: int = 2, batch_size: int = 32,
-                 prefetch: int = 2):
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        device: torch.device | str = "cpu",
+        workers: int = 2,
+        batch_size: int = 32,
+        prefetch: int = 2,
+    ):
         self.spec, self.device, self.workers, self.prefetch = spec, torch.device(device), workers, prefetch
 
-    def run(self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0,
-            seed: int = 0) -> Iterator[Chunk]:
+    def run(
+        self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0, seed: int = 0
+    ) -> Iterator[Chunk]:
         if self.workers == 0 or isinstance(self.spec, TextSpec):  # short texts: a thread costs more than the reading
             for indices in batches:
                 chunk = self._slots(indices)
@@ -82,9 +91,23 @@ class ThreadEngine:
             for indices in batches:
                 chunk = self._slots(indices)
                 some = max(1, len(indices) // (2 * self.workers))  # fewer hands-over, each of which stops a thread
-                under_way.append((chunk, [
-                    pool.submit(self._fill_some, chunk, range(slot, min(slot + some, len(indices))), items, view, seed,
-                                stop) for slot in range(0, len(indices), some)]))
+                under_way.append(
+                    (
+                        chunk,
+                        [
+                            pool.submit(
+                                self._fill_some,
+                                chunk,
+                                range(slot, min(slot + some, len(indices))),
+                                items,
+                                view,
+                                seed,
+                                stop,
+                            )
+                            for slot in range(0, len(indices), some)
+                        ],
+                    )
+                )
                 if len(under_way) > self.prefetch:
                     yield self._finished(*under_way.popleft())
             while under_way:
@@ -96,11 +119,11 @@ class ThreadEngine:
     def _slots(self, indices: Sequence[int]) -> Chunk:
         if isinstance(self.spec, TextSpec):
             return Chunk(list(indices), [""] * len(indices))
-        return Chunk(list(indices), torch.empty(len(indices), *self.spec.shape,
-                                                pin_memory=self.device.type == "cuda"))
+        return Chunk(list(indices), torch.empty(len(indices), *self.spec.shape, pin_memory=self.device.type == "cuda"))
 
-    def _fill_some(self, chunk: Chunk, slots: range, items: Sequence[Any], view: int, seed: int,
-                   stop: threading.Event) -> None:
+    def _fill_some(
+        self, chunk: Chunk, slots: range, items: Sequence[Any], view: int, seed: int, stop: threading.Event
+    ) -> None:
         for slot in slots:
             if stop.is_set():
                 return
@@ -110,8 +133,9 @@ class ThreadEngine:
         item, spec = items[chunk.indices[slot]], self.spec
         try:
             if isinstance(spec, TextSpec):
-                chunk.data[slot] = (item.text[:spec.max_chars] if item.text is not None
-                                    else decode(item.path, item.modality, spec))
+                chunk.data[slot] = (
+                    item.text[: spec.max_chars] if item.text is not None else decode(item.path, item.modality, spec)
+                )
             else:
                 decode(item.path, item.modality, spec, view=view, seed=seed, key=item.key, out=chunk.data[slot])
         except MediaError as error:

@@ -35,22 +35,24 @@ def read_exr(data: bytes, spec: VisualSpec) -> np.ndarray:
         other = b"_" * len(name)
         if name == wanted:
             if kind == 0 or sampling != (1, 1) or len(name) == 2:
-                raise MediaError(f"channel {name.decode(errors='replace')!r} holds whole numbers, is subsampled or has "
-                                 f"a name of two letters: {SAVE}")
+                raise MediaError(
+                    f"channel {name.decode(errors='replace')!r} holds whole numbers, is subsampled or has "
+                    f"a name of two letters: {SAVE}"
+                )
             other = b"Y" if len(name) == 1 else b"_" * (len(name) - 2) + b".Y"
             options = {"layer": "_" * (len(name) - 2)} if len(name) > 1 else {}
-        patched[place:place + len(name)] = other
+        patched[place : place + len(name)] = other
     decoder = av.CodecContext.create("exr", "r")
     decoder.thread_count, decoder.options = 1, options
     frame = (decoder.decode(av.Packet(bytes(patched))) or decoder.decode(None))[0]
     plane = np.frombuffer(frame.planes[0], np.float16 if "f16" in frame.format.name else np.float32)
-    return plane.reshape(frame.height, -1)[:, :frame.width]
+    return plane.reshape(frame.height, -1)[:, : frame.width]
 
 
 def _header(data: bytes) -> tuple[dict[str, tuple[int, int]], int]:
     """Attribute name -> (place, size), and where the header ends."""
     found, place = {}, 8
-    while data[place:place + 1] not in (b"\0", b""):
+    while data[place : place + 1] not in (b"\0", b""):
         name_end = data.index(b"\0", place, place + 257)
         type_end = data.index(b"\0", name_end + 1, name_end + 258)
         size = struct.unpack_from("<I", data, type_end + 1)[0]
@@ -71,8 +73,10 @@ def _limit(data: bytes, end: int, attributes: dict[str, tuple[int, int]], tiled:
         if min(sides[-1]) < 1:
             raise MediaError(f"an OpenEXR {name} of {sides[-1][0]} x {sides[-1][1]} pixels: replace the file")
         if sides[-1][0] * sides[-1][1] > spec.max_pixels:
-            raise MediaError(f"{sides[-1][0]} x {sides[-1][1]} pixels, the limit is {spec.max_pixels}: "
-                             "make it smaller or raise max_pixels")
+            raise MediaError(
+                f"{sides[-1][0]} x {sides[-1][1]} pixels, the limit is {spec.max_pixels}: "
+                "make it smaller or raise max_pixels"
+            )
     (width, height), _ = sides
     compression = data[attributes["compression"][0]]
     if compression >= len(LINES):
@@ -87,8 +91,9 @@ def _limit(data: bytes, end: int, attributes: dict[str, tuple[int, int]], tiled:
         raise MediaError("an OpenEXR file that is cut short: replace it")
     # The decoder leaves a missing chunk black without a word.
     for place in struct.unpack_from(f"<{count}Q", data, end):
-        if not 0 < place <= len(data) - start - 4 or \
-                place + start + 4 + struct.unpack_from("<I", data, place + start)[0] > len(data):
+        if not 0 < place <= len(data) - start - 4 or place + start + 4 + struct.unpack_from("<I", data, place + start)[
+            0
+        ] > len(data):
             raise MediaError("an OpenEXR file that is cut short: replace it")
 
 

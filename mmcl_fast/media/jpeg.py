@@ -13,7 +13,7 @@ from torch import Tensor
 
 START = b"\xff\xd8\xff"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
-KEPT = 1 << 24               # bytes of pixels that a thread keeps room for
+KEPT = 1 << 24  # bytes of pixels that a thread keeps room for
 
 _room = threading.local()
 

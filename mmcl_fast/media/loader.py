@@ -61,13 +61,29 @@ class Loader:
         ConfigError: a value out of range, or a backend that is not to be had.
     """
 
-    def __init__(self, items: Sequence[Any], spec: Spec, device: torch.device | str = "cpu", *,
-                 backend: str = "auto", workers: int = 2, batch_size: int = 32, view: int = 0, seed: int = 0,
-                 shuffle: bool = False, epoch: int = 0, rank: int = 0, world: int = 1, prefetch: int = 2,
-                 on_error: str = "error"):
+    def __init__(
+        self,
+        items: Sequence[Any],
+        spec: Spec,
+        device: torch.device | str = "cpu",
+        *,
+        backend: str = "auto",
+        workers: int = 2,
+        batch_size: int = 32,
+        view: int = 0,
+        seed: int = 0,
+        shuffle: bool = False,
+        epoch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 2,
+        on_error: str = "error",
+    ):
         if workers < 0 or batch_size < 1 or prefetch < 0 or epoch < 0:
-            raise ConfigError(f"workers = {workers}, batch_size = {batch_size}, prefetch = {prefetch}, "
-                              f"epoch = {epoch}: batch_size is at least 1, the others at least 0")
+            raise ConfigError(
+                f"workers = {workers}, batch_size = {batch_size}, prefetch = {prefetch}, "
+                f"epoch = {epoch}: batch_size is at least 1, the others at least 0"
+            )
         if not 0 <= rank < world:
             raise ConfigError(f"rank = {rank}, world = {world}: rank is from 0 up to, not with, world")
         if on_error not in ON_ERROR:
@@ -92,7 +108,7 @@ class Loader:
         start = self._done if self._loaded else 0
         self._done, self._loaded = start, False
         order = self._order()
-        batches = (_numbers(order[i * self.batch_size:(i + 1) * self.batch_size]) for i in range(start, len(self)))
+        batches = (_numbers(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in range(start, len(self)))
         chunks = self.engine.run(self.items, batches, view=self.view, seed=self.seed)
         try:
             for chunk in chunks:
@@ -109,10 +125,10 @@ class Loader:
     def _order(self) -> range | Tensor:
         count = len(self.items)
         if not self.shuffle:
-            return range(count)[self.rank::self.world]
+            return range(count)[self.rank :: self.world]
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return torch.randperm(count, generator=generator)[self.rank::self.world]
+        return torch.randperm(count, generator=generator)[self.rank :: self.world]
 
     def _sound(self, chunk: Chunk) -> Batch:
         """The batch without its broken items; raises the first fault where they are not to be skipped."""
@@ -129,8 +145,12 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last batch handed out, as plain values for JSON."""
-        return {"epoch": self.epoch, "batches": self._done, "loader": self._identity,
-                "faults": [[index, str(error)] for index, error in self.faults]}
+        return {
+            "epoch": self.epoch,
+            "batches": self._done,
+            "loader": self._identity,
+            "faults": [[index, str(error)] for index, error in self.faults],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``. Raises StreamError where it is of other items, or of another order of them."""
@@ -141,11 +161,14 @@ class Loader:
             raise StreamError(f"loader state: not one of a loader ({error!r}): start the epoch anew") from None
         for name, value in self._identity.items():
             if saved.get(name) != value:
-                raise StreamError(f"loader state: {name} was {saved.get(name)!r}, is {value!r}: build the loader as it "
-                                  "was when its state was saved, or start the epoch anew")
+                raise StreamError(
+                    f"loader state: {name} was {saved.get(name)!r}, is {value!r}: build the loader as it "
+                    "was when its state was saved, or start the epoch anew"
+                )
         if epoch < 0 or not 0 <= done <= len(self):
-            raise StreamError(f"loader state: batch {done} of epoch {epoch}, where an epoch has {len(self)}: "
-                              "start the epoch anew")
+            raise StreamError(
+                f"loader state: batch {done} of epoch {epoch}, where an epoch has {len(self)}: start the epoch anew"
+            )
         self.epoch, self._done, self._loaded, self._faults = epoch, done, True, faults
 
     @cached_property
@@ -154,22 +177,36 @@ class Loader:
         digest = hashlib.sha256(json.dumps(self.spec.to_dict()).encode())
         for item in self.items:
             digest.update(f"\0{item.key}".encode("utf-8", "surrogateescape"))
-        return {"items": len(self.items), "sha256 of spec and keys": digest.hexdigest(),
-                "batch_size": self.batch_size, "view": self.view, "seed": self.seed, "shuffle": self.shuffle,
-                "rank": self.rank, "world": self.world}
+        return {
+            "items": len(self.items),
+            "sha256 of spec and keys": digest.hexdigest(),
+            "batch_size": self.batch_size,
+            "view": self.view,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "rank": self.rank,
+            "world": self.world,
+        }
 
 
 def _numbers(indices: range | Tensor) -> list[int]:
     return indices.tolist() if isinstance(indices, Tensor) else list(indices)
 
 
-def make_engine(spec: Spec, device: torch.device | str, backend: str = "auto", *, workers: int = 2,
-                batch_size: int = 32, prefetch: int = 2) -> Engine:
+def make_engine(
+    spec: Spec,
+    device: torch.device | str,
+    backend: str = "auto",
+    *,
+    workers: int = 2,
+    batch_size: int = 32,
+    prefetch: int = 2,
+) -> Engine:
     """The engine of a backend; see ``Loader``. Raises ConfigError where it is not to be had."""
     if backend not in BACKENDS:
         raise ConfigError(f"media backend {backend!r}: use one of {', '.join(BACKENDS)}")
     device = torch.device(device)
-    if not isinstance(spec, TextSpec) and (backend == "dali" or backend == "auto" and device.type == "cuda"):
+    if not isinstance(spec, TextSpec) and (backend == "dali" or (backend == "auto" and device.type == "cuda")):
         from mmcl_fast.media import dali
 
         why_not = dali.available(device)

@@ -15,7 +15,7 @@ from mmcl_fast.media.spec import VisualSpec
 
 SILENCE = 1e-10  # mel power below which a clip counts as silent
 CHUNK = 1 << 17  # numbers in a temporary on the CPU: of megabytes, most of the time goes into fresh pages
-BAND = 32        # filters in one matrix product: neighbours share their bins, all together they are mostly zeros
+BAND = 32  # filters in one matrix product: neighbours share their bins, all together they are mostly zeros
 
 
 @lru_cache(maxsize=1)
@@ -50,7 +50,7 @@ def triangles(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> T
     low, high = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
     corners = 700 * (10 ** (torch.linspace(low, high, mels + 2, dtype=torch.float64) / 2595) - 1)
     bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
-    slopes = (bins[None] - corners[:, None])
+    slopes = bins[None] - corners[:, None]
     widths = corners.diff()[:, None]
     rise, fall = slopes[:-2] / widths[:-1], -slopes[2:] / widths[1:]
     return torch.minimum(rise, fall).clamp_min(0).float()
@@ -65,9 +65,9 @@ def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
     bands = []
     for first in range(0, spec.mels, BAND):
-        part = bank[first:first + BAND]
+        part = bank[first : first + BAND]
         bins = part.any(0).nonzero()[:, 0].tolist() or [0]
-        weights = part[:, bins[0]:bins[-1] + 1].T.repeat_interleave(2, 0)
+        weights = part[:, bins[0] : bins[-1] + 1].T.repeat_interleave(2, 0)
         bands.append((first, bins[0], weights.contiguous().to(device)))
     return torch.hann_window(spec.n_fft, device=device), bands
 
@@ -83,9 +83,14 @@ def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
     for row in bank:
         bins = row.nonzero()[:, 0].tolist() or [0]
         filters.append((bins[0], bins[-1] + 1 - bins[0], sum(map(len, weights))))
-        weights.append(row[bins[0]:bins[-1] + 1])
-    return (torch.hann_window(spec.n_fft), native.roots(spec.n_fft), torch.tensor(radices, dtype=torch.int32),
-            torch.tensor(filters, dtype=torch.int32), torch.cat(weights))
+        weights.append(row[bins[0] : bins[-1] + 1])
+    return (
+        torch.hann_window(spec.n_fft),
+        native.roots(spec.n_fft),
+        torch.tensor(radices, dtype=torch.int32),
+        torch.tensor(filters, dtype=torch.int32),
+        torch.cat(weights),
+    )
 
 
 def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
@@ -98,8 +103,20 @@ def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
     power = torch.empty(count, spec.mels, native.up_to(frames))
     for row, result in zip(rows, power):
         native.kernels().mel_power(
-            row.data_ptr(), length, spec.hop, spec.n_fft, window.data_ptr(), roots.data_ptr(), radices.data_ptr(),
-            len(radices), filters.data_ptr(), weights.data_ptr(), spec.mels, result.data_ptr(), power.shape[2])
+            row.data_ptr(),
+            length,
+            spec.hop,
+            spec.n_fft,
+            window.data_ptr(),
+            roots.data_ptr(),
+            radices.data_ptr(),
+            len(radices),
+            filters.data_ptr(),
+            weights.data_ptr(),
+            spec.mels,
+            result.data_ptr(),
+            power.shape[2],
+        )
     return power[:, :, :frames]
 
 
@@ -123,7 +140,7 @@ def _torch_power(wave: Tensor, spec: VisualSpec) -> Tensor:
         columns = squares.new_empty(len(squares), spec.mels)
         for first, start, weights in bands:
             width, count = weights.shape
-            torch.mm(squares[:, 2 * start:2 * start + width], weights, out=columns[:, first:first + count])
+            torch.mm(squares[:, 2 * start : 2 * start + width], weights, out=columns[:, first : first + count])
         result.copy_(columns.view_as(result))
     return power.view(*wave.shape[:-1], -1, spec.mels).mT
 
@@ -148,9 +165,22 @@ def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
     out = torch.empty(count, 1, spec.size, spec.size)
     for row, result in zip(power, out):
         native.kernels().level_picture(
-            row.data_ptr(), mels, frames, row.stride(0), 10 / spec.db_range, 10 ** (-spec.db_range / 10), SILENCE,
-            across_0.data_ptr(), across.data_ptr(), across.shape[1], down_0.data_ptr(), down.data_ptr(), down.shape[1],
-            spec.size, result.data_ptr())
+            row.data_ptr(),
+            mels,
+            frames,
+            row.stride(0),
+            10 / spec.db_range,
+            10 ** (-spec.db_range / 10),
+            SILENCE,
+            across_0.data_ptr(),
+            across.data_ptr(),
+            across.shape[1],
+            down_0.data_ptr(),
+            down.data_ptr(),
+            down.shape[1],
+            spec.size,
+            result.data_ptr(),
+        )
     return out
 
 
@@ -166,8 +196,9 @@ def _torch_picture(power: Tensor, spec: VisualSpec) -> Tensor:
     peak = power.amax((2, 3), keepdim=True)
     level = power.div(peak.clamp_min(SILENCE)).clamp_min_(10 ** (-spec.db_range / 10))
     level = level.log10_().mul_(10 / spec.db_range).add_(1).flip(2)
-    small = functional.interpolate(level, size=(spec.size, spec.size), mode="bilinear", align_corners=False,
-                                   antialias=True)
+    small = functional.interpolate(
+        level, size=(spec.size, spec.size), mode="bilinear", align_corners=False, antialias=True
+    )
     return small.mul_(peak > SILENCE)
 
 
@@ -180,7 +211,7 @@ def window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
     want, have = round(spec.seconds * spec.sample_rate), wave.shape[-1]
     if have >= want:
         start = int((0.5 if shift is None else shift) * (have - want))
-        return wave[..., start:start + want]
+        return wave[..., start : start + want]
     if spec.window_policy == "pad":
         before = int((shift or 0.0) * (want - have))
         return functional.pad(wave, (before, want - have - before))

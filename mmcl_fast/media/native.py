@@ -26,7 +26,8 @@ def kernels() -> ModuleType | None:
 def takes(*tensors: Tensor) -> bool:
     """Whether these are contiguous float32 on the CPU and the kernels are there."""
     return kernels() is not None and all(
-        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors)
+        t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors
+    )
 
 
 def up_to(count: int) -> int:
@@ -73,25 +74,50 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float) -> Ten
 
 def normalises(picture: Tensor, out: Tensor) -> bool:
     """Whether ``normalise`` takes these."""
-    return (kernels() is not None and picture.dtype in (torch.uint8, torch.float32) and picture.device.type == "cpu"
-            and out.device.type == "cpu" and out.dtype == torch.float32 and out.stride(3) == 1
-            and out.stride(2) == out.shape[3] and picture.shape[2:] == out.shape[2:] and len(picture) == len(out))
+    return (
+        kernels() is not None
+        and picture.dtype in (torch.uint8, torch.float32)
+        and picture.device.type == "cpu"
+        and out.device.type == "cpu"
+        and out.dtype == torch.float32
+        and out.stride(3) == 1
+        and out.stride(2) == out.shape[3]
+        and picture.shape[2:] == out.shape[2:]
+        and len(picture) == len(out)
+    )
 
 
 def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], unit: float, out: Tensor) -> Tensor:
     """``(picture / unit - mean) / std`` to ``out``."""
     affine = _affine(tuple(mean), tuple(std), unit)
     frame, channel, row, pixel = picture.stride()
-    kernels().normalise(picture.data_ptr(), picture.dtype == torch.uint8, len(picture), *picture.shape[2:],
-                        frame, channel if picture.shape[1] == 3 else 0, row, pixel, affine.data_ptr(),
-                        affine[1].data_ptr(), out.data_ptr(), out.stride(0), out.stride(1))
+    kernels().normalise(
+        picture.data_ptr(),
+        picture.dtype == torch.uint8,
+        len(picture),
+        *picture.shape[2:],
+        frame,
+        channel if picture.shape[1] == 3 else 0,
+        row,
+        pixel,
+        affine.data_ptr(),
+        affine[1].data_ptr(),
+        out.data_ptr(),
+        out.stride(0),
+        out.stride(1),
+    )
     return out
 
 
 def squares(pixels: Tensor) -> bool:
     """Whether ``square`` takes these."""
-    return (kernels() is not None and pixels.dtype == torch.uint8 and pixels.device.type == "cpu"
-            and pixels.stride(0) == 1 and pixels.stride(2) in (3, 4))
+    return (
+        kernels() is not None
+        and pixels.dtype == torch.uint8
+        and pixels.device.type == "cpu"
+        and pixels.stride(0) == 1
+        and pixels.stride(2) in (3, 4)
+    )
 
 
 def square(pixels: Tensor, box: tuple[float, float, float, float], size: int, cubic: bool, flip: bool) -> Tensor:
@@ -99,6 +125,19 @@ def square(pixels: Tensor, box: tuple[float, float, float, float], size: int, cu
     _, height, width = pixels.shape
     left, top, right, bottom = box
     out = torch.empty(3, size, size, dtype=torch.uint8)
-    kernels().square(pixels.data_ptr(), height, width, pixels.stride(1), pixels.stride(2), left, top, right, bottom,
-                     size, cubic, flip, out.data_ptr())
+    kernels().square(
+        pixels.data_ptr(),
+        height,
+        width,
+        pixels.stride(1),
+        pixels.stride(2),
+        left,
+        top,
+        right,
+        bottom,
+        size,
+        cubic,
+        flip,
+        out.data_ptr(),
+    )
     return out

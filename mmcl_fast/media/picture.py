@@ -34,9 +34,8 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
             return fit(_deep_rgb(source), spec, view)[None]
         if im.format == "PNG" and not whole and _shrinks(im, spec, view) and (pixels := _png(source, im)) is not None:
             return _shrink(pixels, spec, view)[None]
-        if im.format in ("JPEG", "MPO") and not whole:
-            if (factor := _spare(*im.size, spec, view)) >= 2:
-                im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
+        if im.format in ("JPEG", "MPO") and not whole and (factor := _spare(*im.size, spec, view)) >= 2:
+            im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
         im.load()
         if im.mode.startswith("I;16"):
             grey = torch.from_numpy(np.asarray(im).astype(np.float32) / 65535)
@@ -95,8 +94,9 @@ def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
     if native.squares(pixels):
         box = region(pixels.shape[2], pixels.shape[1], spec, view)
         return native.square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
-    small = functional.interpolate(pixels[None], size=(spec.size, spec.size), mode=spec.interpolation,
-                                   align_corners=False, antialias=True)[0, :3]
+    small = functional.interpolate(
+        pixels[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
+    )[0, :3]
     return small.flip(-1) if view.flip else small
 
 
@@ -116,16 +116,24 @@ def upright(im):
     from PIL import Image
 
     turn = Image.Transpose
-    moves = {2: turn.FLIP_LEFT_RIGHT, 3: turn.ROTATE_180, 4: turn.FLIP_TOP_BOTTOM, 5: turn.TRANSPOSE,
-             6: turn.ROTATE_270, 7: turn.TRANSVERSE, 8: turn.ROTATE_90}
+    moves = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
     move = moves.get(im.getexif().get(0x0112, 1))
     return im if move is None else im.transpose(move)
 
 
 def limit_pixels(im, spec: VisualSpec) -> None:
     if im.width * im.height > spec.max_pixels:
-        raise MediaError(f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: "
-                         "make it smaller or raise max_pixels")
+        raise MediaError(
+            f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: make it smaller or raise max_pixels"
+        )
 
 
 def _png(source: Source, im) -> Tensor | None:
@@ -146,7 +154,7 @@ def _png(source: Source, im) -> Tensor | None:
     decoder = av.CodecContext.create("png", "r")
     decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
     try:
-        frame, = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+        (frame,) = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     except (av.FFmpegError, ValueError):
         return None
     if frame.format.name != "rgb24" or (frame.width, frame.height) != im.size:

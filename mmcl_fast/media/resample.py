@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from mmcl_fast.media import native
 
-ZEROS = 16        # zero crossings of the sinc on each side
-ROLLOFF = 0.95    # cut-off as a share of the lower Nyquist frequency
-BETA = 9.0        # of the Kaiser window; stop band near -90 dB
+ZEROS = 16  # zero crossings of the sinc on each side
+ROLLOFF = 0.95  # cut-off as a share of the lower Nyquist frequency
+BETA = 9.0  # of the Kaiser window; stop band near -90 dB
 MAX_PHASES = 640  # 44.1 kHz to 16 kHz needs 160; rates without a small ratio are approximated
-SPAN = 16         # samples of the lower rate that one matrix product covers: more of them multiply more zeros
+SPAN = 16  # samples of the lower rate that one matrix product covers: more of them multiply more zeros
 
 
 @lru_cache(maxsize=32)
@@ -57,8 +57,7 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
         return wave
     ratio = Fraction(new_rate, rate)
     if ratio.numerator > MAX_PHASES or ratio.denominator > 8 * MAX_PHASES:
-        ratio = (ratio.limit_denominator(MAX_PHASES) if ratio < 1
-                 else 1 / (1 / ratio).limit_denominator(MAX_PHASES))
+        ratio = ratio.limit_denominator(MAX_PHASES) if ratio < 1 else 1 / (1 / ratio).limit_denominator(MAX_PHASES)
     want = -(-wave.shape[-1] * new_rate // rate)
     rows = wave.reshape(-1, wave.shape[-1])
     way = _by_kernel if native.takes(rows) else _by_products
@@ -83,8 +82,18 @@ def _by_kernel(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
     table, weights, outputs, inputs, half = _packed(ratio.numerator, ratio.denominator)
     out = rows.new_empty(len(rows), want)
     for row, result in zip(rows, out):
-        native.kernels().resample(row.data_ptr(), len(row), half, inputs, outputs, want, table.data_ptr(), len(table),
-                                  weights.data_ptr(), result.data_ptr())
+        native.kernels().resample(
+            row.data_ptr(),
+            len(row),
+            half,
+            inputs,
+            outputs,
+            want,
+            table.data_ptr(),
+            len(table),
+            weights.data_ptr(),
+            result.data_ptr(),
+        )
     return out
 
 
@@ -94,9 +103,9 @@ def _by_products(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
     # Each row and the silence around it fill whole blocks; the last ones, which reach into the next row, are dropped.
     blocks = -(-(max(length, want * inputs // outputs) + 2 * half + inputs) // inputs)
     padded = rows.new_zeros((len(rows) * blocks + 2) * inputs)
-    padded[:len(rows) * blocks * inputs].view(len(rows), -1)[:, half:half + length] = rows
+    padded[: len(rows) * blocks * inputs].view(len(rows), -1)[:, half : half + length] = rows
     out = rows.new_empty(len(rows) * blocks, outputs)
     for first, start, weights in products:
         width, count = weights.shape
-        torch.mm(padded.as_strided((len(out), width), (inputs, 1), start), weights, out=out[:, first:first + count])
+        torch.mm(padded.as_strided((len(out), width), (inputs, 1), start), weights, out=out[:, first : first + count])
     return out.view(len(rows), -1)[:, :want].reshape(len(rows), want)

@@ -7,8 +7,18 @@ import codecs
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.source import FORMATS, Source, head, is_cover, name_of, open_av, open_binary
 
-PICTURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ",
-            b"P4", b"P5", b"P6")
+PICTURES = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"\0\0\0\x0cjP  ",
+    b"P4",
+    b"P5",
+    b"P6",
+)
 EXR = b"\x76\x2f\x31\x01"
 SOUNDS = (b"fLaC", b"ID3", b"FORM", b"caff", b"#!AMR")
 CONTAINERS = (b"\x1aE\xdf\xa3", b"OggS", b"RIFF", b"FLV", b"\0\0\x01\xba", b"\0\0\x01\xb3", b"0&\xb2u")
@@ -29,8 +39,10 @@ def sniff(source: Source) -> str:
         raise MediaError(f"{name_of(source)}: the file is empty: replace or remove it")
     kind = _kind(source, start)
     if kind is None:
-        raise MediaError(f"{name_of(source)}: neither picture, video, sound, depth map nor UTF-8 text: "
-                         "convert it to a common format such as png, mp4, wav or txt")
+        raise MediaError(
+            f"{name_of(source)}: neither picture, video, sound, depth map nor UTF-8 text: "
+            "convert it to a common format such as png, mp4, wav or txt"
+        )
     return kind
 
 

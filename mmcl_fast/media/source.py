@@ -14,7 +14,6 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.spec import VisualSpec
 
 
-
 @dataclass(frozen=True)
 class Slice:
     """``size`` bytes of the file ``path`` from ``offset`` on, such as a member of a tar. ``name`` is the member's.
@@ -37,8 +36,10 @@ Source = Union[str, Path, bytes, Slice]
 WHOLE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
 
 # Demuxers that may open: no playlists, no concatenation, nothing that reaches for other files or the network.
-DEMUXERS = ("mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,"
-            "ogg,mp3,aac,flac,wav,w64,aiff,caf,amr,ac3,eac3,png_pipe,tiff_pipe")
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,"
+    "ogg,mp3,aac,flac,wav,w64,aiff,caf,amr,ac3,eac3,png_pipe,tiff_pipe"
+)
 
 
 # Picture formats that may open: no EPS, which runs another program; no TGA, which has no mark to know it by.
@@ -146,7 +147,7 @@ class _Window(io.RawIOBase):
         return self.place
 
     def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)[:max(0, self.source.size - self.place)]
+        view = memoryview(buffer)[: max(0, self.source.size - self.place)]
         self.file.seek(self.source.offset + self.place)
         count = self.file.readinto(view) or 0
         self.place += count
@@ -162,8 +163,9 @@ def open_av(source: Source):
     import av
 
     target = "file:" + os.path.abspath(source) if is_file(source) else open_binary(source)
-    return av.open(target, options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
-                   metadata_errors="replace")
+    return av.open(
+        target, options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS}, metadata_errors="replace"
+    )
 
 
 def is_cover(stream) -> bool:
@@ -173,5 +175,4 @@ def is_cover(stream) -> bool:
 
 def limit_seconds(seconds: float, spec: VisualSpec) -> None:
     if seconds > spec.max_seconds:
-        raise MediaError(f"lasts {seconds:.0f} s, the limit is {spec.max_seconds:g} s: "
-                         "cut it or raise max_seconds")
+        raise MediaError(f"lasts {seconds:.0f} s, the limit is {spec.max_seconds:g} s: cut it or raise max_seconds")

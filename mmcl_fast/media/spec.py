@@ -19,8 +19,20 @@ CHOICES = {
     "window_policy": ("repeat", "pad"),
     "depth_kind": ("depth", "disparity", "sun_rgbd"),
 }
-POSITIVE = ("size", "frames", "sample_rate", "seconds", "n_fft", "hop", "mels", "db_range", "depth_scale",
-            "max_pixels", "max_seconds", "max_bytes")
+POSITIVE = (
+    "size",
+    "frames",
+    "sample_rate",
+    "seconds",
+    "n_fft",
+    "hop",
+    "mels",
+    "db_range",
+    "depth_scale",
+    "max_pixels",
+    "max_seconds",
+    "max_bytes",
+)
 
 
 def _later(default: Any) -> Any:
@@ -111,8 +123,10 @@ class VisualSpec:
         if self.modality != "video" and self.frames != 1:
             raise ConfigError(f"frames = {self.frames}: only video has frames, {self.modality} has 1")
         if not 0 <= self.f_min < (self.f_max or self.sample_rate / 2) <= self.sample_rate / 2:
-            raise ConfigError(f"f_min = {self.f_min}, f_max = {self.f_max}: need 0 <= f_min < f_max <= "
-                              f"{self.sample_rate / 2:g} Hz, half the sample rate")
+            raise ConfigError(
+                f"f_min = {self.f_min}, f_max = {self.f_max}: need 0 <= f_min < f_max <= "
+                f"{self.sample_rate / 2:g} Hz, half the sample rate"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -137,8 +151,10 @@ class TextSpec:
 
     def __post_init__(self) -> None:
         if self.modality != "text" or self.max_chars < 1 or self.max_bytes < 1:
-            raise ConfigError(f"modality = {self.modality!r}, max_chars = {self.max_chars}, max_bytes = "
-                              f"{self.max_bytes}: need 'text' and at least 1")
+            raise ConfigError(
+                f"modality = {self.modality!r}, max_chars = {self.max_chars}, max_bytes = "
+                f"{self.max_bytes}: need 'text' and at least 1"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return _plain(self)
@@ -168,8 +184,9 @@ def adjust(spec: Spec, settings: Mapping[str, Any]) -> Spec:
     unknown = sorted(set(settings) - SETTINGS)
     if unknown:
         raise ConfigError(f"media setting {unknown[0]!r}: use one of {', '.join(sorted(SETTINGS))}")
-    return dataclasses.replace(spec, **{name: value for name, value in settings.items()
-                                        if value is not None and hasattr(spec, name)})
+    return dataclasses.replace(
+        spec, **{name: value for name, value in settings.items() if value is not None and hasattr(spec, name)}
+    )
 
 
 def default_spec(modality: str) -> Spec:

@@ -17,10 +17,10 @@ from mmcl_fast.media.source import FORMATS, Source, head, is_cover, limit_second
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, region
 
-SEEK_FRAMES = 8   # a seek pays when it skips at least so many frames
+SEEK_FRAMES = 8  # a seek pays when it skips at least so many frames
 STILL = "a still picture, not a video: move it to the image modality"
-AHEAD = 32        # packets read before one is decoded; codecs put frames out of order by at most 16
-SHORT = 64        # frames; below it a container's index is not worth loading
+AHEAD = 32  # packets read before one is decoded; codecs put frames out of order by at most 16
+SHORT = 64  # frames; below it a container's index is not worth loading
 
 
 def video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
@@ -48,8 +48,10 @@ def _track(container: Any, spec: VisualSpec) -> Any:
     if context is None:
         raise MediaError("its video codec is unknown: convert it to h264 in mp4")
     if context.width * context.height > spec.max_pixels:
-        raise MediaError(f"{context.width} x {context.height} pixels a frame, the limit is "
-                         f"{spec.max_pixels}: make it smaller or raise max_pixels")
+        raise MediaError(
+            f"{context.width} x {context.height} pixels a frame, the limit is "
+            f"{spec.max_pixels}: make it smaller or raise max_pixels"
+        )
     context.options = {"max_pixels": str(spec.max_pixels)}  # a later frame may be larger than the header says
     context.thread_count = 1  # the loader's threads decode one file each
     return stream
@@ -201,8 +203,10 @@ class _Frames:
         """Raises MediaError if the frames end long before ``time`` although the header promised more."""
         missing, base = time - self.end(), self.clock.base
         if self.clock.sure and missing * base > max(0.5, 0.1 * self.clock.duration * base):
-            raise MediaError(f"ends after {(self.end() - self.clock.start) * base:.2f} of "
-                             f"{self.clock.duration * base:.2f} s: the file is cut short, replace it")
+            raise MediaError(
+                f"ends after {(self.end() - self.clock.start) * base:.2f} of "
+                f"{self.clock.duration * base:.2f} s: the file is cut short, replace it"
+            )
 
 
 def _sample(container: Any, clock: _Clock, spec: VisualSpec, view: View, whole: bool) -> Tensor:
@@ -242,8 +246,8 @@ def _scale(reformatter: Any, frame: Any, spec: VisualSpec, view: View, out: np.n
     planes = reformatter.reformat(frame, *target, "gbrp", interpolation=method, threads=1).planes
     x, y = min(round(left * scale_x), full_w - spec.size), min(round(top * scale_y), full_h - spec.size)
     for place, plane in zip(out, (planes[2], planes[0], planes[1]), strict=True):  # stored green, blue, red
-        pixels = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, :plane.width]
-        part = np.rot90(pixels, turns)[y:y + spec.size, x:x + spec.size]
+        pixels = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        part = np.rot90(pixels, turns)[y : y + spec.size, x : x + spec.size]
         place[...] = part[:, ::-1] if view.flip else part
 
 
@@ -256,8 +260,10 @@ def _animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
         if count < 2:
             raise MediaError(STILL)
         if im.width * im.height * count > 16 * spec.max_pixels or im.width * im.height > spec.max_pixels:
-            raise MediaError(f"{count} frames of {im.width} x {im.height}, the limit in pixels is "
-                             f"{spec.max_pixels} each, 16 times that in all: shrink it or raise max_pixels")
+            raise MediaError(
+                f"{count} frames of {im.width} x {im.height}, the limit in pixels is "
+                f"{spec.max_pixels} each, 16 times that in all: shrink it or raise max_pixels"
+            )
         squares, ends = [], []
         for index in range(count):
             im.seek(index)

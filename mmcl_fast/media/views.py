@@ -59,9 +59,10 @@ def fit(planes: Tensor, spec: VisualSpec, view: View) -> Tensor:
     """Float planes ``[C, H, W]`` to ``[C, size, size]``: region, antialiased resize, flip."""
     height, width = planes.shape[-2:]
     left, top, right, bottom = (round(v) for v in region(width, height, spec, view))
-    part = planes[:, top:max(bottom, top + 1), left:max(right, left + 1)]
-    out = functional.interpolate(part[None], size=(spec.size, spec.size), mode=spec.interpolation,
-                                 align_corners=False, antialias=True)[0]
+    part = planes[:, top : max(bottom, top + 1), left : max(right, left + 1)]
+    out = functional.interpolate(
+        part[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
+    )[0]
     return out.flip(-1) if view.flip else out
 
 

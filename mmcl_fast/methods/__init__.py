@@ -24,26 +24,70 @@ from mmcl_fast.methods.s_prompts import SPrompts
 from mmcl_fast.methods.slca import Slca
 from mmcl_fast.methods.zero_shot import ZeroShot
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (
-    CodaPrompt, Comm, Dns, DualPrompt, Ewc, Finetune, Joint, L2p, Lwf, RanPac, Replay, RidgeMethod, SPrompts, Slca,
-    ZeroShot)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        CodaPrompt,
+        Comm,
+        Dns,
+        DualPrompt,
+        Ewc,
+        Finetune,
+        Joint,
+        L2p,
+        Lwf,
+        RanPac,
+        Replay,
+        RidgeMethod,
+        SPrompts,
+        Slca,
+        ZeroShot,
+    )
+}
 
 TINY = 1e-6
 LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, the same in every method
-    "prompt_length": (1, 512), "epochs": (0, None), "batch_size": (1, None), "lr": (0, 10), "classifier_lr": (0, 10),
-    "self_regularisation": (0, None), "lambda_max": (0, 1), "sigma": (TINY, None), "tau": (TINY, None),
+    "prompt_length": (1, 512),
+    "epochs": (0, None),
+    "batch_size": (1, None),
+    "lr": (0, 10),
+    "classifier_lr": (0, 10),
+    "self_regularisation": (0, None),
+    "lambda_max": (0, 1),
+    "sigma": (TINY, None),
+    "tau": (TINY, None),
     "least_share": (0, 1),
-    "relevance_penalty": (TINY, None), "rank": (1, None), "penalty": (TINY, None), "steps": (0, None),
-    "draws": (1, None), "realignment_lr": (0, 10), "realignment_decay": (0, None), "realignment_scale": (TINY, None),
-    "drift_width": (TINY, None), "class_rank": (1, None), "modality_rank": (1, None), "shrink": (0, 1),
-    "scale": (TINY, None), "strength": (0, None), "distillation": (0, None), "temperature": (TINY, None),
-    "pool_size": (1, None), "selected": (1, None), "pull": (0, None), "match": (0, None), "components": (1, None),
-    "orthogonality": (0, None), "centroids": (1, None),
-    "budget": (1, None), "align_epochs": (0, None), "align_lr": (0, 10), "projections": (1, 20_000),
+    "relevance_penalty": (TINY, None),
+    "rank": (1, None),
+    "penalty": (TINY, None),
+    "steps": (0, None),
+    "draws": (1, None),
+    "realignment_lr": (0, 10),
+    "realignment_decay": (0, None),
+    "realignment_scale": (TINY, None),
+    "drift_width": (TINY, None),
+    "class_rank": (1, None),
+    "modality_rank": (1, None),
+    "shrink": (0, 1),
+    "scale": (TINY, None),
+    "strength": (0, None),
+    "distillation": (0, None),
+    "temperature": (TINY, None),
+    "pool_size": (1, None),
+    "selected": (1, None),
+    "pull": (0, None),
+    "match": (0, None),
+    "components": (1, None),
+    "orthogonality": (0, None),
+    "centroids": (1, None),
+    "budget": (1, None),
+    "align_epochs": (0, None),
+    "align_lr": (0, 10),
+    "projections": (1, 20_000),
     "lambda_min": (0, None),
 }
 
-__all__ = ["Classes", "METHODS", "Method", "TaskData", "make_options", "method_class", "options"]
+__all__ = ["METHODS", "Classes", "Method", "TaskData", "make_options", "method_class", "options"]
 
 
 def method_class(name: str) -> type[Method]:
@@ -75,8 +119,9 @@ def make_options(name: str, values: dict[str, Any] | None) -> Any:
         elif type(value) is not hint:
             raise ConfigError(f"method.options.{key} = {value!r}: must be of type {hint.__name__}")
         low, high = LIMITS.get(key, (None, None))
-        if type(value) in (int, float) and not (math.isfinite(value) and (low is None or low <= value)
-                                                and (high is None or value <= high)):
+        if type(value) in (int, float) and not (
+            math.isfinite(value) and (low is None or low <= value) and (high is None or value <= high)
+        ):
             wanted = f"from {low}" + (f" to {high}" if high is not None else "") if low is not None else "finite"
             raise ConfigError(f"method.options.{key} = {value!r}: must be {wanted}")
         checked[key] = value

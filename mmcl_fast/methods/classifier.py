@@ -80,8 +80,16 @@ def require_one_process(method: Method) -> None:
         raise ConfigError(f"method.name = {method.name!r}: learns in one process only; start it with one device")
 
 
-def train(method: Method, groups: Sequence[tuple[Sequence[Tensor], float]], steps: int, loss: Callable[[int], Tensor],
-          *, advance: Callable[[int], None], generator: torch.Generator, loop: str = "prompts") -> None:
+def train(
+    method: Method,
+    groups: Sequence[tuple[Sequence[Tensor], float]],
+    steps: int,
+    loss: Callable[[int], Tensor],
+    *,
+    advance: Callable[[int], None],
+    generator: torch.Generator,
+    loop: str = "prompts",
+) -> None:
     """Adam with a warmed-up cosine rate (that of ``prompts.train_prefix``) on several groups of tensors, in place.
 
     Args:
@@ -96,9 +104,19 @@ def train(method: Method, groups: Sequence[tuple[Sequence[Tensor], float]], step
     optimiser = torch.optim.Adam([{"params": tensors, "lr": lr} for tensors, lr in chosen])
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1))))
+        optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
+    )
     rates = ", ".join(str(lr) for _, lr in chosen)
-    optimise(loop, optimiser, steps, loss, schedule=schedule, generator=generator, journal=method.journal,
-             advance=advance, remedy=f"lower method.options' learning rates (now {rates}) and start a new run")
+    optimise(
+        loop,
+        optimiser,
+        steps,
+        loss,
+        schedule=schedule,
+        generator=generator,
+        journal=method.journal,
+        advance=advance,
+        remedy=f"lower method.options' learning rates (now {rates}) and start a new run",
+    )
     for p in parameters:
         p.requires_grad_(False)

@@ -27,11 +27,11 @@ from mmcl_fast.methods.pool import Composed, Pooled
 
 @dataclass(frozen=True)
 class CodaPromptOptions:
-    components: int = 10        # per task
+    components: int = 10  # per task
     prompt_length: int = 8
     epochs: int = 6
     batch_size: int = 32
-    lr: float = 0.01            # of components, keys and attention vectors
+    lr: float = 0.01  # of components, keys and attention vectors
     classifier_lr: float = 0.003
     orthogonality: float = 0.1  # lambda
 
@@ -76,12 +76,20 @@ class CodaPrompt(Pooled):
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, e, tower = self.options, self.encoder, self.encoder.tower(data.modality)
         generator = self.generator(data.index, 3)
-        shapes = {"components": (2, o.prompt_length, e.prefix_width(data.modality)),
-                  "keys": (e.query_dim,), "attention": (e.query_dim,)}
-        old = self.pools.get(tower) or {k: torch.zeros(e.blocks, 0, *shape, device=e.device)
-                                        for k, shape in shapes.items()}
-        new = {k: torch.stack([orthonormal(o.components, block.flatten(1), generator) for block in old[k].flatten(2)]
-                              ).unflatten(2, shape) for k, shape in shapes.items()}
+        shapes = {
+            "components": (2, o.prompt_length, e.prefix_width(data.modality)),
+            "keys": (e.query_dim,),
+            "attention": (e.query_dim,),
+        }
+        old = self.pools.get(tower) or {
+            k: torch.zeros(e.blocks, 0, *shape, device=e.device) for k, shape in shapes.items()
+        }
+        new = {
+            k: torch.stack(
+                [orthonormal(o.components, block.flatten(1), generator) for block in old[k].flatten(2)]
+            ).unflatten(2, shape)
+            for k, shape in shapes.items()
+        }
 
         def with_old() -> dict[str, Tensor]:
             return {k: torch.cat([old[k], new[k]], dim=1) for k in old}

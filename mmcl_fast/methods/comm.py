@@ -27,34 +27,34 @@ from mmcl_fast.methods.relevance import Relevance
 class CommOptions:
     """Every field is a switch or a size of one step; the defaults are those of ``mmcl-fast train demo``."""
 
-    prompts: bool = True                 # False: no prompt at all, z of the bare head
-    prompt_length: int = 8               # L
+    prompts: bool = True  # False: no prompt at all, z of the bare head
+    prompt_length: int = 8  # L
     epochs: int = 6
     batch_size: int = 32
     lr: float = 0.01
-    self_regularisation: float = 1.0     # beta
-    aggregation: bool = True             # False: P_m <- P_m_new
+    self_regularisation: float = 1.0  # beta
+    aggregation: bool = True  # False: P_m <- P_m_new
     lambda_max: float = 0.8
     sigma: float = 0.1
-    blending: bool = True                # False: prompt and gate of the most relevant modality alone
+    blending: bool = True  # False: prompt and gate of the most relevant modality alone
     relevance: Literal["analytic", "mlp"] = "analytic"
-    tau: float = 0.2                     # temperature of c(x)
-    least_share: float = 0.02            # smaller shares of prompts are left out
+    tau: float = 0.2  # temperature of c(x)
+    least_share: float = 0.02  # smaller shares of prompts are left out
     relevance_penalty: float = 0.01
     realignment: Literal["off", "closed", "trained"] = "trained"
     start: Literal["ridge", "zero"] = "ridge"
-    rank: int = 32                       # r
-    reads_query: bool = True             # source u = [z ; q]; False: z only
-    dual_targets: bool = True            # ridge onto the class texts' dual basis; False: onto the texts
+    rank: int = 32  # r
+    reads_query: bool = True  # source u = [z ; q]; False: z only
+    dual_targets: bool = True  # ridge onto the class texts' dual basis; False: onto the texts
     penalty: float = 0.02
     steps: int = 200
-    draws: int = 512                     # features per step
+    draws: int = 512  # features per step
     realignment_lr: float = 0.001
     realignment_decay: float = 0.0
-    realignment_scale: float = 40.0      # s of the re-alignment loss
-    weighted: bool = True                # weight by contribution
-    compiled: bool = False               # re-alignment's step through torch.compile: `bench train` says what it gains
-    drift: bool = True                   # correct old means when P_m moves
+    realignment_scale: float = 40.0  # s of the re-alignment loss
+    weighted: bool = True  # weight by contribution
+    compiled: bool = False  # re-alignment's step through torch.compile: `bench train` says what it gains
+    drift: bool = True  # correct old means when P_m moves
     drift_width: float = 0.3
     class_rank: int = 16
     modality_rank: int = 128
@@ -76,7 +76,7 @@ class Comm(Method):
         self.bank = PromptBank(encoder, o.prompt_length)
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
-        self.rows: dict[str, Tensor] = {}   # modality -> its mean contributions over `relevance.modalities`
+        self.rows: dict[str, Tensor] = {}  # modality -> its mean contributions over `relevance.modalities`
 
     # ---- learning -------------------------------------------------------------------------------------------
 
@@ -104,8 +104,9 @@ class Comm(Method):
         """Starting point of a new modality's prompt: the blend of its tower's that the others' contributions give."""
         if not (self.options.blending and self.bank.prompts):
             return None
-        return self.bank.blend(modality, self.relevance(query).mean(0), self.relevance.modalities,
-                               self.options.least_share)
+        return self.bank.blend(
+            modality, self.relevance(query).mean(0), self.relevance.modalities, self.options.least_share
+        )
 
     def _drawn_queries(self, index: int) -> dict[str, Tensor]:
         generator = self.generator(index, 2)
@@ -115,7 +116,7 @@ class Comm(Method):
         """Unit queries of a modality's classes from the feature memory: ``each`` of a class, but so many less, and of
         so many fewer classes, that there are ``most`` at most."""
         count = max(1, min(each, most // len(self.memory.labels(modality))))
-        return F.normalize(self.memory.draw(modality, count, generator, most)[:, self.encoder.dim:], dim=1)
+        return F.normalize(self.memory.draw(modality, count, generator, most)[:, self.encoder.dim :], dim=1)
 
     def _update_rows(self, index: int) -> None:
         """Mean contributions of every modality's samples, from drawn queries: no old sample is needed."""
@@ -123,15 +124,18 @@ class Comm(Method):
         for m in self.relevance.modalities:
             self.rows[m] = self.relevance(self._draw_queries(m, 32, 512, generator)).mean(0)
 
-    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None,
-                      before: Tensor | None) -> None:
+    def _learn_prompt(
+        self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None, before: Tensor | None
+    ) -> None:
         o, modality, encoder = self.options, data.modality, self.encoder
         generator = self.generator(data.index, 3)
         old = self.bank.prompts.get(modality)
-        prompt = (old if old is not None else start if start is not None
-                  else self.bank.fresh(modality, generator)).clone()
-        names, shares = self.bank.shares(modality, self._routing(query), self.relevance.modalities, o.least_share,
-                                         modality)
+        prompt = (
+            old if old is not None else start if start is not None else self.bank.fresh(modality, generator)
+        ).clone()
+        names, shares = self.bank.shares(
+            modality, self._routing(query), self.relevance.modalities, o.least_share, modality
+        )
         shares = alike(shares)
         texts = classes.embedding[data.classes]
         target = data.targets
@@ -166,8 +170,14 @@ class Comm(Method):
     def _remember(self, data: TaskData, before: Tensor | None, after: Tensor) -> None:
         if before is not None and self.options.drift:
             dim = self.encoder.dim
-            self.memory.shift(data.modality, set(data.classes), after[:, :dim] - before[:, :dim], before,
-                              self.options.drift_width, dim)
+            self.memory.shift(
+                data.modality,
+                set(data.classes),
+                after[:, :dim] - before[:, :dim],
+                before,
+                self.options.drift_width,
+                dim,
+            )
         self.memory.add(data.modality, data.classes, after, data.labels)
 
     def _realign(self, classes: Classes, index: int) -> None:
@@ -180,10 +190,22 @@ class Comm(Method):
                 self.realigner.start_at_zero(self.encoder.dim + self.encoder.query_dim, names, generator, texts.device)
             if o.realignment == "trained":
                 self.realigner.train(
-                    self.memory, texts, names, lambda u: self._routing(F.normalize(u[:, self.encoder.dim:], dim=1)),
-                    steps=o.steps, per_step=o.draws, lr=o.realignment_lr, decay=o.realignment_decay,
-                    logit_scale=o.realignment_scale, weighted=o.weighted, generator=generator,
-                    advance=shown.advance, journal=self.journal, dtype=self.encoder.precision, compiled=o.compiled)
+                    self.memory,
+                    texts,
+                    names,
+                    lambda u: self._routing(F.normalize(u[:, self.encoder.dim :], dim=1)),
+                    steps=o.steps,
+                    per_step=o.draws,
+                    lr=o.realignment_lr,
+                    decay=o.realignment_decay,
+                    logit_scale=o.realignment_scale,
+                    weighted=o.weighted,
+                    generator=generator,
+                    advance=shown.advance,
+                    journal=self.journal,
+                    dtype=self.encoder.precision,
+                    compiled=o.compiled,
+                )
 
     # ---- embedding ------------------------------------------------------------------------------------------
 
@@ -200,8 +222,9 @@ class Comm(Method):
             return self._routing(query)
         return self._sharpen(self.rows[modality].expand(len(query), -1))
 
-    def _features(self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None,
-                  place: str | None = None) -> Tensor:
+    def _features(
+        self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None, place: str | None = None
+    ) -> Tensor:
         """u = [z / |z| ; q / |q|], ``[n, D_u]``. place: see ``Reuse.embed``; None: z is not kept."""
         weight = self._routing(query) if gate is None else gate
         names, shares = self.bank.shares(modality, weight, self.relevance.modalities, self.options.least_share)
@@ -227,8 +250,11 @@ class Comm(Method):
     def outputs(self, tokens: Tokens, modality: str, classes: Classes) -> dict[str, Tensor]:
         """Also ``embedding [B, D]``, e, and ``contributions [B, M]``, c(x) over the modalities seen."""
         e = self.embed(tokens, modality, given=False)
-        return {"logits": self.encoder.logit_scale * e @ classes.embedding.T, "embedding": e,
-                "contributions": self._routing(unit_query(tokens))}
+        return {
+            "logits": self.encoder.logit_scale * e @ classes.embedding.T,
+            "embedding": e,
+            "contributions": self._routing(unit_query(tokens)),
+        }
 
     @property
     def routes(self) -> bool:

@@ -41,7 +41,7 @@ ROUNDING = 1e-8  # eigenvalues below this part of the largest are none
 
 @dataclass(frozen=True)
 class DnsOptions:
-    source: Literal["z", "zq"] = "zq"   # f: the bare head's z / |z| as in the paper, or q / |q| beside it
+    source: Literal["z", "zq"] = "zq"  # f: the bare head's z / |z| as in the paper, or q / |q| beside it
     lambda_min: float = 0.001
     epochs: int = 6
     batch_size: int = 32
@@ -89,10 +89,10 @@ class Dns(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.width = encoder.dim + (encoder.query_dim if options.source == "zq" else 0)
-        self.layers: dict[str, Tensor] = {}                              # W_m [D, d], by modality
+        self.layers: dict[str, Tensor] = {}  # W_m [D, d], by modality
         self.text_layer = torch.eye(encoder.dim, device=encoder.device)  # W_t [D, D]
-        self.features: dict[str, Moment] = {}                            # of f, by modality
-        self.texts: dict[str, Moment] = {}                               # of the class texts paired with a modality
+        self.features: dict[str, Moment] = {}  # of f, by modality
+        self.texts: dict[str, Moment] = {}  # of the class texts paired with a modality
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         require_one_process(self)
@@ -117,8 +117,15 @@ class Dns(Method):
             return F.cross_entropy(logits, target[rows])
 
         with self.phase("layers", len(plan)) as shown:
-            train(self, [([delta, delta_text], o.lr)], len(plan), loss, advance=shown.advance, generator=generator,
-                  loop="layers")
+            train(
+                self,
+                [([delta, delta_text], o.lr)],
+                len(plan),
+                loss,
+                advance=shown.advance,
+                generator=generator,
+                loop="layers",
+            )
         self.layers[m], self.text_layer = moved()
         self.features.setdefault(m, _none(self.width)).add(f)
         self.texts.setdefault(m, _none(dim)).add(texts[target])
@@ -175,8 +182,10 @@ class Dns(Method):
         return tensors, {"relevance": values, "counts": counts}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.relevance.load_state({k.removeprefix("relevance/"): v for k, v in tensors.items()
-                                   if k.startswith("relevance/")}, values["relevance"])
+        self.relevance.load_state(
+            {k.removeprefix("relevance/"): v for k, v in tensors.items() if k.startswith("relevance/")},
+            values["relevance"],
+        )
         self.text_layer = tensors["text_layer"]
         names = self.relevance.modalities  # moments are summed in their order
         self.layers = {m: tensors[f"layer/{m}"] for m in names}

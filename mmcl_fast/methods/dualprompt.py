@@ -29,9 +29,9 @@ class DualPromptOptions:
     prompt_length: int = 8
     epochs: int = 6
     batch_size: int = 32
-    lr: float = 0.01            # of prompts and keys
+    lr: float = 0.01  # of prompts and keys
     classifier_lr: float = 0.003
-    match: float = 1.0          # lambda
+    match: float = 1.0  # lambda
 
 
 def place(general: Tensor, expert: Tensor) -> Tensor:
@@ -51,8 +51,11 @@ class DualPrompt(Pooled):
         shape, early = (2, o.prompt_length, e.prefix_width(data.modality)), e.blocks // 2
         expert = (torch.randn(e.blocks - early, *shape, generator=generator) * 0.02).to(e.device)
         key = (torch.rand(e.query_dim, generator=generator) * 2 - 1).to(e.device)
-        general = ((torch.randn(early, *shape, generator=generator) * 0.02).to(e.device) if old is None
-                   else old["general"].clone())
+        general = (
+            (torch.randn(early, *shape, generator=generator) * 0.02).to(e.device)
+            if old is None
+            else old["general"].clone()
+        )
 
         def compose(query: Tensor) -> Composed:
             prefix = place(general, expert.expand(len(query), *expert.shape))

@@ -49,8 +49,15 @@ def alike(shares: Tensor) -> Tensor:
     return shares[0] if len(shares) and bool((shares == shares[:1]).all()) else shares
 
 
-def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prompts: Sequence[Tensor] = (),
-              shares: Tensor | None = None, *, rows: Tensor | None = None) -> Tensor:
+def embed_all(
+    encoder: Encoder,
+    tokens: Tokens,
+    modality: str,
+    prompts: Sequence[Tensor] = (),
+    shares: Tensor | None = None,
+    *,
+    rows: Tensor | None = None,
+) -> Tensor:
     """z of many samples without gradient, ``[n, D]``.
 
     Batches have one size, the last one filled up, so that z of a sample is the same bits beside any others. Several
@@ -73,7 +80,7 @@ def embed_all(encoder: Encoder, tokens: Tokens, modality: str, prompts: Sequence
     shared = parallel.stretch(len(parts))
     own = shared[parallel.rank()]
     with torch.no_grad():
-        for part in parts[own.start:own.stop]:
+        for part in parts[own.start : own.stop]:
             count = len(part)
             part = torch.cat([part, part[-1:].expand(BATCH - count)])
             prefix = mix(prompts, shares if shares.dim() == 1 else shares[part.to(shares.device)])
@@ -118,8 +125,9 @@ class Reuse:
             known = self._digests[name] = ref(prompt), prompt._version, hashlib.sha256(bits).digest()
         return known[2]
 
-    def embed(self, encoder: Encoder, tokens: Tokens, modality: str, prompts: Mapping[str, Tensor], shares: Tensor,
-              place: str) -> Tensor:
+    def embed(
+        self, encoder: Encoder, tokens: Tokens, modality: str, prompts: Mapping[str, Tensor], shares: Tensor, place: str
+    ) -> Tensor:
         """z of all samples without gradient, ``[n, D]`` float32; the same bits whether computed now or before.
 
         Args:
@@ -152,7 +160,8 @@ class Reuse:
         shares = torch.ones(len(tokens), len(prompts), device=encoder.device)
         return self.embed(encoder, tokens, modality, prompts, shares, "one")
 
-    def cosine_scores(self, encoder: Encoder, tokens: Tokens, modality: str, texts: Tensor,
-                      prompt: Tensor | None = None) -> Tensor:
+    def cosine_scores(
+        self, encoder: Encoder, tokens: Tokens, modality: str, texts: Tensor, prompt: Tensor | None = None
+    ) -> Tensor:
         """s cos(z, T) under one prompt or none, ``[n, C]``; T ``[C, D]`` has unit rows."""
         return encoder.logit_scale * F.normalize(self.one(encoder, tokens, modality, prompt), dim=-1) @ texts.T

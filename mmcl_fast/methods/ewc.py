@@ -33,13 +33,13 @@ class EwcOptions:
     batch_size: int = 32
     lr: float = 0.01
     classifier_lr: float = 0.003
-    strength: float = 1000.0    # lambda
+    strength: float = 1000.0  # lambda
 
 
 def penalty(fisher: dict[str, Tensor], now: dict[str, Tensor], anchor: dict[str, Tensor]) -> Tensor:
     """1/2 sum_i F_i (theta_i - theta*_i)^2 over the names that have a Fisher information. Rows of ``now`` beyond
     those of the anchor (new classes) are free."""
-    return 0.5 * sum((f * (now[k][:len(f)] - anchor[k]).square()).sum() for k, f in fisher.items() if k in now)
+    return 0.5 * sum((f * (now[k][: len(f)] - anchor[k]).square()).sum() for k, f in fisher.items() if k in now)
 
 
 def prompt_fisher(logits: Tensor, prefix: Tensor, drawn: Tensor) -> Tensor:
@@ -75,15 +75,14 @@ class Ewc(Tuned):
 
         def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
             now = {"weight": head.weight, "bias": head.bias, tower: prompt}
-            return (head.loss(z, target[rows], data.classes)
-                    + self.options.strength * penalty(self.fisher, now, anchor))
+            return head.loss(z, target[rows], data.classes) + self.options.strength * penalty(self.fisher, now, anchor)
 
         self.fit(data, classes, loss, self.generator(data.index, 3))
         with self.phase("statistics"):
             for name, new in self._task_fisher(data, head).items():
                 old = self.fisher.get(name)
                 if old is not None:
-                    new[:len(old)] += old
+                    new[: len(old)] += old
                 self.fisher[name] = new
 
     def _task_fisher(self, data: TaskData, head: Growing) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class JointOptions:
     classifier_lr: float = 0.003
     penalty: float = 0.005
     relevance_penalty: float = 0.01
-    scale: float = 20.0   # factor from the ridge-initialised scores to logits
+    scale: float = 20.0  # factor from the ridge-initialised scores to logits
 
 
 class Joint(Method):
@@ -47,7 +47,7 @@ class Joint(Method):
         self.tasks: list[TaskData] = []
         self.bank = PromptBank(encoder, options.prompt_length)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
-        self.weight: Tensor | None = None   # [D + Dq + 1, C]
+        self.weight: Tensor | None = None  # [D + Dq + 1, C]
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         self.relevance.learn(unit_query(data.tokens), data.modality, {}, self.generator(data.index, 1))
@@ -74,10 +74,12 @@ class Joint(Method):
             ridge.add(self._source(z, unit_query(data.tokens))[:, :-1], data.labels, len(classes))
         weight = ridge.weight().to(self.tasks[0].labels.device).requires_grad_(True)
         prompts = {m: p.requires_grad_(True) for m, p in prompts.items()}
-        optimiser = torch.optim.Adam([{"params": list(prompts.values()), "lr": o.lr},
-                                      {"params": [weight], "lr": o.classifier_lr}])
-        plan = [(data, rows) for data in self.tasks
-                for rows in batches(len(data.labels), o.batch_size, o.epochs, generator)]
+        optimiser = torch.optim.Adam(
+            [{"params": list(prompts.values()), "lr": o.lr}, {"params": [weight], "lr": o.classifier_lr}]
+        )
+        plan = [
+            (data, rows) for data in self.tasks for rows in batches(len(data.labels), o.batch_size, o.epochs, generator)
+        ]
         order = torch.randperm(len(plan), generator=generator).tolist()
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(plan))
 
@@ -90,9 +92,17 @@ class Joint(Method):
             return share * F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
 
         with self.phase("prompts", len(plan)) as shown:
-            optimise("prompts", optimiser, len(plan), loss, schedule=schedule, generator=generator,
-                     journal=self.journal, advance=shown.advance,
-                     remedy=f"lower method.options.lr (now {o.lr}) and start a new run")
+            optimise(
+                "prompts",
+                optimiser,
+                len(plan),
+                loss,
+                schedule=schedule,
+                generator=generator,
+                journal=self.journal,
+                advance=shown.advance,
+                remedy=f"lower method.options.lr (now {o.lr}) and start a new run",
+            )
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         self.weight = weight.detach()
 
@@ -123,9 +133,12 @@ class Joint(Method):
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         if values["relevance"]["modalities"] and "weight" not in tensors:
-            raise RunError("method joint keeps all tasks' data in memory and was stopped before it was fitted; "
-                           "start the run anew")
-        self.relevance.load_state({k.removeprefix("relevance/"): v for k, v in tensors.items()
-                                   if k.startswith("relevance/")}, values["relevance"])
+            raise RunError(
+                "method joint keeps all tasks' data in memory and was stopped before it was fitted; start the run anew"
+            )
+        self.relevance.load_state(
+            {k.removeprefix("relevance/"): v for k, v in tensors.items() if k.startswith("relevance/")},
+            values["relevance"],
+        )
         self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")}
         self.weight = tensors.get("weight")

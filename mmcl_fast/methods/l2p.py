@@ -28,14 +28,14 @@ from mmcl_fast.methods.pool import Composed, Pooled, distance
 
 @dataclass(frozen=True)
 class L2pOptions:
-    pool_size: int = 10         # M
-    selected: int = 4           # N
-    prompt_length: int = 2      # L_p, of each
+    pool_size: int = 10  # M
+    selected: int = 4  # N
+    prompt_length: int = 2  # L_p, of each
     epochs: int = 6
     batch_size: int = 32
-    lr: float = 0.01            # of prompts and keys
+    lr: float = 0.01  # of prompts and keys
     classifier_lr: float = 0.003
-    pull: float = 0.5           # lambda
+    pull: float = 0.5  # lambda
 
 
 def select(query: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -61,8 +61,10 @@ class L2p(Pooled):
     def __init__(self, encoder, options: L2pOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         if options.selected > options.pool_size:
-            raise ConfigError(f"method.options.selected = {options.selected}: is more than the pool holds "
-                              f"(method.options.pool_size = {options.pool_size}); lower it")
+            raise ConfigError(
+                f"method.options.selected = {options.selected}: is more than the pool holds "
+                f"(method.options.pool_size = {options.pool_size}); lower it"
+            )
 
     def _fresh(self, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
         o, e = self.options, self.encoder

@@ -28,8 +28,8 @@ class LwfOptions:
     batch_size: int = 32
     lr: float = 0.01
     classifier_lr: float = 0.003
-    distillation: float = 1.0   # lambda_o
-    temperature: float = 2.0    # T
+    distillation: float = 1.0  # lambda_o
+    temperature: float = 2.0  # T
 
 
 def distillation_loss(logits: Tensor, recorded: Tensor, temperature: float) -> Tensor:

@@ -26,7 +26,7 @@ def low_rank(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     factor'factor + diag(diagonal) has the same diagonal and the same leading subspace."""
     if len(rows) > rank:
         gram = (rows @ rows.T).double()
-        values, vectors = torch.linalg.eigh(gram)
+        vectors = torch.linalg.eigh(gram).eigenvectors
         factor = vectors[:, -rank:].T.to(rows.dtype) @ rows
     else:
         factor = rows
@@ -43,12 +43,12 @@ class Gaussian:
     diagonal: Tensor
 
     @staticmethod
-    def fit(x: Tensor, rank: int) -> "Gaussian":
+    def fit(x: Tensor, rank: int) -> Gaussian:
         mean = x.mean(0)
         factor, diagonal = low_rank((x - mean) / max(len(x) - 1, 1) ** 0.5, rank)
         return Gaussian(len(x), mean, factor, diagonal)
 
-    def merge(self, x: Tensor, rank: int) -> "Gaussian":
+    def merge(self, x: Tensor, rank: int) -> Gaussian:
         """Chan's merge of count, mean and scatter with new rows; the factor is cut to ``rank`` again."""
         other_mean, total = x.mean(0), self.count + len(x)
         between = ((other_mean - self.mean) * (self.count * len(x) / total) ** 0.5).unsqueeze(0)
@@ -67,18 +67,20 @@ class Block:
     diagonal: Tensor
 
     @staticmethod
-    def of(gaussians: Sequence[Gaussian], rank: int) -> "Block":
-        return Block(torch.stack([g.mean for g in gaussians]),
-                     torch.stack([F.pad(g.factor, (0, 0, 0, rank - len(g.factor))) for g in gaussians]),
-                     torch.stack([g.diagonal for g in gaussians]))
+    def of(gaussians: Sequence[Gaussian], rank: int) -> Block:
+        return Block(
+            torch.stack([g.mean for g in gaussians]),
+            torch.stack([F.pad(g.factor, (0, 0, 0, rank - len(g.factor))) for g in gaussians]),
+            torch.stack([g.diagonal for g in gaussians]),
+        )
 
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, rows: Any) -> "Block":
+    def __getitem__(self, rows: Any) -> Block:
         return Block(*(getattr(self, part)[rows] for part in PARTS))
 
-    def __add__(self, other: "Block") -> "Block":
+    def __add__(self, other: Block) -> Block:
         return Block(*(torch.cat([getattr(self, part), getattr(other, part)]) for part in PARTS))
 
 
@@ -94,7 +96,7 @@ class FeatureMemory:
     def __init__(self, class_rank: int, modality_rank: int, shrink: float):
         self.class_rank, self.modality_rank, self.shrink = class_rank, modality_rank, shrink
         self.counts: dict[str, dict[int, int]] = {}  # modality -> class -> samples; a shared class has one in each
-        self.blocks: dict[str, list[Block]] = {}     # all full but the last, rows in the order of ``counts``
+        self.blocks: dict[str, list[Block]] = {}  # all full but the last, rows in the order of ``counts``
         self.pooled: dict[str, Gaussian] = {}
 
     def add(self, modality: str, classes: Sequence[int], u: Tensor, labels: Tensor) -> None:
@@ -112,8 +114,9 @@ class FeatureMemory:
                 new[c] = Gaussian.fit(own, self.class_rank)
             centred = own - own.mean(0)
             pooled = self.pooled.get(modality)
-            self.pooled[modality] = (pooled.merge(centred, self.modality_rank) if pooled
-                                     else Gaussian.fit(centred, self.modality_rank))
+            self.pooled[modality] = (
+                pooled.merge(centred, self.modality_rank) if pooled else Gaussian.fit(centred, self.modality_rank)
+            )
         self._append(modality, new)
 
     def _append(self, modality: str, new: dict[int, Gaussian]) -> None:
@@ -163,7 +166,7 @@ class FeatureMemory:
             diagonal = (1 - a) * own.diagonal + a * pooled.diagonal
             x = normal(len(own), count, diagonal.shape[1]) * diagonal.sqrt().unsqueeze(1) + own.mean.unsqueeze(1)
             x += (1 - a) ** 0.5 * normal(len(own), count, self.class_rank) @ own.factor
-            x += a ** 0.5 * normal(len(own), count, len(pooled.factor)) @ pooled.factor
+            x += a**0.5 * normal(len(own), count, len(pooled.factor)) @ pooled.factor
             out.append(x.flatten(0, 1))
         return torch.cat(out)
 
@@ -183,8 +186,9 @@ class FeatureMemory:
         like = torch.empty(len(pooled.mean), len(pooled.mean), dtype=torch.float64, device=pooled.mean.device)
         return parallel.tree_sum(len(blocks), moment, like).to(pooled.mean.dtype)
 
-    def shift(self, modality: str, current: Collection[int], moved: Tensor, at: Tensor, width: float,
-              dims: int) -> None:
+    def shift(
+        self, modality: str, current: Collection[int], moved: Tensor, at: Tensor, width: float, dims: int
+    ) -> None:
         """Semantic drift compensation (Yu et al. 2020, arXiv 2004.00440): move the first ``dims`` coordinates of old
         means by the drift seen on current data, weighted by a Gaussian kernel around the mean.
 
@@ -214,15 +218,18 @@ class FeatureMemory:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         named: dict[str, Block | Gaussian] = {
-            f"class/{m}/{number}": block for m, blocks in self.blocks.items() for number, block in enumerate(blocks)}
+            f"class/{m}/{number}": block for m, blocks in self.blocks.items() for number, block in enumerate(blocks)
+        }
         named |= {f"pooled/{m}": g for m, g in self.pooled.items()}
         tensors = {f"{key}/{part}": getattr(g, part) for key, g in named.items() for part in PARTS}
-        return tensors, {"classes": {m: {"labels": list(known), "counts": list(known.values())}
-                                     for m, known in self.counts.items()},
-                         "pooled": {m: g.count for m, g in self.pooled.items()}}
+        return tensors, {
+            "classes": {m: {"labels": list(known), "counts": list(known.values())} for m, known in self.counts.items()},
+            "pooled": {m: g.count for m, g in self.pooled.items()},
+        }
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Inverse of :meth:`state`; also takes the form of one entry a class that was written before."""
+
         def read(key: str) -> list[Tensor]:
             return [tensors[f"{key}/{part}"] for part in PARTS]
 
@@ -230,8 +237,10 @@ class FeatureMemory:
         self.pooled = {m: Gaussian(n, *read(f"pooled/{m}")) for m, n in values["pooled"].items()}
         if isinstance(values["classes"], list):
             for modality in dict.fromkeys(m for m, _, _ in values["classes"]):
-                self._append(modality, {c: Gaussian(n, *read(f"class/{m}/{c}"))
-                                        for m, c, n in values["classes"] if m == modality})
+                self._append(
+                    modality,
+                    {c: Gaussian(n, *read(f"class/{m}/{c}")) for m, c, n in values["classes"] if m == modality},
+                )
             return
         for modality, known in values["classes"].items():
             self.counts[modality] = dict(zip(known["labels"], known["counts"], strict=True))

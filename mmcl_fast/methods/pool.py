@@ -25,8 +25,15 @@ def distance(query: Tensor, keys: Tensor) -> Tensor:
     return 1 - query @ F.normalize(keys, dim=-1).T
 
 
-def fit(method: Method, data: TaskData, classifier: Growing, columns: list[int], trained: Sequence[Tensor],
-        compose: Callable[[Tensor], Composed], generator: torch.Generator) -> None:
+def fit(
+    method: Method,
+    data: TaskData,
+    classifier: Growing,
+    columns: list[int],
+    trained: Sequence[Tensor],
+    compose: Callable[[Tensor], Composed],
+    generator: torch.Generator,
+) -> None:
     """Train prompts and a classifier on a task by loss = CE(task's classes) + a further term, in place.
 
     Args:
@@ -46,8 +53,14 @@ def fit(method: Method, data: TaskData, classifier: Growing, columns: list[int],
         return classifier.loss(z, target[rows], columns) + further
 
     with method.phase("prompts", len(plan)) as shown:
-        train(method, [(trained, o.lr), (classifier.parameters, o.classifier_lr)], len(plan), loss,
-              advance=shown.advance, generator=generator)
+        train(
+            method,
+            [(trained, o.lr), (classifier.parameters, o.classifier_lr)],
+            len(plan),
+            loss,
+            advance=shown.advance,
+            generator=generator,
+        )
 
 
 def embed_each(encoder: Encoder, tokens: Tokens, modality: str, prefix: Callable[[Tensor], Tensor]) -> Tensor:
@@ -63,7 +76,7 @@ def embed_each(encoder: Encoder, tokens: Tokens, modality: str, prefix: Callable
     with torch.no_grad():
         for rows in torch.arange(len(tokens), device=tokens.device).split(BATCH) if len(tokens) else ():
             part = tokens[torch.cat([rows, rows[-1:].expand(BATCH - len(rows))])]
-            out.append(encoder.head(part, prefix(unit_query(part)), modality)[:len(rows)])
+            out.append(encoder.head(part, prefix(unit_query(part)), modality)[: len(rows)])
     return torch.cat(out)
 
 
@@ -84,8 +97,14 @@ class Pooled(Method):
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
         """Unit queries ``[B, Dq]`` -> ``[B, J, 2, L, d]``, per instance."""
 
-    def fit(self, data: TaskData, classes: Classes, trained: Sequence[Tensor],
-            compose: Callable[[Tensor], Composed], generator: torch.Generator) -> None:
+    def fit(
+        self,
+        data: TaskData,
+        classes: Classes,
+        trained: Sequence[Tensor],
+        compose: Callable[[Tensor], Composed],
+        generator: torch.Generator,
+    ) -> None:
         """``fit`` with the one classifier, which gets its new rows here."""
         self.classifier.grow(len(classes))
         fit(self, data, self.classifier, data.classes, trained, compose, generator)
@@ -101,8 +120,10 @@ class Pooled(Method):
         return self.classifier.scores(z, len(classes))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return ({f"pool/{tower}/{k}": v for tower, pool in self.pools.items() for k, v in pool.items()}
-                | {f"classifier/{k}": v for k, v in self.classifier.state().items()}), {}
+        return (
+            {f"pool/{tower}/{k}": v for tower, pool in self.pools.items() for k, v in pool.items()}
+            | {f"classifier/{k}": v for k, v in self.classifier.state().items()}
+        ), {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         held = under("pool/", tensors)

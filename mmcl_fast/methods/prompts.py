@@ -29,8 +29,9 @@ class PromptBank:
         shape = (self.encoder.blocks, 2, self.length, self.encoder.prefix_width(modality))
         return (torch.randn(shape, generator=generator) * 0.02).to(self.encoder.device)
 
-    def shares(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0,
-               beside: str | None = None) -> tuple[list[str], Tensor]:
+    def shares(
+        self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0, beside: str | None = None
+    ) -> tuple[list[str], Tensor]:
         """Which prompts a sample gets, and how much of each: c over the modalities of its tower.
 
         Args:
@@ -58,8 +59,15 @@ class PromptBank:
         return mix([self.prompts[m] for m in names], shares)
 
 
-def train_prefix(prefix: Tensor, steps: int, lr: float, loss: Callable[[int], Tensor],
-                 advance: Callable[[int], None], generator: torch.Generator, journal: Journal = Unkept()) -> None:
+def train_prefix(
+    prefix: Tensor,
+    steps: int,
+    lr: float,
+    loss: Callable[[int], Tensor],
+    advance: Callable[[int], None],
+    generator: torch.Generator,
+    journal: Journal = Unkept(),
+) -> None:
     """Adam with a warmed-up cosine rate on a prefix (float32, updated in place).
 
     Args:
@@ -70,9 +78,19 @@ def train_prefix(prefix: Tensor, steps: int, lr: float, loss: Callable[[int], Te
     optimiser = torch.optim.Adam([prefix], lr)
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1))))
-    optimise("prompts", optimiser, steps, loss, schedule=schedule, generator=generator, journal=journal,
-             advance=advance, remedy=f"lower method.options.lr (now {lr}) and start a new run")
+        optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
+    )
+    optimise(
+        "prompts",
+        optimiser,
+        steps,
+        loss,
+        schedule=schedule,
+        generator=generator,
+        journal=journal,
+        advance=advance,
+        remedy=f"lower method.options.lr (now {lr}) and start a new run",
+    )
     prefix.requires_grad_(False)
 
 

@@ -36,7 +36,7 @@ LAMBDAS = [10.0**k for k in range(-8, 9)]
 @dataclass(frozen=True)
 class RanPacOptions:
     source: Literal["q", "zq", "tuned"] = "tuned"  # q; the bare head's z beside it; z under the first task's prompt
-    projections: int = 2000     # M
+    projections: int = 2000  # M
     held_out: Literal["all", "task"] = "all"  # whose samples lambda is chosen on
     prompt_length: int = 8
     epochs: int = 6
@@ -122,8 +122,14 @@ class RanPac(Method):
             return head.loss(self.encoder.head(subset(data.tokens, rows), prompt, data.modality), target[rows], own)
 
         with self.phase("prompts", len(plan)) as shown:
-            train(self, [([prompt], o.lr), (head.parameters, o.classifier_lr)], len(plan), loss, advance=shown.advance,
-                  generator=generator)
+            train(
+                self,
+                [([prompt], o.lr), (head.parameters, o.classifier_lr)],
+                len(plan),
+                loss,
+                advance=shown.advance,
+                generator=generator,
+            )
         self.bank.prompts[self.encoder.tower(data.modality)] = prompt
 
     def _projected(self, tokens: Tokens, modality: str) -> Tensor:
@@ -146,8 +152,7 @@ class RanPac(Method):
         known = self.fitted.cross.shape[1]
         if not known:
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        return F.pad(self._projected(tokens, modality) @ self.weight(), (0, len(classes) - known),
-                     value=float("-inf"))
+        return F.pad(self._projected(tokens, modality) @ self.weight(), (0, len(classes) - known), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"prompt/{k}": v for k, v in self.bank.prompts.items()} | {"random": self.random}

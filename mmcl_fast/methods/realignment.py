@@ -25,15 +25,18 @@ def class_codes(texts: Tensor, dual: bool) -> Tensor:
         return texts
     if len(texts) > texts.shape[1]:  # T (T' T + eps I)^-1, the same without a matrix of all classes by all classes
         gram = texts.double().T @ texts.double()
-        return torch.linalg.solve(gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-                                  texts.double().T).T.to(texts.dtype)
+        return torch.linalg.solve(
+            gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), texts.double().T
+        ).T.to(texts.dtype)
     gram = texts.double() @ texts.double().T
-    return torch.linalg.solve(gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device),
-                              texts.double()).to(texts.dtype)
+    return torch.linalg.solve(
+        gram + 1e-3 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), texts.double()
+    ).to(texts.dtype)
 
 
-def closed_form(memory: FeatureMemory, codes: Tensor, modality: str, rank: int, penalty: float, source_dims: slice
-                ) -> tuple[Tensor, Tensor]:
+def closed_form(
+    memory: FeatureMemory, codes: Tensor, modality: str, rank: int, penalty: float, source_dims: slice
+) -> tuple[Tensor, Tensor]:
     """Reduced-rank ridge regression of (class code - z) on u over a modality's classes, from their moments alone.
 
     W = (E[uu'] + lambda tr/d I)^-1 E[u (y - z)'], cut to rank r by the SVD of L' W, G = L L'.
@@ -65,8 +68,17 @@ def _fit_rank(x: Tensor, dim: int, rank: int) -> Tensor:
     return x if missing <= 0 else F.pad(x, (0, missing) if dim == 1 else (0, 0, 0, missing))
 
 
-def _aligned(u: Tensor, gate: Tensor, label: Tensor, weight: Tensor, texts: Tensor, down: Tensor, up: Tensor,
-             width: int, logit_scale: float) -> Tensor:
+def _aligned(
+    u: Tensor,
+    gate: Tensor,
+    label: Tensor,
+    weight: Tensor,
+    texts: Tensor,
+    down: Tensor,
+    up: Tensor,
+    width: int,
+    logit_scale: float,
+) -> Tensor:
     e = ops.realign(u[:, : texts.shape[1]], gate, down, up, source=u[:, :width])
     return ops.alignment_loss(e, texts, label, weight=weight, logit_scale=logit_scale)
 
@@ -100,15 +112,32 @@ class Realigner:
         pairs = [closed_form(memory, codes, m, self.rank, penalty, dims) for m in modalities]
         self.down, self.up = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
 
-    def start_at_zero(self, width: int, modalities: list[str], generator: torch.Generator, device: torch.device) -> None:
+    def start_at_zero(
+        self, width: int, modalities: list[str], generator: torch.Generator, device: torch.device
+    ) -> None:
         width = width if self.reads_query else self.dim
         self.down = (torch.randn(len(modalities), width, self.rank, generator=generator) * width**-0.5).to(device)
         self.up = torch.zeros(len(modalities), self.rank, self.dim, device=device)
 
-    def train(self, memory: FeatureMemory, texts: Tensor, modalities: list[str],
-              gate_of: Callable[[Tensor], Tensor], *, steps: int, per_step: int, lr: float, decay: float,
-              logit_scale: float, weighted: bool, generator: torch.Generator, advance: Callable[[int], None],
-              journal: Journal = Unkept(), dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
+    def train(
+        self,
+        memory: FeatureMemory,
+        texts: Tensor,
+        modalities: list[str],
+        gate_of: Callable[[Tensor], Tensor],
+        *,
+        steps: int,
+        per_step: int,
+        lr: float,
+        decay: float,
+        logit_scale: float,
+        weighted: bool,
+        generator: torch.Generator,
+        advance: Callable[[int], None],
+        journal: Journal = Unkept(),
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
         """Minimise the weighted alignment loss on drawn features, balanced over modalities.
 
         Args:
@@ -146,13 +175,33 @@ class Realigner:
         def loss(step: int) -> Tensor:
             rows, share = parallel.part(plan[step], weight)
             with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                value = aligned(u[rows], gate[rows], label[rows], weight[rows], texts, down, up,
-                                u.shape[1] if self.reads_query else self.dim, logit_scale) * share
+                value = (
+                    aligned(
+                        u[rows],
+                        gate[rows],
+                        label[rows],
+                        weight[rows],
+                        texts,
+                        down,
+                        up,
+                        u.shape[1] if self.reads_query else self.dim,
+                        logit_scale,
+                    )
+                    * share
+                )
             if decay:
                 moved = (down - start[0]).square().sum() + (up - start[1]).square().sum()
                 value = value + decay / parallel.world() * moved
             return value
 
-        optimise("re-alignment", optimiser, steps, loss, schedule=schedule, journal=journal, advance=advance,
-                 remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run")
+        optimise(
+            "re-alignment",
+            optimiser,
+            steps,
+            loss,
+            schedule=schedule,
+            journal=journal,
+            advance=advance,
+            remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run",
+        )
         self.down, self.up = down.detach(), up.detach()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mmcl_fast import parallel
 from mmcl_fast.methods.steps import Journal, Unkept, optimise
 
-
 ROWS = 2048  # of a block whose moments are summed at once
 
 
@@ -33,14 +32,14 @@ class Ridge:
         self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
 
         def block(number: int) -> Tensor:
-            return F.pad(x[number * ROWS:(number + 1) * ROWS].double(), (0, 1), value=1.0).cpu()
+            return F.pad(x[number * ROWS : (number + 1) * ROWS].double(), (0, 1), value=1.0).cpu()
 
         def gram(number: int) -> Tensor:
             rows = block(number)
             return rows.T @ rows
 
         def cross(number: int) -> Tensor:
-            own = target[number * ROWS:(number + 1) * ROWS].cpu()
+            own = target[number * ROWS : (number + 1) * ROWS].cpu()
             return block(number).T @ F.one_hot(own, outputs).double()
 
         count = max(1, -(-len(x) // ROWS))
@@ -85,8 +84,14 @@ class Relevance:
         self.ridge = Ridge(width, penalty)
         self.mlp: nn.Sequential | None = None
 
-    def learn(self, query: Tensor, modality: str, drawn: dict[str, Tensor], generator: torch.Generator,
-              journal: Journal = Unkept()) -> None:
+    def learn(
+        self,
+        query: Tensor,
+        modality: str,
+        drawn: dict[str, Tensor],
+        generator: torch.Generator,
+        journal: Journal = Unkept(),
+    ) -> None:
         """Add a task's unit queries ``[n, Dq]``; ``drawn``: unit queries of what was learned before (mlp only)."""
         if modality not in self.modalities:
             self.modalities.append(modality)
@@ -111,8 +116,15 @@ class Relevance:
             rows, share = parallel.part(rows, weight[y])
             return share * F.cross_entropy(self.mlp(x[rows]), y[rows], weight=weight)
 
-        optimise("relevance", optimiser, 300, loss, generator=generator, journal=journal,
-                 remedy='use method.options.relevance = "analytic"')
+        optimise(
+            "relevance",
+            optimiser,
+            300,
+            loss,
+            generator=generator,
+            journal=journal,
+            remedy='use method.options.relevance = "analytic"',
+        )
         self.mlp.requires_grad_(False)
 
     def _network(self, width: int) -> nn.Sequential:

@@ -35,10 +35,10 @@ from mmcl_fast.methods.tuned import Tuned, under
 class ReplayOptions:
     prompt_length: int = 8
     epochs: int = 6
-    batch_size: int = 32        # of the task's samples, and of exemplars beside them
+    batch_size: int = 32  # of the task's samples, and of exemplars beside them
     lr: float = 0.01
     classifier_lr: float = 0.003
-    budget: int = 400           # exemplars of all classes together
+    budget: int = 400  # exemplars of all classes together
     selection: Literal["reservoir", "herding"] = "reservoir"
 
 
@@ -104,8 +104,8 @@ class Replay(Tuned):
     def __init__(self, encoder, options: ReplayOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.exemplars: dict[str, Tokens] = {}  # modality -> its rows of the buffer
-        self.labels: dict[str, Tensor] = {}     # ``[n]`` int64 of each
-        self.seen = 0                           # samples that ever came
+        self.labels: dict[str, Tensor] = {}  # ``[n]`` int64 of each
+        self.seen = 0  # samples that ever came
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         generator, size = self.generator(data.index, 3), self.options.batch_size
@@ -113,8 +113,11 @@ class Replay(Tuned):
         def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
             parts, labels = [z], [data.labels[rows]]
             for modality, old in self._drawn(size, generator):
-                own = (prompt if self.encoder.tower(modality) == self.encoder.tower(data.modality)
-                       else self.prompt(modality))
+                own = (
+                    prompt
+                    if self.encoder.tower(modality) == self.encoder.tower(data.modality)
+                    else self.prompt(modality)
+                )
                 parts.append(self.encoder.head(subset(self.exemplars[modality], old), own, modality))
                 labels.append(self.labels[modality][old])
             return F.cross_entropy(self.classifier(torch.cat(parts)), torch.cat(labels))
@@ -153,7 +156,7 @@ class Replay(Tuned):
 
     def _by_herding(self, data: TaskData, most: list[int]) -> None:
         for modality, labels in list(self.labels.items()):
-            rows = [(labels == c).nonzero()[:most[c], 0] for c in labels.unique().tolist()]
+            rows = [(labels == c).nonzero()[: most[c], 0] for c in labels.unique().tolist()]
             self._keep(modality, torch.cat(rows))
         z = F.normalize(self.reuse.one(self.encoder, data.tokens, data.modality, self.prompt(data.modality)), dim=1)
         for c in data.classes:
@@ -166,8 +169,9 @@ class Replay(Tuned):
         if not len(old):
             self._add(data, new[herd(z[new], count)])
             return
-        before = embed_all(self.encoder, self.exemplars[data.modality], data.modality, [self.prompt(data.modality)],
-                           rows=old)
+        before = embed_all(
+            self.encoder, self.exemplars[data.modality], data.modality, [self.prompt(data.modality)], rows=old
+        )
         again = subset(self.exemplars[data.modality], old)
         order = herd(torch.cat([F.normalize(before, dim=1), z[new]]), count)
         both = join(again, bare(subset(data.tokens, new)))

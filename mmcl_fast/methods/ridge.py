@@ -18,8 +18,8 @@ from mmcl_fast.methods.relevance import Ridge
 
 @dataclass(frozen=True)
 class RidgeOptions:
-    source: Literal["q", "zq"] = "q"   # pooled trunk tokens, or the bare head's z beside them
-    penalty: float = 0.005             # relative to the mean of the Gram matrix's diagonal
+    source: Literal["q", "zq"] = "q"  # pooled trunk tokens, or the bare head's z beside them
+    penalty: float = 0.005  # relative to the mean of the Gram matrix's diagonal
 
 
 class RidgeMethod(Method):

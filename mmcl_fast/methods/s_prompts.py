@@ -40,9 +40,9 @@ class SPromptsOptions:
     prompt_length: int = 8
     epochs: int = 6
     batch_size: int = 32
-    lr: float = 0.01            # of prompts
+    lr: float = 0.01  # of prompts
     classifier_lr: float = 0.003
-    centroids: int = 5          # K, of each domain
+    centroids: int = 5  # K, of each domain
 
 
 def far(x: Tensor, centroids: Tensor) -> Tensor:
@@ -74,9 +74,9 @@ def k_means(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 class _Domain:
     modality: str
     classes: list[int]
-    prompt: Tensor        # [J, 2, L, d]
-    classifier: Growing   # rows in the order of classes
-    centroids: Tensor     # [K, Dq]
+    prompt: Tensor  # [J, 2, L, d]
+    classifier: Growing  # rows in the order of classes
+    centroids: Tensor  # [K, Dq]
 
 
 class SPrompts(Method):
@@ -121,8 +121,14 @@ class SPrompts(Method):
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         domains = [self.domains[i] for i in candidates]
         chosen = self._nearest(unit_query(tokens), candidates)
-        z = self.reuse.embed(self.encoder, tokens, modality, {str(i): self.domains[i].prompt for i in candidates},
-                             F.one_hot(chosen, len(domains)).float(), "given" if given else "agnostic")
+        z = self.reuse.embed(
+            self.encoder,
+            tokens,
+            modality,
+            {str(i): self.domains[i].prompt for i in candidates},
+            F.one_hot(chosen, len(domains)).float(),
+            "given" if given else "agnostic",
+        )
         out = z.new_full((z.shape[0], len(classes)), float("-inf"))
         for place, domain in enumerate(domains):
             own = domain.classifier.scores(z, len(domain.classes))

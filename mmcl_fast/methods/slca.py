@@ -37,11 +37,11 @@ class SlcaOptions:
     prompt_length: int = 8
     epochs: int = 6
     batch_size: int = 32
-    lr: float = 0.0001          # of the prompts, slow
+    lr: float = 0.0001  # of the prompts, slow
     classifier_lr: float = 0.01
     align_epochs: int = 5
     align_lr: float = 0.01
-    draws: int = 256            # features a class and epoch; also the batch
+    draws: int = 256  # features a class and epoch; also the batch
     tau: float = 0.1
 
 
@@ -54,16 +54,21 @@ class ClassGaussian:
     factor: Tensor
 
     @staticmethod
-    def fit(x: Tensor) -> "ClassGaussian":
+    def fit(x: Tensor) -> ClassGaussian:
         """Of features ``[n, D]``; unbiased."""
         mean = x.mean(0)
         return ClassGaussian(len(x), mean, _triangle((x - mean) / max(len(x) - 1, 1) ** 0.5))
 
-    def merge(self, other: "ClassGaussian") -> "ClassGaussian":
+    def merge(self, other: ClassGaussian) -> ClassGaussian:
         """Of both sets of samples (Chan's merge)."""
         total, apart = self.count + other.count, other.mean - self.mean
-        rows = torch.cat([self.factor * (self.count - 1) ** 0.5, other.factor * (other.count - 1) ** 0.5,
-                          apart.unsqueeze(0) * (self.count * other.count / total) ** 0.5])
+        rows = torch.cat(
+            [
+                self.factor * (self.count - 1) ** 0.5,
+                other.factor * (other.count - 1) ** 0.5,
+                apart.unsqueeze(0) * (self.count * other.count / total) ** 0.5,
+            ]
+        )
         return ClassGaussian(total, self.mean + apart * (other.count / total), _triangle(rows / (total - 1) ** 0.5))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -94,8 +99,12 @@ class Slca(Tuned):
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         target = data.targets
-        self.fit(data, classes, lambda z, rows, prompt: self.classifier.loss(z, target[rows], data.classes),
-                 self.generator(data.index, 3))
+        self.fit(
+            data,
+            classes,
+            lambda z, rows, prompt: self.classifier.loss(z, target[rows], data.classes),
+            self.generator(data.index, 3),
+        )
         with self.phase("statistics"):
             self._remember(data)
         if len(self.tasks) > 1:
@@ -138,9 +147,16 @@ class Slca(Tuned):
         optimiser = torch.optim.SGD(parameters, o.align_lr, momentum=MOMENTUM, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
         with self.phase("alignment", steps) as shown:
-            optimise("alignment", optimiser, steps, loss, schedule=schedule, journal=self.journal,
-                     advance=shown.advance,
-                     remedy=f"lower method.options.align_lr (now {o.align_lr}) and start a new run")
+            optimise(
+                "alignment",
+                optimiser,
+                steps,
+                loss,
+                schedule=schedule,
+                journal=self.journal,
+                advance=shown.advance,
+                remedy=f"lower method.options.align_lr (now {o.align_lr}) and start a new run",
+            )
         for p in parameters:
             p.requires_grad_(False)
 
@@ -153,5 +169,7 @@ class Slca(Tuned):
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         super().load_state(tensors, values)
         self.tasks = [list(own) for own in values["tasks"]]
-        self.gaussians = {c: ClassGaussian(count, tensors[f"gaussian/{c}/mean"], tensors[f"gaussian/{c}/factor"])
-                          for c, count in values["counts"]}
+        self.gaussians = {
+            c: ClassGaussian(count, tensors[f"gaussian/{c}/mean"], tensors[f"gaussian/{c}/factor"])
+            for c, count in values["counts"]
+        }

@@ -51,9 +51,18 @@ class Unkept:
     def end(self, loop: str, result: State) -> None: ...
 
 
-def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Callable[[int], Tensor], *, remedy: str,
-             schedule: torch.optim.lr_scheduler.LRScheduler | None = None, generator: torch.Generator | None = None,
-             journal: Journal = Unkept(), advance: Callable[[int], None] = lambda n: None) -> None:
+def optimise(
+    name: str,
+    optimiser: torch.optim.Optimizer,
+    steps: int,
+    loss: Callable[[int], Tensor],
+    *,
+    remedy: str,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    generator: torch.Generator | None = None,
+    journal: Journal = Unkept(),
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
     """Run ``steps`` steps of an optimiser over its parameters, in place. A stopped loop goes on to the same bits.
     Several processes sum their losses and gradients and take the same steps.
 
@@ -77,8 +86,9 @@ def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Call
             finite = torch.stack(unchecked).isfinite()
             if not finite.all():
                 step = done - len(unchecked) + int(finite.int().argmin())
-                raise RunError(f"{name}, step {step + 1} of {steps}: the loss is {unchecked[step - done].item()}; "
-                               f"{remedy}")
+                raise RunError(
+                    f"{name}, step {step + 1} of {steps}: the loss is {unchecked[step - done].item()}; {remedy}"
+                )
             unchecked.clear()
 
     def result() -> State:
@@ -122,15 +132,24 @@ def optimise(name: str, optimiser: torch.optim.Optimizer, steps: int, loss: Call
     journal.end(name, result())
 
 
-def _restore(name: str, kept: State, steps: int, parameters: list[Tensor], optimiser: torch.optim.Optimizer,
-             schedule: torch.optim.lr_scheduler.LRScheduler | None, generator: torch.Generator | None) -> int:
+def _restore(
+    name: str,
+    kept: State,
+    steps: int,
+    parameters: list[Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    generator: torch.Generator | None,
+) -> int:
     """Take over what ``optimise`` kept; returns the number of steps done."""
     tensors, values = kept
-    shapes = [tuple(tensors[f"parameter/{i}"].shape) if f"parameter/{i}" in tensors else None
-              for i in range(len(parameters))]
+    shapes = [
+        tuple(tensors[f"parameter/{i}"].shape) if f"parameter/{i}" in tensors else None for i in range(len(parameters))
+    ]
     if values["of"] != steps or shapes != [tuple(p.shape) for p in parameters]:
-        raise RunError(f"{name}: what was kept of it is of another config; remove the run's checkpoints/inside-* "
-                       "folders")
+        raise RunError(
+            f"{name}: what was kept of it is of another config; remove the run's checkpoints/inside-* folders"
+        )
     with torch.no_grad():
         for i, p in enumerate(parameters):
             p.copy_(tensors[f"parameter/{i}"])
@@ -138,8 +157,10 @@ def _restore(name: str, kept: State, steps: int, parameters: list[Tensor], optim
         generator.set_state(tensors["generator"].cpu())
     if "lr" in values:
         whole = optimiser.state_dict()
-        whole["state"] = {i: {key.split("/")[2]: value for key, value in tensors.items()
-                              if key.startswith(f"optimiser/{i}/")} for i in range(len(parameters))}
+        whole["state"] = {
+            i: {key.split("/")[2]: value for key, value in tensors.items() if key.startswith(f"optimiser/{i}/")}
+            for i in range(len(parameters))
+        }
         for group, lr in zip(whole["param_groups"], values["lr"]):
             group["lr"] = lr
         optimiser.load_state_dict(whole)

@@ -31,8 +31,13 @@ class Tuned(Method):
         """The tower's; None where it learned none yet."""
         return self.bank.prompts.get(self.encoder.tower(modality))
 
-    def fit(self, data: TaskData, classes: Classes, loss: Callable[[Tensor, Tensor, Tensor], Tensor],
-            generator: torch.Generator) -> None:
+    def fit(
+        self,
+        data: TaskData,
+        classes: Classes,
+        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+        generator: torch.Generator,
+    ) -> None:
         """Train the tower's prompt and the classifier, which gets its new rows here.
 
         Args:
@@ -48,8 +53,14 @@ class Tuned(Method):
             return loss(self.encoder.head(subset(data.tokens, rows), prompt, data.modality), rows, prompt)
 
         with self.phase("prompts", len(plan)) as shown:
-            train(self, [([prompt], o.lr), (self.classifier.parameters, o.classifier_lr)], len(plan), step_loss,
-                  advance=shown.advance, generator=generator)
+            train(
+                self,
+                [([prompt], o.lr), (self.classifier.parameters, o.classifier_lr)],
+                len(plan),
+                step_loss,
+                advance=shown.advance,
+                generator=generator,
+            )
         self.bank.prompts[self.encoder.tower(data.modality)] = prompt
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
@@ -59,8 +70,10 @@ class Tuned(Method):
         return self.classifier.scores(z, len(classes))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return ({f"prompt/{k}": v for k, v in self.bank.prompts.items()}
-                | {f"classifier/{k}": v for k, v in self.classifier.state().items()}), {}
+        return (
+            {f"prompt/{k}": v for k, v in self.bank.prompts.items()}
+            | {f"classifier/{k}": v for k, v in self.classifier.state().items()}
+        ), {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.bank.prompts = under("prompt/", tensors)

@@ -13,8 +13,7 @@ from torch import Tensor
 from mmcl_fast.ops import checks, reference, schema
 from mmcl_fast.ops.choice import Availability, BackendError, backends, choose
 
-__all__ = ["Availability", "BackendError", "alignment_loss", "backends", "realign",
-           "realigned_alignment_loss"]
+__all__ = ["Availability", "BackendError", "alignment_loss", "backends", "realign", "realigned_alignment_loss"]
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
@@ -22,9 +21,18 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | None = None,
-                   logit_scale: float | Tensor, label_smoothing: float = 0.0, ignore_index: int = -100,
-                   reduction: str = "mean", backend: str | None = None) -> Tensor:
+def alignment_loss(
+    z: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    logit_scale: float | Tensor,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
     """Weighted cross-entropy between embeddings and class texts: sum_i w_i CE(s cos(z_i, T), y_i) / sum_i
     w_i.
 
@@ -43,9 +51,17 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
     checks.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
     if dtype := _autocast_dtype(z.device.type):
         with torch.autocast(z.device.type, enabled=False):
-            return alignment_loss(z.to(dtype), text, labels, weight=weight, logit_scale=logit_scale,
-                                  label_smoothing=label_smoothing, ignore_index=ignore_index,
-                                  reduction=reduction, backend=backend)
+            return alignment_loss(
+                z.to(dtype),
+                text,
+                labels,
+                weight=weight,
+                logit_scale=logit_scale,
+                label_smoothing=label_smoothing,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                backend=backend,
+            )
     name = choose("alignment_loss", z, text.shape[0], backend)
     if text.dtype != z.dtype:
         text = text.to(z.dtype)
@@ -54,28 +70,45 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | 
     if z.device.type == "cpu" and not compiling and not whole:
         checks.values(z, text, labels, weight, logit_scale, ignore_index)
     if name == "reference":
-        return reference.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index,
-                                        reduction)
+        return reference.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
     if labels.dtype != torch.int64:
         labels = labels.long()
     scale_tensor = logit_scale if isinstance(logit_scale, Tensor) else None
     need = 0
     if torch.is_grad_enabled():
-        need = (schema.Z * z.requires_grad | schema.TEXT * text.requires_grad
-                | schema.SCALE * (scale_tensor is not None and scale_tensor.requires_grad)
-                | schema.WEIGHT * (weight is not None and weight.requires_grad))
+        need = (
+            schema.Z * z.requires_grad
+            | schema.TEXT * text.requires_grad
+            | schema.SCALE * (scale_tensor is not None and scale_tensor.requires_grad)
+            | schema.WEIGHT * (weight is not None and weight.requires_grad)
+        )
     if whole and need == schema.Z and reduction != "none":
-        return schema.AlignmentWhole.apply(z, schema.driver(name).alignment_whole, (
-            text, labels, weight, float(logit_scale), label_smoothing, ignore_index, reduction, True, True))
-    args = (z, text, labels, weight, scale_tensor, 0.0 if scale_tensor is not None else float(logit_scale),
-            label_smoothing, ignore_index, reduction, need, name)
+        return schema.AlignmentWhole.apply(
+            z,
+            schema.driver(name).alignment_whole,
+            (text, labels, weight, float(logit_scale), label_smoothing, ignore_index, reduction, True, True),
+        )
+    args = (
+        z,
+        text,
+        labels,
+        weight,
+        scale_tensor,
+        0.0 if scale_tensor is not None else float(logit_scale),
+        label_smoothing,
+        ignore_index,
+        reduction,
+        need,
+        name,
+    )
     if compiling:
         return torch.ops.mmcl_fast.alignment_loss(*args)[0]
     return schema.AlignmentLoss.apply(*args) if need else schema.alignment_loss(*args)[0]
 
 
-def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None,
-            backend: str | None = None) -> Tensor:
+def realign(
+    z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None, backend: str | None = None
+) -> Tensor:
     """Re-aligned embeddings e = normalize(z + sum_m gate_m (source down_m) up_m), unit rows [B, D] in z's
     dtype.
 
@@ -90,8 +123,7 @@ def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor
     if torch.compiler.is_exporting():
         backend = "reference"
     name = choose("realign", z, down.shape[0] * down.shape[2], backend)
-    gate, down, up, source = (x if x is None or x.dtype == z.dtype else x.to(z.dtype)
-                              for x in (gate, down, up, source))
+    gate, down, up, source = (x if x is None or x.dtype == z.dtype else x.to(z.dtype) for x in (gate, down, up, source))
     if name == "reference":
         return reference.realign(z, gate, down, up, source)
     if torch.compiler.is_compiling():
@@ -101,16 +133,35 @@ def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor
     return schema.Realign.apply(*args) if graded else schema.realign(*args)[0]
 
 
-def realigned_alignment_loss(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, text: Tensor, labels: Tensor,
-                             *, source: Tensor | None = None, weight: Tensor | None = None,
-                             logit_scale: float | Tensor, label_smoothing: float = 0.0,
-                             ignore_index: int = -100, reduction: str = "mean",
-                             backend: str | None = None) -> Tensor:
+def realigned_alignment_loss(
+    z: Tensor,
+    gate: Tensor,
+    down: Tensor,
+    up: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    *,
+    source: Tensor | None = None,
+    weight: Tensor | None = None,
+    logit_scale: float | Tensor,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
     """alignment_loss(realign(z, gate, down, up, source=source), text, labels, ...), the arguments of both.
 
     A composition: fusing further would only spare one read of e [B, D] against the products with text [C, D].
     """
     e = realign(z, gate, down, up, source=source, backend=backend)
-    return alignment_loss(e, text, labels, weight=weight, logit_scale=logit_scale,
-                          label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
-                          backend=backend)
+    return alignment_loss(
+        e,
+        text,
+        labels,
+        weight=weight,
+        logit_scale=logit_scale,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        backend=backend,
+    )

@@ -16,8 +16,16 @@ from mmcl_fast.ops.cpu import DTYPES, _threads, load
 WIDEST = 4096  # columns of a row in csrc/cpu/rows_attention.cpp
 
 
-def prefix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, prefix: Tensor | None = None,
-                     mask: Tensor | None = None, causal: bool = False, scale: float | None = None) -> Tensor:
+def prefix_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    prefix: Tensor | None = None,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
     """Multi-head softmax(scale q k') v over [prefix; k] and [prefix; v].
 
     Args:
@@ -35,8 +43,13 @@ def prefix_attention(q: Tensor, k: Tensor, v: Tensor, heads: int, prefix: Tensor
     if prefix is not None and prefix.shape[-2] == 0:
         prefix = None
     length = 0 if prefix is None else prefix.shape[-2]
-    own = (not torch.compiler.is_exporting() and q.device.type == "cpu" and q.dtype in DTYPES
-           and q.shape[1] + length <= WIDEST and load()[0] is not None)
+    own = (
+        not torch.compiler.is_exporting()
+        and q.device.type == "cpu"
+        and q.dtype in DTYPES
+        and q.shape[1] + length <= WIDEST
+        and load()[0] is not None
+    )
     if prefix is not None:
         prefix = prefix.to(q.dtype)
         if not own and prefix.dim() == 3:
@@ -68,7 +81,7 @@ def _merge(x: Tensor, heads: int) -> Tensor:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, prefix, mask, heads, causal, scale):  # noqa: ANN001, ANN205
+    def forward(ctx, q, k, v, prefix, mask, heads, causal, scale):
         batch, count, _ = q.shape
         length = 0 if prefix is None else prefix.shape[-2]
         if prefix is not None:
@@ -80,15 +93,25 @@ class _Attention(torch.autograd.Function):
         hidden = None
         if mask is not None:
             hidden = F.pad(mask, (length, 0), value=True).to(torch.uint8).contiguous()
-        load()[0].softmax_rows(p.data_ptr(), 0 if hidden is None else hidden.data_ptr(), rows, cols, heads * count,
-                               count, length if causal else -1, scale, DTYPES[p.dtype], _threads(p.numel()))
+        load()[0].softmax_rows(
+            p.data_ptr(),
+            0 if hidden is None else hidden.data_ptr(),
+            rows,
+            cols,
+            heads * count,
+            count,
+            length if causal else -1,
+            scale,
+            DTYPES[p.dtype],
+            _threads(p.numel()),
+        )
         out = torch.bmm(p, v)
         ctx.save_for_backward(q, k, v, p, out)
         ctx.sizes = heads, length, scale, prefix is not None and prefix.dim() == 3
         return _merge(out, heads)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: ANN001, ANN205
+    def backward(ctx, grad):
         q, k, v, p, out = ctx.saved_tensors
         heads, length, scale, shared = ctx.sizes
         grad = _split(grad.to(q.dtype), heads)
@@ -98,8 +121,17 @@ class _Attention(torch.autograd.Function):
         else:  # only the prefix's columns
             width, along = length, (grad.float() * out.float()).sum(2)
         d = torch.bmm(grad, v[:, :width].transpose(1, 2))
-        lib.softmax_back(p.data_ptr(), d.data_ptr(), 0 if along is None else along.data_ptr(), p.shape[2], rows, width,
-                         scale, DTYPES[p.dtype], _threads(d.numel()))
+        lib.softmax_back(
+            p.data_ptr(),
+            d.data_ptr(),
+            0 if along is None else along.data_ptr(),
+            p.shape[2],
+            rows,
+            width,
+            scale,
+            DTYPES[p.dtype],
+            _threads(d.numel()),
+        )
         dv = torch.bmm(p[:, :, :width].transpose(1, 2), grad)
         dk = torch.bmm(d.transpose(1, 2), q)
         dprefix = None
@@ -109,5 +141,13 @@ class _Attention(torch.autograd.Function):
                 dprefix = dprefix.sum(0)
         if along is not None:
             return None, None, None, dprefix, None, None, None, None
-        return (_merge(torch.bmm(d, k), heads), _merge(dk[:, length:], heads), _merge(dv[:, length:], heads), dprefix,
-                None, None, None, None)
+        return (
+            _merge(torch.bmm(d, k), heads),
+            _merge(dk[:, length:], heads),
+            _merge(dv[:, length:], heads),
+            dprefix,
+            None,
+            None,
+            None,
+            None,
+        )

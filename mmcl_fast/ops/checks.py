@@ -26,9 +26,16 @@ def _same_device(name: str, x: Tensor, z: Tensor) -> None:
         raise ValueError(f"{name} {_shape(x)} is on {x.device} but z {_shape(z)} is on {z.device}")
 
 
-def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None,
-                   logit_scale: float | Tensor, label_smoothing: float, ignore_index: int,
-                   reduction: str) -> None:
+def alignment_loss(
+    z: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    logit_scale: float | Tensor,
+    label_smoothing: float,
+    ignore_index: int,
+    reduction: str,
+) -> None:
     """Raises ValueError for what can be seen without looking at a tensor's values."""
     _matrix("z", z, 2, "[B, D]")
     _matrix("text", text, 2, "[C, D]")
@@ -42,8 +49,7 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
         got = _shape(labels) if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels must have shape [B] for z {_shape(z)}, got {got}")
     if labels.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"labels {_shape(labels)} must be int64 or int32 for z {_shape(z)}, "
-                         f"got {labels.dtype}")
+        raise ValueError(f"labels {_shape(labels)} must be int64 or int32 for z {_shape(z)}, got {labels.dtype}")
     _same_device("text", text, z)
     _same_device("labels", labels, z)
     if weight is not None:
@@ -52,25 +58,30 @@ def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | Non
             raise ValueError(f"weight {_shape(weight)} must have one number per row of z {_shape(z)}")
         _same_device("weight", weight, z)
     if isinstance(logit_scale, Tensor) and (logit_scale.dim() or not logit_scale.is_floating_point()):
-        raise ValueError("logit_scale must be a float or a 0-d floating-point tensor, "
-                         f"got {logit_scale.dtype} "
-                         f"{_shape(logit_scale)} for z {_shape(z)}")
+        raise ValueError(
+            "logit_scale must be a float or a 0-d floating-point tensor, "
+            f"got {logit_scale.dtype} "
+            f"{_shape(logit_scale)} for z {_shape(z)}"
+        )
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
-def values(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: float | Tensor,
-           ignore_index: int) -> None:
+def values(
+    z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: float | Tensor, ignore_index: int
+) -> None:
     """Raises ValueError for labels, weights and scales out of range; reads them, so it is for the CPU."""
     low, high = (int(v) for v in labels.aminmax())
     if low < 0 or high >= text.shape[0]:
         bad = (labels != ignore_index) & ((labels < 0) | (labels >= text.shape[0]))
         if bad.any():
             row = int(bad.nonzero()[0])
-            raise ValueError(f"labels {_shape(labels)}: row {row} holds {int(labels[row])}, "
-                             f"but text {_shape(text)} has classes 0 to {text.shape[0] - 1} (ignore_index is {ignore_index})")
+            raise ValueError(
+                f"labels {_shape(labels)}: row {row} holds {int(labels[row])}, "
+                f"but text {_shape(text)} has classes 0 to {text.shape[0] - 1} (ignore_index is {ignore_index})"
+            )
     if weight is not None and not float(weight.detach().min()) >= 0:
         raise ValueError(f"weight {_shape(weight)} must not hold negative numbers or NaN (z is {_shape(z)})")
     scale = float(logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)

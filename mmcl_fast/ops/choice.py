@@ -54,15 +54,15 @@ def backends() -> dict[str, Availability]:
     """Every backend by name; asks the machine once."""
     info, why = _extension()
     built = f"{info['compiler']}, {', '.join(info['isas'])}; this processor runs {info['isa']}" if info else ""
-    found = {"reference": Availability(True, "", "plain PyTorch"),
-             "cpp": Availability(bool(info), why, built)}
+    found = {"reference": Availability(True, "", "plain PyTorch"), "cpp": Availability(bool(info), why, built)}
     try:
         import triton
 
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         reason = "" if interpreted else _no_gpu()
-        found["triton"] = Availability(not reason, reason, f"triton {triton.__version__}"
-                                       + (", interpreted" if interpreted else ""))
+        found["triton"] = Availability(
+            not reason, reason, f"triton {triton.__version__}" + (", interpreted" if interpreted else "")
+        )
     except ImportError as error:
         found["triton"] = Availability(False, f"triton is not installed ({error}): pip install triton", "")
     compiled = info.get("cuda") if info else None
@@ -70,8 +70,9 @@ def backends() -> dict[str, Availability]:
         reason = why or "mmcl_fast._C was built without nvcc: install the CUDA toolkit and reinstall"
         found["cuda"] = Availability(False, reason, "")
     else:
-        found["cuda"] = Availability(not _no_gpu(), _no_gpu(),
-                                     f"nvcc {compiled['nvcc']}, architectures {', '.join(compiled['archs'])}")
+        found["cuda"] = Availability(
+            not _no_gpu(), _no_gpu(), f"nvcc {compiled['nvcc']}, architectures {', '.join(compiled['archs'])}"
+        )
     return found
 
 
@@ -139,6 +140,6 @@ def choose(op: str, z: Tensor, size: int, backend: str | None) -> str:
 
 
 @cache
-def driver(name: str):  # noqa: ANN201
+def driver(name: str):
     """The module of mmcl_fast.ops that launches this backend's kernels."""
     return import_module(f"mmcl_fast.ops.{MODULES[name]}")

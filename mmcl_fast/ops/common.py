@@ -23,9 +23,18 @@ def mean_unit(text: Tensor, inv: Tensor) -> Tensor:
     return torch.stack(parts).sum(0) / len(text)
 
 
-def add_text_gradient(dtext: Tensor, x: Tensor, unit: Tensor, ratio: Tensor, label_coef: Tensor,
-                      labels: Tensor, coef: Tensor, inv_t: Tensor, smoothing: float,
-                      product: Product) -> None:
+def add_text_gradient(
+    dtext: Tensor,
+    x: Tensor,
+    unit: Tensor,
+    ratio: Tensor,
+    label_coef: Tensor,
+    labels: Tensor,
+    coef: Tensor,
+    inv_t: Tensor,
+    smoothing: float,
+    product: Product,
+) -> None:
     """dtext_c += sum_i coef_i (p_ic - target_ic) z_i / |t_c|, still to be projected off t_c and scaled.
 
     x [m, C] holds exp(logit - max) / |t_c| with 0 at the label, unit [m, D] float32 the unit rows of z; ratio

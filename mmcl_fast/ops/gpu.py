@@ -25,9 +25,18 @@ def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, 
     return -(-classes // per_split), per_split
 
 
-def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef: Tensor | None,
-                   scale: float | Tensor, smoothing: float, ignore_index: int, need_z: bool, need_text: bool
-                   ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def alignment_rows(
+    k: ModuleType,
+    z: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    coef: Tensor | None,
+    scale: float | Tensor,
+    smoothing: float,
+    ignore_index: int,
+    need_z: bool,
+    need_text: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty."""
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
@@ -37,8 +46,26 @@ def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef:
     dz = z.new_empty((b, d) if need_z else 0)
     if not need_text and k.one_pass_fits(z, text):
         o, top, total, own = k.one_pass(z, text, labels, inv_z, inv_t, scale)
-        k.finish(o, z, text, mean, labels, inv_z, inv_t, scale, top, total, own, ce, dz if need_z else None,
-                 ds, None, None, ignore_index, smoothing)
+        k.finish(
+            o,
+            z,
+            text,
+            mean,
+            labels,
+            inv_z,
+            inv_t,
+            scale,
+            top,
+            total,
+            own,
+            ce,
+            dz if need_z else None,
+            ds,
+            None,
+            None,
+            ignore_index,
+            smoothing,
+        )
         return ce, dz, z.new_empty(0), ds
     dtext = z.new_zeros(c, d, dtype=torch.float32) if need_text else z.new_empty(0)
     rows = min(b, TEXT_ROWS if need_text else ROWS)
@@ -53,20 +80,37 @@ def alignment_rows(k: ModuleType, z: Tensor, text: Tensor, labels: Tensor, coef:
             x = torch.mm(u, t.T)
             k.exp_rows(x, y, n, inv, inv_t[n : n + cols], scale, top, total, fix, own, n == 0)
             part = torch.mm(x, t)
-            if n == 0:
-                o = part.float()
-            else:
-                o = torch.addcmul(part, o, fix[:m, None])
-        k.finish(o[None], u, text, mean, y, inv, inv_t, scale, top[None, :m], total[None, :m], own, ce[here],
-                 dz[here] if need_z else None, ds[here], ratio, label_coef, ignore_index, smoothing)
+            o = part.float() if n == 0 else torch.addcmul(part, o, fix[:m, None])
+        k.finish(
+            o[None],
+            u,
+            text,
+            mean,
+            y,
+            inv,
+            inv_t,
+            scale,
+            top[None, :m],
+            total[None, :m],
+            own,
+            ce[here],
+            dz[here] if need_z else None,
+            ds[here],
+            ratio,
+            label_coef,
+            ignore_index,
+            smoothing,
+        )
         if need_text:
-            add_text_gradient(dtext, x, u.float() * inv[:, None], ratio[:m], label_coef[:m], y, coef[here],
-                              inv_t, smoothing, torch.mm)
+            add_text_gradient(
+                dtext, x, u.float() * inv[:, None], ratio[:m], label_coef[:m], y, coef[here], inv_t, smoothing, torch.mm
+            )
     return ce, dz, finish_text_gradient(dtext, text, inv_t, scale) if need_text else dtext, ds
 
 
-def realign_forward(k: ModuleType, z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None
-                    ) -> tuple[Tensor, Tensor, Tensor]:
+def realign_forward(
+    k: ModuleType, z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """e [B, D], 1 / |v| [B] and h = source [down_1 .. down_M] [B, M r]"""
     z, gate = unit_stride(z), unit_stride(gate)
     a, w = flat(down, up)
@@ -75,8 +119,19 @@ def realign_forward(k: ModuleType, z: Tensor, gate: Tensor, down: Tensor, up: Te
     return e, inv, h
 
 
-def realign_backward(k: ModuleType, de: Tensor, e: Tensor, inv: Tensor, h: Tensor, z: Tensor, gate: Tensor,
-                     down: Tensor, up: Tensor, source: Tensor | None, need: int) -> tuple[Tensor, ...]:
+def realign_backward(
+    k: ModuleType,
+    de: Tensor,
+    e: Tensor,
+    inv: Tensor,
+    h: Tensor,
+    z: Tensor,
+    gate: Tensor,
+    down: Tensor,
+    up: Tensor,
+    source: Tensor | None,
+    need: int,
+) -> tuple[Tensor, ...]:
     """Gradients of z, gate, down, up, source; bit k of need asks for the k-th, the others come back empty."""
     de, gate, none = unit_stride(de), unit_stride(gate), z.new_empty(0)
     u = z if source is None else source

@@ -17,9 +17,16 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def alignment_loss(z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None,
-                   logit_scale: float | Tensor, label_smoothing: float, ignore_index: int,
-                   reduction: str) -> Tensor:
+def alignment_loss(
+    z: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    weight: Tensor | None,
+    logit_scale: float | Tensor,
+    label_smoothing: float,
+    ignore_index: int,
+    reduction: str,
+) -> Tensor:
     """sum_i w_i CE(s cos(z_i, T), y_i) / sum_i w_i; see `mmcl_fast.ops.alignment_loss` for the arguments."""
     unit, texts = (F.normalize(_wide(x), dim=1, eps=EPS) for x in (z, text))
     logits = logit_scale * (unit @ texts.T)

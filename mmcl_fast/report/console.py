@@ -23,9 +23,7 @@ def tables(summary: dict[str, Any]) -> Iterator[Table]:
     """R for each setting that is not masked, then metrics, then ``last`` by modality."""
     for name, setting in summary["settings"].items():
         if not name.endswith("_masked"):
-            yield matrix(
-                summary["tasks"], setting["R"], f"R, modality {name}: accuracy in % (row: after that task)"
-            )
+            yield matrix(summary["tasks"], setting["R"], f"R, modality {name}: accuracy in % (row: after that task)")
     yield metrics(summary)
     yield by_modality(summary)
 
@@ -71,9 +69,7 @@ def metrics(summary: dict[str, Any]) -> Table:
     table.add_column("formula")
     for metric in metric_names(summary):
         table.add_row(
-            metric,
-            *(number(s["metrics"].get(metric)) for s in settings.values()),
-            Text(formulas.get(metric, "")),
+            metric, *(number(s["metrics"].get(metric)) for s in settings.values()), Text(formulas.get(metric, ""))
         )  # as Text: [t,i] is no markup
     return table
 

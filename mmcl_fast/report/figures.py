@@ -44,10 +44,7 @@ def matrix(run: Run, setting: str) -> Any:
             + "</extra>",
         )
     figure.update_layout(
-        height=110 + 30 * len(rows),
-        margin=MARGIN,
-        showlegend=False,
-        meta={"min_width": 80 + 30 * len(columns)},
+        height=110 + 30 * len(rows), margin=MARGIN, showlegend=False, meta={"min_width": 80 + 30 * len(columns)}
     )
     figure.update_xaxes(side="top", tickangle=-45, showgrid=False, fixedrange=True)
     figure.update_yaxes(autorange="reversed", showgrid=False, fixedrange=True, type="category")
@@ -160,9 +157,7 @@ def contributions(run: Run) -> Any:
         )
     )
     figure.update_layout(height=150 + 48 * len(names), margin=MARGIN)
-    figure.update_xaxes(
-        side="top", title={"text": "borrows from", "standoff": 8}, showgrid=False, fixedrange=True
-    )
+    figure.update_xaxes(side="top", title={"text": "borrows from", "standoff": 8}, showgrid=False, fixedrange=True)
     figure.update_yaxes(
         autorange="reversed", title={"text": "sample of", "standoff": 12}, showgrid=False, fixedrange=True
     )
@@ -173,12 +168,8 @@ def seconds(run: Run) -> Any:
     """Seconds of each phase, a bar a task."""
     import plotly.graph_objects as go
 
-    events = [
-        event for event in run["events"] if event["event"] in ("start", "task") and event.get("seconds")
-    ]
-    labels = [
-        f"{event['task']} {event['name']}" if event["event"] == "task" else "before" for event in events
-    ]
+    events = [event for event in run["events"] if event["event"] in ("start", "task") and event.get("seconds")]
+    labels = [f"{event['task']} {event['name']}" if event["event"] == "task" else "before" for event in events]
     figure = go.Figure()
     for n, phase in enumerate(dict.fromkeys(key for event in events for key in event["seconds"])):
         figure.add_bar(
@@ -189,9 +180,7 @@ def seconds(run: Run) -> Any:
             marker={"color": LINES[n % len(LINES)]},
             hovertemplate="%{y}: %{x:.2f} s<extra>" + phase + "</extra>",
         )
-    figure.update_layout(
-        barmode="stack", height=150 + 24 * len(labels), margin=MARGIN, bargap=0.25, legend=LEGEND
-    )
+    figure.update_layout(barmode="stack", height=150 + 24 * len(labels), margin=MARGIN, bargap=0.25, legend=LEGEND)
     figure.update_xaxes(title="seconds")
     figure.update_yaxes(autorange="reversed", type="category")
     return figure

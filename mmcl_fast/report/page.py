@@ -52,18 +52,12 @@ def read(folder: Path) -> dict[str, Any]:
     """summary.json with what stands beside it: events, config, environment, and a title."""
     summary = read_object(folder / "summary.json", "run mmcl-fast train --resume to write it again")
     if summary is None:
-        raise RunError(
-            f"{folder}: no summary.json, so the run is not finished; go on with mmcl-fast train --resume"
-        )
+        raise RunError(f"{folder}: no summary.json, so the run is not finished; go on with mmcl-fast train --resume")
     if not summary.get("tasks") or not summary.get("settings"):
-        raise RunError(
-            f"{folder / 'summary.json'}: names no tasks or no settings; finish the run with --resume"
-        )
+        raise RunError(f"{folder / 'summary.json'}: names no tasks or no settings; finish the run with --resume")
     fault = record.fault_of_summary(summary)
     if fault:
-        raise RunError(
-            f"{folder / 'summary.json'}: {fault}; run mmcl-fast train --resume to write it again"
-        )
+        raise RunError(f"{folder / 'summary.json'}: {fault}; run mmcl-fast train --resume to write it again")
     metrics = folder / "metrics.jsonl"
     events = []
     for n, line in enumerate(metrics.read_bytes().splitlines() if metrics.is_file() else [], 1):
@@ -102,10 +96,7 @@ def _run(run: dict[str, Any], drawn: parts.Figures, heading: bool) -> str:
         f"{run.get('method')} on {run.get('encoder')}, {len(tasks)} tasks, "
         f"{sum(len(t['classes']) for t in tasks)} classes in {', '.join(modalities)}, seed {run.get('seed')}"
     )
-    out = [
-        f"<h2>{escape(run['title'])}</h2>" if heading else "",
-        f'<p class="about">{escape(subtitle)}</p>',
-    ]
+    out = [f"<h2>{escape(run['title'])}</h2>" if heading else "", f'<p class="about">{escape(subtitle)}</p>']
     notes = "".join(f"<p>{escape(note)}</p>" for note in run.get("notes", []))
     out.append(f'<div class="notes">{notes}</div>' if notes else "")
     out.append(f'<div class="cards">{"".join(_cards(run))}</div>')
@@ -135,9 +126,7 @@ def _run(run: dict[str, Any], drawn: parts.Figures, heading: bool) -> str:
         curves.insert(
             0,
             parts.panel(
-                "Mean accuracy over the tasks seen",
-                "After each task learned.",
-                drawn.place(figures.means([run])),
+                "Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means([run]))
             ),
         )
     out.append(parts.grid(*curves))
@@ -176,10 +165,7 @@ def _cards(run: dict[str, Any]) -> list[str]:
             cards.append((number(setting["metrics"].get(metric)), f"{metric} in %, {name}"))
     total = sum(value for event in run["events"] for value in event.get("seconds", {}).values())
     cards.append((f"{total / 60:.1f} min" if total >= 90 else f"{total:.0f} s", "learning and evaluation"))
-    return [
-        f'<div class="card"><b>{escape(value)}</b><span>{escape(about)}</span></div>'
-        for value, about in cards
-    ]
+    return [f'<div class="card"><b>{escape(value)}</b><span>{escape(about)}</span></div>' for value, about in cards]
 
 
 def _metrics(run: dict[str, Any]) -> str:
@@ -225,9 +211,7 @@ def _pairs(title: str, values: dict[str, Any]) -> str:
     if not values:
         return ""
     rows = [[key, _text(value)] for key, value in flatten(values).items()]
-    return (
-        f"<details><summary>{escape(title)}</summary>{parts.table(['key', 'value'], rows, ['k', 'v'])}</details>"
-    )
+    return f"<details><summary>{escape(title)}</summary>{parts.table(['key', 'value'], rows, ['k', 'v'])}</details>"
 
 
 def _text(value: Any) -> str:
@@ -255,8 +239,6 @@ def _comparison(runs: list[dict[str, Any]], drawn: parts.Figures) -> str:
         parts.panel("Metrics in %", formulas, table),
         parts.panel("last", "Mean accuracy over all tasks at the end.", drawn.place(figures.bars(runs, "last"))),
     ) + parts.grid(
-        parts.panel(
-            "Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means(runs))
-        ),
+        parts.panel("Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means(runs))),
         parts.panel("Where the configs differ", f"{len(keys)} keys.", different),
     )

@@ -53,11 +53,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence[st
     """``kinds``: the CSS class of each column. Cells are escaped here."""
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return (
-            "<tr>"
-            + "".join(f'<{tag} class="{k}">{escape(str(c))}</{tag}>' for c, k in zip(cells, kinds))
-            + "</tr>"
-        )
+        return "<tr>" + "".join(f'<{tag} class="{k}">{escape(str(c))}</{tag}>' for c, k in zip(cells, kinds)) + "</tr>"
 
     body = "".join(line(row, "td") for row in rows)
     return f'<div class="scroll"><table><thead>{line(head, "th")}</thead><tbody>{body}</tbody></table></div>'

@@ -45,10 +45,10 @@ class _Summary(_Part):
     settings: dict[str, _Setting]
     formulas: dict[str, str] = {}
     notes: list[str] = []
-    contributions: Optional[_Shares] = None
+    contributions: _Shares | None = None
 
     @model_validator(mode="after")
-    def _sizes(self) -> "_Summary":
+    def _sizes(self) -> _Summary:
         count = len(self.tasks)
         for name, setting in self.settings.items():
             if len(setting.R) != count + 1 or any(len(row) != count for row in setting.R):

@@ -14,8 +14,9 @@ CONFIDENCE = 0.95
 KEPT = ("tasks", "settings", "contributions", "seconds", "environment")  # of each run
 
 
-def collect(rows: Sequence[tuple[dict[str, Any], Mapping[int, Path]]], reference: str,
-            faults: Mapping[str, str] | None = None) -> dict[str, Any]:
+def collect(
+    rows: Sequence[tuple[dict[str, Any], Mapping[int, Path]]], reference: str, faults: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Read finished runs and work out what is to be said of each row.
 
     Args:
@@ -47,8 +48,14 @@ def collect(rows: Sequence[tuple[dict[str, Any], Mapping[int, Path]]], reference
     base = next((row["cells"] for row in out if row["title"] == reference), [])
     for row in out:
         row["statistics"] = _statistics(row["cells"], base if row["title"] != reference else [])
-    return {"reference": reference, "confidence": CONFIDENCE, "rows": out, "failed": dict(faults or {}),
-            "formulas": formulas, "notes": list(notes)}
+    return {
+        "reference": reference,
+        "confidence": CONFIDENCE,
+        "rows": out,
+        "failed": dict(faults or {}),
+        "formulas": formulas,
+        "notes": list(notes),
+    }
 
 
 def _statistics(cells: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -68,9 +75,17 @@ def _statistics(cells: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]])
                 said["difference"] = asdict(paired(a, b, CONFIDENCE))
             out[setting][metric] = said
         out[setting]["per_modality"] = {
-            modality: {metric: _interval([cell["settings"][setting]["metrics"]["per_modality"].get(modality, {})
-                                          .get(metric) for cell in cells]) for metric in values}
-            for modality, values in found["metrics"].get("per_modality", {}).items()}
+            modality: {
+                metric: _interval(
+                    [
+                        cell["settings"][setting]["metrics"]["per_modality"].get(modality, {}).get(metric)
+                        for cell in cells
+                    ]
+                )
+                for metric in values
+            }
+            for modality, values in found["metrics"].get("per_modality", {}).items()
+        }
     return out
 
 

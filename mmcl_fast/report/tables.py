@@ -13,8 +13,17 @@ from mmcl_fast.report.page import ABOUT
 METRICS = ("last", "avg", "forgetting", "bwt", "fwt")
 COMPARED = ("last", "avg", "forgetting")
 NONE = "–"
-LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-         ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "–": "--", **{c: f"\\{c}" for c in "&%$#_{}"}}
+LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "–": "--",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?")
 
 
@@ -33,8 +42,10 @@ def tables(results: dict[str, Any]) -> list[Table]:
     settings = list(dict.fromkeys(name for row in rows for name in row["statistics"]))
     out = []
     for setting in settings:
-        body = [[row["title"], str(len(row["cells"])), *(mean(_of(row, setting, metric)) for metric in METRICS)]
-                for row in rows]
+        body = [
+            [row["title"], str(len(row["cells"])), *(mean(_of(row, setting, metric)) for metric in METRICS)]
+            for row in rows
+        ]
         out.append(Table(f"{setting}, in %: {ABOUT.get(setting, setting)}", ["", "seeds", *METRICS], body))
     for setting in (name for name in settings if not name.endswith("_masked")):
         body = []
@@ -45,11 +56,17 @@ def tables(results: dict[str, Any]) -> list[Table]:
                 body.append([row["title"], str(count), *(cell for d in found for cell in _difference(d))])
         if body:
             head = [cell for metric in COMPARED for cell in (metric, "p")]
-            out.append(Table(f"{setting}: difference to {results['reference']} on the same seeds, in points",
-                             ["", "seeds", *head], body))
+            out.append(
+                Table(
+                    f"{setting}: difference to {results['reference']} on the same seeds, in points",
+                    ["", "seeds", *head],
+                    body,
+                )
+            )
     for setting in settings[:1]:
-        modalities = list(dict.fromkeys(m for row in rows for m in row["statistics"].get(setting, {})
-                                        .get("per_modality", {})))
+        modalities = list(
+            dict.fromkeys(m for row in rows for m in row["statistics"].get(setting, {}).get("per_modality", {}))
+        )
         body = [[row["title"], *(mean(_of(row, setting, "last", m)) for m in modalities)] for row in rows]
         out.append(Table(f"last by modality, {setting}, in %", ["", *modalities], body))
     return out
@@ -58,11 +75,13 @@ def tables(results: dict[str, Any]) -> list[Table]:
 def explanations(results: dict[str, Any]) -> list[str]:
     """What the columns mean."""
     share = f"{100 * results['confidence']:g} %"
-    return [*(f"{name}: {text}" for name, text in results["formulas"].items()),
-            f"±: half of Student's {share} interval of the mean over seeds, t sd / sqrt(n), sd with n - 1 below. A seed "
-            "fixes the order of the tasks and every draw; the interval says nothing of other data.",
-            "p: of the paired t-test / of the sign-flip permutation test over seeds, two-sided, not corrected for the "
-            "number of rows; n seeds give the latter at least 2 / 2^n."]
+    return [
+        *(f"{name}: {text}" for name, text in results["formulas"].items()),
+        f"±: half of Student's {share} interval of the mean over seeds, t sd / sqrt(n), sd with n - 1 below. A seed "
+        "fixes the order of the tasks and every draw; the interval says nothing of other data.",
+        "p: of the paired t-test / of the sign-flip permutation test over seeds, two-sided, not corrected for the "
+        "number of rows; n seeds give the latter at least 2 / 2^n.",
+    ]
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -84,18 +103,45 @@ def latex(results: dict[str, Any]) -> str:
     parts = [r"% \usepackage{booktabs}"]
     for table in tables(results):
         lines = [" & ".join(map(_latex, cells)) + r" \\" for cells in (table.head, *table.rows)]
-        parts.append("\n".join([r"\begin{table}", r"  \centering", rf"  \caption{{{_latex(table.title)}}}",
-                                rf"  \begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}", r"    \toprule",
-                                f"    {lines[0]}", r"    \midrule", *(f"    {line}" for line in lines[1:]),
-                                r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]))
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"  \centering",
+                    rf"  \caption{{{_latex(table.title)}}}",
+                    rf"  \begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+                    r"    \toprule",
+                    f"    {lines[0]}",
+                    r"    \midrule",
+                    *(f"    {line}" for line in lines[1:]),
+                    r"    \bottomrule",
+                    r"  \end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
     parts.append("\n".join(f"% {text}" for text in [*explanations(results), *results["notes"]]))
     return "\n\n".join(parts) + "\n"
 
 
 def csv_text(results: dict[str, Any]) -> str:
     """A line for each row, setting, modality (empty: all tasks) and metric; numbers unrounded."""
-    head = ["row", "setting", "modality", "metric", "seeds", "mean", "sd", "low", "high", "difference",
-            "difference_low", "difference_high", "t_p", "permutation_p"]
+    head = [
+        "row",
+        "setting",
+        "modality",
+        "metric",
+        "seeds",
+        "mean",
+        "sd",
+        "low",
+        "high",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "t_p",
+        "permutation_p",
+    ]
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(head)
@@ -107,10 +153,19 @@ def csv_text(results: dict[str, Any]) -> str:
                     said = said or {}
                     pair = said.get("difference") or {}
                     gap = pair.get("difference") or {}
-                    lines.writerow([row["title"], setting, modality, metric, said.get("n", len(row["cells"])),
-                                    *(said.get(key) for key in ("mean", "sd", "low", "high")),
-                                    *(gap.get(key) for key in ("mean", "low", "high")),
-                                    pair.get("t_p"), pair.get("permutation_p")])
+                    lines.writerow(
+                        [
+                            row["title"],
+                            setting,
+                            modality,
+                            metric,
+                            said.get("n", len(row["cells"])),
+                            *(said.get(key) for key in ("mean", "sd", "low", "high")),
+                            *(gap.get(key) for key in ("mean", "low", "high")),
+                            pair.get("t_p"),
+                            pair.get("permutation_p"),
+                        ]
+                    )
     return out.getvalue()
 
 

@@ -25,7 +25,7 @@ class Broken:
     reason: str
 
     @classmethod
-    def of(cls, sample: Sample, reason: object) -> "Broken":
+    def of(cls, sample: Sample, reason: object) -> Broken:
         return cls(sample.key, str(sample.path), sample.modality, sample.split, sample.label, str(reason))
 
 
@@ -47,11 +47,15 @@ def without(stream: Stream, broken: Sequence[Broken]) -> Stream:
         for (label, split), sample in groups.items():
             if (label, split) not in left:
                 word = "training" if split == "train" else split
-                raise StreamError(f"{stream.root}: class {label!r} of {task.modality} has no {word} file left, for "
-                                  f"none decodes ({reasons[sample.key]}): mend them, or remove the class")
+                raise StreamError(
+                    f"{stream.root}: class {label!r} of {task.modality} has no {word} file left, for "
+                    f"none decodes ({reasons[sample.key]}): mend them, or remove the class"
+                )
         if task.val and not kept.val:
-            raise StreamError(f"{stream.root}: task {task.name!r} has no validation file left, for none decodes "
-                              f"({reasons[task.val[0].key]}): mend them, or remove them all")
+            raise StreamError(
+                f"{stream.root}: task {task.name!r} has no validation file left, for none decodes "
+                f"({reasons[task.val[0].key]}): mend them, or remove them all"
+            )
         out.tasks.append(kept)
     return out
 
@@ -66,5 +70,6 @@ def read(file: Path) -> list[Broken]:
     try:
         return [Broken(**json.loads(line)) for line in file.read_bytes().splitlines()]
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise StreamError(f"{file}: not a list of broken samples ({error}): restore it from a copy, or start a new "
-                          "run") from None
+        raise StreamError(
+            f"{file}: not a list of broken samples ({error}): restore it from a copy, or start a new run"
+        ) from None

@@ -58,10 +58,12 @@ def name_classes(modality: str, labels: Collection[str], folder: Path, texts: Ma
         raise StreamError(f"{file}: {twice!r} is on two lines: each class needs its own name")
     numbers = {int(label) for label in labels}
     first = 0 if 0 in numbers else 1
-    if max(numbers) >= len(names) + first or first == 1 and len(names) not in numbers:
-        raise StreamError(f"{file}: {len(names)} names do not fit the labels {min(numbers)} to {max(numbers)}: one "
-                          f"a line, for labels from 0 to {len(names) - 1}, or from 1 to {len(names)} with {len(names)} "
-                          "in use")
+    if max(numbers) >= len(names) + first or (first == 1 and len(names) not in numbers):
+        raise StreamError(
+            f"{file}: {len(names)} names do not fit the labels {min(numbers)} to {max(numbers)}: one "
+            f"a line, for labels from 0 to {len(names) - 1}, or from 1 to {len(names)} with {len(names)} "
+            "in use"
+        )
     for name in names:
         check_words(name, f"{file}: {name!r}")
     return {label: names[int(label) - first] for label in labels}

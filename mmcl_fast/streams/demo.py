@@ -17,11 +17,12 @@ def find_demo(root: str | Path | None = None) -> Path:
         path = Path(named) / "manifest.jsonl"
         if not path.is_file():
             source = "the folder given" if root else f"${VARIABLE}"
-            raise StreamError(f"{path}: no demo manifest there ({source}): "
-                              "point it at the repository's demo/ folder")
+            raise StreamError(f"{path}: no demo manifest there ({source}): point it at the repository's demo/ folder")
         return path
     for folder in (Path("demo"), Path(__file__).resolve().parents[2] / "demo"):
         if (folder / "manifest.jsonl").is_file():
             return folder / "manifest.jsonl"
-    raise StreamError("demo media not found: they are the demo/ folder of the repository, not part of the "
-                      f"wheel; run from a checkout, or set {VARIABLE} to that folder")
+    raise StreamError(
+        "demo media not found: they are the demo/ folder of the repository, not part of the "
+        f"wheel; run from a checkout, or set {VARIABLE} to that folder"
+    )

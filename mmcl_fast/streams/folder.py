@@ -18,8 +18,9 @@ from mmcl_fast.streams.table import rename, split_samples
 from mmcl_fast.streams.validate import check_modality, check_split
 
 
-def read_folder(root: Path, *, text: str | Sequence[str] = "text", label: str = "label",
-                header: bool = True) -> dict[str, Any]:
+def read_folder(
+    root: Path, *, text: str | Sequence[str] = "text", label: str = "label", header: bool = True
+) -> dict[str, Any]:
     """Arguments of ``Stream``: samples sorted by modality, class, split and name, and the class texts."""
     if not os.path.isdir(root):
         raise StreamError(f"{root}: not a folder: give one that holds <modality>/<split>/<class>/<file>")
@@ -34,8 +35,7 @@ def read_folder(root: Path, *, text: str | Sequence[str] = "text", label: str = 
         if modality == "text":
             own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
         if not splits and not own:
-            raise StreamError(f"{root / modality}: empty: put train and test folders with classes "
-                              "there or remove it")
+            raise StreamError(f"{root / modality}: empty: put train and test folders with classes there or remove it")
         for split in splits:
             where = root / modality / split
             check_split(split, str(where))
@@ -46,8 +46,10 @@ def read_folder(root: Path, *, text: str | Sequence[str] = "text", label: str = 
                 files = _files(where / name)
                 if not files:
                     raise StreamError(f"{where / name}: empty class folder: add files or remove it")
-                own += [Sample(modality, name, file, None, split, file.relative_to(root).as_posix())
-                        for file in map(Path, files)]
+                own += [
+                    Sample(modality, name, file, None, split, file.relative_to(root).as_posix())
+                    for file in map(Path, files)
+                ]
         samples += sorted(own, key=lambda sample: (sample.label, sample.key))
     return {"samples": samples, "root": root, "class_texts": texts}
 

@@ -39,8 +39,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         sample = _sample(record, root, inside, where)
         if sample.key in keys:
             line, split = keys[sample.key]
-            raise StreamError(f"{where}: {sample.key!r} is already on {unit} {line}, in the {split} split: "
-                              f"keep one of the two {unit}s")
+            raise StreamError(
+                f"{where}: {sample.key!r} is already on {unit} {line}, in the {split} split: "
+                f"keep one of the two {unit}s"
+            )
         keys[sample.key] = number, sample.split
         samples.append(sample)
         if "task" in record:
@@ -85,11 +87,12 @@ def _sample(record: dict[str, str], root: Path, inside: str, where: str) -> Samp
     return Sample(modality, label, root / name, None, split, record.get("id", key))
 
 
-def _one_modality(samples: list[Sample], tasks: dict[str, str], keys: dict[str, tuple[int, str]],
-                  where: str) -> None:
+def _one_modality(samples: list[Sample], tasks: dict[str, str], keys: dict[str, tuple[int, str]], where: str) -> None:
     of_task: dict[str, str] = {}
     for sample in samples if tasks else ():
         name = tasks[sample.key]
         if of_task.setdefault(name, sample.modality) != sample.modality:
-            raise StreamError(f"{where} {keys[sample.key][0]}: task {name!r} mixes {of_task[name]} and "
-                              f"{sample.modality}: a task has one modality")
+            raise StreamError(
+                f"{where} {keys[sample.key][0]}: task {name!r} mixes {of_task[name]} and "
+                f"{sample.modality}: a task has one modality"
+            )

@@ -14,16 +14,14 @@ KINDS = ("blocks", "random", "interleaved")
 USE = ", ".join(map(repr, KINDS))
 
 
-def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int,
-          modality: str) -> list[list[str]]:
+def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str) -> list[list[str]]:
     """Consecutive groups of ``per_task`` classes, the last may be smaller; None: one group."""
     if per_task is not None and per_task < 1:
-        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task "
-                          "a modality")
+        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task a modality")
     if shuffle:
         classes = random.Random(f"{seed}/{modality}").sample(classes, len(classes))
     step = per_task or max(len(classes), 1)
-    return [classes[i:i + step] for i in range(0, len(classes), step)]
+    return [classes[i : i + step] for i in range(0, len(classes), step)]
 
 
 def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int, late: str | None = None) -> list[Named]:
@@ -55,8 +53,7 @@ def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int, 
         queues = {modality: iter(names) for modality, names in tasks.items()}
         return [(modality, next(queues[modality])) for modality in turns]
     wanted = [part.strip() for part in order.split(",")] if isinstance(order, str) else list(order)
-    known = {f"{modality}:{i}": (modality, name)
-             for modality, names in tasks.items() for i, name in enumerate(names)}
+    known = {f"{modality}:{i}": (modality, name) for modality, names in tasks.items() for i, name in enumerate(names)}
     known |= {name: (modality, name) for modality, name in blocks}
     chosen = []
     for name in wanted:

@@ -75,8 +75,9 @@ def _separated(path: Path, header: bool, wanted: Callable[[list[str]], None] | N
             try:
                 fields = next(reader, None)
             except csv.Error as error:
-                raise StreamError(f"{path} line {end + 1}: {error}: put the field into quotes and double those in it") \
-                    from None
+                raise StreamError(
+                    f"{path} line {end + 1}: {error}: put the field into quotes and double those in it"
+                ) from None
             except UnicodeDecodeError:
                 raise StreamError(f"{path} line {_not_utf8(path)}: not UTF-8: save the file as UTF-8") from None
             finally:
@@ -90,16 +91,20 @@ def _separated(path: Path, header: bool, wanted: Callable[[list[str]], None] | N
                 names = [name.strip() for name in fields] if header else [str(i) for i in range(1, len(fields) + 1)]
                 twice = next((name for name in names if names.count(name) > 1), None)
                 if twice is not None:
-                    raise StreamError(f"{path} line {number}: two columns named {twice!r}: rename one, or say "
-                                      "header = false where the first line is a row")
+                    raise StreamError(
+                        f"{path} line {number}: two columns named {twice!r}: rename one, or say "
+                        "header = false where the first line is a row"
+                    )
                 if wanted:
                     wanted(names)
                 if header:
                     continue
             where = f"{path} line {number}"
             if len(fields) != len(names):
-                raise StreamError(f"{where}: {len(fields)} fields where the first line has {len(names)}: "
-                                  + ("take tabs and line ends out of fields" if tabs else "quote fields with commas"))
+                raise StreamError(
+                    f"{where}: {len(fields)} fields where the first line has {len(names)}: "
+                    + ("take tabs and line ends out of fields" if tabs else "quote fields with commas")
+                )
             yield Row(where, number, dict(zip(names, fields)))
 
 
@@ -110,8 +115,8 @@ def _not_utf8(path: Path) -> int:
             try:
                 line.decode()
             except UnicodeDecodeError:
-                break
-    return number
+                return number
+    raise ValueError(f"{path}: every line is UTF-8")
 
 
 def _parquet(path: Path, wanted: Callable[[list[str]], None] | None) -> Iterator[Row]:

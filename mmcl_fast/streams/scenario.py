@@ -10,8 +10,9 @@ from mmcl_fast.streams.sample import Sample
 from mmcl_fast.streams.validate import nearest
 
 
-def narrow(samples: Sequence[Sample], modalities: Sequence[str] | None, share: Mapping[str, float],
-           seed: int) -> list[Sample]:
+def narrow(
+    samples: Sequence[Sample], modalities: Sequence[str] | None, share: Mapping[str, float], seed: int
+) -> list[Sample]:
     """The samples of a scenario, in their order.
 
     Args:
@@ -40,7 +41,7 @@ def narrow(samples: Sequence[Sample], modalities: Sequence[str] | None, share: M
                 classes.setdefault(sample.label, []).append(sample.key)
         for keys in classes.values():
             keys.sort(key=lambda key: hashlib.sha256(f"share/{seed}/{key}".encode()).digest())
-            left_out.update(keys[max(1, round(part * len(keys))):])
+            left_out.update(keys[max(1, round(part * len(keys))) :])
     return [sample for sample in samples if sample.key not in left_out] if left_out else list(samples)
 
 
@@ -48,5 +49,6 @@ def check_known(named: Iterable[str], there: Sequence[str], option: str) -> None
     """Raises StreamError for a modality that the stream does not have."""
     for modality in named:
         if modality not in there:
-            raise StreamError(f"{option}: no {modality!r} in this stream{nearest(modality, there)}: "
-                              f"use {', '.join(there)}")
+            raise StreamError(
+                f"{option}: no {modality!r} in this stream{nearest(modality, there)}: use {', '.join(there)}"
+            )

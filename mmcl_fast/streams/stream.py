@@ -51,13 +51,26 @@ class Stream:
         skipped: samples that were left out because they do not decode (``streams.broken``).
     """
 
-    def __init__(self, samples: Sequence[Sample], root: Path, *, task_names: Mapping[str, str] | None = None,
-                 class_texts: Mapping[ClassId, str] | None = None, classes_per_task: int | None = None,
-                 order: str | Sequence[str] = "blocks", modalities: Sequence[str] | None = None,
-                 late: str | None = None, share: Mapping[str, float] | None = None, seed: int = 0,
-                 validation: float = 0.0,
-                 shuffle_classes: bool = False, shared_classes: bool = False, check: bool = False,
-                 keep_empty: bool = False, official: bool = False):
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        root: Path,
+        *,
+        task_names: Mapping[str, str] | None = None,
+        class_texts: Mapping[ClassId, str] | None = None,
+        classes_per_task: int | None = None,
+        order: str | Sequence[str] = "blocks",
+        modalities: Sequence[str] | None = None,
+        late: str | None = None,
+        share: Mapping[str, float] | None = None,
+        seed: int = 0,
+        validation: float = 0.0,
+        shuffle_classes: bool = False,
+        shared_classes: bool = False,
+        check: bool = False,
+        keep_empty: bool = False,
+        official: bool = False,
+    ):
         samples = narrow(samples, modalities, share or {}, seed)
         validate(samples, root, keep_empty=keep_empty)
         if check and not official:
@@ -86,15 +99,28 @@ class Stream:
                 text = texts.get(own) or texts.get(identity) or label.replace("_", " ")
                 self.class_text.setdefault(identity, text)
                 ids.append((label, identity))
-            self.tasks.append(Task(
-                index, name, modality, tuple(label for label, _ in ids),
-                tuple(identity for _, identity in ids),
-                tuple(self.class_text[identity] for _, identity in ids),
-                tuple(_hold_out(members, validation, seed))))
+            self.tasks.append(
+                Task(
+                    index,
+                    name,
+                    modality,
+                    tuple(label for label, _ in ids),
+                    tuple(identity for _, identity in ids),
+                    tuple(self.class_text[identity] for _, identity in ids),
+                    tuple(_hold_out(members, validation, seed)),
+                )
+            )
 
     @classmethod
-    def from_folder(cls, root: str | Path, *, text: str | Sequence[str] = "text", label: str = "label",
-                    header: bool = True, **options: Any) -> "Stream":
+    def from_folder(
+        cls,
+        root: str | Path,
+        *,
+        text: str | Sequence[str] = "text",
+        label: str = "label",
+        header: bool = True,
+        **options: Any,
+    ) -> Stream:
         """From ``root/<modality>/<split>/<class>/files``; ``root/classes.json`` may give class texts.
 
         Text samples may also be the rows of ``root/text/<split>.csv`` (tsv, jsonl, parquet); ``text``, ``label`` and
@@ -106,7 +132,7 @@ class Stream:
         return cls(**read_folder(Path(root), text=text, label=label, header=header), **options)
 
     @classmethod
-    def from_manifest(cls, path: str | Path, **options: Any) -> "Stream":
+    def from_manifest(cls, path: str | Path, **options: Any) -> Stream:
         """From a JSONL or Parquet file; see ``mmcl_fast.streams.manifest`` for a line's fields.
 
         Tasks take the classes in order of appearance. Raises StreamError naming the file and the line.
@@ -116,8 +142,16 @@ class Stream:
         return cls(**read_manifest(Path(path)), **options)
 
     @classmethod
-    def from_table(cls, path: str | Path, *, text: str | Sequence[str] = "text", label: str = "label",
-                   split: str = "split", header: bool = True, **options: Any) -> "Stream":
+    def from_table(
+        cls,
+        path: str | Path,
+        *,
+        text: str | Sequence[str] = "text",
+        label: str = "label",
+        split: str = "split",
+        header: bool = True,
+        **options: Any,
+    ) -> Stream:
         """Text samples from the rows of CSV, TSV, JSONL or Parquet.
 
         Args:
@@ -135,8 +169,7 @@ class Stream:
         return cls(**read_table(Path(path), text=text, label=label, split=split, header=header), **options)
 
     @classmethod
-    def from_tar(cls, path: str | Path | Mapping[str, str | Path], *, label: str = "label",
-                 **options: Any) -> "Stream":
+    def from_tar(cls, path: str | Path | Mapping[str, str | Path], *, label: str = "label", **options: Any) -> Stream:
         """From tars in the WebDataset convention; see ``mmcl_fast.streams.tar``. Samples are read in place.
 
         Args:
@@ -155,7 +188,7 @@ class Stream:
         return cls(**read_tars(path, label=label), **options)
 
     @classmethod
-    def from_known(cls, datasets: Mapping[str, str | Path | Mapping[str, Any]], **options: Any) -> "Stream":
+    def from_known(cls, datasets: Mapping[str, str | Path | Mapping[str, Any]], **options: Any) -> Stream:
         """From known datasets as they come out of their archives, at most one a modality.
 
         Args:
@@ -173,7 +206,7 @@ class Stream:
         return cls(**read_known(datasets), **options)
 
     @classmethod
-    def demo(cls, root: str | Path | None = None, **options: Any) -> "Stream":
+    def demo(cls, root: str | Path | None = None, **options: Any) -> Stream:
         """The demo's media: five modalities with eight classes each, found by ``streams.demo.find_demo``."""
         from mmcl_fast.streams.demo import find_demo
 
@@ -194,7 +227,7 @@ class Stream:
     @property
     def seen(self) -> list[Task]:
         """The tasks that the iteration under way (or the last one) has yielded."""
-        return self.tasks[:self._yielded]
+        return self.tasks[: self._yielded]
 
     @property
     def modalities(self) -> list[str]:
@@ -207,17 +240,24 @@ class Stream:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the tasks in order: names, classes, and every sample's key, split and label."""
-        tasks = [[task.name, task.modality, task.class_ids,
-                  [[sample.key, sample.split, sample.label] for sample in task._samples]]
-                 for task in self.tasks]
+        tasks = [
+            [
+                task.name,
+                task.modality,
+                task.class_ids,
+                [[sample.key, sample.split, sample.label] for sample in task._samples],
+            ]
+            for task in self.tasks
+        ]
         return hashlib.sha256(json.dumps(tasks, ensure_ascii=False).encode()).hexdigest()
 
     def __repr__(self) -> str:
         return f"Stream({len(self)} tasks, {len(self.classes)} classes, {', '.join(self.modalities)})"
 
 
-def _group(samples: Sequence[Sample], task_names: Mapping[str, str] | None, per_task: int | None,
-           shuffle: bool, seed: int) -> dict[tuple[str, str], list[Sample]]:
+def _group(
+    samples: Sequence[Sample], task_names: Mapping[str, str] | None, per_task: int | None, shuffle: bool, seed: int
+) -> dict[tuple[str, str], list[Sample]]:
     """``(modality, task name) -> samples``, classes in the task's order."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     if task_names:
@@ -246,5 +286,5 @@ def _hold_out(samples: list[Sample], share: float, seed: int) -> list[Sample]:
         train = [sample.key for sample in own if sample.split == "train"]
         # By hash, not by position: adding a file does not reshuffle the others.
         train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
-        moved.update(train[:min(max(1, round(share * len(train))), len(train) - 1)])
+        moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
     return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]

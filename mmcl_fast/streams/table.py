@@ -14,19 +14,23 @@ from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.validate import check_split, check_words, nearest
 
 
-def read_table(path: Path, *, text: str | Sequence[str] = "text", label: str = "label", split: str = "split",
-               header: bool = True) -> dict[str, Any]:
+def read_table(
+    path: Path, *, text: str | Sequence[str] = "text", label: str = "label", split: str = "split", header: bool = True
+) -> dict[str, Any]:
     """Arguments of ``Stream``; see ``Stream.from_table``."""
     columns = _columns(text)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
         files = tables_in(path)
         if not files:
-            raise StreamError(f"{path}: no table there: expected files named by their split, such as train.csv and "
-                              f"test.csv (or {', '.join(TABLES[1:])})")
+            raise StreamError(
+                f"{path}: no table there: expected files named by their split, such as train.csv and "
+                f"test.csv (or {', '.join(TABLES[1:])})"
+            )
     elif path.suffix.lower() not in TABLES:
-        raise StreamError(f"{path}: not a table: give a file of {', '.join(TABLES)}, or a folder with train.csv and "
-                          "test.csv")
+        raise StreamError(
+            f"{path}: not a table: give a file of {', '.join(TABLES)}, or a folder with train.csv and test.csv"
+        )
     else:
         files = {path: None}
     samples = []
@@ -48,8 +52,11 @@ def tables_in(folder: Path) -> dict[Path, str]:
 
 def split_samples(folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool) -> list[Sample]:
     """The samples of a folder's tables; keys are relative to ``root``."""
-    return [sample for file, split in tables_in(folder).items()
-            for sample in _samples(file, _columns(text), label, split, "", header, root)]
+    return [
+        sample
+        for file, split in tables_in(folder).items()
+        for sample in _samples(file, _columns(text), label, split, "", header, root)
+    ]
 
 
 def rename(samples: list[Sample], folder: Path, texts: dict[ClassId, str]) -> list[Sample]:
@@ -70,15 +77,18 @@ def _columns(text: str | Sequence[str]) -> list[str]:
     return [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
 
 
-def _samples(file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool,
-             root: Path) -> Iterator[Sample]:
+def _samples(
+    file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool, root: Path
+) -> Iterator[Sample]:
     def wanted(names: list[str]) -> None:
         for option, column in [*(("text", name) for name in columns), ("label", label)]:
             if column not in names:
                 raise StreamError(_missing(file, option, column, names, header))
         if fixed is None and split not in names:
-            raise StreamError(f"{file}: no column {split!r}{nearest(split, names)} to tell train from test: say "
-                              "split = ... with its name, or give a folder that holds train.csv and test.csv")
+            raise StreamError(
+                f"{file}: no column {split!r}{nearest(split, names)} to tell train from test: say "
+                "split = ... with its name, or give a folder that holds train.csv and test.csv"
+            )
 
     key = file.relative_to(root).as_posix()
     for where, number, values in read_rows(file, header=header, wanted=wanted):
@@ -95,7 +105,7 @@ def _samples(file: Path, columns: list[str], label: str, fixed: str | None, spli
 
 def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:
     listed = ", ".join(map(repr, names[:12]))
-    hint = ("" if not header else ", or header = false and a column's number where the first line is a row")
+    hint = "" if not header else ", or header = false and a column's number where the first line is a row"
     return f"{file}: no column {column!r}{nearest(column, names)} among {listed}: say {option} = ... its name{hint}"
 
 

@@ -41,8 +41,11 @@ def read_tars(path: str | Path | Mapping[str, str | Path], *, label: str = "labe
     folders = [os.path.abspath(pattern) for _, pattern in stated if os.path.isdir(pattern)]
     root = Path(os.path.commonpath(folders + [os.path.dirname(file) for file in given]))
     names = {file: Path(file).relative_to(root).as_posix() for file in given}
-    samples = [sample for file in sorted(given, key=names.get)
-               for sample in _samples(Path(file), names[file], given[file] or _split_of(names[file]), label)]
+    samples = [
+        sample
+        for file in sorted(given, key=names.get)
+        for sample in _samples(Path(file), names[file], given[file] or _split_of(names[file]), label)
+    ]
     texts = read_class_texts(root)
     samples = rename(samples, root, texts)
     samples.sort(key=lambda sample: (MODALITIES.index(sample.modality), sample.label))  # in a class: as packed
@@ -54,8 +57,9 @@ def expand(pattern: str) -> list[Path]:
     if os.path.isdir(pattern):
         found = sorted(file for file in Path(pattern).rglob("*.tar") if not file.name.startswith("."))
         if not found:
-            raise StreamError(f"{pattern}: no .tar below it: give a tar, a folder of tars or a pattern such as "
-                              "train-{000..012}.tar")
+            raise StreamError(
+                f"{pattern}: no .tar below it: give a tar, a folder of tars or a pattern such as train-{{000..012}}.tar"
+            )
         return found
     found = []
     for name in [pattern] if os.path.exists(pattern) else _braces(pattern):
@@ -109,8 +113,10 @@ def _samples(file: Path, name: str, split: str | None, label: str) -> Iterator[S
         for member, modality, fields in _items(members, f"{file}: sample {key!r}", label):
             part = fields.get("split", split)
             if part is None:
-                raise StreamError(f"{file}: neither its name nor the .json of {key!r} tells the split: put train, val "
-                                  "or test into the tar's name or folder, or give the tars of each split")
+                raise StreamError(
+                    f"{file}: neither its name nor the .json of {key!r} tells the split: put train, val "
+                    "or test into the tar's name or folder, or give the tars of each split"
+                )
             check_split(part, f"{file}: sample {key!r}")
             source = Slice(str(file), member[1], member[2], member[0])
             yield Sample(modality, fields[""], source, None, part, f"{name}/{member[0]}")
@@ -137,8 +143,10 @@ def _items(members: list[Member], where: str, label: str) -> Iterator[tuple[Memb
     if "modality" in fields and items:
         check_modality(fields["modality"], where)
         if len(items) > 1 and fields["modality"] not in items:
-            raise StreamError(f"{where} has items of {', '.join(items)} and the modality {fields['modality']!r} in its "
-                              ".json: correct it")
+            raise StreamError(
+                f"{where} has items of {', '.join(items)} and the modality {fields['modality']!r} in its "
+                ".json: correct it"
+            )
         items = {fields["modality"]: items.get(fields["modality"]) or next(iter(items.values()))}
     elif len(items) > 1:
         items.pop("text", None)

@@ -22,7 +22,7 @@ FORMAT = 1
 NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")  # the key ends at the first dot of the last part of the name
 PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 HEADER = 1 << 20  # bytes of one header, with its long names
-NOTE = 1 << 20    # bytes of a .cls or .json
+NOTE = 1 << 20  # bytes of a .cls or .json
 
 # name, offset, size, and what it is: a modality, "=" and the class of a .cls, or the plain fields of a .json
 Member = list[Any]
@@ -192,8 +192,11 @@ def _fields(data: bytes, where: str) -> dict[str, str]:
         raise StreamError(f"{where}: not JSON ({error}): correct it") from None
     if not isinstance(content, dict):
         raise StreamError(f"{where}: not an object but {type(content).__name__}: put the fields into one")
-    plain = {name: str(value) for name, value in content.items()
-             if name and isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 200}
+    plain = {
+        name: str(value)
+        for name, value in content.items()
+        if name and isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 200
+    }
     for name, value in plain.items():
         check_words(name + value, f"{where}: {name!r}")
     return plain

@@ -35,8 +35,9 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 def check_modality(name: str, where: str) -> None:
     if name not in MODALITIES:
-        raise StreamError(f"{where}: unknown modality {name!r}{nearest(name, MODALITIES)}: "
-                          f"use one of {', '.join(MODALITIES)}")
+        raise StreamError(
+            f"{where}: unknown modality {name!r}{nearest(name, MODALITIES)}: use one of {', '.join(MODALITIES)}"
+        )
 
 
 def check_split(name: str, where: str) -> None:
@@ -60,8 +61,10 @@ def check_task(name: str, samples: Sequence[Sample], root: Path) -> None:
         if not any(sample.split == split for sample in samples):
             labels = list(dict.fromkeys(sample.label for sample in samples))
             classes = f"class{'es' if len(labels) > 1 else ''} {', '.join(map(repr, labels))}"
-            raise StreamError(f"{root}: task {name!r} ({classes}) has no {word} file: add some under its "
-                              f"{split} split, or put these classes into a larger task")
+            raise StreamError(
+                f"{root}: task {name!r} ({classes}) has no {word} file: add some under its "
+                f"{split} split, or put these classes into a larger task"
+            )
 
 
 def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bool = False) -> tuple[int, int, int]:
@@ -77,8 +80,10 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
         raise StreamError(f"{where}: the file is empty: replace or remove it")
     ending = os.path.splitext(str(path))[1].lstrip(".").lower()
     if ending in ENDINGS and modality not in ENDINGS[ending]:
-        raise StreamError(f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
-                          f"it to {' or '.join(sorted(ENDINGS[ending]))}")
+        raise StreamError(
+            f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
+            f"it to {' or '.join(sorted(ENDINGS[ending]))}"
+        )
     return stat.st_dev, stat.st_ino, path.offset if part else 0
 
 
@@ -105,8 +110,10 @@ def validate(samples: Sequence[Sample], root: Path, *, keep_empty: bool = False)
                 raise StreamError(_shared(other, sample))
     for (modality, label), splits in held.items():
         if "train" not in splits:
-            raise StreamError(f"{root}: class {label!r} of {modality} has no training file: "
-                              "add some under its train split or remove the class")
+            raise StreamError(
+                f"{root}: class {label!r} of {modality} has no training file: "
+                "add some under its train split or remove the class"
+            )
     for modality in dict.fromkeys(modality for modality, _ in held):
         if not any("test" in splits for (own, _), splits in held.items() if own == modality):
             raise StreamError(f"{root}: {modality} has no test split: add test files")

@@ -31,8 +31,16 @@ def texts(count: int) -> list[Sample]:
     return [Sample("text", "a", None, text, "train", f"text/{i}") for i, text in enumerate(words)]
 
 
-def ask(folder: Path | None, samples: list[Sample], encoder: ToyEncoder | None = None, *, views: int = 1, seed: int = 0,
-        batch: int | None = 1, **options) -> tuple[Tokens, int]:
+def ask(
+    folder: Path | None,
+    samples: list[Sample],
+    encoder: ToyEncoder | None = None,
+    *,
+    views: int = 1,
+    seed: int = 0,
+    batch: int | None = 1,
+    **options,
+) -> tuple[Tokens, int]:
     """Tokens from a new cache object, and how many samples its trunk has seen (with batch=1 none is counted twice)."""
     encoder = encoder or ToyEncoder()
     tokens = TrunkCache(folder, batch=batch, **options).tokens(encoder, samples, views=views, seed=seed)

@@ -87,8 +87,10 @@ def test_members_of_a_tar_are_known_by_their_bytes(tmp_path):
     parts = [s.path.read_bytes() for s in samples]
     (tmp_path / "all.tar").write_bytes(b"".join(parts))
     starts = [0, len(parts[0]), len(parts[0]) + len(parts[1])]
-    members = [dataclasses.replace(s, path=Slice(str(tmp_path / "all.tar"), start, len(part), s.path.name))
-               for s, start, part in zip(samples, starts, parts)]
+    members = [
+        dataclasses.replace(s, path=Slice(str(tmp_path / "all.tar"), start, len(part), s.path.name))
+        for s, start, part in zip(samples, starts, parts)
+    ]
     ask(tmp_path / "cache", samples)
     tokens, count = ask(tmp_path / "cache", members)
     assert count == 0 and same(tokens, ask(None, samples)[0])
@@ -159,8 +161,9 @@ def test_a_run_gives_the_same_bits_whatever_was_cached(tmp_path):
     states = []
     for folder, order in ((None, 1), ("cache", 7), ("cache", 1)):
         stream = Stream.from_folder(root, classes_per_task=2, order="random", seed=order)
-        learner = Learner(ToyEncoder(), "comm", options=FAST["comm"], device="cpu",
-                          cache_dir=folder and tmp_path / folder)
+        learner = Learner(
+            ToyEncoder(), "comm", options=FAST["comm"], device="cpu", cache_dir=folder and tmp_path / folder
+        )
         for task in stream.tasks[:4]:
             learner.learn(task)
         states.append(learner.method.state()[0])
@@ -176,10 +179,24 @@ def test_a_view_indexes_as_tensors_do(tmp_path, kind):
     assert len(stored) == len(plain) == 34 and stored.device == plain.device and stored.nbytes >= plain.tokens.nbytes
     assert same(stored, plain) and stored.to("cpu") is stored
     generator = torch.Generator().manual_seed(0)
-    for rows in (slice(None), slice(3, 30), slice(0, 7), slice(4, 30, 5), slice(-5, None),
-                 slice(9, 9), torch.randperm(34, generator=generator), torch.tensor([33, 0, 0, -1]), [5, 2], range(3),
-                 torch.rand(34, generator=generator) > 0.5, torch.tensor([], dtype=torch.long), 4, -1,
-                 torch.tensor(3), torch.tensor([[1, 2], [30, 4]])):
+    for rows in (
+        slice(None),
+        slice(3, 30),
+        slice(0, 7),
+        slice(4, 30, 5),
+        slice(-5, None),
+        slice(9, 9),
+        torch.randperm(34, generator=generator),
+        torch.tensor([33, 0, 0, -1]),
+        [5, 2],
+        range(3),
+        torch.rand(34, generator=generator) > 0.5,
+        torch.tensor([], dtype=torch.long),
+        4,
+        -1,
+        torch.tensor(3),
+        torch.tensor([[1, 2], [30, 4]]),
+    ):
         rows = list(rows) if isinstance(rows, range) else rows
         assert same(stored[rows], plain[rows]), rows
     for wrong in (34, torch.tensor([34])):
@@ -237,8 +254,8 @@ def test_keys_that_share_their_first_half_are_told_apart():
     keys = rng.integers(0, 256, (500, 16), dtype=np.uint8)
     keys[:400, :8] = keys[:4, :8].repeat(100, axis=0)
     for start in range(0, 450, 50):
-        table.add(keys[start:start + 50], np.arange(start, start + 50))
-        assert table.find(keys[:start + 50]).tolist() == list(range(start + 50))
+        table.add(keys[start : start + 50], np.arange(start, start + 50))
+        assert table.find(keys[: start + 50]).tolist() == list(range(start + 50))
     assert (table.find(keys[450:]) == cache_keys.NO_PLACE).all()
     table.add(keys[:10], np.arange(1000, 1010))
     assert table.find(keys[:10]).tolist() == list(range(10)), "of equal keys the first counts"

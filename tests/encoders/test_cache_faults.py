@@ -35,13 +35,21 @@ def fresh(monkeypatch):
 
 def process(program: str, *arguments: object) -> subprocess.Popen:
     """A Python process with the test's modules, shards of five samples and ``folder``, the first argument."""
-    start = ("import sys, os\nfrom pathlib import Path\nfrom mmcl_fast.encoders import cache, cache_request\n"
-             "from mmcl_fast.encoders.cache import TrunkCache\nfrom tests.encoders.cached import ask, texts\n"
-             "from tests.toy import ToyEncoder\ncache_request.SHARD_ROWS = 5\n"
-             "cache.code_digest = lambda: ''\nfolder = Path(sys.argv[1])\n")
-    return subprocess.Popen([sys.executable, "-c", start + program, *map(str, arguments)], cwd=ROOT, text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+    start = (
+        "import sys, os\nfrom pathlib import Path\nfrom mmcl_fast.encoders import cache, cache_request\n"
+        "from mmcl_fast.encoders.cache import TrunkCache\nfrom tests.encoders.cached import ask, texts\n"
+        "from tests.toy import ToyEncoder\ncache_request.SHARD_ROWS = 5\n"
+        "cache.code_digest = lambda: ''\nfolder = Path(sys.argv[1])\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", start + program, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def finished(running: subprocess.Popen, code: int = 0) -> str:
@@ -55,9 +63,11 @@ def shards(folder: Path) -> list[Path]:
 
 
 def test_processes_share_a_folder_at_the_same_time(tmp_path):
-    program = ("import hashlib\nsamples = texts(40)[int(sys.argv[2]):][:30]\nprint(flush=True)\ninput()\n"
-               "ask(folder, samples)\ntokens, count = ask(folder, samples)\nassert count == 0\n"
-               "print(hashlib.sha256(tokens.query.numpy().tobytes()).hexdigest())\n")
+    program = (
+        "import hashlib\nsamples = texts(40)[int(sys.argv[2]):][:30]\nprint(flush=True)\ninput()\n"
+        "ask(folder, samples)\ntokens, count = ask(folder, samples)\nassert count == 0\n"
+        "print(hashlib.sha256(tokens.query.numpy().tobytes()).hexdigest())\n"
+    )
     running = [process(program, tmp_path, start) for start in (0, 10)]
     for one in running:
         one.stdout.readline()
@@ -72,9 +82,11 @@ def test_processes_share_a_folder_at_the_same_time(tmp_path):
 
 @pytest.mark.parametrize(("call", "which"), [("replace", 4), ("fsync", 5)])
 def test_a_process_killed_while_it_writes_loses_the_shard_under_way_at_most(tmp_path, call, which):
-    program = (f"real, calls = os.{call}, []\n"
-               f"def dies(*a):\n    calls.append(a)\n    if len(calls) == {which}: os.kill(os.getpid(), 9)\n"
-               f"    return real(*a)\nos.{call} = dies\nask(folder, texts(40))\n")
+    program = (
+        f"real, calls = os.{call}, []\n"
+        f"def dies(*a):\n    calls.append(a)\n    if len(calls) == {which}: os.kill(os.getpid(), 9)\n"
+        f"    return real(*a)\nos.{call} = dies\nask(folder, texts(40))\n"
+    )
     finished(process(program, tmp_path), -signal.SIGKILL)
     written = shards(tmp_path)
     assert written and all(len(read_keys(file)) == 5 for file in written)
@@ -90,7 +102,7 @@ def test_a_process_killed_while_it_writes_loses_the_shard_under_way_at_most(tmp_
 DAMAGE = {
     "empty": lambda data: b"",
     "ten bytes": lambda data: data[:10],
-    "half": lambda data: data[:len(data) // 2],
+    "half": lambda data: data[: len(data) // 2],
     "one byte less": lambda data: data[:-1],
     "one byte more": lambda data: data + b"\0",
     "another file": lambda data: b"\x89PNG" * (len(data) // 4),
@@ -152,7 +164,7 @@ def test_a_file_of_the_memo_that_is_cut_does_no_harm(tmp_path):
 
 
 def test_over_the_budget_the_least_recently_used_go(tmp_path):
-    sets = [texts(40)[i:i + 10] for i in range(0, 40, 10)]
+    sets = [texts(40)[i : i + 10] for i in range(0, 40, 10)]
     for n, some in enumerate(sets[:3]):
         ask(tmp_path, some)
         gc.collect()
@@ -204,6 +216,7 @@ def test_a_full_disk_ends_the_writing_and_not_the_run(tmp_path, monkeypatch, cap
             if len(done) > 4:
                 raise full
             return real(*a, **k)
+
         return run
 
     cache = TrunkCache(tmp_path, batch=1)
@@ -224,8 +237,10 @@ def test_a_full_disk_ends_the_writing_and_not_the_run(tmp_path, monkeypatch, cap
 
 
 def test_a_real_limit_on_file_sizes_is_met_the_same_way(tmp_path):
-    program = ("import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
-               "tokens, count = ask(folder, texts(12))\nassert count == 12 and len(tokens[:].tokens) == 12\n")
+    program = (
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (900, 900))\n"
+        "tokens, count = ask(folder, texts(12))\nassert count == 12 and len(tokens[:].tokens) == 12\n"
+    )
     assert "File too large" in finished(process(program, tmp_path))
     assert not shards(tmp_path) and not list(tmp_path.rglob("*.part"))
 
@@ -250,27 +265,29 @@ def test_a_folder_cleared_while_it_is_in_use(tmp_path):
 
 
 def test_memory_stays_flat_over_a_hundred_tasks(tmp_path):
-    program = ("import gc, resource, torch\nfrom mmcl_fast.encoders import cache_store\n"
-               "from mmcl_fast.encoders.base import Tokens\nimport dataclasses\n"
-               "class Wide(ToyEncoder):\n"
-               "    def trunk(self, batch, modality):\n"
-               "        return Tokens(torch.full((len(batch), 32, 512), 1.0), torch.ones(len(batch), 48))\n"
-               "def resident():\n"
-               "    gc.collect()\n"
-               "    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6\n"
-               "cache, encoder = TrunkCache(folder, memory=8_000_000), Wide()\n"
-               "cache_request.SHARD_ROWS = 64\n"
-               "some = texts(1)[0]\n"
-               "def task(t):\n"
-               "    return [dataclasses.replace(some, text=f'{t} {i}') for i in range(40)]\n"
-               "for t in range(100):\n"
-               "    tokens = cache.tokens(encoder, task(t))\n"
-               "    assert tokens[torch.randperm(40)[:32]].tokens.shape == (32, 32, 512)\n"
-               "    for old in (t, t // 2, 0):\n"
-               "        cache.tokens(encoder, task(old), keep=True)[:].tokens.sum()\n"
-               "    if t == 20: first = resident()\n"
-               "del tokens\n"
-               "grown, total = resident() - first, cache_store.size_of(folder) / 1e6\n"
-               "assert len(cache_store._open) <= 6, len(cache_store._open)\n"
-               "assert total > 120 and grown < 20, (grown, total)\n")
+    program = (
+        "import gc, resource, torch\nfrom mmcl_fast.encoders import cache_store\n"
+        "from mmcl_fast.encoders.base import Tokens\nimport dataclasses\n"
+        "class Wide(ToyEncoder):\n"
+        "    def trunk(self, batch, modality):\n"
+        "        return Tokens(torch.full((len(batch), 32, 512), 1.0), torch.ones(len(batch), 48))\n"
+        "def resident():\n"
+        "    gc.collect()\n"
+        "    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6\n"
+        "cache, encoder = TrunkCache(folder, memory=8_000_000), Wide()\n"
+        "cache_request.SHARD_ROWS = 64\n"
+        "some = texts(1)[0]\n"
+        "def task(t):\n"
+        "    return [dataclasses.replace(some, text=f'{t} {i}') for i in range(40)]\n"
+        "for t in range(100):\n"
+        "    tokens = cache.tokens(encoder, task(t))\n"
+        "    assert tokens[torch.randperm(40)[:32]].tokens.shape == (32, 32, 512)\n"
+        "    for old in (t, t // 2, 0):\n"
+        "        cache.tokens(encoder, task(old), keep=True)[:].tokens.sum()\n"
+        "    if t == 20: first = resident()\n"
+        "del tokens\n"
+        "grown, total = resident() - first, cache_store.size_of(folder) / 1e6\n"
+        "assert len(cache_store._open) <= 6, len(cache_store._open)\n"
+        "assert total > 120 and grown < 20, (grown, total)\n"
+    )
     finished(process(program, tmp_path))

@@ -25,8 +25,11 @@ KINDS = ("clip", "old_clip", "siglip")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    return {"clip": write_clip(root / "clip"), "old_clip": write_clip(root / "old_clip", old_end=True),
-            "siglip": write_siglip(root / "siglip")}
+    return {
+        "clip": write_clip(root / "clip"),
+        "old_clip": write_clip(root / "old_clip", old_end=True),
+        "siglip": write_siglip(root / "siglip"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +59,9 @@ def transformers_features(folder, pixels=None, texts=None):
             texts = [text.lower() for text in texts]
             ids = tokenizer(texts, padding="max_length", truncation=True, max_length=16, return_tensors="pt")
             return model.get_text_features(ids["input_ids"]).pooler_output
-        return model.get_text_features(**tokenizer(texts, padding=True, truncation=True, max_length=16,
-                                                   return_tensors="pt")).pooler_output
+        return model.get_text_features(
+            **tokenizer(texts, padding=True, truncation=True, max_length=16, return_tensors="pt")
+        ).pooler_output
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3, "all"])
@@ -100,7 +104,8 @@ def test_gradient_reaches_the_prefix_only(encoders, kind, modality):
     assert (prefix.grad.abs().amax((1, 2, 3)) > 0).all()
     assert (z - encoder.head(tokens, None, modality)).abs().max() > 1e-3
     assert not tokens.tokens.requires_grad and not any(
-        p.requires_grad or p.grad is not None for p in encoder._model.parameters())
+        p.requires_grad or p.grad is not None for p in encoder._model.parameters()
+    )
     each = prefix_for(encoder, modality, batch=(2,)).detach()
     each[0] = prefix.detach()
     own = encoder.head(tokens, each, modality)
@@ -121,7 +126,7 @@ def test_attention_equals_the_formula(encoders, causal):
                 seen = i + 1 if causal else 5
                 keys = torch.cat([prefix[0, :, s], k[b, :seen, s]])
                 values = torch.cat([prefix[1, :, s], v[b, :seen, s]])
-                rows[b, i, s] = (q[b, i, s] @ keys.T / 12 ** 0.5).softmax(-1) @ values
+                rows[b, i, s] = (q[b, i, s] @ keys.T / 12**0.5).softmax(-1) @ values
     torch.testing.assert_close(attend(attn, x, prefix, causal), attn.out_proj(rows), rtol=1e-4, atol=1e-5)
 
 
@@ -145,7 +150,7 @@ def test_frames_pass_the_trunk_alone_and_their_order_counts(encoders, kind):
     per_frame = 4 * 4 + (kind == "clip")  # 6 x 6 patches, averaged to 4 x 4
     assert tokens.tokens.shape == (2, 4 * per_frame, 32) and tokens.mask is None
     torch.testing.assert_close(tokens.query, backward.query)
-    frames = torch.stack([encoder.trunk(clip[:, i:i + 1], "image").query for i in range(4)])
+    frames = torch.stack([encoder.trunk(clip[:, i : i + 1], "image").query for i in range(4)])
     torch.testing.assert_close(tokens.query, frames.mean(0))
     assert (encoder.head(tokens, None, "video") - encoder.head(backward, None, "video")).abs().max() > 1e-4
     still = clip[:, :1].expand(-1, 4, -1, -1, -1)
@@ -157,8 +162,10 @@ def test_grid_never_makes_a_picture_look_like_frames(tmp_path):
     encoder = ClipEncoder(write_clip(tmp_path, size=26, patch=2, vision_layers=1), prompt_blocks=1)
     z = encoder.head(encoder.trunk(pictures(1, 10, 3, 26, 26), "video"), None, "video")
     whole = pictures(1, 1, 3, 26, 26)  # 1 + 13 x 13 = 170 tokens = 10 frames of 1 + 4 x 4
-    torch.testing.assert_close(encoder.head(encoder.trunk(whole, "video"), None, "video"),
-                               encoder.head(encoder.trunk(whole, "image"), None, "image"))
+    torch.testing.assert_close(
+        encoder.head(encoder.trunk(whole, "video"), None, "video"),
+        encoder.head(encoder.trunk(whole, "image"), None, "image"),
+    )
     assert encoder._vision.grid == 5 and z.shape == (1, 20)
 
 
@@ -209,10 +216,12 @@ def test_decoded_picture_is_what_the_models_processor_makes(folders, encoders, t
 def test_fingerprint_tells_weights_specs_and_cuts_apart(folders, tmp_path):
     base = ClipEncoder(folders["clip"], prompt_blocks=2)
     assert base.fingerprint == ClipEncoder(folders["clip"], prompt_blocks=2).fingerprint
-    others = [ClipEncoder(folders["clip"], prompt_blocks=1),
-              ClipEncoder(folders["clip"], prompt_blocks=2, frames=3),
-              ClipEncoder(write_clip(tmp_path / "seed", seed=1), prompt_blocks=2),
-              ClipEncoder(write_clip(tmp_path / "mean", image_mean=[0.5] * 3), prompt_blocks=2)]
+    others = [
+        ClipEncoder(folders["clip"], prompt_blocks=1),
+        ClipEncoder(folders["clip"], prompt_blocks=2, frames=3),
+        ClipEncoder(write_clip(tmp_path / "seed", seed=1), prompt_blocks=2),
+        ClipEncoder(write_clip(tmp_path / "mean", image_mean=[0.5] * 3), prompt_blocks=2),
+    ]
     assert len({base.fingerprint, *(e.fingerprint for e in others)}) == 5
 
 
@@ -223,18 +232,21 @@ def broken(folder, target, name, content=None):
     return target
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("model.safetensors", None, "no weights (model.safetensors)"),
-    ("model.safetensors", "version https://git-lfs.github.com/spec/v1", "weights can't be read"),
-    ("tokenizer.json", None, "no tokenizer (tokenizer.json)"),
-    ("tokenizer.json", "{", "tokenizer can't be read"),
-    ("preprocessor_config.json", None, "no picture settings (preprocessor_config.json)"),
-    ("preprocessor_config.json", "{}", "image_mean = None"),
-    ("config.json", None, "no config.json"),
-    ("config.json", "{", "config.json can't be read"),
-    ("config.json", '{"model_type": "bert"}', "model_type is 'bert'"),
-    ("config.json", '{"model_type": "siglip2"}', "google/siglip2-base-patch16-224"),
-])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("model.safetensors", None, "no weights (model.safetensors)"),
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1", "weights can't be read"),
+        ("tokenizer.json", None, "no tokenizer (tokenizer.json)"),
+        ("tokenizer.json", "{", "tokenizer can't be read"),
+        ("preprocessor_config.json", None, "no picture settings (preprocessor_config.json)"),
+        ("preprocessor_config.json", "{}", "image_mean = None"),
+        ("config.json", None, "no config.json"),
+        ("config.json", "{", "config.json can't be read"),
+        ("config.json", '{"model_type": "bert"}', "model_type is 'bert'"),
+        ("config.json", '{"model_type": "siglip2"}', "google/siglip2-base-patch16-224"),
+    ],
+)
 def test_a_folder_that_lacks_something_is_named(folders, tmp_path, name, content, words):
     folder = broken(folders["clip"], tmp_path / "model", name, content)
     with pytest.raises(EncoderError) as fault:
@@ -263,7 +275,7 @@ def test_siglip_without_pooling_head_is_refused(folders, tmp_path):
 
 @pytest.mark.parametrize("blocks", [0, 4, -1, "some"])
 def test_a_cut_outside_the_model_is_refused(folders, blocks):
-    with pytest.raises(EncoderError, match="has 3 layers, give 1 to 3 or \"all\""):
+    with pytest.raises(EncoderError, match='has 3 layers, give 1 to 3 or "all"'):
         ClipEncoder(folders["clip"], prompt_blocks=blocks)
 
 
@@ -288,8 +300,13 @@ def in_a_fresh_process(code, **environment):
     root = str(Path(__file__).resolve().parents[2])
     paths = environment.pop("path", None), root, os.environ.get("PYTHONPATH")
     path = os.pathsep.join(p for p in paths if p)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, "PYTHONPATH": path, **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -305,8 +322,9 @@ except EncoderError as fault:
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path):
-    said = in_a_fresh_process(LOAD.format(name="openai/clip-vit-base-patch32"), HF_HUB_OFFLINE="1",
-                              HF_HOME=str(tmp_path))
+    said = in_a_fresh_process(
+        LOAD.format(name="openai/clip-vit-base-patch32"), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)
+    )
     assert said.startswith("openai/clip-vit-base-patch32: config.json can't be fetched from the hub (")
     assert "give its folder" in said and "HF_HUB_OFFLINE" in said and "\n" not in said
 
@@ -317,7 +335,8 @@ def test_a_torchvision_of_another_torch_is_recognised(folders, tmp_path):
         (tmp_path / package / "__init__.py").write_text("raise OSError('libc10_cuda.so: cannot open')")
         (tmp_path / f"{package}-0.26.0.dist-info").mkdir()
         (tmp_path / f"{package}-0.26.0.dist-info" / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.26.0\n")
+            f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.26.0\n"
+        )
     said = in_a_fresh_process(LOAD.format(name=str(folders["clip"])), path=str(tmp_path))
     assert "pip uninstall torchvision" in said and "\n" not in said
 

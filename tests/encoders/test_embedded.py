@@ -53,17 +53,22 @@ def test_text_equals_transformers_bert(encoder):
 
 @pytest.mark.parametrize("modality", ["image", "video", "text"])
 def test_head_is_differentiable_in_the_prefix_only_and_takes_one_per_sample(encoder, modality):
-    batch = (["one", "two words here"] if modality == "text"
-             else picture(2, encoder.spec(modality).frames, 3, encoder.spec(modality).size, encoder.spec(modality).size))
+    batch = (
+        ["one", "two words here"]
+        if modality == "text"
+        else picture(2, encoder.spec(modality).frames, 3, encoder.spec(modality).size, encoder.spec(modality).size)
+    )
     tokens = encoder.trunk(batch, modality)
     prefix = (torch.randn(2, 2, 4, 384, generator=torch.Generator().manual_seed(1)) * 0.5).requires_grad_(True)
     z = encoder.head(tokens, prefix, modality)
     z.square().sum().backward()
     assert z.shape == (2, 384) and prefix.grad.abs().sum() > 0
-    torch.testing.assert_close(encoder.head(tokens, prefix.detach().expand(2, -1, -1, -1, -1), modality), z.detach(),
-                               rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(encoder.head(tokens, torch.zeros(2, 2, 0, 384), modality),
-                               encoder.head(tokens, None, modality))
+    torch.testing.assert_close(
+        encoder.head(tokens, prefix.detach().expand(2, -1, -1, -1, -1), modality), z.detach(), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        encoder.head(tokens, torch.zeros(2, 2, 0, 384), modality), encoder.head(tokens, None, modality)
+    )
 
 
 def test_order_of_frames_matters(encoder):

@@ -21,8 +21,17 @@ from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 
-EXECUTES = ("pickle.find_class", "exec", "compile", "marshal.loads", "os.system", "os.exec", "os.posix_spawn",
-            "subprocess.Popen", "socket.connect")
+EXECUTES = (
+    "pickle.find_class",
+    "exec",
+    "compile",
+    "marshal.loads",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "subprocess.Popen",
+    "socket.connect",
+)
 NONSENSE: list[Any] = [None, True, -1, 10**30, 1e308, "", "x" * 1000, "__reduce__", [], [[]], {}, {"a": 1}, [None] * 9]
 
 
@@ -30,17 +39,18 @@ def damage(folder: Path, rng: random.Random) -> str:
     """Change bytes, lengths or names of the files; returns what was done."""
     file = folder / rng.choice([checkpoint.TENSORS, checkpoint.STATE, checkpoint.MANIFEST])
     data = bytearray(file.read_bytes())
-    kind = rng.choice(["bits", "bits", "bits", "cut", "cut", "zeros", "noise", "append", "gone", "swap", "folder",
-                       "insert"])
+    kind = rng.choice(
+        ["bits", "bits", "bits", "cut", "cut", "zeros", "noise", "append", "gone", "swap", "folder", "insert"]
+    )
     at = rng.randrange(len(data))
     if kind == "bits":
         for _ in range(rng.choice([1, 1, 1, 8, 200])):
             data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     elif kind == "cut":
-        del data[rng.choice([0, 1, 8, at, len(data) - 1]):]
+        del data[rng.choice([0, 1, 8, at, len(data) - 1]) :]
     elif kind in ("zeros", "noise"):
         length = rng.randrange(1, 200)
-        data[at:at + length] = bytes(length) if kind == "zeros" else rng.randbytes(length)
+        data[at : at + length] = bytes(length) if kind == "zeros" else rng.randbytes(length)
     elif kind == "append":
         data += rng.randbytes(rng.randrange(1, 99))
     elif kind == "insert":
@@ -63,8 +73,13 @@ def change(folder: Path, tensors: dict, values: dict, rng: random.Random) -> str
         key = rng.choice(sorted(tensors))
         kind = rng.choice(["gone", "renamed", "short", "type", "scalar", "empty"])
         old = tensors.pop(key)
-        new = {"short": old[:-1], "type": old.to(torch.int32), "scalar": torch.zeros(()), "empty": old[:0],
-               "renamed": old}
+        new = {
+            "short": old[:-1],
+            "type": old.to(torch.int32),
+            "scalar": torch.zeros(()),
+            "empty": old[:0],
+            "renamed": old,
+        }
         if kind != "gone":
             tensors[key + "/x" if kind == "renamed" else key] = new[kind]
         done = f"{kind} tensor {key}"
@@ -118,7 +133,7 @@ def main(root: Path, count: int, seed: int) -> dict[str, Any]:
             loaded = load().contents()
         except UserError as error:
             report["refused"] += 1
-            if "\n" in str(error) or not meant and str(case) not in str(error):
+            if "\n" in str(error) or (not meant and str(case) not in str(error)):
                 report["wrong"].append(f"{done}: {error}")
         except BaseException as error:
             report["wrong"].append(f"{done}: {type(error).__name__}: {error}")

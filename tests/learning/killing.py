@@ -26,7 +26,7 @@ from mmcl_fast.methods.memory import FeatureMemory
 from tests.toy import ToyEncoder, write_folder
 
 LOOPS = {"relevance": "R", "prompts": "P", "re-alignment": "A"}
-TIMED = 5   # one kill in so many comes from outside, at a moment of the clock
+TIMED = 5  # one kill in so many comes from outside, at a moment of the clock
 
 
 class Moments:
@@ -42,11 +42,11 @@ class Moments:
 
     def read(self) -> tuple[int, int, bytes]:
         count, steps = struct.unpack("qq", self.shared[:16])
-        return count, steps, self.shared[16:16 + count]
+        return count, steps, self.shared[16 : 16 + count]
 
     def pass_by(self, kind: str, before: object = lambda: None) -> None:
         count, steps, _ = self.read()
-        self.shared[16 + count:17 + count] = kind.encode()
+        self.shared[16 + count : 17 + count] = kind.encode()
         self.shared[:16] = struct.pack("qq", count + 1, steps + (kind in LOOPS.values()))
         if count == self.fatal:
             before()
@@ -83,10 +83,18 @@ def prepare(moments: Moments) -> None:
         return real_step(self, loop, state)
 
     files.put, log.MetricsLog.write, journal.Journal.step = put, write, step
-    for owner, name, kind in ((journal.Journal, "begin", "b"), (journal.Journal, "end", "e"), (os, "fsync", "f"),
-                              (os, "rename", "r"), (os, "replace", "r"), (learner.Learner, "learn", "l"),
-                              (learner.Learner, "evaluate", "v"), (journal.Journal, "clear", "c"),
-                              (FeatureMemory, "add", "a"), (checkpoint, "remove", "d")):
+    for owner, name, kind in (
+        (journal.Journal, "begin", "b"),
+        (journal.Journal, "end", "e"),
+        (os, "fsync", "f"),
+        (os, "rename", "r"),
+        (os, "replace", "r"),
+        (learner.Learner, "learn", "l"),
+        (learner.Learner, "evaluate", "v"),
+        (journal.Journal, "clear", "c"),
+        (FeatureMemory, "add", "a"),
+        (checkpoint, "remove", "d"),
+    ):
         moments.watch(owner, name, kind)
     learner.load_encoder = lambda name, **options: ToyEncoder()
 
@@ -125,9 +133,13 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
     torch.set_num_threads(1)
     os.environ["TMPDIR"] = str(folder)
     data = write_folder(folder / "data", modalities=("image", "text"))
-    config = build({"stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
-                    "method": {"name": method, "options": json.loads(options)},
-                    "train": {"device": "cpu", "cache": str(folder / "cache"), "checkpoint_every": every}})
+    config = build(
+        {
+            "stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
+            "method": {"name": method, "options": json.loads(options)},
+            "train": {"device": "cpu", "cache": str(folder / "cache"), "checkpoint_every": every},
+        }
+    )
     moments = Moments()
     prepare(moments)
 

@@ -27,9 +27,14 @@ from tests.toy import ToyEncoder, write_folder
 
 COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 7}
 LOOPS = {**COMM, "relevance": "mlp", "realignment_decay": 0.1}
-CASES = {"whole": ("comm", COMM), "bare": ("comm", {**COMM, "prompts": False}), "loops": ("comm", LOOPS),
-         "finetune": ("finetune", {"epochs": 1, "batch_size": 7}), "ridge": ("ridge", {"source": "zq"}),
-         "joint": ("joint", {"epochs": 1, "batch_size": 7})}
+CASES = {
+    "whole": ("comm", COMM),
+    "bare": ("comm", {**COMM, "prompts": False}),
+    "loops": ("comm", LOOPS),
+    "finetune": ("finetune", {"epochs": 1, "batch_size": 7}),
+    "ridge": ("ridge", {"source": "zq"}),
+    "joint": ("joint", {"epochs": 1, "batch_size": 7}),
+}
 EVERY = 5
 said: dict[str, list[list[str]]] = {}
 
@@ -47,8 +52,12 @@ def ranks(name: str, world: int, work) -> list[str]:
         for number in range(world):
             ids.append(os.fork())
             if not ids[-1]:
-                os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world), "GLOO_SOCKET_IFNAME": "lo",
-                               parallel.RENDEZVOUS: f"{folder}/rendezvous"}
+                os.environ |= {
+                    "RANK": str(number),
+                    "WORLD_SIZE": str(world),
+                    "GLOO_SOCKET_IFNAME": "lo",
+                    parallel.RENDEZVOUS: f"{folder}/rendezvous",
+                }
                 try:
                     parallel.start("cpu")
                     text = str(work())
@@ -61,8 +70,12 @@ def ranks(name: str, world: int, work) -> list[str]:
                 Path(folder, str(number)).write_text(text)
                 os._exit(0)
         ended = [os.waitpid(process, 0)[1] for process in ids]
-        out = [signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status)
-               else Path(folder, str(number)).read_text() for number, status in enumerate(ended)]
+        out = [
+            signal.Signals(os.WTERMSIG(status)).name
+            if os.WIFSIGNALED(status)
+            else Path(folder, str(number)).read_text()
+            for number, status in enumerate(ended)
+        ]
     said[name] = out
     return out
 
@@ -93,8 +106,9 @@ def sums() -> str:
     found = parallel.tree_sum(11, lambda i: blocks[i].clone(), torch.empty(7, 5))
     shares = parallel.stretch(11)
     own = shares[parallel.rank()]
-    joined = parallel.join_rows(torch.cat([torch.empty(0, 7, 5), *(b[None] for b in blocks[own.start:own.stop])]),
-                                [len(s) for s in shares])
+    joined = parallel.join_rows(
+        torch.cat([torch.empty(0, 7, 5), *(b[None] for b in blocks[own.start : own.stop])]), [len(s) for s in shares]
+    )
     assert torch.equal(joined, torch.stack(blocks))
     dealt = sorted(i for part in parallel.all_told(parallel.dealt(range(100))) for i in part)
     assert dealt == list(range(100))
@@ -113,10 +127,13 @@ def main(folder: Path) -> None:
     def train(out: str, method: str = "comm", options: dict = COMM, before=lambda: None, cache: str | None = None):
         def work() -> str:
             before()
-            config = build({
-                "stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
-                "method": {"name": method, "options": options},
-                "train": {"device": "cpu", "cache": cache or str(folder / "cache"), "checkpoint_every": EVERY}})
+            config = build(
+                {
+                    "stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
+                    "method": {"name": method, "options": options},
+                    "train": {"device": "cpu", "cache": cache or str(folder / "cache"), "checkpoint_every": EVERY},
+                }
+            )
             result = run.train(config, folder / out, resume=True)
             trunk = len(result.learner.encoder.trunk_calls)
             state = result.learner.method.state()[0]

@@ -17,15 +17,25 @@ COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 3}
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options", "points", "every"),
-    [("comm", COMM, 44, 5), ("comm", {**COMM, "relevance": "mlp"}, 4, 90),
-     ("joint", {"epochs": 2, "batch_size": 8}, 6, 3)],
+    [
+        ("comm", COMM, 44, 5),
+        ("comm", {**COMM, "relevance": "mlp"}, 4, 90),
+        ("joint", {"epochs": 2, "batch_size": 8}, 6, 3),
+    ],
     ids=["comm", "comm with three loops", "joint"],
 )
-def test_killed_anywhere_a_run_resumes_to_the_same_bits(tmp_path: Path, method: str, options: dict, points: int,
-                                                        every: int):
+def test_killed_anywhere_a_run_resumes_to_the_same_bits(
+    tmp_path: Path, method: str, options: dict, points: int, every: int
+):
     words = [str(tmp_path), method, json.dumps(options), str(points), str(every), "0"]
-    done = subprocess.run([sys.executable, "-m", "tests.learning.killing", *words], cwd=ROOT, capture_output=True,
-                          text=True, timeout=1800, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.learning.killing", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     print(json.dumps(report))

@@ -15,8 +15,12 @@ from mmcl_fast.methods import METHODS
 from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 
-FAST = {"comm": {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}, "finetune": {"epochs": 2, "batch_size": 8},
-        "joint": {"epochs": 2, "batch_size": 8}, "ranpac": {"projections": 200}}
+FAST = {
+    "comm": {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8},
+    "finetune": {"epochs": 2, "batch_size": 8},
+    "joint": {"epochs": 2, "batch_size": 8},
+    "ranpac": {"projections": 200},
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +48,12 @@ def test_every_method_learns_saves_loads_and_does_not_depend_on_the_batch(root, 
         tokens = learner.cache.tokens(learner.encoder, task.test)
         for given in (True, False):
             whole = learner.method.scores(tokens, task.modality, learner.classes, given=given)
-            alone = torch.cat([learner.method.scores(tokens[i:i + 1], task.modality, learner.classes, given=given)
-                               for i in range(len(tokens))])
+            alone = torch.cat(
+                [
+                    learner.method.scores(tokens[i : i + 1], task.modality, learner.classes, given=given)
+                    for i in range(len(tokens))
+                ]
+            )
             assert torch.equal(whole.argmax(1), alone.argmax(1))
             torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)
 
@@ -217,8 +225,12 @@ def test_who_competes_for_a_sample(root):
     for task in stream.tasks:
         classes = learner._with(task, classes)
     for i, task in enumerate(stream.tasks):
-        own = {classes.place[k] for t in stream.tasks if t.modality == task.modality and (t.index < 3 or t is task)
-               for k in t.class_ids}
+        own = {
+            classes.place[k]
+            for t in stream.tasks
+            if t.modality == task.modality and (t.index < 3 or t is task)
+            for k in t.class_ids
+        }
         masked = torch.tensor([c in own for c in range(len(classes))])
         seen = torch.arange(len(classes)) < (known if i < 3 else len(classes))
         tokens = learner.cache.tokens(learner.encoder, task.test)

@@ -18,7 +18,7 @@ def test_by_hand():
     assert metrics.forgetting(R) == pytest.approx(((90 - 50) + (80 - 60) + (85 - 65)) / 3)
     assert metrics.bwt(R) == pytest.approx(-((90 - 50) + (80 - 60) + (85 - 65)) / 3)
     assert metrics.fwt(R) == pytest.approx(((25 - 20) + (50 - 30) + (20 - 40)) / 3)
-    assert metrics.pooled(R, [10, 10, 10, 70]) == pytest.approx((5 + 6 + 6.5 + 66.5))
+    assert metrics.pooled(R, [10, 10, 10, 70]) == pytest.approx(5 + 6 + 6.5 + 66.5)
 
 
 def test_forgetting_takes_the_best_before_the_end_and_may_be_negative():

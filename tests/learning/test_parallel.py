@@ -27,8 +27,14 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    done = subprocess.run([sys.executable, "-m", "tests.learning.many", str(folder)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=900, env=ENVIRONMENT)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.learning.many", str(folder)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=ENVIRONMENT,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -75,8 +81,9 @@ def test_statistics_are_the_same_bits(runs, world):
     assert all(torch.equal(one[key], several[key]) for key in exact)
 
 
-@pytest.mark.parametrize(("case", "world"), [("whole", 2), ("whole", 4), ("bare", 4), ("loops", 2), ("finetune", 2),
-                                             ("joint", 2)])
+@pytest.mark.parametrize(
+    ("case", "world"), [("whole", 2), ("whole", 4), ("bare", 4), ("loops", 2), ("finetune", 2), ("joint", 2)]
+)
 def test_metrics_are_those_of_one_process(runs, said, case, world):
     within(runs / f"{case}-1", runs / f"{case}-{world}")
     digests = {word.split()[1] for word in said[f"{case}-{world}"]}
@@ -96,20 +103,24 @@ def test_each_sample_goes_through_the_trunk_once(said):
     assert [word.split()[0] for word in said["whole-2"]] == ["0", "0"]  # what one process kept, others find
 
 
-@pytest.mark.parametrize(("name", "ended", "left"), [
-    ("killed-1", ["Lost", "SIGKILL"], ["inside-001-000003", "inside-001-000004"]),
-    ("stopped", ["Stop: SIGTERM", "Stop: SIGTERM"], ["inside-001-000002", "inside-001-000003"]),
-    ("full", ["RunError", "RunError"], ["inside-001-000001"]),
-])
+@pytest.mark.parametrize(
+    ("name", "ended", "left"),
+    [
+        ("killed-1", ["Lost", "SIGKILL"], ["inside-001-000003", "inside-001-000004"]),
+        ("stopped", ["Stop: SIGTERM", "Stop: SIGTERM"], ["inside-001-000002", "inside-001-000003"]),
+        ("full", ["RunError", "RunError"], ["inside-001-000001"]),
+    ],
+)
 def test_an_ended_run_goes_on_to_the_same_bits(runs, said, name, ended, left):
-    assert [word[:len(start)] for word, start in zip(said[name], ended)] == ended
+    assert [word[: len(start)] for word, start in zip(said[name], ended)] == ended
     assert said[f"{name} left"] == left
     assert outcome(runs / name) == outcome(runs / "whole-2")
 
 
 def test_the_first_process_can_die_and_another_number_goes_on(runs, said):
-    assert said["killed-0"][0] == "SIGKILL" and all("another process of this run ended" in w
-                                                    for w in said["killed-0"][1:])
+    assert said["killed-0"][0] == "SIGKILL" and all(
+        "another process of this run ended" in w for w in said["killed-0"][1:]
+    )
     within(runs / "whole-1", runs / "killed-0")
 
 
@@ -131,15 +142,22 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("command")
     root = write_folder(folder / "data", classes=2, modalities=("image", "text"))
     file = folder / "mine.toml"
-    file.write_text(f'[stream]\nsource = "folder"\npath = "{root}"\n[method.options]\nepochs = 1\nsteps = 20\n'
-                    f'[train]\ndevice = "cpu"\ncheckpoint_every = 5\ncache = "{folder / "cache"}"\n')
+    file.write_text(
+        f'[stream]\nsource = "folder"\npath = "{root}"\n[method.options]\nepochs = 1\nsteps = 20\n'
+        f'[train]\ndevice = "cpu"\ncheckpoint_every = 5\ncache = "{folder / "cache"}"\n'
+    )
     return file
 
 
 def command(*words: object, runner: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, *runner, "-m", "tests.learning.ranks", *map(str, words)], cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**ENVIRONMENT, **environment})
+    return subprocess.Popen(
+        [sys.executable, *runner, "-m", "tests.learning.ranks", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, **environment},
+    )
 
 
 def test_devices_end_together_and_go_on(config, tmp_path):
@@ -147,8 +165,10 @@ def test_devices_end_together_and_go_on(config, tmp_path):
     train = command("train", config, "--out", out, "--devices", 2, "-q", RANKS_KILL="1,12")
     _, told = train.communicate(timeout=300)
     assert train.returncode == 2
-    assert told == ("error: process 1 of 2 was ended by SIGKILL; the others were ended and what was saved is as it "
-                    f"was: go on with: mmcl-fast train --resume {out} --devices 2\n")
+    assert told == (
+        "error: process 1 of 2 was ended by SIGKILL; the others were ended and what was saved is as it "
+        f"was: go on with: mmcl-fast train --resume {out} --devices 2\n"
+    )
     train = command("train", "--resume", out, "--devices", 2, "-q", "--json")
     printed, told = train.communicate(timeout=300)
     assert (train.returncode, told) == (0, "")
@@ -179,8 +199,9 @@ def test_processes_end_with_the_command_that_started_them(config, tmp_path):
 
 @pytest.mark.parametrize("seconds", [0.5, 6.0])
 def test_a_signal_to_the_command_reaches_all(config, tmp_path, seconds):
-    train = command("train", config, "--out", tmp_path / "run", "--devices", 2, "-q", "--set",
-                    "method.options.steps=1000000")
+    train = command(
+        "train", config, "--out", tmp_path / "run", "--devices", 2, "-q", "--set", "method.options.steps=1000000"
+    )
     limit = time.monotonic() + 240
     while time.monotonic() < limit and not children(train.pid):
         time.sleep(0.05)

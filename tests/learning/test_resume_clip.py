@@ -19,11 +19,14 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
 
     write_folder(tmp_path / "data", classes=2, train=6, test=3, modalities=("image", "text"))
     write_clip(tmp_path / "model")
-    config = build({
-        "stream": {"source": "folder", "path": str(tmp_path / "data")},
-        "encoder": {"name": str(tmp_path / "model"), "prompt_blocks": 2},
-        "method": {"name": "comm", "options": {"epochs": 3, "steps": 12, "draws": 32, "batch_size": 4}},
-        "train": {"device": device, "deterministic": True, "checkpoint_every": 4}})
+    config = build(
+        {
+            "stream": {"source": "folder", "path": str(tmp_path / "data")},
+            "encoder": {"name": str(tmp_path / "model"), "prompt_blocks": 2},
+            "method": {"name": "comm", "options": {"epochs": 3, "steps": 12, "draws": 32, "batch_size": 4}},
+            "train": {"device": device, "deterministic": True, "checkpoint_every": 4},
+        }
+    )
     run.train(config, tmp_path / "whole")
     real, calls = journal.Journal.step, []
 

@@ -19,8 +19,13 @@ def config(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "data")
 
     def make(method="comm", options=OPTIONS, **train):
-        return build({"stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
-                      "method": {"name": method, "options": options}, "train": {"device": "cpu", **train}})
+        return build(
+            {
+                "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
+                "method": {"name": method, "options": options},
+                "train": {"device": "cpu", **train},
+            }
+        )
 
     return make
 
@@ -75,8 +80,17 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
     assert [e["task"] for e in events if e["event"] == "task"] == [1, 2, 3, 4, 5, 6]
     for event in events:
         if event["event"] == "task":
-            assert event["seconds"].keys() == {"decode and trunk", "relevance", "features", "prompts", "statistics",
-                                               "re-alignment", "bookkeeping", "checkpoint", "evaluation"}
+            assert event["seconds"].keys() == {
+                "decode and trunk",
+                "relevance",
+                "features",
+                "prompts",
+                "statistics",
+                "re-alignment",
+                "bookkeeping",
+                "checkpoint",
+                "evaluation",
+            }
             assert min(event["seconds"].values()) > 0
     again = Learner.load(tmp_path / "run", encoder=ToyEncoder())
     assert again.evaluate(run.make_stream(config()).tasks).accuracy("agnostic") == R[-1]
@@ -95,7 +109,7 @@ def test_a_cumulative_method_is_evaluated_at_the_end_only(config, tmp_path):
 
 def test_another_config_is_refused_with_the_key(config, tmp_path):
     run.train(config("zero_shot", {}), tmp_path / "run")
-    with pytest.raises(RunError, match="method.name was \"zero_shot\", is \"ridge\""):
+    with pytest.raises(RunError, match='method.name was "zero_shot", is "ridge"'):
         run.train(config("ridge", {}), tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="not empty"):
         run.train(config("zero_shot", {}), tmp_path / "run")
@@ -123,8 +137,11 @@ def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypa
     assert len(checkpoint.tasks(out)) == 6
     run.train(config(), tmp_path / "whole")
     assert summary(out) == summary(tmp_path / "whole")
-    for table, name in ((older["train"], "train.gone"), (older["method"]["options"], "method.options.gone"),
-                        (older, "gone")):
+    for table, name in (
+        (older["train"], "train.gone"),
+        (older["method"]["options"], "method.options.gone"),
+        (older, "gone"),
+    ):
         table["gone"] = 1
         (out / "config.json").write_text(json.dumps(older))
         with pytest.raises(UserError, match=rf"config.json: .*\b{name}"):

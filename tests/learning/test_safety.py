@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -39,8 +40,13 @@ def config(root, monkeypatch):
     monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
 
     def make(method="comm", options=OPTIONS, **train):
-        return build({"stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
-                      "method": {"name": method, "options": options}, "train": {"device": "cpu", **train}})
+        return build(
+            {
+                "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
+                "method": {"name": method, "options": options},
+                "train": {"device": "cpu", **train},
+            }
+        )
 
     return make
 
@@ -75,8 +81,10 @@ cli.app(sys.argv[3:])
 def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp_path, signals, code, kept):
     file = tmp_path / "mine.toml"
     options = "\n".join(f"{k} = {v}" for k, v in OPTIONS.items())
-    file.write_text(f'[stream]\nsource = "folder"\npath = "{root}"\nclasses_per_task = 2\norder = "random"\n'
-                    f'[method.options]\n{options}\n[train]\ndevice = "cpu"\ncheckpoint_every = 5\n')
+    file.write_text(
+        f'[stream]\nsource = "folder"\npath = "{root}"\nclasses_per_task = 2\norder = "random"\n'
+        f'[method.options]\n{options}\n[train]\ndevice = "cpu"\ncheckpoint_every = 5\n'
+    )
     words = [sys.executable, "-c", PROGRAM, signals, "11", "train", str(file), "--out", str(tmp_path / "run"), "-q"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
@@ -111,6 +119,7 @@ def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
 
 
 # ---- the disk ---------------------------------------------------------------------------------------------------
+
 
 def test_a_full_disk_is_one_line_wherever_it_comes_and_the_run_goes_on(config, tmp_path, monkeypatch):
     run.train(config(checkpoint_every=9), tmp_path / "whole")
@@ -182,9 +191,11 @@ def test_a_folder_without_permission_is_named(config, tmp_path):
     if root:
         os.seteuid(65534)
     try:
-        for work in (lambda: run.train(config("zero_shot", {}, cache="none"), place / "run", stream=stream),
-                     lambda: checkpoint.write(place / "model", tensors, values),
-                     lambda: log.MetricsLog(place / "metrics.jsonl").write({"event": "start"})):
+        for work in (
+            lambda: run.train(config("zero_shot", {}, cache="none"), place / "run", stream=stream),
+            lambda: checkpoint.write(place / "model", tensors, values),
+            lambda: log.MetricsLog(place / "metrics.jsonl").write({"event": "start"}),
+        ):
             with pytest.raises(RunError, match=f"{place}.*Permission denied.*; make it writable or give another f"):
                 work()
     finally:
@@ -211,15 +222,14 @@ def test_replacing_a_saved_learner_can_be_cut_anywhere(root, tmp_path, monkeypat
                     raise KeyboardInterrupt
                 calls.append(name)
                 return real[name](*args)
+
             return call
 
         with monkeypatch.context() as patch:
             for name in real:
                 patch.setattr(os, name, counted(name))
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 mine.save(tmp_path / "model")
-            except KeyboardInterrupt:
-                pass
         assert len(Learner.load(tmp_path / "model", encoder=ToyEncoder()).tasks) in (1, 2), calls
     mine.save(tmp_path / "model")
     assert len(Learner.load(tmp_path / "model", encoder=ToyEncoder()).tasks) == 2
@@ -228,12 +238,20 @@ def test_replacing_a_saved_learner_can_be_cut_anywhere(root, tmp_path, monkeypat
 
 # ---- another process, another config ----------------------------------------------------------------------------
 
+
 def test_a_second_process_on_the_folder_is_refused_until_the_first_is_dead(config, tmp_path):
     run.train(config("zero_shot", {}), tmp_path / "run")
-    program = ("import sys, pathlib; from mmcl_fast.learning import files\n"
-               "with files.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()")
-    other = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "run")], cwd=ROOT, stdin=subprocess.PIPE,
-                             stdout=subprocess.PIPE, text=True)
+    program = (
+        "import sys, pathlib; from mmcl_fast.learning import files\n"
+        "with files.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "run")],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=f"run: in use by process {other.pid} on .*; wait for it or stop it"):
@@ -285,17 +303,22 @@ def test_what_is_fixed_from_the_start_is_never_written_again(config, tmp_path):
     lines = []
     from mmcl_fast.progress import Silent
 
-    run.train(config("ridge", {}, workers=1), tmp_path / "run", resume=True,
-              progress=type("Both", (Silent,), {"log": lambda self, line: lines.append(line)})())
+    run.train(
+        config("ridge", {}, workers=1),
+        tmp_path / "run",
+        resume=True,
+        progress=type("Both", (Silent,), {"log": lambda self, line: lines.append(line)})(),
+    )
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json*")}
     assert after["config.json"] == before["config.json"] and json.loads(after["environment.json"])["threads"] == 999
     assert after["metrics.jsonl"].startswith(before["metrics.jsonl"])
     assert any("another threads than when the run began" in line for line in lines)
-    added = after["metrics.jsonl"][len(before["metrics.jsonl"]):].decode().splitlines()
+    added = after["metrics.jsonl"][len(before["metrics.jsonl"]) :].decode().splitlines()
     assert [json.loads(line)["event"] for line in added] == ["resume"]
 
 
 # ---- numbers that are none --------------------------------------------------------------------------------------
+
 
 def test_a_loss_of_nan_stops_before_it_is_kept(config, tmp_path, monkeypatch):
     real, calls = Realigner.train, []
@@ -307,8 +330,11 @@ def test_a_loss_of_nan_stops_before_it_is_kept(config, tmp_path, monkeypatch):
         return real(self, memory, *args, **options)
 
     monkeypatch.setattr(Realigner, "train", train)
-    with pytest.raises(RunError, match=r"task .*: re-alignment, step 1 of 20: the loss is nan; lower "
-                                       r"method.options.realignment_lr \(now 0.001\) and start a new run"):
+    with pytest.raises(
+        RunError,
+        match=r"task .*: re-alignment, step 1 of 20: the loss is nan; lower "
+        r"method.options.realignment_lr \(now 0.001\) and start a new run",
+    ):
         run.train(config(checkpoint_every=1), tmp_path / "run")
     assert checkpoint.latest(tmp_path / "run").name == "task-002"
     assert len(Learner.load(tmp_path / "run", encoder=ToyEncoder()).tasks) == 2
@@ -334,6 +360,7 @@ def test_statistics_of_nan_are_not_kept_either(root):
 
 # ---- the log and the files --------------------------------------------------------------------------------------
 
+
 def test_a_damaged_line_of_metrics_is_refused_a_torn_last_one_is_not(config, tmp_path):
     run.train(config("zero_shot", {}), tmp_path / "run")
     file = tmp_path / "run" / "metrics.jsonl"
@@ -343,23 +370,29 @@ def test_a_damaged_line_of_metrics_is_refused_a_torn_last_one_is_not(config, tmp
         run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
     lines = whole.splitlines(keepends=True)
     ends = [n for n, line in enumerate(lines) if b'"event": "task"' in line]
-    file.write_bytes(b"".join(lines[:ends[0]] + lines[ends[1] + 1:]))
+    file.write_bytes(b"".join(lines[: ends[0]] + lines[ends[1] + 1 :]))
     with pytest.raises(RunError, match="the row after task 1 is missing, but task 4 is learned"):
         run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
-    file.write_bytes(b"".join(lines[:ends[2] + 1]) + lines[ends[2] + 1][:30])
+    file.write_bytes(b"".join(lines[: ends[2] + 1]) + lines[ends[2] + 1][:30])
     run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
     events = [json.loads(line) for line in file.read_text().splitlines()]
     wanted = [json.loads(line) for line in lines]
-    assert [{k: v for k, v in e.items() if k != "seconds"} for e in events if e["event"] != "resume"] == \
-        [{k: v for k, v in e.items() if k != "seconds"} for e in wanted]
+    assert [{k: v for k, v in e.items() if k != "seconds"} for e in events if e["event"] != "resume"] == [
+        {k: v for k, v in e.items() if k != "seconds"} for e in wanted
+    ]
 
 
 def test_symmetric_matrices_are_halved_and_come_back_to_the_bit(tmp_path):
     x = torch.randn(40, 30, dtype=torch.float64)
     minus = torch.zeros(2, 2, dtype=torch.float64)
     minus[0, 1] = -0.0  # equal to its transpose as numbers, not as bits
-    tensors = {"gram": x.T @ x, "cross": x.T.contiguous(), "square": x[:30].clone(), "minus": minus,
-               "one": torch.ones(1, 1, dtype=torch.float64)}
+    tensors = {
+        "gram": x.T @ x,
+        "cross": x.T.contiguous(),
+        "square": x[:30].clone(),
+        "minus": minus,
+        "one": torch.ones(1, 1, dtype=torch.float64),
+    }
     checkpoint.write(tmp_path / "a", tensors, {})
     read, values = checkpoint.read(tmp_path / "a", {})
     assert values == {} and json.loads((tmp_path / "a" / "state.json").read_text())["packed"] == {"gram": 30}
@@ -387,7 +420,10 @@ def test_a_run_stopped_before_it_began_begins(config, tmp_path):
 
 def test_deterministic_mode_is_on_while_learning_only(config, tmp_path, monkeypatch):
     real, seen = Learner.learn, []
-    monkeypatch.setattr(Learner, "learn", lambda self, task: (
-        seen.append(torch.are_deterministic_algorithms_enabled()), real(self, task))[1])
+    monkeypatch.setattr(
+        Learner,
+        "learn",
+        lambda self, task: (seen.append(torch.are_deterministic_algorithms_enabled()), real(self, task))[1],
+    )
     run.train(config("ridge", {}, deterministic=True), tmp_path / "run")
     assert seen == [True] * 4 and not torch.are_deterministic_algorithms_enabled()

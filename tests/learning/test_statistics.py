@@ -8,9 +8,17 @@ from mmcl_fast.learning import metrics
 from mmcl_fast.learning.statistics import bootstrap, interval, paired, t_quantile, t_within
 
 # Two-sided 90, 95 and 99 per cent points of Student's t, as every table prints them.
-TABLE = {1: (6.3138, 12.7062, 63.6567), 2: (2.920, 4.303, 9.925), 3: (2.353, 3.182, 5.841), 4: (2.132, 2.776, 4.604),
-         5: (2.015, 2.571, 4.032), 9: (1.833, 2.262, 3.250), 10: (1.812, 2.228, 3.169), 30: (1.697, 2.042, 2.750),
-         120: (1.658, 1.980, 2.617)}
+TABLE = {
+    1: (6.3138, 12.7062, 63.6567),
+    2: (2.920, 4.303, 9.925),
+    3: (2.353, 3.182, 5.841),
+    4: (2.132, 2.776, 4.604),
+    5: (2.015, 2.571, 4.032),
+    9: (1.833, 2.262, 3.250),
+    10: (1.812, 2.228, 3.169),
+    30: (1.697, 2.042, 2.750),
+    120: (1.658, 1.980, 2.617),
+}
 
 
 @pytest.mark.parametrize("df", TABLE)
@@ -86,10 +94,17 @@ def test_p_values_of_equal_methods_are_spread_evenly_and_many_seeds_are_drawn():
     assert paired(a + 50, b).permutation_p > 0  # no p of 0 from a sample of swaps
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: interval([]), "one for each seed"), (lambda: interval([1.0, None]), "value 1 of 2 is None"),
-    (lambda: interval([1.0, float("nan")]), "is nan: give a finite"), (lambda: interval([1.0], 95), "confidence = 95"),
-    (lambda: paired([1.0], [1.0, 2.0]), "1 and 2 values"), (lambda: bootstrap([1.0, 2.0], 0), "confidence = 0")])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interval([]), "one for each seed"),
+        (lambda: interval([1.0, None]), "value 1 of 2 is None"),
+        (lambda: interval([1.0, float("nan")]), "is nan: give a finite"),
+        (lambda: interval([1.0], 95), "confidence = 95"),
+        (lambda: paired([1.0], [1.0, 2.0]), "1 and 2 values"),
+        (lambda: bootstrap([1.0, 2.0], 0), "confidence = 0"),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(RunError, match=message):
         call()
@@ -124,8 +139,12 @@ class Plugins:
         gains = [self.before[k] - self.at_start[k] for k in self.before]
         everything = [r for right in answers for r in right]
         forgetting = sum(drops) / len(drops) if drops else 0.0
-        return {"forgetting": forgetting, "bwt": -forgetting, "forward": sum(gains) / len(gains) if gains else 0.0,
-                "accuracy": sum(everything) / len(everything)}
+        return {
+            "forgetting": forgetting,
+            "bwt": -forgetting,
+            "forward": sum(gains) / len(gains) if gains else 0.0,
+            "accuracy": sum(everything) / len(everything),
+        }
 
 
 @pytest.mark.parametrize("seed", range(4))

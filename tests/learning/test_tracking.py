@@ -24,8 +24,13 @@ def learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("mmcl_fast.learning.learner.load_encoder", lambda *args, **options: ToyEncoder())
 
     def go(*track: str, resume: bool = False, progress=None) -> list[dict]:
-        config = build({"stream": {"source": "folder", "path": str(tmp_path / "data")}, "method": {"name": "ridge"},
-                        "train": {"device": "cpu", "cache": "none", "workers": 0, "track": list(track)}})
+        config = build(
+            {
+                "stream": {"source": "folder", "path": str(tmp_path / "data")},
+                "method": {"name": "ridge"},
+                "train": {"device": "cpu", "cache": "none", "workers": 0, "track": list(track)},
+            }
+        )
         run.train(config, tmp_path / "run", resume=resume, progress=progress)
         return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
 
@@ -127,8 +132,9 @@ def test_a_tracker_that_fails_costs_the_run_nothing(learn, wandb) -> None:
     wandb.fails = True
     events = learn("wandb", progress=Shown())
     assert events[-1]["event"] == "summary"
-    assert [line for line in said if "wandb" in line and "no route to host" in line] and \
-        sum("wandb" in line for line in said) == 1
+    assert [line for line in said if "wandb" in line and "no route to host" in line] and sum(
+        "wandb" in line for line in said
+    ) == 1
     assert {step for step, _ in wandb.runs[0].logged} == {0}
 
 
@@ -144,8 +150,12 @@ def test_a_missing_package_is_named_before_anything_is_learned(learn, tmp_path: 
 
 def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
-    for name, value in (("WANDB_MODE", "offline"), ("WANDB_CONFIG_DIR", "config"), ("WANDB_CACHE_DIR", "cache"),
-                        ("WANDB_DATA_DIR", "data")):
+    for name, value in (
+        ("WANDB_MODE", "offline"),
+        ("WANDB_CONFIG_DIR", "config"),
+        ("WANDB_CACHE_DIR", "cache"),
+        ("WANDB_DATA_DIR", "data"),
+    ):
         monkeypatch.setenv(name, value if name == "WANDB_MODE" else str(tmp_path / value))
     log = MetricsLog(tmp_path / "metrics.jsonl")
     said: list[str] = []

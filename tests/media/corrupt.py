@@ -15,17 +15,41 @@ ABSURD = (0, 1, -1, 0xFFFF, 0x7FFFFFFF, 0x80000000)
 ABSURD_FLOATS = (0.0, -1.0, 1e9, 1e300, math.inf, math.nan)
 
 # By a file's first bytes: marks, the places of numbers behind each, and their length (8: a float).
-RIFF = tuple((mark, (0, 4, 8, 16), 4) for mark in (b"avih", b"strh", b"strf", b"movi", b"idx1", b"fmt ", b"data",
-                                                   b"fact", b"VP8X", b"VP8 ", b"VP8L", b"ANIM", b"ANMF"))
+RIFF = tuple(
+    (mark, (0, 4, 8, 16), 4)
+    for mark in (
+        b"avih",
+        b"strh",
+        b"strf",
+        b"movi",
+        b"idx1",
+        b"fmt ",
+        b"data",
+        b"fact",
+        b"VP8X",
+        b"VP8 ",
+        b"VP8L",
+        b"ANIM",
+        b"ANMF",
+    )
+)
 MARKS = {
     b"RIFF": RIFF,
     b"FORM": ((b"COMM", (0, 4, 6, 12, 16), 4), (b"SSND", (0, 4), 4)),
     b"caff": ((b"desc", (8, 24, 28, 32), 4), (b"desc", (8,), 8)),
     b"fLaC": ((b"fLaC", (0, 4, 12, 14, 18), 4),),
-    b"ftyp": tuple((mark, (-8, 0, 4, 8, 12, 16), 4) for mark in (b"mdhd", b"mvhd", b"stts", b"stsz", b"stsd", b"stco",
-                                                             b"ispe", b"iloc", b"esds", b"alac")),
-    b"\x1aE\xdf\xa3": ((b"\xb0\x81", (0,), 1), (b"\xba\x81", (0,), 1), (b"\x44\x89\x88", (0,), 8),
-                         (b"\xb5\x88", (0,), 8), (b"\x2a\xd7\xb1\x83", (0,), 3), (b"\x1f\x43\xb6\x75", (0,), 4)),
+    b"ftyp": tuple(
+        (mark, (-8, 0, 4, 8, 12, 16), 4)
+        for mark in (b"mdhd", b"mvhd", b"stts", b"stsz", b"stsd", b"stco", b"ispe", b"iloc", b"esds", b"alac")
+    ),
+    b"\x1aE\xdf\xa3": (
+        (b"\xb0\x81", (0,), 1),
+        (b"\xba\x81", (0,), 1),
+        (b"\x44\x89\x88", (0,), 8),
+        (b"\xb5\x88", (0,), 8),
+        (b"\x2a\xd7\xb1\x83", (0,), 3),
+        (b"\x1f\x43\xb6\x75", (0,), 4),
+    ),
     b"\x89PNG": tuple((mark, (-4, 0, 4, 8, 12), 4) for mark in (b"acTL", b"fcTL", b"fdAT", b"IDAT", b"PLTE")),
 }
 
@@ -49,8 +73,10 @@ def cases(seed: int = 0) -> list[Case]:
                 seen.add((data, modality, suffix))
                 found.append((file.name, damage, modality, suffix, data))
     rng.shuffle(found)
-    return [Case(f"{number:04}-{name.replace('.', '-')}-{damage}{suffix}", modality, data)
-            for number, (name, damage, modality, suffix, data) in enumerate(found)]
+    return [
+        Case(f"{number:04}-{name.replace('.', '-')}-{damage}{suffix}", modality, data)
+        for number, (name, damage, modality, suffix, data) in enumerate(found)
+    ]
 
 
 Damage = tuple[str, str, str, bytes]  # its name, the modality asked for, the file's suffix, the content
@@ -75,7 +101,7 @@ def _bytes(data: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     for keep in (0, 1, 3, 8, 12, 16, 32, 64, 128, 256):
         yield f"first-{keep}", data[:keep]
     for share in (0.1, 0.25, 0.5, 0.75, 0.9, 0.99):
-        yield f"cut-{share}", data[:int(size * share)]
+        yield f"cut-{share}", data[: int(size * share)]
     for missing in (1, 2, 12):
         yield f"without-last-{missing}", data[:-missing]
     for number in range(3):
@@ -86,7 +112,7 @@ def _bytes(data: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     block = max(4, size // 8)
     for place, at in (("start", 0), ("head", min(size // 4, 16)), ("middle", size // 2), ("end", size - block)):
         for kind, fill in (("zeros", bytes(block)), ("random", rng.randbytes(block))):
-            yield f"{kind}-{place}", data[:at] + fill + data[at + block:]
+            yield f"{kind}-{place}", data[:at] + fill + data[at + block :]
     yield "all-zeros", bytes(size)
     yield "all-random", rng.randbytes(size)
     first, second = sorted(rng.sample(range(size), 2))
@@ -117,7 +143,7 @@ def _fields(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
                 new = struct.pack(">d", value)
             else:
                 new = (value & (1 << 8 * size) - 1).to_bytes(size, rng.choice(("big", "little")))
-            broken = file.data[:start] + new + file.data[start + size:]
+            broken = file.data[:start] + new + file.data[start + size :]
             yield f"field-{start}-{new.hex()}", fix(broken) if fix else broken
     for number in range(12 if fix else 0):  # behind a checksum that is right, the decoder itself is met
         yield f"sealed-bits-{number}", fix(_flipped(file.data, rng.choice((1, 3, 10)), len(file.data), rng))
@@ -155,10 +181,10 @@ def _png(data: bytes) -> bytes:
     """The same chunks, each with the checksum of its content."""
     out, at = data[:8], 8
     while at + 12 <= len(data):
-        size = int.from_bytes(data[at:at + 4], "big")
-        body = data[at + 4:at + 8 + size]
+        size = int.from_bytes(data[at : at + 4], "big")
+        body = data[at + 4 : at + 8 + size]
         if at + 12 + size > len(data):
             break
-        out += data[at:at + 4] + body + struct.pack(">I", zlib.crc32(body))
+        out += data[at : at + 4] + body + struct.pack(">I", zlib.crc32(body))
         at += 12 + size
     return out + data[at:]

@@ -49,8 +49,17 @@ def png16(pixels: np.ndarray, fmt: str) -> bytes:
 BITS = 10
 
 
-def counting_video(path: Path, frames: int = 40, codec: str = "libx264", rate: int = 25, gop: int = 12,
-                   size: int = 80, sound: bool = False, times: list[int] | None = None, **options: str) -> Path:
+def counting_video(
+    path: Path,
+    frames: int = 40,
+    codec: str = "libx264",
+    rate: int = 25,
+    gop: int = 12,
+    size: int = 80,
+    sound: bool = False,
+    times: list[int] | None = None,
+    **options: str,
+) -> Path:
     """A video whose frames show their own number in binary, as black and white bars; ``times`` in 1 / rate s."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options={"g": str(gop), "preset": "ultrafast"} | options)
@@ -60,7 +69,7 @@ def counting_video(path: Path, frames: int = 40, codec: str = "libx264", rate: i
             pixels = np.zeros((size, size, 3), np.uint8)
             for bit in range(BITS):
                 if number >> bit & 1:
-                    pixels[:, bit * size // BITS:(bit + 1) * size // BITS] = 255
+                    pixels[:, bit * size // BITS : (bit + 1) * size // BITS] = 255
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             if times:
                 frame.pts, frame.time_base = times[number], Fraction(1, rate)

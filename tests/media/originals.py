@@ -28,7 +28,7 @@ class Original:
 
     @property
     def suffix(self) -> str:
-        return self.name[self.name.rindex("."):]
+        return self.name[self.name.rindex(".") :]
 
 
 def scene(number: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
@@ -37,7 +37,7 @@ def scene(number: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Image.Im
     y, x = np.mgrid[:height, :width] / max(height, width)
     planes = [np.sin(7 * x + k + 0.3 * number) * np.cos(5 * y - k) for k in range(3)]
     pixels = 127 + 90 * np.stack(planes, -1) + rng.normal(0, 4, (height, width, 3))
-    pixels[height // 3:height // 2, width // 4 + number % 9:width // 2] = (250, 30, 60)
+    pixels[height // 3 : height // 2, width // 4 + number % 9 : width // 2] = (250, 30, 60)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -47,8 +47,9 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
     return data.getvalue()
 
 
-def clip(container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p", sound: str | None = None,
-         **options: str) -> bytes:
+def clip(
+    container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p", sound: str | None = None, **options: str
+) -> bytes:
     """A video of ``scene``s, 76 x 54, 25 frames a second."""
     data = io.BytesIO()
     with av.open(data, "w", format=container, container_options=EXACT) as out:
@@ -101,11 +102,11 @@ def written(kind: str, subtype: str | None = None, channels: int = 1, rate: int 
 def sealed_ogg(data: bytes, serial: int | None = None) -> bytes:
     """The same pages, each with the checksum of its content (RFC 3533, section 6), and with this serial number."""
     out, at = b"", 0
-    while data[at:at + 4] == b"OggS" and at + 27 <= len(data):
-        lengths = data[at + 27:at + 27 + data[at + 26]]
+    while data[at : at + 4] == b"OggS" and at + 27 <= len(data):
+        lengths = data[at + 27 : at + 27 + data[at + 26]]
         end = at + 27 + len(lengths) + sum(lengths)
-        number = data[at + 14:at + 18] if serial is None else struct.pack("<I", serial)
-        page, value = data[at:at + 14] + number + data[at + 18:at + 22] + bytes(4) + data[at + 26:end], 0
+        number = data[at + 14 : at + 18] if serial is None else struct.pack("<I", serial)
+        page, value = data[at : at + 14] + number + data[at + 18 : at + 22] + bytes(4) + data[at + 26 : end], 0
         for byte in page:
             value = (value << 8 & 0xFFFFFFFF) ^ _ogg_table()[value >> 24 ^ byte]
         out += page[:22] + struct.pack("<I", value) + page[26:]

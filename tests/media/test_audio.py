@@ -25,8 +25,7 @@ def test_a_tone_above_the_new_nyquist_is_gone():
     assert abs(level(resample(torch.from_numpy(tone(3000, 16000)), 16000, 8000)) - level(wave)) < 0.05
 
 
-@pytest.mark.parametrize("rate, new", [(44100, 16000), (8000, 16000), (48000, 16000), (22050, 16000),
-                                       (44099, 16000)])
+@pytest.mark.parametrize("rate, new", [(44100, 16000), (8000, 16000), (48000, 16000), (22050, 16000), (44099, 16000)])
 def test_a_tone_stays_where_it_is(rate, new):
     got = resample(torch.from_numpy(tone(1000, rate)), rate, new)
     want = torch.from_numpy(tone(1000, new))
@@ -54,14 +53,14 @@ def test_mel_is_the_formula():
     wave = np.random.default_rng(0).standard_normal(1024)
     padded = np.pad(wave, 128)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 256)
-    frames = np.stack([padded[i * 128:i * 128 + 256] * window for i in range(9)], 1)
+    frames = np.stack([padded[i * 128 : i * 128 + 256] * window for i in range(9)], 1)
     dft = np.exp(-2j * np.pi * np.outer(np.arange(129), np.arange(256)) / 256)
     power = np.abs(dft @ frames) ** 2
     to_mel = lambda f: 2595 * np.log10(1 + f / 700)  # noqa: E731
     corners = 700 * (10 ** (np.linspace(to_mel(100), to_mel(3500), 14) / 2595) - 1)
     bank = np.zeros((12, 129))
     for m in range(12):
-        low, mid, high = corners[m:m + 3]
+        low, mid, high = corners[m : m + 3]
         for b in range(129):
             f = b * 8000 / 256
             bank[m, b] = max(0.0, min((f - low) / (mid - low), (high - f) / (high - mid)))
@@ -87,8 +86,9 @@ def test_picture_does_not_depend_on_loudness():
     assert torch.allclose(mel.picture(wave, SPEC), mel.picture(wave * 0.05, SPEC), atol=1e-4)
 
 
-@pytest.mark.parametrize("ending, rate", [("wav", 44100), ("flac", 22050), ("ogg", 16000), ("mp3", 44100),
-                                          ("opus", 48000), ("m4a", 44100)])
+@pytest.mark.parametrize(
+    "ending, rate", [("wav", 44100), ("flac", 22050), ("ogg", 16000), ("mp3", 44100), ("opus", 48000), ("m4a", 44100)]
+)
 def test_formats_give_the_same_picture(tmp_path, ending, rate):
     path = tmp_path / f"a.{ending}"
     wave = tone(1500, rate, 2.0)
@@ -152,8 +152,9 @@ def test_refusals(tmp_path):
 
 def test_random_views_move_in_time():
     assert View().shift is None
-    first, second = (mel.window(torch.arange(100.0), plain("audio", seconds=1, sample_rate=10, f_min=0.0), s)
-                     for s in (0.1, 0.9))
+    first, second = (
+        mel.window(torch.arange(100.0), plain("audio", seconds=1, sample_rate=10, f_min=0.0), s) for s in (0.1, 0.9)
+    )
     assert first[0] == 9 and second[0] == 81
 
 
@@ -166,4 +167,4 @@ def test_the_window_of_a_long_file_is_that_of_the_whole(tmp_path, kind):
     for shift in (None, 0.1, 0.9):
         start = int((0.5 if shift is None else shift) * (192000 - 48001))
         got, _ = read_wave(path, SPEC, shift)
-        assert np.abs(got.numpy() - whole[start:start + 48001]).max() < 1e-4
+        assert np.abs(got.numpy() - whole[start : start + 48001]).max() < 1e-4

@@ -41,8 +41,9 @@ def test_filters_are_those_of_torchaudio(torchaudio, bank):
 @pytest.mark.parametrize("bank", BANKS)
 def test_mel_is_that_of_torchaudio(torchaudio, bank):
     mels, n_fft, rate, low, high = bank
-    other = torchaudio.transforms.MelSpectrogram(rate, n_fft, hop_length=n_fft // 4, f_min=low, f_max=high,
-                                                 n_mels=mels, pad_mode="constant")
+    other = torchaudio.transforms.MelSpectrogram(
+        rate, n_fft, hop_length=n_fft // 4, f_min=low, f_max=high, n_mels=mels, pad_mode="constant"
+    )
     want, got = other(noise(rate)), mel.mel_power(noise(rate), spec_of(bank, hop=n_fft // 4))
     assert got.shape == want.shape and torch.allclose(got, want, rtol=1e-3, atol=1e-4 * want.max().item())
 
@@ -63,8 +64,16 @@ def test_filters_and_mel_are_those_of_transformers(bank):
     assert np.abs(mel.filterbank(*bank).numpy() - filters.T).max() < 1e-4
     assert np.abs(mel.triangles(*bank).numpy() - filters.T).max() < 1e-6
     wave = noise(rate)
-    want = spectrogram(wave.numpy(), window_function(n_fft, "hann"), n_fft, n_fft // 4, power=2.0, pad_mode="constant",
-                       mel_filters=filters, mel_floor=0.0)
+    want = spectrogram(
+        wave.numpy(),
+        window_function(n_fft, "hann"),
+        n_fft,
+        n_fft // 4,
+        power=2.0,
+        pad_mode="constant",
+        mel_filters=filters,
+        mel_floor=0.0,
+    )
     got = mel.mel_power(wave, spec_of(bank, hop=n_fft // 4)).numpy()
     assert got.shape == want.shape and np.allclose(got, want, rtol=1e-3, atol=1e-5 * want.max())
 
@@ -91,8 +100,9 @@ def test_a_batch_is_its_items():
     assert torch.allclose(pictures, torch.cat([mel.picture(wave, spec) for wave in cut]), atol=1e-5)
 
 
-@pytest.mark.parametrize("rate, new", [(1000, 16000), (1_000_000, 16000), (44099, 16000), (16000, 48000),
-                                       (96000, 8000)])
+@pytest.mark.parametrize(
+    "rate, new", [(1000, 16000), (1_000_000, 16000), (44099, 16000), (16000, 48000), (96000, 8000)]
+)
 def test_any_pair_of_rates_and_length(rate, new):
     for length in (1, 7, 100, 4001):
         got = resample(torch.ones(length), rate, new)

@@ -32,11 +32,22 @@ def corpus(tmp_path_factory) -> Path:
 def results(corpus: Path, backend: str, first: int, step: int, passes: int = 1) -> list[dict]:
     """What a process says of its files; fails with the name of the one under way if it crashed or hung."""
     out, errors = (corpus / f"{name}-{backend}-{first}-{step}" for name in ("out", "errors"))
-    command = [sys.executable, "-W", "ignore", "-m", "tests.media.trial", str(corpus), backend,
-               str(first), str(step), str(passes)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.media.trial",
+        str(corpus),
+        backend,
+        str(first),
+        str(step),
+        str(passes),
+    ]
     with out.open("w") as out_file, errors.open("w") as error_file:
-        code = subprocess.run(command, cwd=ROOT, stdout=out_file, stderr=error_file,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
+        code = subprocess.run(
+            command, cwd=ROOT, stdout=out_file, stderr=error_file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        ).returncode
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     at = lines[-1].get("start", "the end") if lines else "its start"
     assert code == 0, f"ended with {code} at {at}:\n{errors.read_text()[-3000:]}"
@@ -51,7 +62,7 @@ def judge(lines: list[dict]) -> None:
     assert not late, f"a check let pass what does not decode: {late}"
     passes = [line["pass"] for line in lines if "pass" in line]
     names = [line["end"] for line in trials]
-    first, last = trials[:len(names) // len(passes)], trials[-len(names) // len(passes):]
+    first, last = trials[: len(names) // len(passes)], trials[-len(names) // len(passes) :]
     assert first == last, f"not the same twice: {[a['end'] for a, b in zip(first, last) if a != b]}"
     assert passes[0]["files"] == passes[-1]["files"] and passes[0]["threads"] == passes[-1]["threads"], passes
     assert passes[-1]["kB"] - passes[0]["kB"] < 40_000, passes  # MB by MB: a leak of a frame a file is above it

@@ -58,7 +58,7 @@ def damaged(path: Path) -> Path:
     scene(40, 40).save(data, "PNG")
     png = data.getvalue()
     end = png.index(b"IEND") - 8
-    path.write_bytes(png[:end] + bytes(4) + png[end + 4:])
+    path.write_bytes(png[:end] + bytes(4) + png[end + 4 :])
     return path
 
 
@@ -79,7 +79,7 @@ def clip(path: Path, codec: str, pix_fmt: str, frames: int = 30) -> Path:
         stream = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 160, 120, pix_fmt, 4_000_000
         for number in range(frames):
-            part = np.ascontiguousarray(pixels[:, 2 * number:2 * number + 160])
+            part = np.ascontiguousarray(pixels[:, 2 * number : 2 * number + 160])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(part, format="rgb24")))
         container.mux(stream.encode(None))
     return path
@@ -96,8 +96,16 @@ def media(tmp_path_factory) -> dict[str, list[Item]]:
     for turn in (3, 6, 7):
         exif[0x0112] = turn
         scene(100, 80, turn).save(root / f"turned{turn}.jpg", exif=exif)
-    for i, (rate, seconds, kind) in enumerate(((16000, 1, "wav"), (44100, 7, "wav"), (22050, 2, "flac"),
-                                               (48000, 6, "ogg"), (16000, 25, "wav"), (16000, 1, "mp3"))):
+    for i, (rate, seconds, kind) in enumerate(
+        (
+            (16000, 1, "wav"),
+            (44100, 7, "wav"),
+            (22050, 2, "flac"),
+            (48000, 6, "ogg"),
+            (16000, 25, "wav"),
+            (16000, 1, "mp3"),
+        )
+    ):
         wave = tone(300, rate, seconds) * np.linspace(0.2, 1, rate * seconds) + 0.1 * tone(2500, rate, seconds)
         soundfile.write(root / f"{i}.{kind}", np.stack((wave, 0.5 * wave), 1), rate)
     for i in range(3):
@@ -108,17 +116,23 @@ def media(tmp_path_factory) -> dict[str, list[Item]]:
     clip(root / "b.mkv", "libvpx", "yuv420p")
     clip(root / "c.mov", "mjpeg", "yuvj420p")
     clip(root / "d.mp4", "libx264", "yuv420p")
-    kinds = {"image": ("jpg", "png", "webp", "bmp", "gif"), "audio": ("wav", "flac", "ogg", "mp3"),
-             "video": ("webm", "mkv", "mov", "mp4")}
+    kinds = {
+        "image": ("jpg", "png", "webp", "bmp", "gif"),
+        "audio": ("wav", "flac", "ogg", "mp3"),
+        "video": ("webm", "mkv", "mov", "mp4"),
+    }
     files = sorted(root.iterdir())
-    found = {modality: [Item(modality, path) for path in files
-                        if path.suffix[1:] in endings and not path.name.startswith("depth")]
-             for modality, endings in kinds.items()}
+    found = {
+        modality: [
+            Item(modality, path) for path in files if path.suffix[1:] in endings and not path.name.startswith("depth")
+        ]
+        for modality, endings in kinds.items()
+    }
     return found | {"depth": [Item("depth", path) for path in files if path.name.startswith("depth")]}
 
 
 def batches_of(count: int, size: int) -> list[list[int]]:
-    return [list(range(count))[i:i + size] for i in range(0, count, size)]
+    return [list(range(count))[i : i + size] for i in range(0, count, size)]
 
 
 def both(items: list[Item], spec: VisualSpec, view: int = 0, size: int = 4, device: str = "cpu"):
@@ -184,7 +198,7 @@ def test_video(media, resize):
 def test_the_frames_wanted(tmp_path, name, codec):
     items = [Item("video", counting_video(tmp_path / name, 40, codec))]
     for frames in (1, 4, 8, 60):
-        chunk, = dali.DaliEngine(plain("video", 80, frames=frames)).run(items, [[0]])
+        (chunk,) = dali.DaliEngine(plain("video", 80, frames=frames)).run(items, [[0]])
         assert numbers(chunk.data[0]) == [int((i + 0.5) * 40 / frames) for i in range(frames)]
         assert chunk.fallback == 0
 
@@ -225,8 +239,9 @@ def test_bad_files_do_not_take_their_batch_down(tmp_path):
     items[10].path.unlink()
     ours, theirs = both(items, plain(size=40), size=6)
     assert [sorted(chunk.faults) for chunk in ours] == [[4, 5], [3, 4]]
-    assert [{slot: str(error) for slot, error in chunk.faults.items()} for chunk in ours] \
-        == [{slot: str(error) for slot, error in chunk.faults.items()} for chunk in theirs]
+    assert [{slot: str(error) for slot, error in chunk.faults.items()} for chunk in ours] == [
+        {slot: str(error) for slot, error in chunk.faults.items()} for chunk in theirs
+    ]
     assert "04.png" in str(ours[0].faults[4])
     assert [chunk.fallback for chunk in ours] == [3, 2]
     for chunk, other in zip(ours, theirs):
@@ -240,7 +255,7 @@ def test_a_fault_keeps_no_batch_alive(tmp_path):
     gc.collect()
     gc.disable()
     try:
-        chunk, = dali.DaliEngine(plain(size=40)).run(items, [[0]])
+        (chunk,) = dali.DaliEngine(plain(size=40)).run(items, [[0]])
         fault, data = chunk.faults[0], weakref.ref(chunk.data)
         del chunk
         assert data() is None and "a.png" in str(fault)
@@ -280,8 +295,13 @@ def test_groups_of_bounded_size(media, monkeypatch):
     spec = plain(size=48)
     whole = torch.cat([chunk.data for chunk in both(media["image"], spec)[0]])
     costs, schedule = [], dali._Run._schedule
-    monkeypatch.setattr(dali._Run, "_schedule", lambda run, group: schedule(run, group) or costs.append(
-        sum(group.job.feeds[slot].cost for slot in group.slots)))
+    monkeypatch.setattr(
+        dali._Run,
+        "_schedule",
+        lambda run, group: (
+            schedule(run, group) or costs.append(sum(group.job.feeds[slot].cost for slot in group.slots))
+        ),
+    )
     monkeypatch.setattr(dali, "BUDGET", 60_000)  # one or two of them
     parts, _ = both(media["image"], spec)
     assert max(costs) <= 60_000 and len(costs) > len(parts)
@@ -295,8 +315,9 @@ def test_groups_of_bounded_size(media, monkeypatch):
 def test_batches_of_any_size_in_any_order(media):
     items = media["image"]
     batches = [[3], [2, 1, 0], [0, 0], [], [5, 4, 3, 2]]
-    ours, theirs = (list(engine(plain(size=32), batch_size=4).run(items, batches))
-                    for engine in (dali.DaliEngine, ThreadEngine))
+    ours, theirs = (
+        list(engine(plain(size=32), batch_size=4).run(items, batches)) for engine in (dali.DaliEngine, ThreadEngine)
+    )
     assert [chunk.indices for chunk in ours] == batches
     for chunk, other in zip(ours, theirs):
         assert chunk.data.shape == other.data.shape
@@ -330,8 +351,9 @@ def test_a_pipeline_serves_many_runs(media, monkeypatch):
 @needs_dali
 def test_through_the_loader(media):
     items, spec = media["image"], plain(size=32)
-    ours, theirs = (loader(items, spec, backend=backend, batch_size=4, shuffle=True, seed=3)
-                    for backend in ("dali", "cpu"))
+    ours, theirs = (
+        loader(items, spec, backend=backend, batch_size=4, shuffle=True, seed=3) for backend in ("dali", "cpu")
+    )
     assert ours.engine.name == "dali"
     for (indices, batch), (others, expected) in zip(ours, theirs):
         assert indices == others and (batch - expected).abs().max() <= 4 / 255
@@ -384,7 +406,7 @@ def test_on_a_gpu(media, modality, limit):
 @pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("a.mkv", "libx265"), ("a.webm", "libvpx-vp9")])
 def test_the_frames_wanted_on_a_gpu(tmp_path, name, codec):
     items = [Item("video", counting_video(tmp_path / name, 40, codec, size=320))]
-    chunk, = dali.DaliEngine(plain("video", 80, frames=8), device=CUDA).run(items, [[0]])
+    (chunk,) = dali.DaliEngine(plain("video", 80, frames=8), device=CUDA).run(items, [[0]])
     assert numbers(chunk.data[0].cpu()) == [int((i + 0.5) * 5) for i in range(8)] and chunk.fallback == 0
 
 

@@ -98,8 +98,15 @@ def test_the_region_is_of_the_upright_picture():
 
 
 def test_sound(tmp_path):
-    for name, seconds, known in (("a.wav", 1, True), ("a.flac", 1, True), ("a.ogg", 1, True), ("a.mp3", 1, False),
-                                 ("a.aiff", 1, False), ("long.wav", 5 * LONG + 1, False), ("none.wav", 0, False)):
+    for name, seconds, known in (
+        ("a.wav", 1, True),
+        ("a.flac", 1, True),
+        ("a.ogg", 1, True),
+        ("a.mp3", 1, False),
+        ("a.aiff", 1, False),
+        ("long.wav", 5 * LONG + 1, False),
+        ("none.wav", 0, False),
+    ):
         soundfile.write(tmp_path / name, tone(440, 8000, seconds), 8000)
         feed = routed(tmp_path / name, "audio")
         assert (feed is not None) == known, name
@@ -112,15 +119,29 @@ def test_depth():
     assert routed(saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG"), "depth").cost == 128
     data = io.BytesIO()
     np.save(data, np.ones((8, 8), np.float32))
-    for other in (data.getvalue(), saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), GOOD["png"],
-                  saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG")[:-1]):
+    for other in (
+        data.getvalue(),
+        saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
+        GOOD["png"],
+        saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG")[:-1],
+    ):
         assert routed(other, "depth") is None
 
 
-@pytest.mark.parametrize("name, codec, cpu, gpu", [
-    ("a.webm", "libvpx-vp9", True, True), ("a.mkv", "libvpx", True, True), ("a.mov", "mjpeg", True, True),
-    ("a.mp4", "libvpx-vp9", True, True), ("a.mp4", "libx264", False, True), ("a.mkv", "libx265", False, True),
-    ("a.mp4", "mpeg4", False, True), ("a.avi", "mjpeg", False, False), ("a.ts", "libx264", False, False)])
+@pytest.mark.parametrize(
+    "name, codec, cpu, gpu",
+    [
+        ("a.webm", "libvpx-vp9", True, True),
+        ("a.mkv", "libvpx", True, True),
+        ("a.mov", "mjpeg", True, True),
+        ("a.mp4", "libvpx-vp9", True, True),
+        ("a.mp4", "libx264", False, True),
+        ("a.mkv", "libx265", False, True),
+        ("a.mp4", "mpeg4", False, True),
+        ("a.avi", "mjpeg", False, False),
+        ("a.ts", "libx264", False, False),
+    ],
+)
 def test_video_by_codec_and_container(tmp_path, name, codec, cpu, gpu):
     path = counting_video(tmp_path / name, 30, codec)
     for on_gpu, known in ((False, cpu), (True, gpu)):
@@ -164,7 +185,7 @@ def test_videos_for_the_cpu_backend(tmp_path):
     assert not routed(good, "video", max_seconds=0.9)
     assert not routed(good.read_bytes().replace(b"\x00\x60\x00\x40", b"\x00\x01\x00\x40"), "video")
     webm = counting_video(tmp_path / "a.webm", 30, "libvpx-vp9").read_bytes()
-    assert routed(webm, "video") and not routed(webm[:len(webm) // 2], "video")
+    assert routed(webm, "video") and not routed(webm[: len(webm) // 2], "video")
     assert not routed(webm.replace(b"\xb0\x81\x50", b"\xb0\x81\x01"), "video")  # the header's width: 1
 
 

@@ -37,19 +37,21 @@ def test_a_header_that_dali_cannot_read_among_many(tmp_path):
     jpeg = path.read_bytes()
     scan = jpeg.index(b"\xff\xda")
     path.write_bytes(jpeg[:scan] + b"\0\0" + jpeg[scan:])  # between two segments, where Pillow passes over it
-    run = subprocess.run([sys.executable, "-c", MANY, str(tmp_path)], cwd=Path(__file__).parents[2], text=True,
-                         capture_output=True)
+    run = subprocess.run(
+        [sys.executable, "-c", MANY, str(tmp_path)], cwd=Path(__file__).parents[2], text=True, capture_output=True
+    )
     assert run.returncode == 0, f"{run.returncode}: {run.stderr[-2000:]}"
 
 
 @needs_dali
 def test_groups_are_small_and_of_one_size(tmp_path, monkeypatch):
     items, sizes, schedule = scenes(tmp_path, 70), [], dali._Run._schedule
-    monkeypatch.setattr(dali._Run, "_schedule",
-                        lambda run, group: sizes.append(len(group.slots)) or schedule(run, group))
+    monkeypatch.setattr(
+        dali._Run, "_schedule", lambda run, group: sizes.append(len(group.slots)) or schedule(run, group)
+    )
     for count, wanted in ((31, [31]), (32, [16, 16]), (70, [24, 24, 22])):
         sizes.clear()
-        chunk, = dali.DaliEngine(plain(size=32), batch_size=count).run(items, [list(range(count))])
+        (chunk,) = dali.DaliEngine(plain(size=32), batch_size=count).run(items, [list(range(count))])
         assert sizes == wanted and chunk.fallback == 0 and not chunk.faults
 
 
@@ -66,6 +68,7 @@ def hung(monkeypatch):
             if len(calls) == number:
                 go_on.wait(60)
             return work(*values)
+
         monkeypatch.setattr(dali_calls, step, slow)
 
     monkeypatch.setattr(dali_calls, "PATIENCE", 0.3)
@@ -74,13 +77,17 @@ def hung(monkeypatch):
 
 
 @needs_dali
-@pytest.mark.parametrize("step, number, done", [("_build", 1, 0), ("_feed", 1, 0), ("_feed", 3, 0), ("_outputs", 1, 0),
-                                                ("_outputs", 2, 1)])
+@pytest.mark.parametrize(
+    "step, number, done", [("_build", 1, 0), ("_feed", 1, 0), ("_feed", 3, 0), ("_outputs", 1, 0), ("_outputs", 2, 1)]
+)
 def test_what_does_not_come_back_is_left_to_itself(tmp_path, hung, step, number, done):
     items, spec = scenes(tmp_path, 30), plain(size=40)
     broken(items[17].path)
-    wanted = {n: row for numbers, batch in loader(items, spec, backend="cpu", on_error="skip")
-              for n, row in zip(numbers, batch)}
+    wanted = {
+        n: row
+        for numbers, batch in loader(items, spec, backend="cpu", on_error="skip")
+        for n, row in zip(numbers, batch)
+    }
     hung(step, number)
     batches = loader(items, spec, backend="dali", batch_size=4, on_error="skip")
     with pytest.warns(RuntimeWarning, match="did not come back"):

@@ -74,11 +74,20 @@ def test_sniff_refuses_the_rest(tmp_path):
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_every_fault_is_one_line_that_names_the_file(modality, media, tmp_path):
-    other = {"image": "audio.wav", "video": "audio.mp3", "audio": "image.png", "depth": "video.mp4",
-             "text": "image.jpg"}[modality]
+    other = {
+        "image": "audio.wav",
+        "video": "audio.mp3",
+        "audio": "image.png",
+        "depth": "video.mp4",
+        "text": "image.jpg",
+    }[modality]
     good = next(path for name, path in media.items() if name.startswith(modality))
-    faults = {"empty": b"", "random": b"\xfe" + random.Random(1).randbytes(4000),
-              "wrong": media[other].read_bytes(), "head": good.read_bytes()[:10] + b"\0" * 3}
+    faults = {
+        "empty": b"",
+        "random": b"\xfe" + random.Random(1).randbytes(4000),
+        "wrong": media[other].read_bytes(),
+        "head": good.read_bytes()[:10] + b"\0" * 3,
+    }
     for name, content in faults.items():
         path = tmp_path / f"{name}{good.suffix}"
         path.write_bytes(content)
@@ -96,12 +105,25 @@ def test_every_fault_is_one_line_that_names_the_file(modality, media, tmp_path):
             decode(path, modality)
 
 
-@pytest.mark.parametrize("name", ["image.jpg", "image.png", "audio.flac", "video.mp4", "video.avi",
-                                  "depth.png", "audio.ogg", "video.webm", "audio.m4a", "depth.tiff"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image.jpg",
+        "image.png",
+        "audio.flac",
+        "video.mp4",
+        "video.avi",
+        "depth.png",
+        "audio.ogg",
+        "video.webm",
+        "audio.m4a",
+        "depth.tiff",
+    ],
+)
 def test_damage_ends_in_an_item_or_a_media_error(name, media, tmp_path):
     data, rng, outcomes = media[name].read_bytes(), random.Random(name), set()
     for _ in range(20):
-        broken = bytearray(data[:rng.randrange(1, len(data))] if rng.random() < 0.5 else data)
+        broken = bytearray(data[: rng.randrange(1, len(data))] if rng.random() < 0.5 else data)
         for _ in range(rng.randrange(8)):
             broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
         try:
@@ -117,7 +139,7 @@ def test_damage_ends_in_an_item_or_a_media_error(name, media, tmp_path):
 def test_a_truncated_picture_is_an_error(media):
     data = jpeg(Image.effect_noise((256, 256), 50).convert("RGB"))
     with pytest.raises(MediaError, match="truncated"):
-        decode(data[:len(data) // 2], "image")
+        decode(data[: len(data) // 2], "image")
 
 
 def test_names_are_never_protocols(tmp_path, monkeypatch):
@@ -161,17 +183,20 @@ def test_specs_go_to_dicts_and_back(modality):
 
 def test_importing_needs_torch_only():
     blocked = ("numpy", "PIL", "av", "soundfile")
-    code = (f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
-            "import mmcl_fast.media, mmcl_fast.streams\n"
-            "from mmcl_fast.errors import MediaError\n"
-            "try: mmcl_fast.media.decode(b'x', 'image')\n"
-            "except MediaError as error: print(error)\n")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
+        "import mmcl_fast.media, mmcl_fast.streams\n"
+        "from mmcl_fast.errors import MediaError\n"
+        "try: mmcl_fast.media.decode(b'x', 'image')\n"
+        "except MediaError as error: print(error)\n"
+    )
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith(": install it") and "needs the package" in done.stdout
 
 
 # views
+
 
 @pytest.mark.parametrize("name", ["image.jpg", "video.mp4", "audio.wav", "depth.png"])
 def test_views_are_fixed_by_seed_view_and_key(name, media):
@@ -183,8 +208,11 @@ def test_views_are_fixed_by_seed_view_and_key(name, media):
     assert torch.equal(get(view=1, seed=1, key="a"), get(view=1, seed=1, key="a"))
     base = get(view=1, seed=1, key="a")
     assert base.shape == plain_view.shape and not torch.equal(base, plain_view)
-    for other in ({"view": 2, "seed": 1, "key": "a"}, {"view": 1, "seed": 2, "key": "a"},
-                  {"view": 1, "seed": 1, "key": "b"}):
+    for other in (
+        {"view": 2, "seed": 1, "key": "a"},
+        {"view": 1, "seed": 2, "key": "a"},
+        {"view": 1, "seed": 1, "key": "b"},
+    ):
         assert not torch.equal(base, get(**other))
 
 

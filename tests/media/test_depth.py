@@ -154,14 +154,18 @@ def npy(header: str, body: bytes = bytes(64)) -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + body
 
 
-@pytest.mark.parametrize("header, part", [
-    ("{'descr': '<f4', 'fortran_order': False, 'shape': (9000, 9000), }", "ends before its 9000 x 9000 numbers"),
-    ("{'descr': '<f4', 'fortran_order': False, 'shape': (90000, 90000), }", "max_pixels"),
-    ("{'descr': '|V999999999', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
-    ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }", "one plane of numbers"),
-    ("{'descr': '|O', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
-    ("{'descr': '<c8', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
-    ("{'descr': __import__('os'), 'fortran_order': False, 'shape': (4, 4), }", "cannot be decoded")])
+@pytest.mark.parametrize(
+    "header, part",
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (9000, 9000), }", "ends before its 9000 x 9000 numbers"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (90000, 90000), }", "max_pixels"),
+        ("{'descr': '|V999999999', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4), }", "one plane of numbers"),
+        ("{'descr': '|O', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
+        ("{'descr': '<c8', 'fortran_order': False, 'shape': (4, 4), }", "one plane of numbers"),
+        ("{'descr': __import__('os'), 'fortran_order': False, 'shape': (4, 4), }", "cannot be decoded"),
+    ],
+)
 def test_npy_headers_that_lie(header, part):
     with pytest.raises(MediaError, match=part):
         decode(npy(header), "depth")

@@ -33,9 +33,19 @@ def test_normalised_by_mean_and_std():
     assert torch.allclose(got.mean((0, 2, 3)), torch.tensor(want), atol=1e-6)
 
 
-@pytest.mark.parametrize("tag, move", [
-    (1, None), (2, "FLIP_LEFT_RIGHT"), (3, "ROTATE_180"), (4, "FLIP_TOP_BOTTOM"), (5, "TRANSPOSE"),
-    (6, "ROTATE_90"), (7, "TRANSVERSE"), (8, "ROTATE_270")])
+@pytest.mark.parametrize(
+    "tag, move",
+    [
+        (1, None),
+        (2, "FLIP_LEFT_RIGHT"),
+        (3, "ROTATE_180"),
+        (4, "FLIP_TOP_BOTTOM"),
+        (5, "TRANSPOSE"),
+        (6, "ROTATE_90"),
+        (7, "TRANSVERSE"),
+        (8, "ROTATE_270"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 def test_exif_orientation(tag, move, kind):
     """The stored picture is turned so that its tag undoes the turn."""
@@ -106,8 +116,9 @@ def test_crop_is_shortest_edge_then_centre(side, method):
     image = Image.fromarray(noise).resize(side, Image.Resampling.BICUBIC)
     size = 64
     scale = size / min(side)
-    resized = image.resize((int(side[0] * scale + 1e-9), int(side[1] * scale + 1e-9)),
-                           getattr(Image.Resampling, method.upper()))
+    resized = image.resize(
+        (int(side[0] * scale + 1e-9), int(side[1] * scale + 1e-9)), getattr(Image.Resampling, method.upper())
+    )
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     want = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32)
     got = decode(save(image, "PNG"), "image", plain(size=size, resize="crop", interpolation=method))
@@ -201,9 +212,19 @@ def test_a_float_picture_is_not_an_image():
         decode(save(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), "image")
 
 
-@pytest.mark.parametrize("values", [
-    {"size": 0}, {"resize": "fill"}, {"std": (1, 0, 1)}, {"frames": 4}, {"f_min": 9000.0},
-    {"modality": "smell"}, {"depth_range": (5, 1)}, {"window_policy": "loop"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"size": 0},
+        {"resize": "fill"},
+        {"std": (1, 0, 1)},
+        {"frames": 4},
+        {"f_min": 9000.0},
+        {"modality": "smell"},
+        {"depth_range": (5, 1)},
+        {"window_policy": "loop"},
+    ],
+)
 def test_specs_refuse_nonsense(values):
     with pytest.raises(ConfigError):
         VisualSpec(**values)

@@ -83,6 +83,7 @@ def test_texts(tmp_path):
 
 # order and shards
 
+
 def test_shuffle_draws_each_epoch_from_the_seed(greys):
     def epochs(seed: int) -> list[list[int]]:
         batches = loader(greys, plain(), batch_size=5, shuffle=True, seed=seed)
@@ -93,15 +94,17 @@ def test_shuffle_draws_each_epoch_from_the_seed(greys):
     assert first != second and first != list(range(23))
     assert epochs(3) == [first, second] and epochs(4)[0] != first
     for indices, batch in loader(greys, plain(), batch_size=5, shuffle=True, seed=3, epoch=1):
-        assert indices == second[:len(indices)] and shown(batch) == indices
-        del second[:len(indices)]
+        assert indices == second[: len(indices)] and shown(batch) == indices
+        del second[: len(indices)]
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("world", [2, 4, 30])
 def test_every_item_is_on_exactly_one_rank(greys, world, shuffle):
-    ranks = [loader(greys, plain(), workers=0, batch_size=3, shuffle=shuffle, rank=rank, world=world)
-             for rank in range(world)]
+    ranks = [
+        loader(greys, plain(), workers=0, batch_size=3, shuffle=shuffle, rank=rank, world=world)
+        for rank in range(world)
+    ]
     parts = [list(rank) for rank in ranks]
     assert Counter(i for part in parts for i in indices_of(part)) == Counter(range(23))
     assert [len(part) for part in parts] == [len(rank) for rank in ranks]
@@ -110,6 +113,7 @@ def test_every_item_is_on_exactly_one_rank(greys, world, shuffle):
 
 
 # position
+
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_where_another_stopped(greys, workers):
@@ -144,9 +148,12 @@ def test_left_early_it_begins_the_epoch_anew(greys):
 
 def test_a_state_of_another_loader_is_refused(greys):
     state = loader(greys, plain(), batch_size=5).state_dict()
-    others = [({"batch_size": 4}, "batch_size was 5, is 4"), ({"batch_size": 5, "seed": 1}, "seed was 0, is 1"),
-              ({"batch_size": 5, "shuffle": True}, "shuffle was False"),
-              ({"batch_size": 5, "world": 2}, "world was 1, is 2")]
+    others = [
+        ({"batch_size": 4}, "batch_size was 5, is 4"),
+        ({"batch_size": 5, "seed": 1}, "seed was 0, is 1"),
+        ({"batch_size": 5, "shuffle": True}, "shuffle was False"),
+        ({"batch_size": 5, "world": 2}, "world was 1, is 2"),
+    ]
     for options, message in others:
         with pytest.raises(StreamError, match=message):
             loader(greys, plain(), **options).load_state_dict(state)
@@ -163,6 +170,7 @@ def test_a_state_of_another_loader_is_refused(greys):
 
 
 # broken files
+
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_first_broken_item_stops_the_loader_with_its_name(greys, workers):
@@ -187,8 +195,9 @@ def test_skip_leaves_broken_items_out_and_lists_them(greys, workers):
         assert [indices for indices, _ in seen] == [[1, 2, 3, 4], [5, 8, 9], [15, 16, 17, 18, 19], [20, 21]]
         assert all(shown(batch) == indices for indices, batch in seen)
     assert [i for i, _ in batches.faults] == broken
-    assert all(f"{i}.png: cannot be decoded" in str(error) and error.__traceback__ is None
-               for i, error in batches.faults)
+    assert all(
+        f"{i}.png: cannot be decoded" in str(error) and error.__traceback__ is None for i, error in batches.faults
+    )
     assert batches.stats.items == 2 * 14
 
 
@@ -203,6 +212,7 @@ def test_what_was_skipped_is_part_of_the_position(greys):
 
 
 # the rest
+
 
 def test_torch_threads_stay_as_they_were():
     before, inside = torch.get_num_threads(), []
@@ -220,10 +230,16 @@ def test_torch_threads_stay_as_they_were():
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"batch_size": 0}, "batch_size = 0"), ({"workers": -1}, "workers = -1"), ({"rank": 2, "world": 2}, "rank = 2"),
-    ({"on_error": "ignore"}, "'ignore': use one of error, skip"), ({"backend": "gpu"}, "'gpu': use one of auto"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"workers": -1}, "workers = -1"),
+        ({"rank": 2, "world": 2}, "rank = 2"),
+        ({"on_error": "ignore"}, "'ignore': use one of error, skip"),
+        ({"backend": "gpu"}, "'gpu': use one of auto"),
+    ],
+)
 def test_nonsense_is_refused(greys, options, message):
     with pytest.raises(ConfigError, match=message):
         loader(greys, plain(), **options)
@@ -306,7 +322,7 @@ def test_memory_stays_flat_over_ten_thousand_files(tmp_path):
             kinds.append(data.getvalue())
     for i in range(10_000):
         data = rng.choice(kinds)
-        (tmp_path / f"{i:05}.img").write_bytes(data[:len(data) // 2] if i % 100 == 7 else data)
+        (tmp_path / f"{i:05}.img").write_bytes(data[: len(data) // 2] if i % 100 == 7 else data)
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     early, late, items, faults = (float(word) for word in done.stdout.split())

@@ -20,8 +20,15 @@ from mmcl_fast.media.resample import resample
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="mmcl_fast._C was not compiled")
 SPEC = default_spec("audio")
-SHAPES = [{}, {"n_fft": 400, "mels": 64}, {"n_fft": 480, "hop": 100, "mels": 40}, {"n_fft": 250, "hop": 80, "mels": 32},
-          {"n_fft": 512, "hop": 171, "mels": 80, "size": 160}, {"n_fft": 2048, "hop": 512}, {"n_fft": 6, "mels": 2}]
+SHAPES = [
+    {},
+    {"n_fft": 400, "mels": 64},
+    {"n_fft": 480, "hop": 100, "mels": 40},
+    {"n_fft": 250, "hop": 80, "mels": 32},
+    {"n_fft": 512, "hop": 171, "mels": 80, "size": 160},
+    {"n_fft": 2048, "hop": 512},
+    {"n_fft": 6, "mels": 2},
+]
 RATES = [(44100, 16000), (8000, 16000), (22050, 16000), (96000, 8000), (16000, 44100), (44101, 16000), (16000, 1000)]
 
 
@@ -33,17 +40,19 @@ def photo(height: int, width: int) -> np.ndarray:
     """Smooth, with a hard edge."""
     y, x = np.mgrid[:height, :width]
     out = np.stack([127 + 120 * np.sin(x / 9 + c) * np.cos(y / 11 - c) for c in range(3)], -1)
-    out[height // 3:, width // 2:] = 255 * (np.arange(3) == 1)
+    out[height // 3 :, width // 2 :] = 255 * (np.arange(3) == 1)
     return out.astype(np.uint8)
 
 
 @pytest.fixture
 def plainly(monkeypatch):
     """Runs a function as if nothing had been compiled."""
+
     def run(function, *args):
         with monkeypatch.context() as patch:
             patch.setattr(native, "kernels", lambda: None)
             return function(*args)
+
     return run
 
 
@@ -59,7 +68,7 @@ def test_mel(plainly, change, length):
     close(mel.mel_power(wave, spec), want, 1e-6 * float(want.max()), 1e-3)
     got = mel.picture(wave, spec)
     close(got, plainly(mel.picture, wave, spec), 2e-5)
-    assert 0 <= got.min() and got.max() <= 1
+    assert got.min() >= 0 and got.max() <= 1
 
 
 def test_mel_of_a_length_without_small_factors_is_torchs(plainly):
@@ -100,13 +109,23 @@ def test_mono(plainly, channels):
 def test_normalise(plainly):
     spec = replace(default_spec("image"), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.5), size=37)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 37, 37, 4), dtype=np.uint8))
-    for given in (pixels[..., :3].permute(0, 3, 1, 2), pixels[..., :3].contiguous().permute(0, 3, 1, 2),
-                  pixels[..., :3].permute(0, 3, 1, 2).contiguous(), pixels[..., :1].permute(0, 3, 1, 2),
-                  noise(2, 3, 37, 37), noise(2, 1, 37, 37).flip(-1), noise(2, 3, 37, 37).transpose(2, 3)):
+    for given in (
+        pixels[..., :3].permute(0, 3, 1, 2),
+        pixels[..., :3].contiguous().permute(0, 3, 1, 2),
+        pixels[..., :3].permute(0, 3, 1, 2).contiguous(),
+        pixels[..., :1].permute(0, 3, 1, 2),
+        noise(2, 3, 37, 37),
+        noise(2, 1, 37, 37).flip(-1),
+        noise(2, 3, 37, 37).transpose(2, 3),
+    ):
         assert native.normalises(given, torch.empty(2, 3, 37, 37))
         batch = torch.full((4, 2, 3, 37, 37), 9.0)
-        close(views.normalise(given, spec, batch[1]), plainly(views.normalise, given, spec, torch.empty(2, 3, 37, 37)),
-              1e-6, 1e-6)
+        close(
+            views.normalise(given, spec, batch[1]),
+            plainly(views.normalise, given, spec, torch.empty(2, 3, 37, 37)),
+            1e-6,
+            1e-6,
+        )
         assert (batch[[0, 2, 3]] == 9).all()
 
 
@@ -133,8 +152,17 @@ def written(im: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("options", [{"quality": 80}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1},
-                                     {"quality": 20, "optimize": True, "comment": b"a comment"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 80},
+        {"progressive": True},
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"quality": 20, "optimize": True, "comment": b"a comment"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_plain_jpeg_has_pillows_pixels(mode, options):
     pytest.importorskip("simplejpeg")
@@ -150,10 +178,16 @@ def test_other_jpegs_are_left_to_pillow():
     exif[0x0112] = 6
     plain = written(im)
     frame = plain.index(b"\xff\xc0")
-    others = {"turned": written(im, exif=exif), "CMYK": written(im.convert("CMYK")), "stored as RGB":
-              written(im, keep_rgb=True), "no JFIF": plain[:2] + plain[20:], "12 bits":
-              plain[:frame + 4] + b"\x0c" + plain[frame + 5:], "arithmetic": plain[:frame] + b"\xff\xc9" +
-              plain[frame + 2:], "cut in its head": plain[:frame + 3], "no frame": plain[:frame]}
+    others = {
+        "turned": written(im, exif=exif),
+        "CMYK": written(im.convert("CMYK")),
+        "stored as RGB": written(im, keep_rgb=True),
+        "no JFIF": plain[:2] + plain[20:],
+        "12 bits": plain[: frame + 4] + b"\x0c" + plain[frame + 5 :],
+        "arithmetic": plain[:frame] + b"\xff\xc9" + plain[frame + 2 :],
+        "cut in its head": plain[: frame + 3],
+        "no frame": plain[:frame],
+    }
     assert {name: jpeg.plain_size(data) for name, data in others.items()} == dict.fromkeys(others)
 
 
@@ -161,7 +195,7 @@ def test_a_jpeg_cut_short_is_refused_and_a_turned_one_turned():
     spec, im = default_spec("image"), Image.fromarray(photo(300, 400))
     data = written(im)
     with pytest.raises(MediaError):
-        decode(data[:len(data) // 2], "image", spec)
+        decode(data[: len(data) // 2], "image", spec)
     exif = Image.Exif()
     exif[0x0112] = 3
     got, want = decode(written(im, exif=exif), "image", spec), decode(data, "image", spec)
@@ -174,6 +208,7 @@ def test_lower_instruction_sets(isa):
     if os.environ.get("MMCL_FAST_ISA"):
         pytest.skip("already inside")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "not lower"]
-    done = subprocess.run(command, env={**os.environ, "MMCL_FAST_ISA": isa}, cwd=Path(__file__).parents[2],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, "MMCL_FAST_ISA": isa}, cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:]

@@ -25,21 +25,26 @@ TINY = [(1, 1), (3, 2), (40, 30), (31, 97)]
 def processors() -> dict[str, tuple]:
     crop, squash = clip.CLIPImageProcessorPil(), siglip.SiglipImageProcessorPil()
     bilinear = siglip.SiglipImageProcessorPil(resample=BILINEAR)
-    return {"clip": (crop, _spec(crop, "crop", "bicubic")), "siglip": (squash, _spec(squash, "squash", "bicubic")),
-            "bilinear": (bilinear, _spec(bilinear, "squash", "bilinear"))}
+    return {
+        "clip": (crop, _spec(crop, "crop", "bicubic")),
+        "siglip": (squash, _spec(squash, "squash", "bicubic")),
+        "bilinear": (bilinear, _spec(bilinear, "squash", "bilinear")),
+    }
 
 
 def _spec(processor, resize: str, interpolation: str) -> VisualSpec:
-    return VisualSpec(size=224, resize=resize, interpolation=interpolation, mean=processor.image_mean,
-                      std=processor.image_std)
+    return VisualSpec(
+        size=224, resize=resize, interpolation=interpolation, mean=processor.image_mean, std=processor.image_std
+    )
 
 
 def apart(data: bytes, name: str, turned: bool = False) -> torch.Tensor:
     """How far the two pictures are apart, ``[3, 224, 224]`` in 1/255."""
     processor, spec = processors()[name]
     image = Image.open(io.BytesIO(data))
-    want = torch.as_tensor(processor(ImageOps.exif_transpose(image) if turned else image,
-                                     return_tensors="pt")["pixel_values"])[0]
+    want = torch.as_tensor(
+        processor(ImageOps.exif_transpose(image) if turned else image, return_tensors="pt")["pixel_values"]
+    )[0]
     got = decode(data, "image", spec)[0]
     assert got.shape == want.shape and got.dtype == want.dtype
     return (got - want).abs() * torch.tensor(spec.std).view(3, 1, 1) * 255
@@ -55,7 +60,7 @@ def natural(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "bilinear"])
 def test_pictures_below_four_times_the_size(name):
-    """Rounding between the two passes, whose order Pillow 13 chooses by the picture's shape, and overshoot cut there."""
+    """Rounding between the two passes, whose order Pillow 13 chooses by the shape, and overshoot cut there."""
     for width, height in SMALL + TINY:
         for image in (scene(0, width, height), natural(width, height)):
             for kind in ("PNG", "JPEG"):

@@ -25,13 +25,32 @@ from tests.media.trial import forget, memory
 WORKS = (decode, check)
 
 
-@pytest.mark.parametrize("name", ["-i.mp4", "concat:a.mp4", "data:image.mp4", "http:__x.mp4", "per%d%%s.mp4", "~.mp4",
-                                  "new\nline.mp4", "two  spaces.mp4", "\x1b[31m.mp4", "*?[x].mp4", b"\xff\xfe.mp4"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "-i.mp4",
+        "concat:a.mp4",
+        "data:image.mp4",
+        "http:__x.mp4",
+        "per%d%%s.mp4",
+        "~.mp4",
+        "new\nline.mp4",
+        "two  spaces.mp4",
+        "\x1b[31m.mp4",
+        "*?[x].mp4",
+        b"\xff\xfe.mp4",
+    ],
+)
 def test_any_name_is_only_a_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = os.fsdecode(name)
-    files = [("video", clip("mp4", "mpeg4", 3)), ("audio", written("WAV")), ("audio", recording("ipod", "aac")),
-             ("image", saved(scene(), "PNG")), ("text", b"some words")]
+    files = [
+        ("video", clip("mp4", "mpeg4", 3)),
+        ("audio", written("WAV")),
+        ("audio", recording("ipod", "aac")),
+        ("image", saved(scene(), "PNG")),
+        ("text", b"some words"),
+    ]
     for modality, data in files:
         for path in (name, tmp_path / name):
             Path(path).write_bytes(data)
@@ -77,6 +96,7 @@ def listener():
     """A port and the list of those who came."""
     came: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def wait() -> None:
             try:
                 while True:
@@ -99,17 +119,24 @@ def test_lists_and_documents_reach_for_nothing(tmp_path, listener):
         "hls-url": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}.ts\n#EXT-X-ENDLIST\n",
         "concat": f"ffconcat version 1.0\nfile '{tmp_path}/other.mp4'\n",
         "sdp": f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
-               "a=rtpmap:96 H264/90000\n",
+        "a=rtpmap:96 H264/90000\n",
         "dash": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet>'
-                f'<Representation id="1" mimeType="video/mp4"><BaseURL>{url}.mp4</BaseURL></Representation>'
-                "</AdaptationSet></Period></MPD>",
+        f'<Representation id="1" mimeType="video/mp4"><BaseURL>{url}.mp4</BaseURL></Representation>'
+        "</AdaptationSet></Period></MPD>",
         "svg": '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
-               f'<image xlink:href="{url}.png" width="9" height="9"/></svg>',
+        f'<image xlink:href="{url}.png" width="9" height="9"/></svg>',
         "eps": "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n%%EOF\n",
     }
     for name, content in documents.items():
-        for suffix, modality in ((".mp4", "video"), (".ts", "video"), (".m3u8", "video"), (".wav", "audio"),
-                                 (".png", "image"), (".eps", "image"), (".tiff", "depth")):
+        for suffix, modality in (
+            (".mp4", "video"),
+            (".ts", "video"),
+            (".m3u8", "video"),
+            (".wav", "audio"),
+            (".png", "image"),
+            (".eps", "image"),
+            (".tiff", "depth"),
+        ):
             path = tmp_path / f"{name}{suffix}"
             path.write_text(content)
             for source in (path, content.encode()):
@@ -132,8 +159,10 @@ class Touch:
 def test_arrays_are_never_unpickled_nor_their_headers_believed(tmp_path):
     data = io.BytesIO()
     np.save(data, np.array([[Touch(tmp_path / "made")]], dtype=object), allow_pickle=True)
-    headers = [b"{'descr': '<f4', 'fortran_order': False, 'shape': %s, }" % shape
-               for shape in (b"(3, -3)", b"(99999999, 99999999)", b"(10 ** 9, 10 ** 9)", b"(" * 3000, b"()", b"(0, 3)")]
+    headers = [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': %s, }" % shape
+        for shape in (b"(3, -3)", b"(99999999, 99999999)", b"(10 ** 9, 10 ** 9)", b"(" * 3000, b"()", b"(0, 3)")
+    ]
     files = [data.getvalue()]
     for header in headers:
         header = header.ljust((len(header) + 74) // 64 * 64 - 11) + b"\n"
@@ -157,8 +186,11 @@ def test_what_unpacks_to_much_is_refused_before_it_does(tmp_path):
         head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
         return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", bomb) + chunk(b"IEND", b"")
 
-    for data in (png(50_000, 50_000), png(9, 9, chunk(b"zTXt", b"k\0\0" + bomb)),
-                 png(9, 9, chunk(b"iCCP", b"k\0\0" + bomb))):
+    for data in (
+        png(50_000, 50_000),
+        png(9, 9, chunk(b"zTXt", b"k\0\0" + bomb)),
+        png(9, 9, chunk(b"iCCP", b"k\0\0" + bomb)),
+    ):
         for work in WORKS:
             with pytest.raises(MediaError):
                 work(data, "image")
@@ -200,7 +232,7 @@ def test_a_cut_recording_fails_its_check(tmp_path):
     for kind in ("WAV", "AIFF"):
         data = written(kind, "PCM_16")
         check(data, "audio")
-        cut = data[:len(data) // 2]
+        cut = data[: len(data) // 2]
         decode(cut, "audio")
         with pytest.raises(MediaError, match="ends after .* of .* bytes of sound: cut short, replace it"):
             check(cut, "audio")

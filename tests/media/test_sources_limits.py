@@ -25,16 +25,36 @@ def png_bomb(side: int, bits: int = 8) -> bytes:
     packer = zlib.compressobj(9, wbits=-15)
     rest = packer.compress(bytes(total % block)) + packer.flush()
     body = b"\x78\xda" + zeros * (total // block) + rest + struct.pack(">I", total % 65521 << 16 | 1)
-    return (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">2I5B", side, side, bits, 0, 0, 0, 0))
-            + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">2I5B", side, side, bits, 0, 0, 0, 0))
+        + png_chunk(b"IDAT", body)
+        + png_chunk(b"IEND", b"")
+    )
 
 
 def tiff_bomb(side: int) -> bytes:
     """One strip of 2 bytes for ``side`` x ``side`` floats."""
-    entries = [(256, 4, side), (257, 4, side), (258, 3, 32), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
-               (278, 4, side), (279, 4, 2), (339, 3, 3)]
-    return (b"II*\0" + struct.pack("<I", 10) + b"\1\2" + struct.pack("<H", len(entries))
-            + b"".join(struct.pack("<2HII", tag, kind, 1, value) for tag, kind, value in entries) + bytes(4))
+    entries = [
+        (256, 4, side),
+        (257, 4, side),
+        (258, 3, 32),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, side),
+        (279, 4, 2),
+        (339, 3, 3),
+    ]
+    return (
+        b"II*\0"
+        + struct.pack("<I", 10)
+        + b"\1\2"
+        + struct.pack("<H", len(entries))
+        + b"".join(struct.pack("<2HII", tag, kind, 1, value) for tag, kind, value in entries)
+        + bytes(4)
+    )
 
 
 def npy_bomb(side: int) -> bytes:
@@ -43,9 +63,15 @@ def npy_bomb(side: int) -> bytes:
 
 
 def test_bombs_fail_with_memory_flat(tmp_path):
-    files = {"image-a.png": png_bomb(50_000), "depth-b.png": png_bomb(50_000, 16), "depth-c.tiff": tiff_bomb(60_000),
-             "depth-d.npy": npy_bomb(70_000), "depth-e.npy": npy_bomb(9_000), "video-f.png": png_bomb(50_000),
-             "image-g.png": png_bomb(12_000)}
+    files = {
+        "image-a.png": png_bomb(50_000),
+        "depth-b.png": png_bomb(50_000, 16),
+        "depth-c.tiff": tiff_bomb(60_000),
+        "depth-d.npy": npy_bomb(70_000),
+        "depth-e.npy": npy_bomb(9_000),
+        "video-f.png": png_bomb(50_000),
+        "image-g.png": png_bomb(12_000),
+    }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     assert zlib.decompress(png_bomb(5000)[41:-16]) == bytes(5000 * 5001)  # it is a true one
@@ -69,8 +95,13 @@ for file in files:
     except MediaError: pass
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program, str(tmp_path)], capture_output=True,
-                          text=True, timeout=100, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
     *lines, grown = done.stdout.splitlines()
     assert len(lines) == 2 * len(files) and not any("nothing wrong" in line for line in lines), done.stdout
     for line in lines:
@@ -98,8 +129,11 @@ def test_what_the_user_says_is_laid_on_the_encoders_spec():
     assert (mine.max_pixels, mine.depth_kind, mine.size, mine.max_seconds) == (5000, "disparity", 64, 3600)
     assert adjust(spec, {}) == spec
     assert adjust(TextSpec(), settings).max_chars == 9
-    for settings_, part in (({"size": 1}, "media setting 'size': use one of depth_invalid"),
-                            ({"max_pixels": 0}, "max_pixels = 0"), ({"depth_kind": "near"}, "depth_kind = 'near'")):
+    for settings_, part in (
+        ({"size": 1}, "media setting 'size': use one of depth_invalid"),
+        ({"max_pixels": 0}, "max_pixels = 0"),
+        ({"depth_kind": "near"}, "depth_kind = 'near'"),
+    ):
         with pytest.raises(ConfigError, match=part):
             adjust(spec, settings_)
     assert spec_from_dict(mine.to_dict()) == mine

@@ -10,10 +10,19 @@ from mmcl_fast.media import check, decode, video
 from tests.media.files import counting_video, numbers, plain, quarters
 
 
-@pytest.mark.parametrize("name, codec, count, gop", [
-    ("a.mp4", "libx264", 40, 12), ("long.mp4", "libx264", 400, 25), ("long.mkv", "libx264", 400, 25),
-    ("a.webm", "libvpx-vp9", 30, 10), ("a.avi", "mjpeg", 30, 1), ("a.mp4", "libx265", 30, 10),
-    ("long.ts", "libx264", 150, 25), ("long.avi", "mpeg4", 150, 12)])
+@pytest.mark.parametrize(
+    "name, codec, count, gop",
+    [
+        ("a.mp4", "libx264", 40, 12),
+        ("long.mp4", "libx264", 400, 25),
+        ("long.mkv", "libx264", 400, 25),
+        ("a.webm", "libvpx-vp9", 30, 10),
+        ("a.avi", "mjpeg", 30, 1),
+        ("a.mp4", "libx265", 30, 10),
+        ("long.ts", "libx264", 150, 25),
+        ("long.avi", "mpeg4", 150, 12),
+    ],
+)
 def test_frames_are_uniform_over_the_duration(tmp_path, name, codec, count, gop):
     path = counting_video(tmp_path / name, count, codec, gop=gop)
     for frames in (1, 4, 8):
@@ -41,13 +50,19 @@ def test_seeking_decodes_less(tmp_path, monkeypatch):
     assert len(decoded) < 100
 
 
-@pytest.mark.parametrize("name, codec, options, skipped", [
-    ("a.mp4", "libx264", {"preset": "medium", "bf": "3", "b_strategy": "0"}, 0.3),
-    ("a.mkv", "libx264", {"preset": "medium", "bf": "8", "x264-params": "b-adapt=0:b-pyramid=none"}, 0.6),
-    ("a.ts", "libx264", {"preset": "medium", "x264-params": "b-adapt=0:open-gop=1"}, 0.3),
-    ("a.mp4", "libx265", {"preset": "fast", "x265-params": "bframes=4:b-adapt=0:log-level=none"}, 0.3),
-    ("a.mp4", "mpeg4", {"bf": "2"}, 0.4), ("a.ts", "mpeg2video", {"bf": "2"}, 0.4), ("a.avi", "mjpeg", {}, 0.6),
-    ("a.webm", "libvpx-vp9", {"deadline": "good", "cpu-used": "4", "lag-in-frames": "16", "auto-alt-ref": "1"}, 0)])
+@pytest.mark.parametrize(
+    "name, codec, options, skipped",
+    [
+        ("a.mp4", "libx264", {"preset": "medium", "bf": "3", "b_strategy": "0"}, 0.3),
+        ("a.mkv", "libx264", {"preset": "medium", "bf": "8", "x264-params": "b-adapt=0:b-pyramid=none"}, 0.6),
+        ("a.ts", "libx264", {"preset": "medium", "x264-params": "b-adapt=0:open-gop=1"}, 0.3),
+        ("a.mp4", "libx265", {"preset": "fast", "x265-params": "bframes=4:b-adapt=0:log-level=none"}, 0.3),
+        ("a.mp4", "mpeg4", {"bf": "2"}, 0.4),
+        ("a.ts", "mpeg2video", {"bf": "2"}, 0.4),
+        ("a.avi", "mjpeg", {}, 0.6),
+        ("a.webm", "libvpx-vp9", {"deadline": "good", "cpu-used": "4", "lag-in-frames": "16", "auto-alt-ref": "1"}, 0),
+    ],
+)
 @pytest.mark.parametrize("uneven", [False, True])
 def test_what_is_skipped_changes_nothing(tmp_path, monkeypatch, name, codec, options, skipped, uneven):
     count = 60
@@ -139,7 +154,7 @@ def test_refusals(tmp_path):
 def test_a_truncated_video_is_an_error(tmp_path):
     path = counting_video(tmp_path / "a.mkv", 200)
     data = path.read_bytes()
-    path.write_bytes(data[:len(data) // 2])
+    path.write_bytes(data[: len(data) // 2])
     with pytest.raises(MediaError, match="a.mkv: ends after .* of 8.00 s: the file is cut short"):
         check(path, "video")
     with pytest.raises(MediaError, match="cut short"):

@@ -54,7 +54,7 @@ def digest(item: torch.Tensor | str, spec: Spec) -> str:
         return hashlib.md5(item.encode()).hexdigest()
     assert item.shape == spec.shape and item.dtype == torch.float32, (item.shape, item.dtype)
     assert item.isfinite().all(), "not finite"
-    assert -1e-4 <= item.min() and item.max() <= 1 + 1e-4, (item.min(), item.max())
+    assert item.min() >= -1e-4 and item.max() <= 1 + 1e-4, (item.min(), item.max())
     return hashlib.md5(item.numpy().tobytes()).hexdigest()
 
 
@@ -64,7 +64,8 @@ def trial(path: Path, modality: str) -> dict[str, str]:
     found = {}
     for name, view in (("decode", 0), ("view", 3)):
         found[name], found[f"{name} says"] = outcome(
-            lambda view=view: digest(decode(path, modality, spec, view=view), spec), path)
+            lambda view=view: digest(decode(path, modality, spec, view=view), spec), path
+        )
     found["check"], found["check says"] = outcome(lambda: check(path, modality, spec) or "", path)
     found["sniff"], found["sniff says"] = outcome(lambda: sniff(path), path)
     assert found["sniff"] == "refused" or found["sniff says"] in MODALITIES
@@ -114,8 +115,10 @@ def in_batches(chosen: list[Item], backend: str) -> None:
         faulthandler.dump_traceback_later(10 * LIMIT, exit=True)
         print(json.dumps({"start": modality}), flush=True)
         spec, items = spec_of(modality), [item for item in chosen if item.modality == modality]
-        want = {number: outcome(lambda item=item: digest(decode(item.path, modality, spec), spec), item.path)
-                for number, item in enumerate(items)}
+        want = {
+            number: outcome(lambda item=item: digest(decode(item.path, modality, spec), spec), item.path)
+            for number, item in enumerate(items)
+        }
         sound = {number for number, (kind, _) in want.items() if kind == "item"}
         skip = loader(items, spec, backend=backend, batch_size=40, on_error="skip")  # DALI crashed over more than 31
         got = {number: digest(item, spec) for numbers, batch in skip for number, item in zip(numbers, batch)}
@@ -123,10 +126,19 @@ def in_batches(chosen: list[Item], backend: str) -> None:
         assert sorted([*got, *said]) == list(range(len(items))), "an item lost or handed out twice"
         assert all(line.startswith(f"{items[number].path}: ") for number, line in said.items())
         unequal = sorted(items[n].key for n in sound & set(got) if got[n] != want[n][1])
-        print(json.dumps({
-            "end": modality, "items": len(items), "sound": len(sound), "unequal": unequal,
-            "only here": sorted(items[n].key for n in set(got) - sound),
-            "only cpu": sorted(items[n].key for n in sound - set(got))}), flush=True)
+        print(
+            json.dumps(
+                {
+                    "end": modality,
+                    "items": len(items),
+                    "sound": len(sound),
+                    "unequal": unequal,
+                    "only here": sorted(items[n].key for n in set(got) - sound),
+                    "only cpu": sorted(items[n].key for n in sound - set(got)),
+                }
+            ),
+            flush=True,
+        )
         first, rounds = 0, 0
         while first < len(items) and rounds < 8:
             first, rounds = first + stopped_at(items[first:], spec, backend, set(got), first) + 1, rounds + 1
@@ -151,8 +163,10 @@ def stopped_at(items: list[Item], spec: Spec, backend: str, sound: set[int], fir
 def main() -> None:
     folder, backend, (first, step, passes) = Path(sys.argv[1]), sys.argv[2], map(int, sys.argv[3:6])
     torch.set_num_threads(1)
-    chosen = [Item(modality, name, folder / name)
-              for name, modality in json.loads((folder / "cases.json").read_text())[first::step]]
+    chosen = [
+        Item(modality, name, folder / name)
+        for name, modality in json.loads((folder / "cases.json").read_text())[first::step]
+    ]
     if backend == "none":
         one_by_one(chosen, passes)
     else:

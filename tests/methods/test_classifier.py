@@ -58,8 +58,14 @@ def test_only_the_tasks_rows_learn():
     before = head.weight.clone()
     targets = torch.arange(20) % 2
     z = randn(20, 8, seed=2) + 2 * randn(2, 8, seed=3)[targets]
-    train(method, [(head.parameters, 0.1)], 20, lambda step: head.loss(z, targets, [1, 4]), advance=lambda n: None,
-          generator=method.generator(0))
+    train(
+        method,
+        [(head.parameters, 0.1)],
+        20,
+        lambda step: head.loss(z, targets, [1, 4]),
+        advance=lambda n: None,
+        generator=method.generator(0),
+    )
     assert (head(z)[:, [1, 4]].argmax(1) == targets).float().mean() > 0.8
     assert torch.equal(head.weight[[0, 2, 3]], before[[0, 2, 3]])
     assert not torch.equal(head.weight[[1, 4]], before[[1, 4]])
@@ -85,8 +91,15 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
             z = randn(6, 8, seed=step) + torch.randn(6, 8, generator=generator)
             return head.loss(z + prompt, torch.arange(6) % 3, [0, 1, 2])
 
-        train(method, [([prompt], 0.1), (head.parameters, 0.01), ([], 1.0)], 8, loss, advance=lambda n: None,
-              generator=generator, loop="a loop")
+        train(
+            method,
+            [([prompt], 0.1), (head.parameters, 0.01), ([], 1.0)],
+            8,
+            loss,
+            advance=lambda n: None,
+            generator=generator,
+            loop="a loop",
+        )
         return [prompt, *head.parameters, generator.get_state()]
 
     whole, journal = run(Kept()), Kept(5)
@@ -98,5 +111,11 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(parallel, "world", lambda: 2)
     with pytest.raises(ConfigError, match="'zero_shot': learns in one process"):
-        train(learner(), [([torch.zeros(1)], 0.1)], 1, lambda step: torch.zeros(()), advance=lambda n: None,
-              generator=torch.Generator())
+        train(
+            learner(),
+            [([torch.zeros(1)], 0.1)],
+            1,
+            lambda step: torch.zeros(()),
+            advance=lambda n: None,
+            generator=torch.Generator(),
+        )

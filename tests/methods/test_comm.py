@@ -77,24 +77,40 @@ def test_self_regularisation_keeps_embeddings_nearer(setting):
     moved = {}
     for beta in (0.0, 100.0):
         encoder, classes, tasks = setting
-        method = Comm(encoder, make_options("comm", {**QUICK, "epochs": 8, "self_regularisation": beta,
-                                                     "aggregation": False}))
+        method = Comm(
+            encoder, make_options("comm", {**QUICK, "epochs": 8, "self_regularisation": beta, "aggregation": False})
+        )
         method.learn(tasks[0], classes)
         before = method.embed(tasks[2].tokens, "image", given=True)
         prompt = method.bank.prompts["image"]
         method.learn(tasks[2], classes)
-        z = [F.normalize(encoder.head(tasks[2].tokens, p, "image"), dim=1) for p in (prompt, method.bank.prompts["image"])]
+        z = [
+            F.normalize(encoder.head(tasks[2].tokens, p, "image"), dim=1)
+            for p in (prompt, method.bank.prompts["image"])
+        ]
         moved[beta] = float((1 - (z[0] * z[1]).sum(1)).mean())
         assert before.shape == (16, encoder.dim)
     assert moved[100.0] < moved[0.0] / 2
 
 
-@pytest.mark.parametrize("switch", [
-    {"prompts": False}, {"aggregation": False}, {"blending": False}, {"relevance": "mlp"}, {"realignment": "off"},
-    {"realignment": "closed"}, {"start": "zero"}, {"reads_query": False}, {"dual_targets": False},
-    {"weighted": False}, {"drift": False}])
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"prompts": False},
+        {"aggregation": False},
+        {"blending": False},
+        {"relevance": "mlp"},
+        {"realignment": "off"},
+        {"realignment": "closed"},
+        {"start": "zero"},
+        {"reads_query": False},
+        {"dual_targets": False},
+        {"weighted": False},
+        {"drift": False},
+    ],
+)
 def test_every_switch_changes_what_is_learned_and_still_works(setting, switch):
-    encoder, classes, tasks = setting
+    _encoder, classes, tasks = setting
     plain, other = run(setting), run(setting, **switch)
     e = [m.scores(tasks[0].tokens, "image", classes, given=False) for m in (plain, other)]
     assert torch.isfinite(e[1]).all()
@@ -123,19 +139,40 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
 
     def watch(owner, name):
         step = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *a, **k: steps.setdefault(name, set()).add(tuple(inside))
-                            or step(*a, **k))
+        monkeypatch.setattr(
+            owner, name, lambda *a, **k: steps.setdefault(name, set()).add(tuple(inside)) or step(*a, **k)
+        )
 
     monkeypatch.setattr(Comm, "phase", phase)
-    for owner, name in ((Comm, "_features"), (Comm, "_prompt_shift"), (Comm, "_blend_of_others"),
-                        (Comm, "_update_rows"), (Relevance, "learn"), (FeatureMemory, "shift"), (FeatureMemory, "add"), (Realigner, "solve"),
-                        (Realigner, "train"), (comm, "train_prefix"), (comm, "unit_query")):
+    for owner, name in (
+        (Comm, "_features"),
+        (Comm, "_prompt_shift"),
+        (Comm, "_blend_of_others"),
+        (Comm, "_update_rows"),
+        (Relevance, "learn"),
+        (FeatureMemory, "shift"),
+        (FeatureMemory, "add"),
+        (Realigner, "solve"),
+        (Realigner, "train"),
+        (comm, "train_prefix"),
+        (comm, "unit_query"),
+    ):
         watch(owner, name)
     for data in tasks:
         method.learn(data, classes)
-    named = {"_features": "features", "_prompt_shift": "features", "_blend_of_others": "relevance",
-             "_update_rows": "statistics", "learn": "relevance", "shift": "statistics", "add": "statistics",
-             "solve": "re-alignment", "train": "re-alignment", "train_prefix": "prompts", "unit_query": "relevance"}
+    named = {
+        "_features": "features",
+        "_prompt_shift": "features",
+        "_blend_of_others": "relevance",
+        "_update_rows": "statistics",
+        "learn": "relevance",
+        "shift": "statistics",
+        "add": "statistics",
+        "solve": "re-alignment",
+        "train": "re-alignment",
+        "train_prefix": "prompts",
+        "unit_query": "relevance",
+    }
     assert steps == {name: {(phase,)} for name, phase in named.items()}
     assert method.seconds.keys() == set(named.values())
 
@@ -144,5 +181,6 @@ def test_before_any_task_it_is_zero_shot(setting):
     encoder, classes, tasks = setting
     method = Comm(encoder, make_options("comm", {}))
     z = F.normalize(encoder.head(tasks[0].tokens, None, "image"), dim=1)
-    torch.testing.assert_close(method.scores(tasks[0].tokens, "image", classes, given=False),
-                               encoder.logit_scale * z @ classes.embedding.T)
+    torch.testing.assert_close(
+        method.scores(tasks[0].tokens, "image", classes, given=False), encoder.logit_scale * z @ classes.embedding.T
+    )

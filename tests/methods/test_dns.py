@@ -117,7 +117,7 @@ def test_a_larger_threshold_keeps_fewer_directions(setting):
 
 
 def test_the_layers_begin_as_the_identity_and_learn_the_tasks_classes(setting):
-    encoder, classes, tasks = setting
+    _encoder, classes, tasks = setting
     method = learn(setting, 0)
     zero_shot = method.scores(tasks[0].tokens, "image", classes, given=True)
     torch.testing.assert_close(zero_shot, similarities_at_start(method, classes, tasks[0]))
@@ -144,8 +144,9 @@ def test_the_layer_is_that_of_the_given_modality_or_of_the_most_likely_one(setti
     assert own.unique().tolist() == [0, 1] or own.unique().tolist() == [0]
     e = torch.stack([f[i] @ method.layers[("image", "audio")[k]].T for i, k in enumerate(own.tolist())])
     for said in ("image", "audio"):  # not told: it makes no difference what it is
-        torch.testing.assert_close(method.scores(data.tokens, said, classes, given=False),
-                                   method.encoder.logit_scale * e @ text.T)
+        torch.testing.assert_close(
+            method.scores(data.tokens, said, classes, given=False), method.encoder.logit_scale * e @ text.T
+        )
 
 
 def test_several_processes_are_refused(setting, monkeypatch):

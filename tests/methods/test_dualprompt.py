@@ -11,8 +11,11 @@ from tests.toy import ToyEncoder
 
 def test_the_general_prompt_is_in_the_first_blocks_and_the_nearest_expert_in_the_later_ones():
     general, experts = torch.randn(2, 2, 3, 5), torch.randn(4, 3, 2, 3, 5)
-    pool = {"general": general, "experts": experts,
-            "keys": torch.tensor([[1.0, 0.0], [0.0, 9.0], [-0.1, 0.0], [5.0, 5.0]])}
+    pool = {
+        "general": general,
+        "experts": experts,
+        "keys": torch.tensor([[1.0, 0.0], [0.0, 9.0], [-0.1, 0.0], [5.0, 5.0]]),
+    }
     query = F.normalize(torch.tensor([[-1.0, 0.3], [0.1, 1.0]]), dim=1)
     prefix = DualPrompt(ToyEncoder(), DualPromptOptions()).prefix(query, pool)
     assert prefix.shape == (2, 5, 2, 3, 5)

@@ -26,8 +26,11 @@ def two_tasks(name, **options):
     method = method_class(name)(encoder, make_options(name, {**QUICK, "epochs": 8, **options}))
     method.learn(first, Classes(keys[:2], texts[:2], encoder.text(texts[:2])))
     classes = Classes(keys, texts, encoder.text(texts))
-    old = {"prompt": method.prompt("image"), "weight": method.classifier.weight,
-           "logits": method.scores(second.tokens, "depth", classes, given=False)[:, :2]}
+    old = {
+        "prompt": method.prompt("image"),
+        "weight": method.classifier.weight,
+        "logits": method.scores(second.tokens, "depth", classes, given=False)[:, :2],
+    }
     method.learn(second, classes)
     old["logits now"] = method.scores(second.tokens, "depth", classes, given=False)[:, :2]
     return method, second, old
@@ -37,8 +40,11 @@ def two_tasks(name, **options):
 
 
 def test_the_penalty_is_half_the_fisher_weighted_square_and_new_rows_are_free():
-    fisher = {"weight": torch.tensor([[2.0, 0.0], [1.0, 4.0]]), "vision": torch.tensor([3.0]),
-              "text": torch.tensor([9.0])}
+    fisher = {
+        "weight": torch.tensor([[2.0, 0.0], [1.0, 4.0]]),
+        "vision": torch.tensor([3.0]),
+        "text": torch.tensor([9.0]),
+    }
     now = {"weight": torch.tensor([[1.0, 5.0], [0.0, 1.0], [7.0, 7.0]]), "vision": torch.tensor([2.0])}
     anchor = {"weight": torch.tensor([[0.0, 0.0], [0.0, 0.5]]), "vision": torch.tensor([0.0])}
     assert float(penalty(fisher, now, anchor)) == 0.5 * (2 * 1 + 4 * 0.25 + 3 * 4)
@@ -56,7 +62,7 @@ def test_the_fisher_is_the_mean_square_of_each_samples_own_gradient():
     for i in range(16):
         leaves = [p.clone().requires_grad_(True) for p in (prompt, *head.parameters)]
         head.weight, head.bias = leaves[1:]
-        logits = head(encoder.head(data.tokens[i:i + 1], leaves[0], "image"))[:, [1, 3]]
+        logits = head(encoder.head(data.tokens[i : i + 1], leaves[0], "image"))[:, [1, 3]]
         logits.log_softmax(1)[0, drawn[i]].backward()
         for total, leaf in zip(expected, leaves):
             total += leaf.grad.square()

@@ -17,9 +17,9 @@ def test_the_nearest_keys_are_chosen_for_each_sample():
     query = F.normalize(torch.tensor([[1.0, 0.0], [0.1, 1.0], [-1.0, 0.2]]), dim=1)
     near, places = select(query, keys, 2)
     assert places.tolist() == [[0, 3], [1, 3], [2, 1]]
-    torch.testing.assert_close(near[0], torch.tensor([0.0, 1 - 0.5 ** 0.5]))
+    torch.testing.assert_close(near[0], torch.tensor([0.0, 1 - 0.5**0.5]))
     for i in range(3):  # no vote of the batch
-        assert select(query[i:i + 1], keys, 2)[1].tolist() == places[i:i + 1].tolist()
+        assert select(query[i : i + 1], keys, 2)[1].tolist() == places[i : i + 1].tolist()
 
 
 def test_chosen_prompts_follow_each_other():

@@ -57,8 +57,11 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
         torch.testing.assert_close(kept.factor.T @ kept.factor, g.factor.T @ g.factor, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(kept.diagonal, g.diagonal, rtol=1e-4, atol=1e-5)
         pooled = made.pooled["image"]
-        moment = moment + torch.outer(g.mean, g.mean) + sum(
-            share * (x.factor.T @ x.factor + torch.diag(x.diagonal)) for share, x in ((0.6, g), (0.4, pooled)))
+        moment = (
+            moment
+            + torch.outer(g.mean, g.mean)
+            + sum(share * (x.factor.T @ x.factor + torch.diag(x.diagonal)) for share, x in ((0.6, g), (0.4, pooled)))
+        )
     torch.testing.assert_close(made.second_moment("image"), moment, rtol=1e-4, atol=1e-4)
     assert torch.equal(made.means("image"), torch.stack([made.of("image", c).mean for c in alone]))
 
@@ -97,8 +100,11 @@ def test_contribution_rows_take_no_more_draws_with_more_classes(classes, each, d
     wide = encoder.dim + encoder.query_dim
     method.memory.add("image", range(classes), randn(2 * classes, wide), torch.arange(classes).repeat(2))
     method.relevance.learn(randn(8, encoder.query_dim).abs(), "image", {}, torch.Generator())
-    monkeypatch.setattr(method.memory, "draw", lambda m, count, *rest: seen.append(count) or FeatureMemory.draw(
-        method.memory, m, count, *rest))
+    monkeypatch.setattr(
+        method.memory,
+        "draw",
+        lambda m, count, *rest: seen.append(count) or FeatureMemory.draw(method.memory, m, count, *rest),
+    )
     monkeypatch.setattr(method, "relevance", lambda q: seen.append(len(q)) or torch.ones(len(q), 1), raising=False)
     method.relevance.modalities = ["image"]
     method._update_rows(3)
@@ -120,8 +126,10 @@ def test_a_checkpoint_of_one_entry_a_class_is_read(tmp_path):
         for c in learner.method.memory.labels(modality):
             g = learner.method.memory.of(modality, c)
             rows = g.factor.abs().sum(1) > 0
-            older |= {f"method/memory/class/{modality}/{c}/{part}": t.contiguous() for part, t in (
-                ("mean", g.mean), ("factor", g.factor[rows]), ("diagonal", g.diagonal))}
+            older |= {
+                f"method/memory/class/{modality}/{c}/{part}": t.contiguous()
+                for part, t in (("mean", g.mean), ("factor", g.factor[rows]), ("diagonal", g.diagonal))
+            }
             listed.append([modality, c, g.count])
     assert len(listed) == 6
     values["state"]["memory"]["classes"] = listed

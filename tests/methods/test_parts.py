@@ -51,7 +51,9 @@ def test_drawn_features_have_the_moments():
     for c, u in enumerate(drawn.float().split(40000)):
         own, pooled = memory.of("image", c), memory.pooled["image"]
         torch.testing.assert_close(u.mean(0), own.mean, rtol=0, atol=0.1)
-        torch.testing.assert_close(torch.cov(u.T), (1 - a) * covariance(own) + a * covariance(pooled), rtol=0.1, atol=0.1)
+        torch.testing.assert_close(
+            torch.cov(u.T), (1 - a) * covariance(own) + a * covariance(pooled), rtol=0.1, atol=0.1
+        )
 
 
 def test_drift_moves_near_means_by_the_local_drift():
@@ -61,8 +63,9 @@ def test_drift_moves_near_means_by_the_local_drift():
     moved = torch.cat([torch.full((20, 2), 1.0), torch.full((20, 2), -5.0)])
     before = memory.means("image")
     memory.shift("image", [1], moved, at, 0.3, 2)
-    torch.testing.assert_close(memory.means("image") - before, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4]), atol=1e-3,
-                               rtol=0)
+    torch.testing.assert_close(
+        memory.means("image") - before, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4]), atol=1e-3, rtol=0
+    )
     memory.shift("image", [], moved, at, 0.3, 2)
     assert memory.of("image", 1).mean[0] < before[1, 0] - 4
 
@@ -76,7 +79,9 @@ def test_ridge_is_free_of_order_and_equals_the_direct_solution():
     torch.testing.assert_close(one(x), other(x))
     a = F.pad(x.double(), (0, 1), value=1.0)
     gram = a.T @ a
-    direct = torch.linalg.solve(gram + 0.1 * gram.diagonal().mean() * torch.eye(6).double(), a.T @ F.one_hot(y, 3).double())
+    direct = torch.linalg.solve(
+        gram + 0.1 * gram.diagonal().mean() * torch.eye(6).double(), a.T @ F.one_hot(y, 3).double()
+    )
     torch.testing.assert_close(one(x), (a @ direct).float(), rtol=1e-4, atol=1e-5)
 
 
@@ -133,7 +138,10 @@ def test_blend_stays_within_a_tower_and_is_renormalised():
     torch.testing.assert_close(blend[:, 0, 0, 0, 0], torch.tensor([(0.2 * 1 + 0.3 * 3) / 0.5, 1.0]))
     assert bank.blend("text", c, names).unique().tolist() == [2.0]
     assert bank.shares("audio", torch.tensor([0.1, 0.2, 0.3, 0.4]), [*names, "audio"], beside="audio")[0] == [
-        "image", "depth", "audio"]
+        "image",
+        "depth",
+        "audio",
+    ]
     assert PromptBank(encoder, 3).blend("image", c, names) is None
 
 
@@ -202,9 +210,16 @@ def test_what_is_kept_goes_with_the_tokens():
 
 def test_options_are_checked_by_name_and_type():
     assert make_options("comm", {"rank": 4, "lr": 1}).lr == 1.0
-    for values, words in (({"rnak": 4}, "did you mean 'rank'"), ({"rank": "x"}, "type int"),
-                          ({"relevance": "magic"}, "analytic, mlp"), ({"prompts": 1}, "type bool"), ({"tau": 0.0}, "from 1e-06"),
-                          ({"lr": float("nan")}, "must be"), ({"rank": 0}, "from 1"), ({"shrink": 2.0}, "from 0 to 1")):
+    for values, words in (
+        ({"rnak": 4}, "did you mean 'rank'"),
+        ({"rank": "x"}, "type int"),
+        ({"relevance": "magic"}, "analytic, mlp"),
+        ({"prompts": 1}, "type bool"),
+        ({"tau": 0.0}, "from 1e-06"),
+        ({"lr": float("nan")}, "must be"),
+        ({"rank": 0}, "from 1"),
+        ({"shrink": 2.0}, "from 0 to 1"),
+    ):
         with pytest.raises(ConfigError, match=words):
             make_options("comm", values)
     with pytest.raises(ConfigError, match="did you mean 'comm'"):
@@ -216,5 +231,7 @@ def test_every_limit_belongs_to_an_option():
 
     known = {f for m in METHODS for f in options(m).__dataclass_fields__}
     assert LIMITS.keys() <= known
-    numbers = {n for m in METHODS for n, f in options(m).__dataclass_fields__.items() if type(f.default) in (int, float)}
+    numbers = {
+        n for m in METHODS for n, f in options(m).__dataclass_fields__.items() if type(f.default) in (int, float)
+    }
     assert numbers == LIMITS.keys()

@@ -32,8 +32,15 @@ def known(count):
 
 def direct(method, tasks, count):
     """(G + lambda I)^-1 C from all samples at once, by the inverse."""
-    rows = torch.cat([torch.cat([F.normalize(method.encoder.head(t.tokens, None, "image"), dim=1),
-                                 F.normalize(t.tokens.query, dim=1)], dim=1) for t in tasks])
+    rows = torch.cat(
+        [
+            torch.cat(
+                [F.normalize(method.encoder.head(t.tokens, None, "image"), dim=1), F.normalize(t.tokens.query, dim=1)],
+                dim=1,
+            )
+            for t in tasks
+        ]
+    )
     h = (rows @ method.random).clamp(min=0).double()
     y = F.one_hot(torch.cat([t.labels for t in tasks]), count).double()
     return torch.inverse(h.T @ h + method.penalty * torch.eye(h.shape[1]).double()) @ h.T @ y

@@ -115,8 +115,11 @@ def test_the_budget_is_kept_and_exemplars_are_samples_of_their_class(selection, 
 
 def test_a_class_gives_up_its_last_exemplars_first():
     encoder = ToyEncoder()
-    kept = [method.exemplars["image"].tokens[method.labels["image"] == 0].clone()
-            for method, _ in sequence(encoder, "herding", 12) if "image" in method.exemplars]
+    kept = [
+        method.exemplars["image"].tokens[method.labels["image"] == 0].clone()
+        for method, _ in sequence(encoder, "herding", 12)
+        if "image" in method.exemplars
+    ]
     assert [len(k) for k in kept] == [6, 3, 3]
     assert torch.equal(kept[0][:3], kept[1]) and torch.equal(kept[1], kept[2])
 
@@ -150,8 +153,10 @@ def test_a_step_learns_from_old_and_new_samples_of_all_classes(monkeypatch):
     real = F.cross_entropy
     for method, data in sequence(encoder, "reservoir", 40):
         if data is not None and data.index == 1:
-            monkeypatch.setattr("mmcl_fast.methods.replay.F.cross_entropy",
-                                lambda logits, labels: seen.append((logits.shape, labels)) or real(logits, labels))
+            monkeypatch.setattr(
+                "mmcl_fast.methods.replay.F.cross_entropy",
+                lambda logits, labels: seen.append((logits.shape, labels)) or real(logits, labels),
+            )
             before = method.classifier.weight.clone()
         if data is not None and data.index == 2:
             break

@@ -58,8 +58,10 @@ def test_any_one_centroid_of_a_domain_may_be_the_nearest():
 def test_a_given_modality_chooses_among_its_own_domains():
     method, classes = two_domains("depth")
     near_depth = Tokens(pictures(1, seed=9).tokens, F.one_hot(torch.tensor([5]), 48).float())
-    finite = {given: method.scores(near_depth, "image", classes, given=given)[0].isfinite().nonzero().flatten().tolist()
-              for given in (False, True)}
+    finite = {
+        given: method.scores(near_depth, "image", classes, given=given)[0].isfinite().nonzero().flatten().tolist()
+        for given in (False, True)
+    }
     assert finite == {False: [1, 3], True: [0, 1]}
     assert method.scores(near_depth, "video", classes, given=True)[0, 3].isfinite()  # none of its own: as agnostic
 

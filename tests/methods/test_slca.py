@@ -27,7 +27,7 @@ def two_tasks(**options):
 
     method._align = watched
     for i in range(2):
-        known = keys[:2 * i + 2]
+        known = keys[: 2 * i + 2]
         texts = [str(k) for k in known]
         data = task(encoder, i, "image", [2 * i, 2 * i + 1], i)
         method.learn(data, Classes(known, texts, encoder.text(texts)))
@@ -77,8 +77,9 @@ def test_alignment_moves_the_classifier_alone_and_lowers_the_loss_over_all_class
     x = torch.cat([g.draw(200, generator) for g in method.gaussians.values()])
     y = torch.arange(4).repeat_interleave(200)
     aligned = x @ method.classifier.weight.T + method.classifier.bias
-    before, after = (torch.nn.functional.cross_entropy(normalised(h, method.tasks, 0.1), y)
-                     for h in (x @ weight.T + bias, aligned))
+    before, after = (
+        torch.nn.functional.cross_entropy(normalised(h, method.tasks, 0.1), y) for h in (x @ weight.T + bias, aligned)
+    )
     assert after < before - 0.1
 
 

@@ -43,17 +43,29 @@ def run(kind, journal, factor=1.0):
     else:
         y = torch.zeros(3, requires_grad=True)
         optimiser = torch.optim.Adam([{"params": [x], "lr": 0.1}, {"params": [y], "lr": 0.3}])
-        schedule = (torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS) if kind == "cosine" else
-                    torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 / (1 + k)))
+        schedule = (
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+            if kind == "cosine"
+            else torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 / (1 + k))
+        )
     advanced = []
 
     def loss(step):
         noise = torch.randn(4, 3, generator=generator)
         extra = 0.0 if kind == "adamw" else y.square().sum()
-        return factor ** step * ((x + extra - noise) ** 2).mean()
+        return factor**step * ((x + extra - noise) ** 2).mean()
 
-    optimise("loop", optimiser, STEPS, loss, schedule=schedule, generator=generator, journal=journal,
-             advance=advanced.append, remedy="do something")
+    optimise(
+        "loop",
+        optimiser,
+        STEPS,
+        loss,
+        schedule=schedule,
+        generator=generator,
+        journal=journal,
+        advance=advanced.append,
+        remedy="do something",
+    )
     assert sum(advanced) == STEPS
     return [p.detach().clone() for g in optimiser.param_groups for p in g["params"]] + [generator.get_state()]
 

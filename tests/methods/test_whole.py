@@ -37,13 +37,28 @@ CASES = {
     "s_prompts": Case("s_prompts", PROMPTED, {"agnostic": 40, "given": 40}, ONE_EPOCH, (3, 4)),
     "ewc": Case("ewc", QUICK, {"agnostic": 20}, {**QUICK, "epochs": 3}, (8, 15)),
     "lwf": Case("lwf", QUICK, {"agnostic": 20}, {**QUICK, "epochs": 3}, (8, 15)),
-    "slca": Case("slca", {**SLCA, "epochs": 6, "align_epochs": 5}, {"agnostic": 40},
-                 {**SLCA, "epochs": 2, "align_epochs": 2}, (7, 19, 31), {"prompts", "alignment"}),
+    "slca": Case(
+        "slca",
+        {**SLCA, "epochs": 6, "align_epochs": 5},
+        {"agnostic": 40},
+        {**SLCA, "epochs": 2, "align_epochs": 2},
+        (7, 19, 31),
+        {"prompts", "alignment"},
+    ),
     "ranpac": Case("ranpac", RANPAC, {"agnostic": 50}, RANPAC, (1, 3)),
-    "dns": Case("dns", DNS, {"agnostic": 16, "given": 16}, {"epochs": 2, "batch_size": 8, "source": "z"}, (3, 6),
-                {"layers"}),
-    **{f"replay-{kind}": Case("replay", {**REPLAY, "selection": kind}, {"agnostic": 35},
-                              {**REPLAY, "epochs": 3, "selection": kind}, (8, 15)) for kind in ("reservoir", "herding")},
+    "dns": Case(
+        "dns", DNS, {"agnostic": 16, "given": 16}, {"epochs": 2, "batch_size": 8, "source": "z"}, (3, 6), {"layers"}
+    ),
+    **{
+        f"replay-{kind}": Case(
+            "replay",
+            {**REPLAY, "selection": kind},
+            {"agnostic": 35},
+            {**REPLAY, "epochs": 3, "selection": kind},
+            (8, 15),
+        )
+        for kind in ("reservoir", "herding")
+    },
 }
 
 

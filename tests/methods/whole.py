@@ -29,8 +29,13 @@ def make_config(folder: Path, method: str, options: dict, **train):
     root = folder / "data"
     if not root.is_dir():
         write_folder(root)
-    return build({"stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
-                  "method": {"name": method, "options": options}, "train": {"device": "cpu", **train}})
+    return build(
+        {
+            "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
+            "method": {"name": method, "options": options},
+            "train": {"device": "cpu", **train},
+        }
+    )
 
 
 def learned(folder: Path, method: str, options: dict) -> tuple[Learner, list]:

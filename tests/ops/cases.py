@@ -12,20 +12,28 @@ from mmcl_fast import ops
 EPS = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 
 
-def eager_loss(z: Tensor, text: Tensor, labels: Tensor, *, weight: Tensor | None = None,
-               logit_scale: float | Tensor, label_smoothing: float = 0.0, ignore_index: int = -100,
-               reduction: str = "mean") -> Tensor:
+def eager_loss(
+    z: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor | None = None,
+    logit_scale: float | Tensor,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
     """What a user would write, in the dtype of z."""
     logits = logit_scale * (F.normalize(z, dim=1, eps=1e-6) @ F.normalize(text, dim=1, eps=1e-6).T)
-    rows = F.cross_entropy(logits, labels.long(), label_smoothing=label_smoothing, ignore_index=ignore_index,
-                           reduction="none")
+    rows = F.cross_entropy(
+        logits, labels.long(), label_smoothing=label_smoothing, ignore_index=ignore_index, reduction="none"
+    )
     w = (labels != ignore_index).to(rows.dtype) if weight is None else weight * (labels != ignore_index)
     rows = rows * w
     return rows if reduction == "none" else rows.sum() if reduction == "sum" else rows.sum() / w.sum()
 
 
-def eager_realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *,
-                  source: Tensor | None = None) -> Tensor:
+def eager_realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None) -> Tensor:
     """The loop over modalities, in the dtype of z."""
     u = z if source is None else source
     return F.normalize(z + sum(gate[:, m : m + 1] * (u @ down[m] @ up[m]) for m in range(len(down))), dim=1)
@@ -33,8 +41,10 @@ def eager_realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *,
 
 def results(function, tensors: dict[str, Tensor], fixed: dict, dtype: torch.dtype, upstream: Tensor) -> dict:
     """Output and gradients, in float64, of function(**tensors, **fixed) computed in dtype."""
-    leaves = {k: v.detach().to(dtype) if v.dtype != dtype else v.detach().clone(memory_format=torch.preserve_format)
-              for k, v in tensors.items()}
+    leaves = {
+        k: v.detach().to(dtype) if v.dtype != dtype else v.detach().clone(memory_format=torch.preserve_format)
+        for k, v in tensors.items()
+    }
     for leaf in leaves.values():
         leaf.requires_grad_()
     out = function(**leaves, **fixed)
@@ -53,8 +63,7 @@ def compare(kernel: dict, eager: dict, truth: dict, dtype: torch.dtype, what: st
         assert err <= 3 * base + EPS[dtype], f"{what} {name}: error {err:.2e}, torch in {dtype} {base:.2e}"
 
 
-def loss_inputs(b: int, c: int, d: int, seed: int = 0, spread: float = 1.0
-                ) -> tuple[dict[str, Tensor], Tensor]:
+def loss_inputs(b: int, c: int, d: int, seed: int = 0, spread: float = 1.0) -> tuple[dict[str, Tensor], Tensor]:
     """z near its class text, so that logits are peaked as in training; values exact in bfloat16."""
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, c, (b,), generator=g)
@@ -69,20 +78,30 @@ def realign_inputs(b: int, d: int, du: int | None, m: int, r: int, seed: int = 0
     if du:
         shapes["source"] = (b, du)
     scale = {"down": (du or d) ** -0.5, "up": r**-0.5}
-    return {k: (torch.randn(s, generator=g) * scale.get(k, 1.0)).bfloat16().double() for k,
-            s in shapes.items()}
+    return {k: (torch.randn(s, generator=g) * scale.get(k, 1.0)).bfloat16().double() for k, s in shapes.items()}
 
 
-def check_loss(backend: str, dtype: torch.dtype, b: int, c: int, d: int, *, grads: tuple[str, ...] = ("z",),
-               scale: float = 20.0, spread: float = 1.0, weighted: bool = False, ignored: bool = False,
-               device: str = "cpu", **fixed) -> None:
+def check_loss(
+    backend: str,
+    dtype: torch.dtype,
+    b: int,
+    c: int,
+    d: int,
+    *,
+    grads: tuple[str, ...] = ("z",),
+    scale: float = 20.0,
+    spread: float = 1.0,
+    weighted: bool = False,
+    ignored: bool = False,
+    device: str = "cpu",
+    **fixed,
+) -> None:
     tensors, labels = loss_inputs(b, c, d, spread=spread)
     g = torch.Generator().manual_seed(1)
     if ignored:
         labels[torch.rand(b, generator=g) < 0.3] = -100
         labels[0] = 0
-    tensors["weight"] = torch.rand(b,
-                                   generator=g).bfloat16().double() + 0.5 if weighted else torch.ones(b).double()
+    tensors["weight"] = torch.rand(b, generator=g).bfloat16().double() + 0.5 if weighted else torch.ones(b).double()
     tensors["logit_scale"] = torch.tensor(scale).double()
     tensors = {k: v.to(device) for k, v in tensors.items()}
     fixed = fixed | {"labels": labels.to(device)}
@@ -99,8 +118,9 @@ def check_loss(backend: str, dtype: torch.dtype, b: int, c: int, d: int, *, grad
     compare(kernel, eager, truth, dtype, f"{backend} {b}x{c}x{d}")
 
 
-def check_realign(backend: str, dtype: torch.dtype, b: int, d: int, du: int | None, m: int, r: int,
-                  device: str = "cpu") -> None:
+def check_realign(
+    backend: str, dtype: torch.dtype, b: int, d: int, du: int | None, m: int, r: int, device: str = "cpu"
+) -> None:
     tensors = {k: v.to(device) for k, v in realign_inputs(b, d, du, m, r).items()}
     upstream = torch.randn(b, d, generator=torch.Generator().manual_seed(1)).double().to(device)
     truth = results(eager_realign, tensors, {}, torch.float64, upstream)

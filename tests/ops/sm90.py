@@ -21,12 +21,10 @@ def usage(cubin: bytes) -> list[dict[str, int | str]]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([str(CUOBJDUMP), "-res-usage", file.name], capture_output=True, text=True,
-                              check=True)
+        text = subprocess.run([str(CUOBJDUMP), "-res-usage", file.name], capture_output=True, text=True, check=True)
     found = []
     for name, line in re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", text.stdout + text.stderr):
-        found.append({"name": name} | {k: int(v) for k,
-                                       v in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", line)})
+        found.append({"name": name} | {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", line)})
     return found
 
 
@@ -39,8 +37,7 @@ def cubins(library: str, arch: str) -> list[bytes]:
 
 def machine_code(library: str, arch: str) -> list[str]:
     """Disassembly of each object for one architecture inside a shared library."""
-    text = subprocess.run([str(CUOBJDUMP), "-sass", "-arch", arch, library], capture_output=True, text=True,
-                          check=True)
+    text = subprocess.run([str(CUOBJDUMP), "-sass", "-arch", arch, library], capture_output=True, text=True, check=True)
     return text.stdout.split("Fatbin elf code:")
 
 
@@ -50,10 +47,18 @@ def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], 
     if not isinstance(function, triton.JITFunction):
         function = triton.JITFunction(function)
     signature = {a: types.get(a, "constexpr") for a in function.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, a in enumerate(function.arg_names)
-               if types.get(a, "").startswith("*") or a in ("ldz", "ldt", "width")}
+    aligned = {
+        (i,): [["tt.divisibility", 16]]
+        for i, a in enumerate(function.arg_names)
+        if types.get(a, "").startswith("*") or a in ("ldz", "ldt", "width")
+    }
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned)
     made = triton.compile(source, target=TARGET, options=options)
     (used,) = usage(made.asm["cubin"])
-    return {"registers": used["REG"], "stack": used["STACK"], "local": used["LOCAL"],
-            "shared": made.metadata.shared, "wgmma": made.asm["ptx"].count("wgmma.mma_async")}
+    return {
+        "registers": used["REG"],
+        "stack": used["STACK"],
+        "local": used["LOCAL"],
+        "shared": made.metadata.shared,
+        "wgmma": made.asm["ptx"].count("wgmma.mma_async"),
+    }

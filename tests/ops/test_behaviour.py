@@ -16,24 +16,27 @@ BACKENDS = ["reference", "cpp"]
 Z, TEXT, Y = torch.randn(4, 6), torch.randn(3, 6), torch.tensor([0, 2, 1, -100])
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"z": torch.randn(4)}, r"z must have shape \[B, D\], got \[4\]"),
-    ({"z": torch.randint(0, 3, (4, 6))}, "z must be a floating-point tensor"),
-    ({"text": torch.randn(3, 5)}, r"text \[3, 5\] and z \[4, 6\] must have the same width"),
-    ({"z": torch.randn(0, 6), "labels": Y[:0]}, r"z \[0, 6\] is an empty batch"),
-    ({"text": torch.randn(0, 6)}, r"text \[0, 6\] has no classes"),
-    ({"labels": Y[:3]}, r"labels must have shape \[B\] for z \[4, 6\], got \[3\]"),
-    ({"labels": Y.float()}, "labels .* must be int64 or int32"),
-    ({"labels": torch.tensor([0, 3, 1, 1])}, r"row 1 holds 3, but text \[3, 6\] has classes 0 to 2"),
-    ({"labels": torch.tensor([0, 1, -1, 1])}, "row 2 holds -1"),
-    ({"weight": torch.ones(3)}, r"weight \[3\] must have one number per row of z \[4, 6\]"),
-    ({"weight": torch.tensor([1.0, -1, 1, 1])}, "weight .* must not hold negative numbers or NaN"),
-    ({"weight": torch.tensor([1.0, float("nan"), 1, 1])}, "weight .* must not hold negative numbers or NaN"),
-    ({"logit_scale": torch.ones(1)}, "logit_scale must be a float or a 0-d"),
-    ({"logit_scale": 0.0}, "logit_scale must be positive"),
-    ({"label_smoothing": 1.5}, "label_smoothing must lie in"),
-    ({"reduction": "max"}, "reduction must be one of mean, sum, none"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z": torch.randn(4)}, r"z must have shape \[B, D\], got \[4\]"),
+        ({"z": torch.randint(0, 3, (4, 6))}, "z must be a floating-point tensor"),
+        ({"text": torch.randn(3, 5)}, r"text \[3, 5\] and z \[4, 6\] must have the same width"),
+        ({"z": torch.randn(0, 6), "labels": Y[:0]}, r"z \[0, 6\] is an empty batch"),
+        ({"text": torch.randn(0, 6)}, r"text \[0, 6\] has no classes"),
+        ({"labels": Y[:3]}, r"labels must have shape \[B\] for z \[4, 6\], got \[3\]"),
+        ({"labels": Y.float()}, "labels .* must be int64 or int32"),
+        ({"labels": torch.tensor([0, 3, 1, 1])}, r"row 1 holds 3, but text \[3, 6\] has classes 0 to 2"),
+        ({"labels": torch.tensor([0, 1, -1, 1])}, "row 2 holds -1"),
+        ({"weight": torch.ones(3)}, r"weight \[3\] must have one number per row of z \[4, 6\]"),
+        ({"weight": torch.tensor([1.0, -1, 1, 1])}, "weight .* must not hold negative numbers or NaN"),
+        ({"weight": torch.tensor([1.0, float("nan"), 1, 1])}, "weight .* must not hold negative numbers or NaN"),
+        ({"logit_scale": torch.ones(1)}, "logit_scale must be a float or a 0-d"),
+        ({"logit_scale": 0.0}, "logit_scale must be positive"),
+        ({"label_smoothing": 1.5}, "label_smoothing must lie in"),
+        ({"reduction": "max"}, "reduction must be one of mean, sum, none"),
+    ],
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_loss_refuses(change, message, backend):
     arguments = {"z": Z, "text": TEXT, "labels": Y, "logit_scale": 10.0} | change
@@ -41,28 +44,28 @@ def test_loss_refuses(change, message, backend):
         ops.alignment_loss(**arguments, backend=backend)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"z": torch.randn(4)}, r"z must have shape"),
-    ({"gate": torch.randn(4, 3)}, r"gate \[4, 3\] must have one column per modality of down \[2, 6, 5\]"),
-    ({"gate": torch.randn(3, 2)}, r"gate \[3, 2\] must have one row per row of z \[4, 6\]"),
-    ({"up": torch.randn(2, 4, 6)}, r"up \[2, 4, 6\] and down \[2, 6, 5\] must agree in M and r"),
-    ({"up": torch.randn(2, 5, 7)}, r"up \[2, 5, 7\] must end in the width of z \[4, 6\]"),
-    ({"down": torch.randn(2, 7, 5)},
-     r"down \[2, 7, 5\] must have the width of z \(source is None\) \[4, 6\]"),
-    ({"source": torch.randn(4, 9)}, r"down \[2, 6, 5\] must have the width of source \[4, 9\]"),
-    ({"source": torch.randn(3, 6)}, r"source \[3, 6\] must have one row per row of z"),
-    ({"z": torch.randn(0, 6), "gate": torch.randn(0, 2)}, "empty batch"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z": torch.randn(4)}, r"z must have shape"),
+        ({"gate": torch.randn(4, 3)}, r"gate \[4, 3\] must have one column per modality of down \[2, 6, 5\]"),
+        ({"gate": torch.randn(3, 2)}, r"gate \[3, 2\] must have one row per row of z \[4, 6\]"),
+        ({"up": torch.randn(2, 4, 6)}, r"up \[2, 4, 6\] and down \[2, 6, 5\] must agree in M and r"),
+        ({"up": torch.randn(2, 5, 7)}, r"up \[2, 5, 7\] must end in the width of z \[4, 6\]"),
+        ({"down": torch.randn(2, 7, 5)}, r"down \[2, 7, 5\] must have the width of z \(source is None\) \[4, 6\]"),
+        ({"source": torch.randn(4, 9)}, r"down \[2, 6, 5\] must have the width of source \[4, 9\]"),
+        ({"source": torch.randn(3, 6)}, r"source \[3, 6\] must have one row per row of z"),
+        ({"z": torch.randn(0, 6), "gate": torch.randn(0, 2)}, "empty batch"),
+    ],
+)
 def test_realign_refuses(change, message):
-    arguments = {"z": Z, "gate": torch.randn(4, 2), "down": torch.randn(2, 6, 5),
-                 "up": torch.randn(2, 5, 6)} | change
+    arguments = {"z": Z, "gate": torch.randn(4, 2), "down": torch.randn(2, 6, 5), "up": torch.randn(2, 5, 6)} | change
     with pytest.raises(ValueError, match=message):
         ops.realign(**arguments)
 
 
 def test_backends_are_refused_with_the_reason(monkeypatch):
-    with pytest.raises(UserError,
-                       match="there is no backend 'fast': choose one of auto, reference, cpp, triton, cuda"):
+    with pytest.raises(UserError, match="there is no backend 'fast': choose one of auto, reference, cpp, triton, cuda"):
         ops.alignment_loss(Z, TEXT, Y, logit_scale=1.0, backend="fast")
     with pytest.raises(UserError, match="'cpp' cannot compute alignment_loss here: it computes float32"):
         ops.alignment_loss(Z.double(), TEXT.double(), Y, logit_scale=1.0, backend="cpp")
@@ -77,8 +80,10 @@ def test_auto_uses_the_table_and_the_reference_for_float64(tmp_path, monkeypatch
     assert choice.choose("alignment_loss", Z, 10, None) == "cpp"
     assert choice.choose("alignment_loss", Z.double(), 10, None) == "reference"
     table = tmp_path / "table.json"
-    table.write_text('{"alignment_loss": {"cpu/float32": [{"up_to": 50, "backend": "reference"}, '
-                     '{"up_to": null, "backend": "cpp"}]}, "realign": {}}')
+    table.write_text(
+        '{"alignment_loss": {"cpu/float32": [{"up_to": 50, "backend": "reference"}, '
+        '{"up_to": null, "backend": "cpp"}]}, "realign": {}}'
+    )
     monkeypatch.setenv("MMCL_FAST_TABLE", str(table))
     choice._table.cache_clear(), choice._measured.cache_clear()
     try:
@@ -96,8 +101,9 @@ def test_nothing_to_learn_from_is_zero_not_nan(backend, case, reduction):
     leaves = [x.clone().requires_grad_() for x in (Z, TEXT, torch.tensor(10.0))]
     labels = torch.full((4,), -100) if case == "all ignored" else Y
     weight = torch.zeros(4) if case == "all weights zero" else None
-    out = ops.alignment_loss(leaves[0], leaves[1], labels, weight=weight, logit_scale=leaves[2],
-                             reduction=reduction, backend=backend)
+    out = ops.alignment_loss(
+        leaves[0], leaves[1], labels, weight=weight, logit_scale=leaves[2], reduction=reduction, backend=backend
+    )
     out.sum().backward()
     assert (out == 0).all()
     assert all((x.grad == 0).all() for x in leaves)
@@ -139,15 +145,20 @@ def test_nan_in_a_row_is_seen():
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_reference_gradients(reduction):
     g = torch.Generator().manual_seed(0)
-    leaves = [torch.randn(4, 6, generator=g).double(), torch.randn(5, 6, generator=g).double(),
-              torch.rand(4, generator=g).double() + 0.1, torch.tensor(4.0).double()]
+    leaves = [
+        torch.randn(4, 6, generator=g).double(),
+        torch.randn(5, 6, generator=g).double(),
+        torch.rand(4, generator=g).double() + 0.1,
+        torch.tensor(4.0).double(),
+    ]
     for x in leaves:
         x.requires_grad_()
     labels = torch.tensor([0, 4, -100, 2])
 
     def loss(z, text, weight, scale):
-        return ops.alignment_loss(z, text, labels, weight=weight, logit_scale=scale, label_smoothing=0.1,
-                                  reduction=reduction)
+        return ops.alignment_loss(
+            z, text, labels, weight=weight, logit_scale=scale, label_smoothing=0.1, reduction=reduction
+        )
 
     assert torch.autograd.gradcheck(loss, leaves)
     assert torch.autograd.gradgradcheck(loss, leaves)
@@ -166,8 +177,7 @@ def test_reference_realign_gradients():
 
 def test_kernels_refuse_second_derivatives():
     z = Z.clone().requires_grad_()
-    (grad,) = torch.autograd.grad(ops.alignment_loss(z, TEXT, Y, logit_scale=5.0, backend="cpp"), z,
-                                  create_graph=True)
+    (grad,) = torch.autograd.grad(ops.alignment_loss(z, TEXT, Y, logit_scale=5.0, backend="cpp"), z, create_graph=True)
     with pytest.raises(RuntimeError):
         grad.sum().backward()
 
@@ -175,8 +185,10 @@ def test_kernels_refuse_second_derivatives():
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_opcheck_loss(reduction):
     z, text, weight, scale = (x.clone().requires_grad_() for x in (Z, TEXT, torch.rand(4), torch.tensor(9.0)))
-    for arguments in ((z, text, Y, weight, scale, 0.0, 0.1, -100, reduction, 15, "cpp"),
-                      (z, TEXT, Y, None, None, 9.0, 0.0, -100, reduction, 1, "cpp")):
+    for arguments in (
+        (z, text, Y, weight, scale, 0.0, 0.1, -100, reduction, 15, "cpp"),
+        (z, TEXT, Y, None, None, 9.0, 0.0, -100, reduction, 1, "cpp"),
+    ):
         torch.library.opcheck(torch.ops.mmcl_fast.alignment_loss.default, arguments)
 
 
@@ -207,8 +219,7 @@ def test_autocast_computes_in_its_dtype(backend):
     z = Z.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         loss = ops.alignment_loss(z, TEXT, Y, logit_scale=5.0, backend=backend)
-        assert ops.realign(Z, torch.randn(4, 2), torch.randn(2, 6, 3),
-                           torch.randn(2, 3, 6)).dtype == torch.bfloat16
+        assert ops.realign(Z, torch.randn(4, 2), torch.randn(2, 6, 3), torch.randn(2, 3, 6)).dtype == torch.bfloat16
     loss.backward()
     half = ops.alignment_loss(Z.bfloat16(), TEXT.bfloat16(), Y, logit_scale=5.0, backend=backend)
     assert loss == half and loss.dtype == torch.float32 and z.grad.dtype == torch.float32
@@ -223,8 +234,9 @@ def test_logits_are_never_all_in_memory():
     def peak(backend: str) -> int:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
             ops.alignment_loss(z, text, y, logit_scale=20.0, backend=backend).backward()
-        events = sorted((e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"),
-                        key=lambda e: e.start_ns())
+        events = sorted(
+            (e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
+        )
         total = high = 0
         for e in events:
             total += e.nbytes()
@@ -239,9 +251,19 @@ def test_int64_offsets_in_the_fakes():
     """Shapes past 2^31 numbers pass through the fakes without memory."""
     with torch._subclasses.fake_tensor.FakeTensorMode():
         z = torch.empty(1 << 21, 2048, dtype=torch.bfloat16)
-        out = torch.ops.mmcl_fast.alignment_loss(z, torch.empty(10, 2048, dtype=torch.bfloat16),
-                                                 torch.empty(1 << 21, dtype=torch.int64), None, None, 10.0,
-                                                 0.0, -100, "mean", 1, "cpp")
+        out = torch.ops.mmcl_fast.alignment_loss(
+            z,
+            torch.empty(10, 2048, dtype=torch.bfloat16),
+            torch.empty(1 << 21, dtype=torch.int64),
+            None,
+            None,
+            10.0,
+            0.0,
+            -100,
+            "mean",
+            1,
+            "cpp",
+        )
     assert out[4].shape == z.shape and out[0].shape == ()
 
 

@@ -53,7 +53,14 @@ def test_table_takes_the_fastest_of_ours_by_size():
         rows = {who: {"median": t} for who, t in ms.items()} | {"eager": {"median": 0.1}, "QuACK": {"why": "no"}}
         return {"op": "alignment_loss", "device": "cuda", "dtype": "bfloat16", "size": size, "rows": rows}
 
-    made = bench.choices([result(100, triton=1.0, cuda=2.0), result(1000, triton=1.0, cuda=2.0),
-                          result(1000, triton=4.0, cuda=1.0), result(50000, triton=9.0, cuda=3.0)])
-    assert made == {"alignment_loss": {"cuda/bfloat16": [{"up_to": 100, "backend": "triton"},
-                                                         {"up_to": None, "backend": "cuda"}]}}
+    made = bench.choices(
+        [
+            result(100, triton=1.0, cuda=2.0),
+            result(1000, triton=1.0, cuda=2.0),
+            result(1000, triton=4.0, cuda=1.0),
+            result(50000, triton=9.0, cuda=3.0),
+        ]
+    )
+    assert made == {
+        "alignment_loss": {"cuda/bfloat16": [{"up_to": 100, "backend": "triton"}, {"up_to": None, "backend": "cuda"}]}
+    }

@@ -8,13 +8,28 @@ import pytest
 pytest.importorskip("triton")
 
 from mmcl_fast.kernels import alignment, realignment
+
 from mmcl_fast.ops import backends, cpu
 from tests.ops.sm90 import SHARED_LIMIT, compile_kernel, cubins, machine_code, usage
 
 HALF = ["bf16", "fp16"]
 SCALAR = {"scale": "fp32", "smoothing": "fp32"}
-FLOATS = ("inv", "inv_z", "inv_t", "out", "row_max", "row_sum", "row_fix", "label_logit", "loss", "dscale",
-          "ratio", "label_coef", "mean_text", "scale_ptr")
+FLOATS = (
+    "inv",
+    "inv_z",
+    "inv_t",
+    "out",
+    "row_max",
+    "row_sum",
+    "row_fix",
+    "label_logit",
+    "loss",
+    "dscale",
+    "ratio",
+    "label_coef",
+    "mean_text",
+    "scale_ptr",
+)
 WIDE_FLOATS = {"o": "*fp32"}
 SIZES = ("rows", "classes", "width", "per_split", "cols", "first", "ignore", "ranks", "rank", "groups")
 
@@ -65,8 +80,14 @@ def test_rows_of_the_loss(dtype):
 @pytest.mark.parametrize("dtype", ["fp32", *HALF])
 def test_realign(dtype):
     for sizes, warps, stages in realignment.CONFIGS["shift_normalise"]["wide" if dtype == "fp32" else "half"]:
-        check(realignment.shift_normalise, dtype, sizes | {"UPCAST": False}, wgmma=dtype != "fp32",
-              num_warps=warps, num_stages=stages)
+        check(
+            realignment.shift_normalise,
+            dtype,
+            sizes | {"UPCAST": False},
+            wgmma=dtype != "fp32",
+            num_warps=warps,
+            num_stages=stages,
+        )
     check(realignment.project, dtype, {"D": 1024})
     check(realignment.gate_back, dtype, {"R": 64}, num_warps=1)
 
@@ -79,8 +100,7 @@ def test_cuda_kernels_do_not_spill():
             names.add(used["name"])
             assert used["STACK"] == 0 and used["LOCAL"] == 0, f"spills: {used}"
             assert used["SHARED"] <= SHARED_LIMIT
-    for kernel in ("norm_kernel", "exp_kernel", "finish_kernel", "add_kernel", "project_kernel",
-                   "gate_back_kernel"):
+    for kernel in ("norm_kernel", "exp_kernel", "finish_kernel", "add_kernel", "project_kernel", "gate_back_kernel"):
         assert sum(kernel in name for name in names) >= 3, f"{kernel} is not there for every dtype: {names}"
 
 

@@ -19,12 +19,10 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape",
-                         [(1, 1, 1), (1, 7, 5), (5, 1, 8), (33, 100, 64), (130, 1000, 96), (1100, 37, 16)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (5, 1, 8), (33, 100, 64), (130, 1000, 96), (1100, 37, 16)])
 @pytest.mark.parametrize("reduction", ["mean", "none", "sum"])
 def test_loss(backend, dtype, shape, reduction):
-    check_loss(backend, dtype, *shape, grads=("z", "weight", "logit_scale"), weighted=True,
-               reduction=reduction)
+    check_loss(backend, dtype, *shape, grads=("z", "weight", "logit_scale"), weighted=True, reduction=reduction)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -32,8 +30,9 @@ def test_loss(backend, dtype, shape, reduction):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignored": True, "weighted": True}])
 def test_text_gradient(backend, dtype, reduction, options):
-    check_loss(backend, dtype, 130, 301, 64, grads=("z", "text", "weight", "logit_scale"),
-               reduction=reduction, **options)
+    check_loss(
+        backend, dtype, 130, 301, 64, grads=("z", "text", "weight", "logit_scale"), reduction=reduction, **options
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -58,15 +57,14 @@ def test_many_chunks(monkeypatch, dtype, scale, grads):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape",
-                         [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (200, 48, None, 5, 16), (70, 33, 77, 3, 7),
-                                   (300, 64, 96, 2, 32)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (200, 48, None, 5, 16), (70, 33, 77, 3, 7), (300, 64, 96, 2, 32)]
+)
 def test_realign(backend, dtype, shape):
     check_realign(backend, dtype, *shape)
 
 
-@pytest.mark.parametrize("needed",
-                         [{"z"}, {"gate"}, {"down"}, {"up"}, {"source"}, {"down", "up"}, {"z", "gate"}])
+@pytest.mark.parametrize("needed", [{"z"}, {"gate"}, {"down"}, {"up"}, {"source"}, {"down", "up"}, {"z", "gate"}])
 @pytest.mark.parametrize("with_source", [True, False])
 def test_realign_gives_only_what_is_asked(needed, with_source):
     from tests.ops.cases import realign_inputs
@@ -112,7 +110,19 @@ def test_whole_loss_keeps_its_gradient_for_a_second_backward():
 
 
 def test_registered_loss_refuses_labels_that_are_no_class():
-    arguments = (torch.randn(2, 8), torch.randn(5, 8), torch.tensor([0, 5]), None, None, 9.0, 0.0, -100, "mean", 1, "cpp")
+    arguments = (
+        torch.randn(2, 8),
+        torch.randn(5, 8),
+        torch.tensor([0, 5]),
+        None,
+        None,
+        9.0,
+        0.0,
+        -100,
+        "mean",
+        1,
+        "cpp",
+    )
     with pytest.raises(ValueError, match="row 1 holds 5"):
         torch.ops.mmcl_fast.alignment_loss(*arguments)
 
@@ -133,7 +143,12 @@ for dtype in (torch.float32, torch.bfloat16):
     check_realign("cpp", dtype, 70, 33, 77, 3, 7)
 print(_C.cpu_isa())
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=Path(__file__).parents[2],
-                          env=os.environ | {"MMCL_FAST_ISA": isa}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"MMCL_FAST_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == isa

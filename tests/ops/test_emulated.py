@@ -22,12 +22,13 @@ from tests.ops.cases import check_loss, check_realign
 pybind11 = pytest.importorskip("pybind11")
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "emulated"
-CUDA = next((p for p in (Path("/usr/local/cuda/include"),
-                         Path("/usr/include")) if (p / "cuda_bf16.h").is_file()), None)
+CUDA = next((p for p in (Path("/usr/local/cuda/include"), Path("/usr/include")) if (p / "cuda_bf16.h").is_file()), None)
 pytestmark = pytest.mark.skipif(CUDA is None, reason="needs the CUDA toolkit's headers")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALF = DTYPES[1:]
-LAUNCH = re.compile(r"(\w+<[\w, ]+>)<<<(.+?), 0, stream>>>\((.*?)\)|(\w+<T, NC>)<<<grid, 256, [^>]+>\(\), stream>>>\((.*?)\)")
+LAUNCH = re.compile(
+    r"(\w+<[\w, ]+>)<<<(.+?), 0, stream>>>\((.*?)\)|(\w+<T, NC>)<<<grid, 256, [^>]+>\(\), stream>>>\((.*?)\)"
+)
 
 
 def as_calls(source: str) -> str:
@@ -38,8 +39,7 @@ def as_calls(source: str) -> str:
 
     changed, n = LAUNCH.subn(call, source)
     assert n and "<<<" not in changed, "a launch was not recognised"
-    return changed.replace("extern __shared__ unsigned char raw[];",
-                           "unsigned char* raw = emulated::shared_memory;")
+    return changed.replace("extern __shared__ unsigned char raw[];", "unsigned char* raw = emulated::shared_memory;")
 
 
 def split_top(text: str) -> tuple[str, str]:
@@ -57,12 +57,24 @@ def emulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("emulated")
     for path in (ROOT / "csrc/cuda").glob("*.cu"):
         (folder / f"{path.stem}.cpp").write_text('#include "emulate.h"\n' + as_calls(path.read_text()))
-    includes = [f"-I{p}" for p in (HERE, ROOT / "csrc/cuda", CUDA, pybind11.get_include(),
-                                   sysconfig.get_path("include"))]
+    includes = [
+        f"-I{p}" for p in (HERE, ROOT / "csrc/cuda", CUDA, pybind11.get_include(), sysconfig.get_path("include"))
+    ]
     sources = [*folder.glob("*.cpp"), HERE / "runtime.cpp", ROOT / "csrc/cuda/bindings.cpp"]
     library = folder / f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
-    command = ["c++", "-std=c++17", "-O1", "-w", "-fPIC", "-shared", "-DMMCL_SM90A", *includes,
-               *map(str, sources), "-o", str(library)]
+    command = [
+        "c++",
+        "-std=c++17",
+        "-O1",
+        "-w",
+        "-fPIC",
+        "-shared",
+        "-DMMCL_SM90A",
+        *includes,
+        *map(str, sources),
+        "-o",
+        str(library),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     spec = importlib.util.spec_from_file_location("_emulated", library)
@@ -86,9 +98,9 @@ def on_the_cpu(emulated, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (9, 130, 40), (6, 1000, 72)])
-@pytest.mark.parametrize("options",
-                         [{}, {"reduction": "none", "weighted": True},
-                          {"label_smoothing": 0.1, "ignored": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"reduction": "none", "weighted": True}, {"label_smoothing": 0.1, "ignored": True}]
+)
 def test_loss(dtype, shape, options):
     check_loss("cuda", dtype, *shape, grads=("z", "weight", "logit_scale"), **options)
 
@@ -97,8 +109,18 @@ def test_loss(dtype, shape, options):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_text_gradient_in_chunks(dtype, reduction, monkeypatch):
     monkeypatch.setattr(cuda_.gpu, "TEXT_ROWS", 4)
-    check_loss("cuda", dtype, 10, 60, 24, grads=("z", "text"), reduction=reduction, label_smoothing=0.1,
-               weighted=True, ignored=True)
+    check_loss(
+        "cuda",
+        dtype,
+        10,
+        60,
+        24,
+        grads=("z", "text"),
+        reduction=reduction,
+        label_smoothing=0.1,
+        weighted=True,
+        ignored=True,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -109,9 +131,9 @@ def test_column_chunks(dtype, scale, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("shape",
-                         [(1, 1, 8), (70, 200, 72), (64, 64, 128), (3, 700, 200), (66, 130, 512),
-                          (2, 90, 264)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 8), (70, 200, 72), (64, 64, 128), (3, 700, 200), (66, 130, 512), (2, 90, 264)]
+)
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_one_pass(dtype, shape, scale, monkeypatch, emulated):
     calls = []
@@ -123,8 +145,7 @@ def test_one_pass(dtype, shape, scale, monkeypatch, emulated):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape",
-                         [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (20, 48, None, 5, 16), (9, 33, 77, 3, 7)])
+@pytest.mark.parametrize("shape", [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (20, 48, None, 5, 16), (9, 33, 77, 3, 7)])
 def test_realign(dtype, shape):
     check_realign("cuda", dtype, *shape)
 
@@ -132,6 +153,17 @@ def test_realign(dtype, shape):
 def test_labels_out_of_range_are_nan():
     from mmcl_fast.ops import schema
 
-    loss, *_ = schema.alignment_loss(torch.randn(4, 16), torch.randn(5, 16), torch.tensor([0, 5, -1, 4]),
-                                     None, None, 10.0, 0.0, -100, "none", 1, "cuda")
+    loss, *_ = schema.alignment_loss(
+        torch.randn(4, 16),
+        torch.randn(5, 16),
+        torch.tensor([0, 5, -1, 4]),
+        None,
+        None,
+        10.0,
+        0.0,
+        -100,
+        "none",
+        1,
+        "cuda",
+    )
     assert loss.isnan().tolist() == [False, True, True, False]

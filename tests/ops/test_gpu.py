@@ -30,12 +30,21 @@ def test_both_backends_are_here():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 7, 5), (33, 100, 64), (130, 1000, 256), (257, 3001, 512),
-                                   (100, 40000, 768)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (1, 7, 5), (33, 100, 64), (130, 1000, 256), (257, 3001, 512), (100, 40000, 768)]
+)
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_loss(backend, dtype, shape, scale):
-    check_loss(backend, dtype, *shape, scale=scale, weighted=True, ignored=True,
-               grads=("z", "weight", "logit_scale"), device="cuda")
+    check_loss(
+        backend,
+        dtype,
+        *shape,
+        scale=scale,
+        weighted=True,
+        ignored=True,
+        grads=("z", "weight", "logit_scale"),
+        device="cuda",
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -43,27 +52,37 @@ def test_loss(backend, dtype, shape, scale):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_text_gradient(backend, dtype, reduction, smoothing):
-    check_loss(backend, dtype, 300, 1111, 200, grads=ALL, weighted=True, ignored=True, reduction=reduction,
-               label_smoothing=smoothing, device="cuda")
+    check_loss(
+        backend,
+        dtype,
+        300,
+        1111,
+        200,
+        grads=ALL,
+        weighted=True,
+        ignored=True,
+        reduction=reduction,
+        label_smoothing=smoothing,
+        device="cuda",
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", [(1, 1, None, 1, 1), (200, 48, None, 5, 16), (70, 33, 77, 3, 7),
-                                   (1000, 512, 1664, 5, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, None, 1, 1), (200, 48, None, 5, 16), (70, 33, 77, 3, 7), (1000, 512, 1664, 5, 64)]
+)
 def test_realign(backend, dtype, shape):
     check_realign(backend, dtype, *shape, device="cuda")
 
 
 def step(backend: str, device: str = "cuda"):
-    t = {k: v.to(device, torch.bfloat16).requires_grad_() for k,
-         v in realign_inputs(64, 128, None, 3, 16).items()}
+    t = {k: v.to(device, torch.bfloat16).requires_grad_() for k, v in realign_inputs(64, 128, None, 3, 16).items()}
     inputs, labels = loss_inputs(64, 500, 128)
     text, labels = inputs["text"].to(device, torch.bfloat16), labels.to(device)
 
     def run(z, gate, down, up):
-        return ops.realigned_alignment_loss(z, gate, down, up, text, labels, logit_scale=50.0,
-                                            backend=backend)
+        return ops.realigned_alignment_loss(z, gate, down, up, text, labels, logit_scale=50.0, backend=backend)
 
     return run, t
 
@@ -76,8 +95,7 @@ def gradients(run, leaves: dict) -> list[torch.Tensor]:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_compile(backend):
     run, leaves = step(backend)
-    for a, b in zip(gradients(torch.compile(run, fullgraph=True), leaves), gradients(run, leaves),
-                    strict=True):
+    for a, b in zip(gradients(torch.compile(run, fullgraph=True), leaves), gradients(run, leaves), strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -140,8 +158,10 @@ def test_opcheck(backend, need):
     if need == 15:
         weight.requires_grad_(), scale.requires_grad_()
     labels = torch.randint(0, 9, (6,), device="cuda")
-    torch.library.opcheck(torch.ops.mmcl_fast.alignment_loss.default,
-                          (z, text, labels, weight, scale, 0.0, 0.1, -100, "mean", need, backend))
+    torch.library.opcheck(
+        torch.ops.mmcl_fast.alignment_loss.default,
+        (z, text, labels, weight, scale, 0.0, 0.1, -100, "mean", need, backend),
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -153,6 +173,5 @@ def test_offsets_past_2_31(backend):
     text = torch.randn(4, d, device="cuda", dtype=torch.bfloat16)
     labels = torch.zeros(b, dtype=torch.int64, device="cuda")
     rows = ops.alignment_loss(z, text, labels, logit_scale=10.0, reduction="none", backend=backend)
-    last = ops.alignment_loss(z[-8:], text, labels[-8:], logit_scale=10.0, reduction="none",
-                              backend="reference")
+    last = ops.alignment_loss(z[-8:], text, labels[-8:], logit_scale=10.0, reduction="none", backend="reference")
     torch.testing.assert_close(rows[-8:], last, rtol=0.05, atol=0.05)

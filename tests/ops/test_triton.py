@@ -72,7 +72,12 @@ assert loss.isnan().tolist() == [False, True, True, False], loss
 def test_interpreted(name):
     body = "".join(line + "\n" for line in BODIES[name].splitlines())
     env = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT.format(body=body)], cwd=ROOT, env=env,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT.format(body=body)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "compared" in done.stdout

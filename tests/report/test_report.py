@@ -15,9 +15,7 @@ from tests.conftest import TASKS, summary_of
 
 
 def blocks(text: str) -> list[dict]:
-    return [
-        json.loads(b) for b in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)
-    ]
+    return [json.loads(b) for b in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)]
 
 
 def outside_of_plotly(text: str) -> str:
@@ -37,14 +35,7 @@ def test_the_page_holds_the_numbers_and_loads_nothing(write_run) -> None:
     for setting in summary["settings"].values():
         for name in ("last", "avg", "forgetting", "bwt"):
             assert f">{setting['metrics'][name]:.1f}<" in text
-    for part in (
-        "Chaudhry et al. 2018",
-        "rendered",
-        "animation",
-        "prefers-color-scheme",
-        "train.seed",
-        "2.13.0",
-    ):
+    for part in ("Chaudhry et al. 2018", "rendered", "animation", "prefers-color-scheme", "train.seed", "2.13.0"):
         assert part in text
     places, drawn = re.findall(r'data-figure="(\w+)"', text), blocks(text)
     assert len(places) == len(set(places)) == len(drawn) == 3 + 2 + 1 + 1
@@ -94,9 +85,7 @@ def test_a_run_without_contributions_or_unseen_tasks_has_its_page(write_run) -> 
     summary = summary_of()
     summary["contributions"] = None
     for setting in summary["settings"].values():
-        setting["R"] = [
-            [v if i < t else None for i, v in enumerate(row)] for t, row in enumerate(setting["R"])
-        ]
+        setting["R"] = [[v if i < t else None for i, v in enumerate(row)] for t, row in enumerate(setting["R"])]
         setting["metrics"]["fwt"] = None
     (run / "summary.json").write_text(json.dumps(summary))
     assert len(blocks(report.write(run).read_text())) == 6

@@ -61,8 +61,12 @@ def imagenet_r(root: Path) -> None:
 
 
 def imagenet_100(root: Path) -> None:
-    put(root, "LOC_synset_mapping.txt", "n01443537 goldfish, Carassius auratus\nn01484850 great white shark, white "
-        "shark\nn02012849 crane\nn03126707 crane\nn01440764 tench, Tinca tinca\n")
+    put(
+        root,
+        "LOC_synset_mapping.txt",
+        "n01443537 goldfish, Carassius auratus\nn01484850 great white shark, white "
+        "shark\nn02012849 crane\nn03126707 crane\nn01440764 tench, Tinca tinca\n",
+    )
     put(root, "imagenet100.txt", "n03126707\nn01443537\nn02012849\n")
     for wnid in (*WNIDS, "n01440764"):
         for i in range(2):
@@ -144,8 +148,9 @@ def vggsound(root: Path) -> None:
 
 
 def audioset_strong(root: Path) -> None:
-    put(root, "mid_to_display_name.tsv", "/m/053hz1\tCheering\n/m/05tny_\tBark\n/m/07rkbfh\tChatter\n"
-        "/m/09x0r\tSpeech\n")
+    put(
+        root, "mid_to_display_name.tsv", "/m/053hz1\tCheering\n/m/05tny_\tBark\n/m/07rkbfh\tChatter\n/m/09x0r\tSpeech\n"
+    )
     for word, folder in (("train", "a"), ("eval", "b")):
         rows = [("segment_id", "start_time_seconds", "end_time_seconds", "label")]
         for i, label in enumerate(("/m/053hz1", "/m/05tny_", "/m/053hz1")):
@@ -209,18 +214,38 @@ COPIES = {
     "cifar_100": (cifar_100, ["apple", "aquarium_fish", "baby"], ["apple", "aquarium fish", "baby"], 9, 3),
     "ucf101": (ucf101, ["ApplyEyeMakeup", "HandstandPushups"], ["apply eye makeup", "handstand pushups"], 4, 2),
     "hmdb51": (hmdb51, ["brush_hair", "shoot_ball"], ["brush hair", "shoot ball"], 4, 2),
-    "something_something_v2": (something_something_v2, ["Approaching something with your camera",
-                                                        "Moving something and something closer"], None, 4, 2),
+    "something_something_v2": (
+        something_something_v2,
+        ["Approaching something with your camera", "Moving something and something closer"],
+        None,
+        4,
+        2,
+    ),
     "esc_50": (esc_50, ["dog", "chirping_birds"], ["dog", "chirping birds"], 8, 2),
     "urbansound8k": (urbansound8k, ["air_conditioner", "car_horn"], ["air conditioner", "car horn"], 18, 2),
     "vggsound": (vggsound, ["people marching", "child speech, kid speaking"], None, 4, 2),
     "audioset_strong": (audioset_strong, ["Cheering", "Bark"], None, 3, 3),
-    "nyu_depth_v2": (nyu_depth_v2, ["bedroom", "home_office", "others"], ["bedroom", "home office",
-                                                                          "another indoor place"], 6, 4),
+    "nyu_depth_v2": (
+        nyu_depth_v2,
+        ["bedroom", "home_office", "others"],
+        ["bedroom", "home office", "another indoor place"],
+        6,
+        4,
+    ),
     "sun_rgbd": (sun_rgbd, ["bathroom", "rest_space"], ["bathroom", "rest space"], 4, 2),
-    "ag_news": (ag_news, ["World", "Sports", "Business", "Sci/Tech"], ["World", "Sports", "Business",
-                                                                       "science and technology"], 8, 4),
-    "dbpedia": (dbpedia, ["Company", "EducationalInstitution", "MeanOfTransportation"],
-                ["company", "educational institution", "mean of transportation"], 6, 3),
+    "ag_news": (
+        ag_news,
+        ["World", "Sports", "Business", "Sci/Tech"],
+        ["World", "Sports", "Business", "science and technology"],
+        8,
+        4,
+    ),
+    "dbpedia": (
+        dbpedia,
+        ["Company", "EducationalInstitution", "MeanOfTransportation"],
+        ["company", "educational institution", "mean of transportation"],
+        6,
+        3,
+    ),
     "newsgroups_20": (newsgroups_20, ["alt.atheism", "comp.sys.ibm.pc.hardware"], ["atheism", "PC hardware"], 6, 4),
 }

@@ -88,8 +88,7 @@ def test_a_named_task_with_one_split_only(folder, split, word):  # noqa: F811
     for record in records:
         lone = (record["label"], record["split"]) == ("b", "test" if split == "train" else "train")
         record["task"] = f"{record['modality']} {'odd' if lone else 'even'}"
-    refuse(lambda: Stream.from_manifest(write(folder, records)), "task 'image odd'",
-           "class 'b'", f"no {word} file")
+    refuse(lambda: Stream.from_manifest(write(folder, records)), "task 'image odd'", "class 'b'", f"no {word} file")
 
 
 def test_two_splits_sharing_a_file(folder, build):  # noqa: F811
@@ -122,37 +121,49 @@ def test_a_dangling_link(folder, build):  # noqa: F811
     refuse(build, "dangling.png", "restore the file")
 
 
-@pytest.mark.parametrize("content, part", [
-    ("{", "not JSON"), ("[1]", "expected {modality"), ('{"image": 3}', "expected {modality"),
-    ("[" * 100_000, "nested too deeply"), ('{"image": {"a": "\\ud800"}}', "half a character"),
-    ('{"imgae": {}}', "did you mean 'image'?"), ('{"image": {"a": 5}}', "image 'a'"),
-    ('{"image": {"a": " "}}', "image 'a'")])
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        ("{", "not JSON"),
+        ("[1]", "expected {modality"),
+        ('{"image": 3}', "expected {modality"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"image": {"a": "\\ud800"}}', "half a character"),
+        ('{"imgae": {}}', "did you mean 'image'?"),
+        ('{"image": {"a": 5}}', "image 'a'"),
+        ('{"image": {"a": " "}}', "image 'a'"),
+    ],
+)
 def test_class_texts(folder, build, content, part):  # noqa: F811
     (folder / "classes.json").write_text(content)
     refuse(build, "classes.json", part)
 
 
-@pytest.mark.parametrize("line, parts", [
-    ("{'path': 1}", ["not a JSON object"]),
-    ("[1, 2]", ["not an object but list"]),
-    ({"path": None}, ["'path' must be a string"]),
-    ({"split": ""}, ["'split' must be a string that is not empty"]),
-    ({"label": 7}, ["'label' must be a string"]),
-    ({"modality": "vidio"}, ["unknown modality 'vidio'", "did you mean 'video'?"]),
-    ({"split": "trian"}, ["unknown split 'trian'", "did you mean 'train'?"]),
-    ({"text": "both"}, ["either 'path' or 'text'"]),
-    ({"path": "../secret.png"}, ["leaves the manifest's folder"]),
-    ({"path": "/etc/hostname"}, ["leaves the manifest's folder"]),
-    ({"path": "image/train/a/gone.png"}, ["gone.png", "No such file"]),
-    ({"path": "image/train/a/bad\0name.png"}, ["'path'", "holds a zero byte"]),
-    ({"path": "image/train/a/go\nne.png"}, ["'image/train/a/go\\nne.png'", "No such file"]),
-    ({"path": "image/train/a/\ud800.png"}, ["'path'", "half a character"]),
-    ({"label": "\udc80"}, ["'label'", "half a character"]),
-    ({"task": "\ud800"}, ["'task'", "half a character"]),
-    ({"label": "a\0b"}, ["'label'", "holds a zero byte"]),
-    ("[" * 100_000, ["nested too deeply"]),
-    ('{"path": ' + "[" * 100_000, ["nested too deeply"]),
-    ({"modality": "audio"}, ["a .png file cannot be audio"])])
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ("{'path': 1}", ["not a JSON object"]),
+        ("[1, 2]", ["not an object but list"]),
+        ({"path": None}, ["'path' must be a string"]),
+        ({"split": ""}, ["'split' must be a string that is not empty"]),
+        ({"label": 7}, ["'label' must be a string"]),
+        ({"modality": "vidio"}, ["unknown modality 'vidio'", "did you mean 'video'?"]),
+        ({"split": "trian"}, ["unknown split 'trian'", "did you mean 'train'?"]),
+        ({"text": "both"}, ["either 'path' or 'text'"]),
+        ({"path": "../secret.png"}, ["leaves the manifest's folder"]),
+        ({"path": "/etc/hostname"}, ["leaves the manifest's folder"]),
+        ({"path": "image/train/a/gone.png"}, ["gone.png", "No such file"]),
+        ({"path": "image/train/a/bad\0name.png"}, ["'path'", "holds a zero byte"]),
+        ({"path": "image/train/a/go\nne.png"}, ["'image/train/a/go\\nne.png'", "No such file"]),
+        ({"path": "image/train/a/\ud800.png"}, ["'path'", "half a character"]),
+        ({"label": "\udc80"}, ["'label'", "half a character"]),
+        ({"task": "\ud800"}, ["'task'", "half a character"]),
+        ({"label": "a\0b"}, ["'label'", "holds a zero byte"]),
+        ("[" * 100_000, ["nested too deeply"]),
+        ('{"path": ' + "[" * 100_000, ["nested too deeply"]),
+        ({"modality": "audio"}, ["a .png file cannot be audio"]),
+    ],
+)
 def test_manifest_lines(folder, line, parts):  # noqa: F811
     records = lines(folder)
     index = next(i for i, r in enumerate(records) if r["modality"] == "image")
@@ -163,8 +174,7 @@ def test_manifest_lines(folder, line, parts):  # noqa: F811
 @pytest.mark.parametrize("text, part", [("\ud800 hi", "half a character"), ("h\0i", "holds a zero byte")])
 def test_inline_text_is_as_strict_as_a_text_file(folder, text, part):  # noqa: F811
     records = [*lines(folder), {"text": text, "modality": "text", "label": "a", "split": "train"}]
-    refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {len(records)}",
-           "'text'", part)
+    refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {len(records)}", "'text'", part)
 
 
 def test_a_name_that_is_no_utf8(folder, build):  # noqa: F811
@@ -186,16 +196,14 @@ def test_a_missing_field_and_its_near_miss(folder):  # noqa: F811
 
 def test_text_belongs_to_text(folder):  # noqa: F811
     records = [*lines(folder), {"text": "x", "modality": "image", "label": "a", "split": "train"}]
-    refuse(lambda: Stream.from_manifest(write(folder, records)), f"line {len(records)}",
-           "modality text, not image")
+    refuse(lambda: Stream.from_manifest(write(folder, records)), f"line {len(records)}", "modality text, not image")
 
 
 def test_a_path_in_two_splits(folder):  # noqa: F811
     records = lines(folder)
     records.append({**records[0], "split": "train" if records[0]["split"] == "test" else "test"})
     where = f"line {len(records)}"
-    refuse(lambda: Stream.from_manifest(write(folder, records)), where, "already on line 1",
-           records[0]["split"])
+    refuse(lambda: Stream.from_manifest(write(folder, records)), where, "already on line 1", records[0]["split"])
     records[-1]["id"] = "another"
     refuse(lambda: Stream.from_manifest(write(folder, records)), "one file in")
 
@@ -203,13 +211,14 @@ def test_a_path_in_two_splits(folder):  # noqa: F811
 def test_a_link_out_of_the_folder(folder, tmp_path):  # noqa: F811
     (tmp_path / "outside.png").write_text("x")
     (folder / "image" / "train" / "a" / "out.png").symlink_to(tmp_path / "outside.png")
-    refuse(lambda: Stream.from_manifest(write(folder, lines(folder))), "out.png",
-           "leaves the manifest's folder")
+    refuse(lambda: Stream.from_manifest(write(folder, lines(folder))), "out.png", "leaves the manifest's folder")
 
 
 def test_equal_texts_in_two_splits(folder):  # noqa: F811
-    texts = [{"text": "the same", "modality": "text", "label": "a", "split": split, "id": split}
-             for split in ("train", "test")]
+    texts = [
+        {"text": "the same", "modality": "text", "label": "a", "split": split, "id": split}
+        for split in ("train", "test")
+    ]
     path = write(folder, [*lines(folder), *texts])
     Stream.from_manifest(path)
     refuse(lambda: Stream.from_manifest(path, check=True), "equal content in", "train", "test")

@@ -51,7 +51,7 @@ def kinds(name: str) -> dict:
 def test_official_classes_and_splits(copies, name):
     _, labels, texts, train, test = COPIES[name]
     stream = Stream.from_known({name: copies[name]}, check=True)
-    task, = stream.tasks
+    (task,) = stream.tasks
     assert task.modality == LAYOUTS[name].modality and stream.root == copies[name]
     assert list(task.classes) == labels and list(task.texts) == (texts or labels)
     assert (len(task.train), len(task.test), len(task.val)) == (train, test, 0)
@@ -62,6 +62,7 @@ def test_official_classes_and_splits(copies, name):
 
 def test_classes_go_with_their_files(copies):
     """The class of a sample is the one that its folder, name, row or bytes say."""
+
     def of(name, **options):
         stream = Stream.from_known({name: {"path": copies[name], **options}})
         return {sample.key.removeprefix(f"{name}/"): sample for sample in samples_of(stream)}
@@ -114,8 +115,11 @@ def test_where_imagenets_names_and_lists_may_be(copies, copy):
     mine = Stream.from_known({"imagenet_100": {"path": root, "classes": root.parent / "mine.txt"}})
     assert mine[0].classes == ("a fish", "great white shark")
     (root / "LOC_synset_mapping.txt").unlink()
-    put(root.parent, "imagenet_class_index.json", '{"1": ["n01443537", "goldfish"], "134": ["n02012849", "crane"], '
-        '"517": ["n03126707", "crane"]}')
+    put(
+        root.parent,
+        "imagenet_class_index.json",
+        '{"1": ["n01443537", "goldfish"], "134": ["n02012849", "crane"], "517": ["n03126707", "crane"]}',
+    )
     assert Stream.from_known({"imagenet_100": root})[0].classes == tuple(COPIES["imagenet_100"][1])
     (root.parent / "imagenet_class_index.json").unlink()
     refuse(lambda: Stream.from_known({"imagenet_100": root}), "no name for n03126707", "LOC_synset_mapping.txt")
@@ -160,9 +164,15 @@ def five(name: str, copies: dict[str, Path], *overrides: str) -> config.Config:
     return config.load(name, [*(f"stream.datasets.{m}.path={copies[tables[m]['name']]}" for m in tables), *overrides])
 
 
-@pytest.mark.parametrize("name, encoder", [
-    ("five_clip", "openai/clip-vit-base-patch16"), ("five_siglip", "google/siglip-base-patch16-224"),
-    ("five_sun_clip", "openai/clip-vit-base-patch16"), ("five_sun_siglip", "google/siglip-base-patch16-224")])
+@pytest.mark.parametrize(
+    "name, encoder",
+    [
+        ("five_clip", "openai/clip-vit-base-patch16"),
+        ("five_siglip", "google/siglip-base-patch16-224"),
+        ("five_sun_clip", "openai/clip-vit-base-patch16"),
+        ("five_sun_siglip", "google/siglip-base-patch16-224"),
+    ],
+)
 def test_the_five_modality_configs_need_only_paths(copies, name, encoder):
     loaded = five(name, copies)
     stream = make_stream(loaded)
@@ -172,8 +182,13 @@ def test_the_five_modality_configs_need_only_paths(copies, name, encoder):
 
 
 def test_five_datasets_are_learned(copies):
-    loaded = five("five_sun_clip", copies, "stream.classes_per_task=2", "stream.datasets.text.name=none",
-                  "stream.datasets.text.path=none")
+    loaded = five(
+        "five_sun_clip",
+        copies,
+        "stream.classes_per_task=2",
+        "stream.datasets.text.name=none",
+        "stream.datasets.text.path=none",
+    )
     stream = make_stream(loaded)
     learner = Learner(ToyEncoder(), "ridge", media=loaded.media.model_dump())
     for task in stream:
@@ -182,16 +197,20 @@ def test_five_datasets_are_learned(copies):
     assert learner.settings["media"] == {"depth_kind": "sun_rgbd"}
 
 
-@pytest.mark.parametrize("overrides, parts", [
-    ([], ["stream.datasets.image.path: missing", "the folder of imagenet_r", "README.txt"]),
-    (["stream.datasets.image.name=imagnet_r"], ["stream.datasets.image.name", "did you mean 'imagenet_r'?"]),
-    (["stream.datasets.image.name=esc_50"], ["no known dataset of image", "imagenet_r, imagenet_100, cifar_100"]),
-    (["stream.datasets.image.pth=a"], ["[stream.datasets.image] has no such key", "'path'"]),
-    (["stream.datasets.image.split=0"], ["stream.datasets.image.split: expected a whole number from 1"]),
-    (["stream.datasets.images.name=a"], ["[stream.datasets] has no such key", "'image'"]),
-    (["stream.path=a"], ["stream.path: not read where", "stream.datasets"]),
-    (["stream.header=false"], ["stream.header: not read where"]),
-    (["stream.source=folder", "stream.path=a"], ['stream.datasets: for source = "known"'])])
+@pytest.mark.parametrize(
+    "overrides, parts",
+    [
+        ([], ["stream.datasets.image.path: missing", "the folder of imagenet_r", "README.txt"]),
+        (["stream.datasets.image.name=imagnet_r"], ["stream.datasets.image.name", "did you mean 'imagenet_r'?"]),
+        (["stream.datasets.image.name=esc_50"], ["no known dataset of image", "imagenet_r, imagenet_100, cifar_100"]),
+        (["stream.datasets.image.pth=a"], ["[stream.datasets.image] has no such key", "'path'"]),
+        (["stream.datasets.image.split=0"], ["stream.datasets.image.split: expected a whole number from 1"]),
+        (["stream.datasets.images.name=a"], ["[stream.datasets] has no such key", "'image'"]),
+        (["stream.path=a"], ["stream.path: not read where", "stream.datasets"]),
+        (["stream.header=false"], ["stream.header: not read where"]),
+        (["stream.source=folder", "stream.path=a"], ['stream.datasets: for source = "known"']),
+    ],
+)
 def test_faults_of_a_config(overrides, parts):
     with pytest.raises(ConfigError) as caught:
         make_stream(config.load("five_clip", overrides))
@@ -212,8 +231,12 @@ def test_more_faults_of_a_config(copies):
 
 
 def test_paths_are_the_files_own(tmp_path):
-    put(tmp_path, "sub/mine.toml", '[stream]\nsource = "known"\n[stream.datasets]\n'
-        'image = { name = "imagenet_100", path = "in", classes = "list.txt" }\n')
+    put(
+        tmp_path,
+        "sub/mine.toml",
+        '[stream]\nsource = "known"\n[stream.datasets]\n'
+        'image = { name = "imagenet_100", path = "in", classes = "list.txt" }\n',
+    )
     image = config.load(tmp_path / "sub" / "mine.toml").stream.datasets.image
     assert (image.path, image.classes) == (str(tmp_path / "sub" / "in"), str(tmp_path / "sub" / "list.txt"))
 
@@ -242,8 +265,11 @@ def test_what_is_missing_is_named_with_the_tree(copy, name):
     root = copy(name)
     gone, named = MISSING[name]
     (shutil.rmtree if (root / gone).is_dir() else os.unlink)(root / gone)
-    refuse(lambda: Stream.from_known({name: root}), f"{root / named}: not there: {name} is read from a folder that "
-           "holds", LAYOUTS[name].tree)
+    refuse(
+        lambda: Stream.from_known({name: root}),
+        f"{root / named}: not there: {name} is read from a folder that holds",
+        LAYOUTS[name].tree,
+    )
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -75,10 +75,14 @@ def test_a_new_modality_after_many_tasks(folder):
 
 def test_unbalanced_modalities(folder):
     whole = Stream.from_folder(folder, classes_per_task=2)
-    less = {part: Stream.from_folder(folder, classes_per_task=2, share={"audio": part, "image": 1.0}, seed=4)
-            for part in (0.5, 0.2, 0.001)}
-    kept = {part: {s.key for task in stream.tasks for s in task.train if s.modality == "audio"}
-            for part, stream in less.items()}
+    less = {
+        part: Stream.from_folder(folder, classes_per_task=2, share={"audio": part, "image": 1.0}, seed=4)
+        for part in (0.5, 0.2, 0.001)
+    }
+    kept = {
+        part: {s.key for task in stream.tasks for s in task.train if s.modality == "audio"}
+        for part, stream in less.items()
+    }
     for part, each in ((0.5, 5), (0.2, 2), (0.001, 1)):
         found = counts(less[part])
         assert {n for (m, _), n in found.items() if m == "audio"} == {each}
@@ -95,8 +99,9 @@ def test_unbalanced_modalities(folder):
 
 
 def test_classes_shared_between_modalities(folder):
-    apart, shared = (Stream.from_folder(folder, classes_per_task=2, order="interleaved", shared_classes=x)
-                     for x in (False, True))
+    apart, shared = (
+        Stream.from_folder(folder, classes_per_task=2, order="interleaved", shared_classes=x) for x in (False, True)
+    )
     assert len(apart.classes) == 12 and len(shared.classes) == 6
     assert shared[1].class_ids == shared[0].class_ids == (("image", "c00"), ("image", "c01"))
 
@@ -109,13 +114,21 @@ def test_a_hundred_tasks(tmp_path):
     assert [task.modality for task in stream.tasks[-5:]] == ["image"] * 5
 
 
-@pytest.mark.parametrize(("options", "reason"), [
-    ({"modalities": ["imge"]}, "modalities: no 'imge' in this stream .did you mean 'image'"),
-    ({"modalities": []}, "name each modality"), ({"modalities": ["text", "text"]}, "name each modality"),
-    ({"late": "video"}, "late: no 'video' in this stream"), ({"late": "text", "order": ["text:0"]}, "leave late out"),
-    ({"modalities": ["image"], "late": "audio"}, "late: no 'audio'"), ({"share": {"depth": 0.5}}, "share: no 'depth'"),
-    ({"share": {"image": 0.0}}, "share of image = 0.0"), ({"share": {"image": 1.5}}, "share of image = 1.5"),
-    ({"order": "interleave"}, "'interleaved' or a list")])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"modalities": ["imge"]}, "modalities: no 'imge' in this stream .did you mean 'image'"),
+        ({"modalities": []}, "name each modality"),
+        ({"modalities": ["text", "text"]}, "name each modality"),
+        ({"late": "video"}, "late: no 'video' in this stream"),
+        ({"late": "text", "order": ["text:0"]}, "leave late out"),
+        ({"modalities": ["image"], "late": "audio"}, "late: no 'audio'"),
+        ({"share": {"depth": 0.5}}, "share: no 'depth'"),
+        ({"share": {"image": 0.0}}, "share of image = 0.0"),
+        ({"share": {"image": 1.5}}, "share of image = 1.5"),
+        ({"order": "interleave"}, "'interleaved' or a list"),
+    ],
+)
 def test_what_is_not_there_is_named(folder, options, reason):
     with pytest.raises(StreamError, match=reason):
         Stream.from_folder(folder, classes_per_task=2, **options)
@@ -123,8 +136,15 @@ def test_what_is_not_there_is_named(folder, options, reason):
 
 def test_the_config_describes_them(tmp_path):
     write_folder(tmp_path / "data", classes=2, train=4, test=1)
-    stream = {"source": "folder", "path": str(tmp_path / "data"), "classes_per_task": 1, "order": "interleaved",
-              "modalities": ["text", "depth"], "late": "text", "share": {"depth": 0.5, "text": 1}}
+    stream = {
+        "source": "folder",
+        "path": str(tmp_path / "data"),
+        "classes_per_task": 1,
+        "order": "interleaved",
+        "modalities": ["text", "depth"],
+        "late": "text",
+        "share": {"depth": 0.5, "text": 1},
+    }
     made = run.make_stream(build({"stream": stream}))
     assert [task.name for task in made.tasks] == ["depth-0", "depth-1", "text-0", "text-1"]
     assert [len(task.train) for task in made.tasks] == [2, 2, 4, 4]

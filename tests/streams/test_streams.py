@@ -37,8 +37,15 @@ def lines(root: Path) -> list[dict]:
     found = []
     for path in sorted(root.glob("*/*/*/*")):
         modality, split, label, _ = path.relative_to(root).parts
-        found.append({"path": path.relative_to(root).as_posix(), "modality": modality, "label": label,
-                      "split": split, "source": "ours"})
+        found.append(
+            {
+                "path": path.relative_to(root).as_posix(),
+                "modality": modality,
+                "label": label,
+                "split": split,
+                "source": "ours",
+            }
+        )
     return found
 
 
@@ -85,8 +92,9 @@ def test_classes_per_task(folder):
     assert [task.classes for task in stream.tasks] == [("a", "b"), ("c", "d"), ("e",), ("a", "x_y"), ("z",)]
     assert [task.index for task in stream.tasks] == list(range(5))
     assert {sample.label for sample in stream[1].train} == {"c", "d"}
-    shuffled = [Stream.from_folder(folder, classes_per_task=2, shuffle_classes=True, seed=seed)
-                for seed in (1, 1, 2, 3)]
+    shuffled = [
+        Stream.from_folder(folder, classes_per_task=2, shuffle_classes=True, seed=seed) for seed in (1, 1, 2, 3)
+    ]
     assert shuffled[0].fingerprint == shuffled[1].fingerprint
     assert len({tuple(task.classes for task in s.tasks) for s in shuffled}) > 1
     assert sorted(c for task in shuffled[0].tasks for c in task.class_ids) == sorted(stream.classes)
@@ -109,8 +117,12 @@ def test_orders(folder):
             assert own == sorted(own)
     assert make(["image:1", "audio:0", "image:0"]) == ["image-1", "audio-0", "image-0"]
     assert make("audio:1, image-0") == ["audio-1", "image-0"]
-    for order, reason in ((["image:7"], "'image:7'"), (["image:0", "image-0"], "twice"),
-                          ("blokcs", "'blokcs'"), ([], "empty")):
+    for order, reason in (
+        (["image:7"], "'image:7'"),
+        (["image:0", "image-0"], "twice"),
+        ("blokcs", "'blokcs'"),
+        ([], "empty"),
+    ):
         with pytest.raises(StreamError, match=reason):
             make(order)
 
@@ -167,7 +179,10 @@ def test_building_opens_no_file(folder, monkeypatch):
 def test_from_manifest(folder):
     records = lines(folder) + [
         {"text": f"{split} {label} {i}", "modality": "text", "label": label, "split": split}
-        for label in ("q", "p") for split in ("train", "test") for i in range(2)]
+        for label in ("q", "p")
+        for split in ("train", "test")
+        for i in range(2)
+    ]
     path = write(folder, records)
     stream = Stream.from_manifest(path)
     assert stream.modalities == ["audio", "image", "text"]

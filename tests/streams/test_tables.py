@@ -11,8 +11,12 @@ from mmcl_fast.streams import Stream
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines, write  # noqa: F401
 
-ROWS = [("Stocks, up", 'He said "buy"\nand bought.', "business", "train"), ("Goal", "A match.", "sport", "train"),
-        ("Rates", "They rose — again.", "business", "test"), ("Race", "It was run.", "sport", "test")]
+ROWS = [
+    ("Stocks, up", 'He said "buy"\nand bought.', "business", "train"),
+    ("Goal", "A match.", "sport", "train"),
+    ("Rates", "They rose — again.", "business", "test"),
+    ("Race", "It was run.", "sport", "test"),
+]
 NAMES = ("title", "body", "class", "split")
 
 
@@ -48,8 +52,9 @@ def test_columns_of_a_file(tmp_path, ending):
     assert first.text == f'Stocks, up He said "buy"{break_}and bought.'
     assert [s.text for s in stream[0].test] == ["Rates They rose — again.", "Race It was run."]
     assert [s.key for s in stream[0].train] == {
-        "csv": ["news.csv:2", "news.csv:4"], "tsv": ["news.tsv:2", "news.tsv:3"]}.get(
-            ending, [f"news.{ending}:1", f"news.{ending}:2"])
+        "csv": ["news.csv:2", "news.csv:4"],
+        "tsv": ["news.tsv:2", "news.tsv:3"],
+    }.get(ending, [f"news.{ending}:1", f"news.{ending}:2"])
     assert stream.fingerprint == Stream.from_table(path, text=["title", "body"], label="class", check=True).fingerprint
 
 
@@ -113,37 +118,46 @@ def test_numbers_need_names(tmp_path):
     assert Stream.from_table(path)[0].texts == ("number 1", "number 2", "number 3")
 
 
-@pytest.mark.parametrize("content, parts", [
-    (b"", ["no samples"]),
-    (b"text,lable,split\nx,a,train\n", ["a.csv: no column 'label'", "did you mean 'lable'?", "label = ..."]),
-    (b"text;label;split\nx;a;train\n", ["no column 'text' among 'text;label;split'"]),
-    (b"x y,a,train\nz,a,test\n", ["no column 'text' among 'x y', 'a', 'train'", "header = false"]),
-    (b"text,label\nx,a\n", ["no column 'split' to tell train from test", "train.csv and test.csv"]),
-    (b"text,label,spilt\nx,a,train\n", ["no column 'split' (did you mean 'spilt'?)"]),
-    (b"text,text,label\nx,a,train\n", ["line 1: two columns named 'text'"]),
-    (b"text,label,split\nx,a,trian\n", ["line 2: unknown split 'trian'", "did you mean 'train'?"]),
-    (b"text,label,split\n\"x\ny\",a,train\nz,a\n", ["line 4: 2 fields where the first line has 3"]),
-    (b"text,label,split\nx,y,a,train\n", ["line 2: 4 fields", "quote fields with commas"]),
-    (b"text,label,split\n\"x,a,train\n", ["line 2: unexpected end of data", "quotes"]),
-    (b"text,label,split\n\"x\"y,a,train\n", ["line 2", "expected after"]),
-    (b"text,label,split\nx,a,train\ncaf\xe9,a,train\n", ["line 3: not UTF-8: save the file as UTF-8"]),
-    (b"text,label,split\n ,a,train\n", ["line 2: 'text' is empty: fill it or remove the row"]),
-    (b"text,label,split\nx,,train\n", ["line 2: 'label' is empty"]),
-    (b"text,label,split\nx\0,a,train\n", ["line 2"]),
-    (b"text,label,split\nx,a,train\n", ["has no test split"])])
+@pytest.mark.parametrize(
+    "content, parts",
+    [
+        (b"", ["no samples"]),
+        (b"text,lable,split\nx,a,train\n", ["a.csv: no column 'label'", "did you mean 'lable'?", "label = ..."]),
+        (b"text;label;split\nx;a;train\n", ["no column 'text' among 'text;label;split'"]),
+        (b"x y,a,train\nz,a,test\n", ["no column 'text' among 'x y', 'a', 'train'", "header = false"]),
+        (b"text,label\nx,a\n", ["no column 'split' to tell train from test", "train.csv and test.csv"]),
+        (b"text,label,spilt\nx,a,train\n", ["no column 'split' (did you mean 'spilt'?)"]),
+        (b"text,text,label\nx,a,train\n", ["line 1: two columns named 'text'"]),
+        (b"text,label,split\nx,a,trian\n", ["line 2: unknown split 'trian'", "did you mean 'train'?"]),
+        (b'text,label,split\n"x\ny",a,train\nz,a\n', ["line 4: 2 fields where the first line has 3"]),
+        (b"text,label,split\nx,y,a,train\n", ["line 2: 4 fields", "quote fields with commas"]),
+        (b'text,label,split\n"x,a,train\n', ["line 2: unexpected end of data", "quotes"]),
+        (b'text,label,split\n"x"y,a,train\n', ["line 2", "expected after"]),
+        (b"text,label,split\nx,a,train\ncaf\xe9,a,train\n", ["line 3: not UTF-8: save the file as UTF-8"]),
+        (b"text,label,split\n ,a,train\n", ["line 2: 'text' is empty: fill it or remove the row"]),
+        (b"text,label,split\nx,,train\n", ["line 2: 'label' is empty"]),
+        (b"text,label,split\nx\0,a,train\n", ["line 2"]),
+        (b"text,label,split\nx,a,train\n", ["has no test split"]),
+    ],
+)
 def test_faults_of_csv(tmp_path, content, parts):
     (tmp_path / "a.csv").write_bytes(content)
     refuse(lambda: Stream.from_table(tmp_path / "a.csv"), *parts)
 
 
-@pytest.mark.parametrize("line, parts", [
-    ('{"text": "x", "lable": "a", "split": "train"}', ["line 2: 'label' is missing", "did you mean 'lable'?"]),
-    ('{"text": "x", "label": 1.5, "split": "train"}', ["line 2: 'label' is float, not text"]),
-    ('{"text": ["x"], "label": "a", "split": "train"}', ["line 2: 'text' is list, not text"]),
-    ('{"text": null, "label": "a", "split": "train"}', ["line 2: 'text' is empty"]),
-    ('{"text": "\\ud800", "label": "a", "split": "train"}', ["line 2: 'text'", "half a character"]),
-    ('{"text": "x", "label": true, "split": "train"}', ["line 2: 'label' is bool"]),
-    ("[1]", ["line 2: not an object"]), ("{", ["line 2: not a JSON object"])])
+@pytest.mark.parametrize(
+    "line, parts",
+    [
+        ('{"text": "x", "lable": "a", "split": "train"}', ["line 2: 'label' is missing", "did you mean 'lable'?"]),
+        ('{"text": "x", "label": 1.5, "split": "train"}', ["line 2: 'label' is float, not text"]),
+        ('{"text": ["x"], "label": "a", "split": "train"}', ["line 2: 'text' is list, not text"]),
+        ('{"text": null, "label": "a", "split": "train"}', ["line 2: 'text' is empty"]),
+        ('{"text": "\\ud800", "label": "a", "split": "train"}', ["line 2: 'text'", "half a character"]),
+        ('{"text": "x", "label": true, "split": "train"}', ["line 2: 'label' is bool"]),
+        ("[1]", ["line 2: not an object"]),
+        ("{", ["line 2: not a JSON object"]),
+    ],
+)
 def test_faults_of_jsonl(tmp_path, line, parts):
     (tmp_path / "a.jsonl").write_text('{"text": "w", "label": "a", "split": "test"}\n' + line + "\n")
     refuse(lambda: Stream.from_table(tmp_path / "a.jsonl"), "a.jsonl", *parts)
@@ -158,8 +172,9 @@ def test_what_is_no_table(tmp_path):
     refuse(lambda: Stream.from_table(tmp_path, text="body", label="class"), "text has no test split")
     save(tmp_path / "test.csv", ROWS[:2])
     Stream.from_table(tmp_path, text="body", label="class")
-    refuse(lambda: Stream.from_table(tmp_path, text="body", label="class", check=True), "equal content in",
-           "test.csv:2")
+    refuse(
+        lambda: Stream.from_table(tmp_path, text="body", label="class", check=True), "equal content in", "test.csv:2"
+    )
 
 
 def test_a_long_field_and_the_limit_of_others(tmp_path):
@@ -175,8 +190,10 @@ def test_a_manifest_in_parquet(folder):  # noqa: F811
     from pyarrow import parquet
 
     records = [{**line, "text": None} for line in lines(folder)]
-    records += [{"text": f"words {i}", "modality": "text", "label": "q", "split": split, "path": None}
-                for i, split in enumerate(("train", "test"))]
+    records += [
+        {"text": f"words {i}", "modality": "text", "label": "q", "split": split, "path": None}
+        for i, split in enumerate(("train", "test"))
+    ]
     same = Stream.from_manifest(write(folder, [{k: v for k, v in r.items() if v is not None} for r in records]))
 
     def save_as(records) -> Path:
@@ -188,10 +205,12 @@ def test_a_manifest_in_parquet(folder):  # noqa: F811
     stream = Stream.from_manifest(path)
     assert stream.fingerprint == same.fingerprint
     assert Stream.from_manifest(path, check=True).tasks == stream.tasks
-    for change, parts in (({"modality": "imgae"}, ["row 3: unknown modality 'imgae'", "did you mean 'image'?"]),
-                          ({"label": None}, ["row 3: 'label' is missing"]),
-                          ({"path": "../x.png"}, ["row 3: path '../x.png' leaves"]),
-                          ({"path": records[0]["path"]}, ["row 3", "is already on row 1", "one of the two rows"])):
+    for change, parts in (
+        ({"modality": "imgae"}, ["row 3: unknown modality 'imgae'", "did you mean 'image'?"]),
+        ({"label": None}, ["row 3: 'label' is missing"]),
+        ({"path": "../x.png"}, ["row 3: path '../x.png' leaves"]),
+        ({"path": records[0]["path"]}, ["row 3", "is already on row 1", "one of the two rows"]),
+    ):
         save_as([{**r, **change} if i == 2 else r for i, r in enumerate(records)])
         refuse(lambda: Stream.from_manifest(path), "all.parquet", *parts)
     path.write_bytes(path.read_bytes()[:-30])

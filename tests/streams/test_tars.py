@@ -52,8 +52,11 @@ def pack(path: Path, members, kind=tarfile.GNU_FORMAT) -> Path:
 
 
 def shard(start: int, count: int = 4, label="cat dog") -> list:
-    return [pair for i in range(start, start + count)
-            for pair in ((f"{i:04d}.png", png(i)), (f"{i:04d}.cls", label.split()[i % len(label.split())]))]
+    return [
+        pair
+        for i in range(start, start + count)
+        for pair in ((f"{i:04d}.png", png(i)), (f"{i:04d}.cls", label.split()[i % len(label.split())]))
+    ]
 
 
 @pytest.fixture
@@ -65,8 +68,11 @@ def tars(tmp_path, monkeypatch) -> Path:
         sounds = [(f"s/{i}.wav", wav(i + 10 * number)) for i in range(2)]
         fields = [(f"s/{i}.json", {"label": ("bark", "horn")[i], "n": 3, "long": "x" * 999}) for i in range(2)]
         others = [("README", "beside"), ("m.pkl", b"never read")]
-        pack(root / f"{name}.tar", [*shard(4 * number), *fields, *sounds, *others],
-             (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT)[number])
+        pack(
+            root / f"{name}.tar",
+            [*shard(4 * number), *fields, *sounds, *others],
+            (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT)[number],
+        )
     return root
 
 
@@ -83,11 +89,19 @@ def test_samples_are_byte_ranges(tars):
     assert all(decode(s.path, "audio").isfinite().all() for s in stream[1].test)
 
 
-@pytest.mark.parametrize("pattern, found", [
-    ("train-{000..001}.tar", "train-000 train-001"), ("{train-001,test-000}.tar", "train-001 test-000"),
-    ("*.tar", "test-000 train-000 train-001"), (".", "test-000 train-000 train-001"),
-    ("train-00?.tar", "train-000 train-001"), ("train-001.tar", "train-001"),
-    ("{train,test}-{000..000}.tar", "train-000 test-000"), ("tr*-{0..1,000}.tar", None)])
+@pytest.mark.parametrize(
+    "pattern, found",
+    [
+        ("train-{000..001}.tar", "train-000 train-001"),
+        ("{train-001,test-000}.tar", "train-001 test-000"),
+        ("*.tar", "test-000 train-000 train-001"),
+        (".", "test-000 train-000 train-001"),
+        ("train-00?.tar", "train-000 train-001"),
+        ("train-001.tar", "train-001"),
+        ("{train,test}-{000..000}.tar", "train-000 test-000"),
+        ("tr*-{0..1,000}.tar", None),
+    ],
+)
 def test_patterns(tars, monkeypatch, pattern, found):
     monkeypatch.chdir(tars)
     if found is None:
@@ -97,11 +111,17 @@ def test_patterns(tars, monkeypatch, pattern, found):
 
 
 def test_patterns_that_stand_for_nothing(tars, tmp_path):
-    for pattern, part in ((tars / "val-*.tar", "no file matches"), (tars / "a{1..9999999}.tar", "more than 100000"),
-                          (tars / "a{0..999}{0..999}.tar", "more than 100000"),
-                          (tars / "a{2..1}.tar", "smaller number"), (tars / "{a,b{0..1}}.tar", "do not match"),
-                          (tars / "a{b}.tar", "write {000..012}"), (tars / "gone.tar", "gone.tar: No such file"),
-                          (tars / "train.tgz", "unpack it to a plain .tar"), (tars / "a{0..1.tar", "do not match")):
+    for pattern, part in (
+        (tars / "val-*.tar", "no file matches"),
+        (tars / "a{1..9999999}.tar", "more than 100000"),
+        (tars / "a{0..999}{0..999}.tar", "more than 100000"),
+        (tars / "a{2..1}.tar", "smaller number"),
+        (tars / "{a,b{0..1}}.tar", "do not match"),
+        (tars / "a{b}.tar", "write {000..012}"),
+        (tars / "gone.tar", "gone.tar: No such file"),
+        (tars / "train.tgz", "unpack it to a plain .tar"),
+        (tars / "a{0..1.tar", "do not match"),
+    ):
         refuse(lambda: Stream.from_tar(pattern), part)
     (tars / "[a]{1}.tar").write_bytes((tars / "test-000.tar").read_bytes())
     assert [file.name for file in expand(str(tars / "[a]{1}.tar"))] == ["[a]{1}.tar"]  # a file of that very name
@@ -123,8 +143,14 @@ def test_the_split_of_a_tar(tars, tmp_path):
     refuse(lambda: Stream.from_tar({"tset": tars}), "unknown split 'tset'")
     (tars / "b.tar").rename(tars / "train-test.tar")
     refuse(lambda: Stream.from_tar(tars), "train-test.tar: neither")
-    one = pack(tmp_path / "own.tar", [pair for i, split in enumerate(("train", "test", "val", "train")) for pair in (
-        (f"{i}.png", png(i)), (f"{i}.json", {"split": split, "label": "a"}))])
+    one = pack(
+        tmp_path / "own.tar",
+        [
+            pair
+            for i, split in enumerate(("train", "test", "val", "train"))
+            for pair in ((f"{i}.png", png(i)), (f"{i}.json", {"split": split, "label": "a"}))
+        ],
+    )
     task = Stream.from_tar(one)[0]
     assert [len(task.split(name)) for name in ("train", "val", "test")] == [2, 1, 1]
 
@@ -132,18 +158,32 @@ def test_the_split_of_a_tar(tars, tmp_path):
 def test_modalities_by_name_content_and_field(tmp_path):
     data = io.BytesIO()
     np.save(data, np.ones((8, 8), np.float32))
-    members = [("a.png", png(0)), ("b.png", png(1, np.uint16)), ("c.npy", data.getvalue()), ("d.txt", "words"),
-               ("e.jpg", png(2)), ("e.txt", "its caption"), ("f.rgb.png", png(3)), ("f.image.png", png(3)),
-               ("f.depth.png", png(4, np.uint16)), ("g.png", b"broken"), ("h.ogg", b"OggS broken"),
-               ("i.wav", wav(3)), ("i.md", "said")]
+    members = [
+        ("a.png", png(0)),
+        ("b.png", png(1, np.uint16)),
+        ("c.npy", data.getvalue()),
+        ("d.txt", "words"),
+        ("e.jpg", png(2)),
+        ("e.txt", "its caption"),
+        ("f.rgb.png", png(3)),
+        ("f.image.png", png(3)),
+        ("f.depth.png", png(4, np.uint16)),
+        ("g.png", b"broken"),
+        ("h.ogg", b"OggS broken"),
+        ("i.wav", wav(3)),
+        ("i.md", "said"),
+    ]
     for name in "abcdefghi":
         members.append((f"{name}.json", {"label": "q", **({"modality": "text"} if name == "i" else {})}))
     pack(tmp_path / "train.tar", members)
     shutil.copy(tmp_path / "train.tar", tmp_path / "test.tar")
     stream = Stream.from_tar(tmp_path)
     assert {task.modality: [s.key[10:] for s in task.train] for task in stream.tasks} == {
-        "image": ["a.png", "e.jpg", "f.image.png", "g.png"], "depth": ["b.png", "c.npy", "f.depth.png"],
-        "video": ["h.ogg"], "text": ["d.txt", "i.md"]}
+        "image": ["a.png", "e.jpg", "f.image.png", "g.png"],
+        "depth": ["b.png", "c.npy", "f.depth.png"],
+        "video": ["h.ogg"],
+        "text": ["d.txt", "i.md"],
+    }
     refuse(lambda: Stream.from_tar(tmp_path, check=True), "equal content in")
 
 
@@ -179,9 +219,15 @@ def test_the_index_is_made_once_and_again_when_the_tar_changes(tars, scans):
     assert {s.key for s in Stream.from_tar(tars)[0].train} >= {"train-001.tar/0040.png"} and len(scans) == 4
     index = tars / "test-000.tar.index.json"
     good = json.loads(index.read_text())
-    for damage in (b"", b"{", b"[" * 100_000, json.dumps({**good, "members": [["a.png", 0, 10**9, "image"]]}).encode(),
-                   json.dumps({**good, "members": [["a.png", -5, 5, "image"]]}).encode(),
-                   json.dumps({**good, "format": 0}).encode(), json.dumps({**good, "members": [[1, 2]]}).encode()):
+    for damage in (
+        b"",
+        b"{",
+        b"[" * 100_000,
+        json.dumps({**good, "members": [["a.png", 0, 10**9, "image"]]}).encode(),
+        json.dumps({**good, "members": [["a.png", -5, 5, "image"]]}).encode(),
+        json.dumps({**good, "format": 0}).encode(),
+        json.dumps({**good, "members": [[1, 2]]}).encode(),
+    ):
         before = len(scans)
         index.write_bytes(damage)
         assert len(Stream.from_tar(tars)[0].test) == 4 and scans[before:] == ["test-000.tar"]
@@ -223,34 +269,43 @@ def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarI
     return info
 
 
-@pytest.mark.parametrize("members, parts", [
-    ([(special("0001.png", tarfile.SYMTYPE), b"")], ["member '0001.png'", "pack plain files only"]),
-    ([(special("0001.png", tarfile.LNKTYPE), b"")], ["pack plain files only"]),
-    ([(special("0001.png", tarfile.CHRTYPE), b"")], ["pack plain files only"]),
-    ([(special("0001.png", tarfile.FIFOTYPE), b"")], ["pack plain files only"]),
-    ([("../a.png", b"x")], ["member '../a.png' names a place outside the tar"]),
-    ([("a/../../b.png", b"x")], ["names a place outside"]),
-    ([("/etc/a.png", b"x")], ["names a place outside"]),
-    ([("a\\b.png", b"x")], ["names a place outside"]),
-    ([("caf\udce9.png", b"x")], ["half a character"]),
-    ([("a.png", png(0)), ("a.cls", "q"), ("a.png", png(1))], ["member 'a.png' is there twice"]),
-    ([("a.png", png(0))], ["sample 'a' has no class: add a .cls", "'label' to its .json"]),
-    ([("a.png", png(0)), ("a.json", {"lable": "q"})], ["sample 'a' has no class"]),
-    ([("a.jpx", png(0)), ("a.cls", "q")], ["sample 'a' has a class but no item"]),
-    ([("a.png", png(0)), ("a.jpg", png(1)), ("a.cls", "q")], ["sample 'a' has two items of image, a.png and a.jpg"]),
-    ([("a.png", png(0)), ("a.cls", b"\xff")], ["member 'a.cls'", "one line of UTF-8"]),
-    ([("a.png", png(0)), ("a.cls", "q\nr")], ["one line of UTF-8"]),
-    ([("a.png", png(0)), ("a.cls", b" " * (1 << 21))], ["member 'a.cls' has 2097152 bytes"]),
-    ([("a.png", png(0)), ("a.json", b"{")], ["member 'a.json': not JSON"]),
-    ([("a.png", png(0)), ("a.json", b"[" * 100_000)], ["member 'a.json': not JSON"]),
-    ([("a.png", png(0)), ("a.json", b"[1]")], ["not an object but list"]),
-    ([("a.png", png(0)), ("a.json", {"label": "q", "modality": "picture"})], ["unknown modality 'picture'"]),
-    ([("a.png", png(0)), ("a.json", {"label": "q", "split": "trian"})], ["did you mean 'train'?"]),
-    ([("a.png", png(0)), ("a.wav", b"x"), ("a.json", {"label": "q", "modality": "video"})],
-     ["sample 'a' has items of image, audio and the modality 'video' in its .json"]),
-    ([("a.wav", png(0)), ("a.json", {"label": "q", "modality": "image"})], ["a .wav file cannot be image"]),
-    ([("a.png", b""), ("a.cls", "q")], ["train.tar/a.png: the file is empty"]),
-    ([("dataset.json", {"name": "x"}), ("README", "x")], ["holds no sample", "0001.jpg with 0001.cls"])])
+@pytest.mark.parametrize(
+    "members, parts",
+    [
+        ([(special("0001.png", tarfile.SYMTYPE), b"")], ["member '0001.png'", "pack plain files only"]),
+        ([(special("0001.png", tarfile.LNKTYPE), b"")], ["pack plain files only"]),
+        ([(special("0001.png", tarfile.CHRTYPE), b"")], ["pack plain files only"]),
+        ([(special("0001.png", tarfile.FIFOTYPE), b"")], ["pack plain files only"]),
+        ([("../a.png", b"x")], ["member '../a.png' names a place outside the tar"]),
+        ([("a/../../b.png", b"x")], ["names a place outside"]),
+        ([("/etc/a.png", b"x")], ["names a place outside"]),
+        ([("a\\b.png", b"x")], ["names a place outside"]),
+        ([("caf\udce9.png", b"x")], ["half a character"]),
+        ([("a.png", png(0)), ("a.cls", "q"), ("a.png", png(1))], ["member 'a.png' is there twice"]),
+        ([("a.png", png(0))], ["sample 'a' has no class: add a .cls", "'label' to its .json"]),
+        ([("a.png", png(0)), ("a.json", {"lable": "q"})], ["sample 'a' has no class"]),
+        ([("a.jpx", png(0)), ("a.cls", "q")], ["sample 'a' has a class but no item"]),
+        (
+            [("a.png", png(0)), ("a.jpg", png(1)), ("a.cls", "q")],
+            ["sample 'a' has two items of image, a.png and a.jpg"],
+        ),
+        ([("a.png", png(0)), ("a.cls", b"\xff")], ["member 'a.cls'", "one line of UTF-8"]),
+        ([("a.png", png(0)), ("a.cls", "q\nr")], ["one line of UTF-8"]),
+        ([("a.png", png(0)), ("a.cls", b" " * (1 << 21))], ["member 'a.cls' has 2097152 bytes"]),
+        ([("a.png", png(0)), ("a.json", b"{")], ["member 'a.json': not JSON"]),
+        ([("a.png", png(0)), ("a.json", b"[" * 100_000)], ["member 'a.json': not JSON"]),
+        ([("a.png", png(0)), ("a.json", b"[1]")], ["not an object but list"]),
+        ([("a.png", png(0)), ("a.json", {"label": "q", "modality": "picture"})], ["unknown modality 'picture'"]),
+        ([("a.png", png(0)), ("a.json", {"label": "q", "split": "trian"})], ["did you mean 'train'?"]),
+        (
+            [("a.png", png(0)), ("a.wav", b"x"), ("a.json", {"label": "q", "modality": "video"})],
+            ["sample 'a' has items of image, audio and the modality 'video' in its .json"],
+        ),
+        ([("a.wav", png(0)), ("a.json", {"label": "q", "modality": "image"})], ["a .wav file cannot be image"]),
+        ([("a.png", b""), ("a.cls", "q")], ["train.tar/a.png: the file is empty"]),
+        ([("dataset.json", {"name": "x"}), ("README", "x")], ["holds no sample", "0001.jpg with 0001.cls"]),
+    ],
+)
 def test_members_that_are_refused(tars, members, parts):
     path = pack(tars / "m" / "train.tar", members)
     refuse(lambda: Stream.from_tar(path), "m/train.tar", *parts)
@@ -262,14 +317,17 @@ def test_tars_that_are_not_sound(tars, tmp_path):
     import lzma
 
     path, whole = tmp_path / "train.tar", (tars / "train-000.tar").read_bytes()
-    for packed, command in ((gzip.compress(whole), "gunzip"), (bz2.compress(whole), "bunzip2"),
-                            (lzma.compress(whole), "unxz")):
+    for packed, command in (
+        (gzip.compress(whole), "gunzip"),
+        (bz2.compress(whole), "bunzip2"),
+        (lzma.compress(whole), "unxz"),
+    ):
         path.write_bytes(packed)
         refuse(lambda: Stream.from_tar(path), "train.tar: a compressed tar", f"{command} it first")
     second = 512 + 512 * -(-len(png(0)) // 512)  # where the second header is
     damaged = bytearray(whole)
     damaged[second + 100] ^= 0xFF
-    for content in (b"", b"x" * 5000, whole[:700], whole[:second + 100], bytes(damaged), whole[:second + 512 + 1]):
+    for content in (b"", b"x" * 5000, whole[:700], whole[: second + 100], bytes(damaged), whole[: second + 512 + 1]):
         path.write_bytes(content)
         refuse(lambda: Stream.from_tar(path), "train.tar: ")
     (tmp_path / "folder.tar").mkdir()
@@ -284,7 +342,7 @@ def test_tars_that_are_not_sound(tars, tmp_path):
     lie[148:156] = b"%06o\0 " % sum(lie)
     path.write_bytes(bytes(lie) + huge[512:] + whole)
     refuse(lambda: Stream.from_tar(path), "train.tar: not a sound tar", "pack it again")
-    for cut in (whole.rstrip(b"\0"), whole[:-(len(whole) % 10240 or 512)]):  # the zeros at the end may be missing
+    for cut in (whole.rstrip(b"\0"), whole[: -(len(whole) % 10240 or 512)]):  # the zeros at the end may be missing
         path.write_bytes(cut + b"\0" * (-len(cut) % 512))
         assert len(tar_index._scan(path)) == 12
 

@@ -64,8 +64,9 @@ def chosen(tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None) -> d
             continue
         if name not in LAYOUTS or LAYOUTS[name].modality != modality:
             hint = nearest(name, [known for known, layout in LAYOUTS.items() if layout.modality == modality])
-            raise ConfigError(f"{key}.name: {name!r} is no known dataset of {modality}{hint}; use one of "
-                              f"{_names(modality)}")
+            raise ConfigError(
+                f"{key}.name: {name!r} is no known dataset of {modality}{hint}; use one of {_names(modality)}"
+            )
         if table["path"] is None:
             raise ConfigError(f"{key}.path: missing; it is the folder of {name}, which holds {LAYOUTS[name].tree}")
         kind = LAYOUTS[name].depth_kind
@@ -73,8 +74,10 @@ def chosen(tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None) -> d
             raise ConfigError(f'media.depth_kind: set it to "{kind}", which the depth maps of {name} hold')
         out[name] = {option: table[option] for option in ("path", "split", "classes")}
     if not out:
-        raise ConfigError('stream.datasets: missing; source = "known" needs a name and a path for some modality, such '
-                          'as image = { name = "imagenet_r", path = "data/imagenet-r" }')
+        raise ConfigError(
+            'stream.datasets: missing; source = "known" needs a name and a path for some modality, such '
+            'as image = { name = "imagenet_r", path = "data/imagenet-r" }'
+        )
     return out
 
 
@@ -87,8 +90,9 @@ def _folder(name: str, path: str | Path, split: int = 1, classes: str | Path | N
     if not 1 <= split <= layout.splits:
         raise StreamError(f"{name}: split = {split}: it has {layout.splits}, counted from 1")
     if classes is not None and name != "imagenet_100":
-        raise StreamError(f"{name}: classes = {str(classes)!r}: a list of classes is for imagenet_100 only, leave it "
-                          "out")
+        raise StreamError(
+            f"{name}: classes = {str(classes)!r}: a list of classes is for imagenet_100 only, leave it out"
+        )
     folder = Folder(name, layout, Path(path), split, None if classes is None else Path(classes))
     folder.names(".")  # a folder that is not there is named itself
     return folder

@@ -46,8 +46,9 @@ def _audioset(folder: Folder) -> list[Found]:
         place = f"audioset_{word}_strong.tsv"
         seconds: dict[str, dict[str, float]] = {}
         for row in folder.rows(place, "segment_id", "start_time_seconds", "end_time_seconds", "label"):
-            clip, start, end, label = (row.values[column] for column in
-                                       ("segment_id", "start_time_seconds", "end_time_seconds", "label"))
+            clip, start, end, label = (
+                row.values[column] for column in ("segment_id", "start_time_seconds", "end_time_seconds", "label")
+            )
             if label not in names:
                 raise folder.fault(place, f"line {row.number}: {label!r} is not in mid_to_display_name.tsv")
             events = seconds.setdefault(clip, {})
@@ -73,9 +74,16 @@ def _some(folder: Folder, found: list[Found], example: str) -> list[Found]:
 LAYOUTS = {
     "esc_50": Layout("audio", "audio/1-100032-A-0.wav and so on, meta/esc50.csv", _esc_50, splits=5),
     "urbansound8k": Layout("audio", "audio/fold1/*.wav and so on, metadata/UrbanSound8K.csv", _urbansound, splits=10),
-    "vggsound": Layout("audio", "vggsound.csv and, in any folders, clips named by video and start: "
-                       "---g-f_I2yQ_000001.wav (or .flac, .mp4)", _vggsound),
-    "audioset_strong": Layout("audio", "audioset_train_strong.tsv, audioset_eval_strong.tsv, mid_to_display_name.tsv "
-                              "and, in any folders, clips named by segment (s9d-2nhuJCQ_30000.wav) or video "
-                              "(s9d-2nhuJCQ.wav, Ys9d-2nhuJCQ.wav)", _audioset),
+    "vggsound": Layout(
+        "audio",
+        "vggsound.csv and, in any folders, clips named by video and start: ---g-f_I2yQ_000001.wav (or .flac, .mp4)",
+        _vggsound,
+    ),
+    "audioset_strong": Layout(
+        "audio",
+        "audioset_train_strong.tsv, audioset_eval_strong.tsv, mid_to_display_name.tsv "
+        "and, in any folders, clips named by segment (s9d-2nhuJCQ_30000.wav) or video "
+        "(s9d-2nhuJCQ.wav, Ys9d-2nhuJCQ.wav)",
+        _audioset,
+    ),
 }

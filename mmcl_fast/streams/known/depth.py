@@ -10,20 +10,52 @@ from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.known.layout import Folder, Found, Layout, spaced
 
 # Gupta et al. (2013): of the 27 scene types the nine most frequent ones, and all others as one.
-NYU = ("bedroom", "kitchen", "living_room", "bathroom", "dining_room", "office", "home_office", "classroom",
-       "bookstore")
+NYU = (
+    "bedroom",
+    "kitchen",
+    "living_room",
+    "bathroom",
+    "dining_room",
+    "office",
+    "home_office",
+    "classroom",
+    "bookstore",
+)
 OTHERS = "others"
 # Song et al. (2015): the scene types with more than 80 pictures.
-SUN = ("bathroom", "bedroom", "classroom", "computer_room", "conference_room", "corridor", "dining_area",
-       "dining_room", "discussion_area", "furniture_store", "home_office", "kitchen", "lab", "lecture_theatre",
-       "library", "living_room", "office", "rest_space", "study_space")
+SUN = (
+    "bathroom",
+    "bedroom",
+    "classroom",
+    "computer_room",
+    "conference_room",
+    "corridor",
+    "dining_area",
+    "dining_room",
+    "discussion_area",
+    "furniture_store",
+    "home_office",
+    "kitchen",
+    "lab",
+    "lecture_theatre",
+    "library",
+    "living_room",
+    "office",
+    "rest_space",
+    "study_space",
+)
 SPLIT = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
 
 
 def _nyu(folder: Folder) -> Iterator[Found]:
     above = folder.first("train", "official_splits/train").removesuffix("train")
-    scenes = sorted({(NYU.index(scene) if scene in NYU else len(NYU), scene, split) for split in ("train", "test")
-                     for scene in folder.folders(above + split)})
+    scenes = sorted(
+        {
+            (NYU.index(scene) if scene in NYU else len(NYU), scene, split)
+            for split in ("train", "test")
+            for scene in folder.folders(above + split)
+        }
+    )
     for _, scene, split in scenes:
         place = f"{above}{split}/{scene}"
         for name in folder.files(place):
@@ -51,21 +83,36 @@ def _allsplit(folder: Folder) -> dict[str, list[str]]:
     try:
         from scipy.io import loadmat
     except ImportError:
-        raise StreamError(f"{folder.root / place}: MATLAB's files need the package scipy: pip install "
-                          "'mmcl-fast[matlab]'") from None
+        raise StreamError(
+            f"{folder.root / place}: MATLAB's files need the package scipy: pip install 'mmcl-fast[matlab]'"
+        ) from None
     try:
         content = loadmat(folder.root / place, simplify_cells=True, variable_names=["alltrain", "alltest"])
-        return {split: ["SUNRGBD/" + str(path).partition("/SUNRGBD/")[2].strip("/")
-                        for path in np.atleast_1d(content[f"all{split}"])] for split in ("train", "test")}
+        return {
+            split: [
+                "SUNRGBD/" + str(path).partition("/SUNRGBD/")[2].strip("/")
+                for path in np.atleast_1d(content[f"all{split}"])
+            ]
+            for split in ("train", "test")
+        }
     except Exception as error:  # broken bytes make it raise anything
         raise folder.fault(place, f"not readable ({type(error).__name__}: {error})") from None
 
 
 LAYOUTS = {
-    "nyu_depth_v2": Layout("depth", "train/<scene type>/sync_depth_00000.png and so on, test/<scene type>/"
-                           "sync_depth_00001.png and so on (16-bit millimetres), made of nyu_depth_v2_labeled.mat and "
-                           "splits.mat by extract_official_train_test_set_from_mat.py of the BTS repository", _nyu,
-                           text=lambda label: "another indoor place" if label == OTHERS else spaced(label)),
-    "sun_rgbd": Layout("depth", "SUNRGBD/kv1/NYUdata/NYU0001/scene.txt, SUNRGBD/kv1/NYUdata/NYU0001/depth_bfx/*.png "
-                       f"and so on (kv1, kv2, realsense, xtion), {SPLIT}", _sun_rgbd, depth_kind="sun_rgbd"),
+    "nyu_depth_v2": Layout(
+        "depth",
+        "train/<scene type>/sync_depth_00000.png and so on, test/<scene type>/"
+        "sync_depth_00001.png and so on (16-bit millimetres), made of nyu_depth_v2_labeled.mat and "
+        "splits.mat by extract_official_train_test_set_from_mat.py of the BTS repository",
+        _nyu,
+        text=lambda label: "another indoor place" if label == OTHERS else spaced(label),
+    ),
+    "sun_rgbd": Layout(
+        "depth",
+        "SUNRGBD/kv1/NYUdata/NYU0001/scene.txt, SUNRGBD/kv1/NYUdata/NYU0001/depth_bfx/*.png "
+        f"and so on (kv1, kv2, realsense, xtion), {SPLIT}",
+        _sun_rgbd,
+        depth_kind="sun_rgbd",
+    ),
 }

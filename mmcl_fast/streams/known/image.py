@@ -14,8 +14,14 @@ from mmcl_fast.streams.known.layout import Folder, Found, Layout
 
 WNID = re.compile(r"\bn\d{8}\b")
 NAMED = re.compile(r'\b(n\d{8})\b[ \t",:]*([^"\n]*\w)')  # a line "wnid name, synonym", or "wnid": "name" of JSON
-NAMES = ("README.txt", "Labels.json", "classnames.txt", "LOC_synset_mapping.txt", "synset_words.txt",
-         "imagenet_class_index.json")
+NAMES = (
+    "README.txt",
+    "Labels.json",
+    "classnames.txt",
+    "LOC_synset_mapping.txt",
+    "synset_words.txt",
+    "imagenet_class_index.json",
+)
 LISTS = ("Labels.json", "imagenet100.txt", "classes.txt", "wnids.txt")
 SHARE = 0.2  # of ImageNet-R's files to test on
 ROW = 2 + 3 * 32 * 32  # bytes of a CIFAR-100 picture with its coarse and its fine label
@@ -34,7 +40,7 @@ def _imagenet_r(folder: Folder) -> Iterator[Found]:
     for wnid in wnids:
         files = folder.files(wnid)
         ranked = sorted(files, key=lambda name: hashlib.sha256(f"{wnid}/{name}".encode(errors="replace")).digest())
-        test = set(ranked[:max(1, round(SHARE * len(files)))])
+        test = set(ranked[: max(1, round(SHARE * len(files)))])
         for name in files:
             yield Found(names[wnid], "test" if name in test else "train", f"{wnid}/{name}")
 
@@ -49,8 +55,10 @@ def _imagenet_100(folder: Folder) -> Iterator[Found]:
     if source is None:
         wnids = sorted({wnid for place in train for wnid in folder.folders(place)})
         if len(wnids) != 100:
-            raise StreamError(f"{folder.root / train[0]}: {len(wnids)} class folders: which are the 100? List them, a "
-                              f"wnid a line, in {folder.root / 'imagenet100.txt'}, or give a file as classes")
+            raise StreamError(
+                f"{folder.root / train[0]}: {len(wnids)} class folders: which are the 100? List them, a "
+                f"wnid a line, in {folder.root / 'imagenet100.txt'}, or give a file as classes"
+            )
     else:
         try:
             wnids = list(dict.fromkeys(WNID.findall(source.read_text(encoding="utf-8"))))
@@ -83,8 +91,10 @@ def _names(folder: Folder, wnids: list[str]) -> dict[str, str]:
                 found.setdefault(wnid, name.split(",")[0].strip().replace("_", " "))
     for wnid in wnids:
         if wnid not in found:
-            raise StreamError(f"{folder.root}: no name for {wnid}: put a file with lines such as 'n01440764 tench' "
-                              f"there ({', '.join(NAMES[2:5])})")
+            raise StreamError(
+                f"{folder.root}: no name for {wnid}: put a file with lines such as 'n01440764 tench' "
+                f"there ({', '.join(NAMES[2:5])})"
+            )
     names = {wnid: found[wnid] for wnid in wnids}
     twice = {name for name in names.values() if list(names.values()).count(name) > 1}  # the bird and the machine: crane
     return {wnid: f"{name} ({wnid})" if name in twice else name for wnid, name in names.items()}
@@ -98,8 +108,10 @@ def _cifar_100(folder: Folder) -> Iterator[Found]:
                     yield Found(label, split, f"{split}/{label}/{name}")
         return
     if folder.has("meta") or folder.has("cifar-100-python"):
-        raise StreamError(f"{folder.root}: CIFAR-100's Python version is pickled, and unpickling runs what a file "
-                          "says: take the binary version, cifar-100-binary.tar.gz, with train.bin and test.bin")
+        raise StreamError(
+            f"{folder.root}: CIFAR-100's Python version is pickled, and unpickling runs what a file "
+            "says: take the binary version, cifar-100-binary.tar.gz, with train.bin and test.bin"
+        )
     classes = folder.lines("fine_label_names.txt")
     for split in ("train", "test"):
         place = folder.first(f"{split}.bin")
@@ -116,11 +128,22 @@ def _cifar_100(folder: Folder) -> Iterator[Found]:
 
 
 LAYOUTS = {
-    "imagenet_r": Layout("image", "n01443537/*.jpg and so on (or train/<wnid>/*, test/<wnid>/*) and README.txt with "
-                         "the classes' names", _imagenet_r),
-    "imagenet_100": Layout("image", "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG (or train.X1/<wnid>/*, ..., "
-                           "val.X/<wnid>/*), imagenet100.txt with 100 wnids and LOC_synset_mapping.txt with names (or "
-                           "Labels.json with both)", _imagenet_100),
-    "cifar_100": Layout("image", "train.bin, test.bin, fine_label_names.txt (cifar-100-binary.tar.gz), or "
-                        "train/<class>/*.png, test/<class>/*.png", _cifar_100),
+    "imagenet_r": Layout(
+        "image",
+        "n01443537/*.jpg and so on (or train/<wnid>/*, test/<wnid>/*) and README.txt with the classes' names",
+        _imagenet_r,
+    ),
+    "imagenet_100": Layout(
+        "image",
+        "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG (or train.X1/<wnid>/*, ..., "
+        "val.X/<wnid>/*), imagenet100.txt with 100 wnids and LOC_synset_mapping.txt with names (or "
+        "Labels.json with both)",
+        _imagenet_100,
+    ),
+    "cifar_100": Layout(
+        "image",
+        "train.bin, test.bin, fine_label_names.txt (cifar-100-binary.tar.gz), or "
+        "train/<class>/*.png, test/<class>/*.png",
+        _cifar_100,
+    ),
 }

@@ -43,7 +43,7 @@ class Layout:
 
     modality: str
     tree: str
-    read: Callable[["Folder"], Iterable[Found]]
+    read: Callable[[Folder], Iterable[Found]]
     splits: int = 1
     text: Callable[[str], str] = spaced
     depth_kind: str = "depth"
@@ -62,8 +62,10 @@ class Folder:
         self.names = cache(self._names)
 
     def lacks(self, place: str) -> StreamError:
-        return StreamError(f"{self.root / place}: not there: {self.name} is read from a folder that holds "
-                           f"{self.layout.tree}: unpack it like that, or correct the path")
+        return StreamError(
+            f"{self.root / place}: not there: {self.name} is read from a folder that holds "
+            f"{self.layout.tree}: unpack it like that, or correct the path"
+        )
 
     def has(self, place: str) -> bool:
         return (self.root / place).exists()

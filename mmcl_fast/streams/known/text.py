@@ -58,10 +58,14 @@ def _newsgroups(folder: Folder) -> Iterator[Found]:
 
 
 LAYOUTS = {
-    "ag_news": Layout("text", "train.csv, test.csv, classes.txt (ag_news_csv)", _table,
-                      text=lambda label: TOPICS.get(label, label)),
+    "ag_news": Layout(
+        "text", "train.csv, test.csv, classes.txt (ag_news_csv)", _table, text=lambda label: TOPICS.get(label, label)
+    ),
     "dbpedia": Layout("text", "train.csv, test.csv, classes.txt (dbpedia_csv)", _table, text=camel),
-    "newsgroups_20": Layout("text", "20news-bydate-train/alt.atheism/49960 and so on, "
-                            "20news-bydate-test/alt.atheism/53068 and so on", _newsgroups,
-                            text=lambda label: GROUPS.get(label, label)),
+    "newsgroups_20": Layout(
+        "text",
+        "20news-bydate-train/alt.atheism/49960 and so on, 20news-bydate-test/alt.atheism/53068 and so on",
+        _newsgroups,
+        text=lambda label: GROUPS.get(label, label),
+    ),
 }

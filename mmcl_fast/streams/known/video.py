@@ -38,7 +38,7 @@ def _hmdb51(folder: Folder) -> Iterator[Found]:
     if not files:
         raise folder.lacks(f"{lists}/brush_hair{ending}")
     for file in files:
-        label = file[:-len(ending)]
+        label = file[: -len(ending)]
         for line in folder.lines(f"{lists}/{file}"):
             name, _, tag = line.rpartition(" ")
             if tag in TAGS:
@@ -74,12 +74,26 @@ def _json(folder: Folder, place: str, kind: type) -> list | dict:
 
 
 LAYOUTS = {
-    "ucf101": Layout("video", "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi and so on, "
-                     "ucfTrainTestlist/classInd.txt, ucfTrainTestlist/trainlist01.txt, ucfTrainTestlist/testlist01.txt "
-                     "(to 03)", _ucf101, splits=3, text=camel),
-    "hmdb51": Layout("video", "hmdb51_org/brush_hair/*.avi and so on, "
-                     "testTrainMulti_7030_splits/brush_hair_test_split1.txt and so on (to 3)", _hmdb51, splits=3),
-    "something_something_v2": Layout("video", "20bn-something-something-v2/1.webm and so on, labels/labels.json, "
-                                     "labels/train.json, labels/validation.json (or something-something-v2-labels.json "
-                                     "and so on)", _something),
+    "ucf101": Layout(
+        "video",
+        "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi and so on, "
+        "ucfTrainTestlist/classInd.txt, ucfTrainTestlist/trainlist01.txt, ucfTrainTestlist/testlist01.txt "
+        "(to 03)",
+        _ucf101,
+        splits=3,
+        text=camel,
+    ),
+    "hmdb51": Layout(
+        "video",
+        "hmdb51_org/brush_hair/*.avi and so on, testTrainMulti_7030_splits/brush_hair_test_split1.txt and so on (to 3)",
+        _hmdb51,
+        splits=3,
+    ),
+    "something_something_v2": Layout(
+        "video",
+        "20bn-something-something-v2/1.webm and so on, labels/labels.json, "
+        "labels/train.json, labels/validation.json (or something-something-v2-labels.json "
+        "and so on)",
+        _something,
+    ),
 }
