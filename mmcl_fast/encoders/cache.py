@@ -21,6 +21,7 @@ from mmcl_fast.encoders.cache_shard import Row, Shard, pack
 from mmcl_fast.encoders.cache_store import Store, store_name
 from mmcl_fast.errors import RunError
 from mmcl_fast.media import Spec, loader
+from mmcl_fast.media.own import READERS, code_of
 
 log = logging.getLogger("mmcl_fast")
 
@@ -169,7 +170,9 @@ class TrunkCache:
     def backend(self, device: torch.device, spec: Spec) -> str:
         """Name of what decodes for a device."""
         if (device, spec.modality) not in self._backends:
-            self._backends[device, spec.modality] = loader([], spec, device).engine.name
+            name = loader([], spec, device).engine.name
+            own = READERS.get(spec.modality)
+            self._backends[device, spec.modality] = name if own is None else f"{name} {code_of(own)}"
         return self._backends[device, spec.modality]
 
     def save(self, store: Store, rows: Sequence[Row]) -> Shard | None:

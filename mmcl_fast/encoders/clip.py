@@ -25,7 +25,7 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.encoders.blocks import set_dtype
 from mmcl_fast.encoders.clip_layers import GRID, TEMPORAL, TextTower, VisionTower
 from mmcl_fast.errors import EncoderError
-from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec
+from mmcl_fast.media.spec import BUILT_IN, MODALITIES, Spec, TextSpec, VisualSpec
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -172,7 +172,7 @@ class ClipEncoder(Encoder):
     def _hash(self, tokenizer) -> str:
         kind = self._model.config.model_type
         cut = [type(self).__name__, kind, self.blocks, GRID, TEMPORAL, str(self.dtype)]
-        specs = [self.spec(modality).to_dict() for modality in MODALITIES]
+        specs = [self.spec(modality).to_dict() for modality in BUILT_IN]
         digest = hashlib.sha256(json.dumps([cut, specs, sorted(tokenizer.get_vocab().items())]).encode())
         for key, value in sorted(self._model.state_dict().items()):
             digest.update(f"{key} {tuple(value.shape)}".encode())

@@ -2,6 +2,7 @@
 
 from mmcl_fast.media.decode import check, decode
 from mmcl_fast.media.loader import Loader, loader
+from mmcl_fast.media.own import register
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec, spec_from_dict
 
@@ -15,6 +16,7 @@ __all__ = [
     "decode",
     "default_spec",
     "loader",
+    "register",
     "sniff",
     "spec_from_dict",
 ]

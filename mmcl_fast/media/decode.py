@@ -31,7 +31,7 @@ def decode(
 
     Args:
         source: a path, or the file's bytes.
-        modality: image, video, audio, depth or text; ``sniff`` finds it where it is not known.
+        modality: one of ``MODALITIES``; ``sniff`` finds it where it is not known.
         spec: the encoder's preparation; None: ``default_spec(modality)``.
         view: 0 is the item as it is; each other number is a random view drawn from (seed, view, key).
         key: the item's identity; None: the file's name.
@@ -69,9 +69,9 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
 
 def _backend(modality: str):
     """The function that reads this modality; its packages are imported with the first file."""
-    from mmcl_fast.media import cpu
+    from mmcl_fast.media import cpu, own
 
-    return getattr(cpu, modality)
+    return own.backend if modality in own.READERS else getattr(cpu, modality)
 
 
 def _read(source: Source, spec: Spec, work):

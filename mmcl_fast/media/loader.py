@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.media.engine import Chunk, Engine, ThreadEngine
-from mmcl_fast.media.spec import Spec, TextSpec
+from mmcl_fast.media.spec import BUILT_IN, Spec
 
 Batch = tuple[list[int], "Tensor | list[str]"]
 BACKENDS = ("auto", "cpu", "dali")
@@ -41,8 +41,8 @@ class Loader:
         items: objects with ``modality``, ``key`` and either ``path`` or ``text``, all of the spec's modality.
         spec: the encoder's preparation.
         device: where batches are wanted.
-        backend: ``cpu``, ``dali``, or ``auto``: DALI where the device is a GPU and the package is usable. Text is
-            read by the cpu backend whatever is asked for.
+        backend: ``cpu``, ``dali``, or ``auto``: DALI where the device is a GPU and the package is usable. Text and
+            registered modalities are read by the cpu backend whatever is asked for.
         workers: threads; 0 decodes in the caller's thread.
         batch_size: B; the last batch may be smaller.
         view: see ``decode``.
@@ -206,7 +206,8 @@ def make_engine(
     if backend not in BACKENDS:
         raise ConfigError(f"media backend {backend!r}: use one of {', '.join(BACKENDS)}")
     device = torch.device(device)
-    if not isinstance(spec, TextSpec) and (backend == "dali" or (backend == "auto" and device.type == "cuda")):
+    known = spec.modality in BUILT_IN and spec.modality != "text"
+    if known and (backend == "dali" or (backend == "auto" and device.type == "cuda")):
         from mmcl_fast.media import dali
 
         why_not = dali.available(device)

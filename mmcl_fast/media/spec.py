@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Union
 
 from mmcl_fast.errors import ConfigError
 
-MODALITIES = ("image", "video", "audio", "depth", "text")
-VISUAL = ("image", "video", "audio", "depth")
+BUILT_IN = ("image", "video", "audio", "depth", "text")
+MODALITIES = list(BUILT_IN)  # and those that ``own.register`` adds
+VISUAL = [name for name in BUILT_IN if name != "text"]  # and those
 
-CHOICES = {
+CHOICES: dict[str, Sequence[str]] = {
     "modality": VISUAL,
     "resize": ("squash", "crop"),
     "interpolation": ("bilinear", "bicubic"),
@@ -56,7 +57,7 @@ class VisualSpec:
     average. tests/media/test_parity.py holds both.
 
     Attributes:
-        modality: one of image, video, audio, depth.
+        modality: one of image, video, audio, depth, or one that ``media.register`` added.
         size: height and width in pixels.
         resize: ``squash`` (both sides to ``size``) or ``crop`` (short side to ``size``, centre crop).
         mean, std: per channel, of values in 0..1; the result is ``(x - mean) / std``.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
-from mmcl_fast.media.spec import MODALITIES
+from mmcl_fast.media.spec import BUILT_IN, MODALITIES
 from mmcl_fast.streams.sample import SPLITS, Sample
 
 _AUDIO_VIDEO = frozenset({"audio", "video"})
@@ -79,7 +79,7 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
     if (path.size if part else stat.st_size) == 0 and not empty:
         raise StreamError(f"{where}: the file is empty: replace or remove it")
     ending = os.path.splitext(str(path))[1].lstrip(".").lower()
-    if ending in ENDINGS and modality not in ENDINGS[ending]:
+    if modality in BUILT_IN and ending in ENDINGS and modality not in ENDINGS[ending]:
         raise StreamError(
             f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
             f"it to {' or '.join(sorted(ENDINGS[ending]))}"
