@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -143,30 +143,18 @@ def _below(folder: Path) -> Iterator[Path]:
     yield from map(Path, unread)
 
 
-def _record(p: Prediction) -> dict[str, Any]:
-    return {
-        "file": p.file,
-        "modality": p.modality,
-        "contributions": p.contributions,
-        "labels": [
-            {"modality": m or None, "class": c, "probability": q} for (m, c), q in zip(p.labels, p.probabilities)
-        ],
-        "error": p.error,
-    }
-
-
 def _json_value(found: Iterable[Prediction]) -> None:
     """One list, written as it comes."""
     start = "["
     for p in found:
-        print(start, json.dumps(_record(p), ensure_ascii=False), sep="\n", end="")
+        print(start, json.dumps(p.record(), ensure_ascii=False), sep="\n", end="")
         start = ","
     print("\n]" if start == "," else "[]")
 
 
 def _json_lines(found: Iterable[Prediction]) -> None:
     for p in found:
-        print(json.dumps(_record(p), ensure_ascii=False))
+        print(json.dumps(p.record(), ensure_ascii=False))
 
 
 def _csv(found: Iterable[Prediction]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -52,6 +52,19 @@ class Prediction:
     probabilities: list[float]
     contributions: dict[str, float] | None
     error: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "file": self.file,
+            "modality": self.modality,
+            "contributions": self.contributions,
+            "labels": [
+                {"modality": m or None, "class": c, "probability": q}
+                for (m, c), q in zip(self.labels, self.probabilities)
+            ],
+            "error": self.error,
+        }
 
 
 class Predictor:
@@ -141,14 +154,17 @@ class Predictor:
             if kept:
                 data = chunk.data[kept] if isinstance(chunk.data, Tensor) else [chunk.data[slot] for slot in kept]
                 names = [samples[chunk.indices[slot]].key for slot in kept]
-                out |= zip((places[chunk.indices[slot]] for slot in kept), self._batch(kind, data, names))
+                out |= zip((places[chunk.indices[slot]] for slot in kept), self.decoded(kind, data, names))
         return out
 
     @torch.no_grad()
-    def _batch(self, kind: str, data: Tensor | list[str], names: Sequence[str]) -> list[Prediction]:
+    def decoded(
+        self, kind: str, data: Tensor | list[str], names: Sequence[str], top_k: int | None = None
+    ) -> list[Prediction]:
+        """Predictions of one batch of the modality ``kind``: ``[B, F, 3, size, size]``, or B strings."""
         tokens = self.encoder.trunk(data, kind).rounded().to(self.encoder.device)
         scores = self.method.scores(tokens, kind, self.classes, given=self.given)
-        best = scores.softmax(1).topk(min(self.top_k, len(self.classes)), dim=1)
+        best = scores.softmax(1).topk(min(top_k or self.top_k, len(self.classes)), dim=1)
         return [
             Prediction(
                 name,
