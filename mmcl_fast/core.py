@@ -14,3 +14,12 @@ def load() -> tuple[ModuleType | None, str]:
     except ImportError as error:
         return None, f"mmcl_fast._C is not there ({error}): install with pip, which compiles it"
     return _C, ""
+
+
+@cache
+def compiled() -> ModuleType:
+    """mmcl_fast._C, for callers who know that it is there; ImportError says why it is not."""
+    module, why = load()
+    if module is None:
+        raise ImportError(why)
+    return module

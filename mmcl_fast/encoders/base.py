@@ -7,8 +7,8 @@ with respect to the prefix only. Below the cut nothing is ever trained.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -16,10 +16,13 @@ from torch import Tensor
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec
 
+Rows = Union[Tensor, slice, Sequence[int], int]
 
-@dataclass(eq=False)  # known by identity, so that what is computed of them can be kept beside them
+
 class Tokens:
     """The trunk's output for a batch of B samples of one modality.
+
+    Known by identity, so that what is computed of them can be kept beside them.
 
     Attributes:
         tokens: ``[B, N, d_tok]``, any float dtype.
@@ -27,9 +30,16 @@ class Tokens:
         mask: ``[B, N]`` bool, True for real tokens; None when all are real.
     """
 
-    tokens: Tensor
-    query: Tensor
-    mask: Tensor | None = None
+    def __init__(self, tokens: Tensor, query: Tensor, mask: Tensor | None = None):
+        self._tokens, self.query, self._mask = tokens, query, mask
+
+    @property
+    def tokens(self) -> Tensor:
+        return self._tokens
+
+    @property
+    def mask(self) -> Tensor | None:
+        return self._mask
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -43,7 +53,7 @@ class Tokens:
         parts = (self.tokens, self.query, self.mask)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
-    def __getitem__(self, rows) -> Tokens:
+    def __getitem__(self, rows: Rows) -> Tokens:
         return Tokens(self.tokens[rows], self.query[rows], None if self.mask is None else self.mask[rows])
 
     def to(self, device: torch.device | str) -> Tokens:

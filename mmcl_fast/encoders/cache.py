@@ -72,8 +72,10 @@ class TrunkCache:
         memory: int | None = None,
         media: Mapping[str, Any] | None = None,
     ):
-        self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-")
-        self.folder = default_folder() if folder == "auto" else Path(folder or self._temporary.name)
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-")
+            folder = self._temporary.name
+        self.folder = default_folder() if folder == "auto" else Path(folder)
         self.budget, self.workers, self.batch = budget_gb * 1e9, workers, batch
         self.media = media or {}
         self.memory = machine_memory() // 4 if memory is None else memory
@@ -125,9 +127,9 @@ class TrunkCache:
         if name in self._kept:
             self._kept.move_to_end(name)
             return self._kept[name]
-        tokens: Tokens = request.result()
-        if encoder.device.type == "cuda" and self._room_on(encoder.device, tokens.nbytes):
-            tokens = tokens.whole()
+        stored = request.result()
+        gpu = encoder.device.type == "cuda" and self._room_on(encoder.device, stored.nbytes)
+        tokens: Tokens = stored.whole() if gpu else stored
         if keep and self._let_go(tokens.nbytes):
             self._kept[name] = tokens
         return tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -49,7 +49,7 @@ class KeyTable:
             at[open_] += 1
         return out
 
-    def keep(self, wanted) -> None:
+    def keep(self, wanted: Callable[[np.ndarray], np.ndarray]) -> None:
         """Drop all entries but those for which ``wanted(places)`` is True."""
         self._merge()
         chosen = wanted(self._places)
@@ -79,7 +79,7 @@ class Contents:
 
     def of(self, samples: Sequence[Any]) -> list[bytes]:
         """32 bytes each. Raises MediaError that names a file that can't be read."""
-        out: list[bytes | None] = [None] * len(samples)
+        out = [b""] * len(samples)
         files: list[int] = []
         for i, sample in enumerate(samples):
             if sample.path is None:
@@ -140,7 +140,7 @@ class Contents:
         write_atomically(self.folder, ".memo", zlib.crc32(rows).to_bytes(4, "little") + rows)
 
 
-def write_atomically(folder: Path, suffix: str, data) -> Path:
+def write_atomically(folder: Path, suffix: str, data: bytes | bytearray) -> Path:
     """Write a new file of a name of its own: whole and on the disk, or not there. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{os.urandom(12).hex()}{suffix}"

@@ -40,7 +40,7 @@ class Request:
         self.shards: list[Shard] = []
         self._numbers: dict[int, int] = {}  # id of a shard -> its place in shards
         self.shard, self.row = np.full(count, ALONE, np.int32), np.zeros(count, np.int32)
-        self._alone: dict[int, tuple[np.ndarray, np.ndarray, bool]] = {}  # position -> query, tokens' shape, mask?
+        self._alone: dict[int, tuple[np.ndarray, tuple[int, ...], bool]] = {}  # position -> query, tokens' shape, mask?
         self._pending: dict[bytes, tuple[Row, list[int]]] = {}
         self._pending_bytes = 0
 

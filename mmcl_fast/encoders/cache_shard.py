@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Union
 
 import numpy as np
 
@@ -23,6 +24,8 @@ MAGIC = b"mmclshd1"
 PREFIX = struct.Struct("<8sII")
 ALIGN = 64
 HEAD = 1 << 14  # bytes read at once for an index
+
+Buffer = Union[bytearray, mmap.mmap]
 
 
 class Damaged(Exception):
@@ -63,7 +66,7 @@ def pack(rows: Sequence[Row]) -> bytearray:
     np.stack([row.query for row in rows], out=parts["query"])
     np.concatenate([row.tokens for row in rows], out=parts["tokens"])
     if values["masked"]:
-        np.concatenate([row.mask for row in rows], out=parts["mask"])
+        np.concatenate([row.mask for row in rows if row.mask is not None], out=parts["mask"])
     index_crc, data_crc = _sums(buffer, places)
     header = _header(values | {"index_crc": index_crc, "data_crc": data_crc})
     buffer[: len(header)] = header
@@ -94,12 +97,12 @@ def _layout(values: dict, start: int) -> tuple[dict[str, tuple[int, int]], int]:
     return places, start
 
 
-def _parts(buffer, values: dict, places: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
-    kinds = {
+def _parts(buffer: Buffer, values: dict, places: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    kinds: dict[str, tuple[type, tuple[int, ...]]] = {
         "keys": (np.uint8, (-1, 16)),
-        "starts": (np.int64, -1),
+        "starts": (np.int64, (-1,)),
         "query": (np.float32, (-1, values["query"])),
-        "mask": (bool, -1),
+        "mask": (bool, (-1,)),
         "tokens": (np.int16, (-1, values["width"])),
     }
     return {
@@ -110,7 +113,7 @@ def _parts(buffer, values: dict, places: dict[str, tuple[int, int]]) -> dict[str
     }
 
 
-def _sums(buffer, places: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def _sums(buffer: Buffer, places: dict[str, tuple[int, int]]) -> tuple[int, int]:
     view = memoryview(buffer)
     index, data = (places[name][0] for name in ("keys", "query"))
     return zlib.crc32(view[index:data]), zlib.crc32(view[data:])
@@ -154,7 +157,7 @@ class Shard:
         nbytes: of the whole.
     """
 
-    def __init__(self, buffer, *, verify: bool):
+    def __init__(self, buffer: Buffer, *, verify: bool):
         self.nbytes = len(buffer)
         values, places = _open_header(bytes(memoryview(buffer)[:HEAD]), self.nbytes)
         if verify and _sums(buffer, places) != (values["index_crc"], values["data_crc"]):

@@ -78,8 +78,9 @@ class Store:
         wanted = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
         while True:
             places = self._table.find(wanted)
-            shards = {n: self._shard(n) for n in set((places[places != NO_PLACE] // MOST_ROWS).tolist())}
-            if None not in shards.values():
+            numbers = set((places[places != NO_PLACE] // MOST_ROWS).tolist())
+            shards = {n: shard for n in numbers if (shard := self._shard(n)) is not None}
+            if len(shards) == len(numbers):
                 return [None if p == NO_PLACE else (shards[p // MOST_ROWS], p % MOST_ROWS) for p in places.tolist()]
 
     def write(self, buffer: bytearray, keys: Sequence[bytes], make_room: Callable[[], bool]) -> Shard | None:

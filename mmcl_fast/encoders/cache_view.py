@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Rows, Tokens
 from mmcl_fast.encoders.cache_shard import Row, Shard
 
 ALONE = -1  # in place of a shard's number: the sample is kept nowhere
@@ -67,9 +67,13 @@ class StoredTokens(Tokens):
 
     @property
     def mask(self) -> Tensor | None:
-        return self._gather(self._all.numpy(), tokens=False)[1]
+        if not self._masked:
+            return None
+        mask = torch.zeros(len(self), self._longest, dtype=torch.bool)
+        self._fill(self._all.numpy(), None, mask.numpy())
+        return mask.to(self._device)
 
-    def __getitem__(self, rows) -> Tokens:
+    def __getitem__(self, rows: Rows) -> Tokens:
         if isinstance(rows, Tensor):
             rows = rows.cpu()
         where = self._all[rows]
@@ -103,24 +107,20 @@ class StoredTokens(Tokens):
             out[start : start + 256] = self[start : start + 256].tokens
         return Tokens(out, self.query, self.mask)
 
-    def _gather(self, where: np.ndarray, tokens: bool = True) -> tuple[Tensor | None, Tensor | None]:
+    def _gather(self, where: np.ndarray) -> tuple[Tensor, Tensor | None]:
         even = bool((self._lengths[where] == self._longest).all()) and not self._masked
         shape, pinned = (len(where), self._longest), self._device.type == "cuda"
-        out = mask = None
-        if tokens:
-            out = (torch.empty if even else torch.zeros)(*shape, self._width, dtype=torch.int16, pin_memory=pinned)
-        if self._masked:
-            mask = torch.zeros(shape, dtype=torch.bool)
-        self._fill(where, out if out is None else out.numpy(), mask if mask is None else mask.numpy())
-        if out is not None:
-            out = out.view(torch.bfloat16).to(self._device, non_blocking=True)
-        return out, mask if mask is None else mask.to(self._device)
+        out = (torch.empty if even else torch.zeros)(*shape, self._width, dtype=torch.int16, pin_memory=pinned)
+        mask = torch.zeros(shape, dtype=torch.bool) if self._masked else None
+        self._fill(where, out.numpy(), None if mask is None else mask.numpy())
+        out = out.view(torch.bfloat16).to(self._device, non_blocking=True)
+        return out, None if mask is None else mask.to(self._device)
 
     def _fill(self, where: np.ndarray, out: np.ndarray | None, mask: np.ndarray | None) -> None:
         """Rows of ``out`` and ``mask``, one copy for neighbours in a shard whose samples all have the full length."""
         shard, row = self._shard[where], self._row[where]
         joins = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1)) + 1
-        alone = []
+        alone: list[int] = []
         for first, last in zip([0, *joins.tolist()], [*joins.tolist(), len(where)]):
             if first == last:
                 continue

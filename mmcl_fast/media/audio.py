@@ -63,11 +63,10 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whol
 
 def _mono(samples: np.ndarray) -> Tensor:
     """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
-    if native.kernels() is not None and samples.flags.c_contiguous:
+    kernels = native.kernels()
+    if kernels is not None and samples.flags.c_contiguous:
         wave = torch.empty(len(samples))
-        if native.kernels().mono(
-            samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST, wave.data_ptr()
-        ):
+        if kernels.mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST, wave.data_ptr()):
             _sane(-math.inf, math.inf)
         return wave
     scale = 1 / 32768 if samples.dtype == np.int16 else 1.0

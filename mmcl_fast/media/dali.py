@@ -13,7 +13,7 @@ import math
 import threading
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media.dali_calls import Pipe, Stuck
-from mmcl_fast.media.dali_graphs import GRAPHS
+from mmcl_fast.media.dali_graphs import GRAPHS, Depths, Pictures, Sounds
 from mmcl_fast.media.dali_routes import ROUTES, Feed
 from mmcl_fast.media.decode import decode
 from mmcl_fast.media.engine import Chunk, pool_of
@@ -85,9 +85,11 @@ class Job:
     """A batch on its way."""
 
     chunk: Chunk
+    data: Tensor  # the chunk's
     looks: list[Future]  # readers of headers
     feeds: dict[int, Feed] = field(default_factory=dict)  # slot -> what DALI gets
-    groups: int | None = None  # not finished yet; None: before the looks are done
+    grouped: bool = False  # the looks are done
+    groups: int = 0  # not finished yet
     work: list[Future] = field(default_factory=list)  # in threads, after the looks
     rows: dict[int, Tensor] = field(default_factory=dict)  # decoded on the CPU for a batch on a GPU
 
@@ -137,7 +139,7 @@ class DaliEngine:
 
     def run(
         self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0, seed: int = 0
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         run = _Run(self, items, view, seed)
         try:
             yield from run.chunks(iter(batches))
@@ -194,7 +196,7 @@ class _Run:
         self.waiting: deque[Group] = deque()  # to be fed
         self.flying: deque[Group] = deque()  # in the pipeline
 
-    def chunks(self, batches: Iterator[Sequence[int]]) -> Iterator[Chunk]:
+    def chunks(self, batches: Iterator[Sequence[int]]) -> Generator[Chunk, None, None]:
         while True:
             while len(self.jobs) < AHEAD and (indices := next(batches, None)) is not None:
                 self.jobs.append(self._begin(indices))
@@ -221,7 +223,7 @@ class _Run:
     def _begin(self, indices: Sequence[int]) -> Job:
         engine = self.engine
         data = torch.empty(len(indices), *engine.spec.shape, device=engine.device)
-        job = Job(Chunk(list(indices), data), [])
+        job = Job(Chunk(list(indices), data), data, [])
         job.looks = [self.pool.submit(self._look, job, slot) for slot in range(len(indices))]
         return job
 
@@ -242,7 +244,7 @@ class _Run:
     def _feed(self) -> None:
         """Groups the batches whose headers are read, and fills the pipeline."""
         for job in self.jobs:
-            if job.groups is None:
+            if not job.grouped:
                 if job is not self.jobs[0] and not all(look.done() for look in job.looks):
                     break
                 self._group(job)
@@ -252,7 +254,9 @@ class _Run:
     def _group(self, job: Job) -> None:
         for look in job.looks:
             look.result()
-        slots, groups, room = [], [], 0
+        slots: list[int] = []
+        groups: list[Group] = []
+        room = 0
         for slot in range(len(job.chunk.indices)):
             if slot in job.feeds and not self.engine.stuck:
                 slots.append(slot)
@@ -266,24 +270,28 @@ class _Run:
                 room = self._budget()
             groups[-1].slots.append(slot)
             room -= cost
-        job.groups = len(groups)
+        job.grouped, job.groups = True, len(groups)
         self.waiting.extend(groups)
 
     def _schedule(self, group: Group) -> None:
         self.flying.append(group)
         try:
-            if self.pipe is None:
-                self.pipe = self.engine.pipeline()
-            self.pipe.feed(list(zip(*(group.job.feeds[slot].arrays for slot in group.slots))))
+            self._pipeline().feed(list(zip(*(group.job.feeds[slot].arrays for slot in group.slots))))
         except Stuck:
             self._give_up()
+
+    def _pipeline(self) -> Pipe:
+        """The one in use, opened if there is none."""
+        if self.pipe is None:
+            self.pipe = self.engine.pipeline()
+        return self.pipe
 
     def _collect(self) -> None:
         """Takes one group's result out of the pipeline."""
         engine, group = self.engine, self.flying[0]
         stream = torch.cuda.current_stream(engine.device) if engine.graph.gpu else None
         try:
-            output = self.pipe.outputs(stream, sum(group.job.feeds[slot].seconds for slot in group.slots))
+            output = self._pipeline().outputs(stream, sum(group.job.feeds[slot].seconds for slot in group.slots))
         except Stuck:
             self._give_up()
             return
@@ -338,21 +346,21 @@ class _Run:
         self.waiting.clear()
 
     def _place(self, group: Group, output: Any) -> None:
-        engine, job = self.engine, group.job
-        if hasattr(engine.graph, "place"):
-            engine.graph.place(output, job.chunk.data, group.slots)
+        graph, job = self.engine.graph, group.job
+        if isinstance(graph, Pictures):
+            graph.place(output, job.data, group.slots)
             return
         values = {slot: np.asarray(output[i]) for i, slot in enumerate(group.slots)}
-        if engine.gpu:  # one stream: together is faster
-            self._finish(job, values)
+        if self.engine.gpu:  # one stream: together is faster
+            self._finish(graph, job, values)
             return
-        job.work += [self.pool.submit(self._finish, job, {slot: value}) for slot, value in values.items()]
+        job.work += [self.pool.submit(self._finish, graph, job, {slot: value}) for slot, value in values.items()]
 
-    def _finish(self, job: Job, values: dict[int, np.ndarray]) -> None:
+    def _finish(self, graph: Sounds | Depths, job: Job, values: dict[int, np.ndarray]) -> None:
         """What torch does with decoded values: to their rows of the batch."""
         if self.stop.is_set():
             return
-        graph, ready = self.engine.graph, {}
+        ready: dict[int, Tensor] = {}
         for slot, value in values.items():
             try:
                 ready[slot] = graph.prepare(value, job.feeds[slot])
@@ -361,7 +369,7 @@ class _Run:
         if ready:
             pictures = graph.pictures(list(ready.values()), [job.feeds[slot] for slot in ready])
             rows = torch.empty(len(ready), *self.engine.spec.shape[1:], device=pictures.device)
-            job.chunk.data[list(ready)] = normalise(pictures, self.engine.spec, rows)[:, None]
+            job.data[list(ready)] = normalise(pictures, self.engine.spec, rows)[:, None]
 
     def _fall_back(self, job: Job, slot: int) -> None:
         job.work.append(self.pool.submit(self._decode, job, slot))
@@ -371,7 +379,7 @@ class _Run:
         if self.stop.is_set():
             return
         engine, item = self.engine, self.items[job.chunk.indices[slot]]
-        out = torch.empty(engine.spec.shape, pin_memory=True) if engine.gpu else job.chunk.data[slot]
+        out = torch.empty(engine.spec.shape, pin_memory=True) if engine.gpu else job.data[slot]
         try:
             decode(item.path, item.modality, engine.spec, view=self.view, seed=self.seed, key=item.key, out=out)
         except MediaError as error:
@@ -384,5 +392,5 @@ class _Run:
         job.chunk.fallback = len(job.rows)
         if self.engine.gpu:
             for slot, row in job.rows.items():
-                job.chunk.data[slot].copy_(row, non_blocking=True)
+                job.data[slot].copy_(row, non_blocking=True)
         return job.chunk

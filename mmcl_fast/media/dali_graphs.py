@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Union
 
 import numpy as np
 import torch
@@ -111,4 +112,10 @@ class Depths:
         return torch.cat([depth_maps.picture(metres, self.spec, feed.view) for metres, feed in zip(maps, feeds)])
 
 
-GRAPHS = {"image": Pictures, "video": Pictures, "audio": Sounds, "depth": Depths}
+Graph = Union[Pictures, Sounds, Depths]
+GRAPHS: dict[str, Callable[[VisualSpec, torch.device], Graph]] = {
+    "image": Pictures,
+    "video": Pictures,
+    "audio": Sounds,
+    "depth": Depths,
+}

@@ -163,7 +163,7 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         return None
     times.sort()
     wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
-    frames = np.int32([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted])
+    frames = np.array([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted], np.int32)
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
     return Feed(
         arrays, spec.frames * width * height * 3, (codec, frame.format.name), view, seconds=clock.duration * clock.base
@@ -203,7 +203,7 @@ def _roi(width: int, height: int, spec: VisualSpec, view: View, whole: bool = Fa
         top, bottom = _on_pixels(top, bottom, height, spec.size)
     if view.flip:
         left, right = right, left
-    return np.float32([top, left]), np.float32([bottom, right])
+    return np.array([top, left], np.float32), np.array([bottom, right], np.float32)
 
 
 def _on_pixels(begin: float, end: float, length: int, size: int) -> tuple[float, float]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import errno
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +17,38 @@ from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source, name_of, open_binary, size_of
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
 from mmcl_fast.media.views import draw, normalise
+
+Result = TypeVar("Result")
+
+
+@overload
+def decode(
+    source: Source,
+    modality: str,
+    spec: VisualSpec,
+    *,
+    view: int = 0,
+    seed: int = 0,
+    key: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor: ...
+
+
+@overload
+def decode(source: Source, modality: str, spec: TextSpec, *, view: int = 0, seed: int = 0) -> str: ...
+
+
+@overload
+def decode(
+    source: Source,
+    modality: str,
+    spec: Spec | None = None,
+    *,
+    view: int = 0,
+    seed: int = 0,
+    key: str | None = None,
+    out: Tensor | None = None,
+) -> Tensor | str: ...
 
 
 def decode(
@@ -67,14 +101,14 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
         _read(source, spec, lambda: _text(source, spec, whole=True))
 
 
-def _backend(modality: str):
+def _backend(modality: str) -> Callable[..., Tensor]:
     """The function that reads this modality; its packages are imported with the first file."""
     from mmcl_fast.media import cpu, own
 
     return own.backend if modality in own.READERS else getattr(cpu, modality)
 
 
-def _read(source: Source, spec: Spec, work):
+def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
     """Runs ``work``; whatever a decoder raises about the file becomes one MediaError with its name."""
     name, modality = name_of(source), spec.modality
     try:

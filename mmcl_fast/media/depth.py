@@ -57,6 +57,8 @@ def picture(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
     inverse = torch.where(known, inverse / share.clamp_min(0.5), 0.0)
     if not known.any():  # a view or a resize that left only scattered pixels
         return torch.zeros(1, 1, spec.size, spec.size, device=depth.device)
+    low: float | Tensor
+    high: float | Tensor
     if spec.depth_range and not disparity:
         low, high = 1 / spec.depth_range[1], 1 / spec.depth_range[0]
     else:

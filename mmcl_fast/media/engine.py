@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -48,7 +48,7 @@ class Engine(Protocol):
 
     def run(
         self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int, seed: int
-    ) -> Iterator[Chunk]: ...
+    ) -> Generator[Chunk, None, None]: ...
 
 
 class ThreadEngine:
@@ -76,7 +76,7 @@ class ThreadEngine:
 
     def run(
         self, items: Sequence[Any], batches: Iterable[Sequence[int]], *, view: int = 0, seed: int = 0
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         if self.workers == 0 or isinstance(self.spec, TextSpec):  # short texts: a thread costs more than the reading
             for indices in batches:
                 chunk = self._slots(indices)
@@ -130,14 +130,14 @@ class ThreadEngine:
             self._fill(chunk, slot, items, view, seed)
 
     def _fill(self, chunk: Chunk, slot: int, items: Sequence[Any], view: int, seed: int) -> None:
-        item, spec = items[chunk.indices[slot]], self.spec
+        item, spec, data = items[chunk.indices[slot]], self.spec, chunk.data
         try:
-            if isinstance(spec, TextSpec):
-                chunk.data[slot] = (
+            if isinstance(data, Tensor):
+                decode(item.path, item.modality, spec, view=view, seed=seed, key=item.key, out=data[slot])
+            elif isinstance(spec, TextSpec):
+                data[slot] = (
                     item.text[: spec.max_chars] if item.text is not None else decode(item.path, item.modality, spec)
                 )
-            else:
-                decode(item.path, item.modality, spec, view=view, seed=seed, key=item.key, out=chunk.data[slot])
         except MediaError as error:
             chunk.faults[slot] = error
 

@@ -45,7 +45,7 @@ def read_exr(data: bytes, spec: VisualSpec) -> np.ndarray:
     decoder = av.CodecContext.create("exr", "r")
     decoder.thread_count, decoder.options = 1, options
     frame = (decoder.decode(av.Packet(bytes(patched))) or decoder.decode(None))[0]
-    plane = np.frombuffer(frame.planes[0], np.float16 if "f16" in frame.format.name else np.float32)
+    plane = np.frombuffer(memoryview(frame.planes[0]), np.float16 if "f16" in frame.format.name else np.float32)
     return plane.reshape(frame.height, -1)[:, : frame.width]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -104,7 +104,7 @@ class Loader:
     def __len__(self) -> int:
         return -(-len(range(self.rank, len(self.items), self.world)) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         start = self._done if self._loaded else 0
         self._done, self._loaded = start, False
         order = self._order()

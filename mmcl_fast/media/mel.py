@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmcl_fast.core import compiled
 from mmcl_fast.media import native
 from mmcl_fast.media.spec import VisualSpec
 
@@ -79,7 +80,8 @@ def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
     if radices is None:
         return None
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
-    filters, weights = [], []
+    filters: list[tuple[int, int, int]] = []
+    weights: list[Tensor] = []
     for row in bank:
         bins = row.nonzero()[:, 0].tolist() or [0]
         filters.append((bins[0], bins[-1] + 1 - bins[0], sum(map(len, weights))))
@@ -102,7 +104,7 @@ def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
     frames = 1 + length // spec.hop
     power = torch.empty(count, spec.mels, native.up_to(frames))
     for row, result in zip(rows, power):
-        native.kernels().mel_power(
+        compiled().mel_power(
             row.data_ptr(),
             length,
             spec.hop,
@@ -164,7 +166,7 @@ def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
     down_0, down = _upwards(mels, spec.size)
     out = torch.empty(count, 1, spec.size, spec.size)
     for row, result in zip(power, out):
-        native.kernels().level_picture(
+        compiled().level_picture(
             row.data_ptr(),
             mels,
             frames,

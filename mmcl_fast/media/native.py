@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmcl_fast.core import load
+from mmcl_fast.core import compiled, load
 
 SIXTEEN = 16  # columns that the kernels write at once
 
@@ -91,7 +91,7 @@ def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
     """``(picture / unit - mean) / std`` to ``out``."""
     affine = _affine(tuple(mean), tuple(std), unit)
     frame, channel, row, pixel = picture.stride()
-    kernels().normalise(
+    compiled().normalise(
         picture.data_ptr(),
         picture.dtype == torch.uint8,
         len(picture),
@@ -125,7 +125,7 @@ def square(pixels: Tensor, box: tuple[float, float, float, float], size: int, cu
     _, height, width = pixels.shape
     left, top, right, bottom = box
     out = torch.empty(3, size, size, dtype=torch.uint8)
-    kernels().square(
+    compiled().square(
         pixels.data_ptr(),
         height,
         width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from contextlib import ExitStack
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from mmcl_fast.media.arrow import planes
 from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, fit, region
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from PIL.ImageFile import ImageFile
 
 
 def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
@@ -66,7 +70,7 @@ def _plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
     return None
 
 
-def square(im, spec: VisualSpec, view: View) -> Tensor:
+def square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
     """A Pillow picture to uint8 ``[3, size, size]``."""
     from PIL import Image
 
@@ -81,7 +85,7 @@ def square(im, spec: VisualSpec, view: View) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def _shrinks(im, spec: VisualSpec, view: View) -> bool:
+def _shrinks(im: Picture, spec: VisualSpec, view: View) -> bool:
     """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
     return native.kernels() is not None or region(*im.size, spec, view) == (0, 0, *im.size)
 
@@ -100,7 +104,7 @@ def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
     return small.flip(-1) if view.flip else small
 
 
-def to_rgb(im):
+def to_rgb(im: Picture) -> Picture:
     """Any mode to RGB; transparency is laid on white."""
     from PIL import Image
 
@@ -111,7 +115,7 @@ def to_rgb(im):
     return im if im.mode == "RGB" else im.convert("RGB")
 
 
-def upright(im):
+def upright(im: Picture) -> Picture:
     """Applies the EXIF orientation (tag 0x0112)."""
     from PIL import Image
 
@@ -129,14 +133,14 @@ def upright(im):
     return im if move is None else im.transpose(move)
 
 
-def limit_pixels(im, spec: VisualSpec) -> None:
+def limit_pixels(im: Picture, spec: VisualSpec) -> None:
     if im.width * im.height > spec.max_pixels:
         raise MediaError(
             f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: make it smaller or raise max_pixels"
         )
 
 
-def _png(source: Source, im) -> Tensor | None:
+def _png(source: Source, im: Picture) -> Tensor | None:
     """A plain 8-bit RGB PNG to uint8 ``[3, H, W]`` by ffmpeg, which is faster at it than Pillow and as strict.
 
     None where it is not plain or not whole: Pillow then decodes it or says what is wrong.
@@ -162,7 +166,7 @@ def _png(source: Source, im) -> Tensor | None:
     return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
 
 
-def deep(im) -> bool:
+def deep(im: ImageFile) -> bool:
     """16 bits a channel in colour, or grey with alpha: Pillow would drop the low byte silently."""
     if not im.tile or im.mode not in ("RGB", "RGBA", "LA"):
         return False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmcl_fast.core import compiled
 from mmcl_fast.media import native
 
 ZEROS = 16  # zero crossings of the sinc on each side
@@ -82,7 +83,7 @@ def _by_kernel(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
     table, weights, outputs, inputs, half = _packed(ratio.numerator, ratio.denominator)
     out = rows.new_empty(len(rows), want)
     for row, result in zip(rows, out):
-        native.kernels().resample(
+        compiled().resample(
             row.data_ptr(),
             len(row),
             half,

@@ -8,10 +8,13 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.spec import VisualSpec
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def name_of(source: Source) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
-def is_file(source: Source) -> bool:
+def is_file(source: Source) -> TypeGuard[str | Path]:
     """Whether it is a file of its own, which a library may open by its path."""
     return isinstance(source, (str, Path))
 
@@ -158,17 +161,17 @@ class _Window(io.RawIOBase):
         super().close()
 
 
-def open_av(source: Source):
+def open_av(source: Source) -> InputContainer:
     """An av container; a name with a colon is a file's name, not a protocol."""
     import av
 
     target = "file:" + os.path.abspath(source) if is_file(source) else open_binary(source)
     return av.open(
-        target, options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS}, metadata_errors="replace"
+        target, "r", options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS}, metadata_errors="replace"
     )
 
 
-def is_cover(stream) -> bool:
+def is_cover(stream: Any) -> bool:
     """Whether a video stream is a picture attached to a recording."""
     return "attached_pic" in str(stream.disposition)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any, Literal, TypeVar, Union, overload
 
 from mmcl_fast.errors import ConfigError
 
@@ -162,6 +162,7 @@ class TextSpec:
 
 
 Spec = Union[VisualSpec, TextSpec]
+AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 def spec_from_dict(values: dict[str, Any]) -> Spec:
@@ -177,7 +178,7 @@ SETTINGS = {"max_pixels", "max_seconds", "max_bytes", "max_chars", "depth_kind",
 LIMITS = {"max_pixels", "max_seconds", "max_bytes"}  # these change no tensor
 
 
-def adjust(spec: Spec, settings: Mapping[str, Any]) -> Spec:
+def adjust(spec: AnySpec, settings: Mapping[str, Any]) -> AnySpec:
     """An encoder's spec with what the user says of their files: limits, and what depth maps hold (``SETTINGS``).
 
     Those that are None or of another modality's spec are passed over. Raises ConfigError for any other name.
@@ -188,6 +189,18 @@ def adjust(spec: Spec, settings: Mapping[str, Any]) -> Spec:
     return dataclasses.replace(
         spec, **{name: value for name, value in settings.items() if value is not None and hasattr(spec, name)}
     )
+
+
+@overload
+def default_spec(modality: Literal["image", "video", "audio", "depth"]) -> VisualSpec: ...
+
+
+@overload
+def default_spec(modality: Literal["text"]) -> TextSpec: ...
+
+
+@overload
+def default_spec(modality: str) -> Spec: ...
 
 
 def default_spec(modality: str) -> Spec:

@@ -121,7 +121,9 @@ class _Packets:
             self.times = None
 
     def _needless(self, packet: Any) -> bool:
-        place = bisect.bisect_right(self.begins, packet.pts) if self.times and packet.pts is not None else 0
+        if not self.times or packet.pts is None:
+            return False
+        place = bisect.bisect_right(self.begins, packet.pts)
         if place in (0, 1, len(self.begins)):  # the first is shown before its time, too, the last to the end
             return False
         wanted = bisect.bisect_left(self.times, packet.pts)
@@ -151,7 +153,8 @@ class _Frames:
     def _begin(self) -> None:
         self.packets = _Packets(self.container, self.stream, self.times)
         self.decoded = self.packets.frames()
-        self.shown, self.coming = None, None
+        self.shown: Any = None
+        self.coming: Any = None
         self._advance()
 
     def _advance(self) -> None:
@@ -264,7 +267,8 @@ def _animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
                 f"{count} frames of {im.width} x {im.height}, the limit in pixels is "
                 f"{spec.max_pixels} each, 16 times that in all: shrink it or raise max_pixels"
             )
-        squares, ends = [], []
+        squares: list[Tensor] = []
+        ends: list[float] = []
         for index in range(count):
             im.seek(index)
             im.load()
