@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,14 +24,17 @@ SHIPPED = Path(__file__).with_name("configs")
 
 
 def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """A config by shipped name (``demo``) or path, with ``a.b=c`` overrides on top.
+    """A config by shipped name (``demo``) or path, with ``a.b=c`` overrides on top; a folder is the ``folder`` config
+    with that folder as stream.path.
 
-    Relative paths in a file are relative to that file, those in overrides to the current folder.
+    Relative paths in a file are relative to that file, those in overrides to the current folder. Shipped names go
+    before folders: ``./demo`` is the folder.
 
     Raises:
         ConfigError: one line that names the file, the key and the nearest valid one.
     """
-    file = find(str(name))
+    own = Path(name).is_dir() and str(name) not in _shipped()
+    file = find("folder" if own else str(name))
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as fault:
@@ -39,6 +43,8 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{file}: not valid TOML: nested too deeply; make it flat") from None
     except (OSError, UnicodeDecodeError) as fault:
         raise ConfigError(f"{file}: cannot be read ({fault}); give a TOML file in UTF-8") from None
+    if own:
+        values["stream"]["path"] = os.path.abspath(name)
     _anchor(values, file.parent, str(file))
     origin = _override(values, overrides)
     _anchor(values, Path.cwd(), str(file), origin)
@@ -130,13 +136,20 @@ def find(name: str) -> Path:
     """The file of a shipped name or a path; ConfigError lists what ships."""
     if Path(name).is_file():
         return Path(name)
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
+    shipped = _shipped()
     if name in shipped:
         return shipped[name]
     known = ", ".join(shipped)
     if name.endswith(".toml") or "/" in name:
-        raise ConfigError(f"{name}: no such file; give a TOML file or one of: {known}")
-    raise ConfigError(f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file")
+        raise ConfigError(f"{name}: no such file; give a TOML file, a folder of files or one of: {known}")
+    raise ConfigError(
+        f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file or of a folder of "
+        "your own files"
+    )
+
+
+def _shipped() -> dict[str, Path]:
+    return {file.stem: file for file in sorted(SHIPPED.glob("*.toml"))}
 
 
 def parse_override(text: str) -> tuple[str, Any]:

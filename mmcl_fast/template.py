@@ -110,7 +110,9 @@ def _options(method: str, values: dict[str, Any]) -> Iterator[str]:
     if values:
         yield from ("", f"# Options of {method}.", "[method.options]")
     for name, value in values.items():
-        yield from _key(OPTIONS[name], _expected(name, hints[name]), getattr(defaults, name))
+        yield from _key(
+            OPTIONS.get(name, f"An option of {method}"), _expected(name, hints[name]), getattr(defaults, name)
+        )
         yield f"{name} = {_toml(value)}"
 
 

@@ -1,4 +1,4 @@
-"""The command line: init, train, compare, ablate, evaluate, predict, report, export, data, cache, bench, doctor."""
+"""The command line: init, train, compare, ablate, evaluate, predict, serve, report, export, data, cache, bench, doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, look, predict  # noqa: F401  (each adds its commands to the app)
+from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, look, predict, serve  # noqa: F401  (each adds its commands to the app)
 from mmcl_fast.cli.common import app
 
 
@@ -25,8 +25,24 @@ def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    use: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py",
+            help="A Python file or module of yours to import first: it registers methods, encoders or modalities "
+            "of your own. May be given again.",
+        ),
+    ] = None,
 ) -> None:
     """Teach one model image, video, audio, depth and text tasks, one after another."""
+    from mmcl_fast import use as own
+    from mmcl_fast.errors import UserError
+
+    try:
+        own.load(use or ())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
 
 
 def main() -> None:

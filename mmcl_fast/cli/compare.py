@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from mmcl_fast.compare.rows import Row
     from mmcl_fast.config import Config
 
-Name = Annotated[str, typer.Argument(help="A config that ships (demo, folder, clip...) or a TOML file.")]
+Name = Annotated[
+    str, typer.Argument(help="A folder of your own files, a TOML file or a config that ships (demo, clip...).")
+]
 Seeds = Annotated[str, typer.Option(help="0..4 or 0,3,7; a seed is that of training and of the order of tasks.")]
 Jobs = Annotated[int, typer.Option(help="Cells learned at once; the cores are shared out among them.")]
 Out = Annotated[
@@ -142,7 +144,7 @@ def _sweep(
     as_json: bool,
 ) -> None:
     """Learn what is missing, then write and print the tables. ``words``: the command up to its common options."""
-    from mmcl_fast import progress
+    from mmcl_fast import progress, use
     from mmcl_fast.compare import cells, display, rows, sweep
     from mmcl_fast.learning import files
     from mmcl_fast.learning.journal import Stop
@@ -153,7 +155,7 @@ def _sweep(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("torchrun: a sweep starts its own processes; start it alone, with --jobs")
     out = out or Path("runs") / f"{words[0]}-{Path(words[1]).stem}"
-    again = shlex.join(["mmcl-fast", *words, *_again(seeds, jobs, out, reference, overrides)])
+    again = shlex.join(["mmcl-fast", *use.words(), *words, *_again(seeds, jobs, out, reference, overrides)])
     titles = [row.title for row in chosen]
     if reference is None:
         reference = "comm" if "comm" in titles else titles[0]

@@ -36,7 +36,8 @@ def train(
     config: Annotated[
         str,
         typer.Argument(
-            help="A config that ships (demo, folder, clip) or a TOML file; with --resume and no --out the run folder."
+            help="A folder of your own files, a TOML file or a config that ships (demo, clip); with --resume and no "
+            "--out the run folder."
         ),
     ],
     out: Annotated[
@@ -74,14 +75,14 @@ def train(
     else:
         settings = configs.load(config, overrides or ())
     check_device(settings.train.device)
-    from mmcl_fast import parallel
+    from mmcl_fast import parallel, use
 
     changes = [part for text in overrides or () for part in ("--set", text)]
 
     def go_on() -> str:
-        again = ["mmcl-fast", "train", "--resume", str(out)]
+        again = ["mmcl-fast", *use.words(), "train", "--resume", str(out)]
         if not (out / "config.json").is_file():
-            again = ["mmcl-fast", "train", config, "--out", str(out), *changes]
+            again = ["mmcl-fast", *use.words(), "train", config, "--out", str(out), *changes]
         count = devices or (parallel.world() if parallel.PARENT in os.environ else 1)
         return shlex.join([*again, *(("--devices", str(count)) if count > 1 else ())])
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmcl_fast import config as configs
-from mmcl_fast import parallel
+from mmcl_fast import parallel, use
 from mmcl_fast.compare.cells import tasks_learned
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import run as runs
@@ -94,6 +94,7 @@ def learn(job: dict[str, Any], events: TextIO) -> str | None:
 def main() -> None:
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    use.load()
     parallel.start("cpu")  # watches the sweep: this process ends with it
     for line in sys.stdin:
         job = json.loads(line)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, get_args, get_origin, get_type_hints
+import re
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mmcl_fast.errors import ConfigError, nearest
 from mmcl_fast.methods.base import Classes, Method, TaskData
@@ -87,13 +88,37 @@ LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, 
     "lambda_min": (0, None),
 }
 
-__all__ = ["METHODS", "Classes", "Method", "TaskData", "make_options", "method_class", "options"]
+__all__ = ["METHODS", "Classes", "Method", "TaskData", "make_options", "method_class", "options", "register"]
+BUILT_IN = tuple(METHODS)
+
+Own = TypeVar("Own", bound=type[Method])
+
+
+def register(kind: Own) -> Own:
+    """Make a method of one's own known by its ``name``, for this process; also a decorator of the class.
+
+    Raises:
+        ConfigError: it is no ``Method``, its name can't be one or is taken, or ``Options`` is no dataclass of defaults.
+    """
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise ConfigError(f"{kind!r}: not a method; derive its class from mmcl_fast.methods.Method")
+    name = getattr(kind, "name", "")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in BUILT_IN:
+        raise ConfigError(f"{kind.__name__}.name = {name!r}: give another, of small letters, digits and _")
+    fields = getattr(getattr(kind, "Options", None), "__dataclass_fields__", None)
+    if fields is None or any(f.default is dataclasses.MISSING for f in fields.values()):
+        raise ConfigError(f"{kind.__name__}.Options: give a frozen dataclass whose fields all have defaults")
+    METHODS[name] = kind
+    return kind
 
 
 def method_class(name: str) -> type[Method]:
     """The class of a method; ConfigError with the nearest name for an unknown one."""
     if name not in METHODS:
-        raise ConfigError(f"method.name = {name!r}: no such method; {nearest(name, METHODS, 0.6)}")
+        raise ConfigError(
+            f"method.name = {name!r}: no such method; {nearest(name, METHODS, 0.6)}; for one of your own give "
+            "mmcl-fast --use FILE.py"
+        )
     return METHODS[name]
 
 

@@ -1,10 +1,13 @@
 """``root/<modality>/<split>/<class>/files`` to samples; ``root/text/<split>.csv`` too.
 
-Hidden files, and other files beside the folders, are passed over.
+Without split folders, ``root/<modality>/<class>/files``, a fifth of each class is held out to test on: the files whose
+paths have the smallest sha256, so that a file that is added later moves few others. Hidden files, and other files
+beside the folders, are passed over.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +16,12 @@ from typing import Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.classes import read_class_texts
-from mmcl_fast.streams.sample import Sample
+from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.table import rename, split_samples
 from mmcl_fast.streams.validate import check_modality, check_split
+
+SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}  # one of them: splits, not classes
+HELD_OUT = 0.2  # of each class, to test on
 
 
 def read_folder(
@@ -36,6 +42,8 @@ def read_folder(
             own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
         if not splits and not own:
             raise StreamError(f"{root / modality}: empty: put train and test folders with classes there or remove it")
+        if splits and not own and not {name.lower() for name in splits} & SPLIT_WORDS:
+            own, splits = _held_out(modality, root), []
         for split in splits:
             where = root / modality / split
             check_split(split, str(where))
@@ -52,6 +60,25 @@ def read_folder(
                 ]
         samples += sorted(own, key=lambda sample: (sample.label, sample.key))
     return {"samples": samples, "root": root, "class_texts": texts}
+
+
+def _held_out(modality: str, root: Path) -> list[Sample]:
+    """The samples of ``root/<modality>/<class>/files``."""
+    out = []
+    for name in _folders(root / modality):
+        found = [Path(file).relative_to(root).as_posix() for file in _files(root / modality / name)]
+        if len(found) < 2:
+            raise StreamError(
+                f"{root / modality / name}: {len(found)} of the two files that a class needs at least, one to learn "
+                "from and one to test on: add files or remove the class"
+            )
+        found.sort(key=lambda key: hashlib.sha256(key.encode(errors="surrogatepass")).digest())
+        tested = max(1, round(HELD_OUT * len(found)))
+        out += [
+            Sample(modality, name, root / key, None, "test" if i < tested else "train", key)
+            for i, key in enumerate(found)
+        ]
+    return out
 
 
 def _unreadable(fault: OSError) -> None:
