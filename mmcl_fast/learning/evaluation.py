@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
+
+from mmcl_fast.streams.sample import ClassId
 
 SETTINGS = ("agnostic", "given", "given_masked")
 ABOUT = {
@@ -21,12 +25,36 @@ class Evaluation:
     Attributes:
         names: the tasks' names.
         counts: test samples of each task.
-        correct: setting -> right answers of each task; the settings are explained in ``ABOUT``.
+        classes: the classes of each task.
+        taken: setting -> for each task, of its test samples: (class, class it was taken for) -> how many; the settings
+            are explained in ``ABOUT``.
     """
 
     names: list[str]
     counts: list[int]
-    correct: dict[str, list[int]] = field(default_factory=dict)
+    classes: list[Sequence[ClassId]] = field(default_factory=list)
+    taken: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = field(default_factory=dict)
+
+    @property
+    def correct(self) -> dict[str, list[int]]:
+        """Setting -> right answers of each task."""
+        return {name: [sum(right) for right in self.by_class(name)] for name in self.taken}
+
+    def by_class(self, setting: str) -> list[list[int]]:
+        """Right answers of each class of each task."""
+        return [[found[c, c] for c in own] for own, found in zip(self.classes, self.taken[setting])]
+
+    def taken_for(self, setting: str, most: int) -> list[list[list[tuple[ClassId, int]]]]:
+        """For each class of each task the wrong classes that most of its samples were taken for, ``most`` at most, and
+        how many."""
+        out = []
+        for own, found in zip(self.classes, self.taken[setting]):
+            wrong: dict[ClassId, Counter[ClassId]] = {c: Counter() for c in own}
+            for (true, guess), count in found.items():
+                if guess != true:
+                    wrong[true][guess] = count
+            out.append([sorted(wrong[c].items(), key=lambda pair: (-pair[1], pair[0]))[:most] for c in own])
+        return out
 
     def accuracy(self, setting: str) -> list[float]:
         """Per cent for each task."""
@@ -59,11 +87,9 @@ def settings_of(setting: str) -> tuple[str, ...]:
     raise ValueError(f"setting = {setting!r}: use agnostic, given or both")
 
 
-def right_answers(scores: Tensor, labels: Tensor, columns: Tensor | None = None) -> int:
-    """scores ``[n, C]``, labels ``[n]``; columns ``[k]``: only these compete, None: all."""
+def best(scores: Tensor, columns: Tensor | None = None) -> Tensor:
+    """Of scores ``[n, C]`` each row's best column, ``[n]`` int64; columns ``[k]``: only these compete, None: all."""
     if columns is None:
-        best = scores.argmax(1)
-    else:
-        columns = columns.to(scores.device)
-        best = columns[scores[:, columns].argmax(1)]
-    return int((best == labels.to(best.device)).sum())
+        return scores.argmax(1)
+    columns = columns.to(scores.device)
+    return columns[scores[:, columns].argmax(1)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,7 @@ class Journal:
         self.run, self.every, self.say = run, every, say
         self.task = 0
         self.steps = 0
+        self.counts: Counter[str] = Counter()  # steps of each loop of the task that this process took
         self._place = 0
         self._loops: dict[str, State] = {}
         self._generators: dict[str, Tensor] = {}
@@ -63,6 +65,7 @@ class Journal:
         if task == self.task:
             return
         self.task, self.steps, self._place = task, 0, 0
+        self.counts.clear()
         self._loops, self._generators, self._under_way = {}, {}, None
         with parallel.together():
             if parallel.first():
@@ -109,6 +112,7 @@ class Journal:
 
     def step(self, loop: str, state: Callable[[], State]) -> None:
         self.steps += 1
+        self.counts[loop] += 1
         if not self._agreed and self.steps % self.every:
             return
         self._loops[loop], self._under_way = state(), loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from mmcl_fast.encoders import Encoder, Tokens, load_encoder
 from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache, machine_memory
 from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
-from mmcl_fast.learning.evaluation import Evaluation, right_answers, settings_of
+from mmcl_fast.learning.evaluation import Evaluation, best, settings_of
 from mmcl_fast.learning.journal import generators
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
 from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.steps import Journal, Unkept
-from mmcl_fast.streams.sample import Sample, Task
+from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 
 class Learner:
@@ -213,7 +214,8 @@ class Learner:
         classes = self.classes
         for task in [*tasks, *upcoming]:
             classes = self._with(task, classes)
-        result = Evaluation([t.name for t in tasks], [], {s: [] for s in wanted})
+        result = Evaluation([t.name for t in tasks], [], [t.class_ids for t in tasks])
+        taken: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in wanted}
         learned = {t["name"] for t in self.tasks}
         own: dict[str, set[int]] = {task.modality: set() for task in tasks}  # a modality's classes learned
         for t in self.tasks:
@@ -232,14 +234,13 @@ class Learner:
             tokens = self._tokens(samples, f"{task.name}: decode and trunk", keep=True)
             if tokens is None:
                 for name in wanted:
-                    result.correct[name].append(0)
+                    taken[name].append(Counter())
                 continue
-            ids = {name: classes.place[tuple(key)] for name, key in zip(task.classes, task.class_ids)}
-            labels = torch.tensor([ids[s.label] for s in samples])
+            keys = dict(zip(task.classes, task.class_ids))
             needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
             with parallel.alone():
                 scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-            new = sorted(set(ids.values()) - own[task.modality])
+            new = sorted({classes.place[key] for key in task.class_ids} - own[task.modality])
             for name in wanted:
                 masked = (
                     torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)])
@@ -247,11 +248,10 @@ class Learner:
                     else None
                 )
                 competing = scores[name != "agnostic" or not self.method.routes]
-                result.correct[name].append(
-                    right_answers(competing[:, : known if task.name in learned else len(classes)], labels, masked)
-                )
-        told = parallel.all_told(result.correct)
-        result.correct = {name: [sum(parts) for parts in zip(*(t[name] for t in told))] for name in wanted}
+                guesses = best(competing[:, : known if task.name in learned else len(classes)], masked).tolist()
+                taken[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, guesses)))
+        told = parallel.all_told(taken)
+        result.taken = {name: [sum(parts, Counter()) for parts in zip(*(t[name] for t in told))] for name in wanted}
         return result
 
     def spec(self, modality: str) -> Spec:

@@ -9,6 +9,7 @@ import platform
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from mmcl_fast.learning.log import MetricsLog
 from mmcl_fast.methods import make_options
 from mmcl_fast.methods.steps import Unkept
 from mmcl_fast.streams import broken, known
+from mmcl_fast.streams.sample import Task
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ FREE = (
     "track",
 )  # [train]: may change
 COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
+CONFUSIONS = 5  # of a class that the last row names
 SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
 
@@ -191,11 +194,13 @@ def _learn(
     newest task took, if its row is not there."""
     total, whole = len(stream), learner.method.cumulative
     for number in range(len(learner.tasks), total + 1):
+        counts: dict[str, int] = {}  # samples and steps that the seconds are of
         if number > len(learner.tasks):
             journal.start(total if whole else number)  # all that a cumulative method trains, it trains at the end
             seconds = learner.learn(stream.tasks[number - 1])
             if whole and number == total:
                 seconds |= learner.finish()
+            counts = {"decode and trunk": len(stream.tasks[number - 1].train) * learner.views, **journal.counts}
             if not whole or number == total:
                 before = time.perf_counter()
                 with journal.finishing(), parallel.together():
@@ -214,13 +219,13 @@ def _learn(
         before = time.perf_counter()
         events = list(_evaluate(learner, stream, number, config)) if not whole or number in (0, total) else []
         seconds = {**seconds, "evaluation": time.perf_counter() - before}
+        counts["evaluation"] = sum(n for n in events[0]["count"] if n is not None) if events else 0
+        spent = {"seconds": seconds, "counts": counts}
         if number:
             task = stream.tasks[number - 1]
-            events.append(
-                {"event": "task", "task": number, "name": task.name, "modality": task.modality, "seconds": seconds}
-            )
+            events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality, **spent})
         else:
-            events.append({"event": "start", "seconds": seconds})
+            events.append({"event": "start", **spent})
         with journal.finishing(), parallel.together():
             log.write(*events)
         if number and progress is not None and parallel.first():
@@ -371,14 +376,16 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> 
     result = learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
     padding = [None] * (len(stream) - len(tasks))
     for setting in settings_of(config.train.evaluate):
-        yield {
+        event = {
             "event": "evaluation",
             "after": number,
             "setting": setting,
             "row": result.accuracy(setting) + padding,
             "correct": result.correct[setting] + padding,
             "count": result.counts + padding,
+            "by_class": result.by_class(setting) + padding,
         }
+        yield event if number < len(stream) else {**event, "taken_for": result.taken_for(setting, CONFUSIONS)}
     matrix = learner.contribution_matrix()
     if matrix:
         yield {"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]}
@@ -417,6 +424,7 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
                 "classes": list(t.classes),
                 "train": len(t.train),
                 "test": len(t.test),
+                "test_by_class": _by_class(t),
             }
             for t in stream.tasks
         ],
@@ -427,6 +435,12 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
         **learner.describe(),
         "notes": notes(config, stream),
     }
+
+
+def _by_class(task: Task) -> list[int]:
+    """Test samples of each class."""
+    found = Counter(sample.label for sample in task.test)
+    return [found[name] for name in task.classes]
 
 
 def notes(config: Config, stream: Stream) -> list[str]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
@@ -94,6 +95,12 @@ class Method(ABC):
         """What an exported graph gives, modality agnostic: ``logits [B, C]``, and where the method has them
         ``embedding [B, D]`` and ``contributions [B, M]``."""
         return {"logits": self.scores(tokens, modality, classes, given=False)}
+
+    def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        """Where samples lie among the class texts, modality agnostic: what it is -> ``[B, D]``, unit rows. A method
+        that learns no embedding of its own gives the encoder's."""
+        z = self.reuse.one(self.encoder, tokens, modality)
+        return {"of the encoder, without prompts": F.normalize(z, dim=-1)}
 
     def finish(self, classes: Classes) -> None:
         """Called after the last task; a cumulative method trains here, or when scores are first asked for."""

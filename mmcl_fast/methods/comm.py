@@ -256,6 +256,15 @@ class Comm(Method):
             "contributions": self._routing(unit_query(tokens)),
         }
 
+    def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        if not self.relevance.modalities:
+            return super().embeddings(tokens, modality)
+        query = unit_query(tokens)
+        gate = self._gate(query, None)
+        u = self._features(tokens, modality, query, gate, "agnostic")
+        out = {"before re-alignment": u[:, : self.encoder.dim]}
+        return out if self.realigner.down is None else {**out, "after re-alignment": self.realigner(u, gate)}
+
     @property
     def routes(self) -> bool:
         return bool(self.relevance.modalities)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import ops, parallel
@@ -54,6 +55,10 @@ class Finetune(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         prompt = self.bank.prompts.get(self.encoder.tower(modality))
         return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding, prompt)
+
+    def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        z = self.reuse.one(self.encoder, tokens, modality, self.bank.prompts.get(self.encoder.tower(modality)))
+        return {"under the tower's prompt": F.normalize(z, dim=-1)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {f"prompt/{k}": v for k, v in self.bank.prompts.items()}, {}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
@@ -68,6 +69,10 @@ class Tuned(Method):
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         z = self.reuse.one(self.encoder, tokens, modality, self.prompt(modality))
         return self.classifier.scores(z, len(classes))
+
+    def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        z = self.reuse.one(self.encoder, tokens, modality, self.prompt(modality))
+        return {"under the tower's prompt": F.normalize(z, dim=-1)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return (
