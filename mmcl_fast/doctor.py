@@ -288,6 +288,7 @@ def _optional() -> Iterator[Finding]:
         ("transformers", "transformers", "CLIP and SigLIP encoders", "pip install 'mmcl-fast[clip]'"),
         ("pyarrow", "pyarrow", "manifests and tables in Parquet", "pip install 'mmcl-fast[parquet]'"),
         ("triton", "triton", "Triton kernels", "pip install 'mmcl-fast[triton]'"),
+        ("starlette", "starlette", "mmcl-fast serve", "pip install 'mmcl-fast[serve]'"),
     ):
         there = _version(package)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -25,9 +26,10 @@ SMALLER = {
     "compare": "--seeds 0 --methods ridge --jobs 1 --quiet",
     "ablate": "--seeds 0 --switches blending --jobs 1 --quiet",
     "bench ops": "--seconds 0.01 --select '256x100x512 and float32'",
+    "serve": "--port 0",
     "bench media": "--seconds 0.01 --modality text",
 }
-NEEDS = {"export": "onnxruntime"}
+NEEDS = {"export": "onnxruntime", "serve": "uvicorn"}
 SLOW = ("bench ops", "export")
 
 
@@ -105,6 +107,8 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
         shutil.rmtree("runs/demo")
     if command == "bench train":  # most of a minute at its smallest; tests/test_bench_train.py runs its rows
         monkeypatch.setattr(bench.subprocess, "run", lambda *args, **options: SimpleNamespace(returncode=0))
+    if command == "serve":  # told to stop as soon as it answers
+        monkeypatch.setattr("uvicorn.Server.on_tick", lambda *args: asyncio.sleep(0, True))
     for words in found:
         assert words[1 : 1 + len(command.split())] == command.split()
         call(*words[1:], *shlex.split(SMALLER.get(command, "")))

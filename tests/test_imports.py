@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
     "report": {"config", "learning"},
     "export": {"config", "encoders", "learning", "media", "report", "streams"},
+    "serve": {"learning", "media", "parallel"},
     "check": {"media", "streams", "progress"},
     "compare": {"check", "config", "learning", "methods", "parallel", "report", "streams", "use"},
     "doctor": {"encoders", "media", "ops", "streams", "_C"},
@@ -51,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
         "parallel",
         "progress",
         "report",
+        "serve",
         "streams",
         "template",
         "use",
@@ -72,6 +74,10 @@ LAZY = (
     "wandb",
     "onnxscript",
     "onnxruntime",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
+    "python_multipart",
 )
 
 

@@ -1,0 +1,136 @@
+"""The application behind a socket: uvicorn, with a limit on the time that a request may take to come."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from mmcl_fast.errors import UserError
+from mmcl_fast.serve.limits import Limits
+
+SLACK = 5.0  # seconds after which a connection ends whose request should have been answered with 408
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket of that address; UserError where it is taken or not of this machine."""
+    sock = None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        return sock
+    except OSError as fault:
+        if sock is not None:
+            sock.close()
+        advice = "another program has it; choose another --port, 0 for a free one"
+        if fault.errno != errno.EADDRINUSE:
+            advice = "choose another --host or --port"
+        raise UserError(f"serve: {host} port {port}: {fault.strerror}: {advice}") from None
+
+
+def address_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGINT or SIGTERM, then ends the requests in flight; neither signal goes any further.
+
+    Args:
+        ready: called once the server answers.
+    """
+
+    def __init__(self, app: Starlette, limits: Limits, ready: Callable[[], None]) -> None:
+        self.ready = ready
+        config = uvicorn.Config(
+            app,
+            http=_protocol(limits, app.state.metrics),
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=limits.stop_seconds,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _protocol(limits: Limits, metrics: Any) -> type[H11Protocol]:
+    class Timed(H11Protocol):
+        """uvicorn lets a request take any time to come, and answers in plain text what is no HTTP."""
+
+        watched: Any = None  # the state of the client's side that the timer is for
+        timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self.watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if self.timer is not None:
+                self.timer.cancel()
+
+        def watch(self) -> None:
+            state = (self.conn.their_state, self.cycle)
+            if state == self.watched:
+                return
+            self.watched = state
+            if self.timer is not None:
+                self.timer.cancel()
+            seconds = {h11.IDLE: limits.header_seconds, h11.SEND_BODY: limits.body_seconds + SLACK}.get(state[0])
+            self.timer = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+
+        def send_400_response(self, msg: str) -> None:
+            metrics.requests.labels("other", 400).inc()
+            if self.cycle is not None:
+                self.cycle.disconnected = True  # the application has nobody to answer
+                self.cycle.message_event.set()
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                data = json.dumps({"error": "not a request of HTTP/1.1: look at its headers and lengths"}).encode()
+                headers = [("content-type", "application/json"), ("content-length", str(len(data)))]
+                answer = h11.Response(status_code=400, headers=[*headers, ("connection", "close")], reason=b"")
+                for event in (answer, h11.Data(data=data), h11.EndOfMessage()):
+                    self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+    return Timed
