@@ -19,6 +19,7 @@ PYBIND11_MODULE(_C, m) {
   using free_gil = py::call_guard<py::gil_scoped_release>;
   m.def("build_info", [] { return std::string(kBuildInfo); }, "How this file was built, as JSON.");
   m.def("cpu_isa", [] { return std::string(cpu_isa()); }, "The instruction set of the row kernels on this machine.");
+  m.attr("ATTENTION_COLUMNS") = kRow;
 
   m.def("align_chunk", [](addr x, i64 ldx, i64 rows, i64 cols, addr inv_z, addr inv_t, addr labels, i64 first, float scale,
                           bool fixed_max, bool start, addr row_max, addr row_sum, addr row_fix, addr label_logit,

@@ -123,7 +123,9 @@ def realign(
     if torch.compiler.is_exporting():
         backend = "reference"
     name = choose("realign", z, down.shape[0] * down.shape[2], backend)
-    gate, down, up, source = (x if x is None or x.dtype == z.dtype else x.to(z.dtype) for x in (gate, down, up, source))
+    gate, down, up = (x if x.dtype == z.dtype else x.to(z.dtype) for x in (gate, down, up))
+    if source is not None and source.dtype != z.dtype:
+        source = source.to(z.dtype)
     if name == "reference":
         return reference.realign(z, gate, down, up, source)
     if torch.compiler.is_compiling():

@@ -7,13 +7,21 @@ prefix asks for gradients (the first prompted block, whose input is frozen), onl
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.ops.cpu import DTYPES, _threads, load
+from mmcl_fast.core import compiled, load
+from mmcl_fast.ops.cpu_products import DTYPES, threads_for
 
-WIDEST = 4096  # columns of a row in csrc/cpu/rows_attention.cpp
+
+@cache
+def _widest() -> int:
+    """Columns of a row that mmcl_fast._C's softmax takes; 0 where it is not there."""
+    return getattr(load()[0], "ATTENTION_COLUMNS", 0)
 
 
 def prefix_attention(
@@ -47,8 +55,7 @@ def prefix_attention(
         not torch.compiler.is_exporting()
         and q.device.type == "cpu"
         and q.dtype in DTYPES
-        and q.shape[1] + length <= WIDEST
-        and load()[0] is not None
+        and q.shape[1] + length <= _widest()
     )
     if prefix is not None:
         prefix = prefix.to(q.dtype)
@@ -81,7 +88,17 @@ def _merge(x: Tensor, heads: int) -> Tensor:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, prefix, mask, heads, causal, scale):
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        prefix: Tensor | None,
+        mask: Tensor | None,
+        heads: int,
+        causal: bool,
+        scale: float,
+    ) -> Tensor:
         batch, count, _ = q.shape
         length = 0 if prefix is None else prefix.shape[-2]
         if prefix is not None:
@@ -93,7 +110,7 @@ class _Attention(torch.autograd.Function):
         hidden = None
         if mask is not None:
             hidden = F.pad(mask, (length, 0), value=True).to(torch.uint8).contiguous()
-        load()[0].softmax_rows(
+        compiled().softmax_rows(
             p.data_ptr(),
             0 if hidden is None else hidden.data_ptr(),
             rows,
@@ -103,7 +120,7 @@ class _Attention(torch.autograd.Function):
             length if causal else -1,
             scale,
             DTYPES[p.dtype],
-            _threads(p.numel()),
+            threads_for(p.numel()),
         )
         out = torch.bmm(p, v)
         ctx.save_for_backward(q, k, v, p, out)
@@ -111,11 +128,11 @@ class _Attention(torch.autograd.Function):
         return _merge(out, heads)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, p, out = ctx.saved_tensors
         heads, length, scale, shared = ctx.sizes
         grad = _split(grad.to(q.dtype), heads)
-        lib, rows = load()[0], p.shape[0] * p.shape[1]
+        lib, rows = compiled(), p.shape[0] * p.shape[1]
         if any(ctx.needs_input_grad[:3]):
             width, along = p.shape[2], None
         else:  # only the prefix's columns
@@ -130,7 +147,7 @@ class _Attention(torch.autograd.Function):
             width,
             scale,
             DTYPES[p.dtype],
-            _threads(d.numel()),
+            threads_for(d.numel()),
         )
         dv = torch.bmm(p[:, :, :width].transpose(1, 2), grad)
         dk = torch.bmm(d.transpose(1, 2), q)

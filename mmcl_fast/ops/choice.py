@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from mmcl_fast.core import load
 from mmcl_fast.errors import UserError
 
 NAMES = ("reference", "cpp", "triton", "cuda")
@@ -36,9 +38,7 @@ class Availability:
 
 @cache
 def _extension() -> tuple[dict, str]:
-    from mmcl_fast.ops import cpu
-
-    lib, why = cpu.load()
+    lib, why = load()
     return (json.loads(lib.build_info()) | {"isa": lib.cpu_isa()} if lib else {}), why
 
 
@@ -140,6 +140,6 @@ def choose(op: str, z: Tensor, size: int, backend: str | None) -> str:
 
 
 @cache
-def driver(name: str):
+def driver(name: str) -> ModuleType:
     """The module of mmcl_fast.ops that launches this backend's kernels."""
     return import_module(f"mmcl_fast.ops.{MODULES[name]}")

@@ -6,16 +6,17 @@ import functools
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmcl_fast.core import load
 from mmcl_fast.ops import gpu
-from mmcl_fast.ops.cpu import load
 
 HERE = sys.modules[__name__]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-LIB = getattr(load()[0], "cuda", None)
+LIB: Any = getattr(load()[0], "cuda", None)
 
 alignment_rows = functools.partial(gpu.alignment_rows, HERE)
 realign_forward = functools.partial(gpu.realign_forward, HERE)

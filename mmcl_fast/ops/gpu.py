@@ -35,16 +35,18 @@ def alignment_rows(
     smoothing: float,
     ignore_index: int,
     need_z: bool,
-    need_text: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty."""
+    """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty.
+
+    coef: [B], or None where text wants no gradient.
+    """
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
     inv_z, inv_t = k.row_norm(z), k.row_norm(text)
     mean = mean_unit(text, inv_t) if smoothing else None
     ce, ds = torch.empty_like(inv_z), torch.empty_like(inv_z)
     dz = z.new_empty((b, d) if need_z else 0)
-    if not need_text and k.one_pass_fits(z, text):
+    if coef is None and k.one_pass_fits(z, text):
         o, top, total, own = k.one_pass(z, text, labels, inv_z, inv_t, scale)
         k.finish(
             o,
@@ -67,9 +69,9 @@ def alignment_rows(
             smoothing,
         )
         return ce, dz, z.new_empty(0), ds
-    dtext = z.new_zeros(c, d, dtype=torch.float32) if need_text else z.new_empty(0)
-    rows = min(b, TEXT_ROWS if need_text else ROWS)
-    cols = c if need_text else min(c, max(512, CHUNK_BYTES // (rows * z.element_size())))
+    dtext = z.new_zeros(c, d, dtype=torch.float32) if coef is not None else z.new_empty(0)
+    rows = min(b, TEXT_ROWS if coef is not None else ROWS)
+    cols = c if coef is not None else min(c, max(512, CHUNK_BYTES // (rows * z.element_size())))
     top, total, fix, own, ratio, label_coef = z.new_empty(6, rows, dtype=torch.float32)
     for r in range(0, b, rows):
         here = slice(r, r + rows)
@@ -101,11 +103,11 @@ def alignment_rows(
             ignore_index,
             smoothing,
         )
-        if need_text:
+        if coef is not None:
             add_text_gradient(
                 dtext, x, u.float() * inv[:, None], ratio[:m], label_coef[:m], y, coef[here], inv_t, smoothing, torch.mm
             )
-    return ce, dz, finish_text_gradient(dtext, text, inv_t, scale) if need_text else dtext, ds
+    return ce, dz, finish_text_gradient(dtext, text, inv_t, scale) if coef is not None else dtext, ds
 
 
 def realign_forward(

@@ -7,6 +7,9 @@ operation's time; `torch.compile` sees the registered operations.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -84,7 +87,6 @@ def alignment_loss(
         label_smoothing,
         ignore_index,
         bool(need & Z),
-        bool(need & TEXT),
     )
     loss = rows * weights if reduction == "none" else torch.dot(rows, weights) * norm
     return loss, rows, weights, norm, dz, dtext, dscale
@@ -116,7 +118,7 @@ def _alignment_fake(
     return tuple(z.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
 
 
-def _alignment_setup(ctx, inputs: tuple, output: tuple) -> None:
+def _alignment_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     z, text, labels, weight, logit_scale, scale, smoothing, ignore_index, reduction, need, backend = inputs
     loss, rows, weights, norm, dz, dtext, dscale = output
     again = (z, text) if need & TEXT and reduction == "none" else ()
@@ -125,13 +127,14 @@ def _alignment_setup(ctx, inputs: tuple, output: tuple) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _alignment_registered_setup(ctx, inputs: tuple, output: tuple) -> None:
+def _alignment_registered_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     _alignment_setup(ctx, inputs, output)
     ctx.mark_non_differentiable(*output[1:])
 
 
 @once_differentiable
-def _alignment_backward(ctx, grad: Tensor | None, *_: None) -> tuple:
+def _alignment_backward(ctx: Any, *grads: Tensor | None) -> tuple:
+    grad = grads[0]
     if grad is None:
         return (None,) * 11
     scale, smoothing, ignore_index, reduction, need, backend = ctx.args
@@ -206,19 +209,19 @@ def _realign_backward_fake(
     return tuple(x.new_empty(x.shape if need & 1 << k else (0,)) for k, x in enumerate(of))
 
 
-def _realign_setup(ctx, inputs: tuple, output: tuple) -> None:
+def _realign_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     z, gate, down, up, source, ctx.backend = inputs
     e, inv, h = output
     ctx.save_for_backward(e, inv, h, z, gate, down, up, source)
     ctx.set_materialize_grads(False)
 
 
-def _realign_registered_setup(ctx, inputs: tuple, output: tuple) -> None:
+def _realign_registered_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     _realign_setup(ctx, inputs, output)
     ctx.mark_non_differentiable(*output[1:])
 
 
-def _realign_grads(run, ctx, de: Tensor | None) -> tuple:
+def _realign_grads(run: Callable[..., tuple[Tensor, ...]], ctx: Any, de: Tensor | None) -> tuple:
     if de is None:
         return (None,) * 6
     wanted = ctx.needs_input_grad[:5]
@@ -228,37 +231,37 @@ def _realign_grads(run, ctx, de: Tensor | None) -> tuple:
 
 
 @once_differentiable
-def _realign_backward(ctx, de: Tensor | None, *_: None) -> tuple:
-    return _realign_grads(torch.ops.mmcl_fast.realign_backward, ctx, de)
+def _realign_backward(ctx: Any, *grads: Tensor | None) -> tuple:
+    return _realign_grads(torch.ops.mmcl_fast.realign_backward, ctx, grads[0])
 
 
 @once_differentiable
-def _realign_eager_backward(ctx, de: Tensor | None, *_: None) -> tuple:
-    return _realign_grads(realign_backward, ctx, de)
+def _realign_eager_backward(ctx: Any, *grads: Tensor | None) -> tuple:
+    return _realign_grads(realign_backward, ctx, grads[0])
 
 
 class AlignmentLoss(torch.autograd.Function):
     """The eager road past the dispatcher; the same forward and backward as the registered operation."""
 
     @staticmethod
-    def forward(ctx, *inputs) -> Tensor:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         output = alignment_loss(*inputs)
         _alignment_setup(ctx, inputs, output)
         return output[0]
 
-    backward = staticmethod(_alignment_backward)
+    backward = staticmethod(_alignment_backward)  # type: ignore[assignment]  # once_differentiable drops names
 
 
 class AlignmentWhole(torch.autograd.Function):
     """Where one call `takes_whole`, and only z wants a gradient of the mean or the sum: it is there already."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, run, arguments: tuple) -> Tensor:
+    def forward(ctx: Any, z: Tensor, run: Callable[..., tuple[Tensor, ...]], arguments: tuple) -> Tensor:
         loss, _, ctx.dz = run(z, *arguments)
         return loss
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple:
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         if torch.is_grad_enabled():  # asked for a gradient that can be differentiated again: it cannot
             return once_differentiable(lambda _, g: (ctx.dz * g, None, None))(ctx, grad)
         return ctx.dz * grad, None, None
@@ -268,12 +271,12 @@ class Realign(torch.autograd.Function):
     """The eager road past the dispatcher; the same forward and backward as the registered operation."""
 
     @staticmethod
-    def forward(ctx, *inputs) -> Tensor:
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         output = realign(*inputs)
         _realign_setup(ctx, inputs, output)
         return output[0]
 
-    backward = staticmethod(_realign_eager_backward)
+    backward = staticmethod(_realign_eager_backward)  # type: ignore[assignment]
 
 
 for _name, _run, _fake in (

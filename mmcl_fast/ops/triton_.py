@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from functools import cache
+from typing import Any
 
 import torch
 import triton
@@ -24,7 +25,7 @@ realign_backward = functools.partial(gpu.realign_backward, HERE)
 
 
 @cache
-def _tuned(module: str, name: str, key: tuple[str, ...], which: int | str):
+def _tuned(module: str, name: str, key: tuple[str, ...], which: int | str) -> tuple[Any, dict[str, Any]]:
     """The kernel with its configurations timed once per key; the interpreter takes the first one."""
     source = {"loss": loss_kernels, "realign": realign_kernels}[module]
     kernel, configs = getattr(source, name), source.CONFIGS[name][which]

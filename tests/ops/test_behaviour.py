@@ -269,13 +269,13 @@ def test_int64_offsets_in_the_fakes():
 
 def test_offsets_past_2_31_in_the_row_kernels():
     """Two rows 2^31 numbers apart: 4 GB of addresses, of which two pages are touched."""
-    from mmcl_fast.ops import cpu
+    from mmcl_fast.core import compiled
 
     apart = (1 << 31) + 16
     base = torch.empty(apart + 64, dtype=torch.bfloat16)
     rows = base.as_strided((2, 64), (apart, 1)).copy_(torch.randn(2, 64))
     inv = torch.empty(2)
-    cpu.load()[0].row_norm(rows.data_ptr(), 0, inv.data_ptr(), apart, 0, 2, 64, 1, 1)
+    compiled().row_norm(rows.data_ptr(), 0, inv.data_ptr(), apart, 0, 2, 64, 1, 1)
     torch.testing.assert_close(inv, 1 / rows.float().norm(dim=1))
 
 

@@ -9,7 +9,8 @@ pytest.importorskip("triton")
 
 from mmcl_fast.kernels import alignment, realignment
 
-from mmcl_fast.ops import backends, cpu
+from mmcl_fast.core import compiled
+from mmcl_fast.ops import backends
 from tests.ops.sm90 import SHARED_LIMIT, compile_kernel, cubins, machine_code, usage
 
 HALF = ["bf16", "fp16"]
@@ -95,7 +96,7 @@ def test_realign(dtype):
 @pytest.mark.skipif("90a" not in backends()["cuda"].built, reason="mmcl_fast._C was built without sm_90a")
 def test_cuda_kernels_do_not_spill():
     names = set()
-    for cubin in cubins(cpu.load()[0].__file__, "sm_90a"):
+    for cubin in cubins(compiled().__file__, "sm_90a"):
         for used in usage(cubin):
             names.add(used["name"])
             assert used["STACK"] == 0 and used["LOCAL"] == 0, f"spills: {used}"
@@ -106,7 +107,7 @@ def test_cuda_kernels_do_not_spill():
 
 @pytest.mark.skipif("90a" not in backends()["cuda"].built, reason="mmcl_fast._C was built without sm_90a")
 def test_one_pass_uses_the_matrix_unit_and_the_copy_engine():
-    (code,) = [text for text in machine_code(cpu.load()[0].__file__, "sm_90a") if "one_pass_kernel" in text]
+    (code,) = [text for text in machine_code(compiled().__file__, "sm_90a") if "one_pass_kernel" in text]
     functions = {part.split()[0]: part for part in code.split("Function : ")[1:]}
     for dtype in ("6__half", "13__nv_bfloat16"):
         for chunks in (2, 4, 8):

@@ -85,9 +85,10 @@ def test_realign_gives_only_what_is_asked(needed, with_source):
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch):
-    from mmcl_fast.ops import cpu
+    from mmcl_fast.ops import cpu, cpu_realign
 
-    monkeypatch.setattr(cpu, "_threads", lambda _: request.param)
+    for module in (cpu, cpu_realign):
+        monkeypatch.setattr(module, "threads_for", lambda _: request.param)
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
