@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,7 +114,12 @@ def train(
     if result is None:
         return
     from mmcl_fast import report
+    from mmcl_fast.learning import samples
 
+    try:
+        samples.write(out, result.learner, result.stream, result.summary)
+    except UserError as fault:  # the run is whole without them
+        print(f"note: no samples for the report: {fault}", file=sys.stderr)
     page = report.write(out)
     if as_json:
         return print_json(result.summary)

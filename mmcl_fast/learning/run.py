@@ -51,10 +51,11 @@ SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is wit
 
 @dataclass
 class Result:
-    """What a run came to: its summary (as in summary.json) and the learner."""
+    """What a run came to: its summary (as in summary.json), the learner, and the stream that it learned."""
 
     summary: dict[str, Any]
     learner: Learner
+    stream: Stream
 
 
 def make_stream(config: Config, run: Path | None = None) -> Stream:
@@ -177,7 +178,7 @@ def train(
                 if parallel.first():
                     files.write_json(out / "summary.json", summary)
         learner.journal = Unkept()  # what it learns from here on is not this run's
-    return Result(summary, learner)
+    return Result(summary, learner, stream)
 
 
 def _learn(
