@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from mmcl_fast.errors import MediaError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmcl_fast.media.source import Slice
     from mmcl_fast.streams import Sample, Stream
     from mmcl_fast.streams.broken import Broken
 
@@ -28,14 +31,15 @@ def faults(
     from mmcl_fast.progress import Silent
     from mmcl_fast.streams.broken import Broken
 
-    def fault(sample: Sample) -> Broken | None:
+    def fault(file: tuple[Sample, Path | Slice]) -> Broken | None:
+        sample, path = file
         try:
-            media.check(sample.path, sample.modality, specs[sample.modality])
+            media.check(path, sample.modality, specs[sample.modality])
         except MediaError as error:
             return Broken.of(sample, error)
         return None
 
-    files = [sample for sample in samples if sample.path is not None]
+    files = [(sample, sample.path) for sample in samples if sample.path is not None]
     specs = {name: adjust(media.default_spec(name), settings or {}) for name in media.MODALITIES}
     found = []
     pool = pool_of(max(1, workers))

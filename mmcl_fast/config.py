@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from pydantic import ValidationError
 from mmcl_fast.errors import ConfigError, RunError, nearest
 from mmcl_fast.schema import DEVICE, LARGEST_SEED, Config, Section  # noqa: F401  (known by this module's name too)
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10
+else:
     import tomli as tomllib
 
 SHIPPED = Path(__file__).with_name("configs")
@@ -167,7 +168,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def explain(error: Any) -> tuple[str, str]:
     """(key, message) of one pydantic error, in our words."""
-    path, model = [], Config
+    path: list[str] = []
+    model: type[Section] = Config
     field = None
     for part in error["loc"]:
         path.append(str(part))
@@ -228,20 +230,21 @@ def _anchor(values: dict[str, Any], folder: Path, where: str, origin: dict[str, 
 def _paths(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
     stream = values.get("stream")
     tars = stream.get("path") if isinstance(stream, dict) else None
-    for split in tars if isinstance(tars, dict) else ():
-        if isinstance(tars[split], str):
-            yield "stream.path", tars, split
+    if isinstance(tars, dict):
+        for split in tars:
+            if isinstance(tars[split], str):
+                yield "stream.path", tars, split
     datasets = stream.get("datasets") if isinstance(stream, dict) else None
     for modality, table in datasets.items() if isinstance(datasets, dict) else ():
         for key in ("path", "classes") if isinstance(table, dict) else ():
             if isinstance(table.get(key), str) and table[key] != "none":
                 yield f"stream.datasets.{modality}", table, key
     for section, key in (("stream", "path"), ("train", "cache"), ("encoder", "name")):
-        table = values.get(section)
-        if not isinstance(table, dict) or not isinstance(table.get(key), str) or table[key] == "none":
+        own = values.get(section)
+        if not isinstance(own, dict) or not isinstance(own.get(key), str) or own[key] == "none":
             continue
-        if key == "cache" and table[key] == "auto":
+        if key == "cache" and own[key] == "auto":
             continue
         # "owner/model" is a hub name; a folder says so by its beginning.
-        if key != "name" or table[key].startswith((".", "/", "~")):
-            yield section, table, key
+        if key != "name" or own[key].startswith((".", "/", "~")):
+            yield section, own, key

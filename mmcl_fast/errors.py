@@ -7,11 +7,24 @@ from collections.abc import Iterable
 
 def nearest(word: str, known: Iterable[str], least: float = 0.5) -> str:
     """What ``word`` may have been meant for, where something known is as like it as ``least``; else all that is."""
+    known = list(known)
+    close = _like(word, known, least)
+    return f"did you mean {close!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def meant(word: str, known: Iterable[str], least: float = 0.5) -> str:
+    """`` (did you mean 'x'?)``, to stand behind ``word`` in a message that says all the same what to do; or nothing."""
+    close = _like(word, list(known), least)
+    return f" (did you mean {close!r}?)" if close else ""
+
+
+def _like(word: str, known: list[str], least: float) -> str:
+    """The known name that is most like ``word`` whatever its case, or ""."""
     import difflib
 
-    known = list(known)
-    close = difflib.get_close_matches(word, known, 1, least)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), names, 1, least)
+    return names[close[0]] if close else ""
 
 
 class UserError(Exception):

@@ -219,7 +219,11 @@ def _reaching() -> Iterator[Any]:
 
 
 def _group(x: Tensor) -> Any:
-    return None if x.is_cuda else _company.group
+    return None if x.is_cuda else _cpu_group()
+
+
+def _cpu_group() -> Any:
+    return None if _company is None else _company.group
 
 
 def sum_step(parameters: Iterable[Tensor], loss: Tensor, asked: int) -> tuple[Tensor, Tensor]:
@@ -255,7 +259,7 @@ def told(value: T) -> T:
         return value
     out = [value]
     with _reaching() as dist:
-        dist.broadcast_object_list(out, 0, group=_company.group)
+        dist.broadcast_object_list(out, 0, group=_cpu_group())
     return out[0]
 
 
@@ -265,7 +269,7 @@ def all_told(value: T) -> list[T]:
         return [value]
     out: list[Any] = [None] * world()
     with _reaching() as dist:
-        dist.all_gather_object(out, value, group=_company.group)
+        dist.all_gather_object(out, value, group=_cpu_group())
     return out
 
 
@@ -315,17 +319,21 @@ def tree_sum(count: int, block: Callable[[int], Tensor], like: Tensor) -> Tensor
     return _pairwise(map(received, range(trees)))
 
 
-def _pairwise(items: Iterable[Tensor | None]) -> Tensor | None:
+def _pairwise(items: Iterable[Tensor | None]) -> Tensor:
     """Sum of 2^k items as of a binary tree's leaves, keeping k + 1 of them at most; None counts as nothing."""
     waiting: list[tuple[int, Tensor | None]] = []
     for item in items:
         level = 0
         while waiting and waiting[-1][0] == level:
             left = waiting.pop()[1]
-            item = left if item is None else left.add_(item)
+            if left is not None:
+                item = left if item is None else left.add_(item)
             level += 1
         waiting.append((level, item))
-    return waiting[0][1]
+    total = waiting[0][1]
+    if total is None:
+        raise ValueError("nothing to sum")
+    return total
 
 
 # ---- agreement ------------------------------------------------------------------------------------------------
@@ -342,9 +350,9 @@ def together() -> Iterator[None]:
         if world() == 1 or isinstance(found, Lost):
             raise
         fault = found
-    for found in all_told(fault and (type(fault), str(fault))):
-        if found:
-            raise found[0](found[1])
+    for other in all_told(fault and (type(fault), str(fault))):
+        if other:
+            raise other[0](other[1])
 
 
 def require_same(values: dict[str, Any]) -> None:

@@ -67,7 +67,8 @@ class _Count:
     def __init__(self, display: Lines, name: str, total: int | None) -> None:
         self.display, self.name, self.total = display, name, total
         self.start = self.said = time.perf_counter()
-        self.done, self.numbers = 0, {}
+        self.done = 0
+        self.numbers: dict[str, float] = {}
 
     def advance(self, n: int = 1) -> None:
         self.done += n

@@ -263,7 +263,7 @@ class TrainSection(Section):
     @field_validator("keep_checkpoints")
     @classmethod
     def _two(cls, value: int | str) -> int | str:
-        if value != "all" and value < 2:  # one to read where the newest is broken
+        if isinstance(value, int) and value < 2:  # one to read where the newest is broken
             raise ValueError("at least 2")
         return value
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from mmcl_fast.config import Config
 from mmcl_fast.methods import LIMITS, options
-from mmcl_fast.schema import Section
+from mmcl_fast.schema import MethodSection, Section
 
 OPTIONS = {  # what a method's option is for; one name means the same in every method
     "prompts": "Learn prompts; without, the bare head",
@@ -89,19 +89,19 @@ def _section(section: Section, path: str, seen: set[type]) -> Iterator[str]:
     if path:
         yield ""
         if not known:
-            about = inspect.cleandoc(type(section).__doc__).partition("]: ")[2].replace("``", "")
+            about = inspect.cleandoc(type(section).__doc__ or "").partition("]: ")[2].replace("``", "")
             yield from _comment(about[:1].upper() + about[1:])
         if keys:
             yield f"[{path}]"
     for name, field in keys.items():
         if not known:
-            yield from _key(field.title, field.description, field.get_default(call_default_factory=True))
+            yield from _key(field.title or "", field.description or "", field.get_default(call_default_factory=True))
         yield f"{name} = {_toml(getattr(section, name))}"
     for name in type(section).model_fields:
         below = f"{path}.{name}".lstrip(".")
         if isinstance(getattr(section, name), Section):
             yield from _section(getattr(section, name), below, seen)
-        elif below == "method.options":
+        elif isinstance(section, MethodSection) and name == "options":
             yield from _options(section.name, section.options)
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,6 +100,6 @@ def check_device(name: str) -> None:
         )
 
 
-def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+def one_of(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise UserError(f"{option} {value}: {nearest(value, known)} (one of {', '.join(known)})")

@@ -140,11 +140,11 @@ def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | N
         going_on = runs.holds_run(out, resume)
         stream = runs.make_stream(settings, out if going_on else None)
         if settings.stream.check and not going_on and parallel.first():
-            options = {"workers": settings.train.workers, "progress": display, "settings": settings.media.model_dump()}
+            workers, media = settings.train.workers, settings.media.model_dump()
             if settings.stream.on_broken == "skip":
-                stream = check.skip(stream, **options)
+                stream = check.skip(stream, workers=workers, progress=display, settings=media)
             else:
-                check.require(stream, **options)
+                check.require(stream, workers=workers, progress=display, settings=media)
     skipped = parallel.told(stream.skipped)
     if skipped and not stream.skipped:
         stream = broken.without(stream, skipped)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict
 from types import FrameType
-from typing import Any
+from typing import IO, Any, cast
 
 from mmcl_fast import parallel
 from mmcl_fast.compare.cells import Cell
@@ -46,6 +46,7 @@ class _Worker:
             start_new_session=True,
             pass_fds=inherited,
         )
+        self.orders, self.answers = cast(IO[bytes], self.process.stdin), cast(IO[bytes], self.process.stdout)
         self.cell: Cell | None = None
         self.rest = b""
 
@@ -56,14 +57,14 @@ class _Worker:
         job = {"config": config, "out": str(cell.folder), "log": str(cell.log), "skipped": [asdict(s) for s in skipped]}
         self.cell = cell
         try:
-            self.process.stdin.write(json.dumps(job).encode() + b"\n")
-            self.process.stdin.flush()
+            self.orders.write(json.dumps(job).encode() + b"\n")
+            self.orders.flush()
         except BrokenPipeError:
             pass  # it died; its output ends, which is seen next
 
     def events(self) -> list[dict[str, Any]] | None:
         """What it said since last asked; None: it is gone."""
-        data = os.read(self.process.stdout.fileno(), 1 << 16)
+        data = os.read(self.answers.fileno(), 1 << 16)
         *lines, self.rest = (self.rest + data).split(b"\n")
         return [json.loads(line) for line in lines] if data else None
 
@@ -112,7 +113,7 @@ def run(cells: Sequence[Cell], jobs: int, display: Any, *, skipped: Sequence[Bro
             def start(number: int) -> None:
                 worker = _Worker(number, jobs, (alive_while_open, lock))
                 workers.append(worker)
-                outputs.register(worker.process.stdout, selectors.EVENT_READ, worker)
+                outputs.register(worker.answers, selectors.EVENT_READ, worker)
                 begin(worker)
 
             def begin(worker: _Worker) -> None:
@@ -121,11 +122,11 @@ def run(cells: Sequence[Cell], jobs: int, display: Any, *, skipped: Sequence[Bro
                     worker.give(waiting.popleft(), skipped)
                     display.begin(worker.cell)
                 else:
-                    worker.process.stdin.close()
+                    worker.orders.close()
 
             def end(worker: _Worker, fault: str | None) -> None:
                 display.end(worker.cell, fault)
-                if fault:
+                if fault and worker.cell is not None:
                     faults[worker.cell.name] = fault
 
             for number in range(jobs):
@@ -141,7 +142,7 @@ def run(cells: Sequence[Cell], jobs: int, display: Any, *, skipped: Sequence[Bro
                         else:
                             display.progress(worker.cell, event)
                     if events is None:
-                        outputs.unregister(worker.process.stdout)
+                        outputs.unregister(worker.answers)
                         worker.process.wait()
                         workers.remove(worker)
                         if got:

@@ -11,6 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner
+from mmcl_fast.media import TextSpec
 
 PATHS = ("stack_trace", "nn_module_stack", "source_fn_stack", "fwd_source_fn_stack")  # of the machine that exported
 
@@ -47,11 +48,12 @@ class Traced:
 
 
 def input_shapes(learner: Learner, modality: str) -> dict[str, list[int | str]]:
-    if modality == "text":
+    spec = learner.spec(modality)
+    if isinstance(spec, TextSpec):
         text = learner.encoder.tokenizer()[1]
         shape = ["batch", "tokens" if text["dynamic"] else text["max_tokens"]]
         return {"ids": shape, "mask": shape}
-    return {"pixels": ["batch", *learner.spec(modality).shape]}
+    return {"pixels": ["batch", *spec.shape]}
 
 
 def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Traced:

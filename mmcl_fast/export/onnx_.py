@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -61,7 +61,8 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
 
     try:
         with _quiet():
-            model = torch.onnx.export(traced.program, (), dynamo=True, opset_version=OPSET, verbose=False).model
+            program = torch.onnx.export(traced.program, (), dynamo=True, opset_version=OPSET, verbose=False)
+            model = cast(torch.onnx.ONNXProgram, program).model
     except torch.onnx.OnnxExporterError as fault:
         reason = str(fault).strip().splitlines()[0]
         raise RunError(f"{file.stem}: torch can't write its graph as ONNX ({reason}); use --format torch") from fault
@@ -73,7 +74,7 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
     names = {
         str(size): named
         for value, shape in zip(model.graph.inputs, traced.inputs.values())
-        for size, named in zip(value.shape, shape)
+        for size, named in zip(value.shape or (), shape)
         if isinstance(named, str)
     }
     values = [*model.graph.inputs, *model.graph.initializers.values()]
@@ -97,8 +98,8 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
                 weights.place(data),
                 len(data),
                 tensor.dtype,
-                shape=tensor.shape,
-                name=value.name,
+                shape=cast(ir.Shape, tensor.shape),
+                name=value.name or "",
                 base_dir=file.parent,
             )
     model.metadata_props.clear()

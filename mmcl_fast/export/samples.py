@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcl_fast.export.graph import Predictor
 from mmcl_fast.learning import Learner
-from mmcl_fast.media import loader
+from mmcl_fast.media import TextSpec, loader
 from mmcl_fast.streams import Stream
 
 COUNT = 5
@@ -20,7 +20,8 @@ Run = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
 def made_up(learner: Learner, modality: str) -> tuple[Tensor, ...]:
     """``COUNT`` inputs of a modality: smooth random pictures, or class texts in random order."""
     generator = torch.Generator().manual_seed(0)
-    if modality == "text":
+    spec = learner.spec(modality)
+    if isinstance(spec, TextSpec):
         words = " ".join(learner.classes.texts).split()
         return of_texts(
             learner,
@@ -29,7 +30,6 @@ def made_up(learner: Learner, modality: str) -> tuple[Tensor, ...]:
                 for n in range(COUNT)
             ],
         )
-    spec = learner.spec(modality)
     coarse = torch.rand(COUNT * spec.frames, 3, 6, 6, generator=generator)
     x = F.interpolate(coarse, (spec.size, spec.size), mode="bicubic").clamp(0, 1).view(COUNT, *spec.shape)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))

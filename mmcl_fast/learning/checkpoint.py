@@ -73,8 +73,8 @@ def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> N
                 os.rename(folder, Path(aside) / folder.name)
             os.rename(temporary, folder)
             files.sync(folder.parent)
-            for aside in folder.parent.glob(f".{escape(folder.name)}-old-*"):
-                shutil.rmtree(aside)
+            for old in folder.parent.glob(f".{escape(folder.name)}-old-*"):
+                shutil.rmtree(old)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -23,7 +23,8 @@ FORMULAS = {
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return None if not values or any(v is None for v in values) else sum(values) / len(values)
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def _gap(a: float | None, b: float | None) -> float | None:
@@ -41,11 +42,11 @@ def avg(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
 
 def forgetting(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
     T = len(R) - 1
-    gaps = []
+    gaps: list[float | None] = []
     for i in _of(R, tasks):
         if i < T:
-            column = [R[t][i - 1] for t in range(i, T)]
-            gaps.append(None if None in column else _gap(max(column), R[T][i - 1]))
+            column = [r for t in range(i, T) if (r := R[t][i - 1]) is not None]
+            gaps.append(_gap(max(column), R[T][i - 1]) if len(column) == T - i else None)
     return _mean(gaps)
 
 
@@ -63,10 +64,9 @@ def _of(R: Matrix, tasks: Sequence[int] | None) -> Sequence[int]:
 
 
 def pooled(R: Matrix, counts: Sequence[int], tasks: Sequence[int] | None = None) -> float | None:
-    own = [(R[-1][i - 1], counts[i - 1]) for i in _of(R, tasks)]
-    if any(r is None for r, _ in own):
-        return None
-    return sum(r * n for r, n in own) / sum(n for _, n in own)
+    own = _of(R, tasks)
+    known = [(r, counts[i - 1]) for i in own if (r := R[-1][i - 1]) is not None]
+    return sum(r * n for r, n in known) / sum(n for _, n in known) if len(known) == len(own) else None
 
 
 def summarize(R: Matrix, counts: Sequence[int], modalities: Sequence[str]) -> dict:

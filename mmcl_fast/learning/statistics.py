@@ -118,7 +118,7 @@ def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, see
     d = _checked(a, confidence) - _checked(b, confidence)
     found, n = interval(d, confidence), len(d)
     same = np.ptp(d) <= 1e-12 * max(np.abs(d).max(), 1e-300)  # but for rounding
-    t_p = None if n == 1 or same else 1 - t_within(abs(found.mean) / (found.sd / math.sqrt(n)), n - 1)
+    t_p = None if found.sd is None or same else 1 - t_within(abs(found.mean) / (found.sd / math.sqrt(n)), n - 1)
     if 2**n <= MOST_OUTCOMES:
         signs, drawn = np.array(list(itertools.product((1, -1), repeat=n))), 0
     else:

@@ -122,7 +122,7 @@ class Reuse:
         known = self._digests.get(name)
         if known is None or known[0]() is not prompt or known[1] != prompt._version:
             bits = prompt.detach().cpu().contiguous().view(torch.uint8).numpy()
-            known = self._digests[name] = ref(prompt), prompt._version, hashlib.sha256(bits).digest()
+            known = self._digests[name] = ref(prompt), prompt._version, hashlib.sha256(bits.data).digest()
         return known[2]
 
     def embed(

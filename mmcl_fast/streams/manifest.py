@@ -14,11 +14,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError
+from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.streams.classes import read_class_texts
 from mmcl_fast.streams.rows import Row, read_rows
 from mmcl_fast.streams.sample import Sample
-from mmcl_fast.streams.validate import check_file, check_modality, check_split, check_words, nearest
+from mmcl_fast.streams.validate import check_file, check_modality, check_split, check_words
 
 FIELDS = ("path", "text", "modality", "label", "split", "task", "id")
 
@@ -63,7 +63,7 @@ def _record(row: Row, null: bool) -> dict[str, str]:
     for field in ("modality", "label", "split"):
         if field not in record:
             others = [name for name in record if name not in FIELDS]
-            raise StreamError(f"{where}: {field!r} is missing{nearest(field, others)}: add it")
+            raise StreamError(f"{where}: {field!r} is missing{meant(field, others)}: add it")
     if ("path" in record) == ("text" in record):
         raise StreamError(f"{where}: give either 'path' or 'text'")
     return record

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmcl_fast.errors import StreamError
+from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.streams.sample import Sample
-from mmcl_fast.streams.validate import nearest
 
 
 def narrow(
@@ -50,5 +49,5 @@ def check_known(named: Iterable[str], there: Sequence[str], option: str) -> None
     for modality in named:
         if modality not in there:
             raise StreamError(
-                f"{option}: no {modality!r} in this stream{nearest(modality, there)}: use {', '.join(there)}"
+                f"{option}: no {modality!r} in this stream{meant(modality, there)}: use {', '.join(there)}"
             )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError
+from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.streams.classes import name_classes, read_class_texts
 from mmcl_fast.streams.rows import TABLES, read_rows
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
-from mmcl_fast.streams.validate import check_split, check_words, nearest
+from mmcl_fast.streams.validate import check_split, check_words
 
 
 def read_table(
@@ -21,7 +21,7 @@ def read_table(
     columns = _columns(text)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
-        files = tables_in(path)
+        files: Mapping[Path, str | None] = tables_in(path)
         if not files:
             raise StreamError(
                 f"{path}: no table there: expected files named by their split, such as train.csv and "
@@ -33,7 +33,7 @@ def read_table(
         )
     else:
         files = {path: None}
-    samples = []
+    samples: list[Sample] = []
     for file, fixed in files.items():
         samples += _samples(file, columns, label, fixed, split, header, root)
     texts = read_class_texts(root)
@@ -86,7 +86,7 @@ def _samples(
                 raise StreamError(_missing(file, option, column, names, header))
         if fixed is None and split not in names:
             raise StreamError(
-                f"{file}: no column {split!r}{nearest(split, names)} to tell train from test: say "
+                f"{file}: no column {split!r}{meant(split, names)} to tell train from test: say "
                 "split = ... with its name, or give a folder that holds train.csv and test.csv"
             )
 
@@ -106,7 +106,7 @@ def _samples(
 def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:
     listed = ", ".join(map(repr, names[:12]))
     hint = "" if not header else ", or header = false and a column's number where the first line is a row"
-    return f"{file}: no column {column!r}{nearest(column, names)} among {listed}: say {option} = ... its name{hint}"
+    return f"{file}: no column {column!r}{meant(column, names)} among {listed}: say {option} = ... its name{hint}"
 
 
 def _field(values: dict[str, Any], name: str, where: str) -> str:
@@ -116,7 +116,7 @@ def _field(values: dict[str, Any], name: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        state = f"missing{nearest(name, list(values))}" if name not in values else f"{type(value).__name__}, not text"
+        state = f"missing{meant(name, values)}" if name not in values else f"{type(value).__name__}, not text"
         raise StreamError(f"{where}: {name!r} is {state}: correct it")
     check_words(value, f"{where}: {name!r}")
     return value

@@ -43,7 +43,7 @@ def read_tars(path: str | Path | Mapping[str, str | Path], *, label: str = "labe
     names = {file: Path(file).relative_to(root).as_posix() for file in given}
     samples = [
         sample
-        for file in sorted(given, key=names.get)
+        for file in sorted(given, key=names.__getitem__)
         for sample in _samples(Path(file), names[file], given[file] or _split_of(names[file]), label)
     ]
     texts = read_class_texts(root)
@@ -55,13 +55,13 @@ def read_tars(path: str | Path | Mapping[str, str | Path], *, label: str = "labe
 def expand(pattern: str) -> list[Path]:
     """The tars that a folder (all below it), a name with ``{000..012}`` or ``{a,b}``, or ``*`` stands for, sorted."""
     if os.path.isdir(pattern):
-        found = sorted(file for file in Path(pattern).rglob("*.tar") if not file.name.startswith("."))
-        if not found:
+        below = sorted(file for file in Path(pattern).rglob("*.tar") if not file.name.startswith("."))
+        if not below:
             raise StreamError(
                 f"{pattern}: no .tar below it: give a tar, a folder of tars or a pattern such as train-{{000..012}}.tar"
             )
-        return found
-    found = []
+        return below
+    found: list[str] = []
     for name in [pattern] if os.path.exists(pattern) else _braces(pattern):
         files = sorted(glob.glob(name, recursive=True)) if not os.path.exists(name) and glob.has_magic(name) else [name]
         if not files:
@@ -128,7 +128,7 @@ def _samples(file: Path, name: str, split: str | None, label: str) -> Iterator[S
 def _items(members: list[Member], where: str, label: str) -> Iterator[tuple[Member, str, dict[str, str]]]:
     """(member, modality, fields) of each item of one key; the class is the field ""."""
     fields: dict[str, str] = {}
-    items = {}
+    items: dict[str, Member] = {}
     for member in members:
         kind = member[3]
         if isinstance(kind, dict):

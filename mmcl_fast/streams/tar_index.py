@@ -10,7 +10,7 @@ import stat
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mmcl_fast.errors import MediaError, StreamError
 from mmcl_fast.media.sniff import sniff
@@ -120,9 +120,10 @@ def _scan(path: Path) -> list[Member]:
 def _members(path: Path, file: BinaryIO) -> list[Member]:
     found: dict[str, Member] = {}
     size = os.fstat(file.fileno()).st_size
-    with tarfile.open(fileobj=_Bounded(file), mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+    bounded = cast(BinaryIO, _Bounded(file))
+    with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
         while (info := tar.next()) is not None:
-            tar.members = []  # tarfile would keep them all
+            tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
             if info.isdir():
                 continue
             name = info.name.removeprefix("./")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmcl_fast.errors import StreamError
+from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
 from mmcl_fast.media.spec import BUILT_IN, MODALITIES
 from mmcl_fast.streams.sample import SPLITS, Sample
@@ -27,22 +26,16 @@ ENDINGS = {
 }
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)`` when something known is close to ``name``, else nothing."""
-    close = difflib.get_close_matches(name.lower(), known, 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def check_modality(name: str, where: str) -> None:
     if name not in MODALITIES:
         raise StreamError(
-            f"{where}: unknown modality {name!r}{nearest(name, MODALITIES)}: use one of {', '.join(MODALITIES)}"
+            f"{where}: unknown modality {name!r}{meant(name, MODALITIES)}: use one of {', '.join(MODALITIES)}"
         )
 
 
 def check_split(name: str, where: str) -> None:
     if name not in SPLITS:
-        raise StreamError(f"{where}: unknown split {name!r}{nearest(name, SPLITS)}: use {', '.join(SPLITS)}")
+        raise StreamError(f"{where}: unknown split {name!r}{meant(name, SPLITS)}: use {', '.join(SPLITS)}")
 
 
 def check_words(text: str, where: str) -> None:
@@ -70,13 +63,12 @@ def check_task(name: str, samples: Sequence[Sample], root: Path) -> None:
 def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bool = False) -> tuple[int, int, int]:
     """Refuses a missing or (unless ``empty``) an empty file and an ending of another modality; returns (device,
     inode, offset)."""
-    part = isinstance(path, Slice)
     try:
-        stat = os.stat(path.path if part else path)
+        stat = os.stat(path.path if isinstance(path, Slice) else path)
     except OSError as error:
         reason = error.strerror or error
         raise StreamError(f"{where}: {reason}: restore the file or remove its entry") from None
-    if (path.size if part else stat.st_size) == 0 and not empty:
+    if (path.size if isinstance(path, Slice) else stat.st_size) == 0 and not empty:
         raise StreamError(f"{where}: the file is empty: replace or remove it")
     ending = os.path.splitext(str(path))[1].lstrip(".").lower()
     if modality in BUILT_IN and ending in ENDINGS and modality not in ENDINGS[ending]:
@@ -84,7 +76,7 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
             f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
             f"it to {' or '.join(sorted(ENDINGS[ending]))}"
         )
-    return stat.st_dev, stat.st_ino, path.offset if part else 0
+    return stat.st_dev, stat.st_ino, path.offset if isinstance(path, Slice) else 0
 
 
 def validate(samples: Sequence[Sample], root: Path, *, keep_empty: bool = False) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import ConfigError, StreamError
+from mmcl_fast.errors import ConfigError, StreamError, meant
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.known import audio, depth, image, text, video
 from mmcl_fast.streams.known.layout import Folder, Layout
-from mmcl_fast.streams.sample import Sample
-from mmcl_fast.streams.validate import check_words, nearest
+from mmcl_fast.streams.sample import ClassId, Sample
+from mmcl_fast.streams.validate import check_words
 
 LAYOUTS: dict[str, Layout] = {**image.LAYOUTS, **video.LAYOUTS, **audio.LAYOUTS, **depth.LAYOUTS, **text.LAYOUTS}
 
@@ -29,7 +29,8 @@ def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[s
             raise StreamError(f"{held[modality]} and {name} are both {modality}: give one dataset a modality")
         held[modality] = name
     samples: list[Sample] = []
-    texts, roots = {}, []
+    texts: dict[ClassId, str] = {}
+    roots: list[str] = []
     for modality in filter(held.get, MODALITIES):
         name = held[modality]
         folder = _folder(name, **given[name])
@@ -45,7 +46,7 @@ def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[s
 def find(name: str) -> Layout:
     """Raises StreamError with the nearest name."""
     if name not in LAYOUTS:
-        raise StreamError(f"unknown dataset {name!r}{nearest(name, list(LAYOUTS))}: use one of {', '.join(LAYOUTS)}")
+        raise StreamError(f"unknown dataset {name!r}{meant(name, LAYOUTS)}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
@@ -55,7 +56,7 @@ def chosen(tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None) -> d
     Raises:
         ConfigError: naming the key that is missing or does not fit.
     """
-    out = {}
+    out: dict[str, Mapping[str, Any]] = {}
     for modality, table in tables.items():
         key, name = f"stream.datasets.{modality}", table["name"]
         if name is None:
@@ -63,7 +64,7 @@ def chosen(tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None) -> d
                 raise ConfigError(f"{key}.name: missing; use one of {_names(modality)}")
             continue
         if name not in LAYOUTS or LAYOUTS[name].modality != modality:
-            hint = nearest(name, [known for known, layout in LAYOUTS.items() if layout.modality == modality])
+            hint = meant(name, [known for known, layout in LAYOUTS.items() if layout.modality == modality])
             raise ConfigError(
                 f"{key}.name: {name!r} is no known dataset of {modality}{hint}; use one of {_names(modality)}"
             )
@@ -106,5 +107,5 @@ def _samples(folder: Folder) -> Iterator[Sample]:
             check_words(label, f"{root}/{place}: its class")
             checked.add(label)
         text = item if isinstance(item, str) else None
-        file = None if text is not None else item or Path(f"{root}/{place}")
+        file = None if isinstance(item, str) else item or Path(f"{root}/{place}")
         yield Sample(modality, label, file, text, split, f"{name}/{place}")

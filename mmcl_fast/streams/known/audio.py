@@ -26,7 +26,8 @@ def _split(folder: Folder, fold: str) -> str:
 def _vggsound(folder: Folder) -> list[Found]:
     """Clips that are not on the disk, and then classes without clips to train or to test on, are left out: videos
     vanish from where these come from."""
-    found, stems = [], {}
+    found: list[Found] = []
+    stems: dict[str, str] = {}
     for row in folder.rows("vggsound.csv", "1", "2", "3", "4", header=False):
         stems = stems or folder.stems()
         video, start, label, split = row.values.values()
@@ -41,7 +42,8 @@ def _audioset(folder: Folder) -> list[Found]:
     """A clip has many events; its class is the one that sounds longest in it, the first of equals. Clips and classes
     are left out as of VGGSound."""
     names = {row.values["1"]: row.values["2"] for row in folder.rows("mid_to_display_name.tsv", "2", header=False)}
-    stems, found = folder.stems(), []
+    stems = folder.stems()
+    found: list[Found] = []
     for split, word in (("train", "train"), ("test", "eval")):
         place = f"audioset_{word}_strong.tsv"
         seconds: dict[str, dict[str, float]] = {}
@@ -60,7 +62,7 @@ def _audioset(folder: Folder) -> list[Found]:
             video = clip.rpartition("_")[0]
             known = next((stems[stem] for stem in (clip, video, f"Y{video}", f"Y{clip}") if stem in stems), None)
             if known:
-                found.append(Found(names[max(events, key=events.get)], split, known))
+                found.append(Found(names[max(events, key=events.__getitem__)], split, known))
     return _some(folder, found, "audio/s9d-2nhuJCQ_30000.wav")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import TypeVar
 
 from mmcl_fast.streams.known.layout import Folder, Found, Layout
 
 TAGS = {"1": "train", "2": "test"}  # of HMDB51's lists; 0: in neither
+Content = TypeVar("Content", list, dict)
 
 
 def camel(label: str) -> str:
@@ -63,7 +65,7 @@ def _something(folder: Folder) -> Iterator[Found]:
             yield Found(label, split, folder.file(videos, f"{record['id']}.webm"))
 
 
-def _json(folder: Folder, place: str, kind: type) -> list | dict:
+def _json(folder: Folder, place: str, kind: type[Content]) -> Content:
     try:
         content = json.loads(folder.text(place))
     except (ValueError, RecursionError) as error:
