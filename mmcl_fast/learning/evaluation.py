@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from mmcl_fast.streams.sample import ClassId
+from mmcl_fast import parallel
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.sample import ClassId, Task
+
+if TYPE_CHECKING:
+    from mmcl_fast.learning.learner import Learner
 
 SETTINGS = ("agnostic", "given", "given_masked")
 ABOUT = {
@@ -85,6 +92,52 @@ def settings_of(setting: str) -> tuple[str, ...]:
     if setting == "agnostic":
         return ("agnostic",)
     raise ValueError(f"setting = {setting!r}: use agnostic, given or both")
+
+
+def evaluate(learner: Learner, tasks: Sequence[Task], setting: str, split: str, upcoming: Sequence[Task]) -> Evaluation:
+    """See ``Learner.evaluate``."""
+    wanted = settings_of(setting)
+    if not tasks:
+        raise StreamError("evaluate: no task given; learn one first")
+    known = len(learner.classes)
+    classes = learner.classes
+    for task in [*tasks, *upcoming]:
+        classes = learner.classes_with(task, classes)
+    result = Evaluation([t.name for t in tasks], [], [t.class_ids for t in tasks])
+    taken: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in wanted}
+    learned = {t["name"] for t in learner.tasks}
+    own: dict[str, set[int]] = {task.modality: set() for task in tasks}  # a modality's classes learned
+    for t in learner.tasks:
+        own.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
+    columns = {m: torch.tensor(sorted(ids), dtype=torch.int64, device=learner.encoder.device) for m, ids in own.items()}
+    for task in tasks:
+        samples = task.split(split)
+        if not samples:
+            raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
+        result.counts.append(len(samples))
+        samples = parallel.dealt(samples)
+        tokens = learner.own_tokens(samples, f"{task.name}: decode and trunk", keep=True)
+        if tokens is None:
+            for name in wanted:
+                taken[name].append(Counter())
+            continue
+        keys = dict(zip(task.classes, task.class_ids))
+        needed = {s != "agnostic" for s in wanted} if learner.method.routes else {True}
+        with parallel.alone():
+            scores = {given: learner.method.scores(tokens, task.modality, classes, given=given) for given in needed}
+        new = sorted({classes.place[key] for key in task.class_ids} - own[task.modality])
+        for name in wanted:
+            masked = (
+                torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)])
+                if name == "given_masked"
+                else None
+            )
+            competing = scores[name != "agnostic" or not learner.method.routes]
+            guesses = best(competing[:, : known if task.name in learned else len(classes)], masked).tolist()
+            taken[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, guesses)))
+    told = parallel.all_told(taken)
+    result.taken = {name: [sum(parts, Counter()) for parts in zip(*(t[name] for t in told))] for name in wanted}
+    return result
 
 
 def best(scores: Tensor, columns: Tensor | None = None) -> Tensor:

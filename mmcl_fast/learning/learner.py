@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ from mmcl_fast import parallel
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
 from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache, machine_memory
 from mmcl_fast.errors import ConfigError, RunError, StreamError
-from mmcl_fast.learning import checkpoint
-from mmcl_fast.learning.evaluation import Evaluation, best, settings_of
+from mmcl_fast.learning import checkpoint, evaluation
+from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.journal import generators
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
 from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.steps import Journal, Unkept
-from mmcl_fast.streams.sample import ClassId, Sample, Task
+from mmcl_fast.streams.sample import Sample, Task
 
 
 class Learner:
@@ -69,7 +68,7 @@ class Learner:
         chosen = make_options(method, options)
         if parallel.world() > 1 and not vars(method_class(method)).get("shares"):  # not inherited
             raise ConfigError(f"method {method}: learns in one process only; leave out --devices or torchrun")
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "method": method,
             "options": dataclasses.asdict(chosen),
             "seed": seed,
@@ -115,11 +114,11 @@ class Learner:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
         self.method.seconds = {}
         if parallel.world() > 1:  # each its part, into the cache where all find the rest
-            self._tokens(parallel.dealt(samples), f"{task.name}: decode and trunk", views=self.views)
-        tokens = self._tokens(samples, f"{task.name}: decode and trunk", views=self.views)
+            self.own_tokens(parallel.dealt(samples), f"{task.name}: decode and trunk", views=self.views)
+        tokens = self.tokens(samples, f"{task.name}: decode and trunk", views=self.views)
         trunk_seconds = time.perf_counter() - started
-        classes = self._with(task, self.classes)
-        ids = {name: classes.place[tuple(key)] for name, key in zip(task.classes, task.class_ids)}
+        classes = self.classes_with(task, self.classes)
+        ids = {name: classes.place[key] for name, key in zip(task.classes, task.class_ids)}
         labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
         tensors, values = self.method.state()
@@ -169,10 +168,10 @@ class Learner:
             fresh.load_state(tensors, values)
         self.method = fresh
 
-    def _with(self, task: Task, classes: Classes) -> Classes:
+    def classes_with(self, task: Task, classes: Classes) -> Classes:
         """The class book with a task's classes added; a class met before keeps its id. A text that another class
         already has ("dog" seen, then heard) is told apart by the modality: "dog (audio)"."""
-        new = {tuple(key): text for key, text in zip(task.class_ids, task.texts) if tuple(key) not in classes.place}
+        new = {key: text for key, text in zip(task.class_ids, task.texts) if key not in classes.place}
         if not new:
             return classes
         keys, texts, taken = [*classes.keys, *new], list(classes.texts), set(classes.texts)
@@ -182,15 +181,21 @@ class Learner:
         embedded = self.encoder.text(texts[len(classes) :]).to(self.encoder.device)
         return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
 
-    def _tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens | None:
+    def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
+        """Trunk tokens of samples of one modality, at least one; ``title`` is shown while they are computed."""
         with parallel.together(), self.method.phase(title, len(samples) * views) as shown:
-            tokens = (
-                self.cache.tokens(self.encoder, samples, views=views, seed=self.seed, advance=shown.advance, keep=keep)
-                if samples
-                else None
+            tokens = self.cache.tokens(
+                self.encoder, samples, views=views, seed=self.seed, advance=shown.advance, keep=keep
             )
         self.method.seconds.pop(title, None)
         return tokens
+
+    def own_tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens | None:
+        """``tokens`` of the samples that this process was dealt; None where these are none."""
+        if samples:
+            return self.tokens(samples, title, views, keep)
+        with parallel.together():  # as the others do
+            return None
 
     # ---- evaluation and prediction --------------------------------------------------------------------------
 
@@ -207,52 +212,7 @@ class Learner:
             split: ``test`` or ``val``.
             upcoming: tasks whose classes also compete for the samples of tasks not yet learned.
         """
-        wanted = settings_of(setting)
-        if not tasks:
-            raise StreamError("evaluate: no task given; learn one first")
-        known = len(self.classes)
-        classes = self.classes
-        for task in [*tasks, *upcoming]:
-            classes = self._with(task, classes)
-        result = Evaluation([t.name for t in tasks], [], [t.class_ids for t in tasks])
-        taken: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in wanted}
-        learned = {t["name"] for t in self.tasks}
-        own: dict[str, set[int]] = {task.modality: set() for task in tasks}  # a modality's classes learned
-        for t in self.tasks:
-            own.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
-        columns = {
-            m: torch.tensor(sorted(ids), dtype=torch.int64, device=self.encoder.device) for m, ids in own.items()
-        }
-        for task in tasks:
-            samples = task.split(split)
-            if not samples:
-                raise StreamError(
-                    f"task {task.name}: no sample in its {split} split; add files or choose another split"
-                )
-            result.counts.append(len(samples))
-            samples = parallel.dealt(samples)
-            tokens = self._tokens(samples, f"{task.name}: decode and trunk", keep=True)
-            if tokens is None:
-                for name in wanted:
-                    taken[name].append(Counter())
-                continue
-            keys = dict(zip(task.classes, task.class_ids))
-            needed = {s != "agnostic" for s in wanted} if self.method.routes else {True}
-            with parallel.alone():
-                scores = {given: self.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-            new = sorted({classes.place[key] for key in task.class_ids} - own[task.modality])
-            for name in wanted:
-                masked = (
-                    torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)])
-                    if name == "given_masked"
-                    else None
-                )
-                competing = scores[name != "agnostic" or not self.method.routes]
-                guesses = best(competing[:, : known if task.name in learned else len(classes)], masked).tolist()
-                taken[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, guesses)))
-        told = parallel.all_told(taken)
-        result.taken = {name: [sum(parts, Counter()) for parts in zip(*(t[name] for t in told))] for name in wanted}
-        return result
+        return evaluation.evaluate(self, tasks, setting, split, upcoming)
 
     def spec(self, modality: str) -> Spec:
         """How files of a modality are prepared: the encoder's way, with the settings of [media]."""

@@ -223,7 +223,7 @@ def test_who_competes_for_a_sample(root):
         learner.learn(task)
     known, result, classes = len(learner.classes), learner.evaluate(stream.tasks), learner.classes
     for task in stream.tasks:
-        classes = learner._with(task, classes)
+        classes = learner.classes_with(task, classes)
     for i, task in enumerate(stream.tasks):
         own = {
             classes.place[k]

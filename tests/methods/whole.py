@@ -57,7 +57,7 @@ def check_learning(learner: Learner, tasks: list, last: float, setting: str = "a
 def check_predictions_by_instance(learner: Learner, tasks: list) -> None:
     """The scores of a sample don't depend on what else is asked."""
     for task in tasks[-3:]:
-        tokens = learner._tokens(task.test, "test")
+        tokens = learner.tokens(task.test, "test")
         for given in (False, True):
             all_at_once = learner.method.scores(tokens, task.modality, learner.classes, given=given)
             assert all_at_once.shape == (len(task.test), len(learner.classes))
@@ -72,7 +72,7 @@ def check_state(learner: Learner, tasks: list, folder: Path) -> None:
     again = Learner.load(folder / "saved", encoder=ToyEncoder(), device="cpu")
     for given in (False, True):
         for task in tasks:
-            tokens = learner._tokens(task.test, "test")
+            tokens = learner.tokens(task.test, "test")
             scores = [x.method.scores(tokens, task.modality, x.classes, given=given) for x in (learner, again)]
             assert torch.equal(*scores)
     for x in (learner, again):
