@@ -1,0 +1,130 @@
+"""The pages of docs/ run as a reader runs them: their commands and programs in order, in one shell, in one folder.
+
+Fenced blocks, by the words after the fence:
+    sh           commands; all of a page share one shell
+    python       a program; where its first line is a comment with a file's name, it is saved under that name instead
+    text         right after one of these: what that printed; ``...`` stands for anything, blanks for any blanks, and
+                 the lines of tables count as blanks
+    ... no-run   needs what a test does not have: it must only be valid (``check_unrun``)
+Other languages are for reading.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
+PORT = "8765"  # in a page; a free one where it runs
+MARK = "=== block {} ==="
+# The shell waits for a server that was started, and ends it whatever happens.
+START = """set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+answers() {{ (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; }}
+"""
+WAIT = "for _ in $(seq 600); do answers && break; kill -0 $!; sleep 0.1; done"
+
+
+@dataclass(frozen=True)
+class Block:
+    """``printed``: what the page says that it prints; None: nothing is said. ``line``: of its fence, from 1."""
+
+    language: str
+    text: str
+    line: int
+    run: bool = True
+    printed: str | None = None
+
+    @property
+    def file(self) -> str | None:
+        """The name under which it is saved, where it is not run."""
+        found = re.match(r"# ([\w.-]+\.py)\n", self.text) if self.language == "python" else None
+        return found[1] if found else None
+
+
+def blocks(page: Path) -> list[Block]:
+    text, out = page.read_text(encoding="utf-8"), []
+    previous = 0
+    for found in FENCE.finditer(text):
+        words = found[1].split()
+        line = text.count("\n", 0, found.start()) + 1
+        if words[:1] == ["text"] and out and not text[previous : found.start()].strip():
+            out[-1] = Block(out[-1].language, out[-1].text, out[-1].line, out[-1].run, found[2])
+        elif words and words[0] in ("sh", "python"):
+            out.append(Block(words[0], found[2], line, "no-run" not in words[1:]))
+        previous = found.end()
+    return out
+
+
+def script(found: list[Block], place: Path, port: int) -> str:
+    """One bash program of all blocks that run; programs and saved files are written to ``place``."""
+    lines = [START.format(port=port)]
+    for number, block in enumerate(found):
+        lines.append(f"echo; echo '{MARK.format(number)}'")
+        text = block.text.replace(PORT, str(port))
+        if not block.run:
+            continue
+        if block.file:
+            (place / block.file).write_text(text)
+        elif block.language == "python":
+            (place / f"block_{number}.py").write_text(text)
+            lines.append(f"python block_{number}.py")
+        else:
+            lines.append(text)
+            if re.search(rf"\b{port}\b.*&\s*$", text):
+                lines.append(WAIT)
+    return "\n".join(lines)
+
+
+def plain(printed: str) -> str:
+    """Without the lines of tables."""
+    return re.sub("[\u2500-\u257f]", " ", printed)
+
+
+def pattern(printed: str) -> re.Pattern[str]:
+    parts = [r"\s+".join(map(re.escape, part.split())) for part in plain(printed).split("...")]
+    return re.compile(r"\s*" + r".*?".join(rf"\s*{part}\s*" for part in parts) + r"\s*\Z", re.S)
+
+
+def run(page: Path, place: Path, timeout: float = 600) -> None:
+    """Run a page in the folder ``place``; AssertionError names the line of what failed or printed something else."""
+    bin = place / ".bin"
+    bin.mkdir()
+    for name, words in (("mmcl-fast", "-m mmcl_fast"), ("python", "")):
+        (bin / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        (bin / name).chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = blocks(page)
+    environment = {
+        **os.environ,
+        "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
+    environment.pop("COLUMNS", None)
+    done = subprocess.run(
+        ["bash", "-c", script(found, place, port)],
+        cwd=place,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+    outputs = re.split(r"^=== block \d+ ===\n", done.stdout, flags=re.M)[1:]
+    if done.returncode:
+        block = found[len(outputs) - 1]
+        raise AssertionError(f"{page.name}, line {block.line}: exit code {done.returncode}\n{outputs[-1]}")
+    for block, output in zip(found, outputs, strict=True):
+        if block.printed is not None and block.run and not pattern(block.printed).match(plain(output)):
+            raise AssertionError(f"{page.name}, line {block.line} printed:\n{output}\nand not:\n{block.printed}")
