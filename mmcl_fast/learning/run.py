@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import platform
-import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,34 +15,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mmcl_fast import parallel
-from mmcl_fast.config import recorded
 from mmcl_fast.errors import ConfigError, RunError
-from mmcl_fast.learning import checkpoint, files, metrics, tracking
+from mmcl_fast.learning import checkpoint, files, tracking
 from mmcl_fast.learning.evaluation import settings_of
+from mmcl_fast.learning.folder import SKIPPED, begin, compared, examine, first_difference, holds_run
 from mmcl_fast.learning.journal import Journal, set_generators
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.log import MetricsLog
+from mmcl_fast.learning.source import make_stream
+from mmcl_fast.learning.summary import notes, summarize
 from mmcl_fast.methods import make_options
 from mmcl_fast.methods.steps import Unkept
-from mmcl_fast.streams import broken, known
-from mmcl_fast.streams.sample import Task
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
-FREE = (
-    "workers",
-    "device",
-    "cache",
-    "cache_gb",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "track",
-)  # [train]: may change
-COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
+__all__ = ["SKIPPED", "Result", "examine", "holds_run", "make_stream", "notes", "train"]
+
 CONFUSIONS = 5  # of a class that the last row names
-SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
 
 
 @dataclass
@@ -56,48 +43,6 @@ class Result:
     summary: dict[str, Any]
     learner: Learner
     stream: Stream
-
-
-def make_stream(config: Config, run: Path | None = None) -> Stream:
-    """The stream that the section [stream] describes; with the folder of a run, without what that run skipped."""
-    stream = _described(config)
-    if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
-        return stream
-    return broken.without(stream, broken.read(run / SKIPPED))
-
-
-def _described(config: Config) -> Stream:
-    s = config.stream
-    options = {
-        "classes_per_task": s.classes_per_task,
-        "order": s.order,
-        "seed": s.seed,
-        "modalities": s.modalities,
-        "late": s.late,
-        "share": s.share,
-        "shuffle_classes": s.shuffle_classes,
-        "shared_classes": s.shared_classes,
-        "validation": s.validation,
-        "check": s.check and s.on_broken == "error",  # check.skip compares what is left
-        "keep_empty": s.on_broken == "skip",
-    }
-    for name in ("text", "label", "split", "header"):
-        if name not in COLUMNS.get(s.source, ()) and getattr(s, name) != type(s).model_fields[name].default:
-            raise ConfigError(f"stream.{name}: not read where source = {s.source!r}; remove it")
-    if s.source != "known" and s.datasets != type(s.datasets)():
-        raise ConfigError(f'stream.datasets: for source = "known", not {s.source!r}; remove it or set the source')
-    if isinstance(s.path, dict) and s.source != "tar":
-        raise ConfigError(f'stream.path: a table of splits is for source = "tar", not {s.source!r}; give one path')
-    if s.source == "demo":
-        return Stream.demo(s.path, **options)
-    if s.source == "known":
-        if s.path is not None:
-            raise ConfigError('stream.path: not read where source = "known"; give stream.datasets.<modality>.path')
-        return Stream.from_known(known.chosen(s.datasets.model_dump(), config.media.depth_kind), **options)
-    if s.path is None:
-        raise ConfigError(f"stream.path: missing; source = {s.source!r} needs the path of its {s.source}")
-    options |= {name: getattr(s, name) for name in COLUMNS.get(s.source, ())}
-    return getattr(Stream, f"from_{s.source}")(s.path, **options)
 
 
 def train(
@@ -146,7 +91,7 @@ def train(
                 checkpoint.clean(out)
         with parallel.together():
             log = MetricsLog(out / "metrics.jsonl")
-            seconds = _go_on(out, learner, len(stream), log, say)
+            seconds, counts = _go_on(out, learner, len(stream), log, say)
         parallel.require_same(
             {
                 "the stream": stream.fingerprint,
@@ -159,7 +104,7 @@ def train(
             if parallel.first():
                 begin(out, settings, stream)
             if parallel.first() and log.rows:
-                log.write({"event": "resume", "after": len(learner.tasks), "environment": _compared(out, say)})
+                log.write({"event": "resume", "after": len(learner.tasks), "environment": compared(out, say)})
             if parallel.first():
                 names = [task.name for task in stream.tasks]
                 held.enter_context(tracking.shown(config.train.track, out, log, names, settings, say))
@@ -167,7 +112,7 @@ def train(
         journal.clear(len(learner.tasks))
         with journal.signals():
             started = time.perf_counter()
-            _learn(stream, learner, journal, config, out, log, seconds, progress)
+            _learn(stream, learner, journal, config, out, log, seconds, counts, progress)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
             with parallel.together():
@@ -189,13 +134,13 @@ def _learn(
     out: Path,
     log: MetricsLog,
     seconds: dict[str, float],
+    counts: dict[str, int],
     progress: Any,
 ) -> None:
     """The tasks that are not learned yet, and the rows that are not in the log yet. ``seconds``: what learning the
-    newest task took, if its row is not there."""
+    newest task took, ``counts``: of how many samples and steps, if its row is not there."""
     total, whole = len(stream), learner.method.cumulative
     for number in range(len(learner.tasks), total + 1):
-        counts: dict[str, int] = {}  # samples and steps that the seconds are of
         if number > len(learner.tasks):
             journal.start(total if whole else number)  # all that a cumulative method trains, it trains at the end
             seconds = learner.learn(stream.tasks[number - 1])
@@ -208,7 +153,9 @@ def _learn(
                     if parallel.first():
                         tensors, values = learner.contents()
                         checkpoint.write(
-                            out / "checkpoints" / f"task-{number:03d}", tensors, values | {"seconds": seconds}
+                            out / "checkpoints" / f"task-{number:03d}",
+                            tensors,
+                            values | {"seconds": seconds, "counts": counts},
                         )
                         journal.clear(number)
                         if config.train.keep_checkpoints != "all":
@@ -233,13 +180,16 @@ def _learn(
             progress.log(_line(log, number, total, task.name))
 
 
-def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -> dict[str, float]:
-    """Bring learner and log to where the run stopped. Returns the seconds that its newest task took."""
+def _go_on(
+    out: Path, learner: Learner, total: int, log: MetricsLog, say: Any
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Bring learner and log to where the run stopped. Returns the seconds that its newest task took, and the counts of
+    samples and steps that they are of."""
     broken: list[str] = []
     done = checkpoint.latest(out, broken)
     for line in broken:
         say(f"passed over: {line}")
-    seconds = {}
+    seconds, counts = {}, {}
     if done is not None:
         tensors, values = checkpoint.read(done)
         here = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
@@ -252,10 +202,10 @@ def _go_on(out: Path, learner: Learner, total: int, log: MetricsLog, say: Any) -
             )
         learner.restore(tensors, values, done)
         set_generators({k: v for k, v in tensors.items() if k.startswith("generator/")})
-        seconds = values.get("seconds", {})
+        seconds, counts = values.get("seconds", {}), values.get("counts", {})
     log.keep(total if learner.method.cumulative else len(learner.tasks))
     log.require(len(learner.tasks))
-    return seconds
+    return seconds, counts
 
 
 @contextmanager
@@ -286,84 +236,6 @@ def _deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
-
-
-def holds_run(out: Path, resume: bool) -> bool:
-    """Whether ``out`` holds a run that has begun, and may be gone on with.
-
-    Raises:
-        RunError: it holds something else, or a run and ``resume`` is False.
-    """
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file; give --out the name of a folder")
-    try:
-        names = {f.name for f in out.iterdir() if not f.name.endswith(".part")} if out.is_dir() else set()
-    except OSError as fault:
-        raise RunError(f"{out}: can't be read ({fault.strerror}); give another --out") from None
-    if names <= {files.LOCK, SKIPPED}:  # all that a run stopped before its config.json leaves
-        return False
-    if not resume:
-        raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
-    if "config.json" not in names:
-        raise RunError(f"{out / 'config.json'}: missing, so {out} is no run folder; give another --out")
-    return True
-
-
-def examine(config: Config, out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
-    """Check the run folder, writing nothing. Returns what config.json is to hold.
-
-    Raises:
-        RunError, ConfigError: it holds a run of another config; a key that its config.json lacks counts as today's
-            default.
-    """
-    settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
-    if holds_run(out, resume):
-        file = out / "config.json"
-        difference = first_difference(recorded(out), settings)
-        if difference:
-            raise RunError(f"{file}: another config: {difference}; resume with the same config or give another --out")
-    return settings
-
-
-def begin(out: Path, settings: dict[str, Any], stream: Stream) -> None:
-    """Write what is fixed from the start; what is there stays as it is."""
-    if not (out / "config.json").exists():
-        if stream.skipped or (out / SKIPPED).exists():  # one of a run stopped before its config.json
-            files.replace(out / SKIPPED, broken.to_jsonl(stream.skipped).encode())
-        files.write_json(out / "config.json", settings)
-    if not (out / "environment.json").exists():
-        files.write_json(out / "environment.json", environment())
-
-
-def _compared(out: Path, say: Any) -> dict[str, Any]:
-    """This session's environment; says what of it differs from the first session's."""
-    here = environment()
-    try:
-        first = json.loads((out / "environment.json").read_text())
-    except ValueError:
-        raise RunError(
-            f"{out / 'environment.json'}: not readable as JSON; restore it from a copy, or remove it"
-        ) from None
-    apart = [k for k in here if k != "free_disk_gb" and isinstance(first, dict) and first.get(k) != here[k]]
-    if apart:
-        say(
-            f"note: another {', '.join(apart)} than when the run began; numbers may differ from those of a run in one "
-            "go"
-        )
-    return here
-
-
-def first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first key at which two JSON values differ, with both values; None when equal."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys([*old, *new]):
-            if path == "train." and key in FREE:
-                continue
-            found = first_difference(old.get(key), new.get(key), f"{path}{key}.")
-            if found:
-                return found
-        return None
-    return None if old == new else f"{path[:-1]} was {json.dumps(old)}, is {json.dumps(new)}"
 
 
 def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> Iterator[dict[str, Any]]:
@@ -400,86 +272,3 @@ def _line(log: MetricsLog, number: int, total: int, name: str) -> str:
         if scores
         else f"task {number}/{total} {name} learned"
     )
-
-
-def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, config: Config) -> dict[str, Any]:
-    """summary.json from the events of a finished run."""
-    T = len(stream)
-    counts = [len(t.test) for t in stream.tasks]
-    modalities = [t.modality for t in stream.tasks]
-    settings = {}
-    for name in settings_of(config.train.evaluate):
-        rows = {e["after"]: e["row"] for e in events if e["event"] == "evaluation" and e["setting"] == name}
-        R = [rows.get(t, [None] * T) for t in range(T + 1)]
-        settings[name] = {"R": R, "metrics": metrics.summarize(R, counts, modalities)}
-    seconds: dict[str, float] = {}
-    for event in events:
-        for phase, value in event.get("seconds", {}).items():
-            seconds[phase] = seconds.get(phase, 0.0) + value
-    shares = [e for e in events if e["event"] == "contributions"]
-    return {
-        "tasks": [
-            {
-                "name": t.name,
-                "modality": t.modality,
-                "classes": list(t.classes),
-                "train": len(t.train),
-                "test": len(t.test),
-                "test_by_class": _by_class(t),
-            }
-            for t in stream.tasks
-        ],
-        "settings": settings,
-        "formulas": metrics.FORMULAS,
-        "contributions": {k: shares[-1][k] for k in ("modalities", "matrix")} if shares else None,
-        "seconds": seconds,
-        **learner.describe(),
-        "notes": notes(config, stream),
-    }
-
-
-def _by_class(task: Task) -> list[int]:
-    """Test samples of each class."""
-    found = Counter(sample.label for sample in task.test)
-    return [found[name] for name in task.classes]
-
-
-def notes(config: Config, stream: Stream) -> list[str]:
-    """What must stand wherever the numbers stand."""
-    out = [
-        "R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
-        "Prediction is per instance.",
-        "Agnostic: a file is decoded as its kind of media; prompts and gates come from the relevance function alone.",
-    ]
-    if config.stream.source == "demo":
-        out.append(
-            "Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
-            "not camera-shot."
-        )
-    if stream.skipped:
-        out.append(
-            f"{len(stream.skipped)} samples do not decode and were left out; {SKIPPED} in the run folder names them."
-        )
-    return out
-
-
-def environment() -> dict[str, Any]:
-    """What this run ran on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    packages = {}
-    for name in ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": packages,
-        "processes": parallel.world(),
-        "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1),
-    }
