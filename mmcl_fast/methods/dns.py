@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import require_one_process, train
 from mmcl_fast.methods.embedding import unit_query
@@ -85,7 +85,7 @@ class Dns(Method):
     reads_texts = True
     Options = DnsOptions
 
-    def __init__(self, encoder, options: DnsOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: DnsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.width = encoder.dim + (encoder.query_dim if options.source == "zq" else 0)
@@ -148,8 +148,8 @@ class Dns(Method):
         return self._bases(image, source)
 
     def _bases(self, image: Tensor, source: Moment) -> tuple[Tensor, Tensor]:
-        found = span(image, 0.0), span(source.total / max(source.count, 1), self.options.lambda_min)
-        return tuple(basis.float().to(self.encoder.device) for basis in found)
+        kept, used = span(image, 0.0), span(source.total / max(source.count, 1), self.options.lambda_min)
+        return kept.float().to(self.encoder.device), used.float().to(self.encoder.device)
 
     def _features(self, tokens: Tokens, modality: str) -> Tensor:
         """f, ``[n, d]`` float32."""

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.classifier import Growing, feature
 from mmcl_fast.methods.embedding import BATCH
@@ -36,7 +37,7 @@ class EwcOptions:
     strength: float = 1000.0  # lambda
 
 
-def penalty(fisher: dict[str, Tensor], now: dict[str, Tensor], anchor: dict[str, Tensor]) -> Tensor:
+def penalty(fisher: dict[str, Tensor], now: dict[str, Tensor], anchor: dict[str, Tensor]) -> Tensor | float:
     """1/2 sum_i F_i (theta_i - theta*_i)^2 over the names that have a Fisher information. Rows of ``now`` beyond
     those of the anchor (new classes) are free."""
     return 0.5 * sum((f * (now[k][: len(f)] - anchor[k]).square()).sum() for k, f in fisher.items() if k in now)
@@ -65,13 +66,13 @@ class Ewc(Tuned):
     name = "ewc"
     Options = EwcOptions
 
-    def __init__(self, encoder, options: EwcOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: EwcOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.fisher: dict[str, Tensor] = {}  # of "weight", "bias" and each tower's prompt
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         tower, target, head = self.encoder.tower(data.modality), data.targets, self.classifier
-        anchor = {**head.state(), tower: self.prompt(data.modality)}
+        anchor = {**head.state(), **self.bank.prompts}
 
         def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
             now = {"weight": head.weight, "bias": head.bias, tower: prompt}

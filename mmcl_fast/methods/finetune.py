@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import ops, parallel
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
 
@@ -30,7 +30,7 @@ class Finetune(Method):
     shares = True
     Options = FinetuneOptions
 
-    def __init__(self, encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.bank = PromptBank(encoder, options.prompt_length)  # keyed by tower here
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import parallel
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import embed_all, unit_query
@@ -42,7 +42,7 @@ class Joint(Method):
     Options = JointOptions
     cumulative = True
 
-    def __init__(self, encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
         self.bank = PromptBank(encoder, options.prompt_length)

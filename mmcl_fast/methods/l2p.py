@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.pool import Composed, Pooled, distance
@@ -58,7 +59,7 @@ class L2p(Pooled):
     name = "l2p"
     Options = L2pOptions
 
-    def __init__(self, encoder, options: L2pOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: L2pOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         if options.selected > options.pool_size:
             raise ConfigError(

@@ -88,7 +88,7 @@ class Pooled(Method):
     zero-shot; later they are -inf for classes never trained. A tower without a pool takes its head bare.
     """
 
-    def __init__(self, encoder, options: Any, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.pools: dict[str, dict[str, Tensor]] = {}  # tower -> what its pool holds, by name
         self.classifier = Growing(encoder.dim, encoder.device)

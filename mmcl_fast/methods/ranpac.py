@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing, require_one_process, train
 from mmcl_fast.methods.embedding import unit_query
@@ -82,7 +82,7 @@ class RanPac(Method):
     name = "ranpac"
     Options = RanPacOptions
 
-    def __init__(self, encoder, options: RanPacOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: RanPacOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         width = encoder.query_dim + (0 if options.source == "q" else encoder.dim)
         size = options.projections

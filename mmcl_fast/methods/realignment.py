@@ -102,7 +102,7 @@ class Realigner:
     def __call__(self, u: Tensor, gate: Tensor) -> Tensor:
         """u ``[B, D_u]`` (its first D coordinates are z), gate ``[B, M]`` -> e ``[B, D]``, unit rows."""
         z = u[:, : self.dim]
-        if self.down is None:
+        if self.down is None or self.up is None:
             return F.normalize(z, dim=-1)
         return ops.realign(z, gate, self.down, self.up, source=self.source(u))
 
@@ -149,15 +149,17 @@ class Realigner:
             dtype: of the drawn features and the matrix products; A, B and the loss are float32.
             compiled: a step's forward and backward through torch.compile.
         """
-        pool, label, home = [], [], []
+        if self.down is None or self.up is None:
+            raise ValueError("nothing to train from: solve or start_at_zero first")
+        drawn, classes, rows_of = [], [], []
         for row, modality in enumerate(modalities):
             labels = memory.labels(modality)
             share = max(1, round(4 * per_step / (len(modalities) * len(labels))))
-            pool.append(memory.draw(modality, share, generator))
-            label.append(torch.tensor(labels).repeat_interleave(share))
-            home.append(torch.full((len(label[-1]),), row))
-        u = torch.cat(pool)
-        label, home = torch.cat(label).to(u.device), torch.cat(home).to(u.device)
+            drawn.append(memory.draw(modality, share, generator))
+            classes.append(torch.tensor(labels).repeat_interleave(share))
+            rows_of.append(torch.full((len(classes[-1]),), row))
+        u = torch.cat(drawn)
+        label, home = torch.cat(classes).to(u.device), torch.cat(rows_of).to(u.device)
         gate = gate_of(u)
         weight = 1.0 / torch.bincount(home, minlength=len(modalities))[home].float()
         if weighted:

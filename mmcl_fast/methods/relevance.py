@@ -107,14 +107,14 @@ class Relevance:
         y = torch.cat([torch.full((len(queries[m]),), i) for i, m in enumerate(self.modalities)]).to(x.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            self.mlp = self._network(x.shape[1]).to(x.device)
+            mlp = self.mlp = self._network(x.shape[1]).to(x.device)
         weight = 1.0 / torch.bincount(y, minlength=len(self.modalities)).clamp(min=1).float()
-        optimiser = torch.optim.AdamW(self.mlp.parameters(), 1e-3, weight_decay=1e-2)
+        optimiser = torch.optim.AdamW(mlp.parameters(), 1e-3, weight_decay=1e-2)
 
         def loss(step: int) -> Tensor:
             rows = torch.randint(len(x), (128,), generator=generator).to(x.device)
             rows, share = parallel.part(rows, weight[y])
-            return share * F.cross_entropy(self.mlp(x[rows]), y[rows], weight=weight)
+            return share * F.cross_entropy(mlp(x[rows]), y[rows], weight=weight)
 
         optimise(
             "relevance",
@@ -125,14 +125,14 @@ class Relevance:
             journal=journal,
             remedy='use method.options.relevance = "analytic"',
         )
-        self.mlp.requires_grad_(False)
+        mlp.requires_grad_(False)
 
     def _network(self, width: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(self.modalities)))
 
     def __call__(self, query: Tensor) -> Tensor:
         """Unit queries ``[n, Dq]`` -> contributions ``[n, M]``, rows sum to one."""
-        logits = self.ridge(query) if self.kind == "analytic" else self.mlp(query)
+        logits = self.ridge(query) if self.mlp is None else self.mlp(query)
         return (logits / self.tau).softmax(-1)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.embedding import embed_all
 from mmcl_fast.methods.prompts import subset
@@ -101,7 +101,7 @@ class Replay(Tuned):
     name = "replay"
     Options = ReplayOptions
 
-    def __init__(self, encoder, options: ReplayOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: ReplayOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.exemplars: dict[str, Tokens] = {}  # modality -> its rows of the buffer
         self.labels: dict[str, Tensor] = {}  # ``[n]`` int64 of each
@@ -165,13 +165,12 @@ class Replay(Tuned):
     def _herd_class(self, data: TaskData, c: int, new: Tensor, z: Tensor, count: int) -> None:
         """A class met again is chosen anew from its exemplars and its new samples."""
         labels = self.labels.get(data.modality)
-        old = (labels == c).nonzero()[:, 0] if labels is not None else new[:0]
-        if not len(old):
+        old = new[:0] if labels is None else (labels == c).nonzero()[:, 0]
+        if labels is None or not len(old):
             self._add(data, new[herd(z[new], count)])
             return
-        before = embed_all(
-            self.encoder, self.exemplars[data.modality], data.modality, [self.prompt(data.modality)], rows=old
-        )
+        prompt = self.bank.prompts[self.encoder.tower(data.modality)]
+        before = embed_all(self.encoder, self.exemplars[data.modality], data.modality, [prompt], rows=old)
         again = subset(self.exemplars[data.modality], old)
         order = herd(torch.cat([F.normalize(before, dim=1), z[new]]), count)
         both = join(again, bare(subset(data.tokens, new)))

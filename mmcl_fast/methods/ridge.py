@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import unit_query
 from mmcl_fast.methods.relevance import Ridge
@@ -27,7 +27,7 @@ class RidgeMethod(Method):
     shares = True
     Options = RidgeOptions
 
-    def __init__(self, encoder, options: RidgeOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: RidgeOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.ridge = Ridge(encoder.query_dim + (encoder.dim if options.source == "zq" else 0), options.penalty)
 

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing
 from mmcl_fast.methods.embedding import unit_query
@@ -85,7 +85,7 @@ class SPrompts(Method):
     name = "s_prompts"
     Options = SPromptsOptions
 
-    def __init__(self, encoder, options: SPromptsOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: SPromptsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.domains: list[_Domain] = []
 
@@ -136,7 +136,7 @@ class SPrompts(Method):
         return out
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for i, domain in enumerate(self.domains):
             tensors |= {f"{i}/{k}": v for k, v in domain.classifier.state().items()}
             tensors |= {f"{i}/prompt": domain.prompt, f"{i}/centroids": domain.centroids}

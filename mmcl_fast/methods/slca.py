@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.classifier import feature
 from mmcl_fast.methods.steps import optimise
@@ -92,7 +93,7 @@ class Slca(Tuned):
     name = "slca"
     Options = SlcaOptions
 
-    def __init__(self, encoder, options: SlcaOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: SlcaOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.gaussians: dict[int, ClassGaussian] = {}
         self.tasks: list[list[int]] = []  # a class met again stays with its first task

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing, train
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
@@ -23,7 +23,7 @@ class Tuned(Method):
     trained.
     """
 
-    def __init__(self, encoder, options: Any, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.bank = PromptBank(encoder, options.prompt_length)  # keyed by tower
         self.classifier = Growing(encoder.dim, encoder.device)
