@@ -20,7 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mmcl_fast.errors import UserError
 from mmcl_fast.serve.limits import Limits
 
-SLACK = 5.0  # seconds after which a connection ends whose request should have been answered with 408
+SLACK = 2.0  # seconds after which a connection ends whose request should have been answered with 408
 
 
 def bound(host: str, port: int) -> socket.socket:

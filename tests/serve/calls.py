@@ -1,0 +1,131 @@
+"""A server in a thread or a process, and requests to it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from mmcl_fast.learning import Learner
+from mmcl_fast.serve import Limits
+
+BOUNDARY = "a-boundary"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def value(self) -> Any:
+        return json.loads(self.body)
+
+
+@contextmanager
+def running(learner: Learner, *, classes: Sequence[str] | None = None, **limits: float) -> Iterator[int]:
+    """The port of a server that runs in a thread."""
+    from mmcl_fast.serve.app import make_app
+    from mmcl_fast.serve.server import Server, bound
+
+    allowed, ready = Limits(**limits), threading.Event()
+    with bound("127.0.0.1", 0) as sock:
+        port = sock.getsockname()[1]
+        server = Server(make_app(learner, allowed, classes=classes), allowed, ready.set)
+        thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
+        thread.start()
+        assert ready.wait(30)
+        yield port
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+@contextmanager
+def started(run: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process of ``mmcl-fast serve`` and its port."""
+    command = [sys.executable, "-m", "mmcl_fast", "serve", run, "--port", 0, "--device", "cpu", *words]
+    with subprocess.Popen(
+        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None and select.select([process.stdout], [], [], 120)[0]
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            assert found, line
+            yield process, int(found[1])
+        finally:
+            process.kill()
+
+
+def ask(port: int, path: str = "/predict", body: Any = None, method: str = "", **headers: str) -> Answer:
+    """``content_type`` stands for Content-Type."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    try:
+        connection.request(method or ("GET" if body is None else "POST"), path, body, named)
+        answer = connection.getresponse()
+        return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+def form(*parts: tuple[str, str | None, bytes]) -> bytes:
+    """(field, file name or None, content) as multipart/form-data."""
+    out = b""
+    for field, name, data in parts:
+        named = "" if name is None else f'; filename="{name}"'
+        out += (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"{named}\r\n\r\n'.encode() + data + b"\r\n"
+        )
+    return out + f"--{BOUNDARY}--\r\n".encode()
+
+
+def raw(port: int, data: bytes, seconds: float = 10.0, end: bool = False) -> bytes:
+    """All that comes back for these bytes until the server ends the connection or is silent for so long.
+
+    end: say that no more will be sent.
+    """
+    out = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
+        try:
+            sock.sendall(data)
+            if end:
+                sock.shutdown(socket.SHUT_WR)
+            while part := sock.recv(1 << 16):
+                out += part
+        except (TimeoutError, ConnectionError):
+            pass
+    return out
+
+
+def figures(port: int) -> dict[str, float]:
+    """``name{label=value,...}`` -> number, of all that /metrics tells."""
+    text = ask(port, "/metrics").body.decode()
+    return {
+        f"{s.name}{{{','.join(f'{k}={v}' for k, v in sorted(s.labels.items()))}}}": s.value
+        for family in text_string_to_metric_families(text)
+        for s in family.samples
+    }
+
+
+def resources(process: int) -> tuple[int, int, int]:
+    """Open descriptors, threads and resident bytes of a process (Linux)."""
+    status = Path(f"/proc/{process}/status").read_text()
+    threads, kilobytes = (int(re.search(rf"{name}:\s*(\d+)", status)[1]) for name in ("Threads", "VmRSS"))  # type: ignore[index]
+    return len(os.listdir(f"/proc/{process}/fd")), threads, 1024 * kilobytes

@@ -1,0 +1,150 @@
+"""What a server answers is what the learner predicts."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcl_fast.learning import Learner, Prediction
+from tests.serve.calls import FORM, ask, figures, form, running
+
+
+@pytest.fixture(scope="module")
+def port(learner: Learner):
+    with running(learner) as port:
+        yield port
+
+
+def same(item: dict[str, Any], alone: Prediction) -> bool:
+    """The answer's item is the prediction, to the rounding of products of another batch size."""
+    want = alone.record()
+    told = [(label["modality"], label["class"]) for label in item["labels"]]
+    assert told == [(label["modality"], label["class"]) for label in want["labels"]]
+    shares = [label["probability"] for label in item["labels"]]
+    assert shares == pytest.approx([label["probability"] for label in want["labels"]], rel=1e-3)
+    assert item["contributions"] == pytest.approx(want["contributions"], rel=1e-3)
+    return item["modality"] == want["modality"] and item["error"] is None
+
+
+@pytest.mark.parametrize("name", ["image", "image-png", "video", "audio", "depth", "depth-npy", "text"])
+def test_a_body_is_taken_for_what_the_file_alone_is(port: int, learner: Learner, media: dict[str, Path], name: str):
+    answer = ask(port, body=media[name].read_bytes())
+    assert answer.status == 200 and answer.headers["content-type"] == "application/json"
+    (item,) = answer.value["items"]
+    assert same(item, learner.predict([media[name]])[0]) and item["modality"] == name.partition("-")[0]
+    given = ask(port, f"/predict?modality={item['modality']}&top_k=1", media[name].read_bytes()).value["items"][0]
+    assert same(given, learner.predict([media[name]], modality=item["modality"], top_k=1)[0])
+    assert len(given["labels"]) == 1
+
+
+def test_a_batch_makes_no_difference(learner: Learner, media: dict[str, Path], place: Path) -> None:
+    pictures = [media["image"], *sorted((place / "data/image/test").rglob("*.png"))]
+    texts = sorted((place / "data/text/test").rglob("*.txt"))
+    files = [file for pair in zip(pictures, texts) for file in pair] + [media["audio"]]
+    alone = [learner.predict([file])[0] for file in files]
+    with running(learner, wait_ms=1500, max_batch=len(texts)) as port, ThreadPoolExecutor(len(files)) as pool:
+        answers = list(pool.map(lambda file: ask(port, body=file.read_bytes()), files))
+        found = figures(port)
+    assert all(same(answer.value["items"][0], one) for answer, one in zip(answers, alone))
+    # Texts fill a batch and go at once; pictures and the sound wait for more of them.
+    assert found["mmcl_fast_batch_items_count{}"] == 3 and found["mmcl_fast_batch_items_sum{}"] == len(files)
+
+
+def test_batching_can_be_turned_off(learner: Learner, media: dict[str, Path]) -> None:
+    with running(learner, max_batch=1, wait_ms=60_000) as port:
+        parts = [("file", f"{i}.jpg", media["image"].read_bytes()) for i in range(5)]
+        answer = ask(port, body=form(*parts), content_type=FORM)
+        assert figures(port)["mmcl_fast_batch_items_bucket{le=1.0}"] == 5
+    alone = learner.predict([media["image"]])[0]
+    assert all(same(item, alone) for item in answer.value["items"])
+
+
+def test_a_form_of_files_and_lines_with_broken_ones_among_them(port: int, learner: Learner, media: dict[str, Path]):
+    said = media["text"].read_text()
+    parts = [
+        ("file", "../../a b.jpg", media["image"].read_bytes()),
+        ("text", None, f"\n{said}\r\n  \nword10\n".encode()),
+        ("other", "cut.mp4", media["video"].read_bytes()[:500]),
+        ("file", "", b""),  # what a browser sends where no file was chosen
+        ("file", "nothing.png", b""),
+        ("file", "what\u0007.bin", bytes(range(256))),
+        ("file", "no utf-8.txt", media["audio"].read_bytes()),
+    ]
+    answer = ask(port, body=form(*parts), content_type=FORM)
+    items = answer.value["items"]
+    names = ["../../a b.jpg", "text:2", "text:4", "cut.mp4", "nothing.png", "what\\x07.bin", "no utf-8.txt"]
+    assert answer.status == 200 and [item["file"] for item in items] == names
+    assert [item["error"] is None for item in items] == [True, True, True, False, False, False, True]
+    assert same(items[0], learner.predict([media["image"]])[0]) and same(items[1], learner.predict([media["text"]])[0])
+    for item in items[3:6]:
+        assert item["error"].startswith(item["file"] + ": ") and "bytes>" not in item["error"]
+    assert "empty" in items[4]["error"] and items[5]["modality"] is None
+
+    none = ask(port, body=form(*parts[4:6]), content_type=FORM)
+    assert none.status == 415 and none.value["error"].startswith("nothing.png: ") and len(none.value["items"]) == 2
+    cut = ask(port, "/predict?modality=video", media["video"].read_bytes()[:500])
+    assert cut.status == 422 and cut.value["error"].startswith("body: ") and "\n" not in cut.value["error"]
+
+
+def test_texts(port: int, learner: Learner, media: dict[str, Path]) -> None:
+    said = media["text"].read_bytes()
+    alone = learner.predict([media["text"]])[0]
+    for body, headers in (
+        (b"\xef\xbb\xbf" + said + b"\n", {"content_type": "text/plain; charset=utf-8"}),
+        (said, {"content_type": "application/x-www-form-urlencoded"}),  # what curl says of --data-binary
+        (said, {}),
+    ):
+        assert same(ask(port, body=body, **headers).value["items"][0], alone)
+    sound = ask(port, body=b"FORM is how a sound begins, and this text", content_type="text/plain")
+    assert sound.value["items"][0]["modality"] == "text"
+    bad = ask(port, body=b"caf\xe9", content_type="text/plain")
+    assert bad.status == 422 and "utf-8" in bad.value["error"]
+
+
+def test_texts_given_compete_in_place_of_the_classes_learned(learner: Learner, media: dict[str, Path]) -> None:
+    texts = ["a red thing", "a blue thing"]
+    with running(learner, classes=texts) as port:
+        item = ask(port, body=media["image"].read_bytes()).value["items"][0]
+        assert same(item, learner.predict([media["image"]], classes=texts)[0])
+        known = ask(port, "/healthz").value
+    assert known["classes"] == [{"modality": None, "class": text} for text in texts]
+
+
+def test_the_limits_of_the_runs_media_hold(place: Path, media: dict[str, Path]) -> None:
+    learner = Learner.load(place / "run", device="cpu")
+    learner.settings["media"] = {"max_pixels": 1000, "max_seconds": 0.5}
+    with running(learner) as port:
+        for name, limit in (("image", "1000"), ("video", "1000"), ("depth", "1000"), ("audio", "0.5 s")):
+            answer = ask(port, body=media[name].read_bytes())
+            assert answer.status == 422 and f"the limit is {limit}" in answer.value["error"]
+        assert ask(port, body=media["text"].read_bytes()).status == 200
+
+
+def test_no_request_makes_the_server_read_a_file(port: int, media: dict[str, Path]) -> None:
+    secret = media["video"]
+    lists = [
+        f"ffconcat version 1.0\nfile '{secret}'\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n",
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile://{secret}\n#EXT-X-ENDLIST\n",
+        str(secret),
+    ]
+    for text in lists:
+        for modality in ("image", "video", "audio", "depth"):
+            answer = ask(port, f"/predict?modality={modality}", text.encode())
+            assert answer.status == 422 and answer.value["items"][0]["labels"] == []
+        assert ask(port, body=text.encode()).value["items"][0]["modality"] == "text"
+    for name in ("path", "url", "file"):
+        answer = ask(port, f"/predict?{name}={secret}", b"x")
+        assert answer.status == 400 and repr(name) in answer.value["error"]
+        answer = ask(port, body=form((name, None, str(secret).encode())), content_type=FORM)
+        assert answer.status == 400 and repr(name) in answer.value["error"]
+
+
+def test_healthz_tells_what_is_served(port: int, learner: Learner) -> None:
+    known = ask(port, "/healthz").value
+    assert known["ok"] is True and known["method"] == "comm" and known["modalities"] == ["image", "text"]
+    assert [(one["modality"], one["class"]) for one in known["classes"]] == learner.classes.keys
+    assert known["encoder"] == "model"  # a folder's place is not told

@@ -1,0 +1,86 @@
+"""The page: one file that needs no network, whose parts have names, and that works in a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from mmcl_fast.learning import Learner
+from tests.serve.calls import ask, running
+
+
+class _Elements(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def all(self, *tags: str) -> list[dict[str, str | None]]:
+        return [attrs for tag, attrs in self.found if tag in tags]
+
+
+@pytest.fixture(scope="module")
+def port(learner: Learner):
+    with running(learner) as port:
+        yield port
+
+
+def test_it_needs_nothing_else_and_every_field_has_a_name(port: int) -> None:
+    answer = ask(port, "/")
+    text = answer.body.decode()
+    assert answer.status == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "//" not in re.sub(r"<!doctype.*?>", "", text).replace("https://", "//").replace("http://", "//")
+    page = _Elements(text)
+    assert not [one for one in page.all("link", "img", "iframe", "object") + page.all("script") if one]
+    assert page.all("html")[0]["lang"] and "<title>" in text and page.all("main") and "color-scheme: light dark" in text
+    labels = {one["for"] for one in page.all("label")}
+    assert labels == {one["id"] for one in page.all("input", "textarea", "select")} and len(labels) == 4
+    assert [one for tag, one in page.found if one.get("role") == "status"]
+    policy = answer.headers["content-security-policy"]
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert content and base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode() in policy
+    assert "default-src 'none'" in policy
+
+
+def test_files_and_lines_are_answered_in_a_browser(port: int, media: dict[str, Path], tmp_path: Path) -> None:
+    driver = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on PATH")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    said: list[str] = []
+    with driver.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for scheme, width in (("light", 400), ("dark", 1600)):
+            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda fault: said.append(str(fault)))
+            page.goto(f"http://127.0.0.1:{port}/")
+            page.wait_for_function("document.getElementById('model').textContent.includes('classes learned')")
+            page.get_by_label("Texts, one a line").fill("word10 <b>word11</b>\n\nword00")
+            page.get_by_label("Classes to show").fill("2")
+            page.get_by_label("Files of any kind").set_input_files([media["image"], broken])
+            page.wait_for_selector("article")
+            names = [head.inner_text() for head in page.query_selector_all("article h2")]
+            assert names == ["a.jpg", "broken.png", "text:1", "text:3"]
+            assert "3 of 4 read" in page.inner_text("#said") and "broken.png: " in page.inner_text("article .fault")
+            assert page.locator("article").nth(0).locator("ol li").count() == 2
+            assert page.locator("blockquote").nth(0).inner_text() == "word10 <b>word11</b>"
+            assert page.locator("article img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 80
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.keyboard.press("Tab")
+            assert page.evaluate("document.activeElement !== document.body")
+            page.close()
+        browser.close()
+    assert not said
