@@ -11,13 +11,20 @@ Other languages are for reading.
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+import typer
+
+from mmcl_fast import cli, config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -128,3 +135,49 @@ def run(page: Path, place: Path, timeout: float = 600) -> None:
     for block, output in zip(found, outputs, strict=True):
         if block.printed is not None and block.run and not pattern(block.printed).match(plain(output)):
             raise AssertionError(f"{page.name}, line {block.line} printed:\n{output}\nand not:\n{block.printed}")
+
+
+def check_unrun(block: Block) -> None:
+    """What can be said of a block without running it: a program compiles and the names that it takes from a package are
+    there; options of ``mmcl-fast`` commands exist, and what ships is called so."""
+    if block.language == "python":
+        _check_names(ast.parse(block.text))
+        return
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        starts = [i + 1 for i, word in enumerate(words) if word.endswith(("mmcl-fast", "mmcl_fast"))]
+        if starts and words[0] != "git" and words[0] != "cd":
+            _check_command(words[starts[0] :])
+
+
+def _check_names(tree: ast.Module) -> None:
+    known: dict[str, object] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            known |= {a.asname or a.name.split(".")[0]: importlib.import_module(a.name) for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                known[alias.asname or alias.name] = (
+                    getattr(module, alias.name)
+                    if hasattr(module, alias.name)
+                    else importlib.import_module(f"{node.module}.{alias.name}")
+                )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
+            assert hasattr(known[node.value.id], node.attr), f"{node.value.id} has no {node.attr}"
+
+
+def _check_command(words: list[str]) -> None:
+    group = typer.main.get_command(cli.app)
+    while hasattr(group, "commands") and words:
+        assert words[0] in group.commands, f"mmcl-fast has no command {words[0]}"
+        group, words = group.commands[words[0]], words[1:]
+    options = {option for parameter in group.params for option in parameter.opts}
+    for word, value in zip(words, [*words[1:], ""]):
+        if word.startswith("--"):
+            assert word in options, f"mmcl-fast {group.name} has no option {word}"
+        if word == "--set":
+            key = config.parse_override(value)[0]
+            section, name = key.split(".")[:2]
+            assert name in config.Config.model_fields[section].annotation.model_fields, f"no key {key}"
