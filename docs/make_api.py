@@ -54,7 +54,7 @@ def _module(module: ModuleType, seen: dict[int, str]) -> Iterator[str]:
             yield from _member(name, value)
             yield from _members(value) if inspect.isclass(value) else ()
         else:
-            yield from ("```python", f"{name} = {_constant(value)}", "```", "")
+            yield from ("```text", f"{name} = {_constant(value)}", "```", "")
 
 
 def _member(name: str, value: Any, above: str = "") -> Iterator[str]:
