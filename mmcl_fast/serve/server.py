@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import signal
 import socket
 import threading
@@ -68,6 +69,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=limits.stop_seconds,
         )
         super().__init__(config)
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken form
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

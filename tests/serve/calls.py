@@ -38,15 +38,15 @@ class Answer:
 
 
 @contextmanager
-def running(learner: Learner, *, classes: Sequence[str] | None = None, **limits: float) -> Iterator[int]:
+def running(learner: Learner, limits: Limits | None = None, classes: Sequence[str] | None = None) -> Iterator[int]:
     """The port of a server that runs in a thread."""
     from mmcl_fast.serve.app import make_app
     from mmcl_fast.serve.server import Server, bound
 
-    allowed, ready = Limits(**limits), threading.Event()
+    limits, ready = limits or Limits(), threading.Event()
     with bound("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
-        server = Server(make_app(learner, allowed, classes=classes), allowed, ready.set)
+        server = Server(make_app(learner, limits, classes=classes), limits, ready.set)
         thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
         thread.start()
         assert ready.wait(30)
@@ -57,12 +57,13 @@ def running(learner: Learner, *, classes: Sequence[str] | None = None, **limits:
 
 
 @contextmanager
-def started(run: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process of ``mmcl-fast serve`` and its port."""
+def started(run: Path, log: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A process of ``mmcl-fast serve``, whose standard error goes to ``log``, and its port."""
     command = [sys.executable, "-m", "mmcl_fast", "serve", run, "--port", 0, "--device", "cpu", *words]
-    with subprocess.Popen(
-        [str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with (
+        log.open("w") as errors,
+        subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
         try:
             assert process.stdout is not None and select.select([process.stdout], [], [], 120)[0]
             line = process.stdout.readline()

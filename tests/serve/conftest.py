@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from mmcl_fast.learning import Learner
 
 for package in ("starlette", "uvicorn", "python_multipart", "prometheus_client"):
     pytest.importorskip(package)
 
 
 @pytest.fixture(scope="session")
-def learner(place: Path):
+def learner(place: Path) -> Learner:
     from mmcl_fast.learning import Learner
 
     return Learner.load(place / "run", device="cpu")

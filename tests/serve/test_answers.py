@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 
 from mmcl_fast.learning import Learner, Prediction
+from mmcl_fast.serve import Limits
 from tests.serve.calls import FORM, ask, figures, form, running
 
 
 @pytest.fixture(scope="module")
-def port(learner: Learner):
+def port(learner: Learner) -> Iterator[int]:
     with running(learner) as port:
         yield port
 
@@ -45,7 +47,7 @@ def test_a_batch_makes_no_difference(learner: Learner, media: dict[str, Path], p
     texts = sorted((place / "data/text/test").rglob("*.txt"))
     files = [file for pair in zip(pictures, texts) for file in pair] + [media["audio"]]
     alone = [learner.predict([file])[0] for file in files]
-    with running(learner, wait_ms=1500, max_batch=len(texts)) as port, ThreadPoolExecutor(len(files)) as pool:
+    with running(learner, Limits(wait_ms=1500, max_batch=len(texts))) as port, ThreadPoolExecutor(len(files)) as pool:
         answers = list(pool.map(lambda file: ask(port, body=file.read_bytes()), files))
         found = figures(port)
     assert all(same(answer.value["items"][0], one) for answer, one in zip(answers, alone))
@@ -54,7 +56,7 @@ def test_a_batch_makes_no_difference(learner: Learner, media: dict[str, Path], p
 
 
 def test_batching_can_be_turned_off(learner: Learner, media: dict[str, Path]) -> None:
-    with running(learner, max_batch=1, wait_ms=60_000) as port:
+    with running(learner, Limits(max_batch=1, wait_ms=60_000)) as port:
         parts = [("file", f"{i}.jpg", media["image"].read_bytes()) for i in range(5)]
         answer = ask(port, body=form(*parts), content_type=FORM)
         assert figures(port)["mmcl_fast_batch_items_bucket{le=1.0}"] == 5

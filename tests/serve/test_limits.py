@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mmcl_fast.learning import Learner
+from mmcl_fast.serve import Limits
 from tests.serve.calls import BOUNDARY, FORM, ask, figures, form, raw, running
 
-LIMITS = {"max_bytes": 100_000, "max_items": 5, "max_concurrent": 2, "header_seconds": 1.0, "body_seconds": 1.0}
+LIMITS = Limits(max_bytes=100_000, max_items=5, max_concurrent=2, header_seconds=1.0, body_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
-def port(learner: Learner):
-    with running(learner, **LIMITS) as port:
+def port(learner: Learner) -> Iterator[int]:
+    with running(learner, LIMITS) as port:
         yield port
 
 
@@ -50,7 +52,7 @@ def test_a_body_without_a_length_is_read_up_to_the_limit(port: int) -> None:
         with pytest.raises(ConnectionError):  # the server lets go of one that never ends
             for _ in range(100_000):
                 sock.sendall(chunk)
-    most = 2 * (LIMITS["max_bytes"] + 2**18)  # read, then dropped; bytes come in pieces of up to 256 KiB
+    most = 2 * (LIMITS.max_bytes + 2**18)  # read, then dropped; bytes come in pieces of up to 256 KiB
     assert figures(port)["mmcl_fast_received_bytes_total{}"] - before <= most
 
 

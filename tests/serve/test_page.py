@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class _Elements(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def port(learner: Learner):
+def port(learner: Learner) -> Iterator[int]:
     with running(learner) as port:
         yield port
 
