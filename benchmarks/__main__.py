@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,12 +76,14 @@ def choices(results: list[dict]) -> dict:
             for who, row in info["rows"].items()
             if who in ("cpp", "triton", "cuda") and "median" in row
         }
-        sizes = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"), {}).setdefault(info["size"], {})
+        spent = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"), {}).setdefault(info["size"], {})
         for who, ms in times.items():
-            sizes[who] = sizes.get(who, 0.0) + ms
+            spent[who] = spent.get(who, 0.0) + ms
     made: dict[str, dict[str, list]] = {}
     for (op, key), sizes in best.items():
-        rows = [{"up_to": size, "backend": min(times, key=times.get)} for size, times in sorted(sizes.items()) if times]
+        rows: list[dict[str, Any]] = [
+            {"up_to": size, "backend": min(sums, key=sums.__getitem__)} for size, sums in sorted(sizes.items()) if sums
+        ]
         if not rows:
             continue
         merged = [

@@ -74,6 +74,10 @@ CASES = [
 ]
 
 
+def _some(paths: list[Path], folder: Path, rng: np.random.Generator) -> list[Path]:
+    return paths[:: -(-len(paths) // FOUND)]
+
+
 def found(root: Path) -> list[Case]:
     """One case for each modality in a folder: by the name of a folder above a file, else by its content."""
     by_modality: dict[str, list[Path]] = {m: [] for m in MODALITIES}
@@ -85,12 +89,7 @@ def found(root: Path) -> list[Case]:
             continue
     batch = {"image": 32, "video": 4, "audio": 12, "depth": 16, "text": 256}
     return [
-        Case(
-            f"{modality} found",
-            modality,
-            lambda _folder, _rng, paths=paths: paths[:: -(-len(paths) // FOUND)],
-            batch[modality],
-        )
+        Case(f"{modality} found", modality, partial(_some, paths), batch[modality])
         for modality, paths in by_modality.items()
         if paths
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def images(folder: Path, rng: np.random.Generator, kind: str, size: tuple[int, i
         width, height = size if index % 4 else size[::-1]
         im = Image.fromarray(picture(rng, height, width))
         paths.append(folder / f"{index}.{kind}")
-        im.save(paths[-1], **({} if kind == "png" else {"quality": 85}))
+        im.save(paths[-1], quality=85)  # a PNG has none
     return paths
 
 
@@ -104,7 +105,7 @@ def videos(
         noise = rng.integers(-3, 4, (8, height, width, 1), dtype=np.int16)
         paths.append(folder / f"{index}.{ending}")
         with av.open(str(paths[-1]), "w") as container:
-            stream = container.add_stream(encoder, rate=25, options=options)
+            stream = cast(av.VideoStream, container.add_stream(encoder, rate=25, options=options))
             stream.width, stream.height = size
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for number in range(int(25 * length)):

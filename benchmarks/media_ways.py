@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.rivals import CannotRun, need
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.media import Spec, VisualSpec, loader
+from mmcl_fast.media import Loader, Spec, TextSpec, VisualSpec, loader
 
 Epoch = Callable[[], None]
-Maker = Callable[[list[Path], Spec, int, int], Epoch]
+Maker = Callable[[list[Path], Any, int, int], Epoch]  # of the spec that the modality has
 
 
 def ours(backend: str) -> Maker:
@@ -40,8 +41,8 @@ def ours(backend: str) -> Maker:
     return make
 
 
-def _drain(batches: object) -> None:
-    data = None
+def _drain(batches: Loader) -> None:
+    data: Tensor | list[str] | None = None
     for _, data in batches:  # noqa: B007
         pass
     if isinstance(data, Tensor) and data.is_cuda:
@@ -61,7 +62,7 @@ class Files(Dataset):
         return self.read(self.paths[index])
 
 
-def plain(reader: Callable[[Spec, int], Callable[[Path], object]]) -> Maker:
+def plain(reader: Callable[[Any, int], Callable[[Path], object]]) -> Maker:
     """A torch DataLoader of processes that live on between epochs, and its default collate."""
 
     def make(paths: list[Path], spec: Spec, workers: int, batch: int) -> Epoch:
@@ -112,7 +113,8 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     from mmcl_fast.media.mel import filterbank
 
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
-    hann, kernels = torch.hann_window(spec.n_fft), {}
+    hann = torch.hann_window(spec.n_fft)
+    kernels: dict[int, Tensor] = {}
 
     def resample(wave: Tensor, rate: int) -> Tensor:
         """torchaudio.transforms.Resample: Hann-windowed sinc of 6 zeros, a convolution with one filter a phase."""
@@ -151,7 +153,7 @@ def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
         n_mels=spec.mels,
         pad_mode="constant",
     )
-    resamplers: dict[int, object] = {}
+    resamplers: dict[int, Callable[[Tensor], Tensor]] = {}
 
     def read(path: Path) -> Tensor:
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
@@ -236,7 +238,7 @@ def depth(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     return read
 
 
-def text(spec: Spec, workers: int) -> Callable[[Path], str]:
+def text(spec: TextSpec, workers: int) -> Callable[[Path], str]:
     return lambda path: path.read_text(encoding="utf-8").strip()[: spec.max_chars]
 
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,7 @@ from mmcl_fast.media import Spec
 from mmcl_fast.methods.comm import Comm, CommOptions
 from mmcl_fast.streams import Sample, Stream, Task
 
-READERS = {
+READERS: dict[str, Callable[[Any, int], Callable[[Path], Any]]] = {
     "image": media_ways.pillow,
     "audio": media_ways.soundfile,
     "video": media_ways.pyav,
@@ -46,7 +48,7 @@ class Media(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor | str, int, int]:
         sample = self.samples[number]
-        x = sample.text if sample.text is not None else self.read(sample.path)
+        x = sample.text if sample.text is not None else self.read(cast(Path, sample.path))
         if isinstance(x, Tensor) and x.dim() == 3:
             x = x[None]
         return x, self.labels[number], number
@@ -142,7 +144,7 @@ class PlainComm:
         self.task, self.index = task, getattr(self, "index", -1) + 1
         self.target0, comm, modality = known, self.comm, task.modality
         self.prompt = torch.empty(0)
-        data = self.media(task, "train")
+        data = self.data = self.media(task, "train")
         self.sequential = self.loader(data)
         self.queries = torch.empty(len(data), self.encoder.query_dim, device=self.encoder.device)
         with comm.phase("relevance"):
@@ -212,10 +214,10 @@ class PlainComm:
     def _remember(self, z: Tensor, modality: str) -> None:
         memory, dim = self.comm.memory, self.encoder.dim
         u = torch.cat([z, self.queries], dim=1)
-        if memory.labels(modality):
+        if memory.labels(modality) and self.before is not None:
             before = torch.cat([_unit(self.before), self.queries], dim=1)
             memory.shift(modality, (), u[:, :dim] - before[:, :dim], before, self.options.drift_width, dim)
-        labels = torch.tensor(self.sequential.dataset.labels)
+        labels = torch.tensor(self.data.labels)
         memory.add(modality, range(self.target0, len(self.texts)), u, labels)
 
     @torch.no_grad()
@@ -244,19 +246,19 @@ def run(
     options: CommOptions,
     *,
     seed: int,
-    workers: int | None = None,
+    workers: int = os.cpu_count() or 1,
     two_forward: bool = True,
 ) -> dict:
     """Learns the stream and evaluates after every task: seconds and samples of each phase, R."""
-    model = PlainComm(
-        encoder, options, seed=seed, two_forward=two_forward, workers=os.cpu_count() if workers is None else workers
-    )
-    later, seen, R, evaluated, spent = [], 0, [[None] * len(stream)], 0, 0.0
+    model = PlainComm(encoder, options, seed=seed, two_forward=two_forward, workers=workers)
+    later: list[float] = []
+    R: list[list[float | None]] = [[None] * len(stream)]
+    seen, evaluated, spent = 0, 0, 0.0
     model.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
     started = time.perf_counter()
     for task in stream:
         model.begin(task)
-        batches = model.loader(model.sequential.dataset, shuffle=True, generator=model.generator)
+        batches = model.loader(model.data, shuffle=True, generator=model.generator)
         adam, rate = model.optimiser(len(batches) * options.epochs)
         with model.comm.phase("prompts"):
             for epoch in range(options.epochs):

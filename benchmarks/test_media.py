@@ -47,7 +47,8 @@ def measure(makers: dict, paths: list[Path], spec, workers: int, batch: int, sec
 
     DALI comes after the others: the threads that it keeps would take their time.
     """
-    epochs, rows = {}, {}
+    epochs: dict[str, media_ways.Epoch] = {}
+    rows: dict[str, dict] = {}
     walls: dict[str, list[float]] = {}
     busy: dict[str, float] = {}
     for group in ([name for name in makers if name != "dali"], [name for name in makers if name == "dali"]):

@@ -8,6 +8,7 @@ competitor: median and quantiles in ms, rate, share of the floor, peak memory ab
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ def label(value: object) -> str:
 
 def measure(makers: dict, device: str, ours: str, flops: float) -> dict[str, dict]:
     """Rows by competitor; one that cannot run has "why" in place of numbers."""
-    runs, rows = {}, {}
+    runs: dict[str, Callable[[], None]] = {}
+    rows: dict[str, dict] = {}
     for name, make in makers.items():
         try:
             runs[name] = make()

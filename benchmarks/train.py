@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,13 +59,14 @@ GROWTH = [
 
 
 def make_stream(data: str, classes_per_task: int, seed: int) -> Stream:
-    options = {"classes_per_task": classes_per_task, "order": "random", "seed": seed}
+    options: dict[str, Any] = {"classes_per_task": classes_per_task, "order": "random", "seed": seed}
     return Stream.demo(**options) if data == "demo" else Stream.from_folder(data, **options)
 
 
 def memory(process: int) -> int:
     """Bytes that a process and its children hold, shared pages counted once (Linux); 0 where that can't be read."""
-    total, waiting = 0, [process]
+    total = 0
+    waiting: list[int | str] = [process]
     while waiting:
         folder = Path(f"/proc/{waiting.pop()}")
         try:
@@ -103,7 +105,7 @@ def watched(module: str, asked: dict, environment: dict[str, str]) -> dict:
 
 def compare(encoder: str, shown: str, rows: Sequence[str], asked: dict, seeds: Sequence[int]) -> list[dict]:
     """One result for each row, its runs in the order of ``seeds``."""
-    results = [{"encoder": shown, "row": row, "runs": []} for row in rows]
+    results: list[dict[str, Any]] = [{"encoder": shown, "row": row, "runs": []} for row in rows]
     for seed in seeds:
         for result in results:
             if any("why" in run for run in result["runs"]):
@@ -261,7 +263,10 @@ def main() -> int:
     options = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
     asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
     rows = pick(chosen.rows)
-    results, grown, parts, costs = [], {}, [], []
+    results: list[dict] = []
+    costs: list[dict] = []
+    grown: dict[str, Any] = {}
+    parts: list[tuple[list[str], list[list[str]]]] = []
     with tempfile.TemporaryDirectory() as folder:
         if chosen.growth != "only" or chosen.devices:
             asked["data"] = chosen.data or str(train_data.write_media(Path(folder) / "media", **size))
@@ -270,7 +275,7 @@ def main() -> int:
                 if chosen.devices:
                     scaled = train_scale.measure(made, asked, chosen.devices)
                     results += scaled
-                    parts.append([[name, *train_scale.COLUMNS], [["", *line] for line in train_scale.lines(scaled)]])
+                    parts.append(([name, *train_scale.COLUMNS], [["", *line] for line in train_scale.lines(scaled)]))
                 else:
                     results += compare(made, name, rows, asked, chosen.seeds)
                     if "ours" in rows:
@@ -284,15 +289,15 @@ def main() -> int:
                         )
             if not chosen.devices:
                 columns, table = phases(results, options["epochs"])
-                parts += [COLUMNS, lines(results, options["epochs"])], [columns, table]
-                parts += [[train_checkpoints.COLUMNS, train_checkpoints.lines(costs)]] if costs else []
+                parts += (COLUMNS, lines(results, options["epochs"])), (columns, table)
+                parts += [(train_checkpoints.COLUMNS, train_checkpoints.lines(costs))] if costs else []
     if chosen.growth != "no" and not chosen.devices:
         grown = watched(
             "benchmarks.train_growth",
             {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 16, "test": 2},
             {"OMP_NUM_THREADS": "1"},
         )
-        parts.append([GROWTH, growth_lines(grown["rows"])] if "rows" in grown else [["growth"], [[grown["why"]]]])
+        parts.append((GROWTH, growth_lines(grown["rows"])) if "rows" in grown else (["growth"], [[grown["why"]]]))
     machine = (
         torch.cuda.get_device_name().replace("NVIDIA ", "")
         if device == "cuda"

@@ -56,18 +56,21 @@ class Model(nn.Module):
         return self.plain.forward(x, self.modality)[0] if self.training else self.plain.scores(x, self.modality)
 
 
-def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, workers: int | None = None) -> dict:
+def run(
+    encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, workers: int = os.cpu_count() or 1
+) -> dict:
     """As ``plain_loop.run``. Raises CannotRun."""
     build, dataset, base, accuracies, evaluation, template = _avalanche()
+    epochs: list[float] = []  # seconds
+    later: list[float] = []
     if "text" in stream.modalities:
         raise CannotRun("avalanche's loop takes tensors only, no text")
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    workers = os.cpu_count() if workers is None else workers
     plain = PlainComm(encoder, options, seed=seed, workers=workers)
     model = Model(plain)
 
-    class Method(base):
+    class Method(base):  # type: ignore[valid-type, misc]  # Avalanche's, which need not be there
         """Before and after each task."""
 
         supports_distributed = False
@@ -93,7 +96,7 @@ def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, wo
         def before_eval_exp(self, strategy: Any, **_: Any) -> None:
             model.modality = stream.tasks[strategy.experience.current_experience].modality
 
-    class Strategy(template):
+    class Strategy(template):  # type: ignore[valid-type, misc]
         def criterion(self) -> Tensor:
             if not self.is_training:
                 return torch.zeros(1, device=self.device)
@@ -109,7 +112,9 @@ def run(encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, wo
         plugins=[Method()],
         evaluator=evaluation(accuracies(experience=True), loggers=[]),
     )
-    R, epochs, later, trained, evaluated, spent, tests = [[None] * len(stream)], [], [], 0, 0, 0.0, []
+    R: list[list[float | None]] = [[None] * len(stream)]
+    tests: list[Any] = []
+    trained, evaluated, spent = 0, 0, 0.0
     plain.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
     started = time.perf_counter()
     for task in stream:

@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +126,8 @@ def task(index: int, *, fresh: bool, train: int, test: int) -> Task:
 @contextmanager
 def phases_of(learner: Learner) -> Iterator[dict[str, float]]:
     """Processor seconds of the learner's phases, by name."""
-    phase, spent = learner.method.phase, {}
+    phase = learner.method.phase
+    spent: dict[str, float] = {}
 
     @contextmanager
     def watched(name: str, total: int | None = None) -> Iterator[Any]:
@@ -134,11 +136,8 @@ def phases_of(learner: Learner) -> Iterator[dict[str, float]]:
             yield shown
         spent[name] = spent.get(name, 0.0) + CLOCK() - begun
 
-    learner.method.phase = watched
-    try:
+    with patch.object(learner.method, "phase", watched):
         yield spent
-    finally:
-        del learner.method.phase
 
 
 def resident() -> float:
@@ -158,7 +157,8 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
     rows, spent = [], []
     encoder = SmallHead()
     learner = Learner(encoder, "comm", options=OPTIONS, device="cpu")
-    learner.cache = Synthetic()
+    cache = Synthetic()
+    learner.cache = cast(Any, cache)
     seen: list[Task] = []
     for index in range(max(tasks)):
         now = task(index, fresh=fresh, train=train, test=test)
@@ -183,13 +183,13 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
                     "fresh": fresh,
                     "test samples": sum(result.counts),
                     **last[len(last) // 2],
-                    **_sizes(learner),
+                    **_sizes(learner, cache),
                 }
             )
     return rows
 
 
-def _sizes(learner: Learner) -> dict[str, float]:
+def _sizes(learner: Learner, cache: Synthetic) -> dict[str, float]:
     tensors, _ = learner.contents()
     kept = sum(t.nbytes for k, t in tensors.items() if k.startswith("method/memory/class/"))
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +202,7 @@ def _sizes(learner: Learner) -> dict[str, float]:
         "checkpoint": seconds,
         "bytes per class": kept / len(learner.classes),
         "statistics MB": kept / 1e6,
-        "test tokens MB": sum(t.nbytes for t in learner.cache.kept.values()) / 1e6,
+        "test tokens MB": sum(t.nbytes for t in cache.kept.values()) / 1e6,
         "checkpoint MB": disk / 1e6,
         "resident MB": resident(),
     }

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 
@@ -39,12 +40,16 @@ class SecondForward(Tokens):
     def __init__(
         self, inner: Tokens, encoder: Encoder, modality: str, samples: Sequence[Sample] | None, spec: Spec, workers: int
     ):
-        self.inner, self.encoder, self.modality = inner, encoder, modality
+        self.inner, self.query, self.encoder, self.modality = inner, inner.query, encoder, modality
         self.samples, self.spec, self.workers = samples, spec, workers
 
     @property
-    def query(self) -> torch.Tensor:
-        return self.inner.query
+    def tokens(self) -> torch.Tensor:
+        return self.inner.tokens
+
+    @property
+    def mask(self) -> torch.Tensor | None:
+        return self.inner.mask
 
     @property
     def device(self) -> torch.device:
@@ -97,15 +102,16 @@ def ours(
         query: of the trunk's output; or from a second forward, of the ``head`` over cached tokens or of ``files``.
         measure: also time decoding and the trunk alone.
     """
-    workers = os.cpu_count()
+    workers = os.cpu_count() or 1
     learner = Learner(
         encoder, "comm", options=vars(options), seed=seed, device=str(encoder.device), cache_dir=folder, workers=workers
     )
     if cache == "off":
         learner.cache = TrunkCache(None, budget_gb=0, memory=0, workers=workers)
     elif query != "trunk":
-        learner.cache = SecondForwardCache(learner.cache, query == "files")
-    seconds, R = dict.fromkeys(PHASES, 0.0), [[None] * len(stream)]
+        learner.cache = cast(Any, SecondForwardCache(learner.cache, query == "files"))
+    seconds = dict.fromkeys(PHASES, 0.0)
+    R: list[list[float | None]] = [[None] * len(stream)]
     trained = evaluated = 0
     started = time.perf_counter()
     for task in stream:
@@ -119,7 +125,7 @@ def ours(
         spent["evaluation"] = time.perf_counter() - before
         for phase, value in spent.items():
             seconds[phase] += value
-        R.append(result.accuracy("agnostic") + [None] * (len(stream) - len(R)))
+        R.append([*result.accuracy("agnostic"), *[None] * (len(stream) - len(R))])
         trained, evaluated = trained + len(task.train), evaluated + sum(result.counts)
     total = time.perf_counter() - started
     epochs = options.epochs
@@ -189,7 +195,7 @@ def main() -> None:
     from benchmarks.train import make_stream
 
     if plain(asked.row):
-        attention.load = lambda: (None, "torch's own attention is taken")
+        patch.object(attention, "load", lambda: (None, "torch's own attention is taken")).start()
     try:
         full = plain(asked.row) and asked.device == "cpu"  # on a GPU a user would write autocast
         encoder = load_encoder(asked.encoder, device=asked.device, precision="fp32" if full else "auto")

@@ -306,7 +306,7 @@ def build_video(pack: Pack, src: dict[str, Path], seed: int, side: int = 144) ->
             rnd = rng_for(seed, "video", label, gender, tone)
             with Image.open(path) as im:
                 stills = []
-                for index in range(0, im.n_frames, 3):
+                for index in range(0, getattr(im, "n_frames", 1), 3):
                     im.seek(index)
                     stills.append(im.convert("RGBA"))
             for _ in range(3):

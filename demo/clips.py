@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def write_audio(path: Path, wave: np.ndarray, rate: int) -> None:
     with av.open(
         str(path), "w", format={".opus": "ogg"}.get(path.suffix, path.suffix[1:]), options={"fflags": "+bitexact"}
     ) as out:
-        stream = out.add_stream(codec, rate=rate, layout="mono")
+        stream = cast(av.AudioStream, out.add_stream(codec, rate=rate, layout="mono"))
         stream.bit_rate = 40_000 if path.suffix == ".opus" else 56_000
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")

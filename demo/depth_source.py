@@ -5,11 +5,14 @@ A map is a 16-bit PNG of distances along the optical axis in millimetres; 0 wher
 
 from __future__ import annotations
 
+import random
 import re
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +90,7 @@ def catalogue(archive: Path) -> list[Model]:
             e["name"],
             archive,
             e["model"].lstrip("/"),
-            tuple(float(e[k]) / 100 for k in ("width", "height", "depth")),
+            (float(e["width"]) / 100, float(e["height"]) / 100, float(e["depth"]) / 100),
             e.get("modelRotation", ""),
             e.get("creator", ""),
             licence,
@@ -97,7 +100,7 @@ def catalogue(archive: Path) -> list[Model]:
     ]
 
 
-def load_mesh(model: Model):
+def load_mesh(model: Model) -> Any:
     """The model's triangles in metres, y up, its foot at y = 0 and its centre on the y axis."""
     import trimesh
 
@@ -114,13 +117,13 @@ def load_mesh(model: Model):
     return trimesh.Trimesh(vertices, mesh.faces, process=False)
 
 
-def shape_key(mesh) -> tuple:
+def shape_key(mesh: Any) -> tuple:
     """Equal for copies of a mesh: the number of triangles and the histogram of their centres' heights."""
     height = mesh.triangles_center[:, 1]
     return len(mesh.faces), tuple(np.histogram(height / height.max(), 12, (0, 1))[0] * 50 // len(height))
 
 
-def render(mesh, size: tuple[float, float, float], rnd) -> np.ndarray:
+def render(mesh: Any, size: tuple[float, float, float], rnd: random.Random) -> np.ndarray:
     """One view of the front (which looks along +z), from a random place: uint16 [SIDE,SIDE] millimetres along
     the optical axis, 0 = no hit."""
     radius = np.linalg.norm(size) / 2
@@ -149,7 +152,7 @@ def render(mesh, size: tuple[float, float, float], rnd) -> np.ndarray:
     return depth.clip(0, 65535).astype(np.uint16).reshape(SIDE, SIDE)
 
 
-def split_models(models: list, rnd) -> dict[str, list]:
+def split_models(models: list, rnd: random.Random) -> dict[str, list]:
     """Test a third (at most 6 meshes), val a sixth (at least one), train the rest."""
     models = models[:]
     rnd.shuffle(models)
@@ -157,7 +160,7 @@ def split_models(models: list, rnd) -> dict[str, list]:
     return {"test": models[:n_test], "val": models[n_test : n_test + n_val], "train": models[n_test + n_val :]}
 
 
-def build(pack, folder: Path, rng_for, seed: int) -> list[tuple[str, str, Model]]:
+def build(pack: Any, folder: Path, rng_for: Callable[..., random.Random], seed: int) -> list[tuple[str, str, Model]]:
     """Render every class into ``pack``; returns the models used as (label, split, model)."""
     from PIL import Image
 
