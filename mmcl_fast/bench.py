@@ -46,6 +46,13 @@ def train(arguments: Sequence[str]) -> int:
     return _run("benchmarks.train", arguments, {})
 
 
+def serve(run: Path, arguments: Sequence[str]) -> int:
+    """Runs ``python -m benchmarks.serve`` on a run folder with these arguments; returns its exit code."""
+    if not run.is_dir():
+        raise UserError(f"bench: {run}: no such run folder; make one with mmcl-fast train demo --out {run}")
+    return _run("benchmarks.serve", [str(run.resolve()), *arguments], {})
+
+
 def _run(module: str, arguments: Sequence[str], settings: dict[str, object]) -> int:
     root = checkout()
     environment = os.environ | {name: str(value) for name, value in settings.items() if value is not None}

@@ -27,10 +27,11 @@ SMALLER = {
     "ablate": "--seeds 0 --switches blending --jobs 1 --quiet",
     "bench ops": "--seconds 0.01 --select '256x100x512 and float32'",
     "serve": "--port 0",
+    "bench serve": "--seconds 0.5 --clients 2",
     "bench media": "--seconds 0.01 --modality text",
 }
-NEEDS = {"export": "onnxruntime", "serve": "uvicorn"}
-SLOW = ("bench ops", "export")
+NEEDS = {"export": "onnxruntime", "serve": "uvicorn", "bench serve": "uvicorn"}
+SLOW = ("bench ops", "bench serve", "export")
 
 
 def commands(group=None, path: str = "") -> Iterator[tuple[str, str]]:

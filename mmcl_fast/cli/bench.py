@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, bench, guarded
+from mmcl_fast.cli.common import Debug, Run, bench, guarded
 
 
 @bench.command("ops")
@@ -86,3 +86,22 @@ def bench_train(
     ):
         arguments += [name, value] if value else []
     raise typer.Exit(suite.train(arguments + (["--quick"] if quick else [])))
+
+
+@bench.command("serve")
+@guarded
+def bench_serve(
+    run: Run,
+    clients: Annotated[int, typer.Option(min=1, help="At once.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Of load, with batching and without.")] = 60.0,
+    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
+    debug: Debug = False,
+) -> None:
+    """Load `mmcl-fast serve` on two cores with many clients and the demo's files, with batching and without.
+
+    Example: `mmcl-fast bench serve runs/demo --clients 50 --seconds 15`
+    """
+    from mmcl_fast import bench as suite
+
+    arguments = ["--clients", str(clients), "--seconds", str(seconds)] + (["--out", out] if out else [])
+    raise typer.Exit(suite.serve(run, arguments))
