@@ -1,15 +1,22 @@
-"""The wheel: built from a copy of the sources without torch's headers, imported from elsewhere."""
+"""The sdist and the wheel that is built of it, without torch's headers; installed into an environment of its own."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.toy import write_folder
 
 try:
     import tomllib
@@ -17,12 +24,14 @@ except ImportError:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ["csrc", "kernels", "mmcl_fast", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"]
+FOLDERS = ("csrc", "docs", "kernels", "mmcl_fast")
+FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff")
 pytest.importorskip("pybind11")
 pytest.importorskip("ninja")
 
 
-def build(folder: Path, **env: str) -> subprocess.CompletedProcess:
+def build(source: Path, out: Path, **env: str) -> subprocess.CompletedProcess:
+    """A wheel of a folder or an sdist."""
     command = [
         sys.executable,
         "-m",
@@ -33,8 +42,8 @@ def build(folder: Path, **env: str) -> subprocess.CompletedProcess:
         "--no-index",
         "-v",
         "-w",
-        str(folder / "out"),
-        str(folder),
+        str(out),
+        str(source),
     ]
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | env)
 
@@ -42,36 +51,98 @@ def build(folder: Path, **env: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
-        path = ROOT / name
-        if path.is_dir():
-            shutil.copytree(path, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        else:
-            shutil.copy(path, folder / name)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for path in (*map(ROOT.joinpath, FILES), *ROOT.glob("requirements*.txt")):
+        shutil.copy(path, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def wheel(sources) -> Path:
-    done = build(sources, MMCL_FAST_CUDA="0")
+def sdist(sources) -> Path:
+    program = "from setuptools import build_meta; print(build_meta.build_sdist('out'))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=sources, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return sources / "out" / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist) -> Path:
+    done = build(sdist, sdist.parent, MMCL_FAST_CUDA="0")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (done.stdout + done.stderr).count("building for the CPU only (MMCL_FAST_CUDA=0)") == 1
-    return next((sources / "out").glob("mmcl_fast-*.whl"))
+    return next(sdist.parent.glob("mmcl_fast-*.whl"))
 
 
-def test_wheel_holds_the_package_and_no_more(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
-    assert any(n.startswith("mmcl_fast/_C.") and n.endswith(".so") for n in names)
-    assert {
-        "mmcl_fast/kernels/alignment.py",
-        "mmcl_fast/kernels/realignment.py",
-        "mmcl_fast/ops/table.json",
-        "mmcl_fast/py.typed",
-        "mmcl_fast/configs/demo.toml",
-    } <= set(names)
-    assert {n.split("/")[0] for n in names} == {"mmcl_fast", "mmcl_fast-0.1.0.dist-info"}
-    weights = {f"mmcl_fast/encoders/weights/{p.name}" for p in (ROOT / "mmcl_fast/encoders/weights").glob("*")}
-    assert weights <= set(names)
+def shipped() -> set[str]:
+    """What a wheel holds of the checkout, by its names there: every file of the package but the compiled core."""
+    found = [*(ROOT / "mmcl_fast").rglob("*"), *(ROOT / "kernels").glob("*.py")]
+    kept = [p for p in found if p.is_file() and p.suffix != ".so" and "__pycache__" not in p.parts]
+    return {str(p.relative_to(ROOT)).replace("kernels/", "mmcl_fast/kernels/") for p in kept}
+
+
+def test_sdist_holds_all_sources_and_documents(sdist):
+    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    sources = {str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*") if p.is_file()}
+    kernels = {name.replace("mmcl_fast/kernels", "kernels") for name in shipped()}
+    pages = {str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md")}
+    assert not (sources | kernels | pages | set(FILES) | {"requirements.txt", "requirements-nodeps.txt"}) - names
+
+
+def test_wheel_of_the_sdist_holds_the_package_and_no_more(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    compiled = {n for n in names if n.startswith("mmcl_fast/_C.") and n.endswith(".so")}
+    own = {n for n in names if n.startswith("mmcl_fast/")}
+    assert len(compiled) == 1 and own - compiled == shipped()
+    assert {"mmcl_fast/py.typed", "mmcl_fast/configs/demo.toml", "mmcl_fast/ops/table.json"} <= own
+    assert {n.split("/")[0] for n in names - own} == {"mmcl_fast-0.1.0.dist-info"}
+    assert "mmcl_fast-0.1.0.dist-info/licenses/LICENSE" in names
+
+
+def test_messages_name_extras_that_there_are():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "".join(
+        p.read_text() for p in (*(ROOT / "mmcl_fast").rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+    )
+    named = {name for list_ in re.findall(r"(?:mmcl-fast|\.)\[([a-z0-9,-]+)\]'", text) for name in list_.split(",")}
+    assert {"onnx", "serve", "clip"} <= named <= set(extras)
+
+
+@pytest.mark.slow
+def test_wheel_installs_into_an_environment_of_its_own_and_learns(wheel, tmp_path):
+    """The environment holds the wheel alone; what it depends on is found where the tests run, and no checkout is."""
+    environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
+    venv.create(environment, with_pip=False)
+    python = environment / "bin" / "python"
+    place = Path(said([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path).strip())
+    # A path in a .pth file is searched, but .pth files in it, such as that of an editable install, are not read.
+    (place / "below.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(site_packages())))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q", wheel]
+    said(pip, tmp_path)
+    write_folder(elsewhere / "mine", classes=2, train=4, test=2, modalities=("image", "text"))
+    own = environment / "bin" / "mmcl-fast"
+    where = said(
+        [python, "-c", "import mmcl_fast, mmcl_fast._C as c; print(mmcl_fast.__file__, c.__file__)"], elsewhere
+    )
+    assert all(file.startswith(str(place)) for file in where.split())
+    assert "train" in said([own, "--help"], elsewhere)
+    assert "The core works." in said([own, "doctor"], elsewhere)
+    cheap = ("--set", "method.options.steps=5", "--set", "method.options.epochs=1", "--set", "train.device=cpu", "-q")
+    assert "report: run/report.html" in said([own, "train", "mine", "--out", "run", *cheap], elsewhere)
+    file = next((elsewhere / "mine/image/test/class_1").iterdir())
+    told = json.loads(said([own, "predict", "run", file, "--format", "json"], elsewhere))
+    assert told["modality"] == "image" and told["error"] is None and len(told["labels"]) == 3
+
+
+def site_packages() -> list[str]:
+    return [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+
+
+def said(command: list, folder: Path) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MMCL_FAST_USE")}
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=folder, env=env, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_wheel_runs_from_elsewhere(wheel, tmp_path):
@@ -114,5 +185,5 @@ def test_torch_is_not_needed_to_build():
 def test_build_says_what_is_wrong(sources, env, message):
     if env.get("PATH") and Path("/usr/local/cuda/bin/nvcc").is_file():
         pytest.skip("a toolkit at its usual place is found without PATH")
-    done = build(sources, **env)
+    done = build(sources, sources / "out", **env)
     assert done.returncode and message in done.stdout + done.stderr
