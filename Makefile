@@ -20,6 +20,7 @@ gpu: setup $(STAMPS)/test
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/gpu.sh $(ARGS)
 
 setup: $(STAMPS)/build
+	@echo "set up: $(BIN)/mmcl-fast --help (just mmcl-fast after: . $(BIN)/activate)"
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
