@@ -61,7 +61,7 @@ def write_run(tmp_path: Path):
     def write(name: str = "run", seed: int = 0, method: str = "comm") -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        events = [{"event": "start", "seconds": {"evaluation": 1.5}}]
+        events: list[dict] = [{"event": "start", "seconds": {"evaluation": 1.5}}]
         events += [
             {
                 "event": "task",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mmcl_fast.streams.sample import Task
 from tests.cli_calls import call, error_of
 
 
@@ -220,7 +221,8 @@ def test_debug_shows_the_traceback() -> None:
 def test_an_interrupt_says_how_to_go_on(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmcl_fast.learning import Learner
 
-    learn, done = Learner.learn, []
+    learn = Learner.learn
+    done: list[Task] = []
 
     def interrupted(self, task):
         if done:

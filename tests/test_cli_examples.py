@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import typer
@@ -34,9 +35,9 @@ NEEDS = {"export": "onnxruntime", "serve": "uvicorn", "bench serve": "uvicorn"}
 SLOW = ("bench ops", "bench serve", "export")
 
 
-def commands(group=None, path: str = "") -> Iterator[tuple[str, str]]:
+def commands(group: Any = None, path: str = "") -> Iterator[tuple[str, str]]:
     """(name, help) of every command that does something."""
-    for name, command in sorted((group or typer.main.get_command(cli.app)).commands.items()):
+    for name, command in sorted((group or cast(Any, typer.main.get_command(cli.app))).commands.items()):
         if hasattr(command, "commands"):
             yield from commands(command, f"{path}{name} ")
         else:

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,12 +106,19 @@ def test_bad_input_is_refused_before_anything_is_read(place: Path, mixed: Path) 
 
 def test_python_raises_or_reports_and_reads_no_further_than_asked(place: Path, mixed: Path) -> None:
     learner = Learner.load(place / "run", device="cpu")
-    files = [mixed / "0.txt", mixed / "unknown.jpg", mixed / "b/0.png", Line("mine", "word10")]
+    files: list[str | Path | Line] = [mixed / "0.txt", mixed / "unknown.jpg", mixed / "b/0.png", Line("mine", "word10")]
     assert "no words" in learner.predict([Line("empty", " ")], on_error="report")[0].error
     with pytest.raises(MediaError, match="unknown.jpg"):
         learner.predict(files)
     assert [p.error is None for p in learner.predict(files, on_error="report")] == [True, False, True, True]
-    for options in ({"on_error": "skip"}, {"batch_size": 0}, {"top_k": 0}, {"modality": "smell"}, {"classes": []}):
+    wrong: tuple[dict[str, Any], ...] = (
+        {"on_error": "skip"},
+        {"batch_size": 0},
+        {"top_k": 0},
+        {"modality": "smell"},
+        {"classes": []},
+    )
+    for options in wrong:
         with pytest.raises(ConfigError):
             learner.predictions(files, **options)
     one = [learner.predict([file])[0] for file in (files[0], files[2])]

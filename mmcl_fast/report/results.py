@@ -45,7 +45,7 @@ def collect(
             notes |= dict.fromkeys(run.get("notes", []))
             cells.append({"seed": seed, "folder": "/".join(folder.parts[-2:]), **{key: run.get(key) for key in KEPT}})
         out.append({**about, "cells": cells})
-    base = next((row["cells"] for row in out if row["title"] == reference), [])
+    base: list[dict[str, Any]] = next((row["cells"] for row in out if row["title"] == reference), [])
     for row in out:
         row["statistics"] = _statistics(row["cells"], base if row["title"] != reference else [])
     return {
@@ -69,10 +69,14 @@ def _statistics(cells: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]])
             if metric == "per_modality":
                 continue
             said = _interval([_metric(cell, setting, metric) for cell in cells])
-            a = [_metric(cell, setting, metric) for cell in own]
-            b = [_metric(shared[cell["seed"]], setting, metric) for cell in own]
-            if said is not None and a and None not in b:
-                said["difference"] = asdict(paired(a, b, CONFIDENCE))
+            both = [
+                (a, b)
+                for cell in own
+                if (a := _metric(cell, setting, metric)) is not None
+                and (b := _metric(shared[cell["seed"]], setting, metric)) is not None
+            ]
+            if said is not None and own and len(both) == len(own):
+                said["difference"] = asdict(paired([a for a, _ in both], [b for _, b in both], CONFIDENCE))
             out[setting][metric] = said
         out[setting]["per_modality"] = {
             modality: {
@@ -94,4 +98,5 @@ def _metric(cell: dict[str, Any], setting: str, metric: str) -> float | None:
 
 
 def _interval(values: Sequence[float | None]) -> dict[str, Any] | None:
-    return None if None in values else asdict(interval(values, CONFIDENCE))
+    known = [value for value in values if value is not None]
+    return asdict(interval(known, CONFIDENCE)) if len(known) == len(values) else None

@@ -84,7 +84,8 @@ def change(folder: Path, tensors: dict, values: dict, rng: random.Random) -> str
             tensors[key + "/x" if kind == "renamed" else key] = new[kind]
         done = f"{kind} tensor {key}"
     else:
-        place, path = values, []
+        place: Any = values
+        path: list[Any] = []
         while isinstance(place, (dict, list)) and place and (not path or rng.random() < 0.5):
             holder = place
             path.append(rng.choice(sorted(place) if isinstance(place, dict) else range(len(place))))

@@ -16,7 +16,9 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,7 +46,7 @@ class Moments:
         count, steps = struct.unpack("qq", self.shared[:16])
         return count, steps, self.shared[16 : 16 + count]
 
-    def pass_by(self, kind: str, before: object = lambda: None) -> None:
+    def pass_by(self, kind: str, before: Callable[[], object] = lambda: None) -> None:
         count, steps, _ = self.read()
         self.shared[16 + count : 17 + count] = kind.encode()
         self.shared[:16] = struct.pack("qq", count + 1, steps + (kind in LOOPS.values()))
@@ -158,12 +160,19 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
 
     rng = random.Random(seed)
     places = {kind: [i for i in range(count) if kinds[i] == kind] for kind in sorted(set(kinds))}
-    chosen = []
+    chosen: list[int] = []
     while len(chosen) < points - points // TIMED:  # of all kinds as many, whatever their number
         left = [kind for kind in places if places[kind]]
         kind = min(left, key=lambda k: (sum(kinds[i] == k for i in chosen), k))
         chosen.append(places[kind].pop(rng.randrange(len(places[kind]))))
-    report = {"points": 0, "identical": 0, "most_steps_redone": 0, "moments": count, "kinds": {}, "faults": []}
+    report: dict[str, Any] = {
+        "points": 0,
+        "identical": 0,
+        "most_steps_redone": 0,
+        "moments": count,
+        "kinds": {},
+        "faults": [],
+    }
     for number in range(points):
         out = folder / f"run-{number}"
         if number < len(chosen):
@@ -190,9 +199,9 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
             report["identical"] += 1
         else:
             report["faults"].append(f"{moment}: killed {killed}, resumed with {resumed}, {redone} steps done again")
-        left = [p.name for p in (out / "checkpoints").iterdir() if not p.name.startswith("task-")]
-        if left:
-            report["faults"].append(f"{moment}: left behind: {left}")
+        behind = [p.name for p in (out / "checkpoints").iterdir() if not p.name.startswith("task-")]
+        if behind:
+            report["faults"].append(f"{moment}: left behind: {behind}")
     return report
 
 

@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -27,7 +28,7 @@ from tests.toy import ToyEncoder, write_folder
 
 COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 7}
 LOOPS = {**COMM, "relevance": "mlp", "realignment_decay": 0.1}
-CASES = {
+CASES: dict[str, Any] = {
     "whole": ("comm", COMM),
     "bare": ("comm", {**COMM, "prompts": False}),
     "loops": ("comm", LOOPS),
@@ -36,7 +37,7 @@ CASES = {
     "joint": ("joint", {"epochs": 1, "batch_size": 7}),
 }
 EVERY = 5
-said: dict[str, list[list[str]]] = {}
+said: dict[str, list[str]] = {}
 
 
 def small_blocks() -> None:
@@ -135,7 +136,7 @@ def main(folder: Path) -> None:
                 }
             )
             result = run.train(config, folder / out, resume=True)
-            trunk = len(result.learner.encoder.trunk_calls)
+            trunk = len(cast(ToyEncoder, result.learner.encoder).trunk_calls)
             state = result.learner.method.state()[0]
             bits = b"".join(v.numpy().tobytes() for _, v in sorted(state.items()))
             return f"{trunk} {hashlib.sha256(bits).hexdigest()}"

@@ -36,7 +36,7 @@ def tars(folder, tmp_path_factory) -> Path:
     return root
 
 
-def learned(stream: Stream, **options) -> tuple[Learner, list]:
+def learned(stream: Stream, **options) -> tuple[Learner, dict[str, list[int]]]:
     learner = Learner(ToyEncoder(), "ridge", **options)
     for task in stream:
         learner.learn(task)

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning import run, tracking
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.log import MetricsLog
+from mmcl_fast.streams.sample import Task
 from tests.toy import ToyEncoder, write_folder
 
 
@@ -37,8 +39,8 @@ def learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return go
 
 
-def expected(events: list[dict]) -> dict[str, list[tuple[int, float]]]:
-    out: dict[str, list[tuple[int, float]]] = {}
+def expected(events: list[dict]) -> dict[str, list[tuple[int, Any]]]:
+    out: dict[str, list[tuple[int, Any]]] = {}
     for event in events:
         if event["event"] != "resume":
             step, values = tracking.scalars(event, ["image-0", "text-0"])
@@ -65,7 +67,8 @@ def test_tensorboard_holds_the_events_once_after_a_resume_too(learn, tmp_path: P
         events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    whole, taught = Learner.learn, []
+    whole = Learner.learn
+    taught: list[Task] = []
 
     def interrupted(self, task):
         if taught:
@@ -84,7 +87,8 @@ def test_tensorboard_holds_the_events_once_after_a_resume_too(learn, tmp_path: P
 
 class FakeRun:
     def __init__(self, fails: bool, **options) -> None:
-        self.options, self.fails, self.logged, self.finished = options, fails, [], False
+        self.options, self.fails, self.finished = options, fails, False
+        self.logged: list[tuple[int, dict]] = []
 
     def log(self, values, step) -> None:
         if self.fails and step == 1:
@@ -97,7 +101,7 @@ class FakeRun:
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch):
-    module = ModuleType("wandb")
+    module: Any = ModuleType("wandb")
     module.runs, module.fails, module.Settings = [], False, dict
     module.init = lambda **options: module.runs.append(FakeRun(module.fails, **options)) or module.runs[-1]
     monkeypatch.setitem(sys.modules, "wandb", module)

@@ -6,7 +6,7 @@ import math
 import random
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.media.originals import Original, originals, sealed_ogg
@@ -137,12 +137,12 @@ def _fields(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     """Numbers of the header replaced by absurd ones, with the checksums of PNG and Ogg made right again."""
     fix = _png if file.data.startswith(b"\x89PNG") else sealed_ogg if file.data.startswith(b"OggS") else None
     for start, size in _places(file):
-        values = ABSURD_FLOATS if size == 8 else ABSURD
+        values: Sequence[float] = ABSURD_FLOATS if size == 8 else ABSURD
         for value in values if fix is sealed_ogg else rng.sample(values, 3):  # 0 in an Ogg once crashed libsndfile
-            if size == 8:
-                new = struct.pack(">d", value)
-            else:
+            if isinstance(value, int):
                 new = (value & (1 << 8 * size) - 1).to_bytes(size, rng.choice(("big", "little")))
+            else:
+                new = struct.pack(">d", value)
             broken = file.data[:start] + new + file.data[start + size :]
             yield f"field-{start}-{new.hex()}", fix(broken) if fix else broken
     for number in range(12 if fix else 0):  # behind a checksum that is right, the decoder itself is met
@@ -151,7 +151,8 @@ def _fields(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
 
 def _places(file: Original) -> list[tuple[int, int]]:
     """Start and length of up to 20 numbers of the headers, in the file's first and last 4096 bytes."""
-    data, found = file.data, {}
+    data = file.data
+    found: dict[int, int] = {}
     ends = ((0, 4096), (max(len(data) - 4096, 0), len(data)))
     kinds = ("%d",) if data.startswith((b"P6", b"\x93NUMPY")) else (">I", "<I", ">H", "<H")
     for field in file.fields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -12,12 +13,10 @@ from PIL import Image
 
 from mmcl_fast.media import VisualSpec
 
-PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1)}
-
 
 def plain(modality: str = "image", size: int = 8, **values) -> VisualSpec:
     """A spec whose result is the picture in 0..1."""
-    return VisualSpec(modality=modality, size=size, **PLAIN, **values)
+    return VisualSpec(modality=modality, size=size, mean=(0, 0, 0), std=(1, 1, 1), **values)
 
 
 def quarters(size: int = 64) -> Image.Image:
@@ -62,7 +61,8 @@ def counting_video(
 ) -> Path:
     """A video whose frames show their own number in binary, as black and white bars; ``times`` in 1 / rate s."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options={"g": str(gop), "preset": "ultrafast"} | options)
+        settings = {"g": str(gop), "preset": "ultrafast"} | options
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=settings))
         stream.width = stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(frames):
@@ -93,7 +93,7 @@ def tone(hertz: float, rate: int, seconds: float = 1.0) -> np.ndarray:
 def av_audio(path: Path, codec: str, wave: np.ndarray, rate: int) -> Path:
     """A mono recording in a codec that soundfile does not write."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream = cast(av.AudioStream, container.add_stream(codec, rate=rate, layout="mono"))
         frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
         frame.sample_rate = rate
         container.mux(stream.encode(frame))

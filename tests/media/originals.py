@@ -6,6 +6,7 @@ import io
 import struct
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -48,12 +49,12 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def clip(
-    container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p", sound: str | None = None, **options: str
+    container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p", sound: str | None = None, **options: Any
 ) -> bytes:
     """A video of ``scene``s, 76 x 54, 25 frames a second."""
     data = io.BytesIO()
     with av.open(data, "w", format=container, container_options=EXACT) as out:
-        stream = out.add_stream(codec, rate=25, options=options)
+        stream = cast(av.VideoStream, out.add_stream(codec, rate=25, options=options))
         stream.width, stream.height, stream.pix_fmt = 76, 54, pix_fmt
         stream.codec_context.thread_count = 1
         track = out.add_stream(sound, rate=48000, layout="mono") if sound else None
@@ -69,7 +70,7 @@ def clip(
 def recording(container: str, codec: str, rate: int = RATE) -> bytes:
     data = io.BytesIO()
     with av.open(data, "w", format=container, container_options=EXACT) as out:
-        track = out.add_stream(codec, rate=rate, layout="mono")
+        track = cast(av.AudioStream, out.add_stream(codec, rate=rate, layout="mono"))
         track.bit_rate = 64000
         _encode(out, track, rate, SAMPLES)
     return data.getvalue()
@@ -178,7 +179,7 @@ def _by_av(codec: str, pix_fmt: str, **options: str) -> bytes:
     """A picture that Pillow does not write: 16 bits a channel, OpenEXR."""
     data = io.BytesIO()
     with av.open(data, "w", format="image2pipe") as out:
-        stream = out.add_stream(codec, rate=1, options=options)
+        stream = cast(av.VideoStream, out.add_stream(codec, rate=1, options=options))
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pix_fmt
         out.mux(stream.encode(av.VideoFrame.from_image(scene()).reformat(format=pix_fmt, threads=1)))
         out.mux(stream.encode(None))
@@ -188,20 +189,24 @@ def _by_av(codec: str, pix_fmt: str, **options: str) -> bytes:
 def _videos() -> list[Original]:
     frames = [scene(number) for number in range(6)]
     moving = {"save_all": True, "append_images": frames[1:], "duration": 70}
-    fast = {"preset": "ultrafast", "g": "8"}
+    fast: dict[str, Any] = {"preset": "ultrafast", "g": "8"}
+    x265: dict[str, Any] = {"preset": "ultrafast", "x265-params": "log-level=none:pools=1"}
+    vp8: dict[str, Any] = {"deadline": "good", "cpu-used": "4"}  # "realtime" heeds the time
+    vp9: dict[str, Any] = {"deadline": "realtime", "cpu-used": "8"}
+    av1: dict[str, Any] = {"preset": "12", "svtav1-params": "lp=1"}
     made = {
         "h264.mp4": clip("mp4", "libx264", sound="aac", **fast),
         "h264-long.mp4": clip("mp4", "libx264", 100, **fast),
         "h264.mkv": clip("matroska", "libx264", 100, **fast),
         "h264.ts": clip("mpegts", "libx264", sound="aac", **fast),
         "h264.mov": clip("mov", "libx264", **fast),
-        "hevc.mp4": clip("mp4", "libx265", **{"preset": "ultrafast", "x265-params": "log-level=none:pools=1"}),
-        "hevc.mkv": clip("matroska", "libx265", **{"preset": "ultrafast", "x265-params": "log-level=none:pools=1"}),
-        "vp8.webm": clip("webm", "libvpx", **{"deadline": "good", "cpu-used": "4"}),  # "realtime" heeds the time
-        "vp9.webm": clip("webm", "libvpx-vp9", sound="libopus", **{"deadline": "realtime", "cpu-used": "8"}),
-        "vp9-long.webm": clip("webm", "libvpx-vp9", 100, **{"deadline": "realtime", "cpu-used": "8", "g": "10"}),
-        "av1.mp4": clip("mp4", "libsvtav1", 6, **{"preset": "12", "svtav1-params": "lp=1"}),
-        "av1.webm": clip("webm", "libsvtav1", 6, **{"preset": "12", "svtav1-params": "lp=1"}),
+        "hevc.mp4": clip("mp4", "libx265", **x265),
+        "hevc.mkv": clip("matroska", "libx265", **x265),
+        "vp8.webm": clip("webm", "libvpx", **vp8),
+        "vp9.webm": clip("webm", "libvpx-vp9", sound="libopus", **vp9),
+        "vp9-long.webm": clip("webm", "libvpx-vp9", 100, **vp9, g="10"),
+        "av1.mp4": clip("mp4", "libsvtav1", 6, **av1),
+        "av1.webm": clip("webm", "libsvtav1", 6, **av1),
         "mjpeg.avi": clip("avi", "mjpeg", pix_fmt="yuvj420p"),
         "mpeg4.avi": clip("avi", "mpeg4", sound="libmp3lame"),
         "mpeg4.mp4": clip("mp4", "mpeg4"),

@@ -9,6 +9,7 @@ import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -76,7 +77,7 @@ def clip(path: Path, codec: str, pix_fmt: str, frames: int = 30) -> Path:
     """Part of a scene, moving to the left."""
     pixels = np.asarray(scene(160 + 2 * frames, 120))
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=25))
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 160, 120, pix_fmt, 4_000_000
         for number in range(frames):
             part = np.ascontiguousarray(pixels[:, 2 * number : 2 * number + 160])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_it_is_learned_beside_others_and_read_anew_by_a_changed_reader(tmp_path:
         learner.learn(task)
     result = learner.evaluate(stream.tasks, setting="agnostic")
     assert result.correct["agnostic"][1] >= 6  # of 8
-    file = stream[1].test[0].path
+    file = cast(Path, stream[1].test[0].path)
     assert learner.predict([file], modality="thermal")[0].labels[0] == ("thermal", "class_0")
 
     def learned_again() -> list[str]:

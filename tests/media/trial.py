@@ -49,9 +49,10 @@ def outcome(work, path: Path) -> tuple[str, str]:
 
 def digest(item: torch.Tensor | str, spec: Spec) -> str:
     """Of an item that is whole, finite and in range."""
-    if isinstance(item, str):
-        assert 0 < len(item) <= spec.max_chars and "\0" not in item
+    if isinstance(spec, TextSpec):
+        assert isinstance(item, str) and 0 < len(item) <= spec.max_chars and "\0" not in item
         return hashlib.md5(item.encode()).hexdigest()
+    assert isinstance(item, torch.Tensor)
     assert item.shape == spec.shape and item.dtype == torch.float32, (item.shape, item.dtype)
     assert item.isfinite().all(), "not finite"
     assert item.min() >= -1e-4 and item.max() <= 1 + 1e-4, (item.min(), item.max())
@@ -148,7 +149,7 @@ def in_batches(chosen: list[Item], backend: str) -> None:
 def stopped_at(items: list[Item], spec: Spec, backend: str, sound: set[int], first: int) -> int:
     """Where a loader stops that is not to skip: whole batches come before, then the first broken item's error."""
     broken = next((n for n in range(len(items)) if first + n not in sound), len(items))
-    seen = []
+    seen: list[int] = []
     try:
         for numbers, batch in loader(items, spec, backend=backend, batch_size=16):
             assert len(numbers) == len(batch) == min(16, len(items) - len(seen))

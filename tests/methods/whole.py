@@ -87,7 +87,9 @@ def check_resume(folder: Path, method: str, options: dict, stops: tuple[int, ...
     names of its loops."""
     assert not method_class(method).cumulative
     config = make_config(folder, method, options, checkpoint_every=2, evaluate_unseen=False)
-    real, loops, left = journal.Journal.step, [], []
+    real = journal.Journal.step
+    loops: list[str] = []
+    left: list[int] = []
 
     def step(self, loop, state):
         loops.append(loop)

@@ -120,7 +120,7 @@ def something_something_v2(root: Path) -> None:
 
 
 def esc_50(root: Path) -> None:
-    rows = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
+    rows: list[tuple] = [("filename", "fold", "target", "category", "esc10", "src_file", "take")]
     for fold in range(1, 6):
         for target, label in enumerate(("dog", "chirping_birds")):
             rows.append((f"{fold}-100-A-{target}.wav", fold, target, label, True, 100, "A"))
@@ -129,7 +129,7 @@ def esc_50(root: Path) -> None:
 
 
 def urbansound8k(root: Path) -> None:
-    rows = [("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")]
+    rows: list[tuple] = [("slice_file_name", "fsID", "start", "end", "salience", "fold", "classID", "class")]
     for fold in range(1, 11):
         for number, label in enumerate(("air_conditioner", "car_horn")):
             rows.append((f"{fold}-{number}-0-0.wav", fold, 0.0, 0.2, 1, fold, number, label))
@@ -152,7 +152,7 @@ def audioset_strong(root: Path) -> None:
         root, "mid_to_display_name.tsv", "/m/053hz1\tCheering\n/m/05tny_\tBark\n/m/07rkbfh\tChatter\n/m/09x0r\tSpeech\n"
     )
     for word, folder in (("train", "a"), ("eval", "b")):
-        rows = [("segment_id", "start_time_seconds", "end_time_seconds", "label")]
+        rows: list[tuple] = [("segment_id", "start_time_seconds", "end_time_seconds", "label")]
         for i, label in enumerate(("/m/053hz1", "/m/05tny_", "/m/053hz1")):
             clip = f"{folder}{i}-2nhu_JCQ"
             rows += [(f"{clip}_30000", *event) for event in ((0, 4, label), (4, 9, "/m/07rkbfh"), (6, 9, label))]

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,9 @@ def save(path: Path, rows=ROWS, names=NAMES, **options) -> Path:
         parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=3)
     else:
         with open(path, "w", newline="", encoding="utf-8") as file:
-            tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None} if path.suffix == ".tsv" else {}
+            tabs: dict[str, Any] = {}
+            if path.suffix == ".tsv":
+                tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
             writer = csv.writer(file, **tabs)
             if options.get("header", True):
                 writer.writerow(names)
