@@ -33,6 +33,11 @@ def read_folder(
     samples: list[Sample] = []
     texts = read_class_texts(root)
     found = _folders(root)
+    if found and not set(found) & set(MODALITIES):
+        raise StreamError(
+            f"{root}: none of its folders ({', '.join(found[:4])}{', ...' * (len(found) > 4)}) is a modality: name them"
+            f"{', '.join(MODALITIES)} and put the classes into them: {root / MODALITIES[0]}/<class>/<file>"
+        )
     for name in found:
         check_modality(name, os.path.join(root, name))
     for modality in (name for name in MODALITIES if name in found):
@@ -41,7 +46,7 @@ def read_folder(
         if modality == "text":
             own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
         if not splits and not own:
-            raise StreamError(f"{root / modality}: empty: put train and test folders with classes there or remove it")
+            raise StreamError(f"{root / modality}: empty of class folders: expected {root / modality}/<class>/<file>")
         if splits and not own and not {name.lower() for name in splits} & SPLIT_WORDS:
             own, splits = _held_out(modality, root), []
         for split in splits:

@@ -42,6 +42,19 @@ def test_a_class_of_one_file_is_named(tmp_path: Path) -> None:
         Stream.from_folder(write(tmp_path, {"text/cat": 3, "text/dog": 1}))
 
 
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [
+        ("cat", r"none of its folders \(cat\) is a modality: name them image, .*: .*/image/<class>/<file>"),
+        ("images/cat", r"none of its folders \(images\) is a modality"),
+        ("text", r"text: empty of class folders: expected .*/text/<class>/<file>"),
+    ],
+)
+def test_another_layout_is_told_what_is_expected(tmp_path: Path, folder: str, what: str) -> None:
+    with pytest.raises(StreamError, match=what):
+        Stream.from_folder(write(tmp_path, {folder: 3}))
+
+
 def test_a_folder_is_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, {"mine/text/cat": 3, "demo/text/cat": 3})
     monkeypatch.chdir(tmp_path)
