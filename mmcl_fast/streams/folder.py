@@ -36,7 +36,7 @@ def read_folder(
     if found and not set(found) & set(MODALITIES):
         raise StreamError(
             f"{root}: none of its folders ({', '.join(found[:4])}{', ...' * (len(found) > 4)}) is a modality: name them"
-            f"{', '.join(MODALITIES)} and put the classes into them: {root / MODALITIES[0]}/<class>/<file>"
+            f" {', '.join(MODALITIES)} and put the classes into them: {root / MODALITIES[0]}/<class>/<file>"
         )
     for name in found:
         check_modality(name, os.path.join(root, name))
