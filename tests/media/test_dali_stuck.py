@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from mmcl_fast.media import dali, dali_calls, loader
+from tests.media.dali_files import broken, damaged, scene, scenes
 from tests.media.files import plain
-from tests.media.test_dali import batches_of, broken, damaged, needs_dali, scene, scenes
+from tests.media.test_dali import batches_of, needs_dali
 
 MANY = """
 import sys
 from pathlib import Path
 from mmcl_fast.media import loader
 from tests.media.files import plain
-from tests.media.test_dali import Item
+from tests.media.dali_files import Item
 
 items = [Item("image", path) for path in sorted(Path(sys.argv[1]).iterdir())]
 for _ in range(10):  # without the limit a crash came with the second to fourth
