@@ -110,7 +110,7 @@ def raw(port: int, data: bytes, seconds: float = 10.0, end: bool = False) -> byt
                 sock.shutdown(socket.SHUT_WR)
             while part := sock.recv(1 << 16):
                 out += part
-        except (TimeoutError, ConnectionError):
+        except OSError:
             pass
     return out
 
