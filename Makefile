@@ -1,4 +1,5 @@
 # make demo: learn the demo stream and show what was remembered.   make test: all tests.
+# make lint: findings, layout and types, which make test holds too.   make format: mends what mends itself.
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/demo
@@ -7,7 +8,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test gpu setup clean
+.PHONY: demo test lint format gpu setup clean
 
 demo: setup
 	$(BIN)/mmcl-fast train demo --out $(OUT) --resume $(ARGS)
@@ -15,6 +16,15 @@ demo: setup
 # One process per core with one thread each: the tests start many short processes of their own.
 test: setup $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+lint: $(STAMPS)/test
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+
+format: $(STAMPS)/test
+	$(BIN)/python -m ruff check --fix
+	$(BIN)/python -m ruff format
 
 gpu: setup $(STAMPS)/test
 	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/gpu.sh $(ARGS)

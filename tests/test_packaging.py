@@ -18,9 +18,9 @@ import pytest
 
 from tests.toy import write_folder
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:
+else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,5 @@
-"""The command line: init, train, compare, ablate, evaluate, predict, serve, report, export, data, cache, bench, doctor."""
+"""The command line: init, train, compare, ablate, evaluate, predict, serve, report, export, data, cache, bench and
+doctor."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ class Stream:
         header: bool = True,
         **options: Any,
     ) -> Stream:
-        """From ``root/<modality>/<split>/<class>/files``, or ``root/<modality>/<class>/files``, of which a fifth is held
-        out to test on; ``root/classes.json`` may give class texts.
+        """From ``root/<modality>/<split>/<class>/files``, or ``root/<modality>/<class>/files``, of which a fifth is
+        held out to test on; ``root/classes.json`` may give class texts.
 
         Text samples may also be the rows of ``root/text/<split>.csv`` (tsv, jsonl, parquet); ``text``, ``label`` and
         ``header`` are as in ``from_table``. Tasks take the classes in sorted order. Raises StreamError, one line, for

@@ -57,7 +57,8 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    text, out = page.read_text(encoding="utf-8"), []
+    text = page.read_text(encoding="utf-8")
+    out: list[Block] = []
     previous = 0
     for found in FENCE.finditer(text):
         words = found[1].split()

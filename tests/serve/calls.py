@@ -128,5 +128,5 @@ def figures(port: int) -> dict[str, float]:
 def resources(process: int) -> tuple[int, int, int]:
     """Open descriptors, threads and resident bytes of a process (Linux)."""
     status = Path(f"/proc/{process}/status").read_text()
-    threads, kilobytes = (int(re.search(rf"{name}:\s*(\d+)", status)[1]) for name in ("Threads", "VmRSS"))  # type: ignore[index]
+    threads, kilobytes = (int(re.search(rf"{name}:\s*(\d+)", status)[1]) for name in ("Threads", "VmRSS"))
     return len(os.listdir(f"/proc/{process}/fd")), threads, 1024 * kilobytes
