@@ -114,10 +114,10 @@ def train(
     if result is None:
         return
     from mmcl_fast import report
-    from mmcl_fast.learning import samples
+    from mmcl_fast.learning import sampling
 
     try:
-        samples.write(out, result.learner, result.stream, result.summary)
+        sampling.write(out, result.learner, result.stream, result.summary)
     except UserError as fault:  # the run is whole without them
         print(f"note: no samples for the report: {fault}", file=sys.stderr)
     page = report.write(out)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+FALLEN = 12  # classes that a report names
+
 
 @dataclass(frozen=True)
 class Fall:
@@ -24,7 +26,7 @@ class Fall:
     best_after: int
     now: int
     tests: int
-    taken_for: tuple[tuple[tuple[str, str], int], ...]
+    taken_for: list[tuple[tuple[str, ...], int]]
 
     @property
     def points(self) -> float:
@@ -48,7 +50,7 @@ def falls(tasks: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]
         if event["event"] == "evaluation" and event["setting"] == setting and event.get("by_class")
     }
     last = len(tasks)
-    if not all(t in rows for t in range(1, last + 1)) or "taken_for" not in rows[last]:
+    if any(task.get("test_by_class") is None for task in tasks) or any(t not in rows for t in range(1, last + 1)):
         return None
     out = []
     for number, task in enumerate(tasks[:-1], 1):
@@ -56,8 +58,8 @@ def falls(tasks: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]
             right = [rows[t]["by_class"][number - 1][place] for t in range(number, last + 1)]
             best, now = max(right[:-1]), right[-1]
             if best > now:
-                taken = tuple(
-                    ((modality, name), count) for (modality, name), count in rows[last]["taken_for"][number - 1][place]
+                taken = rows[last].get("taken_for", [])[number - 1][place]
+                out.append(
+                    Fall(number, place, best, number + right.index(best), now, tests, [(tuple(c), n) for c, n in taken])
                 )
-                out.append(Fall(number, place, best, number + right.index(best), now, tests, taken))
     return sorted(out, key=lambda fall: (-fall.points, fall.task, fall.place))

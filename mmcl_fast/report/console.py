@@ -9,6 +9,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+ABOUT = {
+    "agnostic": "the model is not told the modality; all classes compete",
+    "given": "the modality chooses prompts and gates; all classes compete",
+    "given_masked": "as given, and only the given modality's classes compete",
+}
+
 
 def show(summary: dict[str, Any], console: Console) -> None:
     """Print R of both settings, the metrics with their formulas, and the notes of a summary."""

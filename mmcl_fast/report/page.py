@@ -1,54 +1,56 @@
-"""The HTML page: one file that needs nothing else, from a run's summary.json and metrics.jsonl."""
+"""The report of finished runs: one HTML page that needs nothing else, and the same as Markdown beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from mmcl_fast.config import read_object
 from mmcl_fast.errors import RunError
-from mmcl_fast.report import figures, parts, record
+from mmcl_fast.learning import samples
+from mmcl_fast.learning.falls import falls
+from mmcl_fast.report import figures, markdown, markup, record, sections
+from mmcl_fast.report.blocks import Page, Panel, Part, Plot, Row, Section, Table, Words
 from mmcl_fast.report.console import metric_names, number
 
-ABOUT = {
-    "agnostic": "the model is not told the modality; all classes compete",
-    "given": "the modality chooses prompts and gates; all classes compete",
-    "given_masked": "as given, and only the given modality's classes compete",
-}
+Run = dict[str, Any]
 
 
 def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None) -> Path:
-    """Write the report of a run folder, or of several side by side.
+    """Write the report of a run folder, or of several side by side, and beside it the same as Markdown.
 
     Args:
         run: a folder with summary.json, or several.
-        out: the HTML file; None: report.html in the (first) run folder.
+        out: the HTML file; None: report.html in the (first) run folder. The other one's name ends in .md.
 
     Returns:
-        The file written.
+        The HTML file.
 
     Raises:
         RunError: a run that is not finished or cannot be read, or a place that cannot be written.
     """
     folders = [Path(run)] if isinstance(run, (str, Path)) else [Path(r) for r in run]
-    runs = [read(folder) for folder in folders]
+    file = folders[0] / "report.html" if out is None else Path(out)
+    if file.suffix == ".md":
+        raise RunError(f"{file}: the HTML file is to be named, such as {file.with_suffix('.html').name}; give that")
+    runs = [_whole(folder) for folder in folders]
     titles = [one["title"] for one in runs]
     for one, folder in zip(runs, folders):
         if titles.count(one["title"]) > 1:
             one["title"] += f" ({folder.name})"
-    file = folders[0] / "report.html" if out is None else Path(out)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(runs), encoding="utf-8")
-    except OSError as fault:
-        raise RunError(f"{file}: cannot be written ({fault.strerror}); give another --out") from None
+    said = page(runs)
+    for name, text in ((file, markup.render(said)), (file.with_suffix(".md"), markdown.render(said))):
+        try:
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.write_text(text, encoding="utf-8")
+        except OSError as fault:
+            raise RunError(f"{name}: cannot be written ({fault.strerror}); give another --out") from None
     return file
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path) -> Run:
     """summary.json with what stands beside it: events, config, environment, and a title."""
     summary = read_object(folder / "summary.json", "run mmcl-fast train --resume to write it again")
     if summary is None:
@@ -77,168 +79,86 @@ def read(folder: Path) -> dict[str, Any]:
     }
 
 
-def page(runs: list[dict[str, Any]]) -> str:
+def _whole(folder: Path) -> Run:
+    """``read`` with the run's samples and the classes that fell."""
+    run = read(folder)
+    try:
+        found = falls(run["tasks"], run["events"], next(iter(run["settings"])))
+    except IndexError:
+        raise RunError(
+            f"{folder / 'metrics.jsonl'}: right answers by class of other tasks than summary.json's; restore both from "
+            "a copy"
+        ) from None
+    return {**run, "falls": found, "samples": samples.read(folder)}
+
+
+def page(runs: Sequence[Run]) -> Page:
     """The page of one run or several."""
-    drawn = parts.Figures()
-    several = len(runs) > 1
-    title = "Runs side by side" if several else f"{runs[0]['title']}: {len(runs[0]['tasks'])} tasks"
-    body = [f"<h1>{escape(title)}</h1>"]
-    body += [_comparison(runs, drawn)] if several else []
-    for run in runs:
-        body.append(_run(run, drawn, heading=several))
-    return parts.document(title, "".join(body), drawn, "summary.json and metrics.jsonl")
+    source = f"summary.json, metrics.jsonl and {samples.FILE}"
+    if len(runs) == 1:
+        title = f"{runs[0]['title']}: {len(runs[0]['tasks'])} tasks"
+        return Page(title, sections.about(runs[0]), sections.of(runs[0]), source)
+    own = [Section(run["title"], [Words(sections.about(run)), *sections.of(run)]) for run in runs]
+    return Page("Runs side by side", ", ".join(run["title"] for run in runs), [_compared(runs), *own], source)
 
 
-def _run(run: dict[str, Any], drawn: parts.Figures, heading: bool) -> str:
-    settings, tasks = run["settings"], run["tasks"]
-    modalities = list(dict.fromkeys(task["modality"] for task in tasks))
-    subtitle = (
-        f"{run.get('method')} on {run.get('encoder')}, {len(tasks)} tasks, "
-        f"{sum(len(t['classes']) for t in tasks)} classes in {', '.join(modalities)}, seed {run.get('seed')}"
-    )
-    out = [f"<h2>{escape(run['title'])}</h2>" if heading else "", f'<p class="about">{escape(subtitle)}</p>']
-    notes = "".join(f"<p>{escape(note)}</p>" for note in run.get("notes", []))
-    out.append(f'<div class="notes">{notes}</div>' if notes else "")
-    out.append(f'<div class="cards">{"".join(_cards(run))}</div>')
-    out.append("" if heading else "<h2>What it remembers</h2>")
-    out.append(
-        parts.grid(
-            *(
-                parts.panel(
-                    f"R, {name}",
-                    f"Accuracy in % on each task (column) after each task learned (row); "
-                    f"{ABOUT.get(name, name)}. Grey: not learned yet.",
-                    drawn.place(figures.matrix(run, name)),
-                )
-                for name in settings
-            )
-        )
-    )
-    first = next(iter(settings))
-    curves = [
-        parts.panel(
-            "Accuracy by task and modality",
-            f"Setting {first}. Thin: one task; bold: mean over the modality's tasks seen.",
-            drawn.place(figures.curves(run, first)),
-        )
-    ]
-    if not heading:
-        curves.insert(
-            0,
-            parts.panel(
-                "Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means([run]))
-            ),
-        )
-    out.append(parts.grid(*curves))
-    out.append(
-        parts.grid(
-            parts.panel("Metrics in %", "Over all tasks; the formula beside the number.", _metrics(run)),
-            parts.panel("By modality, in %", "Each metric over the modality's own tasks.", _modalities(run)),
-        )
-    )
-    more = []
-    if run.get("contributions"):
-        more.append(
-            parts.panel(
-                "Contributions between modalities",
-                "Whose prompts and gates a sample uses: row, the sample's "
-                "modality; column, the modality it borrows from.",
-                drawn.place(figures.contributions(run)),
-            )
-        )
-    if any(event.get("seconds") for event in run["events"]):
-        more.append(parts.panel("Seconds", "By task and phase.", drawn.place(figures.seconds(run))))
-    out.append(parts.grid(*more) if more else "")
-    out.append(
-        f'<div class="panel">{_tasks(tasks)}{_pairs("Config", run["config"])}'
-        f"{_pairs('Environment', run['environment'])}</div>"
-    )
-    return "".join(out)
-
-
-def _cards(run: dict[str, Any]) -> list[str]:
-    cards = []
-    for name, setting in run["settings"].items():
-        for metric in ("last", "forgetting"):
-            if metric == "forgetting" and name.endswith("_masked"):
-                continue
-            cards.append((number(setting["metrics"].get(metric)), f"{metric} in %, {name}"))
-    total = sum(value for event in run["events"] for value in event.get("seconds", {}).values())
-    cards.append((f"{total / 60:.1f} min" if total >= 90 else f"{total:.0f} s", "learning and evaluation"))
-    return [f'<div class="card"><b>{escape(value)}</b><span>{escape(about)}</span></div>' for value, about in cards]
-
-
-def _metrics(run: dict[str, Any]) -> str:
-    settings, formulas = run["settings"], run.get("formulas", {})
-    rows = [
-        [name, *(number(s["metrics"].get(name)) for s in settings.values()), formulas.get(name, "")]
-        for name in metric_names(run)
-    ]
-    return parts.table(["metric", *settings, "formula"], rows, ["k", *("n" for _ in settings), "f"])
-
-
-def _modalities(run: dict[str, Any]) -> str:
-    names = metric_names(run)
-    rows = [
-        [modality, setting, *(number(values.get(name)) for name in names)]
-        for setting, found in run["settings"].items()
-        for modality, values in found["metrics"].get("per_modality", {}).items()
-    ]
-    return parts.table(["modality", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
-
-
-def _tasks(tasks: list[dict[str, Any]]) -> str:
-    rows = [
-        [i, t["name"], t["modality"], ", ".join(t["classes"]), t.get("train", ""), t.get("test", "")]
-        for i, t in enumerate(tasks, 1)
-    ]
-    table = parts.table(["", "task", "modality", "classes", "train", "test"], rows, ["n", "k", "k", "", "n", "n"])
-    return f"<details><summary>Tasks</summary>{table}</details>"
-
-
-def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested tables as ``a.b.c`` keys."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    return {
-        key: value
-        for name, item in values.items()
-        for key, value in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
-    }
-
-
-def _pairs(title: str, values: dict[str, Any]) -> str:
-    if not values:
-        return ""
-    rows = [[key, _text(value)] for key, value in flatten(values).items()]
-    return f"<details><summary>{escape(title)}</summary>{parts.table(['key', 'value'], rows, ['k', 'v'])}</details>"
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _comparison(runs: list[dict[str, Any]], drawn: parts.Figures) -> str:
+def _compared(runs: Sequence[Run]) -> Section:
     names = metric_names(runs[0])
     rows = [
         [run["title"], setting, *(number(found["metrics"].get(name)) for name in names)]
         for run in runs
         for setting, found in run["settings"].items()
     ]
-    table = parts.table(["run", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
-    configs = [flatten(run["config"]) for run in runs]
+    configs = [sections.flatten(run["config"]) for run in runs]
     keys = [
         key
         for key in dict.fromkeys(key for config in configs for key in config)
-        if len({_text(config.get(key, "-")) for config in configs}) > 1
+        if len({sections.text(config.get(key, "-")) for config in configs}) > 1
     ]
-    differs = [[key, *(_text(config.get(key, "-")) for config in configs)] for key in keys]
+    differs = [[key, *(sections.text(config.get(key, "-")) for config in configs)] for key in keys]
     formulas = "; ".join(f"{name}: {text}" for name, text in runs[0].get("formulas", {}).items())
-    different = parts.table(["key", *(run["title"] for run in runs)], differs, ["k", *("v" for _ in runs)])
-    return parts.grid(
-        parts.panel("Metrics in %", formulas, table),
-        parts.panel("last", "Mean accuracy over all tasks at the end.", drawn.place(figures.bars(runs, "last"))),
-    ) + parts.grid(
-        parts.panel("Mean accuracy over the tasks seen", "After each task learned.", drawn.place(figures.means(runs))),
-        parts.panel("Where the configs differ", f"{len(keys)} keys.", different),
-    )
+    titles = [run["title"] for run in runs]
+    parts: list[Part] = [
+        Row(
+            [
+                Panel(
+                    "Metrics in %",
+                    formulas,
+                    [Table(["run", "setting", *names], rows, ["k", "k", *("n" for _ in names)])],
+                ),
+                Panel(
+                    "last",
+                    "Mean accuracy over all tasks at the end.",
+                    [Plot(figures.bars(runs, "last"), "last in %, of each run", bars_table(runs, "last"))],
+                ),
+            ]
+        ),
+        Row(
+            [
+                Panel(
+                    "Mean accuracy over the tasks seen",
+                    "After each task learned.",
+                    [Plot(figures.means(runs), "Mean accuracy over the tasks seen", sections.means_table(runs))],
+                ),
+                Panel(
+                    "Where the configurations differ",
+                    f"{len(keys)} keys.",
+                    [Table(["key", *titles], differs, ["k", *("v" for _ in runs)])],
+                ),
+            ]
+        ),
+    ]
+    return Section("All runs", parts)
+
+
+def bars_table(runs: Sequence[Run], metric: str) -> Table:
+    names = list(dict.fromkeys(name for run in runs for name in run["settings"]))
+    rows = []
+    for run in runs:
+        cells = []
+        for name in names:
+            found = run["settings"].get(name, {})
+            half = found.get("half", {}).get(metric)
+            cells.append(number(found.get("metrics", {}).get(metric)) + (f" ± {half:.1f}" if half is not None else ""))
+        rows.append([run["title"], *cells])
+    return Table([f"{metric} in %", *names], rows)

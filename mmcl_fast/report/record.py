@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Annotated, Any, Optional
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Strict, ValidationError, model_validator
 
 Number = Optional[float]  # None: not evaluated
+_Loose = Strict(False)  # JSON has lists where these are tuples
+_TakenFor = Annotated[tuple[Annotated[tuple[str, str], _Loose], int], _Loose]
 
 
 class _Part(BaseModel):
@@ -17,6 +19,7 @@ class _Task(_Part):
     name: str
     modality: str
     classes: list[str]
+    test_by_class: list[int] | None = None  # none in runs of older versions
 
 
 class _Values(_Part):
@@ -59,11 +62,26 @@ class _Summary(_Part):
 class _Event(_Part):
     event: str
     seconds: dict[str, float] = {}
+    counts: dict[str, int] = {}
 
 
 class _TaskEvent(_Event):
     task: int
     name: str
+
+
+class _Evaluation(_Event):
+    after: int
+    setting: str
+    by_class: list[Optional[list[int]]] | None = None
+    taken_for: list[list[list[_TakenFor]]] | None = None
+
+
+class _Contributions(_Event, _Shares):
+    after: int
+
+
+EVENTS: dict[str, type[_Event]] = {"task": _TaskEvent, "evaluation": _Evaluation, "contributions": _Contributions}
 
 
 def fault_of_summary(values: dict[str, Any]) -> str | None:
@@ -73,8 +91,8 @@ def fault_of_summary(values: dict[str, Any]) -> str | None:
 
 def fault_of_event(value: Any) -> str | None:
     """What is wrong with an event of metrics.jsonl, its place first, or None."""
-    task = isinstance(value, dict) and value.get("event") == "task"
-    return _fault(_TaskEvent if task else _Event, value)
+    kind = value.get("event") if isinstance(value, dict) else None
+    return _fault(EVENTS.get(kind, _Event) if isinstance(kind, str) else _Event, value)
 
 
 def _fault(model: type[BaseModel], value: Any) -> str | None:

@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
-from mmcl_fast.report import figures, parts, tables
+from mmcl_fast.report import figures, markup, sections, tables
+from mmcl_fast.report.blocks import Notes, Page, Panel, Part, Plot, Row, Section, Table, Words
+from mmcl_fast.report.page import bars_table
 
 MOST_BESIDE = 6  # rows that figures beside each other have room for
 
 
 def page(results: dict[str, Any], title: str) -> str:
-    """The page of what ``results.collect`` gives."""
-    drawn = parts.Figures()
+    """The HTML page of what ``results.collect`` gives."""
     runs = [run for run in map(_averaged, results["rows"]) if run is not None]
     seeds = sorted({cell["seed"] for row in results["rows"] for cell in row["cells"]})
     notes = [f"failed: {name}: {fault}" for name, fault in results["failed"].items()] + results["notes"]
-    body = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="about">{len(results["rows"])} rows, seeds {escape(", ".join(map(str, seeds)))}</p>',
-        f'<div class="notes">{"".join(f"<p>{escape(note)}</p>" for note in notes)}</div>' if notes else "",
-    ]
-    for table in tables.tables(results):
-        cells = parts.table(table.head, table.rows, ["k", *("n" for _ in table.head[1:])])
-        body.append(parts.grid(parts.panel(table.title, "", cells)))
-    meaning = "".join(f"<p>{escape(text)}</p>" for text in tables.explanations(results))
-    body.append(parts.panel("What the columns mean", "", meaning))
+    parts: list[Part] = [Notes(notes)] if notes else []
+    parts.append(
+        Section(
+            "Tables",
+            [
+                *(Panel(table.title, "", [Table(table.head, table.rows)]) for table in tables.tables(results)),
+                Panel("What the columns mean", "", [Words(text) for text in tables.explanations(results)]),
+            ],
+        )
+    )
     if runs:
-        first = next(iter(runs[0]["settings"]))
-        one = [{**run, "settings": {first: run["settings"][first]}} for run in runs if first in run["settings"]]
-        panels = (
-            parts.panel("last", "Mean over seeds, with the interval.", drawn.place(figures.bars(runs, "last"))),
-            parts.panel(
-                "forgetting", "Mean over seeds, with the interval.", drawn.place(figures.bars(runs, "forgetting"))
-            ),
-            parts.panel(
-                "Mean accuracy over the tasks seen",
-                f"After each task learned; setting {first}, mean over seeds.",
-                drawn.place(figures.means(one)),
-            ),
+        parts += _plots(results, runs)
+    about = f"{len(results['rows'])} rows, seeds {', '.join(map(str, seeds))}"
+    return markup.render(Page(title, about, parts, "the runs' summary.json and metrics.jsonl"))
+
+
+def _plots(results: dict[str, Any], runs: list[dict[str, Any]]) -> list[Part]:
+    first = next(iter(runs[0]["settings"]))
+    one = [{**run, "settings": {first: run["settings"][first]}} for run in runs if first in run["settings"]]
+    panels = [
+        Panel(
+            metric,
+            "Mean over seeds, with the interval.",
+            [Plot(figures.bars(runs, metric), f"{metric} in %, mean over seeds", bars_table(runs, metric))],
         )
-        body += [parts.grid(*panels)] if len(runs) <= MOST_BESIDE else map(parts.grid, panels)
-        body.append("<h2>R of the first seed</h2>")
-        body.append(
-            parts.grid(
-                *(
-                    parts.panel(
-                        f"{row['title']}, seed {row['cells'][0]['seed']}",
-                        f"Accuracy in % on each task (column) after "
-                        f"each task learned (row); {first}. Grey: not learned yet.",
-                        drawn.place(figures.matrix(row["cells"][0], first)),
-                    )
-                    for row in results["rows"]
-                    if row["cells"] and first in row["cells"][0]["settings"]
+        for metric in ("last", "forgetting")
+    ]
+    panels.append(
+        Panel(
+            "Mean accuracy over the tasks seen",
+            f"After each task learned; setting {first}, mean over seeds.",
+            [Plot(figures.means(one), "Mean accuracy over the tasks seen, over seeds", sections.means_table(one))],
+        )
+    )
+    first_seeds = [row for row in results["rows"] if row["cells"] and first in row["cells"][0]["settings"]]
+    matrices = [
+        Panel(
+            f"{row['title']}, seed {row['cells'][0]['seed']}",
+            f"Accuracy in % on each task (column) after each task learned (row); {first}.",
+            [
+                Plot(
+                    figures.matrix(row["cells"][0], first),
+                    f"R, {first}, of {row['title']}",
+                    sections.matrix_table(row["cells"][0], first),
                 )
-            )
+            ],
+            "Grey: not learned yet.",
         )
-    return parts.document(title, "".join(body), drawn, "the runs' summary.json and metrics.jsonl")
+        for row in first_seeds
+    ]
+    return [
+        Section("Plots", [Row(panels)] if len(runs) <= MOST_BESIDE else [Row([panel]) for panel in panels]),
+        Section("R of the first seed", [Row(matrices)]),
+    ]
 
 
 def _averaged(row: dict[str, Any]) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mmcl_fast.report.page import ABOUT
+from mmcl_fast.report.console import ABOUT
 
 METRICS = ("last", "avg", "forgetting", "bwt", "fwt")
 COMPARED = ("last", "avg", "forgetting")

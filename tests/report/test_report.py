@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 
 import pytest
+from plotly.colors import sample_colorscale
 
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
-from mmcl_fast.report import figures, page
+from mmcl_fast.report import figures, sections
 from tests.conftest import TASKS, summary_of
 
 
-def blocks(text: str) -> list[dict]:
-    return [json.loads(b) for b in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)]
+def figures_of(text: str) -> list[dict]:
+    found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)
+    return [block for block in map(json.loads, found) if isinstance(block, dict)]
 
 
-def outside_of_plotly(text: str) -> str:
+def without_library(text: str) -> str:
     from plotly.offline import get_plotlyjs
 
-    assert get_plotlyjs() in text
-    return text.replace(get_plotlyjs(), "")
+    packed = re.search(r'<script type="application/gzip" id="library">(.*?)</script>', text)
+    assert packed and gzip.decompress(b64decode(packed[1])).decode() == get_plotlyjs()
+    return text.replace(packed[0], "")
 
 
 def test_the_page_holds_the_numbers_and_loads_nothing(write_run) -> None:
     run = write_run()
     file = report.write(run)
-    assert file == run / "report.html"
-    text = outside_of_plotly(file.read_text())
-    assert not re.search(r"(?:src|href)=|url\(|@import|https?://|fetch\(", text)
+    assert file == run / "report.html" and (run / "report.md").is_file()
+    text = without_library(file.read_text())
+    assert not re.search(r"""(?:src|href)=(?!"(?:#|data:))|url\(|@import|https?://|fetch\(""", text)
     summary = summary_of()
     for setting in summary["settings"].values():
         for name in ("last", "avg", "forgetting", "bwt"):
             assert f">{setting['metrics'][name]:.1f}<" in text
     for part in ("Chaudhry et al. 2018", "rendered", "animation", "prefers-color-scheme", "train.seed", "2.13.0"):
         assert part in text
-    places, drawn = re.findall(r'data-figure="(\w+)"', text), blocks(text)
+    places, drawn = re.findall(r'data-figure="(\w+)"', text), figures_of(text)
     assert len(places) == len(set(places)) == len(drawn) == 3 + 2 + 1 + 1
 
 
@@ -49,16 +54,52 @@ def test_names_from_data_cannot_become_markup(write_run) -> None:
     (run / "summary.json").write_text(json.dumps(summary))
     text = report.write(run).read_text()
     assert "<script>alert" not in text and "<b>food</b>" not in text
-    assert blocks(text)[0]["data"][1]["x"][0] == "1 </script><script>alert(2)</script><!--"
+    name = figures_of(text)[0]["layout"]["xaxis"]["ticktext"][0]
+    assert name == "1 &lt;/script&gt;&lt;script&gt;alert(2)&lt;/script&gt;&lt;!--"  # plotly.js reads markup
+    lines = (run / "report.md").read_text().splitlines()
+    assert "- \\<script>alert(1)\\</script>" in lines and any("\\<b>food\\</b>, plant" in line for line in lines)
 
 
 def test_matrix_shows_each_number_once_learned_or_not() -> None:
     run = summary_of()
-    grey, coloured = figures.matrix(run, "given").data
+    coloured, grey, *numbers = figures.matrix(run, "given")["data"]
     R = run["settings"]["given"]["R"]
     for t, row in enumerate(R):
         for i, value in enumerate(row):
-            assert (coloured.z[t][i], grey.z[t][i]) == ((value, None) if i < t else (None, value))
+            assert (coloured["z"][t][i], grey["z"][t][i]) == ((value, None) if i < t else (None, value))
+    written = {(y, x): text for layer in numbers for x, y, text in zip(layer["x"], layer["y"], layer["text"])}
+    assert written == {(t, i): f"{value:.0f}" for t, row in enumerate(R) for i, value in enumerate(row)}
+
+
+def light(colour: str) -> float:
+    """Relative luminance of #rrggbb or #rgb (WCAG 2)."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_numbers_in_cells_stand_out() -> None:
+    for step, rgb in enumerate(sample_colorscale(figures.SCALE, 101, colortype="tuple")):
+        cell = "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+        assert contrast(figures.black_or_white(rgb), cell) > 4.5, step
+
+
+def test_colours_stand_out_in_both_schemes() -> None:
+    style = (Path(figures.__file__).parent / "page.css").read_text()
+    schemes = [dict(re.findall(r"--([\w-]+): (#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)]
+    assert len(schemes) == 2 and schemes[0].keys() == schemes[1].keys()
+    for colours in schemes:
+        for name in ("ink", "soft", "mark"):
+            assert min(contrast(colours[name], colours[under]) for under in ("card", "paper")) > 4.5, name
+        assert contrast(colours["ink"], colours["note"]) > 4.5
+        for n in range(figures.HUES):
+            assert contrast(colours[f"c{n}"], colours["card"]) > 3, n
 
 
 def test_means_are_over_the_tasks_seen() -> None:
@@ -70,9 +111,11 @@ def test_means_are_over_the_tasks_seen() -> None:
 def test_runs_side_by_side_name_what_differs(write_run, tmp_path: Path) -> None:
     runs = [write_run("a"), write_run("b", seed=3, method="ridge")]
     out = report.write(runs, tmp_path / "pages" / "both.html")
-    text = outside_of_plotly(out.read_text())
+    text = without_library(out.read_text())
     assert "2 keys." in text and "method.name" in text and "ridge, seed 3" in text
-    assert text.count("<h2>") == 2
+    assert re.findall(r"<h2[^>]*>([^<]+)", text) == ["All runs", "comm, seed 0", "ridge, seed 3"]
+    lines = out.with_suffix(".md").read_text().splitlines()
+    assert [line for line in lines if line.startswith("## ")] == ["## All runs", "## comm, seed 0", "## ridge, seed 3"]
 
 
 def test_runs_of_one_name_are_told_apart_by_folder(write_run, tmp_path: Path) -> None:
@@ -88,7 +131,7 @@ def test_a_run_without_contributions_or_unseen_tasks_has_its_page(write_run) -> 
         setting["R"] = [[v if i < t else None for i, v in enumerate(row)] for t, row in enumerate(setting["R"])]
         setting["metrics"]["fwt"] = None
     (run / "summary.json").write_text(json.dumps(summary))
-    assert len(blocks(report.write(run).read_text())) == 6
+    assert len(figures_of(report.write(run).read_text())) == 6
 
 
 @pytest.mark.parametrize(
@@ -107,6 +150,19 @@ def test_a_run_without_contributions_or_unseen_tasks_has_its_page(write_run) -> 
         ("metrics.jsonl", '{"event": "task", "seconds": {"prompts": 1}}\n', r"metrics\.jsonl:1: .*task"),
         ("metrics.jsonl", '{"event": "start", "seconds": {"prompts": "1"}}', r"jsonl:1: .*seconds\.prompts"),
         ("metrics.jsonl", '{"event": "start", "seconds": [1]}\n', r"metrics\.jsonl:1: .*seconds"),
+        ("metrics.jsonl", '{"event": "start", "counts": {"prompts": 0.5}}\n', r"jsonl:1: .*counts\.prompts"),
+        ("metrics.jsonl", '{"event": "contributions", "after": 1, "matrix": []}\n', r"jsonl:1: .*modalities"),
+        (
+            "metrics.jsonl",
+            '{"event": "evaluation", "after": 1, "setting": "given", "by_class": [3]}\n',
+            r"jsonl:1: .*by_class\.0",
+        ),
+        (
+            "metrics.jsonl",
+            '{"event": "evaluation", "after": 1, "setting": "given", "taken_for": [[[["cat", 1]]]]}\n',
+            r"jsonl:1: .*taken_for\.0\.0\.0",
+        ),
+        ("samples.safetensors", "no safetensors", r"samples\.safetensors: not readable.*--resume"),
         ("metrics.jsonl", "\udcff\n", r"metrics\.jsonl:1: not readable"),
     ],
 )
@@ -165,7 +221,7 @@ def test_a_summary_with_a_part_missing_or_wrong_is_named(write_run, path: str, v
 
 
 def test_flatten() -> None:
-    assert page.flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    assert sections.flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
 def test_terminal_tables_keep_the_brackets_of_formulas() -> None:

@@ -1,0 +1,175 @@
+"""The page as people see it: drawn, in light and dark, wide and narrow, by pointer, finger and keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcl_fast import report
+
+Open = Callable[..., Any]
+SCATTER = "[data-figure][data-samples]"
+ALONE = """(place, modality) => {
+  const {xaxis, yaxis} = place._fullLayout, frame = place.getBoundingClientRect();
+  const all = place.data.flatMap(trace => trace.x.map((x, n) =>
+    ({name: trace.name, x: xaxis._offset + xaxis.d2p(x), y: yaxis._offset + yaxis.d2p(trace.y[n])})));
+  const room = one => Math.min(...all.filter(other => other !== one).map(other =>
+    Math.hypot(other.x - one.x, other.y - one.y)));
+  const best = all.filter(one => one.name === modality).sort((a, b) => room(b) - room(a))[0];
+  return [frame.left + best.x, frame.top + best.y];
+}"""  # where a modality's point lies that no other one covers
+
+
+@pytest.fixture(scope="module")
+def pages(whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    both = [whole_runs["comm"], whole_runs["finetune"]]
+    return {
+        "one": report.write(whole_runs["comm"], folder / "one.html"),
+        "both": report.write(both, folder / "both.html"),
+    }
+
+
+@pytest.fixture(scope="module")
+def show(browser: Any, pages: dict[str, Path]) -> Any:
+    """``show("one", width=400)``: the page, drawn. ``wrong`` of it: what it complained of or loaded from elsewhere."""
+    contexts = []
+    own = {file.as_uri() for file in pages.values()}
+
+    def make(name: str, width: int = 1300, height: int = 900, **options: Any) -> Any:
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
+        page = contexts[-1].new_page()
+        page.wrong = []
+        page.on("console", lambda line: page.wrong.append(f"{line.type}: {line.text}"))
+        page.on("pageerror", lambda fault: page.wrong.append(str(fault)))
+        page.on(
+            "request",
+            lambda request: request.url.startswith("data:") or request.url in own or page.wrong.append(request.url),
+        )
+        page.goto(pages[name].as_uri())
+        page.wait_for_selector("html[data-drawn]", timeout=60_000)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def shown(show: Open) -> Any:
+    """The page of one run, for several tests."""
+    return show("one", color_scheme="light")
+
+
+@pytest.fixture
+def page(shown: Any) -> Iterator[Any]:
+    yield shown
+    shown.keyboard.press("Escape")
+    shown.mouse.move(2, 2)
+    assert not shown.wrong
+
+
+def open_folds(page: Any, opened: bool = True) -> None:
+    page.evaluate("opened => document.querySelectorAll('details').forEach(fold => fold.open = opened)", opened)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "scheme"), [("one", 1600, "light"), ("one", 400, "dark"), ("both", 400, "light")]
+)
+def test_every_plot_is_drawn_and_nothing_is_wider_than_the_page(show: Open, name: str, width: int, scheme: str) -> None:
+    page = show(name, width, color_scheme=scheme)
+    count = 10 if name == "one" else 2 + 10 + 7
+    for size in (width, 800, 2000 - width):
+        page.set_viewport_size({"width": size, "height": 900})
+        page.wait_for_timeout(300)  # plots follow
+        drawn = page.eval_on_selector_all(
+            "[data-figure]",
+            "places => places.map(place => place.querySelectorAll('.main-svg .trace, .main-svg .hm').length"
+            " * (place.querySelector('.main-svg').clientWidth > 150))",
+        )
+        assert len(drawn) == count and all(drawn), drawn
+        for opened in (True, False):
+            open_folds(page, opened)
+            inside, whole = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+            assert inside <= whole, f"{size} pixels, folds open: {opened}"
+    assert not page.wrong
+
+
+def test_plots_follow_the_scheme(page: Any) -> None:
+    look = "getComputedStyle(document.querySelector('[data-figure] .xtick text')).fill"
+    light, paper = page.evaluate(look), page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(f"{look} !== {light!r}")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != paper
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"{look} === {light!r}")
+
+
+@pytest.mark.parametrize("modality", ["image", "video", "audio", "depth", "text"])
+def test_pointing_at_a_sample_shows_it_and_marks_it_in_both_plots(page: Any, modality: str) -> None:
+    place, told = page.locator(SCATTER).first, page.locator("#told")
+    place.scroll_into_view_if_needed()
+    assert told.is_hidden()
+    page.mouse.move(*place.evaluate(ALONE, modality), steps=2)
+    told.wait_for()
+    assert f"({modality})" in told.inner_text()
+    if modality == "text":
+        assert "word" in told.locator("q").inner_text()
+    else:
+        image = told.locator("img")
+        width, height = image.evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])")
+        assert width == (4 if modality == "video" else 1) * height
+    assert page.locator(f"{SCATTER} .hovertext").count() == 2
+    page.mouse.move(2, 2)
+    told.wait_for(state="hidden")
+    assert page.locator(f"{SCATTER} .hovertext").count() == 0
+
+
+def test_samples_are_reached_by_keyboard(page: Any) -> None:
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"document.activeElement.matches('{SCATTER}')"):
+            break
+    else:
+        pytest.fail("no press of Tab comes to the plot")
+    told = page.locator("#told")
+    seen = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+        told.wait_for()
+        told.evaluate("told => Promise.all([...told.querySelectorAll('img')].map(image => image.decode()))")
+        box = told.bounding_box()
+        assert min(box["x"], box["y"], 1300 - box["x"] - box["width"], 900 - box["y"] - box["height"]) >= 0
+        seen.append(told.inner_html())
+    assert seen[0] == seen[2] != seen[1]
+    assert page.locator(f"{SCATTER} .hovertext").count() == 2
+    page.keyboard.press("Escape")
+    told.wait_for(state="hidden")
+
+
+def test_a_finger_shows_a_sample(show: Open) -> None:
+    page = show("one", 400, 800, has_touch=True, is_mobile=True)
+    place = page.locator(SCATTER).first
+    place.scroll_into_view_if_needed()
+    page.touchscreen.tap(*place.evaluate(ALONE, "audio"))
+    page.locator("#told").wait_for()
+    assert not page.wrong
+
+
+def test_the_table_of_samples_has_their_pictures_once_it_is_open(page: Any) -> None:
+    assert page.locator("td[data-sample] img").count() == 0
+    page.locator("summary", has_text="Each sample").click()
+    rows = page.locator("td[data-sample]")
+    assert page.locator("td[data-sample] img").count() + page.locator("td[data-sample] q").count() == rows.count() > 40
+
+
+def test_axe_finds_nothing(page: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install -r requirements-test.txt")
+    for scheme, opened, rules in (("light", False, {}), ("dark", True, {"runOnly": ["color-contrast"]})):
+        page.emulate_media(color_scheme=scheme)
+        open_folds(page, opened)
+        found = axe.Axe().run(page, {"exclude": [["[data-figure] svg"]]}, rules).response["violations"]
+        assert not [(one["id"], one["nodes"][0]["html"][:300]) for one in found]

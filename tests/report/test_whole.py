@@ -1,0 +1,160 @@
+"""What a report says of runs that recorded everything; their data is gone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmcl_fast import report
+from mmcl_fast.errors import RunError
+from mmcl_fast.learning import samples
+from mmcl_fast.learning.falls import falls
+from mmcl_fast.report import page, scatter, sections
+
+
+@pytest.fixture
+def finetune(whole_runs: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy to change."""
+    return Path(shutil.copytree(whole_runs["finetune"], tmp_path / "finetune"))
+
+
+def written(run: Path, out: Path) -> tuple[str, str]:
+    file = report.write(run, out / "page.html")
+    return file.read_text(), file.with_suffix(".md").read_text()
+
+
+def test_contributions_when_new_and_at_the_end(whole_runs: dict[str, Path], tmp_path: Path) -> None:
+    run = page.read(whole_runs["comm"])
+    names, end = run["contributions"]["modalities"], run["contributions"]["matrix"]
+    assert names == ["video", "image", "audio", "text", "depth"]
+    new = sections._when_learned(run, names)
+    for m, row in enumerate(new):
+        assert None not in row[: m + 1] and row[m + 1 :] == [None] * (len(names) - m - 1)
+        assert sum(row[: m + 1]) == pytest.approx(1, abs=1e-5)
+    assert new[0][0] == 1 and new[4] != end[4]  # a depth task follows
+    html, text = written(whole_runs["comm"], tmp_path)
+    for said in (html, text):
+        assert f"{new[1][0]:.3f}" in said and f"{end[1][0]:.3f}" in said and "What changed" in said
+        assert f"{end[0][0]:.3f}" in said
+
+
+def test_embeddings_before_and_after_on_one_plane(whole_runs: dict[str, Path], tmp_path: Path) -> None:
+    found = samples.read(whole_runs["comm"])
+    html, text = written(whole_runs["comm"], tmp_path)
+    blocks = [json.loads(block) for block in re.findall(r'/json" id="\w+">(.*?)</script>', html)]
+    plots = [block for block in blocks if isinstance(block, dict) and any("customdata" in t for t in block["data"])]
+    assert len(plots) == 2 and plots[0]["layout"]["xaxis"]["range"] == plots[1]["layout"]["xaxis"]["range"]
+    stars = [plot["data"][-1] for plot in plots]
+    assert stars[0]["x"] == stars[1]["x"] and len(stars[0]["x"]) == len(found.classes) == 16
+    assert sum(len(trace["x"]) for trace in plots[0]["data"][:-1]) == sum(s.drawn for s in found.samples) == 64
+    told = next(block for block in blocks if isinstance(block, list))
+    assert len(told) == 64 and all(one.keys() >= {"about"} and ("picture" in one) != ("text" in one) for one in told)
+    for said in (html, text):
+        assert "before re-alignment" in said and "after re-alignment" in said
+
+
+def test_methods_without_realignment_have_one_plot(whole_runs: dict[str, Path], tmp_path: Path) -> None:
+    html, text = written(whole_runs["finetune"], tmp_path)
+    assert html.count('role="application"') == 1 and "under the tower" in text
+    assert "blends nothing of one modality into another" in html
+
+
+def test_projection_keeps_what_lies_in_a_plane() -> None:
+    generator = np.random.default_rng(0)
+    flat, turned = generator.normal(size=(30, 2)), np.linalg.qr(generator.normal(size=(7, 7)))[0][:2]
+    rows = (flat @ turned).astype(np.float32)
+    (a, b), stars, held = scatter.projected([rows[:10], rows[10:20]], rows[20:])
+    assert sum(held) == pytest.approx(1, abs=1e-5) and held[0] >= held[1]
+    out = np.concatenate([a, b, stars])
+    apart = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (flat, out)]
+    assert np.allclose(*apart, atol=1e-4)
+
+
+def test_classes_that_fell_with_examples_and_what_they_are_taken_for(finetune: Path, tmp_path: Path) -> None:
+    run = page.read(finetune)
+    found = falls(run["tasks"], run["events"], "agnostic")
+    assert found and found == sorted(found, key=lambda fall: -fall.points)
+    last = next(e for e in run["events"] if e["event"] == "evaluation" and e["after"] == len(run["tasks"]))
+    assert last["setting"] == "agnostic"
+    for fall in found:
+        history = [
+            event["by_class"][fall.task - 1][fall.place]
+            for event in run["events"]
+            if event["event"] == "evaluation" and event["setting"] == "agnostic" and event["after"] >= fall.task
+        ]
+        assert (max(history), history[-1], fall.tests) == (fall.best, fall.now, 4)
+        assert sum(count for _, count in fall.taken_for) == fall.tests - fall.now
+    html, text = written(finetune, tmp_path)
+    worst = found[0]
+    task = run["tasks"][worst.task - 1]
+    row = next(
+        line for line in text.splitlines() if line.startswith(f"| {task['classes'][worst.place]} | {worst.task} ")
+    )
+    assert f"{worst.points:.1f}" in row and row.count("taken for ") == worst.tests - worst.now
+    assert len(re.findall(r'<img src="data:image/webp;base64,[^"]+" alt="', html)) > 4
+
+
+def test_runs_that_forgot_nothing_or_cannot_say_so_do(finetune: Path, tmp_path: Path) -> None:
+    events = [json.loads(line) for line in (finetune / "metrics.jsonl").read_text().splitlines()]
+    whole = (finetune / "summary.json").read_text()
+
+    def said(change) -> str:
+        summary = json.loads(whole)
+        changed = json.loads(json.dumps(events))
+        change(summary, changed)
+        (finetune / "summary.json").write_text(json.dumps(summary))
+        (finetune / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in changed))
+        return written(finetune, tmp_path)[1]
+
+    def steady(summary: dict, changed: list[dict]) -> None:
+        for event in changed:
+            if "by_class" in event:
+                event["by_class"] = [part and [4] * len(part) for part in event["by_class"]]
+
+    def at_once(summary: dict, changed: list[dict]) -> None:  # as joint: one row, at the end
+        changed[:] = [event for event in changed if event.get("after", 99) >= len(summary["tasks"])]
+
+    def older(summary: dict, changed: list[dict]) -> None:
+        for task in summary["tasks"]:
+            del task["test_by_class"]
+
+    assert "No class is right less often" in said(steady)
+    assert "which classes it forgot is not known" in said(at_once)
+    assert "which classes it forgot is not known" in said(older)
+
+    def other_stream(summary: dict, changed: list[dict]) -> None:
+        for event in changed:
+            event.pop("taken_for", None)
+            if "by_class" in event:
+                event["by_class"] = event["by_class"][:1]
+
+    with pytest.raises(RunError, match=r"metrics\.jsonl: right answers by class of other tasks"):
+        said(other_stream)
+
+
+def test_a_run_without_samples_says_how_to_get_them(finetune: Path, tmp_path: Path) -> None:
+    (finetune / samples.FILE).unlink()
+    for text in written(finetune, tmp_path):
+        assert "samples.safetensors is not in the run folder" in text and "--resume" in text
+    text = report.write([finetune, finetune], tmp_path / "two.html").read_text()
+    assert text.count("samples.safetensors is not in the run folder") == 2
+
+
+def test_phases_with_their_work(whole_runs: dict[str, Path], tmp_path: Path) -> None:
+    run = page.read(whole_runs["finetune"])
+    text = written(whole_runs["finetune"], tmp_path)[1]
+    rows = {line.split(" | ")[0]: line for line in text.splitlines()}
+    trained = sum(task["train"] for task in run["tasks"])
+    assert f"{trained} samples" in rows["| decode and trunk"] and " samples/s" in rows["| decode and trunk"]
+    steps = sum(event["counts"]["prompts"] for event in run["events"] if event["event"] == "task")
+    assert f"{steps} steps" in rows["| prompts"] and " steps/s" in rows["| prompts"]
+
+
+def test_the_html_file_is_to_be_named(whole_runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"report\.html"):
+        report.write(whole_runs["comm"], tmp_path / "report.md")
