@@ -120,8 +120,8 @@ def quantile(times: Sequence[float], share: float) -> float:
 
 
 def growth(resident: Sequence[float]) -> float:
-    """Median of the last fifth less median of the second fifth: the first is warming up."""
-    part = max(1, len(resident) // 5)
+    """Median of the last third less median of the second: in the first, batches of all sizes are met."""
+    part = max(1, len(resident) // 3)
     return statistics.median(resident[-part:]) - statistics.median(resident[part : 2 * part] or resident)
 
 

@@ -83,10 +83,10 @@ def test_the_table() -> None:
         "server CPU s": 3.0,
         "client CPU s": 0.1,
         "latencies": {"image": times[:50], "text": times[50:]},
-        "resident MB": [100.0, 900.0, *[1000.0] * 6, 1003.0, 1003.5],
+        "resident MB": [100.0, 500.0, 900.0, *[1000.0] * 4, 1003.0, 1004.0],
     }
     alone = {**result, "way": "no batching", "answers": 40, "errors": {}}
     first, second = serve.lines([result, alone])
     assert len(first) == len(second) == len(serve.COLUMNS)
     assert first[:9] == ["batches of up to 32", "50", "2", "50.0", "51", "96", "100", "3", "4"]
-    assert first[9:] == ["3.50", "1.50", "0.05", "1000", "1004", "+3.2", "2.50"] and second[-1] == "1.00"
+    assert first[9:] == ["3.50", "1.50", "0.05", "1000", "1004", "+3.0", "2.50"] and second[-1] == "1.00"

@@ -43,6 +43,8 @@ class _Waiting:
 class Batches:
     """Predicts items from many requests together; each as ``Learner.predict`` does its file alone.
 
+    Decoding is the CPU backend's, also for a learner on a GPU.
+
     Args:
         classes: texts that compete in place of the classes learned.
         seen: is told the size of each batch.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, all of them together, and one batch may take.
+    """What one request, all of them together, and one batch may take. Bodies are held in memory, so all of them
+    together take up to about twice ``max_bytes * max_concurrent``.
 
     Attributes:
         max_bytes: of a request's body.
