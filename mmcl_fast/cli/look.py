@@ -23,7 +23,7 @@ def report_command(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write one HTML page about one run, or about several side by side.
+    """Write one HTML page about one run, or about several side by side, and beside it the same as Markdown.
 
     Example: `mmcl-fast report runs/comm runs/ridge --out compare.html`
     """
