@@ -91,7 +91,7 @@ def items(body: bytes, content_type: str, modality: str | None, limits: Limits) 
         found = [Item(RAW, body, modality or "text", modality is not None)]
     else:
         found = [Item(RAW, body, modality, modality is not None)]
-    if not found or (len(found) == 1 and not body):
+    if not found or not body:
         raise Refused(400, f"nothing in the body: send a file, or lines in the field {LINES!r} of a form")
     return found
 
