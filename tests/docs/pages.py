@@ -92,8 +92,8 @@ def script(found: list[Block], place: Path, port: int) -> str:
 
 
 def plain(printed: str) -> str:
-    """Without the lines of tables."""
-    return re.sub("[\u2500-\u257f]", " ", printed)
+    """Without the lines of tables, and what is said of a phase that took a while."""
+    return re.sub(r"[\u2500-\u257f]|^  .+: \d+ in [\d.]+ s\b.*\n", " ", printed, flags=re.M)
 
 
 def pattern(printed: str) -> re.Pattern[str]:
