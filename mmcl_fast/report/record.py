@@ -40,7 +40,14 @@ class _Setting(_Part):
 
 class _Shares(_Part):
     modalities: list[str]
-    matrix: list[list[Number]]
+    matrix: list[list[float]]
+
+    @model_validator(mode="after")
+    def _square(self) -> _Shares:
+        count = len(self.modalities)
+        if [len(row) for row in self.matrix] != [count] * count:
+            raise ValueError(f"contributions.matrix is not {count} rows of {count}, as its modalities need")
+        return self
 
 
 class _Summary(_Part):

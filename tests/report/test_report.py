@@ -154,6 +154,11 @@ def test_a_run_without_contributions_or_unseen_tasks_has_its_page(write_run) -> 
         ("metrics.jsonl", '{"event": "contributions", "after": 1, "matrix": []}\n', r"jsonl:1: .*modalities"),
         (
             "metrics.jsonl",
+            '{"event": "contributions", "after": 1, "modalities": ["text"], "matrix": []}\n',
+            r"jsonl:1: .*not 1 rows of 1",
+        ),
+        (
+            "metrics.jsonl",
             '{"event": "evaluation", "after": 1, "setting": "given", "by_class": [3]}\n',
             r"jsonl:1: .*by_class\.0",
         ),
@@ -202,6 +207,8 @@ def test_a_run_that_cannot_be_read_is_named(write_run, name: str, content: str |
         ("contributions", [1]),
         ("contributions.modalities", ...),
         ("contributions.matrix.0", 1),
+        ("contributions.matrix.0", [0.5]),
+        ("contributions.matrix.0.1", None),
     ],
 )
 def test_a_summary_with_a_part_missing_or_wrong_is_named(write_run, path: str, value: object) -> None:
