@@ -25,6 +25,7 @@ from mmcl_fast.encoders import Encoder, Tokens
 from mmcl_fast.learning.metrics import last
 from mmcl_fast.media import Spec
 from mmcl_fast.methods.comm import Comm, CommOptions
+from mmcl_fast.methods.prompts import PromptBank
 from mmcl_fast.streams import Sample, Stream, Task
 
 READERS: dict[str, Callable[[Any, int], Callable[[Path], Any]]] = {
@@ -64,6 +65,7 @@ class PlainComm:
     def __init__(self, encoder: Encoder, options: CommOptions, *, seed: int, workers: int, two_forward: bool = True):
         self.encoder, self.options, self.two_forward, self.workers = encoder, options, two_forward, workers
         self.comm = Comm(encoder, options, seed=seed)  # its parts; its learning is written out here
+        self.bank = PromptBank(encoder, options.prompt_length)  # prefixes alone
         self.texts = torch.empty(0, encoder.dim, device=encoder.device)
         self.named: list[str] = []
         self.labels: dict[tuple[str, str], int] = {}
@@ -114,7 +116,7 @@ class PlainComm:
 
     def _prefix(self, modality: str, weight: Tensor) -> Tensor | None:
         """sum_k c_k P_k over the modalities of the tower, small shares left out."""
-        names, encoder, prompts = self.comm.relevance.modalities, self.encoder, dict(self.comm.bank.prompts)
+        names, encoder, prompts = self.comm.relevance.modalities, self.encoder, dict(self.bank.prompts)
         if self.prompt.numel():
             prompts[modality] = self.prompt
         own = [m for m in names if m in prompts and encoder.tower(m) == encoder.tower(modality)]
@@ -156,15 +158,15 @@ class PlainComm:
                 self.queries[number] = _unit(tokens.query)
             first = modality not in comm.relevance.modalities
             start = None
-            if first and comm.bank.prompts:
+            if first and self.bank.prompts:
                 start = self._prefix(modality, comm.relevance(self.queries).mean(0))
             comm.relevance.learn(self.queries, modality, {}, comm.generator(self.index, 1))
         with comm.phase("features"):
             self.before = None if first else self._embed(self.sequential, modality)
         self.generator = comm.generator(self.index, 3)
-        old = comm.bank.prompts.get(modality)
+        old = self.bank.prompts.get(modality)
         self.prompt = (
-            old if old is not None else start if start is not None else comm.bank.fresh(modality, self.generator)
+            old if old is not None else start if start is not None else self.bank.fresh(modality, self.generator)
         ).clone()
 
     def loss(self, z: Tensor, labels: Tensor, number: Tensor) -> Tensor:
@@ -187,9 +189,9 @@ class PlainComm:
             after = self._embed(self.sequential, modality)
             if self.before is not None:
                 shift = float((1 - F.cosine_similarity(self.before, after)).mean())
-                self.prompt = torch.lerp(comm.bank.prompts[modality], self.prompt, o.lambda_max / (1 + shift / o.sigma))
+                self.prompt = torch.lerp(self.bank.prompts[modality], self.prompt, o.lambda_max / (1 + shift / o.sigma))
                 after = self._embed(self.sequential, modality)
-        comm.bank.prompts[modality] = self.prompt
+        self.bank.prompts[modality] = self.prompt
         self.prompt = torch.empty(0)
         with comm.phase("statistics"):
             self._remember(_unit(after), modality)

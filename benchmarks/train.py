@@ -257,10 +257,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small files, few steps: to see that it runs")
     chosen = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = {"classes": 6, "train": chosen.train, "test": 8}
+    size: dict[str, Any] = {"classes": 6, "train": chosen.train, "test": 8}
     if chosen.quick:
         size = {"classes": 2, "train": 4, "test": 2, "small": True}
-    options = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
+    options: dict[str, Any] = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
+    options |= {"added": False, "codes": "texts"}  # prefixes alone, as the plain loops write them out
     asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
     rows = pick(chosen.rows)
     results: list[dict] = []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec
@@ -128,6 +128,11 @@ class Encoder(ABC):
         """``encode`` as the text of a tokenizer.json, its padding and truncation set, and ``lowercase`` (before it),
         ``max_tokens``, ``dynamic`` (False: every text is padded to ``max_tokens``)."""
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
+
+    def above(self) -> list[nn.Module]:
+        """The modules that ``head`` runs and ``trunk`` does not: what training without a stream may train (``joint``);
+        none: prompts alone."""
+        return []
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """dtype of matrix products above the cut; residual streams, norms and z stay float32."""

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.encoders.blocks import set_dtype
@@ -154,6 +154,9 @@ class ClipEncoder(Encoder):
         self.device = torch.device(device)
         self._model.to(self.device)
         return self
+
+    def above(self) -> list[nn.Module]:
+        return [tower.upper for tower in self._towers.values()]
 
     def set_precision(self, dtype: torch.dtype) -> None:
         super().set_precision(dtype)

@@ -146,6 +146,9 @@ class EmbeddedEncoder(Encoder):
             module.to(self.device)
         return self
 
+    def above(self) -> list[nn.Module]:
+        return [self._head, self._minilm.layers[self._minilm.cut :]]
+
     def set_precision(self, dtype: torch.dtype) -> None:
         super().set_precision(dtype)
         for part in (self._head.project, self._head.blocks, self._minilm.layers[self._minilm.cut :]):

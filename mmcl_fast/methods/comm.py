@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import ops, parallel
-from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.added import AddedBank
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import alike, embed_all, mix, unit_query
 from mmcl_fast.methods.memory import FeatureMemory
-from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
-from mmcl_fast.methods.realignment import Realigner
+from mmcl_fast.methods.prompts import batches, subset, train_prefix
+from mmcl_fast.methods.realignment import Realigner, class_codes
 from mmcl_fast.methods.relevance import Relevance
 
 
@@ -29,6 +30,9 @@ class CommOptions:
 
     prompts: bool = True  # False: no prompt at all, z of the bare head
     prompt_length: int = 8  # L
+    added: bool = True  # prompts also have rows that are added to the trunk's tokens
+    codes: Literal["texts", "learned"] = "learned"  # what prompts are learned towards
+    codes_lr: float = 0.003
     epochs: int = 6
     batch_size: int = 32
     lr: float = 0.01
@@ -69,11 +73,11 @@ class Comm(Method):
     shares = True
     Options = CommOptions
 
-    def __init__(self, encoder, options: CommOptions, *, seed: int = 0, progress: Any = None):
+    def __init__(self, encoder: Encoder, options: CommOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
-        self.bank = PromptBank(encoder, o.prompt_length)
+        self.bank = AddedBank(encoder, o.prompt_length, o.added)
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.rows: dict[str, Tensor] = {}  # modality -> its mean contributions over `relevance.modalities`
@@ -83,6 +87,8 @@ class Comm(Method):
     def learn(self, data: TaskData, classes: Classes) -> None:
         modality = data.modality
         first = modality not in self.relevance.modalities
+        if self.options.prompts:
+            self.bank.meet(data.tokens, modality)
         with self.phase("relevance"):
             query = unit_query(data.tokens)
             blend_of_others = self._blend_of_others(query, modality) if first else None
@@ -127,7 +133,7 @@ class Comm(Method):
     def _learn_prompt(
         self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None, before: Tensor | None
     ) -> None:
-        o, modality, encoder = self.options, data.modality, self.encoder
+        o, modality, head = self.options, data.modality, self.bank.head
         generator = self.generator(data.index, 3)
         old = self.bank.prompts.get(modality)
         prompt = (
@@ -138,25 +144,35 @@ class Comm(Method):
         )
         shares = alike(shares)
         texts = classes.embedding[data.classes]
+        codes = F.normalize(class_codes(texts, dual=True), dim=1) if o.codes == "learned" else texts
         target = data.targets
-        z_before = None if before is None else before[:, : encoder.dim]
+        z_before = None if before is None else before[:, : head.dim]
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
 
         def with_own(prompt: Tensor) -> list[Tensor]:
-            return [prompt if m == modality else self.bank.prompts[m] for m in names]
+            return [prompt if m == modality else self.bank.part(m, modality) for m in names]
 
         def loss(step: int) -> Tensor:
             rows, share = parallel.part(plan[step].to(query.device))
             prefix = mix(with_own(prompt), shares if shares.dim() == 1 else shares[rows])
-            z = encoder.head(subset(data.tokens, rows), prefix, modality)
-            value = ops.alignment_loss(z, texts, target[rows], logit_scale=encoder.logit_scale)
+            z = head.head(subset(data.tokens, rows), prefix, modality)
+            value = ops.alignment_loss(z, codes, target[rows], logit_scale=self.encoder.logit_scale)
             if z_before is not None and o.self_regularisation:
                 value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()
             return value * share
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)
-        if old is not None and o.aggregation:
+            train_prefix(
+                prompt,
+                len(plan),
+                o.lr,
+                loss,
+                shown.advance,
+                generator,
+                self.journal,
+                beside={} if o.codes == "texts" else {o.codes_lr: codes},
+            )
+        if old is not None and z_before is not None and o.aggregation:
             with self.phase("features"):
                 shift = self._prompt_shift(data, shares, with_own(prompt), z_before)
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
@@ -164,7 +180,7 @@ class Comm(Method):
 
     def _prompt_shift(self, data: TaskData, shares: Tensor, prompts: list[Tensor], old: Tensor) -> float:
         """Mean of 1 - cos between embeddings under the old and the new prompt, on the task's data."""
-        new = embed_all(self.encoder, data.tokens, data.modality, prompts, shares)
+        new = embed_all(self.bank.head, data.tokens, data.modality, prompts, shares)
         return float((1 - F.cosine_similarity(old, new)).mean())
 
     def _remember(self, data: TaskData, before: Tensor | None, after: Tensor) -> None:
@@ -228,11 +244,11 @@ class Comm(Method):
         """u = [z / |z| ; q / |q|], ``[n, D_u]``. place: see ``Reuse.embed``; None: z is not kept."""
         weight = self._routing(query) if gate is None else gate
         names, shares = self.bank.shares(modality, weight, self.relevance.modalities, self.options.least_share)
-        prompts = {m: self.bank.prompts[m] for m in names}
+        prompts = {m: self.bank.part(m, modality) for m in names}
         if place is None:
-            z = embed_all(self.encoder, tokens, modality, list(prompts.values()), shares)
+            z = embed_all(self.bank.head, tokens, modality, list(prompts.values()), shares)
         else:
-            z = self.reuse.embed(self.encoder, tokens, modality, prompts, shares, place)
+            z = self.reuse.embed(self.bank.head, tokens, modality, prompts, shares, place)
         return torch.cat([F.normalize(z, dim=-1), query], dim=1)
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
@@ -288,7 +304,7 @@ class Comm(Method):
         tensors |= {f"memory/{k}": v for k, v in memory.items()}
         tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
         tensors |= {f"row/{m}": r for m, r in self.rows.items()}
-        if self.realigner.down is not None:
+        if self.realigner.down is not None and self.realigner.up is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
         return tensors, {"relevance": relevance_values, "memory": memory_values}
 
@@ -309,5 +325,5 @@ class Comm(Method):
         self.memory.load_state(under("memory/"), values["memory"])
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.rows = under("prompt/"), under("row/")
-        self.bank.prompts = {m: prompts[m] for m in order if m in prompts}
+        self.bank.load({m: prompts[m] for m in order if m in prompts})
         self.realigner.down, self.realigner.up = tensors.get("realign/down"), tensors.get("realign/up")

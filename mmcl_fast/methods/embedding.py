@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
 import torch
@@ -15,6 +16,17 @@ from mmcl_fast import parallel
 from mmcl_fast.encoders.base import Encoder, Tokens
 
 BATCH = 32  # samples of a head pass without gradient
+
+
+class Head(Protocol):
+    """An encoder, or what takes other prompts to its head."""
+
+    dim: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def head(self, tokens: Tokens, prefix: Tensor | None, modality: str, /) -> Tensor: ...
 
 
 def unit_query(tokens: Tokens) -> Tensor:
@@ -34,7 +46,7 @@ def mix(prompts: Sequence[Tensor], shares: Tensor) -> Tensor | None:
     """
     out = None
     for prompt, share in zip(prompts, shares.unbind(-1)):
-        term = share.view(*share.shape, 1, 1, 1, 1) * prompt
+        term = share.view(*share.shape, *[1] * prompt.dim()) * prompt
         out = term if out is None else out + term
     return out
 
@@ -50,7 +62,7 @@ def alike(shares: Tensor) -> Tensor:
 
 
 def embed_all(
-    encoder: Encoder,
+    encoder: Head,
     tokens: Tokens,
     modality: str,
     prompts: Sequence[Tensor] = (),
@@ -126,7 +138,7 @@ class Reuse:
         return known[2]
 
     def embed(
-        self, encoder: Encoder, tokens: Tokens, modality: str, prompts: Mapping[str, Tensor], shares: Tensor, place: str
+        self, encoder: Head, tokens: Tokens, modality: str, prompts: Mapping[str, Tensor], shares: Tensor, place: str
     ) -> Tensor:
         """z of all samples without gradient, ``[n, D]`` float32; the same bits whether computed now or before.
 

@@ -1,4 +1,5 @@
-"""Upper bound: one prompt per modality and one linear classifier on [z ; q], trained on all tasks' data at once.
+"""Upper bound: the whole head, one prompt per modality and one linear classifier on [z ; q], trained on all tasks' data
+at once.
 
 It keeps every task's tokens, so it is no continual learner: it is fitted after the last task, or when scores are
 first asked for. What is saved before that can't be gone on with; a stopped run takes the tasks' tokens anew. A
@@ -7,6 +8,7 @@ sample's prompt is that of its given modality, or else of the modality that the 
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +31,9 @@ class JointOptions:
     prompt_length: int = 8
     epochs: int = 8
     batch_size: int = 32
-    lr: float = 0.01
+    lr: float = 0.01  # of prompts
+    head: bool = True  # False: the head stays frozen, as it is for all who learn a stream
+    head_lr: float = 0.0003
     classifier_lr: float = 0.003
     penalty: float = 0.005
     relevance_penalty: float = 0.01
@@ -48,6 +52,7 @@ class Joint(Method):
         self.bank = PromptBank(encoder, options.prompt_length)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None  # [D + Dq + 1, C]
+        self.trained = encoder  # the encoder, or a copy whose head was trained
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         self.relevance.learn(unit_query(data.tokens), data.modality, {}, self.generator(data.index, 1))
@@ -68,14 +73,16 @@ class Joint(Method):
         for data in self.tasks:
             if data.modality not in prompts:
                 prompts[data.modality] = self.bank.fresh(data.modality, generator)
+        self.trained = self._thawed()
+        head = self._head() if o.head else []
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
-            z = embed_all(self.encoder, data.tokens, data.modality, [prompts[data.modality]])
+            z = embed_all(self.trained, data.tokens, data.modality, [prompts[data.modality]])
             ridge.add(self._source(z, unit_query(data.tokens))[:, :-1], data.labels, len(classes))
         weight = ridge.weight().to(self.tasks[0].labels.device).requires_grad_(True)
-        prompts = {m: p.requires_grad_(True) for m, p in prompts.items()}
+        groups = [(list(prompts.values()), o.lr), ([weight], o.classifier_lr), (head, o.head_lr)]
         optimiser = torch.optim.Adam(
-            [{"params": list(prompts.values()), "lr": o.lr}, {"params": [weight], "lr": o.classifier_lr}]
+            [{"params": [p.requires_grad_(True) for p in own], "lr": lr} for own, lr in groups if own]
         )
         plan = [
             (data, rows) for data in self.tasks for rows in batches(len(data.labels), o.batch_size, o.epochs, generator)
@@ -87,7 +94,7 @@ class Joint(Method):
             data, rows = plan[order[step]]
             rows, share = parallel.part(rows)
             part = subset(data.tokens, rows)
-            z = self.encoder.head(part, prompts[data.modality], data.modality)
+            z = self.trained.head(part, prompts[data.modality], data.modality)
             scores = o.scale * self._source(z, unit_query(part)) @ weight
             return share * F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
 
@@ -103,8 +110,21 @@ class Joint(Method):
                 advance=shown.advance,
                 remedy=f"lower method.options.lr (now {o.lr}) and start a new run",
             )
+        for p in head:
+            p.requires_grad_(False)
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         self.weight = weight.detach()
+
+    def _thawed(self) -> Encoder:
+        """A copy of the encoder in float32, its head's weights its own."""
+        if not (self.options.head and self.encoder.above()):
+            return self.encoder
+        own = copy.deepcopy(self.encoder)
+        own.set_precision(torch.float32)
+        return own
+
+    def _head(self) -> list[Tensor]:
+        return [p for module in self.trained.above() for p in module.parameters()]
 
     @property
     def routes(self) -> bool:
@@ -120,7 +140,7 @@ class Joint(Method):
         else:
             weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
         own, shares = self.bank.shares(modality, weight, names)
-        z = embed_all(self.encoder, tokens, modality, [self.bank.prompts[m] for m in own], shares)
+        z = embed_all(self.trained, tokens, modality, [self.bank.prompts[m] for m in own], shares)
         out = self.options.scale * self._source(z, query) @ self.weight
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
 
@@ -129,6 +149,8 @@ class Joint(Method):
         tensors = {f"relevance/{k}": v for k, v in relevance.items()}
         if self.weight is not None:
             tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()} | {"weight": self.weight}
+            if self.options.head:
+                tensors |= {f"head/{n}": p.detach() for n, p in enumerate(self._head())}
         return tensors, {"relevance": values}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -142,3 +164,8 @@ class Joint(Method):
         )
         self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")}
         self.weight = tensors.get("weight")
+        if self.options.head and self.weight is not None:
+            self.trained = self._thawed()
+            with torch.no_grad():
+                for n, p in enumerate(self._head()):
+                    p.copy_(tensors[f"head/{n}"])

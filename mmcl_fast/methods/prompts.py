@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -67,15 +67,17 @@ def train_prefix(
     advance: Callable[[int], None],
     generator: torch.Generator,
     journal: Journal = Unkept(),
+    beside: Mapping[float, Tensor] | None = None,
 ) -> None:
     """Adam with a warmed-up cosine rate on a prefix (float32, updated in place).
 
     Args:
         loss: step number -> scalar loss.
         advance: called with the number of steps done since the last call.
+        beside: what else is learned: rate -> tensor.
     """
-    prefix.requires_grad_(True)
-    optimiser = torch.optim.Adam([prefix], lr)
+    groups = [(prefix, lr)] + [(tensor, rate) for rate, tensor in (beside or {}).items()]
+    optimiser = torch.optim.Adam([{"params": [x.requires_grad_(True)], "lr": rate} for x, rate in groups])
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))

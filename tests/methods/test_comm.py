@@ -85,7 +85,7 @@ def test_self_regularisation_keeps_embeddings_nearer(setting):
         prompt = method.bank.prompts["image"]
         method.learn(tasks[2], classes)
         z = [
-            F.normalize(encoder.head(tasks[2].tokens, p, "image"), dim=1)
+            F.normalize(method.bank.head.head(tasks[2].tokens, p, "image"), dim=1)
             for p in (prompt, method.bank.prompts["image"])
         ]
         moved[beta] = float((1 - (z[0] * z[1]).sum(1)).mean())

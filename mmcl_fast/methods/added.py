@@ -1,0 +1,119 @@
+"""Prompts of two parts in one vector: prefix keys and values, and rows that are added to the trunk's tokens.
+
+A row a_i is added to token i of every sample of its modality: x_i + |x_i|_rms a_i, before the head's first block. A
+clip's row is the sum of its cell's and its frame's, a_i = s_cell(i) + t_frame(i). VPT (Jia et al. 2022, arXiv
+2203.12119, section 4.4) calls prompts at that place "Add". A prefix can only mix into what a frozen block says of each
+token; a row tells the frozen blocks which token it is. With the embedded encoder that is what makes order and place
+learnable (docs/evidence.md). Being one vector, such prompts are blended, aggregated and kept like any other.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.embedding import exporting, mix
+from mmcl_fast.methods.prompts import PromptBank
+
+
+class AddedHead:
+    """The head of an encoder, for prompts of both parts: what ``embed_all`` needs of an encoder.
+
+    Args:
+        encoder: whose head it is.
+        length: L of the prefix.
+        added: whether new prompts have rows for tokens.
+    """
+
+    def __init__(self, encoder: Encoder, length: int, added: bool):
+        self.encoder, self.length, self.added = encoder, length, added
+        self.dim = encoder.dim
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.device
+
+    def frames(self, modality: str) -> int:
+        return getattr(self.encoder.spec(modality), "frames", 1)
+
+    def prefix_shape(self, modality: str) -> tuple[int, ...]:
+        return self.encoder.blocks, 2, self.length, self.encoder.prefix_width(modality)
+
+    def split(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
+        """``[..., P]`` -> prefix ``[..., J, 2, L, d]`` and rows ``[..., R, width]``."""
+        shape = self.prefix_shape(modality)
+        count = torch.Size(shape).numel()
+        prefix, rows = prompt[..., :count], prompt[..., count:]
+        return prefix.unflatten(-1, shape), rows.unflatten(-1, (-1, width))
+
+    def size(self, tokens: Tokens, modality: str) -> int:
+        """P of a prompt for such tokens: with a row for each cell, and for each frame where there are several."""
+        count = torch.Size(self.prefix_shape(modality)).numel()
+        if not self.added:
+            return count
+        frames, (_, places, width) = self.frames(modality), tokens.tokens.shape
+        return count + (places // frames + (frames if frames > 1 else 0)) * width
+
+    def head(self, tokens: Tokens, prompt: Tensor | None, modality: str) -> Tensor:
+        """z ``[B, D]``; prompt ``[P]``, or ``[B, P]``, one for each sample."""
+        if prompt is None:
+            return self.encoder.head(tokens, None, modality)
+        x = tokens.tokens.float()
+        prefix, rows = self.split(prompt, modality, x.shape[2])
+        if rows.shape[-2]:
+            scale = x.square().mean(-1, keepdim=True).sqrt()
+            tokens = Tokens(x + scale * self._places(rows, modality, x.shape[1]), tokens.query, tokens.mask)
+        return self.encoder.head(tokens, prefix, modality)
+
+    def _places(self, rows: Tensor, modality: str, places: int) -> Tensor:
+        """Rows of cells and frames ``[..., R, w]`` -> a row for each place, ``[..., places, w]``; texts may be longer
+        than any that was learned from."""
+        frames = self.frames(modality)
+        if frames > 1:
+            cells, times = rows[..., :-frames, :], rows[..., -frames:, :]
+            return (cells.unsqueeze(-3) + times.unsqueeze(-2)).flatten(-3, -2)
+        longest = self.encoder.tokenizer()[1]["max_tokens"] if exporting() and modality == "text" else places
+        if longest > rows.shape[-2]:
+            rows = F.pad(rows, (0, 0, 0, longest - rows.shape[-2]))
+        return rows[..., :places, :]
+
+
+class AddedBank(PromptBank):
+    """P_m of both parts, ``[P]`` for each modality. Tokens of another grid have other places: a prompt is blended
+    with the rows of those of its own size alone."""
+
+    def __init__(self, encoder: Encoder, length: int, added: bool):
+        super().__init__(encoder, length)
+        self.head = AddedHead(encoder, length, added)
+        self.sizes: dict[str, int] = {}
+
+    def meet(self, tokens: Tokens, modality: str) -> None:
+        """Make room for tokens of a modality: texts may be longer than before."""
+        size = max(self.head.size(tokens, modality), self.sizes.get(modality, 0))
+        self.sizes[modality] = size
+        if (known := self.prompts.get(modality)) is not None and len(known) < size:
+            self.prompts[modality] = F.pad(known, (0, size - len(known)))
+
+    def fresh(self, modality: str, generator: torch.Generator) -> Tensor:
+        prefix = super().fresh(modality, generator).flatten()
+        return F.pad(prefix, (0, self.sizes[modality] - len(prefix)))
+
+    def part(self, name: str, modality: str) -> Tensor:
+        """P_name as samples of ``modality`` take it: all of it on a grid of the same size, else its prefix alone, with
+        rows of zeros; without rows for a modality that was never met."""
+        prompt, size = self.prompts[name], self.sizes.get(modality)
+        if len(prompt) == size:
+            return prompt
+        prefix = prompt[: torch.Size(self.head.prefix_shape(modality)).numel()]
+        return prefix if size is None else F.pad(prefix, (0, size - len(prefix)))
+
+    def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
+        names, shares = self.shares(modality, weight, modalities, least)
+        return mix([self.part(m, modality) for m in names], shares)
+
+    def load(self, prompts: dict[str, Tensor]) -> None:
+        """Inverse of ``prompts``; those of before there were rows ``[J, 2, L, d]`` stay without."""
+        self.prompts = {m: p.flatten() for m, p in prompts.items()}
+        self.sizes = {m: len(p) for m, p in self.prompts.items()}
