@@ -123,7 +123,7 @@ def outcome(out: Path) -> tuple[dict[str, bytes], list[dict]]:
     """Every bit of the last checkpoint, and the metrics without times."""
     tensors, values = checkpoint.read(checkpoint.latest(out))
     bits = {k: bytes(v.contiguous().view(torch.uint8).numpy()) for k, v in tensors.items()}
-    bits["values"] = json.dumps({k: v for k, v in values.items() if k != "seconds"}).encode()
+    bits["values"] = json.dumps({k: v for k, v in values.items() if k not in ("seconds", "counts")}).encode()
     events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     events = [{k: v for k, v in e.items() if k not in ("seconds", "counts")} for e in events if e["event"] != "resume"]
     summary = json.loads((out / "summary.json").read_text())
