@@ -1,5 +1,5 @@
-"""Upper bound: the whole head, one prompt per modality and one linear classifier on [z ; q], trained on all tasks' data
-at once.
+"""Upper bound: the whole head and one prompt per modality, trained on all tasks' data at once with a linear classifier
+on z, and then a ridge classifier on [z ; q], which sees what that of ``ridge`` sees beside the trained z.
 
 It keeps every task's tokens, so it is no continual learner: it is fitted after the last task, or when scores are
 first asked for. What is saved before that can't be gone on with; a stopped run takes the tasks' tokens anew. A
@@ -37,7 +37,7 @@ class JointOptions:
     classifier_lr: float = 0.003
     penalty: float = 0.005
     relevance_penalty: float = 0.01
-    scale: float = 20.0  # factor from the ridge-initialised scores to logits
+    scale: float = 20.0  # of the logits that head and prompts are trained with
 
 
 class Joint(Method):
@@ -61,13 +61,11 @@ class Joint(Method):
 
     def finish(self, classes: Classes) -> None:
         if self.weight is None:
-            self.fit(classes)
+            self.weight = self.fit(classes)
 
-    def _source(self, z: Tensor, query: Tensor) -> Tensor:
-        return F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
-
-    def fit(self, classes: Classes) -> None:
-        """Train prompts and classifier from scratch on everything learned so far."""
+    def fit(self, classes: Classes) -> Tensor:
+        """Train head and prompts from scratch on everything learned so far; returns the classifier
+        ``[D + Dq + 1, C]``."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
         prompts: dict[str, Tensor] = {}
         for data in self.tasks:
@@ -75,12 +73,12 @@ class Joint(Method):
                 prompts[data.modality] = self.bank.fresh(data.modality, generator)
         self.trained = self._thawed()
         head = self._head() if o.head else []
-        ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
-        for data in self.tasks:
-            z = embed_all(self.trained, data.tokens, data.modality, [prompts[data.modality]])
-            ridge.add(self._source(z, unit_query(data.tokens))[:, :-1], data.labels, len(classes))
-        weight = ridge.weight().to(self.tasks[0].labels.device).requires_grad_(True)
-        groups = [(list(prompts.values()), o.lr), ([weight], o.classifier_lr), (head, o.head_lr)]
+        device = self.tasks[0].labels.device
+        weight, bias = (
+            torch.zeros(self.encoder.dim, len(classes), device=device),
+            torch.zeros(len(classes), device=device),
+        )
+        groups = [(list(prompts.values()), o.lr), ([weight, bias], o.classifier_lr), (head, o.head_lr)]
         optimiser = torch.optim.Adam(
             [{"params": [p.requires_grad_(True) for p in own], "lr": lr} for own, lr in groups if own]
         )
@@ -95,7 +93,7 @@ class Joint(Method):
             rows, share = parallel.part(rows)
             part = subset(data.tokens, rows)
             z = self.trained.head(part, prompts[data.modality], data.modality)
-            scores = o.scale * self._source(z, unit_query(part)) @ weight
+            scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
             return share * F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
 
         with self.phase("prompts", len(plan)) as shown:
@@ -113,7 +111,11 @@ class Joint(Method):
         for p in head:
             p.requires_grad_(False)
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
-        self.weight = weight.detach()
+        ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
+        for data in self.tasks:
+            z = embed_all(self.trained, data.tokens, data.modality, [self.bank.prompts[data.modality]])
+            ridge.add(torch.cat([F.normalize(z, dim=-1), unit_query(data.tokens)], dim=1), data.labels, len(classes))
+        return ridge.weight().to(device)
 
     def _thawed(self) -> Encoder:
         """A copy of the encoder in float32, its head's weights its own."""
@@ -133,7 +135,8 @@ class Joint(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.relevance.modalities:
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        self.finish(classes)
+        if self.weight is None:
+            self.weight = self.fit(classes)
         query, names = unit_query(tokens), self.relevance.modalities
         if given and modality in names:
             weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)
@@ -141,7 +144,8 @@ class Joint(Method):
             weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
         own, shares = self.bank.shares(modality, weight, names)
         z = embed_all(self.trained, tokens, modality, [self.bank.prompts[m] for m in own], shares)
-        out = self.options.scale * self._source(z, query) @ self.weight
+        source = F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
+        out = source @ self.weight
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
