@@ -74,7 +74,8 @@ class AddedHead:
         if frames > 1:
             cells, times = rows[..., :-frames, :], rows[..., -frames:, :]
             return (cells.unsqueeze(-3) + times.unsqueeze(-2)).flatten(-3, -2)
-        longest = self.encoder.tokenizer()[1]["max_tokens"] if exporting() and modality == "text" else places
+        # One more than any text has: a graph for any length may not ask whether a text takes all rows.
+        longest = self.encoder.tokenizer()[1]["max_tokens"] + 1 if exporting() and modality == "text" else places
         if longest > rows.shape[-2]:
             rows = F.pad(rows, (0, 0, 0, longest - rows.shape[-2]))
         return rows[..., :places, :]
