@@ -127,6 +127,11 @@ class StreamSection(Section):
         title="The part of each class's training samples that becomes validation where the class has none",
         description="a number from 0 up to, not with, 1",
     )
+    test_on: Literal["test", "val"] = Field(
+        "test",
+        title="Which samples accuracies are of; with val no test sample is read, to choose settings by",
+        description='"test" or "val"',
+    )
     check: bool = Field(
         True, title="Look at the data first", description="true or false (decode every file before learning)"
     )

@@ -36,6 +36,7 @@ def _described(config: Config) -> Stream:
         "shuffle_classes": s.shuffle_classes,
         "shared_classes": s.shared_classes,
         "validation": s.validation,
+        "test_on": s.test_on,
         "check": s.check and s.on_broken == "error",  # check.skip compares what is left
         "keep_empty": s.on_broken == "skip",
     }

@@ -37,6 +37,8 @@ class Stream:
         validation: share of each class's training samples that becomes validation where the class has none.
         shuffle_classes: draw which classes go into which task from ``seed``; otherwise their own order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
+        test_on: ``"val"``: the validation samples stand in for the test samples, which are left out, so that settings
+            can be chosen without them.
         check: also compare contents, so that no two splits hold equal files (reads files of equal size); known
             datasets are as they are.
         keep_empty: files without a byte stay in, for a check that decodes every file to find them.
@@ -67,6 +69,7 @@ class Stream:
         validation: float = 0.0,
         shuffle_classes: bool = False,
         shared_classes: bool = False,
+        test_on: str = "test",
         check: bool = False,
         keep_empty: bool = False,
         official: bool = False,
@@ -107,7 +110,7 @@ class Stream:
                     tuple(label for label, _ in ids),
                     tuple(identity for _, identity in ids),
                     tuple(self.class_text[identity] for _, identity in ids),
-                    tuple(_hold_out(members, validation, seed)),
+                    tuple(_tested_on(test_on, _hold_out(members, validation, seed), name)),
                 )
             )
 
@@ -275,6 +278,19 @@ def _group(
         for i, labels in enumerate(chunks):
             groups[modality, f"{modality}-{i}"] = [sample for label in labels for sample in classes[label]]
     return groups
+
+
+def _tested_on(split: str, samples: list[Sample], task: str) -> list[Sample]:
+    if split == "test":
+        return samples
+    if split != "val":
+        raise StreamError(f"test_on = {split!r}: give 'test' or 'val'")
+    kept = [sample for sample in samples if sample.split != "test"]
+    if all(sample.split != "val" for sample in kept):
+        raise StreamError(
+            f"task {task}: no validation sample to test on; add some, or hold out a share: validation = 0.2"
+        )
+    return [replace(sample, split="test") if sample.split == "val" else sample for sample in kept]
 
 
 def _hold_out(samples: list[Sample], share: float, seed: int) -> list[Sample]:

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,3 +204,18 @@ def test_a_list_of_skipped_samples_counts_with_its_config_only(config, tmp_path)
     run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
     assert run.make_stream(config("zero_shot", {}), tmp_path / "run").fingerprint == stream.fingerprint
     assert not any("do not decode" in note for note in summary(tmp_path / "run")["notes"])
+
+
+def test_settings_can_be_chosen_without_reading_a_test_file(config, tmp_path):
+    """With stream.test_on = "val" the test files are never opened: here they are not even whole."""
+
+    made = config("ridge", {})
+    damaged = [path for path in Path(made.stream.path).rglob("*") if path.is_file() and "test" in path.parts]
+    for path in damaged:
+        path.write_bytes(b"no picture, no text \xff")
+    stream = made.stream.model_copy(update={"validation": 0.25, "test_on": "val"})
+    values = run.train(made.model_copy(update={"stream": stream}), tmp_path / "run").summary["settings"]["agnostic"]
+    assert damaged and values["metrics"]["last"] > 0
+    again = made.model_copy(update={"stream": stream.model_copy(update={"test_on": "test"})})
+    with pytest.raises(UserError):
+        run.train(again, tmp_path / "other")

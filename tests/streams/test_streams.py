@@ -230,3 +230,16 @@ def test_demo(folder, monkeypatch, tmp_path):
     monkeypatch.setattr("mmcl_fast.streams.demo.__file__", str(tmp_path / "a" / "b" / "c" / "demo.py"))
     with pytest.raises(StreamError, match="run from a checkout, or set MMCL_FAST_DEMO"):
         Stream.demo()
+
+
+def test_where_it_is_tested_on_validation_no_test_file_is_in_the_stream(folder):
+    plain = Stream.from_folder(folder, validation=0.25, seed=3)
+    chosen = Stream.from_folder(folder, validation=0.25, seed=3, test_on="val")
+    for task, own in zip(plain.tasks, chosen.tasks, strict=True):
+        assert [s.key for s in own.test] == [s.key for s in task.val] and not own.val
+        assert own.train == task.train
+    assert chosen.fingerprint != plain.fingerprint
+    with pytest.raises(StreamError, match="no validation sample to test on"):
+        Stream.from_folder(folder, test_on="val")
+    with pytest.raises(StreamError, match="test_on = 'train'"):
+        Stream.from_folder(folder, test_on="train")
