@@ -5,7 +5,7 @@ The demo's own classes can be told from the mean of an encoder's frozen features
 better than a ridge on them. Here a sample shows several things, and its class is
 
 - ``order``: which of two comes first (sounds, clips and sentences: in time; pictures and depth maps: on the left);
-- ``place``: which of four places holds the thing that the class names; the others hold other things.
+- ``place``: which of four places holds the thing that the class names; the others hold things of one other kind.
 
 ``python demo/order.py OUT`` writes OUT/order and OUT/place, each with a manifest and class texts; the same seed and
 library versions give the same bytes. A sample of a split is composed from demo files of that split alone. Pictures are
@@ -25,7 +25,7 @@ import numpy as np
 from clips import write_audio, write_video
 
 HERE = Path(__file__).resolve().parent
-SIZES = {"train": 60, "val": 20, "test": 25}  # samples of a class
+SIZES = {"train": 40, "val": 12, "test": 16}  # samples of a class
 SIDE = {"image": 224, "depth": 160, "video": 96}
 RATE, SECONDS, FRAMES, FPS = 22_050, 2.4, 20, 10
 SEEN = {
@@ -207,7 +207,8 @@ def build(media: Media, out: Path, kind: str, seed: int) -> int:
                 folder = out / modality / split / name
                 folder.mkdir(parents=True, exist_ok=True)
                 for n in range(size):
-                    shown = [thing or rnd.choice(others) for thing in things]
+                    other = rnd.choice(others)
+                    shown = [thing or other for thing in things]
                     numbers = [rnd.randrange(media.count(modality, split, label)) for label in shown]
                     path = folder / f"{n:03d}.{EXTENSION[modality]}"
                     parts = [media.part(modality, split, label, k) for label, k in zip(shown, numbers)]
