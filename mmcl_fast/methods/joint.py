@@ -19,9 +19,10 @@ from torch import Tensor
 from mmcl_fast import parallel
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.errors import RunError
+from mmcl_fast.methods.added import AddedBank, AddedHead
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import embed_all, unit_query
-from mmcl_fast.methods.prompts import PromptBank, batches, subset
+from mmcl_fast.methods.prompts import batches, subset
 from mmcl_fast.methods.relevance import Relevance, Ridge
 from mmcl_fast.methods.steps import optimise
 
@@ -29,7 +30,8 @@ from mmcl_fast.methods.steps import optimise
 @dataclass(frozen=True)
 class JointOptions:
     prompt_length: int = 8
-    epochs: int = 8
+    added: bool = True  # prompts also have rows that are added to the trunk's tokens
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01  # of prompts
     head: bool = True  # False: the head stays frozen, as it is for all who learn a stream
@@ -49,12 +51,13 @@ class Joint(Method):
     def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
-        self.bank = PromptBank(encoder, options.prompt_length)
+        self.bank = AddedBank(encoder, options.prompt_length, options.added)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None  # [D + Dq + 1, C]
         self.trained = encoder  # the encoder, or a copy whose head was trained
 
     def learn(self, data: TaskData, classes: Classes) -> None:
+        self.bank.meet(data.tokens, data.modality)
         self.relevance.learn(unit_query(data.tokens), data.modality, {}, self.generator(data.index, 1))
         self.weight = None
         self.tasks.append(data)
@@ -71,13 +74,12 @@ class Joint(Method):
         for data in self.tasks:
             if data.modality not in prompts:
                 prompts[data.modality] = self.bank.fresh(data.modality, generator)
-        self.trained = self._thawed()
-        head = self._head() if o.head else []
         device = self.tasks[0].labels.device
-        weight, bias = (
-            torch.zeros(self.encoder.dim, len(classes), device=device),
-            torch.zeros(len(classes), device=device),
-        )
+        trained = self._thawed()
+        head = self._head() if o.head else []
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
+        weight = torch.zeros(self.encoder.dim, len(classes), device=device)
+        bias = torch.zeros(len(classes), device=device)
         groups = [(list(prompts.values()), o.lr), ([weight, bias], o.classifier_lr), (head, o.head_lr)]
         optimiser = torch.optim.Adam(
             [{"params": [p.requires_grad_(True) for p in own], "lr": lr} for own, lr in groups if own]
@@ -92,7 +94,8 @@ class Joint(Method):
             data, rows = plan[order[step]]
             rows, share = parallel.part(rows)
             part = subset(data.tokens, rows)
-            z = self.trained.head(part, prompts[data.modality], data.modality)
+            with precision:
+                z = trained.head(part, prompts[data.modality], data.modality).float()
             scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
             return share * F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
 
@@ -113,17 +116,17 @@ class Joint(Method):
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
-            z = embed_all(self.trained, data.tokens, data.modality, [self.bank.prompts[data.modality]])
+            z = embed_all(self.bank.head, data.tokens, data.modality, [self.bank.prompts[data.modality]])
             ridge.add(torch.cat([F.normalize(z, dim=-1), unit_query(data.tokens)], dim=1), data.labels, len(classes))
         return ridge.weight().to(device)
 
-    def _thawed(self) -> Encoder:
-        """A copy of the encoder in float32, its head's weights its own."""
-        if not (self.options.head and self.encoder.above()):
-            return self.encoder
-        own = copy.deepcopy(self.encoder)
-        own.set_precision(torch.float32)
-        return own
+    def _thawed(self) -> AddedHead:
+        """The head that is trained: of a copy of the encoder in float32."""
+        if self.options.head and self.encoder.above():
+            self.trained = copy.deepcopy(self.encoder)
+            self.trained.set_precision(torch.float32)
+            self.bank.head = AddedHead(self.trained, self.options.prompt_length, self.options.added)
+        return self.bank.head
 
     def _head(self) -> list[Tensor]:
         return [p for module in self.trained.above() for p in module.parameters()]
@@ -143,7 +146,7 @@ class Joint(Method):
         else:
             weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
         own, shares = self.bank.shares(modality, weight, names)
-        z = embed_all(self.trained, tokens, modality, [self.bank.prompts[m] for m in own], shares)
+        z = embed_all(self.bank.head, tokens, modality, [self.bank.part(m, modality) for m in own], shares)
         source = F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
         out = source @ self.weight
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
@@ -166,10 +169,10 @@ class Joint(Method):
             {k.removeprefix("relevance/"): v for k, v in tensors.items() if k.startswith("relevance/")},
             values["relevance"],
         )
-        self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")}
+        self.bank.load({k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")})
         self.weight = tensors.get("weight")
         if self.options.head and self.weight is not None:
-            self.trained = self._thawed()
+            self._thawed()
             with torch.no_grad():
                 for n, p in enumerate(self._head()):
                     p.copy_(tensors[f"head/{n}"])
