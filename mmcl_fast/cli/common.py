@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXIT_CODES = (
     "Exit codes: 0 done; 1 done, but files that were looked at can't be read (predict, data check), a part that all "
     "needs is broken (doctor), or a question was answered with no; 2 bad input, or it failed and one line says why; "
-    "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM."
+    "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0)."
 )
 app = typer.Typer(
     name="mmcl-fast",
