@@ -29,7 +29,7 @@ from mmcl_fast.methods.pool import Composed, Pooled
 class CodaPromptOptions:
     components: int = 10  # per task
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01  # of components, keys and attention vectors
     classifier_lr: float = 0.003

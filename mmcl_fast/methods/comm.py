@@ -33,7 +33,7 @@ class CommOptions:
     added: bool = True  # prompts also have rows that are added to the trunk's tokens
     codes: Literal["texts", "learned"] = "learned"  # what prompts are learned towards
     codes_lr: float = 0.003
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
     self_regularisation: float = 1.0  # beta

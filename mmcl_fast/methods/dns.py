@@ -43,7 +43,7 @@ ROUNDING = 1e-8  # eigenvalues below this part of the largest are none
 class DnsOptions:
     source: Literal["z", "zq"] = "zq"  # f: the bare head's z / |z| as in the paper, or q / |q| beside it
     lambda_min: float = 0.001
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.001
     relevance_penalty: float = 0.01

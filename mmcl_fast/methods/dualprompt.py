@@ -27,7 +27,7 @@ from mmcl_fast.methods.pool import Composed, Pooled, distance
 @dataclass(frozen=True)
 class DualPromptOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01  # of prompts and keys
     classifier_lr: float = 0.003

@@ -30,7 +30,7 @@ from mmcl_fast.methods.tuned import Tuned, under
 @dataclass(frozen=True)
 class EwcOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
     classifier_lr: float = 0.003

@@ -17,7 +17,7 @@ from mmcl_fast.methods.prompts import PromptBank, batches, subset, train_prefix
 @dataclass(frozen=True)
 class FinetuneOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
 

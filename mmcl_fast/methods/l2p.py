@@ -32,7 +32,7 @@ class L2pOptions:
     pool_size: int = 10  # M
     selected: int = 4  # N
     prompt_length: int = 2  # L_p, of each
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01  # of prompts and keys
     classifier_lr: float = 0.003

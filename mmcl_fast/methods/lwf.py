@@ -24,7 +24,7 @@ from mmcl_fast.methods.tuned import Tuned
 @dataclass(frozen=True)
 class LwfOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
     classifier_lr: float = 0.003

@@ -39,7 +39,7 @@ class RanPacOptions:
     projections: int = 2000  # M
     held_out: Literal["all", "task"] = "all"  # whose samples lambda is chosen on
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01
     classifier_lr: float = 0.003

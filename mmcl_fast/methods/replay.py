@@ -34,7 +34,7 @@ from mmcl_fast.methods.tuned import Tuned, under
 @dataclass(frozen=True)
 class ReplayOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32  # of the task's samples, and of exemplars beside them
     lr: float = 0.01
     classifier_lr: float = 0.003

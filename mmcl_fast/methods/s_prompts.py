@@ -38,7 +38,7 @@ ROUNDS = 100  # of K-means, which mostly ends earlier
 @dataclass(frozen=True)
 class SPromptsOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01  # of prompts
     classifier_lr: float = 0.003

@@ -36,7 +36,7 @@ MOMENTUM, DECAY = 0.9, 5e-4
 @dataclass(frozen=True)
 class SlcaOptions:
     prompt_length: int = 8
-    epochs: int = 6
+    epochs: int = 20
     batch_size: int = 32
     lr: float = 0.0001  # of the prompts, slow
     classifier_lr: float = 0.01
