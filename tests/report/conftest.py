@@ -25,7 +25,7 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, no test of this process can run an event loop
 def browser() -> Iterator[Any]:
     """A Chromium without a window, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-test.txt")
