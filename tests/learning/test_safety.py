@@ -35,6 +35,7 @@ from mmcl_fast import cli
 from mmcl_fast.learning import journal, learner
 from tests.toy import ToyEncoder
 learner.load_encoder = lambda name, **options: ToyEncoder()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background begins with it ignored
 real, signals, at = journal.Journal.step, sys.argv[1].split(","), int(sys.argv[2])
 def step(self, loop, state):
     if self.steps + 1 == at:
