@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.embedding import exporting, mix
-from mmcl_fast.methods.prompts import PromptBank
+from mmcl_fast.methods.embedding import exporting
+from mmcl_fast.methods.prompts import PromptBank, prefix_shape
 
 
 class AddedHead:
@@ -38,19 +38,19 @@ class AddedHead:
     def frames(self, modality: str) -> int:
         return getattr(self.encoder.spec(modality), "frames", 1)
 
-    def prefix_shape(self, modality: str) -> tuple[int, ...]:
-        return self.encoder.blocks, 2, self.length, self.encoder.prefix_width(modality)
+    def prefix(self, modality: str) -> torch.Size:
+        """J, 2, L, d of the first part."""
+        return prefix_shape(self.encoder, self.length, modality)
 
     def split(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
         """``[..., P]`` -> prefix ``[..., J, 2, L, d]`` and rows ``[..., R, width]``."""
-        shape = self.prefix_shape(modality)
-        count = torch.Size(shape).numel()
-        prefix, rows = prompt[..., :count], prompt[..., count:]
+        shape = self.prefix(modality)
+        prefix, rows = prompt[..., : shape.numel()], prompt[..., shape.numel() :]
         return prefix.unflatten(-1, shape), rows.unflatten(-1, (-1, width))
 
     def size(self, tokens: Tokens, modality: str) -> int:
         """P of a prompt for such tokens: with a row for each cell, and for each frame where there are several."""
-        count = torch.Size(self.prefix_shape(modality)).numel()
+        count = self.prefix(modality).numel()
         if not self.added:
             return count
         frames, (_, places, width) = self.frames(modality), tokens.tokens.shape
@@ -107,12 +107,8 @@ class AddedBank(PromptBank):
         prompt, size = self.prompts[name], self.sizes.get(modality)
         if len(prompt) == size:
             return prompt
-        prefix = prompt[: torch.Size(self.head.prefix_shape(modality)).numel()]
+        prefix = prompt[: self.head.prefix(modality).numel()]
         return prefix if size is None else F.pad(prefix, (0, size - len(prefix)))
-
-    def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
-        names, shares = self.shares(modality, weight, modalities, least)
-        return mix([self.part(m, modality) for m in names], shares)
 
     def load(self, prompts: dict[str, Tensor]) -> None:
         """Inverse of ``prompts``; those of before there were rows ``[J, 2, L, d]`` stay without."""

@@ -6,7 +6,6 @@ follows it): one layer for all classes, trained on the current task's classes on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from mmcl_fast import parallel
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.base import Method
-from mmcl_fast.methods.steps import optimise
+from mmcl_fast.methods.prompts import train_groups
 
 
 def feature(z: Tensor) -> Tensor:
@@ -90,33 +89,9 @@ def train(
     generator: torch.Generator,
     loop: str = "prompts",
 ) -> None:
-    """Adam with a warmed-up cosine rate (that of ``prompts.train_prefix``) on several groups of tensors, in place.
-
-    Args:
-        groups: (tensors, learning rate) pairs; leaves, float32. Empty groups are left out.
-        loss: step number -> scalar loss.
-        advance: called with the number of steps done since the last call.
-        loop: its name, unique within a task.
-    """
+    """``prompts.train_groups`` for a method that learns in one process. Empty groups are left out."""
     require_one_process(method)
-    chosen = [(list(tensors), lr) for tensors, lr in groups if len(tensors)]
-    parameters = [p.requires_grad_(True) for tensors, _ in chosen for p in tensors]
-    optimiser = torch.optim.Adam([{"params": tensors, "lr": lr} for tensors, lr in chosen])
-    warm = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
-    )
+    chosen = [(tensors, lr) for tensors, lr in groups if len(tensors)]
     rates = ", ".join(str(lr) for _, lr in chosen)
-    optimise(
-        loop,
-        optimiser,
-        steps,
-        loss,
-        schedule=schedule,
-        generator=generator,
-        journal=method.journal,
-        advance=advance,
-        remedy=f"lower method.options' learning rates (now {rates}) and start a new run",
-    )
-    for p in parameters:
-        p.requires_grad_(False)
+    remedy = f"lower method.options' learning rates (now {rates}) and start a new run"
+    train_groups(chosen, steps, loss, remedy, advance, generator, method.journal, loop)

@@ -170,7 +170,7 @@ class Comm(Method):
                 shown.advance,
                 generator,
                 self.journal,
-                beside={} if o.codes == "texts" else {o.codes_lr: codes},
+                beside=[] if o.codes == "texts" else [([codes], o.codes_lr)],
             )
         if old is not None and z_before is not None and o.aggregation:
             with self.phase("features"):

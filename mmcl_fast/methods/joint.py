@@ -54,7 +54,6 @@ class Joint(Method):
         self.bank = AddedBank(encoder, options.prompt_length, options.added)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None  # [D + Dq + 1, C]
-        self.trained = encoder  # the encoder, or a copy whose head was trained
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         self.bank.meet(data.tokens, data.modality)
@@ -63,8 +62,12 @@ class Joint(Method):
         self.tasks.append(data)
 
     def finish(self, classes: Classes) -> None:
+        self._fitted(classes)
+
+    def _fitted(self, classes: Classes) -> Tensor:
         if self.weight is None:
             self.weight = self.fit(classes)
+        return self.weight
 
     def fit(self, classes: Classes) -> Tensor:
         """Train head and prompts from scratch on everything learned so far; returns the classifier
@@ -123,13 +126,13 @@ class Joint(Method):
     def _thawed(self) -> AddedHead:
         """The head that is trained: of a copy of the encoder in float32."""
         if self.options.head and self.encoder.above():
-            self.trained = copy.deepcopy(self.encoder)
-            self.trained.set_precision(torch.float32)
-            self.bank.head = AddedHead(self.trained, self.options.prompt_length, self.options.added)
+            own = copy.deepcopy(self.encoder)
+            own.set_precision(torch.float32)
+            self.bank.head = AddedHead(own, self.options.prompt_length, self.options.added)
         return self.bank.head
 
     def _head(self) -> list[Tensor]:
-        return [p for module in self.trained.above() for p in module.parameters()]
+        return [p for module in self.bank.head.encoder.above() for p in module.parameters()]
 
     @property
     def routes(self) -> bool:
@@ -138,8 +141,7 @@ class Joint(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.relevance.modalities:
             return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        if self.weight is None:
-            self.weight = self.fit(classes)
+        classifier = self._fitted(classes)
         query, names = unit_query(tokens), self.relevance.modalities
         if given and modality in names:
             weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)
@@ -148,7 +150,7 @@ class Joint(Method):
         own, shares = self.bank.shares(modality, weight, names)
         z = embed_all(self.bank.head, tokens, modality, [self.bank.part(m, modality) for m in own], shares)
         source = F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
-        out = source @ self.weight
+        out = source @ classifier
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

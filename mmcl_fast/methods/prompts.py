@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,11 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.embedding import mix
 from mmcl_fast.methods.steps import Journal, Unkept, optimise
+
+
+def prefix_shape(encoder: Encoder, length: int, modality: str) -> torch.Size:
+    """J, 2, L, d."""
+    return torch.Size((encoder.blocks, 2, length, encoder.prefix_width(modality)))
 
 
 class PromptBank:
@@ -26,8 +31,12 @@ class PromptBank:
         self.prompts: dict[str, Tensor] = {}
 
     def fresh(self, modality: str, generator: torch.Generator) -> Tensor:
-        shape = (self.encoder.blocks, 2, self.length, self.encoder.prefix_width(modality))
+        shape = prefix_shape(self.encoder, self.length, modality)
         return (torch.randn(shape, generator=generator) * 0.02).to(self.encoder.device)
+
+    def part(self, name: str, modality: str) -> Tensor:
+        """The prompt of that name as samples of ``modality`` take it."""
+        return self.prompts[name]
 
     def shares(
         self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0, beside: str | None = None
@@ -56,7 +65,7 @@ class PromptBank:
     def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
         """sum_k c_k P_k, see ``shares`` and ``mix``; None without any prompt for this tower."""
         names, shares = self.shares(modality, weight, modalities, least)
-        return mix([self.prompts[m] for m in names], shares)
+        return mix([self.part(m, modality) for m in names], shares)
 
 
 def train_prefix(
@@ -67,23 +76,40 @@ def train_prefix(
     advance: Callable[[int], None],
     generator: torch.Generator,
     journal: Journal = Unkept(),
-    beside: Mapping[float, Tensor] | None = None,
+    beside: Sequence[tuple[Sequence[Tensor], float]] = (),
 ) -> None:
-    """Adam with a warmed-up cosine rate on a prefix (float32, updated in place).
+    """:func:`train_groups` of a prefix, and of what else is learned ``beside`` it."""
+    remedy = f"lower method.options.lr (now {lr}) and start a new run"
+    train_groups([([prefix], lr), *beside], steps, loss, remedy, advance, generator, journal)
+
+
+def train_groups(
+    groups: Sequence[tuple[Sequence[Tensor], float]],
+    steps: int,
+    loss: Callable[[int], Tensor],
+    remedy: str,
+    advance: Callable[[int], None],
+    generator: torch.Generator,
+    journal: Journal = Unkept(),
+    loop: str = "prompts",
+) -> None:
+    """Adam with a warmed-up cosine rate on groups of tensors, in place.
 
     Args:
+        groups: (tensors, learning rate) pairs; leaves, float32.
         loss: step number -> scalar loss.
+        remedy: what to do when the loss is not finite.
         advance: called with the number of steps done since the last call.
-        beside: what else is learned: rate -> tensor.
+        loop: its name, unique within a task.
     """
-    groups = [(prefix, lr)] + [(tensor, rate) for rate, tensor in (beside or {}).items()]
-    optimiser = torch.optim.Adam([{"params": [x.requires_grad_(True)], "lr": rate} for x, rate in groups])
+    parameters = [p.requires_grad_(True) for tensors, _ in groups for p in tensors]
+    optimiser = torch.optim.Adam([{"params": list(tensors), "lr": lr} for tensors, lr in groups])
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
     )
     optimise(
-        "prompts",
+        loop,
         optimiser,
         steps,
         loss,
@@ -91,9 +117,10 @@ def train_prefix(
         generator=generator,
         journal=journal,
         advance=advance,
-        remedy=f"lower method.options.lr (now {lr}) and start a new run",
+        remedy=remedy,
     )
-    prefix.requires_grad_(False)
+    for p in parameters:
+        p.requires_grad_(False)
 
 
 def batches(count: int, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
