@@ -16,7 +16,7 @@ from mmcl_fast.media import sniff
 from mmcl_fast.methods.comm import CommOptions
 from tests.toy import ToyEncoder
 
-OPTIONS = CommOptions(added=False, codes="texts", epochs=2, steps=10, draws=64)
+OPTIONS = CommOptions(token_rows=False, channel_dropout=0.0, codes="texts", epochs=2, steps=10, draws=64)
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from mmcl_fast import ops, parallel
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.added import AddedBank
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import alike, embed_all, mix, unit_query
 from mmcl_fast.methods.memory import FeatureMemory
 from mmcl_fast.methods.prompts import batches, subset, train_prefix
 from mmcl_fast.methods.realignment import Realigner, class_codes
 from mmcl_fast.methods.relevance import Relevance
+from mmcl_fast.methods.token_rows import RowBank, drop_channels
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class CommOptions:
 
     prompts: bool = True  # False: no prompt at all, z of the bare head
     prompt_length: int = 8  # L
-    added: bool = True  # prompts also have rows that are added to the trunk's tokens
+    token_rows: bool = True  # prompts also have rows that scale and shift the trunk's tokens
+    channel_dropout: float = 0.2  # share of the tokens' channels that a sample goes without while a prompt is learned
     codes: Literal["texts", "learned"] = "learned"  # what prompts are learned towards
     codes_lr: float = 0.003
     epochs: int = 20
@@ -77,7 +78,7 @@ class Comm(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
-        self.bank = AddedBank(encoder, o.prompt_length, o.added)
+        self.bank = RowBank(encoder, o.prompt_length, o.token_rows)
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.rows: dict[str, Tensor] = {}  # modality -> its mean contributions over `relevance.modalities`
@@ -155,7 +156,11 @@ class Comm(Method):
         def loss(step: int) -> Tensor:
             rows, share = parallel.part(plan[step].to(query.device))
             prefix = mix(with_own(prompt), shares if shares.dim() == 1 else shares[rows])
-            z = head.head(subset(data.tokens, rows), prefix, modality)
+            tokens = subset(data.tokens, rows)
+            if o.channel_dropout:
+                kept = torch.rand(len(plan[step]), tokens.tokens.shape[2], generator=generator) >= o.channel_dropout
+                tokens = drop_channels(tokens, parallel.part(kept)[0].to(query.device), o.channel_dropout)
+            z = head.head(tokens, prefix, modality)
             value = ops.alignment_loss(z, codes, target[rows], logit_scale=self.encoder.logit_scale)
             if z_before is not None and o.self_regularisation:
                 value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()

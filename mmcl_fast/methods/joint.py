@@ -19,18 +19,18 @@ from torch import Tensor
 from mmcl_fast import parallel
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.errors import RunError
-from mmcl_fast.methods.added import AddedBank, AddedHead
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import embed_all, unit_query
-from mmcl_fast.methods.prompts import batches, subset
+from mmcl_fast.methods.prompts import batches, subset, train_groups
 from mmcl_fast.methods.relevance import Relevance, Ridge
-from mmcl_fast.methods.steps import optimise
+from mmcl_fast.methods.replay import join
+from mmcl_fast.methods.token_rows import RowBank, RowHead
 
 
 @dataclass(frozen=True)
 class JointOptions:
     prompt_length: int = 8
-    added: bool = True  # prompts also have rows that are added to the trunk's tokens
+    token_rows: bool = True  # prompts also have rows that scale and shift the trunk's tokens
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.01  # of prompts
@@ -51,7 +51,7 @@ class Joint(Method):
     def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
-        self.bank = AddedBank(encoder, options.prompt_length, options.added)
+        self.bank = RowBank(encoder, options.prompt_length, options.token_rows)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None  # [D + Dq + 1, C]
 
@@ -83,39 +83,31 @@ class Joint(Method):
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
         weight = torch.zeros(self.encoder.dim, len(classes), device=device)
         bias = torch.zeros(len(classes), device=device)
-        groups = [(list(prompts.values()), o.lr), ([weight, bias], o.classifier_lr), (head, o.head_lr)]
-        optimiser = torch.optim.Adam(
-            [{"params": [p.requires_grad_(True) for p in own], "lr": lr} for own, lr in groups if own]
-        )
+        groups = [
+            (list(prompts.values()), o.lr),
+            ([weight, bias], o.classifier_lr),
+            *([(head, o.head_lr)] if head else []),
+        ]
+        pools = self._pools()
         plan = [
-            (data, rows) for data in self.tasks for rows in batches(len(data.labels), o.batch_size, o.epochs, generator)
+            (modality, rows)
+            for modality, (_, labels) in pools.items()
+            for rows in batches(len(labels), o.batch_size, o.epochs, generator)
         ]
         order = torch.randperm(len(plan), generator=generator).tolist()
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, len(plan))
 
         def loss(step: int) -> Tensor:
-            data, rows = plan[order[step]]
+            modality, rows = plan[order[step]]
+            tokens, labels = pools[modality]
             rows, share = parallel.part(rows)
-            part = subset(data.tokens, rows)
             with precision:
-                z = trained.head(part, prompts[data.modality], data.modality).float()
+                z = trained.head(subset(tokens, rows), prompts[modality], modality).float()
             scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
-            return share * F.cross_entropy(scores, data.labels[rows.to(data.labels.device)])
+            return share * F.cross_entropy(scores, labels[rows.to(labels.device)])
 
         with self.phase("prompts", len(plan)) as shown:
-            optimise(
-                "prompts",
-                optimiser,
-                len(plan),
-                loss,
-                schedule=schedule,
-                generator=generator,
-                journal=self.journal,
-                advance=shown.advance,
-                remedy=f"lower method.options.lr (now {o.lr}) and start a new run",
-            )
-        for p in head:
-            p.requires_grad_(False)
+            remedy = f"lower method.options.lr (now {o.lr}) and start a new run"
+            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.journal)
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
@@ -123,12 +115,24 @@ class Joint(Method):
             ridge.add(torch.cat([F.normalize(z, dim=-1), unit_query(data.tokens)], dim=1), data.labels, len(classes))
         return ridge.weight().to(device)
 
-    def _thawed(self) -> AddedHead:
+    def _pools(self) -> dict[str, tuple[Tokens, Tensor]]:
+        """Tokens and labels of all tasks of a modality: a batch of one task alone would teach which task it is."""
+        pools: dict[str, tuple[Tokens, Tensor]] = {}
+        for data in self.tasks:
+            known = pools.get(data.modality)
+            pools[data.modality] = (
+                (data.tokens, data.labels)
+                if known is None
+                else (join(known[0], data.tokens), torch.cat([known[1], data.labels]))
+            )
+        return pools
+
+    def _thawed(self) -> RowHead:
         """The head that is trained: of a copy of the encoder in float32."""
         if self.options.head and self.encoder.above():
             own = copy.deepcopy(self.encoder)
             own.set_precision(torch.float32)
-            self.bank.head = AddedHead(own, self.options.prompt_length, self.options.added)
+            self.bank.head = RowHead(own, self.options.prompt_length, self.options.token_rows)
         return self.bank.head
 
     def _head(self) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Prompts of two parts: a prefix, and rows that are added to the trunk's tokens."""
+"""Prompts of two parts: a prefix, and rows that scale and shift the trunk's tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.media.spec import VisualSpec
-from mmcl_fast.methods.added import AddedBank, AddedHead
+from mmcl_fast.methods.token_rows import RowBank, RowHead, drop_channels
 from tests.toy import ToyEncoder
 
 WIDTH = 16
@@ -24,17 +24,18 @@ def tokens_of(count: int, places: int) -> Tokens:
     return Tokens(torch.randn(count, places, WIDTH, generator=generator), torch.randn(count, 16, generator=generator))
 
 
-def rms(x: torch.Tensor) -> torch.Tensor:
-    return x.square().mean(-1, keepdim=True).sqrt()
+def moved_by(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    shift, gain = rows[:, :WIDTH], rows[:, WIDTH:]
+    return x + gain * x + x.square().mean(-1, keepdim=True).sqrt() * shift
 
 
-def test_a_row_is_added_to_the_token_at_its_place_and_the_prefix_stays_one():
+def test_a_row_moves_the_token_at_its_place_and_the_prefix_stays_one():
     encoder, tokens = ToyEncoder(), tokens_of(5, 16)
-    head = AddedHead(encoder, 3, True)
+    head = RowHead(encoder, 3, True)
     prompt = torch.randn(head.size(tokens, "image"), generator=torch.Generator().manual_seed(0))
     prefix, rows = head.split(prompt, "image", WIDTH)
-    assert prefix.shape == (2, 2, 3, WIDTH) and rows.shape == (16, WIDTH)
-    moved = Tokens(tokens.tokens + rms(tokens.tokens) * rows, tokens.query)
+    assert prefix.shape == (2, 2, 3, WIDTH) and rows.shape == (16, 2 * WIDTH)
+    moved = Tokens(moved_by(rows, tokens.tokens), tokens.query)
     torch.testing.assert_close(head.head(tokens, prompt, "image"), encoder.head(moved, prefix, "image"))
     assert not torch.allclose(encoder.head(tokens, prefix, "image"), encoder.head(moved, prefix, "image"))
     own = torch.stack([prompt, 2 * prompt, prompt, prompt, prompt])  # one for each sample
@@ -45,34 +46,34 @@ def test_a_row_is_added_to_the_token_at_its_place_and_the_prefix_stays_one():
 
 def test_a_clips_row_is_the_sum_of_its_cells_and_its_frames():
     encoder, tokens = Clips(), tokens_of(2, 8)
-    head = AddedHead(encoder, 3, True)
+    head = RowHead(encoder, 3, True)
     prompt = torch.randn(head.size(tokens, "video"), generator=torch.Generator().manual_seed(0))
     prefix, rows = head.split(prompt, "video", WIDTH)
-    assert rows.shape == (4 + 2, WIDTH)
+    assert rows.shape == (4 + 2, 2 * WIDTH)
     places = torch.stack([rows[cell] + rows[4 + frame] for frame in range(2) for cell in range(4)])
-    moved = Tokens(tokens.tokens + rms(tokens.tokens) * places, tokens.query)
+    moved = Tokens(moved_by(places, tokens.tokens), tokens.query)
     torch.testing.assert_close(head.head(tokens, prompt, "video"), encoder.head(moved, prefix, "video"))
 
 
 def test_longer_texts_make_the_prompt_longer_and_still_longer_ones_get_nothing_there():
-    bank, generator = AddedBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
+    bank, generator = RowBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
     bank.meet(tokens_of(2, 5), "text")
     prompt = bank.prompts["text"] = bank.fresh("text", generator) + 1
     bank.meet(tokens_of(2, 4), "text")
     assert bank.prompts["text"] is prompt
     bank.meet(tokens_of(2, 7), "text")
-    assert bank.prompts["text"].shape == (len(prompt) + 2 * WIDTH,)
+    assert bank.prompts["text"].shape == (len(prompt) + 2 * 2 * WIDTH,)
     assert torch.equal(bank.prompts["text"][: len(prompt)], prompt)
     longer, rows = tokens_of(2, 9), bank.head.split(prompt, "text", WIDTH)[1]
     moved = longer.tokens.clone()
-    moved[:, :5] += rms(moved[:, :5]) * rows
+    moved[:, :5] = moved_by(rows, moved[:, :5])
     prefix = bank.head.split(prompt, "text", WIDTH)[0]
     want = bank.head.encoder.head(Tokens(moved, longer.query), prefix, "text")
     torch.testing.assert_close(bank.head.head(longer, prompt, "text"), want)
 
 
 def test_prompts_for_another_grid_lend_their_prefix_alone():
-    bank, generator = AddedBank(Clips(), 3, True), torch.Generator().manual_seed(0)
+    bank, generator = RowBank(Clips(), 3, True), torch.Generator().manual_seed(0)
     for modality, places in (("image", 16), ("depth", 16), ("video", 8)):
         bank.meet(tokens_of(2, places), modality)
         bank.prompts[modality] = bank.fresh(modality, generator) + 1
@@ -80,7 +81,7 @@ def test_prompts_for_another_grid_lend_their_prefix_alone():
     prefix, rows = bank.head.split(bank.blend("image", weight, names), "image", WIDTH)
     mean = sum(w * bank.prompts[m][: prefix.numel()] for m, w in zip(names, weight)).view(prefix.shape)
     torch.testing.assert_close(prefix, mean)
-    torch.testing.assert_close(rows, torch.full((16, WIDTH), 0.5))
+    torch.testing.assert_close(rows, torch.full((16, 2 * WIDTH), 0.5))
     never_met = bank.blend("audio", weight, names)
     torch.testing.assert_close(never_met, mean.flatten())
     assert bank.head.head(tokens_of(2, 16), never_met, "audio").isfinite().all()
@@ -88,7 +89,7 @@ def test_prompts_for_another_grid_lend_their_prefix_alone():
 
 def test_without_rows_and_from_before_there_were_any_the_prompt_is_the_prefix():
     encoder, tokens = ToyEncoder(), tokens_of(3, 16)
-    bank = AddedBank(encoder, 3, False)
+    bank = RowBank(encoder, 3, False)
     bank.meet(tokens, "image")
     old = torch.randn(2, 2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
     assert bank.fresh("image", torch.Generator()).shape == (old.numel(),)
@@ -106,8 +107,8 @@ def test_rows_learn_what_a_frozen_head_cannot_tell():
     x[:, 8:] += 2.0 * (label == 1)[:, None, None]
     tokens = Tokens(x, torch.zeros(256, 16))
     right = {}
-    for added in (False, True):
-        head = AddedHead(encoder, 3, added)
+    for with_rows in (False, True):
+        head = RowHead(encoder, 3, with_rows)
         prompt = (torch.randn(head.size(tokens, "image"), generator=generator) * 0.02).requires_grad_(True)
         weight = torch.zeros(encoder.dim, 2, requires_grad=True)
         optimiser = torch.optim.Adam([prompt, weight], 0.02)
@@ -118,5 +119,12 @@ def test_rows_learn_what_a_frozen_head_cannot_tell():
             optimiser.step()
         with torch.no_grad():
             guess = (head.head(tokens[128:], prompt, "image") @ weight).argmax(1)
-        right[added] = float((guess == label[128:]).float().mean())
+        right[with_rows] = float((guess == label[128:]).float().mean())
     assert right[True] > 0.9 > 0.75 > right[False], right
+
+
+def test_dropped_channels_are_missing_in_all_places_and_the_mean_stays():
+    tokens, kept = tokens_of(2000, 4), torch.rand(2000, WIDTH, generator=torch.Generator().manual_seed(2)) >= 0.25
+    x, places = drop_channels(tokens, kept, 0.25).tokens, kept[:, None].expand(-1, 4, -1)
+    assert torch.equal(x != 0, places)
+    torch.testing.assert_close(x[places] * 0.75, tokens.tokens[places])

@@ -1,9 +1,10 @@
-"""Prompts of two parts in one vector: prefix keys and values, and rows that are added to the trunk's tokens.
+"""Prompts of two parts in one vector: prefix keys and values, and rows that scale and shift the trunk's tokens.
 
-A row a_i is added to token i of every sample of its modality: x_i + |x_i|_rms a_i, before the head's first block. A
-clip's row is the sum of its cell's and its frame's, a_i = s_cell(i) + t_frame(i). VPT (Jia et al. 2022, arXiv
-2203.12119, section 4.4) calls prompts at that place "Add". A prefix can only mix into what a frozen block says of each
-token; a row tells the frozen blocks which token it is. With the embedded encoder that is what makes order and place
+Token i of every sample of a modality becomes x_i (1 + g_i) + |x_i|_rms a_i before the head's first block. A clip's row
+(a_i, g_i) is the sum of its cell's and its frame's. VPT (Jia et al. 2022, arXiv 2203.12119, section 4.4) calls shifts
+at that place "Add"; gains are those of FiLM (Perez et al. 2018, arXiv 1709.07871), one for each place. A prefix can
+only mix into what a frozen block says of each token; a shift tells the frozen blocks which token it is, and a gain lets
+even their mean over tokens tell where a thing is. With the embedded encoder that is what makes order and place
 learnable (docs/evidence.md). Being one vector, such prompts are blended, aggregated and kept like any other.
 """
 
@@ -18,17 +19,29 @@ from mmcl_fast.methods.embedding import exporting
 from mmcl_fast.methods.prompts import PromptBank, prefix_shape
 
 
-class AddedHead:
+def drop_channels(tokens: Tokens, kept: Tensor, share: float) -> Tokens:
+    """Tokens without some of their channels, the same ones in all places of a sample, the others larger in return
+    (Tompson et al. 2015, arXiv 1411.4280): what a prompt learns of few samples hangs on no single channel.
+
+    Args:
+        kept: ``[B, width]`` bool.
+        share: of channels that are left out on average.
+    """
+    x = tokens.tokens.float() * (kept / (1 - share)).unsqueeze(1)
+    return Tokens(x, tokens.query, tokens.mask)
+
+
+class RowHead:
     """The head of an encoder, for prompts of both parts: what ``embed_all`` needs of an encoder.
 
     Args:
         encoder: whose head it is.
         length: L of the prefix.
-        added: whether new prompts have rows for tokens.
+        rows: whether new prompts have rows for tokens.
     """
 
-    def __init__(self, encoder: Encoder, length: int, added: bool):
-        self.encoder, self.length, self.added = encoder, length, added
+    def __init__(self, encoder: Encoder, length: int, rows: bool):
+        self.encoder, self.length, self.rows = encoder, length, rows
         self.dim = encoder.dim
 
     @property
@@ -43,18 +56,18 @@ class AddedHead:
         return prefix_shape(self.encoder, self.length, modality)
 
     def split(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
-        """``[..., P]`` -> prefix ``[..., J, 2, L, d]`` and rows ``[..., R, width]``."""
+        """``[..., P]`` -> prefix ``[..., J, 2, L, d]`` and rows ``[..., R, 2 width]``, shift and then gain."""
         shape = self.prefix(modality)
         prefix, rows = prompt[..., : shape.numel()], prompt[..., shape.numel() :]
-        return prefix.unflatten(-1, shape), rows.unflatten(-1, (-1, width))
+        return prefix.unflatten(-1, shape), rows.unflatten(-1, (-1, 2 * width))
 
     def size(self, tokens: Tokens, modality: str) -> int:
         """P of a prompt for such tokens: with a row for each cell, and for each frame where there are several."""
         count = self.prefix(modality).numel()
-        if not self.added:
+        if not self.rows:
             return count
         frames, (_, places, width) = self.frames(modality), tokens.tokens.shape
-        return count + (places // frames + (frames if frames > 1 else 0)) * width
+        return count + (places // frames + (frames if frames > 1 else 0)) * 2 * width
 
     def head(self, tokens: Tokens, prompt: Tensor | None, modality: str) -> Tensor:
         """z ``[B, D]``; prompt ``[P]``, or ``[B, P]``, one for each sample."""
@@ -64,11 +77,12 @@ class AddedHead:
         prefix, rows = self.split(prompt, modality, x.shape[2])
         if rows.shape[-2]:
             scale = x.square().mean(-1, keepdim=True).sqrt()
-            tokens = Tokens(x + scale * self._places(rows, modality, x.shape[1]), tokens.query, tokens.mask)
+            shift, gain = self._places(rows, modality, x.shape[1]).chunk(2, dim=-1)
+            tokens = Tokens(x * (1 + gain) + scale * shift, tokens.query, tokens.mask)
         return self.encoder.head(tokens, prefix, modality)
 
     def _places(self, rows: Tensor, modality: str, places: int) -> Tensor:
-        """Rows of cells and frames ``[..., R, w]`` -> a row for each place, ``[..., places, w]``; texts may be longer
+        """Rows of cells and frames ``[..., R, 2w]`` -> a row for each place, ``[..., places, 2w]``; texts may be longer
         than any that was learned from."""
         frames = self.frames(modality)
         if frames > 1:
@@ -81,13 +95,13 @@ class AddedHead:
         return rows[..., :places, :]
 
 
-class AddedBank(PromptBank):
+class RowBank(PromptBank):
     """P_m of both parts, ``[P]`` for each modality. Tokens of another grid have other places: a prompt is blended
     with the rows of those of its own size alone."""
 
-    def __init__(self, encoder: Encoder, length: int, added: bool):
+    def __init__(self, encoder: Encoder, length: int, rows: bool):
         super().__init__(encoder, length)
-        self.head = AddedHead(encoder, length, added)
+        self.head = RowHead(encoder, length, rows)
         self.sizes: dict[str, int] = {}
 
     def meet(self, tokens: Tokens, modality: str) -> None:
