@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -153,6 +154,18 @@ def test_the_files_hold_every_seed(swept: Path) -> None:
     assert float(own["high"]) - float(own["mean"]) == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)  # t, 1 df
     for name, part in (("table.md", "Chaudhry"), ("table.tex", r"\toprule"), ("report.html", "Plotly.react")):
         assert part in (swept / name).read_text(), name
+
+
+def test_what_was_found_can_be_kept(swept: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "evidence.py"
+    subprocess.run([sys.executable, script, swept, tmp_path / "kept"], check=True)
+    values, kept = json.loads((swept / "results.json").read_text()), json.loads((tmp_path / "kept.json").read_text())
+    for row in values["rows"]:
+        for cell in row["cells"]:
+            whole = cell["settings"]["given"]["R"][-1]
+            assert kept[row["title"]][str(cell["seed"])]["given"][-1] == [x and round(x, 2) for x in whole]
+    table = (tmp_path / "kept.md").read_text()
+    assert table.endswith((swept / "table.md").read_text()) and "thread" in table
 
 
 def test_finished_cells_are_taken_as_they_are(config: Path, swept: Path, monkeypatch) -> None:
