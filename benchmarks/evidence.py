@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def costs(results: dict[str, Any]) -> str:
     for row in results["rows"]:
         seconds = [sum(v for k, v in c["seconds"].items() if not k.startswith("total")) for c in row["cells"]]
         if seconds:
-            rows.append(f"{row['title']} {sum(seconds) / len(seconds):.0f}")
-    return "Seconds of a cell, mean: " + ", ".join(rows) + "."
+            rows.append(f"{row['title']} {statistics.median(seconds):.0f}")
+    return "Seconds of a cell, median: " + ", ".join(rows) + "."
 
 
 def main() -> None:

@@ -125,7 +125,9 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
         contents[name] = data
     values = _json(folder / STATE, contents[STATE])
     values = {**{key: value for key, value in ADDED.items() if key in keys}, **values}
-    if not all(key in values and isinstance(values[key], kind) for key, kind in {**keys, "packed": dict}.items()):
+    if not all(
+        key in values and isinstance(values[key], kind) for key, kind in {**keys, "packed": dict}.items()
+    ) or not all(map(_is_class, values["keys"] if "keys" in keys else ())):
         raise RunError(f"{folder / STATE}: not the state expected here; use an older checkpoint")
     try:
         tensors = {k: v.clone() for k, v in load(contents[TENSORS]).items()}
@@ -177,6 +179,11 @@ def _numbered(folder: Path, pattern: str) -> Iterator[tuple[int, Path]]:
         match = re.fullmatch(pattern, path.name)
         if match:
             yield int(match[1]), path
+
+
+def _is_class(value: Any) -> bool:
+    """Whether it is [modality, label]."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
 def _entry(data: bytes) -> dict[str, Any]:
