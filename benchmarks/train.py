@@ -261,11 +261,8 @@ def main() -> int:
     if chosen.quick:
         size = {"classes": 2, "train": 4, "test": 2, "small": True}
     options: dict[str, Any] = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
-    options |= {
-        "token_rows": False,
-        "channel_dropout": 0.0,
-        "codes": "texts",
-    }  # prefixes alone, as the plain loops write them out
+    # Prefixes alone, as the plain loops write them out.
+    options |= {"token_rows": False, "channel_dropout": 0.0, "codes": "texts"}
     asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
     rows = pick(chosen.rows)
     results: list[dict] = []

@@ -89,9 +89,8 @@ def train(
     generator: torch.Generator,
     loop: str = "prompts",
 ) -> None:
-    """``prompts.train_groups`` for a method that learns in one process. Empty groups are left out."""
+    """``prompts.train_groups`` for a method that learns in one process."""
     require_one_process(method)
-    chosen = [(tensors, lr) for tensors, lr in groups if len(tensors)]
-    rates = ", ".join(str(lr) for _, lr in chosen)
+    rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
     remedy = f"lower method.options' learning rates (now {rates}) and start a new run"
-    train_groups(chosen, steps, loss, remedy, advance, generator, method.journal, loop)
+    train_groups(groups, steps, loss, remedy, advance, generator, method.journal, loop)

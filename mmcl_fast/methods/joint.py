@@ -21,9 +21,8 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import embed_all, unit_query
-from mmcl_fast.methods.prompts import batches, subset, train_groups
+from mmcl_fast.methods.prompts import batches, join, subset, train_groups
 from mmcl_fast.methods.relevance import Relevance, Ridge
-from mmcl_fast.methods.replay import join
 from mmcl_fast.methods.token_rows import RowBank, RowHead
 
 
@@ -73,22 +72,15 @@ class Joint(Method):
         """Train head and prompts from scratch on everything learned so far; returns the classifier
         ``[D + Dq + 1, C]``."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
-        prompts: dict[str, Tensor] = {}
-        for data in self.tasks:
-            if data.modality not in prompts:
-                prompts[data.modality] = self.bank.fresh(data.modality, generator)
+        pools = self._pools()
+        prompts = {modality: self.bank.fresh(modality, generator) for modality in pools}
         device = self.tasks[0].labels.device
         trained = self._thawed()
         head = self._head() if o.head else []
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
         weight = torch.zeros(self.encoder.dim, len(classes), device=device)
         bias = torch.zeros(len(classes), device=device)
-        groups = [
-            (list(prompts.values()), o.lr),
-            ([weight, bias], o.classifier_lr),
-            *([(head, o.head_lr)] if head else []),
-        ]
-        pools = self._pools()
+        groups = [(list(prompts.values()), o.lr), ([weight, bias], o.classifier_lr), (head, o.head_lr)]
         plan = [
             (modality, rows)
             for modality, (_, labels) in pools.items()
@@ -117,15 +109,13 @@ class Joint(Method):
 
     def _pools(self) -> dict[str, tuple[Tokens, Tensor]]:
         """Tokens and labels of all tasks of a modality: a batch of one task alone would teach which task it is."""
-        pools: dict[str, tuple[Tokens, Tensor]] = {}
+        own: dict[str, list[TaskData]] = {}
         for data in self.tasks:
-            known = pools.get(data.modality)
-            pools[data.modality] = (
-                (data.tokens, data.labels)
-                if known is None
-                else (join(known[0], data.tokens), torch.cat([known[1], data.labels]))
-            )
-        return pools
+            own.setdefault(data.modality, []).append(data)
+        return {
+            modality: (join(*(data.tokens for data in tasks)), torch.cat([data.labels for data in tasks]))
+            for modality, tasks in own.items()
+        }
 
     def _thawed(self) -> RowHead:
         """The head that is trained: of a copy of the encoder in float32."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
@@ -96,14 +97,14 @@ def train_groups(
     """Adam with a warmed-up cosine rate on groups of tensors, in place.
 
     Args:
-        groups: (tensors, learning rate) pairs; leaves, float32.
+        groups: (tensors, learning rate) pairs; leaves, float32. Empty ones are left out.
         loss: step number -> scalar loss.
         remedy: what to do when the loss is not finite.
         advance: called with the number of steps done since the last call.
         loop: its name, unique within a task.
     """
     parameters = [p.requires_grad_(True) for tensors, _ in groups for p in tensors]
-    optimiser = torch.optim.Adam([{"params": list(tensors), "lr": lr} for tensors, lr in groups])
+    optimiser = torch.optim.Adam([{"params": list(tensors), "lr": lr} for tensors, lr in groups if len(tensors)])
     warm = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
@@ -130,3 +131,17 @@ def batches(count: int, size: int, epochs: int, generator: torch.Generator) -> l
 
 def subset(tokens: Tokens, rows: Tensor) -> Tokens:
     return tokens[rows.to(tokens.device)]
+
+
+def join(*parts: Tokens) -> Tokens:
+    """The rows of all; the shorter ones are padded, and masked, to the longest."""
+    longest = max(t.tokens.shape[1] for t in parts)
+    masked = any(t.mask is not None or t.tokens.shape[1] < longest for t in parts)
+
+    def padded(t: Tokens) -> tuple[Tensor, Tensor]:
+        more = longest - t.tokens.shape[1]
+        mask = torch.ones(t.tokens.shape[:2], dtype=torch.bool, device=t.device) if t.mask is None else t.mask
+        return F.pad(t.tokens, (0, 0, 0, more)), F.pad(mask, (0, more))
+
+    tokens, masks = zip(*map(padded, parts))
+    return Tokens(torch.cat(tokens), torch.cat([t.query for t in parts]), torch.cat(masks) if masked else None)

@@ -27,7 +27,7 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.embedding import embed_all
-from mmcl_fast.methods.prompts import subset
+from mmcl_fast.methods.prompts import join, subset
 from mmcl_fast.methods.tuned import Tuned, under
 
 
@@ -81,20 +81,6 @@ def quotas(budget: int, classes: int) -> list[int]:
 def bare(tokens: Tokens) -> Tokens:
     """What the head reads of them, in bfloat16."""
     return Tokens(tokens.tokens.bfloat16(), tokens.query[:, :0], tokens.mask)
-
-
-def join(a: Tokens, b: Tokens) -> Tokens:
-    """The rows of both; the shorter ones are padded, and masked, to the longest."""
-    longest = max(a.tokens.shape[1], b.tokens.shape[1])
-    masked = any(t.mask is not None or t.tokens.shape[1] < longest for t in (a, b))
-
-    def padded(t: Tokens) -> tuple[Tensor, Tensor]:
-        more = longest - t.tokens.shape[1]
-        mask = torch.ones(t.tokens.shape[:2], dtype=torch.bool, device=t.device) if t.mask is None else t.mask
-        return F.pad(t.tokens, (0, 0, 0, more)), F.pad(mask, (0, more))
-
-    tokens, masks = zip(padded(a), padded(b))
-    return Tokens(torch.cat(tokens), torch.cat([a.query, b.query]), torch.cat(masks) if masked else None)
 
 
 class Replay(Tuned):

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, make_options
-from mmcl_fast.methods.replay import Replay, herd, join, quotas, reservoir
+from mmcl_fast.methods.prompts import join
+from mmcl_fast.methods.replay import Replay, herd, quotas, reservoir
 from tests.methods import whole
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
