@@ -31,8 +31,8 @@ class CodaPromptOptions:
     prompt_length: int = 8
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01  # of components, keys and attention vectors
-    classifier_lr: float = 0.003
+    lr: float = 0.03  # of components, keys and attention vectors
+    classifier_lr: float = 0.0003
     orthogonality: float = 0.1  # lambda
 
 

@@ -29,8 +29,8 @@ class DualPromptOptions:
     prompt_length: int = 8
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01  # of prompts and keys
-    classifier_lr: float = 0.003
+    lr: float = 0.03  # of prompts and keys
+    classifier_lr: float = 0.0003
     match: float = 1.0  # lambda
 
 

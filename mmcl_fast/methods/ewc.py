@@ -32,8 +32,8 @@ class EwcOptions:
     prompt_length: int = 8
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01
-    classifier_lr: float = 0.003
+    lr: float = 0.1
+    classifier_lr: float = 0.0003
     strength: float = 1000.0  # lambda
 
 

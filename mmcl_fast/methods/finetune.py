@@ -19,7 +19,7 @@ class FinetuneOptions:
     prompt_length: int = 8
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01
+    lr: float = 0.1
 
 
 class Finetune(Method):

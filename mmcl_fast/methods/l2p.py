@@ -34,7 +34,7 @@ class L2pOptions:
     prompt_length: int = 2  # L_p, of each
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01  # of prompts and keys
+    lr: float = 0.1  # of prompts and keys
     classifier_lr: float = 0.003
     pull: float = 0.5  # lambda
 

@@ -26,8 +26,8 @@ class LwfOptions:
     prompt_length: int = 8
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01
-    classifier_lr: float = 0.003
+    lr: float = 0.001
+    classifier_lr: float = 0.0003
     distillation: float = 1.0  # lambda_o
     temperature: float = 2.0  # T
 

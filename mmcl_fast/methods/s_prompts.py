@@ -40,7 +40,7 @@ class SPromptsOptions:
     prompt_length: int = 8
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01  # of prompts
+    lr: float = 0.1  # of prompts
     classifier_lr: float = 0.003
     centroids: int = 5  # K, of each domain
 

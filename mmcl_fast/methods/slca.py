@@ -10,9 +10,9 @@
 
    so that alignment changes directions and not the size of logits.
 
-Rates, tau = 0.1, 5 epochs of 256 draws a class and SGD with momentum for step 3 are the paper's; step 1 uses Adam as
-all methods here do. Old means stay where they were measured. The authors' code multiplies them by 0.9 to 1.0 by the
-age of the task, which the paper does not have; we don't.
+tau = 0.1, 5 epochs of 256 draws a class and SGD with momentum for step 3 are the paper's, and the rates but that of
+the classifier in step 1, which uses Adam as all methods here do. Old means stay where they were measured. The
+authors' code multiplies them by 0.9 to 1.0 by the age of the task, which the paper does not have; we don't.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SlcaOptions:
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.0001  # of the prompts, slow
-    classifier_lr: float = 0.01
+    classifier_lr: float = 0.003
     align_epochs: int = 5
     align_lr: float = 0.01
     draws: int = 256  # features a class and epoch; also the batch
