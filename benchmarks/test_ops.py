@@ -43,7 +43,7 @@ def measure(makers: dict, device: str, ours: str, flops: float) -> dict[str, dic
             rows[name] = {"why": f"{type(error).__name__}: {str(error).splitlines()[0][:80] if str(error) else ''}"}
             runs.pop(name, None)
     timed = harness.interleaved(runs, device, SECONDS)
-    floor = timed.get("two GEMMs", {}).get("median")
+    floor = timed.get(rivals.FLOOR, {}).get("median")
     for name, time in timed.items():
         rows[name] = time | {
             "tflops": flops / time["median"] / 1e9,
