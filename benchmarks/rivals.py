@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import ops
+from mmcl_fast.ops.common import flat
 
 Maker = Callable[..., Callable[[], None]]
 
@@ -189,8 +190,7 @@ def realign_gemms(leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
     """The six bare products of the concatenated form, forward and backward: the floor."""
     z, down, up = (leaves[name].detach() for name in ("z", "down", "up"))
     u = leaves["source"].detach() if "source" in leaves else z
-    m, du, r = down.shape
-    a, w = down.permute(1, 0, 2).reshape(du, m * r), up.reshape(m * r, -1)
+    a, w = flat(down, up)
 
     def run() -> None:
         h = u @ a
