@@ -49,9 +49,9 @@ def test_differences_are_those_of_the_same_seeds(script):
         for i, name in enumerate(script["ROWS"])
     }
     found["ewc"] = {"last": {"0": 51.0, "1": 60.0, "2": 68.0}, "told": {"0": 91.0, "1": 92.0, "2": 93.0}}
-    found["ewc:strength=0"]["last"] = {"2": 60.0, "1": 54.0, "0": 47.0}  # 4, 6, 8 below
+    found["ewc:strength=0"]["last"] = {"2": 60.0, "1": 54.0, "0": 47.0}  # 4, 6 and 8 below; t = 4.303
     rows = [line for line in script["report"](found).splitlines() if "EWC: the penalty" in line]
-    assert rows == ["| EWC: the penalty, against none (`ewc`, `ewc:strength=0`) | +6.0 ± 5.0 | +2.0 ± 2.5 |"]  # t = 4.303
+    assert rows == ["| EWC: the penalty, against none (`ewc`, `ewc:strength=0`) | +6.0 ± 5.0 | +2.0 ± 2.5 |"]
 
 
 def test_a_sweep_without_a_row_is_refused(script, tmp_path, monkeypatch, capsys):
