@@ -13,7 +13,7 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing, require_one_process, train
-from mmcl_fast.methods.embedding import BATCH, exporting, unit_query
+from mmcl_fast.methods.embedding import BATCH, Head, exporting, unit_query
 from mmcl_fast.methods.prompts import batches, subset
 from mmcl_fast.methods.tuned import under
 
@@ -33,6 +33,7 @@ def fit(
     trained: Sequence[Tensor],
     compose: Callable[[Tensor], Composed],
     generator: torch.Generator,
+    head: Head | None = None,
 ) -> None:
     """Train prompts and a classifier on a task by loss = CE(task's classes) + a further term, in place.
 
@@ -40,16 +41,17 @@ def fit(
         method: its options have ``epochs``, ``batch_size``, ``lr`` (of ``trained``) and ``classifier_lr``.
         columns: the classifier's rows of ``data.classes``.
         compose: unit queries ``[B, Dq]`` -> prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``, and the further term.
+        head: what takes such prompts, where it isn't the encoder's own.
     """
     require_one_process(method)
-    o, target = method.options, data.targets
+    o, target, head = method.options, data.targets, head or method.encoder
     plan = batches(len(target), o.batch_size, o.epochs, generator)
 
     def loss(step: int) -> Tensor:
         rows = plan[step].to(target.device)
         part = subset(data.tokens, rows)
         prefix, further = compose(unit_query(part))
-        z = method.encoder.head(part, prefix, data.modality)
+        z = head.head(part, prefix, data.modality)
         return classifier.loss(z, target[rows], columns) + further
 
     with method.phase("prompts", len(plan)) as shown:

@@ -12,7 +12,8 @@ paper the frozen model's output, is ``unit_query`` here; it comes with the token
 K-means (the public code finds the nearest centroid by the sum of absolute differences).
 
 K = 5 is the paper's. Its prompts (length 10) are prepended to the input; here they are prefix keys and values of every
-prompted block, of the length that all methods have.
+prompted block, of the length that all methods have. ``token_rows``, which the paper does not have, gives each domain
+COMM's rows beside them, for a comparison in which both have prompts of one kind (mmcl_fast/methods/token_rows.py).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing
 from mmcl_fast.methods.embedding import unit_query
 from mmcl_fast.methods.pool import fit
-from mmcl_fast.methods.prompts import PromptBank
+from mmcl_fast.methods.token_rows import RowBank, RowHead
 from mmcl_fast.methods.tuned import under
 
 ROUNDS = 100  # of K-means, which mostly ends earlier
@@ -38,6 +39,7 @@ ROUNDS = 100  # of K-means, which mostly ends earlier
 @dataclass(frozen=True)
 class SPromptsOptions:
     prompt_length: int = 8
+    token_rows: bool = False  # prompts also scale and shift the tokens
     epochs: int = 20
     batch_size: int = 32
     lr: float = 0.1  # of prompts
@@ -74,7 +76,7 @@ def k_means(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 class _Domain:
     modality: str
     classes: list[int]
-    prompt: Tensor  # [J, 2, L, d]
+    prompt: Tensor  # [P], see RowHead
     classifier: Growing  # rows in the order of classes
     centroids: Tensor  # [K, Dq]
 
@@ -87,16 +89,20 @@ class SPrompts(Method):
 
     def __init__(self, encoder: Encoder, options: SPromptsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
+        self.head = RowHead(encoder, options.prompt_length, options.token_rows)
         self.domains: list[_Domain] = []
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         generator = self.generator(data.index, 3)
-        prompt = PromptBank(self.encoder, self.options.prompt_length).fresh(data.modality, generator)
+        bank = RowBank(self.encoder, self.options.prompt_length, self.options.token_rows)
+        bank.meet(data.tokens, data.modality)
+        prompt = bank.fresh(data.modality, generator)
         classifier = Growing(self.encoder.dim, self.encoder.device)
         classifier.grow(len(data.classes))
         with self.phase("statistics"):
             centroids = k_means(unit_query(data.tokens), self.options.centroids, generator)
-        fit(self, data, classifier, list(range(len(data.classes))), [prompt], lambda query: (prompt, 0.0), generator)
+        columns = list(range(len(data.classes)))
+        fit(self, data, classifier, columns, [prompt], lambda query: (prompt, 0.0), generator, self.head)
         self.domains.append(_Domain(data.modality, list(data.classes), prompt, classifier, centroids))
 
     def _candidates(self, modality: str, given: bool) -> list[int]:
@@ -111,6 +117,18 @@ class SPrompts(Method):
         """The place in ``candidates`` of each unit query's domain, ``[n]``."""
         return torch.stack([far(query, self.domains[i].centroids).amin(1) for i in candidates], 1).argmin(1)
 
+    def _prompts(self, modality: str, candidates: list[int]) -> dict[str, Tensor]:
+        """The domains' prompts, of one size. On another grid of tokens rows say nothing: only the prefix is taken."""
+        prefix = self.head.prefix(modality).numel()
+        size = max((len(d.prompt) for d in self.domains if d.modality == modality), default=prefix)
+        out = {}
+        for i in candidates:
+            domain = self.domains[i]
+            own = domain.modality == modality or len(domain.prompt) == size
+            prompt = domain.prompt if own else domain.prompt[:prefix]
+            out[str(i)] = F.pad(prompt, (0, size - len(prompt)))
+        return out
+
     @property
     def routes(self) -> bool:
         return bool(self.domains)
@@ -122,10 +140,10 @@ class SPrompts(Method):
         domains = [self.domains[i] for i in candidates]
         chosen = self._nearest(unit_query(tokens), candidates)
         z = self.reuse.embed(
-            self.encoder,
+            self.head,
             tokens,
             modality,
-            {str(i): self.domains[i].prompt for i in candidates},
+            self._prompts(modality, candidates),
             F.one_hot(chosen, len(domains)).float(),
             "given" if given else "agnostic",
         )
@@ -148,4 +166,4 @@ class SPrompts(Method):
             own = under(f"{i}/", tensors)
             classifier = Growing(self.encoder.dim, self.encoder.device)
             classifier.load_state(own)
-            self.domains.append(_Domain(modality, classes, own["prompt"], classifier, own["centroids"]))
+            self.domains.append(_Domain(modality, classes, own["prompt"].flatten(), classifier, own["centroids"]))

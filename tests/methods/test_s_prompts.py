@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -15,9 +16,9 @@ def towards(axis, count=6):
     return Tokens(tokens.tokens, F.one_hot(torch.tensor([axis]), 48).float() + 0.01 * tokens.query.abs())
 
 
-def two_domains(modality="image"):
+def two_domains(modality="image", rows=False):
     """Classes 0 and 1 in a domain of images around axis 0; classes 3 and 1 in another around axis 5."""
-    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=2, centroids=2))
+    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=2, centroids=2, token_rows=rows))
     classes = Classes([("image", str(i)) for i in range(4)])
     method.learn(TaskData(0, "image", towards(0), torch.tensor([0, 1] * 3), [0, 1]), classes)
     method.learn(TaskData(1, modality, towards(5), torch.tensor([3, 1] * 3), [3, 1]), classes)
@@ -34,13 +35,21 @@ def test_k_means_finds_the_means_of_groups():
     torch.testing.assert_close(k_means(x, 1, generator), x.mean(0, keepdim=True))
 
 
-def test_the_nearest_centroid_names_prompt_and_classifier():
-    method, classes = two_domains()
+@pytest.mark.parametrize("rows", [False, True])
+def test_the_nearest_centroid_names_prompt_and_classifier(rows):
+    method, classes = two_domains(rows=rows)
     queries = Tokens(pictures(2, seed=9).tokens, F.one_hot(torch.tensor([5, 0]), 48).float())
     scores = method.scores(queries, "image", classes, given=False)
     for row, number in ((0, 1), (1, 0)):
         domain = method.domains[number]
-        z = method.encoder.head(queries[torch.tensor([row])], domain.prompt, "image")
+        prefix, added = method.head.split(domain.prompt, "image", queries.tokens.shape[2])
+        assert added.ne(0).any() if rows else not added.numel()
+        one = queries[torch.tensor([row])]
+        if rows:
+            shift, gain = added.chunk(2, dim=-1)
+            rms = one.tokens.square().mean(-1, keepdim=True).sqrt()
+            one = Tokens(one.tokens * (1 + gain) + rms * shift, one.query)
+        z = method.encoder.head(one, prefix, "image")
         torch.testing.assert_close(scores[row, domain.classes], domain.classifier(z)[0])
         others = [c for c in range(4) if c not in domain.classes]
         assert scores[row, others].eq(float("-inf")).all()
@@ -64,6 +73,27 @@ def test_a_given_modality_chooses_among_its_own_domains():
     }
     assert finite == {False: [1, 3], True: [0, 1]}
     assert method.scores(near_depth, "video", classes, given=True)[0, 3].isfinite()  # none of its own: as agnostic
+
+
+def test_on_another_grid_of_tokens_the_prefix_alone_is_taken():
+    method, classes = two_domains(rows=True)
+    longer = pictures(2, seed=3)
+    longer = Tokens(torch.cat([longer.tokens, longer.tokens], 1), F.one_hot(torch.tensor([5, 0]), 48).float())
+    scores = method.scores(longer, "depth", classes, given=False)
+    for row, number in ((0, 1), (1, 0)):
+        domain = method.domains[number]
+        prefix = domain.prompt[: method.head.prefix("depth").numel()].unflatten(0, method.head.prefix("depth"))
+        z = method.encoder.head(longer[torch.tensor([row])], prefix, "depth")
+        torch.testing.assert_close(scores[row, domain.classes], domain.classifier(z)[0])
+
+
+def test_rows_come_back_from_their_state():
+    method, classes = two_domains(rows=True)
+    other = SPrompts(ToyEncoder(), method.options)
+    other.load_state(*method.state())
+    tokens = towards(5)
+    before = method.scores(tokens, "image", classes, given=False)
+    assert torch.equal(other.scores(tokens, "image", classes, given=False), before)
 
 
 def test_a_later_domain_changes_nothing_of_the_earlier_ones():
