@@ -20,7 +20,7 @@ from mmcl_fast import Learner
 from mmcl_fast import config as configs
 from mmcl_fast.learning import evaluation
 from mmcl_fast.learning import run as runs
-from mmcl_fast.learning.statistics import interval, paired
+from mmcl_fast.learning.statistics import Interval, interval, paired
 
 LAST = ("comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, or best read beside the others
 PAIRS = {
@@ -61,8 +61,8 @@ def with_task_told(run: Path) -> float:
     return 100 * float(torch.stack(shares).mean())
 
 
-def spread(found: object, sign: str = "") -> str:
-    if found.low is None:
+def spread(found: Interval, sign: str = "") -> str:
+    if found.low is None or found.high is None:
         return format(found.mean, f"{sign}.1f")
     return f"{found.mean:{sign}.1f} ± {(found.high - found.low) / 2:.1f}"
 
