@@ -22,7 +22,7 @@ from mmcl_fast.learning import evaluation
 from mmcl_fast.learning import run as runs
 from mmcl_fast.learning.statistics import Interval, interval, paired
 
-LAST = ("comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, or best read beside the others
+ALONE = ("ridge", "comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, to be read beside the others
 PAIRS = {
     "EWC: the penalty, against none": ("ewc", "ewc:strength=0"),
     "LwF: distillation, against none": ("lwf", "lwf:distillation=0"),
@@ -41,7 +41,7 @@ PAIRS = {
     "RanPAC: random features, against ridge on the same": ("ranpac:source=zq", "ridge:source=zq"),
     "RanPAC: first phase, against none": ("ranpac", "ranpac:source=zq"),
 }
-ROWS = tuple(dict.fromkeys([name for pair in PAIRS.values() for name in pair] + ["ridge", *LAST]))
+ROWS = tuple(dict.fromkeys([name for pair in PAIRS.values() for name in pair] + [*ALONE]))
 
 
 def with_task_told(run: Path) -> float:
