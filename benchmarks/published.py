@@ -11,6 +11,7 @@ told, as in the papers of EWC and LwF), both of the last checkpoint, and their d
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mmcl_fast import config as configs
 from mmcl_fast.learning import evaluation
 from mmcl_fast.learning import run as runs
 from mmcl_fast.learning.statistics import Interval, interval, paired
+from mmcl_fast.report import tables
 
 ALONE = ("ridge", "comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, to be read beside the others
 PAIRS = {
@@ -62,9 +64,7 @@ def with_task_told(run: Path) -> float:
 
 
 def spread(found: Interval, sign: str = "") -> str:
-    if found.low is None or found.high is None:
-        return format(found.mean, f"{sign}.1f")
-    return f"{found.mean:{sign}.1f} ± {(found.high - found.low) / 2:.1f}"
+    return tables.mean(dataclasses.asdict(found), sign)
 
 
 def measure(sweep: Path) -> dict[str, dict[str, dict[int, float]]]:
