@@ -75,7 +75,7 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
       const uint32_t at = k / 4 * kTile + k % 4 * 32;
       Wgmma<T, 32, 0>::run(s, k_major(zt + at), k_major(stage + at + group * 32 * 128), k > 0);
     }
-    wgmma_end();
+    wgmma_end(s);
 
     // s[4 j + 2 h + b] belongs to row r0 + 8 h and class c0 + 8 j + b of this tile
     const int c0 = group * 32 + quad * 2;
@@ -125,11 +125,12 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
 #pragma unroll
       for (int k = 0; k < NC * 16; ++k) o[k] *= fix[k / 2 % 2];
     }
+    hold(o);
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       Wgmma<T, NC * 32, 1>::run(o, k_major(pt + k * 32), n_major(stage + group * (NC / 2) * kTile + k * 2048, kTile), 1);
-    wgmma_end();
+    wgmma_end(o);
     __syncthreads();  // both warpgroups are done with this stage and with P
     if (tid == 0 && i + 2 < tiles) load(i + 2);
   }

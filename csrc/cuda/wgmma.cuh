@@ -21,9 +21,16 @@ __device__ __forceinline__ uint64_t n_major(uint32_t at, uint32_t leap) {
   return uint64_t((at & 0x3ffff) >> 4) | uint64_t(leap >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 
+// wgmma writes its accumulators after its own line: without hold the compiler could move what is done with them, plain
+// arithmetic on registers, over the fence or the wait.
+template <int N> __device__ __forceinline__ void hold(float (&d)[N]) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) asm volatile("" : "+f"(d[k])::"memory");
+}
 __device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
-__device__ __forceinline__ void wgmma_end() {
+template <int N> __device__ __forceinline__ void wgmma_end(float (&d)[N]) {
   asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+  hold(d);
 }
 // Ordinary stores to shared memory become visible to wgmma.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }

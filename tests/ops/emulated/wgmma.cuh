@@ -15,7 +15,8 @@ inline uint32_t swizzle(uint32_t at) { return at ^ ((at >> 7 & 7) << 4); }
 inline uint64_t k_major(uint32_t at) { return at; }
 inline uint64_t n_major(uint32_t at, uint32_t leap) { return at | uint64_t(leap) << 32; }
 inline void wgmma_begin() {}
-inline void wgmma_end() { emulated::yield(); }
+template <int N> void hold(float (&)[N]) {}
+template <int N> void wgmma_end(float (&)[N]) { emulated::yield(); }
 inline void publish() {}
 inline void bar_init(uint32_t) {}
 inline void bars_ready() {}
