@@ -18,7 +18,7 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.embedding import alike, embed_all, mix, unit_query
 from mmcl_fast.methods.memory import FeatureMemory
-from mmcl_fast.methods.prompts import batches, subset, train_prefix
+from mmcl_fast.methods.prompts import batches, subset, train_groups
 from mmcl_fast.methods.realignment import Realigner, class_codes
 from mmcl_fast.methods.relevance import Relevance
 from mmcl_fast.methods.token_rows import RowBank, drop_channels
@@ -31,16 +31,19 @@ class CommOptions:
     prompts: bool = True  # False: no prompt at all, z of the bare head
     prompt_length: int = 8  # L
     token_rows: bool = True  # prompts also have rows that scale and shift the trunk's tokens
+    text_rows: bool = False  # those of texts too
     channel_dropout: float = 0.2  # share of the tokens' channels that a sample goes without while a prompt is learned
     codes: Literal["texts", "learned"] = "learned"  # what prompts are learned towards
     codes_lr: float = 0.003
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.01
-    self_regularisation: float = 1.0  # beta
+    lr: float = 0.01  # of the vision tower's prefixes
+    text_lr: float = 0.3  # of the text tower's
+    rows_lr: float = 0.02
+    self_regularisation: float = 4.0  # beta
     aggregation: bool = True  # False: P_m <- P_m_new
-    lambda_max: float = 0.8
-    sigma: float = 0.1
+    lambda_max: float = 1.0
+    sigma: float = 0.5
     blending: bool = True  # False: prompt and gate of the most relevant modality alone
     relevance: Literal["analytic", "mlp"] = "analytic"
     tau: float = 0.2  # temperature of c(x)
@@ -78,7 +81,7 @@ class Comm(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
-        self.bank = RowBank(encoder, o.prompt_length, o.token_rows)
+        self.bank = RowBank(encoder, o.prompt_length, o.token_rows, o.text_rows)
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.rows: dict[str, Tensor] = {}  # modality -> its mean contributions over `relevance.modalities`
@@ -137,9 +140,8 @@ class Comm(Method):
         o, modality, head = self.options, data.modality, self.bank.head
         generator = self.generator(data.index, 3)
         old = self.bank.prompts.get(modality)
-        prompt = (
-            old if old is not None else start if start is not None else self.bank.fresh(modality, generator)
-        ).clone()
+        fresh = old if old is not None else start if start is not None else self.bank.fresh(modality, generator)
+        prefix, rows_of = parts = head.parts(fresh, modality)
         names, shares = self.bank.shares(
             modality, self._routing(query), self.relevance.modalities, o.least_share, modality
         )
@@ -149,34 +151,31 @@ class Comm(Method):
         target = data.targets
         z_before = None if before is None else before[:, : head.dim]
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
+        lr = o.text_lr if self.encoder.tower(modality) == "text" else o.lr
+        groups = [([prefix], lr), ([rows_of] if len(rows_of) else [], o.rows_lr)]
+        groups += [([codes] if o.codes == "learned" else [], o.codes_lr)]
+        rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
 
         def with_own(prompt: Tensor) -> list[Tensor]:
             return [prompt if m == modality else self.bank.part(m, modality) for m in names]
 
         def loss(step: int) -> Tensor:
             rows, share = parallel.part(plan[step].to(query.device))
-            prefix = mix(with_own(prompt), shares if shares.dim() == 1 else shares[rows])
+            mixed = mix(with_own(torch.cat(parts)), shares if shares.dim() == 1 else shares[rows])
             tokens = subset(data.tokens, rows)
             if o.channel_dropout:
                 kept = torch.rand(len(plan[step]), tokens.tokens.shape[2], generator=generator) >= o.channel_dropout
                 tokens = drop_channels(tokens, parallel.part(kept)[0].to(query.device), o.channel_dropout)
-            z = head.head(tokens, prefix, modality)
+            z = head.head(tokens, mixed, modality)
             value = ops.alignment_loss(z, codes, target[rows], logit_scale=self.encoder.logit_scale)
             if z_before is not None and o.self_regularisation:
                 value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()
             return value * share
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(
-                prompt,
-                len(plan),
-                o.lr,
-                loss,
-                shown.advance,
-                generator,
-                self.journal,
-                beside=[] if o.codes == "texts" else [([codes], o.codes_lr)],
-            )
+            remedy = f"lower method.options' learning rates (now {rates}) and start a new run"
+            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.journal)
+        prompt = torch.cat(parts)
         if old is not None and z_before is not None and o.aggregation:
             with self.phase("features"):
                 shift = self._prompt_shift(data, shares, with_own(prompt), z_before)

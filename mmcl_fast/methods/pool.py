@@ -34,6 +34,7 @@ def fit(
     compose: Callable[[Tensor], Composed],
     generator: torch.Generator,
     head: Head | None = None,
+    beside: Sequence[tuple[Sequence[Tensor], float]] = (),
 ) -> None:
     """Train prompts and a classifier on a task by loss = CE(task's classes) + a further term, in place.
 
@@ -42,6 +43,7 @@ def fit(
         columns: the classifier's rows of ``data.classes``.
         compose: unit queries ``[B, Dq]`` -> prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``, and the further term.
         head: what takes such prompts, where it isn't the encoder's own.
+        beside: what else is trained, and its rate.
     """
     require_one_process(method)
     o, target, head = method.options, data.targets, head or method.encoder
@@ -57,7 +59,7 @@ def fit(
     with method.phase("prompts", len(plan)) as shown:
         train(
             method,
-            [(trained, o.lr), (classifier.parameters, o.classifier_lr)],
+            [(trained, o.lr), *beside, (classifier.parameters, o.classifier_lr)],
             len(plan),
             loss,
             advance=shown.advance,

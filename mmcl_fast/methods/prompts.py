@@ -77,11 +77,10 @@ def train_prefix(
     advance: Callable[[int], None],
     generator: torch.Generator,
     journal: Journal = Unkept(),
-    beside: Sequence[tuple[Sequence[Tensor], float]] = (),
 ) -> None:
-    """:func:`train_groups` of a prefix, and of what else is learned ``beside`` it."""
+    """:func:`train_groups` of a prefix alone."""
     remedy = f"lower method.options.lr (now {lr}) and start a new run"
-    train_groups([([prefix], lr), *beside], steps, loss, remedy, advance, generator, journal)
+    train_groups([([prefix], lr)], steps, loss, remedy, advance, generator, journal)
 
 
 def train_groups(

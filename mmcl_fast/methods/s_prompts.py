@@ -40,9 +40,11 @@ ROUNDS = 100  # of K-means, which mostly ends earlier
 class SPromptsOptions:
     prompt_length: int = 8
     token_rows: bool = False  # prompts also scale and shift the tokens
+    text_rows: bool = False  # those of texts too
     epochs: int = 20
     batch_size: int = 32
-    lr: float = 0.1  # of prompts
+    lr: float = 0.1  # of prefixes
+    rows_lr: float = 0.01
     classifier_lr: float = 0.003
     centroids: int = 5  # K, of each domain
 
@@ -89,21 +91,31 @@ class SPrompts(Method):
 
     def __init__(self, encoder: Encoder, options: SPromptsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.head = RowHead(encoder, options.prompt_length, options.token_rows)
+        self.head = RowHead(encoder, options.prompt_length, options.token_rows, options.text_rows)
         self.domains: list[_Domain] = []
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        generator = self.generator(data.index, 3)
-        bank = RowBank(self.encoder, self.options.prompt_length, self.options.token_rows)
+        o, generator = self.options, self.generator(data.index, 3)
+        bank = RowBank(self.encoder, o.prompt_length, o.token_rows, o.text_rows)
         bank.meet(data.tokens, data.modality)
-        prompt = bank.fresh(data.modality, generator)
+        prefix, rows = parts = self.head.parts(bank.fresh(data.modality, generator), data.modality)
         classifier = Growing(self.encoder.dim, self.encoder.device)
         classifier.grow(len(data.classes))
         with self.phase("statistics"):
-            centroids = k_means(unit_query(data.tokens), self.options.centroids, generator)
+            centroids = k_means(unit_query(data.tokens), o.centroids, generator)
         columns = list(range(len(data.classes)))
-        fit(self, data, classifier, columns, [prompt], lambda query: (prompt, 0.0), generator, self.head)
-        self.domains.append(_Domain(data.modality, list(data.classes), prompt, classifier, centroids))
+        fit(
+            self,
+            data,
+            classifier,
+            columns,
+            [prefix],
+            lambda query: (torch.cat(parts), 0.0),
+            generator,
+            self.head,
+            beside=[([rows], o.rows_lr)] if len(rows) else [],
+        )
+        self.domains.append(_Domain(data.modality, list(data.classes), torch.cat(parts), classifier, centroids))
 
     def _candidates(self, modality: str, given: bool) -> list[int]:
         """Numbers of the domains that compete for a sample."""
@@ -118,16 +130,12 @@ class SPrompts(Method):
         return torch.stack([far(query, self.domains[i].centroids).amin(1) for i in candidates], 1).argmin(1)
 
     def _prompts(self, modality: str, candidates: list[int]) -> dict[str, Tensor]:
-        """The domains' prompts, of one size. On another grid of tokens rows say nothing: only the prefix is taken."""
-        prefix = self.head.prefix(modality).numel()
-        size = max((len(d.prompt) for d in self.domains if d.modality == modality), default=prefix)
-        out = {}
-        for i in candidates:
-            domain = self.domains[i]
-            own = domain.modality == modality or len(domain.prompt) == size
-            prompt = domain.prompt if own else domain.prompt[:prefix]
-            out[str(i)] = F.pad(prompt, (0, size - len(prompt)))
-        return out
+        """The domains' prompts, of one size."""
+        size = max((len(d.prompt) for d in self.domains if d.modality == modality), default=None)
+        chosen = {i: self.domains[i] for i in candidates}
+        return {
+            str(i): self.head.fitted(d.prompt, modality, size, own=d.modality == modality) for i, d in chosen.items()
+        }
 
     @property
     def routes(self) -> bool:

@@ -38,10 +38,11 @@ class RowHead:
         encoder: whose head it is.
         length: L of the prefix.
         rows: whether new prompts have rows for tokens.
+        text_rows: those of texts too, whose places mean less: a text may say the same one word later.
     """
 
-    def __init__(self, encoder: Encoder, length: int, rows: bool):
-        self.encoder, self.length, self.rows = encoder, length, rows
+    def __init__(self, encoder: Encoder, length: int, rows: bool, text_rows: bool = True):
+        self.encoder, self.length, self.rows, self.text_rows = encoder, length, rows, text_rows
         self.dim = encoder.dim
 
     @property
@@ -55,6 +56,12 @@ class RowHead:
         """J, 2, L, d of the first part."""
         return prefix_shape(self.encoder, self.length, modality)
 
+    def parts(self, prompt: Tensor, modality: str) -> list[Tensor]:
+        """Copies of the two parts ``[n]`` and ``[P - n]``, for learning them at rates of their own; cat is its
+        inverse."""
+        count = self.prefix(modality).numel()
+        return [prompt[:count].clone(), prompt[count:].clone()]
+
     def split(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
         """``[..., P]`` -> prefix ``[..., J, 2, L, d]`` and rows ``[..., R, 2 width]``, shift and then gain."""
         shape = self.prefix(modality)
@@ -64,10 +71,20 @@ class RowHead:
     def size(self, tokens: Tokens, modality: str) -> int:
         """P of a prompt for such tokens: with a row for each cell, and for each frame where there are several."""
         count = self.prefix(modality).numel()
-        if not self.rows:
+        if not self.rows or (self.encoder.tower(modality) == "text" and not self.text_rows):
             return count
         frames, (_, places, width) = self.frames(modality), tokens.tokens.shape
         return count + (places // frames + (frames if frames > 1 else 0)) * 2 * width
+
+    def fitted(self, prompt: Tensor, modality: str, size: int | None, own: bool = False) -> Tensor:
+        """A prompt ``[P]`` as samples of ``modality`` take it, whose prompts have ``size`` numbers (None: the prefix
+        alone). One of another size and not its ``own`` is of another grid: its rows say nothing there."""
+        prefix = self.prefix(modality).numel()
+        size = prefix if size is None else size
+        if len(prompt) == size:
+            return prompt
+        kept = prompt if own else prompt[:prefix]
+        return F.pad(kept, (0, size - len(kept)))
 
     def head(self, tokens: Tokens, prompt: Tensor | None, modality: str) -> Tensor:
         """z ``[B, D]``; prompt ``[P]``, or ``[B, P]``, one for each sample."""
@@ -99,9 +116,9 @@ class RowBank(PromptBank):
     """P_m of both parts, ``[P]`` for each modality. Tokens of another grid have other places: a prompt is blended
     with the rows of those of its own size alone."""
 
-    def __init__(self, encoder: Encoder, length: int, rows: bool):
+    def __init__(self, encoder: Encoder, length: int, rows: bool, text_rows: bool = True):
         super().__init__(encoder, length)
-        self.head = RowHead(encoder, length, rows)
+        self.head = RowHead(encoder, length, rows, text_rows)
         self.sizes: dict[str, int] = {}
 
     def meet(self, tokens: Tokens, modality: str) -> None:
@@ -116,13 +133,8 @@ class RowBank(PromptBank):
         return F.pad(prefix, (0, self.sizes[modality] - len(prefix)))
 
     def part(self, name: str, modality: str) -> Tensor:
-        """P_name as samples of ``modality`` take it: all of it on a grid of the same size, else its prefix alone, with
-        rows of zeros; without rows for a modality that was never met."""
-        prompt, size = self.prompts[name], self.sizes.get(modality)
-        if len(prompt) == size:
-            return prompt
-        prefix = prompt[: self.head.prefix(modality).numel()]
-        return prefix if size is None else F.pad(prefix, (0, size - len(prefix)))
+        """P_name as samples of ``modality`` take it, see ``RowHead.fitted``."""
+        return self.head.fitted(self.prompts[name], modality, self.sizes.get(modality))
 
     def load(self, prompts: dict[str, Tensor]) -> None:
         """Inverse of ``prompts``; those of before there were rows ``[J, 2, L, d]`` stay without."""

@@ -73,6 +73,20 @@ def test_aggregation_is_the_stated_average(setting):
     torch.testing.assert_close(method.bank.prompts["image"], (1 - rate) * old + rate * seen["new"])
 
 
+@pytest.mark.parametrize(
+    "modality, still, moves",
+    [("image", {"lr": 0.0}, (False, True)), ("image", {"rows_lr": 0.0}, (True, False))]
+    + [("text", {"text_lr": 0.0}, (False,)), ("text", {"lr": 0.0, "rows_lr": 0.0}, (True,))],
+)
+def test_vision_prefixes_text_prefixes_and_rows_have_rates_of_their_own(setting, modality, still, moves):
+    encoder, classes, _ = setting
+    method = Comm(encoder, make_options("comm", {**QUICK, **still}))
+    method.learn(task(encoder, 0, modality, [0, 1], 0), classes)
+    start = method.bank.fresh(modality, method.generator(0, 3))
+    parts = [method.bank.head.parts(p, modality) for p in (start, method.bank.prompts[modality])]
+    assert tuple(not torch.equal(*pair) for pair in zip(*parts) if len(pair[0])) == moves
+
+
 def test_self_regularisation_keeps_embeddings_nearer(setting):
     moved = {}
     for beta in (0.0, 100.0):
@@ -153,7 +167,7 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         (FeatureMemory, "add"),
         (Realigner, "solve"),
         (Realigner, "train"),
-        (comm, "train_prefix"),
+        (comm, "train_groups"),
         (comm, "unit_query"),
     ):
         watch(owner, name)
@@ -169,7 +183,7 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         "add": "statistics",
         "solve": "re-alignment",
         "train": "re-alignment",
-        "train_prefix": "prompts",
+        "train_groups": "prompts",
         "unit_query": "relevance",
     }
     assert steps == {name: {(phase,)} for name, phase in named.items()}

@@ -72,6 +72,24 @@ def test_longer_texts_make_the_prompt_longer_and_still_longer_ones_get_nothing_t
     torch.testing.assert_close(bank.head.head(longer, prompt, "text"), want)
 
 
+def test_texts_have_rows_only_where_asked_for():
+    tokens, sizes = tokens_of(2, 7), {}
+    for text_rows in (True, False):
+        head = RowHead(ToyEncoder(), 3, True, text_rows)
+        sizes[text_rows] = head.size(tokens, "text") - head.prefix("text").numel()
+        assert head.size(tokens, "image") - head.prefix("image").numel() == 7 * 2 * WIDTH
+    assert sizes == {True: 7 * 2 * WIDTH, False: 0}
+
+
+def test_the_parts_of_a_prompt_are_copies_and_make_it_whole_again():
+    head = RowHead(ToyEncoder(), 3, True)
+    prompt = torch.randn(head.size(tokens_of(2, 4), "image"), generator=torch.Generator().manual_seed(3))
+    prefix, rows = head.parts(prompt, "image")
+    assert prefix.numel() == head.prefix("image").numel() and torch.equal(torch.cat([prefix, rows]), prompt)
+    prefix += 1
+    assert not torch.equal(torch.cat([prefix, rows]), prompt)
+
+
 def test_prompts_for_another_grid_lend_their_prefix_alone():
     bank, generator = RowBank(Clips(), 3, True), torch.Generator().manual_seed(0)
     for modality, places in (("image", 16), ("depth", 16), ("video", 8)):
