@@ -75,8 +75,12 @@ def test_aggregation_is_the_stated_average(setting):
 
 @pytest.mark.parametrize(
     "modality, still, moves",
-    [("image", {"lr": 0.0}, (False, True)), ("image", {"rows_lr": 0.0}, (True, False))]
-    + [("text", {"text_lr": 0.0}, (False,)), ("text", {"lr": 0.0, "rows_lr": 0.0}, (True,))],
+    [
+        ("image", {"lr": 0.0}, (False, True)),
+        ("image", {"rows_lr": 0.0}, (True, False)),
+        ("text", {"text_lr": 0.0}, (False,)),
+        ("text", {"lr": 0.0, "rows_lr": 0.0}, (True,)),
+    ],
 )
 def test_vision_prefixes_text_prefixes_and_rows_have_rates_of_their_own(setting, modality, still, moves):
     encoder, classes, _ = setting
