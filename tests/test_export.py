@@ -46,7 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
         'precision = "bf16"\n'
-        '[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\ntext_rows = true\n[train]\ndevice = "cpu"\n'
+        "[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\ntext_rows = true\n"
+        '[train]\ndevice = "cpu"\n'
     )
     call("train", root / "mine.toml", "--out", root / "run", "--quiet")
     call("export", root / "run", "--out", root / "onnx")

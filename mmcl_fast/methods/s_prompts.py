@@ -174,4 +174,5 @@ class SPrompts(Method):
             own = under(f"{i}/", tensors)
             classifier = Growing(self.encoder.dim, self.encoder.device)
             classifier.load_state(own)
-            self.domains.append(_Domain(modality, classes, own["prompt"].flatten(), classifier, own["centroids"]))
+            prompt = self.head.kept(own["prompt"], modality)
+            self.domains.append(_Domain(modality, classes, prompt, classifier, own["centroids"]))

@@ -56,6 +56,17 @@ class RowHead:
         """J, 2, L, d of the first part."""
         return prefix_shape(self.encoder, self.length, modality)
 
+    def kept(self, prompt: Tensor, modality: str) -> Tensor:
+        """``[P]`` of a prompt as a checkpoint holds it; those of before there were rows are ``[J, 2, L, d]``.
+
+        Raises:
+            ValueError: of another shape.
+        """
+        shape = self.prefix(modality)
+        if prompt.shape != shape and (prompt.dim() != 1 or len(prompt) < shape.numel()):
+            raise ValueError(f"prompt of {modality}: shape {tuple(prompt.shape)}, not ({shape.numel()} or more,)")
+        return prompt.flatten()
+
     def parts(self, prompt: Tensor, modality: str) -> list[Tensor]:
         """Copies of the two parts ``[n]`` and ``[P - n]``, for learning them at rates of their own; cat is its
         inverse."""
@@ -137,6 +148,6 @@ class RowBank(PromptBank):
         return self.head.fitted(self.prompts[name], modality, self.sizes.get(modality))
 
     def load(self, prompts: dict[str, Tensor]) -> None:
-        """Inverse of ``prompts``; those of before there were rows ``[J, 2, L, d]`` stay without."""
-        self.prompts = {m: p.flatten() for m, p in prompts.items()}
+        """Inverse of ``prompts``; those of before there were rows stay without."""
+        self.prompts = {m: self.head.kept(p, m) for m, p in prompts.items()}
         self.sizes = {m: len(p) for m, p in self.prompts.items()}

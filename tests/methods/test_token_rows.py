@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from mmcl_fast.encoders.base import Tokens
@@ -114,6 +115,12 @@ def test_without_rows_and_from_before_there_were_any_the_prompt_is_the_prefix():
     bank.load({"image": old})
     z = bank.head.head(tokens, bank.prompts["image"], "image")
     torch.testing.assert_close(z, encoder.head(tokens, old, "image"))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 2, 3), (1, 10_000)])
+def test_a_prompt_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match="prompt of image: shape .* or more"):
+        RowBank(ToyEncoder(), 3, True).load({"image": torch.zeros(shape)})
 
 
 def test_rows_learn_what_a_frozen_head_cannot_tell():
