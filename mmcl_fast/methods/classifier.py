@@ -91,6 +91,4 @@ def train(
 ) -> None:
     """``prompts.train_groups`` for a method that learns in one process."""
     require_one_process(method)
-    rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
-    remedy = f"lower method.options' learning rates (now {rates}) and start a new run"
-    train_groups(groups, steps, loss, remedy, advance, generator, method.journal, loop)
+    train_groups(groups, steps, loss, None, advance, generator, method.journal, loop)

@@ -154,7 +154,6 @@ class Comm(Method):
         lr = o.text_lr if self.encoder.tower(modality) == "text" else o.lr
         groups = [([prefix], lr), ([rows_of] if len(rows_of) else [], o.rows_lr)]
         groups += [([codes] if o.codes == "learned" else [], o.codes_lr)]
-        rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
 
         def with_own(prompt: Tensor) -> list[Tensor]:
             return [prompt if m == modality else self.bank.part(m, modality) for m in names]
@@ -173,8 +172,7 @@ class Comm(Method):
             return value * share
 
         with self.phase("prompts", len(plan)) as shown:
-            remedy = f"lower method.options' learning rates (now {rates}) and start a new run"
-            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.journal)
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.journal)
         prompt = torch.cat(parts)
         if old is not None and z_before is not None and o.aggregation:
             with self.phase("features"):

@@ -87,7 +87,7 @@ def train_groups(
     groups: Sequence[tuple[Sequence[Tensor], float]],
     steps: int,
     loss: Callable[[int], Tensor],
-    remedy: str,
+    remedy: str | None,
     advance: Callable[[int], None],
     generator: torch.Generator,
     journal: Journal = Unkept(),
@@ -98,10 +98,13 @@ def train_groups(
     Args:
         groups: (tensors, learning rate) pairs; leaves, float32. Empty ones are left out.
         loss: step number -> scalar loss.
-        remedy: what to do when the loss is not finite.
+        remedy: what to do when the loss is not finite; None: lower the groups' rates.
         advance: called with the number of steps done since the last call.
         loop: its name, unique within a task.
     """
+    if remedy is None:
+        rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
+        remedy = f"lower method.options' learning rates (now {rates}) and start a new run"
     parameters = [p.requires_grad_(True) for tensors, _ in groups for p in tensors]
     optimiser = torch.optim.Adam([{"params": list(tensors), "lr": lr} for tensors, lr in groups if len(tensors)])
     warm = max(1, steps // 10)

@@ -132,10 +132,8 @@ class SPrompts(Method):
     def _prompts(self, modality: str, candidates: list[int]) -> dict[str, Tensor]:
         """The domains' prompts, of one size."""
         size = max((len(d.prompt) for d in self.domains if d.modality == modality), default=None)
-        chosen = {i: self.domains[i] for i in candidates}
-        return {
-            str(i): self.head.fitted(d.prompt, modality, size, own=d.modality == modality) for i, d in chosen.items()
-        }
+        chosen = ((i, self.domains[i]) for i in candidates)
+        return {str(i): self.head.fitted(d.prompt, modality, size, own=d.modality == modality) for i, d in chosen}
 
     @property
     def routes(self) -> bool:
