@@ -1,0 +1,80 @@
+"""The tracks that are chosen from containers with more than one."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+
+from mmcl_fast.media.source import open_av
+from mmcl_fast.media.tracks import audio_track, is_cover, video_track
+
+
+def container_with(path: Path, *tracks: tuple) -> Path:
+    """Writes tracks ``(codec, frames, side in pixels or channels, flags)`` in this order, half a second of sound."""
+    with av.open(str(path), "w") as container:
+        streams = []
+        for codec, _, size, flags in tracks:
+            if av.Codec(codec, "w").type == "audio":
+                stream = container.add_stream(codec, rate=16000, layout={1: "mono", 2: "stereo", 6: "5.1"}[size])
+            else:
+                stream = container.add_stream(codec, rate=10)
+                stream.width = stream.height = size
+                stream.pix_fmt = {"png": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+            stream.disposition = Disposition(flags)
+            streams.append(stream)
+        for stream, (codec, count, size, _) in zip(streams, tracks, strict=True):
+            if stream.type == "audio":
+                sound = np.zeros((1, 8000 * size), np.int16)
+                frame = av.AudioFrame.from_ndarray(sound, "s16", stream.layout.name)
+                frame.sample_rate = 16000
+                packets = stream.encode(frame)
+            else:
+                packets = []
+                for i in range(count):
+                    grey = np.full((size, size, 3), 6 * i, np.uint8)
+                    packets += stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24"))
+            container.mux(packets + stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, tracks, film, sound",
+    [
+        ("one.mp4", [("libx264", 12, 32, 0)], 0, None),
+        ("cover.mkv", [("mjpeg", 1, 64, 0), ("libx264", 12, 32, 1)], 1, None),
+        ("cover-is-default.mkv", [("mjpeg", 1, 64, 1), ("libx264", 12, 32, 0)], 1, None),
+        ("cover.mp4", [("mjpeg", 1, 64, 0), ("libx264", 12, 32, 0)], 1, None),
+        ("cover.mov", [("png", 1, 64, 1), ("libx264", 12, 32, 0)], 1, None),
+        ("cover.avi", [("mjpeg", 1, 64, 0), ("mpeg4", 12, 32, 0)], 1, None),
+        ("cover-last.mkv", [("libx264", 12, 32, 0), ("mjpeg", 1, 64, 1)], 0, None),
+        ("still.mp4", [("libx264", 1, 64, 1), ("libx264", 12, 32, 0)], 1, None),
+        ("song.mkv", [("mjpeg", 1, 64, 0), ("aac", 0, 1, 0)], None, 1),
+        ("song.mov", [("png", 1, 64, 0), ("aac", 0, 1, 0)], None, 1),
+        ("film.mkv", [("mjpeg", 12, 64, 0), ("aac", 0, 1, 0)], 0, 1),
+        ("one-picture.mkv", [("mjpeg", 1, 64, 0)], 0, None),
+        ("larger.mkv", [("libx264", 12, 32, 0), ("libx264", 12, 64, 0)], 1, None),
+        ("default.mkv", [("libx264", 12, 64, 0), ("libx264", 12, 32, 1)], 1, None),
+        ("sounds.mkv", [("aac", 0, 1, 0), ("aac", 0, 2, 0)], None, 1),
+        ("sounds-default.mkv", [("aac", 0, 1, 1), ("aac", 0, 2, 0)], None, 0),
+        ("three.mka", [("aac", 0, 2, 0), ("aac", 0, 1, 0), ("aac", 0, 6, 0)], None, 2),
+    ],
+)
+def test_the_tracks_chosen(tmp_path, name, tracks, film, sound):
+    with open_av(container_with(tmp_path / name, *tracks)) as container:
+        got = video_track(container), audio_track(container)
+        assert [stream and stream.index for stream in got] == [film, sound]
+        if film is not None:  # the look for a second packet leaves the container at its start
+            count = sum(1 for _ in container.decode(got[0]))
+            assert count == tracks[film][1]
+
+
+def test_a_cover_is_known_by_its_flag(tmp_path):
+    path = container_with(tmp_path / "song.mp4", ("aac", 0, 1, 0), ("mjpeg", 1, 64, int(Disposition.attached_pic)))
+    with open_av(path) as container:
+        assert [is_cover(stream) for stream in container.streams.video] == [True]
+        assert video_track(container) is None and audio_track(container).index == 0
+    path = container_with(tmp_path / "a.mp4", ("libx264", 3, 32, 1))
+    with open_av(path) as container:
+        assert not is_cover(container.streams.video[0])
