@@ -33,6 +33,7 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import require_one_process, train
 from mmcl_fast.methods.embedding import unit_query
+from mmcl_fast.methods.gram import gram_matrix
 from mmcl_fast.methods.prompts import batches
 from mmcl_fast.methods.relevance import Relevance
 
@@ -58,7 +59,7 @@ class Moment:
 
     def add(self, x: Tensor) -> None:
         rows = x.double().cpu()
-        self.total = self.total + rows.T @ rows
+        self.total = self.total + gram_matrix(rows)
         self.count += len(x)
 
 

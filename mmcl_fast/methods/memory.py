@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import parallel
+from mmcl_fast.methods.gram import gram_matrix
 
 CLASSES = 256  # of a block
 PARTS = ("mean", "factor", "diagonal")
@@ -179,7 +180,7 @@ class FeatureMemory:
             own = blocks[number]
             common = [(n * a) ** 0.5 * pooled.factor] if number == 0 else []
             rows = torch.cat([(1 - a) ** 0.5 * own.factor.flatten(0, 1), *common, own.mean])
-            out, diagonal = rows.T @ rows, (1 - a) * own.diagonal.sum(0)
+            out, diagonal = gram_matrix(rows), (1 - a) * own.diagonal.sum(0)
             out.diagonal().add_(diagonal if number else diagonal + n * a * pooled.diagonal)
             return out.double()
 

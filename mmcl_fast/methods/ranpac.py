@@ -27,6 +27,7 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.classifier import Growing, require_one_process, train
 from mmcl_fast.methods.embedding import unit_query
+from mmcl_fast.methods.gram import gram_matrix
 from mmcl_fast.methods.prompts import PromptBank, batches, subset
 from mmcl_fast.methods.relevance import ROWS
 
@@ -58,7 +59,7 @@ class Moments:
         self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
         for rows, own in zip(h.split(ROWS), labels.split(ROWS)):
             rows = rows.double().cpu()
-            self.gram += rows.T @ rows
+            self.gram += gram_matrix(rows)
             self.cross += rows.T @ F.one_hot(own.cpu(), outputs).double()
         self.count += len(h)
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast import parallel
+from mmcl_fast.methods.gram import gram_matrix
 from mmcl_fast.methods.steps import Journal, Unkept, optimise
 
 ROWS = 2048  # of a block whose moments are summed at once
@@ -35,8 +36,7 @@ class Ridge:
             return F.pad(x[number * ROWS : (number + 1) * ROWS].double(), (0, 1), value=1.0).cpu()
 
         def gram(number: int) -> Tensor:
-            rows = block(number)
-            return rows.T @ rows
+            return gram_matrix(block(number))
 
         def cross(number: int) -> Tensor:
             own = target[number * ROWS : (number + 1) * ROWS].cpu()

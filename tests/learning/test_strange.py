@@ -10,9 +10,10 @@ import torch
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner, checkpoint, files, run
+from mmcl_fast.methods.gram import gram_matrix
 from mmcl_fast.methods.realignment import Realigner
 from mmcl_fast.streams import Stream
-from tests.learning.conftest import bits
+from tests.learning.conftest import OPTIONS, bits
 from tests.toy import ToyEncoder
 
 # ---- other files than the run's own -----------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_symmetric_matrices_are_halved_and_come_back_to_the_bit(tmp_path):
     minus = torch.zeros(2, 2, dtype=torch.float64)
     minus[0, 1] = -0.0  # equal to its transpose as numbers, not as bits
     tensors = {
-        "gram": x.T @ x,
+        "gram": gram_matrix(x),
         "cross": x.T.contiguous(),
         "square": x[:30].clone(),
         "minus": minus,
@@ -154,6 +155,29 @@ def test_symmetric_matrices_are_halved_and_come_back_to_the_bit(tmp_path):
     assert values == {} and json.loads((tmp_path / "a" / "state.json").read_text())["packed"] == {"gram": 30}
     assert read.keys() == tensors.keys()
     assert all(torch.equal(read[k].view(torch.int64), tensors[k].view(torch.int64)) for k in tensors)
+
+
+@pytest.mark.parametrize("method", ["comm", "ridge", "ranpac", "dns"])
+def test_gram_matrices_are_packed_where_a_product_is_symmetric_to_rounding_only(config, tmp_path, monkeypatch, method):
+    """As on processors whose BLAS computes the two halves of X'X in different orders."""
+    product = torch.Tensor.__matmul__
+
+    def uneven(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        out = product(a, b)
+        if out.dtype == torch.float64 and out.dim() == 2:
+            out = torch.where(torch.ones_like(out).tril(-1).bool(), out * (1 + 4e-16), out)
+        return out
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", uneven)
+    x = torch.randn(20, 20, dtype=torch.float64)
+    assert not torch.equal(x.T @ x, (x.T @ x).T)
+    options = OPTIONS if method == "comm" else {"epochs": 1} if method in ("ranpac", "dns") else {}
+    run.train(config(method, options), tmp_path / "run")
+    folder = checkpoint.latest(tmp_path / "run")
+    tensors, _ = checkpoint.read(folder)
+    packed = json.loads((folder / "state.json").read_text())["packed"]
+    square = {k for k, v in tensors.items() if v.dtype == torch.float64 and v.dim() == 2 and len({*v.shape}) == 1}
+    assert square and {k for k in square if len(tensors[k]) > 1} == set(packed)
 
 
 def test_more_than_999_tasks_are_found_in_order(tmp_path):
