@@ -1,0 +1,30 @@
+"""Which class names are one, and which only look like one."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from mmcl_fast.streams.names import canonical, folded
+
+
+@pytest.mark.parametrize("name", ["café", "Ångström", "각", "한국", "Việt Nam", "cat"])
+def test_both_unicode_forms_are_one_name(name: str) -> None:
+    composed, apart = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    assert canonical(composed) == canonical(apart) == composed
+
+
+@pytest.mark.parametrize("pair", [("Cat", "cat"), ("cat ", "cat"), ("oat_milk", "oat  milk"), ("ﬁsh", "fish")])
+def test_what_looks_alike_stays_two_names(pair: tuple[str, str]) -> None:
+    assert canonical(pair[0]) != canonical(pair[1]) and folded(pair[0]) == folded(pair[1])
+
+
+@pytest.mark.parametrize("pair", [("Straße", "STRASSE"), ("cat\u200b", "cat"), ("e-mail", "E mail")])
+def test_case_and_invisible_characters_fold(pair: tuple[str, str]) -> None:
+    assert folded(pair[0]) == folded(pair[1])
+
+
+@pytest.mark.parametrize("pair", [("cat", "cats"), ("é", "e"), ("3 4", "34")])
+def test_other_names_do_not(pair: tuple[str, str]) -> None:
+    assert folded(pair[0]) != folded(pair[1])
