@@ -33,6 +33,16 @@ class Slice:
     def __str__(self) -> str:
         return f"{self.path}/{self.name}"
 
+    def holder(self) -> io.RawIOBase:
+        """The file that holds it, opened for reading and not buffered."""
+        return open(self.path, "rb", buffering=0)
+
+    def reader(self) -> BinaryIO:
+        """Its bytes as a seekable file of its own."""
+        if self.size <= WHOLE:
+            return io.BytesIO(_part(self, self.size))
+        return io.BufferedReader(_Window(self), 1 << 18)
+
 
 Source = Union[str, Path, bytes, Slice]
 
@@ -88,9 +98,7 @@ def open_binary(source: Source) -> BinaryIO:
     if not isinstance(source, Slice):
         _regular(source)
         return open(source, "rb")
-    if source.size <= WHOLE:
-        return io.BytesIO(_part(source, source.size))
-    return io.BufferedReader(_Window(source), 1 << 18)
+    return source.reader()
 
 
 def read_bytes(source: Source) -> bytes:
@@ -112,7 +120,7 @@ def head(source: Source, size: int) -> bytes:
 def _part(source: Slice, size: int) -> bytes:
     if source.planes:
         size = source.size
-    with open(source.path, "rb") as file:
+    with io.BufferedReader(source.holder()) as file:
         file.seek(source.offset)
         data = file.read(size)
     if len(data) < size:
@@ -135,7 +143,7 @@ class _Window(io.RawIOBase):
 
     def __init__(self, source: Slice):
         self.source, self.place = source, 0
-        self.file = open(source.path, "rb", buffering=0)
+        self.file = source.holder()
         if os.fstat(self.file.fileno()).st_size < source.offset + source.size:
             raise _short(source)
 
