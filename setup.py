@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,21 @@ def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
     return flags, hopper, archs + ([f"{newest}+PTX"] if newest else [])
 
 
+def nvcc_host(cxx: list[str]) -> list[str]:
+    """The C++ compiler for nvcc, which takes a program and no words before or after it."""
+    programs = [
+        word for word in cxx if not word.startswith("-") and Path(word).name not in ("ccache", "sccache", "distcc")
+    ]
+    return [f"-ccbin={shutil.which(programs[0]) or programs[0]}"] if programs else []
+
+
+def words(flags: list[str]) -> str:
+    """Flags as ninja's file has them: ninja gives its commands to a shell, which would split a path at a space."""
+    return " ".join(shlex.quote(flag) for flag in flags).replace("$", "$$")
+
+
 def escape(path: object) -> str:
+    """A path on a build line of ninja's file; ninja quotes it for the shell itself."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
@@ -98,12 +113,14 @@ class NinjaBuild(build_ext):
         writable = os.access(ROOT, os.W_OK)
         work = ROOT / "build" / f"ninja-{tag}" if writable else Path(self.build_temp).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        cxx = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "c++"
+        # CXX may hold words, such as "ccache g++"; what is found on PATH is one word, with a space perhaps.
+        found = shutil.which("c++") or shutil.which("g++") or "c++"
+        cxx = shlex.split(os.environ.get("CXX") or shlex.quote(found))
         nvcc = wants_cuda()
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         flags = CPU_FLAGS + (["-DMMCL_X86"] if x86 else [])
         lines = [
-            f"cxx = {cxx}",
+            f"cxx = {words(cxx)}",
             "rule cxx",
             "  command = $cxx -MMD -MF $out.d $flags -c $in -o $out",
             "  depfile = $out.d",
@@ -114,8 +131,8 @@ class NinjaBuild(build_ext):
 
         def compile_one(source: Path, rule: str, extra: list[str], suffix: str = "") -> None:
             name = f"{source.parent.name}_{source.stem}{suffix}.o"
-            joined = " ".join(f.replace("$", "$$") for f in extra)
-            lines.extend([f"build {name}: {rule} {escape(source)}", f"  flags = {joined}"])
+            # Relative: nvcc does not take every letter that a folder's name may have.
+            lines.extend([f"build {name}: {rule} {escape(os.path.relpath(source, work))}", f"  flags = {words(extra)}"])
             objects.append(name)
 
         cpu = ROOT / "csrc" / "cpu"
@@ -124,36 +141,40 @@ class NinjaBuild(build_ext):
             for isa in ISAS if x86 else ["generic"]:
                 compile_one(source, "cxx", flags + ROW_FLAGS + ISAS[isa] + [f"-DMMCL_ISA={isa}"], f"_{isa}")
         info = {
-            "compiler": run(cxx, "--version").splitlines()[0],
+            "compiler": run(*cxx, "--version").splitlines()[0],
             "flags": " ".join(flags + ROW_FLAGS),
             "isas": list(ISAS) if x86 else ["generic"],
             "python": platform.python_version(),
             "cuda": None,
         }
-        includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", f"-I{work}"]
+        includes = [f"-I{pybind11.get_include()}", f"-I{sysconfig.get_path('include')}", "-I."]
         link = ["-shared", "-fopenmp", "-Wl,--exclude-libs,ALL"]
         if nvcc:
             link += self.add_cuda(nvcc, cxx, lines, compile_one, info, includes)
             flags = [*flags, "-DMMCL_CUDA"]
         header = f'#pragma once\nstatic const char kBuildInfo[] = R"json({json.dumps(info)})json";\n'
-        if not (work / "build_info.h").is_file() or (work / "build_info.h").read_text() != header:
-            (work / "build_info.h").write_text(header)
+        if not (work / "build_info.h").is_file() or (work / "build_info.h").read_text("utf-8") != header:
+            (work / "build_info.h").write_text(header, "utf-8")
         compile_one(ROOT / "csrc" / "module.cpp", "cxx", flags + includes)
         lines += [
             "rule link",
             "  command = $cxx $in -o $out $flags",
             "  description = link $out",
             f"build _C.so: link {' '.join(objects)}",
-            f"  flags = {' '.join(link)}",
+            f"  flags = {words(link)}",
             "default _C.so",
             "",
         ]
-        (work / "build.ninja").write_text("\n".join(lines))
+        (work / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
         self.ninja(work)
-        shutil.copyfile(work / "_C.so", out)
+        # Replaced as a whole: running processes have the old file mapped, and writing into it would crash them.
+        shutil.copyfile(work / "_C.so", out.with_suffix(".new"))
+        out.with_suffix(".new").replace(out)
 
     @staticmethod
-    def add_cuda(nvcc: Path, cxx: str, lines: list[str], compile_one, info: dict, includes: list[str]) -> list[str]:
+    def add_cuda(
+        nvcc: Path, cxx: list[str], lines: list[str], compile_one, info: dict, includes: list[str]
+    ) -> list[str]:
         general, hopper, archs = gencodes(nvcc)
         home = cuda_home(nvcc)
         common = [
@@ -167,10 +188,10 @@ class NinjaBuild(build_ext):
             "-lineinfo",
             "--threads",
             "0",
-            f"-ccbin={cxx}",
+            *nvcc_host(cxx),
         ]
         lines += [
-            f"nvcc = {nvcc}",
+            f"nvcc = {words([str(nvcc)])}",
             "rule nvcc",
             "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
             "  depfile = $out.d",

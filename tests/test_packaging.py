@@ -68,7 +68,10 @@ def sdist(sources) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist) -> Path:
-    done = build(sdist, sdist.parent, MMCL_FAST_CUDA="0")
+    # pip unpacks and builds in TMPDIR: a folder's name may hold what a shell, make or ninja would take for its own.
+    strange = sdist.parent / "my models (2) $HOME & 'é'"
+    strange.mkdir()
+    done = build(sdist, sdist.parent, MMCL_FAST_CUDA="0", TMPDIR=str(strange))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (done.stdout + done.stderr).count("building for the CPU only (MMCL_FAST_CUDA=0)") == 1
     return next(sdist.parent.glob("mmcl_fast-*.whl"))
