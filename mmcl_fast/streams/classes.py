@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.names import canonical
 from mmcl_fast.streams.sample import ClassId
+from mmcl_fast.streams.text_file import lines_of, read_json
 from mmcl_fast.streams.validate import check_modality, check_words
 
 
@@ -16,12 +17,7 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
     path = root / "classes.json"
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StreamError(f"{path}: not JSON ({error}): expected {{modality: {{class: text}}}}") from None
-    except RecursionError:
-        raise StreamError(f"{path}: nested too deeply: expected {{modality: {{class: text}}}}") from None
+    content = read_json(path, "expected {modality: {class: text}}")
     texts = {}
     for modality, classes in content.items() if isinstance(content, dict) else [("", content)]:
         if not isinstance(classes, dict):
@@ -31,7 +27,7 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
             if not isinstance(text, str) or not text.strip():
                 raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
             check_words(label + text, f"{path}: {modality} {label!r}")
-            texts[modality, label] = text
+            texts[modality, canonical(label)] = text
     return texts
 
 
@@ -50,9 +46,9 @@ def name_classes(modality: str, labels: Collection[str], folder: Path, texts: Ma
             return {label: label for label in labels}
         raise StreamError(f"{folder}: the classes are numbers ({listed}, ...): put their names into {file}, one a line")
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise StreamError(f"{file}: not readable as UTF-8 ({error}): one class name a line") from None
+        names = [line.strip() for _, line in lines_of(file) if line.strip()]
+    except OSError as error:
+        raise StreamError(f"{file}: not readable ({error.strerror}): one class name a line") from None
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise StreamError(f"{file}: {twice!r} is on two lines: each class needs its own name")

@@ -115,7 +115,7 @@ def test_numbers_need_names(tmp_path):
     save(path, [(t, i + 1, s) for t, i, s in rows], ("text", "label", "split"))  # 1 to 3 of four: from 0 or from 1?
     refuse(lambda: Stream.from_table(path), "4 names do not fit the labels 1 to 3")
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
-    refuse(lambda: Stream.from_table(path), "classes.txt: not readable as UTF-8")
+    refuse(lambda: Stream.from_table(path), "classes.txt line 1: not UTF-8")
     (tmp_path / "classes.txt").unlink()
     (tmp_path / "classes.json").write_text(json.dumps({"text": {str(i): f"number {i}" for i in (1, 2, 3)}}))
     assert Stream.from_table(path)[0].texts == ("number 1", "number 2", "number 3")

@@ -1,0 +1,136 @@
+"""Text files as people save them: UTF-8 with or without a byte order mark, or UTF-16 with one; and JSON in them."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mmcl_fast.errors import StreamError
+
+_MARKS = (  # UTF-32's mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NOT_TEXT = {
+    b"PK\x03\x04": "a ZIP file or an Excel workbook: save the sheet as CSV UTF-8, or unpack it",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as CSV UTF-8",
+    b"\x1f\x8b": "compressed by gzip: gunzip it first",
+    b"BZh": "compressed by bzip2: bunzip2 it first",
+    b"\xfd7zXZ": "compressed by xz: unxz it first",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unzstd it first",
+    b"PAR1": "Parquet: let its name end in .parquet",
+    b"%PDF": "a PDF: save its table as CSV",
+}
+
+
+def encoding_of(start: bytes) -> str:
+    """The encoding that the byte order mark at the start of a file tells; UTF-8 where there is none."""
+    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+
+
+def decode(data: bytes, where: str) -> str:
+    """The text of a whole file, without its mark. Raises StreamError that begins with ``where``."""
+    try:
+        return data.decode(encoding_of(data))
+    except UnicodeDecodeError:
+        raise _not_text(io.BytesIO(data), where) from None
+
+
+def open_text(path: Path, newline: str | None = None) -> io.TextIOWrapper:
+    """An open text file; ``newline`` as of ``open``. Raises OSError; StreamError where the file is known to be no text.
+
+    Reading it may raise UnicodeDecodeError: ``not_text(path)`` is the error to raise then.
+    """
+    file = open(path, "rb")
+    start = file.read(8)
+    file.seek(0)
+    if any(start.startswith(magic) for magic in _NOT_TEXT) or _zero_bytes(start):
+        with file:
+            raise _not_text(file, str(path))
+    return io.TextIOWrapper(file, encoding=encoding_of(start), newline=newline)
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line, without its end: LF, CR LF or CR. Raises OSError and StreamError."""
+    with open_text(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                yield number, line.removesuffix("\n")
+        except UnicodeDecodeError:
+            raise not_text(path) from None
+
+
+def not_text(path: Path) -> StreamError:
+    """Why a file does not decode, with the line."""
+    with open(path, "rb") as file:
+        return _not_text(file, str(path))
+
+
+def read_json(path: Path, expected: str) -> Any:
+    """The content of a JSON file; ``expected`` ends messages. Raises OSError and StreamError."""
+    return parse_json(decode(path.read_bytes(), str(path)), str(path), expected)
+
+
+def parse_json(text: str, where: str, expected: str) -> Any:
+    """Parse JSON in which no object names a key twice. Raises StreamError that begins with ``where``."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise StreamError(f"{where}: nested too deeply: {expected}") from None
+    except _Twice as error:
+        raise StreamError(f"{where}: an object has the key {error.args[0]!r} twice: keep one") from None
+    except ValueError as error:
+        raise StreamError(f"{where}: not JSON ({error}): {expected}") from None
+
+
+class _Twice(Exception):
+    """A key that is in an object twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # json would keep the last one and say nothing
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _zero_bytes(start: bytes) -> bool:
+    """Whether it looks like UTF-16 without a mark: every other byte of ASCII text is zero there."""
+    return encoding_of(start) == "utf-8" and len(start) >= 4 and (not any(start[1:4:2]) or not any(start[0:4:2]))
+
+
+def _not_text(file: BinaryIO, where: str) -> StreamError:
+    file.seek(0)
+    start = file.read(8)
+    for magic, advice in _NOT_TEXT.items():
+        if start.startswith(magic):
+            return StreamError(f"{where}: not text but {advice}")
+    if _zero_bytes(start):
+        return StreamError(f"{where}: UTF-16 without a byte order mark, it seems: save it as UTF-8")
+    file.seek(0)
+    encoding = encoding_of(start)
+    if encoding not in ("utf-8", "utf-8-sig"):
+        return StreamError(f"{where}: not sound {encoding.upper()}: save it as UTF-8")
+    data = file.read()
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        number = len((data[: error.start] + b"-").splitlines())
+        return StreamError(f"{where} line {number}: not UTF-8: save the file as UTF-8{_guess(data[error.start])}")
+    return StreamError(f"{where}: no text: save it as UTF-8")
+
+
+def _guess(byte: int) -> str:
+    try:
+        character = bytes([byte]).decode("cp1252")
+    except UnicodeDecodeError:
+        return ""
+    return f" (byte {byte:#04x} is {character!r} in Windows-1252, also called cp1252)"
