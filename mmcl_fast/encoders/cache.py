@@ -22,6 +22,7 @@ from mmcl_fast.encoders.cache_store import Store, store_name
 from mmcl_fast.errors import RunError
 from mmcl_fast.media import Spec, loader
 from mmcl_fast.media.own import READERS, code_of
+from mmcl_fast.user_cache import user_cache
 
 log = logging.getLogger("mmcl_fast")
 
@@ -30,8 +31,8 @@ CACHE_GB = 20.0
 
 
 def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/mmcl_fast/trunk``, by default under ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "mmcl_fast" / "trunk"
+    """``trunk`` in the user's cache folder; see ``mmcl_fast.user_cache``."""
+    return user_cache() / "trunk"
 
 
 class TrunkCache:

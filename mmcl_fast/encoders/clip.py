@@ -185,7 +185,10 @@ class ClipEncoder(Encoder):
 
 def load(name: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
     """The frozen model, its tokenizer and its picture settings. Raises EncoderError."""
-    folder = Path(name).expanduser()
+    try:
+        folder = Path(name).expanduser()
+    except RuntimeError as fault:  # ~ where no home folder is known, or ~nobody
+        raise EncoderError(f"{name}: {fault} give the folder's path from / on") from None
     local = folder.is_dir()
     if local:
         name = str(folder)

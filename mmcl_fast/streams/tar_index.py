@@ -17,6 +17,7 @@ from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Slice
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.validate import ENDINGS, check_words
+from mmcl_fast.user_cache import user_cache
 
 FORMAT = 1
 NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")  # the key ends at the first dot of the last part of the name
@@ -55,7 +56,7 @@ def _known(path: Path, state: dict[str, int]) -> list[Member]:
 
 def _places(path: Path) -> tuple[Path, Path]:
     """Beside the tar; where that can't be written, in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "mmcl_fast" / "shards"
+    cache = user_cache() / "shards"
     digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
     return path.with_name(f"{path.name}.index.json"), cache / f"{digest}.json"
 
