@@ -17,7 +17,10 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
     path = root / "classes.json"
     if not path.is_file():
         return {}
-    content = read_json(path, "expected {modality: {class: text}}")
+    try:
+        content = read_json(path, "expected {modality: {class: text}}")
+    except OSError as error:
+        raise StreamError(f"{path}: {error.strerror}: make it readable or remove it") from None
     texts = {}
     for modality, classes in content.items() if isinstance(content, dict) else [("", content)]:
         if not isinstance(classes, dict):
@@ -27,7 +30,10 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
             if not isinstance(text, str) or not text.strip():
                 raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
             check_words(label + text, f"{path}: {modality} {label!r}")
-            texts[modality, canonical(label)] = text
+            identity = modality, canonical(label)
+            if identity in texts:
+                raise StreamError(f"{path}: {modality} {label!r} is there in two Unicode forms: keep one of them")
+            texts[identity] = text
     return texts
 
 
@@ -46,7 +52,7 @@ def name_classes(modality: str, labels: Collection[str], folder: Path, texts: Ma
             return {label: label for label in labels}
         raise StreamError(f"{folder}: the classes are numbers ({listed}, ...): put their names into {file}, one a line")
     try:
-        names = [line.strip() for _, line in lines_of(file) if line.strip()]
+        names = [canonical(line.strip()) for _, line in lines_of(file) if line.strip()]
     except OSError as error:
         raise StreamError(f"{file}: not readable ({error.strerror}): one class name a line") from None
     twice = next((name for name in names if names.count(name) > 1), None)

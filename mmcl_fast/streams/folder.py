@@ -1,108 +1,174 @@
 """``root/<modality>/<split>/<class>/files`` to samples; ``root/text/<split>.csv`` too.
 
 Without split folders, ``root/<modality>/<class>/files``, a fifth of each class is held out to test on: the files whose
-paths have the smallest sha256, so that a file that is added later moves few others. Hidden files, and other files
-beside the folders, are passed over.
+paths have the smallest sha256, so that a file that is added later moves few others. Links are followed, and each file
+of a class counts once. Hidden files, what systems leave behind, and other files beside the folders are passed over.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.classes import read_class_texts
-from mmcl_fast.streams.sample import SPLITS, Sample
+from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.names import canonical
+from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.table import rename, split_samples
-from mmcl_fast.streams.validate import check_modality, check_split
+from mmcl_fast.streams.validate import ENDINGS, check_modality, check_split
+from mmcl_fast.streams.walk import files_below, plain_files, subfolders
 
 SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}  # one of them: splits, not classes
 HELD_OUT = 0.2  # of each class, to test on
 
 
 def read_folder(
-    root: Path, *, text: str | Sequence[str] = "text", label: str = "label", header: bool = True
+    root: Path,
+    found: Findings | None = None,
+    *,
+    text: str | Sequence[str] = "text",
+    label: str = "label",
+    header: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of ``Stream``: samples sorted by modality, class, split and name, and the class texts."""
+    """Arguments of ``Stream``: samples sorted by modality, class, split and name, the class texts, and ``found``."""
     if not os.path.isdir(root):
         raise StreamError(f"{root}: not a folder: give one that holds <modality>/<split>/<class>/<file>")
+    found = Findings() if found is None else found
     samples: list[Sample] = []
-    texts = read_class_texts(root)
-    found = _folders(root)
-    if found and not set(found) & set(MODALITIES):
+    texts: dict[ClassId, str] = {}
+    try:
+        texts = read_class_texts(root)
+    except StreamError as error:
+        found.add("class-texts", error, path=str(root / "classes.json"))
+    there = Place(root, "", found)
+    names = there.folders(root)
+    if names and not set(names) & set(MODALITIES):
         raise StreamError(
-            f"{root}: none of its folders ({', '.join(found[:4])}{', ...' * (len(found) > 4)}) is a modality: name them"
+            f"{root}: none of its folders ({', '.join(names[:4])}{', ...' * (len(names) > 4)}) is a modality: name them"
             f" {', '.join(MODALITIES)} and put the classes into them: {root / MODALITIES[0]}/<class>/<file>"
         )
-    for name in found:
-        check_modality(name, os.path.join(root, name))
-    for modality in (name for name in MODALITIES if name in found):
-        own = []
-        splits = _folders(root / modality)
+    for name in names:
+        found.attempt("unknown-modality", check_modality, name, os.path.join(root, name), path=str(root / name))
+    there.end()
+    for modality in (name for name in MODALITIES if name in names):
+        place = Place(root, modality, found)
+        own: list[Sample] = []
         if modality == "text":
-            own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
-        if not splits and not own:
-            raise StreamError(f"{root / modality}: empty of class folders: expected {root / modality}/<class>/<file>")
-        if splits and not own and not {name.lower() for name in splits} & SPLIT_WORDS:
-            own, splits = _held_out(modality, root), []
-        for split in splits:
-            where = root / modality / split
-            check_split(split, str(where))
-            classes = _folders(where)
-            if not classes:
-                raise StreamError(f"{where}: no class folders: expected {where}/<class>/<file>")
-            for name in classes:
-                files = _files(where / name)
-                if not files:
-                    raise StreamError(f"{where / name}: empty class folder: add files or remove it")
-                own += [
-                    Sample(modality, name, file, None, split, file.relative_to(root).as_posix())
-                    for file in map(Path, files)
-                ]
-        samples += sorted(own, key=lambda sample: (sample.label, sample.key))
-    return {"samples": samples, "root": root, "class_texts": texts}
+            try:
+                own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
+            except StreamError as error:
+                found.add("unreadable", error, modality=modality, path=str(root / modality))
+        samples += sorted([*own, *_of_modality(place, tables=bool(own))], key=lambda s: (canonical(s.label), s.key))
+        place.end()
+    return {"samples": samples, "root": root, "class_texts": texts, "findings": found}
 
 
-def _held_out(modality: str, root: Path) -> list[Sample]:
-    """The samples of ``root/<modality>/<class>/files``."""
-    out = []
-    for name in _folders(root / modality):
-        found = [Path(file).relative_to(root).as_posix() for file in _files(root / modality / name)]
-        if len(found) < 2:
-            raise StreamError(
-                f"{root / modality / name}: {len(found)} of the two files that a class needs at least, one to learn "
-                "from and one to test on: add files or remove the class"
+class Place:
+    """A modality's folder below ``root``, and what the walk through it finds."""
+
+    def __init__(self, root: Path, modality: str, found: Findings):
+        self.root, self.modality, self.found = root, modality, found
+        self.path = root / modality
+        self.passed_over: list[str] = []
+
+    def folders(self, path: Path) -> list[str]:
+        return subfolders(str(path), self._note, str(self.root))
+
+    def files(self, path: Path) -> list[str]:
+        """All below, as keys: relative to ``root``."""
+        paths = map(Path, files_below(str(path), self._note, str(self.root)))
+        return sorted(file.relative_to(self.root).as_posix() for file in paths)
+
+    def beside(self, path: Path, split: str = "") -> None:
+        """Media files beside the class folders in ``path``, which are in no class."""
+        for name in plain_files(str(path), lambda *_: None):
+            if self.modality in ENDINGS.get(name.rpartition(".")[2].lower(), ()) and self.modality != "text":
+                line = f"{path / name}: lies beside the class folders and is left out: move it into one of them"
+                self.found.add("left-out", line, modality=self.modality, split=split, path=str(path / name))
+
+    def add(self, kind: str, path: Path, line: str, split: str = "", label: str = "") -> None:
+        self.found.add(kind, f"{path}: {line}", modality=self.modality, split=split, label=label, path=str(path))
+
+    def end(self) -> None:
+        """Says how many files and folders were passed over."""
+        if self.passed_over:
+            names = sorted({os.path.basename(path) for path in self.passed_over})
+            listed = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+            line = (
+                f"{len(self.passed_over)} hidden files and files that systems leave behind are passed over ({listed})"
             )
-        found.sort(key=lambda key: hashlib.sha256(key.encode(errors="surrogatepass")).digest())
-        tested = max(1, round(HELD_OUT * len(found)))
+            self.found.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self.passed_over[0])
+
+    def _note(self, kind: str, path: str, what: str) -> None:
+        advice = {
+            "unreadable": f"{what}: make it readable or remove it",
+            "missing": f"{what}: restore the file or remove the entry",
+            "loop": f"{what}, and is not followed: remove the link",
+            "linked-twice": f"{what}: its files count once",
+        }
+        if kind == "passed-over":
+            self.passed_over.append(path)
+        else:
+            self.found.add(kind, f"{path}: {advice[kind]}", modality=self.modality, path=path)
+
+
+def _of_modality(place: Place, tables: bool) -> list[Sample]:
+    """The samples of the files below a modality's folder; ``tables``: it holds samples besides."""
+    faults = len(place.found.found)
+    splits = place.folders(place.path)
+    place.beside(place.path)
+    if not splits and not tables:
+        if len(place.found.found) == faults:
+            place.add("empty-class", place.path, f"empty of class folders: expected {place.path}/<class>/<file>")
+        return []
+    if splits and not tables and not {name.lower() for name in splits} & SPLIT_WORDS:
+        return _held_out(place, splits)
+    return [sample for split in splits for sample in _of_split(place, split)]
+
+
+def _of_split(place: Place, split: str) -> list[Sample]:
+    where = place.path / split
+    about = {"modality": place.modality, "split": split, "path": str(where)}
+    if not place.found.attempt("unknown-split", check_split, split, str(where), **about):
+        return []
+    faults = len(place.found.found)
+    classes = place.folders(where)
+    place.beside(where, split)
+    if not classes and len(place.found.found) == faults:
+        place.add("empty-class", where, f"no class folders: expected {where}/<class>/<file>", split)
+    samples = []
+    for name in classes:
+        faults = len(place.found.found)
+        keys = place.files(where / name)
+        if not keys and len(place.found.found) == faults:
+            place.add("empty-class", where / name, "empty class folder: add files or remove it", split, name)
+        samples += [Sample(place.modality, name, place.root / key, None, split, key) for key in keys]
+    return samples
+
+
+def _held_out(place: Place, folders: list[str]) -> list[Sample]:
+    """The samples of ``root/<modality>/<class>/files``. Folders that spell one name in two ways are one class."""
+    labels: dict[str, dict[str, str]] = {}  # canonical name -> key -> name of the folder
+    for name in folders:
+        labels.setdefault(canonical(name), {}).update(dict.fromkeys(place.files(place.path / name), name))
+    out = []
+    for label, keys in labels.items():
+        if len(keys) < 2:
+            line = (
+                f"{len(keys)} of the two files that a class needs at least, one to learn from and one to test on: add "
+                "files or remove the class"
+            )
+            place.add("too-few-files" if keys else "empty-class", place.path / label, line, label=label)
+            continue
+        ordered = sorted(keys, key=lambda key: hashlib.sha256(key.encode(errors="surrogatepass")).digest())
+        tested = max(1, round(HELD_OUT * len(keys)))
         out += [
-            Sample(modality, name, root / key, None, "test" if i < tested else "train", key)
-            for i, key in enumerate(found)
+            Sample(place.modality, keys[key], place.root / key, None, "test" if i < tested else "train", key)
+            for i, key in enumerate(ordered)
         ]
     return out
-
-
-def _unreadable(fault: OSError) -> None:
-    raise StreamError(f"{fault.filename}: {fault.strerror}: make it readable or remove it") from None
-
-
-def _folders(path: Path) -> list[str]:
-    try:
-        entries = os.scandir(path)
-    except OSError as fault:
-        _unreadable(fault)
-    with entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(path: Path) -> list[str]:
-    """All files below, folders included, but hidden ones."""
-    found = []
-    for folder, folders, files in os.walk(path, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(folder, name) for name in files if not name.startswith(".")]
-    return sorted(found)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.names import canonical
 from mmcl_fast.streams.order import arrange, chunk
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 from mmcl_fast.streams.scenario import narrow
@@ -42,6 +44,9 @@ class Stream:
         check: also compare contents, so that no two splits hold equal files (reads files of equal size); known
             datasets are as they are.
         keep_empty: files without a byte stay in, for a check that decodes every file to find them.
+        findings: collects all that is wrong (``streams.findings``); None: the most harmful error is raised.
+
+    Class names are in Unicode's composed form (NFC), so that a Mac's spelling of a name and others' are one class.
 
     Attributes:
         tasks: all tasks; ``stream[i]`` and ``len(stream)`` work too.
@@ -73,13 +78,20 @@ class Stream:
         check: bool = False,
         keep_empty: bool = False,
         official: bool = False,
+        findings: Findings | None = None,
     ):
-        samples = narrow(samples, modalities, share or {}, seed)
-        validate(samples, root, keep_empty=keep_empty)
-        if check and not official:
-            validate_content(samples)
         if not 0 <= validation < 1:
             raise StreamError(f"validation = {validation}: give a share from 0 up to, not with, 1")
+        found = Findings() if findings is None else findings
+        try:
+            samples = narrow(samples, modalities, share or {}, seed)
+        except StreamError:
+            found.settle()  # a modality may be missing because its folder is at fault
+            raise
+        samples = validate(_named(samples, found), root, found, keep_empty=keep_empty)
+        if check and not official:
+            validate_content(samples, found)
+        found.settle()
         self.root, self.official = root, official
         self.skipped: list[Broken] = []
         self.shared_classes = shared_classes
@@ -88,13 +100,13 @@ class Stream:
         names: dict[str, list[str]] = {}
         for modality, name in groups:
             names.setdefault(modality, []).append(name)
-        texts = class_texts or {}
+        texts = {(modality, canonical(label)): text for (modality, label), text in (class_texts or {}).items()}
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
         first: dict[str, ClassId] = {}
         for index, (modality, name) in enumerate(arrange(names, order, seed, late)):
             members = groups[modality, name]
-            check_task(name, members, root)
+            check_task(name, members, root, found)
             ids = []
             for label in dict.fromkeys(sample.label for sample in members):
                 own = (modality, label)
@@ -113,6 +125,7 @@ class Stream:
                     tuple(_tested_on(test_on, _hold_out(members, validation, seed), name)),
                 )
             )
+        found.settle()
 
     @classmethod
     def from_folder(
@@ -122,6 +135,7 @@ class Stream:
         text: str | Sequence[str] = "text",
         label: str = "label",
         header: bool = True,
+        findings: Findings | None = None,
         **options: Any,
     ) -> Stream:
         """From ``root/<modality>/<split>/<class>/files``, or ``root/<modality>/<class>/files``, of which a fifth is
@@ -133,7 +147,7 @@ class Stream:
         """
         from mmcl_fast.streams.folder import read_folder
 
-        return cls(**read_folder(Path(root), text=text, label=label, header=header), **options)
+        return cls(**read_folder(Path(root), findings, text=text, label=label, header=header), **options)
 
     @classmethod
     def from_manifest(cls, path: str | Path, **options: Any) -> Stream:
@@ -257,6 +271,20 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"Stream({len(self)} tasks, {len(self.classes)} classes, {', '.join(self.modalities)})"
+
+
+def _named(samples: Sequence[Sample], found: Findings) -> Sequence[Sample]:
+    """With class names in their canonical form."""
+    spelt: dict[ClassId, set[str]] = {}
+    for sample in samples:
+        spelt.setdefault((sample.modality, canonical(sample.label)), set()).add(sample.label)
+    for (modality, label), forms in spelt.items():
+        if len(forms) > 1:
+            line = f"class {label!r} of {modality}: spelt in two Unicode forms (NFC and NFD), which are one class"
+            found.add("two-spellings", line, modality=modality, label=label)
+    if all(forms == {label} for (_, label), forms in spelt.items()):
+        return samples
+    return [replace(sample, label=canonical(sample.label)) for sample in samples]
 
 
 def _group(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
 from mmcl_fast.media.spec import BUILT_IN, MODALITIES
+from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
 
 _AUDIO_VIDEO = frozenset({"audio", "video"})
@@ -48,16 +49,27 @@ def check_words(text: str, where: str) -> None:
         raise StreamError(f"{where} holds half a character (a lone surrogate): correct it") from None
 
 
-def check_task(name: str, samples: Sequence[Sample], root: Path) -> None:
-    """Refuses a task that cannot be learned or not be tested."""
+def check_task(name: str, samples: Sequence[Sample], root: Path, found: Findings) -> None:
+    """Finds a task that cannot be learned or not be tested."""
     for split, word in (("train", "training"), ("test", "test")):
         if not any(sample.split == split for sample in samples):
             labels = list(dict.fromkeys(sample.label for sample in samples))
             classes = f"class{'es' if len(labels) > 1 else ''} {', '.join(map(repr, labels))}"
-            raise StreamError(
-                f"{root}: task {name!r} ({classes}) has no {word} file: add some under its "
-                f"{split} split, or put these classes into a larger task"
+            found.add(
+                "no-training-file" if split == "train" else "no-test-split",
+                f"{root}: task {name!r} ({classes}) has no {word} file: add some under its {split} split, or put "
+                "these classes into a larger task",
+                modality=samples[0].modality,
+                split=split,
             )
+
+
+class FileFault(StreamError):
+    """A file at fault; ``kind``: see ``findings.KINDS``."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
 
 
 def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bool = False) -> tuple[int, int, int]:
@@ -67,69 +79,133 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
         stat = os.stat(path.path if isinstance(path, Slice) else path)
     except OSError as error:
         reason = error.strerror or error
-        raise StreamError(f"{where}: {reason}: restore the file or remove its entry") from None
+        raise FileFault("missing", f"{where}: {reason}: restore the file or remove its entry") from None
     if (path.size if isinstance(path, Slice) else stat.st_size) == 0 and not empty:
-        raise StreamError(f"{where}: the file is empty: replace or remove it")
+        raise FileFault("empty", f"{where}: the file is empty: replace or remove it")
     ending = os.path.splitext(str(path))[1].lstrip(".").lower()
     if modality in BUILT_IN and ending in ENDINGS and modality not in ENDINGS[ending]:
-        raise StreamError(
+        raise FileFault(
+            "wrong-modality",
             f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
-            f"it to {' or '.join(sorted(ENDINGS[ending]))}"
+            f"it to {' or '.join(sorted(ENDINGS[ending]))}",
         )
     return stat.st_dev, stat.st_ino, path.offset if isinstance(path, Slice) else 0
 
 
-def validate(samples: Sequence[Sample], root: Path, *, keep_empty: bool = False) -> None:
-    """Raises StreamError for splits or classes that cannot be learned from or tested, and for files at fault."""
-    if not samples:
-        raise StreamError(f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines")
+def validate(
+    samples: Sequence[Sample], root: Path, found: Findings | None = None, *, keep_empty: bool = False
+) -> list[Sample]:
+    """The samples that are not at fault. Finds files at fault, and splits and classes that can't be learned or tested.
+
+    Raises:
+        StreamError: there is no sample. Without ``found``, the most harmful error.
+    """
+    alone = found is None
+    found = Findings() if found is None else found
     keys: set[str] = set()
     files: dict[tuple[int, int, int], Sample] = {}
+    kept = []
+    for sample in samples:
+        fault = _name_fault(sample, keys)
+        keys.add(sample.key)
+        if fault is None and sample.path is not None:
+            try:
+                identity = check_file(sample.path, sample.modality, str(sample.path), empty=keep_empty)
+            except FileFault as error:
+                fault = error.kind, str(error)
+            else:
+                other = files.setdefault(identity, sample)
+                if other.split != sample.split:
+                    _add(found, "equal-in-splits", shared(other, sample, "one file in"), sample, other)
+        if fault is None:
+            kept.append(sample)
+        else:
+            _add(found, fault[0], fault[1], sample)
+    if not kept:
+        expected = f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines"
+        raise found.error(expected) or StreamError(expected)
+    check_classes(samples, root, found)
+    if alone:
+        found.settle()
+    return kept
+
+
+def _name_fault(sample: Sample, keys: set[str]) -> tuple[str, str] | None:
+    if sample.key in keys:
+        return "listed-twice", f"{sample.key}: listed twice: each sample needs its own path or id"
+    try:
+        sample.key.encode()
+    except UnicodeEncodeError:
+        return "name", f"{sample.key!r}: its name is not UTF-8: rename file or folder"
+    return None
+
+
+def check_classes(samples: Sequence[Sample], root: Path, found: Findings) -> None:
+    """Finds classes without a training file and modalities without a test file."""
     held: dict[tuple[str, str], set[str]] = {}
     for sample in samples:
-        if sample.key in keys:
-            raise StreamError(f"{sample.key}: listed twice: each sample needs its own path or id")
-        keys.add(sample.key)
-        try:
-            sample.key.encode()
-        except UnicodeEncodeError:
-            raise StreamError(f"{sample.key!r}: its name is not UTF-8: rename file or folder") from None
         held.setdefault((sample.modality, sample.label), set()).add(sample.split)
-        if sample.path is not None:
-            identity = check_file(sample.path, sample.modality, str(sample.path), empty=keep_empty)
-            other = files.setdefault(identity, sample)
-            if other.split != sample.split:
-                raise StreamError(_shared(other, sample))
     for (modality, label), splits in held.items():
         if "train" not in splits:
-            raise StreamError(
-                f"{root}: class {label!r} of {modality} has no training file: "
-                "add some under its train split or remove the class"
-            )
+            line = f"class {label!r} of {modality} has no training file: add some under its train split or remove the class"
+            found.add("no-training-file", f"{root}: {line}", modality=modality, split="train", label=label)
     for modality in dict.fromkeys(modality for modality, _ in held):
         if not any("test" in splits for (own, _), splits in held.items() if own == modality):
-            raise StreamError(f"{root}: {modality} has no test split: add test files")
+            line = f"{root}: {modality} has no test split: add test files"
+            found.add("no-test-split", line, modality=modality, split="test")
 
 
-def validate_content(samples: Sequence[Sample]) -> None:
-    """Raises StreamError where two splits hold equal content. Reads only files whose sizes agree."""
-    groups: dict[tuple, list[Sample]] = {}
+def validate_content(samples: Sequence[Sample], found: Findings | None = None) -> None:
+    """Finds equal content in two splits. Reads only files whose sizes agree, in splits that differ.
+
+    Raises:
+        StreamError: without ``found``, the first.
+    """
+    alone = found is None
+    found = Findings() if found is None else found
+    for group in same_content(samples, lambda sample: sample.split):
+        for sample in group[1:]:
+            other = next((one for one in group if one.split != sample.split), None)
+            if other is not None and other.split == group[0].split:
+                _add(found, "equal-in-splits", shared(other, sample, "equal content in"), sample, other)
+    if alone:
+        found.settle()
+
+
+def same_content(samples: Iterable[Sample], apart: Callable[[Sample], object]) -> Iterator[list[Sample]]:
+    """Groups of samples of one modality with equal content, of two or more values of ``apart``.
+
+    Reads only files whose sizes agree. A file that can't be read is in no group.
+    """
+    sizes: dict[tuple, list[Sample]] = {}
     for sample in samples:
         size = sample.text if sample.path is None else size_of(sample.path)
-        groups.setdefault((sample.modality, size), []).append(sample)
-    for (_, size), group in groups.items():
-        if len({sample.split for sample in group}) < 2:
+        sizes.setdefault((sample.modality, size), []).append(sample)
+    for group in sizes.values():
+        if len({apart(sample) for sample in group}) < 2:
             continue
-        seen: dict[str, Sample] = {}
+        contents: dict[str, list[Sample]] = {}
         for sample in group:
-            digest = size if sample.path is None else _digest(sample.path)
-            other = seen.setdefault(digest, sample)
-            if other.split != sample.split:
-                raise StreamError(_shared(other, sample, "equal content in"))
+            contents.setdefault("" if sample.path is None else _digest(sample.path), []).append(sample)
+        yield from (equal for equal in contents.values() if len({apart(sample) for sample in equal}) > 1)
 
 
-def _shared(a: Sample, b: Sample, what: str = "one file in") -> str:
+def shared(a: Sample, b: Sample, what: str) -> str:
+    """Line of a finding: two samples of two splits are one file, or have equal content."""
     return f"{b.key}: {what} the {a.split} split ({a.key}) and the {b.split} split: keep it in one of them"
+
+
+def _add(found: Findings, kind: str, reason: str, sample: Sample, *others: Sample) -> None:
+    found.add(
+        kind,
+        reason,
+        modality=sample.modality,
+        split=sample.split,
+        label=sample.label,
+        key=sample.key,
+        path="" if sample.path is None else str(sample.path),
+        others=tuple(other.key for other in others),
+    )
 
 
 def _digest(path: Source) -> str:

@@ -1,0 +1,131 @@
+"""The walk below a folder: which files it comes to, in which order, and what it says of the rest."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmcl_fast.streams.walk import files_below, subfolders
+
+
+def write(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+
+
+def walk(folder: Path, root: Path | None = None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Files and (kind, path) of what is said, relative to the folder."""
+    said: list[tuple[str, str]] = []
+    files = files_below(str(folder), lambda kind, path, _: said.append((kind, path)), root and str(root))
+    return [os.path.relpath(f, folder) for f in files], [(kind, os.path.relpath(path, folder)) for kind, path in said]
+
+
+def test_real_files_come_before_linked_ones(tmp_path: Path) -> None:
+    write(tmp_path, "cat/2.txt", "cat/in/1.txt", "more/b.txt", "more/a.txt", "lone.txt")
+    (tmp_path / "cat/0more").symlink_to(tmp_path / "more")
+    (tmp_path / "cat/1.txt").symlink_to(tmp_path / "lone.txt")
+    assert walk(tmp_path / "cat") == (["2.txt", "in/1.txt", "0more/a.txt", "0more/b.txt", "1.txt"], [])
+
+
+def test_a_file_that_is_reached_twice_counts_once(tmp_path: Path) -> None:
+    write(tmp_path, "cat/0.txt", "more/a.txt", "more/in/b.txt")
+    for name, target in (
+        ("again.txt", "cat/0.txt"),  # a file that is there
+        ("m1", "more"),
+        ("m2", "more"),  # a second link to a folder
+        ("inner", "more/in"),  # a part of a linked folder
+        ("a.txt", "more/a.txt"),  # a file of a linked folder
+        ("x.txt", "lone/x.txt"),
+        ("y.txt", "lone/x.txt"),
+    ):
+        write(tmp_path, "lone/x.txt")
+        (tmp_path / "cat" / name).symlink_to(tmp_path / target)
+    files, said = walk(tmp_path / "cat")
+    assert files == ["0.txt", "inner/b.txt", "m1/a.txt", "x.txt"]
+    assert said == [("linked-twice", name) for name in ("m2", "a.txt", "again.txt", "y.txt")]
+
+
+def test_hard_links_are_files_of_their_own(tmp_path: Path) -> None:
+    write(tmp_path, "cat/0.txt")
+    (tmp_path / "cat/1.txt").hardlink_to(tmp_path / "cat/0.txt")
+    assert walk(tmp_path / "cat") == (["0.txt", "1.txt"], [])
+
+
+@pytest.mark.parametrize("target", ["cat", "cat/in", ".", "image", "image/cat", "image/cat/in"])
+def test_a_link_to_a_folder_above_itself_ends(tmp_path: Path, target: str) -> None:
+    if not target.startswith("image"):
+        target = {"cat": "image/cat", "cat/in": "image/cat/in", ".": "."}[target]
+    write(tmp_path, "image/cat/in/0.txt", "image/dog/1.txt")
+    (tmp_path / "image/cat/in/up").symlink_to(tmp_path / target)
+    assert walk(tmp_path / "image/cat", tmp_path) == (["in/0.txt"], [("loop", "in/up")])
+    (tmp_path / "image/cat/in/up").unlink()
+    (tmp_path / "image/cat/in/up").symlink_to(os.path.relpath(tmp_path / target, tmp_path / "image/cat/in"))
+    assert walk(tmp_path / "image/cat", tmp_path)[0] == ["in/0.txt"]
+
+
+def test_loops_through_folders_outside_end(tmp_path: Path) -> None:
+    write(tmp_path, "data/image/cat/0.txt", "data/image/dog/9.txt", "out/a/1.txt", "out/b/2.txt")
+    for link, target in (("data/image/cat/a", "out/a"), ("out/a/b", "out/b"), ("out/b/a", "out/a")):
+        (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "out/b/back").symlink_to(tmp_path / "data")
+    files, said = walk(tmp_path / "data/image/cat", tmp_path / "data")
+    assert files == ["0.txt", "a/1.txt", "a/b/2.txt"]
+    assert said == [("loop", "a/b/a"), ("loop", "a/b/back")]
+
+
+def test_a_class_that_is_a_link_still_knows_what_is_above_it(tmp_path: Path) -> None:
+    write(tmp_path, "data/image/dog/9.txt", "cats/0.txt")
+    (tmp_path / "data/image/cat").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats/all").symlink_to(tmp_path / "data/image")
+    assert walk(tmp_path / "data/image/cat", tmp_path / "data") == (["0.txt"], [("loop", "all")])
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "cat/0.txt")
+    (tmp_path / "cat/gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "cat/self").symlink_to(tmp_path / "cat/self")
+    os.mkfifo(tmp_path / "cat/pipe")
+    (tmp_path / "cat/to_pipe").symlink_to(tmp_path / "cat/pipe")
+    files, said = walk(tmp_path / "cat")
+    assert files == ["0.txt"] and sorted(said) == [("missing", n) for n in ("gone", "pipe", "self", "to_pipe")]
+
+
+def test_what_systems_leave_behind_is_passed_over(tmp_path: Path) -> None:
+    leavings = ["@eaDir/0.txt/THUMB.jpg", "Thumbs.db", ".DS_Store", "._0.txt", "in/desktop.ini", "__MACOSX/0.txt"]
+    write(tmp_path, "0.txt", "in/1.txt", ".hidden.txt", "#recycle/2.txt", *leavings)
+    (tmp_path / "z").symlink_to(tmp_path / ".hidden.txt")
+    (tmp_path / "zz").symlink_to(tmp_path / "@eaDir")
+    files, said = walk(tmp_path)
+    assert files[:2] == ["0.txt", "in/1.txt"] and {kind for kind, _ in said} == {"passed-over"}
+    assert {os.path.basename(path) for _, path in said} == {
+        "@eaDir", "Thumbs.db", ".DS_Store", "._0.txt", "desktop.ini", "__MACOSX", ".hidden.txt", "#recycle",
+    }  # fmt: skip
+    assert files[2:] == ["zz/0.txt/THUMB.jpg", "z"]  # a link by another name is what a user wants
+
+
+def test_a_folder_that_can_t_be_opened_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "a/0.txt", "b/1.txt")
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("a"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    assert walk(tmp_path) == (["b/1.txt"], [("unreadable", "a")])
+
+
+def test_subfolders_follow_links_but_not_upwards(tmp_path: Path) -> None:
+    write(tmp_path, "image/cat/0.txt", "else/dog/1.txt", "image/note.txt")
+    for name, target in (("dog", "else/dog"), ("up", "."), ("here", "image"), ("gone", "nowhere"), ("f", "note.txt")):
+        (tmp_path / "image" / name).symlink_to(tmp_path / target)
+    (tmp_path / "image/@eaDir").mkdir()
+    said: list[tuple[str, str]] = []
+    folder = str(tmp_path / "image")
+    names = subfolders(folder, lambda kind, path, _: said.append((kind, os.path.basename(path))), str(tmp_path))
+    assert names == ["cat", "dog"]
+    assert said == [("passed-over", "@eaDir"), ("missing", "f"), ("missing", "gone"), ("loop", "here"), ("loop", "up")]
