@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ class Place:
         if self.passed_over:
             names = sorted({os.path.basename(path) for path in self.passed_over})
             listed = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
-            line = (
-                f"{len(self.passed_over)} hidden files and files that systems leave behind are passed over ({listed})"
-            )
+            line = f"{len(self.passed_over)} hidden or system files and folders are passed over ({listed})"
             self.found.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self.passed_over[0])
 
     def _note(self, kind: str, path: str, what: str) -> None:

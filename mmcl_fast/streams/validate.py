@@ -147,7 +147,9 @@ def check_classes(samples: Sequence[Sample], root: Path, found: Findings) -> Non
         held.setdefault((sample.modality, sample.label), set()).add(sample.split)
     for (modality, label), splits in held.items():
         if "train" not in splits:
-            line = f"class {label!r} of {modality} has no training file: add some under its train split or remove the class"
+            line = (
+                f"class {label!r} of {modality} has no training file: add some to its train split or remove the class"
+            )
             found.add("no-training-file", f"{root}: {line}", modality=modality, split="train", label=label)
     for modality in dict.fromkeys(modality for modality, _ in held):
         if not any("test" in splits for (own, _), splits in held.items() if own == modality):
