@@ -8,13 +8,16 @@ import numpy as np
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media import deep_picture, netpbm, tiff
 from mmcl_fast.media import depth as depth_maps
 from mmcl_fast.media.exr import read_exr
-from mmcl_fast.media.picture import limit_pixels
+from mmcl_fast.media.picture import limit_pixels, orientation_of
 from mmcl_fast.media.sniff import EXR
 from mmcl_fast.media.source import FORMATS, Source, head, open_binary, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
+
+SAVE = "use 16-bit grey PNG"
 
 
 def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
@@ -23,9 +26,10 @@ def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
 
 
 def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
-    """The numbers of a file as they are: a 16-bit grey picture, a TIFF of integers or floats, OpenEXR, or .npy.
+    """The numbers of a file as they are stored, ``[H, W]``, turned upright where the file says so.
 
-    A disparity map may also be a grey picture of 8 bits. Raises MediaError for anything else.
+    A picture of more than 8 bits in one grey channel (PNG, TIFF, PGM, PAM, JPEG 2000), a TIFF of integers or floats,
+    PFM, OpenEXR, or .npy. A disparity map may also be a grey picture of 8 bits. Raises MediaError for anything else.
     """
     from PIL import Image
 
@@ -34,11 +38,45 @@ def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
         return _npy(source, spec)
     if start.startswith(EXR):
         return read_exr(read_bytes(source), spec)
-    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
-        limit_pixels(im, spec)
-        if im.mode[0] not in "IF" and not (im.mode == "L" and spec.depth_kind == "disparity"):
-            raise MediaError(f"a picture of mode {im.mode}, not a depth map: use 16-bit grey PNG")
-        return np.asarray(im)
+    with open_binary(source) as file:
+        if start[:4] in tiff.MARKS:
+            page = tiff.read_page(file, spec.max_pixels)
+            if page.readable:
+                _one_plane(page.samples, page.bits, spec)
+                if page.photometric == tiff.PALETTE:
+                    raise MediaError(f"a picture of a palette, not a depth map: {SAVE}")
+                return deep_picture.turned(tiff.numbers_of(page, file)[..., 0], page.orientation)
+        elif start.startswith(b"P") and (header := netpbm.read_header(file, spec.max_pixels)):
+            _one_plane(header.channels, header.largest.bit_length() or 32, spec)
+            return netpbm.read_numbers(file, header)[..., 0]
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as im:
+            limit_pixels(im, spec)
+            if im.mode[0] not in "IF" and not (im.mode == "L" and spec.depth_kind == "disparity"):
+                raise MediaError(f"a picture of mode {im.mode}, not a depth map: {SAVE}")
+            im.load()
+            values = np.asarray(im)
+            if im.format == "JPEG2000":
+                return _as_stored(values, read_bytes(source))
+            # Pillow turns a TIFF itself.
+            return deep_picture.turned(values, 1 if im.format == "TIFF" else orientation_of(im))
+
+
+def _one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
+    """Raises MediaError for colours, and for 8 bits that are no disparity."""
+    if channels != 1:
+        raise MediaError(f"a picture of {channels} channels, not a depth map: {SAVE}")
+    if bits <= 8 and not (bits == 8 and spec.depth_kind == "disparity"):
+        raise MediaError(f"a picture of {bits} bits, not a depth map: {SAVE}")
+
+
+def _as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
+    """What a JPEG 2000 file holds: Pillow scales its numbers to 8 or 16 bits (ITU-T T.800, A.5.1: the marker SIZ)."""
+    place = data.find(b"\xff\x4f\xff\x51")
+    depth = data[place + 42] if 0 <= place < len(data) - 42 else 0x80
+    if depth & 0x80 or depth >= 16:
+        raise MediaError(f"a JPEG 2000 file of signed numbers or more than 16 bits: {SAVE}")
+    return values >> (8 * values.dtype.itemsize - 1 - depth)
 
 
 def _npy(source: Source, spec: VisualSpec) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -13,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import jpeg, native
+from mmcl_fast.media import deep_picture, jpeg, native
 from mmcl_fast.media.arrow import planes
-from mmcl_fast.media.source import FORMATS, Source, open_av, open_binary, read_bytes
+from mmcl_fast.media.source import FORMATS, Source, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View, fit, region
 
@@ -32,20 +31,25 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         file = stack.enter_context(open_binary(source))
         if not whole and (small := _plain_jpeg(file, spec, view)) is not None:
             return small[None]
+        if (own := deep_picture.read(file, spec.max_pixels)) is not None:
+            return _fitted(own, spec, view)[None]
+        file.seek(0)
         im = stack.enter_context(Image.open(file, formats=FORMATS))
         limit_pixels(im, spec)
-        if deep(im):
-            return fit(_deep_rgb(source), spec, view)[None]
-        if im.format == "PNG" and not whole and _shrinks(im, spec, view) and (pixels := _png(source, im)) is not None:
+        if im.format == "PNG" and deep(im):
+            return _fitted(_deep_png(source, im), spec, view)[None]
+        fast = im.format == "PNG" and not whole and _shrinks(*im.size, spec, view)
+        if fast and (pixels := _png(source, im)) is not None:
             return _shrink(pixels, spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole and (factor := _spare(*im.size, spec, view)) >= 2:
             im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
+        scale_clear_grey(im)
         im.load()
         if im.mode.startswith("I;16"):
-            grey = torch.from_numpy(np.asarray(im).astype(np.float32) / 65535)
-            return fit(grey.expand(3, *grey.shape), spec, view)[None]
+            grey = np.asarray(im)[..., None]
+            return _fitted(deep_picture.on_white(grey, 65535, None), spec, view)[None]
         if im.mode in ("I", "F"):
-            raise MediaError(f"a picture of mode {im.mode} has no fixed white: save it with 8 or 16 bits")
+            raise MediaError(f"a picture of mode {im.mode} {deep_picture.NO_WHITE}")
         turned = upright(im)
         return square(turned, spec, view)[None]
 
@@ -75,7 +79,7 @@ def square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
     from PIL import Image
 
     im = to_rgb(im)
-    if _shrinks(im, spec, view):
+    if _shrinks(*im.size, spec, view):
         return _shrink(planes(im), spec, view)
     box = region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
@@ -85,9 +89,19 @@ def square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def _shrinks(im: Picture, spec: VisualSpec, view: View) -> bool:
+def _fitted(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor:
+    """``[H, W, 3]`` to ``[3, size, size]``: uint8 stays so, float32 too."""
+    from PIL import Image
+
+    if pixels.dtype == np.uint8 and not _shrinks(pixels.shape[1], pixels.shape[0], spec, view):
+        return square(Image.fromarray(pixels), spec, view)
+    planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
+    return _shrink(planes, spec, view) if pixels.dtype == np.uint8 else fit(planes, spec, view)
+
+
+def _shrinks(width: int, height: int, spec: VisualSpec, view: View) -> bool:
     """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
-    return native.kernels() is not None or region(*im.size, spec, view) == (0, 0, *im.size)
+    return native.kernels() is not None or region(width, height, spec, view) == (0, 0, width, height)
 
 
 def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
@@ -129,7 +143,7 @@ def upright(im: Picture) -> Picture:
         7: turn.TRANSVERSE,
         8: turn.ROTATE_90,
     }
-    move = moves.get(im.getexif().get(0x0112, 1))
+    move = moves.get(orientation_of(im))
     return im if move is None else im.transpose(move)
 
 
@@ -147,12 +161,9 @@ def _png(source: Source, im: Picture) -> Tensor | None:
     """
     if im.mode != "RGB":
         return None
-    data, at = read_bytes(source), 8
-    while at + 8 <= len(data):
-        size, name = struct.unpack_from(">I4s", data, at)
-        if name in (b"tRNS", b"acTL", b"eXIf") or data.startswith((b"Raw profile", b"XML:com.adobe"), at + 8):
-            return None  # transparent, animated, perhaps turned
-        at += size + 12
+    data = read_bytes(source)
+    if deep_picture.png_chunks(data) & {b"tRNS", b"acTL", deep_picture.ORIENTATION}:
+        return None
     import av
 
     decoder = av.CodecContext.create("png", "r")
@@ -167,17 +178,34 @@ def _png(source: Source, im: Picture) -> Tensor | None:
 
 
 def deep(im: ImageFile) -> bool:
-    """16 bits a channel in colour, or grey with alpha: Pillow would drop the low byte silently."""
-    if not im.tile or im.mode not in ("RGB", "RGBA", "LA"):
+    """16 bits a channel: Pillow would drop the low byte of colours silently."""
+    if not im.tile or im.mode not in ("RGB", "RGBA", "LA", "I;16", "I"):
         return False
     args = im.tile[0][3]
     raw = args[0] if isinstance(args, tuple) and args else args
     return isinstance(raw, str) and ";16" in raw
 
 
-def _deep_rgb(source: Source) -> Tensor:
-    """``[3, H, W]`` float in 0..1 from 16 bits a channel, alpha on white."""
-    with open_av(source) as container:
-        pixels = next(container.decode(video=0)).to_ndarray(format="rgba64le")
-    values = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1) / 65535
-    return values[:3] * values[3:] + (1 - values[3:])
+def _deep_png(source: Source, im: ImageFile) -> np.ndarray:
+    """A PNG of 16 bits to float32 ``[H, W, 3]`` in 0..1, upright and on white."""
+    data = read_bytes(source)
+    values = deep_picture.png_numbers(data)
+    if values.shape[1::-1] != im.size:
+        raise MediaError("a PNG whose header states another size than its pixels have: replace the file")
+    samples = values.shape[2]
+    pixels = deep_picture.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
+    if deep_picture.ORIENTATION in deep_picture.png_chunks(data):
+        pixels = deep_picture.turned(pixels, orientation_of(im))
+    return np.ascontiguousarray(pixels)
+
+
+def orientation_of(im: Picture) -> int:
+    """By EXIF (tag 0x0112) or XMP, 1 where neither says it; of a PNG all is decoded, as it may come last."""
+    return im.getexif().get(0x0112, 1)
+
+
+def scale_clear_grey(im: ImageFile) -> None:
+    """Brings the transparent grey of a PNG of 2 or 4 bits to the 8 bits that Pillow makes of its pixels."""
+    if im.format == "PNG" and im.mode == "L" and im.tile and isinstance(clear := im.info.get("transparency"), int):
+        bits = {"L;2": 2, "L;4": 4}.get(str(im.tile[0][3]), 8)
+        im.info["transparency"] = clear * 255 // ((1 << bits) - 1)
