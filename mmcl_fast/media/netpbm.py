@@ -1,0 +1,161 @@
+"""PBM, PGM, PPM, PAM and PFM as the numbers that they hold. The formats: https://netpbm.sourceforge.net/doc/
+
+Pillow rescales every sample to 255 or 65535, which changes what a depth map says, and knows no PAM.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from mmcl_fast.errors import MediaError
+
+MARK = re.compile(rb"P[1-7Ff][\s#]")
+HEADER = 1 << 16  # bytes; a longer one is none
+COLOURS = {1: "GRAYSCALE", 2: "GRAYSCALE_ALPHA", 3: "RGB", 4: "RGB_ALPHA"}  # of PAM, by its depth
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first picture of a file says of itself.
+
+    Attributes:
+        kind: b"1" to b"7", b"f" or b"F", the mark's second letter.
+        channels: of a pixel, the last one alpha where ``alpha`` is set.
+        largest: the number that means white, and the largest allowed; 0 for floats.
+        ink: 1 is black, as in PBM.
+        big_endian: of floats.
+        end: bytes of the header.
+    """
+
+    kind: bytes
+    width: int
+    height: int
+    channels: int
+    largest: int
+    alpha: bool
+    ink: bool
+    big_endian: bool
+    end: int
+
+
+def read_header(file: BinaryIO, max_pixels: int) -> Header | None:
+    """The header of a file at its start; None where the file is of another format, such as a text.
+
+    Raises MediaError where the picture has more than ``max_pixels`` pixels.
+    """
+    file.seek(0)
+    start = file.read(HEADER)
+    if not MARK.match(start):
+        return None
+    header = _pam(start) if start.startswith(b"P7") else _pnm(start)
+    if header is None:
+        return None
+    if header.width * header.height > max_pixels:
+        raise MediaError(
+            f"{header.width} x {header.height} pixels, the limit is {max_pixels}: make it smaller or raise max_pixels"
+        )
+    return header
+
+
+def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
+    """``[H, W, channels]`` as they are stored: uint8, uint16, or float32 with the upper row first.
+
+    Raises MediaError where there are fewer numbers, or larger ones than the header allows.
+    """
+    shape, name = (header.height, header.width, header.channels), f"P{header.kind.decode()}"
+    count = math.prod(shape)
+    file.seek(header.end)
+    if header.kind in (b"1", b"2", b"3"):
+        values = _digits(file.read(), header.kind == b"1", count)
+        values = values[:count].astype(np.uint16 if header.largest > 255 else np.uint8)
+    elif header.kind == b"4":
+        row = -(-header.width // 8)
+        packed = np.frombuffer(file.read(row * header.height), np.uint8)
+        if len(packed) == row * header.height:
+            packed = np.unpackbits(packed.reshape(header.height, row), axis=1, count=header.width)
+        values = packed.reshape(-1)[:count]
+    else:
+        dtype = np.dtype(np.uint8 if header.largest < 256 else ">u2")
+        if not header.largest:
+            dtype = np.dtype(">f4" if header.big_endian else "<f4")
+        data = file.read(count * dtype.itemsize)
+        values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
+    if len(values) < count:
+        raise MediaError(f"a {name} file that ends after {len(values)} of {count} numbers: cut short, replace it")
+    values = values.reshape(shape).astype(values.dtype.newbyteorder("="), copy=False)
+    if not header.largest:
+        return values[::-1].copy()
+    if values.size and header.largest not in (255, 65535) and (most := int(values.max())) > header.largest:
+        raise MediaError(f"a {name} file that holds {most}, above its largest value {header.largest}: save it anew")
+    return values
+
+
+def _pnm(start: bytes) -> Header | None:
+    kind = start[1:2]
+    fields, end = _fields(start, 2 if kind in (b"1", b"4") else 3, ascii_body=kind in (b"1", b"2", b"3"))
+    if fields is None:
+        return None
+    try:
+        width, height = int(fields[0]), int(fields[1])
+        scale = float(fields[2]) if kind in (b"f", b"F") else 1.0
+        largest = int(fields[2]) if kind in (b"2", b"3", b"5", b"6") else int(kind in (b"1", b"4"))
+    except ValueError:
+        return None
+    if min(width, height) < 1 or not (largest in range(1, 65536) or kind in (b"f", b"F")) or not abs(scale) > 0:
+        return None
+    channels = 3 if kind in (b"3", b"6", b"F") else 1
+    return Header(kind, width, height, channels, largest, False, kind in (b"1", b"4"), scale > 0, end)
+
+
+def _fields(start: bytes, count: int, ascii_body: bool) -> tuple[list[bytes] | None, int]:
+    """The ``count`` words behind the mark, comments left out, and where the numbers begin."""
+    fields: list[bytes] = []
+    place = 2
+    for word in re.finditer(rb"#[^\r\n]*|[^\s#]+", start[2:]):
+        if not word.group().startswith(b"#"):
+            fields.append(word.group())
+        place = word.end() + 2
+        if len(fields) == count:
+            break
+    if len(fields) < count:
+        return None, 0
+    return fields, place + (not ascii_body)  # one byte of white space ends it
+
+
+def _pam(start: bytes) -> Header | None:
+    end = re.search(rb"\nENDHDR[ \t\r]*\n", start)
+    if not end:
+        return None
+    words = {}
+    for line in start[2 : end.start()].splitlines():
+        name, _, value = line.strip().partition(b" ")
+        words[name] = words[name] + b" " + value.strip() if name in words else value.strip()
+    try:
+        width, height, depth, largest = (int(words[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"))
+    except (KeyError, ValueError):
+        return None
+    if min(width, height, depth) < 1 or largest not in range(1, 65536):
+        return None
+    kind = words.get(b"TUPLTYPE", b"").decode("ascii", "replace") or COLOURS.get(depth, "")
+    wanted = {"BLACKANDWHITE": 1, "BLACKANDWHITE_ALPHA": 2} | {name: number for number, name in COLOURS.items()}
+    if wanted.get(kind) != depth:
+        raise MediaError(f"a PAM file of {depth} channels called {kind or 'nothing'!r}: save it as PNG")
+    return Header(b"7", width, height, depth, largest, kind.endswith("_ALPHA"), False, False, end.end())
+
+
+def _digits(text: bytes, bits: bool, count: int) -> np.ndarray:
+    """The numbers of a plain file; those of a PBM need no space between them."""
+    text = re.sub(rb"#[^\r\n]*", b" ", text)
+    words = [*b"".join(text.split())[:count]] if bits else text.split(None, count)[:count]
+    try:
+        values = np.array([word - 48 for word in words] if bits else [int(word) for word in words], np.int64)
+    except ValueError:
+        raise MediaError("a plain netpbm file that holds more than numbers: save it anew") from None
+    if values.size and not 0 <= values.min() <= values.max() < 65536 - 65534 * bits:
+        raise MediaError("a plain netpbm file that holds numbers out of range: save it anew")
+    return values

@@ -1,0 +1,291 @@
+"""The first page of a TIFF as the numbers that it holds. The format: TIFF 6.0, and BigTIFF for 64-bit places.
+
+Pillow knows some layouts of 16 bits only, and ffmpeg leaves tiles black. Both lack signs, floats or planes of others.
+So this module takes the directory, the byte order, the predictor and the planes. Pillow only undoes the compression.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+
+from mmcl_fast.errors import MediaError
+
+MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
+COMPRESSIONS = (NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+SAMPLES = 32  # at most; more are the bands of a spectrometer
+SHORT, LONG = 3, 4
+INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
+SAVE = "save it as PNG, or as TIFF with LZW or deflate"
+
+
+@dataclass(frozen=True)
+class Page:
+    """The first directory of a file.
+
+    Attributes:
+        bits: of a sample.
+        form: of a sample: UNSIGNED, SIGNED or FLOAT.
+        photometric: what the numbers mean: WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK or another number.
+        extra: what the samples behind the colours are: 1 premultiplied alpha, 2 alpha, others unknown.
+        block: height and width of a strip or tile.
+        places, sizes: of the strips or tiles in the file, in bytes.
+        palette: 16-bit red, green and blue of each number, one colour after the other.
+    """
+
+    order: str
+    width: int
+    height: int
+    samples: int
+    bits: int
+    form: int
+    photometric: int
+    compression: int
+    predictor: int
+    planar: bool
+    extra: tuple[int, ...]
+    orientation: int
+    fill_order: int
+    tiled: bool
+    block: tuple[int, int]
+    places: tuple[int, ...]
+    sizes: tuple[int, ...]
+    palette: tuple[int, ...]
+
+    @property
+    def readable(self) -> bool:
+        """Whether ``numbers`` takes it; Pillow reads fax codes, JPEG and YCbCr."""
+        return (
+            self.compression in COMPRESSIONS
+            and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK)
+            and self.form in (UNSIGNED, SIGNED, FLOAT)
+        )
+
+
+def read_page(file: BinaryIO, max_pixels: int) -> Page:
+    """The first directory.
+
+    Raises MediaError where the directory is broken or the picture has more than ``max_pixels`` pixels.
+    """
+    order, directory = _directory(file)
+
+    def numbers(tag: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
+        found = directory.get(tag) or default
+        if not found:
+            raise MediaError(f"a TIFF without the field {tag}: replace the file")
+        return tuple(found)
+
+    (width, *_), (height, *_) = numbers(256), numbers(257)
+    if width < 1 or height < 1:
+        raise MediaError(f"a TIFF of {width} x {height} pixels: replace the file")
+    if width * height > max_pixels:
+        raise MediaError(f"{width} x {height} pixels, the limit is {max_pixels}: make it smaller or raise max_pixels")
+    samples, bits, forms = numbers(277, (1,))[0], set(numbers(258, (1,))), set(numbers(339, (1,)))
+    if len(bits) > 1 or len(forms) > 1:
+        raise MediaError(f"a TIFF whose channels have {sorted(bits)} bits: {SAVE}")
+    if not 1 <= samples <= SAMPLES:
+        raise MediaError(f"a TIFF of {samples} channels, the limit is {SAMPLES}: save those that are a picture")
+    tiled = 322 in directory
+    block = (numbers(323)[0], numbers(322)[0]) if tiled else (min(numbers(278, (height,))[0], height), width)
+    if min(block) < 1 or math.prod(block) > 4 * max(max_pixels, 1 << 20):
+        raise MediaError(f"a TIFF in blocks of {block[1]} x {block[0]} pixels: replace the file")
+    return Page(
+        order=order,
+        width=width,
+        height=height,
+        samples=samples,
+        bits=bits.pop(),
+        form={4: UNSIGNED}.get(form := forms.pop(), form),
+        photometric=numbers(262, (BLACK_IS_ZERO if samples < 3 else RGB,))[0],
+        compression=numbers(259, (NONE,))[0],
+        predictor=numbers(317, (1,))[0],
+        planar=samples > 1 and numbers(284, (1,))[0] == 2,
+        extra=numbers(338) if 338 in directory else (),
+        orientation=numbers(274, (1,))[0],
+        fill_order=numbers(266, (1,))[0],
+        tiled=tiled,
+        block=block,
+        places=numbers(324 if tiled and 324 in directory else 273),
+        sizes=numbers(325 if tiled and 325 in directory else 279, (0,)),
+        palette=numbers(320, (0,)),
+    )
+
+
+def _directory(file: BinaryIO) -> tuple[str, dict[int, tuple[int, ...]]]:
+    """Byte order, and the whole numbers by their tag; text, fractions and floats are passed over."""
+    start = _part(file, 0, 16)
+    order, big = ("<" if start.startswith(b"II") else ">"), b"+" in start[2:4]
+    pointer, counter, slot, room = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
+    (place,) = struct.unpack_from(order + pointer, start, room)
+    (count,) = struct.unpack(order + counter, _part(file, place, struct.calcsize(counter)))
+    entries = _part(file, place + struct.calcsize(counter), slot * min(count, 1 << 16))
+    found: dict[int, tuple[int, ...]] = {}
+    for at in range(0, len(entries), slot):
+        tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", entries, at)
+        if kind not in INTEGERS:
+            continue
+        size = struct.calcsize(INTEGERS[kind]) * length
+        packed = entries[at + slot - room : at + slot - room + size]
+        if size > room:
+            packed = _part(file, struct.unpack_from(order + pointer, entries, at + slot - room)[0], size)
+        found[tag] = struct.unpack(f"{order}{length}{INTEGERS[kind]}", packed)
+    return order, found
+
+
+def _part(file: BinaryIO, place: int, size: int) -> bytes:
+    """These bytes. Raises MediaError where the file has fewer."""
+    end = file.seek(0, io.SEEK_END)
+    if place + size > end:
+        raise MediaError(f"a TIFF that ends at byte {end} and needs {place + size}: cut short, replace the file")
+    file.seek(place)
+    return file.read(size)
+
+
+def numbers_of(page: Page, file: BinaryIO) -> np.ndarray:
+    """``[H, W, samples]`` as they are stored, in this machine's byte order, not turned: uint8 to 64, int or float.
+
+    Bits that are no whole bytes become the next larger unsigned integer. Raises MediaError for a layout or a number
+    format that it does not know, and where the file does not hold all blocks.
+    """
+    dtype = _dtype(page)
+    channels = 1 if page.planar else page.samples
+    rows, columns = page.block
+    down, across = -(-page.height // rows), -(-page.width // columns)
+    count, planes = down * across, page.samples if page.planar else 1
+    if len(page.places) < count * planes:
+        raise MediaError(f"a TIFF with {len(page.places)} of {count * planes} blocks: cut short, replace the file")
+    row_bytes = -(-columns * channels * page.bits // 8)
+    result = np.empty((page.height, page.width, page.samples), dtype.newbyteorder("="))
+    for plane in range(planes):
+        blocks = slice(plane * count, (plane + 1) * count)
+        # Tiles are padded to their full height, the last strip is not.
+        height = rows * count if page.tiled else page.height
+        raw = _bytes_of(page, file, blocks, height, row_bytes)
+        into = result[..., plane : plane + 1] if page.planar else result
+        for i in range(count):
+            top, left = i // across * rows, i % across * columns
+            part = raw[i * rows : (i + 1) * rows]
+            values = _samples(page, part, columns, channels, dtype)
+            bottom, right = min(top + rows, page.height), min(left + columns, page.width)
+            into[top:bottom, left:right] = values[: bottom - top, : right - left]
+    return result
+
+
+def _dtype(page: Page) -> np.dtype:
+    """Of a sample as it is stored, or as it is unpacked to."""
+    kind = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(page.form)
+    whole = page.bits in (8, 16, 32, 64)
+    if kind == "u" and 1 <= page.bits < 16 and not whole:
+        return np.dtype(np.uint8 if page.bits < 8 else np.uint16)
+    if kind is None or not whole or (kind == "f" and page.bits == 8):
+        raise MediaError(f"a TIFF of {page.bits} bits a channel in sample format {page.form}: {SAVE}")
+    return np.dtype(f"{page.order}{kind}{page.bits // 8}")
+
+
+def _bytes_of(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes: int) -> np.ndarray:
+    """The blocks of one plane one below the other, without compression: uint8 ``[height, row_bytes]``."""
+    places, sizes, rows = page.places[blocks], page.sizes[blocks], page.block[0]
+    wanted = [min(rows, height - i * rows) * row_bytes for i in range(len(places))]
+    if len(sizes) < len(places) or 0 in sizes:  # some writers leave them out
+        if page.compression != NONE and len(places) > 1:
+            raise MediaError("a TIFF that does not state its blocks' sizes: save it anew")
+        sizes = (max(file.seek(0, io.SEEK_END) - places[0], 0),)
+    parts = [_part(file, *one) for one in zip(places, wanted if page.compression == NONE else sizes)]
+    if page.compression in (DEFLATE, OLD_DEFLATE):
+        if page.fill_order == 2:
+            parts = [part.translate(REVERSED) for part in parts]
+        parts = [_inflated(part, need) for part, need in zip(parts, wanted)]
+    elif page.compression != NONE:
+        return _expanded(page, parts, height, row_bytes)
+    joined = np.frombuffer(b"".join(parts), np.uint8).reshape(height, row_bytes)
+    if page.fill_order == 2 and page.compression == NONE:
+        return np.frombuffer(REVERSED, np.uint8)[joined]
+    return joined
+
+
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _inflated(part: bytes, need: int) -> bytes:
+    found = zlib.decompressobj().decompress(part, need)
+    if len(found) < need:
+        raise MediaError("a TIFF whose block is cut short: replace the file")
+    return found
+
+
+def _expanded(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -> np.ndarray:
+    """Undoes a compression by libtiff: the same blocks, as the strips of a grey picture of bytes."""
+    from PIL.TiffImagePlugin import TiffImageFile
+
+    place, places = 8, []
+    for part in parts:
+        places.append(place)
+        place += len(part)
+    fields = (
+        (256, LONG, [row_bytes]),
+        (257, LONG, [height]),
+        (258, SHORT, [8]),
+        (259, SHORT, [page.compression]),
+        (262, SHORT, [BLACK_IS_ZERO]),
+        (266, SHORT, [page.fill_order]),
+        (273, LONG, places),
+        (277, SHORT, [1]),
+        (278, LONG, [page.block[0]]),
+        (279, LONG, [len(part) for part in parts]),
+    )
+    place += place % 2
+    behind = place + 2 + 12 * len(fields) + 4
+    directory, tail = bytearray(struct.pack("<H", len(fields))), b""
+    for tag, kind, numbers in fields:
+        packed = struct.pack(f"<{len(numbers)}{'H' if kind == SHORT else 'I'}", *numbers)
+        if len(packed) > 4:
+            packed, tail = struct.pack("<I", behind + len(tail)), tail + packed
+        directory += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
+    body = b"".join(parts)
+    made = struct.pack("<2sHI", b"II", 42, place) + body + bytes(place - 8 - len(body)) + directory + bytes(4) + tail
+    # Not by Image.open, which counts these bytes as pixels and refuses many.
+    with TiffImageFile(io.BytesIO(made)) as im:
+        return np.asarray(im)
+
+
+def _samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
+    """Bytes ``[rows, row_bytes]`` to samples ``[rows, columns, channels]``, the predictor undone."""
+    rows = len(raw)
+    if page.bits in (8, 16, 32, 64):
+        if page.predictor == 3:
+            return _floats(raw, columns, channels, dtype)
+        values = np.ascontiguousarray(raw).view(dtype).reshape(rows, columns, channels)
+        if page.predictor == 2:
+            whole = np.dtype(f"u{dtype.itemsize}")
+            differences = values.view(whole.newbyteorder(page.order)).astype(whole)
+            return np.cumsum(differences, axis=1, dtype=whole).view(dtype.newbyteorder("="))
+        if page.predictor == 1:
+            return values
+    elif page.predictor == 1:
+        flags = np.unpackbits(raw, axis=1, count=columns * channels * page.bits)
+        flags = flags.reshape(rows, columns, channels, page.bits)
+        values = np.zeros(flags.shape[:-1], dtype)
+        for bit in range(page.bits):
+            values = (values << 1) | flags[..., bit]
+        return values
+    raise MediaError(f"a TIFF of {page.bits} bits a channel with predictor {page.predictor}: {SAVE}")
+
+
+def _floats(raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
+    """Undoes predictor 3: of a row come the highest bytes of all numbers first, as differences."""
+    if dtype.kind != "f":
+        raise MediaError(f"a TIFF of whole numbers with predictor 3: {SAVE}")
+    rows, step = len(raw), channels
+    summed = np.cumsum(raw.reshape(rows, -1, step), axis=1, dtype=np.uint8)
+    split = summed.reshape(rows, dtype.itemsize, columns * channels).transpose(0, 2, 1)
+    return np.ascontiguousarray(split).view(dtype.newbyteorder(">")).reshape(rows, columns, channels)
