@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media import formats
+from mmcl_fast.media.formats import DEMUXERS
+from mmcl_fast.media.formats import FORMATS as FORMATS
 from mmcl_fast.media.spec import VisualSpec
 
 if TYPE_CHECKING:
@@ -46,17 +49,8 @@ class Slice:
 
 Source = Union[str, Path, bytes, Slice]
 
+CONVERT = "convert it to mp4, mkv, wav or flac"
 WHOLE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
-
-# Demuxers that may open: no playlists, no concatenation, nothing that reaches for other files or the network.
-DEMUXERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,m4v,h264,hevc,obu,ivf,flv,asf,"
-    "ogg,mp3,aac,flac,wav,w64,aiff,caf,amr,ac3,eac3,png_pipe,tiff_pipe"
-)
-
-
-# Picture formats that may open: no EPS, which runs another program; no TGA, which has no mark to know it by.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 
 
 def name_of(source: Source) -> str:
@@ -170,18 +164,21 @@ class _Window(io.RawIOBase):
 
 
 def open_av(source: Source) -> InputContainer:
-    """An av container; a name with a colon is a file's name, not a protocol."""
+    """An av container; a name with a colon is a file's name, not a protocol.
+
+    Raises MediaError for a format that is known and not read, such as HEIC, of which FFmpeg shows a part as a film.
+    """
     import av
 
+    row = formats.recognise(head(source, formats.HEAD))
+    if row is not None and not row.library:
+        raise MediaError(row.refusal)
     target = "file:" + os.path.abspath(source) if is_file(source) else open_binary(source)
-    return av.open(
-        target, "r", options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS}, metadata_errors="replace"
-    )
-
-
-def is_cover(stream: Any) -> bool:
-    """Whether a video stream is a picture attached to a recording."""
-    return "attached_pic" in str(stream.disposition)
+    options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    try:
+        return av.open(target, "r", options=options, metadata_errors="replace")
+    except av.ArgumentError:  # a demuxer that is not on the list
+        raise MediaError(f"neither a film nor a sound of a format that is read: {CONVERT}") from None
 
 
 def limit_seconds(seconds: float, spec: VisualSpec) -> None:

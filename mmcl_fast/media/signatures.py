@@ -1,0 +1,162 @@
+"""Tests of a file's first bytes, stricter than the letters that it begins with.
+
+Each takes the first bytes, 64 KiB where the file has so many. A sentence that begins with a mark's letters fails them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Callable
+
+HEAD = 1 << 16  # bytes of a file that recognition looks at
+Test = Callable[[bytes], bool]
+
+AVIF_BRANDS = frozenset((b"avif", b"avis"))
+HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 avci avcs jpeg j2ki vvic evbi".split())
+BOXES = frozenset(b"ftyp moov mdat free skip wide styp sidx moof uuid pnot meta udta junk prfl emsg".split())
+# Control characters that no text needs; tabs, line ends, form feeds and escapes are in texts.
+CONTROL_BYTES = bytes((*range(9), *range(14, 27), *range(28, 32), 127))
+CONTROLS = re.compile(b"[" + re.escape(CONTROL_BYTES) + b"]")
+GAP = rb"(?:#[^\n]*\n|\s)+"
+PNM = re.compile(rb"(?:P[1-6fF]|P0CMYK|PyP|PyRGBA|PyCMYK)[\s#]")
+PLAIN_PNM = re.compile(rb"P[123]\s(?:#[^\n]*\n|[\d\s])+")
+BITMAP = re.compile(rb"P(4)" + GAP + rb"(\d+)" + GAP + rb"(\d+)\s")
+PACKED_PNM = re.compile(rb"P([56])" + GAP + rb"(\d+)" + GAP + rb"(\d+)" + GAP + rb"(\d+)\s")
+
+
+def at(place: int, mark: bytes) -> Test:
+    """``mark`` at byte ``place``."""
+    return lambda start: start.startswith(mark, place)
+
+
+def holds(*marks: bytes) -> Test:
+    """One of ``marks`` anywhere."""
+    return lambda start: any(mark in start for mark in marks)
+
+
+def brand(*names: bytes) -> Test:
+    """The major brand of an ISO base media file."""
+    return lambda start: start[4:8] == b"ftyp" and start[8:12] in names
+
+
+def brands(start: bytes) -> frozenset[bytes]:
+    """The major and the compatible brands of an ``ftyp`` box; none where the file does not begin with one."""
+    if start[4:8] != b"ftyp":
+        return frozenset()
+    end = min(int.from_bytes(start[:4], "big"), 512)
+    return frozenset((start[8:12], *(start[place : place + 4] for place in range(16, end - 3, 4))))
+
+
+def avif(start: bytes) -> bool:
+    return bool(brands(start) & AVIF_BRANDS)
+
+
+def heif(start: bytes) -> bool:
+    """HEIF that holds another codec than AV1: its major brand is one of HEIF's (ISO 23008-12)."""
+    return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS and not avif(start)
+
+
+def id3(start: bytes) -> bool:
+    """Version 2 to 4, flags of that version and a size of 7 bits a byte (ID3v2.4, section 3.1)."""
+    return len(start) >= 10 and start[3] in (2, 3, 4) and not start[5] & 0x0F and max(start[6:10]) < 128
+
+
+def aiff(start: bytes) -> bool:
+    return start[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV")
+
+
+def mpeg_sync(start: bytes) -> bool:
+    """The eleven set bits that begin a frame of MPEG audio."""
+    return len(start) > 1 and start[1] & 0xE0 == 0xE0
+
+
+def box(start: bytes) -> bool:
+    """A box that begins ISO base media (ISO 14496-12) or a QuickTime film; other boxes of QuickTime too."""
+    size = int.from_bytes(start[:4], "big")
+    return start[4:8] in BOXES and (size in (0, 1) or size >= 8)
+
+
+def icon(start: bytes) -> bool:
+    """One to 99 pictures, a reserved zero and at most 256 colours in the first entry."""
+    return len(start) > 22 and 0 < start[4] < 100 and start[5] == 0 and start[9] == 0
+
+
+def flash(start: bytes) -> bool:
+    """The version is a small number."""
+    return len(start) > 8 and 0 < start[3] < 64
+
+
+def pnm(start: bytes) -> bool:
+    return PNM.match(start) is not None
+
+
+def written_pnm(start: bytes) -> bool:
+    """A portable picture in digits, or one whose bytes all happen to be printable."""
+    if PLAIN_PNM.fullmatch(start):
+        return True
+    if found := BITMAP.match(start):
+        size = -(-int(found[2]) // 8) * int(found[3])
+    elif found := PACKED_PNM.match(start):
+        size = int(found[2]) * int(found[3]) * (3 if found[1] == b"6" else 1) * (1 if int(found[4]) < 256 else 2)
+    else:
+        return False
+    return size + found.end() == len(start) or size + found.end() > len(start) == HEAD
+
+
+def lfs(start: bytes) -> bool:
+    return start.startswith(b"version https://git-lfs.github.com/spec/") and b"\noid sha256:" in start
+
+
+def annex(start: bytes) -> bool:
+    """One line that names an object of git-annex."""
+    return b"annex/objects/" in start[:200] and len(start) < 1000 and len(start.split()) == 1
+
+
+def utf8(start: bytes) -> bool:
+    """Whether it is the beginning of UTF-8 without zero bytes."""
+    if b"\0" in start:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=False)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def has_controls(start: bytes) -> bool:
+    """Whether there is a control character that no text needs. All binary formats have some, and often early."""
+    return CONTROLS.search(start[:1024]) is not None or len(start.translate(None, CONTROL_BYTES)) < len(start)
+
+
+def text_charset(start: bytes) -> str:
+    """``utf-8-sig``, or ``utf-16`` or ``utf-32`` where a byte order mark says so."""
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
+
+
+def marked_text(start: bytes) -> bool:
+    """UTF-16 or UTF-32 with a byte order mark, without control characters."""
+    charset = text_charset(start)
+    if charset == "utf-8-sig":
+        return False
+    try:
+        text = codecs.getincrementaldecoder(charset)().decode(start, final=False)
+    except UnicodeDecodeError:
+        return False
+    return not has_controls(text.encode("utf-8", "replace"))
+
+
+def unmarked_utf16(start: bytes) -> bool:
+    """Every second byte is zero and the others are printable: UTF-16 of Latin letters without a byte order mark."""
+    some = start[: min(len(start), 512) & ~1]
+    pairs = (some[1::2], some[::2]), (some[::2], some[1::2])
+    return len(some) >= 4 and any(not any(zeros) and CONTROLS.search(letters) is None for zeros, letters in pairs)
+
+
+def other_charset(start: bytes) -> bool:
+    """Bytes without control characters: so many are a text, in Latin-1, Shift JIS or another charset."""
+    return not has_controls(start) and (len(start) >= 64 or 2 * sum(byte < 0x80 for byte in start) > len(start))
