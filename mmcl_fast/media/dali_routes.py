@@ -14,16 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from mmcl_fast.media import picture
-from mmcl_fast.media import video as clips
+from mmcl_fast.media import deep_picture, picture
 from mmcl_fast.media.audio import plausible
-from mmcl_fast.media.source import FORMATS, Source, is_cover, open_av, read_bytes, size_of
+from mmcl_fast.media.clock import header_clock
+from mmcl_fast.media.display import UPRIGHT, shape_of_pixels, turn_of
+from mmcl_fast.media.source import FORMATS, Source, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.tracks import video_track
 from mmcl_fast.media.views import View, region
 
 MAX_FILE = 1 << 28  # bytes; larger files are not read whole into memory
 PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # not TIFF, JPEG 2000: DALI reads broken ones with holes in them
-EXIF_OF_PNG = ("Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 SOUNDS = ("WAV", "WAVEX", "FLAC", "OGG")
 CODECS = ("vp8", "vp9", "mjpeg")  # that DALI decodes without a GPU
 GPU_CODECS = ("h264", "hevc", "av1", "mpeg4", *CODECS)  # by NVDEC
@@ -79,12 +80,12 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
             ):  # but in XMP
                 return None
         elif im.format == "PNG":  # getexif would decode it
-            if not _ends(data, b"IEND\xaeB`\x82") or b"eXIf" in data or set(EXIF_OF_PNG) & set(im.info):
+            if not _ends(data, b"IEND\xaeB`\x82") or _may_be_turned(data):
                 return None
         elif im.format == "WEBP":
             if data[12:16] not in (b"VP8 ", b"VP8L") or _number(data[4:8]) + 8 != len(data):
                 return None
-        elif _number(data[2:6]) > len(data):  # BMP
+        elif _number(data[2:6]) > len(data) or not _plain_bmp(im):
             return None
         width, height = im.size if orientation not in (5, 6, 7, 8) else im.size[::-1]
         kind = (im.format, im.mode)
@@ -92,7 +93,7 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
 
 
 def depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """PNG of 16 bits in grey."""
+    """PNG of 16 bits in grey, not turned."""
     from PIL import Image
 
     data = _bytes(source, spec)
@@ -103,6 +104,7 @@ def depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
             or im.info.get("interlace")
             or getattr(im, "is_animated", False)
             or not _ends(data, b"IEND\xaeB`\x82")
+            or _may_be_turned(data)
         ):
             return None
         return Feed((_array(data),), im.width * im.height * 2, ("PNG", im.mode), view)
@@ -123,22 +125,24 @@ def audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
 
 
 def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """Upright mp4, mov, mkv and webm of 8 bits in 4:2:0, whose packets last as long as the header says.
+    """Upright mp4, mov, mkv and webm of 8 bits in 4:2:0 with one film, whose packets last as the header says.
 
     DALI 2.4's decoder can crash the process over a damaged file: so the first frame is decoded here, which also tells
     the rotation, container and frames must state one size, and AVI, with its index at the end, is left out.
     """
     data = _bytes(source, spec)
     with open_av(data) as container:
-        stream = container.streams.video[0]
-        context, clock = stream.codec_context, clips.clock_of(container, stream)
+        stream = video_track(container)
+        if stream is None or len(container.streams.video) > 1:  # DALI may take another one, such as a cover
+            return None
+        context, clock = stream.codec_context, header_clock(container, stream)
         width, height = context.width, context.height
         codec = {"libdav1d": "av1", "libvpx-vp9": "vp9"}.get(context.name, context.name)
         if (
             clock is None
-            or is_cover(stream)
+            or (spec.resize == "crop" and shape_of_pixels(stream) != 1)
             or width * height > spec.max_pixels
-            or clock.duration * clock.base > spec.max_seconds
+            or clock.seconds > spec.max_seconds
             or not _states(data, container, width, height)
             or codec not in (GPU_CODECS if gpu else CODECS)
         ):
@@ -146,7 +150,9 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         context.thread_count = 1
         times, frame = [], None
         for packet in container.demux(stream):
-            if packet.size and packet.pts is not None:
+            if packet.size:
+                if packet.pts is None or packet.is_discard:  # nothing says when it is shown, or it never is
+                    return None
                 times.append(packet.pts)
                 if packet.is_keyframe and not _sized(bytes(packet), codec, width, height):
                     return None
@@ -155,7 +161,7 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     end = clock.start + clock.duration
     if (
         frame is None
-        or frame.rotation
+        or turn_of(frame) != UPRIGHT
         or (frame.width, frame.height) != (width, height)
         or frame.format.name not in ("yuv420p", "yuvj420p")
         or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)
@@ -165,9 +171,8 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
     frames = np.array([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted], np.int32)
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
-    return Feed(
-        arrays, spec.frames * width * height * 3, (codec, frame.format.name), view, seconds=clock.duration * clock.base
-    )
+    cost = spec.frames * width * height * 3
+    return Feed(arrays, cost, (codec, frame.format.name), view, seconds=clock.seconds)
 
 
 ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}
@@ -181,6 +186,17 @@ def _bytes(source: Source, spec: VisualSpec) -> bytes:
 
 def _number(data: bytes) -> int:
     return int.from_bytes(data, "little")
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Whether a PNG may state an orientation, which DALI does not read; Pillow knows only what precedes the pixels."""
+    return deep_picture.ORIENTATION in deep_picture.png_chunks(data)
+
+
+def _plain_bmp(im: Any) -> bool:
+    """Whether a BMP has 24 bits, or 8 of grey, and no compression: others differ between readers."""
+    codec, _, _, how = im.tile[0]
+    return codec == "raw" and how[0] in ("BGR", "L")
 
 
 def _array(data: bytes) -> np.ndarray:

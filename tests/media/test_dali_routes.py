@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ from PIL import Image
 from mmcl_fast.media.dali_routes import LONG, ROUTES
 from mmcl_fast.media.views import View
 from tests.media.files import counting_video, jpeg, plain, png16, quarters, tone
+from tests.media.png_files import exif, png
 
 
 def routed(source, modality: str, gpu: bool = False, **values):
@@ -34,6 +36,12 @@ def turned(kind: str) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     return saved(quarters(), kind, exif=exif)
+
+
+def bmp32(image: Image.Image) -> bytes:
+    """A BMP of 32 bits a pixel, one of them unused."""
+    data, pixels = saved(image, "BMP"), np.pad(np.asarray(image)[::-1, :, ::-1], ((0, 0), (0, 0), (0, 1))).tobytes()
+    return b"BM" + struct.pack("<I", 54 + len(pixels)) + data[6:28] + b"\x20\0" + data[30:54] + pixels
 
 
 GOOD = {
@@ -58,6 +66,8 @@ OTHERS = {
     "16 bits of grey": saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG"),
     "16 bits of colour": png16(np.zeros((8, 8, 3), np.uint16), "rgb48"),
     "turned png": turned("PNG"),
+    "turned behind the pixels": png(np.zeros((8, 8, 3), int), bits=8, after=[exif(6)]),
+    "bmp of 32 bits": bmp32(quarters()),
     "cut png": saved(quarters(), "PNG")[:-1],
     "cut bmp": saved(quarters(), "BMP")[:-1],
     "cut webp": saved(quarters(), "WEBP")[:-1],
@@ -121,6 +131,8 @@ def test_depth():
     np.save(data, np.ones((8, 8), np.float32))
     for other in (
         data.getvalue(),
+        png(np.ones((8, 8), int), before=[exif(6)]),
+        png(np.ones((8, 8), int), after=[exif(6)]),
         saved(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
         GOOD["png"],
         saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG")[:-1],
