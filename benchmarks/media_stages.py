@@ -31,7 +31,7 @@ FUNCTIONS = {
     },
     "video": {
         "open": ["mmcl_fast.media.video.open_av"],
-        "decode": ["mmcl_fast.media.video._Frames.at"],
+        "decode": ["mmcl_fast.media.frames.FramesByTime.at"],
         "resize": ["mmcl_fast.media.video._scale"],
     },
     "audio": {

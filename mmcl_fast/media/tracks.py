@@ -14,8 +14,20 @@ DEFAULT = 0x1  # AV_DISPOSITION_DEFAULT
 DEPENDENT = 0x80000  # AV_DISPOSITION_DEPENDENT: an enhancement layer, which shows nothing by itself
 DEFAULT_BONUS = 5_000_000  # pixels or channels by which ffmpeg prefers a track that is marked as default
 # Codecs of pictures. A track of one such picture is a cover, whatever the container says about it.
-PICTURE_CODECS = frozenset(
-    "bmp dpx exr gif jpeg2000 jpegls jpegxl libopenjpeg mjpeg pbm pcx pgm png ppm sgi targa tiff webp".split()
+PICTURE_CODECS = (
+    "bmp",
+    "gif",
+    "jpeg2000",
+    "jpegls",
+    "libjxl",
+    "mjpeg",
+    "pbm",
+    "pcx",
+    "pgm",
+    "png",
+    "ppm",
+    "tiff",
+    "webp",
 )
 
 

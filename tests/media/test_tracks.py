@@ -24,7 +24,7 @@ def container_with(path: Path, *tracks: tuple) -> Path:
                 stream.pix_fmt = {"png": "rgb24", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
             stream.disposition = Disposition(flags)
             streams.append(stream)
-        for stream, (codec, count, size, _) in zip(streams, tracks, strict=True):
+        for stream, (_, count, size, _) in zip(streams, tracks, strict=True):
             if stream.type == "audio":
                 sound = np.zeros((1, 8000 * size), np.int16)
                 frame = av.AudioFrame.from_ndarray(sound, "s16", stream.layout.name)

@@ -1,0 +1,70 @@
+"""Animated pictures as films: GIF, PNG, WebP and AVIF, by Pillow."""
+
+from __future__ import annotations
+
+import bisect
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media.picture import square, upright
+from mmcl_fast.media.source import Source, limit_seconds, open_binary
+from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.views import View
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+STILL = "a still picture, not a video: move it to the image modality"
+SHORTEST = 10.0  # milliseconds; browsers show a frame that states no more for INSTEAD
+INSTEAD = 100.0
+MOST_FRAMES = 16  # times ``max_pixels``: the limit of all frames together
+
+
+def is_animation(start: bytes) -> bool:
+    """Whether a file that begins with these 64 bytes is of a format that Pillow animates."""
+    if start.startswith((b"GIF8", b"\x89PNG")) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
+        return True
+    brands = start[8:12] + start[16 : int.from_bytes(start[:4], "big")]  # ISO/IEC 14496-12, 4.3
+    return start[4:8] == b"ftyp" and bool({b"avif", b"avis"} & {brands[i : i + 4] for i in range(0, len(brands), 4)})
+
+
+def frame_numbers(im: Picture) -> range:
+    """The frames of an open picture that belong to its animation; fewer than two: it is a still picture."""
+    # The default image of a PNG may stand outside of the animation (PNG, third edition, 4.9).
+    return range(1 if im.info.get("default_image") else 0, getattr(im, "n_frames", 1))
+
+
+def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
+    """uint8 ``[F, 3, size, size]``: transparency on white; each frame counts for its own duration."""
+    from PIL import Image
+
+    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
+        numbers = frame_numbers(im)
+        if len(numbers) < 2:
+            raise MediaError(STILL)
+        pixels = im.width * im.height
+        if pixels > spec.max_pixels or pixels * len(numbers) > MOST_FRAMES * spec.max_pixels:
+            raise MediaError(
+                f"{len(numbers)} frames of {im.width} x {im.height}, the limit in pixels is {spec.max_pixels} "
+                f"each, {MOST_FRAMES} times that in all: shrink it or raise max_pixels"
+            )
+        squares: list[Tensor] = []
+        ends: list[float] = []
+        for number in numbers:
+            im.seek(number)
+            im.load()
+            squares.append(square(upright(im), spec, view))
+            ends.append((ends[-1] if ends else 0.0) + _milliseconds(im))
+            limit_seconds(ends[-1] / 1000, spec)
+    times = ((i + 0.5) * ends[-1] / spec.frames for i in range(spec.frames))
+    return torch.stack([squares[min(bisect.bisect_right(ends, time), len(ends) - 1)] for time in times])
+
+
+def _milliseconds(im: Picture) -> float:
+    """How long the frame is shown that ``im`` stands at."""
+    stated = float(im.info.get("duration") or 0)
+    return stated if stated > SHORTEST else INSTEAD
