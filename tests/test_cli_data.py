@@ -86,6 +86,69 @@ def test_tables(tmp_path: Path) -> None:
     assert check(tmp_path / "mine.toml", 0) == found
 
 
+def test_all_that_is_wrong_in_one_go(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", classes=3, train=3, test=2, modalities=("image", "text"))
+    image = root / "image"
+    spoil = {
+        "equal-in-splits": lambda: shutil.copy(image / "train/class_0/0.png", image / "test/class_0/9.png"),
+        "two-labels": lambda: shutil.copy(image / "train/class_1/0.png", image / "train/class_2/9.png"),
+        "equal-in-class": lambda: shutil.copy(image / "train/class_1/1.png", image / "train/class_1/9.png"),
+        "empty": lambda: (image / "train/class_0/7.png").write_bytes(b""),
+        "undecodable": lambda: (image / "train/class_0/8.png").write_bytes(b"\x89PNG\r\n\x1a\nno more"),
+        "wrong-modality": lambda: (image / "val/class_0/8.png").write_bytes(b"a text in a folder of pictures"),
+        "missing": lambda: (image / "val/class_0/7.png").symlink_to(tmp_path / "nowhere.png"),
+        "loop": lambda: (image / "val/class_0/up").symlink_to(image),
+        "unknown-split": lambda: (image / "valid/class_0").mkdir(parents=True),
+        "unknown-modality": lambda: (root / "imgae").mkdir(),
+        "no-test-file": lambda: shutil.rmtree(image / "test/class_2"),
+        "no-training-file": lambda: shutil.rmtree(root / "text/train/class_2"),
+        "empty-class": lambda: (root / "text/train/class_3").mkdir(),
+        "alike-names": lambda: (root / "text/train/class_1").rename(root / "text/train/Class_1"),
+        "left-out": lambda: shutil.copy(image / "train/class_0/0.png", image / "train/beside.png"),
+        "passed-over": lambda: (image / "train/class_0/Thumbs.db").write_bytes(b"x"),
+    }
+    for fault in spoil.values():
+        fault()
+    out = tmp_path / "findings.jsonl"
+    result = call("data", "check", root, "--json", "-q", "--out", out, code=1)
+    found = json.loads(result.stdout)["findings"]
+    assert [json.loads(line) for line in out.read_text(encoding="ascii").splitlines()] == found
+    kinds = {finding["kind"] for finding in found}
+    assert kinds == {*spoil, "no-validation-file"}  # the last: of Class_1, which class_1 has
+    ranks = [finding["rank"] for finding in found]
+    assert ranks == sorted(ranks) and found[0]["kind"] == "unknown-modality"
+    of = {finding["kind"]: finding for finding in found}
+    assert of["equal-in-splits"]["key"] == "image/train/class_0/0.png"
+    assert of["equal-in-splits"]["others"] == ["image/test/class_0/9.png"]
+    assert of["two-labels"]["others"] == ["image/train/class_2/9.png"] and "'class_2'" in of["two-labels"]["reason"]
+    assert of["empty"]["path"] == str(image / "train/class_0/7.png")
+    assert "holds text" in of["wrong-modality"]["reason"]
+    assert of["unknown-split"]["reason"].endswith("use train, val, test") and "'val'" in of["unknown-split"]["reason"]
+    text = call("data", "check", root, "-q", code=1)
+    assert [line.partition(": ")[2] for line in text.stderr.splitlines()] == [finding["reason"] for finding in found]
+
+
+def test_much_of_one_kind_is_cut_short_in_print_only(root: Path, tmp_path: Path) -> None:
+    for number in range(9):
+        (root / f"image/train/class_1/new{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = call("data", "check", root, "-q", "--out", tmp_path / "all.jsonl", code=1)
+    lines = result.stderr.splitlines()
+    assert len([line for line in lines if "new" in line]) == 5
+    assert f"and 4 more of this kind (undecodable): {tmp_path / 'all.jsonl'} lists them" in result.stderr
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 11
+
+
+def test_what_leaves_no_sample_is_listed_too(tmp_path: Path) -> None:
+    write_folder(tmp_path / "data", classes=2, modalities=("image",))
+    (tmp_path / "data/image").rename(tmp_path / "data/images")
+    (tmp_path / "data/image").mkdir()
+    out = tmp_path / "all.jsonl"
+    result = call("data", "check", tmp_path / "data", "-q", "--out", out, code=2)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [finding["kind"] for finding in found] == ["unknown-modality", "empty-class"]
+    assert result.stderr.splitlines() == [f"error: {finding['reason']}" for finding in found]
+
+
 def test_what_is_no_source(tmp_path: Path) -> None:
     assert "nowhere" in error_of(call("data", "check", tmp_path / "nowhere", code=2))
     assert "nowhere.tar" in error_of(call("data", "check", tmp_path / "nowhere.tar", code=2))

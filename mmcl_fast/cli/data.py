@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmcl_fast.cli.common import Debug, Json, Quiet, console, data, guarded, print_json
-from mmcl_fast.errors import UserError
+from mmcl_fast.errors import StreamError, UserError
 
 if TYPE_CHECKING:
     from mmcl_fast.streams import Stream
+    from mmcl_fast.streams.findings import Findings
 
+SHOWN = 5  # findings of a kind that are printed
 ENDINGS = {"tar": (".tar",), "table": (".csv", ".tsv")}  # of what a folder or file is read as; a config can say more
 
 
@@ -31,7 +33,7 @@ def data_check(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write what is broken, and why, as JSONL.", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="Write all that is wrong as JSONL.", show_default=False)
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Decoding threads; all cores where left out.", show_default=False)
@@ -43,25 +45,31 @@ def data_check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read data as a stream, decode every file, and say all that is wrong.
+    """Read data as a stream, decode every file, and say all that is wrong, the most harmful first.
 
-    The exit code is 1 where a file does not decode.
+    The exit code is 1 where something is wrong with files or classes, and 2 where no sample can be read.
 
-    Example: `mmcl-fast data check demo/manifest.jsonl --out broken.jsonl`
+    Example: `mmcl-fast data check demo/manifest.jsonl --out findings.jsonl`
     """
     from mmcl_fast import check, parallel, progress
-    from mmcl_fast.streams import broken
-    from mmcl_fast.streams.validate import validate_content
+    from mmcl_fast.streams.findings import Findings
+    from mmcl_fast.streams.survey import survey
 
-    stream, settings = _stream(source, overrides or [])
-    threads = workers or parallel.cores()
+    found = Findings(collect=True)
+    try:
+        stream, settings = _stream(source, overrides or [], found)
+    except StreamError as error:
+        if not found.count("error"):
+            found.add("unreadable", error)
+        _write(out, found)
+        _say(found, out)
+        raise typer.Exit(2) from None
     samples = check.samples_of(stream)
-    found = check.faults(samples, workers=threads, progress=progress.make(quiet), settings=settings)
-    if out is not None:
-        try:
-            out.write_text(broken.to_jsonl(found))
-        except OSError as fault:
-            raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
+    broken = check.faults(
+        samples, workers=workers or parallel.cores(), progress=progress.make(quiet), settings=settings
+    )
+    survey(stream, samples, broken, found)
+    _write(out, found)
     rows = [
         {
             "modality": m,
@@ -71,7 +79,10 @@ def data_check(
         for m in stream.modalities
     ]
     if as_json:
-        print_json({"modalities": rows, "faults": [asdict(sample) for sample in found]})
+        keys = {fault.key for fault in broken}
+        records = [finding.record() for finding in found.sorted()]
+        faults = [record for record in records if record["key"] in keys]
+        print_json({"modalities": rows, "faults": faults, "findings": records})
     else:
         from rich.table import Table
 
@@ -81,18 +92,38 @@ def data_check(
         for row in rows:
             table.add_row(*map(str, row.values()))
         console().print(table)
-        print("every file decodes" if not found else f"{len(found)} files do not decode")
-    for sample in found:
-        print(f"error: {sample.reason}", file=sys.stderr)
-    faulty = {sample.key for sample in found}
-    if not stream.official:
-        validate_content([sample for sample in samples if sample.key not in faulty])
-    if found:
+        print("every file decodes" if not broken else f"{len(broken)} files do not decode")
+    _say(found, out, notes=not as_json)
+    if found.count("error") or found.count("warning"):
         raise typer.Exit(1)
 
 
-def _stream(source: str, overrides: list[str]) -> tuple[Stream, dict[str, Any]]:
-    """A stream with its broken files still in it, and the settings of a config's [media]."""
+def _write(out: Path | None, found: Findings) -> None:
+    from mmcl_fast.streams.findings import to_jsonl
+
+    if out is not None:
+        try:
+            out.write_text(to_jsonl(found.sorted()), encoding="ascii")
+        except OSError as fault:
+            raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
+
+
+def _say(found: Findings, out: Path | None, notes: bool = True) -> None:
+    """The findings, the most harmful first, some of each kind."""
+    for kind, own in itertools.groupby(found.sorted(), key=lambda finding: finding.kind):
+        several = list(own)
+        level = several[0].level
+        if level == "note" and not notes:
+            continue
+        for finding in several[:SHOWN]:
+            print(f"{level}: {finding.reason}", file=sys.stderr)
+        if several[SHOWN:]:
+            lists = f"{out} lists them" if out else "--out FILE lists them"
+            print(f"{level}: and {len(several) - SHOWN} more of this kind ({kind}): {lists}", file=sys.stderr)
+
+
+def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream, dict[str, Any]]:
+    """A stream with its broken files still in it, and the settings of a config's [media]; what else is wrong: found."""
     from mmcl_fast.media import MODALITIES
     from mmcl_fast.streams import Stream
 
@@ -101,7 +132,7 @@ def _stream(source: str, overrides: list[str]) -> tuple[Stream, dict[str, Any]]:
         from mmcl_fast.learning.run import make_stream
 
         config = configs.load(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
-        return make_stream(config), config.media.model_dump()
+        return make_stream(config, findings=found), config.media.model_dump()
     if overrides:
         raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")
     if os.path.isdir(source):
@@ -116,4 +147,4 @@ def _stream(source: str, overrides: list[str]) -> tuple[Stream, dict[str, Any]]:
         kind = "table" if source.lower().endswith(ENDINGS["table"]) else "manifest"
     else:
         raise UserError(f"{source}: no such folder, manifest, table, tar or config")
-    return getattr(Stream, f"from_{kind}")(source, keep_empty=True), {}
+    return getattr(Stream, f"from_{kind}")(source, keep_empty=True, findings=found), {}

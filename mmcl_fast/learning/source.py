@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning.folder import SKIPPED
 from mmcl_fast.streams import broken, known
+from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
 
 
-def make_stream(config: Config, run: Path | None = None) -> Stream:
-    """The stream that the section [stream] describes; with the folder of a run, without what that run skipped."""
-    stream = _described(config)
+def make_stream(config: Config, run: Path | None = None, *, findings: Findings | None = None) -> Stream:
+    """The stream that the section [stream] describes; with the folder of a run, without what that run skipped.
+
+    ``findings``: collects what is wrong, see ``Stream``.
+    """
+    stream = _described(config, findings)
     if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
         return stream
     return broken.without(stream, broken.read(run / SKIPPED))
 
 
-def _described(config: Config) -> Stream:
+def _described(config: Config, findings: Findings | None) -> Stream:
     s = config.stream
     options = {
+        "findings": findings,
         "classes_per_task": s.classes_per_task,
         "order": s.order,
         "seed": s.seed,

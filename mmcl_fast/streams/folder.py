@@ -99,7 +99,7 @@ class Place:
         if self.passed_over:
             names = sorted({os.path.basename(path) for path in self.passed_over})
             listed = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
-            line = f"{len(self.passed_over)} hidden or system files and folders are passed over ({listed})"
+            line = f"passes over what is hidden or made by a system, {len(self.passed_over)} in all: {listed}"
             self.found.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self.passed_over[0])
 
     def _note(self, kind: str, path: str, what: str) -> None:

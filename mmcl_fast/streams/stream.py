@@ -56,6 +56,8 @@ class Stream:
         root: the folder that the keys are relative to.
         official: whether the splits are those of known datasets, so that equal contents in two of them stay.
         skipped: samples that were left out because they do not decode (``streams.broken``).
+        unused_texts: ``(modality, name)`` of the class texts that were given for no class of the stream.
+        without_text: ``(modality, name)`` of the classes that no class text was given for.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Stream:
         except StreamError:
             found.settle()  # a modality may be missing because its folder is at fault
             raise
-        samples = validate(_named(samples, found), root, found, keep_empty=keep_empty)
+        samples = _named(samples, found)
+        labels = dict.fromkeys((sample.modality, sample.label) for sample in samples)
+        samples = validate(samples, root, found, keep_empty=keep_empty)
         if check and not official:
             validate_content(samples, found)
         found.settle()
@@ -101,6 +105,8 @@ class Stream:
         for modality, name in groups:
             names.setdefault(modality, []).append(name)
         texts = {(modality, canonical(label)): text for (modality, label), text in (class_texts or {}).items()}
+        self.unused_texts = [own for own in texts if own not in labels]
+        self.without_text = [own for own in labels if own not in texts]
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
         first: dict[str, ClassId] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError, meant
@@ -13,6 +14,7 @@ from mmcl_fast.media.spec import BUILT_IN, MODALITIES
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
 
+HEAD = 1 << 12  # bytes in which most files of one size differ
 _AUDIO_VIDEO = frozenset({"audio", "video"})
 # Which modalities a file name's ending may stand for; endings not listed are told by their content.
 ENDINGS = {
@@ -165,11 +167,9 @@ def validate_content(samples: Sequence[Sample], found: Findings | None = None) -
     """
     alone = found is None
     found = Findings() if found is None else found
-    for group in same_content(samples, lambda sample: sample.split):
-        for sample in group[1:]:
-            other = next((one for one in group if one.split != sample.split), None)
-            if other is not None and other.split == group[0].split:
-                _add(found, "equal-in-splits", shared(other, sample, "equal content in"), sample, other)
+    for one, *others in same_content(samples, lambda sample: sample.split):
+        other = next(sample for sample in others if sample.split != one.split)
+        _add(found, "equal-in-splits", shared(one, other, "equal content in"), one, *others)
     if alone:
         found.settle()
 
@@ -177,19 +177,23 @@ def validate_content(samples: Sequence[Sample], found: Findings | None = None) -
 def same_content(samples: Iterable[Sample], apart: Callable[[Sample], object]) -> Iterator[list[Sample]]:
     """Groups of samples of one modality with equal content, of two or more values of ``apart``.
 
-    Reads only files whose sizes agree. A file that can't be read is in no group.
+    Reads only files whose sizes agree, and whole only those whose first bytes do. A file that can't be read is in no
+    group.
     """
-    sizes: dict[tuple, list[Sample]] = {}
-    for sample in samples:
-        size = sample.text if sample.path is None else size_of(sample.path)
-        sizes.setdefault((sample.modality, size), []).append(sample)
-    for group in sizes.values():
-        if len({apart(sample) for sample in group}) < 2:
-            continue
-        contents: dict[str, list[Sample]] = {}
+
+    def alike(group: Iterable[Sample], what: Callable[[Sample], object]) -> Iterator[list[Sample]]:
+        groups: dict[object, list[Sample]] = {}
         for sample in group:
-            contents.setdefault("" if sample.path is None else _digest(sample.path), []).append(sample)
-        yield from (equal for equal in contents.values() if len({apart(sample) for sample in equal}) > 1)
+            with suppress(OSError):
+                groups.setdefault(what(sample), []).append(sample)
+        yield from (same for same in groups.values() if len({apart(sample) for sample in same}) > 1)
+
+    for size in alike(samples, lambda s: (s.modality, s.text if s.path is None else size_of(s.path))):
+        if size[0].path is None:
+            yield size
+            continue
+        for head in alike(size, lambda s: _digest(s.path, HEAD)):
+            yield from alike(head, lambda s: _digest(s.path))
 
 
 def shared(a: Sample, b: Sample, what: str) -> str:
@@ -210,9 +214,13 @@ def _add(found: Findings, kind: str, reason: str, sample: Sample, *others: Sampl
     )
 
 
-def _digest(path: Source) -> str:
+def _digest(path: Source | None, most: int | None = None) -> str:
+    """sha256 of a file, or of its first ``most`` bytes."""
     digest = hashlib.sha256()
-    with open_binary(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    if path is not None:
+        with open_binary(path) as file:
+            while block := file.read(most or 1 << 20):
+                digest.update(block)
+                if most:
+                    break
     return digest.hexdigest()
