@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media.formats import HEAD, recognise, writing
+from mmcl_fast.media.signatures import text_charset
 from mmcl_fast.media.sniff import sniff
-from mmcl_fast.media.source import Source, name_of, open_binary, size_of
+from mmcl_fast.media.source import Source, head, name_of, open_binary, size_of
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
 from mmcl_fast.media.views import draw, normalise
 
@@ -119,7 +121,8 @@ def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
             raise MediaError(f"{size} bytes, the limit is {spec.max_bytes}: make it smaller or raise max_bytes")
         return work()
     except MediaError as error:
-        raise MediaError(f"{name}: {error}{_advice(source, modality, str(error))}") from error
+        message = str(error)
+        raise MediaError(f"{name}: {message}" if ": " in message else _line(source, modality, message)) from error
     except ImportError as error:
         raise MediaError(f"{name}: {modality} needs the package {error.name!r}: install it") from error
     except Exception as error:  # broken bytes make a decoder raise anything; the cause stays chained
@@ -127,28 +130,40 @@ def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
             raise MediaError(f"{name}: {error.strerror}: check the path") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)[:200]  # an object's address, the name once more
-        advice = _advice(source, modality, "")
-        raise MediaError(f"{name}: cannot be decoded as {modality} ({reason}){advice}") from error
+        raise MediaError(_line(source, modality, f"cannot be decoded as {modality} ({reason})")) from error
 
 
-def _advice(source: Source, modality: str, message: str) -> str:
-    """What to do, unless the message already says it."""
-    if ": " in message:
-        return ""
+def _line(source: Source, modality: str, message: str) -> str:
+    """``message`` and what to do, found from the content of a file that could not be decoded as ``modality``."""
+    name, start, row, kind = name_of(source), b"", None, None
     try:
+        start = head(source, HEAD)
+        row = recognise(start)
         kind = sniff(source)
-    except MediaError:
-        kind = None
+    except (OSError, MediaError):
+        pass
+    if row is not None and not row.library:
+        return f"{name}: {row.refusal}"
     if kind in (None, modality):
-        return ": replace the file or remove it"
-    return f": its content is {kind}; move it to {kind} or replace it"
+        return f"{name}: {message}: replace the file or remove it"
+    if kind == "text" and (found := writing(start)):
+        return f"{name}: {message}: its content is text ({found.name}): {found.advice}"
+    return f"{name}: {message}: its content is {kind}; move it to {kind} or replace it"
 
 
 def _text(source: Source, spec: TextSpec, whole: bool = False) -> str:
-    limit = 4 * spec.max_chars + 4  # UTF-8 takes at most 4 bytes a character, a byte order mark 3
+    limit = max(4 * spec.max_chars + 4, HEAD)  # a character takes at most 4 bytes in each charset, a byte order mark 4
     with open_binary(source) as file:
         data = file.read(-1 if whole else limit)
-    text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole or len(data) < limit)
+    row = recognise(data[:HEAD])
+    if row is not None and not row.library:
+        raise MediaError(row.refusal)
+    try:
+        text = codecs.getincrementaldecoder(text_charset(data))().decode(data, final=whole or len(data) < limit)
+    except UnicodeDecodeError as error:
+        if row is not None and row.modalities == ("text",):
+            raise MediaError(f"is not UTF-8 from byte {error.start} on: save it as UTF-8") from error
+        raise
     if "\0" in text:
         raise MediaError("holds zero bytes, so it is not text")
     text = text.strip()

@@ -60,16 +60,10 @@ class Format:
         return f"{self.name}, which is not read: {self.advice}"
 
 
-def _row(library: str, kinds: str, readers: str, name: str, endings: str, *marks: bytes, test: Test | None = None):
+def _row(
+    library: str, kinds: str, readers: str, name: str, endings: str, *marks: bytes, test: Test | None = None
+) -> Format:
     return Format(name, tuple(kinds.split()), library, tuple(readers.split()), tuple(endings.split()), marks, test)
-
-
-def _sure(row: Format) -> Format:
-    return replace(row, sure=True)
-
-
-def _written(row: Format) -> Format:
-    return replace(row, written=True)
 
 
 def _pillow(kinds: str, reader: str, endings: str, *marks: bytes, test: Test | None = None) -> Format:
@@ -86,6 +80,14 @@ def _av(kinds: str, readers: str, name: str, endings: str, *marks: bytes, test: 
 
 def _unread(kinds: str, name: str, endings: str, advice: str, *marks: bytes, test: Test | None = None) -> Format:
     return replace(_row("", kinds, "", name, endings, *marks, test=test), advice=advice)
+
+
+def _sure(row: Format) -> Format:
+    return replace(row, sure=True)
+
+
+def _written(row: Format) -> Format:
+    return replace(row, written=True)
 
 
 TO_PICTURE = "convert it to JPEG or PNG"
@@ -300,21 +302,30 @@ def recognise(start: bytes) -> Format | None:
     return _first(_PLACED, start) or (TEXT if signatures.utf8(start) else _first(_CHARSETS, start))
 
 
-# Texts that people mistake for a picture, a film or a sound: what to do instead of learning from them.
+@dataclass(frozen=True)
+class Writing:
+    """A kind of text that stands where a picture, a film or a sound was wanted."""
+
+    name: str
+    mark: re.Pattern[bytes]
+    advice: str
+
+
 _WRITINGS = (
-    (
-        re.compile(rb"\s*<!doctype html|\s*<html", re.I),
-        "an HTML page: it may be an error of the download, so download it again",
+    Writing(
+        "an HTML page, perhaps of a failed download",
+        re.compile(rb"\s*<(!doctype\s+html|html)", re.I),
+        "download the file again",
     ),
-    (re.compile(rb"(?s)\s*(?:<\?xml.{,2000})?<svg", re.I), "an SVG drawing: export it as PNG"),
-    (re.compile(rb"%!PS"), "PostScript: export it as PNG"),
-    (re.compile(rb"#EXTM3U|\[playlist\]|ffconcat "), "a playlist: give the files that it names"),
-    (re.compile(rb"\s*<\?xml"), "XML: export what it describes, or remove it"),
-    (re.compile(rb"\s*[{\[]"), "perhaps JSON: the answer of a download that failed, so download the file again"),
-    (re.compile(rb"data:[\w/+.-]+;base64,"), "a data URI: save the bytes that it encodes"),
+    Writing("an SVG drawing", re.compile(rb"(?s)\s*(<\?xml.{,2000})?<svg"), "export it as PNG"),
+    Writing("PostScript", re.compile(rb"%!PS"), "export it as PNG"),
+    Writing("a playlist", re.compile(rb"#EXTM3U|\[playlist\]|ffconcat "), "give the files that it names"),
+    Writing("XML", re.compile(rb"\s*<\?xml"), "replace it by the file that it describes"),
+    Writing("a data URI", re.compile(rb"data:[\w/+.;=-]+;base64,"), "save the bytes that it encodes"),
 )
 
 
-def writing(start: bytes) -> str:
-    """What a text is and what to do with it, where a picture, a film or a sound was wanted; "" for plain words."""
-    return next((words for mark, words in _WRITINGS if mark.match(start.removeprefix(b"\xef\xbb\xbf"))), "")
+def writing(start: bytes) -> Writing | None:
+    """Which kind of text begins so; None: plain words."""
+    start = start.removeprefix(b"\xef\xbb\xbf")
+    return next((kind for kind in _WRITINGS if kind.mark.match(start)), None)

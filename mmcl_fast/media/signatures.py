@@ -114,11 +114,11 @@ def annex(start: bytes) -> bool:
 
 
 def utf8(start: bytes) -> bool:
-    """Whether it is the beginning of UTF-8 without zero bytes."""
+    """Whether it is UTF-8 without zero bytes; of a longer file its end may be within a character."""
     if b"\0" in start:
         return False
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(start, final=False)
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < HEAD)
     except UnicodeDecodeError:
         return False
     return True
@@ -144,7 +144,7 @@ def marked_text(start: bytes) -> bool:
     if charset == "utf-8-sig":
         return False
     try:
-        text = codecs.getincrementaldecoder(charset)().decode(start, final=False)
+        text = codecs.getincrementaldecoder(charset)().decode(start, final=len(start) < HEAD)
     except UnicodeDecodeError:
         return False
     return not has_controls(text.encode("utf-8", "replace"))
@@ -158,5 +158,8 @@ def unmarked_utf16(start: bytes) -> bool:
 
 
 def other_charset(start: bytes) -> bool:
-    """Bytes without control characters: so many are a text, in Latin-1, Shift JIS or another charset."""
-    return not has_controls(start) and (len(start) >= 64 or 2 * sum(byte < 0x80 for byte in start) > len(start))
+    """Words without control characters in Latin-1, Shift JIS or the like: mostly ASCII, or long and with gaps."""
+    if has_controls(start):
+        return False
+    mostly_ascii = 2 * sum(byte < 0x80 for byte in start) > len(start)
+    return mostly_ascii or (len(start) >= 64 and (b" " in start or b"\n" in start))

@@ -49,7 +49,6 @@ class Slice:
 
 Source = Union[str, Path, bytes, Slice]
 
-CONVERT = "convert it to mp4, mkv, wav or flac"
 WHOLE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
 
 
@@ -178,7 +177,7 @@ def open_av(source: Source) -> InputContainer:
     try:
         return av.open(target, "r", options=options, metadata_errors="replace")
     except av.ArgumentError:  # a demuxer that is not on the list
-        raise MediaError(f"neither a film nor a sound of a format that is read: {CONVERT}") from None
+        raise MediaError("neither a film nor a sound of a format that is read") from None
 
 
 def limit_seconds(seconds: float, spec: VisualSpec) -> None:

@@ -61,7 +61,7 @@ def test_sniff_by_content_whatever_the_name(media, tmp_path):
 
 def test_sniff_refuses_the_rest(tmp_path):
     noise = random.Random(0).randbytes(3000)
-    for content in (b"\x7fELF\2\1\1" + bytes(60), b"\xff\xd8\xff" + bytes(20), noise):
+    for content in (b"\x7fALF\2\1\1" + bytes(60), b"\xff\xd8\xff" + bytes(20), noise):
         (tmp_path / "a.bin").write_bytes(content)
         with pytest.raises(MediaError, match="a.bin: neither picture"):
             sniff(tmp_path / "a.bin")
@@ -160,10 +160,15 @@ def test_text(tmp_path):
     assert decode(path, "text") == "Grüße\nan alle"
     assert decode(path, "text", TextSpec(max_chars=4)) == "Grüß"
     assert decode("é".encode() * 5000, "text", TextSpec(max_chars=7), view=3) == "é" * 7
-    for content, reason in ((b"caf\xe9", "utf-8"), (b"a\0b", "zero bytes"), (b" \n", "no words")):
+    long = "é".encode() * 40_000 + b"\xe9"
+    for content, reason in ((b"a\0b", "zero bytes"), (b" \n", "no words"), (b"caf\xe9", "Latin-1, .*save it as UTF-8")):
         path.write_bytes(content)
         with pytest.raises(MediaError, match=f"a.txt: .*{reason}"):
             decode(path, "text")
+    path.write_bytes(long)
+    with pytest.raises(MediaError, match="a.txt: is not UTF-8 from byte 80000 on: save it as UTF-8"):
+        check(path, "text")
+    assert decode(path, "text", TextSpec(max_chars=3)) == "ééé"
 
 
 def test_spec_and_modality_must_agree(media):
