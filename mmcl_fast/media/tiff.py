@@ -90,6 +90,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         raise MediaError(f"a TIFF of {width} x {height} pixels: replace the file")
     if width * height > max_pixels:
         raise MediaError(f"{width} x {height} pixels, the limit is {max_pixels}: make it smaller or raise max_pixels")
+    compression = numbers(259, (NONE,))[0]
     samples, bits, forms = numbers(277, (1,))[0], set(numbers(258, (1,))), set(numbers(339, (1,)))
     if len(bits) > 1 or len(forms) > 1:
         raise MediaError(f"a TIFF whose channels have {sorted(bits)} bits: {SAVE}")
@@ -107,8 +108,8 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         bits=bits.pop(),
         form={4: UNSIGNED}.get(form := forms.pop(), form),
         photometric=numbers(262, (BLACK_IS_ZERO if samples < 3 else RGB,))[0],
-        compression=numbers(259, (NONE,))[0],
-        predictor=numbers(317, (1,))[0],
+        compression=compression,
+        predictor=1 if compression in (NONE, PACKBITS) else numbers(317, (1,))[0],  # libtiff knows none for these
         planar=samples > 1 and numbers(284, (1,))[0] == 2,
         extra=numbers(338) if 338 in directory else (),
         orientation=numbers(274, (1,))[0],

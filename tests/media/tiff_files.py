@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -61,7 +62,8 @@ def tiff(
                 if tile:  # padded with what is not zero, so that a reader that shows it is found out
                     lack = (block_rows - block.shape[0], block_columns - block.shape[1])
                     block = np.pad(block, ((0, lack[0]), (0, lack[1]), (0, 0)), constant_values=1)
-                packed = _packed(_differences(block, predictor, big_endian), bits, big_endian)
+                used = 1 if compression in (NONE, PACKBITS) else predictor  # these two have none, whatever is said
+                packed = _packed(_differences(block, used, big_endian), bits, big_endian)
                 coded = compress(packed, compression)
                 blocks.append(coded.translate(REVERSED) if reverse_bits else coded)
     form = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -159,6 +161,7 @@ def _packed(block: np.ndarray, bits: int, big_endian: bool) -> bytes:
     return np.packbits(flags.reshape(block.shape[0], -1).astype(np.uint8), axis=1).tobytes()
 
 
+@lru_cache(maxsize=4096)
 def compress(data: bytes, compression: int) -> bytes:
     """One strip or tile; what the standard library lacks is taken from a picture of one row that Pillow writes."""
     if compression == NONE:

@@ -1,0 +1,311 @@
+"""Pictures of every layout against the numbers that they were written from: TIFF, PNG, netpbm.
+
+A picture is decoded at its own size, so that no resize hides what is wrong.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+
+import numpy as np
+import pytest
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import check, decode
+from tests.media.files import plain
+from tests.media.png_files import exif, png
+from tests.media.tiff_files import (
+    BLACK_IS_ZERO,
+    CMYK,
+    DEFLATE,
+    LZMA,
+    LZW,
+    NONE,
+    OLD_DEFLATE,
+    PACKBITS,
+    PALETTE,
+    RGB,
+    SHORT,
+    WHITE_IS_ZERO,
+    ZSTD,
+    tiff,
+)
+
+SIDE = 24  # no multiple of a tile's 16: the tiles at the edges are padded
+STRIPS, TILES = {"rows": 7}, {"tile": (16, 32)}
+COMPRESSIONS = (NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
+KINDS = {  # photometric, channels, ExtraSamples
+    "grey": (BLACK_IS_ZERO, 1, ()),
+    "white is zero": (WHITE_IS_ZERO, 1, ()),
+    "grey, alpha": (BLACK_IS_ZERO, 2, (2,)),
+    "grey, premultiplied": (BLACK_IS_ZERO, 2, (1,)),
+    "white is zero, alpha": (WHITE_IS_ZERO, 2, (2,)),
+    "grey, unknown": (BLACK_IS_ZERO, 2, (0,)),
+    "rgb": (RGB, 3, ()),
+    "rgb, alpha": (RGB, 4, (2,)),
+    "rgb, premultiplied": (RGB, 4, (1,)),
+    "rgb, unknown": (RGB, 4, (0,)),
+    "rgb, unknown, alpha": (RGB, 5, (0, 2)),
+    "cmyk": (CMYK, 4, ()),
+    "cmyk, alpha": (CMYK, 5, (2,)),
+}
+
+
+def shown(data: bytes) -> np.ndarray:
+    """``[SIDE, SIDE, 3]`` in 0..1."""
+    return decode(data, "image", plain(size=SIDE))[0].permute(1, 2, 0).numpy()
+
+
+def numbers(bits: int, samples: int, seed: int = 0) -> np.ndarray:
+    drawn = np.random.default_rng(seed).integers(0, 1 << bits, (SIDE, SIDE, samples))
+    return drawn.astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def premultiplied(values: np.ndarray, bits: int) -> np.ndarray:
+    colours, alpha = values[..., :-1].astype(np.uint64), values[..., -1:].astype(np.uint64)
+    return np.concatenate([colours * alpha // ((1 << bits) - 1), alpha], -1).astype(values.dtype)
+
+
+def expected(values: np.ndarray, bits: int, kind: str) -> np.ndarray:
+    """What the numbers of a TIFF mean, by TIFF 6.0, sections 8 (colours), 16 (CMYK) and 18 (alpha)."""
+    photometric, _, extra = KINDS[kind]
+    unit = values / ((1 << bits) - 1)
+    count = {RGB: 3, CMYK: 4}.get(photometric, 1)
+    colours, rest = unit[..., :count], unit[..., count:]
+    alpha = next((rest[..., i : i + 1] for i, what in enumerate(extra) if what in (1, 2)), None)
+    if photometric == WHITE_IS_ZERO:
+        colours = 1 - colours
+    if photometric == CMYK:
+        colours = (1 - colours[..., :3]) * (1 - colours[..., 3:])
+    if 1 in extra:
+        colours = colours + 1 - alpha
+    elif alpha is not None:
+        colours = colours * alpha + 1 - alpha
+    return colours if colours.shape[-1] == 3 else colours.repeat(3, -1)
+
+
+def orient(picture: np.ndarray, orientation: int) -> np.ndarray:
+    """TIFF 6.0: which corner the first row and column are; row 0 is the visual top for 1, the left side for 5, ..."""
+    height, width = picture.shape[:2]
+    result = np.empty((width, height, *picture.shape[2:]) if orientation > 4 else picture.shape, picture.dtype)
+    for y, x in itertools.product(range(height), range(width)):
+        up, down, left, right = y, height - 1 - y, x, width - 1 - x
+        place = {
+            1: (up, left),
+            2: (up, right),
+            3: (down, right),
+            4: (down, left),
+            5: (left, up),
+            6: (left, down),
+            7: (right, down),
+            8: (right, up),
+        }[orientation]
+        result[place] = picture[y, x]
+    return result
+
+
+def agree(data: bytes, want: np.ndarray, bits: int) -> None:
+    """To within one and a half of the last of 8 bits, or of 16 bits where a picture has more than 8."""
+    gap = np.abs(shown(data) - want).max()
+    assert gap <= (1.51 / 255 if bits <= 8 else 2 / 65535), f"{gap * 255:.2f} of 255"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bits", [8, 16])
+def test_tiff_layouts(kind, bits):
+    """Block x planes x compression x predictor x byte order x size of places; of rare kinds, fewer compressions."""
+    photometric, samples, extra = KINDS[kind]
+    values = numbers(bits, samples)
+    if 1 in extra:
+        values = premultiplied(values, bits)
+    want = expected(values, bits, kind)
+    compressions = COMPRESSIONS if kind in ("grey", "rgb", "rgb, premultiplied") else (NONE, LZW, DEFLATE)
+    count = 0
+    for blocks, planar, compression, predictor, big_endian, big in itertools.product(
+        (STRIPS, TILES), {False, samples > 1}, compressions, (1, 2), (False, True), (False, True)
+    ):
+        data = tiff(
+            values,
+            compression=compression,
+            predictor=predictor,
+            planar=planar,
+            big_endian=big_endian,
+            big=big,
+            photometric=photometric,
+            extra=extra,
+            **blocks,
+        )
+        try:
+            agree(data, want, bits)
+        except (AssertionError, MediaError) as error:
+            raise AssertionError(
+                f"{blocks} {planar=} {compression=} {predictor=} {big_endian=} {big=}: {error}"
+            ) from error
+        count += 1
+    check(data, "image", plain(size=SIDE))
+    assert count == 16 * len(compressions) * (1 + (samples > 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", ["grey", "rgb", "rgb, alpha"])
+def test_tiff_orientation(kind, bits, orientation):
+    photometric, samples, extra = KINDS[kind]
+    values = numbers(bits, samples)
+    want = orient(expected(values, bits, kind), orientation)
+    for blocks, planar, big_endian in itertools.product((STRIPS, TILES), (False, True), (False, True)):
+        data = tiff(
+            values,
+            orientation=orientation,
+            planar=planar,
+            big_endian=big_endian,
+            photometric=photometric,
+            extra=extra,
+            **blocks,
+        )
+        agree(data, want, bits)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 10, 12, 14])
+@pytest.mark.parametrize("kind", ["grey", "white is zero", "rgb", "rgb, alpha"])
+def test_tiff_of_packed_bits(kind, bits):
+    photometric, samples, extra = KINDS[kind]
+    values = numbers(bits, samples)
+    want = expected(values, bits, kind)
+    for blocks, planar, compression, reverse in itertools.product(
+        (STRIPS, TILES), (False, True), (NONE, LZW, DEFLATE), (False, True)
+    ):
+        data = tiff(
+            values,
+            bits=bits,
+            planar=planar,
+            compression=compression,
+            reverse_bits=reverse,
+            photometric=photometric,
+            extra=extra,
+            **blocks,
+        )
+        agree(data, want, bits)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("step", [257, 256, 1])
+def test_tiff_palette(bits, step):
+    """Colours of 16 bits, written as v x 257 or v x 256, or as 8 bits by old writers."""
+    values = numbers(bits, 1)
+    colours = np.random.default_rng(5).integers(0, 256, (1 << bits, 3))
+    if bits == 16 and step == 1:
+        return  # then 16 bits are meant
+    tags = {320: (SHORT, (colours.T * step).reshape(-1).tolist())}
+    data = tiff(values, bits=bits, photometric=PALETTE, tags=tags, compression=LZW, **TILES)
+    want = colours[values[..., 0]] / 255
+    agree(data, want, 8)
+
+
+def test_the_first_page_of_several():
+    """``second`` is a whole TIFF behind the first; the first directory points to its own."""
+    first = bytearray(tiff(numbers(16, 3), compression=DEFLATE))
+    (place,) = struct.unpack_from("<I", first, 4)
+    (count,) = struct.unpack_from("<H", first, place)
+    struct.pack_into("<I", first, place + 2 + 12 * count, place)  # pages that go round in a circle
+    agree(bytes(first), expected(numbers(16, 3), 16, "rgb"), 16)
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("blocks", [STRIPS, TILES], ids=["strips", "tiles"])
+def test_a_tiff_that_is_cut_short_is_refused(compression, blocks):
+    """The directory comes last in the files of these tests, so it's the block's own length that is cut."""
+    data = bytearray(tiff(numbers(16, 3), compression=compression, **blocks))
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
+    entries = {struct.unpack_from("<H", data, at)[0]: at for at in range(place + 2, place + 2 + 12 * count, 12)}
+    offsets = entries[324 if blocks is TILES else 273]
+    (where,) = struct.unpack_from("<I", data, offsets + 8)
+    struct.pack_into("<I", data, where, len(data) - 5)  # the first block lies over the file's end
+    for broken in (bytes(data), bytes(data[: place // 2])):
+        for work in (check, decode):
+            with pytest.raises(MediaError, match="cut short|ends|cannot be decoded"):
+                work(broken, "image", plain(size=SIDE))
+
+
+@pytest.mark.parametrize(
+    "made, words",
+    [
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.float32)), "floats of 32 bits has no fixed white: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.float16)), "floats of 16 bits has no fixed white: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE), np.int16)), "signed numbers of 16 bits has no fixed white: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint32)), "whole numbers of 32 bits has no fixed white: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint16), photometric=6), "16 bits with compression 1 and colours 6"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 7), np.uint16), photometric=1), "7 channels and colours 1: save it as RGB"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint16), photometric=CMYK), "3 channels and colours 5: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE), np.uint8), photometric=PALETTE), "palette of 1 numbers, not 768: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 40), np.uint8)), "40 channels, the limit is 32"),
+    ],
+)
+def test_tiffs_that_are_refused(made, words):
+    for work in (check, decode):
+        with pytest.raises(MediaError, match=words):
+            work(made(), "image", plain(size=SIDE))
+
+
+def test_a_tiff_with_too_many_pixels_is_refused_before_it_is_read():
+    with pytest.raises(MediaError, match="24 x 24 pixels, the limit is 100: .* raise max_pixels"):
+        decode(tiff(numbers(16, 3)), "image", plain(size=SIDE, max_pixels=100))
+
+
+PNG_KINDS = {1: "grey", 2: "grey, alpha", 3: "rgb", 4: "rgb, alpha"}
+
+
+@pytest.mark.parametrize("samples", PNG_KINDS)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_png_of_16_bits(samples, interlaced, orientation):
+    values = numbers(16, samples)
+    want = orient(expected(values, 16, PNG_KINDS[samples]), orientation)
+    for place in ("before", "after"):
+        agree(png(values, interlaced=interlaced, **{place: [exif(orientation)]}), want, 16)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_png_of_8_bits_and_less(bits, interlaced):
+    values, want = numbers(bits, 1), None
+    for orientation in (1, 6):
+        want = orient(expected(values, bits, "grey"), orientation)
+        agree(png(values, bits=bits, interlaced=interlaced, after=[exif(orientation)]), want, 8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_png_with_a_transparent_colour(bits, samples):
+    """tRNS: pixels of exactly this colour are clear, so white; the low byte of 16 bits counts."""
+    if samples == 3 and bits < 8:
+        return  # there is no such PNG
+    values = numbers(bits, samples)
+    clear = values[3, 4].copy()
+    near = clear.copy()
+    near[0] ^= 1
+    values[5, 6], values[7, 7] = clear, near
+    data = png(values, bits=bits, before=[(b"tRNS", struct.pack(f">{samples}H", *clear.tolist()))])
+    want = expected(values, bits, PNG_KINDS[samples])
+    want[(values == clear).all(-1)] = 1
+    agree(data, want, bits)
+    assert (shown(data)[3, 4] == 1).all() and (shown(data)[5, 6] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "chunk", [(b"gAMA", struct.pack(">I", 100000)), (b"sRGB", b"\0"), (b"sBIT", bytes([12, 12, 12]))]
+)
+def test_png_chunks_that_say_more_of_the_colours_change_none(chunk):
+    values = numbers(16, 3)
+    agree(png(values, before=[chunk]), expected(values, 16, "rgb"), 16)
+
+
+@pytest.mark.parametrize("samples", PNG_KINDS)
+def test_a_damaged_png_of_16_bits_is_refused(samples):
+    data = png(numbers(16, samples))
+    for bad in (data[:-20], data[: len(data) // 2], data[:200] + bytes([data[200] ^ 64]) + data[201:]):
+        for work in (check, decode):
+            with pytest.raises(MediaError):
+                work(bad, "image", plain(size=SIDE))
