@@ -21,23 +21,58 @@ _CLUTTER = frozenset(
         "@recycle",  # QNAP
         "@recently-snapshot",
         "@__thumb",
+        "@sharebin",  # Asustor
         "$recycle.bin",
         "system volume information",
+        "wpsettings.dat",
         "found.000",
+        "lost.dir",  # Android
         "lost+found",
         "__macosx",
         "network trash folder",
         "temporary items",
+        "thevolumesettingsfolder",
+        "albumartsmall.jpg",  # Windows Media Player
         "__pycache__",
     )
 )
-_CLUTTER_STARTS = ("._", "~$", "synofile_thumb_", "synoindex_", ".fuse_hidden", ".nfs", ".trash")
+_CLUTTER_STARTS = ("._", "~$", ".~lock", "~syncthing~", "synofile_thumb_", "synoindex_", "albumart_{")
+_HIDDEN_STARTS = (".fuse_hidden", ".nfs", ".trash", ".syncthing.")
+_HIDDEN = frozenset(
+    (
+        ".ds_store",
+        ".appledouble",
+        ".apdisk",
+        ".directory",
+        ".dropbox",
+        ".dropbox.cache",
+        ".fseventsd",
+        ".ipynb_checkpoints",
+        ".localized",
+        ".nomedia",
+        ".spotlight-v100",
+        ".stfolder",
+        ".stignore",
+        ".stversions",
+        ".temporaryitems",
+        ".thumbnails",
+        ".tmp.driveupload",
+        ".@__thumb",
+    )
+)
+# Half a download, what a synchronisation has not finished, an editor's copy.
+_CLUTTER_ENDS = (".part", ".partial", ".crdownload", ".download", ".!ut", ".aria2", ".lftp-pget-status", "~")
 
 
 def is_clutter(name: str) -> bool:
-    """Whether an operating system or a network drive leaves files or folders of this name: ``Thumbs.db``, ``@eaDir``.
+    """Whether a system, a network drive or a browser leaves files or folders of this name: ``Thumbs.db``, ``@eaDir``.
 
-    ``name``: the last part of a path. Hidden names such as ``.DS_Store`` count as well.
+    ``name``: the last part of a path. Walks pass over every name that begins with a dot; only some of them count here.
     """
     name = name.casefold()
-    return name.startswith(_CLUTTER_STARTS) or name in _CLUTTER or name in (".ds_store", ".directory", ".nomedia")
+    return (
+        name.startswith(_CLUTTER_STARTS + _HIDDEN_STARTS)
+        or name.endswith(_CLUTTER_ENDS)
+        or name in _CLUTTER
+        or name in _HIDDEN
+    )
