@@ -66,7 +66,7 @@ def _one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
     """Raises MediaError for colours, and for 8 bits that are no disparity."""
     if channels != 1:
         raise MediaError(f"a picture of {channels} channels, not a depth map: {SAVE}")
-    if bits <= 8 and not (bits == 8 and spec.depth_kind == "disparity"):
+    if bits <= 8 and spec.depth_kind != "disparity":
         raise MediaError(f"a picture of {bits} bits, not a depth map: {SAVE}")
 
 
