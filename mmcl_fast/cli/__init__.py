@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, look, predict, serve  # noqa: F401  (each adds its commands to the app)
+from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, look, output, predict, serve  # noqa: F401  (each adds its commands to the app)
 from mmcl_fast.cli.common import app
 
 
@@ -48,8 +48,18 @@ def _main(
 
 def main() -> None:
     """The console script; see ``EXIT_CODES``."""
+    output.prepare()
     try:
-        app(prog_name="mmcl-fast")
+        try:
+            app(prog_name="mmcl-fast")
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+    except output.PipeClosed:
+        sys.exit(128 + 13)  # as a program that SIGPIPE ends
+    except output.OutputError as error:  # of --help and --version
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except Exception:
         traceback.print_exc()
         sys.exit(3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import sys
 import traceback
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmcl_fast.cli.output import to_json
 from mmcl_fast.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 EXIT_CODES = (
     "Exit codes: 0 done; 1 done, but files that were looked at can't be read (predict, data check), a part that all "
     "needs is broken (doctor), or a question was answered with no; 2 bad input, or it failed and one line says why; "
-    "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0)."
+    "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0); "
+    "141 nobody reads the output any more."
 )
 app = typer.Typer(
     name="mmcl-fast",
@@ -61,6 +62,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, debug: bool = False, **options: Any) -> None:
         try:
             command(*args, debug=debug, **options)
+            sys.stdout.flush()
         except UserError as error:
             if debug:
                 traceback.print_exc()
@@ -81,7 +83,7 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    print(to_json(value, indent=1))
 
 
 def check_device(name: str) -> None:

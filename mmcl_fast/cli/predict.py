@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmcl_fast.cli.common import Debug, Device, Json, Quiet, Run, app, check_device, console, guarded, one_of
+from mmcl_fast.cli.output import to_json
 from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -147,14 +147,14 @@ def _json_value(found: Iterable[Prediction]) -> None:
     """One list, written as it comes."""
     start = "["
     for p in found:
-        print(start, json.dumps(p.record(), ensure_ascii=False), sep="\n", end="")
+        print(start, to_json(p.record()), sep="\n", end="")
         start = ","
     print("\n]" if start == "," else "[]")
 
 
 def _json_lines(found: Iterable[Prediction]) -> None:
     for p in found:
-        print(json.dumps(p.record(), ensure_ascii=False))
+        print(to_json(p.record()))
 
 
 def _csv(found: Iterable[Prediction]) -> None:

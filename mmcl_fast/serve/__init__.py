@@ -15,6 +15,7 @@ files have faults: where anybody may send any, run it without rights to what it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mmcl_fast.errors import UserError
@@ -60,10 +61,8 @@ def serve(
         app = make_app(learner, limits, top_k=top_k, classes=classes, name=run.resolve().name)
 
         def ready() -> None:
-            print(
-                f"{run}: {len(learner.classes)} classes learned by {learner.method.name}, on {server.address_of(sock)}"
-                " (Ctrl-C ends it)",
-                flush=True,
-            )
+            line = f"{len(learner.classes)} classes learned by {learner.method.name}, on {server.address_of(sock)}"
+            with suppress(UserError):  # a closed or full standard output ends no service
+                print(f"{run}: {line} (Ctrl-C ends it)", flush=True)
 
         server.Server(app, limits, ready).run([sock])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 
@@ -100,6 +102,28 @@ def test_texts(port: int, learner: Learner, media: dict[str, Path]) -> None:
         (said, {}),
     ):
         assert same(ask(port, body=body, **headers).value["items"][0], alone)
+    bird = "a bird that lives near water – déjà vu"
+    alone = ask(port, body=bird.encode(), content_type="text/plain").value["items"][0]
+    for body, kind in (
+        (json.dumps({"text": bird}).encode(), "application/json"),
+        (json.dumps({"text": [bird]}, ensure_ascii=False).encode("utf-8-sig"), "application/json; charset=utf-8"),
+        (json.dumps({"text": bird}).encode(), "application/x-www-form-urlencoded"),  # curl without a header
+        (("text=" + quote_plus(bird)).encode(), "application/x-www-form-urlencoded"),
+        (bird.encode("utf-16"), "text/plain; charset=UTF-16"),
+        (bird.encode("cp1252"), 'text/plain; charset="windows-1252"'),
+        (
+            form(("text", None, bird.encode("cp1252"))).replace(
+                b"\r\n\r\na", b"\r\nContent-Type: text/plain; charset=cp1252\r\n\r\na"
+            ),
+            FORM,
+        ),
+    ):
+        answer = ask(port, body=body, content_type=kind)
+        assert answer.status == 200, answer.value
+        (item,) = answer.value["items"]
+        assert {**item, "file": ""} == {**alone, "file": ""}
+    two = ask(port, body=b'{"text": ["a bird", "a stone"]}', content_type="application/json").value["items"]
+    assert [item["file"] for item in two] == ["text:1", "text:2"]
     sound = ask(port, body=b"FORM is how a sound begins, and this text", content_type="text/plain")
     assert sound.value["items"][0]["modality"] == "text"
     bad = ask(port, body=b"caf\xe9", content_type="text/plain")
