@@ -1,4 +1,5 @@
 # make demo: learn the demo stream and show what was remembered.   make test: all tests.
+# make processors: the tests with other processors' arithmetic.
 # make lint: findings, layout and types, which make test holds too.   make format: mends what mends itself.
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +9,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test lint format gpu setup clean
+.PHONY: demo test processors lint format gpu setup clean
 
 demo: setup
 	$(BIN)/mmcl-fast train demo --out $(OUT) --resume $(ARGS)
@@ -16,6 +17,10 @@ demo: setup
 # One process per core with one thread each: the tests start many short processes of their own.
 test: setup $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# The tests again with the arithmetic of other processors: see tests/processors.sh. Takes an hour and more.
+processors: setup $(STAMPS)/test
+	bash tests/processors.sh $(ARGS)
 
 lint: $(STAMPS)/test
 	$(BIN)/python -m ruff check
