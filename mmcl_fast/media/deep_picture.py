@@ -76,11 +76,7 @@ def png_chunks(data: bytes) -> set[bytes]:
 def _tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     page = tiff.read_page(file, max_pixels)
     if not page.readable:
-        if page.bits > 8:
-            raise MediaError(
-                f"a TIFF of {page.bits} bits with compression {page.compression} and colours {page.photometric}: "
-                f"{tiff.SAVE}"
-            )
+        page.leave_to_pillow()
         return None
     if page.form != tiff.UNSIGNED or page.bits > 16:
         kind = {tiff.FLOAT: "floats", tiff.SIGNED: "signed numbers"}.get(page.form, "whole numbers")

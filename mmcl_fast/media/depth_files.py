@@ -46,6 +46,7 @@ def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
                 if page.photometric == tiff.PALETTE:
                     raise MediaError(f"a picture of a palette, not a depth map: {SAVE}")
                 return deep_picture.turned(tiff.numbers_of(page, file)[..., 0], page.orientation)
+            page.leave_to_pillow()
         elif start.startswith(b"P") and (header := netpbm.read_header(file, spec.max_pixels)):
             _one_plane(header.channels, header.largest.bit_length() or 32, spec)
             return netpbm.read_numbers(file, header)[..., 0]

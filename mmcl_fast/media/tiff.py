@@ -19,9 +19,10 @@ import numpy as np
 from mmcl_fast.errors import MediaError
 
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
 COMPRESSIONS = (NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
+FAX, JPEG = (2, 3, 4), (6, 7)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 SAMPLES = 32  # at most; more are the bands of a spectrometer
 SHORT, LONG = 3, 4
@@ -41,6 +42,8 @@ class Page:
         block: height and width of a strip or tile.
         places, sizes: of the strips or tiles in the file, in bytes.
         palette: 16-bit red, green and blue of each number, one colour after the other.
+        big: BigTIFF.
+        subsampled: YCbCr with fewer pixels in Cb and Cr.
     """
 
     order: str
@@ -61,15 +64,30 @@ class Page:
     places: tuple[int, ...]
     sizes: tuple[int, ...]
     palette: tuple[int, ...]
+    big: bool
+    subsampled: bool
 
     @property
     def readable(self) -> bool:
-        """Whether ``numbers`` takes it; Pillow reads fax codes, JPEG and YCbCr."""
+        """Whether ``numbers_of`` takes it."""
         return (
             self.compression in COMPRESSIONS
             and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK)
             and self.form in (UNSIGNED, SIGNED, FLOAT)
         )
+
+    def leave_to_pillow(self) -> None:
+        """Raises MediaError unless Pillow is known to read it rightly: fax codes, JPEG and YCbCr of 8 bits."""
+        fits = (
+            (self.compression in FAX and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO))
+            or (self.compression in JPEG and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, CMYK, YCBCR))
+            or (self.compression in COMPRESSIONS[1:] and self.photometric == YCBCR)
+            or (self.compression == NONE and self.photometric == YCBCR and not self.planar and not self.subsampled)
+        )
+        known = self.bits <= 8 and self.form == UNSIGNED and not (self.big and self.order == ">")
+        if not fits or not known or (self.planar and self.extra):
+            what = f"{'big-endian BigTIFF' if self.big and self.order == '>' else 'TIFF'} of {self.bits} bits"
+            raise MediaError(f"a {what} with compression {self.compression} and colours {self.photometric}: {SAVE}")
 
 
 def read_page(file: BinaryIO, max_pixels: int) -> Page:
@@ -119,6 +137,8 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         places=numbers(324 if tiled and 324 in directory else 273),
         sizes=numbers(325 if tiled and 325 in directory else 279, (0,)),
         palette=numbers(320, (0,)),
+        big=b"+" in _part(file, 0, 4),
+        subsampled=set(numbers(530, (2, 2))) != {1},
     )
 
 

@@ -5,11 +5,13 @@ A picture is decoded at its own size, so that no resize hides what is wrong.
 
 from __future__ import annotations
 
+import io
 import itertools
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode
@@ -241,12 +243,58 @@ def test_a_tiff_that_is_cut_short_is_refused(compression, blocks):
         (lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint16), photometric=CMYK), "3 channels and colours 5: save it"),
         (lambda: tiff(np.ones((SIDE, SIDE), np.uint8), photometric=PALETTE), "palette of 1 numbers, not 768: save it"),
         (lambda: tiff(np.ones((SIDE, SIDE, 40), np.uint8)), "40 channels, the limit is 32"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint8), photometric=8), "TIFF of 8 bits with .* colours 8: save it"),
+        (lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint8), photometric=6), "with compression 1 and colours 6: save it"),
+        (
+            lambda: tiff(np.ones((SIDE, SIDE, 3), np.uint8), photometric=6, compression=LZW, big=True, big_endian=True),
+            "big-endian BigTIFF of 8 bits with compression 5 and colours 6: save it",
+        ),
+        (lambda: tiff_with(tiff(numbers(8, 3)), 259, 34712), "with compression 34712 and colours 2: save it as PNG"),
     ],
 )
 def test_tiffs_that_are_refused(made, words):
     for work in (check, decode):
         with pytest.raises(MediaError, match=words):
             work(made(), "image", plain(size=SIDE))
+
+
+@pytest.mark.parametrize("blocks", [STRIPS, TILES], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression, planar", [(NONE, False), (LZW, False), (LZW, True), (ZSTD, True)])
+def test_tiff_of_ycbcr(compression, planar, blocks):
+    y, x = np.mgrid[:SIDE, :SIDE] * 10
+    want = np.stack([x, y, (x + y) // 2], -1).astype(np.uint8)
+    values = np.asarray(Image.fromarray(want).convert("YCbCr"))
+    tags = {530: (SHORT, [1, 1])}
+    data = tiff(values, photometric=6, compression=compression, planar=planar, tags=tags, **blocks)
+    assert np.abs(shown(data) * 255 - want).max() <= 3.01
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_tiff_with_jpeg_inside(mode):
+    y, x = np.mgrid[:SIDE, :SIDE] * 10
+    image = Image.fromarray(np.stack([x, y, (x + y) // 2], -1).astype(np.uint8)).convert(mode)
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression="jpeg", quality=100)
+    assert np.abs(shown(file.getvalue()) * 255 - np.asarray(image.convert("RGB"))).max() <= 4
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_tiff_of_a_fax(compression):
+    black = np.random.default_rng(2).integers(0, 2, (SIDE, SIDE)).astype(bool)
+    file = io.BytesIO()
+    Image.fromarray(black).save(file, "TIFF", compression=compression)
+    assert np.array_equal(shown(file.getvalue()), black[..., None].repeat(3, 2))
+
+
+def tiff_with(data: bytes, tag: int, number: int) -> bytes:
+    """A little-endian TIFF with another number in a field of one."""
+    changed = bytearray(data)
+    (place,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, place)
+    for at in range(place + 2, place + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", data, at)[0] == tag:
+            struct.pack_into("<H", changed, at + 8, number)
+    return bytes(changed)
 
 
 def test_a_tiff_with_too_many_pixels_is_refused_before_it_is_read():
