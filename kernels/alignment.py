@@ -1,9 +1,9 @@
 """The alignment loss in Triton: one pass over the classes with both matrix products, or the rows between
 library ones.
 
-Loss of row i: log(1 + sum_{c != y} exp(x_ic - x_iy)), x = s cos(z_i, t_c). The label's column is left out of
-the sums and added exactly in `finish`, so a confident row loses nothing to rounding. See mmcl_fast/ops/gpu.py
-for the order.
+Loss of row i: log(1 + sum_{c != y} exp(x_ic - x_iy)), x = s cos(z_i, t_c). Sums and running maximum leave the label's
+column out; `finish` adds it exactly. A confident row then loses nothing to rounding: with the label in the maximum, its
+other exponentials would be too small for float16. See mmcl_fast/ops/gpu.py for the order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import triton.language as tl
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 EPS = tl.constexpr(1e-12)
+LOW = tl.constexpr(-1e30)  # the maximum of no class; finite, so that differences make no NaN
+NEVER = tl.constexpr(-3e38)  # a logit that no sum may see: its exponential is 0 even beside LOW
 
 
 @triton.jit
@@ -74,9 +76,9 @@ def one_pass(
     first = split * per_split
     last = tl.minimum(first + per_split, classes)
     y = (tl.load(labels + start + i, mask=live, other=-1) - first).to(tl.int32)
-    high = tl.full([BM], -1e30, tl.float32)
+    high = tl.full([BM], LOW, tl.float32)
     total = tl.zeros([BM], tl.float32)
-    own = tl.full([BM], -1e30, tl.float32)
+    own = tl.zeros([BM], tl.float32)
     acc = tl.zeros([BM, D], tl.float32)
     text += first * ldt
     inv_t += first
@@ -90,11 +92,11 @@ def one_pass(
         unit = tl.load(inv_t + n + j, mask=there, other=0.0)
         x = tl.dot(zt, tl.trans(t), input_precision="ieee") * pull[:, None] * unit[None, :]
         mine = (y - n)[:, None] == j[None, :]
-        own = tl.maximum(own, tl.max(tl.where(mine, x, -1e30), 1))
-        x = tl.where(there[None, :], x, -1e30)
+        own += tl.sum(tl.where(mine, x, 0.0), 1)  # a sum, not a maximum: it lets a NaN through
+        x = tl.where(there[None, :] & (mine == 0), x, NEVER)
         above = tl.maximum(high, tl.max(x, 1))
         fix = tl.exp2(high - above)
-        e = tl.where(mine, 0.0, tl.exp2(x - above[:, None]))
+        e = tl.exp2(x - above[:, None])
         total = total * fix + tl.sum(e, 1)
         acc = acc * fix[:, None]
         acc = tl.dot((e * unit[None, :]).to(t.dtype), t, acc, input_precision="ieee")
@@ -127,7 +129,7 @@ def exp_rows(
     BLOCK: tl.constexpr,
 ):
     """One chunk of logits in place: x <- exp(s x / |z| / |t| - max) / |t|, 0 in the label's column; one row
-    each."""
+    each. The maximum is that of the other columns."""
     row = tl.program_id(0).to(tl.int64)
     if HAS_SCALE:
         scale = tl.load(scale_ptr).to(tl.float32)
@@ -136,7 +138,7 @@ def exp_rows(
     x += row * ldx
     if (y >= 0) & (y < cols):
         tl.store(label_logit + row, tl.load(x + y).to(tl.float32) * pull * tl.load(inv_t + y) * LN2)
-    top = tl.full([BLOCK], -1e30, tl.float32)
+    top = tl.full([BLOCK], LOW, tl.float32)
     for j in range(0, cols, BLOCK):
         c = j + tl.arange(0, BLOCK)
         v = (
@@ -144,9 +146,9 @@ def exp_rows(
             * pull
             * tl.load(inv_t + c, mask=c < cols, other=0.0)
         )
-        top = tl.maximum(top, tl.where(c < cols, v, -1e30))
+        top = tl.maximum(top, tl.where((c < cols) & (c != y), v, LOW))
     above = tl.max(top)
-    before = -1e30
+    before = LOW
     if not START:
         before = tl.load(row_max + row) * LOG2E
     above = tl.maximum(above, before)
@@ -209,7 +211,7 @@ def finish(
     y = tl.load(labels + row)
     inside = (y >= 0) & (y < classes)
     y_safe = tl.where(inside, y, 0)
-    high = -1e30
+    high = LOW
     for k in range(SPLITS):
         high = tl.maximum(high, tl.load(row_max + k * rows + row))
     others = 0.0
@@ -219,11 +221,11 @@ def finish(
         others += fix * tl.load(row_sum + k * rows + row)
         g += fix * tl.load(o + (k * rows + row) * width + cols, mask=live, other=0.0)
     own = tl.load(label_logit + row, mask=inside, other=0.0)
-    d = tl.where(others > 0, tl.log(tl.maximum(others, 1e-38)) + high - own, -1e30)
+    d = tl.where(others == 0, LOW, tl.log(others) + high - own)  # a NaN in others stays one
     small = tl.exp(-tl.abs(d))
     q = tl.where(d > 0, 1.0, small) / (1.0 + small)  # 1 - p_label
     value = tl.maximum(d, 0.0) + tl.where(small < 1e-4, small * (1 - 0.5 * small), tl.log(1.0 + small))
-    rate = tl.where(others > 0, q / tl.maximum(others, 1e-38), 0.0)
+    rate = tl.where(others == 0, 0.0, q / others)
     nan = tl.where(inside | (y == ignore), 0.0, float("nan"))
     unit = tl.load(inv_z + row)
     zr = tl.load(z + row * ldz + cols, mask=live, other=0.0).to(tl.float32) * unit

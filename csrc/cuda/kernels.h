@@ -14,7 +14,8 @@ struct ExpRows {
   void* x; int64_t ldx, rows, cols; const int64_t* labels; int64_t first; const float *inv_z, *inv_t, *scale_at;
   float scale; bool start; float *row_max, *row_sum, *row_fix, *label_logit; int dtype;
 };
-// o [splits, rows, width], row_max and row_sum [splits, rows]; mean_text, dz, ratio and label_coef may be null
+// o [splits, rows, width], row_max and row_sum [splits, rows]; mean_text, dz, ratio and label_coef may be null.
+// dz is float32 for float16: a later loss scale must still find small gradients.
 struct Finish {
   const float* o; const void* z; int64_t ldz; const void* text; int64_t ldt; const float* mean_text;
   const int64_t* labels; const float *inv_z, *inv_t, *scale_at; float scale; const float *row_max, *row_sum,

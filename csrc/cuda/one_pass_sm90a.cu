@@ -5,7 +5,8 @@
 //   S [64, 64] = z T^t    each warpgroup 32 of the classes
 //   P = exp(S - max)      written to shared memory for both
 //   O [64, D] += P T      each warpgroup half of the columns: for D = 512 that is 128 registers a thread
-// Partial sums of the splits are put together by finish (rows_align.cu). D up to 512 in chunks of 64 columns.
+// Maximum and sums leave the label's class out. Partial sums of the splits are put together by finish (rows_align.cu).
+// D up to 512 in chunks of 64 columns.
 #include "kernels.h"
 #include "rows.cuh"
 #include "wgmma.cuh"
@@ -88,8 +89,9 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
       const int h = k / 2 % 2, j = k / 4 * 2 + k % 2, c = i * 64 + c0 + k / 4 * 8 + k % 2;
-      s[k] = c < many ? s[k] * pull[h] * unit[j] : kLow;
+      s[k] *= pull[h] * unit[j];
       if (c == label[h]) a.label_logit[row0 + r0 + 8 * h] = s[k] * kLn2;
+      if (c == label[h] || c >= many) s[k] = kNever;  // finish adds the label: beside it a float16 would lose the rest
       top[h] = fmaxf(top[h], s[k]);
     }
 #pragma unroll
@@ -109,11 +111,11 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
     }
 #pragma unroll
     for (int k = 0; k < 16; k += 2) {
-      const int h = k / 2 % 2, j = k / 4 * 2, column = c0 + k / 4 * 8, c = i * 64 + column, row = r0 + 8 * h;
+      const int h = k / 2 % 2, j = k / 4 * 2, column = c0 + k / 4 * 8, row = r0 + 8 * h;
       float e[2];
 #pragma unroll
       for (int b = 0; b < 2; ++b) {
-        e[b] = c + b < many && c + b != label[h] ? exp2f(s[k + b] - high[h]) : 0.f;
+        e[b] = exp2f(s[k + b] - high[h]);
         sum[h] += e[b];
       }
       Pack<T, 2> pair{{narrow<T>(e[0] * unit[j]), narrow<T>(e[1] * unit[j + 1])}};

@@ -9,7 +9,8 @@
 namespace mmcl { namespace cuda {
 
 constexpr float kEps = 1e-12f;
-constexpr float kLow = -1e30f;  // below every logit; finite, so that differences never make a NaN
+constexpr float kLow = -1e30f;    // the maximum of no class; finite, so that differences never make a NaN
+constexpr float kNever = -3e38f;  // a logit that no sum may see: its exponential is 0 even beside kLow
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -2,6 +2,8 @@
 #include "kernels.h"
 #include "rows.cuh"
 
+#include <type_traits>
+
 namespace mmcl { namespace cuda {
 namespace {
 
@@ -14,7 +16,8 @@ template <typename T> __global__ void norm_kernel(Norm a) {
   if (threadIdx.x == 0) a.inv[blockIdx.x] = 1.f / fmaxf(sqrtf(sum), kEps);
 }
 
-// One row of a chunk: the maximum, then exponentials in place. The second look at the row finds it in the cache.
+// One row of a chunk: the maximum of the other classes, then exponentials in place. The second look at the row finds it
+// in the cache.
 template <typename T> __global__ void exp_kernel(ExpRows a) {
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x, label = a.labels[row] - a.first;
@@ -24,7 +27,10 @@ template <typename T> __global__ void exp_kernel(ExpRows a) {
   const bool packed = can_pack(x, a.cols), mine = label >= 0 && label < a.cols;
   if (mine && threadIdx.x == 0) a.label_logit[row] = widen(x[label]) * pull * a.inv_t[label];
   float top = kLow;
-  each<T, false>(x, a.cols, packed, [&](int64_t j, float v) { top = fmaxf(top, v * a.inv_t[j]); return 0.f; });
+  each<T, false>(x, a.cols, packed, [&](int64_t j, float v) {
+    if (j != label) top = fmaxf(top, v * a.inv_t[j]);  // beside the label's, a float16 would lose the others
+    return 0.f;
+  });
   top = block_all(top, Max(), kLow, scratch) * pull;  // the block waits here, so label_logit was read before any store
   const float before = a.start ? kLow : a.row_max[row];
   top = fmaxf(top, before);
@@ -45,13 +51,14 @@ template <typename T> __global__ void exp_kernel(ExpRows a) {
 
 // One row: the sums of all splits put together, then loss and gradients; NaN where the label is out of range.
 template <typename T> __global__ void finish_kernel(Finish a) {
+  using Out = std::conditional_t<std::is_same_v<T, __half>, float, T>;  // no loss scale has been applied yet
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x, y = a.labels[row];
   const bool inside = y >= 0 && y < a.classes;
-  T* dz = a.dz ? static_cast<T*>(a.dz) + row * a.width : nullptr;
+  Out* dz = a.dz ? static_cast<Out*>(a.dz) + row * a.width : nullptr;
   if (!inside) {
     const float bad = y == a.ignore ? 0.f : nanf("");
-    for (int64_t j = threadIdx.x; dz && j < a.width; j += blockDim.x) dz[j] = narrow<T>(bad);
+    for (int64_t j = threadIdx.x; dz && j < a.width; j += blockDim.x) dz[j] = narrow<Out>(bad);
     if (threadIdx.x == 0) {
       a.loss[row] = a.dscale[row] = bad;
       if (a.ratio) a.ratio[row] = bad, a.label_coef[row] = 0.f;
@@ -63,9 +70,9 @@ template <typename T> __global__ void finish_kernel(Finish a) {
   for (int k = 0; k < a.splits; ++k) high = fmaxf(high, a.row_max[k * a.rows + row]);
   for (int k = 0; k < a.splits; ++k)
     others += __expf(a.row_max[k * a.rows + row] - high) * a.row_sum[k * a.rows + row];
-  const float own = a.label_logit[row], d = others > 0.f ? logf(others) + high - own : kLow;
+  const float own = a.label_logit[row], d = others == 0.f ? kLow : logf(others) + high - own;  // a NaN stays one
   const float small = __expf(-fabsf(d)), q = (d > 0.f ? 1.f : small) / (1.f + small);  // 1 - p_label
-  const float ratio = others > 0.f ? q / others : 0.f, pull = (eps - q) * a.inv_t[y];
+  const float ratio = others == 0.f ? 0.f : q / others, pull = (eps - q) * a.inv_t[y];
   const T* z = static_cast<const T*>(a.z) + row * a.ldz;
   const T* t = static_cast<const T*>(a.text) + y * a.ldt;
   const auto gradient = [&](int64_t j) {
@@ -88,7 +95,7 @@ template <typename T> __global__ void finish_kernel(Finish a) {
     if (a.ratio) a.ratio[row] = ratio, a.label_coef[row] = eps - q;
   }
   for (int64_t j = threadIdx.x; dz && j < a.width; j += blockDim.x)
-    dz[j] = narrow<T>(scale * unit * (gradient(j) - along * widen(z[j]) * unit));
+    dz[j] = narrow<Out>(scale * unit * (gradient(j) - along * widen(z[j]) * unit));
 }
 
 }  // namespace

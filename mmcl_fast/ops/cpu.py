@@ -36,13 +36,10 @@ def alignment_rows(
 ) -> tuple[Tensor, ...]:
     """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty.
 
-    coef: [B], or None where text wants no gradient.
+    coef: [B], or None where text wants no gradient. Gradients of float16 come in float32.
     """
     if z.dtype == torch.float16:  # no float16 matrix unit on the CPU: computed in float32
-        ce, dz, dtext, ds = alignment_rows(
-            z.float(), text.float(), labels, coef, scale, smoothing, ignore_index, need_z
-        )
-        return ce, dz.to(z.dtype), dtext.to(z.dtype), ds
+        return alignment_rows(z.float(), text.float(), labels, coef, scale, smoothing, ignore_index, need_z)
     lib = compiled()
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]

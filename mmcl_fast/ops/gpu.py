@@ -6,16 +6,58 @@ module: row_norm, exp_rows, finish, project, gate_back, shift_normalise, and one
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, mean_unit, unit_stride
+from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, gradient_dtype, mean_unit, unit_stride
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 CHUNK_BYTES = 30 << 20  # of logits: half of an H200's level-2 cache
 ROWS = 4096
 TEXT_ROWS = 2048  # rows of a chunk that needs all classes at once
+HALF_SUM = 1 << 15  # exponentials of at most 1 whose sum float16 surely holds
+
+
+def device_of(x: Tensor) -> AbstractContextManager:
+    """x's GPU as the current one: kernels are launched on the current device, whatever their tensors are on."""
+    return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
+def _on_device(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, run with the device of its second argument as the current one."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        x = args[1]
+        assert isinstance(x, Tensor)
+        with device_of(x):
+            return function(*args, **options)
+
+    return run
+
+
+def _logits(z: Tensor, text: Tensor) -> Tensor:
+    """z text^T; for float16 in float32: its range ends at 65504, and its rounding would be 2 % of a probability."""
+    if z.dtype != torch.float16:
+        return torch.mm(z, text.T)
+    if z.device.type == "cuda":
+        return torch.mm(z, text.T, out_dtype=torch.float32)
+    return torch.mm(z.float(), text.T.float())
+
+
+def _texts_sum(x: Tensor, text: Tensor) -> Tensor:
+    """x text; for float16 and many classes in parts, summed in float32, which no sum leaves."""
+    if x.dtype != torch.float16 or len(text) <= HALF_SUM:
+        return torch.mm(x, text)
+    parts = zip(x.split(HALF_SUM, dim=1), text.split(HALF_SUM), strict=True)
+    return sum((torch.mm(a, b).float() for a, b in parts), torch.zeros((), device=x.device))
 
 
 def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, int]:
@@ -25,6 +67,7 @@ def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, 
     return -(-classes // per_split), per_split
 
 
+@_on_device
 def alignment_rows(
     k: ModuleType,
     z: Tensor,
@@ -38,14 +81,14 @@ def alignment_rows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty.
 
-    coef: [B], or None where text wants no gradient.
+    coef: [B], or None where text wants no gradient. Gradients of float16 come in float32.
     """
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     (b, d), c = z.shape, text.shape[0]
     inv_z, inv_t = k.row_norm(z), k.row_norm(text)
     mean = mean_unit(text, inv_t) if smoothing else None
     ce, ds = torch.empty_like(inv_z), torch.empty_like(inv_z)
-    dz = z.new_empty((b, d) if need_z else 0)
+    dz = z.new_empty((b, d) if need_z else 0, dtype=gradient_dtype(z.dtype))
     if coef is None and k.one_pass_fits(z, text):
         o, top, total, own = k.one_pass(z, text, labels, inv_z, inv_t, scale)
         k.finish(
@@ -68,10 +111,11 @@ def alignment_rows(
             ignore_index,
             smoothing,
         )
-        return ce, dz, z.new_empty(0), ds
-    dtext = z.new_zeros(c, d, dtype=torch.float32) if coef is not None else z.new_empty(0)
+        return ce, dz, z.new_empty(0, dtype=gradient_dtype(z.dtype)), ds
+    wide = torch.float32
+    dtext = z.new_zeros(c, d, dtype=wide) if coef is not None else z.new_empty(0, dtype=gradient_dtype(z.dtype))
     rows = min(b, TEXT_ROWS if coef is not None else ROWS)
-    cols = c if coef is not None else min(c, max(512, CHUNK_BYTES // (rows * z.element_size())))
+    cols = c if coef is not None else min(c, max(512, CHUNK_BYTES // (rows * gradient_dtype(z.dtype).itemsize)))
     top, total, fix, own, ratio, label_coef = z.new_empty(6, rows, dtype=torch.float32)
     for r in range(0, b, rows):
         here = slice(r, r + rows)
@@ -79,9 +123,10 @@ def alignment_rows(
         m = len(u)
         for n in range(0, c, cols):
             t = text[n : n + cols]
-            x = torch.mm(u, t.T)
+            x = _logits(u, t)
             k.exp_rows(x, y, n, inv, inv_t[n : n + cols], scale, top, total, fix, own, n == 0)
-            part = torch.mm(x, t)
+            x = x.to(z.dtype)
+            part = _texts_sum(x, t)
             o = part.float() if n == 0 else torch.addcmul(part, o, fix[:m, None])
         k.finish(
             o[None],
@@ -110,6 +155,7 @@ def alignment_rows(
     return ce, dz, finish_text_gradient(dtext, text, inv_t, scale) if coef is not None else dtext, ds
 
 
+@_on_device
 def realign_forward(
     k: ModuleType, z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,6 +167,7 @@ def realign_forward(
     return e, inv, h
 
 
+@_on_device
 def realign_backward(
     k: ModuleType,
     de: Tensor,
