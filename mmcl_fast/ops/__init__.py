@@ -1,8 +1,8 @@
 """The package's two operations: `alignment_loss` and `realign`.
 
 Backends: `reference` (plain PyTorch, the definition), `cpp` (CPU), `triton` and `cuda` (GPU).
-`backend="auto"` (the default) chooses by device, dtype and shape; the environment variable MMCL_FAST_BACKEND
-forces one. All but the reference give first derivatives only.
+`backend="auto"` (the default) chooses by device, dtype, shape and gradients: what was measured there, else what a cost
+model expects. The environment variable MMCL_FAST_BACKEND forces one. All but the reference give first derivatives only.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops import checks, reference, schema
-from mmcl_fast.ops.choice import Availability, BackendError, backends, choose
+from mmcl_fast.ops import checks, choice, reference, schema
+from mmcl_fast.ops.choice import Availability, BackendError, backends
 
 __all__ = ["Availability", "BackendError", "alignment_loss", "backends", "realign", "realigned_alignment_loss"]
 
@@ -62,10 +62,14 @@ def alignment_loss(
                 reduction=reduction,
                 backend=backend,
             )
-    name = choose("alignment_loss", z, text.shape[0], backend)
     if text.dtype != z.dtype:
         text = text.to(z.dtype)
     compiling = torch.compiler.is_compiling()
+    if compiling:
+        name = choice.traced("alignment_loss", z.device.type, z.device.index, z.dtype, backend)
+    else:
+        text_gradient = torch.is_grad_enabled() and text.requires_grad
+        name = choice.choose(choice.loss_problem(z, text, text_gradient), z.device, backend)
     whole = not compiling and schema.takes_whole(name, z, text, labels)
     if z.device.type == "cpu" and not compiling and not whole:
         checks.values(z, text, labels, weight, logit_scale, ignore_index)
@@ -122,7 +126,10 @@ def realign(
             return realign(z.to(dtype), gate, down, up, source=source, backend=backend)
     if torch.compiler.is_exporting():
         backend = "reference"
-    name = choose("realign", z, down.shape[0] * down.shape[2], backend)
+    if torch.compiler.is_compiling():
+        name = choice.traced("realign", z.device.type, z.device.index, z.dtype, backend)
+    else:
+        name = choice.choose(choice.realign_problem(z, down), z.device, backend)
     gate, down, up = (x if x.dtype == z.dtype else x.to(z.dtype) for x in (gate, down, up))
     if source is not None and source.dtype != z.dtype:
         source = source.to(z.dtype)

@@ -1,13 +1,15 @@
-"""Which backend computes: what is available here and why not, what was measured fastest, what the user
+"""Which backend computes: what is available here and why not, what was measured, what the model expects, what the user
 forces."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import sys
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +19,15 @@ from torch import Tensor
 
 from mmcl_fast.core import load
 from mmcl_fast.errors import UserError
+from mmcl_fast.ops import cost
+from mmcl_fast.ops.cost import Loss, Problem, Realign
 
 NAMES = ("reference", "cpp", "triton", "cuda")
 MODULES = {"cpp": "cpu", "triton": "triton_", "cuda": "cuda_"}
+KERNELS = ("cuda", "triton")  # at equal cost the first: its launches need no Python
 TABLE = Path(__file__).with_name("table.json")
+OLDEST = (8, 0)  # Ampere: bfloat16 products and asynchronous copies
+NEAR = 1.0  # a measurement speaks for sizes up to twice and down to half of its own
 
 
 class BackendError(UserError):
@@ -34,6 +41,14 @@ class Availability:
     available: bool
     why: str
     built: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and whether it was forced, measured, expected by the model, or the only one."""
+
+    backend: str
+    by: str
 
 
 @cache
@@ -50,93 +65,195 @@ def _no_gpu() -> str:
 
 
 @cache
+def capability(index: int | None) -> tuple[int, int]:
+    """Compute capability of a GPU; None: the current one."""
+    return torch.cuda.get_device_capability(index)
+
+
+def sm(number: tuple[int, int]) -> str:
+    return f"sm_{number[0]}{number[1]}"
+
+
+def unserved(name: str, archs: Iterable[str], number: tuple[int, int]) -> str:
+    """Why code for ``archs`` ("80", "90a", "120+PTX") does not run on this compute capability; "" where it does.
+
+    Machine code runs on its own major version from its minor one on, "a" code on that very version. PTX runs on every
+    newer architecture: the driver compiles it.
+    """
+    if number < OLDEST:
+        return f"this GPU is {sm(number)}: the {name} kernels need {sm(OLDEST)} or newer; use a GPU from Ampere on"
+    for arch in archs:
+        digits, exact, ptx = re.fullmatch(r"(\d+)([af]?)(\+PTX)?", arch).groups()  # type: ignore[union-attr]
+        built = int(digits[:-1]), int(digits[-1])
+        same = built == number if exact else built[0] == number[0] and built <= number
+        if same or (ptx and built <= number):
+            return ""
+    return (
+        f"this GPU is {sm(number)} and mmcl_fast._C holds code for {', '.join(archs)}: reinstall with "
+        f'MMCL_FAST_CUDA_ARCHS="{number[0]}{number[1]}"'
+    )
+
+
+def _triton() -> Availability:
+    try:
+        import triton
+    except ImportError as error:
+        return Availability(False, f"triton is not installed ({error}): pip install triton", "")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return Availability(True, "", f"triton {triton.__version__}, interpreted")
+    why = _no_gpu() or _unserved_anywhere("triton", [f"{OLDEST[0]}{OLDEST[1]}+PTX"])
+    return Availability(not why, why, f"triton {triton.__version__}")
+
+
+def _cuda(info: dict, why: str) -> Availability:
+    compiled = info.get("cuda")
+    if not compiled:
+        why = why or "mmcl_fast._C was built without nvcc: install the CUDA toolkit and reinstall"
+        return Availability(False, why, "")
+    why = _no_gpu() or _unserved_anywhere("cuda", compiled["archs"])
+    return Availability(not why, why, f"nvcc {compiled['nvcc']}, architectures {', '.join(compiled['archs'])}")
+
+
+def _unserved_anywhere(name: str, archs: list[str]) -> str:
+    """Why no GPU of this machine is served; "" where one is."""
+    whys = [unserved(name, archs, capability(k)) for k in range(torch.cuda.device_count())]
+    return whys[0] if whys and all(whys) else ""
+
+
+@cache
 def backends() -> dict[str, Availability]:
     """Every backend by name; asks the machine once."""
     info, why = _extension()
     built = f"{info['compiler']}, {', '.join(info['isas'])}; this processor runs {info['isa']}" if info else ""
-    found = {"reference": Availability(True, "", "plain PyTorch"), "cpp": Availability(bool(info), why, built)}
-    try:
-        import triton
-
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        reason = "" if interpreted else _no_gpu()
-        found["triton"] = Availability(
-            not reason, reason, f"triton {triton.__version__}" + (", interpreted" if interpreted else "")
-        )
-    except ImportError as error:
-        found["triton"] = Availability(False, f"triton is not installed ({error}): pip install triton", "")
-    compiled = info.get("cuda") if info else None
-    if not compiled:
-        reason = why or "mmcl_fast._C was built without nvcc: install the CUDA toolkit and reinstall"
-        found["cuda"] = Availability(False, reason, "")
-    else:
-        found["cuda"] = Availability(
-            not _no_gpu(), _no_gpu(), f"nvcc {compiled['nvcc']}, architectures {', '.join(compiled['archs'])}"
-        )
-    return found
+    return {
+        "reference": Availability(True, "", "plain PyTorch"),
+        "cpp": Availability(bool(info), why, built),
+        "triton": _triton(),
+        "cuda": _cuda(info, why),
+    }
 
 
 @cache
-def _table() -> dict:
-    path = os.environ.get("MMCL_FAST_TABLE")
-    source = Path(path) if path else TABLE
-    return json.loads(source.read_text())
-
-
-@cache
-def _measured(op: str, device: str, dtype: str, size: int) -> str:
-    """The first row of the table whose limit holds `size` and whose backend is available here."""
-    for row in _table()[op].get(f"{device}/{dtype}", []):
-        if (row["up_to"] is None or size <= row["up_to"]) and backends()[row["backend"]].available:
-            return row["backend"]
-    return "reference"
-
-
-def _refusal(name: str, device: str, dtype: torch.dtype) -> str:
+def _refusal(name: str, device: str, index: int | None, dtype: torch.dtype) -> str:
+    """Why a backend does not compute this dtype on this device; "" where it does."""
     if name == "reference":
         return ""
     if not (state := backends()[name]).available:
         return state.why
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it computes float32, bfloat16 and float16, not {dtype}"
-    if name == "cpp" and device != "cpu":
-        return f"it computes on the CPU, and z is on {device}"
-    if name == "cuda" and device != "cuda":
-        return f"it computes on an NVIDIA GPU, and z is on {device}"
-    if name == "triton" and device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        return f"it computes on a GPU (on the CPU only under TRITON_INTERPRET=1), and z is on {device}"
-    return ""
+    if name == "cpp":
+        return "" if device == "cpu" else f"it computes on the CPU, and z is on {device}"
+    if name == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
+        return ""
+    if device != "cuda":
+        interpreted = " (on the CPU only under TRITON_INTERPRET=1)" if name == "triton" else ""
+        return f"it computes on an NVIDIA GPU{interpreted}, and z is on {device}"
+    archs = _extension()[0]["cuda"]["archs"] if name == "cuda" else [f"{OLDEST[0]}{OLDEST[1]}+PTX"]
+    return unserved(name, archs, capability(index))
 
 
-@torch.compiler.assume_constant_result
-def _bounds(op: str, device: str, dtype: torch.dtype) -> tuple[int, ...]:
-    """The sizes at which the table's choice may change, ascending."""
-    rows = _table()[op].get(f"{device}/{str(dtype).removeprefix('torch.')}", [])
-    return tuple(sorted(row["up_to"] for row in rows if row["up_to"] is not None))
+@cache
+def _table() -> dict[str, list[dict]]:
+    """Measured times: per operation rows of device, dtype, grads, sizes and ms by backend."""
+    path = os.environ.get("MMCL_FAST_TABLE")
+    return json.loads((Path(path) if path else TABLE).read_text())
 
 
-@torch.compiler.assume_constant_result
-def _choose(op: str, device: str, dtype: torch.dtype, size: int, backend: str | None) -> str:
+def key(problem: Problem, device: str) -> dict[str, object]:
+    """What a measurement is found by; device: "cpu" or such as "sm_90"."""
+    dtype = str(problem.dtype).removeprefix("torch.")
+    return {"device": device, "dtype": dtype, "grads": problem.grads, "sizes": list(problem.sizes)}
+
+
+def _measured(problem: Problem, device: str, among: tuple[str, ...]) -> str | None:
+    """The fastest by the nearest measurement of the same kind; None where none is near."""
+    here = key(problem, device)
+
+    def away(row: dict) -> float:
+        return max(abs(math.log2(a / b)) for a, b in zip(row["sizes"], problem.sizes, strict=True))
+
+    rows = [
+        row
+        for row in _table().get(problem.op, [])
+        if all(row[name] == here[name] for name in ("device", "dtype", "grads"))
+        and away(row) <= NEAR
+        and any(name in row["ms"] for name in among)
+    ]
+    if not rows or not problem.aligned:
+        return None
+    times = min(rows, key=away)["ms"]
+    return min((name for name in among if name in times), key=times.__getitem__)
+
+
+@lru_cache(maxsize=1 << 14)
+def _best(problem: Problem, device: str, index: int | None) -> Choice:
+    if problem.dtype == torch.float64:
+        return Choice("reference", "float64")
+    able = tuple(name for name in ("cpp", *KERNELS) if not _refusal(name, device, index, problem.dtype))
+    if device != "cuda":
+        able = tuple(name for name in able if name == "cpp")
+    if not able:
+        return Choice("reference", "no other backend")
+    if len(able) == 1:
+        return Choice(able[0], "no other backend")
+    number = capability(index)
+    if name := _measured(problem, sm(number), able):
+        return Choice(name, "measured")
+    return Choice(min(able, key=lambda name: cost.seconds(name, problem, number)), "model")
+
+
+def _asked(backend: str | None) -> str:
     name = backend if backend not in (None, "auto") else os.environ.get("MMCL_FAST_BACKEND") or "auto"
-    if name == "auto":
-        if dtype == torch.float64:
-            return "reference"
-        return _measured(op, device, str(dtype).removeprefix("torch."), size)
-    if name not in NAMES:
+    if name not in (*NAMES, "auto"):
         raise BackendError(f"there is no backend {name!r}: choose one of auto, {', '.join(NAMES)}")
-    if why := _refusal(name, device, dtype):
+    return name
+
+
+def explain(problem: Problem, device: torch.device, backend: str | None = None) -> Choice:
+    """The backend for one call, and by what; BackendError where the one asked for cannot."""
+    name = _asked(backend)
+    if name == "auto":
+        return _best(problem, device.type, device.index)
+    if why := _refusal(name, device.type, device.index, problem.dtype):
+        raise BackendError(f"backend {name!r} cannot compute {problem.op} here: {why}")
+    return Choice(name, "forced")
+
+
+def choose(problem: Problem, device: torch.device, backend: str | None = None) -> str:
+    """The backend for one call."""
+    return explain(problem, device, backend).backend
+
+
+@torch.compiler.assume_constant_result
+def traced(op: str, device: str, index: int | None, dtype: torch.dtype, backend: str | None) -> str:
+    """The backend for a compiled graph, whose sizes may be symbols: "auto" stays, and is settled at every call."""
+    name = _asked(backend)
+    if name == "auto":
+        able = (
+            n for n in ("cpp", *KERNELS) if not _refusal(n, device, index, dtype) and (n == "cpp" or device == "cuda")
+        )
+        return "auto" if next(able, None) else "reference"
+    if why := _refusal(name, device, index, dtype):
         raise BackendError(f"backend {name!r} cannot compute {op} here: {why}")
     return name
 
 
-def choose(op: str, z: Tensor, size: int, backend: str | None) -> str:
-    """The backend for one call. `size` is the number of classes (alignment_loss) or of ranks M r
-    (realign)."""
-    device, dtype = z.device.type, z.dtype
-    for bound in _bounds(op, device, dtype):  # under torch.compile a size may be a symbol: the table's bound is none
-        if size <= bound:
-            return _choose(op, device, dtype, bound, backend)
-    return _choose(op, device, dtype, sys.maxsize, backend)
+def _aligned(x: Tensor) -> bool:
+    """By strides and offset, not by address: a fake tensor has none."""
+    size = x.element_size()
+    return x.stride(1) == 1 and x.stride(0) * size % 16 == 0 and x.storage_offset() * size % 16 == 0
+
+
+def loss_problem(z: Tensor, text: Tensor, text_gradient: bool) -> Loss:
+    """The alignment loss of these tensors; where they lie in memory matters on a GPU alone."""
+    aligned = z.device.type != "cuda" or (_aligned(z) and _aligned(text))
+    return Loss(z.shape[0], text.shape[0], z.shape[1], z.dtype, text_gradient, aligned)
+
+
+def realign_problem(z: Tensor, down: Tensor) -> Realign:
+    """The re-alignment of these tensors."""
+    return Realign(z.shape[0], z.shape[1], down.shape[1], down.shape[0], down.shape[2], z.dtype)
 
 
 @cache

@@ -24,9 +24,8 @@ realign_backward = functools.partial(gpu.realign_backward, HERE)
 
 
 def _launch(kernel: Callable[..., int], x: Tensor, *args: object) -> None:
-    """Launches on x's device and its current stream; x also gives the dtype code."""
-    with torch.cuda.device(x.device):
-        code = kernel(*args, DTYPES[x.dtype], torch.cuda.current_stream().cuda_stream)
+    """Launches on the current stream of x's device, which gpu.py has made the current one; x gives the dtype code."""
+    code = kernel(*args, DTYPES[x.dtype], torch.cuda.current_stream(x.device).cuda_stream)
     if code:
         raise RuntimeError(f"mmcl_fast CUDA kernel: {LIB.error(code)} (cudaError {code})")
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmcl_fast.ops.choice import driver
+from mmcl_fast.ops.choice import choose, driver, loss_problem, realign_problem
+from mmcl_fast.ops.common import gradient_dtype
 
 Z, TEXT, SCALE, WEIGHT = 1, 2, 4, 8  # bits of `need` of alignment_loss
 LIB = torch.library.Library("mmcl_fast", "DEF")
@@ -53,8 +54,11 @@ def alignment_loss(
 ) -> tuple[Tensor, ...]:
     """Loss; CE_i, w_i [B]; 1 / sum w (or 1); dCE_i/dz_i [B, D]; d loss/d text [C, D]; dCE_i/d scale [B].
 
-    `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty.
+    `scale` is used where `logit_scale` is None. Gradients that `need` does not ask for are empty; those of float16 are
+    float32 until the upstream gradient scales them.
     """
+    if backend == "auto":  # a compiled graph leaves it to the sizes of the call
+        backend = choose(loss_problem(z, text, bool(need & TEXT)), z.device)
     if not need & TEXT and takes_whole(backend, z, text, labels):
         loss, stats, dz = driver(backend).alignment_whole(
             z,
@@ -83,7 +87,7 @@ def alignment_loss(
         text,
         labels,
         coef,
-        scale if logit_scale is None else logit_scale.detach().float(),
+        scale if logit_scale is None else logit_scale.detach().to(z.device, torch.float32),
         label_smoothing,
         ignore_index,
         bool(need & Z),
@@ -111,8 +115,8 @@ def _alignment_fake(
         row,
         row,
         one,
-        (z.shape if need & Z else (0,), z.dtype),
-        (text.shape if need & TEXT else (0,), text.dtype),
+        (z.shape if need & Z else (0,), gradient_dtype(z.dtype)),
+        (text.shape if need & TEXT else (0,), gradient_dtype(text.dtype)),
         row,
     ]
     return tuple(z.new_empty(shape, dtype=dtype) for shape, dtype in shapes)
@@ -124,6 +128,7 @@ def _alignment_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
     again = (z, text) if need & TEXT and reduction == "none" else ()
     ctx.save_for_backward(loss, rows, weights, norm, dz, dtext, dscale, labels, weight, logit_scale, *again)
     ctx.args = (scale, smoothing, ignore_index, reduction, need, backend)
+    ctx.dtype = z.dtype
     ctx.set_materialize_grads(False)
 
 
@@ -142,19 +147,19 @@ def _alignment_backward(ctx: Any, *grads: Tensor | None) -> tuple:
     row_grad = grad * norm * weights
     grad_z = grad_text = grad_weight = grad_scale = None
     if need & Z:
-        grad_z = (dz * row_grad[:, None]).to(dz.dtype)
+        grad_z = (dz * row_grad[:, None]).to(ctx.dtype)
     if need & SCALE:
-        grad_scale = torch.dot(row_grad, dscale).to(logit_scale.dtype)
+        grad_scale = torch.dot(row_grad, dscale).to(logit_scale)
     if need & WEIGHT:  # mean: d(sum w CE / sum w)/dw_i = (CE_i - loss) / sum w
         above = torch.where(labels != ignore_index, rows - loss, 0.0) if reduction == "mean" else rows
         grad_weight = (grad * norm * above).to(weight.dtype)
     if need & TEXT and reduction != "none":
-        grad_text = (dtext * grad).to(dtext.dtype)
+        grad_text = (dtext * grad).to(ctx.dtype)
     elif need & TEXT:
         z, text = again
         grad_text = torch.ops.mmcl_fast.alignment_loss(
             z, text, labels, row_grad, logit_scale, scale, smoothing, ignore_index, "sum", TEXT, backend
-        )[5]
+        )[5].to(ctx.dtype)
     return grad_z, grad_text, None, grad_weight, grad_scale, None, None, None, None, None, None
 
 
@@ -162,6 +167,8 @@ def realign(
     z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """e [B, D]; 1 / |v| [B] float32; h = source [down_1 .. down_M] [B, M r]"""
+    if backend == "auto":
+        backend = choose(realign_problem(z, down), z.device)
     return driver(backend).realign_forward(z, gate, down, up, source)
 
 
@@ -189,6 +196,8 @@ def realign_backward(
     backend: str,
 ) -> tuple[Tensor, ...]:
     """Gradients of z, gate, down, up, source: bit k of `need` asks for the k-th, the others are empty."""
+    if backend == "auto":
+        backend = choose(realign_problem(z, down), z.device)
     return driver(backend).realign_backward(de, e, inv, h, z, gate, down, up, source, need)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from mmcl_fast.kernels import alignment as loss_kernels
 from mmcl_fast.kernels import realignment as realign_kernels
@@ -24,15 +27,47 @@ realign_forward = functools.partial(gpu.realign_forward, HERE)
 realign_backward = functools.partial(gpu.realign_backward, HERE)
 
 
-@cache
-def _tuned(module: str, name: str, key: tuple[str, ...], which: int | str) -> tuple[Any, dict[str, Any]]:
-    """The kernel with its configurations timed once per key; the interpreter takes the first one."""
-    source = {"loss": loss_kernels, "realign": realign_kernels}[module]
-    kernel, configs = getattr(source, name), source.CONFIGS[name][which]
+Launch = Callable[..., Any]
+_CHOSEN: dict[tuple, tuple[dict[str, int], dict[str, int]]] = {}
+UNFIT = (OutOfResources, triton.CompilationError, PTXASError)
+
+
+def _run(key: tuple, configs: list[tuple[dict[str, int], int, int]], launch: Launch) -> None:
+    """Launch with the configuration that was fastest when the key came first.
+
+    The key holds the kernel, the device, the dtype and the padded width. It leaves out the number of classes, which
+    grows from task to task. Timing waits for the device, and a CUDA graph under capture forbids that. There the first
+    configuration is taken and not remembered: every GPU from Ampere on can hold it. Deterministic torch takes it too,
+    because another configuration sums in another order.
+    """
+    made = [(sizes, {"num_warps": warps, "num_stages": stages}) for sizes, warps, stages in configs]
     if INTERPRETED:
-        return kernel, configs[0][0]
-    made = [triton.Config(sizes, num_warps=warps, num_stages=stages) for sizes, warps, stages in configs]
-    return triton.autotune(made, key=list(key))(kernel), {}
+        launch(**made[0][0])
+        return
+    if torch.are_deterministic_algorithms_enabled():
+        sizes, options = made[0]
+    else:
+        if key not in _CHOSEN and not torch.cuda.is_current_stream_capturing():
+            _CHOSEN[key] = min(made, key=lambda config: _time(launch, *config))
+        sizes, options = _CHOSEN.get(key, made[0])
+    launch(**sizes, **options)
+
+
+def _time(launch: Launch, sizes: dict[str, int], options: dict[str, int], rounds: int = 5) -> float:
+    """Median milliseconds of a launch; infinite where the GPU cannot hold the configuration."""
+    try:
+        launch(**sizes, **options)  # compiles
+    except UNFIT:
+        return math.inf
+    times = []
+    for _ in range(rounds):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        launch(**sizes, **options)
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return sorted(times)[rounds // 2]
 
 
 def _scale(scale: float | Tensor) -> dict:
@@ -73,8 +108,8 @@ def one_pass(
     top, total = z.new_empty(2, splits, b, dtype=torch.float32)
     own = z.new_empty(b, dtype=torch.float32)
     block = _block(d, 64)
-    kernel, sizes = _tuned("loss", "one_pass", ("classes", "D"), block)
-    kernel[lambda meta: (triton.cdiv(b, meta["BM"]), splits)](
+    launch = functools.partial(
+        loss_kernels.one_pass[lambda meta: (triton.cdiv(b, meta["BM"]), splits)],
         z,
         z.stride(0),
         text,
@@ -93,8 +128,8 @@ def one_pass(
         UPCAST=_upcast(z),
         D=block,
         **_scale(scale),
-        **sizes,
     )
+    _run(("one_pass", z.device, z.dtype, block), loss_kernels.CONFIGS["one_pass"][block], launch)
     return o, top, total, own
 
 
@@ -188,12 +223,25 @@ def finish(
 def shift_normalise(z: Tensor, h: Tensor, gate: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     (b, d), ranks = z.shape, h.shape[1]
     e, inv = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32)
-    kernel, sizes = _tuned(
-        "realign", "shift_normalise", ("width", "ranks"), "wide" if z.dtype == torch.float32 else "half"
+    kind = "wide" if z.dtype == torch.float32 else "half"
+    launch = functools.partial(
+        realign_kernels.shift_normalise[lambda meta: (triton.cdiv(b, meta["BM"]),)],
+        z,
+        z.stride(0),
+        h,
+        gate,
+        gate.stride(0),
+        up,
+        e,
+        inv,
+        b,
+        d,
+        ranks,
+        rank,
+        UPCAST=_upcast(z),
     )
-    kernel[lambda meta: (triton.cdiv(b, meta["BM"]),)](
-        z, z.stride(0), h, gate, gate.stride(0), up, e, inv, b, d, ranks, rank, UPCAST=_upcast(z), **sizes
-    )
+    key = ("shift_normalise", z.device, z.dtype, _block(d), _block(ranks))
+    _run(key, realign_kernels.CONFIGS["shift_normalise"][kind], launch)
     return e, inv
 
 

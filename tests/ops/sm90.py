@@ -1,4 +1,4 @@
-"""Compiles a Triton kernel for sm_90 without a GPU and reads registers, spills, shared memory and wgmma."""
+"""Compiles a Triton kernel without a GPU and reads registers, spills, shared memory and matrix instructions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-TARGET = GPUTarget("cuda", 90, 32)
-SHARED_LIMIT = 227 * 1024
+SHARED_LIMIT = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}  # bytes of a block
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
@@ -41,7 +40,9 @@ def machine_code(library: str, arch: str) -> list[str]:
     return text.stdout.split("Fatbin elf code:")
 
 
-def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], **options) -> dict[str, int]:
+def compile_kernel(
+    kernel, types: dict[str, str], constants: dict[str, object], capability: int = 90, **options
+) -> dict[str, int]:
     """types: argument -> "*bf16", "i32" ...; every argument of the kernel is in types or constants."""
     function = getattr(kernel, "fn", kernel)
     if not isinstance(function, triton.JITFunction):
@@ -53,7 +54,7 @@ def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], 
         if types.get(a, "").startswith("*") or a in ("ldz", "ldt", "width")
     }
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=aligned)
-    made = triton.compile(source, target=TARGET, options=options)
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     (used,) = usage(made.asm["cubin"])
     return {
         "registers": used["REG"],
@@ -61,4 +62,5 @@ def compile_kernel(kernel, types: dict[str, str], constants: dict[str, object], 
         "local": used["LOCAL"],
         "shared": made.metadata.shared,
         "wgmma": made.asm["ptx"].count("wgmma.mma_async"),
+        "products": sum(made.asm["ptx"].count(name) for name in ("wgmma.mma_async", "mma.sync", "tcgen05.mma")),
     }

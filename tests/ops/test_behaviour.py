@@ -10,6 +10,7 @@ import torch
 
 from mmcl_fast import ops
 from mmcl_fast.errors import UserError
+from mmcl_fast.ops import choice
 from tests.ops.cases import eager_realign, loss_inputs, realign_inputs
 
 BACKENDS = ["reference", "cpp"]
@@ -74,24 +75,10 @@ def test_backends_are_refused_with_the_reason(monkeypatch):
         ops.alignment_loss(Z, TEXT, Y, logit_scale=1.0)
 
 
-def test_auto_uses_the_table_and_the_reference_for_float64(tmp_path, monkeypatch):
-    from mmcl_fast.ops import choice
-
-    assert choice.choose("alignment_loss", Z, 10, None) == "cpp"
-    assert choice.choose("alignment_loss", Z.double(), 10, None) == "reference"
-    table = tmp_path / "table.json"
-    table.write_text(
-        '{"alignment_loss": {"cpu/float32": [{"up_to": 50, "backend": "reference"}, '
-        '{"up_to": null, "backend": "cpp"}]}, "realign": {}}'
-    )
-    monkeypatch.setenv("MMCL_FAST_TABLE", str(table))
-    choice._table.cache_clear(), choice._measured.cache_clear()
-    try:
-        assert choice.choose("alignment_loss", Z, 50, None) == "reference"
-        assert choice.choose("alignment_loss", Z, 51, "auto") == "cpp"
-        assert choice.choose("realign", Z, 51, None) == "reference"
-    finally:
-        choice._table.cache_clear(), choice._measured.cache_clear()
+def test_auto_on_the_cpu_is_cpp_and_the_reference_for_float64():
+    assert choice.choose(choice.loss_problem(Z, TEXT, False), Z.device) == "cpp"
+    assert choice.choose(choice.loss_problem(Z.double(), TEXT.double(), True), Z.device, "auto") == "reference"
+    assert choice.choose(choice.realign_problem(Z, torch.randn(2, 6, 5)), Z.device) == "cpp"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -93,7 +93,7 @@ def on_the_cpu(emulated, monkeypatch):
     monkeypatch.setattr(cuda_, "LIB", emulated)
     monkeypatch.setattr(cuda_, "_launch", launch)
     monkeypatch.setattr(cuda_, "_hopper", lambda index: 0)
-    monkeypatch.setattr(choice, "_refusal", lambda name, device, dtype: "")
+    monkeypatch.setattr(choice, "_refusal", lambda name, device, index, dtype: "")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
