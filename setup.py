@@ -76,11 +76,13 @@ def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
             f"MMCL_FAST_CUDA_ARCHS: this nvcc does not know {', '.join(missing)}; it knows {', '.join(sorted(known))}"
         )
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-    newest = max((a for a in archs if a.isdigit()), key=int, default=None)
-    if newest:
-        flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    plain = sorted({a for a in archs if a.isdigit()}, key=int)
+    ptx = sorted(
+        {*plain[:1], *plain[-1:]}, key=int
+    )  # of the oldest for what lies between, of the newest for what follows
+    flags += [f"-gencode=arch=compute_{a},code=compute_{a}" for a in ptx]
     hopper = ["-gencode=arch=compute_90a,code=sm_90a"] if "90a" in archs else []
-    return flags, hopper, archs + ([f"{newest}+PTX"] if newest else [])
+    return flags, hopper, archs + [f"{a}+PTX" for a in ptx]
 
 
 def nvcc_host(cxx: list[str]) -> list[str]:
