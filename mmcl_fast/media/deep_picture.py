@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from typing import BinaryIO
 
 import numpy as np
@@ -27,6 +28,23 @@ def read(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
         return _tiff(file, max_pixels)
     header = netpbm.read_header(file, max_pixels) if start.startswith(b"P") else None
     return None if header is None else _netpbm(file, header)
+
+
+def modality(file: BinaryIO) -> str | None:
+    """``depth`` for one grey channel of more than 8 bits, else ``image``; None where Pillow has to say.
+
+    Raises MediaError for a broken header.
+    """
+    file.seek(0)
+    start = file.read(4)
+    if start in tiff.MARKS:
+        page = tiff.read_page(file, sys.maxsize)
+        grey = page.samples == 1 and page.photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO)
+        return "depth" if grey and page.bits > 8 else "image"
+    header = netpbm.read_header(file, sys.maxsize) if start.startswith(b"P") else None
+    if header is None:
+        return None
+    return "depth" if header.channels == 1 and not 0 < header.largest < 256 else "image"
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:

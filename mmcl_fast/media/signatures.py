@@ -19,8 +19,9 @@ BOXES = frozenset(b"ftyp moov mdat free skip wide styp sidx moof uuid pnot meta 
 CONTROL_BYTES = bytes((*range(9), *range(14, 27), *range(28, 32), 127))
 CONTROLS = re.compile(b"[" + re.escape(CONTROL_BYTES) + b"]")
 GAP = rb"(?:#[^\n]*\n|\s)+"
-PNM = re.compile(rb"(?:P[1-6fF]|P0CMYK|PyP|PyRGBA|PyCMYK)[\s#]")
+PNM = re.compile(rb"(?:P[1-7fF]|P0CMYK|PyP|PyRGBA|PyCMYK)[\s#]")
 PLAIN_PNM = re.compile(rb"P[123]\s(?:#[^\n]*\n|[\d\s])+")
+PAM = re.compile(rb"P7\n(?:[^\n]*\n){1,99}?ENDHDR\n")
 BITMAP = re.compile(rb"P(4)" + GAP + rb"(\d+)" + GAP + rb"(\d+)\s")
 PACKED_PNM = re.compile(rb"P([56])" + GAP + rb"(\d+)" + GAP + rb"(\d+)" + GAP + rb"(\d+)\s")
 
@@ -93,7 +94,7 @@ def pnm(start: bytes) -> bool:
 
 def written_pnm(start: bytes) -> bool:
     """A portable picture in digits, or one whose bytes all happen to be printable."""
-    if PLAIN_PNM.fullmatch(start):
+    if PLAIN_PNM.fullmatch(start) or PAM.match(start):
         return True
     if found := BITMAP.match(start):
         size = -(-int(found[2]) // 8) * int(found[3])

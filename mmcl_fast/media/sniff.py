@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import formats, signatures
+from mmcl_fast.media import deep_picture, formats, signatures
 from mmcl_fast.media.formats import FFMPEG, FORMATS, PILLOW, Format
 from mmcl_fast.media.source import Source, head, name_of, open_av, open_binary
 from mmcl_fast.media.tracks import audio_track, video_track
@@ -52,7 +54,12 @@ def _picture(source: Source) -> str | None:
     from PIL import Image
 
     try:
-        with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
+        with ExitStack() as stack:
+            file = stack.enter_context(open_binary(source))
+            if (kind := deep_picture.modality(file)) is not None:
+                return kind
+            file.seek(0)
+            im = stack.enter_context(Image.open(file, formats=FORMATS))
             if getattr(im, "n_frames", 1) > 1 and im.format in ANIMATIONS:
                 return "video"
             return "depth" if im.mode[0] in "IF" else "image"

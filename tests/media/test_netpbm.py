@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode
+from mmcl_fast.media import check, decode, sniff
 from mmcl_fast.media.depth_files import read_plane
 from tests.media.files import plain
 
@@ -122,6 +122,25 @@ def test_pfm_is_upright_and_not_scaled(order, scale):
 def test_a_disparity_of_8_bits_may_be_a_pgm():
     values = RNG.integers(0, 256, (SIDE, SIDE))
     assert np.array_equal(read_plane(pnm(5, values, 255), plain("depth", depth_kind="disparity")), values)
+
+
+@pytest.mark.parametrize(
+    "data, kind",
+    [
+        (pnm(5, np.ones((4, 4)), 255), "image"),
+        (pnm(5, np.ones((4, 4)), 10000), "depth"),
+        (pnm(2, np.ones((4, 4), int), 10000), "depth"),
+        (pnm(1, np.ones((4, 4), int), 1), "image"),
+        (pnm(6, np.ones((4, 4, 3)), 10000), "image"),
+        (pam(np.full((4, 4, 1), 65), 65535, "GRAYSCALE"), "depth"),
+        (pam(np.full((4, 4, 4), 65), 255, "RGB_ALPHA"), "image"),
+        (pfm(np.ones((4, 4))), "depth"),
+        (b"P5 and P7 are the largest of their kind.", "text"),
+        (b"P7\nWIDTH is what it lacks\n", "text"),
+    ],
+)
+def test_what_a_file_is(data, kind):
+    assert sniff(data) == kind
 
 
 COUNT = np.arange(9).reshape(3, 3)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode
+from mmcl_fast.media import check, decode, sniff
 from tests.media.files import plain
 from tests.media.png_files import exif, png
 from tests.media.tiff_files import (
@@ -357,3 +357,25 @@ def test_a_damaged_png_of_16_bits_is_refused(samples):
         for work in (check, decode):
             with pytest.raises(MediaError):
                 work(bad, "image", plain(size=SIDE))
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize(
+    "dtype, bits, samples, kind",
+    [
+        ("u1", 8, 1, "image"),
+        ("u2", 16, 1, "depth"),
+        ("u2", 12, 1, "depth"),
+        ("i2", 16, 1, "depth"),
+        ("f2", 16, 1, "depth"),
+        ("f4", 32, 1, "depth"),
+        ("f8", 64, 1, "depth"),
+        ("u2", 16, 3, "image"),
+        ("u2", 16, 4, "image"),
+    ],
+)
+def test_what_a_tiff_is(big_endian, big, dtype, bits, samples, kind):
+    values = np.ones((SIDE, SIDE, samples), dtype)
+    for blocks in (STRIPS, TILES):
+        assert sniff(tiff(values, bits=bits, big_endian=big_endian, big=big, **blocks)) == kind
