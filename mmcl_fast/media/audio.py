@@ -1,25 +1,29 @@
-"""Recordings by soundfile, and by PyAV what libsndfile does not read."""
+"""Recordings by soundfile, and by PyAV what libsndfile does not read.
+
+The length of a recording is what decodes, not what a header estimates: of an MP3 its frames are counted, and the links
+of an Ogg chain are read one after the other.
+"""
 
 from __future__ import annotations
 
-import math
-import os
-import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import mel, native
+from mmcl_fast.media import mel, sound_header, sound_mpeg, sound_ogg
 from mmcl_fast.media.resample import resample
-from mmcl_fast.media.source import Source, is_file, limit_seconds, open_av, open_binary
+from mmcl_fast.media.sound_av import AvSound
+from mmcl_fast.media.sound_file import FilePiece, PartPiece, open_sound
+from mmcl_fast.media.sound_part import Part
+from mmcl_fast.media.sound_window import place, window
+from mmcl_fast.media.source import Source, limit_seconds, open_binary, size_of
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
 
-LOUDEST = 1e10  # float files mean 1 by full scale, some 2 ** 31; far above, the powers overflow
-SHORT = re.compile(r"(?:data|SSND) : (\d+) \(should be (\d+)\)")  # libsndfile's log: bytes stated, bytes there
+LONGEST = 1 << 36  # samples; a FLAC file cannot state so many, and libsndfile says more of one that states none
 
 
 def audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
@@ -30,103 +34,116 @@ def audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
 
 
 def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whole: bool = False) -> tuple[Tensor, int]:
-    """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long one only the window."""
+    """Mono float32 ``[T]`` and its rate in Hz: the channels' mean; of a long recording only the window.
+
+    Args:
+        source: the recording.
+        spec: its ``seconds`` are the window's length, its ``max_seconds`` the limit of the recording's.
+        shift: the window's place in the recording, 0 to 1. None: the centre.
+        whole: decode all of it, and refuse a recording that is cut short.
+
+    Raises:
+        MediaError: the file holds no sound, is too long, damaged, or cut short.
+    """
     import soundfile
 
     try:
-        # A descriptor is read without a callback per block, and has no name: .raw or .vox would be headerless.
+        with open_sound(source) as file:
+            plan = plan_of(source, file, whole)
+            if whole and plan.fault:
+                raise MediaError(f"{plan.fault}: cut short, replace it")
+            if plan.parts is None and not plan.by_av:
+                limit_seconds(file.frames / file.samplerate, spec)
+                piece = FilePiece(file)
+                if not piece.samples:
+                    raise MediaError("holds no samples")
+                if not whole:
+                    return piece.read(*place(piece.samples, piece.rate, spec, shift)), piece.rate
+        if not plan.by_av:
+            parts: Sequence[Source | Part] = [source] if plan.parts is None else plan.parts
+            pieces = [PartPiece(part) for part in parts]
+            if whole:
+                for each in pieces:
+                    each.check()
+            return window(pieces, spec, shift)
+    except soundfile.LibsndfileError:  # PyAV may read it
+        pass
+    return _by_av(source, spec, shift, whole)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a file that libsndfile opens is read.
+
+    Attributes:
+        parts: what is read one after the other. None: the file as it is.
+        fault: what shows that the file is cut short.
+        by_av: libsndfile does not know the file's length, PyAV counts it.
+    """
+
+    parts: list[Part] | None = None
+    fault: str | None = None
+    by_av: bool = False
+
+
+def plan_of(source: Source, file: Any, whole: bool = False) -> Plan:
+    """How to read a source whose SoundFile is open; ``whole`` looks for a missing end at more cost."""
+    if file.format == "MP3":
+        return _of_frames(source, file)
+    if file.format == "OGG":
+        return _of_links(source)
+    if file.format == "FLAC":
+        return Plan(by_av=not 0 < file.frames < LONGEST)
+    if whole or file.frames <= 0 or "hould be" in file.extra_info:  # libsndfile's log of sizes that do not fit
         with open_binary(source) as opened:
-            target = opened.fileno() if is_file(source) and os.name == "posix" else opened
-            with soundfile.SoundFile(target, closefd=False) as file:
-                rate, frames = file.samplerate, file.frames
-                plausible(rate, file.channels)
-                limit_seconds(frames / rate, spec)
-                if whole:
-                    _to_the_end(file)
-                want = math.ceil(spec.seconds * rate) + 1
-                start = int((0.5 if shift is None else shift) * max(frames - want, 0))
-                if whole or (start and file.subtype != "VORBIS"):
-                    file.seek(start)
-                else:
-                    _skip(file, start)
-                # libsndfile makes floats of 16 bits a sample at a time; it divides them by 32768, too.
-                kind = "int16" if file.subtype == "PCM_16" else "float32"
-                samples = file.read(min(frames, want), dtype=kind, always_2d=True)
-                if len(samples) < min(frames, want):
-                    raise MediaError(f"ends after {len(samples)} of {frames} samples: cut short, replace it")
-    except soundfile.LibsndfileError:
-        samples, rate = _av_wave(source, spec)
-    if not len(samples):
-        raise MediaError("holds no samples")
-    return _mono(samples), rate
+            part = sound_header.repaired(source, opened)
+            return Plan([part] if part else None, sound_header.missing(opened))
+    return Plan()
 
 
-def _mono(samples: np.ndarray) -> Tensor:
-    """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
-    kernels = native.kernels()
-    if kernels is not None and samples.flags.c_contiguous:
-        wave = torch.empty(len(samples))
-        if kernels.mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST, wave.data_ptr()):
-            _sane(-math.inf, math.inf)
-        return wave
-    scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
-    wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32))
-    wave = wave.float().mul_(scale)
-    _sane(*wave.aminmax())
-    return wave
+def _of_frames(source: Source, file: Any) -> Plan:
+    """An MP3 as it is, if its header counts its frames rightly."""
+    with open_binary(source) as opened:
+        if sound_mpeg.is_sealed(opened):
+            return Plan()
+        opened.seek(0)
+        found = sound_mpeg.stretches(opened)
+    if not found:
+        return Plan()
+    fault = next(filter(None, map(sound_mpeg.missing, found)), None)
+    first = found[0]
+    if len(found) == 1 and first.kind.layer < 3:
+        return Plan(fault=fault, by_av=file.frames != first.frames * first.kind.samples)
+    if any(stretch.kind.layer < 3 for stretch in found):
+        return Plan(fault=fault, by_av=True)
+    if len(found) == 1 and sound_mpeg.is_exact(first):
+        return Plan(fault=fault)
+    return Plan([sound_mpeg.truthful(source, stretch) for stretch in found], fault)
 
 
-def _skip(file: Any, count: int) -> None:
-    """Reads so far: in Vorbis libsndfile 1.2.2 may seek elsewhere, or crash where it cannot decode."""
-    while count and (block := len(file.read(min(count, 1 << 16), dtype="float32"))):
-        count -= block
+def _of_links(source: Source) -> Plan:
+    """An Ogg file as it is, if it is no chain."""
+    with open_binary(source) as opened:
+        begins = sound_ogg.links(opened)
+        fault = "ends inside its last page" if sound_ogg.is_torn(opened) else None
+    if len(begins) < 2:
+        return Plan(fault=fault)
+    ends = [*begins[1:], size_of(source)]
+    return Plan([Part(source, begin, end) for begin, end in zip(begins, ends, strict=True)], fault)
 
 
-def _sane(low: Any, high: Any) -> None:
-    """Refuses samples from ``low`` to ``high`` that are not sound."""
-    if not (low >= -LOUDEST and high <= LOUDEST):  # not a number is neither
-        raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")
-
-
-def plausible(rate: int, channels: int) -> None:
-    if not 1000 <= rate <= 1_000_000:
-        raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
-    if channels > 64:
-        raise MediaError(f"{channels} channels: at most 64 are read, convert it")
-
-
-def _to_the_end(file: Any) -> None:
-    """Reads all of an open sound file, a block at a time."""
-    count = 0
-    while count < file.frames:
-        block = file.read(1 << 16, dtype="float32", always_2d=True)
-        if not len(block):
-            raise MediaError(f"ends after {count} of {file.frames} samples: cut short, replace it")
-        _sane(float(block.min()), float(block.max()))
-        count += len(block)
-    short = SHORT.search(file.extra_info)
-    if short and int(short[2]) < int(short[1]):
-        raise MediaError(f"ends after {short[2]} of {short[1]} bytes of sound: cut short, replace it")
-
-
-def _av_wave(source: Source, spec: VisualSpec) -> tuple[np.ndarray, int]:
-    """``[T, 1]`` and the rate, for what libsndfile does not read: m4a, the sound of a video."""
-    import av
-
-    with open_av(source) as container:
-        if not container.streams.audio:
-            raise MediaError("holds no sound track")
-        stream = container.streams.audio[0]
-        if stream.codec_context is None:
-            raise MediaError("its sound codec is unknown: convert it to wav or flac")
-        resampler = av.AudioResampler(format="fltp")
-        blocks, count, rate = [], 0, stream.rate
-        plausible(rate, stream.channels)
-        for frame in container.decode(stream):
-            for block in resampler.resample(frame):
-                blocks.append(block.to_ndarray().mean(0))
-                count += block.samples
-            limit_seconds(count / rate, spec)
-    if not blocks:
-        raise MediaError("holds no samples")
-    return np.concatenate(blocks)[:, None], rate
+def _by_av(source: Source, spec: VisualSpec, shift: float | None, whole: bool) -> tuple[Tensor, int]:
+    with open_binary(source) as opened:
+        fault = sound_header.missing(opened)
+    try:
+        sound = AvSound(source, spec, whole)
+    except MediaError:
+        raise
+    except Exception as error:
+        if fault is None:
+            raise
+        raise MediaError(f"{fault}: cut short, replace it") from error
+    fault = fault or sound.missing()
+    if whole and fault:
+        raise MediaError(f"{fault}: cut short, replace it")
+    return window(sound.pieces(), spec, shift)

@@ -17,9 +17,9 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import depth as depth_maps
 from mmcl_fast.media import mel
-from mmcl_fast.media.audio import LOUDEST
 from mmcl_fast.media.dali_routes import Feed
 from mmcl_fast.media.resample import resample
+from mmcl_fast.media.sound_limits import LOUDEST
 from mmcl_fast.media.spec import VisualSpec
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from mmcl_fast.media import deep_picture, picture
-from mmcl_fast.media.audio import plausible
+from mmcl_fast.media.audio import Plan, plan_of
 from mmcl_fast.media.clock import header_clock
 from mmcl_fast.media.display import UPRIGHT, shape_of_pixels, turn_of
+from mmcl_fast.media.sound_limits import plausible
 from mmcl_fast.media.source import FORMATS, Source, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.tracks import video_track
@@ -111,7 +112,7 @@ def depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
 
 
 def audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """WAV, FLAC and OGG of a few windows at most."""
+    """WAV, FLAC and OGG of a few windows at most, whose header states their true length and which are no chain."""
     import soundfile
 
     data = _bytes(source, spec)
@@ -119,6 +120,8 @@ def audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         rate, samples = file.samplerate, file.frames
         seconds = samples / rate
         plausible(rate, file.channels)
+        if plan_of(data, file, whole=True) != Plan():
+            return None
         if file.format not in SOUNDS or not 0 < seconds <= min(LONG * spec.seconds, spec.max_seconds):
             return None
         return Feed((_array(data),), samples * 4, (file.format, file.subtype), view, samples, rate)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import audio, decode, default_spec, jpeg, mel, native, picture, views
+from mmcl_fast.media import decode, default_spec, jpeg, mel, native, picture, sound_file, views
 from mmcl_fast.media.resample import resample
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="mmcl_fast._C was not compiled")
@@ -98,12 +98,12 @@ def test_mono(plainly, channels):
     shorts = np.random.default_rng(channels).integers(-32768, 32767, (999, channels), dtype=np.int16)
     floats = shorts.astype(np.float32) / 3000
     for samples in (shorts, floats):
-        close(audio._mono(samples), plainly(audio._mono, samples), 1e-5)
+        close(sound_file._mono(samples), plainly(sound_file._mono, samples), 1e-5)
     for bad in (np.nan, np.inf, -2e10 * channels):
         broken = floats.copy()
         broken[500, channels - 1] = bad
         with pytest.raises(MediaError, match="not finite or above"):
-            audio._mono(broken)
+            sound_file._mono(broken)
 
 
 def test_normalise(plainly):

@@ -1,0 +1,143 @@
+"""Sound that PyAV decodes: what libsndfile does not read, and lengths that only a decoder knows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media.sound_limits import plausible, sane
+from mmcl_fast.media.source import Source, limit_seconds, open_av
+from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.media.tracks import audio_track
+
+KEPT = 1 << 24  # samples in memory (64 MB); a longer sound is decoded twice: to count it, then for the window
+
+
+class AvSound:
+    """The sound track of a source, counted sample by sample.
+
+    Args:
+        source: the file.
+        spec: its ``max_seconds`` is the limit.
+        whole: refuse samples that are no sound anywhere in the file.
+
+    Raises:
+        MediaError: no sound track, no samples, damage before the end, or more seconds than the limit.
+    """
+
+    def __init__(self, source: Source, spec: VisualSpec, whole: bool):
+        self.source = source
+        self.runs: list[tuple[int, int]] = []  # rate and samples of each piece
+        self.stated, self.exact, self.torn = 0.0, False, False
+        self._kept: list[np.ndarray] | None = []
+        seconds, total = 0.0, 0
+        for rate, block in self._blocks():
+            before = self.runs.pop() if self.runs and self.runs[-1][0] == rate else (rate, 0)
+            self.runs.append((rate, before[1] + len(block)))
+            total += len(block)
+            seconds += len(block) / rate
+            limit_seconds(seconds, spec)
+            if whole:
+                sane(block.min(initial=0), block.max(initial=0))
+            if self._kept is not None:
+                self._kept.append(block)
+                if total > KEPT:
+                    self._kept = None
+        self.seconds = seconds
+
+    def pieces(self) -> list[AvPiece]:
+        """The stretches of one rate, in their order."""
+        starts = itertools.accumulate((samples for _, samples in self.runs), initial=0)
+        return [AvPiece(self, start, rate, samples) for start, (rate, samples) in zip(starts, self.runs, strict=False)]
+
+    def missing(self) -> str | None:
+        """What shows that the file ends before its sound does."""
+        slack = 0.001 if self.exact else max(0.5, 0.1 * self.stated)  # other headers count what is not played, too
+        if self.seconds < self.stated - slack:
+            return f"ends after {self.seconds:.2f} of {self.stated:.2f} s"
+        return "ends inside its last packet" if self.torn else None
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Mono float32 ``[count]`` from sample ``start`` on, counted over all pieces."""
+        wanted, place = [], 0
+        for block in (block for _, block in self._blocks()) if self._kept is None else self._kept:
+            if place + len(block) > start:
+                wanted.append(block[max(0, start - place) : start + count - place])
+            place += len(block)
+            if place >= start + count:
+                break
+        return np.concatenate(wanted)
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The rate and the mono float32 samples of one frame after the other."""
+        import av
+
+        with open_av(self.source) as container:
+            track = audio_track(container)
+            if track is None:
+                raise MediaError("holds no sound track")
+            if track.codec_context is None:
+                raise MediaError("its sound codec is unknown: convert it to wav or flac")
+            plausible(track.rate, track.channels)
+            self.stated, self.exact = _stated_seconds(container, track)
+            failed: Exception | None = None
+            for packet in container.demux(track):
+                if failed is not None and packet.size:
+                    raise failed  # more follows, so this is damage and no missing end
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError as error:
+                    failed = error
+                    continue
+                for frame in frames:
+                    yield frame.sample_rate, _mono(frame)
+            self.torn = failed is not None
+
+
+class AvPiece:
+    """A stretch of one rate of an ``AvSound``.
+
+    Attributes:
+        rate: in Hz.
+        samples: per channel.
+    """
+
+    def __init__(self, sound: AvSound, start: int, rate: int, samples: int):
+        self.sound, self.start, self.rate, self.samples = sound, start, rate, samples
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Mono float32 ``[count]`` from sample ``start`` on."""
+        wave = torch.from_numpy(self.sound.read(self.start + start, count))
+        sane(*wave.aminmax())
+        return wave
+
+
+def _stated_seconds(container: Any, track: Any) -> tuple[float, bool]:
+    """How long the sound lasts as its header says, and whether exactly so; 0 where ffmpeg only estimates it."""
+    kind = container.format.name.split(",")[0]
+    if kind in ("mov", "flac", "tta") and track.duration:
+        return float(track.duration * track.time_base), kind != "mov"
+    if kind in ("flv", "asf", "matroska") and len(container.streams) == 1 and container.duration:
+        return container.duration / 1e6, False
+    return 0.0, False
+
+
+SCALES = {"u8": 1 / 128, "s16": 1 / (1 << 15), "s32": 1 / (1 << 31), "s64": 1 / (1 << 63), "flt": 1.0, "dbl": 1.0}
+
+
+def _mono(frame: Any) -> np.ndarray:
+    """The mean of a frame's channels, float32 ``[samples]`` in -1 to 1 for integers."""
+    samples, name = frame.to_ndarray(), frame.format.name
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if name.startswith("u8"):
+        samples = samples.astype(np.float32) - 128
+    scale = SCALES[name.removesuffix("p")]
+    mixed = samples[0] if len(samples) == 1 else samples.mean(0, dtype=np.float32)
+    return np.multiply(mixed, scale, dtype=np.float32)

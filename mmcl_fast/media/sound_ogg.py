@@ -1,0 +1,47 @@
+"""The links of an Ogg file: recordings one after the other, each with its own headers, rate and channels (RFC 3533).
+
+libsndfile reads the first link only, and says nothing of the others.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import BinaryIO
+
+CHUNK = 1 << 22  # bytes read at once
+LARGEST = 27 + 255 + 255 * 255  # bytes of a page
+# The first page of a stream: flag 2 ("begin"), no position in time yet, any serial number, page number 0.
+FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7](?:\0{8}|\xff{8}).{4}\0{4}", re.DOTALL)
+
+
+def links(file: BinaryIO) -> list[int]:
+    """Where each link of an open file begins, in bytes. Streams that begin side by side are one link."""
+    begins: list[int] = []
+    base, data = 0, b""
+    while more := file.read(CHUNK):
+        data += more
+        for found in FIRST_PAGE.finditer(data):
+            place = base + found.start()
+            if not begins or place > begins[-1]:  # else it was seen at the end of the last chunk
+                begins.append(place)
+        keep = min(len(data), 22)  # less than the pattern's length
+        base, data = base + len(data) - keep, data[-keep:]
+    ends = {place + _page_size(file, place) for place in begins}
+    return [place for place in begins if place not in ends]
+
+
+def is_torn(file: BinaryIO) -> bool:
+    """Whether an open file ends inside a page."""
+    size = file.seek(0, 2)
+    start = file.seek(max(0, size - LARGEST))
+    last = file.read().rfind(b"OggS\0")
+    return last >= 0 and start + last + _page_size(file, start + last) > size
+
+
+def _page_size(file: BinaryIO, place: int) -> int:
+    """Bytes of the page at a place; a page that has no whole header is taken to be the largest one."""
+    file.seek(place)
+    head = file.read(27 + 255)
+    if len(head) < 27 or len(head) < 27 + head[26]:
+        return LARGEST
+    return 27 + head[26] + sum(head[27 : 27 + head[26]])

@@ -1,0 +1,73 @@
+"""A stretch of a file as a file of its own, with a header that tells the truth."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from mmcl_fast.media.source import Source, open_binary
+
+BUFFER = 1 << 18  # bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """The bytes from ``start`` to ``end`` of a source, between what is not in the source.
+
+    Attributes:
+        header: bytes before them.
+        padding: number of zero bytes behind them.
+        samples: per channel, where a decoder could not tell.
+    """
+
+    source: Source
+    start: int
+    end: int
+    header: bytes = b""
+    padding: int = 0
+    samples: int | None = None
+
+    def open(self) -> BinaryIO:
+        """A seekable file object of its own."""
+        return io.BufferedReader(_Spliced(self), BUFFER)
+
+
+class _Spliced(io.RawIOBase):
+    """A ``Part`` as a file, which holds no more than the part's header in memory."""
+
+    def __init__(self, part: Part):
+        self.part, self.place = part, 0
+        self.full = len(part.header) + part.end - part.start
+        self.size = self.full + part.padding
+        self.file = open_binary(part.source)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = max(0, offset + (0, self.place, self.size)[whence])
+        return self.place
+
+    def readinto(self, buffer: Any) -> int:
+        view, header = memoryview(buffer).cast("B"), self.part.header
+        if self.place < len(header):
+            piece = header[self.place : self.place + len(view)]
+            view[: len(piece)] = piece
+            count = len(piece)
+        elif self.place < self.full:
+            self.file.seek(self.part.start + self.place - len(header))
+            count = self.file.readinto(view[: self.full - self.place])  # type: ignore[attr-defined]
+        else:
+            count = max(0, min(len(view), self.size - self.place))
+            view[:count] = bytes(count)
+        self.place += count
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
