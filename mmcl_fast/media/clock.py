@@ -109,7 +109,9 @@ def packet_clock(container: Any, stream: Any, numbered: bool = False) -> Clock:
         raise MediaError("holds no frame that can be decoded")
     times = _times(found, kind) or [i * (found.typical or _frame(stream)) for i in range(len(found.lengths))]
     frame = found.last or found.typical or _frame(stream)
-    by_time = found.shown and _keeps_times(kind, stream.codec_context) and not found.leaps and not numbered
+    # In a program stream some packets have times; libavformat fills the others in, and then not two alike.
+    kept = _keeps_times(kind, stream.codec_context) or (kind in BROADCAST and times == sorted(set(found.shown)))
+    by_time = found.shown and kept and not found.leaps and not numbered
     index = found.decoded if kind == "avi" and len(set(found.decoded)) == len(times) else None
     duration = times[-1] - times[0] + frame
     clock = Clock(base, times[0], duration, frame, _promise(stream, kind, times[0]), None if by_time else times, index)

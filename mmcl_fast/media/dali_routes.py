@@ -164,7 +164,7 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     end = clock.start + clock.duration
     if (
         frame is None
-        or turn_of(frame) != UPRIGHT
+        or turn_of(frame) not in (None, UPRIGHT)
         or (frame.width, frame.height) != (width, height)
         or frame.format.name not in ("yuv420p", "yuvj420p")
         or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)

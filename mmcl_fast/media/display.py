@@ -29,15 +29,15 @@ class Turn:
 UPRIGHT = Turn()
 
 
-def turn_of(frame: Any) -> Turn:
-    """What the display matrix of a decoded frame asks for, to the nearest quarter turn.
+def turn_of(frame: Any) -> Turn | None:
+    """What the display matrix of a decoded frame asks for, to the nearest quarter turn. None: it has no matrix.
 
     The matrix ``a b u c d v x y w`` shows the pixel (p, q) at (a p + c q + x, b p + d q + y), counted from the upper
-    left corner (ISO/IEC 14496-12, 6.2.2).
+    left corner (ISO/IEC 14496-12, 6.2.2). A container's matrix comes with every frame, one in the stream with some.
     """
-    data = frame.side_data.get(MATRIX) if frame.side_data else None
+    data = frame.side_data.get(MATRIX)
     if data is None:
-        return UPRIGHT
+        return None
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Turn(True, c < 0, b < 0)

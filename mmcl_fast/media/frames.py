@@ -22,7 +22,9 @@ class OutOfOrderError(Exception):
 
 
 class Frames(Protocol):
-    """A film's frames, forward only."""
+    """A film's frames, forward only. ``first`` is the first one that the decoder gave."""
+
+    first: Any
 
     def at(self, time: int) -> Any:
         """The frame shown at ``time``: the last one that begins at or before it."""
@@ -105,6 +107,7 @@ class FramesByTime:
                 container.seek(clock.start, stream=stream)  # it reads its cues at the first seek
             self.keys = sorted(entry.timestamp for entry in stream.index_entries if entry.is_keyframe)
         self._begin()
+        self.first = self.coming
 
     def _begin(self) -> None:
         self.packets = Packets(self.container, self.stream, self.times)
@@ -177,6 +180,7 @@ class FramesByNumber:
         self.shown: Any = None
         self.number = -1
         self._advance()
+        self.first = self.shown
         self.delay = self.places.get(self.shown.dts, 0)  # packets that the decoder holds back
 
     def _advance(self) -> bool:

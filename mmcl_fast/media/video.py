@@ -11,7 +11,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.animation import STILL, animation, is_animation
 from mmcl_fast.media.clock import Clock, header_clock, packet_clock
-from mmcl_fast.media.display import shape_of_pixels, turn_of
+from mmcl_fast.media.display import UPRIGHT, Turn, shape_of_pixels, turn_of
 from mmcl_fast.media.frames import OutOfOrderError, frames_of
 from mmcl_fast.media.source import Source, head, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec
@@ -65,6 +65,8 @@ def _sample(container: Any, stream: Any, clock: Clock, spec: VisualSpec, view: V
     limit_seconds(clock.seconds, spec)
     times = [clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames)]
     frames = frames_of(container, stream, clock, times, whole)
+    # A matrix in the stream itself comes with its first frame and holds for those behind it.
+    turn = (turn_of(frames.first) if frames.first is not None else None) or UPRIGHT
     out = np.empty((spec.frames, 3, spec.size, spec.size), np.uint8)
     reformatter, last = VideoReformatter(), None
     for i, time in enumerate(times):
@@ -72,21 +74,22 @@ def _sample(container: Any, stream: Any, clock: Clock, spec: VisualSpec, view: V
         if frame is last:
             out[i] = out[i - 1]
         else:
-            _scale(reformatter, frame, shape_of_pixels(stream), spec, view, out[i])
+            _scale(reformatter, frame, turn_of(frame) or turn, shape_of_pixels(stream), spec, view, out[i])
         last = frame
     if whole:
         frames.rest()
     return torch.from_numpy(out)
 
 
-def _scale(reformatter: Any, frame: Any, aspect: float, spec: VisualSpec, view: View, out: np.ndarray) -> None:
+def _scale(
+    reformatter: Any, frame: Any, turn: Turn, aspect: float, spec: VisualSpec, view: View, out: np.ndarray
+) -> None:
     """Scales the whole frame so that the region fills the square, then cuts it out: one pass of swscale.
 
     ``aspect``: the width of a pixel over its height.
     """
     from av.video.reformatter import Interpolation
 
-    turn = turn_of(frame)
     wide, high = max(1, round(frame.width * max(1.0, aspect))), max(1, round(frame.height / min(1.0, aspect)))
     width, height = (high, wide) if turn.transposes else (wide, high)
     left, top, right, bottom = region(width, height, spec, view)
