@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError, meant
-from mmcl_fast.streams.classes import name_classes, read_class_texts
-from mmcl_fast.streams.rows import TABLES, read_rows
-from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
+from mmcl_fast.media.formats import is_clutter
+from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.streams.labels import rename
+from mmcl_fast.streams.rows import TABLES, not_a_table, read_rows
+from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.validate import check_split, check_words
+
+_SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")  # as datasets are split into files: train-00000-of-00002.parquet
 
 
 def read_table(
@@ -28,9 +34,7 @@ def read_table(
                 f"test.csv (or {', '.join(TABLES[1:])})"
             )
     elif path.suffix.lower() not in TABLES:
-        raise StreamError(
-            f"{path}: not a table: give a file of {', '.join(TABLES)}, or a folder with train.csv and test.csv"
-        )
+        raise StreamError(not_a_table(path))
     else:
         files = {path: None}
     samples: list[Sample] = []
@@ -44,9 +48,14 @@ def tables_in(folder: Path) -> dict[Path, str]:
     """The tables of a folder and the splits that they are named by, in the splits' order."""
     found = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in TABLES and not file.name.startswith(".") and file.is_file():
-            check_split(file.stem, str(file))
-            found[file] = file.stem
+        if (
+            file.suffix.lower() in TABLES
+            and not (file.name.startswith(".") or is_clutter(file.name))
+            and file.is_file()
+        ):
+            split = _SHARD.sub("", file.stem)
+            check_split(split, str(file))
+            found[file] = split
     return dict(sorted(found.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
 
 
@@ -57,15 +66,6 @@ def split_samples(folder: Path, root: Path, text: str | Sequence[str], label: st
         for file, split in tables_in(folder).items()
         for sample in _samples(file, _columns(text), label, split, "", header, root)
     ]
-
-
-def rename(samples: list[Sample], folder: Path, texts: dict[ClassId, str]) -> list[Sample]:
-    """Numbers as labels replaced by the names in ``folder/classes.txt``, if all labels of a modality are numbers."""
-    labels: dict[str, set[str]] = {}
-    for sample in samples:
-        labels.setdefault(sample.modality, set()).add(sample.label)
-    names = {modality: name_classes(modality, own, folder, texts) for modality, own in labels.items()}
-    return [replace(sample, label=names[sample.modality][sample.label]) for sample in samples]
 
 
 def sort(samples: list[Sample]) -> list[Sample]:
@@ -80,7 +80,9 @@ def _columns(text: str | Sequence[str]) -> list[str]:
 def _samples(
     file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool, root: Path
 ) -> Iterator[Sample]:
-    def wanted(names: list[str]) -> None:
+    asked = [*columns, label] if fixed else [*columns, label, split]
+
+    def wanted(names: list[str]) -> list[str]:
         for option, column in [*(("text", name) for name in columns), ("label", label)]:
             if column not in names:
                 raise StreamError(_missing(file, option, column, names, header))
@@ -89,6 +91,7 @@ def _samples(
                 f"{file}: no column {split!r}{meant(split, names)} to tell train from test: say "
                 "split = ... with its name, or give a folder that holds train.csv and test.csv"
             )
+        return asked
 
     key = file.relative_to(root).as_posix()
     for where, number, values in read_rows(file, header=header, wanted=wanted):
@@ -110,13 +113,16 @@ def _missing(file: Path, option: str, column: str, names: list[str], header: boo
 
 
 def _field(values: dict[str, Any], name: str, where: str) -> str:
-    value = values.get(name, 0.0)
-    if value is None:
+    """A field as text; "" where it is null or not a number. Whole numbers are written without a point."""
+    if name not in values:
+        raise StreamError(f"{where}: {name!r} is missing{meant(name, values)}: correct it")
+    value = values[name]
+    if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
+    number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and math.isfinite(value)
+    if number and value % 1 == 0:
+        return str(int(value))  # pandas makes 1.0 of 1 where another row of the column is empty
     if not isinstance(value, str):
-        state = f"missing{meant(name, values)}" if name not in values else f"{type(value).__name__}, not text"
-        raise StreamError(f"{where}: {name!r} is {state}: correct it")
+        raise StreamError(f"{where}: {name!r} is {type(value).__name__}, not text: correct it")
     check_words(value, f"{where}: {name!r}")
     return value

@@ -78,8 +78,8 @@ def read_json(path: Path, expected: str) -> Any:
     return parse_json(decode(path.read_bytes(), str(path)), str(path), expected)
 
 
-def parse_json(text: str, where: str, expected: str) -> Any:
-    """Parse JSON in which no object names a key twice. Raises StreamError that begins with ``where``."""
+def parse_json(text: str, where: str, expected: str, what: str = "JSON") -> Any:
+    """Parse JSON in which no object names a key twice. Raises StreamError: ``where``, "not ``what``", ``expected``."""
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
@@ -87,7 +87,7 @@ def parse_json(text: str, where: str, expected: str) -> Any:
     except _Twice as error:
         raise StreamError(f"{where}: an object has the key {error.args[0]!r} twice: keep one") from None
     except ValueError as error:
-        raise StreamError(f"{where}: not JSON ({error}): {expected}") from None
+        raise StreamError(f"{where}: not {what} ({error}): {expected}") from None
 
 
 class _Twice(Exception):

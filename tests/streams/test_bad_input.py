@@ -227,7 +227,7 @@ def test_equal_texts_in_two_splits(folder):  # noqa: F811
 def test_unreadable_manifests(tmp_path):
     refuse(lambda: Stream.from_manifest(tmp_path / "gone.jsonl"), "gone.jsonl: No such file")
     (tmp_path / "manifest.jsonl").write_bytes(b'{"label": "caf\xe9"}\n')
-    refuse(lambda: Stream.from_manifest(tmp_path), "line 1: not a JSON object")
+    refuse(lambda: Stream.from_manifest(tmp_path), "line 1: not UTF-8: save the file as UTF-8")
     (tmp_path / "manifest.jsonl").write_text("\n")
     refuse(lambda: Stream.from_manifest(tmp_path), "no samples")
     name = put(tmp_path, "image", "test", "a", "x").name

@@ -126,14 +126,20 @@ def test_numbers_need_names(tmp_path):
     [
         (b"", ["no samples"]),
         (b"text,lable,split\nx,a,train\n", ["a.csv: no column 'label'", "did you mean 'lable'?", "label = ..."]),
-        (b"text;label;split\nx;a;train\n", ["no column 'text' among 'text;label;split'"]),
+        (
+            b"text;lable;split\nx;a;train\n",
+            ["no column 'label' (did you mean 'lable'?) among 'text', 'lable', 'split'"],
+        ),
         (b"x y,a,train\nz,a,test\n", ["no column 'text' among 'x y', 'a', 'train'", "header = false"]),
         (b"text,label\nx,a\n", ["no column 'split' to tell train from test", "train.csv and test.csv"]),
         (b"text,label,spilt\nx,a,train\n", ["no column 'split' (did you mean 'spilt'?)"]),
-        (b"text,text,label\nx,a,train\n", ["line 1: two columns named 'text'"]),
+        (b"text,text,label,split\nx,y,a,train\n", ["line 1: two columns named 'text'"]),
         (b"text,label,split\nx,a,trian\n", ["line 2: unknown split 'trian'", "did you mean 'train'?"]),
         (b'text,label,split\n"x\ny",a,train\nz,a\n', ["line 4: 2 fields where the first line has 3"]),
-        (b"text,label,split\nx,y,a,train\n", ["line 2: 4 fields", "quote fields with commas"]),
+        (
+            b"text,label,split\nx,y,a,train\n",
+            ["line 2: 4 fields where the first line has 3: put fields that hold commas"],
+        ),
         (b'text,label,split\n"x,a,train\n', ["line 2: unexpected end of data", "quotes"]),
         (b'text,label,split\n"x"y,a,train\n', ["line 2", "expected after"]),
         (b"text,label,split\nx,a,train\ncaf\xe9,a,train\n", ["line 3: not UTF-8: save the file as UTF-8"]),

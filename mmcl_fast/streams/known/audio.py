@@ -41,7 +41,7 @@ def _vggsound(folder: Folder) -> list[Found]:
 def _audioset(folder: Folder) -> list[Found]:
     """A clip has many events; its class is the one that sounds longest in it, the first of equals. Clips and classes
     are left out as of VGGSound."""
-    names = {row.values["1"]: row.values["2"] for row in folder.rows("mid_to_display_name.tsv", "2", header=False)}
+    names = {row.values["1"]: row.values["2"] for row in folder.rows("mid_to_display_name.tsv", "1", "2", header=False)}
     stems = folder.stems()
     found: list[Found] = []
     for split, word in (("train", "train"), ("test", "eval")):

@@ -133,10 +133,11 @@ class Folder:
         if not self.has(place):
             raise self.lacks(place)
 
-        def wanted(names: list[str]) -> None:
+        def wanted(names: list[str]) -> tuple[str, ...]:
             for column in columns:
                 if column not in names:
                     raise self.fault(place, f"no column {column!r}")
+            return columns
 
         return read_rows(self.root / place, header=header, wanted=wanted)
 
