@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mmcl_fast.streams import Sample, Stream
     from mmcl_fast.streams.broken import Broken
 
-AT_ONCE = 1024  # files given to the threads before the next are
+TOGETHER = 16  # files that a thread looks at in one go
+AT_ONCE = 64  # such groups that are given to the threads before the next are
 
 
 def faults(
@@ -22,35 +23,42 @@ def faults(
 ) -> list[Broken]:
     """The samples whose file does not decode as its modality, in their order.
 
-    Reads and decodes each file whole; samples that carry their text need no file. ``settings``: see
-    ``media.spec.adjust``.
+    Reads and decodes each file whole, in ``workers`` processes that a file may kill: then it is one of those named.
+    Samples that carry their text need no file.
+
+    Args:
+        settings: a config's [media]: see ``media.spec.adjust`` and ``media.isolation``, which ``isolate`` turns off.
     """
     from mmcl_fast import media
+    from mmcl_fast.media import isolation
     from mmcl_fast.media.engine import pool_of
     from mmcl_fast.media.spec import adjust
     from mmcl_fast.progress import Silent
     from mmcl_fast.streams.broken import Broken
 
-    def fault(file: tuple[Sample, Path | Slice]) -> Broken | None:
-        sample, path = file
-        try:
-            media.check(path, sample.modality, specs[sample.modality])
-        except MediaError as error:
-            return Broken.of(sample, error)
-        return None
-
     files = [(sample, sample.path) for sample in samples if sample.path is not None]
+    if not files:
+        return []
     specs = {name: adjust(media.default_spec(name), settings or {}) for name in media.MODALITIES}
+    workers = min(max(1, workers), len(files))
+    each = max(1, min(TOGETHER, len(files) // (2 * workers)))
+    groups = [files[start : start + each] for start in range(0, len(files), each)]
+    decoders = isolation.decoders(settings, workers)
+
+    def fault(group: Sequence[tuple[Sample, Path | Slice]]) -> list[MediaError | None]:
+        return decoders.faults([(path, sample.modality, specs[sample.modality]) for sample, path in group])
+
     found = []
-    pool = pool_of(max(1, workers))
+    pool = pool_of(workers)
     try:
         with (progress or Silent()).phase("check the files", len(files)) as shown:
-            for start in range(0, len(files), AT_ONCE):
-                for broken in pool.map(fault, files[start : start + AT_ONCE]):
-                    shown.advance()
-                    if broken:
-                        found.append(broken)
+            for start in range(0, len(groups), AT_ONCE):
+                some = groups[start : start + AT_ONCE]
+                for group, errors in zip(some, pool.map(fault, some)):
+                    shown.advance(len(group))
+                    found += [Broken.of(sample, error) for (sample, _), error in zip(group, errors) if error]
     finally:
+        decoders.close()
         pool.shutdown(cancel_futures=True)
     return found
 

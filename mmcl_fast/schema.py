@@ -180,6 +180,32 @@ class MediaSection(Section):
         title="Holes in depth maps",
         description='a number (the value in depth maps that means no measurement), or "none"',
     )
+    isolate: bool = Field(
+        True,
+        title="Decode in processes that a file may crash or hang, in the check before learning and in predict and serve",
+        description="true or false",
+    )
+    max_decode_mb: float = Field(
+        4000.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="A file whose decoding needs more memory is refused (with isolate, on Linux)",
+        description="a number above 0 (10^6 bytes)",
+    )
+    max_decode_seconds: float = Field(
+        600.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="A file whose decoding takes more processor time is refused (with isolate)",
+        description="a number above 0",
+    )
+    max_decode_wait: float = Field(
+        1200.0,
+        gt=0,
+        allow_inf_nan=False,
+        title="A file whose decoding takes longer by the clock is refused (with isolate)",
+        description="a number above 0 (seconds)",
+    )
 
 
 class EncoderSection(Section):

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "mmcl_fast"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "core": {"_C"},
-    "media": {"core"},
+    "media": {"core", "use"},
     "user_cache": set(),
     "streams": {"media", "user_cache"},
     "kernels": set(),

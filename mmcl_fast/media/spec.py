@@ -176,14 +176,16 @@ def spec_from_dict(values: dict[str, Any]) -> Spec:
 
 SETTINGS = {"max_pixels", "max_seconds", "max_bytes", "max_chars", "depth_kind", "depth_scale", "depth_invalid"}
 LIMITS = {"max_pixels", "max_seconds", "max_bytes"}  # these change no tensor
+OF_WORKERS = {"isolate", "max_decode_mb", "max_decode_seconds", "max_decode_wait"}  # see ``media.isolation.limits``
 
 
 def adjust(spec: AnySpec, settings: Mapping[str, Any]) -> AnySpec:
     """An encoder's spec with what the user says of their files: limits, and what depth maps hold (``SETTINGS``).
 
-    Those that are None or of another modality's spec are passed over. Raises ConfigError for any other name.
+    Those that are None, of another modality's spec or of the processes that decode are passed over. Raises ConfigError
+    for any other name.
     """
-    unknown = sorted(set(settings) - SETTINGS)
+    unknown = sorted(set(settings) - SETTINGS - OF_WORKERS)
     if unknown:
         raise ConfigError(f"media setting {unknown[0]!r}: use one of {', '.join(sorted(SETTINGS))}")
     return dataclasses.replace(

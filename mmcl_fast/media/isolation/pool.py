@@ -1,0 +1,364 @@
+"""Workers that decode for many threads: a file that kills its worker costs one answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import own
+from mmcl_fast.media.decode import check, decode
+from mmcl_fast.media.isolation import process
+from mmcl_fast.media.isolation.limits import Limits
+from mmcl_fast.media.isolation.opened import describe
+from mmcl_fast.media.isolation.process import Died, IsolationError, Worker
+from mmcl_fast.media.source import Source, name_of
+from mmcl_fast.media.spec import BUILT_IN, Spec, VisualSpec, default_spec
+
+REASONS = ("signal", "exit", "memory", "cpu", "wall")  # why a worker ended
+UNSURE = ("signal", "exit", "memory")  # an earlier file may have done it: a new worker tries again
+OPTION = {"cpu": "max_decode_seconds", "wall": "max_decode_wait", "memory": "max_decode_mb"}
+FILES_EACH = 5000  # after so many answers a worker is replaced, so that no leak adds up
+TOGETHER, BYTES_TOGETHER = 16, 1 << 26  # files, and bytes of planes, of one request
+RESTARTS = 3  # of the process that starts workers, while one request is under way
+ALIGNED = 64  # bytes, of the planes of each file
+
+
+class DecoderDied(MediaError):
+    """A file that ended its worker. ``reason``: one of ``REASONS``."""
+
+    def __init__(self, message: object = "", reason: str = "signal") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass
+class Job:
+    """A file to be read.
+
+    Attributes:
+        source: see ``media.decode``.
+        modality: None: found from the content.
+        specs: modality -> the preparation wanted; a file of another modality is recognised and no more.
+        whole: read to the end of the file and give nothing back: a check.
+        out: float32 of the spec's shape to write to; None: a new tensor.
+        view, seed, key: see ``media.decode``.
+    """
+
+    source: Source
+    modality: str | None
+    specs: Mapping[str, VisualSpec]
+    whole: bool = False
+    out: Tensor | None = None
+    view: int = 0
+    seed: int = 0
+    key: str | None = None
+
+
+@dataclass
+class Outcome:
+    """``modality``: as told or found; ``error``: why the file can't be read; ``data``: what was decoded."""
+
+    modality: str | None
+    error: MediaError | None = None
+    data: Tensor | None = None
+
+
+class Pool:
+    """``decode``, ``check`` and ``sniff`` as ``mmcl_fast.media`` has them, in worker processes. For any thread.
+
+    Texts are read in this process, by code of our own. So are registered modalities that the workers do not know:
+    those that no ``--use`` file registers.
+
+    Args:
+        workers: processes at most; each is started with the first file that it gets.
+        limits: of one file.
+        died: called with the reason of each worker that ended, one of ``REASONS``.
+
+    Raises:
+        IsolationError: this system has no such processes.
+    """
+
+    def __init__(self, workers: int, limits: Limits | None = None, died: Callable[[str], None] | None = None) -> None:
+        reason = process.unavailable()
+        if reason is not None:
+            raise IsolationError(f"decoding in workers: {reason}: {process.ADVICE}")
+        self.limits, self.deaths = limits or Limits(), Counter[str]()
+        self._died = died or (lambda reason: None)
+        self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
+        self._alive: set[Worker] = set()
+        self._lock, self._closed = threading.Lock(), False
+        for _ in range(max(1, workers)):
+            self._slots.put(None)
+        process.fork_server()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def workers(self) -> int:
+        """How many processes there are now."""
+        return len(self._alive)
+
+    def decode(
+        self,
+        source: Source,
+        modality: str,
+        spec: Spec | None = None,
+        *,
+        view: int = 0,
+        seed: int = 0,
+        key: str | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor | str:
+        """See ``media.decode``. Raises DecoderDied, a MediaError, for a file that ends its worker."""
+        spec = spec or default_spec(modality)
+        if not isinstance(spec, VisualSpec) or not self.knows(modality):
+            return decode(source, modality, spec, view=view, seed=seed, key=key, out=out)
+        (outcome,) = self.run([Job(source, modality, {modality: spec}, False, out, view, seed, key)])
+        data = _sound(outcome).data
+        assert data is not None
+        return data
+
+    def check(self, source: Source, modality: str, spec: Spec | None = None) -> None:
+        """See ``media.check``."""
+        spec = spec or default_spec(modality)
+        if not isinstance(spec, VisualSpec) or not self.knows(modality):
+            return check(source, modality, spec)
+        _sound(*self.run([Job(source, modality, {modality: spec}, whole=True)]))
+
+    def faults(self, files: Sequence[tuple[Source, str, Spec]]) -> list[MediaError | None]:
+        """Why each (file, modality, spec) does not decode to its end; None where it does."""
+        found: list[MediaError | None] = [None] * len(files)
+        places, jobs = [], []
+        for place, (source, modality, spec) in enumerate(files):
+            if isinstance(spec, VisualSpec) and self.knows(modality):
+                places.append(place)
+                jobs.append(Job(source, modality, {modality: spec}, whole=True))
+            else:
+                try:
+                    check(source, modality, spec)
+                except MediaError as error:
+                    found[place] = error
+        for place, outcome in zip(places, self.run(jobs)):
+            found[place] = outcome.error
+        return found
+
+    def sniff(self, source: Source) -> str:
+        """See ``media.sniff``."""
+        outcome = _sound(*self.run([Job(source, None, {})]))
+        assert outcome.modality is not None
+        return outcome.modality
+
+    def knows(self, modality: str) -> bool:
+        """Whether workers read this modality as this process would."""
+        if modality not in own.READERS:
+            return True
+        known = process.fork_server().readers().get(modality)
+        return known is not None and known == own.code_of(own.READERS[modality])
+
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Read files one after another in one worker. One that ends it is read again alone, then the others go on."""
+        found: dict[int, Outcome] = {}
+        with _opened(jobs) as opened:
+            left, suspect, restarts = list(range(len(jobs))), -1, 0
+            while left:
+                some = [suspect] if suspect >= 0 else _together(jobs, left)
+                try:
+                    answers = self._ask([jobs[i] for i in some], [opened[i] for i in some])
+                except _Lost as lost:
+                    found |= dict(zip(some, lost.known))
+                    job, death = some[lost.job], lost.death
+                    if death.reason == "server" and restarts < RESTARTS:
+                        restarts += 1
+                        continue
+                    if job == suspect or lost.alone or death.reason not in UNSURE:
+                        found[job] = Outcome(None, _error(jobs[job].source, death, self.limits))
+                    suspect = -1 if job in found else job
+                else:
+                    found |= dict(zip(some, answers))
+                    suspect = -1
+                left = [i for i in left if i not in found]
+        return [found[i] for i in range(len(jobs))]
+
+    def close(self) -> None:
+        """End all workers, whatever they do."""
+        with self._lock:
+            self._closed = True
+            for worker in self._alive:
+                worker.kill()
+        for _ in range(self._slots.qsize()):
+            try:
+                worker_or_none = self._slots.get_nowait()
+            except queue.Empty:
+                break
+            self._end(worker_or_none)
+            self._slots.put(None)
+
+    def _ask(self, jobs: Sequence[Job], opened: Sequence[tuple[dict[str, Any], int]]) -> list[Outcome]:
+        """What some worker says of the jobs; their planes are in ``out``. Raises _Lost where it ends."""
+        worker = self._slots.get()
+        try:
+            if worker is not None and worker.answered >= FILES_EACH:
+                self._end(worker)
+                worker = None
+            if self._closed:
+                raise MediaError("stopped before it was decoded")
+            worker = worker or self._start()
+            alone = worker.answered == 0 and len(jobs) == 1
+            places, size = _places(jobs)
+            specs = {_spec(spec)[0]: _spec(spec)[1] for job in jobs for spec in job.specs.values()}
+            sent = [descriptor for _, descriptor in opened if descriptor >= 0]
+            wanted = [
+                {
+                    "source": source,
+                    "descriptor": sent.index(descriptor) if descriptor >= 0 else None,
+                    "modality": job.modality,
+                    "specs": {name: _spec(spec)[0] for name, spec in job.specs.items()},
+                    "place": place,
+                    "view": job.view,
+                    "seed": job.seed,
+                    "key": job.key,
+                }
+                for job, (source, descriptor), place in zip(jobs, opened, places)
+            ]
+            try:
+                answers = worker.ask(wanted, sent, specs, size)
+            except Died as death:
+                self._count(worker, death.reason)
+                if self._closed:
+                    raise MediaError("stopped before it was decoded") from None
+                known = [self._outcome(*each, worker) for each in zip(jobs, death.answers, places)]
+                raise _Lost(death, known, alone) from None
+            return [self._outcome(*each, worker) for each in zip(jobs, answers, places)]
+        finally:
+            if worker is not None and worker.ended:
+                self._end(worker)
+                worker = None
+            self._slots.put(worker)
+
+    def _outcome(self, job: Job, answer: dict[str, Any], place: int | None, worker: Worker) -> Outcome:
+        name, modality = name_of(job.source), answer.get("modality", job.modality)
+        if "fault" in answer:
+            raise RuntimeError(f"{name}: a fault of mmcl-fast in a worker:\n{answer['fault']}")
+        if modality is not None and modality not in BUILT_IN and modality != job.modality:
+            return Outcome(None, MediaError(f"{name}: the decoder gave no answer on this file: leave it out"))
+        if "error" in answer:
+            return Outcome(modality, MediaError(answer["error"]))
+        if place is None or modality is None or modality not in job.specs:
+            return Outcome(modality)
+        shape = job.specs[modality].shape
+        out = torch.empty(shape) if job.out is None else job.out
+        return Outcome(modality, None, out.copy_(worker.planes(place, shape)))
+
+    def _start(self) -> Worker:
+        try:
+            worker = Worker(self.limits)
+        except Died as death:
+            raise IsolationError(f"decoding in workers: each ends at once ({death.how}): {process.ADVICE}") from None
+        with self._lock:
+            self._alive.add(worker)
+            if self._closed:
+                worker.kill()
+        return worker
+
+    def _end(self, worker: Worker | None) -> None:
+        if worker is not None:
+            worker.close()
+            with self._lock:
+                self._alive.discard(worker)
+
+    def _count(self, worker: Worker, reason: str) -> None:
+        with self._lock:
+            self._alive.discard(worker)
+            if worker.killed or reason == "server":
+                return
+            self.deaths[reason] += 1
+        self._died(reason)
+
+
+class _Lost(Exception):
+    """A worker ended: outcomes of the first jobs, which job was under way, and whether the worker saw no other."""
+
+    def __init__(self, death: Died, known: Sequence[Outcome], alone: bool) -> None:
+        super().__init__(death.how)
+        self.death, self.known, self.alone, self.job = death, known, alone, death.job
+
+
+def _error(source: Source, death: Died, limits: Limits) -> DecoderDied:
+    name, how = name_of(source), death.how
+    if death.reason in ("signal", "exit"):
+        return DecoderDied(f"{name}: the decoder died ({how}) on this file: convert it or leave it out", death.reason)
+    if death.reason == "memory":
+        how = f"needed more than {limits.max_decode_mb:g} MB of memory"
+    line = f"{name}: the decoder {how} on this file: convert it, leave it out or raise {OPTION[death.reason]}"
+    return DecoderDied(line, death.reason)
+
+
+def _sound(outcome: Outcome) -> Outcome:
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+@contextmanager
+def _opened(jobs: Sequence[Job]) -> Iterator[list[tuple[dict[str, Any], int]]]:
+    """Their files, opened for a worker; see ``describe``."""
+    pairs: list[tuple[dict[str, Any], int]] = []
+    try:
+        for job in jobs:
+            pairs.append(describe(job.source))
+        yield pairs
+    finally:
+        for _, descriptor in pairs:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _together(jobs: Sequence[Job], left: Sequence[int]) -> list[int]:
+    """The first of those left that go into one request."""
+    some: list[int] = []
+    size = 0
+    for i in left[:TOGETHER]:
+        size += _places([jobs[i]])[1]
+        if some and size > BYTES_TOGETHER:
+            break
+        some.append(i)
+    return some
+
+
+def _places(jobs: Sequence[Job]) -> tuple[list[int | None], int]:
+    """Where the planes of each job begin in the shared memory, and where those of the last end."""
+    places: list[int | None] = []
+    end = 0
+    for job in jobs:
+        places.append(None if job.whole else end)
+        if job.specs and not job.whole:
+            size = max(4 * torch.Size(spec.shape).numel() for spec in job.specs.values())
+            end += -(-size // ALIGNED) * ALIGNED
+    return places, end
+
+
+@lru_cache(maxsize=256)
+def _spec(spec: VisualSpec) -> tuple[int, str]:
+    """A number of its own in this process, and JSON."""
+    with _numbering:
+        return next(_numbers), json.dumps(spec.to_dict())
+
+
+_numbers = iter(range(1 << 62))
+_numbering = threading.Lock()
