@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mmcl_fast.streams.findings import Findings
 
 SHOWN = 5  # findings of a kind that are printed
-ENDINGS = {"tar": (".tar",), "table": (".csv", ".tsv")}  # of what a folder or file is read as; a config can say more
+TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # packed ones, to be told to unpack them
+# What the files of a folder or a file are read as; a config can say more.
+ENDINGS = {"tar": TARS, "table": (".csv", ".tsv", ".jsonl", ".parquet")}
 
 
 @data.command("check")
@@ -126,6 +128,7 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
     """A stream with its broken files still in it, and the settings of a config's [media]; what else is wrong: found."""
     from mmcl_fast.media import MODALITIES
     from mmcl_fast.streams import Stream
+    from mmcl_fast.streams.table import is_table
 
     if source.endswith(".toml"):
         from mmcl_fast import config as configs
@@ -139,12 +142,14 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
         names = [name.lower() for name in os.listdir(source)]
         if set(names) & set(MODALITIES):
             kind = "folder"
+        elif "manifest.jsonl" in names:
+            kind = "manifest"
         else:
             kind = next((k for k in ("tar", "table") if any(name.endswith(ENDINGS[k]) for name in names)), "folder")
-    elif source.endswith(".tar") or any(sign in source for sign in "{*?"):
+    elif source.lower().endswith(TARS) or any(sign in source for sign in "{*?"):
         kind = "tar"
     elif os.path.exists(source):
-        kind = "table" if source.lower().endswith(ENDINGS["table"]) else "manifest"
+        kind = "table" if is_table(Path(source)) else "manifest"
     else:
         raise UserError(f"{source}: no such folder, manifest, table, tar or config")
     return getattr(Stream, f"from_{kind}")(source, keep_empty=True, findings=found), {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.media.formats import is_clutter
 from mmcl_fast.streams.classes import read_class_texts
 from mmcl_fast.streams.labels import rename
+from mmcl_fast.streams.parquet import columns_of
 from mmcl_fast.streams.rows import TABLES, not_a_table, read_rows
 from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.validate import check_split, check_words
@@ -42,6 +43,20 @@ def read_table(
         samples += _samples(file, columns, label, fixed, split, header, root)
     texts = read_class_texts(root)
     return {"samples": sort(rename(samples, root, texts)), "root": root, "class_texts": texts}
+
+
+def is_table(file: Path) -> bool:
+    """Whether a file holds texts, and not the lines of a manifest, of which each tells its modality."""
+    ending = file.suffix.lower()
+    if ending == ".parquet":
+        names: Collection[str] = columns_of(file)
+    else:
+        try:
+            first = next(read_rows(file), None)
+        except StreamError:  # comes again when all is read
+            first = None
+        names = first.values if first else ("text",) if ending in (".csv", ".tsv") else ()
+    return bool(names) and "modality" not in names and ("text" in names or "path" not in names)
 
 
 def tables_in(folder: Path) -> dict[Path, str]:

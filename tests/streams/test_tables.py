@@ -9,6 +9,7 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
+from mmcl_fast.streams.table import is_table
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines, write  # noqa: F401
 
@@ -233,3 +234,25 @@ def test_parquet_without_its_package(folder, monkeypatch):  # noqa: F811
     (folder / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(StreamError, match=r"a.parquet: Parquet needs the package pyarrow: pip install"):
         Stream.from_manifest(folder / "a.parquet")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    "columns, table",
+    [
+        (("label", "text", "split"), True),
+        (("words", "kind", "part"), True),
+        (("label", "text", "split", "path"), True),
+        (("modality", "label", "text", "split"), False),
+        (("modality", "label", "path", "split"), False),
+        (("label", "path", "split"), False),
+    ],
+)
+def test_tables_are_told_from_manifests(tmp_path, ending, columns, table):
+    assert is_table(save(tmp_path / f"a.{ending}", [("x",) * len(columns)], columns)) is table
+
+
+@pytest.mark.parametrize("name, table", [("a.csv", True), ("a.jsonl", False), ("a.parquet", False), ("a.xlsx", False)])
+def test_files_that_cannot_be_read_are_told_by_their_ending(tmp_path, name, table):
+    (tmp_path / name).write_bytes(b"\xff")
+    assert is_table(tmp_path / name) is table
