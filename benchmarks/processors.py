@@ -1,0 +1,72 @@
+"""How far the demo's numbers move from one processor to another: `make demo`'s run with other kernels forced.
+
+    python benchmarks/processors.py benchmarks/results/processors
+
+writes ``processors.md``. Every setting decodes and computes everything anew: it has a trunk cache of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = ("last", "avg", "pooled", "forgetting", "bwt", "fwt")
+SETTINGS = (
+    "",
+    "MMCL_FAST_ISA=generic",
+    "ATEN_CPU_CAPABILITY=default",
+    "MKL_CBWR=COMPATIBLE",
+    "MMCL_FAST_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2",
+)
+
+
+def processor() -> str:
+    """Its name and family, as Linux tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    told = {key.strip(): value.strip() for key, value in told.items()}
+    return f"{told.get('model name', platform.machine())} (family {told.get('cpu family', '?')})"
+
+
+def learned(setting: str, config: str, folder: Path) -> tuple[dict[str, float], dict]:
+    """Metrics in % of the agnostic setting, and the run's environment."""
+    env = os.environ | dict(pair.split("=", 1) for pair in setting.split()) | {"XDG_CACHE_HOME": str(folder / "cache")}
+    command = [sys.executable, "-m", "mmcl_fast", "train", config, "--out", str(folder / "run"), "--quiet"]
+    subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    metrics = summary["settings"]["agnostic"]["metrics"]
+    return {name: metrics[name] for name in METRICS}, json.loads((folder / "run" / "environment.json").read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="the file to write, without its ending")
+    parser.add_argument("--config", default="demo", help="what to learn, as mmcl-fast train takes it")
+    args = parser.parse_args()
+    rows, machine = [], ""
+    for setting in SETTINGS:
+        with tempfile.TemporaryDirectory() as folder:
+            metrics, environment = learned(setting, args.config, Path(folder))
+        machine = machine or f"{processor()}, {environment['cpu']}, {environment['threads']} threads"
+        rows.append((f"`{setting}`" if setting else "as it is", metrics))
+        print(setting or "as it is", {name: round(value, 1) for name, value in metrics.items()}, flush=True)
+    spread = {name: max(row[name] for _, row in rows) - min(row[name] for _, row in rows) for name in METRICS}
+    rows.append(("largest difference", spread))
+    lines = [f"| {' | '.join(('kernels', *METRICS))} |", "|---" * (len(METRICS) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(f'{row[metric]:.1f}' for metric in METRICS)} |" for name, row in rows]
+    head = f"# {args.out.name}\n\n`mmcl-fast train {args.config}`, seed 0, agnostic, in %, on {machine}.\n\n"
+    args.out.with_suffix(".md").write_text(head + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
