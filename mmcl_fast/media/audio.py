@@ -17,9 +17,9 @@ from mmcl_fast.media import mel, sound_header, sound_mpeg, sound_ogg
 from mmcl_fast.media.resample import resample
 from mmcl_fast.media.sound_av import AvSound
 from mmcl_fast.media.sound_file import FilePiece, PartPiece, open_sound
-from mmcl_fast.media.sound_part import Part
-from mmcl_fast.media.sound_window import place, window
-from mmcl_fast.media.source import Source, limit_seconds, open_binary, size_of
+from mmcl_fast.media.sound_part import Part, part_of
+from mmcl_fast.media.sound_window import Piece, place, window
+from mmcl_fast.media.source import Source, head, limit_seconds, open_binary, size_of
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
 
@@ -50,25 +50,47 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whol
     try:
         with open_sound(source) as file:
             plan = plan_of(source, file, whole)
-            if whole and plan.fault:
-                raise MediaError(f"{plan.fault}: cut short, replace it")
-            if plan.parts is None and not plan.by_av:
+            if not plan.by_av and plan.parts is None:
                 limit_seconds(file.frames / file.samplerate, spec)
-                piece = FilePiece(file)
-                if not piece.samples:
-                    raise MediaError("holds no samples")
-                if not whole:
+                if not whole and file.frames:
+                    piece = FilePiece(file)
                     return piece.read(*place(piece.samples, piece.rate, spec, shift)), piece.rate
-        if not plan.by_av:
-            parts: Sequence[Source | Part] = [source] if plan.parts is None else plan.parts
-            pieces = [PartPiece(part) for part in parts]
-            if whole:
-                for each in pieces:
-                    each.check()
-            return window(pieces, spec, shift)
     except soundfile.LibsndfileError:  # PyAV may read it
-        pass
-    return _by_av(source, spec, shift, whole)
+        plan = _of_links(source) if head(source, 4) == b"OggS" else Plan(by_av=True)
+    if whole and plan.fault:
+        raise MediaError(f"{plan.fault}: cut short, replace it")
+    parts: Sequence[Source] = [source] if plan.parts is None else plan.parts
+    pieces = [piece for part in parts for piece in _pieces(part, spec, whole, plan.by_av)]
+    return window(pieces, spec, shift)
+
+
+def _pieces(source: Source, spec: VisualSpec, whole: bool, by_av: bool) -> Sequence[Piece]:
+    """A file or a part of one by libsndfile, or by PyAV what libsndfile does not read. ``whole`` decodes all of it."""
+    import soundfile
+
+    if not by_av:
+        try:
+            piece = PartPiece(source)
+            limit_seconds(piece.samples / piece.rate, spec)
+            if whole:
+                piece.check()
+            return [piece]
+        except soundfile.LibsndfileError:
+            pass
+    with open_binary(source) as opened:
+        fault = sound_header.missing(opened)
+    try:
+        sound = AvSound(source, spec, whole)
+    except MediaError:
+        raise
+    except Exception as error:
+        if fault is None:
+            raise
+        raise MediaError(f"{fault}: cut short, replace it") from error
+    fault = fault or sound.missing()
+    if whole and fault:
+        raise MediaError(f"{fault}: cut short, replace it")
+    return sound.pieces()
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,8 @@ def plan_of(source: Source, file: Any, whole: bool = False) -> Plan:
         return _of_links(source)
     if file.format == "FLAC":
         return Plan(by_av=not 0 < file.frames < LONGEST)
+    if file.subtype.startswith("MPEG"):  # in a WAV, of which libsndfile guesses the length
+        return Plan(by_av=True)
     if whole or file.frames <= 0 or "hould be" in file.extra_info:  # libsndfile's log of sizes that do not fit
         with open_binary(source) as opened:
             part = sound_header.repaired(source, opened)
@@ -110,8 +134,7 @@ def _of_frames(source: Source, file: Any) -> Plan:
         found = sound_mpeg.stretches(opened)
     if not found:
         return Plan()
-    fault = next(filter(None, map(sound_mpeg.missing, found)), None)
-    first = found[0]
+    first, fault = found[0], sound_mpeg.missing(found)
     if len(found) == 1 and first.kind.layer < 3:
         return Plan(fault=fault, by_av=file.frames != first.frames * first.kind.samples)
     if any(stretch.kind.layer < 3 for stretch in found):
@@ -125,25 +148,8 @@ def _of_links(source: Source) -> Plan:
     """An Ogg file as it is, if it is no chain."""
     with open_binary(source) as opened:
         begins = sound_ogg.links(opened)
-        fault = "ends inside its last page" if sound_ogg.is_torn(opened) else None
+        fault = "ends inside its last page" if sound_ogg.is_torn(opened, begins) else None
     if len(begins) < 2:
         return Plan(fault=fault)
     ends = [*begins[1:], size_of(source)]
-    return Plan([Part(source, begin, end) for begin, end in zip(begins, ends, strict=True)], fault)
-
-
-def _by_av(source: Source, spec: VisualSpec, shift: float | None, whole: bool) -> tuple[Tensor, int]:
-    with open_binary(source) as opened:
-        fault = sound_header.missing(opened)
-    try:
-        sound = AvSound(source, spec, whole)
-    except MediaError:
-        raise
-    except Exception as error:
-        if fault is None:
-            raise
-        raise MediaError(f"{fault}: cut short, replace it") from error
-    fault = fault or sound.missing()
-    if whole and fault:
-        raise MediaError(f"{fault}: cut short, replace it")
-    return window(sound.pieces(), spec, shift)
+    return Plan([part_of(source, begin, end) for begin, end in zip(begins, ends, strict=True)], fault)

@@ -22,13 +22,13 @@ BLOCK = 1 << 16  # samples read at once where all are read
 
 
 @contextmanager
-def open_sound(source: Source | Part) -> Iterator[Any]:
+def open_sound(source: Source) -> Iterator[Any]:
     """An open SoundFile of a plausible rate. Raises soundfile.LibsndfileError for what libsndfile does not read."""
     import soundfile
 
     # A descriptor is read without a callback per block, and has no name: .raw or .vox would be headerless.
-    with source.open() if isinstance(source, Part) else open_binary(source) as opened:
-        bare = not isinstance(source, Part) and is_file(source) and os.name == "posix"
+    with open_binary(source) as opened:
+        bare = is_file(source) and os.name == "posix"
         with soundfile.SoundFile(opened.fileno() if bare else opened, closefd=False) as file:
             plausible(file.samplerate, file.channels)
             yield file
@@ -76,7 +76,7 @@ class FilePiece:
 class PartPiece:
     """The sound of a part or a file. Each call opens it, so that a chain of hundreds holds none open."""
 
-    def __init__(self, part: Source | Part):
+    def __init__(self, part: Source):
         self.part = part
         with open_sound(part) as file:
             piece = self._of(file)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mmcl_fast.media.sound_part import Part
+from mmcl_fast.media.sound_part import Part, part_of
 from mmcl_fast.media.source import Source
 
 HEAD = 1 << 20  # bytes; the sound begins before, or its header is taken to be honest
@@ -78,7 +78,7 @@ def repaired(source: Source, file: BinaryIO) -> Part | None:
         header[-8:] = (size + 24).to_bytes(8, "little")
     else:
         return None
-    return Part(source, found.start, end, bytes(header))
+    return part_of(source, found.start, end, bytes(header))
 
 
 def _before_tags(file: BinaryIO, start: int, end: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mmcl_fast.media.sound_part import Part
+from mmcl_fast.media.sound_part import Part, part_of
 from mmcl_fast.media.source import Source
 
 CHUNK = 1 << 22  # bytes read at once
@@ -289,10 +289,10 @@ def truthful(source: Source, stretch: Stretch) -> Part:
     if has_delay(stretch):
         place = _mark_place(stretch.kind, stretch.mono) + 8
         counts = stretch.frames.to_bytes(4, "big") + (stretch.end - stretch.start).to_bytes(4, "big")
-        return Part(source, start, stretch.end, first[:place] + counts + first[place + 8 :])
+        return part_of(source, start, stretch.end, first[:place] + counts + first[place + 8 :])
     # libsndfile estimates the length from the file's size. With the padding it is never too short.
     padding = OVERESTIMATE * (stretch.end - start) + LONGEST
-    return Part(source, start, stretch.end, padding=padding, samples=stretch.frames * stretch.kind.samples)
+    return part_of(source, start, stretch.end, padding=padding, samples=stretch.frames * stretch.kind.samples)
 
 
 def has_delay(stretch: Stretch) -> bool:
@@ -307,12 +307,19 @@ def is_exact(stretch: Stretch) -> bool:
     return stretch.stated is not None and stretch.stated.frames == stretch.frames and has_delay(stretch)
 
 
-def missing(stretch: Stretch) -> str | None:
-    """What shows that the file ends before its sound does: it ends inside a frame, or its header states more frames.
+def missing(found: list[Stretch]) -> str | None:
+    """What shows that the file ends before its sound does: it ends inside a frame, or a header states more frames.
 
-    A header that states too many frames but the right number of bytes is only wrong.
+    A header that states too many frames but the right number of bytes is only wrong. Frames behind junk still count.
     """
-    stated, size = stretch.stated, stretch.end - stretch.start
-    if stated and (stated.frames or 0) > stretch.frames and (not stated.size or stated.size > size + 1):
-        return f"ends after {stretch.frames} of {stated.frames} frames"
-    return "ends inside its last frame" if stretch.torn else None
+    for number, stretch in enumerate(found):
+        stated, last = stretch.stated, stretch
+        frames = stretch.frames
+        for other in found[number + 1 :]:
+            if other.stated or other.kind is not stretch.kind:
+                break
+            frames, last = frames + other.frames, other
+        size = last.end - stretch.start
+        if stated and (stated.frames or 0) > frames and (not stated.size or stated.size > size + 1):
+            return f"ends after {frames} of {stated.frames} frames"
+    return "ends inside its last frame" if found and found[-1].torn else None

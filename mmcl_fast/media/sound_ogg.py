@@ -30,12 +30,15 @@ def links(file: BinaryIO) -> list[int]:
     return [place for place in begins if place not in ends]
 
 
-def is_torn(file: BinaryIO) -> bool:
-    """Whether an open file ends inside a page."""
+def is_torn(file: BinaryIO, begins: list[int]) -> bool:
+    """Whether an open file ends inside a page, or one of its links does."""
     size = file.seek(0, 2)
-    start = file.seek(max(0, size - LARGEST))
-    last = file.read().rfind(b"OggS\0")
-    return last >= 0 and start + last + _page_size(file, start + last) > size
+    for begin, end in zip(begins, [*begins[1:], size], strict=True):
+        start = file.seek(max(begin, end - LARGEST))
+        last = file.read(end - start).rfind(b"OggS\0")
+        if last >= 0 and start + last + _page_size(file, start + last) > end:
+            return True
+    return False
 
 
 def _page_size(file: BinaryIO, place: int) -> int:

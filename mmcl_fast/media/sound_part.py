@@ -7,31 +7,43 @@ import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from mmcl_fast.media.source import Source, open_binary
+from mmcl_fast.media.source import Slice, Source, name_of, open_binary
 
 BUFFER = 1 << 18  # bytes
 
 
 @dataclass(frozen=True)
-class Part:
-    """The bytes from ``start`` to ``end`` of a source, between what is not in the source.
+class Part(Slice):
+    """Bytes of a source between what is not in the source; ``part_of`` makes it.
 
     Attributes:
-        header: bytes before them.
-        padding: number of zero bytes behind them.
+        source: what it is a part of.
+        start, end: place of its bytes there.
+        header: bytes before them. Behind them are zeros up to ``size``.
         samples: per channel, where a decoder could not tell.
     """
 
-    source: Source
-    start: int
-    end: int
+    source: Source = b""
+    start: int = 0
+    end: int = 0
     header: bytes = b""
-    padding: int = 0
     samples: int | None = None
 
-    def open(self) -> BinaryIO:
-        """A seekable file object of its own."""
+    def holder(self) -> io.RawIOBase:
+        """The part as a file, not buffered."""
+        return _Spliced(self)
+
+    def reader(self) -> BinaryIO:
+        """The part as a seekable file."""
         return io.BufferedReader(_Spliced(self), BUFFER)
+
+
+def part_of(
+    source: Source, start: int, end: int, header: bytes = b"", padding: int = 0, samples: int | None = None
+) -> Part:
+    """The bytes from ``start`` to ``end`` of a source behind a header, and ``padding`` zero bytes behind them."""
+    size = len(header) + end - start + padding
+    return Part(name_of(source), 0, size, f"{start}-{end}", None, source, start, end, header, samples)
 
 
 class _Spliced(io.RawIOBase):
@@ -40,7 +52,6 @@ class _Spliced(io.RawIOBase):
     def __init__(self, part: Part):
         self.part, self.place = part, 0
         self.full = len(part.header) + part.end - part.start
-        self.size = self.full + part.padding
         self.file = open_binary(part.source)
 
     def readable(self) -> bool:
@@ -50,20 +61,20 @@ class _Spliced(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.place = max(0, offset + (0, self.place, self.size)[whence])
+        self.place = max(0, offset + (0, self.place, self.part.size)[whence])
         return self.place
 
     def readinto(self, buffer: Any) -> int:
         view, header = memoryview(buffer).cast("B"), self.part.header
         if self.place < len(header):
             piece = header[self.place : self.place + len(view)]
-            view[: len(piece)] = piece
             count = len(piece)
+            view[:count] = piece
         elif self.place < self.full:
             self.file.seek(self.part.start + self.place - len(header))
             count = self.file.readinto(view[: self.full - self.place])  # type: ignore[attr-defined]
         else:
-            count = max(0, min(len(view), self.size - self.place))
+            count = max(0, min(len(view), self.part.size - self.place))
             view[:count] = bytes(count)
         self.place += count
         return count
