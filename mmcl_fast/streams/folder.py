@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.classes import read_class_texts
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.names import canonical
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.table import rename, split_samples
-from mmcl_fast.streams.validate import ENDINGS, check_modality, check_split
+from mmcl_fast.streams.validate import check_modality, check_split
 from mmcl_fast.streams.walk import files_below, plain_files, subfolders
 
 SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}  # one of them: splits, not classes

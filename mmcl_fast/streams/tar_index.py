@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from mmcl_fast.errors import MediaError, StreamError
+from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Slice
 from mmcl_fast.media.spec import MODALITIES
-from mmcl_fast.streams.validate import ENDINGS, check_words
+from mmcl_fast.streams.validate import check_words
 from mmcl_fast.user_cache import user_cache
 
-FORMAT = 1
+FORMAT = 2  # 2: more endings of names are known
 NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")  # the key ends at the first dot of the last part of the name
 PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 HEADER = 1 << 20  # bytes of one header, with its long names

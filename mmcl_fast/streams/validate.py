@@ -9,24 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError, meant
+from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
 from mmcl_fast.media.spec import BUILT_IN, MODALITIES
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
 
 HEAD = 1 << 12  # bytes in which most files of one size differ
-_AUDIO_VIDEO = frozenset({"audio", "video"})
-# Which modalities a file name's ending may stand for; endings not listed are told by their content.
-ENDINGS = {
-    **dict.fromkeys(("jpg", "jpeg", "bmp", "heic", "avif"), frozenset({"image"})),
-    **dict.fromkeys(("png", "tif", "tiff"), frozenset({"image", "depth"})),
-    **dict.fromkeys(("gif", "webp", "apng"), frozenset({"image", "video"})),
-    **dict.fromkeys(("npy", "exr"), frozenset({"depth"})),
-    **dict.fromkeys(("wav", "flac", "mp3", "opus", "m4a", "aac"), frozenset({"audio"})),
-    **dict.fromkeys(("mp4", "webm", "mkv", "mov", "ogg"), _AUDIO_VIDEO),
-    **dict.fromkeys(("avi", "mpg", "mpeg", "m4v"), frozenset({"video"})),
-    **dict.fromkeys(("txt", "md"), frozenset({"text"})),
-}
 
 
 def check_modality(name: str, where: str) -> None:
@@ -88,8 +77,8 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
     if modality in BUILT_IN and ending in ENDINGS and modality not in ENDINGS[ending]:
         raise FileFault(
             "wrong-modality",
-            f"{where}: a .{ending} file cannot be {modality}: rename it by content, or move "
-            f"it to {' or '.join(sorted(ENDINGS[ending]))}",
+            f"{where}: a .{ending} file cannot be {modality}: rename it by content, move it to "
+            f"{' or '.join(sorted(ENDINGS[ending]))}, or take it out of the class",
         )
     return stat.st_dev, stat.st_ino, path.offset if isinstance(path, Slice) else 0
 

@@ -284,7 +284,7 @@ def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarI
         ([("a.png", png(0)), ("a.cls", "q"), ("a.png", png(1))], ["member 'a.png' is there twice"]),
         ([("a.png", png(0))], ["sample 'a' has no class: add a .cls", "'label' to its .json"]),
         ([("a.png", png(0)), ("a.json", {"lable": "q"})], ["sample 'a' has no class"]),
-        ([("a.jpx", png(0)), ("a.cls", "q")], ["sample 'a' has a class but no item"]),
+        ([("a.jpgg", png(0)), ("a.cls", "q")], ["sample 'a' has a class but no item"]),
         (
             [("a.png", png(0)), ("a.jpg", png(1)), ("a.cls", "q")],
             ["sample 'a' has two items of image, a.png and a.jpg"],
