@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -25,9 +26,11 @@ NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 3
 COMPRESSIONS = (NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
 FAX, JPEG = (2, 3, 4), (6, 7)
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-SAMPLES = 32  # at most; more are the bands of a spectrometer
+SAMPLES = 8  # at most; more are the bands of a spectrometer
 SHORT, LONG = 3, 4
-INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
+XMP = 700
+WANTED = {*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 530, XMP}
+INTEGERS = {7: "B", 1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 SAVE = "save it as PNG, or as TIFF with LZW or deflate"
 
 
@@ -110,14 +113,14 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
     if width * height > max_pixels:
         raise MediaError(f"{width} x {height} pixels, the limit is {max_pixels}: make it smaller or raise max_pixels")
     compression = numbers(259, (NONE,))[0]
-    samples, bits, forms = numbers(277, (1,))[0], set(numbers(258, (1,))), set(numbers(339, (1,)))
+    samples, bits, forms = numbers(277, (len(numbers(258, (1,))),))[0], {*numbers(258, (1,))}, {*numbers(339, (1,))}
     if len(bits) > 1 or len(forms) > 1:
         raise MediaError(f"a TIFF whose channels have {sorted(bits)} bits: {SAVE}")
     if not 1 <= samples <= SAMPLES:
         raise MediaError(f"a TIFF of {samples} channels, the limit is {SAMPLES}: save those that are a picture")
     tiled = 322 in directory
     block = (numbers(323)[0], numbers(322)[0]) if tiled else (min(numbers(278, (height,))[0], height), width)
-    if min(block) < 1 or math.prod(block) > 4 * max(max_pixels, 1 << 20):
+    if min(block) < 1 or math.prod(block) > max(max_pixels, 1 << 20):
         raise MediaError(f"a TIFF in blocks of {block[1]} x {block[0]} pixels: replace the file")
     return Page(
         order=order,
@@ -131,7 +134,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         predictor=1 if compression in (NONE, PACKBITS) else numbers(317, (1,))[0],  # libtiff knows none for these
         planar=samples > 1 and numbers(284, (1,))[0] == 2,
         extra=numbers(338) if 338 in directory else (),
-        orientation=numbers(274, (1,))[0],
+        orientation=numbers(274)[0] if 274 in directory else _orientation(bytes(directory.get(XMP, ()))),
         fill_order=numbers(266, (1,))[0],
         tiled=tiled,
         block=block,
@@ -144,7 +147,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
 
 
 def _directory(file: BinaryIO) -> tuple[str, dict[int, tuple[int, ...]]]:
-    """Byte order, and the whole numbers by their tag; text, fractions and floats are passed over."""
+    """Byte order, and the numbers of the fields in WANTED."""
     start = _part(file, 0, 16)
     order, big = ("<" if start.startswith(b"II") else ">"), b"+" in start[2:4]
     pointer, counter, slot, room = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
@@ -154,7 +157,7 @@ def _directory(file: BinaryIO) -> tuple[str, dict[int, tuple[int, ...]]]:
     found: dict[int, tuple[int, ...]] = {}
     for at in range(0, len(entries), slot):
         tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", entries, at)
-        if kind not in INTEGERS:
+        if tag not in WANTED or kind not in INTEGERS:
             continue
         size = struct.calcsize(INTEGERS[kind]) * length
         packed = entries[at + slot - room : at + slot - room + size]
@@ -162,6 +165,12 @@ def _directory(file: BinaryIO) -> tuple[str, dict[int, tuple[int, ...]]]:
             packed = _part(file, struct.unpack_from(order + pointer, entries, at + slot - room)[0], size)
         found[tag] = struct.unpack(f"{order}{length}{INTEGERS[kind]}", packed)
     return order, found
+
+
+def _orientation(xmp: bytes) -> int:
+    """What XMP says of it, 1 where it says nothing."""
+    found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp)
+    return int(found[1]) if found else 1
 
 
 def _part(file: BinaryIO, place: int, size: int) -> bytes:

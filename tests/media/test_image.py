@@ -46,13 +46,14 @@ def test_normalised_by_mean_and_std():
         (8, "ROTATE_270"),
     ],
 )
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF"])
 def test_exif_orientation(tag, move, kind):
     """The stored picture is turned so that its tag undoes the turn."""
     stored = quarters() if move is None else quarters().transpose(getattr(Image.Transpose, move))
     exif = Image.Exif()
     exif[0x0112] = tag
-    data = jpeg(stored, exif=exif) if kind == "JPEG" else save(stored, kind, exif=exif)
+    options = {"WEBP": {"lossless": True}, "AVIF": {"quality": 100, "subsampling": "4:4:4"}, "MPO": {"quality": 95}}
+    data = jpeg(stored, exif=exif) if kind == "JPEG" else save(stored, kind, exif=exif, **options.get(kind, {}))
     got = corners(decode(data, "image", plain(size=16)))
     assert np.abs(np.array(got) - np.array([RED, GREEN, BLUE, WHITE])).max() <= 3
 
