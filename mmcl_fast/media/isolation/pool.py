@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -201,13 +201,13 @@ class Pool:
             self._closed = True
             for worker in self._alive:
                 worker.kill()
-        for _ in range(self._slots.qsize()):
-            try:
-                worker_or_none = self._slots.get_nowait()
-            except queue.Empty:
-                break
+        slots = []
+        with suppress(queue.Empty):
+            while True:
+                slots.append(self._slots.get_nowait())
+        for worker_or_none in slots:
             self._end(worker_or_none)
-            self._slots.put(None)
+            self._slots.put(None)  # for a thread that waits, and then finds it closed
 
     def _ask(self, jobs: Sequence[Job], opened: Sequence[tuple[dict[str, Any], int]]) -> list[Outcome]:
         """What some worker says of the jobs; their planes are in ``out``. Raises _Lost where it ends."""
