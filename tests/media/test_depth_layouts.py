@@ -16,8 +16,8 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode
 from mmcl_fast.media.depth_files import read_plane
 from tests.media.files import plain
+from tests.media.layouts import COMPRESSIONS, STRIPS, TILES, orient
 from tests.media.png_files import exif, png
-from tests.media.test_picture_layouts import COMPRESSIONS, STRIPS, TILES, orient
 from tests.media.tiff_files import (
     BLACK_IS_ZERO,
     CMYK,

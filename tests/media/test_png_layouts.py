@@ -1,0 +1,69 @@
+"""PNG pictures of every kind against the numbers that they were written from."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import check, decode
+from tests.media.files import plain
+from tests.media.layouts import SIDE, agree, expected, numbers, orient, shown
+from tests.media.png_files import exif, png
+
+PNG_KINDS = {1: "grey", 2: "grey, alpha", 3: "rgb", 4: "rgb, alpha"}
+
+
+@pytest.mark.parametrize("samples", PNG_KINDS)
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_png_of_16_bits(samples, interlaced, orientation):
+    values = numbers(16, samples)
+    want = orient(expected(values, 16, PNG_KINDS[samples]), orientation)
+    for place in ("before", "after"):
+        agree(png(values, interlaced=interlaced, **{place: [exif(orientation)]}), want, 16)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_png_of_8_bits_and_less(bits, interlaced):
+    values, want = numbers(bits, 1), None
+    for orientation in (1, 6):
+        want = orient(expected(values, bits, "grey"), orientation)
+        agree(png(values, bits=bits, interlaced=interlaced, after=[exif(orientation)]), want, 8)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_png_with_a_transparent_colour(bits, samples):
+    """tRNS: pixels of exactly this colour are clear, so white; the low byte of 16 bits counts."""
+    if samples == 3 and bits < 8:
+        return  # there is no such PNG
+    values = numbers(bits, samples)
+    clear = values[3, 4].copy()
+    near = clear.copy()
+    near[0] ^= 1
+    values[5, 6], values[7, 7] = clear, near
+    data = png(values, bits=bits, before=[(b"tRNS", struct.pack(f">{samples}H", *clear.tolist()))])
+    want = expected(values, bits, PNG_KINDS[samples])
+    want[(values == clear).all(-1)] = 1
+    agree(data, want, bits)
+    assert (shown(data)[3, 4] == 1).all() and (shown(data)[5, 6] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "chunk", [(b"gAMA", struct.pack(">I", 100000)), (b"sRGB", b"\0"), (b"sBIT", bytes([12, 12, 12]))]
+)
+def test_png_chunks_that_say_more_of_the_colours_change_none(chunk):
+    values = numbers(16, 3)
+    agree(png(values, before=[chunk]), expected(values, 16, "rgb"), 16)
+
+
+@pytest.mark.parametrize("samples", PNG_KINDS)
+def test_a_damaged_png_of_16_bits_is_refused(samples):
+    data = png(numbers(16, samples))
+    for bad in (data[:-20], data[: len(data) // 2], data[:200] + bytes([data[200] ^ 64]) + data[201:]):
+        for work in (check, decode):
+            with pytest.raises(MediaError):
+                work(bad, "image", plain(size=SIDE))
