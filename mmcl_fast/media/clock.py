@@ -188,37 +188,37 @@ def _packets(container: Any, stream: Any, kind: str) -> _Packets:
     decoded: list[int | None] = []
     lengths: list[int] = []
     back, ahead = (round(seconds / stream.time_base) for seconds in (BACK, AHEAD))
-    offset, leaps, last, key = 0, False, None, None
+    offset, leaps, last, key, first = 0, False, None, None, None
     for packet in container.demux(stream):
         if not packet.size:
+            continue
+        if packet.is_keyframe and key is None:
+            key, first = len(lengths), packet.pts
+        if packet.is_discard:  # an edit list leaves frames out that others are built on
             continue
         if packet.dts is not None:
             step = 0 if last is None else packet.dts + offset - last
             if step < -back or (step > ahead and kind in BROADCAST):
                 offset, leaps = offset + (lengths[-1] or 1) - step, True
             last = packet.dts + offset
-        if packet.is_keyframe and key is None:
-            key = len(lengths)
         shown.append(None if packet.pts is None else packet.pts + offset)
         decoded.append(None if packet.dts is None else packet.dts + offset)
         lengths.append(packet.duration or 0)
-    return _from_key(shown, decoded, lengths, leaps, key or 0)
+    # No decoder shows packets in front of the first key frame, nor frames that are shown in front of it.
+    kept = [i for i in range(key or 0, len(lengths)) if first is None or (time := shown[i]) is None or time >= first]
+    return _Packets(_all(shown, kept), _all(decoded, kept), [lengths[i] for i in kept], leaps)
 
 
-def _from_key(shown: list[Any], decoded: list[Any], lengths: list[int], leaps: bool, key: int) -> _Packets:
-    """Leaves out what no decoder shows: packets in front of the first key frame, and frames shown in front of it."""
-    first = shown[key] if lengths else None
-    kept = [i for i in range(key, len(lengths)) if first is None or shown[i] is None or shown[i] >= first]
-    shown, decoded = [shown[i] for i in kept], [decoded[i] for i in kept]
-    return _Packets(
-        [] if None in shown else shown, [] if None in decoded else decoded, [lengths[i] for i in kept], leaps
-    )
+def _all(times: list[int | None], kept: list[int]) -> list[int]:
+    """The times kept; empty where one of them is missing."""
+    found = [time for i in kept if (time := times[i]) is not None]
+    return found if len(found) == len(kept) else []
 
 
 def _times(found: _Packets, kind: str) -> list[int]:
     """When the frames are shown, in order; empty where the packets do not tell."""
     times = sorted(found.shown)
-    if kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times)):
+    if not found.leaps and (kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times))):
         return times
     # Packets are decoded as regularly as frames are shown, only earlier.
     times = sorted(found.decoded)

@@ -180,8 +180,8 @@ class FramesByNumber:
         self.shown: Any = None
         self.number = -1
         self._advance()
-        self.first = self.shown
-        self.delay = self.places.get(self.shown.dts, 0)  # packets that the decoder holds back
+        self.first: Any = self.shown
+        self.delay = self.places.get(self.first.dts, 0)  # packets that the decoder holds back
 
     def _advance(self) -> bool:
         """Decodes the next frame, and says whether there was one."""
