@@ -122,7 +122,7 @@ def test_all_that_is_wrong_in_one_go(tmp_path: Path) -> None:
     assert of["equal-in-splits"]["others"] == ["image/test/class_0/9.png"]
     assert of["two-labels"]["others"] == ["image/train/class_2/9.png"] and "'class_2'" in of["two-labels"]["reason"]
     assert of["empty"]["path"] == str(image / "train/class_0/7.png")
-    assert "holds text" in of["wrong-modality"]["reason"]
+    assert "take it out of the class" in of["wrong-modality"]["reason"]
     assert of["unknown-split"]["reason"].endswith("use train, val, test") and "'val'" in of["unknown-split"]["reason"]
     text = call("data", "check", root, "-q", code=1)
     assert [line.partition(": ")[2] for line in text.stderr.splitlines()] == [finding["reason"] for finding in found]

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from mmcl_fast.errors import MediaError, meant
-from mmcl_fast.media.sniff import sniff
-from mmcl_fast.media.source import size_of
+from mmcl_fast.media.formats import HEAD, recognise
+from mmcl_fast.media.source import head
+from mmcl_fast.media.spec import BUILT_IN
 from mmcl_fast.streams.broken import Broken
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.names import folded
@@ -38,16 +39,18 @@ def survey(stream: Stream, samples: Sequence[Sample], broken: Sequence[Broken], 
 
 def _add_broken(sample: Sample, fault: Broken, found: Findings) -> None:
     """What does not decode is empty, holds something else, or is broken."""
-    assert sample.path is not None
     kind, reason = "undecodable", fault.reason
     try:
-        if size_of(sample.path) == 0:
-            kind = "empty"
-        elif (holds := sniff(sample.path)) != sample.modality:
-            kind = "wrong-modality"
-            reason = f"{reason} (it holds {holds}: move it to {holds}, or out of the class if it only describes a file)"
-    except (MediaError, OSError):
-        pass
+        start = head(sample.path or b"", HEAD)
+    except (OSError, MediaError):
+        start = None
+    row = recognise(start) if start and sample.modality in BUILT_IN else None  # by its first bytes: it may kill others
+    if start == b"":
+        kind = "empty"
+    elif row is not None and row.library and sample.modality not in row.modalities:
+        kind = "wrong-modality"
+        if row.modalities == ("text",):
+            reason = f"{reason}, or take it out of the class if it only describes another file"
     about = {"modality": fault.modality, "split": fault.split, "label": fault.label}
     found.add(kind, reason, **about, key=fault.key, path=fault.path)
 
