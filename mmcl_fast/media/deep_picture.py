@@ -112,7 +112,7 @@ def _tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     else:
         opacity = _alpha(values, white, alpha)
         colours = _palette(page, values) if page.photometric == tiff.PALETTE else _unit(values[..., :count], white)
-        if opacity is not None and extra[alpha - count] == PREMULTIPLIED:
+        if alpha is not None and opacity is not None and extra[alpha - count] == PREMULTIPLIED:
             colours = np.divide(colours, opacity, out=np.zeros_like(colours), where=opacity > 0).clip(0, 1)
         if page.photometric == tiff.WHITE_IS_ZERO:
             colours = 1 - colours
@@ -127,10 +127,10 @@ def _tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
 def _palette(page: tiff.Page, values: np.ndarray) -> np.ndarray:
     if len(page.palette) != 3 << page.bits:
         raise MediaError(f"a TIFF with a palette of {len(page.palette)} numbers, not {3 << page.bits}: save it anew")
-    table = np.array(page.palette, np.uint16).reshape(3, -1).T
-    if page.bits <= 8 and table.max() < 256:  # old writers wrote 8 bits
-        table = table << 8
-    return ((table >> 8) / np.float32(255))[values[..., 0]].astype(np.float32)
+    table: np.ndarray = np.array(page.palette, np.uint16).reshape(3, -1).T
+    if page.bits > 8 or table.max() > 255:  # old writers wrote 8 bits
+        table = table >> 8
+    return _unit(table, 255)[values[..., 0]]
 
 
 def _netpbm(file: BinaryIO, header: netpbm.Header) -> np.ndarray:

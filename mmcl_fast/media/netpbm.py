@@ -80,9 +80,7 @@ def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
             packed = np.unpackbits(packed.reshape(header.height, row), axis=1, count=header.width)
         values = packed.reshape(-1)[:count]
     else:
-        dtype = np.dtype(np.uint8 if header.largest < 256 else ">u2")
-        if not header.largest:
-            dtype = np.dtype(">f4" if header.big_endian else "<f4")
+        dtype = _dtype(header)
         data = file.read(count * dtype.itemsize)
         values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
     if len(values) < count:
@@ -93,6 +91,13 @@ def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
     if values.size and header.largest not in (255, 65535) and (most := int(values.max())) > header.largest:
         raise MediaError(f"a {name} file that holds {most}, above its largest value {header.largest}: save it anew")
     return values
+
+
+def _dtype(header: Header) -> np.dtype:
+    """Of a raw sample."""
+    if not header.largest:
+        return np.dtype(">f4" if header.big_endian else "<f4")
+    return np.dtype(">u2" if header.largest > 255 else "u1")
 
 
 def _pnm(start: bytes) -> Header | None:
@@ -131,7 +136,7 @@ def _pam(start: bytes) -> Header | None:
     end = re.search(rb"\nENDHDR[ \t\r]*\n", start)
     if not end:
         return None
-    words = {}
+    words: dict[bytes, bytes] = {}
     for line in start[2 : end.start()].splitlines():
         name, _, value = line.strip().partition(b" ")
         words[name] = words[name] + b" " + value.strip() if name in words else value.strip()
@@ -151,9 +156,11 @@ def _pam(start: bytes) -> Header | None:
 def _digits(text: bytes, bits: bool, count: int) -> np.ndarray:
     """The numbers of a plain file; those of a PBM need no space between them."""
     text = re.sub(rb"#[^\r\n]*", b" ", text)
-    words = [*b"".join(text.split())[:count]] if bits else text.split(None, count)[:count]
     try:
-        values = np.array([word - 48 for word in words] if bits else [int(word) for word in words], np.int64)
+        if bits:
+            values = np.array([digit - ord("0") for digit in b"".join(text.split())[:count]], np.int64)
+        else:
+            values = np.array([int(word) for word in text.split(None, count)[:count]], np.int64)
     except ValueError:
         raise MediaError("a plain netpbm file that holds more than numbers: save it anew") from None
     if values.size and not 0 <= values.min() <= values.max() < 65536 - 65534 * bits:

@@ -298,7 +298,7 @@ def _samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np
         values = np.ascontiguousarray(raw).view(dtype).reshape(rows, columns, channels)
         if page.predictor == 2:
             whole = np.dtype(f"u{dtype.itemsize}")
-            differences = values.view(whole.newbyteorder(page.order)).astype(whole)
+            differences = values.view(f"{page.order}u{dtype.itemsize}").astype(whole)
             return np.cumsum(differences, axis=1, dtype=whole).view(dtype.newbyteorder("="))
         if page.predictor == 1:
             return values
