@@ -13,6 +13,9 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from tests.media.png_files import exif, png
+from tests.media.tiff_files import DEFLATE, LZW, ZSTD, tiff
+
 WIDTH, HEIGHT = 75, 53  # numbers that ``corrupt`` finds again in the files' headers
 RATE, SAMPLES = 11025, 3307
 EXACT = {"fflags": "+bitexact"}  # no random numbers, no times of writing
@@ -141,10 +144,11 @@ def _images() -> list[Original]:
     alpha = rgb.convert("RGBA")
     alpha.putalpha(rgb.convert("L"))
     large = scene(3, 1200, 900)  # large enough for the JPEG decoder's own scaling
-    exif = Image.Exif()
-    exif[0x0112] = 6
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = np.asarray(rgb).astype(np.uint16) * 257
     made = {
-        "baseline.jpg": saved(rgb, "JPEG", exif=exif),
+        "baseline.jpg": saved(rgb, "JPEG", exif=turned),
         "progressive.jpg": saved(rgb, "JPEG", progressive=True),
         "cmyk.jpg": saved(rgb.convert("CMYK"), "JPEG"),
         "grey.jpg": saved(rgb.convert("L"), "JPEG"),
@@ -168,6 +172,10 @@ def _images() -> list[Original]:
         "palette.bmp": saved(rgb.quantize(16), "BMP"),
         "still.gif": saved(rgb, "GIF"),
         "rgb.ppm": saved(rgb, "PPM"),
+        "rgb10.ppm": b"P6 %d %d 1023\n" % (WIDTH, HEIGHT) + (deep >> 6).astype(">u2").tobytes(),
+        "rgb16-tiles.tiff": tiff(deep, tile=(16, 32), compression=LZW, predictor=2, big_endian=True, orientation=6),
+        "rgb16-planes.tiff": tiff(deep, rows=9, planar=True, compression=ZSTD, big=True),
+        "turned16.png": png(deep, after=[exif(6)]),
         "rgb.avif": saved(rgb, "AVIF"),
         "rgb.jp2": saved(rgb, "JPEG2000"),
     }
@@ -250,6 +258,9 @@ def _depths() -> list[Original]:
     whole = (metres * 1000).astype(np.uint16)
     made = {
         "depth16.png": saved(Image.fromarray(whole), "PNG"),
+        "millimetres.pgm": b"P5 %d %d 10000\n" % (WIDTH, HEIGHT) + whole.astype(">u2").tobytes(),
+        "metres.pfm": b"Pf %d %d -1\n" % (WIDTH, HEIGHT) + metres[::-1].astype("<f4").tobytes(),
+        "half-tiles.tiff": tiff(metres.astype(np.float16), tile=(16, 16), compression=DEFLATE, predictor=3),
         "depth16.tiff": saved(Image.fromarray(whole), "TIFF"),
         "depth32.tiff": saved(Image.fromarray(whole.astype(np.int32)), "TIFF", compression="tiff_lzw"),
         "float.tiff": saved(Image.fromarray(metres.astype(np.float32)), "TIFF"),
