@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mmcl_fast.cli.predict import _below
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.learning import Learner, Line
 from mmcl_fast.learning import predict as predicting
@@ -48,6 +49,25 @@ def test_a_folder_in_order_with_its_faults(place: Path, mixed: Path) -> None:
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(one["contributions"].values()) == pytest.approx(1, abs=1e-4)
     assert "2 of 8" in error_of(result)
+
+
+def test_a_folder_s_links_and_leavings(tmp_path: Path) -> None:
+    for name in ("all/b/0.png", "all/Thumbs.db", "all/@eaDir/0.png", "all/.x", "more/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    for name, target in (
+        ("a", "more"),
+        ("again", "more"),
+        ("up", "."),
+        ("gone.png", "nowhere"),
+        ("c.png", "all/b/0.png"),
+    ):
+        (tmp_path / "all" / name).symlink_to(tmp_path / target)
+    assert [str(path.relative_to(tmp_path)) for path in _below(tmp_path / "all")] == [
+        "all/b/0.png",
+        "all/a/1.png",
+        "all/gone.png",  # that it leads nowhere is told with the others' faults
+    ]
 
 
 def test_every_format_says_the_same(place: Path, mixed: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -34,7 +33,8 @@ def predict(
         typer.Argument(
             metavar="FILE|DIR|-",
             help="Files of any modality, folders of them (all that is below, in "
-            "the order of names, without hidden ones), or - for lines of text from standard input.",
+            "the order of names, then what links lead to; without what is hidden or left behind by a system), or - for "
+            "lines of text from standard input.",
             show_default=False,
         ),
     ],
@@ -135,11 +135,16 @@ def _lines() -> Iterator[Path | Line]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files below but hidden ones, and folders that can't be read, which are faults when they are looked at."""
+    """All files below, then what can't be read, which is a fault when it is looked at."""
+    from mmcl_fast.streams.walk import files_below
+
     unread: list[str] = []
-    for place, folders, names in os.walk(folder, onerror=lambda fault: unread.append(fault.filename)):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+
+    def note(kind: str, path: str, what: str) -> None:
+        if kind in ("unreadable", "missing"):
+            unread.append(path)
+
+    yield from map(Path, files_below(str(folder), note))
     yield from map(Path, unread)
 
 
