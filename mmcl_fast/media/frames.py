@@ -167,7 +167,7 @@ class FramesByNumber:
 
     def __init__(self, container: Any, stream: Any, clock: Clock, whole: bool):
         assert clock.times is not None
-        self.container, self.stream, self.clock, self.whole = container, stream, clock, whole
+        self.container, self.stream, self.clock = container, stream, clock
         self.times = clock.times
         # A decoder also tells by which packet's arrival it gave a frame: a count that a seek does not lose.
         self.places = {time: i for i, time in enumerate(clock.decoded)} if clock.decoded and not whole else {}
@@ -177,18 +177,16 @@ class FramesByNumber:
             if entry.is_keyframe and entry.timestamp in self.places
         ]
         self.decoded = container.decode(stream)
-        self.shown: Any = None
-        self.number = -1
-        self._advance()
-        self.first: Any = self.shown
+        self.first = next(self.decoded, None)
+        if self.first is None:
+            raise MediaError(NOTHING)
+        self.shown, self.number = self.first, 0
         self.delay = self.places.get(self.first.dts, 0)  # packets that the decoder holds back
 
     def _advance(self) -> bool:
         """Decodes the next frame, and says whether there was one."""
         frame = next(self.decoded, None)
         if frame is None:
-            if self.shown is None:
-                raise MediaError(NOTHING)
             return False
         self.shown, self.number = frame, self.number + 1
         return True

@@ -67,11 +67,16 @@ def copied(source: Path, path: Path, muxer: dict[str, str] | None = None, **chan
 
 
 def colour_film(path: Path, codec: str = "libx264", width: int = 64, height: int = 48, **about: Any) -> Path:
-    """Four frames of four colours, the corners. ``turn``: degrees and whether mirrored. ``aspect``: of a pixel."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    for corner, colour in enumerate(CORNERS):
-        y, x = divmod(corner, 2)
-        picture[y * height // 2 : (y + 1) * height // 2, x * width // 2 : (x + 1) * width // 2] = colour
+    """Four frames of four colours, the corners, or of ``picture``.
+
+    ``turn``: degrees, and whether it is mirrored. ``aspect``: width of a pixel over its height.
+    """
+    picture = about.get("picture")
+    if picture is None:
+        picture = np.zeros((height, width, 3), np.uint8)
+        for corner, colour in enumerate(CORNERS):
+            y, x = divmod(corner, 2)
+            picture[y * height // 2 : (y + 1) * height // 2, x * width // 2 : (x + 1) * width // 2] = colour
     options = {"crf": "4"} if codec.startswith("libx") else {}
     with av.open(str(path), "w") as container:
         stream = cast(av.VideoStream, container.add_stream(codec, rate=10, options=options | about.get("options", {})))
