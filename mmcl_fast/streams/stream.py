@@ -156,14 +156,14 @@ class Stream:
         return cls(**read_folder(Path(root), findings, text=text, label=label, header=header), **options)
 
     @classmethod
-    def from_manifest(cls, path: str | Path, **options: Any) -> Stream:
-        """From a JSONL or Parquet file; see ``mmcl_fast.streams.manifest`` for a line's fields.
+    def from_manifest(cls, path: str | Path, *, findings: Findings | None = None, **options: Any) -> Stream:
+        """From a JSONL, Parquet, CSV or TSV file; see ``mmcl_fast.streams.manifest`` for a line's fields.
 
         Tasks take the classes in order of appearance. Raises StreamError naming the file and the line.
         """
         from mmcl_fast.streams.manifest import read_manifest
 
-        return cls(**read_manifest(Path(path)), **options)
+        return cls(**read_manifest(Path(path), findings), **options)
 
     @classmethod
     def from_table(
