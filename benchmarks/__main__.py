@@ -1,20 +1,23 @@
-"""Runs benchmarks/test_ops.py, prints one table, keeps JSON and Markdown, and can write the table of
-backends.
+"""The operations' benchmark: prints every case when it is measured, keeps JSON and Markdown, and can write the table
+of measured backends.
 
-python -m benchmarks [--out NAME] [--write-table FILE] [--select EXPRESSION]
+python -m benchmarks [--out NAME] [--folder FOLDER] [--select WORDS] [--limit SECONDS] [--write-table FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks import suite
+from benchmarks import cases, ops, suite
 
 COLUMNS = [
     "case",
@@ -30,6 +33,8 @@ COLUMNS = [
     "peak MB",
     "times ours",
 ]
+OURS = ("cpp", "triton", "cuda")
+FAILED_TO_END = "ended the process, or did not end in time"
 
 
 def machine() -> str:
@@ -66,57 +71,170 @@ def lines(results: list[dict]) -> list[list[str]]:
     return table
 
 
-def choices(results: list[dict]) -> dict:
-    """The fastest of our backends by operation, device and dtype, with limits on the size (classes, or ranks
-    M r)."""
-    best: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+def brief(info: dict) -> str:
+    """One line of a case: every competitor's ms, the fastest first, then why the others have none."""
+    timed = sorted((row["median"], who) for who, row in info["rows"].items() if "median" in row)
+    said = [f"{'*' if who == info['ours'] else ''}{who} {ms:.3f}" for ms, who in timed]
+    missing = [f"{who}: {row['why'][:60]}" for who, row in info["rows"].items() if "why" in row]
+    lacking = f" | {'; '.join(missing)}" if missing else ""
+    return f"{info['label']}: floor {info['floor_ms']:.3f} ms; {', '.join(said)}{lacking}"
+
+
+def choices(results: list[dict]) -> dict[str, list[dict]]:
+    """Rows of mmcl_fast/ops/table.json: what a case is found by, and ms of each backend of ours."""
+    made: dict[str, list[dict]] = {}
     for info in results:
-        times = {
-            who: row["median"]
-            for who, row in info["rows"].items()
-            if who in ("cpp", "triton", "cuda") and "median" in row
-        }
-        spent = best.setdefault((info["op"], f"{info['device']}/{info['dtype']}"), {}).setdefault(info["size"], {})
-        for who, ms in times.items():
-            spent[who] = spent.get(who, 0.0) + ms
-    made: dict[str, dict[str, list]] = {}
-    for (op, key), sizes in best.items():
-        rows: list[dict[str, Any]] = [
-            {"up_to": size, "backend": min(sums, key=sums.__getitem__)} for size, sums in sorted(sizes.items()) if sums
-        ]
-        if not rows:
+        ms = {who: info["rows"][who]["median"] for who in OURS if "median" in info["rows"].get(who, {})}
+        if not ms:
             continue
-        merged = [
-            r
-            for r, after in zip(rows, [*rows[1:], None], strict=True)
-            if after is None or after["backend"] != r["backend"]
-        ]
-        merged[-1]["up_to"] = None
-        made.setdefault(op, {})[key] = merged
+        device = info["device"]
+        if device == "cuda":
+            device = "sm_{}{}".format(*info["capability"])
+        row = {"device": device, **{name: info[name] for name in ("dtype", "grads", "sizes")}, "ms": ms}
+        made.setdefault(info["op"], []).append(row)
     return made
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>, a new one")
-    parser.add_argument("--select", default="", help="pytest -k expression, such as 'realign' or '1024x1000'")
-    parser.add_argument("--write-table", type=Path, help="merge the fastest backends into this table.json")
-    chosen = parser.parse_args()
-    code, results = suite.run("test_ops.py", chosen.select)
-    if not results:
-        return code or 1
-    facts = suite.about(
-        machine(),
-        threads=torch.get_num_threads(),
-        clock="processor time" if machine() == "cpu-1-threads" else "wall time",
-    )
-    print(suite.keep(suite.named(chosen.out, machine()), facts, results, COLUMNS, lines(results)))
-    if chosen.write_table:
-        old = json.loads(chosen.write_table.read_text()) if chosen.write_table.is_file() else {}
-        for op, entries in choices(results).items():
-            old.setdefault(op, {}).update(entries)
-        chosen.write_table.write_text(json.dumps(old, indent=1) + "\n")
+def merge(table: Path, made: dict[str, list[dict]]) -> None:
+    """Put rows into the table; a row of the same case is replaced."""
+    old: dict[str, list[dict]] = json.loads(table.read_text()) if table.is_file() else {}
+
+    def key(row: dict) -> tuple:
+        return row["device"], row["dtype"], row["grads"], tuple(row["sizes"])
+
+    for op, rows in made.items():
+        new = {key(row) for row in rows}
+        old[op] = [row for row in old.get(op, []) if key(row) not in new] + rows
+    listed = [
+        f' "{op}": [' + "".join(f"\n  {json.dumps(row)}," for row in rows).rstrip(",") + ("\n ]" if rows else "]")
+        for op, rows in old.items()
+    ]
+    table.write_text("{\n" + ",\n".join(listed) + "\n}\n")
+
+
+class Kept:
+    """The results in their folder: written after every case, so that a run that is cut off loses none."""
+
+    def __init__(self, folder: Path, name: str, again: bool):
+        self.folder, self.name = folder, name
+        self.now = folder / f"{name}.now"
+        self.results: list[dict] = []
+        self.lost: dict[str, dict[str, str]] = {}
+        file = folder / f"{name}.json"
+        if again and file.is_file():
+            old = json.loads(file.read_text())
+            self.results, self.lost = old["results"], old["about"].get("lost", {})
+        if again and self.now.is_file():
+            label, who = json.loads(self.now.read_text())
+            self.lost.setdefault(label, {}).setdefault(who, FAILED_TO_END)
+
+    def trying(self, label: str, who: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.now.write_text(json.dumps([label, who]))
+
+    def write(self, asked: list[str]) -> str:
+        """The files anew; returns the Markdown."""
+        done = {info["label"] for info in self.results}
+        missing = [label for label in asked if label not in done]
+        facts = suite.about(
+            machine(),
+            threads=torch.get_num_threads(),
+            clock="processor time" if machine() == "cpu-1-threads" else "wall time",
+        )
+        notes = [f"Not measured: {'; '.join(missing)}"] if missing else []
+        notes.append(
+            "floor: the longer of the arithmetic at the measured product rate and the least bytes at the measured copy rate"
+        )
+        if self.lost:
+            facts["lost"] = self.lost
+        return suite.keep(self.name, facts, self.results, COLUMNS, lines(self.results), notes, self.folder)
+
+
+def work(chosen: argparse.Namespace, folder: Path) -> int:
+    """Measure what is not measured yet; 3: nothing was, 75: a competitor made the GPU unusable for this process."""
+    kept, until = Kept(folder, chosen.out, chosen.again), time.monotonic() + chosen.limit
+    asked = cases.chosen(cases.all_cases(), chosen.select)
+    labels = [cases.label(case) for case in asked]
+    done = {info["label"] for info in kept.results}
+    patience = ops.patience() if torch.cuda.is_available() else lambda who: None
+    for case in asked:
+        label = cases.label(case)
+        if label in done or "all together" in kept.lost.get(label, {}):
+            continue
+        if time.monotonic() > until:
+            print(f"stopped after {chosen.limit:.0f} s; the rest was not measured", flush=True)
+            break
+
+        def watch(who: str, label: str = label) -> None:
+            kept.trying(label, who)
+            patience(who)
+
+        try:
+            info = ops.run(case, chosen.seconds, kept.lost.get(label, {}), watch)
+        except ops.DeviceLost as gone:
+            who, why = gone.args
+            kept.lost.setdefault(label, {})[who] = f"{why} (the GPU was unusable afterwards)"
+            kept.write(labels)
+            kept.now.unlink(missing_ok=True)
+            return 75
+        except Exception as error:  # a case that cannot be made at all, for want of memory perhaps
+            print(f"{label}: {ops.reason(error)}", flush=True)
+            kept.lost.setdefault(label, {})["all together"] = ops.reason(error)
+            continue
+        if torch.cuda.is_available():
+            info["capability"] = list(torch.cuda.get_device_capability())
+        kept.results.append(info)
+        kept.write(labels)
+        print(brief(info), flush=True)
+        if chosen.write_table:
+            merge(chosen.write_table, choices([info]))
+    kept.now.unlink(missing_ok=True)
+    if not kept.results:
+        print(f"error: no case was measured; --select {chosen.select!r} fits {len(asked)}", file=sys.stderr)
+        return 3
+    text = kept.write(labels)
+    if not chosen.quiet:
+        print(text)
+    return 0
+
+
+def supervise(command: list[str], seconds: float, most: int = 20) -> int:
+    """Run the worker again where it was ended before its time: a kernel that hangs or crashes ends one process only."""
+    until, code = time.monotonic() + seconds, 1
+    for attempt in range(most):
+        left = max(1.0, until - time.monotonic())
+        try:
+            code = subprocess.run([*command, "--limit", f"{left:.0f}", *(["--again"] if attempt else [])]).returncode
+        except KeyboardInterrupt:
+            return 130
+        if code in (0, 2, 3) or time.monotonic() > until:
+            break
     return code
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--out", help="name of the results, default <machine>-<date>, a new one")
+    parser.add_argument("--folder", type=Path, default=suite.HERE / "results", help="default benchmarks/results")
+    parser.add_argument("--select", default="", help="words of a case: 'realign and not float32', '1024x1000'")
+    parser.add_argument("--seconds", type=float, default=float(os.environ.get("BENCH_SECONDS", "2")), help="per case")
+    parser.add_argument("--limit", type=float, default=1e6, help="seconds after which no further case begins")
+    parser.add_argument("--write-table", type=Path, help="merge the measured backends into this table.json")
+    parser.add_argument("--quiet", action="store_true", help="a line for each case, and no table")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    chosen = parse()
+    chosen.out = suite.named(chosen.out, machine()) if not chosen.worker else chosen.out
+    if chosen.worker:
+        return work(chosen, chosen.folder)
+    given: dict[str, Any] = {"--select": chosen.select, "--seconds": chosen.seconds, "--write-table": chosen.write_table}
+    words = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
+    command = [sys.executable, "-m", "benchmarks", "--worker", "--out", chosen.out, "--folder", str(chosen.folder)]
+    return supervise([*command, *words, *(["--quiet"] if chosen.quiet else [])], chosen.limit)
 
 
 if __name__ == "__main__":

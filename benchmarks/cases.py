@@ -1,4 +1,4 @@
-"""The shapes of the operations' benchmarks, their inputs, and their floors."""
+"""The shapes of the operations' benchmarks, their inputs, and the least work that each needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from mmcl_fast.ops import cost
 
 LOGIT_SCALE = 100.0
 
@@ -18,6 +20,7 @@ class Loss:
     c: int
     d: int
     text: bool = False
+    op = "alignment_loss"
 
     @property
     def name(self) -> str:
@@ -26,6 +29,13 @@ class Loss:
     @property
     def flops(self) -> float:
         return (6.0 if self.text else 4.0) * self.b * self.c * self.d
+
+    def bytes(self, size: int) -> float:
+        """Least traffic: z and the texts read once, dz (and the texts' gradient) written once, the labels."""
+        return size * (2 * self.b * self.d + (2 if self.text else 1) * self.c * self.d) + 8 * self.b
+
+    def problem(self, dtype: torch.dtype) -> cost.Loss:
+        return cost.Loss(self.b, self.c, self.d, dtype, self.text)
 
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float]:
         g = torch.Generator().manual_seed(0)
@@ -49,6 +59,7 @@ class Realign:
     du: int | None
     m: int
     r: int
+    op = "realign"
 
     @property
     def name(self) -> str:
@@ -61,6 +72,9 @@ class Realign:
     def bytes(self, size: int) -> float:
         """Least traffic: z, source, de read once forward and back, e and the gradients written once."""
         return size * self.b * (5 * self.d + 3 * (self.du or 0) + 2 * self.m)
+
+    def problem(self, dtype: torch.dtype) -> cost.Realign:
+        return cost.Realign(self.b, self.d, self.du or self.d, self.m, self.r, dtype)
 
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
         g = torch.Generator().manual_seed(0)
@@ -88,29 +102,51 @@ SMALL = [
     Loss(2048, 10000, 512),
     Loss(2048, 50000, 512),
 ]
-LARGE = [Loss(16384, 32768, 768), Loss(4096, 131072, 1024), Loss(4096, 131072, 1024, text=True)]
+FLAGSHIP = [Loss(4096, 131072, d) for d in (512, 768, 1024)]
+LARGE = [
+    Loss(4096, 131072, 256),
+    Loss(4096, 131072, 512, text=True),
+    Loss(4096, 131072, 1024, text=True),
+    Loss(16384, 32768, 768),
+]
 REALIGN = [
     Realign(b, d, du, 5, r) for b in (4096, 65536) for d in (512, 768) for du in (None, 1664) for r in (16, 32, 64)
 ]
+Case = tuple[Loss | Realign, str, torch.dtype]
 
 
-def devices() -> list[tuple[str, torch.dtype]]:
-    return (
-        [("cuda", torch.bfloat16), ("cuda", torch.float32)]
-        if torch.cuda.is_available()
-        else [("cpu", torch.float32), ("cpu", torch.bfloat16)]
-    )
+def on_gpu() -> list[Case]:
+    """The most important first: a run that is cut off has them."""
+    first = [*FLAGSHIP[:1], *REALIGN[12:13], *SMALL[3:4], *FLAGSHIP[1:], *LARGE[:2], *SMALL[:1], *REALIGN[14:15]]
+    half = [*first, *(c for c in [*SMALL, *LARGE, *REALIGN] if c not in first)]
+    found: list[Case] = [(case, "cuda", torch.bfloat16) for case in half]
+    found.insert(6, (FLAGSHIP[0], "cuda", torch.float16))
+    return found + [(case, "cuda", torch.float32) for case in [*SMALL, *REALIGN[:1]]]
 
 
-def loss_cases() -> list[tuple[Loss, str, torch.dtype]]:
-    found = []
-    for device, dtype in devices():
-        large = device == "cuda" and dtype == torch.bfloat16
-        found += [(case, device, dtype) for case in SMALL + (LARGE if large else [])]
-    return found
+def on_cpu() -> list[Case]:
+    """Realign with the small batch only: 65536 rows take seconds a step in float32."""
+    small: list[Loss | Realign] = [*SMALL, *(case for case in REALIGN if case.b == 4096)]
+    loss: list[Loss | Realign] = list(SMALL)
+    return [(c, "cpu", torch.float32) for c in small] + [(c, "cpu", torch.bfloat16) for c in loss]
 
 
-def realign_cases() -> list[tuple[Realign, str, torch.dtype]]:
-    """On the CPU the small batch only: 65536 rows take seconds a step in float32."""
-    (device, dtype), *_ = devices()
-    return [(case, device, dtype) for case in REALIGN if device == "cuda" or case.b == 4096]
+def all_cases() -> list[Case]:
+    return on_gpu() if torch.cuda.is_available() else on_cpu()
+
+
+def label(case: Case) -> str:
+    what, device, dtype = case
+    return f"{what.op} {what.name} {device} {str(dtype).removeprefix('torch.')}"
+
+
+def chosen(cases: list[Case], expression: str) -> list[Case]:
+    """Those whose label fits: words that it holds, joined by ``and``, ``or`` and ``not``, such as "realign and not r64"."""
+
+    def fits(text: str) -> bool:
+        return any(
+            all((part.removeprefix("not ").strip() in text) != part.startswith("not ") for part in either.split(" and "))
+            for either in expression.split(" or ")
+        )
+
+    return [case for case in cases if fits(label(case))]

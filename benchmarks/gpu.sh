@@ -1,46 +1,161 @@
 #!/usr/bin/env bash
-# Builds, runs the GPU tests and the benchmarks on a machine with an NVIDIA GPU, in under ten minutes.
-# Writes benchmarks/results/<gpu>-<date>.json and .md, and the table of the fastest backends.
-# STEPS: which of "test ops media train" (default all); OPS_LIMIT, BENCH_SECONDS: seconds for the operations, and a case.
-# PYTHON: the interpreter (default python3), with torch for CUDA; RIVALS=1 installs the rivals first.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-python=${PYTHON:-python3}
-"$python" - <<'CHECK'
+# Builds, checks and times the kernels on a machine with an NVIDIA GPU, in under nine minutes, without a network.
+#   bash benchmarks/gpu.sh FOLDER [STEP ...]
+# FOLDER takes the results: summary.txt (read this first), log.txt, ops.json, ops.md, table.json, counters.txt.
+# Every step writes as it goes, so a run that is cut off keeps what it had.
+# STEP: build smoke test sanitize ops profile (the default, in this order), and media train (they need the whole package).
+# The default steps need torch, triton, pybind11, ninja, setuptools and pytest, and nothing else.
+# PYTHON: the interpreter (default python3). WHEELS: a folder of wheels to use (default wheels/ where it is there).
+# GPU_SECONDS: the whole limit (default 520). BENCH_SECONDS: for each case. GPU_DEVICE=cpu: a rehearsal without a GPU.
+set -uo pipefail
+[[ $# -ge 1 ]] || { echo "error: no folder for the results: bash benchmarks/gpu.sh FOLDER [STEP ...]" >&2; exit 2; }
+mkdir -p "$1" || exit 2
+out=$(cd "$1" && pwd)
+shift
+cd "$(dirname "$0")/.." || exit 2
+steps=" ${*:-build smoke test sanitize ops profile} "
+python=${PYTHON:-python3} total=${GPU_SECONDS:-520} device=${GPU_DEVICE:-cuda}
+export PYTHONUNBUFFERED=1 BENCH_SECONDS=${BENCH_SECONDS:-0.2}
+failed=0
+: >"$out/summary.txt"
+: >"$out/log.txt"
+
+note() { echo "$*" | cut -c1-400 | tee -a "$out/summary.txt"; }
+left() { echo $((total - SECONDS)); }
+wants() { [[ $steps == *" $1 "* ]]; }
+trap 'note "CUT OFF after ${SECONDS} s: the steps above are complete, log.txt has the rest"; exit 143' TERM INT
+
+# step NAME LIMIT COMMAND...: the command's output goes to log.txt, its end to summary.txt
+step() {
+  local name=$1 limit=$2 start=$SECONDS code lines
+  shift 2
+  ((limit > $(left))) && limit=$(left)
+  if ((limit < 5)); then note "$name: NOT RUN, the time was up"; failed=1; return 1; fi
+  lines=$(wc -l <"$out/log.txt")
+  echo "=== $name: $*" >>"$out/log.txt"
+  timeout -k 5 "$limit" "$@" >>"$out/log.txt" 2>&1 &
+  wait $!
+  code=$?
+  tail -n "+$((lines + 1))" "$out/log.txt" >"$out/.step"
+  case $code in
+    0) note "$name: ok, $((SECONDS - start)) s" ;;
+    124 | 137) note "$name: STOPPED after $((SECONDS - start)) s, its limit"; failed=1 ;;
+    *) note "$name: FAILED with exit code $code after $((SECONDS - start)) s"; failed=1 ;;
+  esac
+  return "$code"
+}
+shown() { grep -aE "$1" "$out/.step" | tail -n "$2" | cut -c1-300 | sed 's/^/    /' | tee -a "$out/summary.txt"; }
+
+wheels=${WHEELS:-wheels}
+if compgen -G "$wheels/*.whl" >/dev/null; then
+  if "$python" -m pip install -q --no-index --no-deps --upgrade --target "$out/.site" "$wheels"/*.whl >>"$out/log.txt" 2>&1
+  then export PYTHONPATH="$out/.site${PYTHONPATH:+:$PYTHONPATH}"
+  else note "wheels: could not be installed from $wheels (log.txt)"; failed=1; fi
+fi
+"$python" - "$device" >"$out/.step" 2>&1 <<'CHECK' || { note "error: $(tail -n 1 "$out/.step")"; exit 1; }
 import sys
-import torch
+try:
+    import ninja, pybind11, pytest, setuptools, torch, triton
+except ImportError as error:
+    sys.exit(f"{error}: install torch for CUDA, triton, ninja, pybind11, setuptools and pytest")
+about = f"torch {torch.__version__}, triton {triton.__version__}, Python {sys.version.split()[0]}"
+if sys.argv[1] == "cpu":
+    print("rehearsal on the CPU, nothing here speaks of a GPU:", about)
+    sys.exit()
 if not torch.cuda.is_available():
     sys.exit(f"no GPU: torch {torch.__version__} finds none; this script needs an NVIDIA GPU and torch for CUDA")
-print("GPU:", torch.cuda.get_device_name(), "torch", torch.__version__)
+major, minor = torch.cuda.get_device_capability()
+print(f"{torch.cuda.get_device_name()}, sm_{major}{minor}, {about}")
+print("90a" if (major, minor) == (9, 0) else f"{major}{minor}")
 CHECK
-if [[ ${RIVALS:-0} == 1 ]]; then
-  "$python" -m pip install -q liger-kernel==0.8.5 'quack-kernels[cu13]==0.6.5' cut-cross-entropy==25.1.1 || true
-  "$python" -m pip install -q --no-deps inf-cl==1.2.1 || true
+note "$(head -n 1 "$out/.step")"
+arch=$(sed -n 2p "$out/.step")
+
+if wants build; then  # in place, for this GPU alone
+  if [[ $device == cuda ]]; then export MMCL_FAST_CUDA=1 MMCL_FAST_CUDA_ARCHS=${MMCL_FAST_CUDA_ARCHS:-$arch}; fi
+  step build 150 "$python" setup.py build_ext --inplace
+  "$python" -c 'import mmcl_fast.kernels' 2>/dev/null || ln -sfn ../kernels mmcl_fast/kernels
 fi
-"$python" -c 'import ninja, pybind11, pytest_benchmark, setuptools' ||
-  { echo "install what is missing: pip install ninja pybind11 pytest pytest-benchmark setuptools" >&2; exit 1; }
-"$python" -m pip install -q --no-deps --no-build-isolation -e .
-failed=0
-wants() { [[ " ${STEPS:-test ops media train} " == *" $1 "* ]]; }
+
+kernels="triton cuda"
+[[ $device == cpu ]] && kernels=cpp
+if wants smoke; then  # each backend by itself: a kernel that hangs or crashes ends its own process only
+  for name in $kernels; do
+    step "smoke $name" 60 "$python" -m tests.ops.small_gpu "$name" --device "$device"
+    shown "error|wrong|Error" 12
+  done
+fi
+
 if wants test; then
-  timeout 170 "$python" -m pytest tests/ops/test_gpu.py -q -m gpu -p no:cacheprovider || failed=1
-  if command -v compute-sanitizer >/dev/null; then
+  [[ $device == cpu ]] && tests=(tests/ops/test_choice.py) || tests=(tests/ops/test_gpu.py -m gpu)
+  step test 130 "$python" -m pytest "${tests[@]}" -v -rfE --tb=short -p no:cacheprovider -o addopts= \
+    -o faulthandler_timeout=60
+  shown "^(FAILED|ERROR)|^=+ .*(passed|failed|error)|Timeout" 20
+fi
+
+if wants sanitize && [[ $device == cuda ]]; then
+  if command -v compute-sanitizer >/dev/null; then  # both at once
+    ids=()
+    limit=$(($(left) < 120 ? $(left) : 120))
     for tool in memcheck racecheck; do
-      timeout 40 compute-sanitizer --tool "$tool" --error-exitcode 9 "$python" -m tests.ops.small_gpu || failed=1
+      PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        "$python" -m tests.ops.small_gpu cuda >"$out/.$tool" 2>&1 &
+      ids+=("$tool:$!")
+    done
+    for pair in "${ids[@]}"; do
+      wait "${pair#*:}"
+      code=$?
+      tool=${pair%%:*}
+      { echo "=== sanitize $tool"; cat "$out/.$tool"; } >>"$out/log.txt"
+      case $code in 0) ;; *) failed=1 ;; esac
+      note "sanitize $tool: exit code $code (0 clean, 9 found something, 124 stopped); $(grep -ac 'error ' "$out/.$tool") cases computed"
+      grep -aE "ERROR SUMMARY|RACECHECK SUMMARY|Invalid|hazard" "$out/.$tool" | tail -n 4 | cut -c1-300 | tee -a "$out/summary.txt"
+      rm -f "$out/.$tool"
     done
   else
-    echo "compute-sanitizer is not here: memcheck and racecheck were not run" >&2
+    note "sanitize: NOT RUN, compute-sanitizer is not on the PATH"
   fi
 fi
-export BENCH_SECONDS=${BENCH_SECONDS:-0.3}
+
+profiles=0
+if wants profile && [[ $device == cuda ]] && command -v ncu >/dev/null; then profiles=45; fi
 if wants ops; then
-  timeout "${OPS_LIMIT:-180}" "$python" -m benchmarks --write-table mmcl_fast/ops/table.json || failed=1
+  limit=$(($(left) - profiles - 10))
+  select=()
+  [[ $device == cpu ]] && select=(--select "256x100 and float32")
+  cp mmcl_fast/ops/table.json "$out/table.json"
+  step ops "$limit" "$python" -m benchmarks --folder "$out" --out ops --quiet --limit $((limit - 25)) \
+    --write-table "$out/table.json" "${select[@]}"
+  shown "floor .* ms;|^stopped|^error" 60
 fi
+
+if wants profile && [[ $device == cuda ]]; then
+  if ((profiles)); then
+    common=(ncu --clock-control none --kernel-name 'regex:one_pass|exp_kernel' --launch-count 3)
+    run=("$python" -m tests.ops.small_gpu profile)
+    metrics=gpu__time_duration.sum,sm__inst_executed_pipe_tensor.sum
+    metrics+=,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active,lts__t_bytes.sum,dram__bytes.sum
+    metrics+=,regex:smsp__average_warps_issue_stalled_.*_per_issue_active.ratio
+    step "profile, counters" 45 "${common[@]}" --metrics "$metrics" "${run[@]}"
+    cp "$out/.step" "$out/counters.txt"
+    if ! grep -aq lts__t_bytes "$out/.step"; then  # another generation has other names: whole sections, then
+      step "profile, sections" 45 "${common[@]}" --section SpeedOfLight --section ComputeWorkloadAnalysis \
+        --section MemoryWorkloadAnalysis --section WarpStateStats --print-details all "${run[@]}"
+      cat "$out/.step" >>"$out/counters.txt"
+    fi
+    shown "one_pass|exp_kernel|gpu__time|pipe_tensor|lts__t_bytes|dram__bytes|long_scoreboard|barrier|Tensor|L2 Hit" 40
+  else
+    note "profile: NOT RUN, ncu is not on the PATH"
+  fi
+fi
+
 if wants media; then  # each file's modality through DALI on the GPU where it is installed
-  timeout 60 "$python" -m benchmarks.media --select "256x256 or H.264 320x240 or FLAC" || failed=1
+  step media 60 "$python" -m benchmarks.media --select "256x256 or H.264 320x240 or FLAC"
 fi
 if wants train; then
-  timeout 120 "$python" -m benchmarks.train --encoder vit-b16 --seeds 0 --growth no \
-    --rows "ours;plain PyTorch loop, two-forward query" || failed=1
+  step train 120 "$python" -m benchmarks.train --encoder vit-b16 --seeds 0 --growth no \
+    --rows "ours;plain PyTorch loop, two-forward query"
 fi
+rm -rf "$out/.step" "$out/.site"
+note "done in ${SECONDS} s: $([[ $failed == 0 ]] && echo "all steps ended well" || echo "NOT all steps ended well")"
 exit $failed

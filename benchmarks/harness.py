@@ -8,6 +8,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -37,19 +38,35 @@ def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
 
 
 def interleaved(
-    runs: dict[str, Run], device: str, seconds: float = 3.0, least: int = 5, most: int = 200
+    runs: dict[str, Run],
+    device: str,
+    seconds: float = 3.0,
+    least: int = 5,
+    most: int = 200,
+    failed: dict[str, Exception] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Rounds of all runs in turn until the time is spent: median, 10 % and 90 % quantiles in ms, and
-    rounds."""
+    rounds. A run that raises is left out and told in `failed`; without `failed` it raises."""
     flush = torch.empty(1 << 28, dtype=torch.int8, device=device) if device == "cuda" else None
-    for run in runs.values():  # warm: compilers, autotuners, allocators
-        run()
-        run()
     times: dict[str, list[float]] = {name: [] for name in runs}
+
+    def each(step: Callable[[str], None]) -> None:
+        for name in list(times):
+            try:
+                step(name)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed[name] = error
+                del times[name]
+
+    for _ in range(2):  # warm: compilers, autotuners, allocators
+        each(lambda name: runs[name]())
     until = time.perf_counter() + seconds
-    while len(times[next(iter(runs))]) < least or (time.perf_counter() < until and len(times[next(iter(runs))]) < most):
-        for name, run in runs.items():
-            times[name].append(_clock(run, device, flush))
+    rounds = 0
+    while times and (rounds < least or (time.perf_counter() < until and rounds < most)):
+        each(lambda name: times[name].append(_clock(runs[name], device, flush)))
+        rounds += 1
     return {
         name: {
             "median": statistics.median(t),
@@ -59,6 +76,24 @@ def interleaved(
         }
         for name, t in times.items()
     }
+
+
+@cache
+def product_rate(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a large square product of random numbers: what arithmetic can reach on this machine."""
+    n = 1024 if device == "cpu" else 8192 if dtype.itemsize == 2 else 4096
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    times = interleaved({"product": lambda: torch.mm(a, b)}, device, seconds=0.3)["product"]
+    return 2e3 * n**3 / times["median"]
+
+
+@cache
+def copy_rate(device: str) -> float:
+    """Bytes/s of a large copy, read and written."""
+    a = torch.empty(1 << (26 if device == "cpu" else 30), dtype=torch.int8, device=device).fill_(1)
+    b = torch.empty_like(a)
+    times = interleaved({"copy": lambda: b.copy_(a)}, device, seconds=0.2)["copy"]
+    return 2e3 * a.numel() / times["median"]
 
 
 def graphed(run: Run) -> Run | None:
@@ -74,7 +109,7 @@ def graphed(run: Run) -> Run | None:
     try:
         with torch.cuda.graph(graph):
             run()
-    except RuntimeError:
+    except Exception:  # a rival may do what a capture forbids, and raises what it likes
         torch.cuda.synchronize()
         return None
     return graph.replay

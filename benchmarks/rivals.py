@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import ops
+from mmcl_fast.ops import choice
 from mmcl_fast.ops.common import flat
 
 Maker = Callable[..., Callable[[], None]]
@@ -44,10 +45,15 @@ def _step(loss: Callable[[], Tensor], leaves: tuple[Tensor, ...]) -> Callable[[]
     return run
 
 
+def able(name: str, z: Tensor) -> None:
+    """CannotRun where this backend of ours is not there or does not compute on z's device."""
+    if why := choice.refusal(name, z.device, z.dtype):
+        raise CannotRun(why)
+
+
 def ours(name: str) -> Maker:
     def make(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
-        if not (state := ops.backends()[name]).available:
-            raise CannotRun(state.why)
+        able(name, z)
         return _step(lambda: ops.alignment_loss(z, text, y, logit_scale=s, backend=name), (z, text))
 
     return make
@@ -68,7 +74,7 @@ def compiled(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]
 
 
 def gemms(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
-    """The bare matrix products, B x C array and all: the floor (with text gradients: three of them)."""
+    """The bare matrix products, B x C array and all (with text gradients: three of them)."""
     a, t = z.detach(), text.detach()
 
     def run() -> None:
@@ -139,13 +145,13 @@ def inf_cl(z: Tensor, text: Tensor, y: Tensor, s: float) -> Callable[[], None]:
     return _step(lambda: function(z, text, scale=torch.tensor(s, device=z.device)), (z, text))
 
 
-FLOOR = "bare GEMMs"  # the matrix products and nothing else
+GEMMS = "bare GEMMs"  # the matrix products and nothing else
 
 LOSS: dict[str, Maker] = {
     "cpp": ours("cpp"),
     "triton": ours("triton"),
     "cuda": ours("cuda"),
-    FLOOR: gemms,
+    GEMMS: gemms,
     "eager": eager,
     "torch.compile": compiled,
     "F.linear_cross_entropy": torch_linear,
@@ -159,8 +165,7 @@ LOSS: dict[str, Maker] = {
 
 
 def _ours_realign(name: str, leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
-    if not (state := ops.backends()[name]).available:
-        raise CannotRun(state.why)
+    able(name, leaves["z"])
     return _realign_step(functools.partial(ops.realign, backend=name), leaves, de)
 
 
@@ -187,7 +192,7 @@ def concatenated(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tens
 
 
 def realign_gemms(leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
-    """The six bare products of the concatenated form, forward and backward: the floor."""
+    """The six bare products of the concatenated form, forward and backward."""
     z, down, up = (leaves[name].detach() for name in ("z", "down", "up"))
     u = leaves["source"].detach() if "source" in leaves else z
     a, w = flat(down, up)
@@ -208,7 +213,7 @@ def realign_runs(leaves: dict[str, Tensor], de: Tensor) -> dict[str, Callable[[]
     made: dict[str, Callable[[], Callable[[], None]]] = {
         name: functools.partial(_ours_realign, name, leaves, de) for name in ("cpp", "triton", "cuda")
     }
-    made[FLOOR] = functools.partial(realign_gemms, leaves, de)
+    made[GEMMS] = functools.partial(realign_gemms, leaves, de)
     for name, function in (
         ("loop", loop),
         ("concatenated", concatenated),

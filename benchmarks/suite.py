@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 import torch
 
 HERE = Path(__file__).parent
@@ -35,6 +34,8 @@ def about(machine: str, **more: object) -> dict:
 
 def run(file: str, select: str) -> tuple[int, list[dict]]:
     """Runs ``benchmarks/<file>``; pytest's exit code and each case's ``extra_info``, none where it did not start."""
+    import pytest  # the operations' benchmark needs torch alone
+
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder) / "benchmark.json"
         code = pytest.main(
@@ -64,12 +65,23 @@ def named(asked: str | None, machine: str) -> str:
 
 
 def keep(
-    name: str, facts: dict, results: list[dict], columns: list[str], table: list[list[str]], notes: Sequence[str] = ()
+    name: str,
+    facts: dict,
+    results: list[dict],
+    columns: list[str],
+    table: list[list[str]],
+    notes: Sequence[str] = (),
+    folder: Path = HERE / "results",
 ) -> str:
-    """Writes ``results/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text."""
+    """Writes ``<folder>/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text."""
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
     text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines, *(f"\n{note}" for note in notes)])
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{name}.json").write_text(json.dumps({"about": facts, "results": results}, indent=1) + "\n")
-    (HERE / "results" / f"{name}.md").write_text(text + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix, content in (
+        ("json", json.dumps({"about": facts, "results": results}, indent=1) + "\n"),
+        ("md", text + "\n"),
+    ):
+        part = folder / f"{name}.{suffix}.part"  # a run that is killed here leaves the file before it whole
+        part.write_text(content)
+        part.replace(folder / f"{name}.{suffix}")
     return text

@@ -153,6 +153,11 @@ def _refusal(name: str, device: str, index: int | None, dtype: torch.dtype) -> s
     return unserved(name, archs, capability(index))
 
 
+def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why a backend does not compute this dtype on this device; "" where it does."""
+    return _refusal(name, device.type, device.index, dtype)
+
+
 @cache
 def _table() -> dict[str, list[dict]]:
     """Measured times: per operation rows of device, dtype, grads, sizes and ms by backend."""
