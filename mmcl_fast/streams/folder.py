@@ -64,7 +64,7 @@ def read_folder(
                 own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
             except StreamError as error:
                 found.add("unreadable", error, modality=modality, path=str(root / modality))
-        samples += sorted([*own, *_of_modality(place, tables=bool(own))], key=lambda s: (canonical(s.label), s.key))
+        samples += sorted([*own, *_of_modality(place, tables=bool(own))], key=lambda s: (s.label, s.key))
         place.end()
     return {"samples": samples, "root": root, "class_texts": texts, "findings": found}
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable, Sequence
 
 
 def canonical(name: str) -> str:
     """The name in Unicode's composed form (NFC). Macs write ``é`` as two code points, other systems as one."""
     return name if unicodedata.is_normalized("NFC", name) else unicodedata.normalize("NFC", name)
+
+
+def naming(classes: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+    """How the names of classes that were stored once are read: ``canonical``; as they are where two would become one.
+
+    ``classes``: (modality, name) of each.
+    """
+    forms = {(modality, canonical(name)) for modality, name in classes}
+    return canonical if len(forms) == len(set(classes)) else str
 
 
 def folded(name: str) -> str:

@@ -90,7 +90,7 @@ class Stream:
         except StreamError:
             found.settle()  # a modality may be missing because its folder is at fault
             raise
-        samples = _named(samples, found)
+        samples, self._spelt = _named(samples, found)
         labels = dict.fromkeys((sample.modality, sample.label) for sample in samples)
         samples = validate(samples, root, found, keep_empty=keep_empty)
         if check and not official:
@@ -264,12 +264,16 @@ class Stream:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the tasks in order: names, classes, and every sample's key, split and label."""
+        spelt = self._spelt  # as folders and tables do, so that it is what it was before names had one form
         tasks = [
             [
                 task.name,
                 task.modality,
-                task.class_ids,
-                [[sample.key, sample.split, sample.label] for sample in task._samples],
+                [(modality, spelt.get((modality, name), name)) for modality, name in task.class_ids],
+                [
+                    [sample.key, sample.split, spelt.get((sample.modality, sample.label), sample.label)]
+                    for sample in task._samples
+                ],
             ]
             for task in self.tasks
         ]
@@ -279,8 +283,8 @@ class Stream:
         return f"Stream({len(self)} tasks, {len(self.classes)} classes, {', '.join(self.modalities)})"
 
 
-def _named(samples: Sequence[Sample], found: Findings) -> Sequence[Sample]:
-    """With class names in their canonical form."""
+def _named(samples: Sequence[Sample], found: Findings) -> tuple[Sequence[Sample], dict[ClassId, str]]:
+    """With class names in their canonical form; and how classes are spelt that have one other spelling."""
     spelt: dict[ClassId, set[str]] = {}
     for sample in samples:
         spelt.setdefault((sample.modality, canonical(sample.label)), set()).add(sample.label)
@@ -289,8 +293,9 @@ def _named(samples: Sequence[Sample], found: Findings) -> Sequence[Sample]:
             line = f"class {label!r} of {modality}: spelt in two Unicode forms (NFC and NFD), which are one class"
             found.add("two-spellings", line, modality=modality, label=label)
     if all(forms == {label} for (_, label), forms in spelt.items()):
-        return samples
-    return [replace(sample, label=canonical(sample.label)) for sample in samples]
+        return samples, {}
+    others = {own: next(iter(forms)) for own, forms in spelt.items() if len(forms) == 1 and own[1] not in forms}
+    return [replace(sample, label=canonical(sample.label)) for sample in samples], others
 
 
 def _group(

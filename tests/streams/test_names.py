@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from mmcl_fast.streams.names import canonical, folded
+from mmcl_fast.streams.names import canonical, folded, naming
 
 
 @pytest.mark.parametrize("name", ["café", "Ångström", "각", "한국", "Việt Nam", "cat"])
@@ -28,3 +28,10 @@ def test_case_and_invisible_characters_fold(pair: tuple[str, str]) -> None:
 @pytest.mark.parametrize("pair", [("cat", "cats"), ("é", "e"), ("3 4", "34")])
 def test_other_names_do_not(pair: tuple[str, str]) -> None:
     assert folded(pair[0]) != folded(pair[1])
+
+
+def test_stored_names_are_read_in_one_form_unless_two_would_become_one() -> None:
+    apart, composed = unicodedata.normalize("NFD", "café"), "café"
+    assert naming([("image", apart), ("image", "tea")])(apart) == composed
+    assert naming([("image", apart), ("audio", composed)])(apart) == composed  # a name in each modality
+    assert naming([("image", apart), ("image", composed)])(apart) == apart
