@@ -193,7 +193,7 @@ def _number(data: bytes) -> int:
 
 def _may_be_turned(data: bytes) -> bool:
     """Whether a PNG may state an orientation, which DALI does not read; Pillow knows only what precedes the pixels."""
-    return deep_picture.ORIENTATION in deep_picture.png_chunks(data)
+    return deep_picture.ORIENTATION in deep_picture.png_names(data)
 
 
 def _plain_bmp(im: Any) -> bool:

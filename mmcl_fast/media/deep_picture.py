@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -62,9 +63,12 @@ def png_numbers(data: bytes) -> np.ndarray:
     """
     import av
 
+    # Only what makes the pixels: ffmpeg refuses a picture over a broken eXIf.
+    pixels = (b"IHDR", b"tRNS", b"IDAT", b"IEND")
+    kept = [data[start:end] for name, start, end in _png_chunks(data) if name in pixels]
     decoder = av.CodecContext.create("png", "r")
     decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
-    (frame,) = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+    (frame,) = [*decoder.decode(av.Packet(data[:8] + b"".join(kept))), *decoder.decode(None)]
     samples = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}.get(frame.format.name)
     if samples is None:
         raise ValueError(f"a PNG of 16 bits that is decoded as {frame.format.name}")
@@ -73,22 +77,29 @@ def png_numbers(data: bytes) -> np.ndarray:
     return plane[:, : frame.width * samples].reshape(frame.height, frame.width, samples).astype(np.uint16)
 
 
+def png_names(data: bytes) -> set[bytes]:
+    """The names of a PNG's chunks, and ORIENTATION where one of them may state it, before or behind the pixels."""
+    found = set()
+    for name, start, _ in _png_chunks(data):
+        found.add(name)
+        if name == b"eXIf" or data.startswith((b"Raw profile", b"XML:com.adobe"), start + 8):
+            found.add(ORIENTATION)
+    return found
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The name of each, where it begins and where it ends, its length and checksum included."""
+    at = 8
+    while at + 8 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, at)
+        yield name, at, at + size + 12
+        at += size + 12
+
+
 def on_white(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray:
     """``[H, W, 1 or 3 (and more)]`` whole numbers to float32 ``[H, W, 3]`` in 0..1; ``alpha``: that channel, if any."""
     channels = values.shape[2] - (alpha is not None)
     return _blended(_unit(values[..., : 3 if channels >= 3 else 1], white), _alpha(values, white, alpha))
-
-
-def png_chunks(data: bytes) -> set[bytes]:
-    """The names of a PNG's chunks, and ORIENTATION where one of them may state it, before or behind the pixels."""
-    at, found = 8, set()
-    while at + 8 <= len(data):
-        size, name = struct.unpack_from(">I4s", data, at)
-        found.add(name)
-        if name == b"eXIf" or data.startswith((b"Raw profile", b"XML:com.adobe"), at + 8):
-            found.add(ORIENTATION)
-        at += size + 12
-    return found
 
 
 def _tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:

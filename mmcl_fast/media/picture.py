@@ -162,7 +162,7 @@ def _png(source: Source, im: Picture) -> Tensor | None:
     if im.mode != "RGB":
         return None
     data = read_bytes(source)
-    if deep_picture.png_chunks(data) & {b"tRNS", b"acTL", deep_picture.ORIENTATION}:
+    if deep_picture.png_names(data) & {b"tRNS", b"acTL", deep_picture.ORIENTATION}:
         return None
     import av
 
@@ -194,14 +194,18 @@ def _deep_png(source: Source, im: ImageFile) -> np.ndarray:
         raise MediaError("a PNG whose header states another size than its pixels have: replace the file")
     samples = values.shape[2]
     pixels = deep_picture.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
-    if deep_picture.ORIENTATION in deep_picture.png_chunks(data):
+    if deep_picture.ORIENTATION in deep_picture.png_names(data):
         pixels = deep_picture.turned(pixels, orientation_of(im))
     return np.ascontiguousarray(pixels)
 
 
 def orientation_of(im: Picture) -> int:
-    """By EXIF (tag 0x0112) or XMP, 1 where neither says it; of a PNG all is decoded, as it may come last."""
-    return im.getexif().get(0x0112, 1)
+    """By EXIF (tag 0x0112) or XMP, 1 where neither says it; decodes a PNG, whose chunks may come behind the pixels."""
+    im.load()
+    try:
+        return im.getexif().get(0x0112, 1)
+    except Exception:  # EXIF that is broken in any way is no reason to refuse the picture
+        return 1
 
 
 def scale_clear_grey(im: ImageFile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import pytest
 
@@ -67,3 +68,32 @@ def test_a_damaged_png_of_16_bits_is_refused(samples):
         for work in (check, decode):
             with pytest.raises(MediaError):
                 work(bad, "image", plain(size=SIDE))
+
+
+EXIF = exif(6)[1]
+XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta tiff:Orientation="6"/>'
+PROFILE = b"\nexif\n%8d\n%s\n" % (6 + len(EXIF), (b"Exif\0\0" + EXIF).hex().encode())
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize(
+    "name, content, orientation",
+    [
+        (b"eXIf", EXIF, 6),
+        (b"eXIf", b"Exif\0\0" + EXIF, 6),
+        (b"eXIf", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0", 6),
+        (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE), 6),
+        (b"iTXt", XMP, 6),
+        (b"eXIf", b"garbage", 1),
+        (b"eXIf", b"", 1),
+        (b"eXIf", EXIF[:9], 1),
+        (b"eXIf", exif(0)[1], 1),
+        (b"eXIf", exif(9)[1], 1),
+    ],
+)
+def test_where_a_png_states_its_orientation(bits, place, name, content, orientation):
+    """Broken EXIF turns nothing and is no reason to refuse the picture."""
+    values = numbers(bits, 3)
+    want = orient(expected(values, bits, "rgb"), orientation)
+    agree(png(values, bits=bits, **{place: [(name, content)]}), want, bits)
