@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from typing import Literal
 
 HEAD = 1 << 16  # bytes of a file that recognition looks at
 Test = Callable[[bytes], bool]
@@ -56,6 +57,25 @@ def avif(start: bytes) -> bool:
 def heif(start: bytes) -> bool:
     """HEIF that holds another codec than AV1: its major brand is one of HEIF's (ISO 23008-12)."""
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS and not avif(start)
+
+
+def camera_raw(start: bytes) -> bool:
+    """A TIFF whose first picture is the small preview of a raw one: DNG, CR2, NEF, ARW and their like.
+
+    DNG states its version (tag 50706). In the others the first directory is of reduced size (tag 254, bit 0) and
+    points to further ones (tag 330). CR2 has its letters behind the header.
+    """
+    if start[8:10] == b"CR":
+        return True
+    order: Literal["little", "big"] = "little" if start[:1] == b"I" else "big"
+
+    def number(place: int, size: int) -> int:
+        return int.from_bytes(start[place : place + size], order)
+
+    first = number(4, 4)
+    end = first + 2 + 12 * min(number(first, 2), 200)
+    tags = {number(place, 2): number(place + 8, 4) for place in range(first + 2, end, 12)}
+    return 50706 in tags or (330 in tags and bool(tags.get(254, 0) & 1))
 
 
 def id3(start: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import islice
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import deep_picture, formats, signatures
@@ -11,6 +12,8 @@ from mmcl_fast.media.source import Source, head, name_of, open_av, open_binary
 from mmcl_fast.media.tracks import audio_track, video_track
 
 EXR = b"\x76\x2f\x31\x01"
+PROOF = 8  # frames
+LEAST = {"video": 1, "audio": 3}  # frames that noise rarely makes
 ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 
 
@@ -77,14 +80,16 @@ def _sound(source: Source) -> str | None:
         return None
 
 
-def _tracks(source: Source, first_frame: bool = False) -> str | None:
-    """``first_frame``: one has to be decoded, because a demuxer may take noise for its own."""
+def _tracks(source: Source, proof: int = 0) -> str | None:
+    """``proof``: frames to decode without an error, or all of fewer, because a demuxer may take noise for its own."""
     import av
 
     try:
         with open_av(source) as container:
             track = video_track(container) or audio_track(container)
-            if track is None or (first_frame and next(container.decode(track), None) is None):
+            if track is None:
+                return None
+            if proof and sum(1 for _ in islice(container.decode(track), proof)) < LEAST[track.type]:
                 return None
             return track.type
     except (av.FFmpegError, MediaError, OSError, ValueError):
@@ -94,4 +99,4 @@ def _tracks(source: Source, first_frame: bool = False) -> str | None:
 def _unmarked(source: Source) -> str | None:
     """What the libraries read although no mark begins it: raw streams, recordings that begin within a frame or behind
     junk."""
-    return _sound(source) or _tracks(source, first_frame=True)
+    return _sound(source) or _tracks(source, proof=PROOF)

@@ -11,13 +11,14 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media import formats
 
 # Some writers have the second half in the other byte order.
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
@@ -29,14 +30,31 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 SAMPLES = 8  # at most; more are the bands of a spectrometer
 SHORT, LONG = 3, 4
 XMP = 700
-WANTED = {*range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 317, 320, *range(322, 326), 338, 339, 530, XMP}
+WANTED = {
+    254,
+    330,
+    *range(256, 260),
+    262,
+    266,
+    273,
+    274,
+    *range(277, 280),
+    284,
+    317,
+    320,
+    *range(322, 326),
+    338,
+    339,
+    530,
+    XMP,
+}
 INTEGERS = {7: "B", 1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 SAVE = "save it as PNG, or as TIFF with LZW or deflate"
 
 
 @dataclass(frozen=True)
 class Page:
-    """The first directory of a file.
+    """What one directory of a file says.
 
     Attributes:
         bits: of a sample.
@@ -48,6 +66,7 @@ class Page:
         palette: 16-bit red, green and blue of each number, one colour after the other.
         big: BigTIFF.
         subsampled: YCbCr with fewer pixels in Cb and Cr.
+        first: whether it is the file's first page.
     """
 
     order: str
@@ -70,6 +89,7 @@ class Page:
     palette: tuple[int, ...]
     big: bool
     subsampled: bool
+    first: bool
 
     @property
     def readable(self) -> bool:
@@ -88,18 +108,21 @@ class Page:
             or (self.compression in COMPRESSIONS[1:] and self.photometric == YCBCR)
             or (self.compression == NONE and self.photometric == YCBCR and not self.planar and not self.subsampled)
         )
-        known = self.bits <= 8 and self.form == UNSIGNED and not (self.big and self.order == ">")
+        known = self.first and self.bits <= 8 and self.form == UNSIGNED and not (self.big and self.order == ">")
         if not fits or not known or (self.planar and self.extra):
             what = f"{'big-endian BigTIFF' if self.big and self.order == '>' else 'TIFF'} of {self.bits} bits"
             raise MediaError(f"a {what} with compression {self.compression} and colours {self.photometric}: {SAVE}")
 
 
 def read_page(file: BinaryIO, max_pixels: int) -> Page:
-    """The first directory.
+    """The first page; where that is a small copy, as of a camera's raw picture, the first that is none.
 
     Raises MediaError where the directory is broken or the picture has more than ``max_pixels`` pixels.
     """
-    order, directory = _directory(file)
+    pages = _pages(file)
+    first = order, directory = next(pages)
+    if _is_small_copy(directory):
+        order, directory = next((page for page in pages if not _is_small_copy(page[1])), first)
 
     def numbers(tag: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
         found = directory.get(tag) or default
@@ -143,17 +166,34 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         palette=numbers(320, (0,)),
         big=b"+" in _part(file, 0, 4),
         subsampled=set(numbers(530, (2, 2))) != {1},
+        first=directory is first[1],
     )
 
 
-def _directory(file: BinaryIO) -> tuple[str, dict[int, tuple[int, ...]]]:
-    """Byte order, and the numbers of the fields in WANTED."""
+def _is_small_copy(directory: dict[int, tuple[int, ...]]) -> bool:
+    """By NewSubfileType: of another page of the file."""
+    return bool(directory.get(254, (0,))[0] & 1)
+
+
+def _pages(file: BinaryIO) -> Iterator[tuple[str, dict[int, tuple[int, ...]]]]:
+    """Byte order and directory of the first page, then of those beneath it (SubIFDs) and behind it, 64 at most."""
     start = _part(file, 0, 16)
     order, big = ("<" if start.startswith(b"II") else ">"), b"+" in start[2:4]
+    places = [struct.unpack_from(order + "Q", start, 8)[0] if big else struct.unpack_from(order + "I", start, 4)[0]]
+    for i in range(64):
+        if i == len(places):
+            return
+        directory, behind = _directory(file, order, big, places[i])
+        yield order, directory
+        places += [place for place in (*directory.get(330, ()), behind) if place and place not in places]
+
+
+def _directory(file: BinaryIO, order: str, big: bool, place: int) -> tuple[dict[int, tuple[int, ...]], int]:
+    """The numbers of the fields in WANTED, and the place of the next directory, 0 where there is none."""
     pointer, counter, slot, room = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-    (place,) = struct.unpack_from(order + pointer, start, room)
     (count,) = struct.unpack(order + counter, _part(file, place, struct.calcsize(counter)))
-    entries = _part(file, place + struct.calcsize(counter), slot * min(count, 1 << 16))
+    place += struct.calcsize(counter)
+    entries = _part(file, place, slot * min(count, 1 << 16))
     found: dict[int, tuple[int, ...]] = {}
     for at in range(0, len(entries), slot):
         tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", entries, at)
@@ -164,7 +204,9 @@ def _directory(file: BinaryIO) -> tuple[str, dict[int, tuple[int, ...]]]:
         if size > room:
             packed = _part(file, struct.unpack_from(order + pointer, entries, at + slot - room)[0], size)
         found[tag] = struct.unpack(f"{order}{length}{INTEGERS[kind]}", packed)
-    return order, found
+    file.seek(place + len(entries))
+    behind = file.read(room)  # not there in the files of some writers
+    return found, struct.unpack(order + pointer, behind)[0] if len(behind) == room else 0
 
 
 def _orientation(xmp: bytes) -> int:
