@@ -29,7 +29,7 @@ from tests.media.layouts import (
     shown,
 )
 from tests.media.png_files import png
-from tests.media.tiff_files import BYTE, CMYK, DEFLATE, LZW, NONE, PALETTE, SHORT, ZSTD, tiff
+from tests.media.tiff_files import BYTE, CMYK, DEFLATE, LONG, LZW, NONE, PALETTE, SHORT, ZSTD, behind, tiff
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,12 +132,33 @@ def test_tiff_palette(bits, step):
     agree(data, want, 8)
 
 
-def test_the_first_page_of_several():
-    """``second`` is a whole TIFF behind the first; the first directory points to its own."""
-    first = bytearray(tiff(numbers(16, 3), compression=DEFLATE))
+def page(values: np.ndarray, kind: int | None = None, **options) -> bytes:
+    """``kind``: NewSubfileType; 1 is a small copy of another page, 2 a page of several."""
+    return tiff(values, tags={} if kind is None else {254: (LONG, [kind])}, **options)
+
+
+@pytest.mark.parametrize("first, second, shown_first", [(None, None, True), (0, 1, True), (2, 2, True), (1, 0, False)])
+def test_the_first_page_that_is_no_small_copy(first, second, shown_first):
+    one, two = numbers(16, 3), numbers(16, 3, seed=1)
+    data = behind(page(one, first, compression=DEFLATE), page(two, second, rows=5))
+    agree(data, expected(one if shown_first else two, 16, "rgb"), 16)
+
+
+def test_a_small_copy_without_the_picture_is_the_picture():
+    agree(page(numbers(8, 3), 1), expected(numbers(8, 3), 8, "rgb"), 8)
+
+
+def test_a_camera_s_raw_picture_is_refused_not_shown_small():
+    raw = page(numbers(16, 1), 0, photometric=32803)
+    with pytest.raises(MediaError, match="TIFF of 16 bits with compression 1 and colours 32803: save it as PNG"):
+        decode(behind(page(numbers(8, 3), 1), raw), "image", plain(size=SIDE))
+
+
+def test_pages_in_a_circle_come_to_an_end():
+    first = bytearray(page(numbers(16, 3), 1))
     (place,) = struct.unpack_from("<I", first, 4)
     (count,) = struct.unpack_from("<H", first, place)
-    struct.pack_into("<I", first, place + 2 + 12 * count, place)  # pages that go round in a circle
+    struct.pack_into("<I", first, place + 2 + 12 * count, place)
     agree(bytes(first), expected(numbers(16, 3), 16, "rgb"), 16)
 
 

@@ -134,6 +134,27 @@ def assemble(
     return bytes(data)
 
 
+def behind(first: bytes, second: bytes) -> bytes:
+    """Two little-endian TIFFs as the pages of one."""
+    base, data = len(first) + len(first) % 2, bytearray(first.ljust(len(first) + len(first) % 2, b"\0") + second)
+    (place,) = struct.unpack_from("<I", first, 4)
+    (count,) = struct.unpack_from("<H", first, place)
+    (other,) = struct.unpack_from("<I", second, 4)
+    struct.pack_into("<I", data, place + 2 + 12 * count, base + other)
+    for at in range(base + other + 2, base + other + 2 + 12 * struct.unpack_from("<H", second, other)[0], 12):
+        tag, kind, length = struct.unpack_from("<HHI", data, at)
+        size = length * {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4}[kind]
+        values = at + 8
+        if size > 4:
+            (values,) = struct.unpack_from("<I", data, at + 8)
+            values += base
+            struct.pack_into("<I", data, at + 8, values)
+        if tag in (273, 324):  # places of blocks
+            for i in range(length):
+                struct.pack_into("<I", data, values + 4 * i, struct.unpack_from("<I", data, values + 4 * i)[0] + base)
+    return bytes(data)
+
+
 def _differences(block: np.ndarray, predictor: int, big_endian: bool) -> np.ndarray:
     """Adobe's predictors: 2 subtracts the neighbour on the left, 3 does so for bytes of floats, the highest first."""
     if predictor == 1:
