@@ -148,7 +148,6 @@ def _record(row: Row, cells: bool) -> dict[str, str]:
         empty = next((field for field in ("path", "text") if field in row.values and field not in record), None)
         state = f"{empty!r} must be a string that is not empty: " if empty and "path" not in record else ""
         raise StreamError(f"{where}: {state}give either 'path' or 'text'")
-    record["label"] = canonical(record["label"])
     return record
 
 
