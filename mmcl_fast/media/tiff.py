@@ -117,8 +117,13 @@ class Page:
 def read_page(file: BinaryIO, max_pixels: int) -> Page:
     """The first page; where that is a small copy, as of a camera's raw picture, the first that is none.
 
-    Raises MediaError where the directory is broken or the picture has more than ``max_pixels`` pixels.
+    Raises MediaError where the directory is broken or the picture has more than ``max_pixels`` pixels, and for a
+    camera's raw picture in further directories, such as DNG.
     """
+    file.seek(0)
+    row = formats.recognise(file.read(formats.HEAD))
+    if row is not None and not row.library:
+        raise MediaError(row.refusal)
     pages = _pages(file)
     first = order, directory = next(pages)
     if _is_small_copy(directory):
