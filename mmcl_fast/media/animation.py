@@ -1,16 +1,18 @@
-"""Animated pictures as films: GIF, PNG, WebP and AVIF, by Pillow."""
+"""Animated pictures as films: GIF, PNG, WebP and AVIF, decoded by Pillow."""
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media import gif
 from mmcl_fast.media.picture import square, upright
-from mmcl_fast.media.source import Source, limit_seconds, open_binary
+from mmcl_fast.media.source import Source, limit_seconds, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.views import View
 
@@ -54,17 +56,18 @@ def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
             )
         squares: list[Tensor] = []
         ends: list[float] = []
-        for number in numbers:
-            im.seek(number)
-            im.load()
-            squares.append(square(upright(im), spec, view))
-            ends.append((ends[-1] if ends else 0.0) + _milliseconds(im))
+        for picture, stated in gif.pictures(read_bytes(source)) if im.format == "GIF" else _pictures(im, numbers):
+            squares.append(square(picture, spec, view))
+            lasts = stated if stated > SHORTEST else INSTEAD
+            ends.append((ends[-1] if ends else 0.0) + lasts)
             limit_seconds(ends[-1] / 1000, spec)
     times = ((i + 0.5) * ends[-1] / spec.frames for i in range(spec.frames))
     return torch.stack([squares[min(bisect.bisect_right(ends, time), len(ends) - 1)] for time in times])
 
 
-def _milliseconds(im: Picture) -> float:
-    """How long the frame is shown that ``im`` stands at."""
-    stated = float(im.info.get("duration") or 0)
-    return stated if stated > SHORTEST else INSTEAD
+def _pictures(im: Picture, numbers: range) -> Iterator[tuple[Picture, float]]:
+    """The frames of these numbers, turned upright, and the milliseconds that the file states for each."""
+    for number in numbers:
+        im.seek(number)
+        im.load()
+        yield upright(im), float(im.info.get("duration") or 0)

@@ -1,0 +1,88 @@
+"""The pictures of an animated GIF as browsers lay its frames on each other.
+
+Pillow decodes the pixels of each frame. It does not lay them as browsers do: it takes over the disposal of the frame
+in front where a frame has none, and it shows a background colour that browsers leave transparent.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+CLEAR, BACK = 2, 3  # disposals: clear the frame's part, put back what was there before (GIF89a, 23)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: its place, what becomes of it afterwards, its milliseconds, and itself as a file of one picture."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    disposal: int
+    milliseconds: int
+    file: bytes
+
+
+def frames(data: bytes) -> Iterator[Frame]:
+    """The frames of a GIF, as far as it goes."""
+    file = io.BytesIO(data)
+    start = file.read(13)
+    palette = _palette(file, start[10])
+    control = bytes(4)  # flags, delay, transparent colour
+    while (mark := file.read(1)) not in (b"", b";"):
+        if mark == b"!":
+            label, block = file.read(1), _blocks(file)
+            if label == b"\xf9" and len(block) >= 5:
+                control = block[1:5]
+        elif mark == b"," and len(place := file.read(9)) == 9:
+            left, top, width, height, flags = struct.unpack("<4HB", place)
+            own = _palette(file, flags) if flags & 0x80 else palette
+            pixels = file.read(1) + _blocks(file) + b"\0"
+            screen = struct.pack("<HHBBB", width, height, own[1], 0, 0)
+            extension = b"!\xf9\x04" + bytes([control[0] & 1]) + b"\0\0" + control[3:] + b"\0"
+            picture = b"," + struct.pack("<4HB", 0, 0, width, height, flags & 0x40)  # interlaced or not
+            single = b"GIF89a" + screen + own[0] + extension + picture + pixels + b";"
+            delay = 10 * int.from_bytes(control[1:3], "little")
+            yield Frame(left, top, width, height, control[0] >> 2 & 7, delay, single)
+            control = bytes(4)  # it counts for one frame
+
+
+def pictures(data: bytes) -> Iterator[tuple[Picture, int]]:
+    """The animation's pictures in RGBA, each to be used before the next is asked for, and their milliseconds."""
+    from PIL import Image
+
+    canvas: Picture | None = None
+    for frame in frames(data):
+        if canvas is None:  # the first frame may be larger than the screen that the header states
+            width, height = struct.unpack_from("<HH", data, 6)
+            canvas = Image.new("RGBA", (max(width, frame.left + frame.width), max(height, frame.top + frame.height)))
+        before = canvas.copy() if frame.disposal == BACK else None
+        with Image.open(io.BytesIO(frame.file), formats=("GIF",)) as im:
+            drawn = im.convert("RGBA")
+        canvas.paste(drawn, (frame.left, frame.top), drawn)
+        yield canvas, frame.milliseconds
+        if before is not None:
+            canvas = before
+        elif frame.disposal == CLEAR:
+            canvas.paste((0, 0, 0, 0), (frame.left, frame.top, frame.left + frame.width, frame.top + frame.height))
+
+
+def _palette(file: io.BytesIO, flags: int) -> tuple[bytes, int]:
+    """The colours that follow, if any, and the flags that say how many they are."""
+    return (file.read(3 << (flags & 7) + 1), flags & 0x87) if flags & 0x80 else (b"", 0)
+
+
+def _blocks(file: io.BytesIO) -> bytes:
+    """Blocks up to an empty one, with their lengths."""
+    found = []
+    while (size := file.read(1)) not in (b"", b"\0"):
+        found.append(size + file.read(size[0]))
+    return b"".join(found)
