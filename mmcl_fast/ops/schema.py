@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmcl_fast.ops import checks
 from mmcl_fast.ops.choice import choose, driver, loss_problem, realign_problem
 from mmcl_fast.ops.common import gradient_dtype
 
@@ -74,6 +75,8 @@ def alignment_loss(
         )
         rows, weights, dscale, norm = (x.clone() for x in (*stats[:-1].view(3, -1), stats[-1]))
         return loss, rows, weights, norm, dz, z.new_empty(0), dscale
+    if z.device.type == "cpu":  # here and not before the call: kernels of a compiled graph read by label, too
+        checks.values(z, text, labels, weight, scale if logit_scale is None else logit_scale, ignore_index)
     weights = (labels != ignore_index).float()
     if weight is not None:
         weights = torch.where(weights > 0, weight.float(), weights)

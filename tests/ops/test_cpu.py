@@ -110,10 +110,11 @@ def test_whole_loss_keeps_its_gradient_for_a_second_backward():
     torch.testing.assert_close(twice, 3 * once)
 
 
-def test_registered_loss_refuses_labels_that_are_no_class():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # one call for all, and the row kernels
+def test_registered_loss_refuses_labels_that_are_no_class(dtype):
     arguments = (
-        torch.randn(2, 8),
-        torch.randn(5, 8),
+        torch.randn(2, 8, dtype=dtype),
+        torch.randn(5, 8, dtype=dtype),
         torch.tensor([0, 5]),
         None,
         None,
