@@ -46,7 +46,8 @@ def faults(
     decoders = isolation.decoders(settings, workers)
 
     def fault(group: Sequence[tuple[Sample, Path | Slice]]) -> list[MediaError | None]:
-        return decoders.faults([(path, sample.modality, specs[sample.modality]) for sample, path in group])
+        jobs = [isolation.Job(path, s.modality, {s.modality: specs[s.modality]}, whole=True) for s, path in group]
+        return [outcome.error for outcome in decoders.run(jobs)]
 
     found = []
     pool = pool_of(workers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -150,19 +149,19 @@ def test_a_worker_keeps_its_shape_of_planes_and_grows(tmp_path: Path, shared_poo
 
 
 def test_many_at_once_come_back_in_their_places(shared_pool: Pool) -> None:
-    jobs, want = [], []
+    jobs = []
     for number, file in enumerate(originals() * 2):
-        wanted = spec_of(file.modality)
-        specs = {file.modality: wanted} if isinstance(wanted, media.VisualSpec) else {}
-        jobs.append(Job(file.data, file.modality if number % 2 else None, specs, whole=number % 5 == 0))
-        decoded = None if not specs or jobs[-1].whole else media.decode(file.data, file.modality, wanted)
-        want.append((file.modality, decoded))
-    for outcome, (modality, decoded) in zip(shared_pool.run(jobs), want, strict=True):
-        assert outcome.modality == modality and outcome.error is None
-        if outcome.data is None:
-            assert decoded is None
+        specs = {modality: spec_of(modality) for modality in ("image", "video", "audio", "depth", "text")}
+        if number % 7 == 0:
+            del specs[file.modality]
+        jobs.append(Job(file.data, None if number % 2 else file.modality, specs, whole=number % 5 == 0))
+    told = [job for job in jobs if job.modality in (None, *job.specs)]  # else there is no spec to decode by
+    for ours, theirs in zip(isolation.InProcess().run(told), shared_pool.run(told), strict=True):
+        assert (ours.modality, ours.error, type(ours.data)) == (theirs.modality, theirs.error, type(theirs.data))
+        if isinstance(ours.data, torch.Tensor) and isinstance(theirs.data, torch.Tensor):
+            assert torch.equal(ours.data, theirs.data)
         else:
-            assert isinstance(decoded, torch.Tensor) and torch.equal(outcome.data, decoded)
+            assert ours.data == theirs.data
 
 
 @pytest.mark.parametrize(
@@ -340,17 +339,24 @@ def test_a_fault_in_a_use_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path
     process.fork_server().close()
 
 
-def test_settings_choose_workers_and_their_limits() -> None:
+def test_settings_choose_workers_and_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"isolate": True, "max_decode_mb": 10, "max_decode_seconds": 3, "max_decode_wait": 4.5, "max_pixels": 9}
-    with isolation.decoders(settings, 1) as chosen:
-        assert isinstance(chosen, Pool) and chosen.limits == Limits(10.0, 3.0, 4.5)
+    for given, limits in ((settings, Limits(10.0, 3.0, 4.5)), ({}, Limits()), (None, Limits())):
+        chosen = isolation.decoders(given, 1)
+        assert isinstance(chosen, Pool) and chosen.limits == limits
+        chosen.close()
     assert isinstance(isolation.decoders({"isolate": False}, 1), isolation.InProcess)
-    with isolation.decoders(None, 1) as chosen:
-        assert isinstance(chosen, Pool) and chosen.limits == Limits()
+    assert "isolate" not in spec.adjust(media.VisualSpec(), settings).to_dict()
     for name in ("max_decode_mb", "max_decode_seconds", "max_decode_wait"):
         with pytest.raises(ConfigError, match=name):
             Limits(**{name: 0})
-    assert json.dumps(spec.adjust(media.VisualSpec(), settings).to_dict()).count("isolate") == 0
+    monkeypatch.setenv("MMCL_FAST_ISOLATE", "0")
+    assert isinstance(isolation.decoders(settings, 1), isolation.InProcess)
+    monkeypatch.setenv("MMCL_FAST_ISOLATE", "1")
+    assert isolation.wanted({"isolate": False})
+    monkeypatch.setenv("MMCL_FAST_ISOLATE", "no")
+    with pytest.raises(ConfigError, match="MMCL_FAST_ISOLATE = 'no': set it to 0 or 1"):
+        isolation.wanted(settings)
 
 
 def test_a_large_picture_fits_into_the_memory_of_a_worker(tmp_path: Path, shared_pool: Pool) -> None:

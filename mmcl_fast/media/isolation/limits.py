@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmcl_fast.errors import ConfigError
 
+VARIABLE = "MMCL_FAST_ISOLATE"  # goes before the settings
 NAMES = ("max_decode_mb", "max_decode_seconds", "max_decode_wait")
 
 
@@ -41,5 +43,12 @@ def limits_of(settings: Mapping[str, Any] | None) -> Limits:
 
 
 def wanted(settings: Mapping[str, Any] | None) -> bool:
-    """Whether ``media.isolate`` asks for workers, as it does unless told otherwise."""
-    return (settings or {}).get("isolate") is not False
+    """Whether files are to be decoded in workers: as MMCL_FAST_ISOLATE (0 or 1) says, else as ``media.isolate`` does.
+
+    Raises:
+        ConfigError: another value of MMCL_FAST_ISOLATE.
+    """
+    told = os.environ.get(VARIABLE, "")
+    if told not in ("", "0", "1"):
+        raise ConfigError(f"{VARIABLE} = {told!r}: set it to 0 or 1, or leave it out")
+    return told == "1" if told else (settings or {}).get("isolate") is not False

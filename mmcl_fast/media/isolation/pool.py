@@ -7,9 +7,9 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import own
-from mmcl_fast.media.decode import check, decode
 from mmcl_fast.media.isolation import process
+from mmcl_fast.media.isolation.jobs import Job, Outcome, read_here
 from mmcl_fast.media.isolation.limits import Limits
 from mmcl_fast.media.isolation.opened import describe
 from mmcl_fast.media.isolation.process import Died, IsolationError, Worker
@@ -41,38 +41,6 @@ class DecoderDied(MediaError):
     def __init__(self, message: object = "", reason: str = "signal") -> None:
         super().__init__(message)
         self.reason = reason
-
-
-@dataclass
-class Job:
-    """A file to be read.
-
-    Attributes:
-        source: see ``media.decode``.
-        modality: None: found from the content.
-        specs: modality -> the preparation wanted; a file of another modality is recognised and no more.
-        whole: read to the end of the file and give nothing back: a check.
-        out: float32 of the spec's shape to write to; None: a new tensor.
-        view, seed, key: see ``media.decode``.
-    """
-
-    source: Source
-    modality: str | None
-    specs: Mapping[str, VisualSpec]
-    whole: bool = False
-    out: Tensor | None = None
-    view: int = 0
-    seed: int = 0
-    key: str | None = None
-
-
-@dataclass
-class Outcome:
-    """``modality``: as told or found; ``error``: why the file can't be read; ``data``: what was decoded."""
-
-    modality: str | None
-    error: MediaError | None = None
-    data: Tensor | None = None
 
 
 class Pool:
@@ -126,43 +94,20 @@ class Pool:
         out: Tensor | None = None,
     ) -> Tensor | str:
         """See ``media.decode``. Raises DecoderDied, a MediaError, for a file that ends its worker."""
-        spec = spec or default_spec(modality)
-        if not isinstance(spec, VisualSpec) or not self.knows(modality):
-            return decode(source, modality, spec, view=view, seed=seed, key=key, out=out)
-        (outcome,) = self.run([Job(source, modality, {modality: spec}, False, out, view, seed, key)])
-        data = _sound(outcome).data
+        specs = {modality: spec or default_spec(modality)}
+        data = _sound(*self.run([Job(source, modality, specs, False, out, view, seed, key)])).data
         assert data is not None
         return data
 
     def check(self, source: Source, modality: str, spec: Spec | None = None) -> None:
         """See ``media.check``."""
-        spec = spec or default_spec(modality)
-        if not isinstance(spec, VisualSpec) or not self.knows(modality):
-            return check(source, modality, spec)
-        _sound(*self.run([Job(source, modality, {modality: spec}, whole=True)]))
-
-    def faults(self, files: Sequence[tuple[Source, str, Spec]]) -> list[MediaError | None]:
-        """Why each (file, modality, spec) does not decode to its end; None where it does."""
-        found: list[MediaError | None] = [None] * len(files)
-        places, jobs = [], []
-        for place, (source, modality, spec) in enumerate(files):
-            if isinstance(spec, VisualSpec) and self.knows(modality):
-                places.append(place)
-                jobs.append(Job(source, modality, {modality: spec}, whole=True))
-            else:
-                try:
-                    check(source, modality, spec)
-                except MediaError as error:
-                    found[place] = error
-        for place, outcome in zip(places, self.run(jobs)):
-            found[place] = outcome.error
-        return found
+        _sound(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, whole=True)]))
 
     def sniff(self, source: Source) -> str:
         """See ``media.sniff``."""
-        outcome = _sound(*self.run([Job(source, None, {})]))
-        assert outcome.modality is not None
-        return outcome.modality
+        modality = _sound(*self.run([Job(source, None, {})])).modality
+        assert modality is not None
+        return modality
 
     def knows(self, modality: str) -> bool:
         """Whether workers read this modality as this process would."""
@@ -173,6 +118,23 @@ class Pool:
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Read files one after another in one worker. One that ends it is read again alone, then the others go on."""
+        found: dict[int, Outcome] = {}
+        abroad = []
+        for i, job in enumerate(jobs):
+            if job.modality is None or (
+                isinstance(job.specs.get(job.modality), VisualSpec) and self.knows(job.modality)
+            ):
+                abroad.append(i)
+            else:
+                found[i] = read_here(job)
+        found |= zip(abroad, self._abroad([jobs[i] for i in abroad]))
+        for i in abroad:
+            outcome, job = found[i], jobs[i]
+            if outcome.error is None and outcome.modality == "text" and "text" in job.specs:
+                found[i] = read_here(replace(job, modality="text"))
+        return [found[i] for i in range(len(jobs))]
+
+    def _abroad(self, jobs: Sequence[Job]) -> list[Outcome]:
         found: dict[int, Outcome] = {}
         with _opened(jobs) as opened:
             left, suspect, restarts = list(range(len(jobs))), -1, 0
@@ -194,6 +156,18 @@ class Pool:
                     suspect = -1
                 left = [i for i in left if i not in found]
         return [found[i] for i in range(len(jobs))]
+
+    def start(self) -> None:
+        """Start all workers now, and not with the first file that each gets. Raises IsolationError."""
+        slots = []
+        with suppress(queue.Empty):
+            while True:
+                slots.append(self._slots.get_nowait())
+        try:
+            slots = [worker or self._start() for worker in slots]
+        finally:
+            for slot in slots:
+                self._slots.put(slot)
 
     def close(self) -> None:
         """End all workers, whatever they do."""
@@ -221,23 +195,23 @@ class Pool:
             worker = worker or self._start()
             alone = worker.answered == 0 and len(jobs) == 1
             places, size = _places(jobs)
-            specs = {_spec(spec)[0]: _spec(spec)[1] for job in jobs for spec in job.specs.values()}
+            numbered = [{name: _spec(spec) for name, spec in _visual(job).items()} for job in jobs]
             sent = [descriptor for _, descriptor in opened if descriptor >= 0]
             wanted = [
                 {
                     "source": source,
                     "descriptor": sent.index(descriptor) if descriptor >= 0 else None,
                     "modality": job.modality,
-                    "specs": {name: _spec(spec)[0] for name, spec in job.specs.items()},
+                    "specs": {name: number for name, (number, _) in specs.items()},
                     "place": place,
                     "view": job.view,
                     "seed": job.seed,
                     "key": job.key,
                 }
-                for job, (source, descriptor), place in zip(jobs, opened, places)
+                for job, specs, (source, descriptor), place in zip(jobs, numbered, opened, places)
             ]
             try:
-                answers = worker.ask(wanted, sent, specs, size)
+                answers = worker.ask(wanted, sent, dict(pair for specs in numbered for pair in specs.values()), size)
             except Died as death:
                 self._count(worker, death.reason)
                 if self._closed:
@@ -259,9 +233,10 @@ class Pool:
             return Outcome(None, MediaError(f"{name}: the decoder gave no answer on this file: leave it out"))
         if "error" in answer:
             return Outcome(modality, MediaError(answer["error"]))
-        if place is None or modality is None or modality not in job.specs:
+        spec = _visual(job).get(modality or "")
+        if place is None or spec is None:
             return Outcome(modality)
-        shape = job.specs[modality].shape
+        shape = spec.shape
         out = torch.empty(shape) if job.out is None else job.out
         return Outcome(modality, None, out.copy_(worker.planes(place, shape)))
 
@@ -341,14 +316,19 @@ def _together(jobs: Sequence[Job], left: Sequence[int]) -> list[int]:
     return some
 
 
+def _visual(job: Job) -> dict[str, VisualSpec]:
+    """The specs that workers have to do with."""
+    return {name: spec for name, spec in job.specs.items() if isinstance(spec, VisualSpec)}
+
+
 def _places(jobs: Sequence[Job]) -> tuple[list[int | None], int]:
     """Where the planes of each job begin in the shared memory, and where those of the last end."""
     places: list[int | None] = []
     end = 0
     for job in jobs:
         places.append(None if job.whole else end)
-        if job.specs and not job.whole:
-            size = max(4 * torch.Size(spec.shape).numel() for spec in job.specs.values())
+        if not job.whole:
+            size = max((4 * torch.Size(spec.shape).numel() for spec in _visual(job).values()), default=0)
             end += -(-size // ALIGNED) * ALIGNED
     return places, end
 

@@ -126,7 +126,7 @@ class ForkServer:
                 self.process.wait()
 
 
-ADVICE = "set media.isolate = false to decode in this process"
+ADVICE = "set media.isolate = false, or the variable MMCL_FAST_ISOLATE to 0, to decode in this process"
 _server: ForkServer | None = None
 _lock = threading.Lock()
 
