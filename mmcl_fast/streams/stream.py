@@ -193,7 +193,14 @@ class Stream:
         return cls(**read_table(Path(path), text=text, label=label, split=split, header=header), **options)
 
     @classmethod
-    def from_tar(cls, path: str | Path | Mapping[str, str | Path], *, label: str = "label", **options: Any) -> Stream:
+    def from_tar(
+        cls,
+        path: str | Path | Mapping[str, str | Path],
+        *,
+        label: str = "label",
+        findings: Findings | None = None,
+        **options: Any,
+    ) -> Stream:
         """From tars in the WebDataset convention; see ``mmcl_fast.streams.tar``. Samples are read in place.
 
         Args:
@@ -209,7 +216,7 @@ class Stream:
         """
         from mmcl_fast.streams.tar import read_tars
 
-        return cls(**read_tars(path, label=label), **options)
+        return cls(**read_tars(path, findings, label=label), **options)
 
     @classmethod
     def from_known(cls, datasets: Mapping[str, str | Path | Mapping[str, Any]], **options: Any) -> Stream:

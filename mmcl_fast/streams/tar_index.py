@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import posixpath
 import re
 import stat
 import tarfile
@@ -17,21 +19,24 @@ from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Slice
 from mmcl_fast.media.spec import MODALITIES
+from mmcl_fast.streams.text_file import decode, parse_json
 from mmcl_fast.streams.validate import check_words
 from mmcl_fast.user_cache import user_cache
 
-FORMAT = 2  # 2: more endings of names are known
+FORMAT = 3  # 2: more endings of names are known; 3: members that are part of no sample are listed
 NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")  # the key ends at the first dot of the last part of the name
 PACKED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 HEADER = 1 << 20  # bytes of one header, with its long names
 NOTE = 1 << 20  # bytes of a .cls or .json
+NOTES = ("cls", "json")
 
-# name, offset, size, and what it is: a modality, "=" and the class of a .cls, or the plain fields of a .json
+# Name, offset, size, and what it is: a modality, "=" and the class of a .cls, the plain fields of a .json, or "" for
+# what is part of no sample.
 Member = list[Any]
 
 
 def read_index(path: Path) -> list[Member]:
-    """The members that a sample can be made of, in the tar's order. Raises StreamError naming tar and member."""
+    """The members of a tar in its order. Raises StreamError naming tar and member."""
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
@@ -121,6 +126,7 @@ def _scan(path: Path) -> list[Member]:
 
 def _members(path: Path, file: BinaryIO) -> list[Member]:
     found: dict[str, Member] = {}
+    links: dict[str, str] = {}  # member -> the name in the tar that it links to
     size = os.fstat(file.fileno()).st_size
     bounded = cast(BinaryIO, _Bounded(file))
     with tarfile.open(fileobj=bounded, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
@@ -128,78 +134,147 @@ def _members(path: Path, file: BinaryIO) -> list[Member]:
             tar.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
             if info.isdir():
                 continue
-            name = info.name.removeprefix("./")
+            name = _plain_name(path, info.name)
             where = f"{path}: member {name!r}"
-            check_words(name, where)
-            if not info.isreg() or info.issparse():
-                raise StreamError(f"{where} is no plain file (a link, a device or sparse): pack plain files only")
-            if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-                raise StreamError(f"{where} names a place outside the tar: pack relative names without '..'")
-            if info.offset_data + info.size > size:
-                raise StreamError(f"{where} is cut short: copy the tar again")
-            kind = _kind(path, file, name, info)
-            if kind is None:
-                continue
             if name in found:
                 raise StreamError(f"{where} is there twice: give each sample its own key")
-            found[name] = [name, info.offset_data, info.size, kind]
+            if info.islnk() or info.issym():
+                folder = posixpath.dirname(name) if info.issym() else ""
+                links[name] = posixpath.normpath(posixpath.join(folder, info.linkname))
+                found[name] = [name, 0, 0, ""]
+                continue
+            if not info.isreg() or info.issparse():
+                if _part(name) is not None:
+                    raise StreamError(f"{where} is no plain file (a device or sparse): pack plain files only")
+                found[name] = [name, 0, 0, ""]
+                continue
+            if info.offset_data + info.size > size:
+                raise StreamError(f"{where} is cut short: copy the tar again")
+            found[name] = [name, info.offset_data, info.size, _kind(path, file, name, info.offset_data, info.size)]
         end = tar.offset
     file.seek(end)
     if end < size and file.read(512).strip(b"\0"):
         raise StreamError(f"{path}: not a sound tar (no header at byte {end}): pack it again")
+    for name in links:
+        target = found.get(_followed(name, links))
+        if target is not None and target[2]:
+            found[name] = [name, target[1], target[2], _kind(path, file, name, target[1], target[2])]
+        elif _part(name) is not None:
+            raise StreamError(
+                f"{path}: member {name!r} links to {links[name]!r}, which is no file of the tar: pack plain files only "
+                "(tar --dereference --hard-dereference)"
+            )
     return list(found.values())
 
 
-def _kind(path: Path, file: BinaryIO, name: str, info: tarfile.TarInfo) -> Any:
-    """What a member is (see ``Member``); None: no part of a sample. Pickles are not even read."""
+def _plain_name(path: Path, name: str) -> str:
+    """A member's name without ``./``."""
+    where = f"{path}: member {name!r}"
+    check_words(name, where)
+    if "\\" in name:
+        raise StreamError(
+            f"{where} names a place outside the tar where \\ parts folders: pack it with / between folders"
+        )
+    if name.startswith("/") or ".." in name.split("/"):
+        raise StreamError(f"{where} names a place outside the tar: pack relative names without '..'")
+    return posixpath.normpath(name)
+
+
+def _followed(name: str, links: dict[str, str]) -> str:
+    """Where links lead to in the end; "" where they lead to each other."""
+    for _ in range(40):
+        if name not in links:
+            return name
+        name = links[name]
+    return ""
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Key and ending of a member by WebDataset's convention: the key ends at the first dot of the name's last part.
+
+    None where there is no key, as in hidden names.
+    """
     match = NAME.match(name)
-    if match is None:
+    return None if match is None else (match[1], match[2])
+
+
+def stem_and_ending(name: str) -> tuple[str, str] | None:
+    """A member's name without its ending, and the ending: the last one with the modality before it.
+
+    ``a.b.depth.png`` is ``a.b`` and ``depth.png``. None where the ending says nothing of what the member is.
+    """
+    stem, _, last = name.rpartition(".")
+    ending = last.lower()
+    if not stem or stem.endswith("/"):
         return None
-    ending = match[2].lower()
-    if ending in ("cls", "json"):
-        if info.size > NOTE:
-            raise StreamError(f"{path}: member {name!r} has {info.size} bytes, {NOTE} are read: shorten it")
-        file.seek(info.offset_data)  # tarfile finds its place again by itself
-        data = file.read(info.size)
-        return (_class if ending == "cls" else _fields)(data, f"{path}: member {name!r}")
+    if ending in NOTES:
+        return stem, ending
+    if ending not in ENDINGS:
+        return None
+    above, _, said = stem.rpartition(".")
+    if above and not above.endswith("/") and said.lower() in MODALITIES:
+        return above, f"{said.lower()}.{ending}"
+    return stem, ending
+
+
+def _part(name: str) -> str | None:
+    """The ending of what may be part of a sample; None for hidden names and unknown endings."""
+    parts = stem_and_ending(name)
+    return None if parts is None or split_name(name) is None else parts[1]
+
+
+def _kind(path: Path, file: BinaryIO, name: str, offset: int, size: int) -> Any:
+    """What a member is (see ``Member``). Pickles are not even read."""
+    ending = _part(name)
+    if ending is None:
+        return ""
+    if ending in NOTES:
+        where = f"{path}: member {name!r}"
+        try:
+            if size > NOTE:
+                raise StreamError(f"{where} has {size} bytes, {NOTE} are read: shorten it")
+            file.seek(offset)  # tarfile finds its place again by itself
+            return (_class if ending == "cls" else _fields)(file.read(size), where)
+        except StreamError:
+            if split_name(name) != stem_and_ending(name):  # dots in the key: it may belong to something else
+                return ""
+            raise
     said, _, last = ending.rpartition(".")
-    if last not in ENDINGS or said not in ("", *MODALITIES):
-        return None
     if said:
         return said
     allowed = ENDINGS[last]
     if len(allowed) == 1:
         return next(iter(allowed))
     try:
-        kind = sniff(Slice(str(path), info.offset_data, info.size, name))
+        kind = sniff(Slice(str(path), offset, size, name))
     except MediaError:
         kind = ""
     return kind if kind in allowed else min(allowed, key=MODALITIES.index)  # what it is not, the check says
 
 
 def _class(data: bytes, where: str) -> str:
-    try:
-        text = data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        text = ""
-    if not text or "\n" in text:
+    text = decode(data, where).strip()
+    if len(text.splitlines()) != 1:
         raise StreamError(f"{where}: a class is one line of UTF-8, its name or its number: correct it")
     check_words(text, where)
     return "=" + text
 
 
 def _fields(data: bytes, where: str) -> dict[str, str]:
-    try:
-        content = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise StreamError(f"{where}: not JSON ({error}): correct it") from None
+    content = parse_json(decode(data, where), where, "correct it")
     if not isinstance(content, dict):
         raise StreamError(f"{where}: not an object but {type(content).__name__}: put the fields into one")
-    plain = {
-        name: str(value)
-        for name, value in content.items()
-        if name and isinstance(value, (str, int)) and not isinstance(value, bool) and len(str(value)) <= 200
-    }
-    for name, value in plain.items():
+    plain = {name: _plain(value) for name, value in content.items() if name}
+    short = {name: value for name, value in plain.items() if value is not None and len(value) <= 200}
+    for name, value in short.items():
         check_words(name + value, f"{where}: {name!r}")
-    return plain
+    return short
+
+
+def _plain(value: object) -> str | None:
+    """A string, or a whole number without a point; None for what names no class."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return str(int(value)) if value % 1 == 0 else str(value)

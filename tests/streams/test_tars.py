@@ -289,11 +289,13 @@ def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarI
             [("a.png", png(0)), ("a.jpg", png(1)), ("a.cls", "q")],
             ["sample 'a' has two items of image, a.png and a.jpg"],
         ),
-        ([("a.png", png(0)), ("a.cls", b"\xff")], ["member 'a.cls'", "one line of UTF-8"]),
+        ([("a.png", png(0)), ("a.cls", b"\xff")], ["member 'a.cls' line 1: not UTF-8"]),
+        ([("a.png", png(0)), ("a.cls", b" \r\n")], ["member 'a.cls'", "one line of UTF-8"]),
         ([("a.png", png(0)), ("a.cls", "q\nr")], ["one line of UTF-8"]),
         ([("a.png", png(0)), ("a.cls", b" " * (1 << 21))], ["member 'a.cls' has 2097152 bytes"]),
         ([("a.png", png(0)), ("a.json", b"{")], ["member 'a.json': not JSON"]),
-        ([("a.png", png(0)), ("a.json", b"[" * 100_000)], ["member 'a.json': not JSON"]),
+        ([("a.png", png(0)), ("a.json", b"[" * 100_000)], ["member 'a.json': nested too deeply"]),
+        ([("a.png", png(0)), ("a.json", b'{"label": 1, "label": 2}')], ["has the key 'label' twice"]),
         ([("a.png", png(0)), ("a.json", b"[1]")], ["not an object but list"]),
         ([("a.png", png(0)), ("a.json", {"label": "q", "modality": "picture"})], ["unknown modality 'picture'"]),
         ([("a.png", png(0)), ("a.json", {"label": "q", "split": "trian"})], ["did you mean 'train'?"]),
@@ -344,7 +346,7 @@ def test_tars_that_are_not_sound(tars, tmp_path):
     refuse(lambda: Stream.from_tar(path), "train.tar: not a sound tar", "pack it again")
     for cut in (whole.rstrip(b"\0"), whole[: -(len(whole) % 10240 or 512)]):  # the zeros at the end may be missing
         path.write_bytes(cut + b"\0" * (-len(cut) % 512))
-        assert len(tar_index._scan(path)) == 12
+        assert len(tar_index._scan(path)) == 14
 
 
 def test_other_names_than_ascii_and_long_ones(tmp_path):

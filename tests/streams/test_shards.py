@@ -1,0 +1,239 @@
+"""Keys with dots, links in tars, and members that are part of no sample."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mmcl_fast.media.source import read_bytes
+from mmcl_fast.streams import Stream
+from mmcl_fast.streams.findings import Findings
+from tests.streams.test_bad_input import refuse
+from tests.streams.test_tars import pack, png, special, wav
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def read(path: Path, **options) -> tuple[Stream, list[str]]:
+    """The stream and the lines of what was found besides."""
+    found = Findings(collect=True)
+    stream = Stream.from_tar(path, findings=found, **options)
+    own = [f.reason for f in found.found if f.kind in ("left-out", "passed-over", "row", "unreadable", "linked-twice")]
+    return stream, own
+
+
+def keys(stream: Stream, split: str = "train") -> list[str]:
+    return [sample.key for task in stream.tasks for sample in task.split(split)]
+
+
+def both(tmp_path: Path, members: list) -> Path:
+    """A training and a test tar of these members."""
+    for split in ("train", "test"):
+        pack(tmp_path / "tars" / f"{split}.tar", members)
+    return tmp_path / "tars"
+
+
+@pytest.mark.parametrize(
+    "stem", ["22.05-cat-0", "a/22.05-cat-0", "v1.2.3", "a.b/c.d", "photo.final", "x..y", "2024.01.02"]
+)
+@pytest.mark.parametrize("note", ["cls", "json", "CLS"])
+@pytest.mark.parametrize("ending", ["png", "PNG", "image.png"])
+def test_keys_with_dots(tmp_path, stem, note, ending):
+    """The class of the very same name tells where the key ends."""
+    said = {"label": "cat"} if note == "json" else "cat"
+    dog = {"label": "dog"} if note == "json" else "dog"
+    tars = both(
+        tmp_path,
+        [
+            (f"{stem}.{ending}", png(0)),
+            (f"{stem}.{note}", said),
+            (f"{stem}x.{ending}", png(1)),
+            (f"{stem}x.{note}", dog),
+        ],
+    )
+    stream, told = read(tars)
+    assert stream.classes == [("image", "cat"), ("image", "dog")] and not told
+    assert keys(stream) == [f"train.tar/{stem}.{ending}", f"train.tar/{stem}x.{ending}"]
+    assert read_bytes(stream[0].train[1].path) == png(1)
+
+
+def test_keys_with_dots_beside_parts_of_other_samples(tmp_path):
+    members = [
+        ("22.png", png(0)),
+        ("22.cls", "cat"),
+        ("22.05.png", png(1)),
+        ("22.05.cls", "dog"),
+        ("22.seg.png", png(2)),  # parts of sample 22 in other programs' endings
+        ("22.box.json", {"x": 3}),
+        ("22.all.json", "[1]"),
+        ("22.rgb.wav", wav(1)),
+        ("22.txt", "its caption"),
+        ("22.pyd", b"\x80"),
+        ("23.pyd", b"\x80"),
+    ]
+    stream, told = read(both(tmp_path, members))
+    assert keys(stream) == ["train.tar/22.png", "train.tar/22.05.png"]
+    tar = tmp_path / "tars" / "test.tar"
+    assert sorted(told) == [
+        f"{tar}: member '22.all.json' (and 1 more of .json) is part of no sample: such endings are not read",
+        f"{tar}: member '22.box.json' (and 1 more of .json) is part of no sample, for its key ends at the first dot: "
+        "put a .cls of the very same name beside it, or take the dots out",
+        f"{tar}: member '22.pyd' (and 3 more of .pyd) is part of no sample: such endings are not read",
+        f"{tar}: member '22.rgb.wav' (and 1 more of .wav) is part of no sample, for its key ends at the first dot: "
+        "put a .cls of the very same name beside it, or take the dots out",
+        f"{tar}: member '22.seg.png' (and 1 more of .png) is part of no sample, for its key ends at the first dot: "
+        "put a .cls of the very same name beside it, or take the dots out",
+        f"{tar}: member '22.txt' (and 1 more of .txt) is the caption of another item and is left out",
+    ]
+
+
+def test_hidden_members_and_such_without_an_item(tmp_path):
+    members = [
+        ("0.png", png(0)),
+        ("0.cls", "cat"),
+        ("._0.png", b"\0\5\x16\7"),  # a Mac's twin of each file
+        ("__MACOSX/._0.png", b"\0\5\x16\7"),
+        (".DS_Store", b"x"),
+        ("README", "x"),
+        ("dataset.json", {"name": "x"}),
+    ]
+    stream, told = read(both(tmp_path, members))
+    tar = tmp_path / "tars" / "test.tar"
+    assert keys(stream) == ["train.tar/0.png"]
+    assert sorted(told) == [
+        f"{tar}: member '._0.png' (and 5 more) is hidden and is passed over",
+        f"{tar}: member 'README' (and 1 more) is part of no sample: such endings are not read",
+        f"{tar}: member 'dataset.json' (and 1 more of .json) is part of no sample: there is no item of its key",
+    ]
+
+
+def test_a_key_with_dots_and_its_class_under_the_first_dot(tmp_path):
+    path = pack(tmp_path / "train.tar", [("22.05-cat.png", png(0)), ("22.cls", "cat")])
+    refuse(lambda: Stream.from_tar(path), "sample '22' has a class but no item")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_links_to_members(tmp_path, kind):
+    """GNU tar packs the second name of a file as a hard link; a symbolic one may come before its target."""
+    members = [
+        (special("a/soft.png", tarfile.SYMTYPE, "../b/0.png"), b""),
+        ("a/soft.cls", "cat"),
+        ("b/0.png", png(0)),
+        ("b/0.cls", "cat"),
+        (special("b/hard.png", tarfile.LNKTYPE, "b/0.png"), b""),
+        (special("b/hard.cls", tarfile.LNKTYPE, "./b/0.cls"), b""),
+        (special("b/far.png", tarfile.SYMTYPE, "../a/soft.png"), b""),
+        ("b/far.cls", "dog"),
+        (special("latest", tarfile.SYMTYPE, "/somewhere/else"), b""),
+        (special("fifo", tarfile.FIFOTYPE, ""), b""),
+    ]
+    pack(tmp_path / "tars" / "train.tar", members, kind)
+    pack(tmp_path / "tars" / "test.tar", [("x.png", png(1)), ("x.cls", "cat"), ("y.png", png(2)), ("y.cls", "dog")])
+    for _ in range(2):  # from the tar, and from its index
+        stream, told = read(tmp_path / "tars")
+        assert keys(stream) == [f"train.tar/{name}.png" for name in ("a/soft", "b/0", "b/hard", "b/far")]
+        assert all(read_bytes(sample.path) == png(0) for sample in stream[0].train)
+        assert len(told) == 1 and "'latest' (and 1 more)" in told[0]
+
+
+@pytest.mark.parametrize("target", ["a.png", "b.png", "../0.png", "gone.png", "/etc/passwd"])
+def test_links_that_lead_to_no_member(tmp_path, target):
+    members = [
+        (special("a.png", tarfile.SYMTYPE, target), b""),
+        (special("b.png", tarfile.SYMTYPE, "a.png"), b""),
+        ("a.cls", "cat"),
+    ]
+    path = pack(tmp_path / "train.tar", members)
+    refuse(lambda: Stream.from_tar(path), "train.tar: member ", "which is no file of the tar: pack plain files only")
+
+
+def test_classes_in_other_encodings_and_as_numbers(tmp_path):
+    members = []
+    for i, data in enumerate(("café".encode("utf-8-sig"), "café\r\n".encode("utf-16"), "cafe\u0301".encode())):
+        members += [(f"{i}.png", png(i)), (f"{i}.cls", data)]
+    fields = json.dumps({"label": "café"}, ensure_ascii=False)
+    members += [
+        ("3.png", png(3)),
+        ("3.json", fields.encode("utf-8-sig")),
+        ("4.png", png(4)),
+        ("4.json", fields.encode("utf-16")),
+    ]
+    stream, _ = read(both(tmp_path, members))
+    assert stream.classes == [("image", "café")] and len(stream[0].train) == 5
+    numbers = [pair for i in range(4) for pair in ((f"{i}.png", png(i)), (f"{i}.json", {"label": 1.0 + i % 2}))]
+    both(tmp_path, numbers)
+    refuse(lambda: Stream.from_tar(tmp_path / "tars"), "the classes are numbers (1, 2")
+    (tmp_path / "tars" / "classes.txt").write_text("cat\ndog\n")
+    stream, _ = read(tmp_path / "tars")
+    assert [sample.label for sample in stream[0].train] == ["cat", "cat", "dog", "dog"]
+
+
+@pytest.mark.parametrize("label", [None, True, ["cat"], {"a": 1}, float("nan"), ""])
+def test_fields_that_name_no_class(tmp_path, label):
+    path = pack(tmp_path / "train.tar", [("a.png", png(0)), ("a.json", {"label": label})])
+    refuse(lambda: Stream.from_tar(path), "sample 'a' has no class: add a .cls", "'label' to its .json")
+
+
+def test_every_sample_and_tar_at_fault_is_found(tmp_path):
+    good = [pair for i in range(3) for pair in ((f"{i}.png", png(i)), (f"{i}.cls", "cat"))]
+    tars = both(tmp_path, [*good, ("a.png", png(7)), ("b.cls", "cat")])
+    (tars / "train-1.tar").write_bytes(b"x" * 2000)
+    pack(tars / "train-2.tar", [])
+    stream, told = read(tars)
+    assert keys(stream) == [f"train.tar/{i}.png" for i in range(3)]
+    for part in (
+        "test.tar: sample 'a' has no class",
+        "train.tar: sample 'a' has no class",
+        "train.tar: sample 'b' has a class but no item",
+        "train-1.tar: not a sound tar",
+        "train-2.tar: holds no sample, for the tar is empty",
+    ):
+        assert sum(part in line for line in told) == 1, told
+    refuse(lambda: Stream.from_tar(tars), "train-1.tar: not a sound tar", "(5 more: mmcl-fast data check lists them)")
+
+
+def test_tars_in_a_folder(tmp_path):
+    good = [pair for i in range(3) for pair in ((f"{i}.png", png(i)), (f"{i}.cls", "cat"))]
+    tars = both(tmp_path, good)
+    (tars / "train.tar").rename(tars / "TRAIN-0.TAR")
+    pack(tmp_path / "more" / "train-1.tar", good)
+    (tars / "linked").symlink_to(tmp_path / "more")
+    (tars / "again").symlink_to(tars)
+    (tars / "@eaDir").mkdir()
+    (tars / "@eaDir" / "train-2.tar").write_bytes(b"x")
+    (tars / "._train-3.tar").write_bytes(b"x")
+    stream, _ = read(tars)
+    assert keys(stream) == [f"TRAIN-0.TAR/{i}.png" for i in range(3)] + [
+        f"linked/train-1.tar/{i}.png" for i in range(3)
+    ]
+    for name in ("train-4.tgz", "train-4.tar.gz", "train-4.TAR.BZ2", "train-4.tar.zst"):
+        (tars / name).write_bytes(b"x")
+        refuse(lambda: Stream.from_tar(tars), f"{name}: a compressed tar", "unpack it to a plain .tar")
+        (tars / name).unlink()
+
+
+def test_names_that_are_spelled_otherwise(tmp_path):
+    members = [(".//./a//0.png", png(0)), ("a/./0.cls", "cat"), (tarfile.TarInfo("a"), b"")]
+    members[-1][0].type = tarfile.DIRTYPE
+    stream, told = read(both(tmp_path, members))
+    assert keys(stream) == ["train.tar/a/0.png"] and not told
+    path = pack(tmp_path / "train.tar", [("a\\0.png", png(0))])
+    refuse(lambda: Stream.from_tar(path), "member 'a\\\\0.png'", "pack it with / between folders")
+
+
+def test_a_member_that_is_cut_short(tmp_path):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for name, content in (("a.cls", b"cat"), ("a.png", png(0) * 20)):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (tmp_path / "train.tar").write_bytes(data.getvalue()[:2200])
+    refuse(
+        lambda: Stream.from_tar(tmp_path / "train.tar"), "train.tar: member 'a.png' is cut short: copy the tar again"
+    )
