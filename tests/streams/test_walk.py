@@ -19,7 +19,7 @@ def write(root: Path, *names: str) -> None:
 def walk(folder: Path, root: Path | None = None) -> tuple[list[str], list[tuple[str, str]]]:
     """Files and (kind, path) of what is said, relative to the folder."""
     said: list[tuple[str, str]] = []
-    files = files_below(str(folder), lambda kind, path, _: said.append((kind, path)), root and str(root))
+    files = files_below(str(folder), lambda kind, path, _: said.append((kind, path)), str(root) if root else None)
     return [os.path.relpath(f, folder) for f in files], [(kind, os.path.relpath(path, folder)) for kind, path in said]
 
 

@@ -1,0 +1,139 @@
+"""What a check tells beyond what stops a stream: contents, names, texts, classes that are thinly held."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcl_fast import check
+from mmcl_fast.streams import Stream
+from mmcl_fast.streams.broken import Broken
+from mmcl_fast.streams.findings import KINDS, Finding, Findings, to_jsonl
+from mmcl_fast.streams.survey import survey
+
+
+def write(root: Path, texts: dict[str, str]) -> Path:
+    for name, text in texts.items():
+        (root / "text" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "text" / f"{name}.txt").write_text(text)
+    return root
+
+
+def split(label: str, train: int = 3, test: int = 1, val: int = 0) -> dict[str, str]:
+    counts = {"train": train, "val": val, "test": test}
+    return {f"{part}/{label}/{i}": f"{label} {part} {i}" for part, n in counts.items() for i in range(n)}
+
+
+def look(root: Path, broken: tuple[str, ...] = (), **options: Any) -> list[Finding]:
+    found = Findings(collect=True)
+    stream = Stream.from_folder(root, findings=found, **options)
+    samples = check.samples_of(stream)
+    faults = [Broken.of(sample, f"{sample.path}: broken") for sample in samples if sample.key in broken]
+    survey(stream, samples, faults, found)
+    return found.sorted()
+
+
+def kinds(found: list[Finding]) -> list[str]:
+    return [finding.kind for finding in found]
+
+
+def test_nothing_is_said_of_sound_data(tmp_path: Path) -> None:
+    assert look(write(tmp_path, {**split("cat"), **split("dog")})) == []
+
+
+def test_equal_content_by_where_it_is(tmp_path: Path) -> None:
+    root = write(tmp_path, {**split("cat"), **split("dog")})
+    same = {
+        "a": ("train/cat/8", "test/dog/8"),  # in two splits, and under two labels
+        "b": ("train/cat/9", "train/dog/9"),  # under two labels
+        "c": ("train/cat/6", "train/cat/7", "train/cat/x/7"),  # three times in a class
+        "d": ("test/cat/5", "train/cat/5"),  # in two splits
+    }
+    write(root, {name: text for text, names in same.items() for name in names})
+    found = look(root)
+    assert [(f.kind, f.key, f.others) for f in found] == [
+        ("equal-in-splits", "text/train/cat/5.txt", ("text/test/cat/5.txt",)),
+        ("equal-in-splits", "text/train/cat/8.txt", ("text/test/dog/8.txt",)),
+        ("two-labels", "text/train/cat/8.txt", ("text/test/dog/8.txt",)),
+        ("two-labels", "text/train/cat/9.txt", ("text/train/dog/9.txt",)),
+        ("equal-in-class", "text/train/cat/6.txt", ("text/train/cat/7.txt", "text/train/cat/x/7.txt")),
+    ]
+    assert [f.label for f in found] == ["cat", "", "", "", "cat"] and [f.split for f in found][3:] == ["train"] * 2
+
+
+def test_files_of_one_size_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    root = write(tmp_path, {**split("cat"), "train/cat/8": "x" * 9000 + "a", "test/cat/8": "x" * 9000 + "b"})
+    assert look(root) == []
+    write(root, {"test/cat/8": "x" * 9000 + "a"})
+    assert kinds(look(root)) == ["equal-in-splits"]
+
+
+def test_rows_of_a_table_with_equal_texts(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "text,label,split\nso it is,a,train\nso it is,a,test\nnot so,a,train\nnot so,b,train\nend,b,test\n"
+    )
+    found = Findings(collect=True)
+    stream = Stream.from_table(table, findings=found)
+    survey(stream, check.samples_of(stream), [], found)
+    errors = [f for f in found.sorted() if f.level != "note"]
+    assert [(f.kind, f.key, f.others) for f in errors] == [
+        ("equal-in-splits", "t.csv:2", ("t.csv:3",)),
+        ("two-labels", "t.csv:4", ("t.csv:5",)),
+    ]
+
+
+@pytest.mark.parametrize("other", ["Cat", "cat ", "ｃａｔ", "cat\u200b", "CAT"])
+def test_names_that_look_alike(tmp_path: Path, other: str) -> None:
+    found = look(write(tmp_path, {**split("cat"), **split(other), **split("dog")}))
+    assert kinds(found) == ["alike-names"]
+    assert sorted([found[0].label, *found[0].others]) == sorted(["cat", other]) and repr(other) in found[0].reason
+
+
+def test_one_text_for_two_classes(tmp_path: Path) -> None:
+    root = write(tmp_path, {**split("cat"), **split("dog"), **split("oat_milk")})
+    (tmp_path / "classes.json").write_text(json.dumps({"text": {"cat": "a pet", "dog": "a pet"}}))
+    found = look(root)
+    assert kinds(found) == ["equal-texts"] and "'a pet'" in found[0].reason
+    assert (found[0].label, found[0].others) == ("cat", ("dog",))
+
+
+def test_texts_for_classes_that_are_not_there(tmp_path: Path) -> None:
+    root = write(tmp_path, {**split("oat_milk"), **split("dog")})
+    (root / "classes.json").write_text(json.dumps({"text": {"oatmilk": "a drink", "zebra": "an animal"}}))
+    found = look(root)
+    assert kinds(found) == ["misspelt-text", "unused-text"] and "did you mean 'oat_milk'?" in found[0].reason
+    assert found[1].others == ("zebra",) and (found[0].level, found[1].level) == ("warning", "note")
+
+
+def test_classes_that_are_thinly_held(tmp_path: Path) -> None:
+    texts = {**split("cat", val=1), **split("dog", train=1), **split("cow", test=0)}
+    found = look(write(tmp_path, texts))
+    assert [(f.kind, f.label) for f in found] == [
+        ("no-test-file", "cow"),
+        ("one-training-file", "dog"),
+        ("no-validation-file", "cow"),
+        ("no-validation-file", "dog"),
+    ]
+
+
+def test_what_is_left_when_files_are_broken(tmp_path: Path) -> None:
+    root = write(tmp_path, {**split("cat", train=2, test=1), **split("dog")})
+    broken = ("text/train/cat/0.txt", "text/train/cat/1.txt", "text/test/cat/0.txt")
+    found = look(root, broken)
+    assert kinds(found) == ["no-training-file", "undecodable", "undecodable", "undecodable", "no-test-file"]
+    assert "has no training file left, for none decodes" in found[0].reason and found[0].label == "cat"
+
+
+def test_kinds_are_in_the_order_of_harm_and_records_hold_all(tmp_path: Path) -> None:
+    found = Findings(collect=True)
+    for kind in reversed(KINDS):
+        found.add(kind, f"{kind}:\n of \ud800 é", others=("a", "b"))
+    records = [json.loads(line) for line in to_jsonl(found.sorted()).encode("ascii").splitlines()]
+    assert [record["kind"] for record in records] == list(KINDS)
+    assert [record["rank"] for record in records] == list(range(len(KINDS)))
+    assert records[0]["reason"] == f"{next(iter(KINDS))}: of \ud800 é" and records[0]["others"] == ["a", "b"]
+    assert {record["level"] for record in records} == {"error", "warning", "note"}
