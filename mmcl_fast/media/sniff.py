@@ -7,6 +7,8 @@ from itertools import islice
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import deep_picture, formats, signatures
+from mmcl_fast.media.animation import FORMATS as ANIMATIONS
+from mmcl_fast.media.animation import frame_numbers
 from mmcl_fast.media.formats import FFMPEG, FORMATS, PILLOW, Format
 from mmcl_fast.media.source import Source, head, name_of, open_av, open_binary
 from mmcl_fast.media.tracks import audio_track, video_track
@@ -14,7 +16,6 @@ from mmcl_fast.media.tracks import audio_track, video_track
 EXR = b"\x76\x2f\x31\x01"
 PROOF = 8  # frames
 LEAST = {"video": 1, "audio": 3}  # frames that noise rarely makes
-ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 
 
 def sniff(source: Source) -> str:
@@ -63,7 +64,7 @@ def _picture(source: Source) -> str | None:
                 return kind
             file.seek(0)
             im = stack.enter_context(Image.open(file, formats=FORMATS))
-            if getattr(im, "n_frames", 1) > 1 and im.format in ANIMATIONS:
+            if im.format in ANIMATIONS and len(frame_numbers(im)) > 1:
                 return "video"
             return "depth" if im.mode[0] in "IF" else "image"
     except Exception:  # a header parser that is given broken bytes may raise anything

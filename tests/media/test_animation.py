@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode
+from mmcl_fast.media import check, decode, sniff
 from mmcl_fast.media.animation import is_animation
 from tests.media.animations import SIDE, Drawn, apng, gif
 from tests.media.files import plain
@@ -81,6 +81,13 @@ def test_a_default_image_outside_of_the_animation():
 def test_one_frame_is_a_still_picture(data):
     with pytest.raises(MediaError, match="a still picture, not a video: move it to the image modality"):
         decode(data, "video")
+    assert sniff(data) == "image"
+
+
+def test_more_frames_are_a_video():
+    frames = [Drawn(GREEN), Drawn(BLUE)]
+    files = [apng(frames), apng(frames, default=RED), gif(frames)]
+    assert [sniff(data) for data in files] == ["video"] * 3
 
 
 @pytest.mark.parametrize(
