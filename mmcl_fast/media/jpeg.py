@@ -46,6 +46,17 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def bits(data: bytes) -> int | None:
+    """Of a sample, as the frame header states them; None where there is none."""
+    at = 2
+    while at + 5 <= len(data) and data.startswith(b"\xff\xd8") and data[at] == 0xFF:
+        marker, size = struct.unpack_from(">BH", data, at + 1)
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return data[at + 4]
+        at += size + 2
+    return None
+
+
 def pixels(data: bytes, width: int, height: int) -> Tensor | None:
     """uint8 ``[3, height, width]``, pixels interleaved, good until the thread's next call; None where libjpeg-turbo
     warns: Pillow then decodes it or says what is wrong."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
     """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(source))
@@ -34,7 +34,12 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         if (own := deep_picture.read(file, spec.max_pixels)) is not None:
             return _fitted(own, spec, view)[None]
         file.seek(0)
-        im = stack.enter_context(Image.open(file, formats=FORMATS))
+        try:
+            im = stack.enter_context(Image.open(file, formats=FORMATS))
+        except UnidentifiedImageError:
+            if (bits := jpeg.bits(read_bytes(source))) in (None, 8):
+                raise
+            raise MediaError(f"a JPEG of {bits} bits a channel: save it with 8, or as PNG of 16") from None
         limit_pixels(im, spec)
         if im.format == "PNG" and deep(im):
             return _fitted(_deep_png(source, im), spec, view)[None]

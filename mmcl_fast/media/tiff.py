@@ -30,24 +30,7 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 SAMPLES = 8  # at most; more are the bands of a spectrometer
 SHORT, LONG = 3, 4
 XMP = 700
-WANTED = {
-    254,
-    330,
-    *range(256, 260),
-    262,
-    266,
-    273,
-    274,
-    *range(277, 280),
-    284,
-    317,
-    320,
-    *range(322, 326),
-    338,
-    339,
-    530,
-    XMP,
-}
+WANTED = {*range(254, 260), 262, 266, 273, 274, *range(277, 285), *range(317, 326), 330, 338, 339, 530, XMP}
 INTEGERS = {7: "B", 1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type
 SAVE = "save it as PNG, or as TIFF with LZW or deflate"
 

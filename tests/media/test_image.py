@@ -1,13 +1,15 @@
 import gc
 import io
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.media import VisualSpec, arrow, decode, picture
+from mmcl_fast.media import VisualSpec, arrow, check, decode, picture
 from tests.media.files import BLUE, GREEN, RED, WHITE, corners, jpeg, plain, png16, quarters
 
 
@@ -196,6 +198,29 @@ def test_a_damaged_png_is_refused(place):
                 decode(bad, "image", plain(size=32))
         else:
             assert place in (-20, -14, -6)  # what is behind the pixels
+
+
+def test_a_jpeg_of_12_bits_is_named():
+    data = bytearray(jpeg(quarters()))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    for work in (check, decode):
+        with pytest.raises(MediaError, match="a JPEG of 12 bits a channel: save it with 8, or as PNG of 16"):
+            work(bytes(data), "image")
+
+
+@pytest.mark.parametrize("kind, samples", [("rgb48le", 3), ("rgba64le", 4)])
+def test_jpeg_2000_of_16_bits_in_colour(kind, samples):
+    """Pillow reads 8 of the 16 bits, which is right as far as it goes."""
+    y, x = np.mgrid[:16, :16] * 4096
+    values = np.stack([x, y, (x + y) // 2, np.full_like(x, 51400)][:samples], -1).astype(np.uint16)
+    codec = av.CodecContext.create("jpeg2000", "w")
+    codec.width = codec.height = 16
+    codec.pix_fmt, codec.time_base, codec.options = kind, Fraction(1), {"pred": "1"}
+    packets = [*codec.encode(av.VideoFrame.from_ndarray(values, format=kind)), *codec.encode(None)]
+    got = decode(b"".join(map(bytes, packets)), "image", plain(size=16))[0].permute(1, 2, 0).numpy()
+    unit = values / 65535
+    want = unit if samples == 3 else unit[..., :3] * unit[..., 3:] + 1 - unit[..., 3:]
+    assert np.abs(got - want).max() <= 2 / 255
 
 
 def test_absurd_sizes_are_refused():
