@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media import check, decode, sniff
 from mmcl_fast.media.source import open_av
 from mmcl_fast.media.tracks import audio_track, is_cover, video_track
+from tests.media.files import plain
 
 
 def container_with(path: Path, *tracks: tuple) -> Path:
@@ -68,6 +71,26 @@ def test_the_tracks_chosen(tmp_path, name, tracks, film, sound):
         if film is not None:  # the look for a second packet leaves the container at its start
             count = sum(1 for _ in container.decode(got[0]))
             assert count == tracks[film][1]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov", "a.avi"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_film_with_a_cover_is_sampled_without_it(tmp_path, name, first):
+    tracks = [("mjpeg", 1, 64, 0), ("mpeg4" if name == "a.avi" else "libx264", 40, 32, 0)]
+    path = container_with(tmp_path / name, *(tracks if first else tracks[::-1]))
+    assert sniff(path) == "video"
+    got = decode(path, "video", plain("video", 32, frames=8)).mean((1, 2, 3)) * 255 / 6
+    assert got.tolist() == pytest.approx([2, 7, 12, 17, 22, 27, 32, 37], abs=0.8)
+    check(path, "video")
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mov", "a.avi"])
+def test_a_song_with_a_cover_is_a_sound(tmp_path, name):
+    path = container_with(tmp_path / name, ("mjpeg", 1, 64, 0), ("pcm_s16le", 0, 1, 0))
+    assert sniff(path) == "audio"
+    with pytest.raises(MediaError, match="holds no video track"):
+        decode(path, "video")
+    check(path, "audio")
 
 
 def test_a_cover_is_known_by_its_flag(tmp_path):
