@@ -147,6 +147,7 @@ def test_what_leaves_no_sample_is_listed_too(tmp_path: Path) -> None:
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [finding["kind"] for finding in found] == ["unknown-modality", "empty-class"]
     assert result.stderr.splitlines() == [f"error: {finding['reason']}" for finding in found]
+    assert check(tmp_path / "data", 2) == {"modalities": [], "faults": [], "findings": found}
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:

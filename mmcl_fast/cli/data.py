@@ -64,6 +64,8 @@ def data_check(
         if not found.count("error"):
             found.add("unreadable", error)
         _write(out, found)
+        if as_json:
+            print_json({"modalities": [], "faults": [], "findings": [finding.record() for finding in found.sorted()]})
         _say(found, out)
         raise typer.Exit(2) from None
     samples = check.samples_of(stream)

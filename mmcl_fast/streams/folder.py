@@ -26,6 +26,7 @@ from mmcl_fast.streams.walk import files_below, plain_files, subfolders
 
 SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}  # one of them: splits, not classes
 HELD_OUT = 0.2  # of each class, to test on
+ABOUT = ("readme", "license", "licence", "classes", "labels", "changelog", "notice")  # files about the data
 
 
 def read_folder(
@@ -88,7 +89,8 @@ class Place:
     def beside(self, path: Path, split: str = "") -> None:
         """Media files beside the class folders in ``path``, which are in no class."""
         for name in plain_files(str(path), lambda *_: None):
-            if self.modality in ENDINGS.get(name.rpartition(".")[2].lower(), ()) and self.modality != "text":
+            stem, _, ending = name.lower().rpartition(".")
+            if self.modality in ENDINGS.get(ending, ()) and not stem.startswith(ABOUT):
                 line = f"{path / name}: lies beside the class folders and is left out: move it into one of them"
                 self.found.add("left-out", line, modality=self.modality, split=split, path=str(path / name))
 

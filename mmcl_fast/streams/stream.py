@@ -293,8 +293,8 @@ class Stream:
 def _named(samples: Sequence[Sample], found: Findings) -> tuple[Sequence[Sample], dict[ClassId, str]]:
     """With class names in their canonical form; and how classes are spelt that have one other spelling."""
     spelt: dict[ClassId, set[str]] = {}
-    for sample in samples:
-        spelt.setdefault((sample.modality, canonical(sample.label)), set()).add(sample.label)
+    for modality, label in dict.fromkeys((sample.modality, sample.label) for sample in samples):
+        spelt.setdefault((modality, canonical(label)), set()).add(label)
     for (modality, label), forms in spelt.items():
         if len(forms) > 1:
             line = f"class {label!r} of {modality}: spelt in two Unicode forms (NFC and NFD), which are one class"

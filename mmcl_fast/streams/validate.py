@@ -13,6 +13,7 @@ from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
 from mmcl_fast.media.spec import BUILT_IN, MODALITIES
 from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.names import folded
 from mmcl_fast.streams.sample import SPLITS, Sample
 
 HEAD = 1 << 12  # bytes in which most files of one size differ
@@ -136,12 +137,14 @@ def check_classes(samples: Sequence[Sample], root: Path, found: Findings) -> Non
     held: dict[tuple[str, str], set[str]] = {}
     for sample in samples:
         held.setdefault((sample.modality, sample.label), set()).add(sample.split)
+    learned = {(modality, folded(label)): label for (modality, label), splits in held.items() if "train" in splits}
     for (modality, label), splits in held.items():
         if "train" not in splits:
-            line = (
-                f"class {label!r} of {modality} has no training file: add some to its train split or remove the class"
-            )
-            found.add("no-training-file", f"{root}: {line}", modality=modality, split="train", label=label)
+            advice = "add some under its train split or remove the class"
+            if (modality, folded(label)) in learned:
+                advice = f"give it and {learned[modality, folded(label)]!r} one name"
+            line = f"{root}: class {label!r} of {modality} has no training file: {advice}"
+            found.add("no-training-file", line, modality=modality, split="train", label=label)
     for modality in dict.fromkeys(modality for modality, _ in held):
         if not any("test" in splits for (own, _), splits in held.items() if own == modality):
             line = f"{root}: {modality} has no test split: add test files"

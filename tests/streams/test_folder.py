@@ -113,6 +113,10 @@ def test_files_beside_the_classes_are_named_if_they_are_of_the_modality(tmp_path
         (root / name).write_text(name)
     assert told(root) == [("left-out", "a.png"), ("left-out", "b.PNG")]
     assert counts(Stream.from_folder(root)) == (3, 1)
+    write(root, {"text/train/cat": 2, "text/test/cat": 1})
+    for name in ("text/readme.txt", "text/classes.txt", "text/train/LICENSE.txt", "text/train/stray.txt"):
+        (root / name).write_text(name)
+    assert told(root)[2:] == [("left-out", "stray.txt")]
 
 
 def test_all_faults_are_told_and_the_worst_is_raised_with_their_number(tmp_path: Path) -> None:

@@ -93,6 +93,12 @@ def test_names_that_look_alike(tmp_path: Path, other: str) -> None:
     assert sorted([found[0].label, *found[0].others]) == sorted(["cat", other]) and repr(other) in found[0].reason
 
 
+def test_a_class_that_is_spelt_otherwise_in_each_split(tmp_path: Path) -> None:
+    found = look(write(tmp_path, {**split("Cat", test=0), **split("cat", train=0), **split("dog")}))
+    assert kinds(found) == ["no-training-file", "alike-names", "no-test-file"]
+    assert "class 'cat' of text has no training file: give it and 'Cat' one name" in found[0].reason
+
+
 def test_one_text_for_two_classes(tmp_path: Path) -> None:
     root = write(tmp_path, {**split("cat"), **split("dog"), **split("oat_milk")})
     (tmp_path / "classes.json").write_text(json.dumps({"text": {"cat": "a pet", "dog": "a pet"}}))
