@@ -15,6 +15,7 @@ from mmcl_fast.media import netpbm, tiff
 PREMULTIPLIED, ALPHA, COREL_ALPHA = 1, 2, 999  # ExtraSamples; the last is what Corel Draw writes
 COLOURS = {tiff.WHITE_IS_ZERO: 1, tiff.BLACK_IS_ZERO: 1, tiff.RGB: 3, tiff.PALETTE: 1, tiff.CMYK: 4}
 ORIENTATION = b"orientation"
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 NO_WHITE = "has no fixed white: save it with 8 or 16 bits"
 
 
@@ -82,7 +83,7 @@ def png_names(data: bytes) -> set[bytes]:
     found = set()
     for name, start, _ in _png_chunks(data):
         found.add(name)
-        if name == b"eXIf" or data.startswith((b"Raw profile", b"XML:com.adobe"), start + 8):
+        if name == b"eXIf" or (name in TEXTS and data.startswith((b"Raw profile", b"XML:com.adobe"), start + 8)):
             found.add(ORIENTATION)
     return found
 
