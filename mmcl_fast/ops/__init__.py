@@ -71,9 +71,11 @@ def alignment_loss(
         text_gradient = torch.is_grad_enabled() and text.requires_grad
         name = choice.choose(choice.loss_problem(z, text, text_gradient), z.device, backend)
     whole = not compiling and schema.takes_whole(name, z, text, labels)
+    if z.device.type == "cpu" and not compiling and not whole:
+        checks.weights_and_scale(z, weight, logit_scale)
     if name == "reference":
         if z.device.type == "cpu" and not compiling:
-            checks.values(z, text, labels, weight, logit_scale, ignore_index)
+            checks.classes(text, labels, ignore_index)
         return reference.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
     if labels.dtype != torch.int64:
         labels = labels.long()

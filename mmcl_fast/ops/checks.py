@@ -69,10 +69,8 @@ def alignment_loss(
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
-def values(
-    z: Tensor, text: Tensor, labels: Tensor, weight: Tensor | None, logit_scale: float | Tensor, ignore_index: int
-) -> None:
-    """Raises ValueError for labels, weights and scales out of range; reads them, so it is for the CPU."""
+def classes(text: Tensor, labels: Tensor, ignore_index: int) -> None:
+    """Raises ValueError for labels out of range; reads them, so it is for the CPU."""
     low, high = (int(v) for v in labels.aminmax())
     if low < 0 or high >= text.shape[0]:
         bad = (labels != ignore_index) & ((labels < 0) | (labels >= text.shape[0]))
@@ -82,6 +80,10 @@ def values(
                 f"labels {_shape(labels)}: row {row} holds {int(labels[row])}, "
                 f"but text {_shape(text)} has classes 0 to {text.shape[0] - 1} (ignore_index is {ignore_index})"
             )
+
+
+def weights_and_scale(z: Tensor, weight: Tensor | None, logit_scale: float | Tensor) -> None:
+    """Raises ValueError for weights and scales out of range; reads them, so it is for the CPU."""
     if weight is not None and not float(weight.detach().min()) >= 0:
         raise ValueError(f"weight {_shape(weight)} must not hold negative numbers or NaN (z is {_shape(z)})")
     scale = float(logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)

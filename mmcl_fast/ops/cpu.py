@@ -170,7 +170,6 @@ def alignment_whole(
 
     Raises ValueError for labels, weights and scales that cannot be.
     """
-    given = z, text, labels, weight
     z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
     if weight is not None:
         weight = weight.float().contiguous()
@@ -203,5 +202,6 @@ def alignment_whole(
         threads_for(b * c * d >> 6),
     )
     if wrong:
-        checks.values(*given, scale, ignore_index)
+        checks.classes(text, labels, ignore_index)
+        checks.weights_and_scale(z, weight, scale)
     return loss, stats, dz

@@ -76,7 +76,7 @@ def alignment_loss(
         rows, weights, dscale, norm = (x.clone() for x in (*stats[:-1].view(3, -1), stats[-1]))
         return loss, rows, weights, norm, dz, z.new_empty(0), dscale
     if z.device.type == "cpu":  # here and not before the call: kernels of a compiled graph read by label, too
-        checks.values(z, text, labels, weight, scale if logit_scale is None else logit_scale, ignore_index)
+        checks.classes(text, labels, ignore_index)
     weights = (labels != ignore_index).float()
     if weight is not None:
         weights = torch.where(weights > 0, weight.float(), weights)
