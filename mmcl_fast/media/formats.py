@@ -215,6 +215,7 @@ _UNREAD = (
     _unread("audio video", "Windows' recorded television", "wtv", TO_FILM, b"\xb7\xd8\x00\x20\x37\x49\xda\x11"),
     _unread("video", "Flash", "swf", TO_FILM, b"FWS", b"CWS", b"ZWS", test=signatures.flash),
     _unread("text", "PDF", "pdf", TO_WORDS, b"%PDF-"),
+    _written(_unread("text", "PDF", "", TO_WORDS, test=signatures.written_pdf)),
     _unread("text", "a Word document", "docx", TO_WORDS, b"PK\3\4", test=holds(b"word/")),
     _unread("text", "an Excel table", "xlsx", "save it as CSV", b"PK\3\4", test=holds(b"xl/")),
     _unread("text", "a PowerPoint presentation", "pptx", TO_WORDS, b"PK\3\4", test=holds(b"ppt/")),

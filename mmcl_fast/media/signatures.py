@@ -125,6 +125,11 @@ def written_pnm(start: bytes) -> bool:
     return size + found.end() == len(start) or size + found.end() > len(start) == HEAD
 
 
+def written_pdf(start: bytes) -> bool:
+    """A PDF without compressed parts: the version is alone in the first line and objects follow."""
+    return re.match(rb"%PDF-\d\.\d\s*[\r\n]", start) is not None and b" obj" in start
+
+
 def lfs(start: bytes) -> bool:
     return start.startswith(b"version https://git-lfs.github.com/spec/") and b"\noid sha256:" in start
 
