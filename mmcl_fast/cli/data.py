@@ -96,7 +96,8 @@ def data_check(
         for row in rows:
             table.add_row(*map(str, row.values()))
         console().print(table)
-        print("every file decodes" if not broken else f"{len(broken)} files do not decode")
+        some = "1 file does not decode" if len(broken) == 1 else f"{len(broken)} files do not decode"
+        print(some if broken else "every file decodes")
     _say(found, out, notes=not as_json)
     if found.count("error") or found.count("warning"):
         raise typer.Exit(1)

@@ -32,13 +32,13 @@ KINDS = {
     "empty-class": ERROR,
     "no-test-file": WARNING,  # of a class: nothing says whether it was learned
     "left-out": WARNING,  # files and members that are part of no sample
-    "loop": WARNING,  # a link to a folder above itself
     "misspelt-text": WARNING,  # of classes.json: a class goes without its text
     "one-training-file": NOTE,
     "no-validation-file": NOTE,
     "equal-in-class": NOTE,
     "unused-text": NOTE,
     "two-spellings": NOTE,
+    "loop": NOTE,  # a link to a folder above itself
     "linked-twice": NOTE,
     "passed-over": NOTE,  # hidden files, and what systems leave behind
 }
