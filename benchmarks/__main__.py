@@ -231,7 +231,11 @@ def main() -> int:
     chosen.out = suite.named(chosen.out, machine()) if not chosen.worker else chosen.out
     if chosen.worker:
         return work(chosen, chosen.folder)
-    given: dict[str, Any] = {"--select": chosen.select, "--seconds": chosen.seconds, "--write-table": chosen.write_table}
+    given: dict[str, Any] = {
+        "--select": chosen.select,
+        "--seconds": chosen.seconds,
+        "--write-table": chosen.write_table,
+    }
     words = [str(word) for name, value in given.items() if value is not None for word in (name, value)]
     command = [sys.executable, "-m", "benchmarks", "--worker", "--out", chosen.out, "--folder", str(chosen.folder)]
     return supervise([*command, *words, *(["--quiet"] if chosen.quiet else [])], chosen.limit)

@@ -145,7 +145,9 @@ def chosen(cases: list[Case], expression: str) -> list[Case]:
 
     def fits(text: str) -> bool:
         return any(
-            all((part.removeprefix("not ").strip() in text) != part.startswith("not ") for part in either.split(" and "))
+            all(
+                (part.removeprefix("not ").strip() in text) != part.startswith("not ") for part in either.split(" and ")
+            )
             for either in expression.split(" or ")
         )
 

@@ -15,7 +15,7 @@ from mmcl_fast.errors import UserError
 def checkout() -> Path:
     """The folder that holds ``benchmarks/``: the current one, or the checkout this package is imported from."""
     for root in (Path.cwd(), Path(mmcl_fast.__file__).resolve().parents[1]):
-        if (root / "benchmarks" / "test_ops.py").is_file():
+        if (root / "benchmarks" / "ops.py").is_file():
             return root
     raise UserError("bench: no benchmarks/ here; run it in a checkout of the repository (they are not in the wheel)")
 

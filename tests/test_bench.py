@@ -24,7 +24,7 @@ def test_bench_ops_hands_its_options_to_the_suite(monkeypatch):
     assert result.exit_code == 3
     command, cwd, env = calls[0]
     assert command == [sys.executable, "-m", "benchmarks", "--select", "realign", "--write-table", str(TABLE)]
-    assert (cwd / "benchmarks" / "test_ops.py").is_file() and env["BENCH_SECONDS"] == "0.5"
+    assert (cwd / "benchmarks" / "ops.py").is_file() and env["BENCH_SECONDS"] == "0.5"
 
 
 def test_bench_media_hands_its_options_to_the_suite(monkeypatch, tmp_path):
