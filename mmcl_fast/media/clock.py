@@ -107,14 +107,20 @@ def packet_clock(container: Any, stream: Any, numbered: bool = False) -> Clock:
     found = _packets(container, stream, kind)
     if not found.lengths:
         raise MediaError("holds no frame that can be decoded")
-    times = _times(found, kind) or [i * (found.typical or _frame(stream)) for i in range(len(found.lengths))]
-    frame = found.last or found.typical or _frame(stream)
+    length = found.typical or _frame(stream)
+    times = (
+        _shown_times(found, kind)
+        or _decoded_times(found, stream.codec_context.reorder_depth, length)
+        or [i * length for i in range(len(found.lengths))]  # a raw stream has no times
+    )
+    frame = (kind in TIMED and found.last) or length
     # In a program stream some packets have times; libavformat fills the others in, and then not two alike.
     kept = _keeps_times(kind, stream.codec_context) or (kind in BROADCAST and times == sorted(set(found.shown)))
     by_time = found.shown and kept and not found.leaps and not numbered
     index = found.decoded if kind == "avi" and len(set(found.decoded)) == len(times) else None
     duration = times[-1] - times[0] + frame
-    clock = Clock(base, times[0], duration, frame, _promise(stream, kind, times[0]), None if by_time else times, index)
+    start = min(found.decoded[:1] + times[:1])
+    clock = Clock(base, times[0], duration, frame, _promise(stream, kind, start), None if by_time else times, index)
     clock.require(clock.last(), times[0] + duration)
     return clock
 
@@ -149,7 +155,8 @@ def _promise(stream: Any, kind: str, start: int) -> int | None:
         return None
     if kind == "mov" and stream.duration > start:  # fragments count from zero
         return int(stream.duration)
-    return start + int(stream.duration)
+    # libavformat shortens an AVI that is cut short, but leaves the number of frames.
+    return start + max(int(stream.duration), stream.frames if kind == "avi" else 0)
 
 
 @dataclass
@@ -182,7 +189,7 @@ class _Packets:
 
 def _packets(container: Any, stream: Any, kind: str) -> _Packets:
     entries = [entry for entry in stream.index_entries if entry.size] if kind == "avi" else []
-    if len(entries) > 1:
+    if len(entries) > 1 and len(entries) == stream.frames:  # the index is whole
         return _Packets([], [entry.timestamp for entry in entries], [_frame(stream)] * len(entries))
     shown: list[int | None] = []
     decoded: list[int | None] = []
@@ -215,11 +222,16 @@ def _all(times: list[int | None], kept: list[int]) -> list[int]:
     return found if len(found) == len(kept) else []
 
 
-def _times(found: _Packets, kind: str) -> list[int]:
+def _shown_times(found: _Packets, kind: str) -> list[int]:
     """When the frames are shown, in order; empty where the packets do not tell."""
     times = sorted(found.shown)
-    if not found.leaps and (kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times))):
-        return times
-    # Packets are decoded as regularly as frames are shown, only earlier.
+    stated = kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times))
+    return times if stated and not found.leaps else []
+
+
+def _decoded_times(found: _Packets, delay: int, length: int) -> list[int]:
+    """When the decoder gives out the frames, ``delay`` packets late; empty where the packets do not tell."""
     times = sorted(found.decoded)
-    return times if len(set(times)) == len(times) else []
+    if len(set(times)) < len(times):
+        return []
+    return [*times[delay:], *(times[-1] + length * (i + 1) for i in range(min(delay, len(times))))]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
+from av.video.reformatter import Interpolation
 
 from mmcl_fast.media import decode
 from mmcl_fast.media.source import open_av
@@ -103,7 +104,9 @@ def all_numbers(path: Path) -> list[float]:
     with open_av(path) as container:
         film = video_track(container)
         assert film is not None
-        return [float(frame.to_ndarray(format="gray").mean()) / STEP for frame in container.decode(film)]
+        exact = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+        frames = (frame.reformat(format="rgb24", interpolation=exact) for frame in container.decode(film))
+        return [float(frame.to_ndarray().mean()) / STEP for frame in frames]
 
 
 def corner_colours(path: Path, **spec: Any) -> list[tuple[int, ...]]:
