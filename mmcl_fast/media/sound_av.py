@@ -16,6 +16,8 @@ from mmcl_fast.media.source import Source, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec
 from mmcl_fast.media.tracks import audio_track
 
+# kbit/s of AC-3 by its header's code for the frame's size (ETSI TS 102 366, table 4.13).
+AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 KEPT = 1 << 24  # samples in memory (64 MB); a longer sound is decoded twice: to count it, then for the window
 
 
@@ -87,7 +89,9 @@ class AvSound:
             plausible(track.rate, track.channels)
             self.stated, self.exact = _stated_seconds(container, track)
             failed: Exception | None = None
+            last = None
             for packet in container.demux(track):
+                last = packet if packet.size else last
                 if failed is not None and packet.size:
                     raise failed  # more follows, so this is damage and no missing end
                 try:
@@ -97,7 +101,7 @@ class AvSound:
                     continue
                 for frame in frames:
                     yield frame.sample_rate, _mono(frame)
-            self.torn = failed is not None
+            self.torn = failed is not None or (last is not None and _is_short(last, track.codec_context.name))
 
 
 class AvPiece:
@@ -126,6 +130,20 @@ def _stated_seconds(container: Any, track: Any) -> tuple[float, bool]:
     if kind in ("flv", "asf", "matroska") and len(container.streams) == 1 and container.duration:
         return container.duration / 1e6, False
     return 0.0, False
+
+
+def _is_short(packet: Any, codec: str) -> bool:
+    """Whether a packet holds less than its header says; the decoders of AC-3 make something of it all the same."""
+    head = bytes(packet)[:6]
+    if codec not in ("ac3", "eac3") or len(head) < 6 or head[:2] != b"\x0bw":
+        return False
+    if head[5] >> 3 > 10:  # E-AC-3 states its size in words of 16 bits (ETSI TS 102 366, E.1.2.2)
+        return packet.size < 2 * ((head[2] & 7) << 8 | head[3]) + 2
+    rate, code = (48000, 44100, 32000, 0)[head[4] >> 6], head[4] & 63
+    if not rate or code >> 1 >= len(AC3_KBITS):
+        return False
+    words = AC3_KBITS[code >> 1] * 96000 // rate + (code & 1 if rate == 44100 else 0)
+    return packet.size < 2 * words
 
 
 SCALES = {"u8": 1 / 128, "s16": 1 / (1 << 15), "s32": 1 / (1 << 31), "s64": 1 / (1 << 63), "flt": 1.0, "dbl": 1.0}

@@ -112,8 +112,8 @@ class _Scan:
         self.file, self.data, self.base, self.place, self.ended = file, b"", 0, 0, False
 
     def _ahead(self) -> bool:
-        """Whether bytes are left; then ``LONGEST`` of them are in memory, or all up to the file's end."""
-        while not self.ended and len(self.data) - self.place < LONGEST:
+        """Whether bytes are left; then more than ``LONGEST`` are in memory, or all up to the file's end."""
+        while not self.ended and len(self.data) - self.place <= LONGEST:
             more = self.file.read(CHUNK)
             self.ended = not more
             self.base += self.place
