@@ -172,7 +172,7 @@ def films() -> dict[str, bytes]:
         )
     }
     found["m2ts"] = film("mpegts", "libx264", FAST, {"mpegts_m2ts_mode": "1"})
-    found["frag.mp4"] = film("mp4", "libx264", FAST, {"movflags": "frag_keyframe+empty_moov"})
+    found["frag.mp4"] = film("mp4", "libx264", FAST, {"movflags": "frag_keyframe+empty_moov+default_base_moof"})
     found["dv"] = film("dv", "dvvideo", size=(720, 576), frames=2)
     pictures = [scene(number) for number in range(4)]
     for kind in ("GIF", "WEBP", "PNG", "AVIF"):
