@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 
+from mmcl_fast.streams.findings import KINDS
 from tests.test_cli import call, error_of
 from tests.toy import write_folder
 
@@ -148,6 +150,11 @@ def test_what_leaves_no_sample_is_listed_too(tmp_path: Path) -> None:
     assert [finding["kind"] for finding in found] == ["unknown-modality", "empty-class"]
     assert result.stderr.splitlines() == [f"error: {finding['reason']}" for finding in found]
     assert check(tmp_path / "data", 2) == {"modalities": [], "faults": [], "findings": found}
+
+
+def test_the_page_lists_every_kind_in_the_order_of_harm() -> None:
+    page = Path(__file__).parents[1] / "docs/howto/check-data.md"
+    assert re.findall(r"^\| `([\w-]+)` \| (\w+) \|", page.read_text(), re.M) == list(KINDS.items())
 
 
 def test_what_is_no_source(tmp_path: Path) -> None:

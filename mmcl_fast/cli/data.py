@@ -115,6 +115,7 @@ def _write(out: Path | None, found: Findings) -> None:
 
 def _say(found: Findings, out: Path | None, notes: bool = True) -> None:
     """The findings, the most harmful first, some of each kind."""
+    sys.stdout.flush()
     for kind, own in itertools.groupby(found.sorted(), key=lambda finding: finding.kind):
         several = list(own)
         level = several[0].level
