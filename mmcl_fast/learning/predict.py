@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError, RunError, UserError
-from mmcl_fast.media import sniff
+from mmcl_fast.media import isolation
+from mmcl_fast.media.engine import Engine
+from mmcl_fast.media.isolation.engine import WorkerEngine
 from mmcl_fast.media.loader import make_engine
 from mmcl_fast.media.source import name_of
 from mmcl_fast.media.spec import MODALITIES
@@ -22,6 +25,7 @@ from mmcl_fast.streams.sample import Sample
 if TYPE_CHECKING:
     from mmcl_fast.learning.learner import Learner
 
+SNIFFED_TOGETHER = 16  # files that a worker recognises in one go
 BATCHES_AHEAD = 8  # batches that are sorted by modality together, and the most that is held in memory
 
 
@@ -89,7 +93,9 @@ class Predictor:
         self.classes = learner.classes if classes is None else self._open(classes)
         if not len(self.classes):
             raise RunError("predict: nothing has been learned yet; call learn first or load a run")
-        self.engines: dict = {}
+        self.settings = learner.settings.get("media")
+        self.workers = max(1, learner.cache.workers)
+        self.engines: dict[str, Engine] = {}
 
     def _open(self, texts: Sequence[str]) -> Classes:
         if not type(self.method).reads_texts:
@@ -104,35 +110,68 @@ class Predictor:
 
     def run(self, files: Iterable[str | Path | Line]) -> Iterator[Prediction]:
         files = iter(files)
-        while some := list(islice(files, BATCHES_AHEAD * self.batch_size)):
-            yield from self._together(some)
+        decoders = isolation.decoders(self.settings, self.workers)
+        try:
+            while some := list(islice(files, BATCHES_AHEAD * self.batch_size)):
+                yield from self._together(some, decoders)
+        finally:
+            decoders.close()
+            self.engines.clear()
 
-    def _together(self, files: Sequence[str | Path | Line]) -> list[Prediction]:
+    def _together(self, files: Sequence[str | Path | Line], decoders: isolation.Decoders) -> list[Prediction]:
         found: dict[int, Prediction] = {}
         kinds: dict[str, list[int]] = {}
+        unknown: list[int] = []
         for place, file in enumerate(files):
             try:
-                kind = _words(file) if isinstance(file, Line) else self.modality or sniff(file)
+                kind = _words(file) if isinstance(file, Line) else self.modality
             except MediaError as fault:
                 found[place] = Prediction(_name(file), None, [], [], None, str(fault))
             else:
-                kinds.setdefault(kind, []).append(place)
+                unknown += [place] * (kind is None)
+                if kind is not None:
+                    kinds.setdefault(kind, []).append(place)
+        for place, outcome in zip(unknown, self._recognised([files[place] for place in unknown], decoders)):
+            if outcome.modality is None:
+                found[place] = Prediction(_name(files[place]), None, [], [], None, str(outcome.error))
+            else:
+                kinds.setdefault(outcome.modality, []).append(place)
         for kind, places in kinds.items():
             try:
-                found |= self._alike(kind, {place: files[place] for place in places})
+                found |= self._alike(kind, {place: files[place] for place in sorted(places)}, decoders)
             except UserError as fault:  # an encoder without this modality
                 found |= {place: Prediction(_name(files[place]), kind, [], [], None, str(fault)) for place in places}
         return [found[place] for place in range(len(files))]
 
-    def _alike(self, kind: str, files: dict[int, str | Path | Line]) -> dict[int, Prediction]:
-        """Files of one modality."""
+    def _recognised(
+        self, files: Sequence[str | Path | Line], decoders: isolation.Decoders
+    ) -> Iterator[isolation.Outcome]:
+        """The modality of each file, or why there is none."""
+        jobs = [isolation.Job(file, None, {}) for file in files if not isinstance(file, Line)]
+        if not decoders.workers or len(jobs) < 2:
+            yield from decoders.run(jobs)
+            return
+        each = max(1, min(SNIFFED_TOGETHER, len(jobs) // self.workers))
+        with ThreadPoolExecutor(self.workers) as threads:
+            for outcomes in threads.map(decoders.run, (jobs[i : i + each] for i in range(0, len(jobs), each))):
+                yield from outcomes
+
+    def _engine(self, kind: str, decoders: isolation.Decoders) -> Engine:
+        """What decodes files of a modality in batches. Workers are chosen before a GPU: they are what is safe."""
         if kind not in self.engines:
-            self.engines[kind] = make_engine(
-                self.learner.spec(kind),
-                self.encoder.device,
-                workers=self.learner.cache.workers,
-                batch_size=self.batch_size,
+            spec, device, workers = self.learner.spec(kind), self.encoder.device, self.learner.cache.workers
+            self.engines[kind] = (
+                WorkerEngine(spec, decoders, device=device, workers=self.workers)
+                if decoders.workers and kind != "text"
+                else make_engine(spec, device, workers=workers, batch_size=self.batch_size)
             )
+        return self.engines[kind]
+
+    def _alike(
+        self, kind: str, files: dict[int, str | Path | Line], decoders: isolation.Decoders
+    ) -> dict[int, Prediction]:
+        """Files of one modality."""
+        engine = self._engine(kind, decoders)
         places, out = list(files), {}
         samples = [
             Sample(
@@ -146,7 +185,7 @@ class Predictor:
             for file in files.values()
         ]
         batches = [range(len(samples))[i : i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
-        for chunk in self.engines[kind].run(samples, batches, view=0, seed=0):
+        for chunk in engine.run(samples, batches, view=0, seed=0):
             for slot, fault in chunk.faults.items():
                 i = chunk.indices[slot]
                 out[places[i]] = Prediction(samples[i].key, kind, [], [], None, str(fault))

@@ -8,8 +8,15 @@ item for each file and line, as ``mmcl-fast predict --json`` prints them. ``GET 
 What it guards against, and what not: it listens on this machine only unless told otherwise. A request holds bytes and
 never a path or address, and what decodes them opens no other file. Bodies, items, requests at once, and the time a
 request takes to come are limited, and the run's [media] limits hold. It knows no users, no keys, no encryption and no
-limit on how often one client asks: before others can reach it, put a proxy that does in front. Decoders of untrusted
-files have faults: where anybody may send any, run it without rights to what it need not reach.
+limit on how often one client asks: before others can reach it, put a proxy that does in front.
+
+Decoders of untrusted files have faults: they abort, hang and eat memory. So uploads are recognised and decoded in
+worker processes, except texts, which our own code reads. A worker that dies, or that needs more memory, processor time
+or time than one item may take, costs that item's answer: 422 and one line that says so. /metrics counts it, a new
+worker takes its place, and no other request notices. ``media.isolation.sandbox`` says what a worker may not do on which
+system. On Linux it opens no file of the user's, reaches no network, and starts, signals and traces no other process.
+macOS limits processor time and time only. On Windows the server itself decodes. A reader that ``--use`` names runs in
+the workers, too.
 """
 
 from __future__ import annotations
@@ -54,9 +61,11 @@ def serve(
             raise
         raise UserError(f"serve needs the package {fault.name}: pip install 'mmcl-fast[serve]'") from None
     from mmcl_fast.learning import Learner
+    from mmcl_fast.media import isolation
 
     limits = limits or Limits()
     with server.bound(host, port) as sock:
+        isolation.prepare()  # beside the loading of the learner
         learner = Learner.load(run, device=device)
         app = make_app(learner, limits, top_k=top_k, classes=classes, name=run.resolve().name)
 

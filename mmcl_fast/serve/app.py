@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from mmcl_fast.errors import nearest
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.media import MODALITIES
+from mmcl_fast.media.isolation import Pool
 from mmcl_fast.serve import body, page
-from mmcl_fast.serve.batches import Batches
+from mmcl_fast.serve.batches import Batches, Killer
 from mmcl_fast.serve.body import Refused
 from mmcl_fast.serve.limits import Limits
 from mmcl_fast.serve.metrics import GONE, Counted, Metrics
@@ -62,7 +63,12 @@ class _Service:
     def __init__(self, learner: Learner, limits: Limits, top_k: int, classes: Sequence[str] | None, name: str) -> None:
         self.learner, self.limits, self.top_k, self.name = learner, limits, top_k, name
         self.metrics = Metrics()
-        self.batches = Batches(learner, limits, classes, self.metrics.batch.observe)
+        died = self.metrics.died
+        self.batches = Batches(
+            learner, limits, classes, self.metrics.batch.observe, lambda reason: died.labels(reason).inc()
+        )
+        decoders = self.batches.decoders
+        self.metrics.decoders.set_function(lambda: decoders.alive if isinstance(decoders, Pool) else 0)
         self.in_flight = 0
 
     @asynccontextmanager
@@ -123,7 +129,7 @@ class _Service:
         if any(p.error is None for p in found):
             return JSONResponse(answer, headers=SAFE)
         rest = f" (nor can the {len(found) - 1} others)" if len(found) > 1 else ""
-        unknown = all(p.modality is None for p in found)
+        unknown = all(p.modality is None and not isinstance(p, Killer) for p in found)
         return JSONResponse({"error": f"{found[0].error}{rest}", **answer}, 415 if unknown else 422, SAFE)
 
     async def health(self, request: Request) -> Response:
@@ -171,6 +177,7 @@ def make_app(
         name: of the model, for /healthz.
 
     Raises:
+        IsolationError: no process that decodes can be started.
         RunError: nothing has been learned.
         ConfigError: ``classes`` with a method that does not score texts.
     """

@@ -1,11 +1,11 @@
-"""Items to predictions: decoded in threads, gathered by modality, and given to the learner's one thread in batches."""
+"""Items to predictions: decoded in processes that may die, gathered by modality, predicted in batches by one thread."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,9 +17,10 @@ from torch import Tensor
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.learning.predict import Predictor
-from mmcl_fast.media import decode, sniff
+from mmcl_fast.media import MODALITIES, isolation
 from mmcl_fast.media.engine import pool_of
 from mmcl_fast.media.source import name_of
+from mmcl_fast.media.spec import Spec
 from mmcl_fast.parallel import cores
 from mmcl_fast.serve.limits import Limits
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from mmcl_fast.serve.body import Item
 
 AHEAD = 4  # batches that may be decoded before they are predicted: all that is decoded is in memory
+
+
+@dataclass(frozen=True)
+class Killer(Prediction):
+    """An item that ended the process which decoded it."""
 
 
 @dataclass
@@ -43,24 +49,37 @@ class _Waiting:
 class Batches:
     """Predicts items from many requests together; each as ``Learner.predict`` does its file alone.
 
-    Decoding is the CPU backend's, also for a learner on a GPU.
+    Decoding is the CPU backend's, also for a learner on a GPU, and in processes of its own unless the run's
+    ``media.isolate`` or MMCL_FAST_ISOLATE turns that off.
 
     Args:
         classes: texts that compete in place of the classes learned.
         seen: is told the size of each batch.
+        died: is told why a process that decoded ended, one of ``isolation.REASONS``.
 
     Raises:
+        IsolationError: no process that decodes can be started.
         RunError: nothing has been learned.
         ConfigError: ``classes`` with a method that does not score texts.
     """
 
     def __init__(
-        self, learner: Learner, limits: Limits, classes: Sequence[str] | None, seen: Callable[[int], None]
+        self,
+        learner: Learner,
+        limits: Limits,
+        classes: Sequence[str] | None,
+        seen: Callable[[int], None],
+        died: Callable[[str], None],
     ) -> None:
         self.learner, self.limits, self.seen = learner, limits, seen
         self.predictors = {
             given: Predictor(learner, None, 1, given, classes, limits.max_batch) for given in (False, True)
         }
+        settings = learner.settings.get("media")
+        self.decoders = isolation.decoders(settings, cores(), _allowed(limits, settings), died)
+        if isinstance(self.decoders, isolation.Pool):
+            self.decoders.start()
+        self.specs = dict(_specs(learner))
         self.threads = pool_of(cores())
         self._thread = ThreadPoolExecutor(1, "mmcl-fast-learner")
         self._waiting: dict[tuple[str, bool], deque[_Waiting]] = {}
@@ -73,21 +92,25 @@ class Batches:
         async with self._room:
             kind, data, fault = await loop.run_in_executor(self.threads, self._decode, item)
             if data is None or kind is None:
-                return Prediction(item.name, kind, [], [], None, fault)
+                made = Killer if isinstance(fault, isolation.DecoderDied) else Prediction
+                line = f"{item.name}: {str(fault).removeprefix(name_of(item.data) + ': ')}"
+                return made(item.name, kind, [], [], None, line)
             future: asyncio.Future[Prediction] = loop.create_future()
             group = self._waiting.setdefault((kind, item.given), deque())
             group.append(_Waiting(loop.time(), item.name, data, top_k, future))
             self._changed.set()
             return await future
 
-    def _decode(self, item: Item) -> tuple[str | None, Tensor | str | None, str | None]:
+    def _decode(self, item: Item) -> tuple[str | None, Tensor | str | None, UserError | None]:
         """Modality, what the trunk takes, or why there is none."""
-        kind = item.modality
-        try:
-            kind = kind or sniff(item.data)
-            return kind, decode(item.data, kind, self.learner.spec(kind)), None
-        except UserError as fault:
-            return kind, None, f"{item.name}: {str(fault).removeprefix(name_of(item.data) + ': ')}"
+        (outcome,) = self.decoders.run([isolation.Job(item.data, item.modality, self.specs)])
+        kind, data, fault = outcome.modality, outcome.data, outcome.error
+        if data is None and fault is None and kind is not None:
+            try:
+                self.learner.spec(kind)
+            except UserError as error:  # an encoder without this modality
+                return kind, None, error
+        return kind, data, fault
 
     async def work(self) -> None:
         """Batch after batch, until it is cancelled."""
@@ -133,9 +156,27 @@ class Batches:
         return [_finite(p, one.top_k) for p, one in zip(found, some)]
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads and the processes."""
+        self.decoders.close()
         self.threads.shutdown(cancel_futures=True)
         self._thread.shutdown(cancel_futures=True)
+
+
+def _specs(learner: Learner) -> Iterator[tuple[str, Spec]]:
+    """How the encoder wants each modality that it has."""
+    for modality in MODALITIES:
+        with suppress(UserError):
+            yield modality, learner.spec(modality)
+
+
+def _allowed(limits: Limits, settings: Mapping[str, Any] | None) -> isolation.Limits:
+    """The lower one of each limit of the server and of the run."""
+    run = isolation.limits_of(settings)
+    return isolation.Limits(
+        min(run.max_decode_mb, limits.max_decode_mb),
+        min(run.max_decode_seconds, limits.max_decode_seconds),
+        min(run.max_decode_wait, limits.max_decode_wait),
+    )
 
 
 def _finite(p: Prediction, top_k: int) -> Prediction:

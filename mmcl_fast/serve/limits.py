@@ -19,6 +19,8 @@ class Limits:
         header_seconds: in which a request's headers have to come.
         body_seconds: in which its body has to come.
         stop_seconds: given to requests in flight when the server is told to stop.
+        max_decode_mb, max_decode_seconds, max_decode_wait: of one item, where the run's [media] allows more; see
+            ``media.isolation.Limits``.
     """
 
     max_bytes: int = 32_000_000
@@ -29,3 +31,6 @@ class Limits:
     header_seconds: float = 10.0
     body_seconds: float = 60.0
     stop_seconds: int = 30
+    max_decode_mb: float = 2000.0
+    max_decode_seconds: float = 30.0
+    max_decode_wait: float = 60.0

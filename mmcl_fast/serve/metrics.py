@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from mmcl_fast.media.isolation import REASONS
+
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,6 +33,10 @@ class Metrics:
         self.items = Counter("items", "Items by what came of them.", ("modality", "outcome"), **here)
         self.received = Counter("received_bytes", "Bytes of requests' bodies.", **here)
         self.sent = Counter("sent_bytes", "Bytes of answers' bodies.", **here)
+        self.decoders = Gauge("decoders", "Processes that decode.", **here)
+        self.died = Counter("decoders_died", "Decoding processes that a file ended, by why.", ("reason",), **here)
+        for reason in REASONS:
+            self.died.labels(reason)  # 0 is told, too
 
 
 class Counted:

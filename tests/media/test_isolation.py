@@ -251,8 +251,8 @@ def test_no_process_stays_behind(planted: None) -> None:
             pool.run([Job(text.encode(), "planted", {"planted": wanted()})])
         with ThreadPoolExecutor(3) as threads:
             list(threads.map(lambda i: grey(pool, str(i)), range(30)))
-        assert 1 <= pool.workers <= 3
-    assert pool.workers == 0
+        assert 1 <= pool.alive <= 3
+    assert pool.alive == 0
     left = running() - before - {process.fork_server().process.pid}
     assert not left
 
@@ -268,7 +268,7 @@ def test_workers_end_with_the_process_that_asks(number: int, tmp_path: Path) -> 
         "wanted = media.VisualSpec(modality='planted')\n"
         "pool.decode(b'1', 'planted', wanted)\n"
         "threading.Thread(target=lambda: pool.decode(b'sleep', 'planted', wanted), daemon=True).start()\n"
-        "while pool.workers < 1 or pool._slots.qsize() > 1: time.sleep(0.01)\n"
+        "while pool.alive < 1 or pool._slots.qsize() > 1: time.sleep(0.01)\n"
         "print(process.fork_server().process.pid, *[w.process for w in pool._alive], flush=True)\n"
         "time.sleep(1000)\n"
     )
@@ -305,7 +305,7 @@ def test_closing_ends_who_waits(planted: None) -> None:
     pool = Pool(1)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pool.decode, b"sleep", "planted", wanted())
-        while not pool.workers or pool._slots.qsize():
+        while not pool.alive or pool._slots.qsize():
             time.sleep(0.01)
         pool.close()
         with pytest.raises(MediaError, match="stopped before it was decoded"):

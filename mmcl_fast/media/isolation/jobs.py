@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Decoders(Protocol):
-    """What reads files: this process, or workers. Any thread may use it."""
+    """What reads files: this process, or ``workers`` others. Any thread may use it."""
 
     workers: int
 

@@ -67,7 +67,8 @@ class Pool:
         self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._alive: set[Worker] = set()
         self._lock, self._closed = threading.Lock(), False
-        for _ in range(max(1, workers)):
+        self.workers = max(1, workers)
+        for _ in range(self.workers):
             self._slots.put(None)
         process.fork_server()
 
@@ -78,7 +79,7 @@ class Pool:
         self.close()
 
     @property
-    def workers(self) -> int:
+    def alive(self) -> int:
         """How many processes there are now."""
         return len(self._alive)
 
