@@ -233,6 +233,12 @@ def numbers_of(page: Page, file: BinaryIO) -> np.ndarray:
         height = rows * count if page.tiled else page.height
         raw = _bytes_of(page, file, blocks, height, row_bytes)
         into = result[..., plane : plane + 1] if page.planar else result
+        if not page.tiled:  # strips follow each other without a gap
+            values = _samples(page, raw, columns, channels, dtype)
+            if planes == 1:
+                return values.astype(result.dtype, copy=False)
+            into[:] = values
+            continue
         for i in range(count):
             top, left = i // across * rows, i % across * columns
             part = raw[i * rows : (i + 1) * rows]
@@ -316,6 +322,7 @@ def _expanded(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -
     made = struct.pack("<2sHI", b"II", 42, place) + body + bytes(place - 8 - len(body)) + directory + bytes(4) + tail
     # Not by Image.open, which counts these bytes as pixels and refuses many.
     with TiffImageFile(io.BytesIO(made)) as im:
+        im.load()
         return np.asarray(im)
 
 
