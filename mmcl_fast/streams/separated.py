@@ -157,19 +157,24 @@ def _tab_records(file: IO[str]) -> Records:
     ahead: deque[tuple[str, str]] = deque()  # lines that were looked at, and their ends
     width = 0  # fields of the first record
     number = 1
-    while ahead or (line := next(lines, None)) is not None:
-        text, end = ahead.popleft() if ahead else line
-        fields = _tab_fields(text, width)
+    while (ahead or _more(ahead, lines, 1)) and (line := ahead.popleft()):
+        fields = _tab_fields(line[0], width)
         taken = 1
-        if _open_at(text) >= 0:
-            while len(ahead) < LINES and (line := next(lines, None)) is not None:
-                ahead.append(line)
-            fields, taken = _joined([(text, end), *ahead], width) or (fields, 1)
+        if _open_at(line[0]) >= 0:
+            _more(ahead, lines, LINES - len(ahead))
+            fields, taken = _joined([line, *ahead], width) or (fields, 1)
             for _ in range(taken - 1):
                 ahead.popleft()
         yield number, fields
         number += taken
         width = width or len(fields)
+
+
+def _more(ahead: deque[tuple[str, str]], lines: Iterator[tuple[str, str]], count: int) -> bool:
+    """Puts up to ``count`` more lines into ``ahead``; whether there are any."""
+    before = len(ahead)
+    ahead.extend(itertools.islice(lines, max(0, count)))
+    return len(ahead) > before
 
 
 def _without_end(line: str) -> tuple[str, str]:

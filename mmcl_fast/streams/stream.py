@@ -174,6 +174,7 @@ class Stream:
         label: str = "label",
         split: str = "split",
         header: bool = True,
+        findings: Findings | None = None,
         **options: Any,
     ) -> Stream:
         """Text samples from the rows of CSV, TSV, JSONL or Parquet.
@@ -190,7 +191,8 @@ class Stream:
         """
         from mmcl_fast.streams.table import read_table
 
-        return cls(**read_table(Path(path), text=text, label=label, split=split, header=header), **options)
+        read = read_table(Path(path), findings, text=text, label=label, split=split, header=header)
+        return cls(**read, **options)
 
     @classmethod
     def from_tar(

@@ -12,8 +12,10 @@ from typing import Any
 from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.media.formats import is_clutter
 from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.labels import rename
 from mmcl_fast.streams.parquet import columns_of
+from mmcl_fast.streams.row import Row
 from mmcl_fast.streams.rows import TABLES, not_a_table, read_rows
 from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.validate import check_split, check_words
@@ -22,9 +24,16 @@ _SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")  # as datasets are split into files: 
 
 
 def read_table(
-    path: Path, *, text: str | Sequence[str] = "text", label: str = "label", split: str = "split", header: bool = True
+    path: Path,
+    found: Findings | None = None,
+    *,
+    text: str | Sequence[str] = "text",
+    label: str = "label",
+    split: str = "split",
+    header: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of ``Stream``; see ``Stream.from_table``."""
+    """Arguments of ``Stream``; see ``Stream.from_table``. ``found`` collects what is wrong, or it is raised."""
+    found = Findings() if found is None else found
     columns = _columns(text)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
@@ -40,9 +49,10 @@ def read_table(
         files = {path: None}
     samples: list[Sample] = []
     for file, fixed in files.items():
-        samples += _samples(file, columns, label, fixed, split, header, root)
+        samples += _samples(file, columns, label, fixed, split, header, root, found)
+    found.settle()  # before what follows of it, such as a class without samples
     texts = read_class_texts(root)
-    return {"samples": sort(rename(samples, root, texts)), "root": root, "class_texts": texts}
+    return {"samples": sort(rename(samples, root, texts)), "root": root, "class_texts": texts, "findings": found}
 
 
 def is_table(file: Path) -> bool:
@@ -74,13 +84,18 @@ def tables_in(folder: Path) -> dict[Path, str]:
     return dict(sorted(found.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
 
 
-def split_samples(folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool) -> list[Sample]:
+def split_samples(
+    folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool, found: Findings | None = None
+) -> list[Sample]:
     """The samples of a folder's tables; keys are relative to ``root``."""
-    return [
+    found = Findings() if found is None else found
+    samples = [
         sample
         for file, split in tables_in(folder).items()
-        for sample in _samples(file, _columns(text), label, split, "", header, root)
+        for sample in _samples(file, _columns(text), label, split, "", header, root, found)
     ]
+    found.settle()
+    return samples
 
 
 def sort(samples: list[Sample]) -> list[Sample]:
@@ -93,7 +108,7 @@ def _columns(text: str | Sequence[str]) -> list[str]:
 
 
 def _samples(
-    file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool, root: Path
+    file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool, root: Path, found: Findings
 ) -> Iterator[Sample]:
     asked = [*columns, label] if fixed else [*columns, label, split]
 
@@ -109,16 +124,24 @@ def _samples(
         return asked
 
     key = file.relative_to(root).as_posix()
-    for where, number, values in read_rows(file, header=header, wanted=wanted):
-        parts = [_field(values, name, where) for name in columns]
-        name = _field(values, label, where).strip()
-        part = fixed or _field(values, split, where).strip()
-        check_split(part, where)
-        words = " ".join(part.strip() for part in parts if part.strip())
-        if not words or not name:
-            empty = ", ".join(columns) if not words else label
-            raise StreamError(f"{where}: {empty!r} is empty: fill it or remove the row")
-        yield Sample("text", name, None, words, part, f"{key}:{number}")
+    for row in read_rows(file, header=header, wanted=wanted):
+        try:
+            yield _sample(row, columns, label, split, fixed, key)
+        except StreamError as error:
+            found.add("row", error, modality="text", path=str(file), key=f"{key}:{row.number}")
+
+
+def _sample(row: Row, columns: list[str], label: str, split: str, fixed: str | None, key: str) -> Sample:
+    where, number, values = row
+    parts = [_field(values, name, where) for name in columns]
+    name = _field(values, label, where).strip()
+    part = fixed or _field(values, split, where).strip()
+    check_split(part, where)
+    words = " ".join(part.strip() for part in parts if part.strip())
+    if not words or not name:
+        empty = ", ".join(columns) if not words else label
+        raise StreamError(f"{where}: {empty!r} is empty: fill it or remove the row")
+    return Sample("text", name, None, words, part, f"{key}:{number}")
 
 
 def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:

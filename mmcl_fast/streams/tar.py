@@ -48,11 +48,11 @@ def read_tars(
     names = {file: Path(file).relative_to(root).as_posix() for file in given}
     samples: list[Sample] = []
     left_out = LeftOut()
-    for file in sorted(given, key=names.__getitem__):
+    for place in sorted(given, key=names.__getitem__):
         try:
-            shard = Shard(Path(file), names[file], given[file] or _split_of(names[file]), label)
+            shard = Shard(Path(place), names[place], given[place] or _split_of(names[place]), label)
         except StreamError as error:
-            found.add("unreadable", error, path=file)
+            found.add("unreadable", error, path=place)
             continue
         samples += shard.samples(found, left_out)
     left_out.tell(found)

@@ -292,7 +292,7 @@ DAMAGED = {
     "vggsound": ("vggsound.csv", b"a,b,c,train\n", "line 1"),
     "audioset_strong": ("mid_to_display_name.tsv", b"/m/1\tA\n", "'/m/053hz1' is not in mid_to_display_name.tsv"),
     "sun_rgbd": ("SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat", b"MATLAB" * 99, "not readable"),
-    "ucf101 text": ("ucfTrainTestlist/trainlist01.txt", b"\xff\xfe", "not readable"),
+    "ucf101 text": ("ucfTrainTestlist/trainlist01.txt", b"caf\xe9", "trainlist01.txt line 1: not UTF-8"),
 }
 
 
@@ -325,3 +325,38 @@ def test_faults_of_a_call(copies):
     refuse(lambda: Stream.from_known({"esc_50": {"path": copies["esc_50"], "split": 6}}), "split = 6: it has 5")
     refuse(lambda: Stream.from_known({"ag_news": {"path": "a", "split": 2}}), "split = 2: it has 1")
     refuse(lambda: Stream.from_known({"ucf101": {"path": "a", "classes": "b"}}), "for imagenet_100 only")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lists_in_other_encodings_and_with_other_line_ends(copy, encoding, end):
+    """As an editor on another system saves them again."""
+    for name, place in (("ucf101", "ucfTrainTestlist/classInd.txt"), ("esc_50", "meta/esc50.csv")):
+        root = copy(name)
+        expected = Stream.from_known({name: root}).fingerprint
+        text = (root / place).read_text()
+        (root / place).write_bytes("".join(line + end for line in text.splitlines()).encode(encoding))
+        assert Stream.from_known({name: root}).fingerprint == expected
+
+
+def test_a_line_of_a_list_ends_with_a_line_end_only(copy):
+    root = copy("cifar_100")
+    names = root / "fine_label_names.txt"
+    listed = names.read_text().splitlines()
+    names.write_text("\n".join([f"{listed[0]}\u2028{listed[0]}", *listed[1:]]))
+    assert Stream.from_known({"cifar_100": root})[0].classes[0] == f"{listed[0]}\u2028{listed[0]}"
+
+
+def test_columns_of_a_known_table_that_nobody_asked_for(copy):
+    root = copy("vggsound")
+    expected = Stream.from_known({"vggsound": root}).fingerprint
+    lines = (root / "vggsound.csv").read_text().splitlines()
+    (root / "vggsound.csv").write_text("".join(f"{line},more\n" for line in lines))
+    assert Stream.from_known({"vggsound": root}).fingerprint == expected
+
+
+def test_a_link_to_a_folder_above_itself_ends(copy):
+    root = copy("vggsound")
+    expected = Stream.from_known({"vggsound": root}).fingerprint
+    (root / "video" / "loop").symlink_to(root)
+    assert Stream.from_known({"vggsound": root}).fingerprint == expected

@@ -38,7 +38,7 @@ def manifest(root: Path, *paths: str, **fields) -> Path:
 def keys(path: Path) -> list[str]:
     stream = Stream.from_manifest(path)
     samples = [sample for task in stream.tasks for sample in task.train + task.test]
-    assert all(sample.path.samefile(stream.root / sample.key) for sample in samples if sample.path)
+    assert all(Path(str(s.path)).samefile(stream.root / s.key) for s in samples if s.path)
     return [sample.key for sample in samples]
 
 

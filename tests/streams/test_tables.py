@@ -9,6 +9,7 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
+from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.table import is_table
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines, write  # noqa: F401
@@ -234,6 +235,22 @@ def test_parquet_without_its_package(folder, monkeypatch):  # noqa: F811
     (folder / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(StreamError, match=r"a.parquet: Parquet needs the package pyarrow: pip install"):
         Stream.from_manifest(folder / "a.parquet")
+
+
+def test_every_row_at_fault_is_found(tmp_path):
+    rows = [*ROWS, ("", "", "sport", "train"), ("a", "b", "", "train"), ("a", "b", "sport", "tset")]
+    path = save(tmp_path / "a.csv", rows)
+    found = Findings(collect=True)
+    stream = Stream.from_table(path, text="title, body", label="class", findings=found)
+    assert (len(stream[0].train), len(stream[0].test)) == (2, 2)
+    assert [finding.reason.partition(": ")[0] for finding in found.found if finding.kind == "row"] == [
+        f"{path} line {number}" for number in (7, 8, 9)
+    ]
+    refuse(
+        lambda: Stream.from_table(path, text="title, body", label="class"),
+        "a.csv line 7: 'title, body' is empty",
+        "(2 more: mmcl-fast data check lists them)",
+    )
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])

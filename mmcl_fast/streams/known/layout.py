@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.source import Slice
-from mmcl_fast.streams.rows import Row, read_rows
+from mmcl_fast.streams.row import Row
+from mmcl_fast.streams.rows import read_rows
+from mmcl_fast.streams.text_file import decode
 
 
 class Found(NamedTuple):
@@ -106,9 +108,13 @@ class Folder:
     def stems(self) -> dict[str, str]:
         """Place of every file below by its name without the ending."""
         found: dict[str, str] = {}
-        waiting = ["."]
+        waiting, seen = ["."], set()
         while waiting:
             here = waiting.pop()
+            real = os.path.realpath(self.root / here)
+            if real in seen:  # a link to a folder above itself, or to one that is read already
+                continue
+            seen.add(real)
             for name, folder in self.names(here).items():
                 place = name if here == "." else f"{here}/{name}"
                 if folder:
@@ -117,16 +123,19 @@ class Folder:
                     found[os.path.splitext(name)[0]] = place
         return found
 
-    def text(self, place: str, encoding: str = "utf-8-sig") -> str:
+    def text(self, place: str, encoding: str | None = None) -> str:
+        """What a text file says, with LF as line ends; ``encoding``: None: what its first bytes tell, or UTF-8."""
         try:
-            return (self.root / place).read_text(encoding=encoding)
+            data = (self.root / place).read_bytes()
+            text = data.decode(encoding) if encoding else decode(data, str(self.root / place))
         except FileNotFoundError:
             raise self.lacks(place) from None
         except (OSError, UnicodeDecodeError) as error:
             raise self.fault(place, f"not readable ({error})") from None
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def lines(self, place: str) -> list[str]:
-        return [line.strip() for line in self.text(place).splitlines() if line.strip()]
+        return [line.strip() for line in self.text(place).split("\n") if line.strip()]
 
     def rows(self, place: str, *columns: str, header: bool = True) -> Iterator[Row]:
         """The rows of CSV or TSV; without a header the columns are "1", "2", ..."""
