@@ -24,6 +24,13 @@ def serve(
     max_concurrent: Annotated[int, typer.Option(min=1, help="Requests at once; others are told to come again.")] = 64,
     max_batch: Annotated[int, typer.Option(min=1, help="Items that the model sees together.")] = 32,
     wait_ms: Annotated[float, typer.Option(min=0, help="How long a decoded item waits for others to join it.")] = 5.0,
+    max_decode_mb: Annotated[
+        float, typer.Option(min=1, help="Memory that decoding one item may take, 10^6 bytes (held on Linux).")
+    ] = 2000.0,
+    max_decode_seconds: Annotated[
+        float, typer.Option(min=0.001, help="Processor time that decoding one item may take.")
+    ] = 30.0,
+    max_decode_wait: Annotated[float, typer.Option(min=0.001, help="Seconds that decoding one item may last.")] = 60.0,
     classes: Annotated[
         str | None,
         typer.Option(
@@ -41,13 +48,22 @@ def serve(
     unless told otherwise: put a proxy in front before others can reach it. Ctrl-C and SIGTERM end it with exit code 0
     once the requests in flight are answered.
 
+    Files are decoded in processes of their own. One that a file ends, or that takes more than the limits, costs that
+    file's answer: 422 and a line that says so.
+
     Example: `mmcl-fast serve runs/demo --port 8765 --max-bytes 8MB`, then
     `curl --data-binary @bark.wav 127.0.0.1:8765/predict`
     """
     from mmcl_fast import serve as serving
 
     limits = serving.Limits(
-        max_bytes=_size(max_bytes), max_concurrent=max_concurrent, max_batch=max_batch, wait_ms=wait_ms
+        max_bytes=_size(max_bytes),
+        max_concurrent=max_concurrent,
+        max_batch=max_batch,
+        wait_ms=wait_ms,
+        max_decode_mb=max_decode_mb,
+        max_decode_seconds=max_decode_seconds,
+        max_decode_wait=max_decode_wait,
     )
     check_device(device)
     serving.serve(
