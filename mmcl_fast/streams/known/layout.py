@@ -127,10 +127,10 @@ class Folder:
         """What a text file says, with LF as line ends; ``encoding``: None: what its first bytes tell, or UTF-8."""
         try:
             data = (self.root / place).read_bytes()
-            text = data.decode(encoding) if encoding else decode(data, str(self.root / place))
+            text = data.decode(encoding) if encoding else decode(data, place)
         except FileNotFoundError:
             raise self.lacks(place) from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, StreamError) as error:
             raise self.fault(place, f"not readable ({error})") from None
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
