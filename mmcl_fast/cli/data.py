@@ -143,7 +143,10 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
     if overrides:
         raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")
     if os.path.isdir(source):
-        names = [name.lower() for name in os.listdir(source)]
+        try:
+            names = [name.lower() for name in os.listdir(source)]
+        except OSError as error:
+            raise UserError(f"{source}: {error.strerror}: make it readable or give another folder") from None
         if set(names) & set(MODALITIES):
             kind = "folder"
         elif "manifest.jsonl" in names:

@@ -83,8 +83,9 @@ class Place:
 
     def files(self, path: Path) -> list[str]:
         """All below, as keys: relative to ``root``."""
-        paths = map(Path, files_below(str(path), self._note, str(self.root)))
-        return sorted(file.relative_to(self.root).as_posix() for file in paths)
+        place, key = str(path), path.relative_to(self.root).as_posix()
+        files = files_below(place, self._note, str(self.root))
+        return sorted(key + file[len(place) :].replace(os.sep, "/") for file in files)
 
     def beside(self, path: Path, split: str = "") -> None:
         """Media files beside the class folders in ``path``, which are in no class."""
@@ -122,11 +123,9 @@ def _of_modality(place: Place, tables: bool) -> list[Sample]:
     """The samples of the files below a modality's folder; ``tables``: it holds samples besides."""
     faults = len(place.found.found)
     splits = place.folders(place.path)
+    if not splits and not tables and len(place.found.found) == faults:
+        place.add("empty-class", place.path, f"empty of class folders: expected {place.path}/<class>/<file>")
     place.beside(place.path)
-    if not splits and not tables:
-        if len(place.found.found) == faults:
-            place.add("empty-class", place.path, f"empty of class folders: expected {place.path}/<class>/<file>")
-        return []
     if splits and not tables and not {name.lower() for name in splits} & SPLIT_WORDS:
         return _held_out(place, splits)
     return [sample for split in splits for sample in _of_split(place, split)]
@@ -139,9 +138,9 @@ def _of_split(place: Place, split: str) -> list[Sample]:
         return []
     faults = len(place.found.found)
     classes = place.folders(where)
-    place.beside(where, split)
     if not classes and len(place.found.found) == faults:
         place.add("empty-class", where, f"no class folders: expected {where}/<class>/<file>", split)
+    place.beside(where, split)
     samples = []
     for name in classes:
         faults = len(place.found.found)
