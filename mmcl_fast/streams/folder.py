@@ -60,12 +60,14 @@ def read_folder(
     for modality in (name for name in MODALITIES if name in names):
         place = Place(root, modality, found)
         own: list[Sample] = []
+        refused = False
         if modality == "text":
             try:
                 own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
             except StreamError as error:
                 found.add("unreadable", error, modality=modality, path=str(root / modality))
-        samples += sorted([*own, *_of_modality(place, tables=bool(own))], key=lambda s: (s.label, s.key))
+                refused = True
+        samples += sorted([*own, *_of_modality(place, tables=refused or bool(own))], key=lambda s: (s.label, s.key))
         place.end()
     return {"samples": samples, "root": root, "class_texts": texts, "findings": found}
 

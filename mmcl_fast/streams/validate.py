@@ -84,16 +84,12 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
     return stat.st_dev, stat.st_ino, path.offset if isinstance(path, Slice) else 0
 
 
-def validate(
-    samples: Sequence[Sample], root: Path, found: Findings | None = None, *, keep_empty: bool = False
-) -> list[Sample]:
+def validate(samples: Sequence[Sample], root: Path, found: Findings, *, keep_empty: bool = False) -> list[Sample]:
     """The samples that are not at fault. Finds files at fault, and splits and classes that can't be learned or tested.
 
     Raises:
-        StreamError: there is no sample. Without ``found``, the most harmful error.
+        StreamError: there is no sample left; the most harmful error says why.
     """
-    alone = found is None
-    found = Findings() if found is None else found
     keys: set[str] = set()
     files: dict[tuple[int, int, int], Sample] = {}
     kept = []
@@ -117,8 +113,6 @@ def validate(
         expected = f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines"
         raise found.error(expected) or StreamError(expected)
     check_classes(samples, root, found)
-    if alone:
-        found.settle()
     return kept
 
 
