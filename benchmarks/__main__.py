@@ -143,7 +143,7 @@ class Kept:
         )
         notes = [f"Not measured: {'; '.join(missing)}"] if missing else []
         notes.append(
-            "floor: the longer of the arithmetic at the measured product rate and the least bytes at the measured copy rate"
+            "floor: the longer of arithmetic at the measured product rate and least bytes at the measured copy rate"
         )
         if self.lost:
             facts["lost"] = self.lost

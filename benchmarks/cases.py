@@ -141,7 +141,7 @@ def label(case: Case) -> str:
 
 
 def chosen(cases: list[Case], expression: str) -> list[Case]:
-    """Those whose label fits: words that it holds, joined by ``and``, ``or`` and ``not``, such as "realign and not r64"."""
+    """Those whose label holds the words, joined by ``and``, ``or`` and ``not``: "realign and not r64"."""
 
     def fits(text: str) -> bool:
         return any(

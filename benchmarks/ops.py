@@ -1,7 +1,7 @@
 """Measures one case of the operations' benchmark: ours beside the rivals, interleaved in one run.
 
-A row has median and quantiles in ms, rate, share of the floor, peak memory above the inputs and ratio to ours. The floor
-is the longer of two times: the arithmetic at the measured product rate, the least bytes at the measured copy rate. A
+A row has median and quantiles in ms, rate, share of the floor, peak memory above the inputs and ratio to ours. The
+floor is the longer of two times: arithmetic at the measured product rate, least bytes at the measured copy rate. A
 competitor that cannot run has "why" in place of numbers, whatever it raised.
 """
 

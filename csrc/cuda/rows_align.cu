@@ -70,7 +70,7 @@ template <typename T> __global__ void finish_kernel(Finish a) {
   for (int k = 0; k < a.splits; ++k) high = fmaxf(high, a.row_max[k * a.rows + row]);
   for (int k = 0; k < a.splits; ++k)
     others += __expf(a.row_max[k * a.rows + row] - high) * a.row_sum[k * a.rows + row];
-  const float own = a.label_logit[row], d = others == 0.f ? kLow : logf(others) + high - own;  // a NaN stays one
+  const float own = a.label_logit[row], d = others == 0.f ? kLow + own : logf(others) + high - own;  // NaN stays
   const float small = __expf(-fabsf(d)), q = (d > 0.f ? 1.f : small) / (1.f + small);  // 1 - p_label
   const float ratio = others == 0.f ? 0.f : q / others, pull = (eps - q) * a.inv_t[y];
   const T* z = static_cast<const T*>(a.z) + row * a.ldz;

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from mmcl_fast.ops import choice, cuda_
+from tests.ops import test_half
 from tests.ops.cases import check_loss, check_realign
 
 pybind11 = pytest.importorskip("pybind11")
@@ -144,6 +145,13 @@ def test_one_pass(dtype, shape, scale, monkeypatch, emulated):
     assert calls
 
 
+@pytest.mark.parametrize("path", ["one pass", "chunks"])
+@pytest.mark.parametrize("name", test_half.CHECKS)
+def test_float16_and_nan(name, path, monkeypatch):
+    monkeypatch.setattr(cuda_, "_hopper", lambda index: 3 if path == "one pass" else 0)
+    test_half.CHECKS[name]("cuda")
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (20, 48, None, 5, 16), (9, 33, 77, 3, 7)])
 def test_realign(dtype, shape):
@@ -151,19 +159,7 @@ def test_realign(dtype, shape):
 
 
 def test_labels_out_of_range_are_nan():
-    from mmcl_fast.ops import schema
-
-    loss, *_ = schema.alignment_loss(
-        torch.randn(4, 16),
-        torch.randn(5, 16),
-        torch.tensor([0, 5, -1, 4]),
-        None,
-        None,
-        10.0,
-        0.0,
-        -100,
-        "none",
-        1,
-        "cuda",
-    )
-    assert loss.isnan().tolist() == [False, True, True, False]
+    """The kernels themselves: on a GPU nobody looks at labels before them."""
+    labels = torch.tensor([0, 5, -1, 4])
+    rows, *_ = cuda_.alignment_rows(torch.randn(4, 16), torch.randn(5, 16), labels, None, 10.0, 0.0, -100, True)
+    assert rows.isnan().tolist() == [False, True, True, False]
