@@ -151,8 +151,11 @@ def utf8(start: bytes) -> bool:
 
 
 def has_controls(start: bytes) -> bool:
-    """Whether there is a control character that no text needs. All binary formats have some, and often early."""
-    return CONTROLS.search(start[:1024]) is not None or len(start.translate(None, CONTROL_BYTES)) < len(start)
+    """Whether a control character that no text needs is among the first 8 KiB. All binary formats have some there."""
+    if CONTROLS.search(start, 0, 64):
+        return True
+    some = start[:8192]
+    return len(some.translate(None, CONTROL_BYTES)) < len(some)
 
 
 def text_charset(start: bytes) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import io
 from itertools import islice
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import deep_picture, formats, signatures
-from mmcl_fast.media.animation import FORMATS as ANIMATIONS
-from mmcl_fast.media.animation import frame_numbers
+from mmcl_fast.media import formats, signatures
 from mmcl_fast.media.formats import FFMPEG, FORMATS, PILLOW, Format
 from mmcl_fast.media.source import Source, head, name_of, open_av, open_binary
 from mmcl_fast.media.tracks import audio_track, video_track
@@ -49,24 +47,26 @@ def _kind(source: Source, start: bytes, row: Format | None) -> str | None:
     if row.sure:
         return row.modalities[0]
     if row.library == PILLOW:
-        return _picture(source) or ("text" if signatures.utf8(start) else None)
+        return _picture(source, start, row) or ("text" if signatures.utf8(start) else None)
     kind = _tracks(source) if row.library == FFMPEG else _sound(source)
     return kind or _unmarked(source)
 
 
-def _picture(source: Source) -> str | None:
+def _picture(source: Source, start: bytes, row: Format) -> str | None:
     from PIL import Image
 
+    from mmcl_fast.media import animation, deep_picture
+
     try:
-        with ExitStack() as stack:
-            file = stack.enter_context(open_binary(source))
-            if (kind := deep_picture.modality(file)) is not None:
+        # A file that is no longer than its head is not opened again.
+        with io.BytesIO(start) if len(start) < formats.HEAD else open_binary(source) as file:
+            if row.name in ("TIFF", "PPM") and (kind := deep_picture.modality(file)) is not None:
                 return kind
             file.seek(0)
-            im = stack.enter_context(Image.open(file, formats=FORMATS))
-            if im.format in ANIMATIONS and len(frame_numbers(im)) > 1:
-                return "video"
-            return "depth" if im.mode[0] in "IF" else "image"
+            with Image.open(file, formats=FORMATS) as im:
+                if im.format in animation.FORMATS and len(animation.frame_numbers(im)) > 1:
+                    return "video"
+                return "depth" if im.mode[0] in "IF" else "image"
     except Exception:  # a header parser that is given broken bytes may raise anything
         return None
 
