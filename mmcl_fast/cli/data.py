@@ -132,6 +132,7 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
     """A stream with its broken files still in it, and the settings of a config's [media]; what else is wrong: found."""
     from mmcl_fast.media import MODALITIES
     from mmcl_fast.streams import Stream
+    from mmcl_fast.streams.manifest import NAMES
     from mmcl_fast.streams.table import is_table
 
     if source.endswith(".toml"):
@@ -149,7 +150,7 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
             raise UserError(f"{source}: {error.strerror}: make it readable or give another folder") from None
         if set(names) & set(MODALITIES):
             kind = "folder"
-        elif "manifest.jsonl" in names:
+        elif set(names) & set(NAMES):
             kind = "manifest"
         else:
             kind = next((k for k in ("tar", "table") if any(name.endswith(ENDINGS[k]) for name in names)), "folder")

@@ -27,13 +27,14 @@ from mmcl_fast.streams.sample import ClassId, Sample
 from mmcl_fast.streams.validate import check_file, check_modality, check_split, check_words
 
 FIELDS = ("path", "text", "modality", "label", "split", "task", "id")
+NAMES = tuple(f"manifest{ending}" for ending in (".jsonl", ".parquet", ".csv", ".tsv"))  # of a manifest in a folder
 _NEEDED = ("modality", "label", "split")
 
 
 def read_manifest(path: Path, found: Findings | None = None) -> dict[str, Any]:
     """Arguments of ``Stream``. Raises StreamError naming the manifest and the line, unless ``found`` collects."""
     if path.is_dir():
-        path = path / "manifest.jsonl"
+        path = next((path / name for name in NAMES if (path / name).is_file()), path / NAMES[0])
     found = Findings() if found is None else found
     manifest = _Manifest(path)
     texts = read_class_texts(manifest.folder.path)

@@ -13,7 +13,7 @@ from mmcl_fast.streams.text_file import lines_of, parse_json
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 # What to do about a file of another ending.
-_OTHERS = {
+OTHERS = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "save its sheet as CSV UTF-8"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it first"),
     **dict.fromkeys((".tab", ".txt"), "if tabs separate its columns, let its name end in .tsv"),
@@ -26,7 +26,7 @@ _OTHERS = {
 
 def not_a_table(path: Path) -> str:
     """One line that says what to do about a file of another ending."""
-    advice = _OTHERS.get(path.suffix.lower(), f"give a file of {', '.join(TABLES)}")
+    advice = OTHERS.get(path.suffix.lower(), f"give a file of {', '.join(TABLES)}")
     return f"{path}: not a table of {', '.join(TABLES)}: {advice}"
 
 
@@ -47,7 +47,7 @@ def read_rows(path: Path, *, header: bool = True, wanted: Choice | None = None) 
             yield from read_separated(path, header, wanted)
         elif ending == ".parquet":
             yield from read_parquet(path, wanted)
-        elif ending in _OTHERS and path.exists():
+        elif ending in OTHERS and path.exists():
             raise StreamError(not_a_table(path))
         else:
             yield from _jsonl(path)

@@ -17,7 +17,7 @@ from typing import IO
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.row import Choice, Row, chosen
-from mmcl_fast.streams.text_file import not_text, open_text
+from mmcl_fast.streams.text_file import MARK, not_text, open_text
 
 FIELD = 1 << 26  # characters in one field
 HEAD = 50  # records that are looked at to find the separator
@@ -127,6 +127,8 @@ def _records(path: Path, separator: str, skipped: int) -> Records:
                 file.readline()
             found = _tab_records(file) if separator == "\t" else _csv_records(path, file, separator, skipped)
             for number, fields in found:
+                if fields and fields[0].startswith(MARK):  # of a file that was appended to another
+                    fields[0] = fields[0].lstrip(MARK)
                 yield number + skipped, fields
         except UnicodeDecodeError:
             raise not_text(path) from None

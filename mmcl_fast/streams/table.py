@@ -16,7 +16,7 @@ from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.labels import rename
 from mmcl_fast.streams.parquet import columns_of
 from mmcl_fast.streams.row import Row
-from mmcl_fast.streams.rows import TABLES, not_a_table, read_rows
+from mmcl_fast.streams.rows import OTHERS, TABLES, not_a_table, read_rows
 from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.validate import check_split, check_words
 
@@ -70,17 +70,24 @@ def is_table(file: Path) -> bool:
 
 
 def tables_in(folder: Path) -> dict[Path, str]:
-    """The tables of a folder and the splits that they are named by, in the splits' order."""
-    found = {}
+    """The tables of a folder and the splits that they are named by, in the splits' order.
+
+    Raises StreamError for a table of an unknown split, and for a split that is there in another format only.
+    """
+    found: dict[Path, str] = {}
+    others: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if (
-            file.suffix.lower() in TABLES
-            and not (file.name.startswith(".") or is_clutter(file.name))
-            and file.is_file()
-        ):
+        if file.name.startswith(".") or is_clutter(file.name) or not file.is_file():
+            continue
+        if file.suffix.lower() in TABLES:
             split = _SHARD.sub("", file.stem)
             check_split(split, str(file))
             found[file] = split
+        elif file.suffix.lower() in OTHERS:
+            others.setdefault(_SHARD.sub("", file.name.partition(".")[0]), file)
+    missing = next((others[split] for split in SPLITS if split in others and split not in found.values()), None)
+    if missing is not None:
+        raise StreamError(not_a_table(missing))
     return dict(sorted(found.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
 
 

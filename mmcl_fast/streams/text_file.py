@@ -18,6 +18,7 @@ _MARKS = (  # UTF-32's mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MARK = "\ufeff"  # the byte order mark as a character
 _NOT_TEXT = {
     b"PK\x03\x04": "a ZIP file or an Excel workbook: save the sheet as CSV UTF-8, or unpack it",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file: save the sheet as CSV UTF-8",
@@ -58,11 +59,14 @@ def open_text(path: Path, newline: str | None = None) -> io.TextIOWrapper:
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of each line, without its end: LF, CR LF or CR. Raises OSError and StreamError."""
+    """Number, from 1, and text of each line, without its end: LF, CR LF or CR. Raises OSError and StreamError.
+
+    A mark that ``cat`` left in the middle, of a file that was appended, is passed over.
+    """
     with open_text(path) as file:
         try:
             for number, line in enumerate(file, 1):
-                yield number, line.removesuffix("\n")
+                yield number, line.removesuffix("\n").lstrip(MARK)
         except UnicodeDecodeError:
             raise not_text(path) from None
 

@@ -186,6 +186,7 @@ def test_manifests_in_other_tables(root, ending):
     rows += [(nothing, f"{split} words", "text", "e", split, nothing) for split in ("train", "test")]
     path = save(root / f"all.{ending}", rows, columns)
     assert keys(path)[:3] == list(PLACES)
+    assert keys(path.rename(root / f"manifest.{ending}").parent) == keys(root / f"manifest.{ending}")
     save(path, [row[2:] for row in rows], columns[2:])
     unit = "row 1" if ending == "parquet" else "line 2"
     refuse(lambda: Stream.from_manifest(path), unit, "give either 'path' or 'text'")

@@ -237,6 +237,17 @@ def test_parquet_without_its_package(folder, monkeypatch):  # noqa: F811
         Stream.from_manifest(folder / "a.parquet")
 
 
+@pytest.mark.parametrize(
+    "name, advice", [("test.csv.gz", "unpack it"), ("test.xlsx", "CSV UTF-8"), ("test.json", ".jsonl")]
+)
+def test_a_split_in_another_format_only(tmp_path, name, advice):
+    save(tmp_path / "train.csv", ROWS[:2])
+    (tmp_path / name).write_bytes(b"x")
+    refuse(lambda: Stream.from_table(tmp_path, text="body", label="class"), f"{name}: not a table of", advice)
+    save(tmp_path / "test.csv", ROWS[2:])
+    assert len(Stream.from_table(tmp_path, text="body", label="class")[0].test) == 2
+
+
 def test_every_row_at_fault_is_found(tmp_path):
     rows = [*ROWS, ("", "", "sport", "train"), ("a", "b", "", "train"), ("a", "b", "sport", "tset")]
     path = save(tmp_path / "a.csv", rows)

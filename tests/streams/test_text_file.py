@@ -68,6 +68,17 @@ def test_json_that_is_refused(text, part):
         parse_json(text, "a.json", "an object")
 
 
+def test_a_mark_in_the_middle_of_a_file(tmp_path):
+    """As ``cat`` joins two files that Notepad saved."""
+    lines = [json.dumps({"label": "q", "text": split, "split": split}) for split in ("train", "test")]
+    (tmp_path / "a.jsonl").write_text("".join(f"\ufeff{line}\n" for line in lines))
+    (tmp_path / "a.csv").write_text("\ufefflabel,text,split\nq,train,train\n\ufeffq,test,test\n")
+    (tmp_path / "a.tsv").write_text("\ufefflabel\ttext\tsplit\nq\ttrain\ttrain\n\ufeffq\ttest\ttest\n")
+    for name in ("a.jsonl", "a.csv", "a.tsv"):
+        stream = Stream.from_table(tmp_path / name)
+        assert stream[0].classes == ("q",) and [s.text for s in stream[0].test] == ["test"]
+
+
 def test_a_class_that_has_two_texts(folder: Path):  # noqa: F811
     (folder / "classes.json").write_text('{"image": {"a": "an apple", "a": "an ant"}}')
     refuse(lambda: Stream.from_folder(folder), "classes.json: an object has the key 'a' twice")
