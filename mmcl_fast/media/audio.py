@@ -56,7 +56,8 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whol
                     piece = FilePiece(file)
                     return piece.read(*place(piece.samples, piece.rate, spec, shift)), piece.rate
     except soundfile.LibsndfileError:  # PyAV may read it
-        plan = _of_links(source) if head(source, 4) == b"OggS" else Plan(by_av=True)
+        plan = _of_links(source) if head(source, 4) == b"OggS" else _of_sizes(source)
+        plan = plan if plan.parts else Plan(fault=plan.fault, by_av=True)
     if whole and plan.fault:
         raise MediaError(f"{plan.fault}: cut short, replace it")
     parts: Sequence[Source] = [source] if plan.parts is None else plan.parts
@@ -77,17 +78,17 @@ def _pieces(source: Source, spec: VisualSpec, whole: bool, by_av: bool) -> Seque
             return [piece]
         except soundfile.LibsndfileError:
             pass
-    with open_binary(source) as opened:
-        fault = sound_header.missing(opened)
     try:
         sound = AvSound(source, spec, whole)
     except MediaError:
         raise
     except Exception as error:
+        with open_binary(source) as opened:
+            fault = sound_header.missing(opened)
         if fault is None:
             raise
         raise MediaError(f"{fault}: cut short, replace it") from error
-    fault = fault or sound.missing()
+    fault = sound.missing()
     if whole and fault:
         raise MediaError(f"{fault}: cut short, replace it")
     return sound.pieces()
@@ -119,10 +120,15 @@ def plan_of(source: Source, file: Any, whole: bool = False) -> Plan:
     if file.subtype.startswith("MPEG"):  # in a WAV, of which libsndfile guesses the length
         return Plan(by_av=True)
     if whole or file.frames <= 0 or "hould be" in file.extra_info:  # libsndfile's log of sizes that do not fit
-        with open_binary(source) as opened:
-            part = sound_header.repaired(source, opened)
-            return Plan([part] if part else None, sound_header.missing(opened))
+        return _of_sizes(source)
     return Plan()
+
+
+def _of_sizes(source: Source) -> Plan:
+    """A file whose header states how many bytes of sound follow, with that size where the header leaves it open."""
+    with open_binary(source) as opened:
+        part = sound_header.repaired(source, opened)
+        return Plan([part] if part else None, sound_header.missing(opened))
 
 
 def _of_frames(source: Source, file: Any) -> Plan:

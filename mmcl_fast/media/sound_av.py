@@ -133,17 +133,29 @@ def _stated_seconds(container: Any, track: Any) -> tuple[float, bool]:
 
 
 def _is_short(packet: Any, codec: str) -> bool:
-    """Whether a packet holds less than its header says; the decoders of AC-3 make something of it all the same."""
-    head = bytes(packet)[:6]
-    if codec not in ("ac3", "eac3") or len(head) < 6 or head[:2] != b"\x0bw":
-        return False
-    if head[5] >> 3 > 10:  # E-AC-3 states its size in words of 16 bits (ETSI TS 102 366, E.1.2.2)
-        return packet.size < 2 * ((head[2] & 7) << 8 | head[3]) + 2
-    rate, code = (48000, 44100, 32000, 0)[head[4] >> 6], head[4] & 63
+    """Whether a packet of AC-3 ends inside a frame; its decoders make something of that all the same."""
+    data = bytes(packet) if codec in ("ac3", "eac3") else b""
+    while data.startswith(b"\x0bw"):
+        size = _ac3_size(data)
+        if size is None or size > len(data):
+            return size is not None
+        data = data[size:]
+    return False
+
+
+def _ac3_size(data: bytes) -> int | None:
+    """Bytes of the frame that begins here as its header says (ETSI TS 102 366, 4.4.1 and E.1.3.1). None: it says none.
+
+    A header that is cut itself counts as a frame of any length.
+    """
+    if len(data) < 6:
+        return len(data) + 1
+    if data[5] >> 3 > 10:  # E-AC-3 states words of 16 bits
+        return 2 * ((data[2] & 7) << 8 | data[3]) + 2
+    rate, code = (48000, 44100, 32000, 0)[data[4] >> 6], data[4] & 63
     if not rate or code >> 1 >= len(AC3_KBITS):
-        return False
-    words = AC3_KBITS[code >> 1] * 96000 // rate + (code & 1 if rate == 44100 else 0)
-    return packet.size < 2 * words
+        return None
+    return 2 * (AC3_KBITS[code >> 1] * 96000 // rate + (code & 1 if rate == 44100 else 0))
 
 
 SCALES = {"u8": 1 / 128, "s16": 1 / (1 << 15), "s32": 1 / (1 << 31), "s64": 1 / (1 << 63), "flt": 1.0, "dbl": 1.0}

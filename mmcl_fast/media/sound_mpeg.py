@@ -164,11 +164,16 @@ class _Scan:
         """Steps over the frames in memory. False: the stretch ends here."""
         data, place, frames, size = self.data, self.place, 0, 0
         kind, mono, stops = stretch.kind, stretch.mono, _marked(data, place)
+        ends, counted = _stated_end(stretch)
+        ends -= self.base
         last = len(data) - (3 if self.ended else LONGEST)
         goes_on = not self.ended
         while place < last:
             known = _HEADERS.get(data[place : place + 3])
             if known is None or known[1] is not kind or (data[place + 3] >= MONO) != mono or place in stops:
+                goes_on = False
+                break
+            if place == ends and stretch.frames + frames == counted:  # padding lies here, so another's sound begins
                 goes_on = False
                 break
             size = known[0]
@@ -179,6 +184,14 @@ class _Scan:
         self.place = min(place, len(data))
         stretch.frames += frames
         return goes_on
+
+
+def _stated_end(stretch: Stretch) -> tuple[int, int]:
+    """Where a header that tells the encoder's padding says that the sound ends, and after how many frames."""
+    stated = stretch.stated
+    if stated is None or stated.frames is None or stated.size is None or not has_delay(stretch):
+        return -1, 0
+    return stretch.start + stated.size, stated.frames
 
 
 def _tag_size(data: bytes, place: int) -> int:
