@@ -37,7 +37,7 @@ def load(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     own = Path(name).is_dir() and str(name) not in _shipped()
     file = find("folder" if own else str(name))
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Notepad saves a byte order mark
     except tomllib.TOMLDecodeError as fault:
         raise ConfigError(f"{file}: not valid TOML: {fault}; mend that line") from None
     except RecursionError:

@@ -99,6 +99,12 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         config.load("dmo")
 
 
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    """As Notepad saves a file."""
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf[stream]\r\nseed = 7\r\n")
+    assert config.load(tmp_path / "a.toml").stream.seed == 7
+
+
 def test_paths_of_a_file_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sub").mkdir()
     file = tmp_path / "sub" / "mine.toml"
