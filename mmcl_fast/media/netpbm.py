@@ -69,19 +69,19 @@ def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
     """
     shape, name = (header.height, header.width, header.channels), f"P{header.kind.decode()}"
     count = math.prod(shape)
-    file.seek(header.end)
     if header.kind in (b"1", b"2", b"3"):
+        file.seek(header.end)
         values = _digits(file.read(), header.kind == b"1", count)
         values = values[:count].astype(np.uint16 if header.largest > 255 else np.uint8)
     elif header.kind == b"4":
         row = -(-header.width // 8)
-        packed = np.frombuffer(file.read(row * header.height), np.uint8)
+        packed = np.frombuffer(_raw(file, header, row * header.height), np.uint8)
         if len(packed) == row * header.height:
             packed = np.unpackbits(packed.reshape(header.height, row), axis=1, count=header.width)
         values = packed.reshape(-1)[:count]
     else:
         dtype = _dtype(header)
-        data = file.read(count * dtype.itemsize)
+        data = _raw(file, header, count * dtype.itemsize)
         values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
     if len(values) < count:
         raise MediaError(f"a {name} file that ends after {len(values)} of {count} numbers: cut short, replace it")
@@ -91,6 +91,13 @@ def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
     if values.size and header.largest not in (255, 65535) and (most := int(values.max())) > header.largest:
         raise MediaError(f"a {name} file that holds {most}, above its largest value {header.largest}: save it anew")
     return values
+
+
+def _raw(file: BinaryIO, header: Header, size: int) -> bytes:
+    """The samples. One byte ends a header; writers on Windows use two, which only the file's length tells."""
+    file.seek(header.end - 1)
+    data = file.read(size + 3)
+    return data[2:] if data.startswith(b"\r\n") and len(data) == size + 2 else data[1 : size + 1]
 
 
 def _dtype(header: Header) -> np.dtype:

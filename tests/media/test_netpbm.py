@@ -1,11 +1,13 @@
 """PBM, PGM, PPM, PAM and PFM: pictures on white, depth maps as they are stored."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode, sniff
+from mmcl_fast.media import check, decode, netpbm, sniff
 from mmcl_fast.media.depth_files import read_plane
 from tests.media.files import plain
 
@@ -141,6 +143,21 @@ def test_a_disparity_of_8_bits_may_be_a_pgm():
 )
 def test_what_a_file_is(data, kind):
     assert sniff(data) == kind
+
+
+@pytest.mark.parametrize("end", [b"\n", b" ", b"\r\n"])
+@pytest.mark.parametrize("first", [b"\n", b"\r", b"\0"])
+def test_line_ends_before_the_samples(end, first):
+    """One byte of white space; two where the file is one byte longer, as on Windows. The first sample may be one."""
+    body = first + bytes(range(200, 215))
+    for kind, largest, modality, dtype in ((b"P5", b"65535", "depth", ">u2"), (b"P6", b"255", "image", "u1")):
+        size = b"4 2" if kind == b"P5" else b"1 5"
+        want = body[:15] if kind == b"P6" else body
+        data = kind + b"\n" + size + b"\n" + largest + end + want
+        file = io.BytesIO(data)
+        header = netpbm.read_header(file, 100)
+        assert header is not None and sniff(data) == modality
+        assert netpbm.read_numbers(file, header).astype(dtype).tobytes() == want
 
 
 COUNT = np.arange(9).reshape(3, 3)
