@@ -320,6 +320,9 @@ def test_an_own_reader_that_workers_do_not_know_is_called_here(pool: Pool) -> No
     try:
         own.READERS["planted"] = local_reader
         assert not pool.knows("planted")
+        picture = next(file for file in originals() if file.modality == "image")
+        (outcome,) = pool.run([Job(picture.data, None, {"planted": wanted(), "image": spec_of("image")})])
+        assert outcome.modality == "image" and outcome.data is not None
         data = pool.decode(b"not a number", "planted", wanted())
         assert isinstance(data, torch.Tensor) and torch.allclose(data, torch.tensor(os.getpid() % 100 / 100))
     finally:

@@ -7,10 +7,11 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -67,6 +68,7 @@ class Pool:
         self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._alive: set[Worker] = set()
         self._lock, self._closed = threading.Lock(), False
+        self._readers: dict[own.Reader, bool] = {}
         self.workers = max(1, workers)
         for _ in range(self.workers):
             self._slots.put(None)
@@ -112,19 +114,23 @@ class Pool:
 
     def knows(self, modality: str) -> bool:
         """Whether workers read this modality as this process would."""
-        if modality not in own.READERS:
+        read = own.READERS.get(modality)
+        if read is None:
             return True
-        known = process.fork_server().readers().get(modality)
-        return known is not None and known == own.code_of(own.READERS[modality])
+        if read not in self._readers:
+            self._readers[read] = process.fork_server().readers().get(modality) == own.code_of(read)
+        return self._readers[read]
+
+    def visual(self, job: Job) -> dict[str, VisualSpec]:
+        """The specs that workers have to do with."""
+        return {name: spec for name, spec in job.specs.items() if isinstance(spec, VisualSpec) and self.knows(name)}
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Read files one after another in one worker. One that ends it is read again alone, then the others go on."""
         found: dict[int, Outcome] = {}
         abroad = []
         for i, job in enumerate(jobs):
-            if job.modality is None or (
-                isinstance(job.specs.get(job.modality), VisualSpec) and self.knows(job.modality)
-            ):
+            if job.modality is None or job.modality in self.visual(job):
                 abroad.append(i)
             else:
                 found[i] = read_here(job)
@@ -138,9 +144,10 @@ class Pool:
     def _abroad(self, jobs: Sequence[Job]) -> list[Outcome]:
         found: dict[int, Outcome] = {}
         with _opened(jobs) as opened:
+            sizes = [0 if job.whole else _size(self.visual(job)) for job in jobs]
             left, suspect, restarts = list(range(len(jobs))), -1, 0
             while left:
-                some = [suspect] if suspect >= 0 else _together(jobs, left)
+                some = [suspect] if suspect >= 0 else _together(sizes, left)
                 try:
                     answers = self._ask([jobs[i] for i in some], [opened[i] for i in some])
                 except _Lost as lost:
@@ -195,8 +202,9 @@ class Pool:
                 raise MediaError("stopped before it was decoded")
             worker = worker or self._start()
             alone = worker.answered == 0 and len(jobs) == 1
-            places, size = _places(jobs)
-            numbered = [{name: _spec(spec) for name, spec in _visual(job).items()} for job in jobs]
+            visual = [self.visual(job) for job in jobs]
+            *places, size = accumulate((0 if job.whole else _size(v) for job, v in zip(jobs, visual)), initial=0)
+            numbered = [{name: _spec(spec) for name, spec in specs.items()} for specs in visual]
             sent = [descriptor for _, descriptor in opened if descriptor >= 0]
             wanted = [
                 {
@@ -204,7 +212,7 @@ class Pool:
                     "descriptor": sent.index(descriptor) if descriptor >= 0 else None,
                     "modality": job.modality,
                     "specs": {name: number for name, (number, _) in specs.items()},
-                    "place": place,
+                    "place": None if job.whole else place,
                     "view": job.view,
                     "seed": job.seed,
                     "key": job.key,
@@ -226,7 +234,7 @@ class Pool:
                 worker = None
             self._slots.put(worker)
 
-    def _outcome(self, job: Job, answer: dict[str, Any], place: int | None, worker: Worker) -> Outcome:
+    def _outcome(self, job: Job, answer: dict[str, Any], place: int, worker: Worker) -> Outcome:
         name, modality = name_of(job.source), answer.get("modality", job.modality)
         if "fault" in answer:
             raise RuntimeError(f"{name}: a fault of mmcl-fast in a worker:\n{answer['fault']}")
@@ -234,8 +242,8 @@ class Pool:
             return Outcome(None, MediaError(f"{name}: the decoder gave no answer on this file: leave it out"))
         if "error" in answer:
             return Outcome(modality, MediaError(answer["error"]))
-        spec = _visual(job).get(modality or "")
-        if place is None or spec is None:
+        spec = self.visual(job).get(modality or "")
+        if job.whole or spec is None:
             return Outcome(modality)
         shape = spec.shape
         out = torch.empty(shape) if job.out is None else job.out
@@ -305,33 +313,22 @@ def _opened(jobs: Sequence[Job]) -> Iterator[list[tuple[dict[str, Any], int]]]:
                 os.close(descriptor)
 
 
-def _together(jobs: Sequence[Job], left: Sequence[int]) -> list[int]:
+def _together(sizes: Sequence[int], left: Sequence[int]) -> list[int]:
     """The first of those left that go into one request."""
     some: list[int] = []
     size = 0
     for i in left[:TOGETHER]:
-        size += _places([jobs[i]])[1]
+        size += sizes[i]
         if some and size > BYTES_TOGETHER:
             break
         some.append(i)
     return some
 
 
-def _visual(job: Job) -> dict[str, VisualSpec]:
-    """The specs that workers have to do with."""
-    return {name: spec for name, spec in job.specs.items() if isinstance(spec, VisualSpec)}
-
-
-def _places(jobs: Sequence[Job]) -> tuple[list[int | None], int]:
-    """Where the planes of each job begin in the shared memory, and where those of the last end."""
-    places: list[int | None] = []
-    end = 0
-    for job in jobs:
-        places.append(None if job.whole else end)
-        if not job.whole:
-            size = max((4 * torch.Size(spec.shape).numel() for spec in _visual(job).values()), default=0)
-            end += -(-size // ALIGNED) * ALIGNED
-    return places, end
+def _size(specs: Mapping[str, VisualSpec]) -> int:
+    """Bytes of the planes of a file, whichever of these modalities it has."""
+    size = max((4 * torch.Size(spec.shape).numel() for spec in specs.values()), default=0)
+    return -(-size // ALIGNED) * ALIGNED
 
 
 @lru_cache(maxsize=256)

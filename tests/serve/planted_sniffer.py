@@ -1,0 +1,18 @@
+"""A ``--use`` file whose import makes recognition abort on some bytes, in the process that imports it."""
+
+from __future__ import annotations
+
+import os
+
+from mmcl_fast.media.isolation import worker
+
+before = worker.sniff
+
+
+def sniff(source):
+    if source == b"planted abort":
+        os.abort()
+    return before(source)
+
+
+worker.sniff = sniff

@@ -1,0 +1,150 @@
+"""Uploads that abort, spin, sleep and allocate: each costs its own answer, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mmcl_fast import use
+from mmcl_fast.learning import Learner
+from mmcl_fast.media import isolation
+from mmcl_fast.serve import Limits
+from tests.media.test_isolation import PLANTED, running
+from tests.serve.calls import FORM, ask, figures, form, resources, started
+from tests.serve.calls import running as served
+
+CLIENTS, GOOD, BAD = 50, 2000, 200
+# What a bad item holds, the reason that it is counted under, and its line.
+KINDS = {
+    "abort": ("signal", "the decoder died (SIGABRT) on this file: convert it or leave it out"),
+    "crash": ("signal", "the decoder died (SIGSEGV) on this file: convert it or leave it out"),
+    "exit 7": ("exit", "the decoder died (exit code 7) on this file: convert it or leave it out"),
+    "eat": ("memory", "the decoder needed more than 300 MB of memory on this file"),
+    "spin": ("cpu", "the decoder took more than 1 s of processor time on this file"),
+    "sleep": ("wall", "the decoder took more than 5 s on this file"),
+}
+FEW = ("spin", "sleep")  # each takes its limit: some of them only
+LIMITS = ("--max-decode-mb", 300, "--max-decode-seconds", 1, "--max-decode-wait", 5, "--max-concurrent", 200)
+
+if isolation.unavailable():
+    pytest.skip(f"isolation: {isolation.unavailable()}", allow_module_level=True)
+
+
+def bad_items(rng: random.Random) -> list[str]:
+    quick = [kind for kind in KINDS if kind not in FEW]
+    some = [*FEW] * 4
+    return rng.sample(some + [quick[i % len(quick)] for i in range(BAD - len(some))], BAD)
+
+
+async def call(port: int, path: str, body: bytes) -> tuple[int, dict]:
+    """One request on a connection of its own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode() + body)
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split(b" ", 2)[1]), json.loads(answer.partition(b"\r\n\r\n")[2])
+
+
+async def under_load(port: int, work: list[tuple[str, bytes]]) -> list[tuple[int, dict]]:
+    """The answers to (path, body), asked by ``CLIENTS`` at once."""
+    left, found = iter(enumerate(work)), [(0, {})] * len(work)
+
+    async def client() -> None:
+        for number, (path, body) in left:
+            found[number] = await call(port, path, body)
+
+    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    return found
+
+
+def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
+    rng = random.Random(0)
+    monkeypatch.setenv(use.NAMES, PLANTED)
+    good = {name: media[name].read_bytes() for name in ("image", "image-png", "depth-npy", "text")}
+    bad = bad_items(rng)
+    with started(place / "run", tmp_path / "log", *LIMITS) as (process, port):
+        want = {name: ask(port, body=body).value["items"][0]["labels"][0] for name, body in good.items()}
+        for body in ("abort", "eat"):  # all that is loaded at a death is loaded
+            assert ask(port, "/predict?modality=planted", body.encode()).status == 422
+        for name in ("image", "text") * 30:
+            ask(port, body=good[name])
+        before = resources(process.pid)
+        names = [rng.choice(list(good)) for _ in range(GOOD)]
+        work = [("/predict", good[name]) for name in names] + [("/predict?modality=planted", b.encode()) for b in bad]
+        order = rng.sample(range(len(work)), len(work))
+        answers = dict(zip(order, asyncio.run(under_load(port, [work[i] for i in order])), strict=True))
+        for i, name in enumerate(names):
+            status, answer = answers[i]
+            assert status == 200, answer
+            label = answer["items"][0]["labels"][0]
+            assert label["class"] == want[name]["class"]
+            assert label["probability"] == pytest.approx(want[name]["probability"], abs=1e-3)
+        for i, kind in enumerate(bad, GOOD):
+            status, answer = answers[i]
+            assert status == 422 and KINDS[kind][1] in answer["error"], (kind, answer)
+            assert answer["error"].startswith("body: ") and answer["items"][0]["labels"] == []
+        found = figures(port)
+        dead = Counter(
+            {reason: found[f"mmcl_fast_decoders_died_total{{reason={reason}}}"] for reason in isolation.REASONS}
+        )
+        told = Counter(KINDS[kind][0] for kind in [*bad, "abort", "eat"])
+        for reason, count in told.items():  # one that may not have been its file's doing was tried again
+            assert count <= dead[reason] <= (count if reason in ("cpu", "wall") else 2 * count), (reason, dead, told)
+        assert found["mmcl_fast_decoders{}"] >= 1 and found["mmcl_fast_requests_in_flight{}"] == 0
+        after = resources(process.pid)
+        descriptors, threads, resident = (a - b for a, b in zip(after, before))
+        assert descriptors <= 8 and threads <= 0 and resident < 60e6, (before, after)
+        below = children(process.pid)
+        assert len(below) <= 1 + len(os.sched_getaffinity(0))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert not [child for child in below if Path(f"/proc/{child}").exists()]
+    assert (tmp_path / "log").read_text() == ""
+
+
+def children(parent: int) -> list[int]:
+    """Processes below one, zombies left out."""
+    found = []
+    for child in running():
+        status = Path(f"/proc/{child}/status")
+        if status.exists() and f"PPid:\t{parent}\n" in status.read_text() and "State:\tZ" not in status.read_text():
+            found += [child, *children(child)]
+    return found
+
+
+def test_an_item_of_several_has_its_line(learner: Learner, media: dict[str, Path], monkeypatch) -> None:
+    """Recognising a file is done in a worker, too."""
+    from mmcl_fast.media.isolation import fork_server, process
+
+    monkeypatch.setenv(use.NAMES, str(Path(__file__).with_name("planted_sniffer.py")))
+    monkeypatch.setattr(process, "_server", None)
+    with served(learner, Limits()) as port:
+        picture, line = ("file", "a.jpg", media["image"].read_bytes()), ("text", None, b"x")
+        answer = ask(port, body=form(picture, ("file", "b.bin", b"planted abort"), line), content_type=FORM)
+        assert answer.status == 200
+        first, second, third = answer.value["items"]
+        assert (first["error"], second["modality"], third["error"]) == (None, None, None)
+        assert second["error"] == "b.bin: the decoder died (SIGABRT) on this file: convert it or leave it out"
+        alone = ask(port, body=b"planted abort")
+        assert alone.status == 422 and alone.value["error"].startswith("body: the decoder died (SIGABRT)")
+    fork_server().close()
+
+
+def test_without_isolation_the_server_decodes(learner: Learner, media: dict[str, Path], monkeypatch) -> None:
+    monkeypatch.setenv("MMCL_FAST_ISOLATE", "0")
+    with served(learner) as port:
+        body = media["image"].read_bytes()
+        own = ask(port, body=body).value
+        assert figures(port)["mmcl_fast_decoders{}"] == 0
+    monkeypatch.setenv("MMCL_FAST_ISOLATE", "1")
+    with served(learner) as port:
+        assert ask(port, body=body).value == own
+        assert figures(port)["mmcl_fast_decoders{}"] >= 1
