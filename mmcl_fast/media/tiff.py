@@ -26,6 +26,28 @@ WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
 COMPRESSIONS = (NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD)
 FAX, JPEG = (2, 3, 4), (6, 7)
+UNREAD_COMPRESSIONS = {
+    7: "JPEG",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG",
+    34933: "PNG",
+    34934: "JPEG XR",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+UNREAD_COLOURS = {
+    6: "YCbCr",
+    8: "CIELab",
+    9: "ICCLab",
+    32803: "a camera's filter",
+    32845: "LogLuv",
+    34892: "linear raw",
+}
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 SAMPLES = 8  # at most; more are the bands of a spectrometer
 SHORT, LONG = 3, 4
@@ -94,7 +116,9 @@ class Page:
         known = self.first and self.bits <= 8 and self.form == UNSIGNED and not (self.big and self.order == ">")
         if not fits or not known or (self.planar and self.extra):
             what = f"{'big-endian BigTIFF' if self.big and self.order == '>' else 'TIFF'} of {self.bits} bits"
-            raise MediaError(f"a {what} with compression {self.compression} and colours {self.photometric}: {SAVE}")
+            compression = UNREAD_COMPRESSIONS.get(self.compression, f"compression {self.compression}")
+            colours = UNREAD_COLOURS.get(self.photometric, f"colours {self.photometric}")
+            raise MediaError(f"a {what} with {compression} and {colours}: {SAVE}")
 
 
 def read_page(file: BinaryIO, max_pixels: int) -> Page:
