@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 BATCH = 1024  # rows
+FILES = "save the media as files with a manifest, or as tars"
 
 Reader = Callable[[Any, str], Any]  # a value and where it stands -> the value to use
 
@@ -33,7 +34,7 @@ def read_parquet(path: Path, wanted: Choice | None) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            names = chosen(schema.names, wanted or _all_simple(schema), str(path), "")
+            names = _chosen(path, schema, wanted or _all_simple(schema))
             classes = _class_names(schema)
             readers = {name: _reader(path, schema.field(name), classes.get(name)) for name in names}
             number = 0
@@ -66,6 +67,23 @@ def columns_of(path: Path) -> list[str]:
         return []
 
 
+def _chosen(path: Path, schema: pyarrow.Schema, choice: Choice) -> list[str]:
+    try:
+        return chosen(schema.names, choice, str(path), "")
+    except StreamError:
+        media = next((field for field in schema if _holds_media(field.type)), None)
+        if media is None:
+            raise
+        raise StreamError(
+            f"{path}: column {media.name!r} holds media, which are not read from Parquet: {FILES}"
+        ) from None
+
+
+def _holds_media(kind: pyarrow.DataType) -> bool:
+    """Whether it is what Hugging Face's datasets keep pictures and sounds in: bytes with a path."""
+    return str(kind).startswith("struct<") and "bytes: " in str(kind)
+
+
 def _all_simple(schema: pyarrow.Schema) -> Choice:
     return lambda names: [name for name in names if name and names.count(name) == 1 and _kind(schema.field(name).type)]
 
@@ -89,8 +107,8 @@ def _reader(path: Path, field: pyarrow.Field, classes: list[str] | None) -> Read
     kind = _kind(field.type)
     if not kind:
         advice = "name another column, or write it as text"
-        if str(field.type).startswith("struct") and "bytes" in str(field.type):
-            advice = "save the media as files with a manifest, or as tars"
+        if _holds_media(field.type):
+            advice = FILES
         raise StreamError(f"{path}: column {field.name!r} holds {_short(field.type)}, not text: {advice}")
     if kind == "bytes":
         return _text_of(field.name)

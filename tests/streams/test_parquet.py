@@ -154,3 +154,15 @@ def test_files_of_a_split(tmp_path):
     stream = Stream.from_table(tmp_path)
     assert (len(stream[0].train), len(stream[0].test)) == (8, 4)
     assert stream[0].train[2].key == "train-00001-of-00002.parquet:1"
+
+
+def test_media_inside_parquet_are_not_read(tmp_path):
+    """As Hugging Face's datasets keep pictures and sounds."""
+    column = pa.array([{"bytes": b"x", "path": "a.png"}] * 4)
+    table = pa.table({"image": column, "label": LABELS, "split": SPLITS})
+    pq.write_table(table, tmp_path / "a.parquet")
+    for read in (Stream.from_table, Stream.from_manifest):
+        refuse(
+            lambda read=read: read(tmp_path / "a.parquet"),
+            "a.parquet: column 'image' holds media, which are not read from Parquet: save the media as files",
+        )
