@@ -8,11 +8,13 @@ from itertools import islice
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import formats, signatures
 from mmcl_fast.media.formats import FFMPEG, FORMATS, PILLOW, Format
-from mmcl_fast.media.source import Source, head, name_of, open_av, open_binary
+from mmcl_fast.media.source import Source, head, name_of, open_binary, open_container
 from mmcl_fast.media.tracks import audio_track, video_track
 
 EXR = b"\x76\x2f\x31\x01"
-PROOF = 8  # frames
+PROOF = 8  # frames to decode without an error, or all of fewer
+HEADED = ("MP4", "Matroska")  # whose headers tell all tracks, so that no packet has to be looked into
+HEADER_ONLY = {"analyzeduration": "1"}  # microseconds
 LEAST = {"video": 1, "audio": 3}  # frames that noise rarely makes
 
 
@@ -48,7 +50,7 @@ def _kind(source: Source, start: bytes, row: Format | None) -> str | None:
         return row.modalities[0]
     if row.library == PILLOW:
         return _picture(source, start, row) or ("text" if signatures.utf8(start) else None)
-    kind = _tracks(source) if row.library == FFMPEG else _sound(source)
+    kind = _tracks(source, row) if row.library == FFMPEG else _sound(source)
     return kind or _unmarked(source)
 
 
@@ -81,16 +83,18 @@ def _sound(source: Source) -> str | None:
         return None
 
 
-def _tracks(source: Source, proof: int = 0) -> str | None:
-    """``proof``: frames to decode without an error, or all of fewer, because a demuxer may take noise for its own."""
+def _tracks(source: Source, row: Format | None) -> str | None:
+    """``row``: None where no mark tells the format. Then frames must decode, because a demuxer may take noise for its
+    own."""
     import av
 
+    options = HEADER_ONLY if row is not None and row.name in HEADED else {}
     try:
-        with open_av(source) as container:
+        with open_container(source, **options) as container:
             track = video_track(container) or audio_track(container)
             if track is None:
                 return None
-            if proof and sum(1 for _ in islice(container.decode(track), proof)) < LEAST[track.type]:
+            if row is None and sum(1 for _ in islice(container.decode(track), PROOF)) < LEAST[track.type]:
                 return None
             return track.type
     except (av.FFmpegError, MediaError, OSError, ValueError):
@@ -100,4 +104,4 @@ def _tracks(source: Source, proof: int = 0) -> str | None:
 def _unmarked(source: Source) -> str | None:
     """What the libraries read although no mark begins it: raw streams, recordings that begin within a frame or behind
     junk."""
-    return _sound(source) or _tracks(source, proof=PROOF)
+    return _sound(source) or _tracks(source, None)

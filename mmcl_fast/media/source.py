@@ -167,13 +167,18 @@ def open_av(source: Source) -> InputContainer:
 
     Raises MediaError for a format that is known and not read, such as HEIC, of which FFmpeg shows a part as a film.
     """
-    import av
-
     row = formats.recognise(head(source, formats.HEAD))
     if row is not None and not row.library:
         raise MediaError(row.refusal)
+    return open_container(source)
+
+
+def open_container(source: Source, **options: str) -> InputContainer:
+    """The same without a look at the head; ``options`` of FFmpeg's demuxers."""
+    import av
+
     target = "file:" + os.path.abspath(source) if is_file(source) else open_binary(source)
-    options = {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
+    options |= {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     try:
         return av.open(target, "r", options=options, metadata_errors="replace")
     except av.ArgumentError:  # a demuxer that is not on the list
