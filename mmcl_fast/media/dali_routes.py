@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmcl_fast.media import deep_picture, picture
+from mmcl_fast.media import picture, png
 from mmcl_fast.media.audio import Plan, plan_of
 from mmcl_fast.media.clock import header_clock
 from mmcl_fast.media.display import UPRIGHT, shape_of_pixels, turn_of
@@ -193,7 +193,7 @@ def _number(data: bytes) -> int:
 
 def _may_be_turned(data: bytes) -> bool:
     """Whether a PNG may state an orientation, which DALI does not read; Pillow knows only what precedes the pixels."""
-    return deep_picture.ORIENTATION in deep_picture.png_names(data)
+    return png.ORIENTATION in png.names_of(data)
 
 
 def _plain_bmp(im: Any) -> bool:

@@ -1,10 +1,8 @@
-"""Pictures that Pillow would read wrongly or with 8 bits only: TIFF, netpbm, and PNG of 16 bits."""
+"""What the numbers of TIFF and netpbm pictures mean: colours on white, upright."""
 
 from __future__ import annotations
 
-import struct
 import sys
-from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -14,8 +12,6 @@ from mmcl_fast.media import netpbm, tiff
 
 PREMULTIPLIED, ALPHA, COREL_ALPHA = 1, 2, 999  # ExtraSamples; the last is what Corel Draw writes
 COLOURS = {tiff.WHITE_IS_ZERO: 1, tiff.BLACK_IS_ZERO: 1, tiff.RGB: 3, tiff.PALETTE: 1, tiff.CMYK: 4}
-ORIENTATION = b"orientation"
-TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 NO_WHITE = "has no fixed white: save it with 8 or 16 bits"
 
 
@@ -55,46 +51,6 @@ def turned(values: np.ndarray, orientation: int) -> np.ndarray:
         values = values.swapaxes(0, 1)
     down, right = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
     return values[::down, ::right]
-
-
-def png_numbers(data: bytes) -> np.ndarray:
-    """A PNG of 16 bits to uint16 ``[H, W, S]``: grey, grey and alpha, RGB or RGBA; tRNS becomes alpha.
-
-    Raises ValueError for another PNG and av's errors for a damaged one.
-    """
-    import av
-
-    # Only what makes the pixels: ffmpeg refuses a picture over a broken eXIf.
-    pixels = (b"IHDR", b"tRNS", b"IDAT", b"IEND")
-    kept = [data[start:end] for name, start, end in _png_chunks(data) if name in pixels]
-    decoder = av.CodecContext.create("png", "r")
-    decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
-    (frame,) = [*decoder.decode(av.Packet(data[:8] + b"".join(kept))), *decoder.decode(None)]
-    samples = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}.get(frame.format.name)
-    if samples is None:
-        raise ValueError(f"a PNG of 16 bits that is decoded as {frame.format.name}")
-    # Not by to_ndarray(format=...): ffmpeg's conversion mixes the rows of interlaced pictures.
-    plane = np.frombuffer(memoryview(frame.planes[0]), ">u2").reshape(frame.height, -1)
-    return plane[:, : frame.width * samples].reshape(frame.height, frame.width, samples).astype(np.uint16)
-
-
-def png_names(data: bytes) -> set[bytes]:
-    """The names of a PNG's chunks, and ORIENTATION where one of them may state it, before or behind the pixels."""
-    found = set()
-    for name, start, _ in _png_chunks(data):
-        found.add(name)
-        if name == b"eXIf" or (name in TEXTS and data.startswith((b"Raw profile", b"XML:com.adobe"), start + 8)):
-            found.add(ORIENTATION)
-    return found
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The name of each, where it begins and where it ends, its length and checksum included."""
-    at = 8
-    while at + 8 <= len(data):
-        size, name = struct.unpack_from(">I4s", data, at)
-        yield name, at, at + size + 12
-        at += size + 12
 
 
 def on_white(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import deep_picture, jpeg, native
+from mmcl_fast.media import deep_picture, jpeg, native, png
 from mmcl_fast.media.arrow import planes
 from mmcl_fast.media.source import FORMATS, Source, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
@@ -167,7 +167,7 @@ def _png(source: Source, im: Picture) -> Tensor | None:
     if im.mode != "RGB":
         return None
     data = read_bytes(source)
-    if deep_picture.png_names(data) & {b"tRNS", b"acTL", deep_picture.ORIENTATION}:
+    if png.names_of(data) & {b"tRNS", b"acTL", png.ORIENTATION}:
         return None
     import av
 
@@ -194,12 +194,12 @@ def deep(im: ImageFile) -> bool:
 def _deep_png(source: Source, im: ImageFile) -> np.ndarray:
     """A PNG of 16 bits to float32 ``[H, W, 3]`` in 0..1, upright and on white."""
     data = read_bytes(source)
-    values = deep_picture.png_numbers(data)
+    values = png.numbers_of(data)
     if values.shape[1::-1] != im.size:
         raise MediaError("a PNG whose header states another size than its pixels have: replace the file")
     samples = values.shape[2]
     pixels = deep_picture.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
-    if deep_picture.ORIENTATION in deep_picture.png_names(data):
+    if png.ORIENTATION in png.names_of(data):
         pixels = deep_picture.turned(pixels, orientation_of(im))
     return np.ascontiguousarray(pixels)
 
