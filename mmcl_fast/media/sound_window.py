@@ -14,6 +14,8 @@ from mmcl_fast.media.resample import resample
 from mmcl_fast.media.source import limit_seconds
 from mmcl_fast.media.spec import VisualSpec
 
+AROUND = 64  # samples; the filter of ``resample`` reaches less far where it raises a rate
+
 
 class Piece(Protocol):
     """Sound of one rate whose length is known.
@@ -60,7 +62,9 @@ def _part(piece: Piece, rate: int, first: int, last: int) -> Tensor:
     """Samples ``first`` to ``last`` of a piece as it is at ``rate``."""
     if piece.rate == rate:
         return piece.read(first, last - first)
-    begin = first * piece.rate // rate
-    end = min(piece.samples, -(-last * piece.rate // rate))
-    wave = resample(piece.read(begin, end - begin), piece.rate, rate)
-    return wave[: last - first]
+    # Both rates have a sample at each whole step. What lies around the part is heard at its ends.
+    step = piece.rate // math.gcd(piece.rate, rate)
+    begin = max(0, first * piece.rate // rate - AROUND) // step * step
+    end = min(piece.samples, -(-last * piece.rate // rate) + AROUND)
+    skip = first - begin * rate // piece.rate
+    return resample(piece.read(begin, end - begin), piece.rate, rate)[skip : skip + last - first]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from typing import Any, cast
 
 import av
@@ -60,7 +61,7 @@ def by_av(
         track = cast(av.AudioStream, container.add_stream(codec, rate=rate, layout=layout, options=codec_options))
         wave = np.repeat(sweep(rate, rate)[None], track.codec_context.channels, 0)
         frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout=layout)
-        frame.sample_rate = rate
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
         container.start_encoding()
         size = track.codec_context.frame_size or 0
         resampler = av.AudioResampler(format=track.format, rate=rate, layout=layout, frame_size=size)
