@@ -1,5 +1,6 @@
 # make demo: learn the demo stream and show what was remembered.   make test: all tests.
 # make processors: the tests with other processors' arithmetic.
+# make gpu: builds, checks and times the kernels on a machine with an NVIDIA GPU.
 # make lint: findings, layout and types, which make test holds too.   make format: mends what mends itself.
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,8 +32,9 @@ format: $(STAMPS)/test
 	$(BIN)/python -m ruff check --fix
 	$(BIN)/python -m ruff format
 
-gpu: setup $(STAMPS)/test
-	PATH="$(abspath $(BIN)):$$PATH" bash benchmarks/gpu.sh $(ARGS)
+# With the system's python and no download: benchmarks/gpu.sh says what it needs. make gpu OUT=folder ARGS="build smoke"
+gpu:
+	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh "$(if $(filter file,$(origin OUT)),runs/gpu,$(OUT))" $(ARGS)
 
 setup: $(STAMPS)/build
 	@echo "set up: $(BIN)/mmcl-fast --help (just mmcl-fast after: . $(BIN)/activate)"
@@ -61,6 +63,7 @@ $(STAMPS)/build: $(SOURCES) $(STAMPS)/requirements
 
 $(STAMPS)/test: requirements-test.txt $(STAMPS)/requirements
 	$(PIP) install -r requirements-test.txt
+	$(PIP) install --no-deps --upgrade --target $(VENV)/triton-3.6 triton==3.6.0  # of torch 2.11: kernels compile under it
 	@touch $@
 
 clean:

@@ -36,7 +36,7 @@ step() {
   timeout -k 5 "$limit" "$@" >>"$out/log.txt" 2>&1 &
   wait $!
   code=$?
-  tail -n "+$((lines + 1))" "$out/log.txt" >"$out/.step"
+  tail -n "+$((lines + 2))" "$out/log.txt" >"$out/.step"
   case $code in
     0) note "$name: ok, $((SECONDS - start)) s" ;;
     124 | 137) note "$name: STOPPED after $((SECONDS - start)) s, its limit"; failed=1 ;;
@@ -87,7 +87,7 @@ if wants smoke; then  # each backend by itself: a kernel that hangs or crashes e
 fi
 
 if wants test; then
-  [[ $device == cpu ]] && tests=(tests/ops/test_choice.py) || tests=(tests/ops/test_gpu.py -m gpu)
+  [[ $device == cpu ]] && tests=(tests/ops/test_choice.py) || tests=(tests/ops/test_gpu.py tests/ops/test_half.py -m gpu)
   step test 130 "$python" -m pytest "${tests[@]}" -v -rfE --tb=short -p no:cacheprovider -o addopts= \
     -o faulthandler_timeout=60
   shown "^(FAILED|ERROR)|^=+ .*(passed|failed|error)|Timeout" 20

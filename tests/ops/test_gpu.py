@@ -143,6 +143,37 @@ def test_second_device(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_a_scale_on_the_cpu(backend):
+    """As torch's own operations take a 0-d tensor of the CPU; its gradient comes back there."""
+    inputs, labels = loss_inputs(33, 70, 64)
+    z, text = (x.to("cuda", torch.bfloat16) for x in inputs.values())
+    scale = torch.tensor(9.0, requires_grad=True)
+    loss = ops.alignment_loss(z, text, labels.cuda(), logit_scale=scale, backend=backend)
+    torch.testing.assert_close(loss, ops.alignment_loss(z, text, labels.cuda(), logit_scale=9.0, backend=backend))
+    loss.backward()
+    assert scale.grad.device.type == "cpu" and scale.grad.isfinite()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("width", [256, 512, 1024])
+def test_the_largest_shape_of_the_benchmark(backend, width):
+    g = torch.Generator("cuda").manual_seed(0)
+    text = torch.randn(131072, width, generator=g, device="cuda", dtype=torch.bfloat16)
+    labels = torch.randint(0, len(text), (4096,), generator=g, device="cuda")
+    z = torch.randn(4096, width, generator=g, device="cuda", dtype=torch.bfloat16) + text[labels]
+    rows = torch.tensor([0, 1, 63, 64, 2047, 4095], device="cuda")
+    got, want = [], []
+    for out, u, y, name in ((got, z, labels, backend), (want, z[rows].double(), labels[rows], "reference")):
+        u = u.detach().requires_grad_()
+        t = text if name == backend else text.double()
+        loss = ops.alignment_loss(u, t, y, logit_scale=20.0, reduction="none", backend=name)
+        loss.sum().backward()
+        out += [loss.detach().double(), u.grad.double()]
+    for a, b in zip((x[rows] for x in got), want, strict=True):
+        assert (a - b).abs().max() <= 0.03 * b.abs().max()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_labels_out_of_range_are_nan(backend):
     z, text = torch.randn(4, 16, device="cuda").half(), torch.randn(5, 16, device="cuda").half()
     labels = torch.tensor([0, 5, -1, 4], device="cuda")
