@@ -145,8 +145,8 @@ def _frame(stream: Any) -> int:
 
 def _uneven(stream: Any) -> bool:
     """Whether the last frames by the index are much longer than the average frame."""
-    times = [entry.timestamp for entry in stream.index_entries[-TAIL:]]
-    return any(after - before > 1.5 * _frame(stream) for before, after in itertools.pairwise(times))
+    times, much = [entry.timestamp for entry in stream.index_entries[-TAIL:]], 1.5 * _frame(stream)
+    return any(after - before > much for before, after in itertools.pairwise(times))
 
 
 def _promise(stream: Any, kind: str, start: int) -> int | None:

@@ -67,6 +67,7 @@ def _sample(container: Any, stream: Any, clock: Clock, spec: VisualSpec, view: V
     frames = frames_of(container, stream, clock, times, whole)
     # A matrix in the stream itself comes with its first frame and holds for those behind it.
     turn = (turn_of(frames.first) if frames.first is not None else None) or UPRIGHT
+    aspect = shape_of_pixels(stream)
     out = np.empty((spec.frames, 3, spec.size, spec.size), np.uint8)
     reformatter, last = VideoReformatter(), None
     for i, time in enumerate(times):
@@ -74,7 +75,7 @@ def _sample(container: Any, stream: Any, clock: Clock, spec: VisualSpec, view: V
         if frame is last:
             out[i] = out[i - 1]
         else:
-            _scale(reformatter, frame, turn_of(frame) or turn, shape_of_pixels(stream), spec, view, out[i])
+            _scale(reformatter, frame, turn_of(frame) or turn, aspect, spec, view, out[i])
         last = frame
     if whole:
         frames.rest()

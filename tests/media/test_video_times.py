@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -144,6 +145,33 @@ def test_a_long_avi_is_searched_by_its_key_frames(tmp_path, monkeypatch, codec, 
     assert len(decoded) < 300
     decoded.clear()
     assert shown_numbers(path, 40) == pytest.approx(right[5::10], abs=0.3)
+
+
+def test_packed_b_frames(tmp_path):
+    """As DivX wrote them: a packet holds the next frame and the B-frame in front of it, the one behind says nothing."""
+    source = grey_film(tmp_path / "source.avi", "mpeg4", g=12, bf=1)
+    start, path = b"\0\0\1\xb6", tmp_path / "packed.avi"  # of a frame
+    with av.open(str(source)) as film, av.open(str(path), "w") as container:
+        stream = film.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        mark = b"\0\0\1\xb2DivX503b1393p"
+        copy.codec_context.extradata = stream.codec_context.extradata + mark
+        packets = [bytes(packet) for packet in film.demux(stream) if packet.size]
+        b_frame = [packet[packet.index(start) + 4] >> 6 == 2 for packet in packets]
+        packets[0] = packets[0].replace(start, mark + start)
+        for i in range(len(packets) - 1):
+            if b_frame[i + 1]:
+                packets[i : i + 2] = [packets[i] + packets[i + 1], start + bytes([0b01010000, 0b10011111])]
+        for i, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts, packet.time_base = copy, i, i, Fraction(1, 10)
+            packet.is_keyframe = i == 0
+            container.mux(packet)
+    assert sum(b_frame) > 10
+    right = all_numbers(path)
+    assert right == pytest.approx(range(40), abs=2.5)
+    assert shown_numbers(path, 40) == pytest.approx(right, abs=0.3)
+    check(path, "video")
 
 
 def test_clocks(tmp_path):
