@@ -78,32 +78,47 @@ def not_text(path: Path) -> StreamError:
 
 
 def read_json(path: Path, expected: str) -> Any:
-    """The content of a JSON file; ``expected`` ends messages. Raises OSError and StreamError."""
-    return parse_json(decode(path.read_bytes(), str(path)), str(path), expected)
+    """The content of a JSON file in which no object has a key twice; ``expected`` ends messages.
+
+    Raises OSError and StreamError.
+    """
+    return parse_json(decode(path.read_bytes(), str(path)), str(path), expected, deep=True)
 
 
-def parse_json(text: str, where: str, expected: str, what: str = "JSON") -> Any:
-    """Parse JSON in which no object names a key twice. Raises StreamError: ``where``, "not ``what``", ``expected``."""
+def parse_json(text: str, where: str, expected: str, what: str = "JSON", *, deep: bool = False) -> Any:
+    """Parse JSON. json itself keeps the last value of a key that is there twice, and says nothing.
+
+    Args:
+        text: one value.
+        where: begins messages.
+        expected: ends messages.
+        what: the value should be.
+        deep: refuse a key that is twice in any object; otherwise only the outermost one counts.
+
+    Raises:
+        StreamError: it is not JSON, or an object has a key twice.
+    """
+    twice: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if not deep:
+            twice.clear()  # the outermost object ends last
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                twice.append(name)
+            found[name] = value
+        return found
+
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        content = json.loads(text, object_pairs_hook=keep)
     except RecursionError:
         raise StreamError(f"{where}: nested too deeply: {expected}") from None
-    except _Twice as error:
-        raise StreamError(f"{where}: an object has the key {error.args[0]!r} twice: keep one") from None
     except ValueError as error:
         raise StreamError(f"{where}: not {what} ({error}): {expected}") from None
-
-
-class _Twice(Exception):
-    """A key that is in an object twice."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # json would keep the last one and say nothing
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for name in names if names.count(name) > 1))
-    return found
+    if twice:
+        raise StreamError(f"{where}: an object has the key {twice[0]!r} twice: keep one")
+    return content
 
 
 def _zero_bytes(start: bytes) -> bool:

@@ -58,7 +58,7 @@ def test_files_that_are_no_text(tmp_path, data, parts):
 @pytest.mark.parametrize(
     "text, part",
     [
-        ('{"a": {"b": 1, "c": 2, "b": 3}}', "'b' twice: keep one"),
+        ('{"b": {"a": 1, "a": 2}, "c": 2, "b": 3}', "'b' twice: keep one"),
         ("[" * 100_000, "nested too deeply: an object"),
         ("{'a': 1}", "not JSON"),
     ],
@@ -66,6 +66,13 @@ def test_files_that_are_no_text(tmp_path, data, parts):
 def test_json_that_is_refused(text, part):
     with pytest.raises(StreamError, match=part):
         parse_json(text, "a.json", "an object")
+
+
+def test_inner_objects_of_a_row_are_their_owners_matter():
+    text = '{"a": {"b": 1, "b": 3}, "c": [{"d": 1, "d": 2}]}'
+    assert parse_json(text, "a.json", "an object") == {"a": {"b": 3}, "c": [{"d": 2}]}
+    with pytest.raises(StreamError, match="'b' twice: keep one"):
+        parse_json(text, "a.json", "an object", deep=True)
 
 
 def test_a_mark_in_the_middle_of_a_file(tmp_path):
