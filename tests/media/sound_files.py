@@ -74,11 +74,11 @@ def by_av(
 def remuxed(data: bytes, kind: str, cover: bytes = b"", **mux: str) -> bytes:
     """The packets of a file in another container, with a JPEG as its cover."""
     out = io.BytesIO()
-    with av.open(io.BytesIO(data)) as source, av.open(out, "w", format=kind, options=mux) as target:
+    with av.open(io.BytesIO(data), "r") as source, av.open(out, "w", format=kind, options=mux) as target:
         track = source.streams.audio[0]
         copy = target.add_stream_from_template(track)
         if cover:
-            with av.open(io.BytesIO(cover)) as picture:
+            with av.open(io.BytesIO(cover), "r") as picture:
                 attached = target.add_stream_from_template(picture.streams.video[0])
                 attached.disposition = av.stream.Disposition.attached_pic
                 for packet in picture.demux(picture.streams.video[0]):
@@ -94,7 +94,7 @@ def remuxed(data: bytes, kind: str, cover: bytes = b"", **mux: str) -> bytes:
 
 def by_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
     """A plain full decode: the channels' mean, float32 ``[T]``, and the rate in Hz."""
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         track = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
         blocks = [part.to_ndarray().mean(0) for frame in container.decode(track) for part in resampler.resample(frame)]
