@@ -102,7 +102,7 @@ CONFIGS = [({"BM": 64}, 4, 2), ({"BM": 128}, 8, 3), ({"BM": 256}, 8, 2)]
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Triton's driver with fake launches: BM = 128 is the fastest, BM = 256 does not fit; (run, launched, capturing)."""
+    """Triton's driver with fake launches: BM = 128 is the fastest, BM = 256 does not fit; (run, capturing)."""
     triton_ = pytest.importorskip("mmcl_fast.ops.triton_", reason="needs triton")
     launched: list[int] = []
     capturing = [False]
