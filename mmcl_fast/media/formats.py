@@ -140,18 +140,18 @@ _SOUNDS = (
 )
 
 _STREAMS = (
-    _av("video audio", "avi", "AVI", "", b"RIFF", test=at(8, b"AVI ")),
+    _av("video audio", "avi", "AVI", "avi", b"RIFF", test=at(8, b"AVI ")),
     _av("audio", "wav", "BW64", "bw64", b"BW64", test=at(8, b"WAVE")),
     _av("audio", "ogg", "Ogg sound", "oga opus spx"),
-    _av("video audio", "ogg", "Ogg", "ogg ogx", b"OggS\0"),
-    _av("video audio", "mov mp4 m4a 3gp 3g2 mj2", "MP4", "mp4 mov 3gp 3g2", test=signatures.box),
+    _av("video audio", "ogg", "Ogg", "ogg ogv ogx", b"OggS\0"),
+    _av("video audio", "mov mp4 m4a 3gp 3g2 mj2", "MP4", "mp4 mov m4v 3gp 3g2 f4v", test=signatures.box),
     _av("audio", "mov", "MP4 sound", "m4a m4b 3ga"),
     _av("video audio", "matroska webm", "Matroska", "mkv webm", b"\x1aE\xdf\xa3"),
     _av("audio", "matroska webm", "Matroska sound", "mka weba"),
     _av("video audio", "flv", "Flash Video", "flv", b"FLV\x01"),
     _av("video audio", "asf", "ASF", "asf wmv", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
     _av("audio", "asf", "ASF sound", "wma"),
-    _av("video audio", "mpeg", "MPEG program stream", "vob", b"\0\0\x01\xba"),
+    _av("video audio", "mpeg", "MPEG program stream", "mpg mpeg vob", b"\0\0\x01\xba"),
     _av("video audio", "mpegts", "MPEG transport stream", "mts m2ts m2t", b"G"),
     _av("video", "mpegvideo", "raw MPEG video", "m1v m2v mpv", b"\0\0\x01\xb3"),
     _av("video", "m4v", "raw MPEG-4 video", "", b"\0\0\x01\xb0"),
@@ -167,8 +167,7 @@ _STREAMS = (
     _av("audio", "ac3 eac3", "AC-3", "ac3 eac3 ec3", b"\x0b\x77", b"\x77\x0b"),
     _av("audio", "wv", "WavPack", "wv", b"wvpk"),
     _av("audio", "tta", "True Audio", "tta", b"TTA1"),
-    # Endings of films, although such a file may hold a sound alone. FFmpeg's readers where libsndfile refuses a codec.
-    _av("video", "", "film", "avi mpg mpeg m4v ogv wmv f4v"),
+    # FFmpeg's own readers, for codecs that libsndfile refuses.
     _av("audio", "flac w64 aiff caf", "sound that libsndfile refuses", ""),
 )
 
