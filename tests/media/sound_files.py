@@ -81,10 +81,10 @@ def remuxed(data: bytes, kind: str, cover: bytes = b"", **mux: str) -> bytes:
             with av.open(io.BytesIO(cover), "r") as picture:
                 attached = target.add_stream_from_template(picture.streams.video[0])
                 attached.disposition = av.stream.Disposition.attached_pic
-                for packet in picture.demux(picture.streams.video[0]):
-                    if packet.dts is not None:
-                        packet.stream = attached
-                        target.mux(packet)
+                for image in picture.demux(picture.streams.video[0]):
+                    if image.dts is not None:
+                        image.stream = attached
+                        target.mux(image)
         for packet in source.demux(track):
             if packet.dts is not None:
                 packet.stream = copy

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import VisualSpec, check, decode, sound_ogg
+from mmcl_fast.media import VisualSpec, check, dali_routes, decode, sound_ogg
 from mmcl_fast.media.audio import read_wave
 from mmcl_fast.media.resample import resample
 from mmcl_fast.media.source import Slice
+from mmcl_fast.media.views import View
 from tests.media.files import jpeg, plain
 from tests.media.sound_files import by_av, by_ffmpeg, by_soundfile, ours, remuxed, sweep
 
@@ -153,3 +154,15 @@ def test_an_opus_with_a_cover_is_a_sound():
     assert np.array_equal(ours(data)[0], ours(OPUS)[0]) and len(ours(data)[0]) == ours(data)[1]
     assert len(ours(data + data)[0]) == 2 * ours(data)[1]
     check(data, "audio")
+
+
+def test_dali_gets_only_what_its_header_describes():
+    """It would read a chain's first link, and what a header states of a length that is open or wrong."""
+    spec = plain("audio", seconds=5.0)
+    flac, wav = by_soundfile("FLAC", "PCM_16"), by_soundfile("WAV", "PCM_16")
+    for data in (VORBIS, flac, wav):
+        feed = dali_routes.audio(data, spec, View(), False)
+        assert feed is not None and feed.samples == 16000
+    open_wav = wav[:40] + b"\xff" * 4 + wav[44:]
+    for data in (VORBIS + VORBIS, VORBIS[:-9], open_wav, wav[:-1000], wav[:40] + bytes(4) + wav[44:]):
+        assert dali_routes.audio(data, spec, View(), False) is None
