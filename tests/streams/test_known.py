@@ -292,7 +292,7 @@ DAMAGED = {
     "vggsound": ("vggsound.csv", b"a,b,c,train\n", "line 1"),
     "audioset_strong": ("mid_to_display_name.tsv", b"/m/1\tA\n", "'/m/053hz1' is not in mid_to_display_name.tsv"),
     "sun_rgbd": ("SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat", b"MATLAB" * 99, "not readable"),
-    "ucf101 text": ("ucfTrainTestlist/trainlist01.txt", b"caf\xe9", "not readable (ucfTrainTestlist/trainlist01.txt line 1"),
+    "ucf101 text": ("ucfTrainTestlist/trainlist01.txt", b"caf\xe9", "trainlist01.txt line 1: not UTF-8"),
 }
 
 
