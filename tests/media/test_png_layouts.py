@@ -75,6 +75,7 @@ XMP = b'XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta tiff:Orientation="6"/>'
 PROFILE = b"\nexif\n%8d\n%s\n" % (6 + len(EXIF), (b"Exif\0\0" + EXIF).hex().encode())
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("place", ["before", "after"])
 @pytest.mark.parametrize(
