@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,20 +54,38 @@ def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
                 f"{len(numbers)} frames of {im.width} x {im.height}, the limit in pixels is {spec.max_pixels} "
                 f"each, {MOST_FRAMES} times that in all: shrink it or raise max_pixels"
             )
-        squares: list[Tensor] = []
-        ends: list[float] = []
-        for picture, stated in gif.pictures(read_bytes(source)) if im.format == "GIF" else _pictures(im, numbers):
-            squares.append(square(picture, spec, view))
-            lasts = stated if stated > SHORTEST else INSTEAD
-            ends.append((ends[-1] if ends else 0.0) + lasts)
-            limit_seconds(ends[-1] / 1000, spec)
+        if im.format == "GIF":
+            found = list(gif.frames(read_bytes(source)))
+            ends = _ends((frame.milliseconds for frame in found), spec)
+            wanted = _wanted(ends, spec)
+            pictures = enumerate(gif.pictures(found, im.size))
+            squares = {number: square(picture, spec, view) for number, picture in pictures if number in wanted}
+        else:  # only decoding tells how long frames are shown
+            squares = {}
+            ends = _ends(_decoded(im, numbers, spec, view, squares), spec)
+            wanted = _wanted(ends, spec)
+    return torch.stack([squares[number] for number in wanted])
+
+
+def _ends(stated: Iterable[float], spec: VisualSpec) -> list[float]:
+    """When each frame ends, in milliseconds, by the milliseconds that the file states for each."""
+    ends: list[float] = []
+    for lasts in stated:
+        ends.append((ends[-1] if ends else 0.0) + (lasts if lasts > SHORTEST else INSTEAD))
+        limit_seconds(ends[-1] / 1000, spec)
+    return ends
+
+
+def _wanted(ends: list[float], spec: VisualSpec) -> list[int]:
+    """The frames shown at the middles of equal parts of the animation."""
     times = ((i + 0.5) * ends[-1] / spec.frames for i in range(spec.frames))
-    return torch.stack([squares[min(bisect.bisect_right(ends, time), len(ends) - 1)] for time in times])
+    return [min(bisect.bisect_right(ends, time), len(ends) - 1) for time in times]
 
 
-def _pictures(im: Picture, numbers: range) -> Iterator[tuple[Picture, float]]:
-    """The frames of these numbers, turned upright, and the milliseconds that the file states for each."""
-    for number in numbers:
+def _decoded(im: Picture, numbers: range, spec: VisualSpec, view: View, squares: dict[int, Tensor]) -> Iterator[float]:
+    """Decodes the frames of these numbers to ``squares`` and gives the milliseconds that the file states for each."""
+    for place, number in enumerate(numbers):
         im.seek(number)
         im.load()
-        yield upright(im), float(im.info.get("duration") or 0)
+        squares[place] = square(upright(im), spec, view)
+        yield float(im.info.get("duration") or 0)

@@ -55,20 +55,17 @@ def frames(data: bytes) -> Iterator[Frame]:
             control = bytes(4)  # it counts for one frame
 
 
-def pictures(data: bytes) -> Iterator[tuple[Picture, int]]:
-    """The animation's pictures in RGBA, each to be used before the next is asked for, and their milliseconds."""
+def pictures(found: list[Frame], screen: tuple[int, int]) -> Iterator[Picture]:
+    """The animation's pictures in RGBA, each to be used before the next is asked for. ``screen``: width, height."""
     from PIL import Image
 
-    canvas: Picture | None = None
-    for frame in frames(data):
-        if canvas is None:  # the first frame may be larger than the screen that the header states
-            width, height = struct.unpack_from("<HH", data, 6)
-            canvas = Image.new("RGBA", (max(width, frame.left + frame.width), max(height, frame.top + frame.height)))
+    canvas = Image.new("RGBA", screen)
+    for frame in found:
         before = canvas.copy() if frame.disposal == BACK else None
         with Image.open(io.BytesIO(frame.file), formats=("GIF",)) as im:
             drawn = im.convert("RGBA")
         canvas.paste(drawn, (frame.left, frame.top), drawn)
-        yield canvas, frame.milliseconds
+        yield canvas
         if before is not None:
             canvas = before
         elif frame.disposal == CLEAR:
