@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -78,15 +78,23 @@ def _resident(process: int) -> int:
     return 1024 * _number(r"VmRSS:\s*(\d+)", Path(f"/proc/{process}/status").read_text())
 
 
-def measure(run: str, options: Sequence[str], clients: int, seconds: float) -> dict:
-    """One server under load; see ``benchmarks.serve_client`` for what the clients tell."""
+def measure(
+    run: str, options: Sequence[str], clients: int, seconds: float, settings: Mapping[str, str] | None = None
+) -> dict:
+    """One server under load; see ``benchmarks.serve_client`` for what the clients tell.
+
+    ``settings``: variables of the server's environment. "start-up s" is the time until it answers.
+    """
     free = sorted(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "mmcl_fast", "serve", run, "--port", "0", "--max-concurrent", str(2 * clients)]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
+    words, environment = [*command, *options], {**os.environ, **(settings or {})}
+    started = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as server:
         try:
             os.sched_setaffinity(server.pid, free[:CORES])
             assert server.stdout is not None
             port = _number(r":(\d+) ", server.stdout.readline())
+            ready = time.perf_counter() - started
             asked = json.dumps({"port": port, "clients": clients, "seconds": seconds, "files": files()})
             client = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.serve_client", asked], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -107,6 +115,7 @@ def measure(run: str, options: Sequence[str], clients: int, seconds: float) -> d
     return {
         **told,
         "exit code": server.returncode,
+        "start-up s": ready,
         "batches": spent["mmcl_fast_batch_items_count"],
         "batch": spent["mmcl_fast_batch_items_sum"] / max(1, spent["mmcl_fast_batch_items_count"]),
         "server CPU s": spent["process_cpu_seconds_total"],

@@ -1,0 +1,126 @@
+"""What decoding in workers costs: `mmcl-fast serve`, the check of files and start-up, with workers and without.
+
+python -m benchmarks.isolation RUN [--out NAME] [--clients N] [--seconds S] [--rounds R]
+
+Both ways take turns, so that a neighbour on the machine slows both. Of each way the median round counts. The files are
+those of the demo. The check reads each to its end with as many workers as cores. A start is from nothing to the line
+that says that the server answers; a replacement is a worker that died until a new one has answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import serve, suite
+
+WAYS = {"in this process": "0", "in workers": "1"}  # MMCL_FAST_ISOLATE
+COLUMNS = ["what", "unit", *WAYS, "workers to this process", "rounds"]
+Rounds = dict[str, list[float]]
+
+
+def check_rates(rounds: int, seconds: float) -> dict[str, Rounds]:
+    """Files a second of ``mmcl_fast.check``, for each modality and all together."""
+    from mmcl_fast import check, parallel
+    from mmcl_fast.streams import Sample
+
+    rows = [json.loads(line) for line in (serve.ROOT / "demo/manifest.jsonl").read_text().splitlines()]
+    samples = [
+        Sample(r["modality"], r["label"], serve.ROOT / "demo" / r["path"], None, r["split"], r["path"])
+        for r in rows
+        if "path" in r
+    ]
+    kinds = {m: [s for s in samples if s.modality == m] for m in ("image", "video", "audio", "depth")}
+    found: dict[str, Rounds] = {}
+    for told in WAYS.values():  # start what starts workers, and import what decodes
+        check.faults([some[0] for some in kinds.values()], settings={"isolate": told == "1"})
+    for name, some in {**kinds, "all of the demo": samples}.items():
+        rates: Rounds = {way: [] for way in WAYS}
+        for _ in range(rounds):
+            for way, told in WAYS.items():
+                count, begun, spent = 0, time.perf_counter(), 0.0
+                while spent < seconds:
+                    faults = check.faults(some, workers=parallel.cores(), settings={"isolate": told == "1"})
+                    assert not faults, faults[0]
+                    count, spent = count + len(some), time.perf_counter() - begun
+                rates[way].append(count / spent)
+        found[f"check, {name}"] = rates
+    return found
+
+
+def replacement(rounds: int) -> list[float]:
+    """Milliseconds from a worker's death until another one has answered."""
+    import os
+    import signal
+
+    from mmcl_fast.media.isolation import Pool
+
+    file, taken = next(path for modality, path in serve.files() if modality == "image"), []
+    with Pool(1) as pool:
+        for _ in range(rounds):
+            pool.check(file, "image")
+            (worker,) = pool._alive
+            os.kill(worker.process, signal.SIGKILL)
+            begun = time.perf_counter()
+            pool.check(file, "image")
+            taken.append(1e3 * (time.perf_counter() - begun))
+    return taken
+
+
+def serve_rates(run: str, clients: int, seconds: float, rounds: int) -> tuple[dict[str, Rounds], list[dict]]:
+    """Requests a second and seconds of starting of the server, and all that was measured of it."""
+    rates: Rounds = {way: [] for way in WAYS}
+    starts: Rounds = {way: [] for way in WAYS}
+    results = []
+    for _ in range(rounds):
+        for way, told in WAYS.items():
+            result = serve.measure(run, (), clients, seconds, {"MMCL_FAST_ISOLATE": told})
+            results.append({"way": way, "clients": clients, **result})
+            rates[way].append(result["answers"] / result["seconds"])
+            starts[way].append(result["start-up s"])
+            print(f"{way}: {rates[way][-1]:.1f} requests/s, batches of {result['batch']:.1f}", flush=True)
+    return {f"serve, {clients} clients": rates, "start-up of serve": starts}, results
+
+
+def line(what: str, rounds: Rounds) -> list[str]:
+    """Columns as in COLUMNS."""
+    here, there = (statistics.median(rounds[way]) for way in WAYS)
+    unit = "s" if what.startswith("start") else "requests/s" if what.startswith("serve") else "files/s"
+    return [what, unit, f"{here:.4g}", f"{there:.4g}", f"{there / here:.2f}", str(len(rounds["in workers"]))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.isolation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="a run folder of `mmcl-fast train demo`")
+    parser.add_argument("--out", help="name under benchmarks/results, default isolation-<date>")
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=15.0, help="of load, for each way and round")
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    measured = check_rates(chosen.rounds, min(3.0, chosen.seconds))
+    for what, rounds in measured.items():
+        print(" ".join(line(what, rounds)[:5]), flush=True)
+    served, results = serve_rates(str(Path(chosen.run).resolve()), chosen.clients, chosen.seconds, chosen.rounds)
+    measured |= served
+    new = replacement(5 * chosen.rounds)
+    batch = statistics.median(r["batch"] for r in results if r["way"] == "in workers")
+    notes = [
+        f"Items a batch of serve in workers: {batch:.1f}.",
+        f"A worker is replaced in {statistics.median(new):.0f} ms (median of {len(new)}).",
+    ]
+    results = [{k: v for k, v in r.items() if k not in ("latencies", "resident MB")} for r in results]
+    kept = [*results, {"rounds": measured, "replacement ms": new}]
+    table = [line(what, rounds) for what, rounds in measured.items()]
+    facts = suite.about("isolation-cpu", cores=serve.CORES, media="the demo")
+    print(suite.keep(suite.named(chosen.out, "isolation"), facts, kept, COLUMNS, table, notes))
+    return int(any(r["errors"] or r["wrong"] or r["exit code"] or not r["answers"] for r in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
