@@ -120,8 +120,9 @@ class Shard:
         if not items:
             self._unused += [("alone", member[0]) for member in members]
         if items and not label:
+            hint = ", for its .txt is a caption" if any(caption[3] == "text" for caption in captions) else ""
             raise StreamError(
-                f"{where} has no class: add a .cls with its name or number, or {self.label!r} to its .json"
+                f"{where} has no class{hint}: add a .cls with its name or number, or {self.label!r} to its .json"
             )
         for modality, member in items.items():
             split = fields.get("split", self.split)

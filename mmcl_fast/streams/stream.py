@@ -56,6 +56,7 @@ class Stream:
         root: the folder that the keys are relative to.
         official: whether the splits are those of known datasets, so that equal contents in two of them stay.
         skipped: samples that were left out because they do not decode (``streams.broken``).
+        findings: what was found while reading and stops nothing, such as members of a tar that are part of no sample.
         unused_texts: ``(modality, name)`` of the class texts that were given for no class of the stream.
         without_text: ``(modality, name)`` of the classes that no class text was given for.
     """
@@ -96,7 +97,7 @@ class Stream:
         if check and not official:
             validate_content(samples, found)
         found.settle()
-        self.root, self.official = root, official
+        self.root, self.official, self.findings = root, official, found
         self.skipped: list[Broken] = []
         self.shared_classes = shared_classes
         self._yielded = 0

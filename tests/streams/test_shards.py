@@ -179,6 +179,17 @@ def test_fields_that_name_no_class(tmp_path, label):
     refuse(lambda: Stream.from_tar(path), "sample 'a' has no class: add a .cls", "'label' to its .json")
 
 
+def test_a_txt_beside_a_picture_is_no_class(tmp_path):
+    path = pack(tmp_path / "train.tar", [("a.png", png(0)), ("a.txt", "cat")])
+    refuse(lambda: Stream.from_tar(path), "sample 'a' has no class, for its .txt is a caption: add a .cls")
+
+
+def test_what_is_left_out_stays_with_the_stream(tmp_path):
+    tars = both(tmp_path, [("0.png", png(0)), ("0.cls", "cat"), ("0.pyd", b"x")])
+    (finding,) = [f for f in Stream.from_tar(tars).findings.found if f.kind == "left-out"]
+    assert "member '0.pyd' (and 1 more of .pyd) is part of no sample" in finding.reason
+
+
 def test_every_sample_and_tar_at_fault_is_found(tmp_path):
     good = [pair for i in range(3) for pair in ((f"{i}.png", png(i)), (f"{i}.cls", "cat"))]
     tars = both(tmp_path, [*good, ("a.png", png(7)), ("b.cls", "cat")])
