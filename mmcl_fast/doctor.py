@@ -47,6 +47,7 @@ def examine() -> list[Finding]:
         _nvcc,
         _extension,
         _backends,
+        _choices,
         _codecs,
         _pairs,
         _optional,
@@ -209,6 +210,21 @@ def _backends() -> Iterator[Finding]:
     for name, found in ops.backends().items():
         about = found.built if found.available else f"{found.why}{f' (built: {found.built})' if found.built else ''}"
         yield Finding(f"backend {name}", "ok" if found.available else "missing", about or "available")
+
+
+def _choices() -> Iterator[Finding]:
+    """What backend="auto" takes on each GPU, for the loss of a small and of a large step."""
+    import torch
+
+    from mmcl_fast.ops import choice
+    from mmcl_fast.ops.cost import Loss
+
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        said = []
+        for rows, classes, width in ((256, 100, 512), (4096, 131072, 512), (4096, 131072, 1024)):
+            picked = choice.explain(Loss(rows, classes, width, torch.bfloat16), torch.device("cuda", i))
+            said.append(f"{rows} x {classes} x {width}: {picked.backend} ({picked.by})")
+        yield Finding(f"auto on cuda:{i}", "ok", f"bfloat16 loss of B x C x D: {', '.join(said)}")
 
 
 def _codecs() -> Iterator[Finding]:
