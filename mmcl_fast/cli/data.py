@@ -63,17 +63,16 @@ def data_check(
     except StreamError as error:
         if not found.count("error"):
             found.add("unreadable", error)
-        _write(out, found)
         if as_json:
             print_json({"modalities": [], "faults": [], "findings": [finding.record() for finding in found.sorted()]})
         _say(found, out)
+        _write(out, found)
         raise typer.Exit(2) from None
     samples = check.samples_of(stream)
     broken = check.faults(
         samples, workers=workers or parallel.cores(), progress=progress.make(quiet), settings=settings
     )
     survey(stream, samples, broken, found)
-    _write(out, found)
     rows = [
         {
             "modality": m,
@@ -99,6 +98,7 @@ def data_check(
         some = "1 file does not decode" if len(broken) == 1 else f"{len(broken)} files do not decode"
         print(some if broken else "every file decodes")
     _say(found, out, notes=not as_json)
+    _write(out, found)
     if found.count("error") or found.count("warning"):
         raise typer.Exit(1)
 

@@ -22,11 +22,18 @@ from mmcl_fast.streams.names import canonical
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.table import rename, split_samples
 from mmcl_fast.streams.validate import check_modality, check_split
-from mmcl_fast.streams.walk import files_below, plain_files, subfolders
+from mmcl_fast.streams.walk import Note, files_below, plain_files, subfolders
 
 SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}  # one of them: splits, not classes
 HELD_OUT = 0.2  # of each class, to test on
 ABOUT = ("readme", "license", "licence", "classes", "labels", "changelog", "notice")  # files about the data
+
+NOTES = {  # of a walk
+    "unreadable": "{what}: make it readable or remove it",
+    "missing": "{what}: restore the file or remove the entry",
+    "loop": "{what}, and is not followed: remove the link",
+    "linked-twice": "{what}: its files count once",
+}
 
 
 def read_folder(
@@ -80,13 +87,13 @@ class Place:
         self.path = root / modality
         self.passed_over: list[str] = []
 
-    def folders(self, path: Path) -> list[str]:
-        return subfolders(str(path), self._note, str(self.root))
+    def folders(self, path: Path, split: str = "") -> list[str]:
+        return subfolders(str(path), self._note(split, ""), str(self.root))
 
-    def files(self, path: Path) -> list[str]:
+    def files(self, path: Path, split: str, label: str) -> list[str]:
         """All below, as keys: relative to ``root``."""
         place, key = str(path), path.relative_to(self.root).as_posix()
-        files = files_below(place, self._note, str(self.root))
+        files = files_below(place, self._note(split, label), str(self.root))
         return sorted(key + file[len(place) :].replace(os.sep, "/") for file in files)
 
     def beside(self, path: Path, split: str = "") -> None:
@@ -97,7 +104,7 @@ class Place:
                 line = f"{path / name}: lies beside the class folders and is left out: move it into one of them"
                 self.found.add("left-out", line, modality=self.modality, split=split, path=str(path / name))
 
-    def add(self, kind: str, path: Path, line: str, split: str = "", label: str = "") -> None:
+    def add(self, kind: str, path: Path | str, line: str, split: str = "", label: str = "") -> None:
         self.found.add(kind, f"{path}: {line}", modality=self.modality, split=split, label=label, path=str(path))
 
     def end(self) -> None:
@@ -108,17 +115,14 @@ class Place:
             line = f"passes over what is hidden or made by a system, {len(self.passed_over)} in all: {listed}"
             self.found.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self.passed_over[0])
 
-    def _note(self, kind: str, path: str, what: str) -> None:
-        advice = {
-            "unreadable": f"{what}: make it readable or remove it",
-            "missing": f"{what}: restore the file or remove the entry",
-            "loop": f"{what}, and is not followed: remove the link",
-            "linked-twice": f"{what}: its files count once",
-        }
-        if kind == "passed-over":
-            self.passed_over.append(path)
-        else:
-            self.found.add(kind, f"{path}: {advice[kind]}", modality=self.modality, path=path)
+    def _note(self, split: str, label: str) -> Note:
+        def note(kind: str, path: str, what: str) -> None:
+            if kind == "passed-over":
+                self.passed_over.append(path)
+            else:
+                self.add(kind, path, NOTES[kind].format(what=what), split, label)
+
+        return note
 
 
 def _of_modality(place: Place, tables: bool) -> list[Sample]:
@@ -139,14 +143,14 @@ def _of_split(place: Place, split: str) -> list[Sample]:
     if not place.found.attempt("unknown-split", check_split, split, str(where), **about):
         return []
     faults = len(place.found.found)
-    classes = place.folders(where)
+    classes = place.folders(where, split)
     if not classes and len(place.found.found) == faults:
         place.add("empty-class", where, f"no class folders: expected {where}/<class>/<file>", split)
     place.beside(where, split)
     samples = []
     for name in classes:
         faults = len(place.found.found)
-        keys = place.files(where / name)
+        keys = place.files(where / name, split, name)
         if not keys and len(place.found.found) == faults:
             place.add("empty-class", where / name, "empty class folder: add files or remove it", split, name)
         samples += [Sample(place.modality, name, place.root / key, None, split, key) for key in keys]
@@ -157,7 +161,7 @@ def _held_out(place: Place, folders: list[str]) -> list[Sample]:
     """The samples of ``root/<modality>/<class>/files``. Folders that spell one name in two ways are one class."""
     labels: dict[str, dict[str, str]] = {}  # canonical name -> key -> name of the folder
     for name in folders:
-        labels.setdefault(canonical(name), {}).update(dict.fromkeys(place.files(place.path / name), name))
+        labels.setdefault(canonical(name), {}).update(dict.fromkeys(place.files(place.path / name, "", name), name))
     out = []
     for label, keys in labels.items():
         if len(keys) < 2:

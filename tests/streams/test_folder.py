@@ -74,6 +74,11 @@ def test_a_class_folder_that_links_nowhere_or_upwards_is_named(tmp_path: Path) -
     (root / "text/dog").symlink_to(tmp_path / "gone")
     (root / "text/up").symlink_to(root)
     assert told(root) == [("missing", "dog"), ("loop", "up")]
+    (root / "text/cat/gone.txt").symlink_to(tmp_path / "gone.txt")
+    found = Findings(collect=True)
+    Stream.from_folder(root, findings=found)
+    assert [(f.kind, f.modality, f.label) for f in found.sorted()][1] == ("missing", "text", "cat")
+    (root / "text/cat/gone.txt").unlink()
     with pytest.raises(StreamError, match=r"text/dog: links to .*gone: No such file or directory: restore"):
         Stream.from_folder(root)
     (root / "text/dog").unlink()
