@@ -122,7 +122,9 @@ def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
         return work()
     except MediaError as error:
         message = str(error)
-        raise MediaError(f"{name}: {message}" if ": " in message else _line(source, modality, message)) from error
+        raise MediaError(
+            f"{name}: {message}" if ": " in message else _with_advice(source, modality, message)
+        ) from error
     except ImportError as error:
         raise MediaError(f"{name}: {modality} needs the package {error.name!r}: install it") from error
     except Exception as error:  # broken bytes make a decoder raise anything; the cause stays chained
@@ -130,10 +132,10 @@ def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
             raise MediaError(f"{name}: {error.strerror}: check the path") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)[:200]  # an object's address, the name once more
-        raise MediaError(_line(source, modality, f"cannot be decoded as {modality} ({reason})")) from error
+        raise MediaError(_with_advice(source, modality, f"cannot be decoded as {modality} ({reason})")) from error
 
 
-def _line(source: Source, modality: str, message: str) -> str:
+def _with_advice(source: Source, modality: str, message: str) -> str:
     """``message`` and what to do, found from the content of a file that could not be decoded as ``modality``."""
     name, start, row, kind = name_of(source), b"", None, None
     try:

@@ -99,8 +99,8 @@ def box(start: bytes) -> bool:
 
 
 def icon(start: bytes) -> bool:
-    """One to 99 pictures, a reserved zero and at most 256 colours in the first entry."""
-    return len(start) > 22 and 0 < start[4] < 100 and start[5] == 0 and start[9] == 0
+    """The first picture lies right behind the directory, whose entries have 16 bytes each."""
+    return int.from_bytes(start[18:22], "little") == 6 + 16 * int.from_bytes(start[4:6], "little") > 6
 
 
 def flash(start: bytes) -> bool:
