@@ -150,7 +150,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
     compression = numbers(259, (NONE,))[0]
     samples, bits, forms = numbers(277, (len(numbers(258, (1,))),))[0], {*numbers(258, (1,))}, {*numbers(339, (1,))}
     if len(bits) > 1 or len(forms) > 1:
-        raise MediaError(f"a TIFF whose channels have {sorted(bits)} bits: {SAVE}")
+        raise MediaError(f"a TIFF whose channels have different numbers of bits: {SAVE}")
     if not 1 <= samples <= SAMPLES:
         raise MediaError(f"a TIFF of {samples} channels, the limit is {SAMPLES}: save those that are a picture")
     tiled = 322 in directory

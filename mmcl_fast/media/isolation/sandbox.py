@@ -76,10 +76,10 @@ def enter() -> list[str]:
 
 
 class Meter:
-    """Arms the limits of one file after another. ``base``: the process's memory before the first, which is its own."""
+    """Arms the limits of one file after another."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits = limits
+        self.limits, self.first = limits, self._peak()
 
     def limit_memory(self) -> None:
         """Hold what is in use now, and ``max_decode_mb`` more (Linux; others have no such limit)."""
@@ -100,6 +100,16 @@ class Meter:
             _, most = resource.getrlimit(kind)
             size = size if most == resource.RLIM_INFINITY else min(size, most)
             resource.setrlimit(kind, (size, size))
+
+    def was_near_limit(self) -> bool:
+        """Whether half of ``max_decode_mb`` was in use at once, ever."""
+        return self._peak() - self.first > self.limits.max_decode_mb * 1e6 / 2
+
+    def _peak(self) -> float:
+        """The most bytes that were resident at once."""
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def begin(self) -> None:
         """Give the next file its processor time, counted from now."""

@@ -21,7 +21,7 @@ from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source
 from mmcl_fast.media.spec import Spec, VisualSpec, spec_from_dict
 
-OUT_OF_MEMORY = ("allocate memory", "not enough memory", "Cannot allocate", "bad_alloc", "out of memory")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")  # torch's and C++'s words
 
 
 def work(sock: socket.socket, limits: Limits) -> None:
@@ -72,12 +72,12 @@ class _Worker:
             place = job["descriptor"]
             return self._do(job, restore(job["source"], -1 if place is None else descriptors[place]))
         except MediaError as error:
-            return {"error": str(error)[:4000], "memory": _out_of_memory(error)}
+            return {"error": str(error)[:4000], "memory": _out_of_memory(error, self.meter)}
         except MemoryError:
             return {"error": "", "memory": True}
         except Exception as error:  # a fault of ours, which the parent raises as such
             said = "".join(traceback.format_exception(error))[-20_000:]
-            return {"fault": said, "memory": _out_of_memory(error)}
+            return {"fault": said, "memory": _out_of_memory(error, self.meter)}
 
     def _do(self, job: dict[str, Any], source: Source) -> dict[str, Any]:
         modality, specs = job["modality"], job["specs"]
@@ -93,7 +93,7 @@ class _Worker:
             try:
                 decode(source, modality, spec, view=job["view"], seed=job["seed"], key=job["key"], out=out)
             except MediaError as error:
-                return {"modality": modality, "error": str(error)[:4000], "memory": _out_of_memory(error)}
+                return {"modality": modality, "error": str(error)[:4000], "memory": _out_of_memory(error, self.meter)}
         return {"modality": modality}
 
     def _planes(self, place: int, shape: tuple[int, ...]) -> Tensor:
@@ -102,12 +102,15 @@ class _Worker:
         return torch.frombuffer(self.memory, dtype=torch.float32, count=count, offset=HEAD + place).view(shape)
 
 
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out on the way to this error."""
+def _out_of_memory(error: BaseException | None, meter: sandbox.Meter) -> bool:
+    """Whether memory ran out on the way to this error.
+
+    FFmpeg says so of every absurd size, and asks the system for none of it; then the file is broken and no more.
+    """
     while error is not None:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-            return True
-        if any(words in str(error) for words in OUT_OF_MEMORY):
+        if getattr(error, "errno", None) == errno.ENOMEM:
+            return meter.was_near_limit()
+        if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             return True
         error = error.__cause__ or error.__context__
     return False
