@@ -45,11 +45,16 @@ def read_separated(path: Path, header: bool, wanted: Choice | None) -> Iterator[
                 continue
         row = _fitted(fields, len(names))
         if row is None:
-            raise StreamError(
-                f"{where}: {len(fields)} fields where the first line has {len(names)}: put fields that hold "
-                f"{_NAMED[separator]} or line ends into quotes, and double quotes in them"
-            )
+            raise StreamError(_misfit(where, len(fields), len(names), separator))
         yield Row(where, number, {name: field for name, field in zip(names, row) if name in asked})
+
+
+def _misfit(where: str, count: int, expected: int, separator: str) -> str:
+    line = f"{where}: {count} fields where the first line has {expected}"
+    if count < expected:
+        return f"{line}: give the row all its fields, or remove it"
+    unnamed = "; if the first column has no name, give it one" if count == expected + 1 else ""
+    return f"{line}: put fields that hold {_NAMED[separator]} or line ends into quotes{unnamed}"
 
 
 def _names(fields: list[str], header: bool) -> list[str]:

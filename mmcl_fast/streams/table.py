@@ -51,6 +51,8 @@ def read_table(
     for file, fixed in files.items():
         samples += _samples(file, columns, label, fixed, split, header, root, found)
     found.settle()  # before what follows of it, such as a class without samples
+    if not samples and not found.found:
+        raise StreamError(f"{path}: no samples: expected a header and a row for each text")
     texts = read_class_texts(root)
     return {"samples": sort(rename(samples, root, texts)), "root": root, "class_texts": texts, "findings": found}
 

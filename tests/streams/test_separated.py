@@ -100,7 +100,8 @@ def test_a_column_asked_for_that_is_there_twice(tmp_path):
 @pytest.mark.parametrize(
     "row, parts",
     [
-        ("x,q", ["line 3: 2 fields where the first line has 3"]),
+        ("x,q", ["line 3: 2 fields where the first line has 3: give the row all its fields"]),
+        ("1,x,q,train", ["line 3: 4 fields where the first line has 3", "if the first column has no name"]),
         ("x,y,q,train", ["line 3: 4 fields where the first line has 3", "hold commas"]),
         ('"x""y"z,q,train', ["line 3", "double those in it"]),
         ('"x,q,train\ny,q,test', ["line 3: unexpected end of data"]),
@@ -184,6 +185,12 @@ def test_what_pandas_writes_is_read(tmp_path):
 def test_other_endings(tmp_path, name, advice):
     (tmp_path / name).write_text("x")
     refuse(lambda: Stream.from_table(tmp_path / name), f"{name}: not a table of .csv, .tsv, .jsonl, .parquet", advice)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\n \n,,\n", b"text,label,split\n\n"])
+def test_a_table_without_rows(tmp_path, content):
+    (tmp_path / "a.csv").write_bytes(content)
+    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: no samples: expected a header and a row for each")
 
 
 def test_a_field_over_the_limit(tmp_path, monkeypatch):
