@@ -10,7 +10,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test processors lint format gpu setup clean
+.PHONY: demo test fuzz processors lint format gpu setup clean
 
 demo: setup
 	$(BIN)/mmcl-fast train demo --out $(OUT) --resume $(ARGS)
@@ -18,6 +18,10 @@ demo: setup
 # One process per core with one thread each: the tests start many short processes of their own.
 test: setup $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# 20,000 mutated files of every format through the workers that decode. make fuzz ARGS="--seed 7 --keep runs/killers"
+fuzz: setup $(STAMPS)/test
+	$(BIN)/python -m tests.media.fuzz $(ARGS)
 
 # The tests again with the arithmetic of other processors: see tests/processors.sh. Takes an hour and more.
 processors: setup $(STAMPS)/test
