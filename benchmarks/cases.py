@@ -117,11 +117,21 @@ Case = tuple[Loss | Realign, str, torch.dtype]
 
 def on_gpu() -> list[Case]:
     """The most important first: a run that is cut off has them."""
-    first = [*FLAGSHIP[:1], *REALIGN[12:13], *SMALL[3:4], *FLAGSHIP[1:], *LARGE[:2], *SMALL[:1], *REALIGN[14:15]]
-    half = [*first, *(c for c in [*SMALL, *LARGE, *REALIGN] if c not in first)]
+    first: list[Loss | Realign] = [
+        *FLAGSHIP[:1],
+        *REALIGN[12:13],
+        *SMALL[3:4],
+        *FLAGSHIP[1:],
+        *LARGE[:2],
+        *SMALL[:1],
+        *REALIGN[14:15],
+    ]
+    rest: list[Loss | Realign] = [*SMALL, *LARGE, *REALIGN]
+    half = [*first, *(c for c in rest if c not in first)]
     found: list[Case] = [(case, "cuda", torch.bfloat16) for case in half]
     found.insert(6, (FLAGSHIP[0], "cuda", torch.float16))
-    return found + [(case, "cuda", torch.float32) for case in [*SMALL, *REALIGN[:1]]]
+    single: list[Loss | Realign] = [*SMALL, *REALIGN[:1]]
+    return found + [(case, "cuda", torch.float32) for case in single]
 
 
 def on_cpu() -> list[Case]:

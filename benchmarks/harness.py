@@ -4,16 +4,16 @@ once."""
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
 
 import torch
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 
 
 def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
@@ -78,21 +78,21 @@ def interleaved(
     }
 
 
-@cache
+@functools.cache
 def product_rate(device: str, dtype: torch.dtype) -> float:
     """FLOP/s of a large square product of random numbers: what arithmetic can reach on this machine."""
     n = 1024 if device == "cpu" else 8192 if dtype.itemsize == 2 else 4096
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    times = interleaved({"product": lambda: torch.mm(a, b)}, device, seconds=0.3)["product"]
+    times = interleaved({"product": functools.partial(torch.mm, a, b)}, device, seconds=0.3)["product"]
     return 2e3 * n**3 / times["median"]
 
 
-@cache
+@functools.cache
 def copy_rate(device: str) -> float:
     """Bytes/s of a large copy, read and written."""
     a = torch.empty(1 << (26 if device == "cpu" else 30), dtype=torch.int8, device=device).fill_(1)
     b = torch.empty_like(a)
-    times = interleaved({"copy": lambda: b.copy_(a)}, device, seconds=0.2)["copy"]
+    times = interleaved({"copy": functools.partial(b.copy_, a)}, device, seconds=0.2)["copy"]
     return 2e3 * a.numel() / times["median"]
 
 

@@ -74,11 +74,11 @@ def measure(
     watch("all together")
     failed: dict[str, Exception] = {}
     timed = harness.interleaved(runs, device, seconds, failed=failed)
-    for name, error in failed.items():
-        rows[name] = {"why": reason(error)}
-        _check(name, device, error)
+    for name, raised in failed.items():
+        rows[name] = {"why": reason(raised)}
+        _check(name, device, raised)
     for name, time in timed.items():
-        rows[name] = time | {"tflops": flops / time["median"] / 1e9, "floor_share": floor_ms / time["median"]}
+        rows[name] = {**time, "tflops": flops / time["median"] / 1e9, "floor_share": floor_ms / time["median"]}
         if ours in timed:
             rows[name]["ratio"] = time["median"] / timed[ours]["median"]
         watch(name)

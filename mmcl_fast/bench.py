@@ -46,11 +46,14 @@ def train(arguments: Sequence[str]) -> int:
     return _run("benchmarks.train", arguments, {})
 
 
-def serve(run: Path, arguments: Sequence[str]) -> int:
-    """Runs ``python -m benchmarks.serve`` on a run folder with these arguments; returns its exit code."""
+def serve(run: Path, arguments: Sequence[str], isolation: bool = False) -> int:
+    """Runs ``python -m benchmarks.serve`` on a run folder with these arguments; returns its exit code.
+
+    ``isolation``: ``python -m benchmarks.isolation`` in its place.
+    """
     if not run.is_dir():
         raise UserError(f"bench: {run}: no such run folder; make one with mmcl-fast train demo --out {run}")
-    return _run("benchmarks.serve", [str(run.resolve()), *arguments], {})
+    return _run(f"benchmarks.{'isolation' if isolation else 'serve'}", [str(run.resolve()), *arguments], {})
 
 
 def _run(module: str, arguments: Sequence[str], settings: dict[str, object]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import serve, serve_client
+from benchmarks import isolation, serve, serve_client
 from mmcl_fast import bench, cli
 from mmcl_fast.media import sniff
 
@@ -30,6 +30,9 @@ def test_bench_serve_hands_its_options_to_the_suite(monkeypatch: pytest.MonkeyPa
     assert command[1:] == [
         *("-m", "benchmarks.serve", str(tmp_path), "--clients", "3", "--seconds", "2.0", "--out", "here")
     ]
+    calls.clear()
+    assert CliRunner().invoke(cli.app, ["bench", "serve", str(tmp_path), "--isolation"]).exit_code == 5
+    assert calls[0][1:] == ["-m", "benchmarks.isolation", str(tmp_path), "--clients", "50", "--seconds", "60.0"]
     gone = CliRunner().invoke(cli.app, ["bench", "serve", str(tmp_path / "gone")])
     assert gone.exit_code == 2 and "no such run folder" in gone.stderr and len(calls) == 1
 
@@ -68,6 +71,14 @@ def test_clients_count_errors_and_wrong_answers(tmp_path: Path) -> None:
     turns = told["answers"] // 2
     assert turns > 3 and abs(told["wrong"] - turns) <= 1 and len(told["latencies"]["text"]) == told["answers"]
     assert set(told["errors"]) == {"503", "IncompleteReadError"} and abs(told["errors"]["503"] - turns) <= 1
+
+
+def test_the_table_of_isolation() -> None:
+    rounds = {"in this process": [10.0, 30.0, 20.0], "in workers": [19.0, 18.0, 50.0]}
+    assert isolation.line("check, image", rounds) == ["check, image", "files/s", "20", "19", "0.95", "3"]
+    assert isolation.line("start-up of serve", rounds)[1] == "s"
+    assert isolation.line("serve, 9 clients", rounds)[1] == "requests/s"
+    assert len(isolation.COLUMNS) == 6
 
 
 def test_the_table() -> None:

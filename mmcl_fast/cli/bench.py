@@ -94,6 +94,9 @@ def bench_serve(
     run: Run,
     clients: Annotated[int, typer.Option(min=1, help="At once.")] = 50,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of load, with batching and without.")] = 60.0,
+    isolation: Annotated[
+        bool, typer.Option("--isolation", help="Decoding in workers and in the server, in turns; the check too.")
+    ] = False,
     out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
     debug: Debug = False,
 ) -> None:
@@ -104,4 +107,4 @@ def bench_serve(
     from mmcl_fast import bench as suite
 
     arguments = ["--clients", str(clients), "--seconds", str(seconds)] + (["--out", out] if out else [])
-    raise typer.Exit(suite.serve(run, arguments))
+    raise typer.Exit(suite.serve(run, arguments, isolation))

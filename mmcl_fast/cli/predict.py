@@ -56,7 +56,7 @@ def predict(
         str, typer.Option("--format", help="table, json (one object a line) or csv (one row for a file and rank).")
     ] = "table",
     batch_size: Annotated[int, typer.Option(min=1, help="Files decoded and embedded together.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="Decoding threads.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
     device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -77,7 +77,9 @@ def predict(
         one_of("--modality", modality, MODALITIES)
     check_device(device)
     from mmcl_fast.learning import Learner
+    from mmcl_fast.media import isolation
 
+    isolation.prepare()  # beside the loading of the learner
     learner = Learner.load(run, device=device, workers=workers)
     found = learner.predictions(
         _items(files),
