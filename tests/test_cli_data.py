@@ -9,7 +9,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mmcl_fast import cli
 from mmcl_fast.streams.findings import KINDS
 from tests.test_cli import call, error_of
 from tests.toy import write_folder
@@ -150,6 +152,26 @@ def test_what_leaves_no_sample_is_listed_too(tmp_path: Path) -> None:
     assert [finding["kind"] for finding in found] == ["unknown-modality", "empty-class"]
     assert result.stderr.splitlines() == [f"error: {finding['reason']}" for finding in found]
     assert check(tmp_path / "data", 2) == {"modalities": [], "faults": [], "findings": found}
+
+
+def test_every_row_at_fault_is_told_and_what_ends_the_reading_too(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    rows = [
+        "text,label,split",
+        "a cat,cat,train",
+        ",cat,train",
+        "a pet,cat,tset",
+        "it purrs,cat,test",
+        "it barks,,train",
+    ]
+    table.write_text("\n".join(rows))
+    found = check(table)
+    assert [finding["kind"] for finding in found["findings"] if finding["level"] == "error"] == ["row"] * 3
+    assert [re.findall(r"line (\d)", f["reason"]) for f in found["findings"][:3]] == [["3"], ["4"], ["6"]]
+    assert found["modalities"][0]["train"] == found["modalities"][0]["test"] == 1
+    table.write_text("\n".join([*rows, "it barks,dog,train,and more"]))
+    result = CliRunner().invoke(cli.app, ["data", "check", str(table), "-q"])
+    assert result.exit_code in (1, 2) and all(f"line {number}: " in result.stderr for number in (3, 4, 6, 7))
 
 
 def test_the_page_lists_every_kind_in_the_order_of_harm() -> None:

@@ -61,7 +61,7 @@ def data_check(
     try:
         stream, settings = _stream(source, overrides or [], found)
     except StreamError as error:
-        if not found.count("error"):
+        if not any(str(error).startswith(finding.reason) for finding in found.found):
             found.add("unreadable", error)
         if as_json:
             print_json({"modalities": [], "faults": [], "findings": [finding.record() for finding in found.sorted()]})
