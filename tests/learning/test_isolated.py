@@ -24,8 +24,9 @@ def test_predictions_are_those_of_this_process(place: Path, tmp_path: Path, monk
     """To the bit, in order, for every format; with workers more and fewer than batches."""
     files: list[Path | Line] = []
     for number, file in enumerate(originals()):
-        files.append(tmp_path / f"{number:03}{file.suffix}")
-        Path(files[-1]).write_bytes(file.data if number % 5 else file.data[: len(file.data) // 3])
+        path = tmp_path / f"{number:03}{file.suffix}"
+        files.append(path)
+        path.write_bytes(file.data if number % 5 else file.data[: len(file.data) // 3])
     files[7:7] = [tmp_path / "gone.png", Line("line", "a bird"), Line("empty", " "), tmp_path]
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "0")
     want = Learner.load(place / "run", device="cpu").predict(files, on_error="report", top_k=2)

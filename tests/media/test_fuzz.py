@@ -16,15 +16,8 @@ if isolation.unavailable():
 
 def test_a_sample_comes_to_items_and_clean_errors() -> None:
     found = fuzz(list(mutated(500, seed=100)), workers=2)
-    assert not found.faults
-    assert found.items + found.errors == 3 * 500 and min(found.items, found.errors) > 300
-
-
-@pytest.mark.slow
-def test_many_come_to_items_and_clean_errors() -> None:
-    found = fuzz(list(mutated(20_000, seed=0)), workers=2)
     assert not found.faults and not found.killers
-    assert found.items + found.errors == 3 * 20_000
+    assert found.items + found.errors == 3 * 500 and min(found.items, found.errors) > 300
 
 
 def test_what_is_not_clean_is_a_fault() -> None:

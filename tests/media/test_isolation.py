@@ -200,7 +200,8 @@ def test_a_killer_among_others_is_the_one_that_is_named(pool: Pool) -> None:
     outcomes = pool.run([Job(text.encode(), "planted", {"planted": wanted()}) for text in texts])
     for text, outcome in zip(texts, outcomes, strict=True):
         if text.isdigit():
-            assert outcome.error is None and outcome.data is not None
+            assert outcome.error is None
+            assert isinstance(outcome.data, torch.Tensor)
             assert torch.allclose(outcome.data, torch.tensor(int(text) / 1000))
         elif text[0] != "x":
             assert isinstance(outcome.error, DecoderDied) and outcome.data is None

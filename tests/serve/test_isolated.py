@@ -55,7 +55,8 @@ async def call(port: int, path: str, body: bytes) -> tuple[int, dict]:
 
 async def under_load(port: int, work: list[tuple[str, bytes]]) -> list[tuple[int, dict]]:
     """The answers to (path, body), asked by ``CLIENTS`` at once."""
-    left, found = iter(enumerate(work)), [(0, {})] * len(work)
+    left = iter(enumerate(work))
+    found: list[tuple[int, dict]] = [(0, {})] * len(work)
 
     async def client() -> None:
         for number, (path, body) in left:
