@@ -49,9 +49,10 @@ def _kind(source: Source, start: bytes, row: Format | None) -> str | None:
     if row.sure:
         return row.modalities[0]
     if row.library == PILLOW:
-        return _picture(source, start, row) or ("text" if signatures.utf8(start) else None)
-    kind = _tracks(source, row) if row.library == FFMPEG else _sound(source)
-    return kind or _unmarked(source)
+        kind = _picture(source, start, row)
+    else:
+        kind = (_tracks(source, row) if row.library == FFMPEG else _sound(source)) or _unmarked(source)
+    return kind or ("text" if signatures.utf8(start) else None)  # the mark was a word after all
 
 
 def _picture(source: Source, start: bytes, row: Format) -> str | None:
