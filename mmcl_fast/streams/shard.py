@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.media.formats import is_clutter
+from mmcl_fast.media.formats import UNREAD_ENDINGS, is_clutter
 from mmcl_fast.media.source import Slice
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import Sample
@@ -41,7 +41,9 @@ class LeftOut:
         """A finding for each reason and ending: the first member, and how many there are."""
         for (why, ending), members in self._members.items():
             more = f" (and {len(members) - 1} more{f' of {ending}' if ending else ''})" if members[1:] else ""
-            found.add(_KIND.get(why, "passed-over"), f"{members[0]}{more} {_ADVICE[why]}", others=tuple(members[1:]))
+            refusal = UNREAD_ENDINGS.get(ending[1:].lower(), "") if why == "unknown" else ""
+            advice = f"is part of no sample: {refusal}" if refusal else _ADVICE[why]
+            found.add(_KIND.get(why, "passed-over"), f"{members[0]}{more} {advice}", others=tuple(members[1:]))
 
 
 class Shard:
@@ -61,6 +63,7 @@ class Shard:
         self._groups: dict[str, list[Member]] = {}
         self._dotted: set[str] = set()  # keys that hold dots
         self._unused: list[tuple[str, str]] = []  # why, and the member's name
+        self._unread: dict[str, str] = {}  # key -> its first member of an ending that is not read
         for member in read_index(file):
             self._sort_in(member)
 
@@ -73,6 +76,7 @@ class Shard:
             self._unused.append(("hidden" if hidden else "unknown", name))
         elif member[3] == "" or by_last is None:
             self._unused.append(("unknown", name))
+            self._unread.setdefault(by_convention[0], name)
         else:
             key = by_last[0]
             if key != by_convention[0]:
@@ -116,7 +120,7 @@ class Shard:
         label = fields.setdefault("", fields.get(self.label, "").strip())
         self._unused += [("caption", caption[0]) for caption in captions]
         if not items and label:
-            raise StreamError(f"{where} has a class but no item: add a member such as .jpg, .wav or .txt")
+            raise StreamError(f"{where} has a class but no item: {self._instead(key)}")
         if not items:
             self._unused += [("alone", member[0]) for member in members]
         if items and not label:
@@ -134,6 +138,14 @@ class Shard:
             check_split(split, where)
             source = Slice(str(self.file), member[1], member[2], member[0])
             yield Sample(modality, label, source, None, split, f"{self.name}/{member[0]}")
+
+    def _instead(self, key: str) -> str:
+        """What to do about a key without an item."""
+        name = self._unread.get(key, "")
+        refusal = UNREAD_ENDINGS.get(name.rpartition(".")[2].lower())
+        if refusal:
+            return f"{name} is {refusal}"
+        return "add a member such as .jpg, .wav or .txt" + (f", for {name} is not read" if name else "")
 
 
 def _is_item(kind: object) -> bool:

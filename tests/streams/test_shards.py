@@ -179,6 +179,19 @@ def test_fields_that_name_no_class(tmp_path, label):
     refuse(lambda: Stream.from_tar(path), "sample 'a' has no class: add a .cls", "'label' to its .json")
 
 
+def test_items_of_formats_that_are_not_read(tmp_path):
+    path = pack(tmp_path / "train.tar", [("a.HEIC", b"x"), ("a.cls", "cat")])
+    refuse(
+        lambda: Stream.from_tar(path), "sample 'a' has a class but no item: a.HEIC is HEIC", "convert it to JPEG or PNG"
+    )
+    path = pack(tmp_path / "train.tar", [("a.pyd", b"x"), ("a.cls", "cat")])
+    refuse(lambda: Stream.from_tar(path), "no item: add a member such as .jpg, .wav or .txt, for a.pyd is not read")
+    _, told = read(both(tmp_path, [("a.heic", b"x"), ("0.png", png(0)), ("0.cls", "cat")]))
+    assert told[0].endswith(
+        "'a.heic' (and 1 more of .heic) is part of no sample: HEIC, which is not read: convert it to JPEG or PNG"
+    )
+
+
 def test_a_txt_beside_a_picture_is_no_class(tmp_path):
     path = pack(tmp_path / "train.tar", [("a.png", png(0)), ("a.txt", "cat")])
     refuse(lambda: Stream.from_tar(path), "sample 'a' has no class, for its .txt is a caption: add a .cls")
