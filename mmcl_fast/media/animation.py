@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import struct
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,10 @@ def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
     from PIL import Image
 
     with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
-        numbers = frame_numbers(im)
+        try:
+            numbers = frame_numbers(im)
+        except (IndexError, struct.error):  # Pillow looks through a GIF to count its frames
+            raise MediaError("the file is cut short or damaged: replace it") from None
         if len(numbers) < 2:
             raise MediaError(STILL)
         pixels = im.width * im.height

@@ -232,6 +232,6 @@ def _shown_times(found: _Packets, kind: str) -> list[int]:
 def _decoded_times(found: _Packets, delay: int, length: int) -> list[int]:
     """When the decoder gives out the frames, ``delay`` packets late; empty where the packets do not tell."""
     times = sorted(found.decoded)
-    if len(set(times)) < len(times):
+    if not times or len(set(times)) < len(times):
         return []
     return [*times[delay:], *(times[-1] + length * (i + 1) for i in range(min(delay, len(times))))]

@@ -167,6 +167,9 @@ def test_a_gif_cut_short():
     assert letters(data[:-1], 3) == "RGB"  # all but the trailer
     with pytest.raises(MediaError, match="truncated"):
         decode(data[:-100], "video")
+    ends = data.index(b",", 800) + 3  # within the place of a frame
+    with pytest.raises(MediaError, match="cut short or damaged: replace it"):
+        decode(data[:ends], "video")
 
 
 @pytest.mark.parametrize("delay", [0, 1])
