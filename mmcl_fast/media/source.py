@@ -177,12 +177,17 @@ def open_container(source: Source, **options: str) -> InputContainer:
     """The same without a look at the head; ``options`` of FFmpeg's demuxers."""
     import av
 
-    target = "file:" + os.path.abspath(source) if is_file(source) else open_binary(source)
+    opened = None if is_file(source) else open_binary(source)
+    target = "file:" + os.path.abspath(source) if is_file(source) else opened
     options |= {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     try:
         return av.open(target, "r", options=options, metadata_errors="replace")
-    except av.ArgumentError:  # a demuxer that is not on the list
-        raise MediaError("neither a film nor a sound of a format that is read") from None
+    except Exception as error:
+        if opened is not None:  # an error that is kept would keep it open
+            opened.close()
+        if isinstance(error, av.ArgumentError):  # a demuxer that is not on the list
+            raise MediaError("neither a film nor a sound of a format that is read") from None
+        raise
 
 
 def limit_seconds(seconds: float, spec: VisualSpec) -> None:

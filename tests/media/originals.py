@@ -249,6 +249,9 @@ def _sounds() -> list[Original]:
         "aac.aac": recording("adts", "aac"),
         "wma.wma": recording("asf", "wmav2", 44100),
     }
+    made["chain.ogg"] = made["vorbis.ogg"] + made["speech.opus"]
+    made["joined.mp3"] = made["mono.mp3"] + made["stereo.mp3"]
+    made["piped.wav"] = made["pcm16.wav"][:40] + b"\xff" * 4 + made["pcm16.wav"][44:]
     return [Original(name, "audio", data, (RATE, SAMPLES, 16)) for name, data in made.items()]
 
 
