@@ -8,7 +8,7 @@ import functools
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -38,7 +38,7 @@ def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
 
 
 def interleaved(
-    runs: dict[str, Run],
+    runs: Mapping[str, Run],
     device: str,
     seconds: float = 3.0,
     least: int = 5,
@@ -50,7 +50,7 @@ def interleaved(
     flush = torch.empty(1 << 28, dtype=torch.int8, device=device) if device == "cuda" else None
     times: dict[str, list[float]] = {name: [] for name in runs}
 
-    def each(step: Callable[[str], None]) -> None:
+    def each(step: Callable[[str], object]) -> None:
         for name in list(times):
             try:
                 step(name)

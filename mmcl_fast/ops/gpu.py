@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mmcl_fast.ops.common import add_text_gradient, finish_text_gradient, flat, gradient_dtype, mean_unit, unit_stride
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 CHUNK_BYTES = 30 << 20  # of logits: half of an H200's level-2 cache
 ROWS = 4096

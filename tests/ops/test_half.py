@@ -64,7 +64,7 @@ def check_long_vectors(backend: str, device: str = "cpu") -> None:
     z, text, labels, _ = confident(272, device)
     long = [(30 * x.float()).half() for x in (z, text)]
     assert (long[0].float() @ long[1].float().T).abs().max() > 65504
-    got, want = (ops.alignment_loss(*x, labels, logit_scale=5.0, backend=backend) for x in (long, (z, text)))
+    got, want = (ops.alignment_loss(a, b, labels, logit_scale=5.0, backend=backend) for a, b in (long, (z, text)))
     torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-3)
 
 
