@@ -15,7 +15,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import mel, sound_header, sound_mpeg, sound_ogg
 from mmcl_fast.media.resample import resample
-from mmcl_fast.media.sound_av import AvSound
+from mmcl_fast.media.sound_av import KEPT, AvSound
 from mmcl_fast.media.sound_file import FilePiece, PartPiece, open_sound
 from mmcl_fast.media.sound_part import Part, part_of
 from mmcl_fast.media.sound_window import Piece, place, window
@@ -61,12 +61,16 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whol
     if whole and plan.fault:
         raise MediaError(f"{plan.fault}: cut short, replace it")
     parts: Sequence[Source] = [source] if plan.parts is None else plan.parts
-    pieces = [piece for part in parts for piece in _pieces(part, spec, whole, plan.by_av)]
+    kept = KEPT // len(parts)
+    pieces = [piece for part in parts for piece in _pieces(part, spec, whole, plan.by_av, kept)]
     return window(pieces, spec, shift)
 
 
-def _pieces(source: Source, spec: VisualSpec, whole: bool, by_av: bool) -> Sequence[Piece]:
-    """A file or a part of one by libsndfile, or by PyAV what libsndfile does not read. ``whole`` decodes all of it."""
+def _pieces(source: Source, spec: VisualSpec, whole: bool, by_av: bool, kept: int) -> Sequence[Piece]:
+    """A file or a part of one by libsndfile, or by PyAV what libsndfile does not read.
+
+    ``whole`` decodes all of it. PyAV's samples stay in memory where there are at most ``kept``.
+    """
     import soundfile
 
     if not by_av:
@@ -79,7 +83,7 @@ def _pieces(source: Source, spec: VisualSpec, whole: bool, by_av: bool) -> Seque
         except soundfile.LibsndfileError:
             pass
     try:
-        sound = AvSound(source, spec, whole)
+        sound = AvSound(source, spec, whole, kept)
     except MediaError:
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ from mmcl_fast.media.tracks import audio_track
 
 # kbit/s of AC-3 by its header's code for the frame's size (ETSI TS 102 366, table 4.13).
 AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
-KEPT = 1 << 24  # samples in memory (64 MB); a longer sound is decoded twice: to count it, then for the window
+KEPT = 1 << 24  # samples in memory (64 MB)
 
 
 class AvSound:
@@ -28,12 +28,13 @@ class AvSound:
         source: the file.
         spec: its ``max_seconds`` is the limit.
         whole: refuse samples that are no sound anywhere in the file.
+        kept: how many samples may stay in memory. More are decoded twice: to count them, then for the window.
 
     Raises:
         MediaError: no sound track, no samples, damage before the end, or more seconds than the limit.
     """
 
-    def __init__(self, source: Source, spec: VisualSpec, whole: bool):
+    def __init__(self, source: Source, spec: VisualSpec, whole: bool, kept: int = KEPT):
         self.source = source
         self.runs: list[tuple[int, int]] = []  # rate and samples of each piece
         self.stated, self.exact, self.torn = 0.0, False, False
@@ -49,7 +50,7 @@ class AvSound:
                 sane(block.min(initial=0), block.max(initial=0))
             if self._kept is not None:
                 self._kept.append(block)
-                if total > KEPT:
+                if total > kept:
                     self._kept = None
         self.seconds = seconds
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import VisualSpec, check, dali_routes, decode, sound_ogg
+from mmcl_fast.media import VisualSpec, audio, check, dali_routes, decode, sound_ogg
 from mmcl_fast.media.audio import read_wave
 from mmcl_fast.media.resample import resample
 from mmcl_fast.media.source import Slice
@@ -166,3 +166,16 @@ def test_dali_gets_only_what_its_header_describes():
     open_wav = wav[:40] + b"\xff" * 4 + wav[44:]
     for data in (VORBIS + VORBIS, VORBIS[:-9], open_wav, wav[:-1000], wav[:40] + bytes(4) + wav[44:]):
         assert dali_routes.audio(data, spec, View(), False) is None
+
+
+@pytest.mark.parametrize("kind", ["one rate", "two rates", "links"])
+def test_a_long_sound_is_decoded_twice_and_not_kept(kind, monkeypatch):
+    aac = by_av("adts", "aac", 44100)
+    data = {"one rate": aac * 3, "two rates": by_av("adts", "aac", 32000) + aac, "links": FLAC + FLAC}[kind]
+    spec = VisualSpec(modality="audio", seconds=0.7)
+    want = {shift: read_wave(data, spec, shift)[0] for shift in (None, 0.0, 0.3, 1.0)}
+    monkeypatch.setattr(audio, "KEPT", 1000)
+    for shift, wave in want.items():
+        got = read_wave(data, spec, shift)[0]
+        assert got.shape == wave.shape and (got - wave).abs().max() < 1e-6
+    check(data, "audio")
