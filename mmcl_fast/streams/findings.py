@@ -36,6 +36,7 @@ KINDS = {
     "one-training-file": NOTE,
     "no-validation-file": NOTE,
     "equal-in-class": NOTE,
+    "alike-files": NOTE,  # Windows and macOS would keep one of them
     "unused-text": NOTE,
     "two-spellings": NOTE,
     "loop": NOTE,  # a link to a folder above itself

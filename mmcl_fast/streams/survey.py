@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from mmcl_fast.errors import MediaError, meant
 from mmcl_fast.media.formats import HEAD, recognise
@@ -11,7 +13,7 @@ from mmcl_fast.media.source import head
 from mmcl_fast.media.spec import BUILT_IN
 from mmcl_fast.streams.broken import Broken
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.names import folded
+from mmcl_fast.streams.names import canonical, folded
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.stream import Stream
 from mmcl_fast.streams.validate import same_content, shared
@@ -34,6 +36,7 @@ def survey(stream: Stream, samples: Sequence[Sample], broken: Sequence[Broken], 
     if not stream.official:
         _contents(sound, found)
     _names(stream, found)
+    _file_names(samples, found)
     _classes(stream, sound, faulty, found)
 
 
@@ -108,6 +111,20 @@ def _names(stream: Stream, found: Findings) -> None:
                 "equal-texts", line, modality=room, label=name[0][1], others=tuple(label for _, label in name[1:])
             )
     _unused_texts(stream, found)
+
+
+def _file_names(samples: Sequence[Sample], found: Findings) -> None:
+    """Files of one folder whose names differ only in case or Unicode form."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for sample in samples:
+        if isinstance(sample.path, Path):
+            folder, _, name = str(sample.path).rpartition(os.sep)
+            groups.setdefault((folder, canonical(name).casefold()), []).append(sample)
+    for one, *others in groups.values():
+        if others and {sample.path for sample in others} != {one.path}:
+            keys = tuple(sample.key for sample in others)
+            line = f"{one.key}: differs from {keys[0]} in case or Unicode form only: Windows and macOS keep one of them"
+            found.add("alike-files", line, modality=one.modality, key=one.key, path=str(one.path), others=keys)
 
 
 def _add_classes(kind: str, line: str, modality: str, classes: Sequence[ClassId], found: Findings) -> None:
