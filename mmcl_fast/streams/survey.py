@@ -92,24 +92,20 @@ def _names(stream: Stream, found: Findings) -> None:
         rooms.setdefault("" if stream.shared_classes else identity[0], []).append(identity)
     for room, identities in rooms.items():
         told = set()
-        for name in _alike(identities, lambda identity: folded(identity[1])):
-            told.update(name)
-            listed = ", ".join(repr(label) for _, label in name)
+        for group in _alike(identities, lambda identity: folded(identity[1])):
+            told.update(group)
+            listed = ", ".join(repr(label) for _, label in group)
             line = f"classes {listed} of {room or 'the stream'} differ only in how they are written: give them one name"
-            found.add(
-                "alike-names", line, modality=room, label=name[0][1], others=tuple(label for _, label in name[1:])
-            )
-        for name in _alike(identities, lambda identity: folded(stream.class_text[identity])):
-            if told.issuperset(name):
+            _add_classes("alike-names", line, room, group, found)
+        for group in _alike(identities, lambda identity: folded(stream.class_text[identity])):
+            if told.issuperset(group):
                 continue
-            listed = ", ".join(repr(label) for _, label in name)
+            listed = ", ".join(repr(label) for _, label in group)
             line = (
-                f"classes {listed} of {room or 'the stream'} have one text, {stream.class_text[name[0]]!r}: "
+                f"classes {listed} of {room or 'the stream'} have one text, {stream.class_text[group[0]]!r}: "
                 "tell them apart in classes.json"
             )
-            found.add(
-                "equal-texts", line, modality=room, label=name[0][1], others=tuple(label for _, label in name[1:])
-            )
+            _add_classes("equal-texts", line, room, group, found)
     _unused_texts(stream, found)
 
 
