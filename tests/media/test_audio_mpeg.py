@@ -174,3 +174,41 @@ def test_junk_between_frames_loses_no_frame():
         30,
         stretch.frames - 30,
     ]
+
+
+def header_frame(bare: bytes, mark: bytes, flags: int, frames: int, size: int) -> bytes:
+    """A frame of 417 bytes at 44.1 kHz with a header as encoders before LAME wrote it: no delay, perhaps no counts."""
+    mono = bare[3] >= 0xC0
+    frame = bytearray(b"\xff\xfb\x90" + bare[3:4] + bytes(413))
+    if mark == b"VBRI":
+        frame[36:42] = mark + b"\0\1"
+        frame[46:54] = size.to_bytes(4, "big") + frames.to_bytes(4, "big")
+        frame[54:62] = b"\0\0\0\1\0\1\0\1"
+    else:
+        place = 21 if mono else 36
+        numbers = [frames.to_bytes(4, "big")] * (flags & 1) + [size.to_bytes(4, "big")] * (flags >> 1)
+        fields = mark + flags.to_bytes(4, "big") + b"".join(numbers)
+        frame[place : place + len(fields)] = fields
+    return bytes(frame)
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize("mark, flags", [(b"VBRI", 3), (b"Xing", 3), (b"Xing", 1), (b"Xing", 2), (b"Info", 0)])
+def test_headers_of_other_encoders(mark, flags, layout):
+    bare = without_header(by_av("mp3", "libmp3lame", 44100, layout))
+    frames = stretches(io.BytesIO(bare))[0].frames
+    size = 417 + len(bare)
+    data = header_frame(bare, mark, flags, frames, size) + bare
+    wave, _ = ours(data)
+    assert len(wave) == frames * 1152 and same(wave, by_ffmpeg(bare)[0])
+    check(data, "audio")
+    too_many = header_frame(bare, mark, flags, 5 * frames, size) + bare
+    if flags != 1:  # its bytes are right, or it states nothing
+        check(too_many, "audio")
+        with_more = header_frame(bare, mark, flags, frames, 2 * size) + bare[: len(bare) // 2 + 7]
+        with pytest.raises(MediaError, match="cut short, replace it"):
+            check(with_more, "audio")
+    else:
+        with pytest.raises(MediaError, match=f"ends after {frames} of {5 * frames} frames: cut short, replace it"):
+            check(too_many, "audio")
+    assert len(ours(too_many)[0]) == frames * 1152
