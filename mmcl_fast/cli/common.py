@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 done, but files that were looked at can't be read (predict, data check), a part that all "
+    "Exit codes: 0 done; 1 done, but files can't be read (predict), data is at fault (data check), a part that all "
     "needs is broken (doctor), or a question was answered with no; 2 bad input, or it failed and one line says why; "
     "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0); "
     "141 nobody reads the output any more."
