@@ -3,7 +3,7 @@
 #   bash benchmarks/gpu.sh FOLDER [STEP ...]
 # FOLDER takes the results: summary.txt (read this first), log.txt, ops.json, ops.md, table.json, counters.txt.
 # Every step writes as it goes, so a run that is cut off keeps what it had.
-# STEP: build smoke test sanitize ops profile (the default, in this order), and media train (they need the whole package).
+# STEP: build smoke test ops sanitize profile (the default, in this order), and media train (they need the whole package).
 # The default steps need torch, triton, pybind11, ninja, setuptools and pytest, and nothing else.
 # PYTHON: the interpreter (default python3). WHEELS: a folder of wheels to use (default wheels/ where it is there).
 # GPU_SECONDS: the whole limit (default 520). BENCH_SECONDS: for each case. GPU_DEVICE=cpu: a rehearsal without a GPU.
@@ -13,17 +13,18 @@ mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
 shift
 cd "$(dirname "$0")/.." || exit 2
-steps=" ${*:-build smoke test sanitize ops profile} "
+steps=" ${*:-build smoke test ops sanitize profile} "
 python=${PYTHON:-python3} total=${GPU_SECONDS:-520} device=${GPU_DEVICE:-cuda}
 export PYTHONUNBUFFERED=1 BENCH_SECONDS=${BENCH_SECONDS:-0.2}
 failed=0
+running=()
 : >"$out/summary.txt"
 : >"$out/log.txt"
 
 note() { echo "$*" | cut -c1-400 | tee -a "$out/summary.txt"; }
 left() { echo $((total - SECONDS)); }
 wants() { [[ $steps == *" $1 "* ]]; }
-trap 'note "CUT OFF after ${SECONDS} s: the steps above are complete, log.txt has the rest"; exit 143' TERM INT
+trap 'kill "${running[@]}" 2>/dev/null; note "CUT OFF after ${SECONDS} s: the steps above are complete, log.txt has the rest"; exit 143' TERM INT
 
 # step NAME LIMIT COMMAND...: the command's output goes to log.txt, its end to summary.txt
 step() {
@@ -34,8 +35,10 @@ step() {
   lines=$(wc -l <"$out/log.txt")
   echo "=== $name: $*" >>"$out/log.txt"
   timeout -k 5 "$limit" "$@" >>"$out/log.txt" 2>&1 &
-  wait $!
+  running=($!)
+  wait "${running[0]}"
   code=$?
+  running=()
   tail -n "+$((lines + 2))" "$out/log.txt" >"$out/.step"
   case $code in
     0) note "$name: ok, $((SECONDS - start)) s" ;;
@@ -52,7 +55,7 @@ if compgen -G "$wheels/*.whl" >/dev/null; then
   then export PYTHONPATH="$out/.site${PYTHONPATH:+:$PYTHONPATH}"
   else note "wheels: could not be installed from $wheels (log.txt)"; failed=1; fi
 fi
-"$python" - "$device" >"$out/.step" 2>&1 <<'CHECK' || { note "error: $(tail -n 1 "$out/.step")"; exit 1; }
+"$python" - "$device" >"$out/.step" 2>"$out/.error" <<'CHECK' || { note "error: $(tail -n 1 "$out/.error")"; exit 1; }
 import sys
 try:
     import ninja, pybind11, pytest, setuptools, torch, triton
@@ -77,7 +80,7 @@ if wants build; then  # in place, for this GPU alone
   "$python" -c 'import mmcl_fast.kernels' 2>/dev/null || ln -sfn ../kernels mmcl_fast/kernels
 fi
 
-kernels="triton cuda"
+kernels="cuda triton"
 [[ $device == cpu ]] && kernels=cpp
 if wants smoke; then  # each backend by itself: a kernel that hangs or crashes ends its own process only
   for name in $kernels; do
@@ -88,19 +91,35 @@ fi
 
 if wants test; then
   [[ $device == cpu ]] && tests=(tests/ops/test_choice.py) || tests=(tests/ops/test_gpu.py tests/ops/test_half.py -m gpu)
-  step test 130 "$python" -m pytest "${tests[@]}" -v -rfE --tb=short -p no:cacheprovider -o addopts= \
+  "$python" -c 'import xdist' 2>/dev/null && tests+=(-n 4)  # most of the time goes into compiling Triton's kernels
+  step test 110 "$python" -m pytest "${tests[@]}" -v -rfE --tb=short -p no:cacheprovider -o addopts= \
     -o faulthandler_timeout=60
   shown "^(FAILED|ERROR)|^=+ .*(passed|failed|error)|Timeout" 20
+fi
+
+profiles=0 checks=0
+if wants profile && [[ $device == cuda ]] && command -v ncu >/dev/null; then profiles=45; fi
+if wants sanitize && [[ $device == cuda ]] && command -v compute-sanitizer >/dev/null; then checks=120; fi
+if wants ops; then
+  limit=$(($(left) - profiles - checks - 10))
+  select=()
+  [[ $device == cpu ]] && select=(--select "256x100 and float32")
+  cp mmcl_fast/ops/table.json "$out/table.json"
+  step ops "$limit" "$python" -m benchmarks --folder "$out" --out ops --quiet --limit $((limit - 25)) \
+    --write-table "$out/table.json" "${select[@]}"
+  shown "floor .* ms;|^stopped|^error" 60
 fi
 
 if wants sanitize && [[ $device == cuda ]]; then
   if command -v compute-sanitizer >/dev/null; then  # both at once
     ids=()
-    limit=$(($(left) < 120 ? $(left) : 120))
+    limit=$(($(left) - profiles < 120 ? $(left) - profiles : 120))
+    ((limit < 5)) && limit=5
     for tool in memcheck racecheck; do
       PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 \
         "$python" -m tests.ops.small_gpu cuda >"$out/.$tool" 2>&1 &
       ids+=("$tool:$!")
+      running+=($!)
     done
     for pair in "${ids[@]}"; do
       wait "${pair#*:}"
@@ -115,18 +134,6 @@ if wants sanitize && [[ $device == cuda ]]; then
   else
     note "sanitize: NOT RUN, compute-sanitizer is not on the PATH"
   fi
-fi
-
-profiles=0
-if wants profile && [[ $device == cuda ]] && command -v ncu >/dev/null; then profiles=45; fi
-if wants ops; then
-  limit=$(($(left) - profiles - 10))
-  select=()
-  [[ $device == cpu ]] && select=(--select "256x100 and float32")
-  cp mmcl_fast/ops/table.json "$out/table.json"
-  step ops "$limit" "$python" -m benchmarks --folder "$out" --out ops --quiet --limit $((limit - 25)) \
-    --write-table "$out/table.json" "${select[@]}"
-  shown "floor .* ms;|^stopped|^error" 60
 fi
 
 if wants profile && [[ $device == cuda ]]; then
@@ -156,6 +163,6 @@ if wants train; then
   step train 120 "$python" -m benchmarks.train --encoder vit-b16 --seeds 0 --growth no \
     --rows "ours;plain PyTorch loop, two-forward query"
 fi
-rm -rf "$out/.step" "$out/.site"
+rm -rf "$out/.step" "$out/.error" "$out/.site"
 note "done in ${SECONDS} s: $([[ $failed == 0 ]] && echo "all steps ended well" || echo "NOT all steps ended well")"
 exit $failed

@@ -70,9 +70,10 @@ def compare(name: str, got: list[Tensor], want: list[Tensor], dtype: torch.dtype
 
 def check(backend: str, device: str) -> bool:
     good = True
-    for dtype in (FLOAT, BF16, HALF):
+    triton = backend == "triton"  # compiles for each width and dtype, which takes a minute for all
+    for dtype in (FLOAT, BF16) if triton else (FLOAT, BF16, HALF):
         kind = str(dtype).removeprefix("torch.")
-        for b, c, d, text_too in LOSSES:
+        for b, c, d, text_too in LOSSES[1::2] if triton else LOSSES:
             arguments = sample(b, c, d, dtype)
             want = loss_values("reference", "cpu", arguments, text_too, wide=True)
             got = loss_values(backend, device, arguments, text_too, wide=False)
