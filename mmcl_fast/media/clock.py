@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmcl_fast.errors import MediaError
+from mmcl_fast.media.tracks import packets_of
 
 # Containers whose header states a film's length and whose packets state when their frames are shown.
 STATED = ("mov", "matroska")
@@ -196,7 +197,7 @@ def _packets(container: Any, stream: Any, kind: str) -> _Packets:
     lengths: list[int] = []
     back, ahead = (round(seconds / stream.time_base) for seconds in (BACK, AHEAD))
     offset, leaps, last, key, first = 0, False, None, None, None
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         if not packet.size:
             continue
         if packet.is_keyframe and key is None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.clock import Clock, container_kind
+from mmcl_fast.media.tracks import packets_of
 
 SEEK_FRAMES = 8  # a seek pays when it skips at least so many frames
 AHEAD = 32  # packets read before one is decoded; codecs put frames out of order by at most 16
@@ -48,7 +49,7 @@ class Packets:
     """
 
     def __init__(self, container: Any, stream: Any, times: list[int] | None):
-        self.packets, self.times = container.demux(stream), times
+        self.packets, self.times = packets_of(container, stream), times
         self.context = stream.codec_context
         self.alone = self.context.codec.intra_only
         self.ahead: deque[Any] = deque()
@@ -162,6 +163,11 @@ class FramesByTime:
         self.clock.require(self.clock.last(), self.end())
 
 
+def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+    for packet in packets_of(container, stream):
+        yield from packet.decode()
+
+
 class FramesByNumber:
     """Frames of a file whose times cannot be trusted: they are shown in the order in which the decoder gives them."""
 
@@ -176,7 +182,7 @@ class FramesByNumber:
             for entry in stream.index_entries
             if entry.is_keyframe and entry.timestamp in self.places
         ]
-        self.decoded = container.decode(stream)
+        self.decoded = _decoded(container, stream)
         self.first = next(self.decoded, None)
         if self.first is None:
             raise MediaError(NOTHING)
@@ -214,7 +220,7 @@ class FramesByNumber:
     def _go_to(self, packet: int) -> None:
         assert self.clock.decoded is not None
         self.container.seek(self.clock.decoded[packet], stream=self.stream)
-        self.decoded = self.container.decode(self.stream)
+        self.decoded = _decoded(self.container, self.stream)
         self._advance()
 
     def rest(self) -> None:

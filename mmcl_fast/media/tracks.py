@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +55,14 @@ def audio_track(container: InputContainer) -> AudioStream | None:
     return max(container.streams.audio, key=_audio_score, default=None)
 
 
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of a track, the last one empty, so that the decoder gives out what it holds."""
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return  # PyAV stumbles at the end of a broadcast in which further tracks began
+
+
 def _video_score(stream: VideoStream) -> tuple[bool, bool, int]:
     context = stream.codec_context
     pixels = 0 if context is None else context.width * context.height
@@ -80,7 +89,7 @@ def _is_one_picture(container: InputContainer, stream: VideoStream) -> bool:
     if len(stream.index_entries) > 1:
         return False
     # Nothing states the count, as in Matroska. A film's second packet comes early; a cover costs one pass.
-    packets = (packet for packet in container.demux(stream) if packet.size)
+    packets = (packet for packet in packets_of(container, stream) if packet.size)
     single = next(packets, None) is None or next(packets, None) is None
     container.seek(0)
     return single

@@ -2,6 +2,7 @@
 
 import io
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def letters(data, frames: int, x: int = SIDE // 2, y: int = SIDE // 2) -> str:
 def saved(kind: str, colours: list, durations: list[int], **options) -> bytes:
     pictures = [Image.new("RGBA", (64, 48), colour) for colour in colours]
     data = io.BytesIO()
-    exact = {"WEBP": {"lossless": True}, "AVIF": {"quality": 95}}.get(kind, {})
+    exact: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {"quality": 95} if kind == "AVIF" else {}
     pictures[0].save(data, kind, save_all=True, append_images=pictures[1:], duration=durations, **exact, **options)
     return data.getvalue()
 

@@ -10,7 +10,7 @@ from av.stream import Disposition
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, sniff
 from mmcl_fast.media.source import open_av
-from mmcl_fast.media.tracks import audio_track, is_cover, video_track
+from mmcl_fast.media.tracks import audio_track, is_cover, packets_of, video_track
 from tests.media.files import plain
 
 
@@ -101,3 +101,12 @@ def test_a_cover_is_known_by_its_flag(tmp_path):
     path = container_with(tmp_path / "a.mp4", ("libx264", 3, 32, 1))
     with open_av(path) as container:
         assert not is_cover(container.streams.video[0])
+
+
+def test_packets_before_a_reader_stumbles_are_kept():
+    class Broadcast:
+        def demux(self, stream):
+            yield from "ab"
+            raise IndexError
+
+    assert list(packets_of(Broadcast(), None)) == ["a", "b"]
