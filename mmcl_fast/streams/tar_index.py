@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from mmcl_fast.errors import MediaError, StreamError
+from mmcl_fast.errors import StreamError
+from mmcl_fast.media import isolation
 from mmcl_fast.media.formats import ENDINGS
-from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Slice
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.text_file import decode, parse_json
@@ -164,6 +164,7 @@ def _members(path: Path, file: BinaryIO) -> list[Member]:
                 f"{path}: member {name!r} links to {links[name]!r}, which is no file of the tar: pack plain files only "
                 "(tar --dereference --hard-dereference)"
             )
+    _recognise(path, [member for member in found.values() if member[3] is None])
     return list(found.values())
 
 
@@ -224,7 +225,7 @@ def _part(name: str) -> str | None:
 
 
 def _kind(path: Path, file: BinaryIO, name: str, offset: int, size: int) -> Any:
-    """What a member is (see ``Member``). Pickles are not even read."""
+    """What a member is (see ``Member``); None where its content is to tell. Pickles are not even read."""
     ending = _part(name)
     if ending is None:
         return ""
@@ -243,13 +244,23 @@ def _kind(path: Path, file: BinaryIO, name: str, offset: int, size: int) -> Any:
     if said:
         return said
     allowed = ENDINGS[last]
-    if len(allowed) == 1:
-        return next(iter(allowed))
+    return next(iter(allowed)) if len(allowed) == 1 else None
+
+
+def _recognise(path: Path, members: list[Member]) -> None:
+    """Say what these members are by their content, which a worker looks at: it may be one that kills."""
+    if not members:
+        return
+    jobs = [isolation.Job(Slice(str(path), offset, size, name), None, {}) for name, offset, size, _ in members]
+    decoders = isolation.decoders(None, 1)
     try:
-        kind = sniff(Slice(str(path), offset, size, name))
-    except MediaError:
-        kind = ""
-    return kind if kind in allowed else min(allowed, key=MODALITIES.index)  # what it is not, the check says
+        for member, outcome in zip(members, decoders.run(jobs), strict=True):
+            allowed = ENDINGS[(_part(member[0]) or "").rpartition(".")[2]]
+            kind = outcome.modality
+            # What it is not, the check says.
+            member[3] = kind if kind in allowed else min(allowed, key=MODALITIES.index)
+    finally:
+        decoders.close()
 
 
 def _class(data: bytes, where: str) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import queue
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -142,27 +142,32 @@ class Pool:
         return [found[i] for i in range(len(jobs))]
 
     def _abroad(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """What workers say of jobs that are for them."""
         found: dict[int, Outcome] = {}
-        with _opened(jobs) as opened:
-            sizes = [0 if job.whole else _size(self.visual(job)) for job in jobs]
-            left, suspect, restarts = list(range(len(jobs))), -1, 0
-            while left:
-                some = [suspect] if suspect >= 0 else _together(sizes, left)
-                try:
-                    answers = self._ask([jobs[i] for i in some], [opened[i] for i in some])
-                except _Lost as lost:
-                    found |= dict(zip(some, lost.known))
-                    job, death = some[lost.job], lost.death
-                    if death.reason == "server" and restarts < RESTARTS:
-                        restarts += 1
-                        continue
-                    if job == suspect or lost.alone or death.reason not in UNSURE:
-                        found[job] = Outcome(None, _error(jobs[job].source, death, self.limits))
-                    suspect = -1 if job in found else job
+        sizes = [0 if job.whole else _size(self.visual(job)) for job in jobs]
+        left, suspect, restarts = deque(range(len(jobs))), -1, 0
+        while left:
+            some = [left.popleft()] if suspect >= 0 else _together(sizes, left)
+            chosen = [jobs[i] for i in some]
+            try:
+                with _opened(chosen) as opened:
+                    found |= dict(zip(some, self._ask(chosen, opened)))
+                suspect = -1
+            except _Lost as lost:
+                found |= dict(zip(some, lost.known))
+                i, death = some[lost.job], lost.death
+                if death.reason == "server":
+                    restarts += 1
+                    if restarts > RESTARTS:
+                        line = f"decoding in workers: {death.how}, again and again: {process.ADVICE}"
+                        raise IsolationError(line) from None
+                elif i == suspect or lost.alone or death.reason not in UNSURE:
+                    found[i], suspect = Outcome(jobs[i].modality, _error(jobs[i].source, death, self.limits)), -1
                 else:
-                    found |= dict(zip(some, answers))
-                    suspect = -1
-                left = [i for i in left if i not in found]
+                    suspect = i
+            again = [i for i in some if i not in found]
+            # A suspect is asked for next, alone.
+            left.extendleft(sorted(again, key=lambda i: (i != suspect, i), reverse=True))
         return [found[i] for i in range(len(jobs))]
 
     def start(self) -> None:
@@ -313,15 +318,11 @@ def _opened(jobs: Sequence[Job]) -> Iterator[list[tuple[dict[str, Any], int]]]:
                 os.close(descriptor)
 
 
-def _together(sizes: Sequence[int], left: Sequence[int]) -> list[int]:
-    """The first of those left that go into one request."""
-    some: list[int] = []
-    size = 0
-    for i in left[:TOGETHER]:
-        size += sizes[i]
-        if some and size > BYTES_TOGETHER:
-            break
-        some.append(i)
+def _together(sizes: Sequence[int], left: deque[int]) -> list[int]:
+    """Takes the first of those left that go into one request."""
+    some, size = [left.popleft()], 0
+    while left and len(some) < TOGETHER and (size := size + sizes[left[0]]) <= BYTES_TOGETHER - sizes[some[0]]:
+        some.append(left.popleft())
     return some
 
 

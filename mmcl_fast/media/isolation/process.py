@@ -168,6 +168,7 @@ class Worker:
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.answered, self.killed, self.ended = limits, 0, False, False
+        self.ending = threading.Lock()
         self.memory: mmap.mmap | None = None
         self.specs: set[int] = set()
         for attempt in range(2):
@@ -272,17 +273,19 @@ class Worker:
     def kill(self) -> None:
         """End it from another thread: who waits for its answer gets Died."""
         self.killed = True
-        if not self.ended:
-            os.kill(self.process, signal.SIGKILL)
+        with self.ending:  # else its number might be another process's by now
+            if not self.ended:
+                os.kill(self.process, signal.SIGKILL)
 
     def close(self) -> int | None:
         """End it; returns how it ended, None where nobody knows."""
-        if self.ended:
-            return None
-        self.ended = True
-        self.sock.close()
-        try:
-            os.kill(self.process, signal.SIGKILL)  # a zombie keeps its number, and how it ended, until it is asked
-            return self.server.wait(self.process)
-        except (wire.Ended, OSError):
-            return None
+        with self.ending:
+            if self.ended:
+                return None
+            self.ended = True
+            self.sock.close()
+            try:
+                os.kill(self.process, signal.SIGKILL)  # a zombie keeps its number, and how it ended, until it is asked
+                return self.server.wait(self.process)
+            except (wire.Ended, OSError):
+                return None

@@ -18,6 +18,7 @@ from typing import Any
 LENGTH = struct.Struct("!I")
 LONGEST = 1 << 20  # bytes of a message; a worker that says more is not one of ours any more
 MOST_DESCRIPTORS = 64
+SECONDS = 60.0  # in which the other side has to take a message
 
 
 class Ended(Exception):
@@ -27,11 +28,12 @@ class Ended(Exception):
 def send(sock: socket.socket, body: bytes, descriptors: Sequence[int] = ()) -> None:
     """Raises Ended where nobody reads."""
     data = LENGTH.pack(len(body)) + body
+    sock.settimeout(SECONDS)
     try:
         sent = socket.send_fds(sock, [data], descriptors) if descriptors else sock.send(data)
         if sent < len(data):
             sock.sendall(data[sent:])
-    except (BrokenPipeError, ConnectionError) as fault:
+    except (ConnectionError, TimeoutError) as fault:
         raise Ended(str(fault)) from fault
 
 
@@ -78,8 +80,7 @@ def receive(sock: socket.socket, until: float | None = None) -> tuple[bytes, lis
     wanted = LENGTH.size
     try:
         while len(data) < wanted:
-            if until is not None:
-                sock.settimeout(max(0.001, until - time.monotonic()))
+            sock.settimeout(None if until is None else max(0.001, until - time.monotonic()))
             part, extra, _, _ = sock.recvmsg(
                 min(wanted - len(data), 1 << 16) if data else 1 << 16,
                 socket.CMSG_LEN(MOST_DESCRIPTORS * found.itemsize),
