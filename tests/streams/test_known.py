@@ -194,7 +194,7 @@ def test_five_datasets_are_learned(copies):
     for task in stream:
         learner.learn(task)
     assert sum(learner.evaluate(stream.tasks).counts) == sum(len(task.test) for task in stream) == 9
-    assert learner.settings["media"] == {"depth_kind": "sun_rgbd"}
+    assert learner.settings["media"]["depth_kind"] == "sun_rgbd"
 
 
 @pytest.mark.parametrize(
