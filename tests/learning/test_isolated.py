@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def killing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     bad[1].write_text("sleep")
     yield root, bad
     process.fork_server().close()
+    sys.modules.pop("planted", None)
     for names in (spec.MODALITIES, spec.VISUAL, own.READERS):
         names.remove("planted") if isinstance(names, list) else names.pop("planted")
 

@@ -44,6 +44,7 @@ def planted() -> Iterator[None]:
         yield
         assert process._server is not None
         process._server.close()
+        sys.modules.pop("planted", None)
         for names in (spec.MODALITIES, spec.VISUAL, own.READERS):
             names.remove("planted") if isinstance(names, list) else names.pop("planted")
 
@@ -206,6 +207,20 @@ def test_a_killer_among_others_is_the_one_that_is_named(pool: Pool) -> None:
         elif text[0] != "x":
             assert isinstance(outcome.error, DecoderDied) and outcome.data is None
     assert set(pool.deaths) == {"signal", "wall", "memory", "cpu", "exit"}
+
+
+def test_many_more_files_than_descriptors(pool: Pool, tmp_path: Path) -> None:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (tmp_path / "a").write_text("250")
+    (tmp_path / "b").write_text("abort")
+    names = ["a"] * min(3 * soft, 6000)
+    names[777] = names[778] = "b"
+    jobs = [Job(tmp_path / name, "planted", {"planted": wanted()}, whole=True) for name in names]
+    outcomes = pool.run(jobs)
+    assert [i for i, outcome in enumerate(outcomes) if outcome.error is not None] == [777, 778]
+    assert all(outcome.modality == "planted" for outcome in outcomes)
 
 
 def test_a_file_may_take_long_one_after_another(pool: Pool) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from mmcl_fast.media.isolation import worker
+from mmcl_fast.media.source import head
 
 before = worker.sniff
 
 
 def sniff(source):
-    if source == b"planted abort":
+    if head(source, 20) == b"planted abort":
         os.abort()
     return before(source)
 

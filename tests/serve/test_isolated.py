@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -100,9 +101,13 @@ def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path
         for reason, count in told.items():  # one that may not have been its file's doing was tried again
             assert count <= dead[reason] <= (count if reason in ("cpu", "wall") else 2 * count), (reason, dead, told)
         assert found["mmcl_fast_decoders{}"] >= 1 and found["mmcl_fast_requests_in_flight{}"] == 0
-        after = resources(process.pid)
-        descriptors, threads, resident = (a - b for a, b in zip(after, before))
-        assert descriptors <= 8 and threads <= 0 and resident < 60e6, (before, after)
+        for _ in range(100):  # connections end a little after their answers
+            after = resources(process.pid)
+            descriptors, threads, resident = (a - b for a, b in zip(after, before))
+            if descriptors <= 4:
+                break
+            time.sleep(0.1)
+        assert descriptors <= 4 and threads <= 0 and resident < 60e6, (before, after)
         below = children(process.pid)
         assert len(below) <= 1 + len(os.sched_getaffinity(0))
         process.send_signal(signal.SIGINT)

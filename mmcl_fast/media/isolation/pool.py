@@ -268,6 +268,7 @@ class Pool:
     def _end(self, worker: Worker | None) -> None:
         if worker is not None:
             worker.close()
+            worker.memory = None  # with its descriptor, which an exception's frames would keep for a while
             with self._lock:
                 self._alive.discard(worker)
 
