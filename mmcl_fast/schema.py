@@ -182,7 +182,7 @@ class MediaSection(Section):
     )
     isolate: bool = Field(
         True,
-        title="Decode in processes that a file may crash or hang, in the check before learning and in predict and serve",
+        title="Decode in processes that a file may crash or hang: the check before learning, predict and serve",
         description="true or false",
     )
     max_decode_mb: float = Field(

@@ -13,6 +13,7 @@ import pytest
 
 from mmcl_fast.streams.sample import Task
 from tests.cli_calls import call, error_of
+from tests.streams.test_tars import pack, png
 
 
 def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> None:
@@ -114,6 +115,21 @@ def test_a_broken_file_stops_training_before_it_begins(place: Path, tmp_path: Pa
         )
     )
     assert "9.png" in line and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_is_left_out_of_the_data_is_said_before_learning(place: Path, tmp_path: Path) -> None:
+    for seed, split in enumerate(("train", "test")):
+        members = [
+            (f"{split}-{name}{i}.{end}", data)
+            for i in range(2)
+            for number, name in enumerate(("cat", "dog"))
+            for end, data in (("png", png(4 * seed + 2 * i + number)), ("cls", name))
+        ]
+        pack(tmp_path / "tars" / f"{split}.tar", [*members, (f"{split}-note.xyz", b"of no format")])
+    words = ["--set", "stream.source=tar", "--set", f"stream.path={tmp_path / 'tars'}", "--set", "method.name=ridge"]
+    result = call("train", place / "mine.toml", "--out", tmp_path / "run", *words, "--set", "method.options={}")
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1 and "note.xyz" in warnings[0] and "1 more" in warnings[0]
 
 
 def test_broken_files_are_skipped_where_the_config_says_so(place: Path, tmp_path: Path) -> None:

@@ -29,6 +29,10 @@ from mmcl_fast.errors import RunError, UserError
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
     from mmcl_fast.learning.run import Result
+    from mmcl_fast.progress import Progress
+    from mmcl_fast.streams import Stream
+
+SHOWN = 5  # warnings of the data that are printed
 
 
 @app.command()
@@ -139,6 +143,8 @@ def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | N
     with parallel.together():
         going_on = runs.holds_run(out, resume)
         stream = runs.make_stream(settings, out if going_on else None)
+        if not going_on:
+            _warn(stream, display)
         if settings.stream.check and not going_on and parallel.first():
             workers, media = settings.train.workers, settings.media.model_dump()
             if settings.stream.on_broken == "skip":
@@ -150,6 +156,15 @@ def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | N
         stream = broken.without(stream, skipped)
     result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
     return result if parallel.first() else None
+
+
+def _warn(stream: Stream, display: Progress) -> None:
+    """What reading the data found and what stops nothing, such as members of a tar that are part of no sample."""
+    warnings = [finding for finding in stream.findings.sorted() if finding.level == "warning"]
+    for finding in warnings[:SHOWN]:
+        display.log(f"warning: {finding.reason}")
+    if warnings[SHOWN:]:
+        display.log(f"warning: and {len(warnings) - SHOWN} more: mmcl-fast data check lists them")
 
 
 @app.command()

@@ -70,7 +70,8 @@ def read_folder(
         refused = False
         if modality == "text":
             try:
-                own += rename(split_samples(root / modality, root, text, label, header), root / modality, texts)
+                rows = split_samples(root / modality, root, text, label, header, found)
+                own += rename(rows, root / modality, texts)
             except StreamError as error:
                 found.add("unreadable", error, modality=modality, path=str(root / modality))
                 refused = True
