@@ -47,7 +47,21 @@ def libraries() -> list[str]:
     found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     found |= {*site.getsitepackages(), site.getusersitepackages(), str(own), str(own.parent / "kernels")}
     found |= {os.path.join(sys.base_prefix, "lib"), *SYSTEM, *MACHINE}
-    return sorted(found)
+    return sorted(found | loaded())
+
+
+def loaded() -> set[str]:
+    """Files and folders of the packages that are imported, which PYTHONPATH or a .pth file may have led to."""
+    found = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if "." in name or not isinstance(file, str) or not os.path.isabs(file):
+            continue
+        place = Path(file)
+        found.add(str(place.parent if place.stem == "__init__" else place))
+        if place.stem == "__init__":  # a wheel's own shared libraries lie beside its package
+            found |= {str(beside) for beside in place.parent.parent.glob("*.libs")}
+    return found
 
 
 def die_with_parent() -> None:
