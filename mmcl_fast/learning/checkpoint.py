@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import files
+from mmcl_fast.streams.names import naming
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
@@ -198,6 +199,25 @@ def _json(file: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{file}: not a JSON object; use an older checkpoint")
     return value
+
+
+def class_names(
+    keys: Sequence[Sequence[str]], tasks: Sequence[dict[str, Any]]
+) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
+    """Stored ``(modality, name)`` of the classes, and the tasks, with names in the form that streams have them in.
+
+    Checkpoints may be older than that form: a Mac wrote the names of its folders otherwise.
+    """
+    named = naming([(modality, name) for modality, name in keys])
+    renamed = [
+        {
+            **task,
+            "classes": [named(name) for name in task["classes"]],
+            "class_ids": [[modality, named(name)] for modality, name in task["class_ids"]],
+        }
+        for task in tasks
+    ]
+    return [(modality, named(name)) for modality, name in keys], renamed
 
 
 def _pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:

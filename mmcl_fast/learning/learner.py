@@ -22,7 +22,6 @@ from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
 from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.steps import Journal, Unkept
-from mmcl_fast.streams.names import naming
 from mmcl_fast.streams.sample import Sample, Task
 
 
@@ -387,17 +386,8 @@ class Learner:
         }
         state = self.method.current(own, values["state"])
         self.method.load_state(*state)
-        named = naming([tuple(key) for key in values["keys"]])
-        keys = [(modality, named(name)) for modality, name in values["keys"]]
+        keys, self.tasks = checkpoint.class_names(values["keys"], values["tasks"])
         self.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
-        self.tasks = [
-            {
-                **task,
-                "classes": [named(name) for name in task["classes"]],
-                "class_ids": [[modality, named(name)] for modality, name in task["class_ids"]],
-            }
-            for task in values["tasks"]
-        ]
         return state
 
     def describe(self) -> dict[str, Any]:

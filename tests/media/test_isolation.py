@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
-import venv
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -387,22 +385,3 @@ def test_a_large_picture_fits_into_the_memory_of_a_worker(tmp_path: Path, shared
     Image.fromarray(np.full((10_000, 10_000), 9000, np.uint16)).save(tmp_path / "a.png", compress_level=1)
     data = shared_pool.decode(tmp_path / "a.png", "depth")
     assert isinstance(data, torch.Tensor) and data.shape == (1, 3, 224, 224)
-
-
-def test_packages_that_a_pth_file_leads_to_may_be_opened(tmp_path: Path) -> None:
-    """FFmpeg's libraries are opened with the first film, behind what a worker may no longer open."""
-    venv.create(tmp_path / "venv", with_pip=False)
-    python = str(tmp_path / "venv" / "bin" / "python")
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    place = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
-    folders = dict.fromkeys((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
-    (Path(place) / "below.pth").write_text("\n".join(folders) + "\n")
-    (tmp_path / "film").write_bytes(next(file.data for file in originals() if file.modality == "video"))
-    script = (
-        "from mmcl_fast.media.isolation import Limits, Pool\n"
-        "with Pool(1, Limits()) as pool:\n"
-        f"    print(tuple(pool.decode({str(tmp_path / 'film')!r}, 'video').shape))\n"
-    )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
-    assert done.stdout == "(8, 3, 224, 224)\n", done.stderr
