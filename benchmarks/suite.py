@@ -71,9 +71,13 @@ def keep(
     columns: list[str],
     table: list[list[str]],
     notes: Sequence[str] = (),
-    folder: Path = HERE / "results",
+    folder: Path | None = None,
 ) -> str:
-    """Writes ``<folder>/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text."""
+    """Writes ``<folder>/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text.
+
+    ``folder``: None: benchmarks/results.
+    """
+    folder = folder or HERE / "results"
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
     text = "\n".join([", ".join(f"{k} {v}" for k, v in facts.items()), "", *lines, *(f"\n{note}" for note in notes)])
     folder.mkdir(parents=True, exist_ok=True)

@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
 LAZY = (
     "transformers",
     "triton",
+    "torch._dynamo",
     "plotly",
     "av",
     "soundfile",

@@ -86,7 +86,7 @@ def test_a_run_of_all_that_is_ones_own(place: Path) -> None:
     assert record["method"] == {"name": "mine", "options": {"strength": 2.0, "mine": 3}}
     assert record["stream"]["path"] == str(place / "data")
     file = "data/thermal/class_1/0.npy"
-    said = command(place, "--use", "own.py", "predict", "run", file, "--modality", "thermal", "--format", "json")
+    said = command(place, "--use", "own.py", "predict", "run", file, "--modality", "thermal", "--format", "json", "-q")
     assert json.loads(said)["labels"][0]["modality"] in ("image", "thermal")
     # A run says nothing of what is to be imported: without --use it is refused, with a line that says how to go on.
     said = command(place, "predict", "run", file, code=2)

@@ -62,12 +62,23 @@ def prepare() -> None:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, mode), number)  # the lowest free number, perhaps this one
+            os.set_inheritable(number, True)  # as a standard stream is: else a file of a child would take its place
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)
-    output = _StandardOutput(1, "w", closefd=False)
-    output.closed_from_the_start = sys.stdout is None
-    sys.stdout = _wrapped(output, sys.stdout)
-    sys.stderr = _wrapped(_StandardError(2, "w", closefd=False), sys.stderr, at_once=True)
+    if _is_number(sys.stdout, 1):
+        output = _StandardOutput(1, "w", closefd=False)
+        output.closed_from_the_start = sys.stdout is None
+        sys.stdout = _wrapped(output, sys.stdout)
+    if _is_number(sys.stderr, 2):
+        sys.stderr = _wrapped(_StandardError(2, "w", closefd=False), sys.stderr, at_once=True)
+
+
+def _is_number(stream: Any, number: int) -> bool:
+    """Whether a stream is the process's own, and not what a program that calls ``main`` put in its place."""
+    try:
+        return stream is None or stream.fileno() == number
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def _wrapped(raw: io.FileIO, old: Any, at_once: bool = False) -> io.TextIOWrapper:

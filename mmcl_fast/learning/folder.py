@@ -14,6 +14,7 @@ from mmcl_fast import parallel
 from mmcl_fast.config import recorded
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import files
+from mmcl_fast.media.spec import OF_WORKERS
 from mmcl_fast.streams import broken
 from mmcl_fast.streams.stream import Stream
 
@@ -101,7 +102,7 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     """The first key at which two JSON values differ, with both values; None when equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            if path == "train." and key in FREE:
+            if (path == "train." and key in FREE) or (path == "media." and key in OF_WORKERS):
                 continue
             found = first_difference(old.get(key), new.get(key), f"{path}{key}.")
             if found:

@@ -121,16 +121,22 @@ def _unserved_anywhere(name: str, archs: list[str]) -> str:
 
 
 @cache
-def backends() -> dict[str, Availability]:
-    """Every backend by name; asks the machine once."""
+def _available(name: str) -> Availability:
+    """One backend; asks the machine once. Triton is imported to know, which takes half a second."""
     info, why = _extension()
+    if name == "triton":
+        return _triton()
+    if name == "cuda":
+        return _cuda(info, why)
+    if name == "reference":
+        return Availability(True, "", "plain PyTorch")
     built = f"{info['compiler']}, {', '.join(info['isas'])}; this processor runs {info['isa']}" if info else ""
-    return {
-        "reference": Availability(True, "", "plain PyTorch"),
-        "cpp": Availability(bool(info), why, built),
-        "triton": _triton(),
-        "cuda": _cuda(info, why),
-    }
+    return Availability(bool(info), why, built)
+
+
+def backends() -> dict[str, Availability]:
+    """Every backend by name."""
+    return {name: _available(name) for name in NAMES}
 
 
 @cache
@@ -138,7 +144,7 @@ def _refusal(name: str, device: str, index: int | None, dtype: torch.dtype) -> s
     """Why a backend does not compute this dtype on this device; "" where it does."""
     if name == "reference":
         return ""
-    if not (state := backends()[name]).available:
+    if not (state := _available(name)).available:
         return state.why
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"it computes float32, bfloat16 and float16, not {dtype}"
@@ -195,9 +201,8 @@ def _measured(problem: Problem, device: str, among: tuple[str, ...]) -> str | No
 def _best(problem: Problem, device: str, index: int | None) -> Choice:
     if problem.dtype == torch.float64:
         return Choice("reference", "float64")
-    able = tuple(name for name in ("cpp", *KERNELS) if not _refusal(name, device, index, problem.dtype))
-    if device != "cuda":
-        able = tuple(name for name in able if name == "cpp")
+    candidates = ("cpp", *KERNELS) if device == "cuda" else ("cpp",)
+    able = tuple(name for name in candidates if not _refusal(name, device, index, problem.dtype))
     if not able:
         return Choice("reference", "no other backend")
     if len(able) == 1:
@@ -230,18 +235,19 @@ def choose(problem: Problem, device: torch.device, backend: str | None = None) -
     return explain(problem, device, backend).backend
 
 
-@torch.compiler.assume_constant_result
 def traced(op: str, device: str, index: int | None, dtype: torch.dtype, backend: str | None) -> str:
     """The backend for a compiled graph, whose sizes may be symbols: "auto" stays, and is settled at every call."""
     name = _asked(backend)
     if name == "auto":
-        able = (
-            n for n in ("cpp", *KERNELS) if not _refusal(n, device, index, dtype) and (n == "cpp" or device == "cuda")
-        )
-        return "auto" if next(able, None) else "reference"
+        candidates = ("cpp", *KERNELS) if device == "cuda" else ("cpp",)
+        return "auto" if any(not _refusal(n, device, index, dtype) for n in candidates) else "reference"
     if why := _refusal(name, device, index, dtype):
         raise BackendError(f"backend {name!r} cannot compute {op} here: {why}")
     return name
+
+
+# What torch.compiler.assume_constant_result sets; that function imports the whole compiler, a second at every start.
+traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _aligned(x: Tensor) -> bool:

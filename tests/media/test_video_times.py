@@ -16,7 +16,11 @@ from tests.media.films import X264, all_numbers, copied, grey_film, shown_number
 B3 = X264 | {"bf": 3}
 PYRAMID = X264 | {"x264_params": "bframes=7:b-adapt=0:b-pyramid=normal", "g": 40}
 OPEN = X264 | {"x264_params": "bframes=3:b-adapt=0:open-gop=1"}
-X265 = {"preset": "fast", "crf": "10", "x265_params": "bframes=4:b-adapt=0:keyint=12:log-level=none"}
+X265 = {
+    "preset": "fast",
+    "crf": "10",
+    "x265_params": "bframes=4:b-adapt=0:keyint=12:log-level=none:pools=none:frame-threads=1",
+}
 MPEG = {"g": 12, "qscale": 2}
 FILM_RATE = Fraction(24000, 1001)
 

@@ -16,7 +16,7 @@ ARCHS = ["80", "90a", "100", "120", "80+PTX", "120+PTX"]
 
 
 def forget() -> None:
-    for function in (choice._extension, choice._no_gpu, choice.capability, choice.backends, choice._refusal):
+    for function in (choice._extension, choice._no_gpu, choice.capability, choice._available, choice._refusal):
         function.cache_clear()
     choice._table.cache_clear(), choice._best.cache_clear()
 
@@ -34,7 +34,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
         if not triton:
             monkeypatch.setattr(choice, "_triton", lambda: state)
-        choice.backends.cache_clear(), choice._refusal.cache_clear(), choice._best.cache_clear()
+        choice._available.cache_clear(), choice._refusal.cache_clear(), choice._best.cache_clear()
 
     monkeypatch.delenv("MMCL_FAST_BACKEND", raising=False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

@@ -127,7 +127,7 @@ def test_texts(port: int, learner: Learner, media: dict[str, Path]) -> None:
     sound = ask(port, body=b"FORM is how a sound begins, and this text", content_type="text/plain")
     assert sound.value["items"][0]["modality"] == "text"
     bad = ask(port, body=b"caf\xe9", content_type="text/plain")
-    assert bad.status == 422 and "utf-8" in bad.value["error"]
+    assert bad.status == 422 and "UTF-8" in bad.value["error"]
 
 
 def test_texts_given_compete_in_place_of_the_classes_learned(learner: Learner, media: dict[str, Path]) -> None:
