@@ -3,15 +3,19 @@
 python -m benchmarks.isolation RUN [--out NAME] [--clients N] [--seconds S] [--rounds R]
 
 Both ways take turns, so that a neighbour on the machine slows both. Of each way the median round counts. The files are
-those of the demo. The check reads each to its end with as many workers as cores. A start is from nothing to the line
-that says that the server answers; a replacement is a worker that died until a new one has answered.
+those of the demo. The check reads each to its end with as many workers as cores, over and over in one long check; its
+start is that of a check of one picture in a new process. The start of serve is from nothing to the line that says that
+it answers; a replacement is a worker that died until a new one has answered.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -38,23 +42,44 @@ def check_rates(rounds: int, seconds: float) -> dict[str, Rounds]:
     found: dict[str, Rounds] = {}
     for told in WAYS.values():  # start what starts workers, and import what decodes
         check.faults([some[0] for some in kinds.values()], settings={"isolate": told == "1"})
+
+    def spent(some: list[Sample], told: str) -> float:
+        begun = time.perf_counter()
+        faults = check.faults(some, workers=parallel.cores(), settings={"isolate": told == "1"})
+        assert not faults, faults[0]
+        return time.perf_counter() - begun
+
     for name, some in {**kinds, "all of the demo": samples}.items():
         rates: Rounds = {way: [] for way in WAYS}
+        some = some * math.ceil(seconds / spent(some, "0"))  # one long check: its start is measured by itself
         for _ in range(rounds):
             for way, told in WAYS.items():
-                count, begun, spent = 0, time.perf_counter(), 0.0
-                while spent < seconds:
-                    faults = check.faults(some, workers=parallel.cores(), settings={"isolate": told == "1"})
-                    assert not faults, faults[0]
-                    count, spent = count + len(some), time.perf_counter() - begun
-                rates[way].append(count / spent)
+                rates[way].append(len(some) / spent(some, told))
         found[f"check, {name}"] = rates
-    return found
+    starts: Rounds = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, told in WAYS.items():
+            starts[way].append(check_start(kinds["image"][0].path, told))
+    return found | {"start-up of a check": starts}
+
+
+def check_start(file: object, told: str) -> float:
+    """Seconds that a new process takes to check one picture, imports left out."""
+    code = (
+        "import time, torch\n"
+        "from mmcl_fast import check, media\n"
+        "from mmcl_fast.streams import Sample\n"
+        "begun = time.perf_counter()\n"
+        f"assert not check.faults([Sample('image', 'a', {str(file)!r}, None, 'train', 'a')], workers=2)\n"
+        "print(time.perf_counter() - begun)\n"
+    )
+    env = os.environ | {"MMCL_FAST_ISOLATE": told}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    return float(done.stdout)
 
 
 def replacement(rounds: int) -> list[float]:
     """Milliseconds from a worker's death until another one has answered."""
-    import os
     import signal
 
     from mmcl_fast.media.isolation import Pool
