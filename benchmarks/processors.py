@@ -14,9 +14,11 @@ import platform
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 METRICS = ("last", "avg", "pooled", "forgetting", "bwt", "fwt")
 SETTINGS = (
     "",
@@ -40,7 +42,8 @@ def processor() -> str:
 
 def learned(setting: str, config: str, folder: Path) -> tuple[dict[str, float], dict]:
     """Metrics in % of the agnostic setting, and the run's environment."""
-    env = os.environ | dict(pair.split("=", 1) for pair in setting.split()) | {"XDG_CACHE_HOME": str(folder / "cache")}
+    env = os.environ | ONE_THREAD | dict(pair.split("=", 1) for pair in setting.split())
+    env["XDG_CACHE_HOME"] = str(folder / "cache")
     command = [sys.executable, "-m", "mmcl_fast", "train", config, "--out", str(folder / "run"), "--quiet"]
     subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
     summary = json.loads((folder / "run" / "summary.json").read_text())
@@ -52,14 +55,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the file to write, without its ending")
     parser.add_argument("--config", default="demo", help="what to learn, as mmcl-fast train takes it")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, of one thread each")
     args = parser.parse_args()
-    rows, machine = [], ""
-    for setting in SETTINGS:
+
+    def run(setting: str) -> tuple[str, dict[str, float], dict]:
         with tempfile.TemporaryDirectory() as folder:
             metrics, environment = learned(setting, args.config, Path(folder))
-        machine = machine or f"{processor()}, {environment['cpu']}, {environment['threads']} threads"
-        rows.append((f"`{setting}`" if setting else "as it is", metrics))
         print(setting or "as it is", {name: round(value, 1) for name, value in metrics.items()}, flush=True)
+        return f"`{setting}`" if setting else "as it is", metrics, environment
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        done = list(pool.map(run, SETTINGS))
+    rows = [(name, metrics) for name, metrics, _ in done]
+    machine = f"{processor()}, {done[0][2]['cpu']}, {done[0][2]['threads']} thread a run"
     spread = {name: max(row[name] for _, row in rows) - min(row[name] for _, row in rows) for name in METRICS}
     rows.append(("largest difference", spread))
     lines = [f"| {' | '.join(('kernels', *METRICS))} |", "|---" * (len(METRICS) + 1) + "|"]
