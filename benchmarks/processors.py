@@ -20,12 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 METRICS = ("last", "avg", "pooled", "forgetting", "bwt", "fwt")
-SETTINGS = (
-    "",
-    "MMCL_FAST_ISA=generic",
-    "ATEN_CPU_CAPABILITY=default",
-    "MKL_CBWR=COMPATIBLE",
-)
+SETTINGS = ("", "MMCL_FAST_ISA=generic", "ATEN_CPU_CAPABILITY=default", "MKL_CBWR=COMPATIBLE")
 
 
 def processor() -> str:
