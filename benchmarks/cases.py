@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops import cost
+from mmcl_fast.ops import cost_model as cost
 
 LOGIT_SCALE = 100.0
 

@@ -28,9 +28,9 @@ Rounds = dict[str, list[float]]
 
 
 def check_rates(rounds: int, seconds: float) -> dict[str, Rounds]:
-    """Files a second of ``mmcl_fast.check``, for each modality and all together."""
-    from mmcl_fast import check, parallel
-    from mmcl_fast.streams import Sample
+    """Files a second of ``mmcl_fast.streams.check``, for each modality and all together."""
+    from mmcl_fast import distributed
+    from mmcl_fast.streams import Sample, check
 
     rows = [json.loads(line) for line in (serve.ROOT / "demo/manifest.jsonl").read_text().splitlines()]
     samples = [
@@ -45,7 +45,7 @@ def check_rates(rounds: int, seconds: float) -> dict[str, Rounds]:
 
     def spent(some: list[Sample], told: str) -> float:
         begun = time.perf_counter()
-        faults = check.faults(some, workers=parallel.cores(), settings={"isolate": told == "1"})
+        faults = check.faults(some, workers=distributed.available_cores(), settings={"isolate": told == "1"})
         assert not faults, faults[0]
         return time.perf_counter() - begun
 
@@ -67,7 +67,7 @@ def check_start(file: object, told: str) -> float:
     """Seconds that a new process takes to check one picture, imports left out."""
     code = (
         "import time, torch\n"
-        "from mmcl_fast import check, media\n"
+        "from mmcl_fast import media; from mmcl_fast.streams import check\n"
         "from mmcl_fast.streams import Sample\n"
         "begun = time.perf_counter()\n"
         f"assert not check.faults([Sample('image', 'a', {str(file)!r}, None, 'train', 'a')], workers=2)\n"
@@ -82,7 +82,7 @@ def replacement(rounds: int) -> list[float]:
     """Milliseconds from a worker's death until another one has answered."""
     import signal
 
-    from mmcl_fast.media.isolation import Pool
+    from mmcl_fast.media.engines.isolation import Pool
 
     file, taken = next(path for modality, path in serve.files() if modality == "image"), []
     with Pool(1) as pool:

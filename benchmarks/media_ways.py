@@ -110,7 +110,7 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     """The whole file, resampled and turned to log-mel as torchaudio's transforms do it, tables made once."""
     import soundfile as sf
 
-    from mmcl_fast.media.mel import filterbank
+    from mmcl_fast.media.dsp.mel import filterbank
 
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
     hann = torch.hann_window(spec.n_fft)

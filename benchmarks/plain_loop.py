@@ -1,7 +1,7 @@
 """COMM as a PyTorch user writes it: a DataLoader that decodes in every epoch, the frozen encoder run from the pixels
 at every step, once for the query as in L2P and once more under the prompts. No cache, torch's own operations.
 
-The same model, prompts, steps, statistics and re-alignment as ``mmcl_fast.methods.comm``, so that accuracies compare.
+The same model, prompts, steps, statistics and re-alignment as ``mmcl_fast.methods.comm.method``, so that accuracies compare.
 Where a choice was open, the cheaper one for this loop: queries and the embeddings under the old prompts are kept in
 memory by the sample's number while a task is learned; the trunk, of which no prompt depends, runs without gradient.
 """
@@ -24,8 +24,8 @@ from benchmarks import media_ways
 from mmcl_fast.encoders import Encoder, Tokens
 from mmcl_fast.learning.metrics import last
 from mmcl_fast.media import Spec
-from mmcl_fast.methods.comm import Comm, CommOptions
-from mmcl_fast.methods.prompts import PromptBank
+from mmcl_fast.methods.comm.method import Comm, CommOptions
+from mmcl_fast.methods.shared.prompts import PromptBank
 from mmcl_fast.streams import Sample, Stream, Task
 
 READERS: dict[str, Callable[[Any, int], Callable[[Path], Any]]] = {
@@ -235,7 +235,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def schedule(adam: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """The warmed-up cosine of ``mmcl_fast.methods.prompts.train_prefix``."""
+    """The warmed-up cosine of ``mmcl_fast.methods.shared.prompts.train_prefix``."""
     warm = max(1, steps // 10)
     return torch.optim.lr_scheduler.LambdaLR(
         adam, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))

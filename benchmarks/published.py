@@ -18,11 +18,11 @@ from pathlib import Path
 import torch
 
 from mmcl_fast import Learner
-from mmcl_fast import config as configs
+from mmcl_fast.config import load as configs
 from mmcl_fast.learning import evaluation
-from mmcl_fast.learning import run as runs
 from mmcl_fast.learning.statistics import Interval, interval, paired
 from mmcl_fast.report import tables
+from mmcl_fast.runs import train as runs
 
 ALONE = ("ridge", "comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, to be read beside the others
 PAIRS = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmcl_fast import ops
 from mmcl_fast.ops import choice
-from mmcl_fast.ops.common import flat
+from mmcl_fast.ops.backends.common import flat
 
 Maker = Callable[..., Callable[[], None]]
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 
 import torch
 
-from mmcl_fast.methods.comm import CommOptions
-from mmcl_fast.methods.memory import FeatureMemory
+from mmcl_fast.methods.comm.memory import FeatureMemory
+from mmcl_fast.methods.comm.method import CommOptions
 
 WORK = {  # the stream and the model, ViT-B/16 with 4 of its 12 blocks in the head
     "classes": (1e6, "C"),

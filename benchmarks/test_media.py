@@ -18,11 +18,11 @@ import torch
 
 from benchmarks import media_cases, media_stages, media_ways
 from benchmarks.rivals import CannotRun
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 
 SECONDS = float(os.environ.get("BENCH_SECONDS", "0.6"))
 DATA = os.environ.get("BENCH_DATA")
-CORES = parallel.cores()
+CORES = distributed.available_cores()
 ROUNDS = 3
 
 

@@ -19,7 +19,7 @@ from benchmarks.plain_loop import PlainComm, schedule
 from benchmarks.rivals import CannotRun
 from mmcl_fast.encoders import Encoder
 from mmcl_fast.learning.metrics import last
-from mmcl_fast.methods.comm import CommOptions
+from mmcl_fast.methods.comm.method import CommOptions
 from mmcl_fast.streams import Stream
 
 

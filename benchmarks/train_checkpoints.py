@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmcl_fast.config.schema import TrainSection
 from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.learning import Learner, checkpoint
-from mmcl_fast.learning.journal import Journal
-from mmcl_fast.methods.steps import State
-from mmcl_fast.schema import TrainSection
+from mmcl_fast.methods.shared.training_steps import State
+from mmcl_fast.runs.task_checkpoints import Journal
 from mmcl_fast.streams import Stream
 
 EVERY = TrainSection.model_fields["checkpoint_every"].default

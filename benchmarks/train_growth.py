@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from benchmarks.harness import _status
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix
+from mmcl_fast.encoders.prompted_blocks import PreNormBlock, block_prefix
 from mmcl_fast.learning import Learner
 from mmcl_fast.media import VisualSpec
 from mmcl_fast.streams import Sample, Task

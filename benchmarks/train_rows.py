@@ -18,12 +18,12 @@ import torch
 from benchmarks import plain_loop, train_avalanche
 from benchmarks.rivals import CannotRun
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
-from mmcl_fast.encoders.cache import TrunkCache
 from mmcl_fast.errors import EncoderError
+from mmcl_fast.feature_cache.cache import TrunkCache
 from mmcl_fast.learning import Learner
 from mmcl_fast.learning.metrics import last
 from mmcl_fast.media import Spec, loader
-from mmcl_fast.methods.comm import CommOptions
+from mmcl_fast.methods.comm.method import CommOptions
 from mmcl_fast.ops import attention
 from mmcl_fast.streams import Sample, Stream
 

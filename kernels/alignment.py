@@ -3,7 +3,7 @@ library ones.
 
 Loss of row i: log(1 + sum_{c != y} exp(x_ic - x_iy)), x = s cos(z_i, t_c). Sums and running maximum leave the label's
 column out; `finish` adds it exactly. A confident row then loses nothing to rounding: with the label in the maximum, its
-other exponentials would be too small for float16. See mmcl_fast/ops/gpu.py for the order.
+other exponentials would be too small for float16. See mmcl_fast/ops/backends/gpu.py for the order.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _choices() -> Iterator[Finding]:
     import torch
 
     from mmcl_fast.ops import choice
-    from mmcl_fast.ops.cost import Loss
+    from mmcl_fast.ops.cost_model import Loss
 
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         said = []
@@ -321,7 +321,7 @@ def _optional() -> Iterator[Finding]:
 def _dali() -> Iterator[Finding]:
     import torch
 
-    from mmcl_fast.media import dali
+    from mmcl_fast.media.engines.dali import engine as dali
 
     there = [
         f"{package} {number}"
@@ -353,7 +353,7 @@ def _embedded() -> Iterator[Finding]:
 
 
 def _isolation() -> Iterator[Finding]:
-    from mmcl_fast.media.isolation import describe
+    from mmcl_fast.media.engines.isolation import describe
 
     whole, about = describe()
     yield Finding("isolated decoding", "ok" if whole else "missing", about)
@@ -361,7 +361,7 @@ def _isolation() -> Iterator[Finding]:
 
 def _demo() -> Iterator[Finding]:
     from mmcl_fast.errors import StreamError
-    from mmcl_fast.streams.demo import find_demo
+    from mmcl_fast.streams.sources.demo import find_demo
 
     try:
         yield Finding("demo media", "ok", str(find_demo().parent))
@@ -370,8 +370,8 @@ def _demo() -> Iterator[Finding]:
 
 
 def _cache() -> Iterator[Finding]:
-    from mmcl_fast.encoders.cache import default_folder
-    from mmcl_fast.encoders.cache_store import size_of
+    from mmcl_fast.feature_cache.cache import default_folder
+    from mmcl_fast.feature_cache.store import size_of
 
     folder = default_folder()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())

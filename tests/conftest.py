@@ -85,6 +85,6 @@ def write_run(tmp_path: Path):
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stream, an encoder, a config over both, and a finished run; to be read only."""
     pytest.importorskip("transformers")
-    from tests.cli_calls import write_place
+    from tests.cli.calls import write_place
 
     return write_place(tmp_path_factory.mktemp("cli"))

@@ -10,53 +10,53 @@ from pathlib import Path
 
 import pytest
 
+from tests.import_circles import circles, import_graph
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mmcl_fast"
 
 # What each room may import, besides itself, errors and what lies outside the package.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "core": {"_C"},
-    "media": {"core", "use"},
     "user_cache": set(),
-    "streams": {"media", "user_cache"},
-    "kernels": set(),
-    "ops": {"core", "kernels"},
-    "encoders": {"media", "streams", "ops", "user_cache"},
-    "parallel": set(),
-    "use": set(),
-    "methods": {"encoders", "ops", "parallel"},
+    "atomic_files": set(),
+    "distributed": set(),
+    "plugins": set(),
     "progress": set(),
     "bench": set(),
-    "schema": set(),
-    "config": {"methods", "schema"},
-    "template": {"config", "methods", "schema"},
-    "learning": {"methods", "encoders", "ops", "streams", "media", "config", "progress", "parallel"},
-    "report": {"config", "learning"},
-    "export": {"config", "encoders", "learning", "media", "report", "streams"},
-    "serve": {"learning", "media", "parallel"},
-    "check": {"media", "streams", "progress"},
-    "compare": {"check", "config", "learning", "methods", "parallel", "report", "streams", "use"},
-    "doctor": {"encoders", "media", "ops", "streams", "_C"},
+    "_extension": {"_C"},
+    "kernels": set(),
+    "ops": {"_extension", "kernels"},
+    "media": {"_extension", "plugins"},
+    "streams": {"media", "progress", "user_cache"},
+    "encoders": {"media", "ops", "user_cache"},
+    "feature_cache": {"encoders", "media", "user_cache"},
+    "methods": {"distributed", "encoders", "ops"},
+    "config": {"methods"},
+    "learning": {"atomic_files", "distributed", "encoders", "feature_cache", "media", "methods", "streams"},
+    "runs": {
+        *("atomic_files", "config", "distributed", "encoders", "feature_cache", "learning", "media", "methods"),
+        *("plugins", "progress", "streams"),
+    },
+    "report": {"config", "learning", "runs"},
+    "export": {"config", "encoders", "learning", "media", "report", "runs", "streams"},
+    "serve": {"distributed", "learning", "media"},
+    "compare": {"atomic_files", "config", "distributed", "learning", "methods", "plugins", "report", "runs", "streams"},
+    "doctor": {"encoders", "feature_cache", "media", "ops", "streams", "_C", "_extension"},
     "cli": {
-        "bench",
-        "check",
-        "compare",
-        "config",
-        "doctor",
-        "encoders",
-        "export",
-        "learning",
-        "media",
-        "methods",
-        "ops",
-        "parallel",
-        "progress",
-        "report",
-        "serve",
-        "streams",
-        "template",
-        "use",
+        *(
+            "atomic_files",
+            "bench",
+            "compare",
+            "config",
+            "distributed",
+            "doctor",
+            "encoders",
+            "export",
+            "feature_cache",
+            "learning",
+        ),
+        *("media", "methods", "ops", "plugins", "progress", "report", "runs", "serve", "streams"),
     },
     "__init__": {"learning", "ops", "streams"},
     "__main__": {"cli"},
@@ -130,7 +130,7 @@ def test_imports_go_one_way(file: Path) -> None:
     ("source", "room"),
     [
         ("from mmcl_fast.learning import Learner", "ops"),
-        ("import mmcl_fast.methods.comm", "media"),
+        ("import mmcl_fast.methods.comm.method", "media"),
         ("def f():\n    from mmcl_fast import learning", "methods"),
         ("from ..learning import run", "encoders"),
         ("from .. import ops", "media"),
@@ -144,8 +144,17 @@ def test_the_package_imports_with_torch_only() -> None:
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({LAZY!r}))\n"  # None: importing it fails
         "import mmcl_fast, mmcl_fast.ops, mmcl_fast.media, mmcl_fast.streams, mmcl_fast.encoders\n"
-        "import mmcl_fast.methods, mmcl_fast.learning, mmcl_fast.learning.run, mmcl_fast.progress\n"
+        "import mmcl_fast.methods, mmcl_fast.learning, mmcl_fast.runs.train, mmcl_fast.progress\n"
         "mmcl_fast.Learner, mmcl_fast.Stream, mmcl_fast.realign, mmcl_fast.ops.backends()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert not circles(import_graph())
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"f"}, "f": {"e"}}
+    assert circles(graph) == [["a", "b", "c"], ["e", "f"]]

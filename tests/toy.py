@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix
+from mmcl_fast.encoders.prompted_blocks import PreNormBlock, block_prefix
 from mmcl_fast.media.spec import TextSpec, VisualSpec
 
 WIDTH, DIM, QUERY = 16, 24, 24

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, look, output, predict, serve  # noqa: F401  (each adds its commands to the app)
+from mmcl_fast.cli import bench, cache, compare, data, export, init, learn, output, predict, report, serve  # noqa: F401  (each adds its commands to the app)
 from mmcl_fast.cli.common import app
 
 
@@ -36,7 +36,7 @@ def _main(
     ] = None,
 ) -> None:
     """Teach one model image, video, audio, depth and text tasks, one after another."""
-    from mmcl_fast import use as own
+    from mmcl_fast import plugins as own
     from mmcl_fast.errors import UserError
 
     try:

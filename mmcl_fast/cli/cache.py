@@ -24,7 +24,7 @@ def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False)
 
     Example: `mmcl-fast cache ls`
     """
-    from mmcl_fast.encoders.cache_store import usage
+    from mmcl_fast.feature_cache.store import usage
 
     root = _folder(folder)
     stores = usage(root)
@@ -69,7 +69,7 @@ def cache_clear(
 
     Example: `mmcl-fast cache clear --older-than 30 --yes`
     """
-    from mmcl_fast.encoders.cache_store import clear, usage
+    from mmcl_fast.feature_cache.store import clear, usage
 
     root = _folder(folder)
     stores = None
@@ -90,7 +90,7 @@ def cache_clear(
 
 
 def _folder(folder: Path | None) -> Path:
-    from mmcl_fast.encoders.cache import default_folder
+    from mmcl_fast.feature_cache.cache import default_folder
 
     if folder is not None and not folder.is_dir():
         raise UserError(f"--folder {folder}: no such folder; give the train.cache of a config")

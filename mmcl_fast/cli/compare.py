@@ -15,9 +15,9 @@ from mmcl_fast.cli.common import Debug, Json, Quiet, Stopped, app, check_device,
 from mmcl_fast.errors import ConfigError, UserError, nearest
 
 if TYPE_CHECKING:
-    from mmcl_fast.compare.cells import Cell
+    from mmcl_fast.compare.cell import Cell
     from mmcl_fast.compare.rows import Row
-    from mmcl_fast.config import Config
+    from mmcl_fast.config.load import Config
 
 Name = Annotated[
     str, typer.Argument(help="A folder of your own files, a TOML file or a config that ships (demo, clip...).")
@@ -70,8 +70,8 @@ def compare(
 
     Example: `mmcl-fast compare demo --methods comm,ridge,finetune --seeds 0..4 --jobs 2`
     """
-    from mmcl_fast import config as configs
     from mmcl_fast.compare import rows
+    from mmcl_fast.config import load as configs
 
     base = configs.load(config, overrides or ())
     _sweep(
@@ -114,8 +114,8 @@ def ablate(
 
     Example: `mmcl-fast ablate demo --switches prompts,blending,rank=8 --seeds 0..4 --jobs 2`
     """
-    from mmcl_fast import config as configs
     from mmcl_fast.compare import rows
+    from mmcl_fast.config import load as configs
 
     base = configs.load(config, overrides or ())
     chosen, left_out = rows.switches(switches, base)
@@ -144,10 +144,12 @@ def _sweep(
     as_json: bool,
 ) -> None:
     """Learn what is missing, then write and print the tables. ``words``: the command up to its common options."""
-    from mmcl_fast import progress, use
-    from mmcl_fast.compare import cells, display, rows, sweep
-    from mmcl_fast.learning import files
-    from mmcl_fast.learning.journal import Stop
+    from mmcl_fast import atomic_files as files
+    from mmcl_fast import plugins as use
+    from mmcl_fast import progress
+    from mmcl_fast.compare import cell as cells
+    from mmcl_fast.compare import display, rows, sweep
+    from mmcl_fast.runs.task_checkpoints import Stop
 
     check_device(base.train.device)
     if jobs < 1:
@@ -191,7 +193,7 @@ def _sweep(
 def _write(
     out: Path, rows: Sequence[Row], planned: Sequence[Cell], faults: dict[str, str], reference: str, title: str
 ) -> dict[str, Any]:
-    from mmcl_fast.learning import files
+    from mmcl_fast import atomic_files as files
     from mmcl_fast.report import results as report
     from mmcl_fast.report import sweep as page
     from mmcl_fast.report import tables

@@ -53,7 +53,8 @@ def data_check(
 
     Example: `mmcl-fast data check demo/manifest.jsonl --out findings.jsonl`
     """
-    from mmcl_fast import check, parallel, progress
+    from mmcl_fast import distributed, progress
+    from mmcl_fast.streams import check
     from mmcl_fast.streams.findings import Findings
     from mmcl_fast.streams.survey import survey
 
@@ -70,7 +71,7 @@ def data_check(
         raise typer.Exit(2) from None
     samples = check.samples_of(stream)
     broken = check.faults(
-        samples, workers=workers or parallel.cores(), progress=progress.make(quiet), settings=settings
+        samples, workers=workers or distributed.available_cores(), progress=progress.make(quiet), settings=settings
     )
     survey(stream, samples, broken, found)
     rows = [
@@ -132,12 +133,12 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
     """A stream with its broken files still in it, and the settings of a config's [media]; what else is wrong: found."""
     from mmcl_fast.media import MODALITIES
     from mmcl_fast.streams import Stream
-    from mmcl_fast.streams.manifest import NAMES
-    from mmcl_fast.streams.table import is_table
+    from mmcl_fast.streams.sources.manifest import NAMES
+    from mmcl_fast.streams.sources.table import is_table
 
     if source.endswith(".toml"):
-        from mmcl_fast import config as configs
-        from mmcl_fast.learning.run import make_stream
+        from mmcl_fast.config import load as configs
+        from mmcl_fast.runs.train import make_stream
 
         config = configs.load(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
         return make_stream(config, findings=found), config.media.model_dump()

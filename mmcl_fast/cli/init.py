@@ -25,8 +25,8 @@ def init(
 
     Example: `mmcl-fast init folder --out mine.toml`
     """
-    from mmcl_fast import config as configs
-    from mmcl_fast import template
+    from mmcl_fast.config import load as configs
+    from mmcl_fast.config import template
 
     written = template.text(configs.load(name), Path(name).stem)
     out = out or Path(f"{Path(name).stem}.toml")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.cli.common import Stopped
 from mmcl_fast.errors import ConfigError, RunError
 
@@ -72,15 +72,15 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
         with tempfile.TemporaryDirectory(prefix="mmcl_fast-") as folder:
             for number in range(count):
                 environment = {
-                    "OMP_NUM_THREADS": str(max(1, parallel.cores() // count)),
+                    "OMP_NUM_THREADS": str(max(1, distributed.available_cores() // count)),
                     **_loopback(),
                     **os.environ,
                     "RANK": str(number),
                     "LOCAL_RANK": str(number),
                     "WORLD_SIZE": str(count),
                     "LOCAL_WORLD_SIZE": str(count),
-                    parallel.RENDEZVOUS: str(Path(folder) / "rendezvous"),
-                    parallel.PARENT: str(alive_while_open),
+                    distributed.RENDEZVOUS: str(Path(folder) / "rendezvous"),
+                    distributed.PARENT: str(alive_while_open),
                 }
                 # A session of its own: Ctrl-C comes once, from here.
                 processes.append(

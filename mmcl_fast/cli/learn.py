@@ -27,9 +27,9 @@ from mmcl_fast.cli.common import (
 from mmcl_fast.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    from mmcl_fast.config import Config
-    from mmcl_fast.learning.run import Result
+    from mmcl_fast.config.load import Config
     from mmcl_fast.progress import Progress
+    from mmcl_fast.runs.train import Result
     from mmcl_fast.streams import Stream
 
 SHOWN = 5  # warnings of the data that are printed
@@ -70,7 +70,7 @@ def train(
     Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`, and when that was stopped
     `mmcl-fast train --resume runs/demo`
     """
-    from mmcl_fast import config as configs
+    from mmcl_fast.config import load as configs
 
     if out is None and not resume:
         raise RunError("--out: missing; name the run folder to write, or give --resume RUN to go on with one")
@@ -80,7 +80,8 @@ def train(
     else:
         settings = configs.load(config, overrides or ())
     check_device(settings.train.device)
-    from mmcl_fast import parallel, use
+    from mmcl_fast import distributed
+    from mmcl_fast import plugins as use
 
     changes = [part for text in overrides or () for part in ("--set", text)]
 
@@ -88,7 +89,7 @@ def train(
         again = ["mmcl-fast", *use.words(), "train", "--resume", str(out)]
         if not (out / "config.json").is_file():
             again = ["mmcl-fast", *use.words(), "train", config, "--out", str(out), *changes]
-        count = devices or (parallel.world() if parallel.PARENT in os.environ else 1)
+        count = devices or (distributed.world_size() if distributed.PARENT in os.environ else 1)
         return shlex.join([*again, *(("--devices", str(count)) if count > 1 else ())])
 
     if devices is not None:
@@ -101,24 +102,24 @@ def train(
             words += [] if out == Path(config) and resume else ["--out", str(out)]
             raise typer.Exit(launch.run(words, devices, go_on))
     try:
-        parallel.start(settings.train.device)
-        result = _learn(settings, out, resume, quiet or not parallel.first())
+        distributed.start(settings.train.device)
+        result = _learn(settings, out, resume, quiet or not distributed.is_main_process())
     except KeyboardInterrupt as stop:
         signum = getattr(stop, "signum", 2)
-        if not parallel.speaks(stop):
+        if not distributed.reports_fault(stop):
             raise typer.Exit(128 + signum) from None
         raise Stopped(f"go on with: {go_on()}", signum) from None
     except UserError as fault:
-        if not (debug or parallel.speaks(fault)):
+        if not (debug or distributed.reports_fault(fault)):
             raise typer.Exit(2) from None
-        if isinstance(fault, parallel.Lost):
+        if isinstance(fault, distributed.PeerLost):
             raise RunError(f"{fault}: go on with: {go_on()}") from fault
         raise
-    parallel.stop()
+    distributed.stop()
     if result is None:
         return
     from mmcl_fast import report
-    from mmcl_fast.learning import sampling
+    from mmcl_fast.runs import report_samples as sampling
 
     try:
         sampling.write(out, result.learner, result.stream, result.summary)
@@ -135,27 +136,28 @@ def train(
 
 def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | None:
     """What a run came to; None for a process that is not to speak of it."""
-    from mmcl_fast import check, parallel, progress
-    from mmcl_fast.learning import run as runs
-    from mmcl_fast.streams import broken
+    from mmcl_fast import distributed, progress
+    from mmcl_fast.runs import train as runs
+    from mmcl_fast.streams import broken_samples as broken
+    from mmcl_fast.streams import check
 
     display = progress.make(quiet)
-    with parallel.together():
+    with distributed.barrier_on_error():
         going_on = runs.holds_run(out, resume)
         stream = runs.make_stream(settings, out if going_on else None)
         if not going_on:
             _warn(stream, display)
-        if settings.stream.check and not going_on and parallel.first():
+        if settings.stream.check and not going_on and distributed.is_main_process():
             workers, media = settings.train.workers, settings.media.model_dump()
             if settings.stream.on_broken == "skip":
                 stream = check.skip(stream, workers=workers, progress=display, settings=media)
             else:
                 check.require(stream, workers=workers, progress=display, settings=media)
-    skipped = parallel.told(stream.skipped)
+    skipped = distributed.broadcast_object(stream.skipped)
     if skipped and not stream.skipped:
         stream = broken.without(stream, skipped)
     result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
-    return result if parallel.first() else None
+    return result if distributed.is_main_process() else None
 
 
 def _warn(stream: Stream, display: Progress) -> None:
@@ -183,15 +185,15 @@ def evaluate(
 
     Example: `mmcl-fast evaluate runs/demo --split val`
     """
-    from mmcl_fast import config as configs
     from mmcl_fast import progress
+    from mmcl_fast.config import load as configs
 
     one_of("--setting", setting, ("agnostic", "given", "both"))
     one_of("--split", split, ("test", "val"))
     settings = configs.read(run)
     check_device(device)
     from mmcl_fast.learning import Learner
-    from mmcl_fast.learning.run import make_stream, notes
+    from mmcl_fast.runs.train import make_stream, notes
 
     stream = make_stream(settings, run)
     configs.check_data(run, stream.fingerprint)

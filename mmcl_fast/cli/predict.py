@@ -77,7 +77,7 @@ def predict(
         one_of("--modality", modality, MODALITIES)
     check_device(device)
     from mmcl_fast.learning import Learner
-    from mmcl_fast.media import isolation
+    from mmcl_fast.media.engines import isolation
 
     isolation.prepare()  # beside the loading of the learner
     learner = Learner.load(run, device=device, workers=workers)
@@ -138,7 +138,7 @@ def _lines() -> Iterator[Path | Line]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """All files below, then what can't be read, which is a fault when it is looked at."""
-    from mmcl_fast.streams.walk import files_below
+    from mmcl_fast.streams.sources.walk import files_below
 
     unread: list[str] = []
 

@@ -6,7 +6,7 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from mmcl_fast.compare.cells import Cell
+from mmcl_fast.compare.cell import Cell
 
 
 class Silent:

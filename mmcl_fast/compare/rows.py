@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmcl_fast import config as configs
-from mmcl_fast.config import Config
+from mmcl_fast.config import load as configs
+from mmcl_fast.config.load import Config
 from mmcl_fast.errors import ConfigError, nearest
 from mmcl_fast.methods import METHODS
 

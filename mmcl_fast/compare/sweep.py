@@ -14,11 +14,11 @@ from dataclasses import asdict
 from types import FrameType
 from typing import IO, Any, cast
 
-from mmcl_fast import parallel
-from mmcl_fast.compare.cells import Cell
-from mmcl_fast.learning import files
-from mmcl_fast.learning.journal import Stop
-from mmcl_fast.streams.broken import Broken
+from mmcl_fast import atomic_files as files
+from mmcl_fast import distributed
+from mmcl_fast.compare.cell import Cell
+from mmcl_fast.runs.task_checkpoints import Stop
+from mmcl_fast.streams.broken_samples import Broken
 
 COMMAND = (sys.executable, "-m", "mmcl_fast.compare.worker")
 TOGETHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # of processes that learn one stream together
@@ -29,10 +29,10 @@ class _Worker:
 
     def __init__(self, number: int, jobs: int, inherited: Sequence[int]):
         environment = {
-            "OMP_NUM_THREADS": str(max(1, parallel.cores() // jobs)),
+            "OMP_NUM_THREADS": str(max(1, distributed.available_cores() // jobs)),
             **os.environ,
-            parallel.BESIDE: str(jobs),
-            parallel.PARENT: str(inherited[0]),
+            distributed.BESIDE: str(jobs),
+            distributed.PARENT: str(inherited[0]),
         }
         for name in TOGETHER:
             environment.pop(name, None)

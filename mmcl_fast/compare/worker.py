@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmcl_fast import config as configs
-from mmcl_fast import parallel, use
-from mmcl_fast.compare.cells import tasks_learned
+from mmcl_fast import distributed
+from mmcl_fast import plugins as use
+from mmcl_fast.compare.cell import tasks_learned
+from mmcl_fast.config import load as configs
 from mmcl_fast.errors import UserError
-from mmcl_fast.learning import run as runs
-from mmcl_fast.learning.journal import Stop
-from mmcl_fast.streams import broken
+from mmcl_fast.runs import train as runs
+from mmcl_fast.runs.task_checkpoints import Stop
+from mmcl_fast.streams import broken_samples as broken
 
 EVERY = 0.2  # seconds between two lines about the same phase
 
@@ -95,7 +96,7 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     use.load()
-    parallel.start("cpu")  # watches the sweep: this process ends with it
+    distributed.start("cpu")  # watches the sweep: this process ends with it
     for line in sys.stdin:
         job = json.loads(line)
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

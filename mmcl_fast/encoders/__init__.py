@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.encoders.blocks import head_dtype
+from mmcl_fast.encoders.prompted_blocks import head_dtype
 from mmcl_fast.errors import ConfigError
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {}

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.encoders.blocks import set_dtype
 from mmcl_fast.encoders.clip_layers import GRID, TEMPORAL, TextTower, VisionTower
+from mmcl_fast.encoders.prompted_blocks import set_dtype
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import BUILT_IN, MODALITIES, Spec, TextSpec, VisualSpec
 

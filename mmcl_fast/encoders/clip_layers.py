@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmcl_fast.encoders.blocks import block_prefix, sinusoid
+from mmcl_fast.encoders.prompted_blocks import block_prefix, sinusoid
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.ops.attention import prefix_attention
 

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.encoders.blocks import PreNormBlock, block_prefix, linear, set_dtype, sinusoid
 from mmcl_fast.encoders.efficientnet import MIDDLE, VisionTrunk, package_folder
 from mmcl_fast.encoders.minilm import MiniLM, masked_mean
+from mmcl_fast.encoders.prompted_blocks import PreNormBlock, block_prefix, linear, set_dtype, sinusoid
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
 

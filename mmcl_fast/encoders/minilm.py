@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmcl_fast.encoders.blocks import PostNormBlock, block_prefix
+from mmcl_fast.encoders.prompted_blocks import PostNormBlock, block_prefix
 from mmcl_fast.errors import EncoderError
 
 

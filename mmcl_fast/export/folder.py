@@ -15,7 +15,8 @@ import torch
 
 from mmcl_fast import __version__
 from mmcl_fast.errors import ConfigError, RunError, UserError
-from mmcl_fast.export import card, onnx_, samples
+from mmcl_fast.export import card, samples
+from mmcl_fast.export import onnx as onnx_
 from mmcl_fast.export.graph import Traced, input_shapes, trace
 from mmcl_fast.learning import Learner
 from mmcl_fast.streams import Stream
@@ -50,9 +51,9 @@ class Exported:
 def export_run(run: Path, folder: Path, *, format: str = "onnx", force: bool = False) -> Exported:
     """``export`` of a run folder of ``mmcl-fast train``, or of what ``Learner.save`` wrote; a run's own test samples,
     where they are still there, are held to the learner beside made-up ones."""
-    from mmcl_fast import config as configs
-    from mmcl_fast.learning.run import make_stream
+    from mmcl_fast.config import load as configs
     from mmcl_fast.report import page as report
+    from mmcl_fast.runs.train import make_stream
 
     _check(folder, format, force)
     learner = Learner.load(run, device="cpu", precision="fp32")

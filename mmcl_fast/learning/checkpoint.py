@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcl_fast import atomic_files as files
 from mmcl_fast.errors import RunError
-from mmcl_fast.learning import files
 from mmcl_fast.streams.names import naming
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.sample import ClassId, Task
 
@@ -115,7 +115,7 @@ def evaluate(learner: Learner, tasks: Sequence[Task], setting: str, split: str, 
         if not samples:
             raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
         result.counts.append(len(samples))
-        samples = parallel.dealt(samples)
+        samples = distributed.shard(samples)
         tokens = learner.own_tokens(samples, f"{task.name}: decode and trunk", keep=True)
         if tokens is None:
             for name in wanted:
@@ -123,7 +123,7 @@ def evaluate(learner: Learner, tasks: Sequence[Task], setting: str, split: str, 
             continue
         keys = dict(zip(task.classes, task.class_ids))
         needed = {s != "agnostic" for s in wanted} if learner.method.routes else {True}
-        with parallel.alone():
+        with distributed.single_process():
             scores = {given: learner.method.scores(tokens, task.modality, classes, given=given) for given in needed}
         new = sorted({classes.place[key] for key in task.class_ids} - own[task.modality])
         for name in wanted:
@@ -135,7 +135,7 @@ def evaluate(learner: Learner, tasks: Sequence[Task], setting: str, split: str, 
             competing = scores[name != "agnostic" or not learner.method.routes]
             guesses = best(competing[:, : known if task.name in learned else len(classes)], masked).tolist()
             taken[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, guesses)))
-    told = parallel.all_told(taken)
+    told = distributed.all_gather_object(taken)
     result.taken = {name: [sum(parts, Counter()) for parts in zip(*(t[name] for t in told))] for name in wanted}
     return result
 

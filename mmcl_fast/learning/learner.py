@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
-from mmcl_fast.encoders.cache import CACHE_GB, TrunkCache, machine_memory
 from mmcl_fast.errors import ConfigError, RunError, StreamError
+from mmcl_fast.feature_cache.cache import CACHE_GB, TrunkCache, machine_memory
 from mmcl_fast.learning import checkpoint, evaluation
 from mmcl_fast.learning.evaluation import Evaluation
-from mmcl_fast.learning.journal import generators
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
+from mmcl_fast.learning.random_state import generators
 from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
-from mmcl_fast.methods.steps import Journal, Unkept
+from mmcl_fast.methods.shared.training_steps import Journal, Unkept
 from mmcl_fast.streams.sample import Sample, Task
 
 
@@ -66,7 +66,7 @@ class Learner:
         for modality in MODALITIES:
             adjust(default_spec(modality), media)  # refuses what no spec takes
         chosen = make_options(method, options)
-        if parallel.world() > 1 and not vars(method_class(method)).get("shares"):  # not inherited
+        if distributed.world_size() > 1 and not vars(method_class(method)).get("shares"):  # not inherited
             raise ConfigError(f"method {method}: learns in one process only; leave out --devices or torchrun")
         self.settings: dict[str, Any] = {
             "method": method,
@@ -90,7 +90,7 @@ class Learner:
             budget_gb=cache_gb,
             workers=workers,
             media=media,
-            memory=machine_memory() // (4 * parallel.beside()),
+            memory=machine_memory() // (4 * distributed.processes_per_machine()),
         )
         self.views, self.seed, self.progress = views, seed, progress
         self.journal: Journal = Unkept()
@@ -113,8 +113,8 @@ class Learner:
         if not samples:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
         self.method.seconds = {}
-        if parallel.world() > 1:  # each its part, into the cache where all find the rest
-            self.own_tokens(parallel.dealt(samples), f"{task.name}: decode and trunk", views=self.views)
+        if distributed.world_size() > 1:  # each its part, into the cache where all find the rest
+            self.own_tokens(distributed.shard(samples), f"{task.name}: decode and trunk", views=self.views)
         tokens = self.tokens(samples, f"{task.name}: decode and trunk", views=self.views)
         trunk_seconds = time.perf_counter() - started
         classes = self.classes_with(task, self.classes)
@@ -183,7 +183,7 @@ class Learner:
 
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
         """Trunk tokens of samples of one modality, at least one; ``title`` is shown while they are computed."""
-        with parallel.together(), self.method.phase(title, len(samples) * views) as shown:
+        with distributed.barrier_on_error(), self.method.phase(title, len(samples) * views) as shown:
             tokens = self.cache.tokens(
                 self.encoder, samples, views=views, seed=self.seed, advance=shown.advance, keep=keep
             )
@@ -194,7 +194,7 @@ class Learner:
         """``tokens`` of the samples that this process was dealt; None where these are none."""
         if samples:
             return self.tokens(samples, title, views, keep)
-        with parallel.together():  # as the others do
+        with distributed.barrier_on_error():  # as the others do
             return None
 
     # ---- evaluation and prediction --------------------------------------------------------------------------

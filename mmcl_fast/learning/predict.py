@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError, RunError, UserError
-from mmcl_fast.media import isolation
-from mmcl_fast.media.engine import Engine
-from mmcl_fast.media.isolation.engine import WorkerEngine
-from mmcl_fast.media.loader import make_engine
+from mmcl_fast.media.engines import isolation
+from mmcl_fast.media.engines.engine import Engine
+from mmcl_fast.media.engines.isolation.engine import WorkerEngine
+from mmcl_fast.media.engines.loader import make_engine
 from mmcl_fast.media.source import name_of
 from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.methods import Classes

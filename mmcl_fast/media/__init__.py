@@ -1,8 +1,8 @@
 """Files to tensors: one interface for image, video, audio, depth and text."""
 
+from mmcl_fast.media.custom import register
 from mmcl_fast.media.decode import check, decode
-from mmcl_fast.media.loader import Loader, loader
-from mmcl_fast.media.own import register
+from mmcl_fast.media.engines.loader import Loader, loader
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec, spec_from_dict
 

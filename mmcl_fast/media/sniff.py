@@ -8,8 +8,8 @@ from itertools import islice
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import formats, signatures
 from mmcl_fast.media.formats import FFMPEG, FORMATS, PILLOW, Format
+from mmcl_fast.media.readers.video.tracks import audio_track, video_track
 from mmcl_fast.media.source import Source, head, name_of, open_binary, open_container
-from mmcl_fast.media.tracks import audio_track, video_track
 
 EXR = b"\x76\x2f\x31\x01"
 PROOF = 8  # frames to decode without an error, or all of fewer
@@ -58,7 +58,8 @@ def _kind(source: Source, start: bytes, row: Format | None) -> str | None:
 def _picture(source: Source, start: bytes, row: Format) -> str | None:
     from PIL import Image
 
-    from mmcl_fast.media import animation, deep_picture
+    from mmcl_fast.media.readers.image import deep_picture
+    from mmcl_fast.media.readers.video import animation
 
     try:
         # A file that is no longer than its head is not opened again.

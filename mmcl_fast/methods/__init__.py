@@ -9,21 +9,21 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from mmcl_fast.errors import ConfigError, nearest
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.coda_prompt import CodaPrompt
-from mmcl_fast.methods.comm import Comm
-from mmcl_fast.methods.dns import Dns
-from mmcl_fast.methods.dualprompt import DualPrompt
-from mmcl_fast.methods.ewc import Ewc
-from mmcl_fast.methods.finetune import Finetune
-from mmcl_fast.methods.joint import Joint
-from mmcl_fast.methods.l2p import L2p
-from mmcl_fast.methods.lwf import Lwf
-from mmcl_fast.methods.ranpac import RanPac
-from mmcl_fast.methods.replay import Replay
-from mmcl_fast.methods.ridge import RidgeMethod
-from mmcl_fast.methods.s_prompts import SPrompts
-from mmcl_fast.methods.slca import Slca
-from mmcl_fast.methods.zero_shot import ZeroShot
+from mmcl_fast.methods.baselines.coda_prompt import CodaPrompt
+from mmcl_fast.methods.baselines.dns import Dns
+from mmcl_fast.methods.baselines.dualprompt import DualPrompt
+from mmcl_fast.methods.baselines.ewc import Ewc
+from mmcl_fast.methods.baselines.finetune import Finetune
+from mmcl_fast.methods.baselines.joint import Joint
+from mmcl_fast.methods.baselines.l2p import L2p
+from mmcl_fast.methods.baselines.lwf import Lwf
+from mmcl_fast.methods.baselines.ranpac import RanPac
+from mmcl_fast.methods.baselines.replay import Replay
+from mmcl_fast.methods.baselines.ridge import RidgeMethod
+from mmcl_fast.methods.baselines.s_prompts import SPrompts
+from mmcl_fast.methods.baselines.slca import Slca
+from mmcl_fast.methods.baselines.zero_shot import ZeroShot
+from mmcl_fast.methods.comm.method import Comm
 
 METHODS: dict[str, type[Method]] = {
     m.name: m

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.embedding import Reuse
-from mmcl_fast.methods.steps import Journal, Unkept
+from mmcl_fast.methods.shared.embedding import Reuse
+from mmcl_fast.methods.shared.training_steps import Journal, Unkept
 
 
 @dataclass
@@ -72,7 +72,9 @@ class Method(ABC):
 
     name: ClassVar[str]
     Options: ClassVar[type]
-    shares: ClassVar[bool] = False  # True: several processes may learn together, each loss is that of ``parallel.part``
+    shares: ClassVar[bool] = (
+        False  # True: several processes may learn together, each loss is that of ``distributed.shard_batch``
+    )
     cumulative: ClassVar[bool] = False  # True: needs all tasks' data, evaluated after the last task only
     reads_texts: ClassVar[bool] = False  # True: scores any class by its text, learned or not
 

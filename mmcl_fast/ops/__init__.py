@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops import checks, choice, reference, schema
+from mmcl_fast.ops import checks, choice, schema
+from mmcl_fast.ops.backends import reference
 from mmcl_fast.ops.choice import Availability, BackendError, backends
 
 __all__ = ["Availability", "BackendError", "alignment_loss", "backends", "realign", "realigned_alignment_loss"]

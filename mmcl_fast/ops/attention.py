@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.core import compiled, load
-from mmcl_fast.ops.cpu_products import DTYPES, threads_for
+from mmcl_fast._extension import compiled, load
+from mmcl_fast.ops.backends.cpp_products import DTYPES, threads_for
 
 
 @cache

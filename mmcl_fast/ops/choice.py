@@ -17,13 +17,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from mmcl_fast.core import load
+from mmcl_fast._extension import load
 from mmcl_fast.errors import UserError
-from mmcl_fast.ops import cost
-from mmcl_fast.ops.cost import Loss, Problem, Realign
+from mmcl_fast.ops import cost_model as cost
+from mmcl_fast.ops.cost_model import Loss, Problem, Realign
 
 NAMES = ("reference", "cpp", "triton", "cuda")
-MODULES = {"cpp": "cpu", "triton": "triton_", "cuda": "cuda_"}
 KERNELS = ("cuda", "triton")  # at equal cost the first: its launches need no Python
 TABLE = Path(__file__).with_name("table.json")
 OLDEST = (8, 0)  # Ampere: bfloat16 products and asynchronous copies
@@ -270,4 +269,4 @@ def realign_problem(z: Tensor, down: Tensor) -> Realign:
 @cache
 def driver(name: str) -> ModuleType:
     """The module of mmcl_fast.ops that launches this backend's kernels."""
-    return import_module(f"mmcl_fast.ops.{MODULES[name]}")
+    return import_module(f"mmcl_fast.ops.backends.{name}")

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmcl_fast.ops import checks
+from mmcl_fast.ops.backends.common import gradient_dtype
 from mmcl_fast.ops.choice import choose, driver, loss_problem, realign_problem
-from mmcl_fast.ops.common import gradient_dtype
 
 Z, TEXT, SCALE, WEIGHT = 1, 2, 4, 8  # bits of `need` of alignment_loss
 LIB = torch.library.Library("mmcl_fast", "DEF")

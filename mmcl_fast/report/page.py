@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.config import read_object
+from mmcl_fast.config.load import read_object
 from mmcl_fast.errors import RunError
-from mmcl_fast.learning import samples
-from mmcl_fast.learning.falls import falls
+from mmcl_fast.learning.forgotten_classes import falls
 from mmcl_fast.report import figures, markdown, markup, record, sections
 from mmcl_fast.report.blocks import Page, Panel, Part, Plot, Row, Section, Table, Words
 from mmcl_fast.report.console import metric_names, number
+from mmcl_fast.runs import sample_file as samples
 
 Run = dict[str, Any]
 

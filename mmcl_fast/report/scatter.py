@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmcl_fast.learning.samples import FILE, Samples, Shown
 from mmcl_fast.report import figures
 from mmcl_fast.report.blocks import Example, Panel, Picture, Scatter, Section, Table, Words
+from mmcl_fast.runs.sample_file import FILE, Samples, Shown
 
 
 def section(found: Samples | None) -> Section:

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmcl_fast.learning.falls import FALLEN, Fall
-from mmcl_fast.learning.samples import Samples
+from mmcl_fast.learning.forgotten_classes import FALLEN, Fall
 from mmcl_fast.report import figures, scatter
 from mmcl_fast.report.blocks import Cards, Cell, Example, Fold, Notes, Panel, Part, Plot, Row, Section, Table, Words
 from mmcl_fast.report.console import ABOUT, metric_names, number
+from mmcl_fast.runs.sample_file import Samples
 
 Run = dict[str, Any]
 EXAMPLES = 4

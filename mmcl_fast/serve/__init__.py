@@ -61,7 +61,7 @@ def serve(
             raise
         raise UserError(f"serve needs the package {fault.name}: pip install 'mmcl-fast[serve]'") from None
     from mmcl_fast.learning import Learner
-    from mmcl_fast.media import isolation
+    from mmcl_fast.media.engines import isolation
 
     limits = limits or Limits()
     with server.bound(host, port) as sock:

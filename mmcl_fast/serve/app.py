@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from mmcl_fast.errors import nearest
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.media import MODALITIES
-from mmcl_fast.media.isolation import Pool
+from mmcl_fast.media.engines.isolation import Pool
 from mmcl_fast.serve import body, page
 from mmcl_fast.serve.batches import Batches, Killer
 from mmcl_fast.serve.body import Refused

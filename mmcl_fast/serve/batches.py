@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmcl_fast.distributed import available_cores
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.learning.predict import Predictor
-from mmcl_fast.media import MODALITIES, isolation
-from mmcl_fast.media.engine import pool_of
+from mmcl_fast.media import MODALITIES
+from mmcl_fast.media.engines import isolation
+from mmcl_fast.media.engines.engine import pool_of
 from mmcl_fast.media.source import name_of
 from mmcl_fast.media.spec import Spec
-from mmcl_fast.parallel import cores
 from mmcl_fast.serve.limits import Limits
 
 if TYPE_CHECKING:
@@ -76,11 +77,11 @@ class Batches:
             given: Predictor(learner, None, 1, given, classes, limits.max_batch) for given in (False, True)
         }
         settings = learner.settings.get("media")
-        self.decoders = isolation.decoders(settings, cores(), _allowed(limits, settings), died)
+        self.decoders = isolation.decoders(settings, available_cores(), _allowed(limits, settings), died)
         if isinstance(self.decoders, isolation.Pool):
             self.decoders.start()
         self.specs = dict(_specs(learner))
-        self.threads = pool_of(cores())
+        self.threads = pool_of(available_cores())
         self._thread = ThreadPoolExecutor(1, "mmcl-fast-learner")
         self._waiting: dict[tuple[str, bool], deque[_Waiting]] = {}
         self._changed = asyncio.Event()

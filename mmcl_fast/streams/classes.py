@@ -8,7 +8,7 @@ from pathlib import Path
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.names import canonical
 from mmcl_fast.streams.sample import ClassId
-from mmcl_fast.streams.text_file import lines_of, read_json
+from mmcl_fast.streams.sources.text_file import lines_of, read_json
 from mmcl_fast.streams.validate import check_modality, check_words
 
 

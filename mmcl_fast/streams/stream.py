@@ -19,7 +19,7 @@ from mmcl_fast.streams.scenario import narrow
 from mmcl_fast.streams.validate import check_task, validate, validate_content
 
 if TYPE_CHECKING:
-    from mmcl_fast.streams.broken import Broken
+    from mmcl_fast.streams.broken_samples import Broken
 
 
 class Stream:
@@ -152,17 +152,17 @@ class Stream:
         ``header`` are as in ``from_table``. Tasks take the classes in sorted order. Raises StreamError, one line, for
         what cannot be learned from.
         """
-        from mmcl_fast.streams.folder import read_folder
+        from mmcl_fast.streams.sources.folder import read_folder
 
         return cls(**read_folder(Path(root), findings, text=text, label=label, header=header), **options)
 
     @classmethod
     def from_manifest(cls, path: str | Path, *, findings: Findings | None = None, **options: Any) -> Stream:
-        """From a JSONL, Parquet, CSV or TSV file; see ``mmcl_fast.streams.manifest`` for a line's fields.
+        """From a JSONL, Parquet, CSV or TSV file; see ``mmcl_fast.streams.sources.manifest`` for a line's fields.
 
         Tasks take the classes in order of appearance. Raises StreamError naming the file and the line.
         """
-        from mmcl_fast.streams.manifest import read_manifest
+        from mmcl_fast.streams.sources.manifest import read_manifest
 
         return cls(**read_manifest(Path(path), findings), **options)
 
@@ -190,7 +190,7 @@ class Stream:
 
         Tasks take the classes in sorted order. Raises StreamError naming the file and the line or row.
         """
-        from mmcl_fast.streams.table import read_table
+        from mmcl_fast.streams.sources.table import read_table
 
         read = read_table(Path(path), findings, text=text, label=label, split=split, header=header)
         return cls(**read, **options)
@@ -204,7 +204,7 @@ class Stream:
         findings: Findings | None = None,
         **options: Any,
     ) -> Stream:
-        """From tars in the WebDataset convention; see ``mmcl_fast.streams.tar``. Samples are read in place.
+        """From tars in the WebDataset convention; see ``mmcl_fast.streams.sources.tar``. Samples are read in place.
 
         Args:
             path: a folder of tars, a name with ``{000..012}``, ``{a,b}`` or ``*``, or ``{split: any of these}``.
@@ -217,7 +217,7 @@ class Stream:
         folder; a tar of another size or modification time is indexed anew. Tasks take the classes in sorted order.
         Raises StreamError naming the tar and the member.
         """
-        from mmcl_fast.streams.tar import read_tars
+        from mmcl_fast.streams.sources.tar import read_tars
 
         return cls(**read_tars(path, findings, label=label), **options)
 
@@ -227,7 +227,7 @@ class Stream:
 
         Args:
             datasets: ``{name: folder}``, or ``{name: {"path": folder, "split": 2}}``. Names are the keys of
-                ``mmcl_fast.streams.known.LAYOUTS``, whose values say what a folder holds. ``split`` is the number of
+                ``mmcl_fast.streams.sources.known.LAYOUTS``, whose values say what a folder holds. ``split`` is the number of
                 the official split (ucf101, hmdb51) or of the fold to test on (esc_50, urbansound8k), 1 where it is
                 left out; ``classes`` a file that lists imagenet_100's classes.
 
@@ -235,14 +235,14 @@ class Stream:
         ``media={"depth_kind": "sun_rgbd"}`` of a Learner. Raises StreamError naming what is not there, with the tree
         that is expected.
         """
-        from mmcl_fast.streams.known import read_known
+        from mmcl_fast.streams.sources.known import read_known
 
         return cls(**read_known(datasets), **options)
 
     @classmethod
     def demo(cls, root: str | Path | None = None, **options: Any) -> Stream:
         """The demo's media: five modalities with eight classes each, found by ``streams.demo.find_demo``."""
-        from mmcl_fast.streams.demo import find_demo
+        from mmcl_fast.streams.sources.demo import find_demo
 
         return cls.from_manifest(find_demo(root), **options)
 

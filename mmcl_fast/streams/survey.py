@@ -11,7 +11,7 @@ from mmcl_fast.errors import MediaError, meant
 from mmcl_fast.media.formats import HEAD, recognise
 from mmcl_fast.media.source import head
 from mmcl_fast.media.spec import BUILT_IN
-from mmcl_fast.streams.broken import Broken
+from mmcl_fast.streams.broken_samples import Broken
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.names import canonical, folded
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample

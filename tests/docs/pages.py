@@ -24,7 +24,8 @@ from pathlib import Path
 
 import typer
 
-from mmcl_fast import cli, config
+from mmcl_fast import cli
+from mmcl_fast.config import load as config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from mmcl_fast.methods.comm import CommOptions
+from mmcl_fast.methods.comm.method import CommOptions
 from tests.docs.pages import DOCS
 
 

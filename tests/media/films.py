@@ -11,8 +11,8 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from mmcl_fast.media import decode
+from mmcl_fast.media.readers.video.tracks import video_track
 from mmcl_fast.media.source import open_av
-from mmcl_fast.media.tracks import video_track
 from tests.media.files import plain
 
 STEP = 6  # grey levels from a frame to the next

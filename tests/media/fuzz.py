@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from mmcl_fast.media import MODALITIES
-from mmcl_fast.media.isolation import DecoderDied, Job, Limits, Outcome, Pool
+from mmcl_fast.media.engines.isolation import DecoderDied, Job, Limits, Outcome, Pool
 from tests.media.corrupt import Case, cases
 from tests.media.trial import ADVICE, digest, spec_of
 

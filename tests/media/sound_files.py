@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 
 from mmcl_fast.media import VisualSpec
-from mmcl_fast.media.audio import read_wave
+from mmcl_fast.media.readers.audio.audio import read_wave
 
 RATE = 16000
 SAMPLES = 16000

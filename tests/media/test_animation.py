@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, sniff
-from mmcl_fast.media.animation import is_animation
+from mmcl_fast.media.readers.video.animation import is_animation
 from tests.media.animations import SIDE, Drawn, apng, gif
 from tests.media.files import plain
 

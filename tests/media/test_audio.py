@@ -6,10 +6,11 @@ import soundfile
 import torch
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode, mel
-from mmcl_fast.media.audio import read_wave
-from mmcl_fast.media.resample import resample
-from mmcl_fast.media.views import View
+from mmcl_fast.media import check, decode
+from mmcl_fast.media.dsp import mel
+from mmcl_fast.media.dsp.resample import resample
+from mmcl_fast.media.dsp.views import View
+from mmcl_fast.media.readers.audio.audio import read_wave
 from tests.media.files import av_audio, counting_video, plain, tone
 
 SPEC = plain("audio", size=32, seconds=1.0)

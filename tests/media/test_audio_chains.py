@@ -10,11 +10,14 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import VisualSpec, audio, check, dali_routes, decode, sound_ogg
-from mmcl_fast.media.audio import read_wave
-from mmcl_fast.media.resample import resample
+from mmcl_fast.media import VisualSpec, check, decode
+from mmcl_fast.media.dsp.resample import resample
+from mmcl_fast.media.dsp.views import View
+from mmcl_fast.media.engines.dali import routes as dali_routes
+from mmcl_fast.media.readers.audio import audio
+from mmcl_fast.media.readers.audio import ogg as sound_ogg
+from mmcl_fast.media.readers.audio.audio import read_wave
 from mmcl_fast.media.source import Slice
-from mmcl_fast.media.views import View
 from tests.media.files import jpeg, plain
 from tests.media.sound_files import by_av, by_ffmpeg, by_soundfile, ours, remuxed, sweep
 

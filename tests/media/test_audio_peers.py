@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmcl_fast.media import mel
-from mmcl_fast.media.resample import resample
+from mmcl_fast.media.dsp import mel
+from mmcl_fast.media.dsp.resample import resample
 from tests.media.files import plain
 
 BANKS = [(128, 1024, 16000, 20.0, 8000.0), (64, 512, 8000, 0.0, 4000.0), (40, 400, 16000, 100.0, 7000.0)]

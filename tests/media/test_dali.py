@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.media import TextSpec, VisualSpec, dali, loader
-from mmcl_fast.media.engine import ThreadEngine
-from mmcl_fast.media.loader import make_engine
+from mmcl_fast.media import TextSpec, VisualSpec, loader
+from mmcl_fast.media.engines.dali import engine as dali
+from mmcl_fast.media.engines.engine import ThreadEngine
+from mmcl_fast.media.engines.loader import make_engine
 from tests.media.dali_files import Item, broken, clip, damaged, scene, scenes
 from tests.media.files import counting_video, numbers, plain, tone
 

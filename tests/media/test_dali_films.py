@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import av
 
-from mmcl_fast.media.dali_routes import ROUTES
-from mmcl_fast.media.views import View
+from mmcl_fast.media.dsp.views import View
+from mmcl_fast.media.engines.dali.routes import ROUTES
 from tests.media.files import plain
 from tests.media.films import X264, colour_film, copied, grey_film
 from tests.media.test_tracks import container_with

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from mmcl_fast.media.dali_routes import LONG, ROUTES
-from mmcl_fast.media.views import View
+from mmcl_fast.media.dsp.views import View
+from mmcl_fast.media.engines.dali.routes import LONG, ROUTES
 from tests.media.files import counting_video, jpeg, plain, png16, quarters, tone
 from tests.media.png_files import exif, png
 

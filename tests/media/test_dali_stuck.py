@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.media import dali, dali_calls, loader
+from mmcl_fast.media import loader
+from mmcl_fast.media.engines.dali import calls as dali_calls
+from mmcl_fast.media.engines.dali import engine as dali
 from tests.media.dali_files import broken, damaged, scene, scenes
 from tests.media.files import plain
 from tests.media.test_dali import batches_of, needs_dali

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError, UserError
 from mmcl_fast.media import MODALITIES, TextSpec, check, decode, default_spec, sniff, spec_from_dict
-from mmcl_fast.media.views import draw
+from mmcl_fast.media.dsp.views import draw
 from tests.media.files import av_audio, counting_video, jpeg, plain, quarters, tone
 
 

@@ -11,7 +11,7 @@ import torch
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, sniff
-from mmcl_fast.media.exr import read_exr
+from mmcl_fast.media.readers.depth.exr import read_exr
 from tests.media.files import plain
 
 PLANE = np.random.default_rng(0).uniform(1, 4, (37, 21)).astype(np.float32)

@@ -14,7 +14,7 @@ import torch
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode
-from mmcl_fast.media.depth_files import read_plane
+from mmcl_fast.media.readers.depth.depth_files import read_plane
 from tests.media.files import plain
 from tests.media.layouts import COMPRESSIONS, STRIPS, TILES, orient
 from tests.media.png_files import exif, png

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import isolation
-from mmcl_fast.media.isolation import Outcome
+from mmcl_fast.media.engines import isolation
+from mmcl_fast.media.engines.isolation import Outcome
 from tests.media.corrupt import Case
 from tests.media.fuzz import Found, fuzz, judge, mutated
 

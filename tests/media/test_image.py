@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.media import VisualSpec, arrow, check, decode, picture
+from mmcl_fast.media import VisualSpec, check, decode
+from mmcl_fast.media.readers.image import picture
+from mmcl_fast.media.readers.image import pillow_memory as arrow
 from tests.media.files import BLUE, GREEN, RED, WHITE, corners, jpeg, plain, png16, quarters
 
 

@@ -18,10 +18,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmcl_fast import media, use
+from mmcl_fast import media
+from mmcl_fast import plugins as use
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.media import isolation, own, spec
-from mmcl_fast.media.isolation import DecoderDied, Job, Limits, Pool, landlock, process, seccomp
+from mmcl_fast.media import custom as own
+from mmcl_fast.media import spec
+from mmcl_fast.media.engines import isolation
+from mmcl_fast.media.engines.isolation import DecoderDied, Job, Limits, Pool, landlock, process, seccomp
 from mmcl_fast.media.source import Slice
 from tests.media.originals import originals
 from tests.media.trial import spec_of
@@ -277,9 +280,9 @@ def test_no_process_stays_behind(planted: None) -> None:
 def test_workers_end_with_the_process_that_asks(number: int, tmp_path: Path) -> None:
     program = (
         "import threading, time\n"
-        "from mmcl_fast import media, use\n"
+        "from mmcl_fast import media; from mmcl_fast import plugins as use\n"
         f"use.load([{PLANTED!r}])\n"
-        "from mmcl_fast.media.isolation import Pool, process\n"
+        "from mmcl_fast.media.engines.isolation import Pool; from mmcl_fast.media.engines.isolation import process\n"
         "pool = Pool(2)\n"
         "wanted = media.VisualSpec(modality='planted')\n"
         "pool.decode(b'1', 'planted', wanted)\n"

@@ -15,8 +15,8 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.media import TextSpec, decode, loader
-from mmcl_fast.media.engine import pool_of
-from mmcl_fast.media.loader import make_engine
+from mmcl_fast.media.engines.engine import pool_of
+from mmcl_fast.media.engines.loader import make_engine
 from tests.media.files import plain
 
 
@@ -246,7 +246,7 @@ def test_nonsense_is_refused(greys, options, message):
 
 
 def test_auto_takes_dali_on_a_gpu_where_it_is_usable(monkeypatch):
-    from mmcl_fast.media import dali
+    from mmcl_fast.media.engines.dali import engine as dali
 
     why_not = None
     monkeypatch.setattr(dali, "available", lambda device: why_not)
@@ -292,7 +292,8 @@ MEMORY = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from mmcl_fast.media import VisualSpec, loader
+from mmcl_fast.media import VisualSpec
+from mmcl_fast.media import loader
 
 def resident():
     fields = Path("/proc/self/statm").read_text().split()

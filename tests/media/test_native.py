@@ -15,8 +15,11 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import decode, default_spec, jpeg, mel, native, picture, sound_file, views
-from mmcl_fast.media.resample import resample
+from mmcl_fast.media import decode, default_spec
+from mmcl_fast.media.dsp import mel, native, views
+from mmcl_fast.media.dsp.resample import resample
+from mmcl_fast.media.readers.audio import libsndfile as sound_file
+from mmcl_fast.media.readers.image import jpeg, picture
 
 pytestmark = pytest.mark.skipif(native.kernels() is None, reason="mmcl_fast._C was not compiled")
 SPEC = default_spec("audio")

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode, netpbm, sniff
-from mmcl_fast.media.depth_files import read_plane
+from mmcl_fast.media import check, decode, sniff
+from mmcl_fast.media.readers.depth.depth_files import read_plane
+from mmcl_fast.media.readers.image import netpbm
 from tests.media.files import plain
 
 SIDE = 12

@@ -14,7 +14,8 @@ import torch
 from mmcl_fast import media
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.learning import Learner
-from mmcl_fast.media import own, spec
+from mmcl_fast.media import custom as own
+from mmcl_fast.media import spec
 from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 

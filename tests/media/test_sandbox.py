@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.media import isolation
+from mmcl_fast.media.engines import isolation
 from tests.media.originals import originals
 
 if isolation.unavailable():
@@ -27,7 +27,7 @@ def test_packages_that_a_pth_file_leads_to_may_be_opened(tmp_path: Path) -> None
     (Path(place) / "below.pth").write_text("\n".join(folders) + "\n")
     (tmp_path / "film").write_bytes(next(file.data for file in originals() if file.modality == "video"))
     script = (
-        "from mmcl_fast.media.isolation import Limits, Pool\n"
+        "from mmcl_fast.media.engines.isolation import Limits, Pool\n"
         "with Pool(1, Limits()) as pool:\n"
         f"    print(tuple(pool.decode({str(tmp_path / 'film')!r}, 'video').shape))\n"
     )

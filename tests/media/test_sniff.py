@@ -17,8 +17,8 @@ from PIL import Image
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import MODALITIES, decode, sniff
 from mmcl_fast.media.formats import HEAD
+from mmcl_fast.media.readers.video.tracks import is_cover
 from mmcl_fast.media.source import Slice, open_av
-from mmcl_fast.media.tracks import is_cover
 from tests.media.files import plain
 from tests.media.format_files import PACKET, RATE, TONE, box, by_modality, films, id3_tag, sounds
 from tests.media.originals import saved, scene, sealed_ogg, written

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import check, decode, native, sniff
+from mmcl_fast.media import check, decode, sniff
+from mmcl_fast.media.dsp import native
 from mmcl_fast.media.source import Slice
 from tests.media.files import plain
 from tests.media.layouts import (

@@ -9,8 +9,8 @@ from av.stream import Disposition
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, sniff
+from mmcl_fast.media.readers.video.tracks import audio_track, is_cover, packets_of, video_track
 from mmcl_fast.media.source import open_av
-from mmcl_fast.media.tracks import audio_track, is_cover, packets_of, video_track
 from tests.media.files import plain
 
 

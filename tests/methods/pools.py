@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mmcl_fast.methods import pool
 from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.shared import prompt_pool as pool
 from tests.toy import ToyEncoder
 
 CLASSES = Classes([("image", "a"), ("image", "b")])

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.methods.classifier import Growing, feature, train
-from mmcl_fast.methods.zero_shot import ZeroShot, ZeroShotOptions
+from mmcl_fast.methods.baselines.zero_shot import ZeroShot, ZeroShotOptions
+from mmcl_fast.methods.shared.classifier import Growing, feature, train
 from tests.methods.test_steps import Kept, Stopped
 from tests.toy import ToyEncoder
 
@@ -109,7 +109,7 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
 
 
 def test_several_processes_are_refused(monkeypatch):
-    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match="'zero_shot': learns in one process"):
         train(
             learner(),

@@ -3,8 +3,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast.methods.coda_prompt import CodaPrompt, CodaPromptOptions, compose, orthonormal, unorthogonal, weights
-from mmcl_fast.methods.embedding import unit_query
+from mmcl_fast.methods.baselines.coda_prompt import (
+    CodaPrompt,
+    CodaPromptOptions,
+    compose,
+    orthonormal,
+    unorthogonal,
+    weights,
+)
+from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
 

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods import Classes, TaskData, comm, make_options
-from mmcl_fast.methods.comm import Comm
-from mmcl_fast.methods.memory import FeatureMemory
-from mmcl_fast.methods.realignment import Realigner
-from mmcl_fast.methods.relevance import Relevance
+from mmcl_fast.methods import Classes, TaskData, make_options
+from mmcl_fast.methods.comm import method as comm
+from mmcl_fast.methods.comm.memory import FeatureMemory
+from mmcl_fast.methods.comm.method import Comm
+from mmcl_fast.methods.comm.realignment import Realigner
+from mmcl_fast.methods.comm.relevance import Relevance
 from tests.toy import ToyEncoder
 
 QUICK = {"epochs": 1, "steps": 5, "draws": 32, "batch_size": 8}

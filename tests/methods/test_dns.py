@@ -2,11 +2,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.methods import Classes, TaskData, dns, make_options
-from mmcl_fast.methods.dns import Dns, free, span
+from mmcl_fast.methods import Classes, TaskData, make_options
+from mmcl_fast.methods.baselines import dns
+from mmcl_fast.methods.baselines.dns import Dns, free, span
 from tests.toy import ToyEncoder
 
 OPTIONS = {"epochs": 10, "batch_size": 4, "lr": 0.01}
@@ -150,6 +151,6 @@ def test_the_layer_is_that_of_the_given_modality_or_of_the_most_likely_one(setti
 
 
 def test_several_processes_are_refused(setting, monkeypatch):
-    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match="'dns': learns in one process"):
         learn(setting, 1)

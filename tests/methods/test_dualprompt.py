@@ -3,8 +3,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast.methods.dualprompt import DualPrompt, DualPromptOptions, place
-from mmcl_fast.methods.embedding import unit_query
+from mmcl_fast.methods.baselines.dualprompt import DualPrompt, DualPromptOptions, place
+from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
 

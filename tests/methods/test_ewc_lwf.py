@@ -2,9 +2,9 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.methods import Classes, make_options, method_class
-from mmcl_fast.methods.classifier import Growing
-from mmcl_fast.methods.ewc import classifier_fisher, penalty, prompt_fisher
-from mmcl_fast.methods.lwf import distillation_loss
+from mmcl_fast.methods.baselines.ewc import classifier_fisher, penalty, prompt_fisher
+from mmcl_fast.methods.baselines.lwf import distillation_loss
+from mmcl_fast.methods.shared.classifier import Growing
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 

@@ -2,8 +2,8 @@ import torch
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, TaskData, make_options
-from mmcl_fast.methods import joint as module
-from mmcl_fast.methods.joint import Joint
+from mmcl_fast.methods.baselines import joint as module
+from mmcl_fast.methods.baselines.joint import Joint
 from tests.methods import whole
 from tests.toy import ToyEncoder
 

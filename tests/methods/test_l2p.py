@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options
-from mmcl_fast.methods.embedding import unit_query
-from mmcl_fast.methods.l2p import L2p, L2pOptions, join, select
+from mmcl_fast.methods.baselines.l2p import L2p, L2pOptions, join, select
+from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import first_loss, pictures, task
 from tests.toy import ToyEncoder
 

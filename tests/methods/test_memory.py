@@ -7,9 +7,10 @@ import torch
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner, checkpoint
-from mmcl_fast.methods import make_options, memory
-from mmcl_fast.methods.comm import Comm
-from mmcl_fast.methods.memory import FeatureMemory, Gaussian
+from mmcl_fast.methods import make_options
+from mmcl_fast.methods.comm import memory
+from mmcl_fast.methods.comm.memory import FeatureMemory, Gaussian
+from mmcl_fast.methods.comm.method import Comm
 from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 

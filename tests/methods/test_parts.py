@@ -6,11 +6,11 @@ import torch.nn.functional as F
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options, method_class
-from mmcl_fast.methods.embedding import BATCH, Reuse
-from mmcl_fast.methods.memory import FeatureMemory, Gaussian
-from mmcl_fast.methods.prompts import PromptBank
-from mmcl_fast.methods.realignment import Realigner, class_codes
-from mmcl_fast.methods.relevance import Relevance, Ridge
+from mmcl_fast.methods.comm.memory import FeatureMemory, Gaussian
+from mmcl_fast.methods.comm.realignment import Realigner, class_codes
+from mmcl_fast.methods.comm.relevance import Relevance, Ridge
+from mmcl_fast.methods.shared.embedding import BATCH, Reuse
+from mmcl_fast.methods.shared.prompts import PromptBank
 from tests.toy import ToyEncoder
 
 

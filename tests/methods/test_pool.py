@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options, method_class
-from mmcl_fast.methods.embedding import unit_query
-from mmcl_fast.methods.l2p import L2p, L2pOptions
-from mmcl_fast.methods.pool import distance, embed_each
+from mmcl_fast.methods.baselines.l2p import L2p, L2pOptions
+from mmcl_fast.methods.shared.embedding import unit_query
+from mmcl_fast.methods.shared.prompt_pool import distance, embed_each
 from tests.methods.pools import CLASSES, pictures, task
 from tests.toy import ToyEncoder
 
@@ -33,6 +33,6 @@ def test_each_sample_is_prompted_by_its_own_query_whatever_it_lies_beside():
 @pytest.mark.parametrize("name", ["l2p", "dualprompt", "coda_prompt", "s_prompts"])
 def test_several_processes_are_refused(name, monkeypatch):
     method = method_class(name)(ToyEncoder(), make_options(name, {}))
-    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match=f"{name!r}: learns in one process"):
         method.learn(task(pictures()), CLASSES)

@@ -2,11 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast import parallel
+from mmcl_fast import distributed
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import Classes, TaskData, make_options
-from mmcl_fast.methods.ranpac import LAMBDAS, Moments, RanPac, choose_lambda
+from mmcl_fast.methods.baselines.ranpac import LAMBDAS, Moments, RanPac, choose_lambda
 from tests.methods import whole
 from tests.toy import ToyEncoder
 
@@ -130,6 +130,6 @@ def test_classes_never_trained_and_several_processes(monkeypatch):
     scores = method.scores(data.tokens, "image", classes, given=False)
     assert scores[:, 2:].eq(float("-inf")).all() and scores[:, :2].isfinite().all()
     assert (scores.argmax(1) == data.labels).float().mean() > 0.9
-    monkeypatch.setattr(parallel, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match="'ranpac': learns in one process"):
         method.learn(data, few)

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, make_options
-from mmcl_fast.methods.prompts import join
-from mmcl_fast.methods.replay import Replay, herd, quotas, reservoir
+from mmcl_fast.methods.baselines.replay import Replay, herd, quotas, reservoir
+from mmcl_fast.methods.shared.prompts import join
 from tests.methods import whole
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
@@ -155,7 +155,7 @@ def test_a_step_learns_from_old_and_new_samples_of_all_classes(monkeypatch):
     for method, data in sequence(encoder, "reservoir", 40):
         if data is not None and data.index == 1:
             monkeypatch.setattr(
-                "mmcl_fast.methods.replay.F.cross_entropy",
+                "mmcl_fast.methods.baselines.replay.F.cross_entropy",
                 lambda logits, labels: seen.append((logits.shape, labels)) or real(logits, labels),
             )
             before = method.classifier.weight.clone()

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.embedding import unit_query
-from mmcl_fast.methods.s_prompts import SPrompts, SPromptsOptions, k_means
+from mmcl_fast.methods.baselines.s_prompts import SPrompts, SPromptsOptions, k_means
+from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import CLASSES, pictures, task
 from tests.toy import ToyEncoder
 

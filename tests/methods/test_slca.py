@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mmcl_fast.methods import Classes, make_options
-from mmcl_fast.methods.classifier import feature
-from mmcl_fast.methods.slca import ClassGaussian, Slca, normalised
+from mmcl_fast.methods.baselines.slca import ClassGaussian, Slca, normalised
+from mmcl_fast.methods.shared.classifier import feature
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 

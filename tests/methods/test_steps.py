@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmcl_fast.errors import RunError
-from mmcl_fast.methods.steps import optimise
+from mmcl_fast.methods.shared.training_steps import optimise
 
 STEPS = 9
 

@@ -7,7 +7,7 @@ import torch
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.media.spec import VisualSpec
-from mmcl_fast.methods.token_rows import RowBank, RowHead, drop_channels
+from mmcl_fast.methods.shared.token_scale_shift import RowBank, RowHead, drop_channels
 from tests.toy import ToyEncoder
 
 WIDTH = 16

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.config import build
-from mmcl_fast.learning import checkpoint, journal, learner, run
+from mmcl_fast.config.load import build
+from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.methods import method_class
+from mmcl_fast.runs import task_checkpoints as journal
+from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
 

@@ -85,7 +85,7 @@ def check(backend: str, device: str) -> bool:
 
 def profile() -> None:
     """Hopper's one-pass kernel, Triton's, and the row kernel between library products, once each."""
-    from mmcl_fast.ops import triton_
+    from mmcl_fast.ops.backends import triton as triton_
 
     triton_._time = lambda *_: 0.0  # no launches to choose a configuration by
     for backend, b, c, d in (("cuda", 4096, 131072, 512), ("triton", 4096, 131072, 256), ("cuda", 4096, 3840, 768)):

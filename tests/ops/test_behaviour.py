@@ -256,7 +256,7 @@ def test_int64_offsets_in_the_fakes():
 
 def test_offsets_past_2_31_in_the_row_kernels():
     """Two rows 2^31 numbers apart: 4 GB of addresses, of which two pages are touched."""
-    from mmcl_fast.core import compiled
+    from mmcl_fast._extension import compiled
 
     apart = (1 << 31) + 16
     base = torch.empty(apart + 64, dtype=torch.bfloat16)

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from mmcl_fast.ops import choice, cost
-from mmcl_fast.ops.cost import Loss, Realign
+from mmcl_fast.ops import choice
+from mmcl_fast.ops import cost_model as cost
+from mmcl_fast.ops.cost_model import Loss, Realign
 
 GPU = torch.device("cuda", 0)
 BF16, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32

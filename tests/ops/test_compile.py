@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 import triton
 from mmcl_fast.kernels import alignment, realignment
 
-from mmcl_fast.core import compiled
+from mmcl_fast._extension import compiled
 from mmcl_fast.ops import backends
 from tests.ops.sm90 import SHARED_LIMIT, compile_kernel, cubins, machine_code, usage
 

@@ -47,7 +47,7 @@ def test_temperatures(backend, dtype, scale, spread):
 @pytest.mark.parametrize("scale", [20.0, 100.0])
 @pytest.mark.parametrize("grads", [("z",), ("z", "text")])
 def test_many_chunks(monkeypatch, dtype, scale, grads):
-    from mmcl_fast.ops import cpu
+    from mmcl_fast.ops.backends import cpp as cpu
 
     monkeypatch.setattr(cpu, "CHUNK", 4096)
     monkeypatch.setattr(cpu, "ROWS", 24)
@@ -85,7 +85,8 @@ def test_realign_gives_only_what_is_asked(needed, with_source):
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch):
-    from mmcl_fast.ops import cpu, cpu_realign
+    from mmcl_fast.ops.backends import cpp as cpu
+    from mmcl_fast.ops.backends import cpp_realign as cpu_realign
 
     for module in (cpu, cpu_realign):
         monkeypatch.setattr(module, "threads_for", lambda _: request.param)

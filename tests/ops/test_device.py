@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmcl_fast.ops import gpu
+from mmcl_fast.ops.backends import gpu
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ CONFIGS = [({"BM": 64}, 4, 2), ({"BM": 128}, 8, 3), ({"BM": 256}, 8, 2)]
 @pytest.fixture
 def tuned(monkeypatch):
     """Triton's driver with fake launches: BM = 128 is the fastest, BM = 256 does not fit; (run, capturing)."""
-    triton_ = pytest.importorskip("mmcl_fast.ops.triton_", reason="needs triton")
+    triton_ = pytest.importorskip("mmcl_fast.ops.backends.triton", reason="needs triton")
     launched: list[int] = []
     capturing = [False]
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.ops import choice, cuda_
+from mmcl_fast.ops import choice
+from mmcl_fast.ops.backends import cuda as cuda_
 from tests.ops import test_half
 from tests.ops.cases import check_loss, check_realign
 

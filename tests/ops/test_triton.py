@@ -35,7 +35,7 @@ for dtype in dtypes:
     check_loss("triton", dtype, 20, 300, 144, scale=100.0, spread=0.1)
 """,
     "text gradient and many chunks": """
-from mmcl_fast.ops import gpu
+from mmcl_fast.ops.backends import gpu
 gpu.CHUNK_BYTES, gpu.ROWS, gpu.TEXT_ROWS = 4096, 16, 8
 for dtype in dtypes:
     check_loss("triton", dtype, 37, 1300, 272, scale=100.0, ignored=True)
@@ -59,7 +59,7 @@ for dtype in dtypes:
     backend="triton"), with_float)
 """,
     "labels out of range": """
-from mmcl_fast.ops import triton_
+from mmcl_fast.ops.backends import triton as triton_
 z, text = torch.randn(4, 16).half(), torch.randn(5, 16).half()
 rows, *_ = triton_.alignment_rows(z, text, torch.tensor([0, 5, -1, 4]), None, 10.0, 0.0, -100, True)
 assert rows.isnan().tolist() == [False, True, True, False], rows

@@ -9,10 +9,12 @@ import pytest
 import soundfile
 import torch
 
-from mmcl_fast.config import build
+from mmcl_fast.config.load import build
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.learning import learner, run, sampling
+from mmcl_fast.learning import learner
 from mmcl_fast.media.spec import VisualSpec
+from mmcl_fast.runs import report_samples as sampling
+from mmcl_fast.runs import train as run
 from tests.media.files import counting_video, tone
 from tests.toy import ToyEncoder, write_folder
 

@@ -12,9 +12,9 @@ import pytest
 
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
-from mmcl_fast.learning import samples
-from mmcl_fast.learning.falls import falls
+from mmcl_fast.learning.forgotten_classes import falls
 from mmcl_fast.report import page, scatter, sections
+from mmcl_fast.runs import sample_file as samples
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mmcl_fast.media.isolation import worker
+from mmcl_fast.media.engines.isolation import worker
 from mmcl_fast.media.source import head
 
 before = worker.sniff

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast import use
+from mmcl_fast import plugins as use
 from mmcl_fast.learning import Learner
-from mmcl_fast.media import isolation
+from mmcl_fast.media.engines import isolation
 from mmcl_fast.serve import Limits
 from tests.media.test_isolation import PLANTED, running
 from tests.serve.calls import FORM, ask, figures, form, resources, started
@@ -128,7 +128,7 @@ def children(parent: int) -> list[int]:
 
 def test_an_item_of_several_has_its_line(learner: Learner, media: dict[str, Path], monkeypatch) -> None:
     """Recognising a file is done in a worker, too."""
-    from mmcl_fast.media.isolation import fork_server, process
+    from mmcl_fast.media.engines.isolation import fork_server, process
 
     monkeypatch.setenv(use.NAMES, str(Path(__file__).with_name("planted_sniffer.py")))
     monkeypatch.setattr(process, "_server", None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.learning import Learner
-from tests.cli_calls import call, error_of
+from tests.cli.calls import call, error_of
 from tests.serve.calls import Answer, ask, figures, started
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmcl_fast import config, media
-from mmcl_fast.check import samples_of, skip
+from mmcl_fast import media
+from mmcl_fast.config import load as config
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.learning import Learner
-from mmcl_fast.learning.run import make_stream
 from mmcl_fast.media.source import Slice, head, read_bytes, size_of
 from mmcl_fast.media.spec import adjust, default_spec
+from mmcl_fast.runs.train import make_stream
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.known import LAYOUTS
+from mmcl_fast.streams.check import samples_of, skip
+from mmcl_fast.streams.sources.known import LAYOUTS
 from tests.media.files import plain
 from tests.streams.known_files import COPIES, photo, plane, put
 from tests.streams.test_bad_input import refuse

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.rows import read_rows
+from mmcl_fast.streams.sources.rows import read_rows
 from tests.streams.test_bad_input import refuse
 
 pa = pytest.importorskip("pyarrow")

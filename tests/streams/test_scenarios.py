@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.config import build
+from mmcl_fast.config.load import build
 from mmcl_fast.errors import ConfigError, StreamError
-from mmcl_fast.learning import run
+from mmcl_fast.runs import train as run
 from mmcl_fast.streams import Stream
 from tests.toy import write_folder
 

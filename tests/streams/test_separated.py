@@ -7,8 +7,8 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.rows import read_rows
-from mmcl_fast.streams.separated import LINES
+from mmcl_fast.streams.sources.delimited import LINES
+from mmcl_fast.streams.sources.rows import read_rows
 from tests.streams.test_bad_input import refuse
 
 
@@ -194,7 +194,7 @@ def test_a_table_without_rows(tmp_path, content):
 
 
 def test_a_field_over_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmcl_fast.streams.separated.FIELD", 100)
+    monkeypatch.setattr("mmcl_fast.streams.sources.delimited.FIELD", 100)
     (tmp_path / "a.csv").write_text('text,label,split\nx,q,train\n"' + "y" * 200 + ",q,test\n")
     with pytest.raises(StreamError, match="line 3: a field of more than 100 characters: close its quotes"):
         Stream.from_table(tmp_path / "a.csv")

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmcl_fast import check
-from mmcl_fast.streams import Stream
-from mmcl_fast.streams.broken import Broken
+from mmcl_fast.streams import Stream, check
+from mmcl_fast.streams.broken_samples import Broken
 from mmcl_fast.streams.findings import KINDS, Finding, Findings, to_jsonl
 from mmcl_fast.streams.survey import survey
 

@@ -10,7 +10,7 @@ import pytest
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.table import is_table
+from mmcl_fast.streams.sources.table import is_table
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines, write  # noqa: F401
 

@@ -16,8 +16,9 @@ from PIL import Image
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import decode
 from mmcl_fast.media.source import Slice, read_bytes
-from mmcl_fast.streams import Stream, tar_index
-from mmcl_fast.streams.tar import expand
+from mmcl_fast.streams import Stream
+from mmcl_fast.streams.sources import tar_index
+from mmcl_fast.streams.sources.tar import expand
 from tests.media.files import tone
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import names

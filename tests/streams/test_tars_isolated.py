@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmcl_fast import use
-from mmcl_fast.media import isolation
-from mmcl_fast.media.isolation import process
-from mmcl_fast.streams.tar_index import read_index
+from mmcl_fast import plugins as use
+from mmcl_fast.media.engines import isolation
+from mmcl_fast.media.engines.isolation import process
+from mmcl_fast.streams.sources.tar_index import read_index
 
 SNIFFER = str(Path(__file__).parents[1] / "serve/planted_sniffer.py")
 

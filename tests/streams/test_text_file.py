@@ -7,7 +7,7 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.text_file import decode, lines_of, parse_json
+from mmcl_fast.streams.sources.text_file import decode, lines_of, parse_json
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines  # noqa: F401
 

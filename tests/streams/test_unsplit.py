@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast import config
+from mmcl_fast.config import load as config
 from mmcl_fast.errors import ConfigError, StreamError
 from mmcl_fast.streams import Stream
 

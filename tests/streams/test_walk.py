@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.streams.walk import files_below, subfolders
+from mmcl_fast.streams.sources.walk import files_below, subfolders
 
 
 def write(root: Path, *names: str) -> None:

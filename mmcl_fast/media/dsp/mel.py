@@ -1,0 +1,221 @@
+"""Sound to a picture: a window of the recording, its log-mel spectrogram, 0..1."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmcl_fast._extension import compiled
+from mmcl_fast.media.dsp import native
+from mmcl_fast.media.spec import VisualSpec
+
+SILENCE = 1e-10  # mel power below which a clip counts as silent
+CHUNK = 1 << 17  # numbers in a temporary on the CPU: of megabytes, most of the time goes into fresh pages
+BAND = 32  # filters in one matrix product: neighbours share their bins, all together they are mostly zeros
+
+
+@lru_cache(maxsize=1)
+def _torchaudio() -> ModuleType | None:
+    try:
+        import torchaudio.functional
+    except Exception:  # not there, or built for another torch; the doctor reports that
+        return None
+    return torchaudio.functional
+
+
+@lru_cache(maxsize=16)
+def filterbank(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
+    """Triangular HTK filters ``[mels, n_fft // 2 + 1]``, peak 1, no area normalisation.
+
+    HTK mel: ``mel(f) = 2595 log10(1 + f / 700)`` (O'Shaughnessy 1987). The ``mels + 2`` corners are equally
+    spaced on it; filter m rises linearly in Hz from corner m to m + 1 and falls to m + 2.
+
+    torchaudio's where it imports, else ``triangles``; tests hold them within 1e-4 of each other. The rest is this
+    package's everywhere: with the same filters torchaudio's resampling and spectrogram give the same numbers (1e-4)
+    in more than twice the time, as tests/media/test_audio_peers.py compares them.
+    """
+    functional = _torchaudio()
+    if functional is None:
+        return triangles(mels, n_fft, rate, f_min, f_max)
+    bank = functional.melscale_fbanks(n_fft // 2 + 1, f_min, f_max, mels, rate, norm=None, mel_scale="htk")
+    return bank.T.contiguous()
+
+
+def triangles(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
+    """``filterbank`` in torch, computed in float64."""
+    low, high = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
+    corners = 700 * (10 ** (torch.linspace(low, high, mels + 2, dtype=torch.float64) / 2595) - 1)
+    bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    slopes = bins[None] - corners[:, None]
+    widths = corners.diff()[:, None]
+    rise, fall = slopes[:-2] / widths[:-1], -slopes[2:] / widths[1:]
+    return torch.minimum(rise, fall).clamp_min(0).float()
+
+
+@lru_cache(maxsize=16)
+def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[int, int, Tensor]]]:
+    """The window, and the filters by bands: ``(first filter, first bin, [2 * bins, filters])``.
+
+    A bin's weight is there twice, for the squares of its real and of its imaginary part.
+    """
+    bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
+    bands = []
+    for first in range(0, spec.mels, BAND):
+        part = bank[first : first + BAND]
+        bins = part.any(0).nonzero()[:, 0].tolist() or [0]
+        weights = part[:, bins[0] : bins[-1] + 1].T.repeat_interleave(2, 0)
+        bands.append((first, bins[0], weights.contiguous().to(device)))
+    return torch.hann_window(spec.n_fft, device=device), bands
+
+
+@lru_cache(maxsize=16)
+def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
+    """Window, roots of unity, radices, filters ``[mels, 3]`` (first bin, bins, first weight) and their weights."""
+    radices = native.radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
+    if radices is None:
+        return None
+    bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
+    filters: list[tuple[int, int, int]] = []
+    weights: list[Tensor] = []
+    for row in bank:
+        bins = row.nonzero()[:, 0].tolist() or [0]
+        filters.append((bins[0], bins[-1] + 1 - bins[0], sum(map(len, weights))))
+        weights.append(row[bins[0] : bins[-1] + 1])
+    return (
+        torch.hann_window(spec.n_fft),
+        native.roots(spec.n_fft),
+        torch.tensor(radices, dtype=torch.int32),
+        torch.tensor(filters, dtype=torch.int32),
+        torch.cat(weights),
+    )
+
+
+def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
+    """``[B, T]`` to ``[B, mels, frames]`` with rows of whole vectors, or None."""
+    if not native.takes(rows) or (tables := _native_tables(spec)) is None:
+        return None
+    window, roots, radices, filters, weights = tables
+    count, length = rows.shape
+    frames = 1 + length // spec.hop
+    power = torch.empty(count, spec.mels, native.up_to(frames))
+    for row, result in zip(rows, power):
+        compiled().mel_power(
+            row.data_ptr(),
+            length,
+            spec.hop,
+            spec.n_fft,
+            window.data_ptr(),
+            roots.data_ptr(),
+            radices.data_ptr(),
+            len(radices),
+            filters.data_ptr(),
+            weights.data_ptr(),
+            spec.mels,
+            result.data_ptr(),
+            power.shape[2],
+        )
+    return power[:, :, :frames]
+
+
+def mel_power(wave: Tensor, spec: VisualSpec) -> Tensor:
+    """``wave`` ``[..., T]`` at ``spec.sample_rate`` to mel power ``[..., mels, 1 + T // hop]``, on its device.
+
+    Periodic Hann window, frames centred with zero padding, squared magnitude, ``filterbank``.
+    """
+    power = _native_power(wave.reshape(-1, wave.shape[-1]), spec)
+    return _torch_power(wave, spec) if power is None else power.view(*wave.shape[:-1], *power.shape[1:])
+
+
+def _torch_power(wave: Tensor, spec: VisualSpec) -> Tensor:
+    window, bands = _tables(spec, wave.device)
+    half, rows = spec.n_fft // 2, wave.reshape(-1, wave.shape[-1])
+    frames = functional.pad(rows, (half, half)).unfold(-1, spec.n_fft, spec.hop)
+    power = frames.new_empty(*frames.shape[:2], spec.mels)
+    step = frames.shape[1] if wave.is_cuda else max(16, CHUNK // (len(rows) * spec.n_fft))
+    for part, result in zip(frames.split(step, 1), power.split(step, 1), strict=True):
+        squares = torch.view_as_real(torch.fft.rfft(part * window)).square_().view(-1, spec.n_fft // 2 * 2 + 2)
+        columns = squares.new_empty(len(squares), spec.mels)
+        for first, start, weights in bands:
+            width, count = weights.shape
+            torch.mm(squares[:, 2 * start : 2 * start + width], weights, out=columns[:, first : first + count])
+        result.copy_(columns.view_as(result))
+    return power.view(*wave.shape[:-1], -1, spec.mels).mT
+
+
+def picture(wave: Tensor, spec: VisualSpec) -> Tensor:
+    """``wave`` ``[T]`` or ``[B, T]`` to ``[B, 1, size, size]`` in 0..1 (B = 1), high bands on top, time to the right.
+
+    ``1 + max(10 log10(power / max power), -db_range) / db_range``, then an antialiased bilinear resize.
+    A silent clip is all 0.
+    """
+    rows = wave.reshape(-1, wave.shape[-1])
+    power = _native_power(rows, spec)
+    if power is not None:
+        return _native_picture(power, spec)
+    return _torch_picture(_torch_power(rows, spec), spec)
+
+
+def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+    count, mels, frames = power.shape
+    across_0, across = native.shrinking(frames, spec.size)
+    down_0, down = _upwards(mels, spec.size)
+    out = torch.empty(count, 1, spec.size, spec.size)
+    for row, result in zip(power, out):
+        compiled().level_picture(
+            row.data_ptr(),
+            mels,
+            frames,
+            row.stride(0),
+            10 / spec.db_range,
+            10 ** (-spec.db_range / 10),
+            SILENCE,
+            across_0.data_ptr(),
+            across.data_ptr(),
+            across.shape[1],
+            down_0.data_ptr(),
+            down.data_ptr(),
+            down.shape[1],
+            spec.size,
+            result.data_ptr(),
+        )
+    return out
+
+
+@lru_cache(maxsize=16)
+def _upwards(mels: int, size: int) -> tuple[Tensor, Tensor]:
+    """``native.shrinking`` of rows that begin with the highest band."""
+    first, weights = native.shrinking(mels, size)
+    return (mels - weights.shape[1] - first).int(), weights.flip(1).contiguous()
+
+
+def _torch_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+    power = power[:, None]
+    peak = power.amax((2, 3), keepdim=True)
+    level = power.div(peak.clamp_min(SILENCE)).clamp_min_(10 ** (-spec.db_range / 10))
+    level = level.log10_().mul_(10 / spec.db_range).add_(1).flip(2)
+    small = functional.interpolate(
+        level, size=(spec.size, spec.size), mode="bilinear", align_corners=False, antialias=True
+    )
+    return small.mul_(peak > SILENCE)
+
+
+def window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
+    """``wave`` ``[..., T]`` to exactly ``seconds * sample_rate`` samples.
+
+    Longer: the centre, or the part at ``shift`` (0..1) of the free room. Shorter: repeated, rolled by
+    ``shift`` of its length, or padded with silence behind it, ``shift`` of the silence before it.
+    """
+    want, have = round(spec.seconds * spec.sample_rate), wave.shape[-1]
+    if have >= want:
+        start = int((0.5 if shift is None else shift) * (have - want))
+        return wave[..., start : start + want]
+    if spec.window_policy == "pad":
+        before = int((shift or 0.0) * (want - have))
+        return functional.pad(wave, (before, want - have - before))
+    start = int((shift or 0.0) * have)
+    return torch.cat([wave.roll(-start, -1)] * -(-want // have), -1)[..., :want]

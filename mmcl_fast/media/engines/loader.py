@@ -1,0 +1,223 @@
+"""Batches of decoded items: backends, order, shards, a position that can be saved, broken files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import ConfigError, MediaError, StreamError
+from mmcl_fast.media.engines.engine import Chunk, Engine, ThreadEngine
+from mmcl_fast.media.spec import BUILT_IN, Spec
+
+Batch = tuple[list[int], "Tensor | list[str]"]
+BACKENDS = ("auto", "cpu", "dali")
+ON_ERROR = ("error", "skip")
+
+
+@dataclass
+class Stats:
+    """``items``: handed out so far; ``fallbacks``: decoded by the cpu backend because the chosen one could not."""
+
+    items: int = 0
+    fallbacks: int = 0
+
+
+class Loader:
+    """Iterates ``(indices, batch)`` over one epoch; ``len`` is its number of batches.
+
+    A batch is float32 ``[B, F, 3, size, size]`` on ``device`` or, for text, B strings; ``indices`` are the B
+    positions in ``items``. An iteration that ends moves ``epoch`` on by one; one that is left early does not, and
+    the next begins the epoch anew. After ``load_state_dict`` the next iteration goes on with the batch after the
+    last one that was handed out, however far the decoding had run ahead.
+
+    Args:
+        items: objects with ``modality``, ``key`` and either ``path`` or ``text``, all of the spec's modality.
+        spec: the encoder's preparation.
+        device: where batches are wanted.
+        backend: ``cpu``, ``dali``, or ``auto``: DALI where the device is a GPU and the package is usable. Text and
+            registered modalities are read by the cpu backend whatever is asked for.
+        workers: threads; 0 decodes in the caller's thread.
+        batch_size: B; the last batch may be smaller.
+        view: see ``decode``.
+        seed: of the random views and of the order.
+        shuffle: draw the order of each epoch from (seed, epoch); otherwise the items' own.
+        epoch: the one to begin with.
+        rank, world: of ``world`` processes this one takes every ``world``-th item of the epoch's order, from the
+            ``rank``-th on. Each item is on exactly one rank and none twice, so that the first ranks may have one
+            item, and one batch, more than the last.
+        prefetch: batches under way beside the one handed out (a backend may run further ahead).
+        on_error: ``error``: the first broken item in order raises its MediaError, and nothing of its batch is
+            handed out. ``skip``: broken items are left out of their batches and listed in ``faults``; a batch
+            with nothing left is left out.
+
+    Raises:
+        ConfigError: a value out of range, or a backend that is not to be had.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        spec: Spec,
+        device: torch.device | str = "cpu",
+        *,
+        backend: str = "auto",
+        workers: int = 2,
+        batch_size: int = 32,
+        view: int = 0,
+        seed: int = 0,
+        shuffle: bool = False,
+        epoch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 2,
+        on_error: str = "error",
+    ):
+        if workers < 0 or batch_size < 1 or prefetch < 0 or epoch < 0:
+            raise ConfigError(
+                f"workers = {workers}, batch_size = {batch_size}, prefetch = {prefetch}, "
+                f"epoch = {epoch}: batch_size is at least 1, the others at least 0"
+            )
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank = {rank}, world = {world}: rank is from 0 up to, not with, world")
+        if on_error not in ON_ERROR:
+            raise ConfigError(f"on_error = {on_error!r}: use one of {', '.join(ON_ERROR)}")
+        self.items, self.spec, self.batch_size, self.view, self.seed = items, spec, batch_size, view, seed
+        self.shuffle, self.epoch, self.rank, self.world, self.on_error = shuffle, epoch, rank, world, on_error
+        self.engine = make_engine(spec, device, backend, workers=workers, batch_size=batch_size, prefetch=prefetch)
+        self.stats = Stats()
+        self._faults: dict[int, MediaError] = {}
+        self._done = 0  # batches of this epoch that were handed out
+        self._loaded = False
+
+    @property
+    def faults(self) -> list[tuple[int, MediaError]]:
+        """Position and error of every item that was skipped, in the order met, once each."""
+        return list(self._faults.items())
+
+    def __len__(self) -> int:
+        return -(-len(range(self.rank, len(self.items), self.world)) // self.batch_size)
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        start = self._done if self._loaded else 0
+        self._done, self._loaded = start, False
+        order = self._order()
+        batches = (_numbers(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in range(start, len(self)))
+        chunks = self.engine.run(self.items, batches, view=self.view, seed=self.seed)
+        try:
+            for chunk in chunks:
+                indices, batch = self._sound(chunk)
+                self._done += 1
+                self.stats.items += len(indices)
+                self.stats.fallbacks += chunk.fallback
+                if indices:
+                    yield indices, batch
+        finally:
+            chunks.close()
+        self.epoch, self._done = self.epoch + 1, 0
+
+    def _order(self) -> range | Tensor:
+        count = len(self.items)
+        if not self.shuffle:
+            return range(count)[self.rank :: self.world]
+        digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return torch.randperm(count, generator=generator)[self.rank :: self.world]
+
+    def _sound(self, chunk: Chunk) -> Batch:
+        """The batch without its broken items; raises the first fault where they are not to be skipped."""
+        if not chunk.faults:
+            return chunk.indices, chunk.data
+        if self.on_error == "error":
+            raise chunk.faults[min(chunk.faults)]
+        for slot in sorted(chunk.faults):
+            # A copy: the error itself keeps the frames it came through alive, and with them its whole batch.
+            self._faults.setdefault(chunk.indices[slot], MediaError(chunk.faults[slot]))
+        kept = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
+        data = chunk.data[kept] if isinstance(chunk.data, Tensor) else [chunk.data[slot] for slot in kept]
+        return [chunk.indices[slot] for slot in kept], data
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last batch handed out, as plain values for JSON."""
+        return {
+            "epoch": self.epoch,
+            "batches": self._done,
+            "loader": self._identity,
+            "faults": [[index, str(error)] for index, error in self.faults],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``. Raises StreamError where it is of other items, or of another order of them."""
+        try:
+            saved, epoch, done = dict(state["loader"]), int(state["epoch"]), int(state["batches"])
+            faults = {int(index): MediaError(line) for index, line in state["faults"]}
+        except (TypeError, KeyError, ValueError) as error:
+            raise StreamError(f"loader state: not one of a loader ({error!r}): start the epoch anew") from None
+        for name, value in self._identity.items():
+            if saved.get(name) != value:
+                raise StreamError(
+                    f"loader state: {name} was {saved.get(name)!r}, is {value!r}: build the loader as it "
+                    "was when its state was saved, or start the epoch anew"
+                )
+        if epoch < 0 or not 0 <= done <= len(self):
+            raise StreamError(
+                f"loader state: batch {done} of epoch {epoch}, where an epoch has {len(self)}: start the epoch anew"
+            )
+        self.epoch, self._done, self._loaded, self._faults = epoch, done, True, faults
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What decides which items are in which batch, and what a batch holds."""
+        digest = hashlib.sha256(json.dumps(self.spec.to_dict()).encode())
+        for item in self.items:
+            digest.update(f"\0{item.key}".encode("utf-8", "surrogateescape"))
+        return {
+            "items": len(self.items),
+            "sha256 of spec and keys": digest.hexdigest(),
+            "batch_size": self.batch_size,
+            "view": self.view,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "rank": self.rank,
+            "world": self.world,
+        }
+
+
+def _numbers(indices: range | Tensor) -> list[int]:
+    return indices.tolist() if isinstance(indices, Tensor) else list(indices)
+
+
+def make_engine(
+    spec: Spec,
+    device: torch.device | str,
+    backend: str = "auto",
+    *,
+    workers: int = 2,
+    batch_size: int = 32,
+    prefetch: int = 2,
+) -> Engine:
+    """The engine of a backend; see ``Loader``. Raises ConfigError where it is not to be had."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"media backend {backend!r}: use one of {', '.join(BACKENDS)}")
+    device = torch.device(device)
+    known = spec.modality in BUILT_IN and spec.modality != "text"
+    if known and (backend == "dali" or (backend == "auto" and device.type == "cuda")):
+        from mmcl_fast.media.engines.dali import engine as dali
+
+        why_not = dali.available(device)
+        if why_not is None:
+            return dali.DaliEngine(spec, device=device, workers=workers, batch_size=batch_size)
+        if backend == "dali":
+            raise ConfigError(f"media backend 'dali': {why_not}")
+    return ThreadEngine(spec, device=device, workers=workers, batch_size=batch_size, prefetch=prefetch)
+
+
+def loader(items: Sequence[Any], spec: Spec, device: torch.device | str = "cpu", **options: Any) -> Loader:
+    """``Loader(items, spec, device, ...)``: batches of decoded items."""
+    return Loader(items, spec, device, **options)

@@ -1,0 +1,174 @@
+"""Sound that PyAV decodes: what libsndfile does not read, and lengths that only a decoder knows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media.readers.audio.limits import plausible, sane
+from mmcl_fast.media.readers.video.tracks import audio_track
+from mmcl_fast.media.source import Source, limit_seconds, open_av
+from mmcl_fast.media.spec import VisualSpec
+
+# kbit/s of AC-3 by its header's code for the frame's size (ETSI TS 102 366, table 4.13).
+AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+KEPT = 1 << 24  # samples in memory (64 MB)
+
+
+class AvSound:
+    """The sound track of a source, counted sample by sample.
+
+    Args:
+        source: the file.
+        spec: its ``max_seconds`` is the limit.
+        whole: refuse samples that are no sound anywhere in the file.
+        kept: how many samples may stay in memory. More are decoded twice: to count them, then for the window.
+
+    Raises:
+        MediaError: no sound track, no samples, damage before the end, or more seconds than the limit.
+    """
+
+    def __init__(self, source: Source, spec: VisualSpec, whole: bool, kept: int = KEPT):
+        self.source = source
+        self.runs: list[tuple[int, int]] = []  # rate and samples of each piece
+        self.stated, self.exact, self.torn = 0.0, False, False
+        self._kept: list[np.ndarray] | None = []
+        seconds, total = 0.0, 0
+        for rate, block in self._blocks():
+            before = self.runs.pop() if self.runs and self.runs[-1][0] == rate else (rate, 0)
+            self.runs.append((rate, before[1] + len(block)))
+            total += len(block)
+            seconds += len(block) / rate
+            limit_seconds(seconds, spec)
+            if whole:
+                sane(block.min(initial=0), block.max(initial=0))
+            if self._kept is not None:
+                self._kept.append(block)
+                if total > kept:
+                    self._kept = None
+        self.seconds = seconds
+
+    def pieces(self) -> list[AvPiece]:
+        """The stretches of one rate, in their order."""
+        starts = itertools.accumulate((samples for _, samples in self.runs), initial=0)
+        return [AvPiece(self, start, rate, samples) for start, (rate, samples) in zip(starts, self.runs, strict=False)]
+
+    def missing(self) -> str | None:
+        """What shows that the file ends before its sound does."""
+        slack = 0.001 if self.exact else max(0.5, 0.1 * self.stated)  # other headers count what is not played, too
+        if self.seconds < self.stated - slack:
+            return f"ends after {self.seconds:.2f} of {self.stated:.2f} s"
+        return "ends inside its last packet" if self.torn else None
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        """Mono float32 ``[count]`` from sample ``start`` on, counted over all pieces."""
+        wanted, place = [], 0
+        for block in (block for _, block in self._blocks()) if self._kept is None else self._kept:
+            if place + len(block) > start:
+                wanted.append(block[max(0, start - place) : start + count - place])
+            place += len(block)
+            if place >= start + count:
+                break
+        return np.concatenate(wanted)
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The rate and the mono float32 samples of one frame after the other."""
+        import av
+
+        with open_av(self.source) as container:
+            track = audio_track(container)
+            if track is None:
+                raise MediaError("holds no sound track")
+            if track.codec_context is None:
+                raise MediaError("its sound codec is unknown: convert it to wav or flac")
+            plausible(track.rate, track.channels)
+            self.stated, self.exact = _stated_seconds(container, track)
+            failed: Exception | None = None
+            last = None
+            for packet in container.demux(track):
+                last = packet if packet.size else last
+                if failed is not None and packet.size:
+                    raise failed  # more follows, so this is damage and no missing end
+                try:
+                    frames = packet.decode()
+                except av.error.InvalidDataError as error:
+                    failed = error
+                    continue
+                for frame in frames:
+                    yield frame.sample_rate, _mono(frame)
+            self.torn = failed is not None or (last is not None and _is_short(last, track.codec_context.name))
+
+
+class AvPiece:
+    """A stretch of one rate of an ``AvSound``.
+
+    Attributes:
+        rate: in Hz.
+        samples: per channel.
+    """
+
+    def __init__(self, sound: AvSound, start: int, rate: int, samples: int):
+        self.sound, self.start, self.rate, self.samples = sound, start, rate, samples
+
+    def read(self, start: int, count: int) -> Tensor:
+        """Mono float32 ``[count]`` from sample ``start`` on."""
+        wave = torch.from_numpy(self.sound.read(self.start + start, count))
+        sane(*wave.aminmax())
+        return wave
+
+
+def _stated_seconds(container: Any, track: Any) -> tuple[float, bool]:
+    """How long the sound lasts as its header says, and whether exactly so; 0 where ffmpeg only estimates it."""
+    kind = container.format.name.split(",")[0]
+    if kind in ("mov", "flac", "tta") and track.duration:
+        return float(track.duration * track.time_base), kind != "mov"
+    if kind in ("flv", "asf", "matroska") and len(container.streams) == 1 and container.duration:
+        return container.duration / 1e6, False
+    return 0.0, False
+
+
+def _is_short(packet: Any, codec: str) -> bool:
+    """Whether a packet of AC-3 ends inside a frame; its decoders make something of that all the same."""
+    data = bytes(packet) if codec in ("ac3", "eac3") else b""
+    while data.startswith(b"\x0bw"):
+        size = _ac3_size(data)
+        if size is None or size > len(data):
+            return size is not None
+        data = data[size:]
+    return False
+
+
+def _ac3_size(data: bytes) -> int | None:
+    """Bytes of the frame that begins here as its header says (ETSI TS 102 366, 4.4.1 and E.1.3.1). None: it says none.
+
+    A header that is cut itself counts as a frame of any length.
+    """
+    if len(data) < 6:
+        return len(data) + 1
+    if data[5] >> 3 > 10:  # E-AC-3 states words of 16 bits
+        return 2 * ((data[2] & 7) << 8 | data[3]) + 2
+    rate, code = (48000, 44100, 32000, 0)[data[4] >> 6], data[4] & 63
+    if not rate or code >> 1 >= len(AC3_KBITS):
+        return None
+    return 2 * (AC3_KBITS[code >> 1] * 96000 // rate + (code & 1 if rate == 44100 else 0))
+
+
+SCALES = {"u8": 1 / 128, "s16": 1 / (1 << 15), "s32": 1 / (1 << 31), "s64": 1 / (1 << 63), "flt": 1.0, "dbl": 1.0}
+
+
+def _mono(frame: Any) -> np.ndarray:
+    """The mean of a frame's channels, float32 ``[samples]`` in -1 to 1 for integers."""
+    samples, name = frame.to_ndarray(), frame.format.name
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, len(frame.layout.channels)).T
+    if name.startswith("u8"):
+        samples = samples.astype(np.float32) - 128
+    scale = SCALES[name.removesuffix("p")]
+    mixed = samples[0] if len(samples) == 1 else samples.mean(0, dtype=np.float32)
+    return np.multiply(mixed, scale, dtype=np.float32)

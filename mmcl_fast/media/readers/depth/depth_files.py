@@ -1,0 +1,99 @@
+"""Depth maps from files."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media.dsp.views import View
+from mmcl_fast.media.readers.depth import depth_map as depth_maps
+from mmcl_fast.media.readers.depth.exr import read_exr
+from mmcl_fast.media.readers.image import deep_picture, netpbm, tiff
+from mmcl_fast.media.readers.image.picture import limit_pixels, orientation_of
+from mmcl_fast.media.sniff import EXR
+from mmcl_fast.media.source import FORMATS, Source, head, open_binary, read_bytes, size_of
+from mmcl_fast.media.spec import VisualSpec
+
+SAVE = "use 16-bit grey PNG"
+
+
+def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+    """A map of a file to ``[1, 1, size, size]``; see ``read_plane`` and ``mmcl_fast.media.readers.depth.depth_map``."""
+    return depth_maps.picture(depth_maps.metres(read_plane(source, spec), spec), spec, view)
+
+
+def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
+    """The numbers of a file as they are stored, ``[H, W]``, turned upright where the file says so.
+
+    A picture of more than 8 bits in one grey channel (PNG, TIFF, PGM, PAM, JPEG 2000), a TIFF of integers or floats,
+    PFM, OpenEXR, or .npy. A disparity map may also be a grey picture of 8 bits. Raises MediaError for anything else.
+    """
+    from PIL import Image
+
+    start = head(source, 6)
+    if start == b"\x93NUMPY":
+        return _npy(source, spec)
+    if start.startswith(EXR):
+        return read_exr(read_bytes(source), spec)
+    with open_binary(source) as file:
+        if start[:4] in tiff.MARKS:
+            page = tiff.read_page(file, spec.max_pixels)
+            if page.readable:
+                _one_plane(page.samples, page.bits, spec)
+                if page.photometric == tiff.PALETTE:
+                    raise MediaError(f"a picture of a palette, not a depth map: {SAVE}")
+                return deep_picture.turned(tiff.numbers_of(page, file)[..., 0], page.orientation)
+            page.leave_to_pillow()
+        elif start.startswith(b"P") and (header := netpbm.read_header(file, spec.max_pixels)):
+            _one_plane(header.channels, header.largest.bit_length() or 32, spec)
+            return netpbm.read_numbers(file, header)[..., 0]
+        file.seek(0)
+        with Image.open(file, formats=FORMATS) as im:
+            limit_pixels(im, spec)
+            if im.mode[0] not in "IF" and not (im.mode == "L" and spec.depth_kind == "disparity"):
+                raise MediaError(f"a picture of mode {im.mode}, not a depth map: {SAVE}")
+            im.load()
+            values = np.asarray(im)
+            if im.format == "JPEG2000":
+                return _as_stored(values, read_bytes(source))
+            # Pillow turns a TIFF itself.
+            return deep_picture.turned(values, 1 if im.format == "TIFF" else orientation_of(im))
+
+
+def _one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
+    """Raises MediaError for colours, and for 8 bits that are no disparity."""
+    if channels != 1:
+        raise MediaError(f"a picture of {channels} channels, not a depth map: {SAVE}")
+    if bits <= 8 and spec.depth_kind != "disparity":
+        raise MediaError(f"a picture of {bits} bits, not a depth map: {SAVE}")
+
+
+def _as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
+    """What a JPEG 2000 file holds: Pillow scales its numbers to 8 or 16 bits (ITU-T T.800, A.5.1: the marker SIZ)."""
+    place = data.find(b"\xff\x4f\xff\x51")
+    depth = data[place + 42] if 0 <= place < len(data) - 42 else 0x80
+    if depth & 0x80 or depth >= 16:
+        raise MediaError(f"a JPEG 2000 file of signed numbers or more than 16 bits: {SAVE}")
+    return values >> (8 * values.dtype.itemsize - 1 - depth)
+
+
+def _npy(source: Source, spec: VisualSpec) -> np.ndarray:
+    from numpy.lib import format as npy
+
+    with open_binary(source) as file:
+        version = npy.read_magic(file)
+        shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+        if math.prod(shape) > spec.max_pixels:
+            raise MediaError(
+                f"an array of shape {list(shape)}, the limit is {spec.max_pixels} numbers: "
+                "make it smaller or raise max_pixels"
+            )
+        if dtype.kind not in "uif" or len(shape) != 2 or min(shape) < 1:
+            raise MediaError(f"a depth map is one plane of numbers, this is {dtype} {list(shape)}")
+        if size_of(source) - file.tell() < math.prod(shape) * dtype.itemsize:
+            raise MediaError(f"ends before its {shape[0]} x {shape[1]} numbers do: cut short, replace it")
+        file.seek(0)
+        return np.load(file, allow_pickle=False)

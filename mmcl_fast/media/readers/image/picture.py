@@ -1,0 +1,221 @@
+"""Pictures of any mode by Pillow."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmcl_fast.errors import MediaError
+from mmcl_fast.media.dsp import native
+from mmcl_fast.media.dsp.views import View, fit, region
+from mmcl_fast.media.readers.image import deep_picture, jpeg, png
+from mmcl_fast.media.readers.image.pillow_memory import planes
+from mmcl_fast.media.source import FORMATS, Source, open_binary, read_bytes
+from mmcl_fast.media.spec import VisualSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from PIL.ImageFile import ImageFile
+
+
+def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+    """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
+    from PIL import Image, UnidentifiedImageError
+
+    with ExitStack() as stack:
+        file = stack.enter_context(open_binary(source))
+        if not whole and (small := _plain_jpeg(file, spec, view)) is not None:
+            return small[None]
+        if (own := deep_picture.read(file, spec.max_pixels)) is not None:
+            return _fitted(own, spec, view)[None]
+        file.seek(0)
+        try:
+            im = stack.enter_context(Image.open(file, formats=FORMATS))
+        except UnidentifiedImageError:
+            if (bits := jpeg.bits(read_bytes(source))) in (None, 8):
+                raise
+            raise MediaError(f"a JPEG of {bits} bits a channel: save it with 8, or as PNG of 16") from None
+        limit_pixels(im, spec)
+        if im.format == "PNG" and deep(im):
+            return _fitted(_deep_png(source, im), spec, view)[None]
+        fast = im.format == "PNG" and not whole and _shrinks(*im.size, spec, view)
+        if fast and (pixels := _png(source, im)) is not None:
+            return _shrink(pixels, spec, view)[None]
+        if im.format in ("JPEG", "MPO") and not whole and (factor := _spare(*im.size, spec, view)) >= 2:
+            im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
+        scale_clear_grey(im)
+        im.load()
+        if im.mode.startswith("I;16"):
+            grey = np.asarray(im)[..., None]
+            return _fitted(deep_picture.on_white(grey, 65535, None), spec, view)[None]
+        if im.mode in ("I", "F"):
+            raise MediaError(f"a picture of mode {im.mode} {deep_picture.NO_WHITE}")
+        turned = upright(im)
+        return square(turned, spec, view)[None]
+
+
+def _spare(width: int, height: int, spec: VisualSpec, view: View) -> float:
+    """By how much a JPEG may be scaled down: its decoder does 2, 4 or 8 for little; what is left is at least twice the
+    size wanted."""
+    left, top, right, bottom = region(width, height, spec, view)
+    return min(right - left, bottom - top) / (2 * spec.size)
+
+
+def _plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
+    """The square of a JPEG that ``jpeg`` takes and that is not much too large, or None with the file at its start."""
+    if native.kernels() is not None and file.read(3) == jpeg.START:
+        data = jpeg.START + file.read()
+        size = jpeg.plain_size(data)
+        if size and size[0] * size[1] <= spec.max_pixels and _spare(*size, spec, view) < 2:
+            pixels = jpeg.pixels(data, *size)
+            if pixels is not None:
+                return _shrink(pixels, spec, view)
+    file.seek(0)
+    return None
+
+
+def square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
+    """A Pillow picture to uint8 ``[3, size, size]``."""
+    from PIL import Image
+
+    im = to_rgb(im)
+    if _shrinks(*im.size, spec, view):
+        return _shrink(planes(im), spec, view)
+    box = region(*im.size, spec, view)
+    method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    small = im.resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
+    if view.flip:
+        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+
+
+def _fitted(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor:
+    """``[H, W, 3]`` to ``[3, size, size]``: uint8 stays so, float32 too."""
+    from PIL import Image
+
+    if pixels.dtype == np.uint8 and not _shrinks(pixels.shape[1], pixels.shape[0], spec, view):
+        return square(Image.fromarray(pixels), spec, view)
+    planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
+    return _shrink(planes, spec, view) if pixels.dtype == np.uint8 else fit(planes, spec, view)
+
+
+def _shrinks(width: int, height: int, spec: VisualSpec, view: View) -> bool:
+    """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
+    return native.kernels() is not None or region(width, height, spec, view) == (0, 0, width, height)
+
+
+def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
+    """uint8 ``[C, H, W]`` to ``[3, size, size]``: Pillow's resize to within a few of 255, in a fraction of its time.
+
+    Without the kernels all of the picture is shown, whatever the view.
+    """
+    if native.squares(pixels):
+        box = region(pixels.shape[2], pixels.shape[1], spec, view)
+        return native.square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
+    small = functional.interpolate(
+        pixels[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
+    )[0, :3]
+    return small.flip(-1) if view.flip else small
+
+
+def to_rgb(im: Picture) -> Picture:
+    """Any mode to RGB; transparency is laid on white."""
+    from PIL import Image
+
+    if im.has_transparency_data:
+        rgba = im.convert("RGBA")
+        white = Image.new("RGBA", im.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return im if im.mode == "RGB" else im.convert("RGB")
+
+
+def upright(im: Picture) -> Picture:
+    """Applies the EXIF orientation (tag 0x0112)."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    moves = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    move = moves.get(orientation_of(im))
+    return im if move is None else im.transpose(move)
+
+
+def limit_pixels(im: Picture, spec: VisualSpec) -> None:
+    if im.width * im.height > spec.max_pixels:
+        raise MediaError(
+            f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: make it smaller or raise max_pixels"
+        )
+
+
+def _png(source: Source, im: Picture) -> Tensor | None:
+    """A plain 8-bit RGB PNG to uint8 ``[3, H, W]`` by ffmpeg, which is faster at it than Pillow and as strict.
+
+    None where it is not plain or not whole: Pillow then decodes it or says what is wrong.
+    """
+    if im.mode != "RGB":
+        return None
+    data = read_bytes(source)
+    if png.names_of(data) & {b"tRNS", b"acTL", png.ORIENTATION}:
+        return None
+    import av
+
+    decoder = av.CodecContext.create("png", "r")
+    decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
+    try:
+        (frame,) = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+    except (av.FFmpegError, ValueError):
+        return None
+    if frame.format.name != "rgb24" or (frame.width, frame.height) != im.size:
+        return None
+    return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
+
+
+def deep(im: ImageFile) -> bool:
+    """16 bits a channel: Pillow would drop the low byte of colours silently."""
+    if not im.tile or im.mode not in ("RGB", "RGBA", "LA", "I;16", "I"):
+        return False
+    args = im.tile[0][3]
+    raw = args[0] if isinstance(args, tuple) and args else args
+    return isinstance(raw, str) and ";16" in raw
+
+
+def _deep_png(source: Source, im: ImageFile) -> np.ndarray:
+    """A PNG of 16 bits to float32 ``[H, W, 3]`` in 0..1, upright and on white."""
+    data = read_bytes(source)
+    values = png.numbers_of(data)
+    if values.shape[1::-1] != im.size:
+        raise MediaError("a PNG whose header states another size than its pixels have: replace the file")
+    samples = values.shape[2]
+    pixels = deep_picture.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
+    if png.ORIENTATION in png.names_of(data):
+        pixels = deep_picture.turned(pixels, orientation_of(im))
+    return np.ascontiguousarray(pixels)
+
+
+def orientation_of(im: Picture) -> int:
+    """By EXIF (tag 0x0112) or XMP, 1 where neither says it; decodes a PNG, whose chunks may come behind the pixels."""
+    im.load()
+    try:
+        return im.getexif().get(0x0112, 1)
+    except Exception:  # EXIF that is broken in any way is no reason to refuse the picture
+        return 1
+
+
+def scale_clear_grey(im: ImageFile) -> None:
+    """Brings the transparent grey of a PNG of 2 or 4 bits to the 8 bits that Pillow makes of its pixels."""
+    if im.format == "PNG" and im.mode == "L" and im.tile and isinstance(clear := im.info.get("transparency"), int):
+        bits = {"L;2": 2, "L;4": 4}.get(str(im.tile[0][3]), 8)
+        im.info["transparency"] = clear * 255 // ((1 << bits) - 1)

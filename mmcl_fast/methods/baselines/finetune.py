@@ -1,0 +1,67 @@
+"""Sequential fine-tuning of one shared prompt per tower: the lower bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import distributed, ops
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset, train_prefix
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    prompt_length: int = 8
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 0.1
+
+
+class Finetune(Method):
+    """Cross-entropy over the current task's classes, one prompt for all modalities of a tower."""
+
+    name = "finetune"
+    reads_texts = True
+    shares = True
+    Options = FinetuneOptions
+
+    def __init__(self, encoder: Encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):
+        super().__init__(encoder, options, seed=seed, progress=progress)
+        self.bank = PromptBank(encoder, options.prompt_length)  # keyed by tower here
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        o, tower = self.options, self.encoder.tower(data.modality)
+        generator = self.generator(data.index, 3)
+        prompt = self.bank.prompts.get(tower)
+        prompt = (self.bank.fresh(data.modality, generator) if prompt is None else prompt).clone()
+        texts = classes.embedding[data.classes]
+        target = data.targets
+        plan = batches(len(target), o.batch_size, o.epochs, generator)
+
+        def loss(step: int) -> Tensor:
+            rows, share = distributed.shard_batch(plan[step].to(target.device))
+            z = self.encoder.head(subset(data.tokens, rows), prompt, data.modality)
+            return share * ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
+
+        with self.phase("prompts", len(plan)) as shown:
+            train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)
+        self.bank.prompts[tower] = prompt
+
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        prompt = self.bank.prompts.get(self.encoder.tower(modality))
+        return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding, prompt)
+
+    def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        z = self.reuse.one(self.encoder, tokens, modality, self.bank.prompts.get(self.encoder.tower(modality)))
+        return {"under the tower's prompt": F.normalize(z, dim=-1)}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {f"prompt/{k}": v for k, v in self.bank.prompts.items()}, {}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items()}

@@ -1,0 +1,174 @@
+"""Upper bound: the whole head and one prompt per modality, trained on all tasks' data at once with a linear classifier
+on z, and then a ridge classifier on [z ; q], which sees what that of ``ridge`` sees beside the trained z.
+
+It keeps every task's tokens, so it is no continual learner: it is fitted after the last task, or when scores are
+first asked for. What is saved before that can't be gone on with; a stopped run takes the tasks' tokens anew. A
+sample's prompt is that of its given modality, or else of the modality that the relevance function finds most likely.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import distributed
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.errors import RunError
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.comm.relevance import Relevance, Ridge
+from mmcl_fast.methods.shared.embedding import embed_all, unit_query
+from mmcl_fast.methods.shared.prompts import batches, join, subset, train_groups
+from mmcl_fast.methods.shared.token_scale_shift import RowBank, RowHead
+
+
+@dataclass(frozen=True)
+class JointOptions:
+    prompt_length: int = 8
+    token_rows: bool = True  # prompts also have rows that scale and shift the trunk's tokens
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 0.01  # of prompts
+    head: bool = True  # False: the head stays frozen, as it is for all who learn a stream
+    head_lr: float = 0.0003
+    classifier_lr: float = 0.003
+    penalty: float = 0.005
+    relevance_penalty: float = 0.01
+    scale: float = 20.0  # of the logits that head and prompts are trained with
+
+
+class Joint(Method):
+    name = "joint"
+    shares = True
+    Options = JointOptions
+    cumulative = True
+
+    def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
+        super().__init__(encoder, options, seed=seed, progress=progress)
+        self.tasks: list[TaskData] = []
+        self.bank = RowBank(encoder, options.prompt_length, options.token_rows)
+        self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
+        self.weight: Tensor | None = None  # [D + Dq + 1, C]
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        self.bank.meet(data.tokens, data.modality)
+        self.relevance.learn(unit_query(data.tokens), data.modality, {}, self.generator(data.index, 1))
+        self.weight = None
+        self.tasks.append(data)
+
+    def finish(self, classes: Classes) -> None:
+        self._fitted(classes)
+
+    def _fitted(self, classes: Classes) -> Tensor:
+        if self.weight is None:
+            self.weight = self.fit(classes)
+        return self.weight
+
+    def fit(self, classes: Classes) -> Tensor:
+        """Train head and prompts from scratch on everything learned so far; returns the classifier
+        ``[D + Dq + 1, C]``."""
+        o, generator = self.options, self.generator(len(self.tasks), 3)
+        pools = self._pools()
+        prompts = {modality: self.bank.fresh(modality, generator) for modality in pools}
+        device = self.tasks[0].labels.device
+        trained = self._thawed()
+        head = self._head() if o.head else []
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
+        weight = torch.zeros(self.encoder.dim, len(classes), device=device)
+        bias = torch.zeros(len(classes), device=device)
+        groups = [(list(prompts.values()), o.lr), ([weight, bias], o.classifier_lr), (head, o.head_lr)]
+        plan = [
+            (modality, rows)
+            for modality, (_, labels) in pools.items()
+            for rows in batches(len(labels), o.batch_size, o.epochs, generator)
+        ]
+        order = torch.randperm(len(plan), generator=generator).tolist()
+
+        def loss(step: int) -> Tensor:
+            modality, rows = plan[order[step]]
+            tokens, labels = pools[modality]
+            rows, share = distributed.shard_batch(rows)
+            with precision:
+                z = trained.head(subset(tokens, rows), prompts[modality], modality).float()
+            scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
+            return share * F.cross_entropy(scores, labels[rows.to(labels.device)])
+
+        with self.phase("prompts", len(plan)) as shown:
+            remedy = f"lower method.options.lr (now {o.lr}) and start a new run"
+            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.journal)
+        self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
+        ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
+        for data in self.tasks:
+            z = embed_all(self.bank.head, data.tokens, data.modality, [self.bank.prompts[data.modality]])
+            ridge.add(torch.cat([F.normalize(z, dim=-1), unit_query(data.tokens)], dim=1), data.labels, len(classes))
+        return ridge.weight().to(device)
+
+    def _pools(self) -> dict[str, tuple[Tokens, Tensor]]:
+        """Tokens and labels of all tasks of a modality: a batch of one task alone would teach which task it is."""
+        own: dict[str, list[TaskData]] = {}
+        for data in self.tasks:
+            own.setdefault(data.modality, []).append(data)
+        return {
+            modality: (join(*(data.tokens for data in tasks)), torch.cat([data.labels for data in tasks]))
+            for modality, tasks in own.items()
+        }
+
+    def _thawed(self) -> RowHead:
+        """The head that is trained: of a copy of the encoder in float32."""
+        if self.options.head and self.encoder.above():
+            own = copy.deepcopy(self.encoder)
+            own.set_precision(torch.float32)
+            self.bank.head = RowHead(own, self.options.prompt_length, self.options.token_rows)
+        return self.bank.head
+
+    def _head(self) -> list[Tensor]:
+        return [p for module in self.bank.head.encoder.above() for p in module.parameters()]
+
+    @property
+    def routes(self) -> bool:
+        return bool(self.relevance.modalities)
+
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        if not self.relevance.modalities:
+            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+        classifier = self._fitted(classes)
+        query, names = unit_query(tokens), self.relevance.modalities
+        if given and modality in names:
+            weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)
+        else:
+            weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
+        own, shares = self.bank.shares(modality, weight, names)
+        z = embed_all(self.bank.head, tokens, modality, [self.bank.part(m, modality) for m in own], shares)
+        source = F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
+        out = source @ classifier
+        return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        relevance, values = self.relevance.state()
+        tensors = {f"relevance/{k}": v for k, v in relevance.items()}
+        if self.weight is not None:
+            tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()} | {"weight": self.weight}
+            if self.options.head:
+                tensors |= {f"head/{n}": p.detach() for n, p in enumerate(self._head())}
+        return tensors, {"relevance": values}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        if values["relevance"]["modalities"] and "weight" not in tensors:
+            raise RunError(
+                "method joint keeps all tasks' data in memory and was stopped before it was fitted; start the run anew"
+            )
+        self.relevance.load_state(
+            {k.removeprefix("relevance/"): v for k, v in tensors.items() if k.startswith("relevance/")},
+            values["relevance"],
+        )
+        self.bank.load({k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")})
+        self.weight = tensors.get("weight")
+        if self.options.head and self.weight is not None:
+            self._thawed()
+            with torch.no_grad():
+                for n, p in enumerate(self._head()):
+                    p.copy_(tensors[f"head/{n}"])

@@ -1,0 +1,56 @@
+"""Learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
+
+    loss = CE(task's classes) + distillation * L_old
+    L_old = - mean_x sum_c y'_c(x) log p'_c(x),   y' = softmax(o* / T),  p' = softmax(o / T),  c over the old classes
+
+o*: logits of the task's own samples, recorded with the prompt and the classifier as they were before the task.
+T = 2 and distillation = 1 are the paper's. The paper has a softmax per old task and is told the task at test time; with
+one classifier for all classes L_old is over all old classes at once, as in class-incremental public code, which keeps
+their order across tasks too. There is no warm-up of the new rows alone. The first task of a tower has no prompt
+before it: o* is then of the bare head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.shared.prompt_and_classifier import Tuned
+
+
+@dataclass(frozen=True)
+class LwfOptions:
+    prompt_length: int = 8
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 0.001
+    classifier_lr: float = 0.0003
+    distillation: float = 1.0  # lambda_o
+    temperature: float = 2.0  # T
+
+
+def distillation_loss(logits: Tensor, recorded: Tensor, temperature: float) -> Tensor:
+    """L_old of logits and recorded logits, both ``[B, C_old]``."""
+    target = (recorded / temperature).softmax(-1)
+    return -(target * (logits / temperature).log_softmax(-1)).sum(-1).mean()
+
+
+class Lwf(Tuned):
+    name = "lwf"
+    Options = LwfOptions
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        o, known, target, head = self.options, len(self.classifier), data.targets, self.classifier
+        with torch.no_grad():
+            recorded = head(self.reuse.one(self.encoder, data.tokens, data.modality, self.prompt(data.modality)))
+
+        def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
+            value = head.loss(z, target[rows], data.classes)
+            if known:
+                value = value + o.distillation * distillation_loss(head(z)[:, :known], recorded[rows], o.temperature)
+            return value
+
+        self.fit(data, classes, loss, self.generator(data.index, 3))

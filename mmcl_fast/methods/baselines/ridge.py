@@ -1,0 +1,55 @@
+"""Closed-form ridge classifier on frozen features from accumulated moments (RanPAC without its random layer,
+McDonnell et al. 2023, arXiv 2307.02251). Equal to joint ridge regression whatever the order of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.comm.relevance import Ridge
+from mmcl_fast.methods.shared.embedding import unit_query
+
+
+@dataclass(frozen=True)
+class RidgeOptions:
+    source: Literal["q", "zq"] = "q"  # pooled trunk tokens, or the bare head's z beside them
+    penalty: float = 0.005  # relative to the mean of the Gram matrix's diagonal
+
+
+class RidgeMethod(Method):
+    name = "ridge"
+    shares = True
+    Options = RidgeOptions
+
+    def __init__(self, encoder: Encoder, options: RidgeOptions, *, seed: int = 0, progress: Any = None):
+        super().__init__(encoder, options, seed=seed, progress=progress)
+        self.ridge = Ridge(encoder.query_dim + (encoder.dim if options.source == "zq" else 0), options.penalty)
+
+    def _source(self, tokens: Tokens, modality: str) -> Tensor:
+        query = unit_query(tokens)
+        if self.options.source == "q":
+            return query
+        return torch.cat([F.normalize(self.reuse.one(self.encoder, tokens, modality), dim=-1), query], dim=1)
+
+    def learn(self, data: TaskData, classes: Classes) -> None:
+        with self.phase("statistics"):
+            self.ridge.add(self._source(data.tokens, data.modality), data.labels, len(classes))
+
+    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
+        known = self.ridge.cross.shape[1]
+        if known == 0:
+            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+        out = self.ridge(self._source(tokens, modality))
+        return F.pad(out, (0, len(classes) - known), value=float("-inf"))
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self.ridge.state(), {}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.ridge.load_state(tensors)

@@ -1,0 +1,149 @@
+"""The relevance function R: which of the modalities seen so far a query resembles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmcl_fast import distributed
+from mmcl_fast.methods.shared.gram import gram_matrix
+from mmcl_fast.methods.shared.training_steps import Journal, Unkept, optimise
+
+ROWS = 2048  # of a block whose moments are summed at once
+
+
+class Ridge:
+    """Ridge regression from accumulated moments: W = (X'X + lambda tr(X'X)/d I)^-1 X'Y, x with a constant appended.
+
+    Adding tasks in any order or splitting them into batches gives the joint solution, without replay. The moments of
+    a task are the same bits for any number of processes.
+    """
+
+    def __init__(self, width: int, penalty: float):
+        self.penalty = penalty
+        self.gram = torch.zeros(width + 1, width + 1, dtype=torch.float64)
+        self.cross = torch.zeros(width + 1, 0, dtype=torch.float64)
+        self._weight: Tensor | None = None
+
+    def add(self, x: Tensor, target: Tensor, outputs: int) -> None:
+        """x ``[n, d]``; target ``[n]`` int64 column of each row; outputs: columns from now on."""
+        self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
+
+        def block(number: int) -> Tensor:
+            return F.pad(x[number * ROWS : (number + 1) * ROWS].double(), (0, 1), value=1.0).cpu()
+
+        def gram(number: int) -> Tensor:
+            return gram_matrix(block(number))
+
+        def cross(number: int) -> Tensor:
+            own = target[number * ROWS : (number + 1) * ROWS].cpu()
+            return block(number).T @ F.one_hot(own, outputs).double()
+
+        count = max(1, -(-len(x) // ROWS))
+        self.gram += distributed.tree_sum(count, gram, self.gram)
+        self.cross += distributed.tree_sum(count, cross, self.cross)
+        self._weight = None
+
+    def weight(self) -> Tensor:
+        """The solution ``[d + 1, outputs]`` float32, the constant's row last."""
+        if self._weight is None:
+            lift = self.penalty * self.gram.diagonal().mean()
+            system = self.gram + lift * torch.eye(len(self.gram), dtype=torch.float64)
+            self._weight = torch.linalg.solve(system, self.cross).float()
+        return self._weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scores ``[n, outputs]`` float32."""
+        weight = self.weight().to(x.device)
+        return x.float() @ weight[:-1] + weight[-1]
+
+    def state(self) -> dict[str, Tensor]:
+        return {"gram": self.gram, "cross": self.cross}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        self.gram, self.cross, self._weight = tensors["gram"], tensors["cross"], None
+
+
+class Relevance:
+    """c(x) = softmax(R(q) / tau) over the modalities seen so far.
+
+    Args:
+        width: Dq.
+        kind: ``analytic`` (ridge classifier, order-free) or ``mlp`` (one hidden layer, trained on the task's
+            queries and on queries drawn from the other modalities' Gaussians).
+        tau: temperature.
+        penalty: ridge penalty relative to the mean of the Gram matrix's diagonal.
+    """
+
+    def __init__(self, width: int, kind: str, tau: float, penalty: float):
+        self.kind, self.tau = kind, tau
+        self.modalities: list[str] = []
+        self.ridge = Ridge(width, penalty)
+        self.mlp: nn.Sequential | None = None
+
+    def learn(
+        self,
+        query: Tensor,
+        modality: str,
+        drawn: dict[str, Tensor],
+        generator: torch.Generator,
+        journal: Journal = Unkept(),
+    ) -> None:
+        """Add a task's unit queries ``[n, Dq]``; ``drawn``: unit queries of what was learned before (mlp only)."""
+        if modality not in self.modalities:
+            self.modalities.append(modality)
+        if self.kind == "analytic":
+            row = self.modalities.index(modality)
+            self.ridge.add(query, torch.full((len(query),), row), len(self.modalities))
+        else:
+            own = [drawn[modality]] if modality in drawn else []
+            self._train_mlp({**drawn, modality: torch.cat([query, *own])}, generator, journal)
+
+    def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator, journal: Journal) -> None:
+        x = torch.cat([queries[m] for m in self.modalities])
+        y = torch.cat([torch.full((len(queries[m]),), i) for i, m in enumerate(self.modalities)]).to(x.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            mlp = self.mlp = self._network(x.shape[1]).to(x.device)
+        weight = 1.0 / torch.bincount(y, minlength=len(self.modalities)).clamp(min=1).float()
+        optimiser = torch.optim.AdamW(mlp.parameters(), 1e-3, weight_decay=1e-2)
+
+        def loss(step: int) -> Tensor:
+            rows = torch.randint(len(x), (128,), generator=generator).to(x.device)
+            rows, share = distributed.shard_batch(rows, weight[y])
+            return share * F.cross_entropy(mlp(x[rows]), y[rows], weight=weight)
+
+        optimise(
+            "relevance",
+            optimiser,
+            300,
+            loss,
+            generator=generator,
+            journal=journal,
+            remedy='use method.options.relevance = "analytic"',
+        )
+        mlp.requires_grad_(False)
+
+    def _network(self, width: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(width, 128), nn.GELU(), nn.Linear(128, len(self.modalities)))
+
+    def __call__(self, query: Tensor) -> Tensor:
+        """Unit queries ``[n, Dq]`` -> contributions ``[n, M]``, rows sum to one."""
+        logits = self.ridge(query) if self.mlp is None else self.mlp(query)
+        return (logits / self.tau).softmax(-1)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = self.ridge.state() if self.kind == "analytic" else dict(self.mlp.state_dict()) if self.mlp else {}
+        return tensors, {"modalities": list(self.modalities)}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.modalities = list(values["modalities"])
+        if self.kind == "analytic":
+            self.ridge.load_state(tensors)
+        elif tensors:
+            self.mlp = self._network(tensors["0.weight"].shape[1]).to(tensors["0.weight"].device)
+            self.mlp.load_state_dict(tensors)
+            self.mlp.requires_grad_(False)

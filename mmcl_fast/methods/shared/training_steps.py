@@ -1,0 +1,169 @@
+"""The loop of steps that every trained part of a method runs through, so that it can stop and go on inside a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mmcl_fast import distributed
+from mmcl_fast.errors import RunError
+
+State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and JSON values
+
+
+class Journal(Protocol):
+    """Keeps the state of loops while a task is being learned. A loop is known by its name, unique within a task.
+
+    Attributes:
+        asked: not 0 where this process was asked to stop; read where several processes learn together.
+    """
+
+    asked: int
+
+    def agree(self) -> None:
+        """All processes are here: stop after this step if any of them was asked to."""
+
+    def begin(self, loop: str) -> State | None:
+        """What was kept of this loop (its last step's state or its result); None: it starts at its first step."""
+
+    def step(self, loop: str, state: Callable[[], State]) -> None:
+        """Called after each step; ``state`` is called when it is time to keep one. May raise to stop the run."""
+
+    def end(self, loop: str, result: State) -> None:
+        """Called with what the rest of the task needs of the loop."""
+
+
+class Unkept:
+    """For learning without a run folder."""
+
+    asked = 0
+
+    def agree(self) -> None: ...
+
+    def begin(self, loop: str) -> State | None:
+        return None
+
+    def step(self, loop: str, state: Callable[[], State]) -> None: ...
+
+    def end(self, loop: str, result: State) -> None: ...
+
+
+def optimise(
+    name: str,
+    optimiser: torch.optim.Optimizer,
+    steps: int,
+    loss: Callable[[int], Tensor],
+    *,
+    remedy: str,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+    generator: torch.Generator | None = None,
+    journal: Journal = Unkept(),
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Run ``steps`` steps of an optimiser over its parameters, in place. A stopped loop goes on to the same bits.
+    Several processes sum their losses and gradients and take the same steps.
+
+    Args:
+        name: of the loop, unique within a task.
+        loss: step number, from 0 -> scalar, this process's part (``distributed.shard_batch``). What it draws, it draws from
+            ``generator``.
+        remedy: what to do when the loss is not finite.
+        advance: called with the number of steps done since the last call.
+
+    Raises:
+        RunError: the loss became NaN or infinite, or a kept state is not of this loop.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    unchecked: list[Tensor] = []
+    asked: Tensor | None = None
+    done = 0
+
+    def check() -> None:
+        if unchecked:
+            finite = torch.stack(unchecked).isfinite()
+            if not finite.all():
+                step = done - len(unchecked) + int(finite.int().argmin())
+                raise RunError(
+                    f"{name}, step {step + 1} of {steps}: the loss is {unchecked[step - done].item()}; {remedy}"
+                )
+            unchecked.clear()
+
+    def result() -> State:
+        check()
+        tensors = {f"parameter/{i}": p.detach() for i, p in enumerate(parameters)}
+        if generator is not None:
+            tensors["generator"] = generator.get_state()
+        return tensors, {"done": done, "of": steps}
+
+    def state() -> State:
+        tensors, values = result()
+        for i, kept in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{i}/{key}": value for key, value in kept.items()}
+        values["lr"] = [group["lr"] for group in optimiser.param_groups]
+        values["schedule"] = None if schedule is None else schedule.state_dict()
+        return tensors, values
+
+    kept = journal.begin(name)
+    if kept is not None:
+        done = _restore(name, kept, steps, parameters, optimiser, schedule, generator)
+        advance(done)
+    rare = 64 if parameters[0].is_cuda else 1  # reading a loss waits for the GPU
+    while done < steps:
+        optimiser.zero_grad()
+        value = loss(done)
+        value.backward()
+        if distributed.world_size() > 1:
+            value, asked = distributed.sum_step(parameters, value, journal.asked)
+        optimiser.step()
+        if schedule is not None:
+            schedule.step()
+        done += 1
+        unchecked.append(value.detach())
+        if done % rare == 0:
+            check()
+            if asked is not None and asked.item():
+                journal.agree()
+        advance(1)
+        journal.step(name, state)
+    distributed.broadcast_tensors(*(p.detach() for p in parameters))  # the same bits on unlike machines too
+    journal.end(name, result())
+
+
+def _restore(
+    name: str,
+    kept: State,
+    steps: int,
+    parameters: list[Tensor],
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler | None,
+    generator: torch.Generator | None,
+) -> int:
+    """Take over what ``optimise`` kept; returns the number of steps done."""
+    tensors, values = kept
+    shapes = [
+        tuple(tensors[f"parameter/{i}"].shape) if f"parameter/{i}" in tensors else None for i in range(len(parameters))
+    ]
+    if values["of"] != steps or shapes != [tuple(p.shape) for p in parameters]:
+        raise RunError(
+            f"{name}: what was kept of it is of another config; remove the run's checkpoints/inside-* folders"
+        )
+    with torch.no_grad():
+        for i, p in enumerate(parameters):
+            p.copy_(tensors[f"parameter/{i}"])
+    if generator is not None:
+        generator.set_state(tensors["generator"].cpu())
+    if "lr" in values:
+        whole = optimiser.state_dict()
+        whole["state"] = {
+            i: {key.split("/")[2]: value for key, value in tensors.items() if key.startswith(f"optimiser/{i}/")}
+            for i in range(len(parameters))
+        }
+        for group, lr in zip(whole["param_groups"], values["lr"]):
+            group["lr"] = lr
+        optimiser.load_state_dict(whole)
+        if schedule is not None:
+            schedule.load_state_dict(values["schedule"])
+    return values["done"]

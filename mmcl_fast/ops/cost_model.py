@@ -1,0 +1,212 @@
+"""What each backend costs on a GPU: a model for shapes that nobody has measured there.
+
+A way of computing is a list of stages that run one after the other. A stage takes the longest of its arithmetic, its
+bytes of device memory and its bytes of level-2 cache; a way takes its stages' time, or its launches' time on the host
+where that is more. docs/kernels.md gives every formula and says where each number comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mmcl_fast.ops.backends.gpu import CHUNK_BYTES, ROWS, TEXT_ROWS
+
+HALF = (torch.float16, torch.bfloat16)
+ONE_PASS_WIDTH = {"cuda": 512, "triton": 256}  # up to here the sums over classes fit the registers
+LAUNCH = {"product": 5e-6, "cuda": 3e-6, "triton": 12e-6}  # assumed: seconds of the host for a launch
+# Assumed shares of the product rate: a large library product, and the tile loops of the kernels with both products.
+SHARE = {"product": 0.8, "cuda": 0.6, "triton": 0.45, "fused shift": 0.45}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """One architecture: products in half precision and in float32 (FLOP/s), memory and level-2 cache (bytes/s)."""
+
+    half: float
+    single: float
+    memory: float
+    cache: float
+    processors: int
+    source: str = "nominal"
+
+
+RATES = {
+    (8, 0): Rates(312e12, 19.5e12, 1.9e12, 4e12, 108),
+    (8, 6): Rates(150e12, 37e12, 0.7e12, 2e12, 84),
+    (8, 9): Rates(362e12, 90e12, 0.86e12, 4e12, 142),
+    (9, 0): Rates(790e12, 50e12, 4.3e12, 5.5e12, 132, "half and memory measured on an H200, the others nominal"),
+    (10, 0): Rates(2250e12, 80e12, 7.7e12, 10e12, 148),
+    (11, 0): Rates(500e12, 8e12, 0.27e12, 1.5e12, 20),
+    (12, 0): Rates(210e12, 105e12, 1.8e12, 6e12, 170),
+}
+
+
+def rates(capability: tuple[int, int]) -> Rates:
+    """Those of the nearest architecture that is not newer; of the oldest one where all are newer."""
+    known = [c for c in RATES if c <= capability]
+    return RATES[max(known, default=min(RATES))]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """An alignment loss: z [rows, width], text [classes, width]; aligned: rows of both at multiples of 16 bytes."""
+
+    rows: int
+    classes: int
+    width: int
+    dtype: torch.dtype
+    text_gradient: bool = False
+    aligned: bool = True
+    op = "alignment_loss"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.rows, self.classes, self.width
+
+    @property
+    def grads(self) -> str:
+        return "z+text" if self.text_gradient else "z"
+
+
+@dataclass(frozen=True)
+class Realign:
+    """A re-alignment with all its gradients: z [rows, width], source [rows, source], `groups` modalities of `rank`."""
+
+    rows: int
+    width: int
+    source: int
+    groups: int
+    rank: int
+    dtype: torch.dtype
+    op = "realign"
+    grads = "all"
+    aligned = True
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.rows, self.width, self.source, self.groups * self.rank
+
+
+Problem = Loss | Realign
+
+
+@dataclass(frozen=True)
+class Stage:
+    """FLOPs at a share of the product rate, bytes of memory, bytes of level-2 cache."""
+
+    flops: float = 0.0
+    share: float = 1.0
+    memory: float = 0.0
+    cache: float = 0.0
+
+    def seconds(self, dtype: torch.dtype, r: Rates) -> float:
+        peak = r.half if dtype in HALF else r.single
+        return max(self.flops / (peak * self.share), self.memory / r.memory, self.cache / r.cache)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a backend computes a problem: a name, its stages, and seconds of the host."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    host: float
+
+    def seconds(self, dtype: torch.dtype, r: Rates) -> float:
+        return max(sum(stage.seconds(dtype, r) for stage in self.stages), self.host)
+
+
+def one_pass(backend: str, p: Problem, capability: tuple[int, int]) -> bool:
+    """Whether the backend has a kernel with both products for this loss."""
+    if not isinstance(p, Loss) or p.text_gradient or p.dtype not in HALF or p.width > ONE_PASS_WIDTH[backend]:
+        return False
+    return backend == "triton" or (capability == (9, 0) and p.aligned and p.width % 8 == 0)
+
+
+def _fill(blocks: int, processors: int) -> float:
+    """The share of the processors that work, over whole rounds of blocks."""
+    return blocks / (-(-blocks // processors) * processors)
+
+
+def _one_pass(backend: str, p: Loss, r: Rates) -> Way:
+    size, row_blocks = p.dtype.itemsize, -(-p.rows // 64)
+    splits = max(1, min(r.processors // row_blocks, p.classes // 256, 16))
+    padded = next(w for w in (64, 128, 256, 512) if p.width <= w)
+    share = SHARE[backend] * _fill(row_blocks * splits, r.processors)
+    text, sums = p.classes * p.width * size, splits * p.rows * p.width * 4
+    return Way(
+        f"{backend}, one pass",
+        (
+            Stage(memory=text + p.rows * p.width * size),  # norms
+            Stage(4.0 * 64 * row_blocks * p.classes * padded, share, text, row_blocks * text),
+            Stage(memory=sums, cache=3 * sums + 3 * p.rows * p.width * size),  # written once, read twice
+        ),
+        4 * LAUNCH[backend],
+    )
+
+
+def _chunks(backend: str, p: Loss, r: Rates) -> Way:
+    """Library products and a row kernel between them, over chunks of logits that stay in the cache."""
+    size, product = p.dtype.itemsize, 2.0 * p.rows * p.classes * p.width
+    rows = min(p.rows, TEXT_ROWS if p.text_gradient else ROWS)
+    cols = p.classes if p.text_gradient else min(p.classes, max(512, CHUNK_BYTES // (rows * size)))
+    chunks = -(-p.rows // rows) * -(-p.classes // cols)
+    tiles = -(-rows // 128)
+    first = SHARE["product"] * _fill(tiles * -(-cols // 128), r.processors)
+    second = SHARE["product"] * _fill(tiles * -(-p.width // 128), r.processors)
+    logits = float(p.rows) * p.classes * size
+    away = logits if rows * cols * size > 2 * CHUNK_BYTES else 0.0  # a chunk that the cache does not hold
+    sums = chunks * rows * p.width * (8 + size)  # the sums over classes are read and written once a chunk
+    stages = [
+        Stage(memory=(p.classes + p.rows) * p.width * size),
+        Stage(product, first, away, logits),
+        Stage(memory=3 * away, cache=3 * logits),  # the maximum, then exponentials in place
+        Stage(product, second, away, logits),
+        Stage(cache=sums),
+        Stage(memory=p.rows * p.width * (4 + 3 * size)),
+    ]
+    if p.text_gradient:
+        gradient = -(-p.rows // rows) * p.classes * p.width * 12.0  # read and added to in float32
+        stages += [Stage(product, SHARE["product"], away, logits), Stage(memory=gradient)]
+    launches = chunks * (3 * LAUNCH["product"] + LAUNCH[backend]) + 3 * LAUNCH[backend]
+    return Way(f"{backend}, chunks", tuple(stages), launches)
+
+
+def _realign(backend: str, p: Realign, r: Rates) -> Way:
+    size, ranks = p.dtype.itemsize, p.groups * p.rank
+    wide, narrow = float(p.rows * p.width * size), float(p.rows * ranks * size)
+    source = float(p.rows * p.source * size)
+    first, second = 2.0 * p.rows * p.source * ranks, 2.0 * p.rows * ranks * p.width
+    share = SHARE["product"]
+    if backend == "triton":  # the second product, the sum and the norm in one kernel, once through e
+        up = -(-p.rows // 64) * ranks * p.width * size
+        forward = [Stage(second, SHARE["fused shift"], narrow + 2 * wide, 2 * wide + up)]
+    else:
+        forward = [Stage(memory=2 * narrow), Stage(second, share, narrow + wide), Stage(memory=4 * wide)]
+    backward = [
+        Stage(memory=3 * wide),
+        Stage(second, share, wide + narrow),
+        Stage(memory=4 * narrow),
+        Stage(second, share, wide + narrow),
+        Stage(first, share, source + narrow),
+        Stage(first, share, source + narrow),
+    ]
+    launches = (5 if backend == "triton" else 6) * LAUNCH["product"] + (3 if backend == "triton" else 4) * LAUNCH[
+        backend
+    ]
+    return Way(f"{backend}", (Stage(first, share, source + narrow), *forward, *backward), launches)
+
+
+def way(backend: str, p: Problem, capability: tuple[int, int]) -> Way:
+    """How `backend` ("cuda" or "triton") computes the problem on a GPU of this compute capability."""
+    r = rates(capability)
+    if isinstance(p, Realign):
+        return _realign(backend, p, r)
+    return _one_pass(backend, p, r) if one_pass(backend, p, capability) else _chunks(backend, p, r)
+
+
+def seconds(backend: str, p: Problem, capability: tuple[int, int]) -> float:
+    """What the model expects."""
+    return way(backend, p, capability).seconds(p.dtype, rates(capability))

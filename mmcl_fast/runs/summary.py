@@ -1,0 +1,77 @@
+"""summary.json: what a finished run came to, and what must be said beside its numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from mmcl_fast.learning import metrics
+from mmcl_fast.learning.evaluation import settings_of
+from mmcl_fast.learning.learner import Learner
+from mmcl_fast.runs.folder import SKIPPED
+from mmcl_fast.streams.sample import Task
+from mmcl_fast.streams.stream import Stream
+
+if TYPE_CHECKING:
+    from mmcl_fast.config.load import Config
+
+
+def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, config: Config) -> dict[str, Any]:
+    """summary.json from the events of a finished run."""
+    T = len(stream)
+    counts = [len(t.test) for t in stream.tasks]
+    modalities = [t.modality for t in stream.tasks]
+    settings = {}
+    for name in settings_of(config.train.evaluate):
+        rows = {e["after"]: e["row"] for e in events if e["event"] == "evaluation" and e["setting"] == name}
+        R = [rows.get(t, [None] * T) for t in range(T + 1)]
+        settings[name] = {"R": R, "metrics": metrics.summarize(R, counts, modalities)}
+    seconds: dict[str, float] = {}
+    for event in events:
+        for phase, value in event.get("seconds", {}).items():
+            seconds[phase] = seconds.get(phase, 0.0) + value
+    shares = [e for e in events if e["event"] == "contributions"]
+    return {
+        "tasks": [
+            {
+                "name": t.name,
+                "modality": t.modality,
+                "classes": list(t.classes),
+                "train": len(t.train),
+                "test": len(t.test),
+                "test_by_class": _by_class(t),
+            }
+            for t in stream.tasks
+        ],
+        "settings": settings,
+        "formulas": metrics.FORMULAS,
+        "contributions": {k: shares[-1][k] for k in ("modalities", "matrix")} if shares else None,
+        "seconds": seconds,
+        **learner.describe(),
+        "notes": notes(config, stream),
+    }
+
+
+def _by_class(task: Task) -> list[int]:
+    """Test samples of each class."""
+    found = Counter(sample.label for sample in task.test)
+    return [found[name] for name in task.classes]
+
+
+def notes(config: Config, stream: Stream) -> list[str]:
+    """What must stand wherever the numbers stand."""
+    out = [
+        "R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
+        "Prediction is per instance.",
+        "Agnostic: a file is decoded as its kind of media; prompts and gates come from the relevance function alone.",
+    ]
+    if config.stream.source == "demo":
+        out.append(
+            "Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
+            "not camera-shot."
+        )
+    if stream.skipped:
+        out.append(
+            f"{len(stream.skipped)} samples do not decode and were left out; {SKIPPED} in the run folder names them."
+        )
+    return out

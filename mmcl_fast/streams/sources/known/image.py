@@ -1,0 +1,149 @@
+"""ImageNet-R, ImageNet-100 and CIFAR-100."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.media.source import Slice
+from mmcl_fast.streams.sources.known.layout import Folder, Found, Layout
+
+WNID = re.compile(r"\bn\d{8}\b")
+NAMED = re.compile(r'\b(n\d{8})\b[ \t",:]*([^"\n]*\w)')  # a line "wnid name, synonym", or "wnid": "name" of JSON
+NAMES = (
+    "README.txt",
+    "Labels.json",
+    "classnames.txt",
+    "LOC_synset_mapping.txt",
+    "synset_words.txt",
+    "imagenet_class_index.json",
+)
+LISTS = ("Labels.json", "imagenet100.txt", "classes.txt", "wnids.txt")
+SHARE = 0.2  # of ImageNet-R's files to test on
+ROW = 2 + 3 * 32 * 32  # bytes of a CIFAR-100 picture with its coarse and its fine label
+
+
+def _imagenet_r(folder: Folder) -> Iterator[Found]:
+    """Where there are train and test folders they count. The dataset has none: continual learning draws a fifth of
+    it at random (L2P, DualPrompt); here it is the fifth of each class whose names have the smallest sha256."""
+    if folder.has("train"):
+        yield from _of_wnids(folder, ["train"], [folder.first("test", "val")], folder.folders("train"))
+        return
+    wnids = [name for name in folder.folders(".") if WNID.fullmatch(name)]
+    if not wnids:
+        raise folder.lacks("n01443537")
+    names = _names(folder, wnids)
+    for wnid in wnids:
+        files = folder.files(wnid)
+        ranked = sorted(files, key=lambda name: hashlib.sha256(f"{wnid}/{name}".encode(errors="replace")).digest())
+        test = set(ranked[: max(1, round(SHARE * len(files)))])
+        for name in files:
+            yield Found(names[wnid], "test" if name in test else "train", f"{wnid}/{name}")
+
+
+def _imagenet_100(folder: Folder) -> Iterator[Found]:
+    """ImageNet's validation folder is the test split, for the test labels are not public."""
+    above = folder.folders(".")
+    train, test = ([name for name in above if name.split(".")[0] == split] for split in ("train", "val"))
+    if not (train and test):
+        raise folder.lacks("val" if train else "train")
+    source = folder.classes or next((folder.root / name for name in LISTS if folder.has(name)), None)
+    if source is None:
+        wnids = sorted({wnid for place in train for wnid in folder.folders(place)})
+        if len(wnids) != 100:
+            raise StreamError(
+                f"{folder.root / train[0]}: {len(wnids)} class folders: which are the 100? List them, a "
+                f"wnid a line, in {folder.root / 'imagenet100.txt'}, or give a file as classes"
+            )
+    else:
+        try:
+            wnids = list(dict.fromkeys(WNID.findall(source.read_text(encoding="utf-8"))))
+        except (OSError, UnicodeDecodeError) as error:
+            raise StreamError(f"{source}: not readable ({error}): a list of wnids, one a line") from None
+        if not wnids:
+            raise StreamError(f"{source}: no wnid such as n01440764 in it: list the classes, one a line")
+    yield from _of_wnids(folder, train, test, wnids)
+
+
+def _of_wnids(folder: Folder, train: list[str], test: list[str], wnids: list[str]) -> Iterator[Found]:
+    names = _names(folder, wnids)
+    for wnid in wnids:
+        for split, places in (("train", train), ("test", test)):
+            held = [place for place in places if wnid in folder.names(place)]
+            if not held:
+                raise folder.lacks(f"{places[0]}/{wnid}")
+            for place in held:
+                for name in folder.files(f"{place}/{wnid}"):
+                    yield Found(names[wnid], split, f"{place}/{wnid}/{name}")
+
+
+def _names(folder: Folder, wnids: list[str]) -> dict[str, str]:
+    """wnid -> its first name, from the list of classes or a file beside the folders or above them."""
+    found: dict[str, str] = {}
+    places = [above / name for above in (folder.root, folder.root.parent) for name in NAMES + LISTS]
+    for file in filter(None, (folder.classes, *places)):
+        if file.is_file():
+            for wnid, name in NAMED.findall(file.read_text(encoding="utf-8", errors="replace")):
+                found.setdefault(wnid, name.split(",")[0].strip().replace("_", " "))
+    for wnid in wnids:
+        if wnid not in found:
+            raise StreamError(
+                f"{folder.root}: no name for {wnid}: put a file with lines such as 'n01440764 tench' "
+                f"there ({', '.join(NAMES[2:5])})"
+            )
+    names = {wnid: found[wnid] for wnid in wnids}
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}  # the bird and the machine: crane
+    return {wnid: f"{name} ({wnid})" if name in twice else name for wnid, name in names.items()}
+
+
+def _cifar_100(folder: Folder) -> Iterator[Found]:
+    if (folder.root / "train").is_dir():
+        for label in folder.folders("train"):
+            for split in ("train", "test"):
+                for name in folder.files(f"{split}/{label}"):
+                    yield Found(label, split, f"{split}/{label}/{name}")
+        return
+    if folder.has("meta") or folder.has("cifar-100-python"):
+        raise StreamError(
+            f"{folder.root}: CIFAR-100's Python version is pickled, and unpickling runs what a file "
+            "says: take the binary version, cifar-100-binary.tar.gz, with train.bin and test.bin"
+        )
+    classes = folder.lines("fine_label_names.txt")
+    for split in ("train", "test"):
+        place = folder.first(f"{split}.bin")
+        data = np.fromfile(folder.root / place, np.uint8)
+        if not len(data) or len(data) % ROW:
+            raise folder.fault(place, f"{len(data)} bytes, no multiple of {ROW}")
+        labels = data[1::ROW].tolist()
+        if max(labels) >= len(classes):
+            raise folder.fault(place, f"a label {max(labels)}, with {len(classes)} names in fine_label_names.txt")
+        for row, label in enumerate(labels):
+            name = f"{row:05d}"
+            item = Slice(str(folder.root / place), row * ROW + 2, ROW - 2, name, planes=(32, 32))
+            yield Found(classes[label], split, f"{place}/{name}", item)
+
+
+LAYOUTS = {
+    "imagenet_r": Layout(
+        "image",
+        "n01443537/*.jpg and so on (or train/<wnid>/*, test/<wnid>/*) and README.txt with the classes' names",
+        _imagenet_r,
+    ),
+    "imagenet_100": Layout(
+        "image",
+        "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG (or train.X1/<wnid>/*, ..., "
+        "val.X/<wnid>/*), imagenet100.txt with 100 wnids and LOC_synset_mapping.txt with names (or "
+        "Labels.json with both)",
+        _imagenet_100,
+    ),
+    "cifar_100": Layout(
+        "image",
+        "train.bin, test.bin, fine_label_names.txt (cifar-100-binary.tar.gz), or "
+        "train/<class>/*.png, test/<class>/*.png",
+        _cifar_100,
+    ),
+}

@@ -1,0 +1,74 @@
+"""Rows of CSV, TSV, JSONL and Parquet files, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.sources.delimited import read_separated
+from mmcl_fast.streams.sources.parquet import read_parquet
+from mmcl_fast.streams.sources.row import Choice, Row
+from mmcl_fast.streams.sources.text_file import lines_of, parse_json
+
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+# What to do about a file of another ending.
+OTHERS = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "save its sheet as CSV UTF-8"),
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it first"),
+    **dict.fromkeys((".tab", ".txt"), "if tabs separate its columns, let its name end in .tsv"),
+    **dict.fromkeys((".ndjson", ".jsonlines"), "let its name end in .jsonl"),
+    **dict.fromkeys((".feather", ".arrow", ".pkl", ".pickle", ".h5"), "save the table as Parquet"),
+    ".json": "write one JSON object a line into a file whose name ends in .jsonl",
+    ".pq": "let its name end in .parquet",
+}
+
+
+def not_a_table(path: Path) -> str:
+    """One line that says what to do about a file of another ending."""
+    advice = OTHERS.get(path.suffix.lower(), f"give a file of {', '.join(TABLES)}")
+    return f"{path}: not a table of {', '.join(TABLES)}: {advice}"
+
+
+def read_rows(path: Path, *, header: bool = True, wanted: Choice | None = None) -> Iterator[Row]:
+    """The rows of a file by its ending (``TABLES``). CSV, TSV and JSONL are UTF-8, or UTF-16 with a byte order mark.
+
+    Args:
+        header: whether the first line of CSV or TSV names the columns; otherwise they are "1", "2", ...
+        wanted: called with the names of the columns before the first row; returns those to read, or raises. JSONL has
+            no such names: its rows hold what their lines hold.
+
+    Raises:
+        StreamError: one line that names the file and the line or row.
+    """
+    ending = path.suffix.lower()
+    try:
+        if ending in (".csv", ".tsv"):
+            yield from read_separated(path, header, wanted)
+        elif ending == ".parquet":
+            yield from read_parquet(path, wanted)
+        elif ending in OTHERS and path.exists():
+            raise StreamError(not_a_table(path))
+        else:
+            yield from _jsonl(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = getattr(error, "strerror", None) or error
+        raise StreamError(f"{path}: {reason}: give a file of {', '.join(TABLES)}") from None
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    first = True
+    for number, line in lines_of(path):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        advice = "write one JSON object a line"
+        if first and line.lstrip()[0] == "[":
+            advice += ", not an array of them, as pandas' to_json(orient='records', lines=True) does"
+        elif first and line.strip() == "{":
+            advice += ", without line ends in it"
+        values = parse_json(line, where, advice, "a JSON object")
+        if not isinstance(values, dict):
+            raise StreamError(f"{where}: not an object but {type(values).__name__}: {advice}")
+        first = False
+        yield Row(where, number, values)

@@ -1,0 +1,126 @@
+"""The rows of a sweep and its seeds, as words of the command line name them; the tables of what they came to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from mmcl_fast.compare import rows
+from mmcl_fast.config import load as configs
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.report import results, tables
+
+# ---- rows and seeds ---------------------------------------------------------------------------------------------
+
+
+def test_rows_of_ones_own() -> None:
+    base = configs.load("demo", ["method.options.epochs=2"])
+    comm, ridge, both = rows.methods("comm, ridge:source=zq, comm:rank=8:drift=false", base)
+    assert comm.config(base, 5).method.options["epochs"] == 2 and comm.config(base, 5).train.seed == 5
+    assert ridge.config(base, 5).method.options == {"source": "zq", "penalty": 0.005}
+    assert both.config(base, 0).stream.seed == 0 and both.options == {"rank": 8, "drift": False}
+    assert both.folder == "comm-rank-8-drift-false"
+    chosen, left_out = rows.switches("prompt_blocks,rank=8", base)
+    assert [row.title for row in chosen] == ["comm", "rank = 8"] and "own two blocks" in left_out[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "text", "message"),
+    [
+        (rows.methods, "com", "--methods com: no such method; did you mean 'comm'"),
+        (rows.methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
+        (rows.methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank = 0: must be from 1"),
+        (rows.methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
+        (rows.methods, "ridge:q", "expected key=value"),
+        (rows.methods, "comm:prompt_blocks=1", "own two blocks"),
+        (rows.methods, "comm,", "an empty name"),
+        (rows.switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
+        (rows.switches, "rank=32", "the same as comm"),
+        (rows.switches, "realignment=of", "use one of off, closed, trained"),
+    ],
+)
+def test_rows_that_are_wrong(make, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make(text, configs.load("demo"))
+    assert message in str(caught.value)
+
+
+def test_seeds() -> None:
+    assert rows.seeds("0..4") == [0, 1, 2, 3, 4] and rows.seeds("7,0..1, 0") == [7, 0, 1]
+    for wrong in ("4..1", "x", "", "1,,2", "-1", "0..1000", str(2**63)):
+        with pytest.raises(ConfigError, match="--seeds"):
+            rows.seeds(wrong)
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def collected(write_run):
+    """a: last 70, 74, 78; b: 1, 2 and 6 points less; c: two seeds, the second of a's missing."""
+    from mmcl_fast.learning.metrics import summarize
+
+    def finished(name: str, last: float) -> Path:
+        folder = write_run(name)
+        summary = json.loads((folder / "summary.json").read_text())
+        T = len(summary["tasks"])
+        R = [[0.0] * T] + [[80.0 if i < t else 0.0 for i in range(T)] for t in range(1, T)] + [[last] * T]
+        metrics = summarize(R, [50] * T, [task["modality"] for task in summary["tasks"]])
+        summary["settings"] = {"agnostic": {"R": R, "metrics": metrics}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    a = {n: finished(f"a{n}", value) for n, value in enumerate((70.0, 74.0, 78.0))}
+    b = {n: finished(f"b{n}", value) for n, value in enumerate((69.0, 72.0, 72.0))}
+    c = {n: finished(f"c{n}", 74.0) for n in (0, 2)}
+    return results.collect(
+        [({"title": "a"}, a), ({"title": "x_1 & 50 % |"}, b), ({"title": "c"}, c), ({"title": "none"}, {})],
+        "a",
+        {"none, seed 0": "lost"},
+    )
+
+
+def test_numbers_by_hand(collected) -> None:
+    a, b, c, none = collected["rows"]
+    last = a["statistics"]["agnostic"]["last"]
+    assert (last["n"], last["mean"], last["sd"]) == (3, 74.0, 4.0) and "difference" not in last
+    assert last["high"] - 74 == pytest.approx(4.302653 * 4 / 3**0.5, rel=1e-6)  # Student's t, 2 degrees of freedom
+    gap = b["statistics"]["agnostic"]["last"]["difference"]
+    assert gap["difference"]["mean"] == pytest.approx(-3) and gap["difference"]["sd"] == pytest.approx(7**0.5)
+    t = 3 / (7 / 3) ** 0.5  # 1.964
+    assert gap["t_p"] == pytest.approx(1 - t / (2 + t**2) ** 0.5)  # closed form for 2 degrees of freedom
+    assert gap["permutation_p"] == pytest.approx(2 / 8)
+    gap = c["statistics"]["agnostic"]["last"]["difference"]["difference"]
+    assert (gap["n"], gap["mean"]) == (2, 0.0)  # 74 - 70 and 74 - 78
+    assert a["statistics"]["agnostic"]["forgetting"]["mean"] == pytest.approx(80 - 74)
+    assert none["statistics"] == {} and none["cells"] == []
+
+
+def test_markdown(collected) -> None:
+    text = tables.markdown(collected)
+    assert "| a | 3 | 74.0 ± 9.9 |" in text and "| none | 0 | – | – |" in text
+    assert "| x_1 & 50 % \\| | 3 | -3.0 ± 6.6 | 0.188 / 0.250 |" in text
+    assert "- none, seed 0: lost" in text and "last: mean over i of R[T,i]" in text
+    assert "difference to a" in text and "| a | 3 | +0.0" not in text
+
+
+def test_latex_is_escaped(collected) -> None:
+    text = tables.latex(collected)
+    row = next(line for line in text.splitlines() if r"x\_1" in line)
+    assert row.strip().startswith(r"x\_1 \& 50 \% \textbar{} & $3$ & $71.0 \pm 4.3$ & ") and row.endswith(r"\\")
+    assert r"agnostic, in \%" in text and "$-3.0 \\pm 6.6$ & 0.188 / 0.250 &" in text
+    for line in text.splitlines():
+        if line.endswith(r"\\"):  # every other special character is escaped
+            bare = line.replace(r"\&", "").replace(r"\%", "").replace(r"\_", "")
+            assert "_" not in bare and "%" not in bare and bare.count("&") in (5, 6, 7), line
+
+
+def test_csv_has_every_number(collected) -> None:
+    lines = list(csv.DictReader(tables.csv_text(collected).splitlines()))
+    own = next(x for x in lines if x["row"].startswith("x_1") and x["metric"] == "last" and not x["modality"])
+    assert float(own["difference"]) == pytest.approx(-3) and float(own["permutation_p"]) == 0.25
+    assert {x["modality"] for x in lines} == {"", "image", "audio", "text", "video", "depth"}
+    assert not any(x["row"] == "none" for x in lines)

@@ -1,0 +1,44 @@
+"""A killed run loses nothing but the steps since its last checkpoint, and goes on to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "options", "points", "every"),
+    [
+        ("comm", COMM, 44, 5),
+        ("comm", {**COMM, "relevance": "mlp"}, 4, 90),
+        ("joint", {"epochs": 2, "batch_size": 8}, 6, 3),
+    ],
+    ids=["comm", "comm with three loops", "joint"],
+)
+def test_killed_anywhere_a_run_resumes_to_the_same_bits(
+    tmp_path: Path, method: str, options: dict, points: int, every: int
+):
+    words = [str(tmp_path), method, json.dumps(options), str(points), str(every), "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.runs.killing", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    print(json.dumps(report))
+    assert report["faults"] == []
+    assert report["identical"] == points and report["points"] >= points - 1  # one from outside may come too late
+    assert len(report["kinds"]) >= min(points, 9)

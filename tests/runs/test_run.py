@@ -1,0 +1,222 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmcl_fast.config.load import build
+from mmcl_fast.errors import EncoderError, RunError, UserError
+from mmcl_fast.learning import checkpoint, learner
+from mmcl_fast.learning.learner import Learner
+from mmcl_fast.runs import train as run
+from mmcl_fast.streams import broken_samples as broken
+from tests.toy import ToyEncoder, write_folder
+
+OPTIONS = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
+    root = write_folder(tmp_path / "data")
+
+    def make(method="comm", options=OPTIONS, **train):
+        return build(
+            {
+                "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
+                "method": {"name": method, "options": options},
+                "train": {"device": "cpu", **train},
+            }
+        )
+
+    return make
+
+
+def summary(out):
+    values = json.loads((out / "summary.json").read_text())
+    values.pop("seconds")
+    return values
+
+
+def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch):
+    run.train(config(), tmp_path / "whole")
+    real, calls = Learner.learn, []
+
+    def stop_at_the_fourth(self, task):
+        calls.append(task.name)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, task)
+
+    monkeypatch.setattr(Learner, "learn", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        run.train(config(), tmp_path / "parts")
+    monkeypatch.setattr(Learner, "learn", real)
+    assert checkpoint.latest(tmp_path / "parts").name == "task-003"
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as log:
+        log.write('{"event": "evaluation", "after": 4, "row"')  # the line that a stop cut short
+    run.train(config(), tmp_path / "parts", resume=True)
+    assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
+    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+    assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
+
+
+def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(config, tmp_path):
+    run.train(config(), tmp_path / "run")
+    before = summary(tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "task-006" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    assert checkpoint.latest(tmp_path / "run").name == "task-005"
+    run.train(config(), tmp_path / "run", resume=True)
+    assert summary(tmp_path / "run") == before
+
+
+def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
+    result = run.train(config(), tmp_path / "run")
+    R = result.summary["settings"]["agnostic"]["R"]
+    evaluated = [6, 2, 3, 4, 5, 6, 6]  # all before any task, then those learned and the next one
+    assert [sum(v is not None for v in row) for row in R] == evaluated
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    last = next(e for e in events if e["event"] == "evaluation" and e["after"] == 6 and e["setting"] == "agnostic")
+    assert last["row"] == R[-1] == [100 * c / n for c, n in zip(last["correct"], last["count"])]
+    assert [e["task"] for e in events if e["event"] == "task"] == [1, 2, 3, 4, 5, 6]
+    for event in events:
+        if event["event"] == "task":
+            assert event["seconds"].keys() == {
+                "decode and trunk",
+                "relevance",
+                "features",
+                "prompts",
+                "statistics",
+                "re-alignment",
+                "bookkeeping",
+                "checkpoint",
+                "evaluation",
+            }
+            assert min(event["seconds"].values()) > 0
+    again = Learner.load(tmp_path / "run", encoder=ToyEncoder())
+    assert again.evaluate(run.make_stream(config()).tasks).accuracy("agnostic") == R[-1]
+
+
+def test_unseen_tasks_may_be_left_out(config, tmp_path):
+    R = run.train(config(evaluate_unseen=False), tmp_path / "run").summary["settings"]["given"]["R"]
+    assert R[0] == [None] * 6 and R[2][:2] != [None, None] and R[2][2:] == [None] * 4
+
+
+def test_a_cumulative_method_is_evaluated_at_the_end_only(config, tmp_path):
+    values = run.train(config("joint", {"epochs": 1}), tmp_path / "run").summary["settings"]["agnostic"]
+    assert all(v is None for row in values["R"][1:-1] for v in row) and None not in values["R"][-1]
+    assert values["metrics"]["last"] is not None and values["metrics"]["avg"] is None
+
+
+def test_another_config_is_refused_with_the_key(config, tmp_path):
+    run.train(config("zero_shot", {}), tmp_path / "run")
+    with pytest.raises(RunError, match='method.name was "zero_shot", is "ridge"'):
+        run.train(config("ridge", {}), tmp_path / "run", resume=True)
+    with pytest.raises(RunError, match="not empty"):
+        run.train(config("zero_shot", {}), tmp_path / "run")
+    run.train(config("zero_shot", {}, workers=1), tmp_path / "run", resume=True)
+
+
+def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypatch):
+    """Keys that config.json and the checkpoint lack are at their defaults; those that are no more are named."""
+    out, real = tmp_path / "run", Learner.learn
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "learn", lambda self, task: real(self, task) if task.index < 2 else exit())
+        with pytest.raises(SystemExit):
+            run.train(config(), out)
+    before = json.loads((out / "config.json").read_text())
+    older = json.loads(json.dumps(before))
+    del older["media"], older["train"]["deterministic"], older["stream"]["late"], older["method"]["options"]["tau"]
+    (out / "config.json").write_text(json.dumps(older))
+    folder = checkpoint.latest(out)
+    tensors, values = checkpoint.read(folder)
+    del values["media"], values["precision"], values["options"]["tau"]
+    checkpoint.write(folder, tensors, values)
+    with pytest.raises(RunError, match="method.options.tau was 0.2, is 0.3"):
+        run.train(config(options={**OPTIONS, "tau": 0.3}), out, resume=True)
+    run.train(config(), out, resume=True)
+    assert len(checkpoint.tasks(out)) == 6
+    run.train(config(), tmp_path / "whole")
+    assert summary(out) == summary(tmp_path / "whole")
+    for table, name in (
+        (older["train"], "train.gone"),
+        (older["method"]["options"], "method.options.gone"),
+        (older, "gone"),
+    ):
+        table["gone"] = 1
+        (out / "config.json").write_text(json.dumps(older))
+        with pytest.raises(UserError, match=rf"config.json: .*\b{name}"):
+            run.train(config(), out, resume=True)
+        del table["gone"]
+
+
+def test_nothing_is_written_before_everything_is_there(config, tmp_path, monkeypatch):
+    def no_weights(name, **options):
+        raise EncoderError("somewhere: no weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "load_encoder", no_weights)
+        with pytest.raises(EncoderError):
+            run.train(config("zero_shot", {}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="can't be written"):
+        run.train(config("zero_shot", {}), tmp_path / "file" / "run")
+
+
+def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path, monkeypatch):
+    from mmcl_fast.runs import task_checkpoints as journal
+
+    def make():
+        return config("joint", {"epochs": 2, "batch_size": 8}, checkpoint_every=7)
+
+    run.train(make(), tmp_path / "whole")
+    assert [p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()] == ["task-006"]
+    real, calls = journal.Journal.step, []
+
+    def stop_late(self, loop, state):
+        calls.append(loop)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return real(self, loop, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "step", stop_late)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(make(), tmp_path / "parts")
+    left = sorted(p.name for p in (tmp_path / "parts" / "checkpoints").iterdir())
+    assert left == ["inside-006-000001", "inside-006-000002"]
+    monkeypatch.setattr(journal.Journal, "step", lambda self, *args: (calls.append(args[0]), real(self, *args)))
+    del calls[:]
+    run.train(make(), tmp_path / "parts", resume=True)
+    assert len(calls) == 6 * 2 * 2 - 14  # six tasks of two batches, two epochs; 14 steps were kept
+    assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
+    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+    assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
+
+
+def test_a_list_of_skipped_samples_counts_with_its_config_only(config, tmp_path):
+    """A run that was stopped before it wrote config.json leaves one behind."""
+    stream = run.make_stream(config("zero_shot", {}))
+    sample = stream[0].train[0]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / run.SKIPPED).write_text(broken.to_jsonl([broken.Broken.of(sample, "broken")]))
+    run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+    assert run.make_stream(config("zero_shot", {}), tmp_path / "run").fingerprint == stream.fingerprint
+    assert not any("do not decode" in note for note in summary(tmp_path / "run")["notes"])
+
+
+def test_settings_can_be_chosen_without_reading_a_test_file(config, tmp_path):
+    """With stream.test_on = "val" the test files are never opened: here they are not even whole."""
+
+    made = config("ridge", {})
+    damaged = [path for path in Path(made.stream.path).rglob("*") if path.is_file() and "test" in path.parts]
+    for path in damaged:
+        path.write_bytes(b"no picture, no text \xff")
+    stream = made.stream.model_copy(update={"validation": 0.25, "test_on": "val"})
+    values = run.train(made.model_copy(update={"stream": stream}), tmp_path / "run").summary["settings"]["agnostic"]
+    assert damaged and values["metrics"]["last"] > 0
+    again = made.model_copy(update={"stream": stream.model_copy(update={"test_on": "test"})})
+    with pytest.raises(UserError):
+        run.train(again, tmp_path / "other")
