@@ -12,6 +12,14 @@ from typing import Literal
 
 HEAD = 1 << 16  # bytes of a file that recognition looks at
 Test = Callable[[bytes], bool]
+# UTF-32 comes first: its little-endian mark begins with the one of UTF-16.
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 avci avcs jpeg j2ki vvic evbi".split())
@@ -159,12 +167,8 @@ def has_controls(start: bytes) -> bool:
 
 
 def text_charset(start: bytes) -> str:
-    """``utf-8-sig``, or ``utf-16`` or ``utf-32`` where a byte order mark says so."""
-    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    return "utf-8-sig"
+    """Return the encoding that a byte order mark states; ``utf-8-sig`` where the text has no mark."""
+    return next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8-sig")
 
 
 def marked_text(start: bytes) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import json
 from collections.abc import Iterator
@@ -10,14 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.media.signatures import BYTE_ORDER_MARKS
 
-_MARKS = (  # UTF-32's mark begins with UTF-16's
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 MARK = "\ufeff"  # the byte order mark as a character
 _NOT_TEXT = {
     b"PK\x03\x04": "a ZIP file or an Excel workbook: save the sheet as CSV UTF-8, or unpack it",
@@ -33,7 +26,7 @@ _NOT_TEXT = {
 
 def encoding_of(start: bytes) -> str:
     """The encoding that the byte order mark at the start of a file tells; UTF-8 where there is none."""
-    return next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
+    return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
 
 
 def decode(data: bytes, where: str) -> str:
