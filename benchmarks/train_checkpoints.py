@@ -19,7 +19,7 @@ from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.methods.shared.training_steps import State
-from mmcl_fast.runs.task_checkpoints import Journal
+from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.streams import Stream
 
 EVERY = TrainSection.model_fields["checkpoint_every"].default
@@ -36,7 +36,7 @@ COLUMNS = [
 ]
 
 
-class Timed(Journal):
+class Timed(TaskCheckpoints):
     """Counts the seconds that it holds the loops up."""
 
     seconds = 0.0
@@ -58,21 +58,21 @@ def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every
                 learner = Learner(
                     encoder, "comm", options=options, device=str(encoder.device), cache_dir=folder / "cache"
                 )
-                journal = Timed(Path(run), every=every)
+                checkpoints = Timed(Path(run), every=every)
                 if kept:
-                    learner.journal, count = journal, 0
+                    learner.checkpoints, count = checkpoints, 0
                 spent = 0.0
                 for index, task in enumerate(tasks, 1):
-                    journal.start(index)
+                    checkpoints.start(index)
                     seconds = learner.learn(task)
                     spent += sum(seconds.values()) - seconds["decode and trunk"]
                     inside = checkpoint.inside(Path(run), index)
                     if inside:
                         count += inside[-1][0]
                         size = sum(f.stat().st_size for f in inside[-1][1].iterdir())
-                    journal.clear(index)
+                    checkpoints.clear(index)
                 pair.append((kept, spent))
-                writing += [journal.seconds] if kept else []
+                writing += [checkpoints.seconds] if kept else []
         runs.append([spent for _, spent in sorted(pair)])
     del runs[0], writing[0]  # they filled caches
     return {"every": every, "checkpoints": count, "bytes": size, "pairs": runs, "writing": writing}

@@ -21,7 +21,7 @@ from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
 from mmcl_fast.learning.random_state import generators
 from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
-from mmcl_fast.methods.shared.training_steps import Journal, Unkept
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
 from mmcl_fast.streams.sample import Sample, Task
 
 
@@ -93,7 +93,7 @@ class Learner:
             memory=machine_memory() // (4 * distributed.processes_per_machine()),
         )
         self.views, self.seed, self.progress = views, seed, progress
-        self.journal: Journal = Unkept()
+        self.checkpoints: StepCheckpoints = NoCheckpoints()
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
         self.tasks: list[dict[str, Any]] = []
 
@@ -123,7 +123,7 @@ class Learner:
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
         tensors, values = self.method.state()
         tensors = {k: v.clone() for k, v in tensors.items()}
-        self.method.journal = self.journal
+        self.method.checkpoints = self.checkpoints
         try:
             self.method.learn(data, classes)
             for key, learned in self.method.state()[0].items():
@@ -156,7 +156,7 @@ class Learner:
         """After the last task: a cumulative method trains now rather than when scores are first asked for. Returns
         seconds per phase."""
         self.method.seconds = {}
-        self.method.journal = self.journal
+        self.method.checkpoints = self.checkpoints
         self.method.finish(self.classes)
         return self.method.seconds
 

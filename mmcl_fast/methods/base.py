@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.shared.embedding import Reuse
-from mmcl_fast.methods.shared.training_steps import Journal, Unkept
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Method(ABC):
         self.encoder, self.options, self.seed, self.progress = encoder, options, seed, progress
         self.seconds: dict[str, float] = {}
         self.reuse = Reuse()
-        self.journal: Journal = Unkept()
+        self.checkpoints: StepCheckpoints = NoCheckpoints()
 
     @abstractmethod
     def learn(self, data: TaskData, classes: Classes) -> None:
@@ -130,6 +130,11 @@ class Method(ABC):
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
         """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
         return None
+
+    @property
+    def journal(self) -> StepCheckpoints:
+        """The earlier name of ``checkpoints``, for methods written before."""
+        return self.checkpoints
 
     def generator(self, *salt: int) -> torch.Generator:
         """A CPU generator fixed by the seed and the salt, so that a resumed run draws the same numbers."""

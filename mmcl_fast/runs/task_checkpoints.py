@@ -31,8 +31,8 @@ class Stop(KeyboardInterrupt):
         self.signum = signum
 
 
-class Journal:
-    """What ``methods.steps.Journal`` asks for, in a run folder.
+class TaskCheckpoints:
+    """What ``methods.shared.training_steps.StepCheckpoints`` asks for, in a run folder.
 
     A checkpoint holds the result of each loop of the task that has ended, and of the one under way its parameters,
     optimiser, schedule, step and generator; beside them torch's own generators. What a task's other phases compute
@@ -56,7 +56,7 @@ class Journal:
         self._generators: dict[str, Tensor] = {}
         self._under_way: str | None = None
         self._waiting = False
-        self.asked = 0  # the signal that this process got,
+        self.stop_signal = 0  # the signal that this process got,
         self._agreed = 0  # and the one that all of them stop for
 
     def start(self, task: int) -> None:
@@ -124,11 +124,11 @@ class Journal:
     def end(self, loop: str, result: State) -> None:
         self._loops[loop] = {k: v.clone() for k, v in result[0].items()}, result[1]
         self._waiting = False
-        self.agree()
+        self.agree_to_stop()
         self._stop_if_asked()
 
-    def agree(self) -> None:
-        self._agreed = max(distributed.all_gather_object(self.asked))
+    def agree_to_stop(self) -> None:
+        self._agreed = max(distributed.all_gather_object(self.stop_signal))
 
     def _write(self) -> None:
         self._place += 1
@@ -162,8 +162,8 @@ class Journal:
         try:
             yield
         except distributed.PeerLost:
-            if self.asked:  # so were the others, and one of them was faster
-                raise Stop(self.asked) from None
+            if self.stop_signal:  # so were the others, and one of them was faster
+                raise Stop(self.stop_signal) from None
             raise
         finally:
             for s, handler in taken.items():
@@ -177,11 +177,11 @@ class Journal:
             yield
         finally:
             self._waiting = False
-        self.agree()
+        self.agree_to_stop()
         self._stop_if_asked()
 
     def _on_signal(self, signum: int, frame: Any) -> None:
-        first, self.asked = not self.asked, signum
+        first, self.stop_signal = not self.stop_signal, signum
         if distributed.world_size() == 1:
             self._agreed = signum
         if not (first and self._waiting):

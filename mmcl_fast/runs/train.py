@@ -21,13 +21,13 @@ from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.methods import make_options
-from mmcl_fast.methods.shared.training_steps import Unkept
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints
 from mmcl_fast.runs import tracking
 from mmcl_fast.runs.folder import SKIPPED, begin, compared, examine, first_difference, holds_run
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.summary import notes, summarize
-from mmcl_fast.runs.task_checkpoints import Journal, set_generators
+from mmcl_fast.runs.task_checkpoints import TaskCheckpoints, set_generators
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -110,11 +110,11 @@ def train(
             if distributed.is_main_process():
                 names = [task.name for task in stream.tasks]
                 held.enter_context(tracking.shown(config.train.track, out, log, names, settings, say))
-        journal = learner.journal = Journal(out, every=config.train.checkpoint_every, say=say)
-        journal.clear(len(learner.tasks))
-        with journal.signals():
+        checkpoints = learner.checkpoints = TaskCheckpoints(out, every=config.train.checkpoint_every, say=say)
+        checkpoints.clear(len(learner.tasks))
+        with checkpoints.signals():
             started = time.perf_counter()
-            _learn(stream, learner, journal, config, out, log, seconds, counts, progress)
+            _learn(stream, learner, checkpoints, config, out, log, seconds, counts, progress)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
             with distributed.barrier_on_error():
@@ -124,14 +124,14 @@ def train(
                     )
                 if distributed.is_main_process():
                     files.write_json(out / "summary.json", summary)
-        learner.journal = Unkept()  # what it learns from here on is not this run's
+        learner.checkpoints = NoCheckpoints()  # what it learns from here on is not this run's
     return Result(summary, learner, stream)
 
 
 def _learn(
     stream: Stream,
     learner: Learner,
-    journal: Journal,
+    checkpoints: TaskCheckpoints,
     config: Config,
     out: Path,
     log: MetricsLog,
@@ -144,14 +144,14 @@ def _learn(
     total, whole = len(stream), learner.method.cumulative
     for number in range(len(learner.tasks), total + 1):
         if number > len(learner.tasks):
-            journal.start(total if whole else number)  # all that a cumulative method trains, it trains at the end
+            checkpoints.start(total if whole else number)  # all that a cumulative method trains, it trains at the end
             seconds = learner.learn(stream.tasks[number - 1])
             if whole and number == total:
                 seconds |= learner.finish()
-            counts = {"decode and trunk": len(stream.tasks[number - 1].train) * learner.views, **journal.counts}
+            counts = {"decode and trunk": len(stream.tasks[number - 1].train) * learner.views, **checkpoints.counts}
             if not whole or number == total:
                 before = time.perf_counter()
-                with journal.finishing(), distributed.barrier_on_error():
+                with checkpoints.finishing(), distributed.barrier_on_error():
                     if distributed.is_main_process():
                         tensors, values = learner.contents()
                         checkpoint.write(
@@ -159,7 +159,7 @@ def _learn(
                             tensors,
                             values | {"seconds": seconds, "counts": counts},
                         )
-                        journal.clear(number)
+                        checkpoints.clear(number)
                         if config.train.keep_checkpoints != "all":
                             for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
                                 checkpoint.remove(old)
@@ -176,7 +176,7 @@ def _learn(
             events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality, **spent})
         else:
             events.append({"event": "start", **spent})
-        with journal.finishing(), distributed.barrier_on_error():
+        with checkpoints.finishing(), distributed.barrier_on_error():
             log.write(*events)
         if number and progress is not None and distributed.is_main_process():
             progress.log(_line(log, number, total, task.name))

@@ -81,9 +81,9 @@ def test_the_state_comes_back():
 
 
 def test_training_stopped_inside_goes_on_to_the_same_bits():
-    def run(journal):
+    def run(checkpoints):
         method = learner()
-        method.journal = journal
+        method.checkpoints = checkpoints
         generator, head, prompt = method.generator(0), Growing(8, CPU), torch.zeros(8)
         head.grow(3)
 
@@ -102,10 +102,10 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
         )
         return [prompt, *head.parameters, generator.get_state()]
 
-    whole, journal = run(Kept()), Kept(5)
+    whole, checkpoints = run(Kept()), Kept(5)
     with pytest.raises(Stopped):
-        run(journal)
-    assert all(torch.equal(a, b) for a, b in zip(whole, run(Kept(state=journal.state)), strict=True))
+        run(checkpoints)
+    assert all(torch.equal(a, b) for a, b in zip(whole, run(Kept(state=checkpoints.state)), strict=True))
 
 
 def test_several_processes_are_refused(monkeypatch):

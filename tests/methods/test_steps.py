@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 
 class Kept:
-    """A journal that stops the loop after one step, and gives back what it kept, through JSON as on the disk."""
+    """Checkpoints that stop the loop after one step, and give back what they kept, through JSON as on the disk."""
 
     def __init__(self, stop: int | None = None, state=None):
         self.stop, self.state, self.done, self.result = stop, state, 0, None
@@ -35,7 +35,7 @@ class Kept:
         self.result = copy.deepcopy(result)
 
 
-def run(kind, journal, factor=1.0):
+def run(kind, checkpoints, factor=1.0):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(4, 3, generator=generator).requires_grad_(True)
     if kind == "adamw":
@@ -62,7 +62,7 @@ def run(kind, journal, factor=1.0):
         loss,
         schedule=schedule,
         generator=generator,
-        journal=journal,
+        checkpoints=checkpoints,
         advance=advanced.append,
         remedy="do something",
     )
@@ -74,10 +74,10 @@ def run(kind, journal, factor=1.0):
 def test_stopped_after_any_step_it_comes_to_the_same_bits(kind):
     whole = run(kind, Kept())
     for stop in range(1, STEPS + 1):
-        journal = Kept(stop)
+        checkpoints = Kept(stop)
         with pytest.raises(Stopped):
-            run(kind, journal)
-        again = Kept(state=journal.state)
+            run(kind, checkpoints)
+        again = Kept(state=checkpoints.state)
         parts = run(kind, again)
         assert again.done == STEPS - stop
         assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
@@ -86,16 +86,16 @@ def test_stopped_after_any_step_it_comes_to_the_same_bits(kind):
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_is_never_kept():
-    journal = Kept(stop=6)
+    checkpoints = Kept(stop=6)
     with pytest.raises(RunError, match=r"loop, step 5 of 9: the loss is inf; do something"):
-        run("adamw", journal, factor=1e11)
-    assert journal.state is None
+        run("adamw", checkpoints, factor=1e11)
+    assert checkpoints.state is None
 
 
 def test_what_another_loop_kept_is_refused():
-    journal = Kept(2)
+    checkpoints = Kept(2)
     with pytest.raises(Stopped):
-        run("adamw", journal)
+        run("adamw", checkpoints)
     with pytest.raises(RunError, match="another config"):
-        run("cosine", Kept(state=journal.state))
-    assert not math.isnan(run("adamw", Kept(state=journal.state))[0].sum())
+        run("cosine", Kept(state=checkpoints.state))
+    assert not math.isnan(run("adamw", Kept(state=checkpoints.state))[0].sum())

@@ -13,7 +13,7 @@ from mmcl_fast.config.load import build
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.methods import method_class
-from mmcl_fast.runs import task_checkpoints as journal
+from mmcl_fast.runs import task_checkpoints
 from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
@@ -89,7 +89,7 @@ def check_resume(folder: Path, method: str, options: dict, stops: tuple[int, ...
     names of its loops."""
     assert not method_class(method).cumulative
     config = make_config(folder, method, options, checkpoint_every=2, evaluate_unseen=False)
-    real = journal.Journal.step
+    real = task_checkpoints.TaskCheckpoints.step
     loops: list[str] = []
     left: list[int] = []
 
@@ -100,7 +100,7 @@ def check_resume(folder: Path, method: str, options: dict, stops: tuple[int, ...
         return real(self, loop, state)
 
     with toy_encoder(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(journal.Journal, "step", step)
+        patch.setattr(task_checkpoints.TaskCheckpoints, "step", step)
         run.train(config, folder / "whole")
         names = set(loops)
         for n, stop in enumerate(stops):

@@ -27,7 +27,7 @@ from mmcl_fast.config.load import build
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.runs import metrics_log as log
-from mmcl_fast.runs import task_checkpoints as journal
+from mmcl_fast.runs import task_checkpoints
 from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
@@ -70,7 +70,7 @@ class Moments:
 
 def prepare(moments: Moments) -> None:
     """Put the moments where a run can be cut."""
-    real_put, real_write, real_step = files.put, log.MetricsLog.write, journal.Journal.step
+    real_put, real_write, real_step = files.put, log.MetricsLog.write, task_checkpoints.TaskCheckpoints.step
 
     def put(file, data):
         moments.pass_by("h", lambda: file.write_bytes(data[: len(data) // 2]))
@@ -88,16 +88,16 @@ def prepare(moments: Moments) -> None:
         moments.pass_by(LOOPS[loop])
         return real_step(self, loop, state)
 
-    files.put, log.MetricsLog.write, journal.Journal.step = put, write, step
+    files.put, log.MetricsLog.write, task_checkpoints.TaskCheckpoints.step = put, write, step
     for owner, name, kind in (
-        (journal.Journal, "begin", "b"),
-        (journal.Journal, "end", "e"),
+        (task_checkpoints.TaskCheckpoints, "begin", "b"),
+        (task_checkpoints.TaskCheckpoints, "end", "e"),
         (os, "fsync", "f"),
         (os, "rename", "r"),
         (os, "replace", "r"),
         (learner.Learner, "learn", "l"),
         (learner.Learner, "evaluate", "v"),
-        (journal.Journal, "clear", "c"),
+        (task_checkpoints.TaskCheckpoints, "clear", "c"),
         (FeatureMemory, "add", "a"),
         (checkpoint, "remove", "d"),
     ):

@@ -26,7 +26,7 @@ from mmcl_fast.learning import learner
 from mmcl_fast.methods.baselines.finetune import Finetune
 from mmcl_fast.methods.comm import memory, relevance
 from mmcl_fast.methods.shared import embedding
-from mmcl_fast.runs import task_checkpoints as journal
+from mmcl_fast.runs import task_checkpoints
 from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
@@ -87,7 +87,7 @@ def ranks(name: str, world: int, work) -> list[str]:
 
 def at_step(rank: int, step: int, act) -> None:
     """``act()`` before that step of the session, in one process."""
-    real, count = journal.Journal.step, [0]
+    real, count = task_checkpoints.TaskCheckpoints.step, [0]
 
     def watched(self, loop, state):
         count[0] += 1
@@ -95,7 +95,7 @@ def at_step(rank: int, step: int, act) -> None:
             act()
         return real(self, loop, state)
 
-    journal.Journal.step = watched
+    task_checkpoints.TaskCheckpoints.step = watched
 
 
 def full_disk() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from mmcl_fast.config.load import build
 from mmcl_fast.learning import checkpoint
-from mmcl_fast.runs import task_checkpoints as journal
+from mmcl_fast.runs import task_checkpoints
 from mmcl_fast.runs import train as run
 from tests.toy import write_folder
 
@@ -30,20 +30,20 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
         }
     )
     run.train(config, tmp_path / "whole")
-    real, calls = journal.Journal.step, []
+    real, calls = task_checkpoints.TaskCheckpoints.step, []
 
     def stop_now_and_then(self, loop, state):
         real(self, loop, state)
         calls.append(loop)
         if len(calls) in (3, 12, 25, 40):
-            raise journal.Stop(15)
+            raise task_checkpoints.Stop(15)
 
-    monkeypatch.setattr(journal.Journal, "step", stop_now_and_then)
+    monkeypatch.setattr(task_checkpoints.TaskCheckpoints, "step", stop_now_and_then)
     stops = 0
     while not (tmp_path / "parts" / "summary.json").exists():
         try:
             run.train(config, tmp_path / "parts", resume=True)
-        except journal.Stop:
+        except task_checkpoints.Stop:
             stops += 1
     assert stops == 4 and set(calls) == {"prompts", "re-alignment"}
     ends = [checkpoint.read(checkpoint.latest(tmp_path / name))[0] for name in ("whole", "parts")]

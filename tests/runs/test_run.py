@@ -166,14 +166,14 @@ def test_nothing_is_written_before_everything_is_there(config, tmp_path, monkeyp
 
 
 def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path, monkeypatch):
-    from mmcl_fast.runs import task_checkpoints as journal
+    from mmcl_fast.runs import task_checkpoints
 
     def make():
         return config("joint", {"epochs": 2, "batch_size": 8}, checkpoint_every=7)
 
     run.train(make(), tmp_path / "whole")
     assert [p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()] == ["task-006"]
-    real, calls = journal.Journal.step, []
+    real, calls = task_checkpoints.TaskCheckpoints.step, []
 
     def stop_late(self, loop, state):
         calls.append(loop)
@@ -182,12 +182,14 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
         return real(self, loop, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "step", stop_late)
+        patch.setattr(task_checkpoints.TaskCheckpoints, "step", stop_late)
         with pytest.raises(KeyboardInterrupt):
             run.train(make(), tmp_path / "parts")
     left = sorted(p.name for p in (tmp_path / "parts" / "checkpoints").iterdir())
     assert left == ["inside-006-000001", "inside-006-000002"]
-    monkeypatch.setattr(journal.Journal, "step", lambda self, *args: (calls.append(args[0]), real(self, *args)))
+    monkeypatch.setattr(
+        task_checkpoints.TaskCheckpoints, "step", lambda self, *args: (calls.append(args[0]), real(self, *args))
+    )
     del calls[:]
     run.train(make(), tmp_path / "parts", resume=True)
     assert len(calls) == 6 * 2 * 2 - 14  # six tasks of two batches, two epochs; 14 steps were kept

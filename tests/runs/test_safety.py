@@ -21,7 +21,7 @@ from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.runs import metrics_log as log
 from mmcl_fast.runs import train as run
-from mmcl_fast.runs.task_checkpoints import Journal
+from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.streams import Stream
 from tests.runs.conftest import OPTIONS, bits
 from tests.toy import ToyEncoder
@@ -35,17 +35,17 @@ PROGRAM = """
 import os, signal, sys
 from mmcl_fast import cli
 from mmcl_fast.learning import learner
-from mmcl_fast.runs import task_checkpoints as journal
+from mmcl_fast.runs import task_checkpoints
 from tests.toy import ToyEncoder
 learner.load_encoder = lambda name, **options: ToyEncoder()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background begins with it ignored
-real, signals, at = journal.Journal.step, sys.argv[1].split(","), int(sys.argv[2])
+real, signals, at = task_checkpoints.TaskCheckpoints.step, sys.argv[1].split(","), int(sys.argv[2])
 def step(self, loop, state):
     if self.steps + 1 == at:
         for name in signals:
             os.kill(os.getpid(), getattr(signal, name))
     real(self, loop, state)
-journal.Journal.step = step
+task_checkpoints.TaskCheckpoints.step = step
 cli.app(sys.argv[3:])
 """
 
@@ -75,19 +75,19 @@ def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp
 
 def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    journal, before = Journal(tmp_path, every=1), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt) as stop, journal.signals():
+    checkpoints, before = TaskCheckpoints(tmp_path, every=1), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as stop, checkpoints.signals():
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
     assert stop.value.signum == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
-    journal, done = Journal(tmp_path, every=1), []
-    with pytest.raises(KeyboardInterrupt), journal.signals(), journal.finishing():
+    checkpoints, done = TaskCheckpoints(tmp_path, every=1), []
+    with pytest.raises(KeyboardInterrupt), checkpoints.signals(), checkpoints.finishing():
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("written whole")
     assert done
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
     try:
-        with Journal(tmp_path, every=1).signals():
+        with TaskCheckpoints(tmp_path, every=1).signals():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, ignored)

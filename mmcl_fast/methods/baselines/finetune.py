@@ -49,7 +49,7 @@ class Finetune(Method):
             return share * ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.journal)
+            train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.checkpoints)
         self.bank.prompts[tower] = prompt
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:

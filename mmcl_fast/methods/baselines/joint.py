@@ -99,7 +99,7 @@ class Joint(Method):
 
         with self.phase("prompts", len(plan)) as shown:
             remedy = f"lower method.options.lr (now {o.lr}) and start a new run"
-            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.journal)
+            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.checkpoints)
         self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:

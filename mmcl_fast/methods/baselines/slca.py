@@ -154,7 +154,7 @@ class Slca(Tuned):
                 steps,
                 loss,
                 schedule=schedule,
-                journal=self.journal,
+                checkpoints=self.checkpoints,
                 advance=shown.advance,
                 remedy=f"lower method.options.align_lr (now {o.align_lr}) and start a new run",
             )

@@ -97,7 +97,7 @@ class Comm(Method):
             query = unit_query(data.tokens)
             blend_of_others = self._blend_of_others(query, modality) if first else None
             others = {} if self.options.relevance == "analytic" else self._drawn_queries(data.index)
-            self.relevance.learn(query, modality, others, self.generator(data.index, 1), self.journal)
+            self.relevance.learn(query, modality, others, self.generator(data.index, 1), self.checkpoints)
         with self.phase("features"):
             before = None if first else self._features(data.tokens, modality, query)
         if self.options.prompts:
@@ -172,7 +172,7 @@ class Comm(Method):
             return value * share
 
         with self.phase("prompts", len(plan)) as shown:
-            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.journal)
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
         prompt = torch.cat(parts)
         if old is not None and z_before is not None and o.aggregation:
             with self.phase("features"):
@@ -220,7 +220,7 @@ class Comm(Method):
                     weighted=o.weighted,
                     generator=generator,
                     advance=shown.advance,
-                    journal=self.journal,
+                    checkpoints=self.checkpoints,
                     dtype=self.encoder.precision,
                     compiled=o.compiled,
                 )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmcl_fast import distributed, ops
 from mmcl_fast.methods.comm.memory import FeatureMemory
-from mmcl_fast.methods.shared.training_steps import Journal, Unkept, optimise
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
 
 def class_codes(texts: Tensor, dual: bool) -> Tensor:
@@ -134,7 +134,7 @@ class Realigner:
         weighted: bool,
         generator: torch.Generator,
         advance: Callable[[int], None],
-        journal: Journal = Unkept(),
+        checkpoints: StepCheckpoints = NoCheckpoints(),
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
     ) -> None:
@@ -202,7 +202,7 @@ class Realigner:
             steps,
             loss,
             schedule=schedule,
-            journal=journal,
+            checkpoints=checkpoints,
             advance=advance,
             remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run",
         )

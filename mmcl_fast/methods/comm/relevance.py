@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmcl_fast import distributed
 from mmcl_fast.methods.shared.gram import gram_matrix
-from mmcl_fast.methods.shared.training_steps import Journal, Unkept, optimise
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
 ROWS = 2048  # of a block whose moments are summed at once
 
@@ -90,7 +90,7 @@ class Relevance:
         modality: str,
         drawn: dict[str, Tensor],
         generator: torch.Generator,
-        journal: Journal = Unkept(),
+        checkpoints: StepCheckpoints = NoCheckpoints(),
     ) -> None:
         """Add a task's unit queries ``[n, Dq]``; ``drawn``: unit queries of what was learned before (mlp only)."""
         if modality not in self.modalities:
@@ -100,9 +100,9 @@ class Relevance:
             self.ridge.add(query, torch.full((len(query),), row), len(self.modalities))
         else:
             own = [drawn[modality]] if modality in drawn else []
-            self._train_mlp({**drawn, modality: torch.cat([query, *own])}, generator, journal)
+            self._train_mlp({**drawn, modality: torch.cat([query, *own])}, generator, checkpoints)
 
-    def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator, journal: Journal) -> None:
+    def _train_mlp(self, queries: dict[str, Tensor], generator: torch.Generator, checkpoints: StepCheckpoints) -> None:
         x = torch.cat([queries[m] for m in self.modalities])
         y = torch.cat([torch.full((len(queries[m]),), i) for i, m in enumerate(self.modalities)]).to(x.device)
         with torch.random.fork_rng(devices=[]):
@@ -122,7 +122,7 @@ class Relevance:
             300,
             loss,
             generator=generator,
-            journal=journal,
+            checkpoints=checkpoints,
             remedy='use method.options.relevance = "analytic"',
         )
         mlp.requires_grad_(False)

@@ -91,4 +91,4 @@ def train(
 ) -> None:
     """``prompts.train_groups`` for a method that learns in one process."""
     require_one_process(method)
-    train_groups(groups, steps, loss, None, advance, generator, method.journal, loop)
+    train_groups(groups, steps, loss, None, advance, generator, method.checkpoints, loop)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.shared.embedding import mix
-from mmcl_fast.methods.shared.training_steps import Journal, Unkept, optimise
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
 
 def prefix_shape(encoder: Encoder, length: int, modality: str) -> torch.Size:
@@ -76,11 +76,11 @@ def train_prefix(
     loss: Callable[[int], Tensor],
     advance: Callable[[int], None],
     generator: torch.Generator,
-    journal: Journal = Unkept(),
+    checkpoints: StepCheckpoints = NoCheckpoints(),
 ) -> None:
     """:func:`train_groups` of a prefix alone."""
     remedy = f"lower method.options.lr (now {lr}) and start a new run"
-    train_groups([([prefix], lr)], steps, loss, remedy, advance, generator, journal)
+    train_groups([([prefix], lr)], steps, loss, remedy, advance, generator, checkpoints)
 
 
 def train_groups(
@@ -90,7 +90,7 @@ def train_groups(
     remedy: str | None,
     advance: Callable[[int], None],
     generator: torch.Generator,
-    journal: Journal = Unkept(),
+    checkpoints: StepCheckpoints = NoCheckpoints(),
     loop: str = "prompts",
 ) -> None:
     """Adam with a warmed-up cosine rate on groups of tensors, in place.
@@ -118,7 +118,7 @@ def train_groups(
         loss,
         schedule=schedule,
         generator=generator,
-        journal=journal,
+        checkpoints=checkpoints,
         advance=advance,
         remedy=remedy,
     )

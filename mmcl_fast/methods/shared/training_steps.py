@@ -14,16 +14,16 @@ from mmcl_fast.errors import RunError
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and JSON values
 
 
-class Journal(Protocol):
+class StepCheckpoints(Protocol):
     """Keeps the state of loops while a task is being learned. A loop is known by its name, unique within a task.
 
     Attributes:
-        asked: not 0 where this process was asked to stop; read where several processes learn together.
+        stop_signal: the number of the signal that asked this process to stop; 0 where none did.
     """
 
-    asked: int
+    stop_signal: int
 
-    def agree(self) -> None:
+    def agree_to_stop(self) -> None:
         """All processes are here: stop after this step if any of them was asked to."""
 
     def begin(self, loop: str) -> State | None:
@@ -36,12 +36,12 @@ class Journal(Protocol):
         """Called with what the rest of the task needs of the loop."""
 
 
-class Unkept:
+class NoCheckpoints:
     """For learning without a run folder."""
 
-    asked = 0
+    stop_signal = 0
 
-    def agree(self) -> None: ...
+    def agree_to_stop(self) -> None: ...
 
     def begin(self, loop: str) -> State | None:
         return None
@@ -60,7 +60,7 @@ def optimise(
     remedy: str,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     generator: torch.Generator | None = None,
-    journal: Journal = Unkept(),
+    checkpoints: StepCheckpoints = NoCheckpoints(),
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Run ``steps`` steps of an optimiser over its parameters, in place. A stopped loop goes on to the same bits.
@@ -106,7 +106,7 @@ def optimise(
         values["schedule"] = None if schedule is None else schedule.state_dict()
         return tensors, values
 
-    kept = journal.begin(name)
+    kept = checkpoints.begin(name)
     if kept is not None:
         done = _restore(name, kept, steps, parameters, optimiser, schedule, generator)
         advance(done)
@@ -116,7 +116,7 @@ def optimise(
         value = loss(done)
         value.backward()
         if distributed.world_size() > 1:
-            value, asked = distributed.sum_step(parameters, value, journal.asked)
+            value, asked = distributed.sum_step(parameters, value, checkpoints.stop_signal)
         optimiser.step()
         if schedule is not None:
             schedule.step()
@@ -125,11 +125,11 @@ def optimise(
         if done % rare == 0:
             check()
             if asked is not None and asked.item():
-                journal.agree()
+                checkpoints.agree_to_stop()
         advance(1)
-        journal.step(name, state)
+        checkpoints.step(name, state)
     distributed.broadcast_tensors(*(p.detach() for p in parameters))  # the same bits on unlike machines too
-    journal.end(name, result())
+    checkpoints.end(name, result())
 
 
 def _restore(
