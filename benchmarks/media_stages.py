@@ -19,19 +19,22 @@ FUNCTIONS = {
         "decode": [
             "PIL.ImageFile.ImageFile.load",
             "PIL.WebPImagePlugin.WebPImageFile.load",
-            "mmcl_fast.media.readers.image.picture._png",
+            "mmcl_fast.media.readers.image.pillow_image._png",
             "mmcl_fast.media.readers.image.jpeg.pixels",
         ],
-        "resize": ["mmcl_fast.media.readers.image.picture.square", "mmcl_fast.media.readers.image.picture._shrink"],
+        "resize": [
+            "mmcl_fast.media.readers.image.pillow_image.square",
+            "mmcl_fast.media.readers.image.pillow_image._shrink",
+        ],
     },
     "depth": {
         "decode": ["mmcl_fast.media.readers.depth.depth_files.read_plane"],
-        "resize": ["mmcl_fast.media.readers.depth.depth_map.fit"],
+        "resize": ["mmcl_fast.media.readers.depth.depth_to_image.fit"],
         "normalise": ["mmcl_fast.media.readers.depth.depth_files.depth_maps.picture"],
     },
     "video": {
         "open": ["mmcl_fast.media.readers.video.video.open_av"],
-        "decode": ["mmcl_fast.media.readers.video.frames.FramesByTime.at"],
+        "decode": ["mmcl_fast.media.readers.video.frame_reader.FramesByTime.at"],
         "resize": ["mmcl_fast.media.readers.video.video._scale"],
     },
     "audio": {

@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from mmcl_fast.media import signatures
-from mmcl_fast.media.clutter import is_clutter
 from mmcl_fast.media.signatures import HEAD, Test, at, brand, holds
+from mmcl_fast.media.system_files import is_clutter
 
 __all__ = [
     "DEMUXERS",

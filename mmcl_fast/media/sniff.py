@@ -58,13 +58,13 @@ def _kind(source: Source, start: bytes, row: Format | None) -> str | None:
 def _picture(source: Source, start: bytes, row: Format) -> str | None:
     from PIL import Image
 
-    from mmcl_fast.media.readers.image import deep_picture
+    from mmcl_fast.media.readers.image import high_bit_depth
     from mmcl_fast.media.readers.video import animation
 
     try:
         # A file that is no longer than its head is not opened again.
         with io.BytesIO(start) if len(start) < formats.HEAD else open_binary(source) as file:
-            if row.name in ("TIFF", "PPM") and (kind := deep_picture.modality(file)) is not None:
+            if row.name in ("TIFF", "PPM") and (kind := high_bit_depth.modality(file)) is not None:
                 return kind
             file.seek(0)
             with Image.open(file, formats=FORMATS) as im:

@@ -15,7 +15,7 @@ from mmcl_fast.media.dsp.resample import resample
 from mmcl_fast.media.dsp.views import View
 from mmcl_fast.media.engines.dali import routes as dali_routes
 from mmcl_fast.media.readers.audio import audio
-from mmcl_fast.media.readers.audio import ogg as sound_ogg
+from mmcl_fast.media.readers.audio import ogg_links as sound_ogg
 from mmcl_fast.media.readers.audio.audio import read_wave
 from mmcl_fast.media.source import Slice
 from tests.media.files import jpeg, plain

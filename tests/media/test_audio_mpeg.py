@@ -7,9 +7,9 @@ import pytest
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import VisualSpec, check
-from mmcl_fast.media.readers.audio import mpeg as sound_mpeg
+from mmcl_fast.media.readers.audio import mpeg_frames as sound_mpeg
 from mmcl_fast.media.readers.audio.audio import read_wave
-from mmcl_fast.media.readers.audio.mpeg import is_sealed, stretches
+from mmcl_fast.media.readers.audio.mpeg_frames import is_sealed, stretches
 from tests.media.sound_files import ALL, by_av, by_ffmpeg, by_soundfile, ours, sweep
 
 ID3 = b"ID3\4\0\0\0\0\x10\0" + bytes(2048)

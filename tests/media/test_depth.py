@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import decode
-from mmcl_fast.media.readers.depth.depth_map import metres
+from mmcl_fast.media.readers.depth.depth_to_image import metres
 from tests.media.files import plain
 
 FIXED = plain("depth", size=8, depth_range=(1.0, 4.0))

@@ -8,7 +8,7 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 from mmcl_fast.media import decode
-from mmcl_fast.media.readers.video.display import Turn, shape_of_pixels, turn_of
+from mmcl_fast.media.readers.video.display_matrix import Turn, shape_of_pixels, turn_of
 from mmcl_fast.media.source import open_av
 from tests.media.files import plain
 from tests.media.films import CORNERS, colour_film, corner_colours

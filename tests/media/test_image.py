@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media import VisualSpec, check, decode
-from mmcl_fast.media.readers.image import picture
+from mmcl_fast.media.readers.image import pillow_image
 from mmcl_fast.media.readers.image import pillow_memory as arrow
 from tests.media.files import BLUE, GREEN, RED, WHITE, corners, jpeg, plain, png16, quarters
 
@@ -182,9 +182,9 @@ def test_planes_outlive_their_picture():
 
 def test_the_fast_png_decoder_is_exact(monkeypatch):
     data = save(photo(64, 48), "PNG")
-    assert picture._png(data, Image.open(io.BytesIO(data))).shape == (3, 48, 64)
+    assert pillow_image._png(data, Image.open(io.BytesIO(data))).shape == (3, 48, 64)
     fast = decode(data, "image", plain(size=32))
-    monkeypatch.setattr(picture, "_png", lambda *_: None)
+    monkeypatch.setattr(pillow_image, "_png", lambda *_: None)
     assert torch.equal(decode(data, "image", plain(size=32)), fast)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, sniff
-from mmcl_fast.media.dsp import native
+from mmcl_fast.media.dsp import cpp_kernels
 from mmcl_fast.media.source import Slice
 from tests.media.files import plain
 from tests.media.layouts import (
@@ -293,6 +293,6 @@ def test_views_and_sources_are_those_of_a_png(tmp_path, monkeypatch, bits, resiz
         for source in (data, tmp_path / "a.tif", member):
             assert torch.equal(decode(source, "image", spec, view=view, key="k"), want)
         with monkeypatch.context() as patch:
-            patch.setattr(native, "kernels", lambda: None)
+            patch.setattr(cpp_kernels, "kernels", lambda: None)
             plainly = decode(data, "image", spec, view=view, key="k")
         assert (plainly - want).abs().max() <= 2.01 / 255

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode
-from mmcl_fast.media.readers.video.frames import FramesByTime, Packets
+from mmcl_fast.media.readers.video.frame_reader import FramesByTime, Packets
 from tests.media.files import counting_video, numbers, plain, quarters
 
 

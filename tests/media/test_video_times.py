@@ -8,8 +8,8 @@ import pytest
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check
-from mmcl_fast.media.readers.video.frame_times import header_clock, packet_clock
-from mmcl_fast.media.readers.video.frames import FramesByNumber
+from mmcl_fast.media.readers.video.frame_reader import FramesByNumber
+from mmcl_fast.media.readers.video.timeline import header_clock, packet_clock
 from mmcl_fast.media.source import open_av
 from tests.media.films import X264, all_numbers, copied, grey_film, shown_numbers
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast._extension import compiled
-from mmcl_fast.media.dsp import native
+from mmcl_fast.media.dsp import cpp_kernels
 from mmcl_fast.media.spec import VisualSpec
 
 SILENCE = 1e-10  # mel power below which a clip counts as silent
@@ -76,7 +76,7 @@ def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[
 @lru_cache(maxsize=16)
 def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
     """Window, roots of unity, radices, filters ``[mels, 3]`` (first bin, bins, first weight) and their weights."""
-    radices = native.radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
+    radices = cpp_kernels.radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
     if radices is None:
         return None
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
@@ -88,7 +88,7 @@ def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         weights.append(row[bins[0] : bins[-1] + 1])
     return (
         torch.hann_window(spec.n_fft),
-        native.roots(spec.n_fft),
+        cpp_kernels.roots(spec.n_fft),
         torch.tensor(radices, dtype=torch.int32),
         torch.tensor(filters, dtype=torch.int32),
         torch.cat(weights),
@@ -97,12 +97,12 @@ def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 
 def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
     """``[B, T]`` to ``[B, mels, frames]`` with rows of whole vectors, or None."""
-    if not native.takes(rows) or (tables := _native_tables(spec)) is None:
+    if not cpp_kernels.takes(rows) or (tables := _native_tables(spec)) is None:
         return None
     window, roots, radices, filters, weights = tables
     count, length = rows.shape
     frames = 1 + length // spec.hop
-    power = torch.empty(count, spec.mels, native.up_to(frames))
+    power = torch.empty(count, spec.mels, cpp_kernels.up_to(frames))
     for row, result in zip(rows, power):
         compiled().mel_power(
             row.data_ptr(),
@@ -162,7 +162,7 @@ def picture(wave: Tensor, spec: VisualSpec) -> Tensor:
 
 def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
     count, mels, frames = power.shape
-    across_0, across = native.shrinking(frames, spec.size)
+    across_0, across = cpp_kernels.shrinking(frames, spec.size)
     down_0, down = _upwards(mels, spec.size)
     out = torch.empty(count, 1, spec.size, spec.size)
     for row, result in zip(power, out):
@@ -188,8 +188,8 @@ def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _upwards(mels: int, size: int) -> tuple[Tensor, Tensor]:
-    """``native.shrinking`` of rows that begin with the highest band."""
-    first, weights = native.shrinking(mels, size)
+    """``cpp_kernels.shrinking`` of rows that begin with the highest band."""
+    first, weights = cpp_kernels.shrinking(mels, size)
     return (mels - weights.shape[1] - first).int(), weights.flip(1).contiguous()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast._extension import compiled
-from mmcl_fast.media.dsp import native
+from mmcl_fast.media.dsp import cpp_kernels
 
 ZEROS = 16  # zero crossings of the sinc on each side
 ROLLOFF = 0.95  # cut-off as a share of the lower Nyquist frequency
@@ -61,7 +61,7 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
         ratio = ratio.limit_denominator(MAX_PHASES) if ratio < 1 else 1 / (1 / ratio).limit_denominator(MAX_PHASES)
     want = -(-wave.shape[-1] * new_rate // rate)
     rows = wave.reshape(-1, wave.shape[-1])
-    way = _by_kernel if native.takes(rows) else _by_products
+    way = _by_kernel if cpp_kernels.takes(rows) else _by_products
     return way(rows, ratio, want).view(*wave.shape[:-1], want)
 
 
@@ -73,7 +73,7 @@ def _packed(up: int, down: int) -> tuple[Tensor, Tensor, int, int, int]:
     table, weights, place = [], [], 0
     for first, start, part in products:
         width, count = part.shape
-        weights.append(functional.pad(part, (0, native.up_to(count) - count)).flatten())
+        weights.append(functional.pad(part, (0, cpp_kernels.up_to(count) - count)).flatten())
         table.append((first, start, width, count, place))
         place += len(weights[-1])
     return torch.tensor(table, dtype=torch.int32), torch.cat(weights), outputs, inputs, half

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmcl_fast.media.dsp import native
+from mmcl_fast.media.dsp import cpp_kernels
 from mmcl_fast.media.spec import VisualSpec
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -72,8 +72,8 @@ def normalise(picture: Tensor, spec: VisualSpec, out: Tensor) -> Tensor:
     picture: uint8 ``[F, 3, H, W]`` of any layout, read as 0..255, or float ``[F, C, H, W]`` in 0..1 with C = 3 or 1.
     """
     unit = 255 if picture.dtype == torch.uint8 else 1
-    if native.normalises(picture, out):
-        return native.normalise(picture, spec.mean, spec.std, unit, out)
+    if cpp_kernels.normalises(picture, out):
+        return cpp_kernels.normalise(picture, spec.mean, spec.std, unit, out)
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         plane = picture[:, channel % picture.shape[1]]
         place = out[:, channel].copy_(plane)

@@ -7,7 +7,7 @@ A backend is a module with ``image``, ``video``, ``audio`` and ``depth``, each
 
 from mmcl_fast.media.readers.audio.audio import audio
 from mmcl_fast.media.readers.depth.depth_files import depth
-from mmcl_fast.media.readers.image.picture import image
+from mmcl_fast.media.readers.image.pillow_image import image
 from mmcl_fast.media.readers.video.video import video
 
 __all__ = ["audio", "depth", "image", "video"]

@@ -18,8 +18,8 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp import mel
 from mmcl_fast.media.dsp.resample import resample
 from mmcl_fast.media.engines.dali.routes import Feed
-from mmcl_fast.media.readers.audio.limits import LOUDEST
-from mmcl_fast.media.readers.depth import depth_map as depth_maps
+from mmcl_fast.media.readers.audio.sample_checks import LOUDEST
+from mmcl_fast.media.readers.depth import depth_to_image as depth_maps
 from mmcl_fast.media.spec import VisualSpec
 
 

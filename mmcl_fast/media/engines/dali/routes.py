@@ -16,10 +16,10 @@ import numpy as np
 
 from mmcl_fast.media.dsp.views import View, region
 from mmcl_fast.media.readers.audio.audio import Plan, plan_of
-from mmcl_fast.media.readers.audio.limits import plausible
-from mmcl_fast.media.readers.image import picture, png
-from mmcl_fast.media.readers.video.display import UPRIGHT, shape_of_pixels, turn_of
-from mmcl_fast.media.readers.video.frame_times import header_clock
+from mmcl_fast.media.readers.audio.sample_checks import plausible
+from mmcl_fast.media.readers.image import pillow_image, png
+from mmcl_fast.media.readers.video.display_matrix import UPRIGHT, shape_of_pixels, turn_of
+from mmcl_fast.media.readers.video.timeline import header_clock
 from mmcl_fast.media.readers.video.tracks import video_track
 from mmcl_fast.media.source import FORMATS, Source, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
@@ -64,7 +64,7 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
             im.format not in PICTURES
             or im.mode not in ("RGB", "L")
             or im.has_transparency_data
-            or picture.deep(im)
+            or pillow_image.deep(im)
             or im.width * im.height > spec.max_pixels
             or im.info.get("interlace")
             or (im.format != "MPO" and getattr(im, "is_animated", False))

@@ -16,13 +16,13 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp import mel
 from mmcl_fast.media.dsp.resample import resample
 from mmcl_fast.media.dsp.views import View
-from mmcl_fast.media.readers.audio import header as sound_header
-from mmcl_fast.media.readers.audio import mpeg as sound_mpeg
-from mmcl_fast.media.readers.audio import ogg as sound_ogg
+from mmcl_fast.media.readers.audio import header_sizes as sound_header
+from mmcl_fast.media.readers.audio import mpeg_frames as sound_mpeg
+from mmcl_fast.media.readers.audio import ogg_links as sound_ogg
+from mmcl_fast.media.readers.audio.file_part import Part, part_of
 from mmcl_fast.media.readers.audio.libsndfile import FilePiece, PartPiece, open_sound
-from mmcl_fast.media.readers.audio.part import Part, part_of
 from mmcl_fast.media.readers.audio.pyav import KEPT, AvSound
-from mmcl_fast.media.readers.audio.window import Piece, place, window
+from mmcl_fast.media.readers.audio.segments import Piece, place, window
 from mmcl_fast.media.source import Source, head, limit_seconds, open_binary, size_of
 from mmcl_fast.media.spec import VisualSpec
 

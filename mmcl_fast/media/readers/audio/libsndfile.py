@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.dsp import native
-from mmcl_fast.media.readers.audio.limits import LOUDEST, plausible, sane
-from mmcl_fast.media.readers.audio.part import Part
+from mmcl_fast.media.dsp import cpp_kernels
+from mmcl_fast.media.readers.audio.file_part import Part
+from mmcl_fast.media.readers.audio.sample_checks import LOUDEST, plausible, sane
 from mmcl_fast.media.source import Source, is_file, open_binary
 
 BLOCK = 1 << 16  # samples read at once where all are read
@@ -98,7 +98,7 @@ class PartPiece:
 
 def _mono(samples: np.ndarray) -> Tensor:
     """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
-    kernels = native.kernels()
+    kernels = cpp_kernels.kernels()
     if kernels is not None and samples.flags.c_contiguous:
         wave = torch.empty(len(samples))
         if kernels.mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST, wave.data_ptr()):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.readers.audio.limits import plausible, sane
+from mmcl_fast.media.readers.audio.sample_checks import plausible, sane
 from mmcl_fast.media.readers.video.tracks import audio_track
 from mmcl_fast.media.source import Source, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp.views import View
-from mmcl_fast.media.readers.depth import depth_map as depth_maps
+from mmcl_fast.media.readers.depth import depth_to_image as depth_maps
 from mmcl_fast.media.readers.depth.exr import read_exr
-from mmcl_fast.media.readers.image import deep_picture, netpbm, tiff
-from mmcl_fast.media.readers.image.picture import limit_pixels, orientation_of
+from mmcl_fast.media.readers.image import high_bit_depth, netpbm, tiff
+from mmcl_fast.media.readers.image.pillow_image import limit_pixels, orientation_of
 from mmcl_fast.media.sniff import EXR
 from mmcl_fast.media.source import FORMATS, Source, head, open_binary, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
@@ -21,7 +21,7 @@ SAVE = "use 16-bit grey PNG"
 
 
 def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
-    """A map of a file to ``[1, 1, size, size]``; see ``read_plane`` and ``mmcl_fast.media.readers.depth.depth_map``."""
+    """A map of a file to ``[1, 1, size, size]``; see ``read_plane`` and ``depth_to_image``."""
     return depth_maps.picture(depth_maps.metres(read_plane(source, spec), spec), spec, view)
 
 
@@ -45,7 +45,7 @@ def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
                 _one_plane(page.samples, page.bits, spec)
                 if page.photometric == tiff.PALETTE:
                     raise MediaError(f"a picture of a palette, not a depth map: {SAVE}")
-                return deep_picture.turned(tiff.numbers_of(page, file)[..., 0], page.orientation)
+                return high_bit_depth.turned(tiff.numbers_of(page, file)[..., 0], page.orientation)
             page.leave_to_pillow()
         elif start.startswith(b"P") and (header := netpbm.read_header(file, spec.max_pixels)):
             _one_plane(header.channels, header.largest.bit_length() or 32, spec)
@@ -60,7 +60,7 @@ def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
             if im.format == "JPEG2000":
                 return _as_stored(values, read_bytes(source))
             # Pillow turns a TIFF itself.
-            return deep_picture.turned(values, 1 if im.format == "TIFF" else orientation_of(im))
+            return high_bit_depth.turned(values, 1 if im.format == "TIFF" else orientation_of(im))
 
 
 def _one_plane(channels: int, bits: int, spec: VisualSpec) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp.views import View
-from mmcl_fast.media.readers.image.picture import square, upright
-from mmcl_fast.media.readers.video import gif
+from mmcl_fast.media.readers.image.pillow_image import square, upright
+from mmcl_fast.media.readers.video import gif_frames
 from mmcl_fast.media.source import Source, limit_seconds, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 
@@ -59,10 +59,10 @@ def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
                 f"each, {MOST_FRAMES} times that in all: shrink it or raise max_pixels"
             )
         if im.format == "GIF":
-            found = list(gif.frames(read_bytes(source)))
+            found = list(gif_frames.frames(read_bytes(source)))
             ends = _ends((frame.milliseconds for frame in found), spec)
             wanted = _wanted(ends, spec)
-            pictures = enumerate(gif.pictures(found, im.size))
+            pictures = enumerate(gif_frames.pictures(found, im.size))
             squares = {number: square(picture, spec, view) for number, picture in pictures if number in wanted}
         else:  # only decoding tells how long frames are shown
             squares = {}

@@ -11,9 +11,9 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp.views import View, region
 from mmcl_fast.media.readers.video.animation import STILL, animation, is_animation
-from mmcl_fast.media.readers.video.display import UPRIGHT, Turn, shape_of_pixels, turn_of
-from mmcl_fast.media.readers.video.frame_times import Clock, header_clock, packet_clock
-from mmcl_fast.media.readers.video.frames import OutOfOrderError, frames_of
+from mmcl_fast.media.readers.video.display_matrix import UPRIGHT, Turn, shape_of_pixels, turn_of
+from mmcl_fast.media.readers.video.frame_reader import OutOfOrderError, frames_of
+from mmcl_fast.media.readers.video.timeline import Clock, header_clock, packet_clock
 from mmcl_fast.media.readers.video.tracks import video_track
 from mmcl_fast.media.source import Source, head, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmcl_fast.media.clutter import is_clutter
+from mmcl_fast.media.system_files import is_clutter
 
 LEFT_BEHIND = (
     "@eaDir",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mmcl_fast.media.readers.audio.part import Part, part_of
+from mmcl_fast.media.readers.audio.file_part import Part, part_of
 from mmcl_fast.media.source import Source
 
 CHUNK = 1 << 22  # bytes read at once

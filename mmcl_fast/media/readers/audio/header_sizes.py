@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mmcl_fast.media.readers.audio.part import Part, part_of
+from mmcl_fast.media.readers.audio.file_part import Part, part_of
 from mmcl_fast.media.source import Source
 
 HEAD = 1 << 20  # bytes; the sound begins before, or its header is taken to be honest

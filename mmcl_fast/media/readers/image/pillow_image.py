@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.dsp import native
+from mmcl_fast.media.dsp import cpp_kernels
 from mmcl_fast.media.dsp.views import View, fit, region
-from mmcl_fast.media.readers.image import deep_picture, jpeg, png
+from mmcl_fast.media.readers.image import high_bit_depth, jpeg, png
 from mmcl_fast.media.readers.image.pillow_memory import planes
 from mmcl_fast.media.source import FORMATS, Source, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
@@ -32,7 +32,7 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         file = stack.enter_context(open_binary(source))
         if not whole and (small := _plain_jpeg(file, spec, view)) is not None:
             return small[None]
-        if (own := deep_picture.read(file, spec.max_pixels)) is not None:
+        if (own := high_bit_depth.read(file, spec.max_pixels)) is not None:
             return _fitted(own, spec, view)[None]
         file.seek(0)
         try:
@@ -53,9 +53,9 @@ def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> 
         im.load()
         if im.mode.startswith("I;16"):
             grey = np.asarray(im)[..., None]
-            return _fitted(deep_picture.on_white(grey, 65535, None), spec, view)[None]
+            return _fitted(high_bit_depth.on_white(grey, 65535, None), spec, view)[None]
         if im.mode in ("I", "F"):
-            raise MediaError(f"a picture of mode {im.mode} {deep_picture.NO_WHITE}")
+            raise MediaError(f"a picture of mode {im.mode} {high_bit_depth.NO_WHITE}")
         turned = upright(im)
         return square(turned, spec, view)[None]
 
@@ -69,7 +69,7 @@ def _spare(width: int, height: int, spec: VisualSpec, view: View) -> float:
 
 def _plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
     """The square of a JPEG that ``jpeg`` takes and that is not much too large, or None with the file at its start."""
-    if native.kernels() is not None and file.read(3) == jpeg.START:
+    if cpp_kernels.kernels() is not None and file.read(3) == jpeg.START:
         data = jpeg.START + file.read()
         size = jpeg.plain_size(data)
         if size and size[0] * size[1] <= spec.max_pixels and _spare(*size, spec, view) < 2:
@@ -107,7 +107,7 @@ def _fitted(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor:
 
 def _shrinks(width: int, height: int, spec: VisualSpec, view: View) -> bool:
     """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
-    return native.kernels() is not None or region(width, height, spec, view) == (0, 0, width, height)
+    return cpp_kernels.kernels() is not None or region(width, height, spec, view) == (0, 0, width, height)
 
 
 def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
@@ -115,9 +115,9 @@ def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
 
     Without the kernels all of the picture is shown, whatever the view.
     """
-    if native.squares(pixels):
+    if cpp_kernels.squares(pixels):
         box = region(pixels.shape[2], pixels.shape[1], spec, view)
-        return native.square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
+        return cpp_kernels.square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
     small = functional.interpolate(
         pixels[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
     )[0, :3]
@@ -199,9 +199,9 @@ def _deep_png(source: Source, im: ImageFile) -> np.ndarray:
     if values.shape[1::-1] != im.size:
         raise MediaError("a PNG whose header states another size than its pixels have: replace the file")
     samples = values.shape[2]
-    pixels = deep_picture.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
+    pixels = high_bit_depth.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
     if png.ORIENTATION in png.names_of(data):
-        pixels = deep_picture.turned(pixels, orientation_of(im))
+        pixels = high_bit_depth.turned(pixels, orientation_of(im))
     return np.ascontiguousarray(pixels)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.readers.video.frame_times import Clock, container_kind
+from mmcl_fast.media.readers.video.timeline import Clock, container_kind
 from mmcl_fast.media.readers.video.tracks import packets_of
 
 SEEK_FRAMES = 8  # a seek pays when it skips at least so many frames

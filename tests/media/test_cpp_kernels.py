@@ -16,12 +16,12 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import decode, default_spec
-from mmcl_fast.media.dsp import mel, native, views
+from mmcl_fast.media.dsp import cpp_kernels, mel, views
 from mmcl_fast.media.dsp.resample import resample
 from mmcl_fast.media.readers.audio import libsndfile as sound_file
-from mmcl_fast.media.readers.image import jpeg, picture
+from mmcl_fast.media.readers.image import jpeg, pillow_image
 
-pytestmark = pytest.mark.skipif(native.kernels() is None, reason="mmcl_fast._C was not compiled")
+pytestmark = pytest.mark.skipif(cpp_kernels.kernels() is None, reason="mmcl_fast._C was not compiled")
 SPEC = default_spec("audio")
 SHAPES = [
     {},
@@ -53,7 +53,7 @@ def plainly(monkeypatch):
 
     def run(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(native, "kernels", lambda: None)
+            patch.setattr(cpp_kernels, "kernels", lambda: None)
             return function(*args)
 
     return run
@@ -76,7 +76,7 @@ def test_mel(plainly, change, length):
 
 def test_mel_of_a_length_without_small_factors_is_torchs(plainly):
     spec, wave = replace(SPEC, n_fft=2 * 77, mels=16), noise(5000)
-    assert native.radices(77) is None
+    assert cpp_kernels.radices(77) is None
     assert torch.equal(mel.picture(wave, spec), plainly(mel.picture, wave, spec))
 
 
@@ -121,7 +121,7 @@ def test_normalise(plainly):
         noise(2, 1, 37, 37).flip(-1),
         noise(2, 3, 37, 37).transpose(2, 3),
     ):
-        assert native.normalises(given, torch.empty(2, 3, 37, 37))
+        assert cpp_kernels.normalises(given, torch.empty(2, 3, 37, 37))
         batch = torch.full((4, 2, 3, 37, 37), 9.0)
         close(
             views.normalise(given, spec, batch[1]),
@@ -143,10 +143,10 @@ def test_square(shape, size, method):
         left, top, right, bottom = box
         across = im.resize((size, height), way, box=(left, 0, right, height))  # Pillow 13 may begin with the columns
         want = np.array(across.resize((size, size), way, box=(0, top, size, bottom))).astype(int)
-        for given in (picture.planes(im), torch.from_numpy(pixels).permute(2, 0, 1)):
-            got = native.square(given, box, size, method == "bicubic", False)
+        for given in (pillow_image.planes(im), torch.from_numpy(pixels).permute(2, 0, 1)):
+            got = cpp_kernels.square(given, box, size, method == "bicubic", False)
             assert np.abs(got.permute(1, 2, 0).numpy() - want).max() <= 2
-            assert torch.equal(native.square(given, box, size, method == "bicubic", True), got.flip(-1))
+            assert torch.equal(cpp_kernels.square(given, box, size, method == "bicubic", True), got.flip(-1))
 
 
 def written(im: Image.Image, **options: object) -> bytes:
