@@ -28,9 +28,10 @@ Rounds = dict[str, list[float]]
 
 
 def check_rates(rounds: int, seconds: float) -> dict[str, Rounds]:
-    """Files a second of ``mmcl_fast.streams.check``, for each modality and all together."""
+    """Files a second of ``mmcl_fast.streams.file_check``, for each modality and all together."""
     from mmcl_fast import distributed
-    from mmcl_fast.streams import Sample, check
+    from mmcl_fast.streams import Sample
+    from mmcl_fast.streams.file_check import check_files
 
     rows = [json.loads(line) for line in (serve.ROOT / "demo/manifest.jsonl").read_text().splitlines()]
     samples = [
@@ -41,11 +42,11 @@ def check_rates(rounds: int, seconds: float) -> dict[str, Rounds]:
     kinds = {m: [s for s in samples if s.modality == m] for m in ("image", "video", "audio", "depth")}
     found: dict[str, Rounds] = {}
     for told in WAYS.values():  # start what starts workers, and import what decodes
-        check.faults([some[0] for some in kinds.values()], settings={"isolate": told == "1"})
+        check_files([some[0] for some in kinds.values()], settings={"isolate": told == "1"})
 
     def spent(some: list[Sample], told: str) -> float:
         begun = time.perf_counter()
-        faults = check.faults(some, workers=distributed.available_cores(), settings={"isolate": told == "1"})
+        faults = check_files(some, workers=distributed.available_cores(), settings={"isolate": told == "1"})
         assert not faults, faults[0]
         return time.perf_counter() - begun
 
@@ -67,10 +68,10 @@ def check_start(file: object, told: str) -> float:
     """Seconds that a new process takes to check one picture, imports left out."""
     code = (
         "import time, torch\n"
-        "from mmcl_fast import media; from mmcl_fast.streams import check\n"
+        "from mmcl_fast import media; from mmcl_fast.streams.file_check import check_files\n"
         "from mmcl_fast.streams import Sample\n"
         "begun = time.perf_counter()\n"
-        f"assert not check.faults([Sample('image', 'a', {str(file)!r}, None, 'train', 'a')], workers=2)\n"
+        f"assert not check_files([Sample('image', 'a', {str(file)!r}, None, 'train', 'a')], workers=2)\n"
         "print(time.perf_counter() - begun)\n"
     )
     env = os.environ | {"MMCL_FAST_ISOLATE": told}

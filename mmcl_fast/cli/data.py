@@ -54,9 +54,9 @@ def data_check(
     Example: `mmcl-fast data check demo/manifest.jsonl --out findings.jsonl`
     """
     from mmcl_fast import distributed, progress
-    from mmcl_fast.streams import check
+    from mmcl_fast.streams import file_check
+    from mmcl_fast.streams.data_check import survey
     from mmcl_fast.streams.findings import Findings
-    from mmcl_fast.streams.survey import survey
 
     found = Findings(collect=True)
     try:
@@ -69,8 +69,8 @@ def data_check(
         _say(found, out)
         _write(out, found)
         raise typer.Exit(2) from None
-    samples = check.samples_of(stream)
-    broken = check.faults(
+    samples = stream.samples
+    broken = file_check.check_files(
         samples, workers=workers or distributed.available_cores(), progress=progress.make(quiet), settings=settings
     )
     survey(stream, samples, broken, found)
@@ -133,8 +133,8 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
     """A stream with its broken files still in it, and the settings of a config's [media]; what else is wrong: found."""
     from mmcl_fast.media import MODALITIES
     from mmcl_fast.streams import Stream
-    from mmcl_fast.streams.sources.manifest import NAMES
-    from mmcl_fast.streams.sources.table import is_table
+    from mmcl_fast.streams.sources.manifest import MANIFEST_NAMES
+    from mmcl_fast.streams.sources.text_table import is_text_table
 
     if source.endswith(".toml"):
         from mmcl_fast.config import load as configs
@@ -151,14 +151,14 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
             raise UserError(f"{source}: {error.strerror}: make it readable or give another folder") from None
         if set(names) & set(MODALITIES):
             kind = "folder"
-        elif set(names) & set(NAMES):
+        elif set(names) & set(MANIFEST_NAMES):
             kind = "manifest"
         else:
             kind = next((k for k in ("tar", "table") if any(name.endswith(ENDINGS[k]) for name in names)), "folder")
     elif source.lower().endswith(TARS) or any(sign in source for sign in "{*?"):
         kind = "tar"
     elif os.path.exists(source):
-        kind = "table" if is_table(Path(source)) else "manifest"
+        kind = "table" if is_text_table(Path(source)) else "manifest"
     else:
         raise UserError(f"{source}: no such folder, manifest, table, tar or config")
     return getattr(Stream, f"from_{kind}")(source, keep_empty=True, findings=found), {}

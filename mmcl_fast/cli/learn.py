@@ -89,7 +89,7 @@ def train(
         again = ["mmcl-fast", *use.words(), "train", "--resume", str(out)]
         if not (out / "config.json").is_file():
             again = ["mmcl-fast", *use.words(), "train", config, "--out", str(out), *changes]
-        count = devices or (distributed.world_size() if distributed.PARENT in os.environ else 1)
+        count = devices or (distributed.world_size() if distributed.PARENT_PIPE in os.environ else 1)
         return shlex.join([*again, *(("--devices", str(count)) if count > 1 else ())])
 
     if devices is not None:
@@ -102,20 +102,20 @@ def train(
             words += [] if out == Path(config) and resume else ["--out", str(out)]
             raise typer.Exit(launch.run(words, devices, go_on))
     try:
-        distributed.start(settings.train.device)
+        distributed.init_process_group(settings.train.device)
         result = _learn(settings, out, resume, quiet or not distributed.is_main_process())
     except KeyboardInterrupt as stop:
         signum = getattr(stop, "signum", 2)
-        if not distributed.reports_fault(stop):
+        if not distributed.should_report(stop):
             raise typer.Exit(128 + signum) from None
         raise Stopped(f"go on with: {go_on()}", signum) from None
     except UserError as fault:
-        if not (debug or distributed.reports_fault(fault)):
+        if not (debug or distributed.should_report(fault)):
             raise typer.Exit(2) from None
         if isinstance(fault, distributed.PeerLost):
             raise RunError(f"{fault}: go on with: {go_on()}") from fault
         raise
-    distributed.stop()
+    distributed.destroy_process_group()
     if result is None:
         return
     from mmcl_fast import report
@@ -138,11 +138,10 @@ def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | N
     """What a run came to; None for a process that is not to speak of it."""
     from mmcl_fast import distributed, progress
     from mmcl_fast.runs import train as runs
-    from mmcl_fast.streams import broken_samples as broken
-    from mmcl_fast.streams import check
+    from mmcl_fast.streams import file_check
 
     display = progress.make(quiet)
-    with distributed.barrier_on_error():
+    with distributed.propagate_errors():
         going_on = runs.holds_run(out, resume)
         stream = runs.make_stream(settings, out if going_on else None)
         if not going_on:
@@ -150,12 +149,12 @@ def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | N
         if settings.stream.check and not going_on and distributed.is_main_process():
             workers, media = settings.train.workers, settings.media.model_dump()
             if settings.stream.on_broken == "skip":
-                stream = check.skip(stream, workers=workers, progress=display, settings=media)
+                stream = file_check.skip_broken_samples(stream, workers=workers, progress=display, settings=media)
             else:
-                check.require(stream, workers=workers, progress=display, settings=media)
+                file_check.require_readable_files(stream, workers=workers, progress=display, settings=media)
     skipped = distributed.broadcast_object(stream.skipped)
     if skipped and not stream.skipped:
-        stream = broken.without(stream, skipped)
+        stream = stream.without_broken(skipped)
     result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
     return result if distributed.is_main_process() else None
 

@@ -138,7 +138,7 @@ def _lines() -> Iterator[Path | Line]:
 
 def _below(folder: Path) -> Iterator[Path]:
     """All files below, then what can't be read, which is a fault when it is looked at."""
-    from mmcl_fast.streams.sources.walk import files_below
+    from mmcl_fast.streams.sources.folder_walk import walk_files
 
     unread: list[str] = []
 
@@ -146,7 +146,7 @@ def _below(folder: Path) -> Iterator[Path]:
         if kind in ("unreadable", "missing"):
             unread.append(path)
 
-    yield from map(Path, files_below(str(folder), note))
+    yield from map(Path, walk_files(str(folder), note))
     yield from map(Path, unread)
 
 

@@ -13,8 +13,8 @@ from mmcl_fast.config.load import Config
 from mmcl_fast.errors import RunError
 from mmcl_fast.report import page
 from mmcl_fast.runs import train as runs
-from mmcl_fast.streams import Stream, check
-from mmcl_fast.streams import broken_samples as broken
+from mmcl_fast.streams import Stream, file_check
+from mmcl_fast.streams.broken_samples import BrokenSample
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _finished(folder: Path) -> bool:
     return True
 
 
-def check_data(cells: Sequence[Cell], progress: Any = None) -> list[broken.Broken]:
+def check_data(cells: Sequence[Cell], progress: Any = None) -> list[BrokenSample]:
     """Decode every file once, for all cells that have not begun.
 
     Returns:
@@ -90,8 +90,8 @@ def check_data(cells: Sequence[Cell], progress: Any = None) -> list[broken.Broke
     config = new[0].config
     options = {"workers": config.train.workers, "progress": progress, "settings": config.media.model_dump()}
     if config.stream.on_broken == "skip":
-        return check.skip(runs.make_stream(config), **options).skipped
-    check.require(runs.make_stream(config), **options)
+        return file_check.skip_broken_samples(runs.make_stream(config), **options).skipped
+    file_check.require_readable_files(runs.make_stream(config), **options)
     return []
 
 

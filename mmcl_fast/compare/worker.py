@@ -26,7 +26,7 @@ from mmcl_fast.config import load as configs
 from mmcl_fast.errors import UserError
 from mmcl_fast.runs import train as runs
 from mmcl_fast.runs.task_checkpoints import Stop
-from mmcl_fast.streams import broken_samples as broken
+from mmcl_fast.streams.broken_samples import BrokenSample
 
 EVERY = 0.2  # seconds between two lines about the same phase
 
@@ -81,7 +81,7 @@ def learn(job: dict[str, Any], events: TextIO) -> str | None:
         config = configs.build(job["config"], str(folder))
         stream = runs.make_stream(config, folder)
         if job["skipped"] and not runs.holds_run(folder, resume=True):
-            stream = broken.without(stream, [broken.Broken(**sample) for sample in job["skipped"]])
+            stream = stream.without_broken([BrokenSample(**sample) for sample in job["skipped"]])
         runs.train(config, folder, resume=True, progress=Told(events, folder, len(stream)), stream=stream)
     except UserError as fault:
         return str(fault)
@@ -96,7 +96,7 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     use.load()
-    distributed.start("cpu")  # watches the sweep: this process ends with it
+    distributed.exit_with_parent()
     for line in sys.stdin:
         job = json.loads(line)
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

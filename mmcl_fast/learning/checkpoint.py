@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmcl_fast import atomic_files as files
 from mmcl_fast.errors import RunError
-from mmcl_fast.streams.names import naming
+from mmcl_fast.streams.name_forms import name_normalizer
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
@@ -208,7 +208,7 @@ def class_names(
 
     Checkpoints may be older than that form: a Mac wrote the names of its folders otherwise.
     """
-    named = naming([(modality, name) for modality, name in keys])
+    named = name_normalizer([(modality, name) for modality, name in keys])
     renamed = [
         {
             **task,

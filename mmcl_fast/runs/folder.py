@@ -15,7 +15,7 @@ from mmcl_fast import distributed
 from mmcl_fast.config.load import recorded
 from mmcl_fast.errors import RunError
 from mmcl_fast.media.spec import OF_WORKERS
-from mmcl_fast.streams import broken_samples as broken
+from mmcl_fast.streams.broken_samples import broken_samples_to_jsonl
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def begin(out: Path, settings: dict[str, Any], stream: Stream) -> None:
     """Write what is fixed from the start; what is there stays as it is."""
     if not (out / "config.json").exists():
         if stream.skipped or (out / SKIPPED).exists():  # one of a run stopped before its config.json
-            files.replace(out / SKIPPED, broken.to_jsonl(stream.skipped).encode())
+            files.replace(out / SKIPPED, broken_samples_to_jsonl(stream.skipped).encode())
         files.write_json(out / "config.json", settings)
     if not (out / "environment.json").exists():
         files.write_json(out / "environment.json", environment())

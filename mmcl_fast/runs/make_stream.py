@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.runs.folder import SKIPPED
-from mmcl_fast.streams import broken_samples as broken
+from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sources import known
 from mmcl_fast.streams.stream import Stream
@@ -26,7 +26,7 @@ def make_stream(config: Config, run: Path | None = None, *, findings: Findings |
     stream = _described(config, findings)
     if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
         return stream
-    return broken.without(stream, broken.read(run / SKIPPED))
+    return stream.without_broken(read_broken_samples(run / SKIPPED))
 
 
 def _described(config: Config, findings: Findings | None) -> Stream:
@@ -58,7 +58,7 @@ def _described(config: Config, findings: Findings | None) -> Stream:
     if s.source == "known":
         if s.path is not None:
             raise ConfigError('stream.path: not read where source = "known"; give stream.datasets.<modality>.path')
-        return Stream.from_known(known.chosen(s.datasets.model_dump(), config.media.depth_kind), **options)
+        return Stream.from_known(known.datasets_from_config(s.datasets.model_dump(), config.media.depth_kind), **options)
     if s.path is None:
         raise ConfigError(f"stream.path: missing; source = {s.source!r} needs the path of its {s.source}")
     options |= {name: getattr(s, name) for name in COLUMNS.get(s.source, ())}

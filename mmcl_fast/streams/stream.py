@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.broken_samples import BrokenSample
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.names import canonical
-from mmcl_fast.streams.order import arrange, chunk
-from mmcl_fast.streams.sample import ClassId, Sample, Task
-from mmcl_fast.streams.scenario import narrow
-from mmcl_fast.streams.validate import check_task, validate, validate_content
-
-if TYPE_CHECKING:
-    from mmcl_fast.streams.broken_samples import Broken
+from mmcl_fast.streams.name_forms import normalize_name
+from mmcl_fast.streams.sample import SPLITS, ClassId, Sample, Task
+from mmcl_fast.streams.selection import select_samples
+from mmcl_fast.streams.task_order import order_tasks, split_classes
+from mmcl_fast.streams.validate import check_equal_content, check_task, validate_samples
 
 
 class Stream:
@@ -31,7 +30,7 @@ class Stream:
     Args:
         classes_per_task: classes of one modality in a task; None: one task per modality.
         order: ``blocks``, ``random``, ``interleaved`` or a list such as ``["image:0", "audio:0", "image:1"]``; see
-            ``streams.order``.
+            ``streams.task_order``.
         modalities: only these, in this order; None: all.
         late: the modality whose tasks come after all others.
         share: by modality, the part of each class's training samples that is used, for unbalanced modalities.
@@ -55,7 +54,7 @@ class Stream:
         modalities: in order of appearance.
         root: the folder that the keys are relative to.
         official: whether the splits are those of known datasets, so that equal contents in two of them stay.
-        skipped: samples that were left out because they do not decode (``streams.broken``).
+        skipped: samples that were left out because they do not decode (``streams.broken_samples``).
         findings: what was found while reading and stops nothing, such as members of a tar that are part of no sample.
         unused_texts: ``(modality, name)`` of the class texts that were given for no class of the stream.
         without_text: ``(modality, name)`` of the classes that no class text was given for.
@@ -87,31 +86,31 @@ class Stream:
             raise StreamError(f"validation = {validation}: give a share from 0 up to, not with, 1")
         found = Findings() if findings is None else findings
         try:
-            samples = narrow(samples, modalities, share or {}, seed)
+            samples = select_samples(samples, modalities, share or {}, seed)
         except StreamError:
             found.settle()  # a modality may be missing because its folder is at fault
             raise
         samples, self._spelt = _named(samples, found)
         labels = dict.fromkeys((sample.modality, sample.label) for sample in samples)
-        samples = validate(samples, root, found, keep_empty=keep_empty)
+        samples = validate_samples(samples, root, found, keep_empty=keep_empty)
         if check and not official:
-            validate_content(samples, found)
+            check_equal_content(samples, found)
         found.settle()
         self.root, self.official, self.findings = root, official, found
-        self.skipped: list[Broken] = []
+        self.skipped: list[BrokenSample] = []
         self.shared_classes = shared_classes
         self._yielded = 0
         groups = _group(samples, task_names, classes_per_task, shuffle_classes, seed)
         names: dict[str, list[str]] = {}
         for modality, name in groups:
             names.setdefault(modality, []).append(name)
-        texts = {(modality, canonical(label)): text for (modality, label), text in (class_texts or {}).items()}
+        texts = {(modality, normalize_name(label)): text for (modality, label), text in (class_texts or {}).items()}
         self.unused_texts = [own for own in texts if own not in labels]
         self.without_text = [own for own in labels if own not in texts]
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
         first: dict[str, ClassId] = {}
-        for index, (modality, name) in enumerate(arrange(names, order, seed, late)):
+        for index, (modality, name) in enumerate(order_tasks(names, order, seed, late)):
             members = groups[modality, name]
             check_task(name, members, root, found)
             ids = []
@@ -190,9 +189,9 @@ class Stream:
 
         Tasks take the classes in sorted order. Raises StreamError naming the file and the line or row.
         """
-        from mmcl_fast.streams.sources.table import read_table
+        from mmcl_fast.streams.sources.text_table import read_text_table
 
-        read = read_table(Path(path), findings, text=text, label=label, split=split, header=header)
+        read = read_text_table(Path(path), findings, text=text, label=label, split=split, header=header)
         return cls(**read, **options)
 
     @classmethod
@@ -246,6 +245,19 @@ class Stream:
 
         return cls.from_manifest(find_demo(root), **options)
 
+    def without_broken(self, broken: Sequence[BrokenSample]) -> Stream:
+        """Return a stream of the same tasks without these samples. Its ``skipped`` lists them.
+
+        Raises:
+            StreamError: a class would lose its last training or test file, or a task its last validation file.
+        """
+        reasons = {sample.key: sample.reason for sample in broken}
+        out = copy.copy(self)
+        out.__dict__.pop("fingerprint", None)  # the cached one still counts the broken samples
+        out.skipped = [*self.skipped, *broken]
+        out.tasks = [_without(task, reasons, self.root) for task in self.tasks]
+        return out
+
     def __len__(self) -> int:
         return len(self.tasks)
 
@@ -262,6 +274,11 @@ class Stream:
     def seen(self) -> list[Task]:
         """The tasks that the iteration under way (or the last one) has yielded."""
         return self.tasks[: self._yielded]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Every sample of every task: its training, then its validation, then its test samples."""
+        return [sample for task in self.tasks for split in SPLITS for sample in task.split(split)]
 
     @property
     def modalities(self) -> list[str]:
@@ -297,7 +314,7 @@ def _named(samples: Sequence[Sample], found: Findings) -> tuple[Sequence[Sample]
     """With class names in their canonical form; and how classes are spelt that have one other spelling."""
     spelt: dict[ClassId, set[str]] = {}
     for modality, label in dict.fromkeys((sample.modality, sample.label) for sample in samples):
-        spelt.setdefault((modality, canonical(label)), set()).add(label)
+        spelt.setdefault((modality, normalize_name(label)), set()).add(label)
     for (modality, label), forms in spelt.items():
         if len(forms) > 1:
             line = f"class {label!r} of {modality}: spelt in two Unicode forms (NFC and NFD), which are one class"
@@ -305,7 +322,7 @@ def _named(samples: Sequence[Sample], found: Findings) -> tuple[Sequence[Sample]
     if all(forms == {label} for (_, label), forms in spelt.items()):
         return samples, {}
     others = {own: next(iter(forms)) for own, forms in spelt.items() if len(forms) == 1 and own[1] not in forms}
-    return [replace(sample, label=canonical(sample.label)) for sample in samples], others
+    return [replace(sample, label=normalize_name(sample.label)) for sample in samples], others
 
 
 def _group(
@@ -323,7 +340,7 @@ def _group(
     for sample in samples:
         by_class.setdefault(sample.modality, {}).setdefault(sample.label, []).append(sample)
     for modality, classes in by_class.items():
-        chunks = chunk(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)
+        chunks = split_classes(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)
         for i, labels in enumerate(chunks):
             groups[modality, f"{modality}-{i}"] = [sample for label in labels for sample in classes[label]]
     return groups
@@ -354,3 +371,23 @@ def _hold_out(samples: list[Sample], share: float, seed: int) -> list[Sample]:
         train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
         moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
     return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]
+
+
+def _without(task: Task, reasons: Mapping[str, str], root: Path) -> Task:
+    """The task without the samples in ``reasons``: key -> why a sample does not decode."""
+    out = replace(task, _samples=tuple(s for s in task._samples if s.key not in reasons))
+    remaining = {(s.label, s.split) for s in out._samples}
+    for sample in task._samples:
+        if sample.split != "val" and (sample.label, sample.split) not in remaining:
+            word = "training" if sample.split == "train" else sample.split
+            last = [s for s in task._samples if (s.label, s.split) == (sample.label, sample.split)][-1]
+            raise StreamError(
+                f"{root}: class {sample.label!r} of {task.modality} has no {word} file left, for "
+                f"none decodes ({reasons[last.key]}): mend them, or remove the class"
+            )
+    if task.val and not out.val:
+        raise StreamError(
+            f"{root}: task {task.name!r} has no validation file left, for none decodes "
+            f"({reasons[task.val[0].key]}): mend them, or remove them all"
+        )
+    return out

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.media.formats import ENDINGS
+from mmcl_fast.media.registry import BUILT_IN, MODALITIES
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
-from mmcl_fast.media.spec import BUILT_IN, MODALITIES
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.names import folded
+from mmcl_fast.streams.name_forms import fold_name
 from mmcl_fast.streams.sample import SPLITS, Sample
 
 HEAD = 1 << 12  # bytes in which most files of one size differ
@@ -31,7 +31,7 @@ def check_split(name: str, where: str) -> None:
         raise StreamError(f"{where}: unknown split {name!r}{meant(name, SPLITS)}: use {', '.join(SPLITS)}")
 
 
-def check_words(text: str, where: str) -> None:
+def check_characters(text: str, where: str) -> None:
     """Refuses what neither a name nor a sentence can hold; ``where`` names the field."""
     if "\0" in text:
         raise StreamError(f"{where} holds a zero byte: correct it")
@@ -84,7 +84,9 @@ def check_file(path: Path | str | Slice, modality: str, where: str, *, empty: bo
     return stat.st_dev, stat.st_ino, path.offset if isinstance(path, Slice) else 0
 
 
-def validate(samples: Sequence[Sample], root: Path, found: Findings, *, keep_empty: bool = False) -> list[Sample]:
+def validate_samples(
+    samples: Sequence[Sample], root: Path, found: Findings, *, keep_empty: bool = False
+) -> list[Sample]:
     """The samples that are not at fault. Finds files at fault, and splits and classes that can't be learned or tested.
 
     Raises:
@@ -104,7 +106,7 @@ def validate(samples: Sequence[Sample], root: Path, found: Findings, *, keep_emp
             else:
                 other = files.setdefault(identity, sample)
                 if other.split != sample.split:
-                    _add(found, "equal-in-splits", shared(other, sample, "one file in"), sample, other)
+                    _add(found, "equal-in-splits", overlap_message(other, sample, "one file in"), sample, other)
         if fault is None:
             kept.append(sample)
         else:
@@ -131,12 +133,12 @@ def check_classes(samples: Sequence[Sample], root: Path, found: Findings) -> Non
     held: dict[tuple[str, str], set[str]] = {}
     for sample in samples:
         held.setdefault((sample.modality, sample.label), set()).add(sample.split)
-    learned = {(modality, folded(label)): label for (modality, label), splits in held.items() if "train" in splits}
+    learned = {(modality, fold_name(label)): label for (modality, label), splits in held.items() if "train" in splits}
     for (modality, label), splits in held.items():
         if "train" not in splits:
             advice = "add some under its train split or remove the class"
-            if (modality, folded(label)) in learned:
-                advice = f"give it and {learned[modality, folded(label)]!r} one name"
+            if (modality, fold_name(label)) in learned:
+                advice = f"give it and {learned[modality, fold_name(label)]!r} one name"
             line = f"{root}: class {label!r} of {modality} has no training file: {advice}"
             found.add("no-training-file", line, modality=modality, split="train", label=label)
     for modality in dict.fromkeys(modality for modality, _ in held):
@@ -145,7 +147,7 @@ def check_classes(samples: Sequence[Sample], root: Path, found: Findings) -> Non
             found.add("no-test-split", line, modality=modality, split="test")
 
 
-def validate_content(samples: Sequence[Sample], found: Findings | None = None) -> None:
+def check_equal_content(samples: Sequence[Sample], found: Findings | None = None) -> None:
     """Finds equal content in two splits. Reads only files whose sizes agree, in splits that differ.
 
     Raises:
@@ -153,14 +155,14 @@ def validate_content(samples: Sequence[Sample], found: Findings | None = None) -
     """
     alone = found is None
     found = Findings() if found is None else found
-    for one, *others in same_content(samples, lambda sample: sample.split):
+    for one, *others in group_equal_content(samples, lambda sample: sample.split):
         other = next(sample for sample in others if sample.split != one.split)
-        _add(found, "equal-in-splits", shared(one, other, "equal content in"), one, *others)
+        _add(found, "equal-in-splits", overlap_message(one, other, "equal content in"), one, *others)
     if alone:
         found.settle()
 
 
-def same_content(samples: Iterable[Sample], apart: Callable[[Sample], object]) -> Iterator[list[Sample]]:
+def group_equal_content(samples: Iterable[Sample], apart: Callable[[Sample], object]) -> Iterator[list[Sample]]:
     """Groups of samples of one modality with equal content, of two or more values of ``apart``.
 
     Reads only files whose sizes agree, and whole only those whose first bytes do. A file that can't be read is in no
@@ -182,7 +184,7 @@ def same_content(samples: Iterable[Sample], apart: Callable[[Sample], object]) -
             yield from alike(head, lambda s: _digest(s.path))
 
 
-def shared(a: Sample, b: Sample, what: str) -> str:
+def overlap_message(a: Sample, b: Sample, what: str) -> str:
     """Line of a finding: two samples of two splits are one file, or have equal content."""
     return f"{b.key}: {what} the {a.split} split ({a.key}) and the {b.split} split: keep it in one of them"
 

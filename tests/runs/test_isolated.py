@@ -10,11 +10,10 @@ import pytest
 from mmcl_fast import plugins as use
 from mmcl_fast.errors import MediaError
 from mmcl_fast.learning import Learner, Line
-from mmcl_fast.media import custom as own
-from mmcl_fast.media import spec
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.isolation import process
-from mmcl_fast.streams import Stream, check
+from mmcl_fast.media.registry import REGISTRY
+from mmcl_fast.streams import Stream, file_check
 from tests.media.originals import originals
 from tests.media.test_isolation import PLANTED
 from tests.toy import write_folder
@@ -67,22 +66,19 @@ def killing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     yield root, bad
     process.fork_server().close()
     sys.modules.pop("planted", None)
-    for names in (spec.MODALITIES, spec.VISUAL, own.READERS):
-        names.remove("planted") if isinstance(names, list) else names.pop("planted")
+    REGISTRY.unregister("planted")
 
 
 def test_a_killing_file_is_named_before_anything_is_learned(killing) -> None:
     root, bad = killing
     settings = {"max_decode_wait": 3.0, "max_pixels": 10_000}
     stream = Stream.from_folder(root)
-    found = check.faults(check.samples_of(stream), workers=2, settings=settings)
+    found = file_check.check_files(stream.samples, workers=2, settings=settings)
     assert [broken.path for broken in found] == [str(bad[0]), str(bad[1])]
     assert found[0].reason == f"{bad[0]}: the decoder died (SIGABRT) on this file: convert it or leave it out"
     assert "took more than 3 s on this file" in found[1].reason and "max_decode_wait" in found[1].reason
     with pytest.raises(MediaError, match=r"1\.txt: the decoder died \(SIGABRT\).*1 more"):
-        check.require(stream, settings=settings)
-    kept = check.skip(Stream.from_folder(root, check=False), settings=settings)
+        file_check.require_readable_files(stream, settings=settings)
+    kept = file_check.skip_broken_samples(Stream.from_folder(root, check=False), settings=settings)
     assert [sample.path for sample in kept.skipped] == [str(path) for path in bad]
-    assert {s.key for s in check.samples_of(stream)} - {s.key for s in check.samples_of(kept)} == {
-        sample.key for sample in kept.skipped
-    }
+    assert {s.key for s in stream.samples} - {s.key for s in kept.samples} == {sample.key for sample in kept.skipped}

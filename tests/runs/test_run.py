@@ -9,7 +9,7 @@ from mmcl_fast.errors import EncoderError, RunError, UserError
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.runs import train as run
-from mmcl_fast.streams import broken_samples as broken
+from mmcl_fast.streams.broken_samples import BrokenSample, broken_samples_to_jsonl
 from tests.toy import ToyEncoder, write_folder
 
 OPTIONS = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}
@@ -203,7 +203,7 @@ def test_a_list_of_skipped_samples_counts_with_its_config_only(config, tmp_path)
     stream = run.make_stream(config("zero_shot", {}))
     sample = stream[0].train[0]
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / run.SKIPPED).write_text(broken.to_jsonl([broken.Broken.of(sample, "broken")]))
+    (tmp_path / "run" / run.SKIPPED).write_text(broken_samples_to_jsonl([BrokenSample.from_error(sample, "broken")]))
     run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
     assert run.make_stream(config("zero_shot", {}), tmp_path / "run").fingerprint == stream.fingerprint
     assert not any("do not decode" in note for note in summary(tmp_path / "run")["notes"])

@@ -13,7 +13,7 @@ from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.learning import Learner
 from mmcl_fast.runs.train import make_stream
 from mmcl_fast.streams import Stream
-from tests.streams.test_tables import save
+from tests.streams.sources.test_text_table import save
 from tests.toy import ToyEncoder, write_folder
 
 

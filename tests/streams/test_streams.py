@@ -227,7 +227,7 @@ def test_demo(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert Stream.demo().fingerprint == fingerprint
     monkeypatch.chdir(tmp_path / "demo")
-    monkeypatch.setattr("mmcl_fast.streams.sources.demo.__file__", str(tmp_path / "a" / "b" / "c" / "demo.py"))
+    monkeypatch.setattr("mmcl_fast.streams.sources.demo.__file__", str(tmp_path / "a" / "b" / "c" / "d" / "demo.py"))
     with pytest.raises(StreamError, match="run from a checkout, or set MMCL_FAST_DEMO"):
         Stream.demo()
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.sources.row import Choice, Row, chosen
-from mmcl_fast.streams.sources.text_file import MARK, not_text, open_text
+from mmcl_fast.streams.sources.table_row import ColumnChoice, TableRow, select_columns
+from mmcl_fast.streams.sources.text_file import MARK, not_text_error, open_text
 
 FIELD = 1 << 26  # characters in one field
 HEAD = 50  # records that are looked at to find the separator
@@ -29,7 +29,7 @@ _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"(?=\t|\Z)')
 Records = Iterator[tuple[int, list[str]]]  # number of the first line, fields
 
 
-def read_separated(path: Path, header: bool, wanted: Choice | None) -> Iterator[Row]:
+def read_delimited(path: Path, header: bool, wanted: ColumnChoice | None) -> Iterator[TableRow]:
     """The rows; blank ones are passed over. Raises OSError, and StreamError naming file and line."""
     separator, skipped = _separator(path, header, wanted)
     names: list[str] | None = None
@@ -40,13 +40,13 @@ def read_separated(path: Path, header: bool, wanted: Choice | None) -> Iterator[
         if names is None:
             names = _names(fields, header)
             advice = ", or say header = false where the first line is a row" if header else ""
-            asked = set(chosen(names, wanted, where, advice))
+            asked = set(select_columns(names, wanted, where, advice))
             if header:
                 continue
         row = _fitted(fields, len(names))
         if row is None:
             raise StreamError(_misfit(where, len(fields), len(names), separator))
-        yield Row(where, number, {name: field for name, field in zip(names, row) if name in asked})
+        yield TableRow(where, number, {name: field for name, field in zip(names, row) if name in asked})
 
 
 def _misfit(where: str, count: int, expected: int, separator: str) -> str:
@@ -74,7 +74,7 @@ def _fitted(fields: list[str], count: int) -> list[str] | None:
     return fields[:count]
 
 
-def _separator(path: Path, header: bool, wanted: Choice | None) -> tuple[str, int]:
+def _separator(path: Path, header: bool, wanted: ColumnChoice | None) -> tuple[str, int]:
     """The separator, and the number of lines before the header: 1 where Excel's ``sep=;`` stands there.
 
     It is the first one whose columns are the wanted ones and whose records are equally long; by default commas in CSV.
@@ -100,7 +100,7 @@ def _separator(path: Path, header: bool, wanted: Choice | None) -> tuple[str, in
     return best, 0
 
 
-def _fits(names: list[str], wanted: Choice | None) -> bool:
+def _fits(names: list[str], wanted: ColumnChoice | None) -> bool:
     try:
         return wanted is None or bool(wanted(names))
     except StreamError:
@@ -111,7 +111,7 @@ def _start(path: Path, file: IO[str]) -> str:
     try:
         return file.readline(64)
     except UnicodeDecodeError:
-        raise not_text(path) from None
+        raise not_text_error(path) from None
 
 
 def _head(path: Path, separator: str) -> list[list[str]]:
@@ -136,7 +136,7 @@ def _records(path: Path, separator: str, skipped: int) -> Records:
                     fields[0] = fields[0].lstrip(MARK)
                 yield number + skipped, fields
         except UnicodeDecodeError:
-            raise not_text(path) from None
+            raise not_text_error(path) from None
 
 
 def _csv_records(path: Path, file: IO[str], separator: str, skipped: int) -> Records:

@@ -15,13 +15,14 @@ from typing import Any
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.formats import ENDINGS
-from mmcl_fast.media.spec import MODALITIES
-from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.media.registry import MODALITIES
+from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.names import canonical
+from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
-from mmcl_fast.streams.sources.table import rename, split_samples
-from mmcl_fast.streams.sources.walk import Note, files_below, plain_files, subfolders
+from mmcl_fast.streams.sources.folder_walk import Note, list_files, list_subfolders, walk_files
+from mmcl_fast.streams.sources.label_names import name_labels
+from mmcl_fast.streams.sources.text_table import read_split_tables
 from mmcl_fast.streams.validate import check_modality, check_split
 
 SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}  # one of them: splits, not classes
@@ -70,8 +71,8 @@ def read_folder(
         refused = False
         if modality == "text":
             try:
-                rows = split_samples(root / modality, root, text, label, header, found)
-                own += rename(rows, root / modality, texts)
+                rows = read_split_tables(root / modality, root, text, label, header, found)
+                own += name_labels(rows, root / modality, texts)
             except StreamError as error:
                 found.add("unreadable", error, modality=modality, path=str(root / modality))
                 refused = True
@@ -89,17 +90,17 @@ class Place:
         self.passed_over: list[str] = []
 
     def folders(self, path: Path, split: str = "") -> list[str]:
-        return subfolders(str(path), self._note(split, ""), str(self.root))
+        return list_subfolders(str(path), self._note(split, ""), str(self.root))
 
     def files(self, path: Path, split: str, label: str) -> list[str]:
         """All below, as keys: relative to ``root``."""
         place, key = str(path), path.relative_to(self.root).as_posix()
-        files = files_below(place, self._note(split, label), str(self.root))
+        files = walk_files(place, self._note(split, label), str(self.root))
         return sorted(key + file[len(place) :].replace(os.sep, "/") for file in files)
 
     def beside(self, path: Path, split: str = "") -> None:
         """Media files beside the class folders in ``path``, which are in no class."""
-        for name in plain_files(str(path), lambda *_: None):
+        for name in list_files(str(path), lambda *_: None):
             stem, _, ending = name.lower().rpartition(".")
             if self.modality in ENDINGS.get(ending, ()) and not stem.startswith(ABOUT):
                 line = f"{path / name}: lies beside the class folders and is left out: move it into one of them"
@@ -162,7 +163,9 @@ def _held_out(place: Place, folders: list[str]) -> list[Sample]:
     """The samples of ``root/<modality>/<class>/files``. Folders that spell one name in two ways are one class."""
     labels: dict[str, dict[str, str]] = {}  # canonical name -> key -> name of the folder
     for name in folders:
-        labels.setdefault(canonical(name), {}).update(dict.fromkeys(place.files(place.path / name, "", name), name))
+        labels.setdefault(normalize_name(name), {}).update(
+            dict.fromkeys(place.files(place.path / name, "", name), name)
+        )
     out = []
     for label, keys in labels.items():
         if len(keys) < 2:

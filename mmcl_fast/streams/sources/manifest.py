@@ -16,29 +16,31 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError, meant
-from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.names import canonical
+from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import ClassId, Sample
-from mmcl_fast.streams.sources.labels import MISSING
-from mmcl_fast.streams.sources.paths import ManifestFolder
-from mmcl_fast.streams.sources.row import Row
-from mmcl_fast.streams.sources.rows import read_rows
-from mmcl_fast.streams.validate import check_file, check_modality, check_split, check_words
+from mmcl_fast.streams.sources.label_names import MISSING_VALUES
+from mmcl_fast.streams.sources.manifest_paths import ManifestFolder
+from mmcl_fast.streams.sources.table_reader import read_table_rows
+from mmcl_fast.streams.sources.table_row import TableRow
+from mmcl_fast.streams.validate import check_characters, check_file, check_modality, check_split
 
 FIELDS = ("path", "text", "modality", "label", "split", "task", "id")
-NAMES = tuple(f"manifest{ending}" for ending in (".jsonl", ".parquet", ".csv", ".tsv"))  # of a manifest in a folder
+MANIFEST_NAMES = tuple(
+    f"manifest{ending}" for ending in (".jsonl", ".parquet", ".csv", ".tsv")
+)  # of a manifest in a folder
 _NEEDED = ("modality", "label", "split")
 
 
 def read_manifest(path: Path, found: Findings | None = None) -> dict[str, Any]:
     """Arguments of ``Stream``. Raises StreamError naming the manifest and the line, unless ``found`` collects."""
     if path.is_dir():
-        path = next((path / name for name in NAMES if (path / name).is_file()), path / NAMES[0])
+        path = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
     found = Findings() if found is None else found
     manifest = _Manifest(path)
     texts = read_class_texts(manifest.folder.path)
-    for row in read_rows(path, wanted=manifest.columns):
+    for row in read_table_rows(path, wanted=manifest.columns):
         try:
             manifest.add(row, texts)
         except StreamError as error:
@@ -77,10 +79,10 @@ class _Manifest:
                 raise StreamError(f"{self.path}: no column {field!r}{meant(field, others)} among {listed}: add it")
         return [name for name in FIELDS if name in names]
 
-    def add(self, row: Row, texts: Mapping[ClassId, str]) -> None:
+    def add(self, row: TableRow, texts: Mapping[ClassId, str]) -> None:
         """Raises StreamError for a row at fault; ``texts`` are those of classes.json."""
         record = _record(row, self.cells)
-        if record["label"] in MISSING and (record["modality"], record["label"]) not in texts:
+        if record["label"] in MISSING_VALUES and (record["modality"], record["label"]) not in texts:
             raise StreamError(
                 f"{row.where}: the label {record['label']!r} stands for no value: write the class's name; if it is a "
                 "class, give its text in classes.json"
@@ -115,10 +117,10 @@ class _Manifest:
                 raise StreamError(f"{where}: 'text' is for modality text, not {modality}: give a 'path'")
             digest = hashlib.sha256("\0".join((label, record["text"])).encode()).hexdigest()[:20]
             return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"))
-        place = self.folder.find(record["path"], where)
+        place = self.folder.locate(record["path"], where)
         file = self.folder.path / place
         identity = check_file(file, modality, f"{where}: path {record['path']!r}", empty=True)
-        line = self._files.setdefault((canonical(place).casefold(), identity), number)
+        line = self._files.setdefault((normalize_name(place).casefold(), identity), number)
         if line != number and "id" not in record and place not in self._keys:  # a file system that ignores case
             raise StreamError(
                 f"{where}: path {record['path']!r} is the file on {self.unit} {line}: keep one of the two {self.unit}s"
@@ -126,7 +128,7 @@ class _Manifest:
         return Sample(modality, label, file, None, split, record.get("id", place))
 
 
-def _record(row: Row, cells: bool) -> dict[str, str]:
+def _record(row: TableRow, cells: bool) -> dict[str, str]:
     """The fields that have a value; ``cells``: an empty string is none."""
     where = row.where
     record = {name: value for name, value in row.values.items() if not _is_missing(value) and (value or not cells)}
@@ -138,7 +140,7 @@ def _record(row: Row, cells: bool) -> dict[str, str]:
             said = "" if isinstance(value, str) else f", not {type(value).__name__}"
             hint = ": write the class's name" if field == "label" else ""
             raise StreamError(f"{where}: {field!r} must be a string that is not empty{said}{hint}")
-        check_words(record.get(field, ""), f"{where}: {field!r}")
+        check_characters(record.get(field, ""), f"{where}: {field!r}")
         if field in record and field not in ("path", "text"):
             record[field] = record[field].strip()
     for field in _NEEDED:

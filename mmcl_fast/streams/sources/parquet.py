@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.sources.row import Choice, Row, chosen
+from mmcl_fast.streams.sources.table_row import ColumnChoice, TableRow, select_columns
 
 if TYPE_CHECKING:
     import pyarrow
@@ -19,7 +19,7 @@ FILES = "save the media as files with a manifest, or as tars"
 Reader = Callable[[Any, str], Any]  # a value and where it stands -> the value to use
 
 
-def read_parquet(path: Path, wanted: Choice | None) -> Iterator[Row]:
+def read_parquet(path: Path, wanted: ColumnChoice | None) -> Iterator[TableRow]:
     """The rows, a batch of a row group at a time; a null is None.
 
     Strings, whole numbers, floats, decimals and booleans are read, whether plain or as categories; bytes are read as
@@ -47,13 +47,13 @@ def read_parquet(path: Path, wanted: Choice | None) -> Iterator[Row]:
                         name: None if value is None else readers[name](value, where)
                         for name, value in zip(names, values)
                     }
-                    yield Row(where, number, row)
+                    yield TableRow(where, number, row)
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise StreamError(f"{path}: not readable as Parquet ({reason}): write the file again") from None
 
 
-def columns_of(path: Path) -> list[str]:
+def parquet_columns(path: Path) -> list[str]:
     """The names of a Parquet file's columns; none where it can't be read."""
     try:
         import pyarrow
@@ -67,9 +67,9 @@ def columns_of(path: Path) -> list[str]:
         return []
 
 
-def _chosen(path: Path, schema: pyarrow.Schema, choice: Choice) -> list[str]:
+def _chosen(path: Path, schema: pyarrow.Schema, choice: ColumnChoice) -> list[str]:
     try:
-        return chosen(schema.names, choice, str(path), "")
+        return select_columns(schema.names, choice, str(path), "")
     except StreamError:
         media = next((field for field in schema if _holds_media(field.type)), None)
         if media is None:
@@ -84,7 +84,7 @@ def _holds_media(kind: pyarrow.DataType) -> bool:
     return str(kind).startswith("struct<") and "bytes: " in str(kind)
 
 
-def _all_simple(schema: pyarrow.Schema) -> Choice:
+def _all_simple(schema: pyarrow.Schema) -> ColumnChoice:
     return lambda names: [name for name in names if name and names.count(name) == 1 and _kind(schema.field(name).type)]
 
 

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.media.spec import MODALITIES
-from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.media.registry import MODALITIES
+from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
-from mmcl_fast.streams.sources.labels import rename
-from mmcl_fast.streams.sources.shard import LeftOut, Shard
-from mmcl_fast.streams.sources.walk import files_below
+from mmcl_fast.streams.sources.folder_walk import walk_files
+from mmcl_fast.streams.sources.label_names import name_labels
+from mmcl_fast.streams.sources.tar_shard import TarShard, UnusedMembers
 from mmcl_fast.streams.validate import check_split
 
 MOST = 100_000  # tars
@@ -40,17 +40,17 @@ def read_tars(
     for split, pattern in stated:
         if split is not None:
             check_split(split, f"{pattern}")
-        for file in expand(str(pattern), found):
+        for file in find_tars(str(pattern), found):
             if given.setdefault(os.path.abspath(file), split) != split:
                 raise StreamError(f"{file}: given for {given[os.path.abspath(file)]} and for {split}: keep it in one")
     folders = [os.path.abspath(pattern) for _, pattern in stated if os.path.isdir(pattern)]
     root = Path(os.path.commonpath(folders + [os.path.dirname(file) for file in given]))
     names = {file: Path(file).relative_to(root).as_posix() for file in given}
     samples: list[Sample] = []
-    left_out = LeftOut()
+    left_out = UnusedMembers()
     for place in sorted(given, key=names.__getitem__):
         try:
-            shard = Shard(Path(place), names[place], given[place] or _split_of(names[place]), label)
+            shard = TarShard(Path(place), names[place], given[place] or _split_of(names[place]), label)
         except StreamError as error:
             found.add("unreadable", error, path=place)
             continue
@@ -58,12 +58,12 @@ def read_tars(
     left_out.tell(found)
     found.settle()  # before what follows of it, such as a class without samples
     texts = read_class_texts(root)
-    samples = rename(samples, root, texts)
+    samples = name_labels(samples, root, texts)
     samples.sort(key=lambda sample: (MODALITIES.index(sample.modality), sample.label))  # in a class: as packed
     return {"samples": samples, "root": root, "class_texts": texts, "findings": found}
 
 
-def expand(pattern: str, found: Findings | None = None) -> list[Path]:
+def find_tars(pattern: str, found: Findings | None = None) -> list[Path]:
     """The tars that a folder (all below it), a name with ``{000..012}`` or ``{a,b}``, or ``*`` stands for, sorted."""
     if os.path.isdir(pattern):
         return _below(pattern, Findings() if found is None else found)
@@ -84,7 +84,7 @@ def _below(folder: str, found: Findings) -> list[Path]:
             found.add(kind, f"{path}: {what}", path=path)
 
     tars = []
-    for file in files_below(folder, note):
+    for file in walk_files(folder, note):
         _refuse_packed(file)
         if file.lower().endswith(".tar"):
             tars.append(Path(file))

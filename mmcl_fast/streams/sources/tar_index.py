@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.formats import ENDINGS
+from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.source import Slice
-from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.streams.sources.text_file import decode, parse_json
-from mmcl_fast.streams.validate import check_words
+from mmcl_fast.streams.validate import check_characters
 from mmcl_fast.user_cache import user_cache
 
 FORMAT = 3  # 2: more endings of names are known; 3: members that are part of no sample are listed
@@ -171,7 +171,7 @@ def _members(path: Path, file: BinaryIO) -> list[Member]:
 def _plain_name(path: Path, name: str) -> str:
     """A member's name without ``./``."""
     where = f"{path}: member {name!r}"
-    check_words(name, where)
+    check_characters(name, where)
     if "\\" in name:
         raise StreamError(
             f"{where} names a place outside the tar where \\ parts folders: pack it with / between folders"
@@ -267,7 +267,7 @@ def _class(data: bytes, where: str) -> str:
     text = decode(data, where).strip()
     if len(text.splitlines()) != 1:
         raise StreamError(f"{where}: a class is one line of UTF-8, its name or its number: correct it")
-    check_words(text, where)
+    check_characters(text, where)
     return "=" + text
 
 
@@ -278,7 +278,7 @@ def _fields(data: bytes, where: str) -> dict[str, str]:
     plain = {name: _plain(value) for name, value in content.items() if name}
     short = {name: value for name, value in plain.items() if value is not None and len(value) <= 200}
     for name, value in short.items():
-        check_words(name + value, f"{where}: {name!r}")
+        check_characters(name + value, f"{where}: {name!r}")
     return short
 
 

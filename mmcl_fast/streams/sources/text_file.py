@@ -24,7 +24,7 @@ _NOT_TEXT = {
 }
 
 
-def encoding_of(start: bytes) -> str:
+def detect_encoding(start: bytes) -> str:
     """The encoding that the byte order mark at the start of a file tells; UTF-8 where there is none."""
     return next((name for mark, name in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8")
 
@@ -32,7 +32,7 @@ def encoding_of(start: bytes) -> str:
 def decode(data: bytes, where: str) -> str:
     """The text of a whole file, without its mark. Raises StreamError that begins with ``where``."""
     try:
-        return data.decode(encoding_of(data))
+        return data.decode(detect_encoding(data))
     except UnicodeDecodeError:
         raise _not_text(io.BytesIO(data), where) from None
 
@@ -40,7 +40,7 @@ def decode(data: bytes, where: str) -> str:
 def open_text(path: Path, newline: str | None = None) -> io.TextIOWrapper:
     """An open text file; ``newline`` as of ``open``. Raises OSError; StreamError where the file is known to be no text.
 
-    Reading it may raise UnicodeDecodeError: ``not_text(path)`` is the error to raise then.
+    Reading it may raise UnicodeDecodeError: ``not_text_error(path)`` is the error to raise then.
     """
     file = open(path, "rb")
     start = file.read(8)
@@ -48,10 +48,10 @@ def open_text(path: Path, newline: str | None = None) -> io.TextIOWrapper:
     if any(start.startswith(magic) for magic in _NOT_TEXT) or _zero_bytes(start):
         with file:
             raise _not_text(file, str(path))
-    return io.TextIOWrapper(file, encoding=encoding_of(start), newline=newline)
+    return io.TextIOWrapper(file, encoding=detect_encoding(start), newline=newline)
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number, from 1, and text of each line, without its end: LF, CR LF or CR. Raises OSError and StreamError.
 
     A mark that ``cat`` left in the middle, of a file that was appended, is passed over.
@@ -61,10 +61,10 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, 1):
                 yield number, line.removesuffix("\n").lstrip(MARK)
         except UnicodeDecodeError:
-            raise not_text(path) from None
+            raise not_text_error(path) from None
 
 
-def not_text(path: Path) -> StreamError:
+def not_text_error(path: Path) -> StreamError:
     """Why a file does not decode, with the line."""
     with open(path, "rb") as file:
         return _not_text(file, str(path))
@@ -116,7 +116,7 @@ def parse_json(text: str, where: str, expected: str, what: str = "JSON", *, deep
 
 def _zero_bytes(start: bytes) -> bool:
     """Whether it looks like UTF-16 without a mark: every other byte of ASCII text is zero there."""
-    return encoding_of(start) == "utf-8" and len(start) >= 4 and (not any(start[1:4:2]) or not any(start[0:4:2]))
+    return detect_encoding(start) == "utf-8" and len(start) >= 4 and (not any(start[1:4:2]) or not any(start[0:4:2]))
 
 
 def _not_text(file: BinaryIO, where: str) -> StreamError:
@@ -128,7 +128,7 @@ def _not_text(file: BinaryIO, where: str) -> StreamError:
     if _zero_bytes(start):
         return StreamError(f"{where}: UTF-16 without a byte order mark, it seems: save it as UTF-8")
     file.seek(0)
-    encoding = encoding_of(start)
+    encoding = detect_encoding(start)
     if encoding not in ("utf-8", "utf-8-sig"):
         return StreamError(f"{where}: not sound {encoding.upper()}: save it as UTF-8")
     data = file.read()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import ConfigError, StreamError, meant
-from mmcl_fast.media.spec import MODALITIES
+from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.streams.sample import ClassId, Sample
 from mmcl_fast.streams.sources.known import audio, depth, image, text, video
-from mmcl_fast.streams.sources.known.layout import Folder, Layout
-from mmcl_fast.streams.validate import check_words
+from mmcl_fast.streams.sources.known.layout import DatasetFolder, Layout
+from mmcl_fast.streams.validate import check_characters
 
 LAYOUTS: dict[str, Layout] = {**image.LAYOUTS, **video.LAYOUTS, **audio.LAYOUTS, **depth.LAYOUTS, **text.LAYOUTS}
 
@@ -24,7 +24,7 @@ def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[s
         raise StreamError(f"no dataset given: use some of {', '.join(LAYOUTS)}")
     held: dict[str, str] = {}
     for name in given:
-        modality = find(name).modality
+        modality = find_layout(name).modality
         if modality in held:
             raise StreamError(f"{held[modality]} and {name} are both {modality}: give one dataset a modality")
         held[modality] = name
@@ -43,14 +43,16 @@ def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[s
     return {"samples": samples, "root": Path(os.path.commonpath(roots)), "class_texts": texts, "official": True}
 
 
-def find(name: str) -> Layout:
+def find_layout(name: str) -> Layout:
     """Raises StreamError with the nearest name."""
     if name not in LAYOUTS:
         raise StreamError(f"unknown dataset {name!r}{meant(name, LAYOUTS)}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
-def chosen(tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None) -> dict[str, Mapping[str, Any]]:
+def datasets_from_config(
+    tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None
+) -> dict[str, Mapping[str, Any]]:
     """Argument of ``read_known`` from a config's [stream.datasets], ``{modality: {name, path, split, classes}}``.
 
     Raises:
@@ -86,7 +88,7 @@ def _names(modality: str) -> str:
     return ", ".join(name for name, layout in LAYOUTS.items() if layout.modality == modality)
 
 
-def _folder(name: str, path: str | Path, split: int = 1, classes: str | Path | None = None) -> Folder:
+def _folder(name: str, path: str | Path, split: int = 1, classes: str | Path | None = None) -> DatasetFolder:
     layout = LAYOUTS[name]
     if not 1 <= split <= layout.splits:
         raise StreamError(f"{name}: split = {split}: it has {layout.splits}, counted from 1")
@@ -94,17 +96,17 @@ def _folder(name: str, path: str | Path, split: int = 1, classes: str | Path | N
         raise StreamError(
             f"{name}: classes = {str(classes)!r}: a list of classes is for imagenet_100 only, leave it out"
         )
-    folder = Folder(name, layout, Path(path), split, None if classes is None else Path(classes))
+    folder = DatasetFolder(name, layout, Path(path), split, None if classes is None else Path(classes))
     folder.names(".")  # a folder that is not there is named itself
     return folder
 
 
-def _samples(folder: Folder) -> Iterator[Sample]:
+def _samples(folder: DatasetFolder) -> Iterator[Sample]:
     modality, name, root = folder.layout.modality, folder.name, str(folder.root)
     checked: set[str] = set()
     for label, split, place, item in folder.layout.read(folder):
         if label not in checked:
-            check_words(label, f"{root}/{place}: its class")
+            check_characters(label, f"{root}/{place}: its class")
             checked.add(label)
         text = item if isinstance(item, str) else None
         file = None if isinstance(item, str) else item or Path(f"{root}/{place}")

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmcl_fast.streams.sources.known.layout import Folder, Found, Layout, with_both
+from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout, keep_classes_in_both_splits
 
 
-def _esc_50(folder: Folder) -> Iterator[Found]:
+def _esc_50(folder: DatasetFolder) -> Iterator[KnownSample]:
     for row in folder.rows("meta/esc50.csv", "filename", "fold", "category"):
         name, fold, label = (row.values[column] for column in ("filename", "fold", "category"))
-        yield Found(label, _split(folder, fold), folder.file("audio", name))
+        yield KnownSample(label, _split(folder, fold), folder.file("audio", name))
 
 
-def _urbansound(folder: Folder) -> Iterator[Found]:
+def _urbansound(folder: DatasetFolder) -> Iterator[KnownSample]:
     for row in folder.rows("metadata/UrbanSound8K.csv", "slice_file_name", "fold", "class"):
         name, fold, label = (row.values[column] for column in ("slice_file_name", "fold", "class"))
-        yield Found(label, _split(folder, fold), folder.file(f"audio/fold{fold}", name))
+        yield KnownSample(label, _split(folder, fold), folder.file(f"audio/fold{fold}", name))
 
 
-def _split(folder: Folder, fold: str) -> str:
+def _split(folder: DatasetFolder, fold: str) -> str:
     return "test" if fold == str(folder.split) else "train"
 
 
-def _vggsound(folder: Folder) -> list[Found]:
+def _vggsound(folder: DatasetFolder) -> list[KnownSample]:
     """Clips that are not on the disk, and then classes without clips to train or to test on, are left out: videos
     vanish from where these come from."""
-    found: list[Found] = []
+    found: list[KnownSample] = []
     stems: dict[str, str] = {}
     for row in folder.rows("vggsound.csv", "1", "2", "3", "4", header=False):
         stems = stems or folder.stems()
@@ -34,16 +34,16 @@ def _vggsound(folder: Folder) -> list[Found]:
         if not start.isdigit() or split not in ("train", "test"):
             raise folder.fault("vggsound.csv", f"line {row.number}")
         if place := stems.get(f"{video}_{int(start):06d}"):
-            found.append(Found(label, split, place))
+            found.append(KnownSample(label, split, place))
     return _some(folder, found, "audio/---g-f_I2yQ_000001.wav")
 
 
-def _audioset(folder: Folder) -> list[Found]:
+def _audioset(folder: DatasetFolder) -> list[KnownSample]:
     """A clip has many events; its class is the one that sounds longest in it, the first of equals. Clips and classes
     are left out as of VGGSound."""
     names = {row.values["1"]: row.values["2"] for row in folder.rows("mid_to_display_name.tsv", "1", "2", header=False)}
     stems = folder.stems()
-    found: list[Found] = []
+    found: list[KnownSample] = []
     for split, word in (("train", "train"), ("test", "eval")):
         place = f"audioset_{word}_strong.tsv"
         seconds: dict[str, dict[str, float]] = {}
@@ -62,12 +62,12 @@ def _audioset(folder: Folder) -> list[Found]:
             video = clip.rpartition("_")[0]
             known = next((stems[stem] for stem in (clip, video, f"Y{video}", f"Y{clip}") if stem in stems), None)
             if known:
-                found.append(Found(names[max(events, key=events.__getitem__)], split, known))
+                found.append(KnownSample(names[max(events, key=events.__getitem__)], split, known))
     return _some(folder, found, "audio/s9d-2nhuJCQ_30000.wav")
 
 
-def _some(folder: Folder, found: list[Found], example: str) -> list[Found]:
-    kept = with_both(found)
+def _some(folder: DatasetFolder, found: list[KnownSample], example: str) -> list[KnownSample]:
+    kept = keep_classes_in_both_splits(found)
     if not kept:
         raise folder.lacks(example)
     return kept

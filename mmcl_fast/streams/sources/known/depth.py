@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.sources.known.layout import Folder, Found, Layout, spaced
+from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout, underscores_to_spaces
 
 # Gupta et al. (2013): of the 27 scene types the nine most frequent ones, and all others as one.
 NYU = (
@@ -47,7 +47,7 @@ SUN = (
 SPLIT = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
 
 
-def _nyu(folder: Folder) -> Iterator[Found]:
+def _nyu(folder: DatasetFolder) -> Iterator[KnownSample]:
     above = folder.first("train", "official_splits/train").removesuffix("train")
     scenes = sorted(
         {
@@ -60,10 +60,10 @@ def _nyu(folder: Folder) -> Iterator[Found]:
         place = f"{above}{split}/{scene}"
         for name in folder.files(place):
             if name.startswith("sync_depth_") and name.endswith(".png"):
-                yield Found(scene if scene in NYU else OTHERS, split, f"{place}/{name}")
+                yield KnownSample(scene if scene in NYU else OTHERS, split, f"{place}/{name}")
 
 
-def _sun_rgbd(folder: Folder) -> list[Found]:
+def _sun_rgbd(folder: DatasetFolder) -> list[KnownSample]:
     """The refined maps (depth_bfx) of the 19 classes."""
     found = []
     for split, places in _allsplit(folder).items():
@@ -73,11 +73,11 @@ def _sun_rgbd(folder: Folder) -> list[Found]:
                 name = next((name for name in folder.files(f"{place}/depth_bfx") if name.endswith(".png")), None)
                 if name is None:
                     raise folder.lacks(f"{place}/depth_bfx/*.png")
-                found.append(Found(scene, split, f"{place}/depth_bfx/{name}"))
+                found.append(KnownSample(scene, split, f"{place}/depth_bfx/{name}"))
     return found
 
 
-def _allsplit(folder: Folder) -> dict[str, list[str]]:
+def _allsplit(folder: DatasetFolder) -> dict[str, list[str]]:
     """Places of the pictures' folders; the file holds them with the authors' own beginning, /n/fs/sun3d/data/."""
     place = folder.first(SPLIT)
     try:
@@ -106,7 +106,7 @@ LAYOUTS = {
         "sync_depth_00001.png and so on (16-bit millimetres), made of nyu_depth_v2_labeled.mat and "
         "splits.mat by extract_official_train_test_set_from_mat.py of the BTS repository",
         _nyu,
-        text=lambda label: "another indoor place" if label == OTHERS else spaced(label),
+        text=lambda label: "another indoor place" if label == OTHERS else underscores_to_spaces(label),
     ),
     "sun_rgbd": Layout(
         "depth",

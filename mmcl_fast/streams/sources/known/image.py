@@ -10,7 +10,7 @@ import numpy as np
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.source import Slice
-from mmcl_fast.streams.sources.known.layout import Folder, Found, Layout
+from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout
 
 WNID = re.compile(r"\bn\d{8}\b")
 NAMED = re.compile(r'\b(n\d{8})\b[ \t",:]*([^"\n]*\w)')  # a line "wnid name, synonym", or "wnid": "name" of JSON
@@ -27,7 +27,7 @@ SHARE = 0.2  # of ImageNet-R's files to test on
 ROW = 2 + 3 * 32 * 32  # bytes of a CIFAR-100 picture with its coarse and its fine label
 
 
-def _imagenet_r(folder: Folder) -> Iterator[Found]:
+def _imagenet_r(folder: DatasetFolder) -> Iterator[KnownSample]:
     """Where there are train and test folders they count. The dataset has none: continual learning draws a fifth of
     it at random (L2P, DualPrompt); here it is the fifth of each class whose names have the smallest sha256."""
     if folder.has("train"):
@@ -42,10 +42,10 @@ def _imagenet_r(folder: Folder) -> Iterator[Found]:
         ranked = sorted(files, key=lambda name: hashlib.sha256(f"{wnid}/{name}".encode(errors="replace")).digest())
         test = set(ranked[: max(1, round(SHARE * len(files)))])
         for name in files:
-            yield Found(names[wnid], "test" if name in test else "train", f"{wnid}/{name}")
+            yield KnownSample(names[wnid], "test" if name in test else "train", f"{wnid}/{name}")
 
 
-def _imagenet_100(folder: Folder) -> Iterator[Found]:
+def _imagenet_100(folder: DatasetFolder) -> Iterator[KnownSample]:
     """ImageNet's validation folder is the test split, for the test labels are not public."""
     above = folder.folders(".")
     train, test = ([name for name in above if name.split(".")[0] == split] for split in ("train", "val"))
@@ -69,7 +69,7 @@ def _imagenet_100(folder: Folder) -> Iterator[Found]:
     yield from _of_wnids(folder, train, test, wnids)
 
 
-def _of_wnids(folder: Folder, train: list[str], test: list[str], wnids: list[str]) -> Iterator[Found]:
+def _of_wnids(folder: DatasetFolder, train: list[str], test: list[str], wnids: list[str]) -> Iterator[KnownSample]:
     names = _names(folder, wnids)
     for wnid in wnids:
         for split, places in (("train", train), ("test", test)):
@@ -78,10 +78,10 @@ def _of_wnids(folder: Folder, train: list[str], test: list[str], wnids: list[str
                 raise folder.lacks(f"{places[0]}/{wnid}")
             for place in held:
                 for name in folder.files(f"{place}/{wnid}"):
-                    yield Found(names[wnid], split, f"{place}/{wnid}/{name}")
+                    yield KnownSample(names[wnid], split, f"{place}/{wnid}/{name}")
 
 
-def _names(folder: Folder, wnids: list[str]) -> dict[str, str]:
+def _names(folder: DatasetFolder, wnids: list[str]) -> dict[str, str]:
     """wnid -> its first name, from the list of classes or a file beside the folders or above them."""
     found: dict[str, str] = {}
     places = [above / name for above in (folder.root, folder.root.parent) for name in NAMES + LISTS]
@@ -100,12 +100,12 @@ def _names(folder: Folder, wnids: list[str]) -> dict[str, str]:
     return {wnid: f"{name} ({wnid})" if name in twice else name for wnid, name in names.items()}
 
 
-def _cifar_100(folder: Folder) -> Iterator[Found]:
+def _cifar_100(folder: DatasetFolder) -> Iterator[KnownSample]:
     if (folder.root / "train").is_dir():
         for label in folder.folders("train"):
             for split in ("train", "test"):
                 for name in folder.files(f"{split}/{label}"):
-                    yield Found(label, split, f"{split}/{label}/{name}")
+                    yield KnownSample(label, split, f"{split}/{label}/{name}")
         return
     if folder.has("meta") or folder.has("cifar-100-python"):
         raise StreamError(
@@ -124,7 +124,7 @@ def _cifar_100(folder: Folder) -> Iterator[Found]:
         for row, label in enumerate(labels):
             name = f"{row:05d}"
             item = Slice(str(folder.root / place), row * ROW + 2, ROW - 2, name, planes=(32, 32))
-            yield Found(classes[label], split, f"{place}/{name}", item)
+            yield KnownSample(classes[label], split, f"{place}/{name}", item)
 
 
 LAYOUTS = {

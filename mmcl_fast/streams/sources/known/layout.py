@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.media.source import Slice
-from mmcl_fast.streams.sources.row import Row
-from mmcl_fast.streams.sources.rows import read_rows
+from mmcl_fast.streams.sources.table_reader import read_table_rows
+from mmcl_fast.streams.sources.table_row import TableRow
 from mmcl_fast.streams.sources.text_file import decode
 
 
-class Found(NamedTuple):
+class KnownSample(NamedTuple):
     """A sample: class name, split, place in the folder, and, where it is no file of its own, the item itself."""
 
     label: str
@@ -25,7 +25,7 @@ class Found(NamedTuple):
     item: Slice | str | None = None
 
 
-def spaced(label: str) -> str:
+def underscores_to_spaces(label: str) -> str:
     """Underscores to spaces."""
     return label.replace("_", " ")
 
@@ -45,13 +45,13 @@ class Layout:
 
     modality: str
     tree: str
-    read: Callable[[Folder], Iterable[Found]]
+    read: Callable[[DatasetFolder], Iterable[KnownSample]]
     splits: int = 1
-    text: Callable[[str], str] = spaced
+    text: Callable[[str], str] = underscores_to_spaces
     depth_kind: str = "depth"
 
 
-class Folder:
+class DatasetFolder:
     """The folder of a dataset. Places are relative to it, with slashes.
 
     Attributes:
@@ -137,7 +137,7 @@ class Folder:
     def lines(self, place: str) -> list[str]:
         return [line.strip() for line in self.text(place).split("\n") if line.strip()]
 
-    def rows(self, place: str, *columns: str, header: bool = True) -> Iterator[Row]:
+    def rows(self, place: str, *columns: str, header: bool = True) -> Iterator[TableRow]:
         """The rows of CSV or TSV; without a header the columns are "1", "2", ..."""
         if not self.has(place):
             raise self.lacks(place)
@@ -148,13 +148,13 @@ class Folder:
                     raise self.fault(place, f"no column {column!r}")
             return columns
 
-        return read_rows(self.root / place, header=header, wanted=wanted)
+        return read_table_rows(self.root / place, header=header, wanted=wanted)
 
     def fault(self, place: str, what: str) -> StreamError:
         return StreamError(f"{self.root / place}: {what}: not as {self.name} has it, unpack it again")
 
 
-def with_both(found: Iterable[Found]) -> list[Found]:
+def keep_classes_in_both_splits(found: Iterable[KnownSample]) -> list[KnownSample]:
     """Those of classes that have samples to train and to test on."""
     found = list(found)
     splits: dict[str, set[str]] = {}

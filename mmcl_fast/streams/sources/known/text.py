@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmcl_fast.streams.sources.known.layout import Folder, Found, Layout
-from mmcl_fast.streams.sources.known.video import camel
-from mmcl_fast.streams.sources.table import read_table
+from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout
+from mmcl_fast.streams.sources.known.video import split_camel_case
+from mmcl_fast.streams.sources.text_table import read_text_table
 
 GROUPS = {
     "alt.atheism": "atheism",
@@ -33,17 +33,17 @@ GROUPS = {
 TOPICS = {"Sci/Tech": "science and technology"}
 
 
-def _table(folder: Folder) -> list[Found]:
+def _table(folder: DatasetFolder) -> list[KnownSample]:
     """Rows of class number, title and text, without a header."""
     classes = folder.lines("classes.txt")
     for name in ("train.csv", "test.csv"):
         folder.first(name)
-    samples = read_table(folder.root, text="2,3", label="1", header=False)["samples"]
+    samples = read_text_table(folder.root, text="2,3", label="1", header=False)["samples"]
     samples.sort(key=lambda sample: classes.index(sample.label))
-    return [Found(sample.label, sample.split, sample.key, sample.text) for sample in samples]
+    return [KnownSample(sample.label, sample.split, sample.key, sample.text) for sample in samples]
 
 
-def _newsgroups(folder: Folder) -> Iterator[Found]:
+def _newsgroups(folder: DatasetFolder) -> Iterator[KnownSample]:
     """The subject and the body: other header lines would fill what an encoder reads, and name people and machines.
     The files are read now, for they are not UTF-8."""
     for group in folder.folders("20news-bydate-train"):
@@ -54,14 +54,14 @@ def _newsgroups(folder: Folder) -> Iterator[Found]:
                 subject = next((line[8:].strip() for line in head.splitlines() if line.startswith("Subject:")), "")
                 words = f"{subject}\n{body.strip()}".strip()
                 if words:
-                    yield Found(group, split, f"{place}/{name}", words)
+                    yield KnownSample(group, split, f"{place}/{name}", words)
 
 
 LAYOUTS = {
     "ag_news": Layout(
         "text", "train.csv, test.csv, classes.txt (ag_news_csv)", _table, text=lambda label: TOPICS.get(label, label)
     ),
-    "dbpedia": Layout("text", "train.csv, test.csv, classes.txt (dbpedia_csv)", _table, text=camel),
+    "dbpedia": Layout("text", "train.csv, test.csv, classes.txt (dbpedia_csv)", _table, text=split_camel_case),
     "newsgroups_20": Layout(
         "text",
         "20news-bydate-train/alt.atheism/49960 and so on, 20news-bydate-test/alt.atheism/53068 and so on",

@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterator
 from typing import TypeVar
 
-from mmcl_fast.streams.sources.known.layout import Folder, Found, Layout
+from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout
 
 TAGS = {"1": "train", "2": "test"}  # of HMDB51's lists; 0: in neither
 Content = TypeVar("Content", list, dict)
 
 
-def camel(label: str) -> str:
+def split_camel_case(label: str) -> str:
     """``ApplyEyeMakeup`` to ``apply eye makeup``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", label).lower()
 
 
-def _ucf101(folder: Folder) -> Iterator[Found]:
+def _ucf101(folder: DatasetFolder) -> Iterator[KnownSample]:
     lists = folder.first("ucfTrainTestlist", "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist")
     videos = folder.first("UCF-101")
     classes = [line.split()[-1] for line in folder.lines(f"{lists}/classInd.txt")]
@@ -29,10 +29,10 @@ def _ucf101(folder: Folder) -> Iterator[Found]:
             label = name.split("/")[0]
             if label not in classes:
                 raise folder.fault(place, f"the class {label!r} is not in classInd.txt")
-            yield Found(label, split, folder.file(videos, name))
+            yield KnownSample(label, split, folder.file(videos, name))
 
 
-def _hmdb51(folder: Folder) -> Iterator[Found]:
+def _hmdb51(folder: DatasetFolder) -> Iterator[KnownSample]:
     lists = folder.first("testTrainMulti_7030_splits", "test_train_splits")
     videos = folder.first("hmdb51_org")
     ending = f"_test_split{folder.split}.txt"
@@ -44,12 +44,12 @@ def _hmdb51(folder: Folder) -> Iterator[Found]:
         for line in folder.lines(f"{lists}/{file}"):
             name, _, tag = line.rpartition(" ")
             if tag in TAGS:
-                yield Found(label, TAGS[tag], folder.file(videos, f"{label}/{name.strip()}"))
+                yield KnownSample(label, TAGS[tag], folder.file(videos, f"{label}/{name.strip()}"))
             elif tag != "0":
                 raise folder.fault(f"{lists}/{file}", f"the line {line!r}")
 
 
-def _something(folder: Folder) -> Iterator[Found]:
+def _something(folder: DatasetFolder) -> Iterator[KnownSample]:
     """The validation split is tested on, as everywhere: the labels of the test split came years later."""
     videos = folder.first("20bn-something-something-v2", "videos")
     prefix = "something-something-v2-" if folder.has("something-something-v2-train.json") else "labels/"
@@ -62,10 +62,10 @@ def _something(folder: Folder) -> Iterator[Found]:
             label = str(record["template"]).replace("[", "").replace("]", "")
             if label not in classes:
                 raise folder.fault(place, f"the template {label!r} is not in labels.json")
-            yield Found(label, split, folder.file(videos, f"{record['id']}.webm"))
+            yield KnownSample(label, split, folder.file(videos, f"{record['id']}.webm"))
 
 
-def _json(folder: Folder, place: str, kind: type[Content]) -> Content:
+def _json(folder: DatasetFolder, place: str, kind: type[Content]) -> Content:
     try:
         content = json.loads(folder.text(place))
     except (ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ LAYOUTS = {
         "(to 03)",
         _ucf101,
         splits=3,
-        text=camel,
+        text=split_camel_case,
     ),
     "hmdb51": Layout(
         "video",

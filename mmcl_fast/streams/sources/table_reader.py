@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.sources.delimited import read_separated
+from mmcl_fast.streams.sources.delimited import read_delimited
 from mmcl_fast.streams.sources.parquet import read_parquet
-from mmcl_fast.streams.sources.row import Choice, Row
-from mmcl_fast.streams.sources.text_file import lines_of, parse_json
+from mmcl_fast.streams.sources.table_row import ColumnChoice, TableRow
+from mmcl_fast.streams.sources.text_file import parse_json, read_lines
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 # What to do about a file of another ending.
-OTHERS = {
+OTHER_ENDINGS = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "save its sheet as CSV UTF-8"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip"), "unpack it first"),
     **dict.fromkeys((".tab", ".txt"), "if tabs separate its columns, let its name end in .tsv"),
@@ -24,14 +24,14 @@ OTHERS = {
 }
 
 
-def not_a_table(path: Path) -> str:
+def not_a_table_message(path: Path) -> str:
     """One line that says what to do about a file of another ending."""
-    advice = OTHERS.get(path.suffix.lower(), f"give a file of {', '.join(TABLES)}")
-    return f"{path}: not a table of {', '.join(TABLES)}: {advice}"
+    advice = OTHER_ENDINGS.get(path.suffix.lower(), f"give a file of {', '.join(TABLE_ENDINGS)}")
+    return f"{path}: not a table of {', '.join(TABLE_ENDINGS)}: {advice}"
 
 
-def read_rows(path: Path, *, header: bool = True, wanted: Choice | None = None) -> Iterator[Row]:
-    """The rows of a file by its ending (``TABLES``). CSV, TSV and JSONL are UTF-8, or UTF-16 with a byte order mark.
+def read_table_rows(path: Path, *, header: bool = True, wanted: ColumnChoice | None = None) -> Iterator[TableRow]:
+    """The rows of a file by its ending (``TABLE_ENDINGS``). CSV, TSV and JSONL are UTF-8, or UTF-16 with a byte order mark.
 
     Args:
         header: whether the first line of CSV or TSV names the columns; otherwise they are "1", "2", ...
@@ -44,21 +44,21 @@ def read_rows(path: Path, *, header: bool = True, wanted: Choice | None = None) 
     ending = path.suffix.lower()
     try:
         if ending in (".csv", ".tsv"):
-            yield from read_separated(path, header, wanted)
+            yield from read_delimited(path, header, wanted)
         elif ending == ".parquet":
             yield from read_parquet(path, wanted)
-        elif ending in OTHERS and path.exists():
-            raise StreamError(not_a_table(path))
+        elif ending in OTHER_ENDINGS and path.exists():
+            raise StreamError(not_a_table_message(path))
         else:
             yield from _jsonl(path)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = getattr(error, "strerror", None) or error
-        raise StreamError(f"{path}: {reason}: give a file of {', '.join(TABLES)}") from None
+        raise StreamError(f"{path}: {reason}: give a file of {', '.join(TABLE_ENDINGS)}") from None
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: Path) -> Iterator[TableRow]:
     first = True
-    for number, line in lines_of(path):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         where = f"{path} line {number}"
@@ -71,4 +71,4 @@ def _jsonl(path: Path) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise StreamError(f"{where}: not an object but {type(values).__name__}: {advice}")
         first = False
-        yield Row(where, number, values)
+        yield TableRow(where, number, values)

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.scenario import check_known
+from mmcl_fast.streams.selection import check_modalities
 
 Named = tuple[str, str]  # (modality, task name)
 KINDS = ("blocks", "random", "interleaved")
 USE = ", ".join(map(repr, KINDS))
 
 
-def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str) -> list[list[str]]:
+def split_classes(
+    classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str
+) -> list[list[str]]:
     """Consecutive groups of ``per_task`` classes, the last may be smaller; None: one group."""
     if per_task is not None and per_task < 1:
         raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task a modality")
@@ -24,7 +26,9 @@ def chunk(classes: list[str], per_task: int | None, *, shuffle: bool, seed: int,
     return [classes[i : i + step] for i in range(0, len(classes), step)]
 
 
-def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int, late: str | None = None) -> list[Named]:
+def order_tasks(
+    tasks: dict[str, list[str]], order: str | Sequence[str], seed: int, late: str | None = None
+) -> list[Named]:
     """The order of tasks.
 
     Args:
@@ -36,11 +40,11 @@ def arrange(tasks: dict[str, list[str]], order: str | Sequence[str], seed: int, 
         late: the modality whose tasks come after all others; not with names.
     """
     if late is not None:
-        check_known([late], list(tasks), "late")
+        check_modalities([late], list(tasks), "late")
         if order not in KINDS:
             raise StreamError(f"late = {late!r}: the listed order says itself what comes last; leave late out")
         others = {modality: names for modality, names in tasks.items() if modality != late}
-        return arrange(others, order, seed) + [(late, name) for name in tasks[late]]
+        return order_tasks(others, order, seed) + [(late, name) for name in tasks[late]]
     blocks = [(modality, name) for modality, names in tasks.items() for name in names]
     if order == "blocks":
         return blocks

@@ -12,8 +12,8 @@ from mmcl_fast.media.formats import is_clutter
 Note = Callable[[str, str, str], None]
 
 
-def subfolders(folder: str, note: Note, root: str | None = None) -> list[str]:
-    """Sorted names of the folders in ``folder``, linked ones too. ``root``, ``note``: see ``files_below``."""
+def list_subfolders(folder: str, note: Note, root: str | None = None) -> list[str]:
+    """Sorted names of the folders in ``folder``, linked ones too. ``root``, ``note``: see ``walk_files``."""
     above = _above(folder, root)
     names = []
     for entry in _entries(folder, note):
@@ -24,12 +24,12 @@ def subfolders(folder: str, note: Note, root: str | None = None) -> list[str]:
     return names
 
 
-def plain_files(folder: str, note: Note) -> list[str]:
+def list_files(folder: str, note: Note) -> list[str]:
     """Sorted names of the files in ``folder`` itself."""
     return [entry.name for entry in _entries(folder, note) if _is(entry.is_file)]
 
 
-def files_below(folder: str, note: Note, root: str | None = None) -> Iterator[str]:
+def walk_files(folder: str, note: Note, root: str | None = None) -> Iterator[str]:
     """The paths of all files below, each real file once: those that no link leads to, then those that links lead to.
 
     Folder by folder, names sorted.

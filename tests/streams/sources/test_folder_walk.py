@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.streams.sources.walk import files_below, subfolders
+from mmcl_fast.streams.sources.folder_walk import list_subfolders, walk_files
 
 
 def write(root: Path, *names: str) -> None:
@@ -19,7 +19,7 @@ def write(root: Path, *names: str) -> None:
 def walk(folder: Path, root: Path | None = None) -> tuple[list[str], list[tuple[str, str]]]:
     """Files and (kind, path) of what is said, relative to the folder."""
     said: list[tuple[str, str]] = []
-    files = files_below(str(folder), lambda kind, path, _: said.append((kind, path)), str(root) if root else None)
+    files = walk_files(str(folder), lambda kind, path, _: said.append((kind, path)), str(root) if root else None)
     return [os.path.relpath(f, folder) for f in files], [(kind, os.path.relpath(path, folder)) for kind, path in said]
 
 
@@ -126,6 +126,6 @@ def test_subfolders_follow_links_but_not_upwards(tmp_path: Path) -> None:
     (tmp_path / "image/@eaDir").mkdir()
     said: list[tuple[str, str]] = []
     folder = str(tmp_path / "image")
-    names = subfolders(folder, lambda kind, path, _: said.append((kind, os.path.basename(path))), str(tmp_path))
+    names = list_subfolders(folder, lambda kind, path, _: said.append((kind, os.path.basename(path))), str(tmp_path))
     assert names == ["cat", "dog"]
     assert said == [("passed-over", "@eaDir"), ("missing", "f"), ("missing", "gone"), ("loop", "here"), ("loop", "up")]

@@ -7,7 +7,7 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.sources.text_file import decode, lines_of, parse_json
+from mmcl_fast.streams.sources.text_file import decode, parse_json, read_lines
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines  # noqa: F401
 
@@ -20,7 +20,7 @@ def test_lines_in_every_encoding_and_with_every_line_end(tmp_path, encoding, end
     text = end.join(("café", "", "日本\u2028\x0b語", ""))
     data = b"\xfe\xff" + text.encode("utf-16-be") if encoding == "big-endian" else text.encode(encoding)
     (tmp_path / "a.txt").write_bytes(data)
-    assert list(lines_of(tmp_path / "a.txt")) == [(1, "café"), (2, ""), (3, "日本\u2028\x0b語")]
+    assert list(read_lines(tmp_path / "a.txt")) == [(1, "café"), (2, ""), (3, "日本\u2028\x0b語")]
     assert decode(data, "a.txt") == text
 
 
@@ -51,7 +51,7 @@ def test_a_manifest_of_every_encoding(folder: Path, encoding: str):  # noqa: F81
 )
 def test_files_that_are_no_text(tmp_path, data, parts):
     (tmp_path / "a.txt").write_bytes(data)
-    refuse(lambda: list(lines_of(tmp_path / "a.txt")), *parts)
+    refuse(lambda: list(read_lines(tmp_path / "a.txt")), *parts)
     refuse(lambda: decode(data, "a.txt"), *parts) if not data.startswith((b"PK", b"\x1f", b"w", b"\0")) else None
 
 

@@ -10,7 +10,7 @@ import pytest
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.sources.table import is_table
+from mmcl_fast.streams.sources.text_table import is_text_table
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines, write  # noqa: F401
 
@@ -277,10 +277,10 @@ def test_every_row_at_fault_is_found(tmp_path):
     ],
 )
 def test_tables_are_told_from_manifests(tmp_path, ending, columns, table):
-    assert is_table(save(tmp_path / f"a.{ending}", [("x",) * len(columns)], columns)) is table
+    assert is_text_table(save(tmp_path / f"a.{ending}", [("x",) * len(columns)], columns)) is table
 
 
 @pytest.mark.parametrize("name, table", [("a.csv", True), ("a.jsonl", False), ("a.parquet", False), ("a.xlsx", False)])
 def test_files_that_cannot_be_read_are_told_by_their_ending(tmp_path, name, table):
     (tmp_path / name).write_bytes(b"\xff")
-    assert is_table(tmp_path / name) is table
+    assert is_text_table(tmp_path / name) is table

@@ -15,7 +15,7 @@ from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.isolation import process
 from mmcl_fast.streams.sources.tar_index import read_index
 
-SNIFFER = str(Path(__file__).parents[1] / "serve/planted_sniffer.py")
+SNIFFER = str(Path(__file__).parents[2] / "serve/planted_sniffer.py")
 
 if isolation.unavailable():
     pytest.skip(f"isolation: {isolation.unavailable()}", allow_module_level=True)

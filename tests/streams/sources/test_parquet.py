@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.sources.rows import read_rows
+from mmcl_fast.streams.sources.table_reader import read_table_rows
 from tests.streams.test_bad_input import refuse
 
 pa = pytest.importorskip("pyarrow")
@@ -47,7 +47,7 @@ def test_columns_that_nobody_asked_for_are_not_read(tmp_path):
         "": pa.array(["x"] * 4),
     }
     assert samples(save(tmp_path / "a.parquet", **others)) == EXPECTED
-    rows = list(read_rows(tmp_path / "a.parquet"))
+    rows = list(read_table_rows(tmp_path / "a.parquet"))
     assert rows[2].values == {"label": "dog", "text": "dogs bark", "split": "train", "text.more": "x"}
     assert (rows[2].number, rows[2].where) == (3, f"{tmp_path / 'a.parquet'} row 3")
 

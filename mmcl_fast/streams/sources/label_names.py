@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.classes import name_classes
-from mmcl_fast.streams.names import canonical
+from mmcl_fast.streams.class_texts import name_classes
+from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import ClassId, Sample
 
 # What pandas.read_csv takes for a missing value, to the letter: "none" and "NONE" may be classes.
-MISSING = frozenset(
+MISSING_VALUES = frozenset(
     (
         *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"),
         *("NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null", "\\N"),
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*|,0{1,2})?|\.[0-9]+)(?:[eE][+-]?
 _WHOLE = 1e15  # floats beyond it are no exact whole numbers
 
 
-def rename(samples: Sequence[Sample], folder: Path, texts: Mapping[ClassId, str]) -> list[Sample]:
+def name_labels(samples: Sequence[Sample], folder: Path, texts: Mapping[ClassId, str]) -> list[Sample]:
     """The samples with their classes' names as labels, in Unicode's composed form.
 
     Where all labels of a modality are numbers they stand for the lines of ``folder/classes.txt``; 1.0, 01 and 1e0 are
@@ -32,15 +32,15 @@ def rename(samples: Sequence[Sample], folder: Path, texts: Mapping[ClassId, str]
     """
     labels: dict[str, set[str]] = {}
     for sample in samples:
-        label = canonical(sample.label)
-        if label in MISSING and (sample.modality, label) not in texts:
+        label = normalize_name(sample.label)
+        if label in MISSING_VALUES and (sample.modality, label) not in texts:
             raise StreamError(
                 f"{sample.key}: the label {label!r} stands for no value: fill it or remove the sample; "
                 "if it is a class, give its text in classes.json"
             )
         labels.setdefault(sample.modality, set()).add(label)
     names = {modality: _names(modality, own, folder, texts) for modality, own in labels.items()}
-    return [replace(sample, label=names[sample.modality][canonical(sample.label)]) for sample in samples]
+    return [replace(sample, label=names[sample.modality][normalize_name(sample.label)]) for sample in samples]
 
 
 def _names(modality: str, labels: Collection[str], folder: Path, texts: Mapping[ClassId, str]) -> Mapping[str, str]:

@@ -6,8 +6,8 @@ import unicodedata
 import pytest
 
 from mmcl_fast.streams import Stream
+from tests.streams.sources.test_text_table import save
 from tests.streams.test_bad_input import refuse
-from tests.streams.test_tables import save
 
 NAMES = ("text", "label", "split")
 

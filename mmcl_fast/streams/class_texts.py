@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.names import canonical
+from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import ClassId
-from mmcl_fast.streams.sources.text_file import lines_of, read_json
-from mmcl_fast.streams.validate import check_modality, check_words
+from mmcl_fast.streams.sources.text_file import read_json, read_lines
+from mmcl_fast.streams.validate import check_characters, check_modality
 
 
 def read_class_texts(root: Path) -> dict[ClassId, str]:
@@ -29,8 +29,8 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
         for label, text in classes.items():
             if not isinstance(text, str) or not text.strip():
                 raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
-            check_words(label + text, f"{path}: {modality} {label!r}")
-            identity = modality, canonical(label)
+            check_characters(label + text, f"{path}: {modality} {label!r}")
+            identity = modality, normalize_name(label)
             if identity in texts:
                 raise StreamError(f"{path}: {modality} {label!r} is there in two Unicode forms: keep one of them")
             texts[identity] = text
@@ -52,7 +52,7 @@ def name_classes(modality: str, labels: Collection[str], folder: Path, texts: Ma
             return {label: label for label in labels}
         raise StreamError(f"{folder}: the classes are numbers ({listed}, ...): put their names into {file}, one a line")
     try:
-        names = [canonical(line.strip()) for _, line in lines_of(file) if line.strip()]
+        names = [normalize_name(line.strip()) for _, line in read_lines(file) if line.strip()]
     except OSError as error:
         raise StreamError(f"{file}: not readable ({error.strerror}): one class name a line") from None
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -67,5 +67,5 @@ def name_classes(modality: str, labels: Collection[str], folder: Path, texts: Ma
             "in use"
         )
     for name in names:
-        check_words(name, f"{file}: {name!r}")
+        check_characters(name, f"{file}: {name!r}")
     return {label: names[int(label) - first] for label in labels}

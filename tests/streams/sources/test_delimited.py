@@ -8,14 +8,14 @@ import pytest
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.sources.delimited import LINES
-from mmcl_fast.streams.sources.rows import read_rows
+from mmcl_fast.streams.sources.table_reader import read_table_rows
 from tests.streams.test_bad_input import refuse
 
 
 def values(path: Path, content: str | bytes, **options) -> list[tuple[int, list[str]]]:
     """Line number and fields of each row of a file that holds ``content``."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return [(row.number, list(row.values.values())) for row in read_rows(path, **options)]
+    return [(row.number, list(row.values.values())) for row in read_table_rows(path, **options)]
 
 
 def texts(path: Path, content: str | bytes, **options) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.names import canonical
+from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.validate import FileFault
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*")
@@ -31,7 +31,7 @@ class ManifestFolder:
         self.real = os.path.realpath(self.path)
         self._entries = cache(_entries)
 
-    def find(self, name: str, where: str) -> str:
+    def locate(self, name: str, where: str) -> str:
         """The place of the file ``name``, relative to the folder and normal: ``a/../b.png`` is ``b.png``.
 
         Absolute names, links and ``..`` may lead anywhere inside. The name's Unicode form need not be the file's.
@@ -39,7 +39,7 @@ class ManifestFolder:
         """
         place = self._place(name, where)
         if place is None:
-            found = self._like(name, canonical)
+            found = self._like(name, normalize_name)
             place = None if found is None else self._place(found, where)
         if place is None:
             raise FileFault("missing", self._missing(name, where))
@@ -127,7 +127,7 @@ def _entries(folder: Path, key: Callable[[str], str]) -> dict[str, str]:
 
 
 def _lenient(name: str) -> str:
-    return canonical(name).casefold().strip()
+    return normalize_name(name).casefold().strip()
 
 
 def _inside(path: str, folder: str) -> bool:

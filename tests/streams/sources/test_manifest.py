@@ -9,9 +9,9 @@ import pytest
 
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
+from tests.streams.sources.test_text_table import save
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import folder, lines, write  # noqa: F401
-from tests.streams.test_tables import save
 
 PLACES = ("photos/cat/0.png", "photos/cat/1.png", "photos/cat/2.png")
 

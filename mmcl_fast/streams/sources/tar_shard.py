@@ -25,7 +25,7 @@ _ADVICE = {
 _KIND = {"dots": "left-out", "unknown": "left-out", "alone": "left-out"}  # of the findings; the others harm nothing
 
 
-class LeftOut:
+class UnusedMembers:
     """The members of all tars that are part of no sample."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class LeftOut:
             found.add(_KIND.get(why, "passed-over"), f"{members[0]}{more} {advice}", others=tuple(members[1:]))
 
 
-class Shard:
+class TarShard:
     """A tar, its members by key.
 
     Args:
@@ -83,7 +83,7 @@ class Shard:
                 self._dotted.add(key)
             self._groups.setdefault(key, []).append(member)
 
-    def samples(self, found: Findings, left_out: LeftOut) -> list[Sample]:
+    def samples(self, found: Findings, left_out: UnusedMembers) -> list[Sample]:
         """All samples; faults go into ``found``, members that are part of none into ``left_out``."""
         out: list[Sample] = []
         faults = len(found.found)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from mmcl_fast.streams import Stream, check
-from mmcl_fast.streams.broken_samples import Broken
+from mmcl_fast.streams import Stream
+from mmcl_fast.streams.broken_samples import BrokenSample
+from mmcl_fast.streams.data_check import survey
 from mmcl_fast.streams.findings import KINDS, Finding, Findings, to_jsonl
-from mmcl_fast.streams.survey import survey
 
 
 def write(root: Path, texts: dict[str, str]) -> Path:
@@ -29,8 +29,8 @@ def split(label: str, train: int = 3, test: int = 1, val: int = 0) -> dict[str, 
 def look(root: Path, broken: tuple[str, ...] = (), **options: Any) -> list[Finding]:
     found = Findings(collect=True)
     stream = Stream.from_folder(root, findings=found, **options)
-    samples = check.samples_of(stream)
-    faults = [Broken.of(sample, f"{sample.path}: broken") for sample in samples if sample.key in broken]
+    samples = stream.samples
+    faults = [BrokenSample.from_error(sample, f"{sample.path}: broken") for sample in samples if sample.key in broken]
     survey(stream, samples, faults, found)
     return found.sorted()
 
@@ -77,7 +77,7 @@ def test_rows_of_a_table_with_equal_texts(tmp_path: Path) -> None:
     )
     found = Findings(collect=True)
     stream = Stream.from_table(table, findings=found)
-    survey(stream, check.samples_of(stream), [], found)
+    survey(stream, stream.samples, [], found)
     errors = [f for f in found.sorted() if f.level != "note"]
     assert [(f.kind, f.key, f.others) for f in errors] == [
         ("equal-in-splits", "t.csv:2", ("t.csv:3",)),

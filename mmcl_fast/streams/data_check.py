@@ -9,19 +9,19 @@ from pathlib import Path
 
 from mmcl_fast.errors import MediaError, meant
 from mmcl_fast.media.formats import HEAD, recognise
+from mmcl_fast.media.registry import BUILT_IN
 from mmcl_fast.media.source import head
-from mmcl_fast.media.spec import BUILT_IN
-from mmcl_fast.streams.broken_samples import Broken
+from mmcl_fast.streams.broken_samples import BrokenSample
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.names import canonical, folded
+from mmcl_fast.streams.name_forms import fold_name, normalize_name
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.stream import Stream
-from mmcl_fast.streams.validate import same_content, shared
+from mmcl_fast.streams.validate import group_equal_content, overlap_message
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
-def survey(stream: Stream, samples: Sequence[Sample], broken: Sequence[Broken], found: Findings) -> None:
+def survey(stream: Stream, samples: Sequence[Sample], broken: Sequence[BrokenSample], found: Findings) -> None:
     """Adds to ``found``: faults of files, equal contents, names that look alike, classes with few files.
 
     Args:
@@ -40,7 +40,7 @@ def survey(stream: Stream, samples: Sequence[Sample], broken: Sequence[Broken], 
     _classes(stream, sound, faulty, found)
 
 
-def _add_broken(sample: Sample, fault: Broken, found: Findings) -> None:
+def _add_broken(sample: Sample, fault: BrokenSample, found: Findings) -> None:
     """What does not decode is empty, holds something else, or is broken."""
     kind, reason = "undecodable", fault.reason
     try:
@@ -63,7 +63,7 @@ def _contents(samples: Sequence[Sample], found: Findings) -> None:
     told = {
         key for finding in found.found if finding.kind == "equal-in-splits" for key in (finding.key, *finding.others)
     }
-    for equal in same_content(samples, lambda sample: sample.key):
+    for equal in group_equal_content(samples, lambda sample: sample.key):
         splits = sorted({sample.split for sample in equal}, key=SPLITS.index)
         labels = sorted({sample.label for sample in equal})
         one = equal[0]
@@ -74,7 +74,7 @@ def _contents(samples: Sequence[Sample], found: Findings) -> None:
         more = f" and {len(others) - 1} more" if others[1:] else ""
         if len(splits) > 1 and not told.issuperset(sample.key for sample in equal):
             other = next(sample for sample in equal if sample.split != one.split)
-            line = shared(one, other, "equal content in")
+            line = overlap_message(one, other, "equal content in")
             found.add("equal-in-splits", line, **about, others=others)
         if len(labels) > 1:
             listed = ", ".join(map(repr, labels))
@@ -92,12 +92,12 @@ def _names(stream: Stream, found: Findings) -> None:
         rooms.setdefault("" if stream.shared_classes else identity[0], []).append(identity)
     for room, identities in rooms.items():
         told = set()
-        for group in _alike(identities, lambda identity: folded(identity[1])):
+        for group in _alike(identities, lambda identity: fold_name(identity[1])):
             told.update(group)
             listed = ", ".join(repr(label) for _, label in group)
             line = f"classes {listed} of {room or 'the stream'} differ only in how they are written: give them one name"
             _add_classes("alike-names", line, room, group, found)
-        for group in _alike(identities, lambda identity: folded(stream.class_text[identity])):
+        for group in _alike(identities, lambda identity: fold_name(stream.class_text[identity])):
             if told.issuperset(group):
                 continue
             listed = ", ".join(repr(label) for _, label in group)
@@ -115,7 +115,7 @@ def _file_names(samples: Sequence[Sample], found: Findings) -> None:
     for sample in samples:
         if isinstance(sample.path, Path):
             folder, _, name = str(sample.path).rpartition(os.sep)
-            groups.setdefault((folder, canonical(name).casefold()), []).append(sample)
+            groups.setdefault((folder, normalize_name(name).casefold()), []).append(sample)
     for one, *others in groups.values():
         if others and {sample.path for sample in others} != {one.path}:
             keys = tuple(sample.key for sample in others)

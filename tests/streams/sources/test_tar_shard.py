@@ -10,8 +10,8 @@ import pytest
 from mmcl_fast.media.source import read_bytes
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
+from tests.streams.sources.test_tar import pack, png, special, wav
 from tests.streams.test_bad_input import refuse
-from tests.streams.test_tars import pack, png, special, wav
 
 
 @pytest.fixture(autouse=True)

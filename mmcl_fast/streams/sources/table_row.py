@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mmcl_fast.errors import StreamError
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """``where`` (file and line or row) begins messages; ``values`` by column."""
 
     where: str
@@ -17,10 +17,10 @@ class Row(NamedTuple):
 
 
 # Takes the names of the columns and returns those to read, or raises StreamError.
-Choice = Callable[[list[str]], Collection[str]]
+ColumnChoice = Callable[[list[str]], Collection[str]]
 
 
-def chosen(names: list[str], choice: Choice | None, where: str, advice: str) -> list[str]:
+def select_columns(names: list[str], choice: ColumnChoice | None, where: str, advice: str) -> list[str]:
     """The columns to read, in their order. Raises StreamError where one of them is there twice."""
     asked = set(choice(names) if choice else filter(None, names))
     twice = next((name for name in names if name in asked and names.count(name) > 1), None)

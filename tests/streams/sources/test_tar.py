@@ -18,7 +18,7 @@ from mmcl_fast.media import decode
 from mmcl_fast.media.source import Slice, read_bytes
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.sources import tar_index
-from mmcl_fast.streams.sources.tar import expand
+from mmcl_fast.streams.sources.tar import find_tars
 from tests.media.files import tone
 from tests.streams.test_bad_input import refuse
 from tests.streams.test_streams import names
@@ -106,9 +106,9 @@ def test_samples_are_byte_ranges(tars):
 def test_patterns(tars, monkeypatch, pattern, found):
     monkeypatch.chdir(tars)
     if found is None:
-        refuse(lambda: expand(pattern), "no file matches")
+        refuse(lambda: find_tars(pattern), "no file matches")
     else:
-        assert [file.stem for file in expand(pattern)] == found.split()
+        assert [file.stem for file in find_tars(pattern)] == found.split()
 
 
 def test_patterns_that_stand_for_nothing(tars, tmp_path):
@@ -125,7 +125,7 @@ def test_patterns_that_stand_for_nothing(tars, tmp_path):
     ):
         refuse(lambda: Stream.from_tar(pattern), part)
     (tars / "[a]{1}.tar").write_bytes((tars / "test-000.tar").read_bytes())
-    assert [file.name for file in expand(str(tars / "[a]{1}.tar"))] == ["[a]{1}.tar"]  # a file of that very name
+    assert [file.name for file in find_tars(str(tars / "[a]{1}.tar"))] == ["[a]{1}.tar"]  # a file of that very name
     (tmp_path / "empty").mkdir()
     refuse(lambda: Stream.from_tar(tmp_path / "empty"), "no .tar below it")
 

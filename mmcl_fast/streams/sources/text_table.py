@@ -11,19 +11,19 @@ from typing import Any
 
 from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.media.formats import is_clutter
-from mmcl_fast.streams.classes import read_class_texts
+from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
-from mmcl_fast.streams.sources.labels import rename
-from mmcl_fast.streams.sources.parquet import columns_of
-from mmcl_fast.streams.sources.row import Row
-from mmcl_fast.streams.sources.rows import OTHERS, TABLES, not_a_table, read_rows
-from mmcl_fast.streams.validate import check_split, check_words
+from mmcl_fast.streams.sources.label_names import name_labels
+from mmcl_fast.streams.sources.parquet import parquet_columns
+from mmcl_fast.streams.sources.table_reader import OTHER_ENDINGS, TABLE_ENDINGS, not_a_table_message, read_table_rows
+from mmcl_fast.streams.sources.table_row import TableRow
+from mmcl_fast.streams.validate import check_characters, check_split
 
 _SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")  # as datasets are split into files: train-00000-of-00002.parquet
 
 
-def read_table(
+def read_text_table(
     path: Path,
     found: Findings | None = None,
     *,
@@ -37,14 +37,14 @@ def read_table(
     columns = _columns(text)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
-        files: Mapping[Path, str | None] = tables_in(path)
+        files: Mapping[Path, str | None] = find_split_tables(path)
         if not files:
             raise StreamError(
                 f"{path}: no table there: expected files named by their split, such as train.csv and "
-                f"test.csv (or {', '.join(TABLES[1:])})"
+                f"test.csv (or {', '.join(TABLE_ENDINGS[1:])})"
             )
-    elif path.suffix.lower() not in TABLES:
-        raise StreamError(not_a_table(path))
+    elif path.suffix.lower() not in TABLE_ENDINGS:
+        raise StreamError(not_a_table_message(path))
     else:
         files = {path: None}
     samples: list[Sample] = []
@@ -54,24 +54,29 @@ def read_table(
     if not samples and not found.found:
         raise StreamError(f"{path}: no samples: expected a header and a row for each text")
     texts = read_class_texts(root)
-    return {"samples": sort(rename(samples, root, texts)), "root": root, "class_texts": texts, "findings": found}
+    return {
+        "samples": sort_by_class(name_labels(samples, root, texts)),
+        "root": root,
+        "class_texts": texts,
+        "findings": found,
+    }
 
 
-def is_table(file: Path) -> bool:
+def is_text_table(file: Path) -> bool:
     """Whether a file holds texts, and not the lines of a manifest, of which each tells its modality."""
     ending = file.suffix.lower()
     if ending == ".parquet":
-        names: Collection[str] = columns_of(file)
+        names: Collection[str] = parquet_columns(file)
     else:
         try:
-            first = next(read_rows(file), None)
+            first = next(read_table_rows(file), None)
         except StreamError:  # comes again when all is read
             first = None
         names = first.values if first else ("text",) if ending in (".csv", ".tsv") else ()
     return bool(names) and "modality" not in names and ("text" in names or "path" not in names)
 
 
-def tables_in(folder: Path) -> dict[Path, str]:
+def find_split_tables(folder: Path) -> dict[Path, str]:
     """The tables of a folder and the splits that they are named by, in the splits' order.
 
     Raises StreamError for a table of an unknown split, and for a split that is there in another format only.
@@ -81,33 +86,33 @@ def tables_in(folder: Path) -> dict[Path, str]:
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or is_clutter(file.name) or not file.is_file():
             continue
-        if file.suffix.lower() in TABLES:
+        if file.suffix.lower() in TABLE_ENDINGS:
             split = _SHARD.sub("", file.stem)
             check_split(split, str(file))
             found[file] = split
-        elif file.suffix.lower() in OTHERS:
+        elif file.suffix.lower() in OTHER_ENDINGS:
             others.setdefault(_SHARD.sub("", file.name.partition(".")[0]), file)
     missing = next((others[split] for split in SPLITS if split in others and split not in found.values()), None)
     if missing is not None:
-        raise StreamError(not_a_table(missing))
+        raise StreamError(not_a_table_message(missing))
     return dict(sorted(found.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
 
 
-def split_samples(
+def read_split_tables(
     folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool, found: Findings | None = None
 ) -> list[Sample]:
     """The samples of a folder's tables; keys are relative to ``root``."""
     found = Findings() if found is None else found
     samples = [
         sample
-        for file, split in tables_in(folder).items()
+        for file, split in find_split_tables(folder).items()
         for sample in _samples(file, _columns(text), label, split, "", header, root, found)
     ]
     found.settle()
     return samples
 
 
-def sort(samples: list[Sample]) -> list[Sample]:
+def sort_by_class(samples: list[Sample]) -> list[Sample]:
     """By class; within one as they came."""
     return sorted(samples, key=lambda sample: sample.label)
 
@@ -133,14 +138,14 @@ def _samples(
         return asked
 
     key = file.relative_to(root).as_posix()
-    for row in read_rows(file, header=header, wanted=wanted):
+    for row in read_table_rows(file, header=header, wanted=wanted):
         try:
             yield _sample(row, columns, label, split, fixed, key)
         except StreamError as error:
             found.add("row", error, modality="text", path=str(file), key=f"{key}:{row.number}")
 
 
-def _sample(row: Row, columns: list[str], label: str, split: str, fixed: str | None, key: str) -> Sample:
+def _sample(row: TableRow, columns: list[str], label: str, split: str, fixed: str | None, key: str) -> Sample:
     where, number, values = row
     parts = [_field(values, name, where) for name in columns]
     name = _field(values, label, where).strip()
@@ -171,5 +176,5 @@ def _field(values: dict[str, Any], name: str, where: str) -> str:
         return str(int(value))  # pandas makes 1.0 of 1 where another row of the column is empty
     if not isinstance(value, str):
         raise StreamError(f"{where}: {name!r} is {type(value).__name__}, not text: correct it")
-    check_words(value, f"{where}: {name!r}")
+    check_characters(value, f"{where}: {name!r}")
     return value

@@ -9,7 +9,7 @@ from mmcl_fast.errors import StreamError, meant
 from mmcl_fast.streams.sample import Sample
 
 
-def narrow(
+def select_samples(
     samples: Sequence[Sample], modalities: Sequence[str] | None, share: Mapping[str, float], seed: int
 ) -> list[Sample]:
     """The samples of a scenario, in their order.
@@ -24,12 +24,12 @@ def narrow(
     """
     there = list(dict.fromkeys(sample.modality for sample in samples))
     if modalities is not None:
-        check_known(modalities, there, "modalities")
+        check_modalities(modalities, there, "modalities")
         if not modalities or len(set(modalities)) < len(modalities):
             raise StreamError(f"modalities = {list(modalities)}: name each modality that is wanted once")
         samples = [sample for modality in modalities for sample in samples if sample.modality == modality]
         there = list(modalities)
-    check_known(share, there, "share")
+    check_modalities(share, there, "share")
     left_out: set[str] = set()
     for modality, part in share.items():
         if not 0 < part <= 1:
@@ -44,7 +44,7 @@ def narrow(
     return [sample for sample in samples if sample.key not in left_out] if left_out else list(samples)
 
 
-def check_known(named: Iterable[str], there: Sequence[str], option: str) -> None:
+def check_modalities(named: Iterable[str], there: Sequence[str], option: str) -> None:
     """Raises StreamError for a modality that the stream does not have."""
     for modality in named:
         if modality not in there:

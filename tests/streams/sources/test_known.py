@@ -16,10 +16,10 @@ from mmcl_fast.media.source import Slice, head, read_bytes, size_of
 from mmcl_fast.media.spec import adjust, default_spec
 from mmcl_fast.runs.train import make_stream
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.check import samples_of, skip
+from mmcl_fast.streams.file_check import skip_broken_samples
 from mmcl_fast.streams.sources.known import LAYOUTS
 from tests.media.files import plain
-from tests.streams.known_files import COPIES, photo, plane, put
+from tests.streams.sources.known_files import COPIES, photo, plane, put
 from tests.streams.test_bad_input import refuse
 from tests.toy import ToyEncoder
 
@@ -56,9 +56,11 @@ def test_official_classes_and_splits(copies, name):
     assert task.modality == LAYOUTS[name].modality and stream.root == copies[name]
     assert list(task.classes) == labels and list(task.texts) == (texts or labels)
     assert (len(task.train), len(task.test), len(task.val)) == (train, test, 0)
-    assert all(sample.key.startswith(f"{name}/") for sample in samples_of(stream))
+    assert all(sample.key.startswith(f"{name}/") for sample in stream.samples)
     assert {sample.label for sample in task.train} == {sample.label for sample in task.test} == set(labels)
-    assert not skip(stream, settings=kinds(name)).skipped  # every file decodes, and equal ones in two splits stay
+    assert not skip_broken_samples(
+        stream, settings=kinds(name)
+    ).skipped  # every file decodes, and equal ones in two splits stay
 
 
 def test_classes_go_with_their_files(copies):
@@ -66,7 +68,7 @@ def test_classes_go_with_their_files(copies):
 
     def of(name, **options):
         stream = Stream.from_known({name: {"path": copies[name], **options}})
-        return {sample.key.removeprefix(f"{name}/"): sample for sample in samples_of(stream)}
+        return {sample.key.removeprefix(f"{name}/"): sample for sample in stream.samples}
 
     assert of("imagenet_r")["n01484850/art_0.jpg"].label == "great white shark"
     assert of("imagenet_100")["val/n03126707/ILSVRC2012_val_00000001.JPEG"].label == "crane (n03126707)"
@@ -95,7 +97,7 @@ def test_imagenet_r_is_split_the_same_everywhere(copies, copy):
     test = {sample.key for sample in stream[0].test}
     again = copy("imagenet_r")
     assert {sample.key for sample in Stream.from_known({"imagenet_r": again})[0].test} == test
-    for key in (sample.key for sample in samples_of(stream)):
+    for key in (sample.key for sample in stream.samples):
         _, wnid, name = key.split("/")
         put(again, f"{'test' if key in test else 'train'}/{wnid}/{name}", (again / wnid / name).read_bytes())
     split = Stream.from_known({"imagenet_r": again})
@@ -243,7 +245,7 @@ def test_paths_are_the_files_own(tmp_path):
 
 
 # What is taken away of a copy, and the path that the message then begins with.
-MISSING = {
+MISSING_VALUES = {
     "imagenet_100": ("val", "val"),
     "cifar_100": ("test.bin", "test.bin"),
     "ucf101": ("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g02_c01.avi",) * 2,
@@ -261,10 +263,10 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("name", MISSING)
+@pytest.mark.parametrize("name", MISSING_VALUES)
 def test_what_is_missing_is_named_with_the_tree(copy, name):
     root = copy(name)
-    gone, named = MISSING[name]
+    gone, named = MISSING_VALUES[name]
     (shutil.rmtree if (root / gone).is_dir() else os.unlink)(root / gone)
     refuse(
         lambda: Stream.from_known({name: root}),
