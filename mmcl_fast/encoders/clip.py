@@ -25,7 +25,8 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.encoders.clip_layers import GRID, TEMPORAL, TextTower, VisionTower
 from mmcl_fast.encoders.prompted_blocks import set_dtype
 from mmcl_fast.errors import EncoderError
-from mmcl_fast.media.spec import BUILT_IN, MODALITIES, Spec, TextSpec, VisualSpec
+from mmcl_fast.media.registry import BUILT_IN, MODALITIES
+from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
 
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

@@ -21,7 +21,7 @@ from mmcl_fast.feature_cache.request import Request
 from mmcl_fast.feature_cache.shard import Row, Shard, pack
 from mmcl_fast.feature_cache.store import Store, store_name
 from mmcl_fast.media import Spec, loader
-from mmcl_fast.media.custom import READERS, code_of
+from mmcl_fast.media.registry import REGISTRY, source_hash
 from mmcl_fast.user_cache import user_cache
 
 log = logging.getLogger("mmcl_fast")
@@ -174,8 +174,8 @@ class TrunkCache:
         """Name of what decodes for a device."""
         if (device, spec.modality) not in self._backends:
             name = loader([], spec, device).engine.name
-            own = READERS.get(spec.modality)
-            self._backends[device, spec.modality] = name if own is None else f"{name} {code_of(own)}"
+            own = REGISTRY.reader(spec.modality)
+            self._backends[device, spec.modality] = name if own is None else f"{name} {source_hash(own)}"
         return self._backends[device, spec.modality]
 
     def save(self, store: Store, rows: Sequence[Row]) -> Shard | None:

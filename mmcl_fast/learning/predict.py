@@ -17,8 +17,8 @@ from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.engine import Engine
 from mmcl_fast.media.engines.isolation.engine import WorkerEngine
 from mmcl_fast.media.engines.loader import make_engine
+from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.source import name_of
-from mmcl_fast.media.spec import MODALITIES
 from mmcl_fast.methods import Classes
 from mmcl_fast.streams.sample import Sample
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp.views import draw, normalise
 from mmcl_fast.media.formats import HEAD, recognise, writing
+from mmcl_fast.media.registry import BUILT_IN, MODALITIES
 from mmcl_fast.media.signatures import text_charset
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source, head, name_of, open_binary, size_of
-from mmcl_fast.media.spec import MODALITIES, Spec, TextSpec, VisualSpec, default_spec
+from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec, default_spec
 
 Result = TypeVar("Result")
 
@@ -105,10 +106,10 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
 
 def _backend(modality: str) -> Callable[..., Tensor]:
     """The function that reads this modality; its packages are imported with the first file."""
-    from mmcl_fast.media import custom as own
+    from mmcl_fast.media.custom import read_custom
     from mmcl_fast.media.readers import cpu
 
-    return own.backend if modality in own.READERS else getattr(cpu, modality)
+    return read_custom if modality not in BUILT_IN else getattr(cpu, modality)
 
 
 def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:

@@ -8,13 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, overload
 
 from mmcl_fast.errors import ConfigError
-
-BUILT_IN = ("image", "video", "audio", "depth", "text")
-MODALITIES = list(BUILT_IN)  # and those that ``own.register`` adds
-VISUAL = [name for name in BUILT_IN if name != "text"]  # and those
+from mmcl_fast.media.registry import REGISTRY
 
 CHOICES: dict[str, Sequence[str]] = {
-    "modality": VISUAL,
     "resize": ("squash", "crop"),
     "interpolation": ("bilinear", "bicubic"),
     "window_policy": ("repeat", "pad"),
@@ -106,7 +102,7 @@ class VisualSpec:
     max_bytes: int = _later(1 << 32)
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
+        for name, allowed in {"modality": REGISTRY.visual_names(), **CHOICES}.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: use one of {', '.join(allowed)}")
         for name in POSITIVE:

@@ -153,7 +153,7 @@ class _Service:
         return Response(generate_latest(self.metrics.registry), headers=SAFE, media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(page.html(MODALITIES), headers=SAFE | {"Content-Security-Policy": page.POLICY})
+        return HTMLResponse(page.html(list(MODALITIES)), headers=SAFE | {"Content-Security-Policy": page.POLICY})
 
 
 async def _http_fault(request: Request, fault: Exception) -> Response:

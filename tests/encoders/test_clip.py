@@ -15,7 +15,8 @@ from mmcl_fast.encoders.clip import ClipEncoder
 from mmcl_fast.encoders.clip_layers import attend
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media import decode
-from mmcl_fast.media.spec import MODALITIES, TextSpec, spec_from_dict
+from mmcl_fast.media.registry import MODALITIES
+from mmcl_fast.media.spec import TextSpec, spec_from_dict
 from tests.tiny_models import OPENAI_MEAN, write_clip, write_siglip
 
 TEXTS = ["A Dog", "", "two words, here", "a sentence that is far too long for sixteen tokens"]

@@ -14,8 +14,7 @@ import torch
 from mmcl_fast import media
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.learning import Learner
-from mmcl_fast.media import custom as own
-from mmcl_fast.media import spec
+from mmcl_fast.media.registry import REGISTRY, ModalityRegistry
 from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 
@@ -35,8 +34,7 @@ def reader(folder: Path, scale: str = ""):
 def thermal(tmp_path: Path):
     media.register("thermal", reader(tmp_path))
     yield
-    for names in (spec.MODALITIES, spec.VISUAL, own.READERS):
-        names.remove("thermal") if isinstance(names, list) else names.pop("thermal")
+    REGISTRY.unregister("thermal")
 
 
 def write(file: Path, values: np.ndarray) -> Path:
@@ -124,3 +122,28 @@ def test_it_is_learned_beside_others_and_read_anew_by_a_changed_reader(tmp_path:
     assert learned_again() == []
     media.register("thermal", reader(tmp_path, " * 0.5"))
     assert len(learned_again()) >= 12
+
+
+def test_the_list_of_modalities_shows_what_is_registered_and_cannot_be_changed(tmp_path: Path) -> None:
+    built_in = ["image", "video", "audio", "depth", "text"]
+    names = media.MODALITIES
+    assert list(names) == built_in and repr(names) == repr(built_in)
+    media.register("thermal", reader(tmp_path))
+    try:
+        assert list(names) == [*built_in, "thermal"] and names[-1] == "thermal" and len(names) == 6
+        assert names.index("thermal") == 5 and "thermal" in names and names[:2] == ("image", "video")
+        assert REGISTRY.visual_names() == ("image", "video", "audio", "depth", "thermal")
+        assert not hasattr(names, "append")
+        with pytest.raises(TypeError):
+            names[0] = "radar"  # type: ignore[index]
+    finally:
+        REGISTRY.unregister("thermal")
+    assert list(names) == built_in and "thermal" not in REGISTRY.source_hashes()
+    with pytest.raises(ConfigError, match="thermal"):
+        media.default_spec("thermal")
+
+
+def test_each_registry_holds_its_own_modalities(tmp_path: Path) -> None:
+    registry = ModalityRegistry()
+    registry.register("thermal", reader(tmp_path))
+    assert registry.names()[-1] == "thermal" and "thermal" not in media.MODALITIES

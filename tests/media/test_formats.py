@@ -15,7 +15,7 @@ from PIL import Image, TiffImagePlugin
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, formats, sniff
 from mmcl_fast.media.formats import DEMUXERS, ENDINGS, FFMPEG, FORMATS, TABLE, UNREAD_ENDINGS, recognise
-from mmcl_fast.media.spec import MODALITIES
+from mmcl_fast.media.registry import MODALITIES
 from tests.media.files import plain
 from tests.media.format_files import by_modality, sounds
 from tests.media.originals import saved, scene

@@ -21,11 +21,11 @@ import torch
 from mmcl_fast import media
 from mmcl_fast import plugins as use
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.media import custom as own
-from mmcl_fast.media import spec
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.isolation import DecoderDied, Job, Limits, Pool, landlock, process, seccomp
+from mmcl_fast.media.registry import REGISTRY
 from mmcl_fast.media.source import Slice
+from mmcl_fast.media.spec import adjust
 from tests.media.originals import originals
 from tests.media.trial import spec_of
 
@@ -48,8 +48,7 @@ def planted() -> Iterator[None]:
         assert process._server is not None
         process._server.close()
         sys.modules.pop("planted", None)
-        for names in (spec.MODALITIES, spec.VISUAL, own.READERS):
-            names.remove("planted") if isinstance(names, list) else names.pop("planted")
+        REGISTRY.unregister("planted")
 
 
 @pytest.fixture
@@ -335,9 +334,9 @@ def test_closing_ends_who_waits(planted: None) -> None:
 
 def test_an_own_reader_that_workers_do_not_know_is_called_here(pool: Pool) -> None:
     assert pool.knows("planted")
-    before = own.READERS["planted"]
+    before = REGISTRY.reader("planted")
     try:
-        own.READERS["planted"] = local_reader
+        REGISTRY.register("planted", local_reader)
         assert not pool.knows("planted")
         picture = next(file for file in originals() if file.modality == "image")
         (outcome,) = pool.run([Job(picture.data, None, {"planted": wanted(), "image": spec_of("image")})])
@@ -345,7 +344,7 @@ def test_an_own_reader_that_workers_do_not_know_is_called_here(pool: Pool) -> No
         data = pool.decode(b"not a number", "planted", wanted())
         assert isinstance(data, torch.Tensor) and torch.allclose(data, torch.tensor(os.getpid() % 100 / 100))
     finally:
-        own.READERS["planted"] = before
+        REGISTRY.register("planted", before)
 
 
 def local_reader(file) -> np.ndarray:
@@ -368,7 +367,7 @@ def test_settings_choose_workers_and_their_limits(monkeypatch: pytest.MonkeyPatc
         assert isinstance(chosen, Pool) and chosen.limits == limits
         chosen.close()
     assert isinstance(isolation.decoders({"isolate": False}, 1), isolation.InProcess)
-    assert "isolate" not in spec.adjust(media.VisualSpec(), settings).to_dict()
+    assert "isolate" not in adjust(media.VisualSpec(), settings).to_dict()
     for name in ("max_decode_mb", "max_decode_seconds", "max_decode_wait"):
         with pytest.raises(ConfigError, match=name):
             Limits(**{name: 0})

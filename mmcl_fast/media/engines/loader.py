@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.media.engines.engine import Chunk, Engine, ThreadEngine
-from mmcl_fast.media.spec import BUILT_IN, Spec
+from mmcl_fast.media.registry import BUILT_IN
+from mmcl_fast.media.spec import Spec
 
 Batch = tuple[list[int], "Tensor | list[str]"]
 BACKENDS = ("auto", "cpu", "dali")

@@ -87,9 +87,9 @@ def _prepare() -> dict[str, str]:
 
     torch.set_num_threads(1)
     from mmcl_fast import plugins as use
-    from mmcl_fast.media import custom as own
     from mmcl_fast.media.engines.isolation import worker
     from mmcl_fast.media.readers import cpu
+    from mmcl_fast.media.registry import REGISTRY
 
     assert cpu and worker
     use.load()
@@ -103,7 +103,7 @@ def _prepare() -> dict[str, str]:
     _warm_up()
     gc.collect()
     gc.freeze()  # pages that no collection touches stay shared
-    return {modality: own.code_of(read) for modality, read in own.READERS.items()}
+    return REGISTRY.source_hashes()
 
 
 def _warm_up() -> None:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media import custom as own
 from mmcl_fast.media.engines.isolation import process
 from mmcl_fast.media.engines.isolation.jobs import Job, Outcome, read_here
 from mmcl_fast.media.engines.isolation.limits import Limits
 from mmcl_fast.media.engines.isolation.opened import describe
 from mmcl_fast.media.engines.isolation.process import Died, IsolationError, Worker
+from mmcl_fast.media.registry import BUILT_IN, REGISTRY, Reader, source_hash
 from mmcl_fast.media.source import Source, name_of
-from mmcl_fast.media.spec import BUILT_IN, Spec, VisualSpec, default_spec
+from mmcl_fast.media.spec import Spec, VisualSpec, default_spec
 
 REASONS = ("signal", "exit", "memory", "cpu", "wall")  # why a worker ended
 UNSURE = ("signal", "exit", "memory")  # an earlier file may have done it: a new worker tries again
@@ -68,7 +68,7 @@ class Pool:
         self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._alive: set[Worker] = set()
         self._lock, self._closed = threading.Lock(), False
-        self._readers: dict[own.Reader, bool] = {}
+        self._readers: dict[Reader, bool] = {}
         self.workers = max(1, workers)
         for _ in range(self.workers):
             self._slots.put(None)
@@ -114,11 +114,11 @@ class Pool:
 
     def knows(self, modality: str) -> bool:
         """Whether workers read this modality as this process would."""
-        read = own.READERS.get(modality)
+        read = REGISTRY.reader(modality)
         if read is None:
             return True
         if read not in self._readers:
-            self._readers[read] = process.fork_server().readers().get(modality) == own.code_of(read)
+            self._readers[read] = process.fork_server().readers().get(modality) == source_hash(read)
         return self._readers[read]
 
     def visual(self, job: Job) -> dict[str, VisualSpec]:
