@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl_fast.cli.output import to_json
-from mmcl_fast.errors import UserError, nearest
+from mmcl_fast.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,4 +104,4 @@ def check_device(name: str) -> None:
 
 def one_of(option: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise UserError(f"{option} {value}: {nearest(value, known)} (one of {', '.join(known)})")
+        raise UserError(f"{option} {value}: {suggest(value, known)} (one of {', '.join(known)})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl_fast.cli.common import Debug, Json, Quiet, Stopped, app, check_device, guarded, print_json
-from mmcl_fast.errors import ConfigError, UserError, nearest
+from mmcl_fast.errors import ConfigError, UserError, suggest
 
 if TYPE_CHECKING:
     from mmcl_fast.compare.cell import Cell
@@ -162,7 +162,7 @@ def _sweep(
     if reference is None:
         reference = "comm" if "comm" in titles else titles[0]
     elif reference not in titles:
-        raise ConfigError(f"--reference {reference}: no such row; {nearest(reference, titles)}")
+        raise ConfigError(f"--reference {reference}: no such row; {suggest(reference, titles)}")
     planned = cells.plan(base, chosen, rows.seeds(seeds), out)
     done = sum(cell.finished for cell in planned)
     if done and not quiet:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mmcl_fast.config.schema import DEVICE, LARGEST_SEED, Config, Section  # noqa: F401  (known by this module's name too)
-from mmcl_fast.errors import ConfigError, RunError, nearest
+from mmcl_fast.errors import ConfigError, RunError, suggest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -144,7 +144,7 @@ def find(name: str) -> Path:
     if name.endswith(".toml") or "/" in name:
         raise ConfigError(f"{name}: no such file; give a TOML file, a folder of files or one of: {known}")
     raise ConfigError(
-        f"{name}: no such config; {nearest(name, list(shipped))}, or give the path of a TOML file or of a folder of "
+        f"{name}: no such config; {suggest(name, list(shipped))}, or give the path of a TOML file or of a folder of "
         "your own files"
     )
 
@@ -180,7 +180,7 @@ def explain(error: Any) -> tuple[str, str]:
     key = ".".join(path)
     if error["type"] == "extra_forbidden":
         table = f"[{'.'.join(path[:-1])}] has" if path[:-1] else "a config has"
-        return key, f"{key}: {table} no such key; {nearest(path[-1], list(model.model_fields))}"
+        return key, f"{key}: {table} no such key; {suggest(path[-1], list(model.model_fields))}"
     expected = field.description if field is not None and field.description else error["msg"]
     given = json.dumps(error["input"], default=str, ensure_ascii=False)
     return key, f"{key}: expected {expected}, got {given if len(given) <= 80 else given[:77] + '...'}"

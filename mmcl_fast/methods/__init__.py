@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from mmcl_fast.errors import ConfigError, nearest
+from mmcl_fast.errors import ConfigError, suggest
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.baselines.coda_prompt import CodaPrompt
 from mmcl_fast.methods.baselines.dns import Dns
@@ -121,7 +121,7 @@ def method_class(name: str) -> type[Method]:
     """The class of a method; ConfigError with the nearest name for an unknown one."""
     if name not in METHODS:
         raise ConfigError(
-            f"method.name = {name!r}: no such method; {nearest(name, METHODS, 0.6)}; for one of your own give "
+            f"method.name = {name!r}: no such method; {suggest(name, METHODS, 0.6)}; for one of your own give "
             "mmcl-fast --use FILE.py"
         )
     return METHODS[name]
@@ -139,7 +139,7 @@ def make_options(name: str, values: dict[str, Any] | None) -> Any:
     checked = {}
     for key, value in (values or {}).items():
         if key not in hints:
-            raise ConfigError(f"method.options.{key}: {name} has no such option; {nearest(key, hints, 0.6)}")
+            raise ConfigError(f"method.options.{key}: {name} has no such option; {suggest(key, hints, 0.6)}")
         hint = hints[key]
         if get_origin(hint) is not None:
             if value not in get_args(hint):

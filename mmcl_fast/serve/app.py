@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from mmcl_fast.errors import nearest
+from mmcl_fast.errors import suggest
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.media import MODALITIES
 from mmcl_fast.media.engines.isolation import Pool
@@ -108,10 +108,10 @@ class _Service:
         asked = dict(request.query_params)
         for name in asked:
             if name not in PARAMETERS:
-                raise Refused(400, f"parameter {name[:99]!a}: {nearest(name[:99], PARAMETERS)}")
+                raise Refused(400, f"parameter {name[:99]!a}: {suggest(name[:99], PARAMETERS)}")
         modality, top_k = asked.get("modality"), asked.get("top_k", str(self.top_k))
         if modality is not None and modality not in MODALITIES:
-            raise Refused(400, f"modality {modality[:99]!a}: {nearest(modality[:99], MODALITIES)}")
+            raise Refused(400, f"modality {modality[:99]!a}: {suggest(modality[:99], MODALITIES)}")
         if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 10 and int(top_k) > 0):
             raise Refused(400, f"top_k {top_k[:99]!a}: give a whole number from 1 on")
         return modality, int(top_k)

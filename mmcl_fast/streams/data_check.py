@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from mmcl_fast.errors import MediaError, meant
+from mmcl_fast.errors import MediaError, did_you_mean
 from mmcl_fast.media.formats import HEAD, recognise
 from mmcl_fast.media.registry import BUILT_IN
 from mmcl_fast.media.source import head
@@ -132,7 +132,7 @@ def _unused_texts(stream: Stream, found: Findings) -> None:
     """Texts of classes.json that no class takes: an entry may be misspelt, or one list may serve several folders."""
     others: dict[str, list[str]] = {}
     for modality, label in stream.unused_texts:
-        near = meant(label, [name for own, name in stream.without_text if own == modality], 0.75)
+        near = did_you_mean(label, [name for own, name in stream.without_text if own == modality], 0.75)
         if near:
             line = f"classes.json: {modality} has no class {label!r}{near}: write the name as the folder or table does"
             found.add("misspelt-text", line, modality=modality, label=label)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmcl_fast.errors import StreamError, meant
+from mmcl_fast.errors import StreamError, did_you_mean
 from mmcl_fast.streams.sample import Sample
 
 
@@ -49,5 +49,5 @@ def check_modalities(named: Iterable[str], there: Sequence[str], option: str) ->
     for modality in named:
         if modality not in there:
             raise StreamError(
-                f"{option}: no {modality!r} in this stream{meant(modality, there)}: use {', '.join(there)}"
+                f"{option}: no {modality!r} in this stream{did_you_mean(modality, there)}: use {', '.join(there)}"
             )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mmcl_fast.errors import StreamError, meant
+from mmcl_fast.errors import StreamError, did_you_mean
 from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.registry import BUILT_IN, MODALITIES
 from mmcl_fast.media.source import Slice, Source, open_binary, size_of
@@ -22,13 +22,13 @@ HEAD = 1 << 12  # bytes in which most files of one size differ
 def check_modality(name: str, where: str) -> None:
     if name not in MODALITIES:
         raise StreamError(
-            f"{where}: unknown modality {name!r}{meant(name, MODALITIES)}: use one of {', '.join(MODALITIES)}"
+            f"{where}: unknown modality {name!r}{did_you_mean(name, MODALITIES)}: use one of {', '.join(MODALITIES)}"
         )
 
 
 def check_split(name: str, where: str) -> None:
     if name not in SPLITS:
-        raise StreamError(f"{where}: unknown split {name!r}{meant(name, SPLITS)}: use {', '.join(SPLITS)}")
+        raise StreamError(f"{where}: unknown split {name!r}{did_you_mean(name, SPLITS)}: use {', '.join(SPLITS)}")
 
 
 def check_characters(text: str, where: str) -> None:

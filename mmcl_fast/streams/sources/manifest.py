@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError, meant
+from mmcl_fast.errors import StreamError, did_you_mean
 from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.name_forms import normalize_name
@@ -76,7 +76,8 @@ class _Manifest:
             if field not in names:
                 others = [name for name in names if name not in FIELDS]
                 listed = ", ".join(map(repr, names[:12]))
-                raise StreamError(f"{self.path}: no column {field!r}{meant(field, others)} among {listed}: add it")
+                hint = did_you_mean(field, others)
+                raise StreamError(f"{self.path}: no column {field!r}{hint} among {listed}: add it")
         return [name for name in FIELDS if name in names]
 
     def add(self, row: TableRow, texts: Mapping[ClassId, str]) -> None:
@@ -146,7 +147,7 @@ def _record(row: TableRow, cells: bool) -> dict[str, str]:
     for field in _NEEDED:
         if field not in record:
             others = [name for name in record if name not in FIELDS]
-            raise StreamError(f"{where}: {field!r} is missing{meant(field, others)}: add it")
+            raise StreamError(f"{where}: {field!r} is missing{did_you_mean(field, others)}: add it")
     if ("path" in record) == ("text" in record):
         empty = next((field for field in ("path", "text") if field in row.values and field not in record), None)
         state = f"{empty!r} must be a string that is not empty: " if empty and "path" not in record else ""

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError, meant
+from mmcl_fast.errors import StreamError, did_you_mean
 from mmcl_fast.media.formats import is_clutter
 from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
@@ -132,7 +132,7 @@ def _samples(
                 raise StreamError(_missing(file, option, column, names, header))
         if fixed is None and split not in names:
             raise StreamError(
-                f"{file}: no column {split!r}{meant(split, names)} to tell train from test: say "
+                f"{file}: no column {split!r}{did_you_mean(split, names)} to tell train from test: say "
                 "split = ... with its name, or give a folder that holds train.csv and test.csv"
             )
         return asked
@@ -161,13 +161,13 @@ def _sample(row: TableRow, columns: list[str], label: str, split: str, fixed: st
 def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:
     listed = ", ".join(map(repr, names[:12]))
     hint = "" if not header else ", or header = false and a column's number where the first line is a row"
-    return f"{file}: no column {column!r}{meant(column, names)} among {listed}: say {option} = ... its name{hint}"
+    return f"{file}: no column {column!r}{did_you_mean(column, names)} among {listed}: set {option} to its name{hint}"
 
 
 def _field(values: dict[str, Any], name: str, where: str) -> str:
     """A field as text; "" where it is null or not a number. Whole numbers are written without a point."""
     if name not in values:
-        raise StreamError(f"{where}: {name!r} is missing{meant(name, values)}: correct it")
+        raise StreamError(f"{where}: {name!r} is missing{did_you_mean(name, values)}: correct it")
     value = values[name]
     if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""

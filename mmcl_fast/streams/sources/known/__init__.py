@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import ConfigError, StreamError, meant
+from mmcl_fast.errors import ConfigError, StreamError, did_you_mean
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.streams.sample import ClassId, Sample
 from mmcl_fast.streams.sources.known import audio, depth, image, text, video
@@ -46,7 +46,7 @@ def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[s
 def find_layout(name: str) -> Layout:
     """Raises StreamError with the nearest name."""
     if name not in LAYOUTS:
-        raise StreamError(f"unknown dataset {name!r}{meant(name, LAYOUTS)}: use one of {', '.join(LAYOUTS)}")
+        raise StreamError(f"unknown dataset {name!r}{did_you_mean(name, LAYOUTS)}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
@@ -66,7 +66,7 @@ def datasets_from_config(
                 raise ConfigError(f"{key}.name: missing; use one of {_names(modality)}")
             continue
         if name not in LAYOUTS or LAYOUTS[name].modality != modality:
-            hint = meant(name, [known for known, layout in LAYOUTS.items() if layout.modality == modality])
+            hint = did_you_mean(name, [known for known, layout in LAYOUTS.items() if layout.modality == modality])
             raise ConfigError(
                 f"{key}.name: {name!r} is no known dataset of {modality}{hint}; use one of {_names(modality)}"
             )
