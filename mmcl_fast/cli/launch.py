@@ -79,8 +79,8 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
                     "LOCAL_RANK": str(number),
                     "WORLD_SIZE": str(count),
                     "LOCAL_WORLD_SIZE": str(count),
-                    distributed.RENDEZVOUS: str(Path(folder) / "rendezvous"),
-                    distributed.PARENT: str(alive_while_open),
+                    distributed.RENDEZVOUS_FILE: str(Path(folder) / "rendezvous"),
+                    distributed.PARENT_PIPE: str(alive_while_open),
                 }
                 # A session of its own: Ctrl-C comes once, from here.
                 processes.append(

@@ -19,7 +19,8 @@ from mmcl_fast.learning import checkpoint, evaluation
 from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
 from mmcl_fast.learning.random_state import generators
-from mmcl_fast.media.spec import MODALITIES, Spec, adjust, default_spec
+from mmcl_fast.media.registry import MODALITIES
+from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
 from mmcl_fast.streams.sample import Sample, Task
@@ -183,7 +184,7 @@ class Learner:
 
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
         """Trunk tokens of samples of one modality, at least one; ``title`` is shown while they are computed."""
-        with distributed.barrier_on_error(), self.method.phase(title, len(samples) * views) as shown:
+        with distributed.propagate_errors(), self.method.phase(title, len(samples) * views) as shown:
             tokens = self.cache.tokens(
                 self.encoder, samples, views=views, seed=self.seed, advance=shown.advance, keep=keep
             )
@@ -194,7 +195,7 @@ class Learner:
         """``tokens`` of the samples that this process was dealt; None where these are none."""
         if samples:
             return self.tokens(samples, title, views, keep)
-        with distributed.barrier_on_error():  # as the others do
+        with distributed.propagate_errors():  # as the others do
             return None
 
     # ---- evaluation and prediction --------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class TaskCheckpoints:
         self.task, self.steps, self._place = task, 0, 0
         self.counts.clear()
         self._loops, self._generators, self._under_way = {}, {}, None
-        with distributed.barrier_on_error():
+        with distributed.propagate_errors():
             if distributed.is_main_process():
                 self._find(task)
         self.steps, self._loops, self._generators, self._under_way = distributed.broadcast_object(
@@ -116,7 +116,7 @@ class TaskCheckpoints:
         if not self._agreed and self.steps % self.every:
             return
         self._loops[loop], self._under_way = state(), loop
-        with distributed.barrier_on_error():
+        with distributed.propagate_errors():
             if distributed.is_main_process():
                 self._write()
         self._stop_if_asked()

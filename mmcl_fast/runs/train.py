@@ -62,7 +62,7 @@ def train(
         UserError: bad input; what was learned before is on the disk.
         Stop: SIGINT or SIGTERM came, in the main thread; so is all that was learned.
     """
-    with distributed.barrier_on_error():
+    with distributed.propagate_errors():
         tracking.require(config.train.track)
         stream = stream or make_stream(config, out if resume else None)
         settings = examine(config, out, stream, resume)
@@ -70,13 +70,13 @@ def train(
     torch.manual_seed(config.train.seed)
     with ExitStack() as held, _deterministic(config.train.deterministic):
         cache = held.enter_context(_cache_folder(config))
-        with distributed.barrier_on_error():
+        with distributed.propagate_errors():
             learner = Learner(
                 config.encoder.name,
                 config.method.name,
                 options=config.method.options,
                 seed=config.train.seed,
-                device=distributed.device(config.train.device),
+                device=distributed.local_device(config.train.device),
                 cache_dir=cache,
                 cache_gb=config.train.cache_gb,
                 views=config.encoder.views,
@@ -86,12 +86,12 @@ def train(
                 media=config.media.model_dump(),
                 progress=progress,
             )
-        with distributed.barrier_on_error():
+        with distributed.propagate_errors():
             if distributed.is_main_process():
                 held.enter_context(files.locked(out))
                 examine(config, out, stream, resume)  # again: until now another process could have begun here
                 checkpoint.clean(out)
-        with distributed.barrier_on_error():
+        with distributed.propagate_errors():
             log = MetricsLog(out / "metrics.jsonl")
             seconds, counts = _go_on(out, learner, len(stream), log, say)
         distributed.require_same(
@@ -102,7 +102,7 @@ def train(
                 "the number of tasks learned": len(learner.tasks),
             }
         )
-        with distributed.barrier_on_error():
+        with distributed.propagate_errors():
             if distributed.is_main_process():
                 begin(out, settings, stream)
             if distributed.is_main_process() and log.rows:
@@ -117,7 +117,7 @@ def train(
             _learn(stream, learner, checkpoints, config, out, log, seconds, counts, progress)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
-            with distributed.barrier_on_error():
+            with distributed.propagate_errors():
                 if not any(event["event"] == "summary" for event in log.events):
                     log.write(
                         {"event": "summary", "metrics": {s: v["metrics"] for s, v in summary["settings"].items()}}
@@ -151,7 +151,7 @@ def _learn(
             counts = {"decode and trunk": len(stream.tasks[number - 1].train) * learner.views, **checkpoints.counts}
             if not whole or number == total:
                 before = time.perf_counter()
-                with checkpoints.finishing(), distributed.barrier_on_error():
+                with checkpoints.finishing(), distributed.propagate_errors():
                     if distributed.is_main_process():
                         tensors, values = learner.contents()
                         checkpoint.write(
@@ -176,7 +176,7 @@ def _learn(
             events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality, **spent})
         else:
             events.append({"event": "start", **spent})
-        with checkpoints.finishing(), distributed.barrier_on_error():
+        with checkpoints.finishing(), distributed.propagate_errors():
             log.write(*events)
         if number and progress is not None and distributed.is_main_process():
             progress.log(_line(log, number, total, task.name))
@@ -216,7 +216,7 @@ def _cache_folder(config: Config) -> Iterator[str | None]:
     if config.train.cache is not None or distributed.world_size() == 1:
         yield config.train.cache
         return
-    if distributed.spans_machines():
+    if distributed.is_multi_node():
         raise ConfigError(
             'train.cache = "none": processes on several machines need a folder for trunk tokens; name '
             "one that all of them reach"

@@ -360,7 +360,7 @@ def test_a_terminal_shows_all_cells_and_those_under_way(config: Path, tmp_path: 
 
 def test_cells_beside_each_other_share_the_memory(monkeypatch) -> None:
     assert distributed.processes_per_machine() == 1
-    monkeypatch.setenv(distributed.BESIDE, "4")
+    monkeypatch.setenv(distributed.CONCURRENT_RUNS, "4")
     assert distributed.processes_per_machine() == 4
 
 

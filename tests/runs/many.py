@@ -21,6 +21,7 @@ import torch
 from mmcl_fast import atomic_files as files
 from mmcl_fast import distributed
 from mmcl_fast.config.load import build
+from mmcl_fast.distributed import sharding
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import learner
 from mmcl_fast.methods.baselines.finetune import Finetune
@@ -46,7 +47,7 @@ said: dict[str, list[str]] = {}
 
 def small_blocks() -> None:
     """As if the data were large: many batches, blocks of rows and blocks of classes."""
-    embedding.BATCH, relevance.ROWS, memory.CLASSES, distributed.BLOCK = 4, 5, 1, 3
+    embedding.BATCH, relevance.ROWS, memory.CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
     learner.load_encoder = lambda name, **options: ToyEncoder()
 
 
@@ -61,10 +62,10 @@ def ranks(name: str, world: int, work) -> list[str]:
                     "RANK": str(number),
                     "WORLD_SIZE": str(world),
                     "GLOO_SOCKET_IFNAME": "lo",
-                    distributed.RENDEZVOUS: f"{folder}/rendezvous",
+                    distributed.RENDEZVOUS_FILE: f"{folder}/rendezvous",
                 }
                 try:
-                    distributed.start("cpu")
+                    distributed.init_process_group("cpu")
                     text = str(work())
                 except (UserError, KeyboardInterrupt) as fault:
                     text = f"{type(fault).__name__}: {fault}"

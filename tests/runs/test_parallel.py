@@ -106,7 +106,7 @@ def test_each_sample_goes_through_the_trunk_once(said):
 @pytest.mark.parametrize(
     ("name", "ended", "left"),
     [
-        ("killed-1", ["Lost", "SIGKILL"], ["inside-001-000003", "inside-001-000004"]),
+        ("killed-1", ["PeerLost", "SIGKILL"], ["inside-001-000003", "inside-001-000004"]),
         ("stopped", ["Stop: SIGTERM", "Stop: SIGTERM"], ["inside-001-000002", "inside-001-000003"]),
         ("full", ["RunError", "RunError"], ["inside-001-000001"]),
     ],

@@ -116,7 +116,7 @@ def optimise(
         value = loss(done)
         value.backward()
         if distributed.world_size() > 1:
-            value, asked = distributed.sum_step(parameters, value, checkpoints.stop_signal)
+            value, asked = distributed.all_reduce_gradients(parameters, value, checkpoints.stop_signal)
         optimiser.step()
         if schedule is not None:
             schedule.step()
