@@ -1,4 +1,4 @@
-"""The folder for what can be computed again: trunk outputs and indices of tar files."""
+"""The user's cache folder, for what can be computed again: trunk outputs and indexes of tar files."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import tempfile
 from pathlib import Path
 
 
-def user_cache() -> Path:
-    """``$XDG_CACHE_HOME/mmcl_fast``, by default ``~/.cache/mmcl_fast``.
+def user_cache_folder() -> Path:
+    """Return ``$XDG_CACHE_HOME/mmcl_fast``, by default ``~/.cache/mmcl_fast``.
 
-    A batch system may start a job without HOME and with a user id that has no name. Then a folder of the temporary
-    directory is taken, named by the user id and closed to other users. The XDG specification says that a relative
-    ``XDG_CACHE_HOME`` counts as none.
+    Without a home folder it is a folder of the temporary directory that other users can't write to. A batch system,
+    for example, may start a job without HOME and with a user id that has no name.
     """
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):
-        return Path(given) / "mmcl_fast"
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(configured):  # the XDG specification says to ignore a relative path
+        return Path(configured) / "mmcl_fast"
     home = home_folder()
-    return home / ".cache" / "mmcl_fast" if home else _temporary()
+    return home / ".cache" / "mmcl_fast" if home else _temporary_folder()
 
 
 def home_folder() -> Path | None:
-    """The user's home folder; None where the system knows none."""
+    """Return the user's home folder, or None where the system knows none."""
     try:
         home = Path("~").expanduser()  # HOME, or else the entry of the user id
     except RuntimeError:
@@ -32,7 +31,11 @@ def home_folder() -> Path | None:
     return home if home.is_absolute() and home.parent != home else None
 
 
-def _temporary() -> Path:
+def _temporary_folder() -> Path:
+    """Return a folder of the temporary directory that only this user may write to.
+
+    It is the same folder each time, unless another user got there first.
+    """
     name = f"mmcl_fast-{os.getuid()}" if hasattr(os, "getuid") else "mmcl_fast"
     folder = Path(tempfile.gettempdir(), name)
     try:
@@ -40,8 +43,9 @@ def _temporary() -> Path:
         status = folder.lstat()
     except OSError:
         return folder  # the caller tries to write there and says what fails
-    own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
-    if own and stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o022:
+    is_ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+    writable_by_others = status.st_mode & 0o022
+    if is_ours and stat.S_ISDIR(status.st_mode) and not writable_by_others:
         return folder
-    # Somebody else made it, or may write to it: what lies there can't be trusted.
+    # Somebody else made the folder or may write to it, so its contents can't be trusted.
     return Path(tempfile.mkdtemp(prefix=f"{name}-"))

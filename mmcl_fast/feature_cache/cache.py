@@ -1,13 +1,15 @@
-"""The trunk cache: what is frozen is computed once per sample and view, and never again."""
+"""The feature cache: the frozen trunk's output is computed once per sample and view, then read from disk."""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -16,48 +18,50 @@ import torch
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.errors import RunError
-from mmcl_fast.feature_cache.keys import Contents, code_digest
+from mmcl_fast.feature_cache.content_hashes import ContentHashes
 from mmcl_fast.feature_cache.request import Request
-from mmcl_fast.feature_cache.shard import Row, Shard, pack
+from mmcl_fast.feature_cache.shard import CachedSample, Shard, pack
 from mmcl_fast.feature_cache.store import Store, store_name
+from mmcl_fast.feature_cache.versions import feature_versions
 from mmcl_fast.media import Spec, loader
-from mmcl_fast.media.registry import REGISTRY, source_hash
+from mmcl_fast.media.spec import adjust
 from mmcl_fast.user_cache import user_cache
 
 log = logging.getLogger("mmcl_fast")
 
-FORMAT = 1
+FORMAT = 2  # of the store's name; 1 hashed the source code instead of naming versions
 CACHE_GB = 20.0
+CPU_BATCH, GPU_BATCH = 8, 32  # samples per trunk pass
 
 
 def default_folder() -> Path:
-    """``trunk`` in the user's cache folder; see ``mmcl_fast.user_cache``."""
+    """Return ``trunk`` in the user's cache folder; see ``mmcl_fast.user_cache``."""
     return user_cache() / "trunk"
 
 
-class TrunkCache:
-    """bf16 tokens, float32 queries and masks of samples, in shards on disk that all runs and seeds share.
+class FeatureCache:
+    """Trunk outputs (bf16 tokens, float32 queries, masks) in shards on disk that all runs and seeds share.
 
-    A sample is known by its content, its modality's spec and its view; a store holds the samples of one encoder
-    (its fingerprint, the code that decodes and runs it, the kind of device). What is found there is not decoded
-    again: its file is not even opened while it looks as it did (size, times, inode).
+    A sample's key is its content, its modality's spec and its view. A store holds the samples of one encoder, one
+    modality and one kind of device, made with one set of versions (``feature_versions``). A sample that is found is
+    not decoded again. Its file is not even opened while its size, times and inode stay the same.
 
-    The trunk always sees full batches of one size (the last one filled up) and texts one by one, so that a sample's
-    tokens are the same bits whatever it is computed with: on one machine, with as many threads, a run gives the same
-    numbers whatever was cached.
+    The trunk always sees full batches of one size: the last one is filled up. Texts pass the trunk one by one. So a
+    sample's tokens are the same bits in any company. On one machine, with as many threads, a run gives the same numbers
+    with an empty cache and with a full one.
 
-    Over ``budget_gb`` the least recently used shards go. Samples that fit neither the budget nor the memory allowed
-    are decoded again whenever they are asked for; a disk that is full ends the writing, not the run.
+    Over ``budget_gb`` the least recently used shards are deleted. Samples that fit neither the budget nor the memory
+    are decoded again at each use. A full disk ends the writing, not the run.
 
     Args:
-        folder: where shards are kept; ``"auto"``: ``default_folder()``; None: a temporary folder that goes with this
-            object.
-        budget_gb: for all shards in the folder, 10^9 bytes.
+        folder: the folder of the shards. ``"auto"``: ``default_folder()``. None: a temporary folder that is deleted
+            with this object.
+        budget_gb: limit for all shards in the folder, in 10^9 bytes.
         workers: decoding threads.
         batch: samples per trunk pass; None: 8 on a CPU, 32 elsewhere.
-        memory: bytes for what is kept in memory between calls, and for what the budget does not take; None: a
-            quarter of the machine's.
-        media: what the user says of their files; see ``media.spec.adjust``.
+        memory: limit in bytes for results that stay in memory between calls, and for samples over the budget.
+            None: a quarter of the machine's memory.
+        media: the user's settings for media files; see ``media.spec.adjust``.
 
     Raises:
         RunError: the folder can't be made or written.
@@ -80,12 +84,12 @@ class TrunkCache:
         self.budget, self.workers, self.batch = budget_gb * 1e9, workers, batch
         self.media = media or {}
         self.memory = machine_memory() // 4 if memory is None else memory
-        self.contents = Contents(self.folder / "files", workers)
+        self.contents = ContentHashes(self.folder / "files", workers)
         self._stores: dict[str, Store] = {}
-        self._kept: OrderedDict[bytes, Tokens] = OrderedDict()
+        self._recent: OrderedDict[bytes, Tokens] = OrderedDict()  # results that stay in memory
         self._unwritten: WeakSet[Shard] = WeakSet()
-        self._backends: dict[tuple[torch.device, str], str] = {}
-        self._writes, self._said = True, False
+        self._decoders: dict[tuple[torch.device, str], str] = {}
+        self._writable, self._warned = True, False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK | os.X_OK):
@@ -106,123 +110,148 @@ class TrunkCache:
         advance: Callable[[int], None] | None = None,
         keep: bool = False,
     ) -> Tokens:
-        """The trunk's output for samples of one modality on the encoder's device, found or computed.
+        """Find or compute the trunk's output for samples of one modality, on the encoder's device.
 
         Args:
-            views: the plain view and ``views - 1`` random ones, one after another: ``views`` x n rows.
+            encoder: the encoder whose trunk is run.
+            samples: n samples with ``modality``, ``key``, and ``path`` or ``text``.
+            views: the plain view and ``views - 1`` random ones, one view after another: ``views`` x n rows.
             seed: of the random views.
-            advance: called with the number of samples done.
-            keep: for samples that will be asked for again: what fits ``memory``, or half of the GPU's free memory,
-                stays ready until others push it out.
+            advance: called with the number of samples that were just finished.
+            keep: keep the result in memory for the next call with the same samples. Later results push it out when
+                ``memory``, or half of the GPU's free memory, is full.
 
         Raises:
-            MediaError: the first broken file; what was computed before it is kept.
+            MediaError: the first broken file; the results of the samples before it stay stored.
         """
-        request = Request(self, encoder, samples, views, seed)
+        spec = adjust(encoder.spec(samples[0].modality), self.media)
+        store = self.store(encoder, spec)
+        request = Request(
+            encoder,
+            samples,
+            spec=spec,
+            views=views,
+            seed=seed,
+            store=store,
+            contents=self.contents,
+            save_shard=partial(self.save_shard, store),
+            batch=self.batch or (CPU_BATCH if encoder.device.type == "cpu" else GPU_BATCH),
+            workers=self.workers,
+        )
         try:
             request.run(advance)
         finally:
             request.flush()
-            self._remember()
+            self._save_contents()
         name = request.digest.digest()
-        if name in self._kept:
-            self._kept.move_to_end(name)
-            return self._kept[name]
+        if name in self._recent:
+            self._recent.move_to_end(name)
+            return self._recent[name]
         stored = request.result()
-        gpu = encoder.device.type == "cuda" and self._room_on(encoder.device, stored.nbytes)
-        tokens: Tokens = stored.whole() if gpu else stored
-        if keep and self._let_go(tokens.nbytes):
-            self._kept[name] = tokens
+        on_gpu = encoder.device.type == "cuda" and self._make_gpu_room(encoder.device, stored.nbytes)
+        tokens: Tokens = stored.load() if on_gpu else stored
+        if keep and self._make_room(tokens.nbytes):
+            self._recent[name] = tokens
         return tokens
 
     # ---- memory ---------------------------------------------------------------------------------------------
 
-    def _held(self) -> int:
-        return sum(t.nbytes for t in self._kept.values()) + sum(s.nbytes for s in self._unwritten)
+    def _bytes_in_memory(self) -> int:
+        return sum(t.nbytes for t in self._recent.values()) + sum(s.nbytes for s in self._unwritten)
 
-    def _let_go(self, size: int = 0) -> bool:
-        """Whether ``size`` bytes more fit the memory; the least recently used of what is kept goes to that end."""
-        while self._kept and self._held() + size > self.memory:
-            self._kept.popitem(last=False)
-        return self._held() + size <= self.memory
+    def _make_room(self, size: int = 0) -> bool:
+        """Drop the least recently used results until ``size`` more bytes fit the memory; return whether they fit."""
+        while self._recent and self._bytes_in_memory() + size > self.memory:
+            self._recent.popitem(last=False)
+        return self._bytes_in_memory() + size <= self.memory
 
-    def _drop_kept(self) -> bool:
-        """Lets go of all that is kept; whether there was anything."""
-        had = bool(self._kept)
-        self._kept.clear()
-        return had
+    def _drop_recent(self) -> bool:
+        """Drop all results in memory, which unmaps their shards; return whether there were any."""
+        had_any = bool(self._recent)
+        self._recent.clear()
+        return had_any
 
-    def _room_on(self, device: torch.device, size: int) -> bool:
+    def _make_gpu_room(self, device: torch.device, size: int) -> bool:
+        """Drop results until ``size`` bytes fit half of the GPU's free memory; return whether they fit."""
         while size > torch.cuda.mem_get_info(device)[0] // 2:
-            if not self._kept:
+            if not self._recent:
                 return False
-            self._kept.popitem(last=False)
+            self._recent.popitem(last=False)
             torch.cuda.empty_cache()
         return True
 
     # ---- disk -----------------------------------------------------------------------------------------------
 
-    def store(self, encoder: Encoder) -> Store:
-        parts = (str(FORMAT), encoder.fingerprint, encoder.device.type, code_digest())
+    def store(self, encoder: Encoder, spec: Spec) -> Store:
+        """Return the store for one encoder and modality, opened at the first call."""
+        versions = feature_versions(encoder, spec.modality, self._decoder(encoder.device, spec))
+        parts = (str(FORMAT), encoder.fingerprint, encoder.device.type, spec.modality, json.dumps(versions))
         name = store_name(*parts)
         if name not in self._stores:
-            about = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "device": encoder.device.type}
+            about = {
+                "encoder": encoder.name,
+                "fingerprint": encoder.fingerprint,
+                "device": encoder.device.type,
+                "modality": spec.modality,
+                "versions": versions,
+            }
             self._stores[name] = Store(self.folder, name, about, self.budget)
         return self._stores[name]
 
-    def backend(self, device: torch.device, spec: Spec) -> str:
-        """Name of what decodes for a device."""
-        if (device, spec.modality) not in self._backends:
-            name = loader([], spec, device).engine.name
-            own = REGISTRY.reader(spec.modality)
-            self._backends[device, spec.modality] = name if own is None else f"{name} {source_hash(own)}"
-        return self._backends[device, spec.modality]
+    def _decoder(self, device: torch.device, spec: Spec) -> str:
+        """Return the name of the engine that decodes a modality for a device."""
+        if (device, spec.modality) not in self._decoders:
+            self._decoders[device, spec.modality] = loader([], spec, device).engine.name
+        return self._decoders[device, spec.modality]
 
-    def save(self, store: Store, rows: Sequence[Row]) -> Shard | None:
-        """A shard of rows: on disk, else in memory; None where neither takes it."""
-        buffer = pack(rows)
-        if self._writes:
+    def save_shard(self, store: Store, samples: Sequence[CachedSample]) -> Shard | None:
+        """Pack samples to a shard on disk, else in memory; return None where neither has room."""
+        buffer = pack(samples)
+        if self._writable:
             try:
-                shard = store.write(buffer, [row.key for row in rows], self._drop_kept)
+                shard = store.write(buffer, [sample.key for sample in samples], self._drop_recent)
                 if shard is not None:
                     return shard
-                self._say(
+                self._warn_once(
                     f"what is in use is more than train.cache_gb = {self.budget / 1e9:g}, or than the disk has free"
                 )
             except OSError as fault:
-                self._writes = False
-                self._say(f"{self.folder} can't be written ({fault.strerror})")
-        if not self._let_go(len(buffer)):
+                self._writable = False
+                self._warn_once(f"{self.folder} can't be written ({fault.strerror})")
+        if not self._make_room(len(buffer)):
             return None
         shard = Shard(buffer, verify=False)
         self._unwritten.add(shard)
         return shard
 
-    def _say(self, why: str) -> None:
-        if not self._said:
+    def _warn_once(self, why: str) -> None:
+        if not self._warned:
             log.warning(
-                "trunk cache: %s: the rest is kept in memory while it fits %.1f GB, and what does not fit is "
-                "decoded again whenever it is used; make room or raise train.cache_gb",
+                "feature cache: %s: the rest is kept in memory while it fits %.1f GB, and samples over that are "
+                "decoded again at each use; make room or raise train.cache_gb",
                 why,
                 self.memory / 1e9,
             )
-            self._said = True
+            self._warned = True
 
-    def _remember(self) -> None:
+    def _save_contents(self) -> None:
         try:
-            if self._writes:
+            if self._writable:
                 self.contents.save()
         except OSError as fault:
-            self._writes = False
-            self._say(f"{self.folder} can't be written ({fault.strerror})")
+            self._writable = False
+            self._warn_once(f"{self.folder} can't be written ({fault.strerror})")
+
+
+TrunkCache = FeatureCache  # the name until November 2026
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this process may hope for: the machine's, or its control group's where that is less."""
-    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+    """Return the bytes of memory that this process may use: the machine's, or its control group's limit if lower."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups version 2, then version 1
         try:
-            return min(whole, int((Path("/sys/fs/cgroup") / name).read_text()))
-        except (OSError, ValueError):
+            return min(physical, int((Path("/sys/fs/cgroup") / name).read_text()))
+        except (OSError, ValueError):  # "max" where there is no limit
             continue
-    return whole
+    return physical

@@ -21,7 +21,7 @@ from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.source import Slice
 from mmcl_fast.streams.sources.text_file import decode, parse_json
 from mmcl_fast.streams.validate import check_characters
-from mmcl_fast.user_cache import user_cache
+from mmcl_fast.user_cache import user_cache_folder
 
 FORMAT = 3  # 2: more endings of names are known; 3: members that are part of no sample are listed
 NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")  # the key ends at the first dot of the last part of the name
@@ -62,7 +62,7 @@ def _known(path: Path, state: dict[str, int]) -> list[Member]:
 
 def _places(path: Path) -> tuple[Path, Path]:
     """Beside the tar; where that can't be written, in the user's cache folder."""
-    cache = user_cache() / "shards"
+    cache = user_cache_folder() / "shards"
     digest = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:32]
     return path.with_name(f"{path.name}.index.json"), cache / f"{digest}.json"
 
