@@ -18,6 +18,7 @@ PACKAGE = ROOT / "mmcl_fast"
 # What each room may import, besides itself, errors and what lies outside the package.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "option_fields": set(),
     "user_cache": set(),
     "atomic_files": set(),
     "distributed": set(),
@@ -31,8 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "streams": {"media", "progress", "user_cache"},
     "encoders": {"media", "ops", "user_cache"},
     "feature_cache": {"encoders", "media", "user_cache"},
-    "methods": {"distributed", "encoders", "ops"},
-    "config": {"methods"},
+    "methods": {"distributed", "encoders", "ops", "option_fields"},
+    "config": {"methods", "option_fields"},
     "learning": {"atomic_files", "distributed", "encoders", "feature_cache", "media", "methods", "streams"},
     "runs": {
         *("atomic_files", "config", "distributed", "encoders", "feature_cache", "learning", "media", "methods"),
@@ -79,6 +80,7 @@ LAZY = (
     "starlette",
     "uvicorn",
     "prometheus_client",
+    "scipy",
     "python_multipart",
 )
 

@@ -5,7 +5,7 @@ import pytest
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import metrics
-from mmcl_fast.learning.statistics import bootstrap, interval, paired, t_quantile, t_within
+from mmcl_fast.learning.statistics import bootstrap, interval, paired
 
 # Two-sided 90, 95 and 99 per cent points of Student's t, as every table prints them.
 TABLE = {
@@ -22,19 +22,44 @@ TABLE = {
 
 
 @pytest.mark.parametrize("df", TABLE)
-def test_quantiles_are_those_of_the_tables(df):
+def test_intervals_have_the_quantiles_of_the_printed_tables(df):
+    values = np.arange(df + 1.0)
     for confidence, t in zip((0.9, 0.95, 0.99), TABLE[df]):
-        assert t_quantile(confidence, df) == pytest.approx(t, abs=6e-4)
+        found = interval(values, confidence)
+        assert (found.high - found.mean) * math.sqrt(found.n) / found.sd == pytest.approx(t, abs=6e-4)
 
 
-def test_the_distribution_is_the_integral_of_its_density():
-    for df in range(1, 9):
-        t = np.linspace(0, 1.7, 20_001)
-        constant = math.gamma((df + 1) / 2) / math.gamma(df / 2) / math.sqrt(df * math.pi)
-        density = constant * (1 + t**2 / df) ** (-(df + 1) / 2)
-        area = 2 * float(((density[1:] + density[:-1]) / 2).sum() * (t[1] - t[0]))
-        assert t_within(1.7, df) == pytest.approx(area, abs=1e-8)
-    assert t_within(0, 3) == 0 and t_within(1e9, 4) == pytest.approx(1)
+A = [70.1, 72.4, 71.0, 69.2, 73.3, 70.9]
+B = [69.4, 71.8, 71.5, 68.0, 71.9, 70.2]
+# (n, confidence): low and high of A, t_p, permutation_p of A and B. Written with the closed form of Student's t
+# (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) that this package used before scipy.
+STORED = {
+    (2, 0.9): (63.989185758121096, 78.5108142418789, 0.048874503944385195, 0.5),
+    (2, 0.95): (56.63786455339752, 85.86213544660248, 0.048874503944385195, 0.5),
+    (3, 0.9): (69.21272328549, 73.12061004784334, 0.5596144939494563, 0.5),
+    (3, 0.95): (68.28749497507934, 74.045838358254, 0.5596144939494563, 0.5),
+    (4, 0.9): (69.06914197488595, 72.28085802511404, 0.2571593992455147, 0.25),
+    (4, 0.95): (68.50340301533524, 72.84659698466476, 0.2571593992455147, 0.25),
+    (5, 0.9): (69.61180991383019, 72.78819008616982, 0.10895916762461477, 0.125),
+    (5, 0.95): (69.13159498180079, 73.26840501819922, 0.10895916762461477, 0.125),
+    (6, 0.9): (69.92015999812514, 72.37984000187484, 0.0525240114768154, 0.0625),
+    (6, 0.95): (69.58110249292547, 72.71889750707452, 0.0525240114768154, 0.0625),
+}
+
+
+@pytest.mark.parametrize(("n", "confidence"), STORED)
+def test_values_agree_with_the_closed_form(n, confidence):
+    low, high, t_p, permutation_p = STORED[n, confidence]
+    found, difference = interval(A[:n], confidence), paired(A[:n], B[:n], confidence)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-9)
+    assert difference.t_p == pytest.approx(t_p, abs=1e-9)
+    assert difference.permutation_p == permutation_p
+
+
+def test_the_sign_flip_test_counts_ties_that_differ_by_rounding():
+    differences = [-0.7, 0.7, 0.9, -0.1, -1.5]  # 28 of the 32 sums are at least 0.7 from 0
+    a = [70.0 + d for d in differences]
+    assert paired(a, [70.0] * 5).permutation_p == 28 / 32
 
 
 def test_an_interval_by_hand():
