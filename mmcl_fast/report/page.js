@@ -1,14 +1,15 @@
 'use strict';
-const dark = matchMedia('(prefers-color-scheme: dark)');
-const told = document.getElementById('told');
-const held = id => document.getElementById(id).textContent;
-const variable = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const all = selector => document.querySelectorAll(selector);
+const darkScheme = matchMedia('(prefers-color-scheme: dark)');
+const sampleBox = document.getElementById('sample');
+const textOf = id => document.getElementById(id).textContent;
+const cssVariable = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const queryAll = selector => document.querySelectorAll(selector);
 
-function figure(place) {
-  const {data, layout} = JSON.parse(held(place.dataset.figure), (key, value) =>
-    /color$/.test(key) && typeof value === 'string' && value.startsWith('--') ? variable(value) : value);
-  const ink = variable('--ink'), line = variable('--line');
+// Reads a place's figure. A colour such as "--ink" becomes the value that the page's style has for it now.
+function readFigure(place) {
+  const {data, layout} = JSON.parse(textOf(place.dataset.figure), (key, value) =>
+    /color$/.test(key) && typeof value === 'string' && value.startsWith('--') ? cssVariable(value) : value);
+  const ink = cssVariable('--ink'), line = cssVariable('--line');
   for (const key of ['xaxis', 'yaxis'])
     layout[key] = {gridcolor: line, zerolinecolor: line, linecolor: line, tickcolor: line, automargin: true,
       ...layout[key]};
@@ -18,133 +19,137 @@ function figure(place) {
   return [data, {...layout, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', autosize: true,
     dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',  // a finger scrolls the page
     font: {color: ink, family: 'system-ui, sans-serif', size: 12},
-    hoverlabel: {bgcolor: variable('--card'), bordercolor: line, font: {color: ink}}}];
+    hoverlabel: {bgcolor: cssVariable('--card'), bordercolor: line, font: {color: ink}}}];
 }
 
-function draw() {
-  for (const place of all('[data-figure]')) {
-    const [data, layout] = figure(place);
+function drawPlots() {
+  for (const place of queryAll('[data-figure]')) {
+    const [data, layout] = readFigure(place);
     if ((layout.meta || {}).min_width) place.style.minWidth = layout.meta.min_width + 'px';
     if (!place.data) place.textContent = '';
     Plotly.react(place, data, layout, {responsive: true, displayModeBar: false});
   }
 }
 
-// ---- samples of a scatter: told in a box, by pointer, finger or arrow keys ----
+// ---- samples of a scatter plot: a box shows the one that a pointer, a finger or the arrow keys choose ----
 
-function look(sample) {
-  const parts = [];
+function sampleNodes(sample) {
+  const nodes = [];
   if (sample.picture) {
     const image = new Image();
     image.src = sample.picture;
     image.alt = '';
-    parts.push(image);
+    nodes.push(image);
   }
   if (sample.text) {
-    const words = document.createElement('q');
-    words.textContent = sample.text;
-    parts.push(words);
+    const quote = document.createElement('q');
+    quote.textContent = sample.text;
+    nodes.push(quote);
   }
-  return parts;
+  return nodes;
 }
 
-let settle = () => {};  // moves the box to its point
+let moveBox = () => {};  // puts the box next to its point, also after the page has scrolled
 
-function tell(place, point, sample) {
+function showSample(place, point, sample) {
   const about = document.createElement('div');
   about.textContent = sample.about;
-  told.replaceChildren(...look(sample), about);
-  settle = () => {
-    const frame = place.getBoundingClientRect(), box = told.getBoundingClientRect();
+  sampleBox.replaceChildren(...sampleNodes(sample), about);
+  moveBox = () => {
+    const frame = place.getBoundingClientRect(), box = sampleBox.getBoundingClientRect();
     const x = frame.left + point.xaxis._offset + point.xaxis.d2p(point.x);
     const y = frame.top + point.yaxis._offset + point.yaxis.d2p(point.y);
     const top = y + 22 + box.height < innerHeight ? y + 22 : Math.max(8, y - 22 - box.height);
-    told.style.left = Math.max(8, Math.min(x - box.width / 2, innerWidth - box.width - 8)) + 'px';
-    told.style.top = top + 'px';
+    sampleBox.style.left = Math.max(8, Math.min(x - box.width / 2, innerWidth - box.width - 8)) + 'px';
+    sampleBox.style.top = top + 'px';
   };
-  settle();
-  for (const image of told.querySelectorAll('img')) image.onload = settle;
+  moveBox();
+  for (const image of sampleBox.querySelectorAll('img')) image.onload = moveBox;
 }
 
-function hush() {
-  told.replaceChildren();
-  settle = () => {};
+function hideSample() {
+  sampleBox.replaceChildren();
+  moveBox = () => {};
 }
 
-function connect(group) {
-  const samples = JSON.parse(held(group[0].dataset.samples));
-  let busy = false, at = -1;
-  const quiet = work => { busy = true; work(); busy = false };
-  function clear(places) {
-    hush();
-    quiet(() => places.forEach(place => Plotly.Fx.unhover(place)));
+// Makes the plots of a group mark the same sample, and show it.
+function connectPlots(group) {
+  const samples = JSON.parse(textOf(group[0].dataset.samples));
+  let ignoreEvents = false, current = -1;
+  const withoutEvents = work => { ignoreEvents = true; work(); ignoreEvents = false };
+  function unmark(places) {
+    hideSample();
+    withoutEvents(() => places.forEach(place => Plotly.Fx.unhover(place)));
   }
   function mark(places, curve, number) {
-    quiet(() => places.forEach(place => Plotly.Fx.hover(place, [{curveNumber: curve, pointNumber: number}])));
+    withoutEvents(() => places.forEach(place => Plotly.Fx.hover(place, [{curveNumber: curve, pointNumber: number}])));
   }
   for (const place of group) {
     const others = group.filter(other => other !== place);
-    for (const kind of ['plotly_hover', 'plotly_click'])  // a finger clicks only
+    for (const kind of ['plotly_hover', 'plotly_click'])  // a finger only clicks
       place.on(kind, ({points: [point]}) => {
-        if (busy) return;
+        if (ignoreEvents) return;
         mark(others, point.curveNumber, point.pointNumber);
-        if (point.customdata === undefined) hush();
-        else tell(place, point, samples[point.customdata]);
+        if (point.customdata === undefined) hideSample();
+        else showSample(place, point, samples[point.customdata]);
       });
-    place.on('plotly_unhover', () => { if (!busy) clear(others) });  // of this place it is plotly.js's own
-    place.addEventListener('blur', () => clear(group));
-    addEventListener('pointerdown', event => { if (!place.contains(event.target)) clear([place]) });
+    place.on('plotly_unhover', () => { if (!ignoreEvents) unmark(others) });  // plotly.js unmarks this place itself
+    place.addEventListener('blur', () => unmark(group));
+    addEventListener('pointerdown', event => { if (!place.contains(event.target)) unmark([place]) });
     place.addEventListener('keydown', event => {
       const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
-      if (event.key === 'Escape') clear(group);
+      if (event.key === 'Escape') unmark(group);
       if (!step) return;
       event.preventDefault();
-      const shown = place.data.flatMap((trace, curve) => trace.customdata && trace.visible !== 'legendonly'
+      const visible = place.data.flatMap((trace, curve) => trace.customdata && trace.visible !== 'legendonly'
         ? trace.customdata.map((_, number) => [curve, number]) : []);
-      if (!shown.length) return;
-      at = (at < 0 && step < 0 ? shown.length - 1 : at + step + shown.length) % shown.length;
-      const [curve, number] = shown[at], trace = place.data[curve], {xaxis, yaxis} = place._fullLayout;
+      if (!visible.length) return;
+      const before = current < 0 && step < 0;
+      current = (before ? visible.length - 1 : current + step + visible.length) % visible.length;
+      const [curve, number] = visible[current], trace = place.data[curve], {xaxis, yaxis} = place._fullLayout;
       mark(group, curve, number);
-      tell(place, {xaxis, yaxis, x: trace.x[number], y: trace.y[number]}, samples[trace.customdata[number]]);
+      showSample(place, {xaxis, yaxis, x: trace.x[number], y: trace.y[number]}, samples[trace.customdata[number]]);
     });
   }
 }
 
-function fill(fold) {  // the pictures of a table of samples, when it is opened
+// Puts the pictures into a table of samples when it is opened: a browser need not decode them before.
+function fillPictures(fold) {
   for (const cell of fold.querySelectorAll('[data-sample]:empty')) {
     const table = cell.closest('[data-samples]');
-    table.samples = table.samples || JSON.parse(held(table.dataset.samples));
-    cell.append(...look(table.samples[cell.dataset.sample]));
+    table.samples = table.samples || JSON.parse(textOf(table.dataset.samples));
+    cell.append(...sampleNodes(table.samples[cell.dataset.sample]));
   }
 }
 
-function reach() {  // what scrolls sideways is scrolled by keyboard too
-  for (const part of all('.scroll'))
+// Lets the keyboard scroll what is wider than its place.
+function makeScrollable() {
+  for (const part of queryAll('.scroll'))
     if (part.scrollWidth > part.clientWidth) part.tabIndex = 0;
     else part.removeAttribute('tabindex');
 }
 
-async function library() {
-  const bytes = Uint8Array.from(atob(held('library')), sign => sign.charCodeAt(0));
+async function loadLibrary() {
+  const bytes = Uint8Array.from(atob(textOf('library')), sign => sign.charCodeAt(0));
   const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
   const script = document.createElement('script');
   script.textContent = await new Response(plain).text();
   document.head.append(script);
 }
 
-library().then(() => {
-  draw();
+loadLibrary().then(() => {
+  drawPlots();
   const groups = {};
-  for (const place of all('[data-figure][data-samples]')) (groups[place.dataset.samples] ||= []).push(place);
-  Object.values(groups).forEach(connect);
-  dark.addEventListener('change', draw);
+  for (const place of queryAll('[data-figure][data-samples]')) (groups[place.dataset.samples] ||= []).push(place);
+  Object.values(groups).forEach(connectPlots);
+  darkScheme.addEventListener('change', drawPlots);
   document.addEventListener('toggle', event => {
-    fill(event.target);
-    reach();
-    dispatchEvent(new Event('resize'));
+    fillPictures(event.target);
+    makeScrollable();
+    dispatchEvent(new Event('resize'));  // plots in an opened fold take its width
   }, true);
-  addEventListener('resize', reach);
-  addEventListener('scroll', () => settle(), {passive: true});
-  reach();
+  addEventListener('resize', makeScrollable);
+  addEventListener('scroll', () => moveBox(), {passive: true});
+  makeScrollable();
   document.documentElement.dataset.drawn = 'true';
 });

@@ -1,4 +1,4 @@
-"""Many finished runs as rows of several seeds each: their numbers, intervals over seeds, differences to one row."""
+"""The results of a sweep: each row's runs, intervals over their seeds, and differences to a reference row."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.learning.statistics import interval, paired
-from mmcl_fast.report.page import read
+from mmcl_fast.report.read_run import read_run
 
 CONFIDENCE = 0.95
-KEPT = ("tasks", "settings", "contributions", "seconds", "environment")  # of each run
+KEYS_OF_RUN = ("tasks", "settings", "contributions", "seconds", "environment")  # the keys that results keep of a run
 
 
 def collect(
     rows: Sequence[tuple[dict[str, Any], Mapping[int, Path]]], reference: str, faults: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Read finished runs and work out what is to be said of each row.
+    """Read finished runs and compute the statistics of each row.
 
     Args:
-        rows: (``{"title": ..., ...}``, seed -> run folder) in the order of the table; runs that are not finished are
-            left out of the mapping.
-        reference: the title of the row that the others are compared with.
-        faults: cells that failed, and why.
+        rows: (``{"title": ..., ...}``, seed -> run folder) in the order of the table. The mapping leaves out runs
+            that are not finished.
+        reference: the title of the row that the other rows are compared with.
+        faults: name of a failed cell -> why it failed.
 
     Returns:
-        A JSON value: for every row its cells (R and metrics of each seed, seconds, environment) and its
-        ``statistics``: by setting and metric the fields of ``statistics.Interval``, under ``difference`` those of
-        ``statistics.Paired`` to the reference on the seeds that both have; ``per_modality`` likewise, without
-        differences. A metric that a run lacks is None.
+        A JSON object with ``rows``, ``reference``, ``confidence``, ``failed``, ``formulas`` and ``notes``. Each row
+        has ``cells`` (R, metrics, seconds and environment of each seed) and ``statistics``.
+
+        ``statistics[setting][metric]`` holds the fields of ``statistics.Interval``, or is None if a run lacks the
+        metric. Its ``difference`` holds the fields of ``statistics.Paired``: the difference to the reference on
+        the seeds that both rows have. ``statistics[setting]["per_modality"][modality][metric]`` has no difference.
 
     Raises:
         RunError: a run can't be read.
@@ -40,14 +42,15 @@ def collect(
     for about, folders in rows:
         cells = []
         for seed, folder in folders.items():
-            run = read(folder)
+            run = read_run(folder)
             formulas |= run.get("formulas", {})
             notes |= dict.fromkeys(run.get("notes", []))
-            cells.append({"seed": seed, "folder": "/".join(folder.parts[-2:]), **{key: run.get(key) for key in KEPT}})
+            kept = {key: run.get(key) for key in KEYS_OF_RUN}
+            cells.append({"seed": seed, "folder": "/".join(folder.parts[-2:]), **kept})
         out.append({**about, "cells": cells})
-    base: list[dict[str, Any]] = next((row["cells"] for row in out if row["title"] == reference), [])
+    reference_cells: list[dict[str, Any]] = next((row["cells"] for row in out if row["title"] == reference), [])
     for row in out:
-        row["statistics"] = _statistics(row["cells"], base if row["title"] != reference else [])
+        row["statistics"] = _statistics(row["cells"], reference_cells if row["title"] != reference else [])
     return {
         "reference": reference,
         "confidence": CONFIDENCE,
@@ -58,26 +61,28 @@ def collect(
     }
 
 
-def _statistics(cells: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _statistics(cells: Sequence[dict[str, Any]], reference_cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return intervals over the cells, with differences to the reference on the seeds that both have."""
     settings = cells[0]["settings"] if cells else {}
-    shared = {cell["seed"]: cell for cell in base}
-    own = [cell for cell in cells if cell["seed"] in shared]
+    reference = {cell["seed"]: cell for cell in reference_cells}
+    paired_cells = [cell for cell in cells if cell["seed"] in reference]
     out: dict[str, Any] = {}
     for setting, found in settings.items():
         out[setting] = {}
         for metric in found["metrics"]:
             if metric == "per_modality":
                 continue
-            said = _interval([_metric(cell, setting, metric) for cell in cells])
-            both = [
+            statistics = _interval([_metric(cell, setting, metric) for cell in cells])
+            pairs = [
                 (a, b)
-                for cell in own
+                for cell in paired_cells
                 if (a := _metric(cell, setting, metric)) is not None
-                and (b := _metric(shared[cell["seed"]], setting, metric)) is not None
+                and (b := _metric(reference[cell["seed"]], setting, metric)) is not None
             ]
-            if said is not None and own and len(both) == len(own):
-                said["difference"] = asdict(paired([a for a, _ in both], [b for _, b in both], CONFIDENCE))
-            out[setting][metric] = said
+            if statistics is not None and paired_cells and len(pairs) == len(paired_cells):
+                difference = paired([a for a, _ in pairs], [b for _, b in pairs], CONFIDENCE)
+                statistics["difference"] = asdict(difference)
+            out[setting][metric] = statistics
         out[setting]["per_modality"] = {
             modality: {
                 metric: _interval(

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.learning import learner
 from mmcl_fast.media.spec import VisualSpec
@@ -53,7 +53,7 @@ def write_files(root: Path) -> Path:
 
 def learn(folder: Path, method: str) -> Path:
     """A run of ``method`` in ``folder / method`` on the files of ``folder / data``, with its samples."""
-    config = build(
+    config = build_config(
         {
             "stream": {
                 "source": "folder",

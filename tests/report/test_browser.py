@@ -110,7 +110,7 @@ def test_plots_follow_the_scheme(page: Any) -> None:
 
 @pytest.mark.parametrize("modality", ["image", "video", "audio", "depth", "text"])
 def test_pointing_at_a_sample_shows_it_and_marks_it_in_both_plots(page: Any, modality: str) -> None:
-    place, told = page.locator(SCATTER).first, page.locator("#told")
+    place, told = page.locator(SCATTER).first, page.locator("#sample")
     place.scroll_into_view_if_needed()
     assert told.is_hidden()
     page.mouse.move(*place.evaluate(ALONE, modality), steps=2)
@@ -135,7 +135,7 @@ def test_samples_are_reached_by_keyboard(page: Any) -> None:
             break
     else:
         pytest.fail("no press of Tab comes to the plot")
-    told = page.locator("#told")
+    told = page.locator("#sample")
     seen = []
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
         page.keyboard.press(key)
@@ -155,7 +155,7 @@ def test_a_finger_shows_a_sample(show: Open) -> None:
     place = page.locator(SCATTER).first
     place.scroll_into_view_if_needed()
     page.touchscreen.tap(*place.evaluate(ALONE, "audio"))
-    page.locator("#told").wait_for()
+    page.locator("#sample").wait_for()
     assert not page.wrong
 
 

@@ -13,7 +13,8 @@ from plotly.colors import sample_colorscale
 
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
-from mmcl_fast.report import figures, sections
+from mmcl_fast.report import figures, heatmaps, plot_style
+from mmcl_fast.report.sections.configuration import flatten
 from tests.conftest import TASKS, summary_of
 
 
@@ -62,7 +63,7 @@ def test_names_from_data_cannot_become_markup(write_run) -> None:
 
 def test_matrix_shows_each_number_once_learned_or_not() -> None:
     run = summary_of()
-    coloured, grey, *numbers = figures.matrix(run, "given")["data"]
+    coloured, grey, *numbers = heatmaps.accuracy_heatmap(run, "given")["data"]
     R = run["settings"]["given"]["R"]
     for t, row in enumerate(R):
         for i, value in enumerate(row):
@@ -85,9 +86,9 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_numbers_in_cells_stand_out() -> None:
-    for step, rgb in enumerate(sample_colorscale(figures.SCALE, 101, colortype="tuple")):
+    for step, rgb in enumerate(sample_colorscale(plot_style.COLORSCALE, 101, colortype="tuple")):
         cell = "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
-        assert contrast(figures.black_or_white(rgb), cell) > 4.5, step
+        assert contrast(heatmaps.black_or_white(rgb), cell) > 4.5, step
 
 
 def test_colours_stand_out_in_both_schemes() -> None:
@@ -98,14 +99,14 @@ def test_colours_stand_out_in_both_schemes() -> None:
         for name in ("ink", "soft", "mark"):
             assert min(contrast(colours[name], colours[under]) for under in ("card", "paper")) > 4.5, name
         assert contrast(colours["ink"], colours["note"]) > 4.5
-        for n in range(figures.HUES):
+        for n in range(plot_style.NUM_COLOURS):
             assert contrast(colours[f"c{n}"], colours["card"]) > 3, n
 
 
 def test_means_are_over_the_tasks_seen() -> None:
     R = [[1.0, 2.0, 3.0], [90.0, 0.0, 0.0], [80.0, 60.0, 0.0], [70.0, None, 50.0]]
-    assert figures.mean_seen(R) == [None, 90.0, 70.0, None]
-    assert figures.mean_seen(R, [0, 2]) == [None, 90.0, 80.0, 60.0]
+    assert figures.mean_over_seen(R) == [None, 90.0, 70.0, None]
+    assert figures.mean_over_seen(R, [0, 2]) == [None, 90.0, 80.0, 60.0]
 
 
 def test_runs_side_by_side_name_what_differs(write_run, tmp_path: Path) -> None:
@@ -228,16 +229,16 @@ def test_a_summary_with_a_part_missing_or_wrong_is_named(write_run, path: str, v
 
 
 def test_flatten() -> None:
-    assert sections.flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+    assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
 
 
 def test_terminal_tables_keep_the_brackets_of_formulas() -> None:
     from rich.console import Console
 
-    from mmcl_fast.report.console import show
+    from mmcl_fast.report.console import print_tables
 
     console = Console(width=160, record=True, file=open("/dev/null", "w"))
-    show(summary_of(), console)
+    print_tables(summary_of(), console)
     text = console.export_text()
     assert "R[T,i] - R[i,i]" in text and "rendered" in text and f"{len(TASKS)} depth-0" in text
     assert "given_masked" in text and "77.5" in text

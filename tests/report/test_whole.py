@@ -13,7 +13,9 @@ import pytest
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.forgotten_classes import falls
-from mmcl_fast.report import page, scatter, sections
+from mmcl_fast.report.read_run import read_run
+from mmcl_fast.report.sections.contributions import when_learned
+from mmcl_fast.report.sections.embeddings import project
 from mmcl_fast.runs import sample_file as samples
 
 
@@ -29,10 +31,10 @@ def written(run: Path, out: Path) -> tuple[str, str]:
 
 
 def test_contributions_when_new_and_at_the_end(whole_runs: dict[str, Path], tmp_path: Path) -> None:
-    run = page.read(whole_runs["comm"])
+    run = read_run(whole_runs["comm"])
     names, end = run["contributions"]["modalities"], run["contributions"]["matrix"]
     assert names == ["video", "image", "audio", "text", "depth"]
-    new = sections._when_learned(run, names)
+    new = when_learned(run, names)
     for m, row in enumerate(new):
         assert None not in row[: m + 1] and row[m + 1 :] == [None] * (len(names) - m - 1)
         assert sum(row[: m + 1]) == pytest.approx(1, abs=1e-5)
@@ -68,7 +70,7 @@ def test_projection_keeps_what_lies_in_a_plane() -> None:
     generator = np.random.default_rng(0)
     flat, turned = generator.normal(size=(30, 2)), np.linalg.qr(generator.normal(size=(7, 7)))[0][:2]
     rows = (flat @ turned).astype(np.float32)
-    (a, b), stars, held = scatter.projected([rows[:10], rows[10:20]], rows[20:])
+    (a, b), stars, held = project([rows[:10], rows[10:20]], rows[20:])
     assert sum(held) == pytest.approx(1, abs=1e-5) and held[0] >= held[1]
     out = np.concatenate([a, b, stars])
     apart = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (flat, out)]
@@ -76,7 +78,7 @@ def test_projection_keeps_what_lies_in_a_plane() -> None:
 
 
 def test_classes_that_fell_with_examples_and_what_they_are_taken_for(finetune: Path, tmp_path: Path) -> None:
-    run = page.read(finetune)
+    run = read_run(finetune)
     found = falls(run["tasks"], run["events"], "agnostic")
     assert found and found == sorted(found, key=lambda fall: -fall.points)
     last = next(e for e in run["events"] if e["event"] == "evaluation" and e["after"] == len(run["tasks"]))
@@ -146,7 +148,7 @@ def test_a_run_without_samples_says_how_to_get_them(finetune: Path, tmp_path: Pa
 
 
 def test_phases_with_their_work(whole_runs: dict[str, Path], tmp_path: Path) -> None:
-    run = page.read(whole_runs["finetune"])
+    run = read_run(whole_runs["finetune"])
     text = written(whole_runs["finetune"], tmp_path)[1]
     rows = {line.split(" | ")[0]: line for line in text.splitlines()}
     trained = sum(task["train"] for task in run["tasks"])

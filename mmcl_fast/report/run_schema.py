@@ -1,4 +1,4 @@
-"""What a report needs of summary.json and metrics.jsonl, and what is wrong with a damaged one."""
+"""The values of summary.json and metrics.jsonl that a report needs, as pydantic models that find damage."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated, Any, Optional
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError, model_validator
 
 Number = Optional[float]  # None: not evaluated
-_Loose = Strict(False)  # JSON has lists where these are tuples
-_TakenFor = Annotated[tuple[Annotated[tuple[str, str], _Loose], int], _Loose]
+_AcceptList = Strict(False)  # JSON has lists, no tuples
+# ((modality, class), how often)
+_ConfusionCount = Annotated[tuple[Annotated[tuple[str, str], _AcceptList], int], _AcceptList]
 
 
-class _Part(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class _Task(_Part):
+class _SummaryTask(_StrictModel):
     name: str
     modality: str
     classes: list[str]
-    test_by_class: list[int] | None = None  # none in runs of older versions
+    test_by_class: list[int] | None = None  # missing in runs of older versions
 
 
-class _Values(_Part):
-    """Metrics by name; which ones there are is not fixed here."""
+class _Values(_StrictModel):
+    """Metrics by name. Any names are accepted: a custom method may add some."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Number]
@@ -33,32 +34,32 @@ class _Metrics(_Values):
     per_modality: dict[str, _Values] = {}
 
 
-class _Setting(_Part):
+class _Setting(_StrictModel):
     R: list[list[Number]]
     metrics: _Metrics
 
 
-class _Shares(_Part):
+class _ContributionMatrix(_StrictModel):
     modalities: list[str]
     matrix: list[list[float]]
 
     @model_validator(mode="after")
-    def _square(self) -> _Shares:
+    def _check_square(self) -> _ContributionMatrix:
         count = len(self.modalities)
         if [len(row) for row in self.matrix] != [count] * count:
             raise ValueError(f"contributions.matrix is not {count} rows of {count}, as its modalities need")
         return self
 
 
-class _Summary(_Part):
-    tasks: list[_Task]
+class _Summary(_StrictModel):
+    tasks: list[_SummaryTask]
     settings: dict[str, _Setting]
     formulas: dict[str, str] = {}
     notes: list[str] = []
-    contributions: _Shares | None = None
+    contributions: _ContributionMatrix | None = None
 
     @model_validator(mode="after")
-    def _sizes(self) -> _Summary:
+    def _check_sizes(self) -> _Summary:
         count = len(self.tasks)
         for name, setting in self.settings.items():
             if len(setting.R) != count + 1 or any(len(row) != count for row in setting.R):
@@ -66,7 +67,7 @@ class _Summary(_Part):
         return self
 
 
-class _Event(_Part):
+class _Event(_StrictModel):
     event: str
     seconds: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -81,28 +82,28 @@ class _Evaluation(_Event):
     after: int
     setting: str
     by_class: list[Optional[list[int]]] | None = None
-    taken_for: list[list[list[_TakenFor]]] | None = None
+    taken_for: list[list[list[_ConfusionCount]]] | None = None
 
 
-class _Contributions(_Event, _Shares):
+class _Contributions(_Event, _ContributionMatrix):
     after: int
 
 
 EVENTS: dict[str, type[_Event]] = {"task": _TaskEvent, "evaluation": _Evaluation, "contributions": _Contributions}
 
 
-def fault_of_summary(values: dict[str, Any]) -> str | None:
-    """What is wrong with a summary, its place first, or None."""
-    return _fault(_Summary, values)
+def find_summary_fault(values: dict[str, Any]) -> str | None:
+    """Return the first fault of a summary as ``place: what is wrong``, or None."""
+    return _find_fault(_Summary, values)
 
 
-def fault_of_event(value: Any) -> str | None:
-    """What is wrong with an event of metrics.jsonl, its place first, or None."""
+def find_event_fault(value: Any) -> str | None:
+    """Return the first fault of an event of metrics.jsonl as ``place: what is wrong``, or None."""
     kind = value.get("event") if isinstance(value, dict) else None
-    return _fault(EVENTS.get(kind, _Event) if isinstance(kind, str) else _Event, value)
+    return _find_fault(EVENTS.get(kind, _Event) if isinstance(kind, str) else _Event, value)
 
 
-def _fault(model: type[BaseModel], value: Any) -> str | None:
+def _find_fault(model: type[BaseModel], value: Any) -> str | None:
     try:
         model.model_validate(value)
     except ValidationError as faults:

@@ -1,0 +1,32 @@
+"""How a report writes settings, numbers and metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SETTINGS = {
+    "agnostic": "the modality is not given; all classes compete",
+    "given": "the given modality chooses prompts and gates; all classes compete",
+    "given_masked": "as given, but only the classes of the given modality compete",
+}
+
+
+def setting_label(name: str) -> str:
+    """Return a setting's name for people; files name the setting ``given_masked``."""
+    return "given, own classes" if name == "given_masked" else name
+
+
+def explain_setting(name: str) -> str:
+    """Return what a setting means, or its name if it is not known."""
+    return SETTINGS.get(name, name)
+
+
+def format_number(value: float | None) -> str:
+    """Return a number with one decimal, or ``-`` for None."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def metric_names(summary: dict[str, Any]) -> list[str]:
+    """Return the metrics that a summary has over all tasks, in their order."""
+    first = next(iter(summary["settings"].values()))["metrics"]
+    return [name for name in first if name != "per_modality"]

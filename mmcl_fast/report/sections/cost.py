@@ -1,0 +1,63 @@
+"""The section of a report about time: seconds by task and phase, and throughput."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from mmcl_fast.report import figures
+from mmcl_fast.report.blocks import Panel, Plot, ReportRow, ReportSection, Table, Words
+from mmcl_fast.report.read_run import Run
+
+IN_SAMPLES = ("decode and trunk", "evaluation")  # phases whose work is counted in samples; the others count steps
+
+
+def cost_section(run: Run) -> ReportSection:
+    """Return the time that the run took."""
+    title = "What it cost"
+    events = [event for event in run["events"] if event["event"] in ("start", "task") and event.get("seconds")]
+    if not events:
+        return ReportSection(title, [Words("The run's metrics.jsonl holds no times.")])
+    phases = list(dict.fromkeys(phase for event in events for phase in event["seconds"]))
+    rows = [
+        [figures.event_label(event), *(f"{event['seconds'].get(phase, 0):.2f}" for phase in phases)] for event in events
+    ]
+    about = f"Seconds by task and phase, of {run['title']}"
+    seconds = Plot(figures.phase_bars(events), about, Table(["task", *phases], rows))
+    throughput = (
+        "Throughput is the work divided by the seconds of the same tasks. A sample whose trunk tokens came from the "
+        "cache counts as decoded."
+    )
+    panels = [
+        Panel("Seconds", "By task and phase.", [seconds]),
+        Panel("Phases and throughput", throughput, [_phases_table(events, phases)]),
+    ]
+    return ReportSection(title, [ReportRow(panels)])
+
+
+def _phases_table(events: Sequence[Run], phases: Sequence[str]) -> Table:
+    seconds: Counter[str] = Counter()
+    work: Counter[str] = Counter()
+    seconds_of_work: Counter[str] = Counter()  # of the events that recorded their work
+    for event in events:
+        for phase, spent in event["seconds"].items():
+            seconds[phase] += spent
+            if event.get("counts", {}).get(phase):
+                work[phase] += event["counts"][phase]
+                seconds_of_work[phase] += spent
+    total = sum(seconds.values())
+    rows = []
+    for phase in phases:
+        unit = "samples" if phase in IN_SAMPLES else "steps"
+        known = work[phase] and seconds_of_work[phase]
+        rows.append(
+            [
+                phase,
+                f"{seconds[phase]:.1f}",
+                f"{100 * seconds[phase] / total:.1f}" if total else "–",
+                f"{work[phase]:,} {unit}" if known else "–",
+                f"{work[phase] / seconds_of_work[phase]:,.1f} {unit}/s" if known else "–",
+            ]
+        )
+    rows.append(["all", f"{total:.1f}", "100.0", "", ""])
+    return Table(["phase", "seconds", "% of the time", "work", "throughput"], rows)
