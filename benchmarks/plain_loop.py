@@ -204,7 +204,7 @@ class PlainComm:
                 names,
                 lambda u: comm.relevance(_unit(u[:, self.encoder.dim :])),
                 steps=o.steps,
-                per_step=o.draws,
+                per_step=o.sampled_features,
                 lr=o.realignment_lr,
                 decay=o.realignment_decay,
                 logit_scale=o.realignment_scale,

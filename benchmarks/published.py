@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from mmcl_fast import Learner
-from mmcl_fast.config import load as configs
+from mmcl_fast.config import read_run_config
 from mmcl_fast.learning import evaluation
 from mmcl_fast.learning.statistics import Interval, interval, paired
 from mmcl_fast.report import tables
@@ -48,7 +48,7 @@ ROWS = tuple(dict.fromkeys([name for pair in PAIRS.values() for name in pair] + 
 
 def with_task_told(run: Path) -> float:
     """Mean over tasks, in %, of the accuracy on the test samples with only the task's classes competing."""
-    config = configs.read(run)
+    config = read_run_config(run)
     learner = Learner.load(run, device="cpu", cache_dir=config.train.cache, cache_gb=config.train.cache_gb)
     shares = []
     for task in runs.make_stream(config, run):
@@ -59,7 +59,7 @@ def with_task_told(run: Path) -> float:
         place = learner.classes.place
         own = torch.tensor([place[key] for key in task.class_ids])
         right = torch.tensor([place[keys[s.label]] for s in samples])
-        shares.append((evaluation.best(scores.cpu(), own) == right).double().mean())
+        shares.append((evaluation.best_columns(scores.cpu(), own) == right).double().mean())
     return 100 * float(torch.stack(shares).mean())
 
 

@@ -59,7 +59,7 @@ def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[
     prompt = 4 * x.blocks * 2 * options.prompt_length * x.width
     seen = x.classes / 2  # mean over the run
     gram = 8 * (x.query + 1) ** 2
-    realign_flop = 3 * options.steps * options.draws * (4 * seen * x.dim + 2 * 2 * x.modalities * wide * options.rank)
+    realign_flop = 3 * options.steps * options.sampled_features * (4 * seen * x.dim + 2 * 2 * x.modalities * wide * options.rank)
     moment_flop = 2 * seen * (options.class_rank + 1) * wide**2
     again = x.tests * x.tasks / 2 / x.modalities  # whose prompt changed
     phases = {
@@ -119,8 +119,8 @@ def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[
         ],
         [
             "drawn in a task's re-alignment",
-            f"{options.steps * options.draws:,} features",
-            f"{options.steps * options.draws / x.classes:.2g} a class: steps x draws must grow with C",
+            f"{options.steps * options.sampled_features:,} features",
+            f"{options.steps * options.sampled_features / x.classes:.2g} a class: steps x draws must grow with C",
         ],
         ["u of a task, before and after", f"{2 * 4 * per_task * wide / 1e9:.1f} GB", "every GPU holds all rows"],
         ["tokens of a task", f"{per_task * token_bytes / 1e12:.2f} TB", "one copy in the folder that all share"],

@@ -260,9 +260,9 @@ def main() -> int:
     size: dict[str, Any] = {"classes": 6, "train": chosen.train, "test": 8}
     if chosen.quick:
         size = {"classes": 2, "train": 4, "test": 2, "small": True}
-    options: dict[str, Any] = {"epochs": 2, "steps": 10, "draws": 64} if chosen.quick else {"epochs": 6}
+    options: dict[str, Any] = {"epochs": 2, "steps": 10, "sampled_features": 64} if chosen.quick else {"epochs": 6}
     # Prefixes alone, as the plain loops write them out.
-    options |= {"token_rows": False, "channel_dropout": 0.0, "codes": "texts"}
+    options |= {"token_scale_shift": False, "channel_dropout": 0.0, "class_targets": "texts"}
     asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
     rows = pick(chosen.rows)
     results: list[dict] = []

@@ -33,14 +33,14 @@ from mmcl_fast.streams import Sample, Task
 
 WIDTH, QUERY, TOKENS, PER_TASK = 64, 128, 8, 10  # D = d; Dq; tokens of a sample; classes of a task
 MODALITIES = ("image", "audio")
-OPTIONS = {"epochs": 1, "steps": 20, "draws": 256}
+OPTIONS = {"epochs": 1, "steps": 20, "sampled_features": 256}
 CLOCK = time.process_time  # of one thread: neighbours on a shared machine do not stretch it
 
 
 class SmallHead(Encoder):
     """Two prompted blocks with random weights behind a trunk that is never run; counts what its head embeds."""
 
-    name, dim, query_dim, blocks, logit_scale = "small head", WIDTH, QUERY, 2, 20.0
+    name, dim, query_dim, num_prompted_blocks, logit_scale = "small head", WIDTH, QUERY, 2, 20.0
     fingerprint = hashlib.sha256(b"small head").hexdigest()
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "media": {"_extension", "plugins"},
     "streams": {"media", "progress", "user_cache"},
     "encoders": {"media", "ops", "user_cache"},
-    "feature_cache": {"encoders", "media", "user_cache"},
+    "feature_cache": {"_extension", "encoders", "media", "user_cache"},
     "methods": {"distributed", "encoders", "ops", "option_fields"},
     "config": {"methods", "option_fields"},
     "learning": {"atomic_files", "distributed", "encoders", "feature_cache", "media", "methods", "streams"},

@@ -13,8 +13,8 @@ import pytest
 
 from mmcl_fast import methods
 from mmcl_fast import plugins as use
-from mmcl_fast.config import load as config
-from mmcl_fast.config import template
+from mmcl_fast.config import load_config
+from mmcl_fast.config.template import config_to_toml
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from tests.toy import write_folder
@@ -129,7 +129,7 @@ def test_methods_that_cannot_be_registered(monkeypatch: pytest.MonkeyPatch) -> N
         methods.register(type("Own", (ZeroShot,), {"name": "comm"}))
     with pytest.raises(ConfigError, match="give another"):
         methods.register(type("Own", (ZeroShot,), {"name": "a b"}))
-    with pytest.raises(ConfigError, match="fields all have defaults"):
+    with pytest.raises(ConfigError, match="the fields of Options all have defaults"):
         methods.register(type("Own", (ZeroShot,), {"name": "own", "Options": Bare}))
     kind = methods.register(type("Own", (ZeroShot,), {"name": "own"}))
     assert methods.method_class("own") is kind
@@ -143,8 +143,8 @@ def test_a_config_of_an_own_method_is_written_out(place: Path, monkeypatch: pyte
     globals()["Options"] = Options
     monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
     methods.register(type("Own", (ZeroShot,), {"name": "own", "Options": Options}))
-    written = template.text(config.load(place / "data", ["method.name=own"]), "own")
-    assert "mine = 3" in written and "An option of own" in written
+    written = config_to_toml(load_config(place / "data", ["method.name=own"]), "own")
+    assert "mine = 3" in written and "No description (a whole number; default 3)" in written
 
 
 def test_words_name_it_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def print_json(value: Any) -> None:
 def check_device(name: str) -> None:
     import torch
 
-    from mmcl_fast.config.load import DEVICE
+    from mmcl_fast.config import DEVICE
     from mmcl_fast.errors import ConfigError
 
     if not re.fullmatch(DEVICE, name):

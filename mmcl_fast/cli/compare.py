@@ -17,7 +17,7 @@ from mmcl_fast.errors import ConfigError, UserError, suggest
 if TYPE_CHECKING:
     from mmcl_fast.compare.cell import Cell
     from mmcl_fast.compare.rows import Row
-    from mmcl_fast.config.load import Config
+    from mmcl_fast.config import Config
 
 Name = Annotated[
     str, typer.Argument(help="A folder of your own files, a TOML file or a config that ships (demo, clip...).")
@@ -71,9 +71,9 @@ def compare(
     Example: `mmcl-fast compare demo --methods comm,ridge,finetune --seeds 0..4 --jobs 2`
     """
     from mmcl_fast.compare import rows
-    from mmcl_fast.config import load as configs
+    from mmcl_fast.config import load_config
 
-    base = configs.load(config, overrides or ())
+    base = load_config(config, overrides or ())
     _sweep(
         ["compare", config, "--methods", methods],
         base,
@@ -115,9 +115,9 @@ def ablate(
     Example: `mmcl-fast ablate demo --switches prompts,blending,rank=8 --seeds 0..4 --jobs 2`
     """
     from mmcl_fast.compare import rows
-    from mmcl_fast.config import load as configs
+    from mmcl_fast.config import load_config
 
-    base = configs.load(config, overrides or ())
+    base = load_config(config, overrides or ())
     chosen, left_out = rows.switches(switches, base)
     for line in left_out if not quiet else ():
         print(line, file=sys.stderr)

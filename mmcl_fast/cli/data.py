@@ -62,7 +62,7 @@ def data_check(
     try:
         stream, settings = _stream(source, overrides or [], found)
     except StreamError as error:
-        if not any(str(error).startswith(finding.reason) for finding in found.found):
+        if not any(str(error).startswith(finding.reason) for finding in found):
             found.add("unreadable", error)
         if as_json:
             print_json({"modalities": [], "faults": [], "findings": [finding.record() for finding in found.sorted()]})
@@ -105,11 +105,11 @@ def data_check(
 
 
 def _write(out: Path | None, found: Findings) -> None:
-    from mmcl_fast.streams.findings import to_jsonl
+    from mmcl_fast.streams.findings import findings_to_jsonl
 
     if out is not None:
         try:
-            out.write_text(to_jsonl(found.sorted()), encoding="ascii")
+            out.write_text(findings_to_jsonl(found.sorted()), encoding="ascii")
         except OSError as fault:
             raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
 
@@ -137,10 +137,10 @@ def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream,
     from mmcl_fast.streams.sources.text_table import is_text_table
 
     if source.endswith(".toml"):
-        from mmcl_fast.config import load as configs
+        from mmcl_fast.config import load_config
         from mmcl_fast.runs.train import make_stream
 
-        config = configs.load(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
+        config = load_config(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
         return make_stream(config, findings=found), config.media.model_dump()
     if overrides:
         raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")

@@ -1,4 +1,4 @@
-"""The command that writes a config to start from."""
+"""The commands that write a config to start from, and that list what a method's options are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, app, guarded
+from mmcl_fast.cli.common import Debug, Json, app, console, guarded, print_json
 from mmcl_fast.errors import UserError
 
 
@@ -17,7 +17,13 @@ from mmcl_fast.errors import UserError
 def init(
     name: Annotated[str, typer.Argument(help="A config that ships (folder, demo, clip...) or a TOML file.")] = "folder",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file to write; NAME.toml unless told.", show_default=False)
+        Path | None, typer.Option("--out", "-o", help="The file to write; default: NAME.toml.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a key, for example method.name=ridge; may be given again."
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -25,10 +31,10 @@ def init(
 
     Example: `mmcl-fast init folder --out mine.toml`
     """
-    from mmcl_fast.config import load as configs
-    from mmcl_fast.config import template
+    from mmcl_fast.config import load_config
+    from mmcl_fast.config.template import config_to_toml
 
-    written = template.text(configs.load(name), Path(name).stem)
+    written = config_to_toml(load_config(name, overrides or ()), Path(name).stem)
     out = out or Path(f"{Path(name).stem}.toml")
     try:
         with open(out, "x", encoding="utf-8") as file:
@@ -38,3 +44,34 @@ def init(
     except OSError as fault:
         raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
     print(f"written: {out}; learn with: {shlex.join(['mmcl-fast', 'train', str(out), '--out', f'runs/{out.stem}'])}")
+
+
+@app.command("options")
+@guarded
+def options(
+    method: Annotated[str, typer.Argument(help="A method's name.")] = "comm",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the options of a method: what each takes, its default, and what it is for.
+
+    Set one with `--set method.options.NAME=VALUE`, or in a config below `[method.options]`.
+
+    Example: `mmcl-fast options ridge`
+    """
+    from dataclasses import asdict
+
+    from mmcl_fast.config.reference import option_entries
+    from mmcl_fast.methods import METHODS
+
+    entries = list(option_entries(method))
+    if as_json:
+        return print_json([asdict(entry) for entry in entries])
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("option", "takes", "default", "what it does", title=f"Options of {method}", title_justify="left")
+    for entry in entries:
+        table.add_row(*map(escape, (entry.name, entry.expected, entry.default_text, entry.help)))
+    console().print(table if entries else f"{method} has no options")
+    print(f"Methods: {', '.join(METHODS)}")

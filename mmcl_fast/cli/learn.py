@@ -27,7 +27,7 @@ from mmcl_fast.cli.common import (
 from mmcl_fast.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    from mmcl_fast.config.load import Config
+    from mmcl_fast.config import Config
     from mmcl_fast.progress import Progress
     from mmcl_fast.runs.train import Result
     from mmcl_fast.streams import Stream
@@ -70,15 +70,15 @@ def train(
     Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`, and when that was stopped
     `mmcl-fast train --resume runs/demo`
     """
-    from mmcl_fast.config import load as configs
+    from mmcl_fast.config import load_config, read_run_config
 
     if out is None and not resume:
         raise RunError("--out: missing; name the run folder to write, or give --resume RUN to go on with one")
     if out is None:
         out = Path(config)
-        settings = configs.read(out, overrides or ())
+        settings = read_run_config(out, overrides or ())
     else:
-        settings = configs.load(config, overrides or ())
+        settings = load_config(config, overrides or ())
     check_device(settings.train.device)
     from mmcl_fast import distributed
     from mmcl_fast import plugins as use
@@ -185,17 +185,17 @@ def evaluate(
     Example: `mmcl-fast evaluate runs/demo --split val`
     """
     from mmcl_fast import progress
-    from mmcl_fast.config import load as configs
+    from mmcl_fast.config import read_run_config, require_same_data
 
     one_of("--setting", setting, ("agnostic", "given", "both"))
     one_of("--split", split, ("test", "val"))
-    settings = configs.read(run)
+    settings = read_run_config(run)
     check_device(device)
     from mmcl_fast.learning import Learner
     from mmcl_fast.runs.train import make_stream, notes
 
     stream = make_stream(settings, run)
-    configs.check_data(run, stream.fingerprint)
+    require_same_data(run, stream.fingerprint)
     learner = Learner.load(
         run,
         device=device,

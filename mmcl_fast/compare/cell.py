@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.compare.rows import Row
-from mmcl_fast.config.load import Config
+from mmcl_fast.config import Config
 from mmcl_fast.errors import RunError
 from mmcl_fast.report import page
 from mmcl_fast.runs import train as runs

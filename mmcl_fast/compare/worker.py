@@ -22,7 +22,7 @@ from typing import Any, TextIO
 from mmcl_fast import distributed
 from mmcl_fast import plugins as use
 from mmcl_fast.compare.cell import tasks_learned
-from mmcl_fast.config import load as configs
+from mmcl_fast.config import build_config
 from mmcl_fast.errors import UserError
 from mmcl_fast.runs import train as runs
 from mmcl_fast.runs.task_checkpoints import Stop
@@ -78,7 +78,7 @@ def learn(job: dict[str, Any], events: TextIO) -> str | None:
     """Learn a cell, or go on with it. Returns what was wrong, or None."""
     folder = Path(job["out"])
     try:
-        config = configs.build(job["config"], str(folder))
+        config = build_config(job["config"], str(folder))
         stream = runs.make_stream(config, folder)
         if job["skipped"] and not runs.holds_run(folder, resume=True):
             stream = stream.without_broken([BrokenSample(**sample) for sample in job["skipped"]])

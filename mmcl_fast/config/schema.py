@@ -1,7 +1,8 @@
-"""The keys of a config: sections, types, limits, defaults, and what each key is for.
+"""The keys of a config: sections, types, limits and defaults, and what each key is for.
 
-To add a key, add a field to its section: ``description`` is what is expected, as error messages and ``mmcl-fast init``
-say it; ``title`` is what the key is for.
+To add a key, add a field to its section. Its ``description`` says what the key is for. What it takes follows from type
+and limits, or stands in an ``Expected`` (``mmcl_fast.option_fields``). Error messages, ``mmcl-fast init`` and the
+reference page of the documentation are made from the fields.
 """
 
 from __future__ import annotations
@@ -10,300 +11,230 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from mmcl_fast.option_fields import Expected
+
 DEVICE = r"^(auto|cpu|cuda(:(0|[1-9][0-9]{0,2}))?)$"  # torch takes no leading zeros
 MOST_PIXELS = 178_956_970  # Pillow opens no larger picture
-LARGEST_SEED = 2**63 - 1  # what a generator of torch takes
-SEED = f"a whole number from 0 to {LARGEST_SEED}"
+LARGEST_SEED = 2**63 - 1  # the largest one that torch.Generator takes
 
-
-def _none(value: Any) -> Any:
-    """TOML has no null: the string "none" stands for it."""
-    return None if value == "none" else value
-
-
-Nullable = BeforeValidator(_none)
-# A column may be given by its number.
-Column = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+# TOML has no null: the string "none" stands for it.
+Nullable = BeforeValidator(lambda value: None if value == "none" else value)
+Column = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]  # by name or number
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
+    """Base of a config's tables: unknown keys are refused, values are not converted."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
 class DatasetSection(Section):
-    """[stream.datasets.<modality>]: a known dataset, where its folder is, which of its splits or folds is tested on."""
+    """[stream.datasets.<modality>]: a known dataset, its folder, and the split or fold that is tested on."""
 
-    name: Annotated[str | None, Nullable] = Field(
-        None, title="The dataset", description='the name of a known dataset, or "none"'
+    name: Annotated[str | None, Nullable, Expected('the name of a known dataset, or "none"')] = Field(
+        None, description="The dataset"
     )
-    path: Annotated[str | None, Nullable] = Field(
-        None, title="Where it lies", description="the folder that the dataset was unpacked to"
+    path: Annotated[str | None, Nullable, Expected("the folder that the dataset was unpacked to")] = Field(
+        None, description="The dataset's folder"
     )
-    split: int = Field(
-        1, ge=1, title="Which official split, or which fold, is tested on", description="a whole number from 1"
-    )
-    classes: Annotated[str | None, Nullable] = Field(
-        None, title="Which classes, and their order", description='a file that lists the classes, or "none"'
+    split: int = Field(1, ge=1, description="The number of the official split, or of the fold, that is tested on")
+    classes: Annotated[str | None, Nullable, Expected('a file that lists the classes, or "none"')] = Field(
+        None, description="The classes to learn, in their order"
     )
 
 
 class DatasetsSection(Section):
-    """[stream.datasets]: what ``source = "known"`` reads."""
+    """[stream.datasets]: the datasets that ``source = "known"`` reads, one table for each modality."""
 
-    image: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    video: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    audio: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    depth: DatasetSection = Field(default_factory=DatasetSection, description="a table")
-    text: DatasetSection = Field(default_factory=DatasetSection, description="a table")
+    image: DatasetSection = Field(default_factory=DatasetSection)
+    video: DatasetSection = Field(default_factory=DatasetSection)
+    audio: DatasetSection = Field(default_factory=DatasetSection)
+    depth: DatasetSection = Field(default_factory=DatasetSection)
+    text: DatasetSection = Field(default_factory=DatasetSection)
 
 
 class StreamSection(Section):
     """[stream]: where the samples are and in which order their tasks arrive."""
 
     source: Literal["demo", "folder", "manifest", "table", "tar", "known"] = Field(
-        "demo",
-        title="What describes the samples",
-        description='"demo", "folder", "manifest", "table", "tar" or "known"',
+        "demo", description="What describes the samples"
     )
-    path: Annotated[str | dict[str, str] | None, Nullable] = Field(
-        None,
-        title="Where the folder, manifest, table or tars lie; a relative path starts from this file",
-        description="a path (of tars: a pattern too, or a table of one for each split)",
+    path: Annotated[
+        str | dict[str, str] | None,
+        Nullable,
+        Expected('a path, or "none"; for tars also a pattern, or a table with one pattern for each split'),
+    ] = Field(None, description="The folder, manifest, table or tars; a relative path starts from this file")
+    text: Annotated[Column | list[Column], Expected("the column of the text, or a list of columns")] = Field(
+        "text", description="Tables: the columns that hold the text of a sample"
     )
-    text: Column | list[Column] = Field(
-        "text", title="Tables: what is read", description="the column of the text, or a list of columns"
+    label: Annotated[Column, Expected("the column, or the field, of the class")] = Field(
+        "label", description="Tables and tars: the class of a sample"
     )
-    label: Column = Field(
-        "label", title="Tables and tars: what is learned", description="the column, or the field, of the class"
+    split: Annotated[Column, Expected("the column of the split")] = Field(
+        "split", description="Tables: whether a row is for training, validation or testing"
     )
-    split: Column = Field(
-        "split", title="Tables: which row is for training and which for testing", description="the column of the split"
+    datasets: DatasetsSection = Field(default_factory=DatasetsSection)
+    header: bool = Field(True, description="Tables: the first line of CSV and TSV files holds the columns' names")
+    classes_per_task: Annotated[
+        int | None, Nullable, Expected('a whole number from 1, or "none" for one task per modality')
+    ] = Field(None, ge=1, description="Classes of one modality that arrive together as a task")
+    order: Annotated[
+        Literal["blocks", "random", "interleaved"] | list[str],
+        Expected('"blocks", "random", "interleaved" or a list such as ["image:0", "audio:0"]'),
+    ] = Field("blocks", description="The order of the tasks")
+    modalities: Annotated[list[str] | None, Nullable, Expected('a list of modalities, or "none"')] = Field(
+        None, description="Learn these modalities alone, in this order"
     )
-    datasets: DatasetsSection = Field(default_factory=DatasetsSection, description="a table of one for each modality")
-    header: bool = Field(
-        True,
-        title="Tables: a line of names",
-        description="true or false (whether CSV and TSV begin with their columns' names)",
+    late: Annotated[str | None, Nullable, Expected('a modality, or "none"')] = Field(
+        None, description="The modality whose tasks all come last"
     )
-    classes_per_task: Annotated[int | None, Nullable] = Field(
-        None,
-        ge=1,
-        title="Classes of one modality that arrive together",
-        description='a whole number from 1, or "none" for one task per modality',
+    share: Annotated[dict[str, float], Expected("a table such as {image = 1.0, audio = 0.1}")] = Field(
+        default_factory=dict, description="The share of each class's training samples that is used, by modality"
     )
-    order: Literal["blocks", "random", "interleaved"] | list[str] = Field(
-        "blocks",
-        title="The order of the tasks",
-        description='"blocks", "random", "interleaved" or a list such as ["image:0", "audio:0"]',
+    seed: Seed = Field(
+        0, description="Seed of the random order, the shuffled classes, the shares and the validation split"
     )
-    modalities: Annotated[list[str] | None, Nullable] = Field(
-        None, title="Only these, in this order", description='a list of modalities, or "none"'
-    )
-    late: Annotated[str | None, Nullable] = Field(
-        None, title="Held back to the end", description='the modality that comes last, or "none"'
-    )
-    share: dict[str, float] = Field(
-        default_factory=dict,
-        title="The part of each class's training samples that is used, by modality",
-        description="a table such as {image = 1.0, audio = 0.1}",
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        le=LARGEST_SEED,
-        title="Of the random order, the shuffle, the shares and the validation split",
-        description=SEED,
-    )
-    shuffle_classes: bool = Field(
-        False, title="Draw from the seed which classes go into which task", description="true or false"
-    )
-    shared_classes: bool = Field(
-        False, title="A name means the same class in every modality", description="true or false"
-    )
+    shuffle_classes: bool = Field(False, description="Draw from the seed which classes go into which task")
+    shared_classes: bool = Field(False, description="A class name means the same class in every modality")
     validation: float = Field(
         0.0,
         ge=0,
         lt=1,
-        title="The part of each class's training samples that becomes validation where the class has none",
-        description="a number from 0 up to, not with, 1",
+        description="The share of each class's training samples that becomes validation where the class has none",
     )
     test_on: Literal["test", "val"] = Field(
         "test",
-        title="Which samples accuracies are of; with val no test sample is read, to choose settings by",
-        description='"test" or "val"',
+        description="The split that accuracies are measured on; with val no test sample is read, so that settings can "
+        "be chosen",
     )
-    check: bool = Field(
-        True, title="Look at the data first", description="true or false (decode every file before learning)"
-    )
+    check: bool = Field(True, description="Decode every file before learning, to find broken ones")
     on_broken: Literal["error", "skip"] = Field(
         "error",
-        title="What a broken file does",
-        description='"error" (a file that does not decode stops the run before it learns) or "skip"',
+        description="What a file that does not decode causes: error stops the run before it learns, skip leaves the "
+        "file out",
     )
 
 
 class MediaSection(Section):
-    """[media]: what the files hold, and what of them is refused; "none" leaves it to the encoder."""
+    """[media]: what the files hold, and which of them are refused; "none" leaves it to the encoder."""
 
     max_pixels: Annotated[int | None, Nullable] = Field(
-        None,
-        ge=1,
-        le=MOST_PIXELS,
-        title="A picture or frame with more is refused",
-        description=f'a whole number from 1 to {MOST_PIXELS}, or "none"',
+        None, ge=1, le=MOST_PIXELS, description="Largest picture or video frame; a larger one is refused"
     )
     max_seconds: Annotated[float | None, Nullable] = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        title="A recording or video that lasts longer is refused",
-        description='a number above 0, or "none"',
+        None, gt=0, allow_inf_nan=False, description="Longest recording or video, in seconds; a longer one is refused"
     )
     max_bytes: Annotated[int | None, Nullable] = Field(
-        None, ge=1, title="A larger file is refused", description='a whole number from 1, or "none"'
+        None, ge=1, description="Largest file, in bytes; a larger one is refused"
     )
     max_chars: Annotated[int | None, Nullable] = Field(
-        None, ge=1, title="A text is cut there", description='a whole number from 1, or "none"'
+        None, ge=1, description="Longest text, in characters; a longer one is cut"
     )
     depth_kind: Annotated[Literal["depth", "disparity", "sun_rgbd"] | None, Nullable] = Field(
-        None, title="What depth maps hold", description='"depth", "disparity", "sun_rgbd" or "none"'
+        None, description="What depth maps hold"
     )
     depth_scale: Annotated[float | None, Nullable] = Field(
-        None,
-        gt=0,
-        allow_inf_nan=False,
-        title="The unit of depth maps",
-        description='a number above 0 (units per metre of whole numbers in depth maps), or "none"',
+        None, gt=0, allow_inf_nan=False, description="Units per metre of depth maps that hold whole numbers"
     )
     depth_invalid: Annotated[float | None, Nullable] = Field(
-        None,
-        title="Holes in depth maps",
-        description='a number (the value in depth maps that means no measurement), or "none"',
+        None, description="The value in depth maps that means no measurement"
     )
     isolate: bool = Field(
         True,
-        title="Decode in processes that a file may crash or hang: the check before learning, predict and serve",
-        description="true or false",
+        description="Decode in separate processes, which a file may crash or hang: in the check before learning, in "
+        "predict and in serve",
     )
-    max_decode_mb: float = Field(
+    max_decode_mb: Limit = Field(
         4000.0,
-        gt=0,
-        allow_inf_nan=False,
-        title="A file whose decoding needs more memory is refused (with isolate, on Linux)",
-        description="a number above 0 (10^6 bytes)",
+        description="Most memory that decoding one file may take, in 10^6 bytes (with isolate, on Linux); a file that "
+        "needs more is refused",
     )
-    max_decode_seconds: float = Field(
+    max_decode_seconds: Limit = Field(
         600.0,
-        gt=0,
-        allow_inf_nan=False,
-        title="A file whose decoding takes more processor time is refused (with isolate)",
-        description="a number above 0",
+        description="Most processor time that decoding one file may take, in seconds (with isolate); a file that needs "
+        "more is refused",
     )
-    max_decode_wait: float = Field(
+    max_decode_wait: Limit = Field(
         1200.0,
-        gt=0,
-        allow_inf_nan=False,
-        title="A file whose decoding takes longer by the clock is refused (with isolate)",
-        description="a number above 0 (seconds)",
+        description="Most time by the clock that decoding one file may take, in seconds (with isolate); a file that "
+        "needs more is refused",
     )
 
 
 class EncoderSection(Section):
     """[encoder]: the frozen model."""
 
-    name: str = Field(
-        "embedded",
-        min_length=1,
-        title="The model",
-        description='"embedded", the hub name of a CLIP or SigLIP, or a folder',
+    name: Annotated[str, Expected('"embedded", the hub name of a CLIP or SigLIP, or a folder')] = Field(
+        "embedded", min_length=1, description="The model"
     )
-    prompt_blocks: Annotated[int | Literal["all"] | None, Nullable] = Field(
-        None,
-        title="How many of the last blocks take prompts (CLIP and SigLIP)",
-        description='a whole number from 0, "all" or "none" (the encoder\'s default)',
-    )
-    views: int = Field(
-        1,
-        ge=1,
-        title="Views of each training sample: the plain one, the others random",
-        description="a whole number from 1",
-    )
+    prompt_blocks: Annotated[
+        int | Literal["all"] | None,
+        Nullable,
+        Expected('a whole number from 0, "all", or "none" for the encoder\'s default'),
+    ] = Field(None, description="How many of the last blocks take prompts; for CLIP and SigLIP")
+    views: int = Field(1, ge=1, description="Views of each training sample: the first is plain, the others are random")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        title="Of matrix products above the cut",
-        description='"auto" (bf16 where the hardware multiplies it), "fp32" or "bf16"',
+        description="Precision of matrix products above the cut; auto takes bf16 where the hardware multiplies it",
     )
 
 
 class MethodSection(Section):
-    """[method]: what learns, and the table of its own options."""
+    """[method]: what learns, and the table of its options."""
 
-    name: str = Field("comm", title="What learns", description="the name of a method")
-    options: dict[str, Any] = Field(default_factory=dict, description="a table of the method's options")
+    name: Annotated[str, Expected("the name of a method")] = Field("comm", description="The method that learns")
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class TrainSection(Section):
     """[train]: the run itself."""
 
-    device: str = Field("auto", pattern=DEVICE, title="Where it runs", description='"auto", "cpu", "cuda" or "cuda:N"')
-    seed: int = Field(0, ge=0, le=LARGEST_SEED, title="Of everything random in training", description=SEED)
-    cache: Annotated[str | None, Nullable] = Field(
-        "auto",
-        title="What the frozen trunk says of each sample is kept in",
-        description='a folder for trunk tokens, "auto" for the user\'s cache folder, or "none" for a temporary folder '
-        "on disk, removed when the process ends",
+    device: Annotated[str, Expected('"auto", "cpu", "cuda" or "cuda:N"')] = Field(
+        "auto", pattern=DEVICE, description="The device that learns; auto takes a CUDA GPU where there is one"
     )
-    cache_gb: float = Field(
-        20.0,
-        gt=0,
-        allow_inf_nan=False,
-        title="The most that the cache may take",
-        description="a number above 0 (10^9 bytes on disk)",
-    )
-    workers: int = Field(2, ge=0, title="Decoding threads", description="a whole number from 0")
+    seed: Seed = Field(0, description="Seed of everything random in training")
+    cache: Annotated[
+        str | None,
+        Nullable,
+        Expected(
+            'a folder for trunk tokens, "auto" for the user\'s cache folder, or "none" for a temporary folder '
+            "on disk, removed when the process ends"
+        ),
+    ] = Field("auto", description="Where the frozen trunk's output for each sample is kept")
+    cache_gb: Limit = Field(20.0, description="Largest size of the cache on disk, in 10^9 bytes")
+    workers: int = Field(2, ge=0, description="Decoding threads")
     evaluate: Literal["both", "given", "agnostic"] = Field(
-        "both",
-        title="Whether the model is told the modality of what it is tested on",
-        description='"both", "given" or "agnostic"',
+        "both", description="Whether the model is given the modality of the samples that it is tested on"
     )
     evaluate_unseen: bool = Field(
-        True, title="Also test on the next task before it is learned, for forward transfer", description="true or false"
+        True, description="Also test on the next task before it is learned, for forward transfer"
     )
-    checkpoint_every: int = Field(
-        200,
-        ge=1,
-        title="How much a crash may cost",
-        description="a whole number from 1: steps between checkpoints inside a task",
-    )
-    keep_checkpoints: int | Literal["all"] = Field(
-        "all",
-        title="How many checkpoints stay",
-        description='"all" or a whole number from 2: of those at the ends of tasks, the newest',
-    )
+    checkpoint_every: int = Field(200, ge=1, description="Training steps between checkpoints inside a task")
+    keep_checkpoints: Annotated[
+        int | Literal["all"], Expected('"all" or a whole number from 2: how many of the newest stay')
+    ] = Field("all", description="Which checkpoints at the ends of tasks stay")
     deterministic: bool = Field(
-        False,
-        title="Bit for bit the same on a GPU",
-        description="true or false (on a GPU: the same numbers again, slower; a CPU needs none)",
+        False, description="Give the same bits again on a GPU, more slowly; on a CPU this changes nothing"
     )
-    track: list[Literal["tensorboard", "wandb"]] = Field(
-        default_factory=list,
-        title="Where metrics.jsonl is shown besides the report",
-        description='a list of "tensorboard" and "wandb", or []',
+    track: Annotated[list[Literal["tensorboard", "wandb"]], Expected('a list of "tensorboard" and "wandb", or []')] = (
+        Field(default_factory=list, description="Trackers that show metrics.jsonl besides the report")
     )
 
     @field_validator("keep_checkpoints")
     @classmethod
-    def _two(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 2:  # one to read where the newest is broken
+    def _keep_two(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 2:  # the second newest is read where the newest is broken
             raise ValueError("at least 2")
         return value
 
 
 class Config(Section):
-    """Everything that decides what a run does; ``model_dump(mode="json")`` is what config.json holds."""
+    """Everything that decides what a run does. ``model_dump(mode="json")`` is what config.json holds."""
 
-    stream: StreamSection = Field(default_factory=StreamSection, description="a table")
-    media: MediaSection = Field(default_factory=MediaSection, description="a table")
-    encoder: EncoderSection = Field(default_factory=EncoderSection, description="a table")
-    method: MethodSection = Field(default_factory=MethodSection, description="a table")
-    train: TrainSection = Field(default_factory=TrainSection, description="a table")
+    stream: StreamSection = Field(default_factory=StreamSection)
+    media: MediaSection = Field(default_factory=MediaSection)
+    encoder: EncoderSection = Field(default_factory=EncoderSection)
+    method: MethodSection = Field(default_factory=MethodSection)
+    train: TrainSection = Field(default_factory=TrainSection)

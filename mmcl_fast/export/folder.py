@@ -51,7 +51,7 @@ class Exported:
 def export_run(run: Path, folder: Path, *, format: str = "onnx", force: bool = False) -> Exported:
     """``export`` of a run folder of ``mmcl-fast train``, or of what ``Learner.save`` wrote; a run's own test samples,
     where they are still there, are held to the learner beside made-up ones."""
-    from mmcl_fast.config import load as configs
+    from mmcl_fast.config import read_run_config
     from mmcl_fast.report import page as report
     from mmcl_fast.runs.train import make_stream
 
@@ -60,7 +60,7 @@ def export_run(run: Path, folder: Path, *, format: str = "onnx", force: bool = F
     stream, summary = None, None
     if (run / "config.json").is_file():
         with contextlib.suppress(UserError):  # the data moved on
-            stream = make_stream(configs.read(run), run)
+            stream = make_stream(read_run_config(run), run)
     if (run / "summary.json").is_file():
         summary = report.read(run)
     return export(learner, folder, format=format, force=force, stream=stream, summary=summary)

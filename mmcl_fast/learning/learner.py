@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,36 +13,59 @@ from torch import Tensor
 from mmcl_fast import distributed
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
 from mmcl_fast.errors import ConfigError, RunError, StreamError
-from mmcl_fast.feature_cache.cache import CACHE_GB, TrunkCache, machine_memory
-from mmcl_fast.learning import checkpoint, evaluation
+from mmcl_fast.feature_cache.cache import CACHE_GB, FeatureCache, machine_memory
+from mmcl_fast.learning import checkpoint, evaluation, saving
+from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.learning.evaluation import Evaluation
-from mmcl_fast.learning.predict import Line, Prediction, Predictor, sound
-from mmcl_fast.learning.random_state import generators
+from mmcl_fast.learning.model import spec_of, trunk_tokens, trunk_tokens_of_shard
+from mmcl_fast.learning.predict import Line, Prediction, Predictor, raise_first_error
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
-from mmcl_fast.methods import Classes, TaskData, make_options, method_class
+from mmcl_fast.methods import Classes, TaskData, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
 from mmcl_fast.streams.sample import Sample, Task
 
 
 class Learner:
-    """Learns tasks, remembers them, predicts.
+    """Learns tasks one after another, evaluates and predicts.
+
+    Example::
+
+        stream = mf.Stream.from_folder("data/")
+        learner = mf.Learner(encoder="openai/clip-vit-base-patch32", method="comm", cache_dir="auto")
+        for task in stream:
+            learner.learn(task)
+            print(learner.evaluate(stream.seen).table())
+        learner.save("model/")
 
     Args:
         encoder: ``"embedded"``, a CLIP or SigLIP by hub name or folder, or an ``Encoder``.
-        method: see ``mmcl_fast.methods.METHODS``.
-        options: the method's options by name.
+        method: a name in ``mmcl_fast.methods.METHODS``.
+        options: options of the method, by name; the others keep their defaults.
         seed: fixes everything random.
-        device: ``"auto"`` takes a CUDA GPU where there is one.
-        cache_dir: where trunk tokens are kept between runs; "auto": the user's cache folder; None: for this process
-            only.
-        cache_gb: the most that all trunk tokens in that folder may take, 10^9 bytes.
-        prompt_blocks: for CLIP and SigLIP, see ``load_encoder``.
-        precision: of matrix products above the cut: "fp32", "bf16", or "auto": bf16 where the hardware multiplies it.
-        views: cached views of each training sample; the first is the plain one.
-        workers: decoding threads.
-        progress: an object as in ``mmcl_fast.progress``; None shows nothing.
-        media: limits, and what depth maps hold, as in the config's [media]; see ``mmcl_fast.media.spec.adjust``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a CUDA GPU where there is one.
+        cache_dir: the folder that keeps trunk tokens between runs; ``"auto"``: the user's cache folder; None: tokens
+            are kept while this process runs.
+        prompt_blocks: number of blocks of a CLIP or SigLIP that get prompts, or ``"all"``; see ``load_encoder``.
+        views: cached views of each training sample: the plain one and ``views - 1`` random ones.
+        workers: number of decoding threads.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        cache_gb: limit of all trunk tokens in ``cache_dir``, in 10^9 bytes.
+        precision: of matrix products above the cut: ``fp32``, ``bf16``, or ``auto``, which is bf16 where the hardware
+            multiplies bf16.
+        media: the config's [media] section: limits of files, and what depth maps hold; see
+            ``mmcl_fast.media.spec.adjust``.
+
+    Attributes:
+        encoder, method, cache: the parts, as built from the arguments.
+        classes: the classes learned so far: ``keys`` (modality, name), ``texts``, ``embedding`` ``[C, D]``.
+        tasks: a record of each task learned: its ``name``, ``modality``, ``classes`` and ``class_ids``.
+        settings: the arguments that are saved with the model.
+        checkpoints: where the states of training loops are kept while a task is learned; nowhere by default.
+
+    Raises:
+        ConfigError: an option or a [media] setting is wrong, or several processes run a method for one process.
+        EncoderError: the encoder cannot be loaded.
     """
 
     def __init__(
@@ -65,13 +87,14 @@ class Learner:
     ):
         media = {name: value for name, value in (media or {}).items() if value is not None}
         for modality in MODALITIES:
-            adjust(default_spec(modality), media)  # refuses what no spec takes
+            adjust(default_spec(modality), media)  # raises ConfigError for a setting that no spec takes
         chosen = make_options(method, options)
-        if distributed.world_size() > 1 and not vars(method_class(method)).get("shares"):  # not inherited
+        # ``vars``, not getattr: a subclass must say it again for its own losses.
+        if distributed.world_size() > 1 and not vars(method_class(method)).get("shares"):
             raise ConfigError(f"method {method}: learns in one process only; leave out --devices or torchrun")
         self.settings: dict[str, Any] = {
             "method": method,
-            "options": dataclasses.asdict(chosen),
+            "options": option_values(chosen),
             "seed": seed,
             "views": views,
             "prompt_blocks": prompt_blocks,
@@ -86,7 +109,7 @@ class Learner:
             else encoder.to(device)
         )
         self.method = method_class(method)(self.encoder, chosen, seed=seed, progress=progress)
-        self.cache = TrunkCache(
+        self.cache = FeatureCache(
             cache_dir,
             budget_gb=cache_gb,
             workers=workers,
@@ -98,27 +121,31 @@ class Learner:
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
         self.tasks: list[dict[str, Any]] = []
 
-    # ---- learning -------------------------------------------------------------------------------------------
-
     def learn(self, task: Task) -> dict[str, float]:
-        """Learn one task's training samples. Returns seconds per phase; "bookkeeping" is all that is in no other:
-        class texts, the copy that undoes a task that fails, the check for what is not finite.
+        """Learn the training samples of one task.
 
-        Whatever goes wrong (a broken file, an interrupt), what was learned before stays as it was.
+        Whatever goes wrong, such as a broken file or an interrupt, what was learned before stays as it was.
+
+        Returns:
+            Seconds per phase. "bookkeeping" is the time not counted in any other phase, for example class texts and
+            the copy that undoes a failed task.
 
         Raises:
-            RunError: the loss or what was learned is not finite.
+            StreamError: the task has no training sample.
+            MediaError: a file is broken.
+            RunError: the loss or a learned tensor is not finite.
         """
         started = time.perf_counter()
         samples = task.train
         if not samples:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
         self.method.seconds = {}
-        if distributed.world_size() > 1:  # each its part, into the cache where all find the rest
-            self.own_tokens(distributed.shard(samples), f"{task.name}: decode and trunk", views=self.views)
-        tokens = self.tokens(samples, f"{task.name}: decode and trunk", views=self.views)
+        title = f"{task.name}: decode and trunk"
+        if distributed.world_size() > 1:  # each process fills the cache with its shard, then all read the whole
+            trunk_tokens_of_shard(self, distributed.shard(samples), title, views=self.views)
+        tokens = trunk_tokens(self, samples, title, views=self.views)
         trunk_seconds = time.perf_counter() - started
-        classes = self.classes_with(task, self.classes)
+        classes = add_classes(self.classes, task, self.encoder)
         ids = {name: classes.place[key] for name, key in zip(task.classes, task.class_ids)}
         labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
@@ -127,15 +154,7 @@ class Learner:
         self.method.checkpoints = self.checkpoints
         try:
             self.method.learn(data, classes)
-            for key, learned in self.method.state()[0].items():
-                if (
-                    learned.is_floating_point()
-                    and learned.numel()
-                    and not torch.stack(learned.aminmax()).isfinite().all()
-                ):  # far faster than isfinite() of all
-                    raise RunError(
-                        f"{key} is not finite after learning; look at the task's files, or change method.options"
-                    )
+            _require_finite(self.method.state()[0])
         except BaseException as fault:
             self._reset(tensors, values)
             if isinstance(fault, RunError):
@@ -154,73 +173,71 @@ class Learner:
         return {**seconds, "bookkeeping": time.perf_counter() - started - sum(seconds.values())}
 
     def finish(self) -> dict[str, float]:
-        """After the last task: a cumulative method trains now rather than when scores are first asked for. Returns
-        seconds per phase."""
+        """Train a method that needs all tasks' data, after the last task.
+
+        Such a method otherwise trains when scores are first asked for. Other methods do nothing.
+
+        Returns:
+            Seconds per phase.
+        """
         self.method.seconds = {}
         self.method.checkpoints = self.checkpoints
         self.method.finish(self.classes)
         return self.method.seconds
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Put the method back into an earlier state."""
         if self.method.cumulative:
-            return  # it learns by keeping the task's data, as its last act
+            return  # its last act is to keep the task's data, so a task that failed left nothing
         fresh = type(self.method)(self.encoder, self.method.options, seed=self.seed, progress=self.progress)
         if tensors or self.tasks:
             fresh.load_state(tensors, values)
         self.method = fresh
 
-    def classes_with(self, task: Task, classes: Classes) -> Classes:
-        """The class book with a task's classes added; a class met before keeps its id. A text that another class
-        already has ("dog" seen, then heard) is told apart by the modality: "dog (audio)"."""
-        new = {key: text for key, text in zip(task.class_ids, task.texts) if key not in classes.place}
-        if not new:
-            return classes
-        keys, texts, taken = [*classes.keys, *new], list(classes.texts), set(classes.texts)
-        for key, text in new.items():
-            texts.append(f"{text} ({key[0]})" if text in taken else text)
-            taken.add(texts[-1])
-        embedded = self.encoder.text(texts[len(classes) :]).to(self.encoder.device)
-        return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
-
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
-        """Trunk tokens of samples of one modality, at least one; ``title`` is shown while they are computed."""
-        with distributed.propagate_errors(), self.method.phase(title, len(samples) * views) as shown:
-            tokens = self.cache.tokens(
-                self.encoder, samples, views=views, seed=self.seed, advance=shown.advance, keep=keep
-            )
-        self.method.seconds.pop(title, None)
-        return tokens
+        """Return the trunk tokens of one or more samples of one modality, from the cache or computed now.
 
-    def own_tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens | None:
-        """``tokens`` of the samples that this process was dealt; None where these are none."""
-        if samples:
-            return self.tokens(samples, title, views, keep)
-        with distributed.propagate_errors():  # as the others do
-            return None
+        Args:
+            samples: n samples.
+            title: names the phase on the progress display.
+            views: the plain view and ``views - 1`` random ones, one after another: ``views`` x n rows.
+            keep: keep the result in memory for the next call with the same samples.
 
-    # ---- evaluation and prediction --------------------------------------------------------------------------
+        Raises:
+            MediaError: a file is broken.
+        """
+        return trunk_tokens(self, samples, title, views=views, keep=keep)
 
     def evaluate(
         self, tasks: Sequence[Task], *, setting: str = "both", split: str = "test", upcoming: Sequence[Task] = ()
     ) -> Evaluation:
-        """Accuracy on each task's samples of a split, prediction by instance.
+        """Compute the accuracy on each task's samples of a split; every sample is predicted by itself.
 
-        Tasks that were learned are scored over the classes learned; tasks that were not, over the classes learned
-        and those of all tasks given (and ``upcoming``) that were not.
+        For a task that was learned, the classes learned compete. For a task that was not, the classes learned and the
+        classes of all tasks that were not compete, ``upcoming`` included.
 
         Args:
-            setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.evaluation.ABOUT``.
+            tasks: one or more tasks.
+            setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.evaluation.SETTINGS``.
             split: ``test`` or ``val``.
-            upcoming: tasks whose classes also compete for the samples of tasks not yet learned.
+            upcoming: tasks whose classes also compete for the samples of tasks that are not learned.
+
+        Raises:
+            StreamError: no task, or a task without a sample in the split.
+            MediaError: a file is broken.
         """
         return evaluation.evaluate(self, tasks, setting, split, upcoming)
 
     def spec(self, modality: str) -> Spec:
-        """How files of a modality are prepared: the encoder's way, with the settings of [media]."""
-        return adjust(self.encoder.spec(modality), self.settings["media"])
+        """Return how files of a modality are prepared: the encoder's way, with the settings of [media]."""
+        return spec_of(self, modality)
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
-        """Modalities seen, and the mean contribution (column) to a sample of each (row); None without any."""
+        """Return the mean contribution of each modality (column) to samples of each modality (row).
+
+        Returns:
+            The M modalities seen so far and M rows of M weights; None for a method without contributions.
+        """
         return self.method.contribution_matrix()
 
     def predict(
@@ -234,7 +251,12 @@ class Learner:
         batch_size: int = 32,
         on_error: str = "error",
     ) -> list[Prediction]:
-        """All of :meth:`predictions` at once."""
+        """Return all of :meth:`predictions` as a list.
+
+        Example::
+
+            learner.predict(["bark.wav", "street.mp4"])[0].labels  # [("audio", "dog"), ...], best first
+        """
         return list(
             self.predictions(
                 files,
@@ -258,52 +280,42 @@ class Learner:
         batch_size: int = 32,
         on_error: str = "error",
     ) -> Iterator[Prediction]:
-        """What files of any modality are taken for, per instance and in their order; memory stays flat however many
-        there are.
+        """Predict files of any modality, each by itself, and yield the predictions in order.
+
+        Memory stays flat, however many files there are.
 
         Args:
-            files: paths, and ``Line`` for a text that is no file.
-            modality: how all of them are to be decoded; None: found from each file's content.
-            top_k: classes returned for each.
-            given: True lets the modality choose prompts and gates; default: only where ``modality`` is told.
+            files: paths of files, and a ``Line`` for each text that is not in a file.
+            modality: the modality of all files; None: found from the content of each file.
+            top_k: number of classes in each prediction.
+            given: True lets the modality choose prompts and gates; None: True where ``modality`` is given.
             classes: texts that compete in place of the classes learned, whether learned or not. Samples are embedded
-                as ever, with the prompts and the re-alignment of what was learned; the texts by the text encoder.
+                with the prompts and the re-alignment that were learned; the text encoder embeds the texts.
             batch_size: of decoding and of the trunk.
-            on_error: ``error`` raises the first broken file's MediaError; ``report`` gives it a Prediction with
-                ``error`` set, and goes on.
+            on_error: ``error`` raises at the first broken file; ``report`` yields a ``Prediction`` with ``error`` set
+                and goes on.
 
         Raises:
             RunError: nothing has been learned.
-            ConfigError: a value out of range, or ``classes`` with a method that does not score texts.
+            ConfigError: a value is out of range, or ``classes`` is given for a method that does not score texts.
+            MediaError: the first broken file, with ``on_error="error"``.
         """
         if on_error not in ("error", "report"):
             raise ConfigError(f"on_error = {on_error!r}: use error or report")
         found = Predictor(self, modality, top_k, given, classes, batch_size).run(files)
-        return found if on_error == "report" else sound(found)
-
-    # ---- disk -----------------------------------------------------------------------------------------------
+        return found if on_error == "report" else raise_first_error(found)
 
     def save(self, folder: str | Path) -> None:
-        """Write everything learned: model.safetensors, state.json and manifest.json with their checksums.
+        """Write everything learned: model.safetensors, state.json, and manifest.json with their checksums.
 
         Raises:
-            RunError: the folder holds other things than a saved learner, or can't be written.
+            RunError: the folder holds files other than a saved learner, or cannot be written.
         """
         checkpoint.write(Path(folder), *self.contents())
 
     def contents(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What :meth:`save` writes: tensors and JSON values."""
-        tensors, values = self.method.state()
-        tensors = {f"method/{k}": v for k, v in tensors.items()} | {"classes": self.classes.embedding} | generators()
-        return tensors, {
-            "encoder": self.encoder.name,
-            "fingerprint": self.encoder.fingerprint,
-            **self.settings,
-            "tasks": self.tasks,
-            "keys": [list(k) for k in self.classes.keys],
-            "texts": self.classes.texts,
-            "state": values,
-        }
+        """Return what :meth:`save` writes: tensors and JSON values."""
+        return saving.contents(self)
 
     @classmethod
     def load(
@@ -318,23 +330,23 @@ class Learner:
         cache_gb: float = CACHE_GB,
         precision: str | None = None,
     ) -> Learner:
-        """Inverse of :meth:`save`; also takes a run folder of ``mmcl-fast train`` (its newest checkpoint).
-        ``precision``: None for the one it was learned with.
+        """Load a learner that :meth:`save` wrote, or the newest checkpoint of a run folder of ``mmcl-fast train``.
+
+        Args:
+            folder: the saved learner or the run folder.
+            encoder: in place of the encoder's name in the checkpoint, for example the folder of its weights.
+            precision: None: the precision that the learner learned with.
+
+        The other arguments are the arguments of ``Learner``.
 
         Raises:
-            RunError: a missing or broken file, or an encoder with other weights than the learner's.
+            RunError: a file is missing or broken, or the encoder's weights are not the learner's.
         """
-        folder = Path(folder)
-        if (folder / "checkpoints").is_dir():
-            newest = checkpoint.latest(folder)
-            if newest is None:
-                raise RunError(f"{folder}: no finished task in it; run mmcl-fast train with --resume")
-            folder = newest
-        tensors, values = checkpoint.read(folder)
+        folder, tensors, values = saving.read_model(Path(folder))
         self = cls(
             encoder or values["encoder"],
             values["method"],
-            options=values["options"],
+            options=upgrade_options(values["method"], values["options"]),
             seed=values["seed"],
             device=device,
             cache_dir=cache_dir,
@@ -355,47 +367,31 @@ class Learner:
         return self
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], where: Path) -> None:
-        """Take over a checkpoint's state; ``where`` begins the error's message.
+        """Take over the contents of a checkpoint.
+
+        Args:
+            tensors, values: as :meth:`contents` returns them.
+            where: the checkpoint's folder, for the error's message.
 
         Raises:
-            RunError: it is not whole, or not of this method and encoder.
+            RunError: the contents are incomplete, or are not of this method and encoder.
         """
-        try:
-            kept = self._restore(tensors, values)
-            state = self.method.state()
-            whole = (
-                state[0].keys() == kept[0].keys()
-                and state[1] == kept[1]
-                and len(self.classes.keys) == len(self.classes.texts)
-                and self.classes.embedding.shape == (len(self.classes), self.encoder.dim)
-                and all(t.keys() == {"name", "modality", "classes", "class_ids"} for t in self.tasks)
-            )
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as fault:
-            raise RunError(
-                f"{where}: does not fit method {self.method.name} ({type(fault).__name__}: {fault}); use an "
-                "older checkpoint"
-            ) from None
-        if not whole:
-            raise RunError(f"{where}: does not fit method {self.method.name}; use an older checkpoint")
-
-    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        device = self.encoder.device
-        own = {
-            k.removeprefix("method/"): v.to(device) if v.dtype != torch.float64 else v
-            for k, v in tensors.items()
-            if k.startswith("method/")
-        }
-        state = self.method.current(own, values["state"])
-        self.method.load_state(*state)
-        keys, self.tasks = checkpoint.class_names(values["keys"], values["tasks"])
-        self.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
-        return state
+        saving.restore(self, tensors, values, where)
 
     def describe(self) -> dict[str, Any]:
-        """Method and all of its options, for the record."""
+        """Return the method, all of its options, the encoder and the seed, for the record of a run."""
         return {
             "method": self.method.name,
-            "options": dataclasses.asdict(self.method.options),
+            "options": option_values(self.method.options),
             "encoder": self.encoder.name,
             "seed": self.seed,
         }
+
+
+def _require_finite(tensors: dict[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # NaN and infinity show in the extremes, which are found far faster than isfinite() of every element.
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            raise RunError(f"{key} is not finite after learning; look at the task's files, or change method.options")

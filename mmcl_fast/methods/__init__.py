@@ -1,11 +1,9 @@
-"""Methods by name. A method is one file behind the protocol of ``base.Method``."""
+"""The registry of methods: each method's class by name. A method is one file behind the protocol ``base.Method``."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import re
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from mmcl_fast.errors import ConfigError, suggest
 from mmcl_fast.methods.base import Classes, Method, TaskData
@@ -24,6 +22,8 @@ from mmcl_fast.methods.baselines.s_prompts import SPrompts
 from mmcl_fast.methods.baselines.slca import Slca
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from mmcl_fast.methods.comm.method import Comm
+from mmcl_fast.methods.shared.options import MethodOptions, check_options, option_model, option_values
+from mmcl_fast.option_fields import use_current_names
 
 METHODS: dict[str, type[Method]] = {
     m.name: m
@@ -46,113 +46,76 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-TINY = 1e-6
-LIMITS: dict[str, tuple[float | None, float | None]] = {  # of options by name, the same in every method
-    "prompt_length": (1, 512),
-    "epochs": (0, None),
-    "batch_size": (1, None),
-    "lr": (0, 10),
-    "classifier_lr": (0, 10),
-    "text_lr": (0, 10),
-    "rows_lr": (0, 10),
-    "codes_lr": (0, 10),
-    "channel_dropout": (0, 0.9),
-    "head_lr": (0, 10),
-    "self_regularisation": (0, None),
-    "lambda_max": (0, 1),
-    "sigma": (TINY, None),
-    "tau": (TINY, None),
-    "least_share": (0, 1),
-    "relevance_penalty": (TINY, None),
-    "rank": (1, None),
-    "penalty": (TINY, None),
-    "steps": (0, None),
-    "draws": (1, None),
-    "realignment_lr": (0, 10),
-    "realignment_decay": (0, None),
-    "realignment_scale": (TINY, None),
-    "drift_width": (TINY, None),
-    "class_rank": (1, None),
-    "modality_rank": (1, None),
-    "shrink": (0, 1),
-    "scale": (TINY, None),
-    "strength": (0, None),
-    "distillation": (0, None),
-    "temperature": (TINY, None),
-    "pool_size": (1, None),
-    "selected": (1, None),
-    "pull": (0, None),
-    "match": (0, None),
-    "components": (1, None),
-    "orthogonality": (0, None),
-    "centroids": (1, None),
-    "budget": (1, None),
-    "align_epochs": (0, None),
-    "align_lr": (0, 10),
-    "projections": (1, 20_000),
-    "lambda_min": (0, None),
-}
-
-__all__ = ["METHODS", "Classes", "Method", "TaskData", "make_options", "method_class", "options", "register"]
 BUILT_IN = tuple(METHODS)
 
-Own = TypeVar("Own", bound=type[Method])
+CustomMethod = TypeVar("CustomMethod", bound=type[Method])
+
+__all__ = [
+    "METHODS",
+    "Classes",
+    "Method",
+    "MethodOptions",
+    "TaskData",
+    "make_options",
+    "method_class",
+    "option_values",
+    "options",
+    "register",
+    "upgrade_options",
+]
 
 
-def register(kind: Own) -> Own:
-    """Make a method of one's own known by its ``name``, for this process; also a decorator of the class.
+def register(kind: CustomMethod) -> CustomMethod:
+    """Make a custom method known by its ``name``, in this process. Also usable as a decorator of the class.
 
     Raises:
-        ConfigError: it is no ``Method``, its name can't be one or is taken, or ``Options`` is no dataclass of defaults.
+        ConfigError: ``kind`` is no ``Method``, its name is taken or malformed, or its ``Options`` are neither
+            ``MethodOptions`` nor a dataclass, or have a field without a default.
     """
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise ConfigError(f"{kind!r}: not a method; derive its class from mmcl_fast.methods.Method")
     name = getattr(kind, "name", "")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in BUILT_IN:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConfigError(f"{kind.__name__}.name = {name!r}: give another, of small letters, digits and _")
-    fields = getattr(getattr(kind, "Options", None), "__dataclass_fields__", None)
-    if fields is None or any(f.default is dataclasses.MISSING for f in fields.values()):
-        raise ConfigError(f"{kind.__name__}.Options: give a frozen dataclass whose fields all have defaults")
+    if name in BUILT_IN:
+        raise ConfigError(f"{kind.__name__}.name = {name!r}: a method of mmcl_fast has that name; give another")
+    option_model(getattr(kind, "Options", None))
     METHODS[name] = kind
     return kind
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method; ConfigError with the nearest name for an unknown one."""
+    """Return the class of a method.
+
+    Raises:
+        ConfigError: no method has that name; the message names the nearest one.
+    """
     if name not in METHODS:
         raise ConfigError(
-            f"method.name = {name!r}: no such method; {suggest(name, METHODS, 0.6)}; for one of your own give "
+            f"method.name = {name!r}: no such method; {suggest(name, METHODS, 0.6)}; for a method of yours give "
             "mmcl-fast --use FILE.py"
         )
     return METHODS[name]
 
 
 def options(name: str) -> type:
-    """The frozen dataclass of a method's options."""
+    """Return the class of a method's options: a ``MethodOptions``, or a frozen dataclass of a custom method."""
     return method_class(name).Options
 
 
+def upgrade_options(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Replace the former names of options in the record of a saved run, without a warning."""
+    return use_current_names(option_model(options(name)), values)
+
+
 def make_options(name: str, values: dict[str, Any] | None) -> Any:
-    """Check a table of options against the method's own and build them; ConfigError names the key."""
-    kind = options(name)
-    hints = get_type_hints(kind)
-    checked = {}
-    for key, value in (values or {}).items():
-        if key not in hints:
-            raise ConfigError(f"method.options.{key}: {name} has no such option; {suggest(key, hints, 0.6)}")
-        hint = hints[key]
-        if get_origin(hint) is not None:
-            if value not in get_args(hint):
-                raise ConfigError(f"method.options.{key} = {value!r}: use one of {', '.join(map(str, get_args(hint)))}")
-        elif hint is float and type(value) is int:
-            value = float(value)
-        elif type(value) is not hint:
-            raise ConfigError(f"method.options.{key} = {value!r}: must be of type {hint.__name__}")
-        low, high = LIMITS.get(key, (None, None))
-        if type(value) in (int, float) and not (
-            math.isfinite(value) and (low is None or low <= value) and (high is None or value <= high)
-        ):
-            wanted = f"from {low}" + (f" to {high}" if high is not None else "") if low is not None else "finite"
-            raise ConfigError(f"method.options.{key} = {value!r}: must be {wanted}")
-        checked[key] = value
-    return dataclasses.replace(kind(), **checked)
+    """Check options by name against the method's own, and build them.
+
+    Args:
+        name: the method's name.
+        values: options by name; those left out get their defaults.
+
+    Raises:
+        ConfigError: names the option at fault, what it takes, and what was given.
+    """
+    return check_options(options(name), name, values or {})

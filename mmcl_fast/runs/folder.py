@@ -12,14 +12,14 @@ import torch
 
 from mmcl_fast import atomic_files as files
 from mmcl_fast import distributed
-from mmcl_fast.config.load import recorded
+from mmcl_fast.config import read_run_values
 from mmcl_fast.errors import RunError
 from mmcl_fast.media.spec import OF_WORKERS
 from mmcl_fast.streams.broken_samples import broken_samples_to_jsonl
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
-    from mmcl_fast.config.load import Config
+    from mmcl_fast.config import Config
 
 FREE = (
     "workers",
@@ -64,7 +64,7 @@ def examine(config: Config, out: Path, stream: Stream, resume: bool) -> dict[str
     settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
     if holds_run(out, resume):
         file = out / "config.json"
-        difference = first_difference(recorded(out), settings)
+        difference = first_difference(read_run_values(out), settings)
         if difference:
             raise RunError(f"{file}: another config: {difference}; resume with the same config or give another --out")
     return settings

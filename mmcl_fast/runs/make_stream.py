@@ -13,7 +13,7 @@ from mmcl_fast.streams.sources import known
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
-    from mmcl_fast.config.load import Config
+    from mmcl_fast.config import Config
 
 COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
 

@@ -13,7 +13,7 @@ from mmcl_fast.streams.sample import Task
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
-    from mmcl_fast.config.load import Config
+    from mmcl_fast.config import Config
 
 
 def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, config: Config) -> dict[str, Any]:

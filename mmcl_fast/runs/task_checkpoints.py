@@ -15,7 +15,7 @@ from torch import Tensor
 from mmcl_fast import distributed
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import checkpoint
-from mmcl_fast.learning.random_state import generators, set_generators
+from mmcl_fast.learning.random_state import get_random_states, set_random_states
 from mmcl_fast.methods.shared.training_steps import State
 
 KEPT = 2  # of checkpoints inside a task
@@ -75,7 +75,7 @@ class TaskCheckpoints:
         )
 
     def _find(self, task: int) -> None:
-        own = checkpoint.inside(self.run, task)
+        own = checkpoint.find_step_checkpoints(self.run, task)
         for place, folder in reversed(own):
             try:
                 tensors, values = checkpoint.read(folder, KEYS)
@@ -90,7 +90,7 @@ class TaskCheckpoints:
             self._generators = {k: v for k, v in tensors.items() if k.startswith("generator/")}
             self.say(f"task {task} goes on after step {self.steps}, in {self._under_way}")
             break
-        for place, folder in checkpoint.inside(self.run):
+        for place, folder in checkpoint.find_step_checkpoints(self.run):
             if (place, folder) not in own or place > self._place:
                 checkpoint.remove(folder)
 
@@ -98,7 +98,7 @@ class TaskCheckpoints:
         """Remove what lies inside tasks up to the ``learned``-th, whose own checkpoint is there."""
         if not distributed.is_main_process():
             return
-        for _, folder in checkpoint.inside(self.run):
+        for _, folder in checkpoint.find_step_checkpoints(self.run):
             if int(folder.name.split("-")[1]) <= learned:
                 checkpoint.remove(folder)
 
@@ -107,7 +107,7 @@ class TaskCheckpoints:
     def begin(self, loop: str) -> State | None:
         self._waiting = True
         if loop == self._under_way:
-            set_generators(self._generators)
+            set_random_states(self._generators)
         return self._loops.get(loop)
 
     def step(self, loop: str, state: Callable[[], State]) -> None:
@@ -136,14 +136,14 @@ class TaskCheckpoints:
         folder = self.run / "checkpoints" / f"inside-{self.task:03d}-{self._place:06d}"
         checkpoint.write(
             folder,
-            tensors | generators(),
+            tensors | get_random_states(),
             {
                 "loops": {name: values for name, (_, values) in self._loops.items()},
                 "under_way": self._under_way,
                 "steps": self.steps,
             },
         )
-        for _, folder in checkpoint.inside(self.run, self.task)[:-KEPT]:
+        for _, folder in checkpoint.find_step_checkpoints(self.run, self.task)[:-KEPT]:
             checkpoint.remove(folder)
 
     # ---- signals ----------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import time
@@ -20,18 +19,18 @@ from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.learner import Learner
-from mmcl_fast.methods import make_options
+from mmcl_fast.methods import make_options, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints
 from mmcl_fast.runs import tracking
 from mmcl_fast.runs.folder import SKIPPED, begin, compared, examine, first_difference, holds_run
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.summary import notes, summarize
-from mmcl_fast.runs.task_checkpoints import TaskCheckpoints, set_generators
+from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
-    from mmcl_fast.config.load import Config
+    from mmcl_fast.config import Config
 
 __all__ = ["SKIPPED", "Result", "examine", "holds_run", "make_stream", "notes", "train"]
 
@@ -90,7 +89,7 @@ def train(
             if distributed.is_main_process():
                 held.enter_context(files.locked(out))
                 examine(config, out, stream, resume)  # again: until now another process could have begun here
-                checkpoint.clean(out)
+                checkpoint.remove_temporary_folders(out)
         with distributed.propagate_errors():
             log = MetricsLog(out / "metrics.jsonl")
             seconds, counts = _go_on(out, learner, len(stream), log, say)
@@ -161,7 +160,7 @@ def _learn(
                         )
                         checkpoints.clear(number)
                         if config.train.keep_checkpoints != "all":
-                            for _, old in checkpoint.tasks(out)[: -config.train.keep_checkpoints]:
+                            for _, old in checkpoint.find_task_checkpoints(out)[: -config.train.keep_checkpoints]:
                                 checkpoint.remove(old)
                 seconds = {**seconds, "checkpoint": time.perf_counter() - before}
         if number in log.rows:
@@ -188,22 +187,22 @@ def _go_on(
     """Bring learner and log to where the run stopped. Returns the seconds that its newest task took, and the counts of
     samples and steps that they are of."""
     broken: list[str] = []
-    done = checkpoint.latest(out, broken)
+    done = checkpoint.find_latest(out, broken)
     for line in broken:
         say(f"passed over: {line}")
     seconds, counts = {}, {}
     if done is not None:
         tensors, values = checkpoint.read(done)
         here = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
-        options = make_options(values["method"], values["options"])  # with those added since
-        values["options"] = dataclasses.asdict(options)
+        options = make_options(values["method"], upgrade_options(values["method"], values["options"]))
+        values["options"] = option_values(options)
         difference = first_difference({key: values.get(key) for key in here}, here)
         if difference:
             raise RunError(
                 f"{done}: learned otherwise: {difference}; give the original encoder and config, or start a new run"
             )
         learner.restore(tensors, values, done)
-        set_generators({k: v for k, v in tensors.items() if k.startswith("generator/")})
+        set_random_states(tensors)
         seconds, counts = values.get("seconds", {}), values.get("counts", {})
     log.keep(total if learner.method.cumulative else len(learner.tasks))
     log.require(len(learner.tasks))
@@ -264,7 +263,7 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> 
             "count": result.counts + padding,
             "by_class": result.by_class(setting) + padding,
         }
-        yield event if number < len(stream) else {**event, "taken_for": result.taken_for(setting, CONFUSIONS)}
+        yield event if number < len(stream) else {**event, "taken_for": result.top_confusions(setting, CONFUSIONS)}
     matrix = learner.contribution_matrix()
     if matrix:
         yield {"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]}

@@ -16,7 +16,7 @@ from mmcl_fast.media import sniff
 from mmcl_fast.methods.comm.method import CommOptions
 from tests.toy import ToyEncoder
 
-OPTIONS = CommOptions(token_rows=False, channel_dropout=0.0, codes="texts", epochs=2, steps=10, draws=64)
+OPTIONS = CommOptions(token_scale_shift=False, channel_dropout=0.0, class_targets="texts", epochs=2, steps=10, sampled_features=64)
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +256,7 @@ def test_scaling(media):
         "data": str(media),
         "classes_per_task": 2,
         "device": "cpu",
-        "options": {"epochs": 1, "steps": 5, "draws": 16},
+        "options": {"epochs": 1, "steps": 5, "sampled_features": 16},
     }
     result = train_scale.measure("toy", asked, 1, (sys.executable, "-m", "tests.runs.ranks"))[0]
     assert result["trained"] == 24 and result["seconds"].keys() == set(train_scale.PHASES.values())

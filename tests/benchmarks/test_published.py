@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.config import load as configs
+from mmcl_fast.config import load_config
 from mmcl_fast.learning import learner
 from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
@@ -29,7 +29,7 @@ def test_told_the_task_only_its_classes_compete(script, tmp_path, monkeypatch):
         '[stream]\nsource = "folder"\npath = "data"\nclasses_per_task = 2\norder = "random"\n[encoder]\nname = "toy"\n'
         '[method]\nname = "zero_shot"\n[train]\ndevice = "cpu"\ncache = "cache"\n'
     )
-    config = configs.load(tmp_path / "mine.toml")
+    config = load_config(tmp_path / "mine.toml")
     run.train(config, tmp_path / "run")
     known = learner.Learner.load(tmp_path / "run")
     shares = []

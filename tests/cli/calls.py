@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from mmcl_fast import cli
 from tests.toy import write_folder
 
-FAST = ("epochs=1", "steps=5", "draws=32", "batch_size=8")
+FAST = ("epochs=1", "steps=5", "sampled_features=32", "batch_size=8")
 
 
 def call(*words: object, code: int = 0, input: str | bytes | None = None):

@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mmcl_fast import cli, doctor
-from mmcl_fast.config.load import load
+from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.feature_cache.cache import TrunkCache, default_folder
+from mmcl_fast.feature_cache.cache import FeatureCache, default_folder
 from tests.feature_cache.cached import texts
 from tests.toy import ToyEncoder
 
@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
     for seed, count in ((0, 12), (1, 5)):
         encoder = ToyEncoder(seed)
         encoder.name = f"toy-{seed}"
-        TrunkCache("auto").tokens(encoder, texts(count))
+        FeatureCache("auto").tokens(encoder, texts(count))
     for file in default_folder().glob("*/*.shard"):
         if "toy-1" in (file.parent / "about.json").read_text():
             os.utime(file, (time.time() - 40 * 86400,) * 2)
@@ -64,7 +64,7 @@ def test_clear_takes_what_was_asked_for_and_nothing_else(folder):
     assert "deleted 0 shards" in run("clear", "--encoder", "toy-0", "--older-than", "1", "--yes")
     store = json.loads(run("ls", "--json"))["stores"][0]["store"]
     assert "deleted 1 shards" in run("clear", "--encoder", store[:8], "--yes") and names() == []
-    TrunkCache("auto").tokens(ToyEncoder(), texts(3))
+    FeatureCache("auto").tokens(ToyEncoder(), texts(3))
     assert "deleted 1 shards" in run("clear", "--yes")
     assert [p.name for p in folder.rglob("*")] == ["notes.txt"]
 
@@ -80,10 +80,10 @@ def test_the_doctor_says_where_the_cache_is(folder, tmp_path, monkeypatch):
 
 
 def test_the_keys_of_the_config(tmp_path):
-    assert load("demo").train.cache == "auto" and load("demo").train.cache_gb == 20
-    changed = load("demo", ["train.cache=none", "train.cache_gb=0.5"]).train
+    assert load_config("demo").train.cache == "auto" and load_config("demo").train.cache_gb == 20
+    changed = load_config("demo", ["train.cache=none", "train.cache_gb=0.5"]).train
     assert changed.cache is None and changed.cache_gb == 0.5
-    assert load("demo", [f"train.cache={tmp_path}"]).train.cache == str(tmp_path)
+    assert load_config("demo", [f"train.cache={tmp_path}"]).train.cache == str(tmp_path)
     for wrong in ("0", "-1", "inf", "lots"):
         with pytest.raises(ConfigError, match="train.cache_gb.*above 0"):
-            load("demo", [f"train.cache_gb={wrong}"])
+            load_config("demo", [f"train.cache_gb={wrong}"])

@@ -19,7 +19,7 @@ import pytest
 import typer
 
 from mmcl_fast import bench, cli
-from mmcl_fast.config import load as config
+from mmcl_fast.config import 
 from tests.cli.calls import call
 
 # Options after those of an example, which go before them: enough to see that it runs.

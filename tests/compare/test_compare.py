@@ -22,7 +22,7 @@ from mmcl_fast import atomic_files as files
 from mmcl_fast import cli, distributed
 from mmcl_fast.compare import display, rows, sweep
 from mmcl_fast.compare.cell import Cell
-from mmcl_fast.config import load as configs
+from mmcl_fast.config import load_config
 from mmcl_fast.learning import learner
 from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
@@ -72,7 +72,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_folder(root / "data", classes=2, train=4, test=3, modalities=("image", "text"))
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\nclasses_per_task = 1\norder = "random"\n[encoder]\nname = "toy"\n'
-        "[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\n"
+        "[method.options]\nepochs = 1\nsteps = 5\nsampled_features = 32\nbatch_size = 8\n"
         '[train]\ndevice = "cpu"\ncache = "cache"\n'
     )
     return root / "mine.toml"
@@ -130,7 +130,7 @@ def free(out: Path) -> bool:
 
 def test_a_cell_is_the_run_that_train_would_make(config: Path, swept: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
-    alone = configs.load(config, ["stream.seed=1", "train.seed=1"])
+    alone = load_config(config, ["stream.seed=1", "train.seed=1"])
     run.train(alone, tmp_path / "alone")
     assert outcome(tmp_path / "alone") == outcome(swept / "comm" / "seed-1")
     assert len(list((swept / "comm" / "seed-1" / "checkpoints").iterdir())) == 2
@@ -343,7 +343,7 @@ def test_ablate_throws_each_switch(config: Path, tmp_path: Path, monkeypatch) ->
 def test_a_terminal_shows_all_cells_and_those_under_way(config: Path, tmp_path: Path) -> None:
     from rich.console import Console
 
-    base = configs.load(config)
+    base = load_config(config)
     cell = Cell(rows.methods("ridge", base)[0], 4, base, tmp_path / "seed-4")
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=150)

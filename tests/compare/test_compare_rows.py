@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.compare import rows
-from mmcl_fast.config import load as configs
+from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.report import results, tables
 
@@ -17,7 +17,7 @@ from mmcl_fast.report import results, tables
 
 
 def test_rows_of_ones_own() -> None:
-    base = configs.load("demo", ["method.options.epochs=2"])
+    base = load_config("demo", ["method.options.epochs=2"])
     comm, ridge, both = rows.methods("comm, ridge:source=zq, comm:rank=8:drift=false", base)
     assert comm.config(base, 5).method.options["epochs"] == 2 and comm.config(base, 5).train.seed == 5
     assert ridge.config(base, 5).method.options == {"source": "zq", "penalty": 0.005}
@@ -44,7 +44,7 @@ def test_rows_of_ones_own() -> None:
 )
 def test_rows_that_are_wrong(make, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make(text, configs.load("demo"))
+        make(text, load_config("demo"))
     assert message in str(caught.value)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
-from mmcl_fast.config import load as config
-from mmcl_fast.config import template
+from mmcl_fast.config import SHIPPED, load_config
 from mmcl_fast.config.schema import Config, Section
+from mmcl_fast.config.template import config_to_toml
 from mmcl_fast.methods import METHODS, options
+from mmcl_fast.methods.shared.options import option_model
+from mmcl_fast.option_fields import expected_words
 from tests.cli.calls import call, error_of
 
-SHIPPED = sorted(file.stem for file in config.SHIPPED.glob("*.toml"))
+SHIPPED = sorted(file.stem for file in SHIPPED.glob("*.toml"))
 
 
 def fields(kind: type[Section] = Config):
@@ -24,19 +25,32 @@ def fields(kind: type[Section] = Config):
             yield f"{kind.__name__}.{name}", field
 
 
+def limits(field) -> list[float]:
+    bounds = (getattr(limit, kind, None) for limit in field.metadata for kind in ("ge", "gt", "le", "lt"))
+    return [bound for bound in bounds if bound is not None]
+
+
+def check_described(name: str, field) -> None:
+    assert field.description, f"{name}: say in its description what it is for"
+    expected = expected_words(field)
+    assert expected != "a value", f"{name}: say with Expected what it takes"
+    for bound in limits(field):
+        assert f"{bound:g}" in expected or str(bound) in expected, name
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_written_config_is_the_shipped_one_with_every_key(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"mmcl-fast train {name}.toml" in call("init", name).stdout
-    assert config.load(tmp_path / f"{name}.toml") == config.load(name)
+    assert load_config(tmp_path / f"{name}.toml") == load_config(name)
     lines = (tmp_path / f"{name}.toml").read_text().splitlines()
     keys = [line.split(" = ")[0] for line in lines if " = " in line and not line.startswith("#")]
-    own = dataclasses.fields(options(config.load(name).method.name))
-    expected = [key.split(".")[1] for key, _ in fields() if key != "MethodSection.options"] + [f.name for f in own]
+    options_of = option_model(options(load_config(name).method.name)).model_fields
+    expected = [key.split(".")[1] for key, _ in fields() if key != "MethodSection.options"] + list(options_of)
     assert sorted(keys) == sorted(expected)
     again = tmp_path / "again.toml"
     call("init", tmp_path / f"{name}.toml", "--out", again)
-    assert config.load(again) == config.load(name)
+    assert load_config(again) == load_config(name)
 
 
 def test_every_value_that_a_key_takes_comes_back(tmp_path: Path) -> None:
@@ -55,25 +69,21 @@ def test_every_value_that_a_key_takes_comes_back(tmp_path: Path) -> None:
         "media.max_seconds=0.5",
         "encoder.name=./model",
     ]
-    wanted = config.load("folder", changed)
+    wanted = load_config("folder", changed)
     file = tmp_path / "mine.toml"
-    file.write_text(template.text(wanted, "mine"), encoding="utf-8")
-    assert config.load(file) == wanted
+    file.write_text(config_to_toml(wanted, "mine"), encoding="utf-8")
+    assert load_config(file) == wanted
 
 
 def test_every_key_and_option_says_what_it_is_for_and_its_limits() -> None:
     for name, field in fields():
         if name == "MethodSection.options":
             continue
-        assert field.title and field.description, f"{name}: give it a title and a description"
-        for limit in field.metadata:
-            bound = getattr(limit, "ge", getattr(limit, "gt", getattr(limit, "le", getattr(limit, "lt", None))))
-            assert bound is None or f"{bound:g}" in field.description or str(bound) in field.description, name
+        check_described(name, field)
     for method in METHODS:
-        for field in dataclasses.fields(options(method)):
-            assert field.name in template.OPTIONS, f"{method}: say in OPTIONS what {field.name} is for"
-    known = {field.name for method in METHODS for field in dataclasses.fields(options(method))}
-    assert set(template.OPTIONS) == known
+        for name, field in option_model(options(method)).model_fields.items():
+            check_described(f"{method}: {name}", field)
+            assert field.annotation not in (int, float) or limits(field), f"{method}: {name}: give it a limit"
 
 
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
         'precision = "bf16"\n'
-        "[method.options]\nepochs = 1\nsteps = 5\ndraws = 32\nbatch_size = 8\ntext_rows = true\n"
+        "[method.options]\nepochs = 1\nsteps = 5\nsampled_features = 32\nbatch_size = 8\ntext_scale_shift = true\n"
         '[train]\ndevice = "cpu"\n'
     )
     call("train", root / "mine.toml", "--out", root / "run", "--quiet")
@@ -202,7 +202,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
-    options = {"comm": {"steps": 5, "draws": 32}, "ranpac": {"projections": 50}, "slca": {"align_epochs": 1}}
+    options = {"comm": {"steps": 5, "sampled_features": 32}, "ranpac": {"projections": 50}, "slca": {"align_epochs": 1}}
     learner = toy_learner(toy_data, method, options.get(method, {}))
     inputs = made_up(learner, "image")
     module = trace(learner, "image", inputs).program.module()
@@ -211,7 +211,7 @@ def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
 
 
 def test_comms_mlp_relevance_without_blending(toy_data: Path) -> None:
-    learner = toy_learner(toy_data, "comm", {"steps": 5, "draws": 32, "relevance": "mlp", "blending": False})
+    learner = toy_learner(toy_data, "comm", {"steps": 5, "sampled_features": 32, "relevance": "mlp", "blending": False})
     inputs = made_up(learner, "depth")
     module = trace(learner, "depth", inputs).program.module()
     assert max(differences(learner, "depth", inputs, lambda x: module(*x)).values()) < 1e-4

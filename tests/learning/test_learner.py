@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from mmcl_fast.errors import MediaError, RunError
-from mmcl_fast.feature_cache.cache import TrunkCache
+from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.learning import Learner
+from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.methods import METHODS
 from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 
 FAST = {
-    "comm": {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8},
+    "comm": {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 8},
     "finetune": {"epochs": 2, "batch_size": 8},
     "joint": {"epochs": 2, "batch_size": 8},
     "ranpac": {"projections": 200},
@@ -223,7 +224,7 @@ def test_who_competes_for_a_sample(root):
         learner.learn(task)
     known, result, classes = len(learner.classes), learner.evaluate(stream.tasks), learner.classes
     for task in stream.tasks:
-        classes = learner.classes_with(task, classes)
+        classes = add_classes(classes, task, learner.encoder)
     for i, task in enumerate(stream.tasks):
         own = {
             classes.place[k]
@@ -246,7 +247,7 @@ def test_the_batch_of_the_trunk_does_not_matter_and_predict_agrees_with_evaluati
     for task in stream:
         learner.learn(task)
     for task in stream:
-        one, many = (TrunkCache(None, batch=b).tokens(learner.encoder, task.test) for b in (1, 32))
+        one, many = (FeatureCache(None, batch=b).tokens(learner.encoder, task.test) for b in (1, 32))
         scores = [learner.method.scores(t, task.modality, learner.classes, given=False) for t in (one, many)]
         assert torch.equal(scores[0].argmax(1), scores[1].argmax(1))
         found = learner.predict([s.path for s in task.test], top_k=1)

@@ -13,7 +13,7 @@ from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
 from tests.toy import ToyEncoder
 
-QUICK = {"epochs": 1, "steps": 5, "draws": 32, "batch_size": 8}
+QUICK = {"epochs": 1, "steps": 5, "sampled_features": 32, "batch_size": 8}
 
 
 def task(encoder, index, modality, classes, seed):
@@ -78,9 +78,9 @@ def test_aggregation_is_the_stated_average(setting):
     "modality, still, moves",
     [
         ("image", {"lr": 0.0}, (False, True)),
-        ("image", {"rows_lr": 0.0}, (True, False)),
+        ("image", {"scale_shift_lr": 0.0}, (True, False)),
         ("text", {"text_lr": 0.0}, (False,)),
-        ("text", {"lr": 0.0, "rows_lr": 0.0}, (True,)),
+        ("text", {"lr": 0.0, "scale_shift_lr": 0.0}, (True,)),
     ],
 )
 def test_vision_prefixes_text_prefixes_and_rows_have_rates_of_their_own(setting, modality, still, moves):

@@ -49,7 +49,7 @@ def test_a_later_task_moves_the_general_prompt_and_leaves_old_experts_and_keys()
 
 def test_one_prompted_block_has_an_expert_prompt_only():
     encoder = ToyEncoder()
-    encoder.blocks = 1
+    encoder.num_prompted_blocks = 1
     encoder.layers = {tower: layers[:1] for tower, layers in encoder.layers.items()}
     method = DualPrompt(encoder, DualPromptOptions(epochs=1))
     method.learn(task(pictures()), CLASSES)

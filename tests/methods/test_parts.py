@@ -4,8 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast.errors import ConfigError
-from mmcl_fast.methods import make_options, method_class
 from mmcl_fast.methods.comm.memory import FeatureMemory, Gaussian
 from mmcl_fast.methods.comm.realignment import Realigner, class_codes
 from mmcl_fast.methods.comm.relevance import Relevance, Ridge
@@ -206,32 +204,3 @@ def test_what_is_kept_goes_with_the_tokens():
     del tokens
     gc.collect()
     assert len(reuse._seen) == 0
-
-
-def test_options_are_checked_by_name_and_type():
-    assert make_options("comm", {"rank": 4, "lr": 1}).lr == 1.0
-    for values, words in (
-        ({"rnak": 4}, "did you mean 'rank'"),
-        ({"rank": "x"}, "type int"),
-        ({"relevance": "magic"}, "analytic, mlp"),
-        ({"prompts": 1}, "type bool"),
-        ({"tau": 0.0}, "from 1e-06"),
-        ({"lr": float("nan")}, "must be"),
-        ({"rank": 0}, "from 1"),
-        ({"shrink": 2.0}, "from 0 to 1"),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            make_options("comm", values)
-    with pytest.raises(ConfigError, match="did you mean 'comm'"):
-        method_class("com")
-
-
-def test_every_limit_belongs_to_an_option():
-    from mmcl_fast.methods import LIMITS, METHODS, options
-
-    known = {f for m in METHODS for f in options(m).__dataclass_fields__}
-    assert LIMITS.keys() <= known
-    numbers = {
-        n for m in METHODS for n, f in options(m).__dataclass_fields__.items() if type(f.default) in (int, float)
-    }
-    assert numbers == LIMITS.keys()

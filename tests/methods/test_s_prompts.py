@@ -18,7 +18,7 @@ def towards(axis, count=6):
 
 def two_domains(modality="image", rows=False):
     """Classes 0 and 1 in a domain of images around axis 0; classes 3 and 1 in another around axis 5."""
-    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=2, centroids=2, token_rows=rows))
+    method = SPrompts(ToyEncoder(), SPromptsOptions(epochs=2, centroids=2, token_scale_shift=rows))
     classes = Classes([("image", str(i)) for i in range(4)])
     method.learn(TaskData(0, "image", towards(0), torch.tensor([0, 1] * 3), [0, 1]), classes)
     method.learn(TaskData(1, modality, towards(5), torch.tensor([3, 1] * 3), [3, 1]), classes)

@@ -7,7 +7,7 @@ from mmcl_fast.methods.shared.classifier import feature
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 
-QUICK = {"batch_size": 8, "epochs": 4, "draws": 32, "align_epochs": 2}
+QUICK = {"batch_size": 8, "epochs": 4, "sampled_features": 32, "align_epochs": 2}
 
 
 def randn(*shape, seed=0):
@@ -69,7 +69,7 @@ def test_what_is_kept_of_a_class_are_its_features_under_the_learned_prompt():
 
 
 def test_alignment_moves_the_classifier_alone_and_lowers_the_loss_over_all_classes():
-    method, (weight, bias), _ = two_tasks(align_epochs=5, draws=128)
+    method, (weight, bias), _ = two_tasks(align_epochs=5, sampled_features=128)
     without, *_ = two_tasks(align_epochs=0)
     assert torch.equal(method.prompt("image"), without.prompt("image"))
     assert torch.equal(weight, without.classifier.weight)
@@ -107,7 +107,7 @@ def test_the_prompt_is_the_slow_learner():
     start = method.bank.fresh("image", method.generator(0, 3))
     moved = [float((m.prompt("image") - start).abs().mean()) for m in (method, other)]
     assert 0 < moved[0] < moved[1] / 20
-    assert encoder.blocks == len(start)
+    assert encoder.num_prompted_blocks == len(start)
 
 
 def test_a_class_met_again_stays_in_its_first_tasks_block():

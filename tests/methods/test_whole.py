@@ -10,7 +10,7 @@ from tests.methods import whole
 
 PROMPTED = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
 QUICK = {"batch_size": 8, "epochs": 4}
-SLCA = {"batch_size": 8, "draws": 32, "classifier_lr": 0.01}
+SLCA = {"batch_size": 8, "sampled_features": 32, "classifier_lr": 0.01}
 RANPAC = {"projections": 300, "epochs": 2, "batch_size": 8}
 REPLAY = {**QUICK, "budget": 40}
 DNS = {"epochs": 10, "batch_size": 4, "lr": 0.01}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.methods import method_class
@@ -31,7 +31,7 @@ def make_config(folder: Path, method: str, options: dict, **train):
     root = folder / "data"
     if not root.is_dir():
         write_folder(root)
-    return build(
+    return build_config(
         {
             "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
             "method": {"name": method, "options": options},

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from tests.toy import ToyEncoder, write_folder
 
-OPTIONS = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}
+OPTIONS = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def config(root, monkeypatch):
     monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
 
     def make(method="comm", options=OPTIONS, **train):
-        return build(
+        return build_config(
             {
                 "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
                 "method": {"name": method, "options": options},
@@ -36,5 +36,5 @@ def config(root, monkeypatch):
 
 
 def bits(out: Path) -> dict[str, bytes]:
-    tensors, _ = checkpoint.read(checkpoint.latest(out))
+    tensors, _ = checkpoint.read(checkpoint.find_latest(out))
     return {k: v.contiguous().view(torch.uint8).numpy().tobytes() for k, v in tensors.items()}

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from mmcl_fast import atomic_files as files
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.runs import metrics_log as log
@@ -125,7 +125,7 @@ def start(work) -> int:
 
 def outcome(out: Path) -> tuple[dict[str, bytes], list[dict]]:
     """Every bit of the last checkpoint, and the metrics without times."""
-    tensors, values = checkpoint.read(checkpoint.latest(out))
+    tensors, values = checkpoint.read(checkpoint.find_latest(out))
     bits = {k: bytes(v.contiguous().view(torch.uint8).numpy()) for k, v in tensors.items()}
     bits["values"] = json.dumps({k: v for k, v in values.items() if k not in ("seconds", "counts")}).encode()
     events = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -139,7 +139,7 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
     torch.set_num_threads(1)
     os.environ["TMPDIR"] = str(folder)
     data = write_folder(folder / "data", modalities=("image", "text"))
-    config = build(
+    config = build_config(
         {
             "stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
             "method": {"name": method, "options": json.loads(options)},

@@ -20,7 +20,7 @@ import torch
 
 from mmcl_fast import atomic_files as files
 from mmcl_fast import distributed
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.distributed import sharding
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import learner
@@ -31,7 +31,7 @@ from mmcl_fast.runs import task_checkpoints
 from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
-COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 7}
+COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 7}
 LOOPS = {**COMM, "relevance": "mlp", "realignment_decay": 0.1}
 CASES: dict[str, Any] = {
     "whole": ("comm", COMM),
@@ -133,7 +133,7 @@ def main(folder: Path) -> None:
     def train(out: str, method: str = "comm", options: dict = COMM, before=lambda: None, cache: str | None = None):
         def work() -> str:
             before()
-            config = build(
+            config = build_config(
                 {
                     "stream": {"source": "folder", "path": str(data), "classes_per_task": 2, "order": "random"},
                     "method": {"name": method, "options": options},

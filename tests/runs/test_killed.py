@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-COMM = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 3}
+COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 3}
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def said(runs):
 
 
 def learned(run: Path) -> tuple[dict[str, torch.Tensor], dict, list[dict]]:
-    tensors, values = checkpoint.read(checkpoint.latest(run))
+    tensors, values = checkpoint.read(checkpoint.find_latest(run))
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return tensors, values, [e for e in events if e["event"] == "evaluation"]
 

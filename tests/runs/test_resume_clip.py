@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.runs import task_checkpoints
 from mmcl_fast.runs import train as run
@@ -21,11 +21,11 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
 
     write_folder(tmp_path / "data", classes=2, train=6, test=3, modalities=("image", "text"))
     write_clip(tmp_path / "model")
-    config = build(
+    config = build_config(
         {
             "stream": {"source": "folder", "path": str(tmp_path / "data")},
             "encoder": {"name": str(tmp_path / "model"), "prompt_blocks": 2},
-            "method": {"name": "comm", "options": {"epochs": 3, "steps": 12, "draws": 32, "batch_size": 4}},
+            "method": {"name": "comm", "options": {"epochs": 3, "steps": 12, "sampled_features": 32, "batch_size": 4}},
             "train": {"device": device, "deterministic": True, "checkpoint_every": 4},
         }
     )
@@ -46,5 +46,5 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
         except task_checkpoints.Stop:
             stops += 1
     assert stops == 4 and set(calls) == {"prompts", "re-alignment"}
-    ends = [checkpoint.read(checkpoint.latest(tmp_path / name))[0] for name in ("whole", "parts")]
+    ends = [checkpoint.read(checkpoint.find_latest(tmp_path / name))[0] for name in ("whole", "parts")]
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])

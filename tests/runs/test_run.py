@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.errors import EncoderError, RunError, UserError
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
@@ -12,7 +12,7 @@ from mmcl_fast.runs import train as run
 from mmcl_fast.streams.broken_samples import BrokenSample, broken_samples_to_jsonl
 from tests.toy import ToyEncoder, write_folder
 
-OPTIONS = {"epochs": 2, "steps": 20, "draws": 64, "batch_size": 8}
+OPTIONS = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 8}
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def config(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "data")
 
     def make(method="comm", options=OPTIONS, **train):
-        return build(
+        return build_config(
             {
                 "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
                 "method": {"name": method, "options": options},
@@ -52,7 +52,7 @@ def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run.train(config(), tmp_path / "parts")
     monkeypatch.setattr(Learner, "learn", real)
-    assert checkpoint.latest(tmp_path / "parts").name == "task-003"
+    assert checkpoint.find_latest(tmp_path / "parts").name == "task-003"
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as log:
         log.write('{"event": "evaluation", "after": 4, "row"')  # the line that a stop cut short
     run.train(config(), tmp_path / "parts", resume=True)
@@ -66,7 +66,7 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(config, tmp_pat
     before = summary(tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "task-006" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    assert checkpoint.latest(tmp_path / "run").name == "task-005"
+    assert checkpoint.find_latest(tmp_path / "run").name == "task-005"
     run.train(config(), tmp_path / "run", resume=True)
     assert summary(tmp_path / "run") == before
 
@@ -129,14 +129,14 @@ def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypa
     older = json.loads(json.dumps(before))
     del older["media"], older["train"]["deterministic"], older["stream"]["late"], older["method"]["options"]["tau"]
     (out / "config.json").write_text(json.dumps(older))
-    folder = checkpoint.latest(out)
+    folder = checkpoint.find_latest(out)
     tensors, values = checkpoint.read(folder)
     del values["media"], values["precision"], values["options"]["tau"]
     checkpoint.write(folder, tensors, values)
     with pytest.raises(RunError, match="method.options.tau was 0.2, is 0.3"):
         run.train(config(options={**OPTIONS, "tau": 0.3}), out, resume=True)
     run.train(config(), out, resume=True)
-    assert len(checkpoint.tasks(out)) == 6
+    assert len(checkpoint.find_task_checkpoints(out)) == 6
     run.train(config(), tmp_path / "whole")
     assert summary(out) == summary(tmp_path / "whole")
     for table, name in (

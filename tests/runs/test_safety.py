@@ -64,7 +64,7 @@ def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == code, done.stderr
     assert done.stderr.strip() == f"stopped: go on with: mmcl-fast train --resume {tmp_path / 'run'}"
-    inside = checkpoint.inside(tmp_path / "run", 1)
+    inside = checkpoint.find_step_checkpoints(tmp_path / "run", 1)
     assert checkpoint.read(inside[-1][1], {})[1]["steps"] == kept
     if signals == "SIGTERM":
         result = CliRunner().invoke(cli.app, ["train", "--resume", str(tmp_path / "run"), "-q"])
@@ -146,12 +146,12 @@ def test_a_small_disk_that_fills_up(config, tmp_path):
         ballast.write_bytes(bytes(330_000))
         with pytest.raises(RunError, match="No space left"):
             run.train(config(), disk / "run")
-        good = checkpoint.latest(disk / "run")
+        good = checkpoint.find_latest(disk / "run")
         assert good is None or checkpoint.read(good)
         ballast.unlink()
         run.train(config(keep_checkpoints=2), disk / "run", resume=True)
         assert bits(disk / "run") == bits(tmp_path / "whole")
-        assert [p.name for _, p in checkpoint.tasks(disk / "run")] == ["task-003", "task-004"]
+        assert [p.name for _, p in checkpoint.find_task_checkpoints(disk / "run")] == ["task-003", "task-004"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

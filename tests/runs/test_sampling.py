@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.errors import MediaError, RunError
 from mmcl_fast.learning import learner
 from mmcl_fast.runs import report_samples as sampling
@@ -26,10 +26,10 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, run.Result]
     """A run of comm and what it came to; its data is in ``data`` beside it."""
     folder = tmp_path_factory.mktemp("learned")
     write_folder(folder / "data", test=5)
-    config = build(
+    config = build_config(
         {
             "stream": {"source": "folder", "path": str(folder / "data"), "classes_per_task": 2},
-            "method": {"name": "comm", "options": {"prompts": False, "steps": 10, "draws": 32}},
+            "method": {"name": "comm", "options": {"prompts": False, "steps": 10, "sampled_features": 32}},
             "train": {"device": "cpu"},
         }
     )
@@ -77,10 +77,10 @@ def test_taken_is_counted_by_class(learned: tuple[Path, run.Result], tmp_path: P
     for place in range(len(result.stream.tasks)):
         own = [s for s in found.samples if s.task == place + 1]
         counted = Counter((found.classes[s.label], found.classes[s.guess]) for s in own)
-        assert said.taken["agnostic"][place] == counted
+        assert said.confusion["agnostic"][place] == counted
         for right, label in zip(said.by_class("agnostic")[place], said.classes[place]):
             assert right == counted[label, label]
-        for wrong, label in zip(said.taken_for("agnostic", 2)[place], said.classes[place]):
+        for wrong, label in zip(said.top_confusions("agnostic", 2)[place], said.classes[place]):
             counts = sorted((n for (a, b), n in counted.items() if a == label != b), reverse=True)
             assert [n for _, n in wrong] == counts[:2]
             assert all(counted[label, guess] == n for guess, n in wrong)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcl_fast.config import load as config
+from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.learning import Learner
 from mmcl_fast.runs.train import make_stream
@@ -94,7 +94,7 @@ def test_limits_of_the_user(folder):
 
 
 def build(*overrides: str) -> Stream:
-    return make_stream(config.load("folder", overrides))
+    return make_stream(load_config("folder", overrides))
 
 
 def test_every_source_of_a_config(folder, tars, tmp_path):
@@ -128,7 +128,7 @@ def test_paths_of_tars_are_the_files_own(tars, tmp_path):
     file = tmp_path / "sub" / "mine.toml"
     file.parent.mkdir()
     file.write_text('[stream]\nsource = "tar"\n[stream.path]\ntrain = "x-{0..9}.tar"\ntest = "y.tar"\n')
-    assert config.load(file).stream.path == {
+    assert load_config(file).stream.path == {
         "train": str(tmp_path / "sub" / "x-{0..9}.tar"),
         "test": str(tmp_path / "sub" / "y.tar"),
     }

@@ -95,7 +95,7 @@ def test_a_loss_of_nan_stops_before_it_is_kept(config, tmp_path, monkeypatch):
         r"method.options.realignment_lr \(now 0.001\) and start a new run",
     ):
         run.train(config(checkpoint_every=1), tmp_path / "run")
-    assert checkpoint.latest(tmp_path / "run").name == "task-002"
+    assert checkpoint.find_latest(tmp_path / "run").name == "task-002"
     assert len(Learner.load(tmp_path / "run", encoder=ToyEncoder()).tasks) == 2
     monkeypatch.setattr(Realigner, "train", real)
     run.train(config(checkpoint_every=1), tmp_path / "run", resume=True)
@@ -175,7 +175,7 @@ def test_gram_matrices_are_packed_where_a_product_is_symmetric_to_rounding_only(
     assert not torch.equal(x.T @ x, (x.T @ x).T)
     options = OPTIONS if method == "comm" else {"epochs": 1} if method in ("ranpac", "dns") else {}
     run.train(config(method, options), tmp_path / "run")
-    folder = checkpoint.latest(tmp_path / "run")
+    folder = checkpoint.find_latest(tmp_path / "run")
     tensors, _ = checkpoint.read(folder)
     packed = json.loads((folder / "state.json").read_text())["packed"]
     square = {k for k, v in tensors.items() if v.dtype == torch.float64 and v.dim() == 2 and len({*v.shape}) == 1}
@@ -186,8 +186,8 @@ def test_more_than_999_tasks_are_found_in_order(tmp_path):
     for number in (2, 999, 1000, 10000):
         (tmp_path / "checkpoints" / f"task-{number:03d}").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".task-1001-x").mkdir()
-    assert [number for number, _ in checkpoint.tasks(tmp_path)] == [2, 999, 1000, 10000]
-    checkpoint.clean(tmp_path)
+    assert [number for number, _ in checkpoint.find_task_checkpoints(tmp_path)] == [2, 999, 1000, 10000]
+    checkpoint.remove_temporary_folders(tmp_path)
     assert not (tmp_path / "checkpoints" / ".task-1001-x").exists()
 
 

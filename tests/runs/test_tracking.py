@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.runs import tracking
@@ -27,7 +27,7 @@ def learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("mmcl_fast.learning.learner.load_encoder", lambda *args, **options: ToyEncoder())
 
     def go(*track: str, resume: bool = False, progress=None) -> list[dict]:
-        config = build(
+        config = build_config(
             {
                 "stream": {"source": "folder", "path": str(tmp_path / "data")},
                 "method": {"name": "ridge"},
@@ -150,7 +150,7 @@ def test_a_missing_package_is_named_before_anything_is_learned(learn, tmp_path: 
         learn(name)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match='train.track: expected a list of "tensorboard" and "wandb"'):
-        build({"train": {"track": ["tensorbord"]}})
+        build_config({"train": {"track": ["tensorbord"]}})
 
 
 def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

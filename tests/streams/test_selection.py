@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.config.load import build
+from mmcl_fast.config import build_config
 from mmcl_fast.errors import ConfigError, StreamError
 from mmcl_fast.runs import train as run
 from mmcl_fast.streams import Stream
@@ -145,10 +145,10 @@ def test_the_config_describes_them(tmp_path):
         "late": "text",
         "share": {"depth": 0.5, "text": 1},
     }
-    made = run.make_stream(build({"stream": stream}))
+    made = run.make_stream(build_config({"stream": stream}))
     assert [task.name for task in made.tasks] == ["depth-0", "depth-1", "text-0", "text-1"]
     assert [len(task.train) for task in made.tasks] == [2, 2, 4, 4]
-    assert build({"stream": {"modalities": "none", "late": "none"}}).stream == build({}).stream
+    assert build_config({"stream": {"modalities": "none", "late": "none"}}).stream == build_config({}).stream
     for wrong in ({"share": {"image": "half"}}, {"order": "interleave"}, {"modalities": "image"}, {"late": 3}):
         with pytest.raises(ConfigError, match=f"stream.{next(iter(wrong))}: expected"):
-            build({"stream": wrong})
+            build_config({"stream": wrong})

@@ -15,25 +15,37 @@ not known here: each brings ``components``. Each tower has its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    PromptLength,
+    Weight,
+)
 from mmcl_fast.methods.shared.prompt_pool import Composed, Pooled
+from mmcl_fast.option_fields import Symbol
 
 
-@dataclass(frozen=True)
-class CodaPromptOptions:
-    components: int = 10  # per task
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.03  # of components, keys and attention vectors
-    classifier_lr: float = 0.0003
-    orthogonality: float = 0.1  # lambda
+class CodaPromptOptions(MethodOptions):
+    components: int = Field(10, ge=1, description="Prompt components that each task adds")
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.03, description="Largest learning rate of components, keys and attention vectors")
+    classifier_lr: ClassifierRate = 0.0003
+    orthogonality: Annotated[Weight, Symbol(r"\lambda")] = Field(
+        0.1, description="Weight of the loss term that keeps components, keys and attention vectors orthogonal"
+    )
 
 
 def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
@@ -82,7 +94,7 @@ class CodaPrompt(Pooled):
             "attention": (e.query_dim,),
         }
         old = self.pools.get(tower) or {
-            k: torch.zeros(e.blocks, 0, *shape, device=e.device) for k, shape in shapes.items()
+            k: torch.zeros(e.num_prompted_blocks, 0, *shape, device=e.device) for k, shape in shapes.items()
         }
         new = {
             k: torch.stack(

@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
@@ -35,19 +36,23 @@ from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.shared.classifier import require_one_process, train
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.gram import gram_matrix
+from mmcl_fast.methods.shared.options import BatchSize, Epochs, LearningRate, MethodOptions, RelevancePenalty
 from mmcl_fast.methods.shared.prompts import batches
 
 ROUNDING = 1e-8  # eigenvalues below this part of the largest are none
 
 
-@dataclass(frozen=True)
-class DnsOptions:
-    source: Literal["z", "zq"] = "zq"  # f: the bare head's z / |z| as in the paper, or q / |q| beside it
-    lambda_min: float = 0.001
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.001
-    relevance_penalty: float = 0.01
+class DnsOptions(MethodOptions):
+    source: Literal["z", "zq"] = Field(
+        "zq", description="Features f: z: the bare head's output, as in the paper; zq: z and the trunk's query q"
+    )
+    lambda_min: float = Field(
+        0.001, ge=0, description="Directions of earlier features with a larger eigenvalue are kept"
+    )
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.001, description="Largest learning rate of the linear layers")
+    relevance_penalty: RelevancePenalty = 0.01
 
 
 @dataclass

@@ -15,23 +15,35 @@ is matched with the tasks of its tower.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    PromptLength,
+    Weight,
+)
 from mmcl_fast.methods.shared.prompt_pool import Composed, Pooled, distance
+from mmcl_fast.option_fields import Symbol
 
 
-@dataclass(frozen=True)
-class DualPromptOptions:
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.03  # of prompts and keys
-    classifier_lr: float = 0.0003
-    match: float = 1.0  # lambda
+class DualPromptOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.03, description="Largest learning rate of prompts and keys")
+    classifier_lr: ClassifierRate = 0.0003
+    match: Annotated[Weight, Symbol(r"\lambda")] = Field(
+        1.0, description="Weight of the loss term that moves a task's key to its queries"
+    )
 
 
 def place(general: Tensor, expert: Tensor) -> Tensor:
@@ -48,8 +60,8 @@ class DualPrompt(Pooled):
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, e, tower = self.options, self.encoder, self.encoder.tower(data.modality)
         generator, old = self.generator(data.index, 3), self.pools.get(tower)
-        shape, early = (2, o.prompt_length, e.prefix_width(data.modality)), e.blocks // 2
-        expert = (torch.randn(e.blocks - early, *shape, generator=generator) * 0.02).to(e.device)
+        shape, early = (2, o.prompt_length, e.prefix_width(data.modality)), e.num_prompted_blocks // 2
+        expert = (torch.randn(e.num_prompted_blocks - early, *shape, generator=generator) * 0.02).to(e.device)
         key = (torch.rand(e.query_dim, generator=generator) * 2 - 1).to(e.device)
         general = (
             (torch.randn(early, *shape, generator=generator) * 0.02).to(e.device)

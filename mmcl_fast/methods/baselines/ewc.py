@@ -12,29 +12,38 @@ batch's mean at the true labels instead, which is no Fisher information.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.classifier import Growing, feature
 from mmcl_fast.methods.shared.embedding import BATCH
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    MethodOptions,
+    PromptLength,
+    PromptRate,
+    Weight,
+)
 from mmcl_fast.methods.shared.prompt_and_classifier import Tuned, under
 from mmcl_fast.methods.shared.prompts import subset
+from mmcl_fast.option_fields import Symbol
 
 
-@dataclass(frozen=True)
-class EwcOptions:
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.1
-    classifier_lr: float = 0.0003
-    strength: float = 1000.0  # lambda
+class EwcOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.1
+    classifier_lr: ClassifierRate = 0.0003
+    strength: Annotated[Weight, Symbol(r"\lambda")] = Field(1000.0, description="Weight of the Fisher penalty")
 
 
 def penalty(fisher: dict[str, Tensor], now: dict[str, Tensor], anchor: dict[str, Tensor]) -> Tensor | float:

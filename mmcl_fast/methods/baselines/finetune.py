@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -11,15 +10,15 @@ from torch import Tensor
 from mmcl_fast import distributed, ops
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.shared.options import BatchSize, Epochs, MethodOptions, PromptLength, PromptRate
 from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset, train_prefix
 
 
-@dataclass(frozen=True)
-class FinetuneOptions:
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.1
+class FinetuneOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.1
 
 
 class Finetune(Method):

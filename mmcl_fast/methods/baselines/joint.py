@@ -9,11 +9,11 @@ sample's prompt is that of its given modality, or else of the modality that the 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast import distributed
@@ -22,23 +22,39 @@ from mmcl_fast.errors import RunError
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.relevance import Relevance, Ridge
 from mmcl_fast.methods.shared.embedding import embed_all, unit_query
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    Positive,
+    PromptLength,
+    PromptRate,
+    RelevancePenalty,
+    RidgePenalty,
+    TokenScaleShift,
+)
 from mmcl_fast.methods.shared.prompts import batches, join, subset, train_groups
 from mmcl_fast.methods.shared.token_scale_shift import RowBank, RowHead
 
 
-@dataclass(frozen=True)
-class JointOptions:
-    prompt_length: int = 8
-    token_rows: bool = True  # prompts also have rows that scale and shift the trunk's tokens
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.01  # of prompts
-    head: bool = True  # False: the head stays frozen, as it is for all who learn a stream
-    head_lr: float = 0.0003
-    classifier_lr: float = 0.003
-    penalty: float = 0.005
-    relevance_penalty: float = 0.01
-    scale: float = 20.0  # of the logits that head and prompts are trained with
+class JointOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    token_scale_shift: TokenScaleShift = True
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.01
+    head: bool = Field(
+        True, description="Train the encoder's head too; false: it stays frozen, as for methods that learn a stream"
+    )
+    head_lr: LearningRate = Field(0.0003, description="Largest learning rate of the encoder's head")
+    classifier_lr: ClassifierRate = 0.003
+    penalty: RidgePenalty = 0.005
+    relevance_penalty: RelevancePenalty = 0.01
+    scale: Positive = Field(
+        20.0, description="Factor from cosines to the logits that head and prompts are trained with"
+    )
 
 
 class Joint(Method):
@@ -50,7 +66,7 @@ class Joint(Method):
     def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
-        self.bank = RowBank(encoder, options.prompt_length, options.token_rows)
+        self.bank = RowBank(encoder, options.prompt_length, options.token_scale_shift)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None  # [D + Dq + 1, C]
 
@@ -119,14 +135,14 @@ class Joint(Method):
 
     def _thawed(self) -> RowHead:
         """The head that is trained: of a copy of the encoder in float32."""
-        if self.options.head and self.encoder.above():
+        if self.options.head and self.encoder.trainable_modules():
             own = copy.deepcopy(self.encoder)
             own.set_precision(torch.float32)
-            self.bank.head = RowHead(own, self.options.prompt_length, self.options.token_rows)
+            self.bank.head = RowHead(own, self.options.prompt_length, self.options.token_scale_shift)
         return self.bank.head
 
     def _head(self) -> list[Tensor]:
-        return [p for module in self.bank.head.encoder.above() for p in module.parameters()]
+        return [p for module in self.bank.head.encoder.trainable_modules() for p in module.parameters()]
 
     @property
     def routes(self) -> bool:

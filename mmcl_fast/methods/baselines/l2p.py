@@ -15,28 +15,47 @@ every prompted block, as for all methods, and short enough that a sample gets as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    PromptLength,
+    Weight,
+)
 from mmcl_fast.methods.shared.prompt_pool import Composed, Pooled, distance
+from mmcl_fast.option_fields import Symbol
 
 
-@dataclass(frozen=True)
-class L2pOptions:
-    pool_size: int = 10  # M
-    selected: int = 4  # N
-    prompt_length: int = 2  # L_p, of each
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.1  # of prompts and keys
-    classifier_lr: float = 0.003
-    pull: float = 0.5  # lambda
+class L2pOptions(MethodOptions):
+    pool_size: Annotated[int, Symbol("M")] = Field(10, ge=1, description="Prompts in the pool of a tower")
+    selected: Annotated[int, Symbol("N")] = Field(4, ge=1, description="Prompts that each sample selects from the pool")
+    prompt_length: PromptLength = 2
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.1, description="Largest learning rate of prompts and keys")
+    classifier_lr: ClassifierRate = 0.003
+    pull: Annotated[Weight, Symbol(r"\lambda")] = Field(
+        0.5, description="Weight of the loss term that moves selected keys to the sample's query"
+    )
+
+    @model_validator(mode="after")
+    def _check_selected(self) -> L2pOptions:
+        if self.selected > self.pool_size:
+            raise ValueError(
+                f"selected = {self.selected}: is more than the pool holds (pool_size = {self.pool_size}); lower it"
+            )
+        return self
 
 
 def select(query: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -69,7 +88,9 @@ class L2p(Pooled):
 
     def _fresh(self, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
         o, e = self.options, self.encoder
-        prompts = torch.randn(o.pool_size, e.blocks, 2, o.prompt_length, e.prefix_width(modality), generator=generator)
+        prompts = torch.randn(
+            o.pool_size, e.num_prompted_blocks, 2, o.prompt_length, e.prefix_width(modality), generator=generator
+        )
         keys = torch.rand(o.pool_size, e.query_dim, generator=generator) * 2 - 1
         return {"prompts": (prompts * 0.02).to(e.device), "keys": keys.to(e.device)}
 

@@ -12,24 +12,37 @@ before it: o* is then of the bare head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    MethodOptions,
+    Positive,
+    PromptLength,
+    PromptRate,
+    Weight,
+)
 from mmcl_fast.methods.shared.prompt_and_classifier import Tuned
+from mmcl_fast.option_fields import Symbol
 
 
-@dataclass(frozen=True)
-class LwfOptions:
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.001
-    classifier_lr: float = 0.0003
-    distillation: float = 1.0  # lambda_o
-    temperature: float = 2.0  # T
+class LwfOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.001
+    classifier_lr: ClassifierRate = 0.0003
+    distillation: Annotated[Weight, Symbol(r"\lambda_o")] = Field(
+        1.0, description="Weight of the loss that keeps the recorded outputs for old classes"
+    )
+    temperature: Annotated[Positive, Symbol("T")] = Field(2.0, description="Temperature of the recorded outputs")
 
 
 def distillation_loss(logits: Tensor, recorded: Tensor, temperature: float) -> Tensor:

@@ -16,11 +16,11 @@ has 10,000 columns; the default is smaller, because every checkpoint holds G.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
@@ -29,21 +29,29 @@ from mmcl_fast.methods.comm.relevance import ROWS
 from mmcl_fast.methods.shared.classifier import Growing, require_one_process, train
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.gram import gram_matrix
+from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
 from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset
+from mmcl_fast.option_fields import Symbol
 
 LAMBDAS = [10.0**k for k in range(-8, 9)]
 
 
-@dataclass(frozen=True)
-class RanPacOptions:
-    source: Literal["q", "zq", "tuned"] = "tuned"  # q; the bare head's z beside it; z under the first task's prompt
-    projections: int = 2000  # M
-    held_out: Literal["all", "task"] = "all"  # whose samples lambda is chosen on
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.01
-    classifier_lr: float = 0.003
+class RanPacOptions(MethodOptions):
+    source: Literal["q", "zq", "tuned"] = Field(
+        "tuned",
+        description="Features f: q: the trunk's query; zq: the bare head's z and q; tuned: z under a prompt that is "
+        "trained on the first task, and q",
+    )
+    projections: Annotated[int, Symbol("M")] = Field(2000, ge=1, le=20_000, description="Random features")
+    held_out: Literal["all", "task"] = Field(
+        "all",
+        description="Held-out samples that the ridge penalty is chosen on: of all tasks so far, or of the last task",
+    )
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.01
+    classifier_lr: ClassifierRate = 0.003
 
 
 class Moments:

@@ -17,29 +17,29 @@ this method.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.embedding import embed_all
+from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
 from mmcl_fast.methods.shared.prompt_and_classifier import Tuned, under
 from mmcl_fast.methods.shared.prompts import join, subset
 
 
-@dataclass(frozen=True)
-class ReplayOptions:
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32  # of the task's samples, and of exemplars beside them
-    lr: float = 0.01
-    classifier_lr: float = 0.003
-    budget: int = 400  # exemplars of all classes together
-    selection: Literal["reservoir", "herding"] = "reservoir"
+class ReplayOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = Field(32, description="Samples of the task in a training step, and exemplars beside them")
+    lr: PromptRate = 0.01
+    classifier_lr: ClassifierRate = 0.003
+    budget: int = Field(400, ge=1, description="Exemplars of all classes together")
+    selection: Literal["reservoir", "herding"] = Field("reservoir", description="How exemplars are selected")
 
 
 def reservoir(budget: int, seen: int, new: int, generator: torch.Generator) -> Tensor:

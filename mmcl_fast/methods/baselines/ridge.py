@@ -3,23 +3,25 @@ McDonnell et al. 2023, arXiv 2307.02251). Equal to joint ridge regression whatev
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.relevance import Ridge
 from mmcl_fast.methods.shared.embedding import unit_query
+from mmcl_fast.methods.shared.options import MethodOptions, RidgePenalty
 
 
-@dataclass(frozen=True)
-class RidgeOptions:
-    source: Literal["q", "zq"] = "q"  # pooled trunk tokens, or the bare head's z beside them
-    penalty: float = 0.005  # relative to the mean of the Gram matrix's diagonal
+class RidgeOptions(MethodOptions):
+    source: Literal["q", "zq"] = Field(
+        "q", description="Features: q: the trunk's query, pooled tokens; zq: the bare head's z and q"
+    )
+    penalty: RidgePenalty = 0.005
 
 
 class RidgeMethod(Method):

@@ -19,34 +19,46 @@ COMM's rows beside them, for a comparison in which both have prompts of one kind
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.shared.classifier import Growing
 from mmcl_fast.methods.shared.embedding import unit_query
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    PromptLength,
+    ScaleShiftRate,
+    TextScaleShift,
+    TokenScaleShift,
+)
 from mmcl_fast.methods.shared.prompt_and_classifier import under
 from mmcl_fast.methods.shared.prompt_pool import fit
 from mmcl_fast.methods.shared.token_scale_shift import RowBank, RowHead
+from mmcl_fast.option_fields import Symbol
 
 ROUNDS = 100  # of K-means, which mostly ends earlier
 
 
-@dataclass(frozen=True)
-class SPromptsOptions:
-    prompt_length: int = 8
-    token_rows: bool = False  # prompts also scale and shift the tokens
-    text_rows: bool = False  # those of texts too
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.1  # of prefixes
-    rows_lr: float = 0.01
-    classifier_lr: float = 0.003
-    centroids: int = 5  # K, of each domain
+class SPromptsOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    token_scale_shift: TokenScaleShift = False
+    text_scale_shift: TextScaleShift = False
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.1, description="Largest learning rate of the prefixes")
+    scale_shift_lr: ScaleShiftRate = 0.01
+    classifier_lr: ClassifierRate = 0.003
+    centroids: Annotated[int, Symbol("K")] = Field(5, ge=1, description="K-means centroids of each task's queries")
 
 
 def far(x: Tensor, centroids: Tensor) -> Tensor:
@@ -91,12 +103,12 @@ class SPrompts(Method):
 
     def __init__(self, encoder: Encoder, options: SPromptsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.head = RowHead(encoder, options.prompt_length, options.token_rows, options.text_rows)
+        self.head = RowHead(encoder, options.prompt_length, options.token_scale_shift, options.text_scale_shift)
         self.domains: list[_Domain] = []
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, generator = self.options, self.generator(data.index, 3)
-        bank = RowBank(self.encoder, o.prompt_length, o.token_rows, o.text_rows)
+        bank = RowBank(self.encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
         bank.meet(data.tokens, data.modality)
         prefix, rows = parts = self.head.parts(bank.fresh(data.modality, generator), data.modality)
         classifier = Growing(self.encoder.dim, self.encoder.device)
@@ -113,7 +125,7 @@ class SPrompts(Method):
             lambda query: (torch.cat(parts), 0.0),
             generator,
             self.head,
-            beside=[([rows], o.rows_lr)] if len(rows) else [],
+            beside=[([rows], o.scale_shift_lr)] if len(rows) else [],
         )
         self.domains.append(_Domain(data.modality, list(data.classes), torch.cat(parts), classifier, centroids))
 

@@ -18,32 +18,45 @@ authors' code multiplies them by 0.9 to 1.0 by the age of the task, which the pa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.classifier import feature
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    Positive,
+    PromptLength,
+    PromptRate,
+)
 from mmcl_fast.methods.shared.prompt_and_classifier import Tuned
 from mmcl_fast.methods.shared.training_steps import optimise
+from mmcl_fast.option_fields import FormerName, Symbol
 
 MOMENTUM, DECAY = 0.9, 5e-4
 
 
-@dataclass(frozen=True)
-class SlcaOptions:
-    prompt_length: int = 8
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.0001  # of the prompts, slow
-    classifier_lr: float = 0.003
-    align_epochs: int = 5
-    align_lr: float = 0.01
-    draws: int = 256  # features a class and epoch; also the batch
-    tau: float = 0.1
+class SlcaOptions(MethodOptions):
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.0001
+    classifier_lr: ClassifierRate = 0.003
+    align_epochs: int = Field(5, ge=0, description="Epochs of classifier alignment after each task from the second on")
+    align_lr: LearningRate = Field(0.01, description="Largest learning rate of classifier alignment")
+    sampled_features: Annotated[int, FormerName("draws")] = Field(
+        256, ge=1, description="Features sampled for each class and epoch of classifier alignment; also its batch size"
+    )
+    tau: Annotated[Positive, Symbol(r"\tau")] = Field(0.1, description="Temperature of the normalised logits")
 
 
 @dataclass
@@ -124,14 +137,14 @@ class Slca(Tuned):
 
     def _align(self, index: int) -> None:
         o, head = self.options, self.classifier
-        labels = torch.tensor(list(self.gaussians), device=head.weight.device).repeat_interleave(o.draws)
+        labels = torch.tensor(list(self.gaussians), device=head.weight.device).repeat_interleave(o.sampled_features)
         batches = len(self.gaussians)
         drawn: dict[int, tuple[Tensor, Tensor]] = {}  # of the epoch under way
 
         def epoch(number: int) -> tuple[Tensor, Tensor]:
             if number not in drawn:
                 generator = self.generator(index, 4, number)
-                x = torch.cat([g.draw(o.draws, generator) for g in self.gaussians.values()])
+                x = torch.cat([g.draw(o.sampled_features, generator) for g in self.gaussians.values()])
                 order = torch.randperm(len(x), generator=generator).to(x.device)
                 drawn.clear()
                 drawn[number] = x[order], labels[order]
@@ -139,7 +152,7 @@ class Slca(Tuned):
 
         def loss(step: int) -> Tensor:
             x, y = epoch(step // batches)
-            rows = slice(step % batches * o.draws, (step % batches + 1) * o.draws)
+            rows = slice(step % batches * o.sampled_features, (step % batches + 1) * o.sampled_features)
             logits = x[rows] @ head.weight.T + head.bias
             return F.cross_entropy(normalised(logits, self.tasks, o.tau), y[rows])
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
+from mmcl_fast.methods.shared.options import MethodOptions
 
 
-@dataclass(frozen=True)
-class ZeroShotOptions:
-    pass
+class ZeroShotOptions(MethodOptions):
+    """No options."""
 
 
 class ZeroShot(Method):

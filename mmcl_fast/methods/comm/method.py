@@ -6,11 +6,11 @@ Steps, for a task t of modality m: relevance, prompts, intra-modal aggregation, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast import distributed, ops
@@ -20,53 +20,125 @@ from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.realignment import Realigner, class_codes
 from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.shared.embedding import alike, embed_all, mix, unit_query
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    Positive,
+    PromptLength,
+    RelevancePenalty,
+    RidgePenalty,
+    ScaleShiftRate,
+    Share,
+    TextScaleShift,
+    TokenScaleShift,
+    Weight,
+)
 from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
 from mmcl_fast.methods.shared.token_scale_shift import RowBank, drop_channels
+from mmcl_fast.option_fields import FormerName, Symbol
 
 
-@dataclass(frozen=True)
-class CommOptions:
-    """Every field is a switch or a size of one step; the defaults are those of ``mmcl-fast train demo``."""
+class CommOptions(MethodOptions):
+    """Switches and sizes of COMM's steps. The defaults are those of ``mmcl-fast train demo``."""
 
-    prompts: bool = True  # False: no prompt at all, z of the bare head
-    prompt_length: int = 8  # L
-    token_rows: bool = True  # prompts also have rows that scale and shift the trunk's tokens
-    text_rows: bool = False  # those of texts too
-    channel_dropout: float = 0.2  # share of the tokens' channels that a sample goes without while a prompt is learned
-    codes: Literal["texts", "learned"] = "learned"  # what prompts are learned towards
-    codes_lr: float = 0.003
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.01  # of the vision tower's prefixes
-    text_lr: float = 0.3  # of the text tower's
-    rows_lr: float = 0.02
-    self_regularisation: float = 4.0  # beta
-    aggregation: bool = True  # False: P_m <- P_m_new
-    lambda_max: float = 1.0
-    sigma: float = 0.5
-    blending: bool = True  # False: prompt and gate of the most relevant modality alone
-    relevance: Literal["analytic", "mlp"] = "analytic"
-    tau: float = 0.2  # temperature of c(x)
-    least_share: float = 0.02  # smaller shares of prompts are left out
-    relevance_penalty: float = 0.01
-    realignment: Literal["off", "closed", "trained"] = "trained"
-    start: Literal["ridge", "zero"] = "ridge"
-    rank: int = 32  # r
-    reads_query: bool = True  # source u = [z ; q]; False: z only
-    dual_targets: bool = True  # ridge onto the class texts' dual basis; False: onto the texts
-    penalty: float = 0.02
-    steps: int = 200
-    draws: int = 512  # features per step
-    realignment_lr: float = 0.001
-    realignment_decay: float = 0.0
-    realignment_scale: float = 40.0  # s of the re-alignment loss
-    weighted: bool = True  # weight by contribution
-    compiled: bool = False  # re-alignment's step through torch.compile: `bench train` says what it gains
-    drift: bool = True  # correct old means when P_m moves
-    drift_width: float = 0.3
-    class_rank: int = 16
-    modality_rank: int = 128
-    shrink: float = 0.5
+    prompts: bool = Field(True, description="Learn prompts; false: embeddings come from the bare head")
+    prompt_length: PromptLength = 8
+    token_scale_shift: TokenScaleShift = True
+    text_scale_shift: TextScaleShift = False
+    channel_dropout: float = Field(
+        0.2, ge=0, le=0.9, description="Share of the token channels that a sample loses in each step of prompt learning"
+    )
+    class_targets: Annotated[Literal["texts", "learned"], FormerName("codes"), Symbol("V_t")] = Field(
+        "learned",
+        description="What prompts are learned towards: texts: the frozen class texts; learned: targets that start from "
+        "the texts' dual basis and are trained with the prompt",
+    )
+    class_targets_lr: Annotated[LearningRate, FormerName("codes_lr")] = Field(
+        0.003, description="Largest learning rate of learned class targets"
+    )
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.01, description="Largest learning rate of the vision tower's prefixes")
+    text_lr: LearningRate = Field(0.3, description="Largest learning rate of the text tower's prefixes")
+    scale_shift_lr: ScaleShiftRate = 0.02
+    self_regularisation: Annotated[Weight, Symbol(r"\beta")] = Field(
+        4.0, description="Weight of keeping the embeddings that the previous prompt gave; 0 switches it off"
+    )
+    aggregation: bool = Field(
+        True, description="Average a modality's new prompt with its previous one; false: the new prompt replaces it"
+    )
+    lambda_max: Annotated[Share, Symbol(r"\lambda_{\max}")] = Field(
+        1.0, description="Largest weight of the new prompt in that average"
+    )
+    sigma: Annotated[Positive, Symbol(r"\sigma")] = Field(
+        0.5, description="Shift of the embeddings at which the new prompt's weight is halved"
+    )
+    blending: bool = Field(
+        True,
+        description="Blend prompts and re-alignments by contribution; false: take the most relevant modality's alone",
+    )
+    relevance: Literal["analytic", "mlp"] = Field(
+        "analytic",
+        description="The relevance function: analytic: a ridge classifier; mlp: one hidden layer of 128, trained on "
+        "the task's queries and on queries sampled from the feature memory, modalities weighted alike",
+    )
+    tau: Annotated[Positive, Symbol(r"\tau")] = Field(
+        0.2, description="Temperature of the contributions; a lower one is nearer to one modality alone"
+    )
+    least_share: Annotated[Share, Symbol(r"\pi_{\min}")] = Field(
+        0.02, description="Prompts with a smaller share of a sample's blend are left out"
+    )
+    relevance_penalty: RelevancePenalty = 0.01
+    realignment: Literal["off", "closed", "trained"] = Field(
+        "trained",
+        description="Align the embeddings with all class texts after each task: off: never; closed: by the closed form "
+        "alone; trained: by training that begins with `start`",
+    )
+    start: Literal["ridge", "zero"] = Field(
+        "ridge",
+        description="What re-alignment begins with: ridge: the closed form; zero: A random and B zero, which makes "
+        "closed do nothing",
+    )
+    rank: Annotated[int, Symbol("r")] = Field(32, ge=1, description="Rank of each modality's re-alignment")
+    reads_query: bool = Field(
+        True, description="Re-alignment reads the embedding and the trunk's query; false: the embedding alone"
+    )
+    dual_targets: bool = Field(
+        True, description="The closed form regresses onto the class texts' dual basis; false: onto the class texts"
+    )
+    penalty: Annotated[RidgePenalty, Field(description="Ridge penalty of the closed form")] = 0.02
+    steps: int = Field(200, ge=0, description="Training steps of re-alignment after each task")
+    sampled_features: Annotated[int, FormerName("draws")] = Field(
+        512, ge=1, description="Features of a re-alignment step, taken from a pool of four times as many"
+    )
+    realignment_lr: LearningRate = Field(0.001, description="Largest learning rate of re-alignment")
+    realignment_decay: Annotated[Weight, Symbol(r"\gamma")] = Field(
+        0.0, description="Weight of keeping re-alignment near its starting point"
+    )
+    realignment_scale: Annotated[Positive, Symbol("s")] = Field(
+        40.0, description="Factor from cosines to logits in re-alignment's loss"
+    )
+    weighted: bool = Field(
+        True, description="Weight re-alignment's loss by each sample's contribution of its own modality"
+    )
+    compiled: bool = Field(
+        False, description="Run re-alignment's steps through torch.compile: another speed, the same equation"
+    )
+    drift: bool = Field(
+        True, description="Move the old classes' means as the modality's prompt moves; false: they stay where they were"
+    )
+    drift_width: Annotated[Positive, Symbol("h")] = Field(
+        0.3, description="Width of the kernel that weighs the drift of near samples"
+    )
+    class_rank: Annotated[int, Symbol("r_c")] = Field(16, ge=1, description="Rank of the covariance kept for a class")
+    modality_rank: Annotated[int, Symbol("r_m")] = Field(
+        128, ge=1, description="Rank of the pooled covariance kept for a modality"
+    )
+    shrink: Annotated[Share, Symbol("a")] = Field(
+        0.5, description="Share of the modality's pooled covariance in the covariance of a class"
+    )
 
 
 class Comm(Method):
@@ -81,7 +153,7 @@ class Comm(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
-        self.bank = RowBank(encoder, o.prompt_length, o.token_rows, o.text_rows)
+        self.bank = RowBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.rows: dict[str, Tensor] = {}  # modality -> its mean contributions over `relevance.modalities`
@@ -147,13 +219,13 @@ class Comm(Method):
         )
         shares = alike(shares)
         texts = classes.embedding[data.classes]
-        codes = F.normalize(class_codes(texts, dual=True), dim=1) if o.codes == "learned" else texts
+        codes = F.normalize(class_codes(texts, dual=True), dim=1) if o.class_targets == "learned" else texts
         target = data.targets
         z_before = None if before is None else before[:, : head.dim]
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
         lr = o.text_lr if self.encoder.tower(modality) == "text" else o.lr
-        groups = [([prefix], lr), ([rows_of] if len(rows_of) else [], o.rows_lr)]
-        groups += [([codes] if o.codes == "learned" else [], o.codes_lr)]
+        groups = [([prefix], lr), ([rows_of] if len(rows_of) else [], o.scale_shift_lr)]
+        groups += [([codes] if o.class_targets == "learned" else [], o.class_targets_lr)]
 
         def with_own(prompt: Tensor) -> list[Tensor]:
             return [prompt if m == modality else self.bank.part(m, modality) for m in names]
@@ -213,7 +285,7 @@ class Comm(Method):
                     names,
                     lambda u: self._routing(F.normalize(u[:, self.encoder.dim :], dim=1)),
                     steps=o.steps,
-                    per_step=o.draws,
+                    per_step=o.sampled_features,
                     lr=o.realignment_lr,
                     decay=o.realignment_decay,
                     logit_scale=o.realignment_scale,

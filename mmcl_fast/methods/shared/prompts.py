@@ -16,7 +16,7 @@ from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoin
 
 def prefix_shape(encoder: Encoder, length: int, modality: str) -> torch.Size:
     """J, 2, L, d."""
-    return torch.Size((encoder.blocks, 2, length, encoder.prefix_width(modality)))
+    return torch.Size((encoder.num_prompted_blocks, 2, length, encoder.prefix_width(modality)))
 
 
 class PromptBank:

@@ -64,7 +64,7 @@ def test_a_class_that_is_another_class_is_found_by_its_content(tmp_path: Path) -
     (root / "text/test/dog").symlink_to(root / "text/train/cat")
     found = Findings(collect=True)
     Stream.from_folder(root, findings=found)
-    shared = [finding for finding in found.found if finding.kind == "equal-in-splits"]
+    shared = [finding for finding in found if finding.kind == "equal-in-splits"]
     pairs = [(f"text/test/dog/{i}.txt", (f"text/train/cat/{i}.txt",)) for i in range(3)]
     assert [(finding.key, finding.others) for finding in shared] == pairs
 
@@ -94,8 +94,8 @@ def test_what_systems_leave_behind_is_no_sample_and_no_class(tmp_path: Path) -> 
     assert counts(stream) == (4, 1) and stream[0].classes == ("cat",)
     found = Findings(collect=True)
     Stream.from_folder(root, findings=found)
-    assert {finding.kind for finding in found.found} == {"passed-over"} and found.count("note") == 2
-    assert [finding.reason.partition(" in all")[0].rpartition(" ")[2] for finding in found.found] == ["4", "7"]
+    assert {finding.kind for finding in found} == {"passed-over"} and found.count("note") == 2
+    assert [finding.reason.partition(" in all")[0].rpartition(" ")[2] for finding in found] == ["4", "7"]
 
 
 @pytest.mark.parametrize("split", [True, False])

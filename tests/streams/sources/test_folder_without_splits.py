@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.config import load as config
+from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError, StreamError
 from mmcl_fast.streams import Stream
 
@@ -59,10 +59,10 @@ def test_a_folder_is_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write(tmp_path, {"mine/text/cat": 3, "demo/text/cat": 3})
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "./mine", tmp_path / "mine"):
-        found = config.load(name, ["method.name=ridge"])
+        found = load_config(name, ["method.name=ridge"])
         assert (found.stream.source, found.stream.path) == ("folder", str(tmp_path / "mine"))
         assert found.method.name == "ridge"
-    assert config.load("mine", ["stream.path=demo"]).stream.path == str(tmp_path / "demo")
-    assert config.load("demo").stream.source == "demo" and config.load("./demo").stream.source == "folder"
+    assert load_config("mine", ["stream.path=demo"]).stream.path == str(tmp_path / "demo")
+    assert load_config("demo").stream.source == "demo" and load_config("./demo").stream.source == "folder"
     with pytest.raises(ConfigError, match="a folder of your own files"):
-        config.load("nine")
+        load_config("nine")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmcl_fast import media
-from mmcl_fast.config import load as config
+from mmcl_fast.config import Config, build_config, load_config
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.learning import Learner
 from mmcl_fast.media.source import Slice, head, read_bytes, size_of
@@ -161,10 +161,10 @@ def test_suns_rotated_depth(tmp_path):
 FIVE = {"image": "imagenet_r", "video": "ucf101", "audio": "esc_50", "depth": "nyu_depth_v2", "text": "ag_news"}
 
 
-def five(name: str, copies: dict[str, Path], *overrides: str) -> config.Config:
-    loaded = config.load(name)
+def five(name: str, copies: dict[str, Path], *overrides: str) -> Config:
+    loaded = load_config(name)
     tables = loaded.stream.datasets.model_dump()
-    return config.load(name, [*(f"stream.datasets.{m}.path={copies[tables[m]['name']]}" for m in tables), *overrides])
+    return load_config(name, [*(f"stream.datasets.{m}.path={copies[tables[m]['name']]}" for m in tables), *overrides])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_the_five_modality_configs_need_only_paths(copies, name, encoder):
     stream = make_stream(loaded)
     assert loaded.encoder.name == encoder and set(stream.modalities) == set(FIVE) and len(stream) == 5
     assert loaded.media.depth_kind == ("sun_rgbd" if "sun" in name else None)
-    assert config.build(loaded.model_dump(mode="json")) == loaded
+    assert build_config(loaded.model_dump(mode="json")) == loaded
 
 
 def test_five_datasets_are_learned(copies):
@@ -216,7 +216,7 @@ def test_five_datasets_are_learned(copies):
 )
 def test_faults_of_a_config(overrides, parts):
     with pytest.raises(ConfigError) as caught:
-        make_stream(config.load("five_clip", overrides))
+        make_stream(load_config("five_clip", overrides))
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value), str(caught.value)
 
 
@@ -230,7 +230,7 @@ def test_more_faults_of_a_config(copies):
     assert 'media.depth_kind: set it to "depth"' in refused("media.depth_kind=disparity")
     assert "stream.datasets.video.name: missing; use one of ucf101" in refused("stream.datasets.video.name=none")
     with pytest.raises(ConfigError, match="stream.datasets: missing"):
-        make_stream(config.load("folder", ["stream.source=known"]))
+        make_stream(load_config("folder", ["stream.source=known"]))
 
 
 def test_paths_are_the_files_own(tmp_path):
@@ -240,7 +240,7 @@ def test_paths_are_the_files_own(tmp_path):
         '[stream]\nsource = "known"\n[stream.datasets]\n'
         'image = { name = "imagenet_100", path = "in", classes = "list.txt" }\n',
     )
-    image = config.load(tmp_path / "sub" / "mine.toml").stream.datasets.image
+    image = load_config(tmp_path / "sub" / "mine.toml").stream.datasets.image
     assert (image.path, image.classes) == (str(tmp_path / "sub" / "in"), str(tmp_path / "sub" / "list.txt"))
 
 

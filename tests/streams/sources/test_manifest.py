@@ -222,7 +222,7 @@ def test_every_line_at_fault_is_found(folder):  # noqa: F811
     found = Findings(collect=True)
     stream = Stream.from_manifest(write(folder, records), findings=found)
     assert sum(len(task.train) + len(task.test) for task in stream.tasks) == len(records) - 3
-    reasons = [finding.reason for finding in found.found if finding.kind in ("row", "missing")]
+    reasons = [finding.reason for finding in found if finding.kind in ("row", "missing")]
     for number, part in ((2, "unknown split 'trian'"), (4, "No such file"), (6, "unknown modality 'sound'")):
         assert any(f"line {number}: " in reason and part in reason for reason in reasons), reasons
     refuse(lambda: Stream.from_manifest(folder), "(2 more: mmcl-fast data check lists them)")

@@ -23,7 +23,7 @@ def read(path: Path, **options) -> tuple[Stream, list[str]]:
     """The stream and the lines of what was found besides."""
     found = Findings(collect=True)
     stream = Stream.from_tar(path, findings=found, **options)
-    own = [f.reason for f in found.found if f.kind in ("left-out", "passed-over", "row", "unreadable", "linked-twice")]
+    own = [f.reason for f in found if f.kind in ("left-out", "passed-over", "row", "unreadable", "linked-twice")]
     return stream, own
 
 
@@ -199,7 +199,7 @@ def test_a_txt_beside_a_picture_is_no_class(tmp_path):
 
 def test_what_is_left_out_stays_with_the_stream(tmp_path):
     tars = both(tmp_path, [("0.png", png(0)), ("0.cls", "cat"), ("0.pyd", b"x")])
-    (finding,) = [f for f in Stream.from_tar(tars).findings.found if f.kind == "left-out"]
+    (finding,) = [f for f in Stream.from_tar(tars).findings if f.kind == "left-out"]
     assert "member '0.pyd' (and 1 more of .pyd) is part of no sample" in finding.reason
 
 

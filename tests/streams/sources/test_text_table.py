@@ -254,7 +254,7 @@ def test_every_row_at_fault_is_found(tmp_path):
     found = Findings(collect=True)
     stream = Stream.from_table(path, text="title, body", label="class", findings=found)
     assert (len(stream[0].train), len(stream[0].test)) == (2, 2)
-    assert [finding.reason.partition(": ")[0] for finding in found.found if finding.kind == "row"] == [
+    assert [finding.reason.partition(": ")[0] for finding in found if finding.kind == "row"] == [
         f"{path} line {number}" for number in (7, 8, 9)
     ]
     refuse(

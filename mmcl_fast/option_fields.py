@@ -1,0 +1,139 @@
+"""Fields of pydantic models in words: what a key takes, what it is for, and what is wrong with a value.
+
+A field says what it is for in its ``description``. What it takes follows from its type and limits, unless an
+``Expected`` in its annotation says it. The sections of a config and the options of methods are both described this way.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+LONGEST_VALUE = 80  # characters of a wrong value in a message
+SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: '"none"'}
+LIMITS = {Ge: ("ge", "from"), Gt: ("gt", "above"), Le: ("le", "to"), Lt: ("lt", "below")}
+Marker = TypeVar("Marker")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a field takes, in words, where its type and limits do not say it: ``Annotated[str, Expected("a path")]``."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class FormerName:
+    """A name that a field had in earlier versions; configs and saved runs may still use it."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """The symbol of a field in the formulas of the documentation, as LaTeX."""
+
+    latex: str
+
+
+def marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:
+    """The last annotation of a kind, such as ``Expected``, or None."""
+    found = [item for item in field.metadata if isinstance(item, kind)]
+    return found[-1] if found else None
+
+
+def expected_words(field: FieldInfo) -> str:
+    """What a field takes, for example ``a number from 0 to 1`` or ``"cpu" or "cuda"``."""
+    given = marker(field, Expected)
+    return given.words if given else _join(_alternatives(field.annotation, _limits(field)))
+
+
+def default_of(field: FieldInfo) -> Any:
+    """The default value of a field."""
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def former_names(model: type[BaseModel]) -> dict[str, str]:
+    """Former name -> name, of all fields of a model that were renamed."""
+    found = {name: marker(field, FormerName) for name, field in model.model_fields.items()}
+    return {former.name: name for name, former in found.items() if former}
+
+
+def use_current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace former names of fields by the names of today. Where both names are given, the later one counts."""
+    renamed, out = former_names(model), dict[str, Any]()
+    for key, value in values.items():
+        name = renamed.get(key, key)
+        out.pop(name, None)
+        out[name] = value
+    return out
+
+
+def wrong_value(key: str, field: FieldInfo | None, error: Mapping[str, Any]) -> str:
+    """The message for one error of pydantic: the key, what it takes, and the value that was given.
+
+    Args:
+        key: the field's full name, such as ``train.seed``; it begins the message.
+        field: the field at fault; None where a validator refused several fields together.
+        error: an item of ``ValidationError.errors()``.
+    """
+    if field is None:
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
+    given = json.dumps(error["input"], default=str, ensure_ascii=False)
+    given = given if len(given) <= LONGEST_VALUE else given[: LONGEST_VALUE - 3] + "..."
+    return f"{key}: expected {expected_words(field)}, got {given}"
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it; None is ``"none"``."""
+    if value is None:
+        return '"none"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace(
+            "\x7f", "\\u007f"
+        )  # JSON allows DEL in a string, TOML doesn't
+    return json.dumps(value)
+
+
+def _limits(field: FieldInfo) -> str:
+    """The limits of a number, such as ``from 0 to 1``; empty without any."""
+    words = []
+    for kind, (attribute, word) in LIMITS.items():
+        limit = marker(field, kind)
+        if limit is not None:
+            words.append(f"{word} {getattr(limit, attribute)}")
+    return ", ".join(words) if marker(field, Lt) else " ".join(words)  # "from 0, below 1", but "from 0 to 1"
+
+
+def _alternatives(annotation: Any, limits: str) -> list[str]:
+    """The values or kinds of values that a type takes, in words."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return [toml(value) for value in args]
+    if origin in (Union, types.UnionType):
+        return [words for arg in args for words in _alternatives(arg, limits)]
+    if annotation in (int, float) and limits:
+        return [f"{SCALARS[annotation]} {limits}"]
+    if annotation in SCALARS:
+        return [SCALARS[annotation]]
+    kind = origin or annotation
+    if kind is dict or (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return ["a table"]
+    return ["a list" if kind in (list, tuple, set, frozenset) else "a value"]
+
+
+def _join(words: Iterable[str]) -> str:
+    """``a, b or c``."""
+    *some, last = words
+    return f"{', '.join(some)} or {last}" if some else last

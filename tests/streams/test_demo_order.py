@@ -1,0 +1,77 @@
+"""demo/order.py: streams in which it matters where or when a thing is."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmcl_fast.config import load_config
+from mmcl_fast.streams import Stream
+
+DEMO = Path(__file__).parents[2] / "demo"
+
+
+@pytest.fixture(scope="module")
+def order():
+    sys.path.insert(0, str(DEMO))
+    spec = importlib.util.spec_from_file_location("demo_order", DEMO / "order.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.SIZES = {"train": 2, "val": 1, "test": 1}
+    yield module
+    sys.path.remove(str(DEMO))
+
+
+@pytest.fixture(scope="module")
+def media(order):
+    return order.Media(DEMO)
+
+
+@pytest.mark.parametrize("kind", ["order", "place"])
+def test_a_stream_is_written_from_files_of_its_own_split_and_again_the_same(order, media, tmp_path, kind):
+    assert order.build(media, tmp_path / "a", kind, 0) == 5 * 8 * 4
+    stream = Stream.from_manifest(tmp_path / "a", classes_per_task=4, check=True)
+    assert Counter(task.modality for task in stream.tasks) == dict.fromkeys(order.SEEN, 2)
+    assert len(set(stream.class_text.values())) == 40
+    known = Counter((row["modality"], row["split"], row["label"]) for row in read(DEMO))
+    for row in read(tmp_path / "a"):
+        parts = [part.rsplit("/", 1) for part in row["source"].split()]
+        assert len(parts) == {"order": 2, "place": 4}[kind]
+        assert all(int(k) < known[row["modality"], row["split"], label] for label, k in parts)
+    order.build(media, tmp_path / "b", kind, 0)
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert all((tmp_path / "a" / p).read_bytes() == (tmp_path / "b" / p).read_bytes() for p in files)
+
+
+def read(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def test_the_thing_is_where_the_class_says(order):
+    left, right = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)
+    pair = order.beside([left, right])
+    assert pair.shape == (4, 4, 3) and not pair[:, :2].any() and (pair[:, 2:] == 9).all()
+    for place, (name, (text, things)) in enumerate(
+        list(order.place_classes("image", ["pear", "plum", "fig"]).items())[:4]
+    ):
+        assert things.index("pear") == place and things.count(None) == 3
+        square = order.beside([right if thing else left for thing in things])
+        row, column = divmod(place, 2)
+        assert square.sum() == square[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].sum() > 0
+        assert name == "pear_" + text.removeprefix("a photo of pear at the ").replace(" ", "_")
+    first = list(order.order_classes("audio", ["a", "b", "c", "d"]).items())[1]
+    assert first == ("b_before_a", ("the sound of b and then a", ["b", "a"]))
+    wave = order.one_by_one([np.ones(9000, np.float32), np.zeros(9000, np.float32)], 10000, None, moving=False)
+    assert wave[:4000].all() and not wave[5000:].any() and len(wave) == 10000
+
+
+@pytest.mark.parametrize("kind", ["order", "place"])
+def test_its_config_reads_it_from_beside_it(kind):
+    made = load_config(str(DEMO / f"{kind}.toml"))
+    assert made.stream.path == str(DEMO / kind) and made.stream.source == "manifest"
