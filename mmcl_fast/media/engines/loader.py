@@ -50,9 +50,10 @@ class Loader:
         seed: of the random views and of the order.
         shuffle: draw the order of each epoch from (seed, epoch); otherwise the items' own.
         epoch: the one to begin with.
-        rank, world: of ``world`` processes this one takes every ``world``-th item of the epoch's order, from the
-            ``rank``-th on. Each item is on exactly one rank and none twice, so that the first ranks may have one
-            item, and one batch, more than the last.
+        rank: which of ``world`` processes this one is. It takes every ``world``-th item of the epoch's order, from the
+            ``rank``-th on.
+        world: the number of processes. Each item is on exactly one rank, so the first ranks may have one item, and one
+            batch, more than the last.
         prefetch: batches under way beside the one handed out (a backend may run further ahead).
         on_error: ``error``: the first broken item in order raises its MediaError, and nothing of its batch is
             handed out. ``skip``: broken items are left out of their batches and listed in ``faults``; a batch

@@ -93,7 +93,7 @@ def _prepare() -> dict[str, str]:
 
     assert cpu and worker
     use.load()
-    for name in ("av", "soundfile", "simplejpeg", "PIL.Image"):
+    for name in ("av", "soundfile", "simplejpeg", "OpenEXR", "PIL.Image"):
         try:
             module = __import__(name, fromlist=["init"])
         except ImportError:  # decoding says which package is missing
