@@ -108,7 +108,7 @@ def toml(value: Any) -> str:
 
 def _limits(field: FieldInfo) -> str:
     """The limits of a number, such as ``from 0 to 1``; empty without any."""
-    words = []
+    words: list[str] = []
     for kind, (attribute, word) in LIMITS.items():
         limit = marker(field, kind)
         if limit is not None:

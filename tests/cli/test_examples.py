@@ -19,7 +19,7 @@ import pytest
 import typer
 
 from mmcl_fast import bench, cli
-from mmcl_fast.config import 
+from mmcl_fast.config import load
 from tests.cli.calls import call
 
 # Options after those of an example, which go before them: enough to see that it runs.
@@ -103,7 +103,7 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
     if command in NEEDS:
         pytest.importorskip(NEEDS[command])
     monkeypatch.chdir(here)
-    monkeypatch.setattr(config, "SHIPPED", here / "configs")
+    monkeypatch.setattr(load, "SHIPPED", here / "configs")
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
         monkeypatch.delenv(name, raising=False)  # or the benchmarks' own pytest takes no time
     if command == "train":

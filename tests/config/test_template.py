@@ -14,7 +14,7 @@ from mmcl_fast.methods.shared.options import option_model
 from mmcl_fast.option_fields import expected_words
 from tests.cli.calls import call, error_of
 
-SHIPPED = sorted(file.stem for file in SHIPPED.glob("*.toml"))
+NAMES = sorted(file.stem for file in SHIPPED.glob("*.toml"))
 
 
 def fields(kind: type[Section] = Config):
@@ -38,7 +38,7 @@ def check_described(name: str, field) -> None:
         assert f"{bound:g}" in expected or str(bound) in expected, name
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_written_config_is_the_shipped_one_with_every_key(name: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert f"mmcl-fast train {name}.toml" in call("init", name).stdout

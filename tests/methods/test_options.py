@@ -136,7 +136,7 @@ def test_a_custom_method_is_checked_by_its_own_options_alone(kind: type, monkeyp
     """Its default ``penalty = 0.0`` may be passed, though methods of mmcl_fast want more than 0."""
     name = custom(kind, monkeypatch)
     chosen = make_options(name, {"penalty": 0.0})
-    assert isinstance(chosen, kind) and chosen.penalty == 0.0
+    assert type(chosen) is kind and chosen.penalty == 0.0
     assert make_options(name, option_values(chosen)) == chosen
     with pytest.raises(ConfigError, match=r"method\.options\.penalty: expected a number.*, got \"x\""):
         make_options(name, {"penalty": "x"})

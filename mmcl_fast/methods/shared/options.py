@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -18,7 +18,6 @@ from mmcl_fast.errors import ConfigError, suggest
 from mmcl_fast.option_fields import FormerName, Symbol, former_names, use_current_names, wrong_value
 
 TINY = 1e-6  # the smallest value of options that a formula divides by
-Options = TypeVar("Options")
 
 
 class FormerNameWarning(FutureWarning):
@@ -96,7 +95,7 @@ def _field_of(field: dataclasses.Field[Any]) -> Any:
     return ...
 
 
-def check_options(kind: type[Options], method: str, values: Mapping[str, Any]) -> Options:
+def check_options(kind: Any, method: str, values: Mapping[str, Any]) -> Any:
     """Check values by name against a class of options, and build it.
 
     Args:
