@@ -66,7 +66,7 @@ def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every
                     checkpoints.start(index)
                     seconds = learner.learn(task)
                     spent += sum(seconds.values()) - seconds["decode and trunk"]
-                    inside = checkpoint.inside(Path(run), index)
+                    inside = checkpoint.find_step_checkpoints(Path(run), index)
                     if inside:
                         count += inside[-1][0]
                         size = sum(f.stat().st_size for f in inside[-1][1].iterdir())

@@ -137,20 +137,20 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
         raise RunError(f"{folder / TENSORS}: not readable as safetensors ({fault}); use an older checkpoint") from None
 
 
-def tasks(run: Path) -> list[tuple[int, Path]]:
+def find_task_checkpoints(run: Path) -> list[tuple[int, Path]]:
     """(number of tasks learned, checkpoint) of a run folder's task ends, oldest first, readable or not."""
     return sorted(_numbered(run / "checkpoints", r"task-(\d+)"))
 
 
-def inside(run: Path, task: int | None = None) -> list[tuple[int, Path]]:
+def find_step_checkpoints(run: Path, task: int | None = None) -> list[tuple[int, Path]]:
     """(place in time, checkpoint) of those taken inside a task (None: any task), oldest first, readable or not."""
     number = r"\d+" if task is None else f"{task:03d}"
     return sorted(_numbered(run / "checkpoints", rf"inside-{number}-(\d+)"))
 
 
-def latest(run: Path, broken: list[str] | None = None) -> Path | None:
+def find_latest(run: Path, broken: list[str] | None = None) -> Path | None:
     """The newest readable task-end checkpoint of a run folder, or None. ``broken`` collects why newer ones are not."""
-    for _, folder in reversed(tasks(run)):
+    for _, folder in reversed(find_task_checkpoints(run)):
         try:
             read(folder)
         except RunError as fault:
@@ -161,7 +161,7 @@ def latest(run: Path, broken: list[str] | None = None) -> Path | None:
     return None
 
 
-def clean(run: Path) -> None:
+def remove_temporary_folders(run: Path) -> None:
     """Remove what a killed writer left under temporary names. Call with the run folder's lock held."""
     for folder in (run / "checkpoints").glob(".*-*"):
         shutil.rmtree(folder, ignore_errors=True)

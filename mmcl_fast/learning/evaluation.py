@@ -1,24 +1,21 @@
-"""Evaluation of a learner on tasks: per instance, modality given or not."""
+"""Accuracy of a learner on tasks; each sample is predicted by itself, with its modality given or not."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
+from mmcl_fast.learning.classes import add_classes
+from mmcl_fast.learning.model import Model, trunk_tokens_of_shard
 from mmcl_fast.streams.sample import ClassId, Task
 
-if TYPE_CHECKING:
-    from mmcl_fast.learning.learner import Learner
-
-SETTINGS = ("agnostic", "given", "given_masked")
-ABOUT = {
+SETTINGS = {
     "agnostic": "the model is not told the modality; all classes compete",
     "given": "the modality chooses prompts and gates; all classes compete",
     "given_masked": "as given, and only the given modality's classes compete",
@@ -27,53 +24,63 @@ ABOUT = {
 
 @dataclass
 class Evaluation:
-    """Right answers per task.
+    """Right and wrong answers on some tasks, in each setting (``SETTINGS``).
 
     Attributes:
         names: the tasks' names.
-        counts: test samples of each task.
-        classes: the classes of each task.
-        taken: setting -> for each task, of its test samples: (class, class it was taken for) -> how many; the settings
-            are explained in ``ABOUT``.
+        counts: number of samples of each task.
+        classes: the classes (modality, name) of each task.
+        confusion: setting -> for each task: (true class, predicted class) -> number of samples.
+
+    Example::
+
+        result = learner.evaluate(stream.seen)
+        print(result.table())
+        result.mean("agnostic")  # mean accuracy over the tasks, in %
     """
 
     names: list[str]
     counts: list[int]
     classes: list[Sequence[ClassId]] = field(default_factory=list)
-    taken: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = field(default_factory=dict)
+    confusion: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = field(default_factory=dict)
 
     @property
     def correct(self) -> dict[str, list[int]]:
-        """Setting -> right answers of each task."""
-        return {name: [sum(right) for right in self.by_class(name)] for name in self.taken}
+        """Return the number of right answers: setting -> for each task."""
+        return {name: [sum(right) for right in self.by_class(name)] for name in self.confusion}
 
     def by_class(self, setting: str) -> list[list[int]]:
-        """Right answers of each class of each task."""
-        return [[found[c, c] for c in own] for own, found in zip(self.classes, self.taken[setting])]
+        """Return the number of right answers for each class of each task."""
+        return [[found[c, c] for c in own] for own, found in zip(self.classes, self.confusion[setting])]
 
-    def taken_for(self, setting: str, most: int) -> list[list[list[tuple[ClassId, int]]]]:
-        """For each class of each task the wrong classes that most of its samples were taken for, ``most`` at most, and
-        how many."""
+    def top_confusions(self, setting: str, limit: int) -> list[list[list[tuple[ClassId, int]]]]:
+        """Return the most frequent wrong predictions for each class of each task, with their counts.
+
+        Example: ``[[[(("image", "cat"), 3)], []]]`` says that 3 samples of the first class were taken for a cat.
+
+        Args:
+            limit: the most predictions to list for a class.
+        """
         out = []
-        for own, found in zip(self.classes, self.taken[setting]):
+        for own, found in zip(self.classes, self.confusion[setting]):
             wrong: dict[ClassId, Counter[ClassId]] = {c: Counter() for c in own}
-            for (true, guess), count in found.items():
-                if guess != true:
-                    wrong[true][guess] = count
-            out.append([sorted(wrong[c].items(), key=lambda pair: (-pair[1], pair[0]))[:most] for c in own])
+            for (true, predicted), count in found.items():
+                if predicted != true:
+                    wrong[true][predicted] = count
+            out.append([sorted(wrong[c].items(), key=lambda pair: (-pair[1], pair[0]))[:limit] for c in own])
         return out
 
     def accuracy(self, setting: str) -> list[float]:
-        """Per cent for each task."""
+        """Return the accuracy on each task, in per cent."""
         return [100.0 * right / count for right, count in zip(self.correct[setting], self.counts)]
 
     def mean(self, setting: str) -> float:
-        """Mean over tasks, per cent."""
+        """Return the mean accuracy over the tasks, in per cent."""
         values = self.accuracy(setting)
         return sum(values) / len(values)
 
     def table(self) -> str:
-        """Plain text: a line a task, a column a setting, the mean last."""
+        """Return a plain text table of accuracies in per cent: a line per task, a column per setting, the mean last."""
         settings = list(self.correct)
         width = max(len(n) for n in [*self.names, "mean"])
         lines = [" " * width + "".join(f"{s:>14}" for s in settings)]
@@ -85,8 +92,13 @@ class Evaluation:
 
 
 def settings_of(setting: str) -> tuple[str, ...]:
+    """Return the settings that an option asks for: ``given`` is evaluated masked too, ``both`` means all three.
+
+    Raises:
+        ValueError: ``setting`` is none of agnostic, given and both.
+    """
     if setting == "both":
-        return SETTINGS
+        return tuple(SETTINGS)
     if setting == "given":
         return ("given", "given_masked")
     if setting == "agnostic":
@@ -94,54 +106,62 @@ def settings_of(setting: str) -> tuple[str, ...]:
     raise ValueError(f"setting = {setting!r}: use agnostic, given or both")
 
 
-def evaluate(learner: Learner, tasks: Sequence[Task], setting: str, split: str, upcoming: Sequence[Task]) -> Evaluation:
-    """See ``Learner.evaluate``."""
-    wanted = settings_of(setting)
+def evaluate(
+    model: Model, tasks: Sequence[Task], setting: str = "both", split: str = "test", upcoming: Sequence[Task] = ()
+) -> Evaluation:
+    """Evaluate a model; ``Learner.evaluate`` documents the arguments."""
+    settings = settings_of(setting)
     if not tasks:
         raise StreamError("evaluate: no task given; learn one first")
-    known = len(learner.classes)
-    classes = learner.classes
+    known = len(model.classes)
+    classes = model.classes
     for task in [*tasks, *upcoming]:
-        classes = learner.classes_with(task, classes)
+        classes = add_classes(classes, task, model.encoder)
+    learned = {t["name"] for t in model.tasks}
+    learned_ids: dict[str, set[int]] = {task.modality: set() for task in tasks}  # modality -> its classes learned
+    for t in model.tasks:
+        learned_ids.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
+
     result = Evaluation([t.name for t in tasks], [], [t.class_ids for t in tasks])
-    taken: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in wanted}
-    learned = {t["name"] for t in learner.tasks}
-    own: dict[str, set[int]] = {task.modality: set() for task in tasks}  # a modality's classes learned
-    for t in learner.tasks:
-        own.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
-    columns = {m: torch.tensor(sorted(ids), dtype=torch.int64, device=learner.encoder.device) for m, ids in own.items()}
+    confusion: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in settings}
     for task in tasks:
         samples = task.split(split)
         if not samples:
             raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
         result.counts.append(len(samples))
         samples = distributed.shard(samples)
-        tokens = learner.own_tokens(samples, f"{task.name}: decode and trunk", keep=True)
+        tokens = trunk_tokens_of_shard(model, samples, f"{task.name}: decode and trunk", keep=True)
         if tokens is None:
-            for name in wanted:
-                taken[name].append(Counter())
+            for name in settings:
+                confusion[name].append(Counter())
             continue
-        keys = dict(zip(task.classes, task.class_ids))
-        needed = {s != "agnostic" for s in wanted} if learner.method.routes else {True}
+        # One computation serves all settings where the modality cannot change the scores.
+        routes = model.method.routes
+        needed = {name != "agnostic" for name in settings} if routes else {True}
         with distributed.single_process():
-            scores = {given: learner.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-        new = sorted({classes.place[key] for key in task.class_ids} - own[task.modality])
-        for name in wanted:
-            masked = (
-                torch.cat([columns[task.modality], columns[task.modality].new_tensor(new)])
-                if name == "given_masked"
-                else None
-            )
-            competing = scores[name != "agnostic" or not learner.method.routes]
-            guesses = best(competing[:, : known if task.name in learned else len(classes)], masked).tolist()
-            taken[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, guesses)))
-    told = distributed.all_gather_object(taken)
-    result.taken = {name: [sum(parts, Counter()) for parts in zip(*(t[name] for t in told))] for name in wanted}
+            scores = {given: model.method.scores(tokens, task.modality, classes, given=given) for given in needed}
+        keys = dict(zip(task.classes, task.class_ids))
+        own = learned_ids[task.modality]
+        new = {classes.place[key] for key in task.class_ids} - own
+        for name in settings:
+            competing = scores[name != "agnostic" or not routes][:, : known if task.name in learned else len(classes)]
+            columns = torch.tensor([*sorted(own), *sorted(new)]) if name == "given_masked" else None
+            predicted = best_columns(competing, columns).tolist()
+            confusion[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, predicted)))
+    gathered = distributed.all_gather_object(confusion)
+    result.confusion = {
+        name: [sum(parts, Counter()) for parts in zip(*(g[name] for g in gathered))] for name in settings
+    }
     return result
 
 
-def best(scores: Tensor, columns: Tensor | None = None) -> Tensor:
-    """Of scores ``[n, C]`` each row's best column, ``[n]`` int64; columns ``[k]``: only these compete, None: all."""
+def best_columns(scores: Tensor, columns: Tensor | None = None) -> Tensor:
+    """Return each row's column with the highest score, ``[n]`` int64.
+
+    Args:
+        scores: ``[n, C]``.
+        columns: ``[k]`` int64, the columns that compete; None: all.
+    """
     if columns is None:
         return scores.argmax(1)
     columns = columns.to(scores.device)

@@ -1,9 +1,16 @@
-"""Metrics of continual learning, in per cent, from R[t][i] = accuracy on task i after task t.
+"""Metrics of continual learning, in per cent, from the accuracy matrix R.
 
-``tasks`` restricts the mean over tasks (numbers from 1); R stays whole.
+R has T + 1 rows of T entries for T tasks. ``R[t][i - 1]`` is the accuracy on task i after task t, in per cent; tasks
+count from 1. Row 0 is the model before any task (zero-shot). An entry that was not evaluated is None, and a metric
+that needs it is None.
 
-Row 0 of R is the model before any task (zero-shot); rows and columns of the formulas count from 1. Entries that
-were not evaluated are None. A metric that needs one of them is None.
+Every function takes ``tasks``, the numbers of the tasks to average over; None: all. ``FORMULAS`` has the definitions.
+
+Example::
+
+    R = [[None, None], [90.0, None], [80.0, 70.0]]
+    last(R)  # 75.0
+    forgetting(R)  # 10.0
 """
 
 from __future__ import annotations
@@ -27,54 +34,67 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
-def _gap(a: float | None, b: float | None) -> float | None:
+def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
-def last(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    return _mean([R[-1][i - 1] for i in _of(R, tasks)])
-
-
-def avg(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    own = _of(R, tasks)
-    return _mean([_mean([R[t][i - 1] for i in own if i <= t]) for t in range(min(own), len(R))])
-
-
-def forgetting(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    T = len(R) - 1
-    gaps: list[float | None] = []
-    for i in _of(R, tasks):
-        if i < T:
-            column = [r for t in range(i, T) if (r := R[t][i - 1]) is not None]
-            gaps.append(_gap(max(column), R[T][i - 1]) if len(column) == T - i else None)
-    return _mean(gaps)
-
-
-def bwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    T = len(R) - 1
-    return _mean([_gap(R[T][i - 1], R[i][i - 1]) for i in _of(R, tasks) if i < T])
-
-
-def fwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    return _mean([_gap(R[i - 1][i - 1], R[0][i - 1]) for i in _of(R, tasks) if i > 1])
-
-
-def _of(R: Matrix, tasks: Sequence[int] | None) -> Sequence[int]:
+def _chosen(R: Matrix, tasks: Sequence[int] | None) -> Sequence[int]:
     return range(1, len(R)) if tasks is None else tasks
 
 
+def last(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    """Return the mean accuracy after the last task."""
+    return _mean([R[-1][i - 1] for i in _chosen(R, tasks)])
+
+
+def avg(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    """Return the mean over t of the mean accuracy on the tasks learned up to t (average incremental accuracy)."""
+    chosen = _chosen(R, tasks)
+    return _mean([_mean([R[t][i - 1] for i in chosen if i <= t]) for t in range(min(chosen), len(R))])
+
+
+def forgetting(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    """Return the mean fall from a task's best accuracy before the last task to its accuracy after it.
+
+    The last task is left out. The value is negative where tasks improve (Chaudhry et al. 2018).
+    """
+    T = len(R) - 1
+    falls: list[float | None] = []
+    for i in _chosen(R, tasks):
+        if i < T:
+            column = [r for t in range(i, T) if (r := R[t][i - 1]) is not None]
+            falls.append(_difference(max(column), R[T][i - 1]) if len(column) == T - i else None)
+    return _mean(falls)
+
+
+def bwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    """Return backward transfer: the mean change of a task's accuracy since it was learned (GEM, 2017)."""
+    T = len(R) - 1
+    return _mean([_difference(R[T][i - 1], R[i][i - 1]) for i in _chosen(R, tasks) if i < T])
+
+
+def fwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
+    """Return forward transfer: the mean gain over zero-shot on a task just before it is learned (GEM, 2017)."""
+    return _mean([_difference(R[i - 1][i - 1], R[0][i - 1]) for i in _chosen(R, tasks) if i > 1])
+
+
 def pooled(R: Matrix, counts: Sequence[int], tasks: Sequence[int] | None = None) -> float | None:
-    own = _of(R, tasks)
-    known = [(r, counts[i - 1]) for i in own if (r := R[-1][i - 1]) is not None]
-    return sum(r * n for r, n in known) / sum(n for _, n in known) if len(known) == len(own) else None
+    """Return the accuracy over all samples, not over tasks, after the last task.
+
+    Args:
+        counts: number of test samples of each task.
+    """
+    chosen = _chosen(R, tasks)
+    known = [(r, counts[i - 1]) for i in chosen if (r := R[-1][i - 1]) is not None]
+    return sum(r * n for r, n in known) / sum(n for _, n in known) if len(known) == len(chosen) else None
 
 
 def summarize(R: Matrix, counts: Sequence[int], modalities: Sequence[str]) -> dict:
-    """All metrics of one setting; under ``per_modality`` the same means over a modality's own tasks, R whole.
+    """Return all metrics by name, and under ``per_modality`` the same metrics over each modality's tasks.
 
     Args:
-        R: ``T + 1`` rows of T entries.
-        counts: test samples of each task.
+        R: T + 1 rows of T accuracies.
+        counts: number of test samples of each task.
         modalities: modality of each task.
     """
 
@@ -88,5 +108,5 @@ def summarize(R: Matrix, counts: Sequence[int], modalities: Sequence[str]) -> di
             "fwt": fwt(R, tasks),
         }
 
-    own = {m: [i + 1 for i, other in enumerate(modalities) if other == m] for m in dict.fromkeys(modalities)}
-    return {**over(None), "per_modality": {m: over(tasks) for m, tasks in own.items()}}
+    tasks_of = {m: [i + 1 for i, other in enumerate(modalities) if other == m] for m in dict.fromkeys(modalities)}
+    return {**over(None), "per_modality": {m: over(tasks) for m, tasks in tasks_of.items()}}

@@ -1,4 +1,4 @@
-"""What files and lines of text are taken for: read in batches of one modality, told in the order they came."""
+"""Predictions for files and lines of text, in batches of one modality, given in the order of the input."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError, RunError, UserError
+from mmcl_fast.learning.model import Model, spec_of
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.engine import Engine
 from mmcl_fast.media.engines.isolation.engine import WorkerEngine
@@ -22,16 +23,18 @@ from mmcl_fast.media.source import name_of
 from mmcl_fast.methods import Classes
 from mmcl_fast.streams.sample import Sample
 
-if TYPE_CHECKING:
-    from mmcl_fast.learning.learner import Learner
-
-SNIFFED_TOGETHER = 16  # files that a worker recognises in one go
-BATCHES_AHEAD = 8  # batches that are sorted by modality together, and the most that is held in memory
+SNIFF_BATCH = 16  # files whose modality a worker finds in one job
+BATCHES_AHEAD = 8  # batches that are sorted by modality together; memory holds no more files than these
 
 
 @dataclass(frozen=True)
 class Line:
-    """A text that is no file; ``name`` stands for it in what is said of it."""
+    """A text that is not in a file.
+
+    Attributes:
+        name: stands for the text in predictions and messages, for example ``stdin:3``.
+        text: the text.
+    """
 
     name: str
     text: str
@@ -39,15 +42,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one file, or line of text, is taken for.
+    """The prediction for one file or line of text.
 
     Attributes:
-        file: as given.
-        modality: how it was decoded, found from its content unless told; None where that was not found.
-        labels: the k best classes, (modality, name), best first; the modality of classes that were given is "".
-        probabilities: of ``labels``, softmax over all classes that compete.
-        contributions: modality -> weight that its prompts and gate got; None for methods without any.
-        error: why there is no prediction, one line that names the file; None where there is one.
+        file: the file as it was given, or the line's name.
+        modality: the modality it was decoded as; None where the modality was not found.
+        labels: the k best classes (modality, name), best first. A class given by its text has the modality "".
+        probabilities: of ``labels``: softmax over all classes that compete.
+        contributions: modality -> weight of its prompts and gate; None for methods without contributions.
+        error: one line that names the file and says why there is no prediction; None where there is one.
+
+    Example::
+
+        for p in learner.predict(["bark.wav", "street.mp4"], top_k=1):
+            print(p.file, p.modality, p.labels[0][1], p.probabilities[0])
     """
 
     file: str
@@ -58,7 +66,7 @@ class Prediction:
     error: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {
             "file": self.file,
             "modality": self.modality,
@@ -72,11 +80,16 @@ class Prediction:
 
 
 class Predictor:
-    """See ``Learner.predictions``, whose arguments these are."""
+    """Predicts files and decoded batches with a model; ``Learner.predictions`` documents the arguments.
+
+    Raises:
+        RunError: nothing has been learned.
+        ConfigError: a value is out of range, or ``classes`` is given for a method that does not score texts.
+    """
 
     def __init__(
         self,
-        learner: Learner,
+        model: Model,
         modality: str | None,
         top_k: int,
         given: bool | None,
@@ -87,17 +100,16 @@ class Predictor:
             raise ConfigError(f"modality {modality!r}: use one of {', '.join(MODALITIES)}")
         if top_k < 1 or batch_size < 1:
             raise ConfigError(f"top_k = {top_k}, batch_size = {batch_size}: both are at least 1")
-        self.learner, self.encoder, self.method = learner, learner.encoder, learner.method
+        self.model, self.encoder, self.method = model, model.encoder, model.method
         self.modality, self.top_k, self.batch_size = modality, top_k, batch_size
         self.given = bool(modality) if given is None else given
-        self.classes = learner.classes if classes is None else self._open(classes)
+        self.classes = model.classes if classes is None else self._classes_of_texts(classes)
         if not len(self.classes):
             raise RunError("predict: nothing has been learned yet; call learn first or load a run")
-        self.settings = learner.settings.get("media")
-        self.workers = max(1, learner.cache.workers)
+        self.workers = max(1, model.cache.workers)
         self.engines: dict[str, Engine] = {}
 
-    def _open(self, texts: Sequence[str]) -> Classes:
+    def _classes_of_texts(self, texts: Sequence[str]) -> Classes:
         if not type(self.method).reads_texts:
             raise ConfigError(
                 f"classes: method {self.method.name} scores the classes it has learned, not texts; use "
@@ -109,73 +121,102 @@ class Predictor:
         return Classes([("", text) for text in texts], texts, self.encoder.text(texts).to(self.encoder.device))
 
     def run(self, files: Iterable[str | Path | Line]) -> Iterator[Prediction]:
+        """Yield a prediction for each file, in order. One that can't be read gets a prediction with ``error`` set."""
         files = iter(files)
-        decoders = isolation.decoders(self.settings, self.workers)
+        decoders = isolation.decoders(self.model.settings.get("media"), self.workers)
         try:
-            while some := list(islice(files, BATCHES_AHEAD * self.batch_size)):
-                yield from self._together(some, decoders)
+            while window := list(islice(files, BATCHES_AHEAD * self.batch_size)):
+                yield from self._predict_window(window, decoders)
         finally:
             decoders.close()
             self.engines.clear()
 
-    def _together(self, files: Sequence[str | Path | Line], decoders: isolation.Decoders) -> list[Prediction]:
-        found: dict[int, Prediction] = {}
-        kinds: dict[str, list[int]] = {}
-        unknown: list[int] = []
-        for place, file in enumerate(files):
-            try:
-                kind = _words(file) if isinstance(file, Line) else self.modality
-            except MediaError as fault:
-                found[place] = Prediction(_name(file), None, [], [], None, str(fault))
-            else:
-                unknown += [place] * (kind is None)
-                if kind is not None:
-                    kinds.setdefault(kind, []).append(place)
-        for place, outcome in zip(unknown, self._recognised([files[place] for place in unknown], decoders)):
-            if outcome.modality is None:
-                found[place] = Prediction(_name(files[place]), None, [], [], None, str(outcome.error))
-            else:
-                kinds.setdefault(outcome.modality, []).append(place)
-        for kind, places in kinds.items():
-            try:
-                found |= self._alike(kind, {place: files[place] for place in sorted(places)}, decoders)
-            except UserError as fault:  # an encoder without this modality
-                found |= {place: Prediction(_name(files[place]), kind, [], [], None, str(fault)) for place in places}
-        return [found[place] for place in range(len(files))]
+    @torch.no_grad()
+    def predict_batch(
+        self, modality: str, data: Tensor | list[str], names: Sequence[str], top_k: int | None = None
+    ) -> list[Prediction]:
+        """Predict one decoded batch of a modality.
 
-    def _recognised(
+        Args:
+            modality: the modality of all of it.
+            data: ``[B, F, 3, size, size]`` as the encoder's spec has it, or B strings.
+            names: B names, the ``file`` of each prediction.
+            top_k: in place of the predictor's own.
+        """
+        tokens = self.encoder.trunk(data, modality).rounded().to(self.encoder.device)
+        scores = self.method.scores(tokens, modality, self.classes, given=self.given)
+        best = scores.softmax(1).topk(min(top_k or self.top_k, len(self.classes)), dim=1)
+        return [
+            Prediction(
+                name,
+                modality,
+                [self.classes.keys[k] for k in ids],
+                values,
+                self.method.contributions(tokens[i : i + 1], modality, given=self.given),
+            )
+            for i, (name, ids, values) in enumerate(zip(names, best.indices.tolist(), best.values.tolist()))
+        ]
+
+    def _predict_window(self, files: Sequence[str | Path | Line], decoders: isolation.Decoders) -> list[Prediction]:
+        """Sort files by modality, predict each modality's files in batches, and put them back in order."""
+        found: dict[int, Prediction] = {}  # position in ``files`` -> prediction
+        positions: dict[str, list[int]] = {}  # modality -> positions of its files
+        unknown: list[int] = []
+        for position, file in enumerate(files):
+            try:
+                modality = _modality_of_line(file) if isinstance(file, Line) else self.modality
+            except MediaError as fault:
+                found[position] = _failed(file, None, fault)
+                continue
+            if modality is None:
+                unknown.append(position)
+            else:
+                positions.setdefault(modality, []).append(position)
+        for position, outcome in zip(unknown, self._find_modalities([files[i] for i in unknown], decoders)):
+            if outcome.modality is None:
+                found[position] = _failed(files[position], None, outcome.error)
+            else:
+                positions.setdefault(outcome.modality, []).append(position)
+        for modality, some in positions.items():
+            try:
+                found |= self._predict_modality(modality, {i: files[i] for i in sorted(some)}, decoders)
+            except UserError as fault:  # such as an encoder without this modality
+                found |= {i: _failed(files[i], modality, fault) for i in some}
+        return [found[position] for position in range(len(files))]
+
+    def _find_modalities(
         self, files: Sequence[str | Path | Line], decoders: isolation.Decoders
     ) -> Iterator[isolation.Outcome]:
-        """The modality of each file, or why there is none."""
+        """Yield the modality of each file from its content, or the error that explains why there is none."""
         jobs = [isolation.Job(file, None, {}) for file in files if not isinstance(file, Line)]
         if not decoders.workers or len(jobs) < 2:
             yield from decoders.run(jobs)
             return
-        each = max(1, min(SNIFFED_TOGETHER, len(jobs) // self.workers))
+        size = max(1, min(SNIFF_BATCH, len(jobs) // self.workers))
         with ThreadPoolExecutor(self.workers) as threads:
-            for outcomes in threads.map(decoders.run, (jobs[i : i + each] for i in range(0, len(jobs), each))):
+            for outcomes in threads.map(decoders.run, (jobs[i : i + size] for i in range(0, len(jobs), size))):
                 yield from outcomes
 
-    def _engine(self, kind: str, decoders: isolation.Decoders) -> Engine:
-        """What decodes files of a modality in batches. Workers are chosen before a GPU: they are what is safe."""
-        if kind not in self.engines:
-            spec, device, workers = self.learner.spec(kind), self.encoder.device, self.learner.cache.workers
-            self.engines[kind] = (
+    def _engine(self, modality: str, decoders: isolation.Decoders) -> Engine:
+        """Return what decodes a modality's files in batches: isolated workers before a GPU, as workers are safe."""
+        if modality not in self.engines:
+            spec, device, workers = spec_of(self.model, modality), self.encoder.device, self.model.cache.workers
+            self.engines[modality] = (
                 WorkerEngine(spec, decoders, device=device, workers=self.workers)
-                if decoders.workers and kind != "text"
+                if decoders.workers and modality != "text"
                 else make_engine(spec, device, workers=workers, batch_size=self.batch_size)
             )
-        return self.engines[kind]
+        return self.engines[modality]
 
-    def _alike(
-        self, kind: str, files: dict[int, str | Path | Line], decoders: isolation.Decoders
+    def _predict_modality(
+        self, modality: str, files: dict[int, str | Path | Line], decoders: isolation.Decoders
     ) -> dict[int, Prediction]:
-        """Files of one modality."""
-        engine = self._engine(kind, decoders)
-        places, out = list(files), {}
+        """Return position -> prediction of files of one modality."""
+        engine = self._engine(modality, decoders)
+        positions, out = list(files), {}
         samples = [
             Sample(
-                kind,
+                modality,
                 "",
                 None if isinstance(file, Line) else Path(file),
                 file.text if isinstance(file, Line) else None,
@@ -187,50 +228,37 @@ class Predictor:
         batches = [range(len(samples))[i : i + self.batch_size] for i in range(0, len(samples), self.batch_size)]
         for chunk in engine.run(samples, batches, view=0, seed=0):
             for slot, fault in chunk.faults.items():
-                i = chunk.indices[slot]
-                out[places[i]] = Prediction(samples[i].key, kind, [], [], None, str(fault))
-            kept = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
-            if kept:
-                data = chunk.data[kept] if isinstance(chunk.data, Tensor) else [chunk.data[slot] for slot in kept]
-                names = [samples[chunk.indices[slot]].key for slot in kept]
-                out |= zip((places[chunk.indices[slot]] for slot in kept), self.decoded(kind, data, names))
+                position = positions[chunk.indices[slot]]
+                out[position] = _failed(files[position], modality, fault)
+            decoded = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
+            if decoded:
+                whole = chunk.data
+                data = whole[decoded] if isinstance(whole, Tensor) else [whole[slot] for slot in decoded]
+                names = [samples[chunk.indices[slot]].key for slot in decoded]
+                predictions = self.predict_batch(modality, data, names)
+                out |= zip((positions[chunk.indices[slot]] for slot in decoded), predictions)
         return out
 
-    @torch.no_grad()
-    def decoded(
-        self, kind: str, data: Tensor | list[str], names: Sequence[str], top_k: int | None = None
-    ) -> list[Prediction]:
-        """Predictions of one batch of the modality ``kind``: ``[B, F, 3, size, size]``, or B strings."""
-        tokens = self.encoder.trunk(data, kind).rounded().to(self.encoder.device)
-        scores = self.method.scores(tokens, kind, self.classes, given=self.given)
-        best = scores.softmax(1).topk(min(top_k or self.top_k, len(self.classes)), dim=1)
-        return [
-            Prediction(
-                name,
-                kind,
-                [self.classes.keys[k] for k in ids],
-                values,
-                self.method.contributions(tokens[i : i + 1], kind, given=self.given),
-            )
-            for i, (name, ids, values) in enumerate(zip(names, best.indices.tolist(), best.values.tolist()))
-        ]
 
-
-def sound(found: Iterable[Prediction]) -> Iterator[Prediction]:
-    """The same; raises MediaError at the first without a prediction."""
-    for prediction in found:
+def raise_first_error(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+    """Yield the predictions; raise MediaError at the first one with an error."""
+    for prediction in predictions:
         if prediction.error is not None:
             raise MediaError(prediction.error)
         yield prediction
 
 
-def _words(line: Line) -> str:
-    """The modality of a line; MediaError where it is no text that an encoder could take."""
+def _failed(file: str | Path | Line, modality: str | None, error: Exception | str | None) -> Prediction:
+    return Prediction(_name(file), modality, [], [], None, str(error))
+
+
+def _modality_of_line(line: Line) -> str:
+    """Return "text"; raise MediaError where the line holds nothing that an encoder could read."""
     if not line.text.strip():
         raise MediaError(f"{line.name}: holds no words: leave it out")
     try:
         line.text.encode()
-    except UnicodeEncodeError:  # surrogates, which stand for bytes that are no UTF-8
+    except UnicodeEncodeError:  # surrogates stand for bytes that are no UTF-8
         raise MediaError(f"{line.name}: not UTF-8: convert it") from None
     return "text"
 

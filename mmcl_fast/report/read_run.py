@@ -8,7 +8,7 @@ from typing import Any
 
 from mmcl_fast.config import read_json_object
 from mmcl_fast.errors import RunError
-from mmcl_fast.learning.forgotten_classes import falls
+from mmcl_fast.learning.forgotten_classes import find_forgotten_classes
 from mmcl_fast.report import run_schema
 from mmcl_fast.runs import sample_file as samples
 
@@ -69,7 +69,7 @@ def read_run_with_samples(folder: Path) -> Run:
     """
     run = read_run(folder)
     try:
-        found = falls(run["tasks"], run["events"], next(iter(run["settings"])))
+        found = find_forgotten_classes(run["tasks"], run["events"], next(iter(run["settings"])))
     except IndexError:
         raise RunError(
             f"{folder / 'metrics.jsonl'}: right answers by class of other tasks than summary.json's; restore both from "

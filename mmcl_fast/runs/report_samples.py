@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcl_fast.learning.forgotten_classes import FALLEN, falls
+from mmcl_fast.learning.forgotten_classes import MAX_LISTED, find_forgotten_classes
 from mmcl_fast.media.engines.engine import ThreadEngine
 from mmcl_fast.media.spec import TextSpec
 from mmcl_fast.runs.sample_file import FILE, Samples, Shown, save
@@ -42,8 +42,8 @@ def write(run: Path, learner: Learner, stream: Stream, summary: dict[str, Any]) 
         return
     setting = next(iter(summary["settings"]))
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    fallen = (falls(summary["tasks"], events, setting) or [])[:FALLEN]
-    chosen = _choose(stream, {(fall.task, fall.place) for fall in fallen})
+    fallen = (find_forgotten_classes(summary["tasks"], events, setting) or [])[:MAX_LISTED]
+    chosen = _choose(stream, {(fall.task, fall.class_index) for fall in fallen})
     with learner.method.phase("samples for the report", sum(map(len, chosen.values()))) as shown:
         found = []
         for modality, some in chosen.items():

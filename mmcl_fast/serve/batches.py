@@ -151,7 +151,7 @@ class Batches:
         batch = torch.stack(data) if isinstance(data[0], Tensor) else data
         names = [one.name for one in some]
         try:
-            found = self.predictors[given].decoded(kind, batch, names, max(one.top_k for one in some))
+            found = self.predictors[given].predict_batch(kind, batch, names, max(one.top_k for one in some))
         except UserError as fault:  # an encoder without this modality
             return [Prediction(name, kind, [], [], None, f"{name}: {fault}") for name in names]
         return [_finite(p, one.top_k) for p, one in zip(found, some)]

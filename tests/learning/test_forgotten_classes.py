@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmcl_fast.learning.forgotten_classes import Fall, falls
+from mmcl_fast.learning.forgotten_classes import ForgottenClass, find_forgotten_classes
 
 TASKS = [
     {"name": "image-0", "classes": ["cat", "dog"], "test_by_class": [10, 5]},
@@ -28,19 +28,21 @@ def run() -> list[dict]:
 
 
 def test_by_hand() -> None:
-    cat, bark = falls(TASKS, run(), "given")
-    assert cat == Fall(1, 0, 9, 2, 5, 10, [(("image", "car"), 4), (("audio", "bark"), 1)])
-    assert bark == Fall(2, 0, 7, 2, 6, 8, [(("image", "cat"), 2)])  # what came before it was learned is no best
-    assert (cat.points, bark.points) == (40.0, 12.5)
+    cat, bark = find_forgotten_classes(TASKS, run(), "given")
+    assert cat == ForgottenClass(1, 0, 9, 2, 5, 10, [(("image", "car"), 4), (("audio", "bark"), 1)])
+    assert bark == ForgottenClass(
+        2, 0, 7, 2, 6, 8, [(("image", "cat"), 2)]
+    )  # the row before its task does not count
+    assert (cat.forgetting, bark.forgetting) == (40.0, 12.5)
 
 
 def test_what_was_not_recorded_is_none() -> None:
-    assert falls(TASKS, run(), "agnostic") is None
-    assert falls(TASKS, [e for e in run() if e.get("after") != 2], "given") is None
-    assert falls([{"name": "image-0", "classes": ["cat", "dog"]}, *TASKS[1:]], run(), "given") is None
-    assert falls(TASKS[:1], [event(1, [8, 5], taken_for=[[[], []]])], "given") == []
+    assert find_forgotten_classes(TASKS, run(), "agnostic") is None
+    assert find_forgotten_classes(TASKS, [e for e in run() if e.get("after") != 2], "given") is None
+    assert find_forgotten_classes([{"name": "image-0", "classes": ["cat", "dog"]}, *TASKS[1:]], run(), "given") is None
+    assert find_forgotten_classes(TASKS[:1], [event(1, [8, 5], taken_for=[[[], []]])], "given") == []
 
 
 def test_rows_of_another_stream_are_no_run() -> None:
     with pytest.raises(IndexError):
-        falls(TASKS, [*run()[:-1], event(3, [5, 5], taken_for=list(WRONG))], "given")
+        find_forgotten_classes(TASKS, [*run()[:-1], event(3, [5, 5], taken_for=list(WRONG))], "given")

@@ -12,7 +12,7 @@ import pytest
 
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
-from mmcl_fast.learning.forgotten_classes import falls
+from mmcl_fast.learning.forgotten_classes import find_forgotten_classes
 from mmcl_fast.report.read_run import read_run
 from mmcl_fast.report.sections.contributions import when_learned
 from mmcl_fast.report.sections.embeddings import project
@@ -79,18 +79,18 @@ def test_projection_keeps_what_lies_in_a_plane() -> None:
 
 def test_classes_that_fell_with_examples_and_what_they_are_taken_for(finetune: Path, tmp_path: Path) -> None:
     run = read_run(finetune)
-    found = falls(run["tasks"], run["events"], "agnostic")
-    assert found and found == sorted(found, key=lambda fall: -fall.points)
+    found = find_forgotten_classes(run["tasks"], run["events"], "agnostic")
+    assert found and found == sorted(found, key=lambda fall: -fall.forgetting)
     last = next(e for e in run["events"] if e["event"] == "evaluation" and e["after"] == len(run["tasks"]))
     assert last["setting"] == "agnostic"
     for fall in found:
         history = [
-            event["by_class"][fall.task - 1][fall.place]
+            event["by_class"][fall.task - 1][fall.class_index]
             for event in run["events"]
             if event["event"] == "evaluation" and event["setting"] == "agnostic" and event["after"] >= fall.task
         ]
-        assert (max(history), history[-1], fall.tests) == (fall.best, fall.now, 4)
-        assert sum(count for _, count in fall.taken_for) == fall.tests - fall.now
+        assert (max(history), history[-1], fall.test_samples) == (fall.best_correct, fall.final_correct, 4)
+        assert sum(count for _, count in fall.confused_with) == fall.test_samples - fall.final_correct
     html, text = written(finetune, tmp_path)
     worst = found[0]
     task = run["tasks"][worst.task - 1]
@@ -126,8 +126,8 @@ def test_runs_that_forgot_nothing_or_cannot_say_so_do(finetune: Path, tmp_path: 
             del task["test_by_class"]
 
     assert "No class is right less often" in said(steady)
-    assert "which classes it forgot is not known" in said(at_once)
-    assert "which classes it forgot is not known" in said(older)
+    assert "not known which classes this run forgot" in said(at_once)
+    assert "not known which classes this run forgot" in said(older)
 
     def other_stream(summary: dict, changed: list[dict]) -> None:
         for event in changed:

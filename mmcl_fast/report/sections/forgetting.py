@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmcl_fast.learning.forgotten_classes import FALLEN, Fall
+from mmcl_fast.learning.forgotten_classes import MAX_LISTED, ForgottenClass
 from mmcl_fast.report.blocks import CellValue, Example, Panel, ReportSection, Table, Words
 from mmcl_fast.report.read_run import Run
 from mmcl_fast.report.sections.embeddings import class_label, make_example
@@ -29,29 +29,29 @@ def forgetting_section(run: Run) -> ReportSection:
     about = (
         f"Setting: {setting}. The fall of a class is its best accuracy after its own or a later task, minus its "
         f"accuracy at the end. {len(found)} of {count} classes fell"
-        + (f"; these are the {FALLEN} largest falls." if len(found) > FALLEN else ".")
+        + (f"; these are the {MAX_LISTED} largest falls." if len(found) > MAX_LISTED else ".")
     )
-    rows = [_fall_row(fall, run) for fall in found[:FALLEN]]
+    rows = [_fall_row(fall, run) for fall in found[:MAX_LISTED]]
     head = ["class", "task", "best", "after task", "at the end", "fall, points", "now taken for", "examples"]
     table = Table(head, rows, ["k", "k", "n", "n", "n", "n", "w", ""])
     return ReportSection(title, [Panel("Classes that fell most", about, [table])])
 
 
-def _fall_row(fall: Fall, run: Run) -> list[CellValue]:
+def _fall_row(fall: ForgottenClass, run: Run) -> list[CellValue]:
     task = run["tasks"][fall.task - 1]
-    label = task["classes"][fall.place]
+    label = task["classes"][fall.class_index]
 
     def accuracy(right: int) -> str:
-        return f"{100 * right / fall.tests:.0f} % ({right} of {fall.tests})"
+        return f"{100 * right / fall.test_samples:.0f} % ({right} of {fall.test_samples})"
 
     return [
         label,
         f"{fall.task} {task['name']}",
-        accuracy(fall.best),
+        accuracy(fall.best_correct),
         str(fall.best_after),
-        accuracy(fall.now),
-        f"{fall.points:.1f}",
-        ", ".join(f"{class_label(wrong, task['modality'])} {count}" for wrong, count in fall.taken_for) or "–",
+        accuracy(fall.final_correct),
+        f"{fall.forgetting:.1f}",
+        ", ".join(f"{class_label(wrong, task['modality'])} {count}" for wrong, count in fall.confused_with) or "–",
         _find_examples(run["samples"], fall.task, label),
     ]
 
