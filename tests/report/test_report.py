@@ -6,15 +6,19 @@ import gzip
 import json
 import re
 from base64 import b64decode
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 from plotly.colors import sample_colorscale
 
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
 from mmcl_fast.report import figures, heatmaps, plot_style
 from mmcl_fast.report.sections.configuration import flatten
+from mmcl_fast.templates import make_environment
 from tests.conftest import TASKS, summary_of
 
 
@@ -59,6 +63,51 @@ def test_names_from_data_cannot_become_markup(write_run) -> None:
     assert name == "1 &lt;/script&gt;&lt;script&gt;alert(2)&lt;/script&gt;&lt;!--"  # plotly.js reads markup
     lines = (run / "report.md").read_text().splitlines()
     assert "- \\<script>alert(1)\\</script>" in lines and any("\\<b>food\\</b>, plant" in line for line in lines)
+
+
+class _Elements(HTMLParser):
+    """The elements of a page with the names of their attributes, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(name for name, _ in attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+HOSTILE = ["{{ 7 * 7 }}", "{% include 'page.css' %}", "{# gone #}", '" onmouseover="alert(1)', "' </script><b>&amp;"]
+
+
+def test_hostile_names_are_shown_as_text_wherever_they_stand(write_run) -> None:
+    plain, run = write_run("plain"), write_run("hostile")
+    summary, config = summary_of(), json.loads((run / "config.json").read_text())
+    summary["notes"] = HOSTILE
+    for number, name in enumerate(HOSTILE):
+        summary["tasks"][number] |= {"name": name, "classes": [name, "plant"]}
+    summary["method"] = summary["formulas"]["last"] = config["a key"] = HOSTILE[3]
+    config[HOSTILE[0]] = {HOSTILE[4]: HOSTILE[1]}
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "config.json").write_text(json.dumps(config))
+    pages = [_Elements(without_library(report.write(folder).read_text())) for folder in (plain, run)]
+    assert all(name in pages[1].text for name in HOSTILE)
+    # Four more notes and two more keys of the config: each is a paragraph or a row, and nothing else is new.
+    extra = Counter(pages[1].found) - Counter(pages[0].found)
+    assert extra == {("p", ()): 4, ("tr", ()): 2, ("th", ("scope", "class")): 2, ("td", ("class",)): 2}
+    assert not Counter(pages[0].found) - Counter(pages[1].found)
+
+
+def test_a_value_that_a_template_lacks_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<p>{{ name }}</p>")
+    template = make_environment(tmp_path).get_template("a.html")
+    assert template.render(name="<&") == "<p>&lt;&amp;</p>"
+    with pytest.raises(UndefinedError, match="'name' is undefined"):
+        template.render()
 
 
 def test_matrix_shows_each_number_once_learned_or_not() -> None:
