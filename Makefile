@@ -1,5 +1,6 @@
 # make demo: learn the demo stream and show what was remembered.   make test: all tests.
 # make processors: the tests with other processors' arithmetic.
+# make docs: the site.
 # make gpu: builds, checks and times the kernels on a machine with an NVIDIA GPU.
 # make lint: findings, layout and types, which make test holds too.   make format: mends what mends itself.
 PYTHON ?= python3
@@ -10,7 +11,7 @@ STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: demo test fuzz processors lint format gpu setup clean
+.PHONY: demo test docs fuzz processors lint format gpu setup clean
 
 demo: setup
 	$(BIN)/mmcl-fast train demo --out $(OUT) --resume $(ARGS)
@@ -18,6 +19,11 @@ demo: setup
 # One process per core with one thread each: the tests start many short processes of their own.
 test: setup $(STAMPS)/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+# The site in build/site, without a network; a warning fails the build.
+docs: setup $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "built: build/site/index.html; to search in it: $(BIN)/python -m http.server -d build/site"
 
 # 20,000 mutated files of every format through the workers that decode. make fuzz ARGS="--seed 7 --keep runs/killers"
 fuzz: setup $(STAMPS)/test
@@ -65,7 +71,11 @@ $(STAMPS)/build: $(SOURCES) $(STAMPS)/requirements
 	$(PIP) install --no-deps -e .
 	@touch $@
 
-$(STAMPS)/test: requirements-test.txt $(STAMPS)/requirements
+$(STAMPS)/docs: requirements-docs.txt $(STAMPS)/requirements
+	$(PIP) install -r requirements-docs.txt
+	@touch $@
+
+$(STAMPS)/test: requirements-test.txt requirements-docs.txt $(STAMPS)/requirements
 	$(PIP) install -r requirements-test.txt
 	$(PIP) install --no-deps --upgrade --target $(VENV)/triton-3.6 triton==3.6.0  # of torch 2.11: kernels compile under it
 	@touch $@

@@ -25,7 +25,7 @@ from pathlib import Path
 import typer
 
 from mmcl_fast import cli
-from mmcl_fast.config import load as config
+from mmcl_fast.config import Config, parse_override
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -180,6 +180,6 @@ def _check_command(words: list[str]) -> None:
         if word.startswith("--"):
             assert word in options, f"mmcl-fast {group.name} has no option {word}"
         if word == "--set":
-            key = config.parse_override(value)[0]
+            key = parse_override(value)[0]
             section, name = key.split(".")[:2]
-            assert name in config.Config.model_fields[section].annotation.model_fields, f"no key {key}"
+            assert name in Config.model_fields[section].annotation.model_fields, f"no key {key}"

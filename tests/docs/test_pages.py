@@ -1,4 +1,4 @@
-"""The how-to pages: what they show runs, or is valid where it needs what a test does not have."""
+"""Pages are run as a reader runs them. A block that needs what a test does not have must be valid."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ import pytest
 
 from tests.docs import pages
 
-HOWTO = sorted((pages.DOCS / "howto").glob("*.md"))
+TUTORIAL = pages.DOCS / "tutorial.md"  # test_tutorial.py runs it, in a folder of its own
+ALL = [*sorted(pages.DOCS.rglob("*.md")), *sorted(pages.ROOT.glob("*.md"))]
+RUN = [page for page in ALL if page != TUTORIAL and any(block.run for block in pages.blocks(page))]
+SERVING = ("starlette", "uvicorn", "python_multipart", "prometheus_client")
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(pages.ROOT))
+
+
 FILES = {"image/orange": 10, "image/satsuma": 10, "text/animal": 12, "text/plant": 12}  # of the demo's, as mine/
 
 
@@ -27,16 +36,23 @@ def place(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", HOWTO, ids=lambda page: page.stem)
-def test_a_how_to_runs(page: Path, place: Path) -> None:
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_a_page_runs(page: Path, place: Path) -> None:
+    if page.stem == "serving":
+        for package in SERVING:
+            pytest.importorskip(package)
     pages.run(page, place)
 
 
-@pytest.mark.parametrize("page", [*HOWTO, pages.DOCS / "tutorial.md"], ids=lambda page: page.stem)
-def test_what_is_not_run_is_valid(page: Path) -> None:
+@pytest.mark.parametrize("page", ALL, ids=name)
+def test_blocks_that_are_not_run_are_valid(page: Path) -> None:
     for block in pages.blocks(page):
         if not block.run:
             pages.check_unrun(block)
+
+
+def test_pages_with_commands_are_among_those_that_run() -> None:
+    assert {"howto", "reference"} <= {page.parent.name for page in RUN} and len(RUN) > 10
 
 
 def test_a_method_of_ones_own_is_short() -> None:

@@ -1,0 +1,126 @@
+"""The site builds without a warning, needs no network, and shows what the code has."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import typer
+
+from mmcl_fast import cli
+from tests.docs.pages import ROOT
+from tests.docs.test_api import public_names
+
+for package in ("mkdocs", "material", "mkdocstrings", "latex2mathml"):
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed: pip install -r requirements-docs.txt", allow_module_level=True)
+
+
+def build(config: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Build a site strictly, as ``make docs`` does."""
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--config-file",
+        str(config),
+        "--site-dir",
+        str(out),
+    ]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    done = build(ROOT / "mkdocs.yml", out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def pages(site: Path) -> dict[str, str]:
+    """The HTML of every page but the 404 page, by its path."""
+    found = {str(page.relative_to(site)): page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    found.pop("404.html", None)
+    return found
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for name, text in pages(site).items():
+        loaded = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]+)"', text)
+        loaded += re.findall(r'<link\b[^>]*\bhref="([^"]+)"', text)
+        assert loaded and not [address for address in loaded if re.match(r"(https?:)?//", address)], name
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(https?:)?//", style.read_text(encoding="utf-8")), style
+
+
+def test_links_lead_to_files_of_the_site_and_addresses_are_well_formed(site: Path) -> None:
+    for name, text in pages(site).items():
+        ids = set(re.findall(r'\bid="([^"]+)"', text))
+        for address in map(html.unescape, set(re.findall(r'<a\b[^>]*\bhref="([^"]+)"', text))):
+            parts = urlsplit(address)
+            if parts.scheme in ("http", "https"):
+                assert parts.hostname and "." in parts.hostname, (name, address)
+            elif parts.path:
+                target = (site / name).parent / parts.path
+                target = target / "index.html" if target.is_dir() else target
+                assert target.is_file(), (name, address)
+                if parts.fragment:
+                    assert f'id="{parts.fragment}"' in target.read_text(encoding="utf-8"), (name, address)
+            elif parts.fragment:
+                assert parts.fragment in ids or parts.fragment == "__skip", (name, address)
+
+
+def test_formulas_are_mathml(site: Path) -> None:
+    text = (site / "method.html").read_text(encoding="utf-8")
+    assert text.count("<math") > 50 and "arithmatex" not in text
+
+
+def test_every_public_name_is_on_an_api_page(site: Path) -> None:
+    api = "".join(text for name, text in pages(site).items() if name.startswith("api/"))
+    ids = set(re.findall(r'\bid="(mmcl_fast\.[\w.]+)"', api))
+    for module, names in public_names().items():
+        for name in names if module != "mmcl_fast" else ():
+            assert f"{module}.{name}" in ids, f"{module}.{name}"
+
+
+def test_every_command_and_option_is_on_the_command_line_page(site: Path) -> None:
+    text = (site / "reference/cli.html").read_text(encoding="utf-8")
+
+    def check(group: Any, words: str) -> int:
+        count = 0
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                count += check(command, f"{words} {name}")
+                continue
+            begin = text.find(f">{words} {name}<a")
+            assert begin > 0, f"{words} {name}"
+            section = text[begin : text.find("<h2", begin)]
+            for parameter in command.params:
+                for option in parameter.opts if parameter.param_type_name == "option" else ():
+                    assert f"<code>{option}</code>" in section, f"{words} {name} {option}"
+            count += 1
+        return count
+
+    assert check(typer.main.get_command(cli.app), "mmcl-fast") > 15
+
+
+def test_a_link_to_nowhere_fails_the_build(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "index.md").write_text("# Page\n\n[nowhere](#nowhere)\n")
+    config = tmp_path / "mkdocs.yml"
+    config.write_text("site_name: test\ntheme: {name: material, font: false}\nvalidation: {anchors: warn}\n")
+    done = build(config, tmp_path / "site")
+    assert done.returncode == 1 and "no such anchor" in done.stdout + done.stderr
