@@ -36,6 +36,10 @@ class FormerName:
     name: str
 
 
+class FormerNameWarning(FutureWarning):
+    """A field was given by the name of an earlier version."""
+
+
 @dataclass(frozen=True)
 class Symbol:
     """The symbol of a field in the formulas of the documentation, as LaTeX."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
@@ -46,9 +47,19 @@ def _main(
         raise typer.Exit(2) from None
 
 
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """Print a warning to stderr. One about the former name of an option is a line without the place in our code."""
+    from mmcl_fast.option_fields import FormerNameWarning
+
+    plain = issubclass(category, FormerNameWarning)
+    text = f"note: {message}\n" if plain else warnings.formatwarning(message, category, filename, lineno)
+    sys.stderr.write(text)
+
+
 def main() -> None:
     """The console script; see ``EXIT_CODES``."""
     output.prepare()
+    warnings.showwarning = _show_warning
     try:
         try:
             app(prog_name="mmcl-fast")

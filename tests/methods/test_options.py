@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -15,8 +15,8 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import METHODS, MethodOptions, make_options, option_values, options, register, upgrade_options
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from mmcl_fast.methods.comm.method import CommOptions
-from mmcl_fast.methods.shared.options import FormerNameWarning, option_model
-from mmcl_fast.option_fields import former_names
+from mmcl_fast.methods.shared.options import option_model
+from mmcl_fast.option_fields import FormerNameWarning, former_names
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def test_a_wrong_value_under_a_former_name_is_named_by_the_name_of_today() -> No
 
 
 @pytest.mark.parametrize("kind", [PlainOptions, ModelOptions])
-def test_a_custom_method_is_checked_by_its_own_options_alone(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_method_is_checked_by_its_own_options_alone(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its default ``penalty = 0.0`` may be passed, though methods of mmcl_fast want more than 0."""
     name = custom(kind, monkeypatch)
     chosen = make_options(name, {"penalty": 0.0})

@@ -15,13 +15,9 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from mmcl_fast.errors import ConfigError, suggest
-from mmcl_fast.option_fields import FormerName, Symbol, former_names, use_current_names, wrong_value
+from mmcl_fast.option_fields import FormerName, FormerNameWarning, Symbol, former_names, use_current_names, wrong_value
 
 TINY = 1e-6  # the smallest value of options that a formula divides by
-
-
-class FormerNameWarning(FutureWarning):
-    """An option was given by the name of an earlier version."""
 
 
 class MethodOptions(BaseModel):
