@@ -1,9 +1,7 @@
-"""Commands that look after the data of a stream."""
+"""The commands ``mmcl-fast data ...``, which check the data of a stream."""
 
 from __future__ import annotations
 
-import itertools
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,16 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl_fast.cli.common import Debug, Json, Quiet, console, data, guarded, print_json
-from mmcl_fast.errors import StreamError, UserError
+from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
-    from mmcl_fast.streams import Stream
-    from mmcl_fast.streams.findings import Findings
-
-SHOWN = 5  # findings of a kind that are printed
-TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")  # packed ones, to be told to unpack them
-# What the files of a folder or a file are read as; a config can say more.
-ENDINGS = {"tar": TARS, "table": (".csv", ".tsv", ".jsonl", ".parquet")}
+    from mmcl_fast.streams import DataReport
 
 
 @data.command("check")
@@ -47,118 +39,60 @@ def data_check(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Read data as a stream, decode every file, and say all that is wrong, the most harmful first.
+    """Read data as a stream, decode every file, and report all that is wrong, the most harmful first.
 
     The exit code is 1 where something is wrong with files or classes, and 2 where no sample can be read.
 
     Example: `mmcl-fast data check demo/manifest.jsonl --out findings.jsonl`
     """
     from mmcl_fast import distributed, progress
-    from mmcl_fast.streams import file_check
-    from mmcl_fast.streams.data_check import survey
-    from mmcl_fast.streams.findings import Findings
+    from mmcl_fast.runs.make_stream import check_source
+    from mmcl_fast.streams.findings import ERROR, LEVELS, WARNING, findings_to_jsonl, format_findings
 
-    found = Findings(collect=True)
-    try:
-        stream, settings = _stream(source, overrides or [], found)
-    except StreamError as error:
-        if not any(str(error).startswith(finding.reason) for finding in found):
-            found.add("unreadable", error)
-        if as_json:
-            print_json({"modalities": [], "faults": [], "findings": [finding.record() for finding in found.sorted()]})
-        _say(found, out)
-        _write(out, found)
-        raise typer.Exit(2) from None
-    samples = stream.samples
-    broken = file_check.check_files(
-        samples, workers=workers or distributed.available_cores(), progress=progress.make(quiet), settings=settings
+    report = check_source(
+        source, overrides or (), workers=workers or distributed.available_cores(), progress=progress.make(quiet)
     )
-    survey(stream, samples, broken, found)
-    rows = [
-        {
-            "modality": m,
-            "classes": sum(len(t.classes) for t in stream.tasks if t.modality == m),
-            **{s: sum(len(t.split(s)) for t in stream.tasks if t.modality == m) for s in ("train", "val", "test")},
-        }
-        for m in stream.modalities
-    ]
     if as_json:
-        keys = {fault.key for fault in broken}
-        records = [finding.record() for finding in found.sorted()]
-        faults = [record for record in records if record["key"] in keys]
-        print_json({"modalities": rows, "faults": faults, "findings": records})
-    else:
-        from rich.table import Table
-
-        table = Table(title=f"{source}: {len(stream.classes)} classes", title_justify="left")
-        for name in rows[0]:
-            table.add_column(name, justify="left" if name == "modality" else "right")
-        for row in rows:
-            table.add_row(*map(str, row.values()))
-        console().print(table)
-        some = "1 file does not decode" if len(broken) == 1 else f"{len(broken)} files do not decode"
-        print(some if broken else "every file decodes")
-    _say(found, out, notes=not as_json)
-    _write(out, found)
-    if found.count("error") or found.count("warning"):
+        print_json(_report_as_json(report))
+    elif report.stream is not None:
+        _print_counts(report, f"{source}: {len(report.stream.classes)} classes")
+    sys.stdout.flush()
+    # With --json the notes are in the JSON value, and the lines on standard error stay for what needs an answer.
+    levels = LEVELS if report.stream is None or not as_json else (ERROR, WARNING)
+    rest = f"{out or '--out FILE'} lists them"
+    for line in format_findings(report.findings, levels, rest=rest):
+        print(line, file=sys.stderr)
+    if out is not None:
+        try:
+            out.write_text(findings_to_jsonl(report.findings.sorted()), encoding="ascii")
+        except OSError as error:
+            raise UserError(f"{out}: can't be written ({error.strerror}); give another --out") from None
+    if report.stream is None:
+        raise typer.Exit(2)
+    if not report.passed:
         raise typer.Exit(1)
 
 
-def _write(out: Path | None, found: Findings) -> None:
-    from mmcl_fast.streams.findings import findings_to_jsonl
-
-    if out is not None:
-        try:
-            out.write_text(findings_to_jsonl(found.sorted()), encoding="ascii")
-        except OSError as fault:
-            raise UserError(f"{out}: can't be written ({fault.strerror}); give another --out") from None
+def _report_as_json(report: DataReport) -> dict[str, Any]:
+    broken_keys = {sample.key for sample in report.broken}
+    records = [finding.record() for finding in report.findings.sorted()]
+    faults = [record for record in records if record["key"] in broken_keys]
+    return {"modalities": report.counts(), "faults": faults, "findings": records}
 
 
-def _say(found: Findings, out: Path | None, notes: bool = True) -> None:
-    """The findings, the most harmful first, some of each kind."""
-    sys.stdout.flush()
-    for kind, own in itertools.groupby(found.sorted(), key=lambda finding: finding.kind):
-        several = list(own)
-        level = several[0].level
-        if level == "note" and not notes:
-            continue
-        for finding in several[:SHOWN]:
-            print(f"{level}: {finding.reason}", file=sys.stderr)
-        if several[SHOWN:]:
-            lists = f"{out} lists them" if out else "--out FILE lists them"
-            print(f"{level}: and {len(several) - SHOWN} more of this kind ({kind}): {lists}", file=sys.stderr)
+def _print_counts(report: DataReport, title: str) -> None:
+    """Print a table of classes and samples by modality, and how many files do not decode."""
+    from rich.table import Table
 
-
-def _stream(source: str, overrides: list[str], found: Findings) -> tuple[Stream, dict[str, Any]]:
-    """A stream with its broken files still in it, and the settings of a config's [media]; what else is wrong: found."""
-    from mmcl_fast.media import MODALITIES
-    from mmcl_fast.streams import Stream
-    from mmcl_fast.streams.sources.manifest import MANIFEST_NAMES
-    from mmcl_fast.streams.sources.text_table import is_text_table
-
-    if source.endswith(".toml"):
-        from mmcl_fast.config import load_config
-        from mmcl_fast.runs.train import make_stream
-
-        config = load_config(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
-        return make_stream(config, findings=found), config.media.model_dump()
-    if overrides:
-        raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")
-    if os.path.isdir(source):
-        try:
-            names = [name.lower() for name in os.listdir(source)]
-        except OSError as error:
-            raise UserError(f"{source}: {error.strerror}: make it readable or give another folder") from None
-        if set(names) & set(MODALITIES):
-            kind = "folder"
-        elif set(names) & set(MANIFEST_NAMES):
-            kind = "manifest"
-        else:
-            kind = next((k for k in ("tar", "table") if any(name.endswith(ENDINGS[k]) for name in names)), "folder")
-    elif source.lower().endswith(TARS) or any(sign in source for sign in "{*?"):
-        kind = "tar"
-    elif os.path.exists(source):
-        kind = "table" if is_text_table(Path(source)) else "manifest"
+    rows = report.counts()
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name == "modality" else "right")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console().print(table)
+    count = len(report.broken)
+    if not count:
+        print("every file decodes")
     else:
-        raise UserError(f"{source}: no such folder, manifest, table, tar or config")
-    return getattr(Stream, f"from_{kind}")(source, keep_empty=True, findings=found), {}
+        print("1 file does not decode" if count == 1 else f"{count} files do not decode")

@@ -28,11 +28,7 @@ from mmcl_fast.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
-    from mmcl_fast.progress import Progress
     from mmcl_fast.runs.train import Result
-    from mmcl_fast.streams import Stream
-
-SHOWN = 5  # warnings of the data that are printed
 
 
 @app.command()
@@ -135,37 +131,15 @@ def train(
 
 
 def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | None:
-    """What a run came to; None for a process that is not to speak of it."""
+    """Check the data and train. Return the result in the main process and None in the others."""
     from mmcl_fast import distributed, progress
     from mmcl_fast.runs import train as runs
-    from mmcl_fast.streams import file_check
+    from mmcl_fast.runs.make_stream import prepare_stream
 
     display = progress.make(quiet)
-    with distributed.propagate_errors():
-        going_on = runs.holds_run(out, resume)
-        stream = runs.make_stream(settings, out if going_on else None)
-        if not going_on:
-            _warn(stream, display)
-        if settings.stream.check and not going_on and distributed.is_main_process():
-            workers, media = settings.train.workers, settings.media.model_dump()
-            if settings.stream.on_broken == "skip":
-                stream = file_check.skip_broken_samples(stream, workers=workers, progress=display, settings=media)
-            else:
-                file_check.require_readable_files(stream, workers=workers, progress=display, settings=media)
-    skipped = distributed.broadcast_object(stream.skipped)
-    if skipped and not stream.skipped:
-        stream = stream.without_broken(skipped)
+    stream = prepare_stream(settings, out, resume=resume, progress=display)
     result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
     return result if distributed.is_main_process() else None
-
-
-def _warn(stream: Stream, display: Progress) -> None:
-    """What reading the data found and what stops nothing, such as members of a tar that are part of no sample."""
-    warnings = [finding for finding in stream.findings.sorted() if finding.level == "warning"]
-    for finding in warnings[:SHOWN]:
-        display.log(f"warning: {finding.reason}")
-    if warnings[SHOWN:]:
-        display.log(f"warning: and {len(warnings) - SHOWN} more: mmcl-fast data check lists them")
 
 
 @app.command()

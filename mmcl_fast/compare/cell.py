@@ -13,7 +13,8 @@ from mmcl_fast.config import Config
 from mmcl_fast.errors import RunError
 from mmcl_fast.report import page
 from mmcl_fast.runs import train as runs
-from mmcl_fast.streams import Stream, file_check
+from mmcl_fast.runs.make_stream import check_stream_files
+from mmcl_fast.streams import Stream
 from mmcl_fast.streams.broken_samples import BrokenSample
 
 
@@ -88,11 +89,7 @@ def check_data(cells: Sequence[Cell], progress: Any = None) -> list[BrokenSample
     if not new or not new[0].config.stream.check:
         return []
     config = new[0].config
-    options = {"workers": config.train.workers, "progress": progress, "settings": config.media.model_dump()}
-    if config.stream.on_broken == "skip":
-        return file_check.skip_broken_samples(runs.make_stream(config), **options).skipped
-    file_check.require_readable_files(runs.make_stream(config), **options)
-    return []
+    return check_stream_files(config, runs.make_stream(config), progress=progress).skipped
 
 
 def tasks_learned(folder: Path) -> int:

@@ -1,35 +1,118 @@
-"""The stream that a config's section [stream] describes."""
+"""The stream of a config's section [stream]: make it, check its files, or report all that is wrong with its data."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mmcl_fast.errors import ConfigError
-from mmcl_fast.runs.folder import SKIPPED
+from mmcl_fast import distributed
+from mmcl_fast.errors import ConfigError, UserError
+from mmcl_fast.runs.folder import SKIPPED, holds_run
 from mmcl_fast.streams.broken_samples import read_broken_samples
-from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
+from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples
+from mmcl_fast.streams.findings import WARNING, Findings, format_findings
 from mmcl_fast.streams.sources import known
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
-COLUMNS = {"folder": ("text", "label", "header"), "table": ("text", "label", "split", "header"), "tar": ("label",)}
+# The options of [stream] that each source reads besides the options of every stream.
+SOURCE_OPTIONS = {
+    "folder": ("text", "label", "header"),
+    "table": ("text", "label", "split", "header"),
+    "tar": ("label",),
+}
 
 
 def make_stream(config: Config, run: Path | None = None, *, findings: Findings | None = None) -> Stream:
-    """The stream that the section [stream] describes; with the folder of a run, without what that run skipped.
+    """Make the stream that a config describes. No media file is opened.
 
-    ``findings``: collects what is wrong, see ``Stream``.
+    Args:
+        run: a run folder. Samples that this run skipped, because they do not decode, are left out.
+        findings: collects all that is wrong; None: the most harmful error is raised. See ``Stream``.
+
+    Raises:
+        ConfigError: an option is missing or does not fit the source.
+        StreamError: the data can't be read as a stream.
     """
-    stream = _described(config, findings)
+    stream = _read_source(config, findings)
     if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
         return stream
     return stream.without_broken(read_broken_samples(run / SKIPPED))
 
 
-def _described(config: Config, findings: Findings | None) -> Stream:
+def check_stream_files(config: Config, stream: Stream, *, progress: Any = None) -> Stream:
+    """Decode every file of the stream, if the config asks for that with ``stream.check``.
+
+    Returns:
+        The stream to learn. With ``stream.on_broken = "skip"`` the samples that do not decode are left out.
+
+    Raises:
+        MediaError: a file does not decode, and ``stream.on_broken = "error"``.
+        StreamError: too little remains of a class, or two splits hold equal content.
+    """
+    if not config.stream.check:
+        return stream
+    workers, settings = config.train.workers, config.media.model_dump()
+    if config.stream.on_broken == "skip":
+        return skip_broken_samples(stream, workers=workers, progress=progress, settings=settings)
+    require_readable_files(stream, workers=workers, progress=progress, settings=settings)
+    return stream
+
+
+def prepare_stream(config: Config, run: Path, *, resume: bool = False, progress: Any = None) -> Stream:
+    """Make the stream for a run and, if the run is new, log the warnings about its data and check its files.
+
+    Several processes call this together. One of them checks the files, and all return the same stream.
+
+    Raises:
+        RunError: ``run`` holds something else, or a run and ``resume`` is False.
+        UserError: what ``make_stream`` and ``check_stream_files`` raise.
+    """
+    with distributed.propagate_errors():
+        has_begun = holds_run(run, resume)
+        stream = make_stream(config, run if has_begun else None)
+        if not has_begun:
+            rest = "mmcl-fast data check lists them"
+            for line in format_findings(stream.findings, [WARNING], rest=rest) if progress is not None else ():
+                progress.log(line)
+            if distributed.is_main_process():
+                stream = check_stream_files(config, stream, progress=progress)
+    skipped = distributed.broadcast_object(stream.skipped)
+    return stream.without_broken(skipped) if skipped and not stream.skipped else stream
+
+
+def check_source(source: str, overrides: Sequence[str] = (), *, workers: int = 2, progress: Any = None) -> DataReport:
+    """Read data, decode every file, and report all that is wrong.
+
+    Args:
+        source: a config (.toml), whose [stream] is checked with its [media], or a path as in ``streams.check_data``.
+        overrides: ``KEY=VALUE`` for keys of the config.
+        workers, progress: as in ``streams.check_files``.
+
+    Raises:
+        UserError: there is nothing at ``source``, or the config is wrong. Everything else is in the report.
+    """
+    if source.endswith(".toml"):
+        from mmcl_fast.config import load_config
+
+        # Broken files stay in the stream, so that the check itself can report each of them.
+        config = load_config(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
+        return check_stream(
+            lambda findings: make_stream(config, findings=findings),
+            workers=workers,
+            progress=progress,
+            settings=config.media.model_dump(),
+        )
+    if overrides:
+        raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")
+    return check_data(source, workers=workers, progress=progress)
+
+
+def _read_source(config: Config, findings: Findings | None) -> Stream:
     s = config.stream
     options = {
         "findings": findings,
@@ -43,11 +126,12 @@ def _described(config: Config, findings: Findings | None) -> Stream:
         "shared_classes": s.shared_classes,
         "validation": s.validation,
         "test_on": s.test_on,
-        "check": s.check and s.on_broken == "error",  # check.skip compares what is left
+        # Broken files are often equal to each other, so skip_broken_samples compares contents after removing them.
+        "check": s.check and s.on_broken == "error",
         "keep_empty": s.on_broken == "skip",
     }
     for name in ("text", "label", "split", "header"):
-        if name not in COLUMNS.get(s.source, ()) and getattr(s, name) != type(s).model_fields[name].default:
+        if name not in SOURCE_OPTIONS.get(s.source, ()) and getattr(s, name) != type(s).model_fields[name].default:
             raise ConfigError(f"stream.{name}: not read where source = {s.source!r}; remove it")
     if s.source != "known" and s.datasets != type(s.datasets)():
         raise ConfigError(f'stream.datasets: for source = "known", not {s.source!r}; remove it or set the source')
@@ -58,8 +142,9 @@ def _described(config: Config, findings: Findings | None) -> Stream:
     if s.source == "known":
         if s.path is not None:
             raise ConfigError('stream.path: not read where source = "known"; give stream.datasets.<modality>.path')
-        return Stream.from_known(known.datasets_from_config(s.datasets.model_dump(), config.media.depth_kind), **options)
+        datasets = known.datasets_from_config(s.datasets.model_dump(), config.media.depth_kind)
+        return Stream.from_known(datasets, **options)
     if s.path is None:
         raise ConfigError(f"stream.path: missing; source = {s.source!r} needs the path of its {s.source}")
-    options |= {name: getattr(s, name) for name in COLUMNS.get(s.source, ())}
+    options |= {name: getattr(s, name) for name in SOURCE_OPTIONS.get(s.source, ())}
     return getattr(Stream, f"from_{s.source}")(s.path, **options)

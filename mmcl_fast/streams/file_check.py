@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.streams.broken_samples import BrokenSample
+from mmcl_fast.streams.equal_content import check_equal_content
 from mmcl_fast.streams.sample import Sample
 from mmcl_fast.streams.stream import Stream
-from mmcl_fast.streams.validate import check_equal_content
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names of classes: which are the same, and which look the same to a reader."""
+"""Forms of class names: one for names that are the same class, one for names that look the same to a reader."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ from collections.abc import Callable, Sequence
 
 
 def normalize_name(name: str) -> str:
-    """The name in Unicode's composed form (NFC). Macs write ``é`` as two code points, other systems as one."""
+    """Return the name in Unicode's composed form (NFC). macOS writes ``é`` as two code points, other systems as one."""
     return name if unicodedata.is_normalized("NFC", name) else unicodedata.normalize("NFC", name)
 
 
 def name_normalizer(classes: Sequence[tuple[str, str]]) -> Callable[[str], str]:
-    """How the names of classes that were stored once are read: ``normalize_name``; as they are where two would become one.
+    """Return the function that brings stored class names to the form that streams use today.
 
-    ``classes``: (modality, name) of each.
+    It is ``normalize_name``, unless that would make two of the classes one. Then names stay as they are.
+
+    ``classes``: (modality, name) of each stored class.
     """
     forms = {(modality, normalize_name(name)) for modality, name in classes}
     return normalize_name if len(forms) == len(set(classes)) else str
 
 
 def fold_name(name: str) -> str:
-    """What two names share that differ only in case, spaces, underscores, hyphens, width or invisible characters."""
-    seen = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
-    words = unicodedata.normalize("NFKC", seen.casefold()).replace("_", " ").replace("-", " ")
+    """Return a form that is equal for names that look the same to a reader.
+
+    It ignores case, width, invisible characters, and whether words are separated by spaces, underscores or hyphens.
+    """
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    # Folding the case may give a form that is not normal any more, so names are normalised again.
+    words = unicodedata.normalize("NFKC", visible.casefold()).replace("_", " ").replace("-", " ")
     return " ".join(words.split())

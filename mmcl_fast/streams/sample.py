@@ -1,4 +1,4 @@
-"""A sample, a task: names and paths only. Nothing here opens a file."""
+"""Samples and tasks: names and paths only. Nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from mmcl_fast.media.source import Slice
 
 SPLITS = ("train", "val", "test")
-ClassId = tuple[str, str]
+ClassId = tuple[str, str]  # (modality, class name)
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Sample:
     """One labelled item of a stream.
 
     Attributes:
-        modality: image, video, audio, depth or text.
+        modality: image, video, audio, depth or text, or the name of a modality of your own.
         label: class name within the modality.
-        path: the file, or the part of a tar that it is, or None when ``text`` holds the item itself.
+        path: the file, or the byte range of a tar that holds it; None where ``text`` holds the item itself.
         text: the item itself, or None.
         split: train, val or test.
         key: stable identity in the stream: path relative to the root, manifest id, or hash of the text.
@@ -34,14 +34,14 @@ class Sample:
 
 @dataclass
 class Task:
-    """Classes of one modality that arrive together.
+    """Classes of one modality that are learned together.
 
     Attributes:
         index: position in the stream.
-        name: for example ``image-0``, or the manifest's own name.
+        name: for example ``image-0``, or the name that a manifest gives.
         classes: class names; a sample's ``label`` is one of them.
-        class_ids: ``(modality, name)`` of each class, its identity in ``Stream.classes``; with shared classes
-            the modality is the one where the name first appeared.
+        class_ids: ``(modality, name)`` of each class, its identity in ``Stream.classes``. With shared classes the
+            modality is the one in which the name first appeared.
         texts: class text of each class, as given to the text tower.
     """
 
@@ -54,6 +54,7 @@ class Task:
     _samples: tuple[Sample, ...] = field(repr=False, default=())
 
     def split(self, name: str) -> list[Sample]:
+        """Return the samples of a split: ``train``, ``val`` or ``test``."""
         return [sample for sample in self._samples if sample.split == name]
 
     @property

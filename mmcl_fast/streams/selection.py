@@ -1,4 +1,4 @@
-"""A stream's samples cut down to a scenario: some of the modalities, a part of their training samples."""
+"""The selection of samples for a scenario: some of the modalities, and a part of their training samples."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from mmcl_fast.streams.sample import Sample
 def select_samples(
     samples: Sequence[Sample], modalities: Sequence[str] | None, share: Mapping[str, float], seed: int
 ) -> list[Sample]:
-    """The samples of a scenario, in their order.
+    """Return the samples of a scenario, in their order.
 
     Args:
-        modalities: only these, in this order; None: all, in theirs.
-        share: by modality, the part of each class's training samples that stays, at least one; drawn from ``seed``. A
-            smaller part is within a larger one of the same seed.
+        modalities: keep only these, in this order; None: all, in their order.
+        share: modality -> the part of each class's training samples that stays, drawn from ``seed``; at least one
+            stays. With the same seed a smaller part is a subset of a larger one.
 
     Raises:
-        StreamError: a modality that is not there or listed twice, or a share that is not above 0 and up to 1.
+        StreamError: a modality that the stream does not have or that is listed twice; a share outside (0, 1].
     """
-    there = list(dict.fromkeys(sample.modality for sample in samples))
+    available = list(dict.fromkeys(sample.modality for sample in samples))
     if modalities is not None:
-        check_modalities(modalities, there, "modalities")
+        check_modalities(modalities, available, "modalities")
         if not modalities or len(set(modalities)) < len(modalities):
             raise StreamError(f"modalities = {list(modalities)}: name each modality that is wanted once")
         samples = [sample for modality in modalities for sample in samples if sample.modality == modality]
-        there = list(modalities)
-    check_modalities(share, there, "share")
+        available = list(modalities)
+    check_modalities(share, available, "share")
     left_out: set[str] = set()
     for modality, part in share.items():
         if not 0 < part <= 1:
@@ -39,15 +39,16 @@ def select_samples(
             if sample.modality == modality and sample.split == "train":
                 classes.setdefault(sample.label, []).append(sample.key)
         for keys in classes.values():
+            # By hash, not by position: adding a file does not change which others stay.
             keys.sort(key=lambda key: hashlib.sha256(f"share/{seed}/{key}".encode()).digest())
             left_out.update(keys[max(1, round(part * len(keys))) :])
     return [sample for sample in samples if sample.key not in left_out] if left_out else list(samples)
 
 
-def check_modalities(named: Iterable[str], there: Sequence[str], option: str) -> None:
-    """Raises StreamError for a modality that the stream does not have."""
-    for modality in named:
-        if modality not in there:
+def check_modalities(names: Iterable[str], available: Sequence[str], option: str) -> None:
+    """Raise StreamError for a name that is not among the stream's modalities. ``option`` begins the message."""
+    for name in names:
+        if name not in available:
             raise StreamError(
-                f"{option}: no {modality!r} in this stream{did_you_mean(modality, there)}: use {', '.join(there)}"
+                f"{option}: no {name!r} in this stream{did_you_mean(name, available)}: use {', '.join(available)}"
             )

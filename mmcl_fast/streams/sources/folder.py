@@ -39,23 +39,23 @@ NOTES = {  # of a walk
 
 def read_folder(
     root: Path,
-    found: Findings | None = None,
+    findings: Findings | None = None,
     *,
     text: str | Sequence[str] = "text",
     label: str = "label",
     header: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of ``Stream``: samples sorted by modality, class, split and name, the class texts, and ``found``."""
+    """Arguments of ``Stream``: samples sorted by modality, class, split and name, the class texts, and ``findings``."""
     if not os.path.isdir(root):
         raise StreamError(f"{root}: not a folder: give one that holds <modality>/<split>/<class>/<file>")
-    found = Findings() if found is None else found
+    findings = Findings() if findings is None else findings
     samples: list[Sample] = []
     texts: dict[ClassId, str] = {}
     try:
         texts = read_class_texts(root)
     except StreamError as error:
-        found.add("class-texts", error, path=str(root / "classes.json"))
-    there = Place(root, "", found)
+        findings.add("class-texts", error, path=str(root / "classes.json"))
+    there = Place(root, "", findings)
     names = there.folders(root)
     if names and not set(names) & set(MODALITIES):
         raise StreamError(
@@ -63,29 +63,29 @@ def read_folder(
             f" {', '.join(MODALITIES)} and put the classes into them: {root / MODALITIES[0]}/<class>/<file>"
         )
     for name in names:
-        found.attempt("unknown-modality", check_modality, name, os.path.join(root, name), path=str(root / name))
+        findings.add_on_error("unknown-modality", check_modality, name, os.path.join(root, name), path=str(root / name))
     there.end()
     for modality in (name for name in MODALITIES if name in names):
-        place = Place(root, modality, found)
+        place = Place(root, modality, findings)
         own: list[Sample] = []
         refused = False
         if modality == "text":
             try:
-                rows = read_split_tables(root / modality, root, text, label, header, found)
+                rows = read_split_tables(root / modality, root, text, label, header, findings)
                 own += name_labels(rows, root / modality, texts)
             except StreamError as error:
-                found.add("unreadable", error, modality=modality, path=str(root / modality))
+                findings.add("unreadable", error, modality=modality, path=str(root / modality))
                 refused = True
         samples += sorted([*own, *_of_modality(place, tables=refused or bool(own))], key=lambda s: (s.label, s.key))
         place.end()
-    return {"samples": samples, "root": root, "class_texts": texts, "findings": found}
+    return {"samples": samples, "root": root, "class_texts": texts, "findings": findings}
 
 
 class Place:
     """A modality's folder below ``root``, and what the walk through it finds."""
 
-    def __init__(self, root: Path, modality: str, found: Findings):
-        self.root, self.modality, self.found = root, modality, found
+    def __init__(self, root: Path, modality: str, findings: Findings):
+        self.root, self.modality, self.findings = root, modality, findings
         self.path = root / modality
         self.passed_over: list[str] = []
 
@@ -104,10 +104,10 @@ class Place:
             stem, _, ending = name.lower().rpartition(".")
             if self.modality in ENDINGS.get(ending, ()) and not stem.startswith(ABOUT):
                 line = f"{path / name}: lies beside the class folders and is left out: move it into one of them"
-                self.found.add("left-out", line, modality=self.modality, split=split, path=str(path / name))
+                self.findings.add("left-out", line, modality=self.modality, split=split, path=str(path / name))
 
     def add(self, kind: str, path: Path | str, line: str, split: str = "", label: str = "") -> None:
-        self.found.add(kind, f"{path}: {line}", modality=self.modality, split=split, label=label, path=str(path))
+        self.findings.add(kind, f"{path}: {line}", modality=self.modality, split=split, label=label, path=str(path))
 
     def end(self) -> None:
         """Says how many files and folders were passed over."""
@@ -115,7 +115,7 @@ class Place:
             names = sorted({os.path.basename(path) for path in self.passed_over})
             listed = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
             line = f"passes over what is hidden or made by a system, {len(self.passed_over)} in all: {listed}"
-            self.found.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self.passed_over[0])
+            self.findings.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self.passed_over[0])
 
     def _note(self, split: str, label: str) -> Note:
         def note(kind: str, path: str, what: str) -> None:
@@ -129,9 +129,9 @@ class Place:
 
 def _of_modality(place: Place, tables: bool) -> list[Sample]:
     """The samples of the files below a modality's folder; ``tables``: it holds samples besides."""
-    faults = len(place.found.found)
+    faults = len(place.findings)
     splits = place.folders(place.path)
-    if not splits and not tables and len(place.found.found) == faults:
+    if not splits and not tables and len(place.findings) == faults:
         place.add("empty-class", place.path, f"empty of class folders: expected {place.path}/<class>/<file>")
     place.beside(place.path)
     if splits and not tables and not {name.lower() for name in splits} & SPLIT_WORDS:
@@ -142,18 +142,18 @@ def _of_modality(place: Place, tables: bool) -> list[Sample]:
 def _of_split(place: Place, split: str) -> list[Sample]:
     where = place.path / split
     about = {"modality": place.modality, "split": split, "path": str(where)}
-    if not place.found.attempt("unknown-split", check_split, split, str(where), **about):
+    if not place.findings.add_on_error("unknown-split", check_split, split, str(where), **about):
         return []
-    faults = len(place.found.found)
+    faults = len(place.findings)
     classes = place.folders(where, split)
-    if not classes and len(place.found.found) == faults:
+    if not classes and len(place.findings) == faults:
         place.add("empty-class", where, f"no class folders: expected {where}/<class>/<file>", split)
     place.beside(where, split)
     samples = []
     for name in classes:
-        faults = len(place.found.found)
+        faults = len(place.findings)
         keys = place.files(where / name, split, name)
-        if not keys and len(place.found.found) == faults:
+        if not keys and len(place.findings) == faults:
             place.add("empty-class", where / name, "empty class folder: add files or remove it", split, name)
         samples += [Sample(place.modality, name, place.root / key, None, split, key) for key in keys]
     return samples

@@ -33,25 +33,25 @@ MANIFEST_NAMES = tuple(
 _NEEDED = ("modality", "label", "split")
 
 
-def read_manifest(path: Path, found: Findings | None = None) -> dict[str, Any]:
-    """Arguments of ``Stream``. Raises StreamError naming the manifest and the line, unless ``found`` collects."""
+def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any]:
+    """Arguments of ``Stream``. Raises StreamError naming the manifest and the line, unless ``findings`` collects."""
     if path.is_dir():
         path = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
-    found = Findings() if found is None else found
+    findings = Findings() if findings is None else findings
     manifest = _Manifest(path)
     texts = read_class_texts(manifest.folder.path)
     for row in read_table_rows(path, wanted=manifest.columns):
         try:
             manifest.add(row, texts)
         except StreamError as error:
-            found.add(getattr(error, "kind", "row"), error, path=str(path))
-    found.settle()  # before what follows of it, such as a class without samples
+            findings.add(getattr(error, "kind", "row"), error, path=str(path))
+    findings.raise_worst_error()  # before what follows of it, such as a class without samples
     return {
         "samples": manifest.samples,
         "root": manifest.folder.path,
         "class_texts": texts,
         "task_names": manifest.tasks,
-        "findings": found,
+        "findings": findings,
     }
 
 
@@ -120,7 +120,7 @@ class _Manifest:
             return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"))
         place = self.folder.locate(record["path"], where)
         file = self.folder.path / place
-        identity = check_file(file, modality, f"{where}: path {record['path']!r}", empty=True)
+        identity = check_file(file, modality, f"{where}: path {record['path']!r}", allow_empty=True)
         line = self._files.setdefault((normalize_name(place).casefold(), identity), number)
         if line != number and "id" not in record and place not in self._keys:  # a file system that ignores case
             raise StreamError(

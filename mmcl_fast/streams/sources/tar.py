@@ -31,16 +31,16 @@ MOST = 100_000  # tars
 
 
 def read_tars(
-    path: str | Path | Mapping[str, str | Path], found: Findings | None = None, *, label: str = "label"
+    path: str | Path | Mapping[str, str | Path], findings: Findings | None = None, *, label: str = "label"
 ) -> dict[str, Any]:
-    """Arguments of ``Stream``; see ``Stream.from_tar``. ``found`` collects what is wrong, or it is raised."""
-    found = Findings() if found is None else found
+    """Arguments of ``Stream``; see ``Stream.from_tar``. ``findings`` collects what is wrong, or it is raised."""
+    findings = Findings() if findings is None else findings
     stated = path.items() if isinstance(path, Mapping) else [(None, path)]
     given: dict[str, str | None] = {}
     for split, pattern in stated:
         if split is not None:
             check_split(split, f"{pattern}")
-        for file in find_tars(str(pattern), found):
+        for file in find_tars(str(pattern), findings):
             if given.setdefault(os.path.abspath(file), split) != split:
                 raise StreamError(f"{file}: given for {given[os.path.abspath(file)]} and for {split}: keep it in one")
     folders = [os.path.abspath(pattern) for _, pattern in stated if os.path.isdir(pattern)]
@@ -52,21 +52,21 @@ def read_tars(
         try:
             shard = TarShard(Path(place), names[place], given[place] or _split_of(names[place]), label)
         except StreamError as error:
-            found.add("unreadable", error, path=place)
+            findings.add("unreadable", error, path=place)
             continue
-        samples += shard.samples(found, left_out)
-    left_out.tell(found)
-    found.settle()  # before what follows of it, such as a class without samples
+        samples += shard.samples(findings, left_out)
+    left_out.tell(findings)
+    findings.raise_worst_error()  # before what follows of it, such as a class without samples
     texts = read_class_texts(root)
     samples = name_labels(samples, root, texts)
     samples.sort(key=lambda sample: (MODALITIES.index(sample.modality), sample.label))  # in a class: as packed
-    return {"samples": samples, "root": root, "class_texts": texts, "findings": found}
+    return {"samples": samples, "root": root, "class_texts": texts, "findings": findings}
 
 
-def find_tars(pattern: str, found: Findings | None = None) -> list[Path]:
+def find_tars(pattern: str, findings: Findings | None = None) -> list[Path]:
     """The tars that a folder (all below it), a name with ``{000..012}`` or ``{a,b}``, or ``*`` stands for, sorted."""
     if os.path.isdir(pattern):
-        return _below(pattern, Findings() if found is None else found)
+        return _below(pattern, Findings() if findings is None else findings)
     names: list[str] = []
     for name in [pattern] if os.path.exists(pattern) else _braces(pattern):
         files = sorted(glob.glob(name, recursive=True)) if not os.path.exists(name) and glob.has_magic(name) else [name]
@@ -78,10 +78,10 @@ def find_tars(pattern: str, found: Findings | None = None) -> list[Path]:
     return list(map(Path, dict.fromkeys(names)))
 
 
-def _below(folder: str, found: Findings) -> list[Path]:
+def _below(folder: str, findings: Findings) -> list[Path]:
     def note(kind: str, path: str, what: str) -> None:
         if kind != "passed-over":
-            found.add(kind, f"{path}: {what}", path=path)
+            findings.add(kind, f"{path}: {what}", path=path)
 
     tars = []
     for file in walk_files(folder, note):

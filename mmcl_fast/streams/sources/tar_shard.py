@@ -37,13 +37,13 @@ class UnusedMembers:
         ending = f".{last.rpartition('.')[2]}" if "." in last and why != "hidden" else ""
         self._members.setdefault((why, ending), []).append(f"{where}: member {name!r}")
 
-    def tell(self, found: Findings) -> None:
+    def tell(self, findings: Findings) -> None:
         """A finding for each reason and ending: the first member, and how many there are."""
         for (why, ending), members in self._members.items():
             more = f" (and {len(members) - 1} more{f' of {ending}' if ending else ''})" if members[1:] else ""
             refusal = UNREAD_ENDINGS.get(ending[1:].lower(), "") if why == "unknown" else ""
             advice = f"is part of no sample: {refusal}" if refusal else _ADVICE[why]
-            found.add(_KIND.get(why, "passed-over"), f"{members[0]}{more} {advice}", others=tuple(members[1:]))
+            findings.add(_KIND.get(why, "passed-over"), f"{members[0]}{more} {advice}", others=tuple(members[1:]))
 
 
 class TarShard:
@@ -83,10 +83,10 @@ class TarShard:
                 self._dotted.add(key)
             self._groups.setdefault(key, []).append(member)
 
-    def samples(self, found: Findings, left_out: UnusedMembers) -> list[Sample]:
-        """All samples; faults go into ``found``, members that are part of none into ``left_out``."""
+    def samples(self, findings: Findings, left_out: UnusedMembers) -> list[Sample]:
+        """All samples; faults go into ``findings``, members that are part of none into ``left_out``."""
         out: list[Sample] = []
-        faults = len(found.found)
+        faults = len(findings)
         for key, members in self._groups.items():
             if key in self._dotted and not self._is_sample(members):
                 self._unused += [("dots", member[0]) for member in members]
@@ -94,11 +94,11 @@ class TarShard:
             try:
                 out += self._of_key(key, members)
             except StreamError as error:
-                found.add(getattr(error, "kind", "row"), error, path=str(self.file), key=f"{self.name}/{key}")
+                findings.add(getattr(error, "kind", "row"), error, path=str(self.file), key=f"{self.name}/{key}")
         for why, name in self._unused:
             left_out.add(why, str(self.file), name)
-        if not out and len(found.found) == faults:
-            found.add("row", self._empty(), path=str(self.file))
+        if not out and len(findings) == faults:
+            findings.add("row", self._empty(), path=str(self.file))
         return out
 
     def _empty(self) -> str:

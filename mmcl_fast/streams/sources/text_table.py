@@ -25,15 +25,15 @@ _SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")  # as datasets are split into files: 
 
 def read_text_table(
     path: Path,
-    found: Findings | None = None,
+    findings: Findings | None = None,
     *,
     text: str | Sequence[str] = "text",
     label: str = "label",
     split: str = "split",
     header: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of ``Stream``; see ``Stream.from_table``. ``found`` collects what is wrong, or it is raised."""
-    found = Findings() if found is None else found
+    """Arguments of ``Stream``; see ``Stream.from_table``. ``findings`` collects what is wrong, or it is raised."""
+    findings = Findings() if findings is None else findings
     columns = _columns(text)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
@@ -49,16 +49,16 @@ def read_text_table(
         files = {path: None}
     samples: list[Sample] = []
     for file, fixed in files.items():
-        samples += _samples(file, columns, label, fixed, split, header, root, found)
-    found.settle()  # before what follows of it, such as a class without samples
-    if not samples and not found.found:
+        samples += _samples(file, columns, label, fixed, split, header, root, findings)
+    findings.raise_worst_error()  # before what follows of it, such as a class without samples
+    if not samples and not findings:
         raise StreamError(f"{path}: no samples: expected a header and a row for each text")
     texts = read_class_texts(root)
     return {
         "samples": sort_by_class(name_labels(samples, root, texts)),
         "root": root,
         "class_texts": texts,
-        "findings": found,
+        "findings": findings,
     }
 
 
@@ -81,7 +81,7 @@ def find_split_tables(folder: Path) -> dict[Path, str]:
 
     Raises StreamError for a table of an unknown split, and for a split that is there in another format only.
     """
-    found: dict[Path, str] = {}
+    tables: dict[Path, str] = {}
     others: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if file.name.startswith(".") or is_clutter(file.name) or not file.is_file():
@@ -89,26 +89,26 @@ def find_split_tables(folder: Path) -> dict[Path, str]:
         if file.suffix.lower() in TABLE_ENDINGS:
             split = _SHARD.sub("", file.stem)
             check_split(split, str(file))
-            found[file] = split
+            tables[file] = split
         elif file.suffix.lower() in OTHER_ENDINGS:
             others.setdefault(_SHARD.sub("", file.name.partition(".")[0]), file)
-    missing = next((others[split] for split in SPLITS if split in others and split not in found.values()), None)
+    missing = next((others[split] for split in SPLITS if split in others and split not in tables.values()), None)
     if missing is not None:
         raise StreamError(not_a_table_message(missing))
-    return dict(sorted(found.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
+    return dict(sorted(tables.items(), key=lambda pair: (SPLITS.index(pair[1]), pair[0])))
 
 
 def read_split_tables(
-    folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool, found: Findings | None = None
+    folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool, findings: Findings | None = None
 ) -> list[Sample]:
     """The samples of a folder's tables; keys are relative to ``root``."""
-    found = Findings() if found is None else found
+    findings = Findings() if findings is None else findings
     samples = [
         sample
         for file, split in find_split_tables(folder).items()
-        for sample in _samples(file, _columns(text), label, split, "", header, root, found)
+        for sample in _samples(file, _columns(text), label, split, "", header, root, findings)
     ]
-    found.settle()
+    findings.raise_worst_error()
     return samples
 
 
@@ -122,7 +122,14 @@ def _columns(text: str | Sequence[str]) -> list[str]:
 
 
 def _samples(
-    file: Path, columns: list[str], label: str, fixed: str | None, split: str, header: bool, root: Path, found: Findings
+    file: Path,
+    columns: list[str],
+    label: str,
+    fixed: str | None,
+    split: str,
+    header: bool,
+    root: Path,
+    findings: Findings,
 ) -> Iterator[Sample]:
     asked = [*columns, label] if fixed else [*columns, label, split]
 
@@ -132,8 +139,8 @@ def _samples(
                 raise StreamError(_missing(file, option, column, names, header))
         if fixed is None and split not in names:
             raise StreamError(
-                f"{file}: no column {split!r}{did_you_mean(split, names)} to tell train from test: say "
-                "split = ... with its name, or give a folder that holds train.csv and test.csv"
+                f"{file}: no column {split!r}{did_you_mean(split, names)} to tell train from test: give "
+                "its name as split = ..., or a folder that holds train.csv and test.csv"
             )
         return asked
 
@@ -142,7 +149,7 @@ def _samples(
         try:
             yield _sample(row, columns, label, split, fixed, key)
         except StreamError as error:
-            found.add("row", error, modality="text", path=str(file), key=f"{key}:{row.number}")
+            findings.add("row", error, modality="text", path=str(file), key=f"{key}:{row.number}")
 
 
 def _sample(row: TableRow, columns: list[str], label: str, split: str, fixed: str | None, key: str) -> Sample:
@@ -161,7 +168,8 @@ def _sample(row: TableRow, columns: list[str], label: str, split: str, fixed: st
 def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:
     listed = ", ".join(map(repr, names[:12]))
     hint = "" if not header else ", or header = false and a column's number where the first line is a row"
-    return f"{file}: no column {column!r}{did_you_mean(column, names)} among {listed}: set {option} to its name{hint}"
+    similar = did_you_mean(column, names)
+    return f"{file}: no column {column!r}{similar} among {listed}: give its name as {option} = ...{hint}"
 
 
 def _field(values: dict[str, Any], name: str, where: str) -> str:

@@ -2,7 +2,7 @@
 
 import decimal
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timezone, UTC
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,7 @@ EXPECTED = sorted(zip(LABELS, TEXTS, SPLITS))
 def test_columns_that_nobody_asked_for_are_not_read(tmp_path):
     others = {
         "written": pa.array([1_700_000_000_000_000_001 + i for i in range(4)], pa.timestamp("ns")),
-        "day": pa.array([datetime(2024, 1, 1, tzinfo=timezone.utc)] * 4, pa.timestamp("ns", "UTC")),
+        "day": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * 4, pa.timestamp("ns", "UTC")),
         "took": pa.array([1] * 4, pa.duration("ns")),
         "image": pa.array([{"bytes": b"x", "path": "a.png"}] * 4),
         "tags": pa.array([["a"], [], None, ["b"]]),

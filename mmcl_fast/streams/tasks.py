@@ -1,0 +1,131 @@
+"""From samples to tasks: class names in one spelling, classes grouped into tasks, validation samples held out."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.name_forms import normalize_name
+from mmcl_fast.streams.sample import ClassId, Sample
+
+
+def normalize_labels(samples: Sequence[Sample], findings: Findings) -> tuple[Sequence[Sample], Mapping[ClassId, str]]:
+    """Return the samples with labels in Unicode form NFC, and the original spelling of each class that had another one.
+
+    A class that the data spell in both forms has no single original spelling. It becomes a finding instead.
+    """
+    spellings: dict[ClassId, set[str]] = {}
+    for modality, label in dict.fromkeys((sample.modality, sample.label) for sample in samples):
+        spellings.setdefault((modality, normalize_name(label)), set()).add(label)
+    for (modality, label), forms in spellings.items():
+        if len(forms) > 1:
+            line = f"class {label!r} of {modality}: spelt in two Unicode forms (NFC and NFD), which count as one class"
+            findings.add("two-spellings", line, modality=modality, label=label)
+    if all(forms == {label} for (_, label), forms in spellings.items()):
+        return samples, {}
+    originals = {
+        (modality, label): next(iter(forms))
+        for (modality, label), forms in spellings.items()
+        if len(forms) == 1 and label not in forms
+    }
+    return [replace(sample, label=normalize_name(sample.label)) for sample in samples], originals
+
+
+def split_classes(
+    classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str
+) -> list[list[str]]:
+    """Split the classes into consecutive groups of ``per_task``; None gives one group. The last one may be smaller."""
+    if per_task is not None and per_task < 1:
+        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task a modality")
+    if shuffle:
+        classes = random.Random(f"{seed}/{modality}").sample(classes, len(classes))
+    step = per_task or max(len(classes), 1)
+    return [classes[i : i + step] for i in range(0, len(classes), step)]
+
+
+def group_by_task(
+    samples: Sequence[Sample], task_names: Mapping[str, str] | None, per_task: int | None, shuffle: bool, seed: int
+) -> dict[tuple[str, str], list[Sample]]:
+    """Return ``(modality, task name) -> samples``. The samples of a task are grouped by class.
+
+    ``task_names``: sample key -> task name, where a manifest names the tasks. ``per_task``, ``shuffle`` and ``seed``:
+    as in ``split_classes``.
+    """
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    if task_names:
+        if per_task is not None or shuffle:
+            raise StreamError("the manifest names its tasks: leave out classes_per_task and shuffle_classes")
+        for sample in samples:
+            groups.setdefault((sample.modality, task_names[sample.key]), []).append(sample)
+        return groups
+    by_class: dict[str, dict[str, list[Sample]]] = {}
+    for sample in samples:
+        by_class.setdefault(sample.modality, {}).setdefault(sample.label, []).append(sample)
+    for modality, classes in by_class.items():
+        chunks = split_classes(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)
+        for i, labels in enumerate(chunks):
+            groups[modality, f"{modality}-{i}"] = [sample for label in labels for sample in classes[label]]
+    return groups
+
+
+def hold_out_validation(samples: list[Sample], share: float, seed: int) -> list[Sample]:
+    """Move a share of each class's training samples to validation, if the class has no validation sample yet.
+
+    At least one training sample of each class stays.
+    """
+    moved = set()
+    for label in dict.fromkeys(sample.label for sample in samples) if share else ():
+        of_class = [sample for sample in samples if sample.label == label]
+        if any(sample.split == "val" for sample in of_class):
+            continue
+        train = [sample.key for sample in of_class if sample.split == "train"]
+        # By hash, not by position: adding a file does not reshuffle the others.
+        train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+        moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
+    return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]
+
+
+def choose_test_samples(test_on: str, samples: list[Sample], task: str) -> list[Sample]:
+    """Return the samples of a task as they are for ``test_on = "test"``.
+
+    For ``"val"`` the test samples are left out and the validation samples become the test samples.
+    """
+    if test_on == "test":
+        return samples
+    if test_on != "val":
+        raise StreamError(f"test_on = {test_on!r}: give 'test' or 'val'")
+    others = [sample for sample in samples if sample.split != "test"]
+    if all(sample.split != "val" for sample in others):
+        raise StreamError(
+            f"task {task}: no validation sample to test on; add some, or hold out a share: validation = 0.2"
+        )
+    return [replace(sample, split="test") if sample.split == "val" else sample for sample in others]
+
+
+def without_samples(samples: Sequence[Sample], reasons: Mapping[str, str], task: str, root: object) -> list[Sample]:
+    """Return the samples of a task that are not in ``reasons``: sample key -> why the sample does not decode.
+
+    Raises:
+        StreamError: a class would lose its last training or test sample, or the task its last validation sample.
+    """
+    remaining = [sample for sample in samples if sample.key not in reasons]
+    still_there = {(sample.label, sample.split) for sample in remaining}
+    an_example = {(sample.label, sample.split): sample for sample in samples if sample.split != "val"}
+    for (label, split), sample in an_example.items():
+        if (label, split) not in still_there:
+            word = "training" if split == "train" else split
+            raise StreamError(
+                f"{root}: class {label!r} of {sample.modality} has no {word} file left, because none decodes "
+                f"({reasons[sample.key]}): repair the files, or remove the class"
+            )
+    validation = [sample for sample in samples if sample.split == "val"]
+    if validation and not any(sample.split == "val" for sample in remaining):
+        raise StreamError(
+            f"{root}: task {task!r} has no validation file left, because none decodes "
+            f"({reasons[validation[0].key]}): repair the files, or remove them all"
+        )
+    return remaining
