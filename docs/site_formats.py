@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mmcl_fast.media.formats import OWN, TABLE, Format
+from mmcl_fast.media.formats import MMCL_FAST, TABLE, Format
 
 READ = """## Formats that are read
 
@@ -23,7 +23,7 @@ The last column says what to do with such a file.
 
 def text() -> str:
     """Markdown of the formats that are read, and of the formats that are refused with advice."""
-    read = [row for row in TABLE if row.library and (row.endings or row.library == OWN)]
+    read = [row for row in TABLE if row.library and (row.endings or row.library == MMCL_FAST)]
     unread = [row for row in TABLE if not row.library]
     return READ + "\n".join(_read(read)) + "\n" + UNREAD + "\n".join(_unread(unread)) + "\n"
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.dsp.views import View, fit
+from mmcl_fast.media.dsp.views import View, crop_and_resize
 from mmcl_fast.media.registry import REGISTRY, Reader
 from mmcl_fast.media.source import Source, open_binary
 from mmcl_fast.media.spec import VisualSpec
@@ -55,4 +55,4 @@ def read_custom(source: Source, spec: VisualSpec, view: View, whole: bool = Fals
     low, high = planes.aminmax()
     if not (low >= 0 and high <= 1):  # written so that NaN is refused
         raise MediaError(f"the reader of {spec.modality} gave numbers from {low:g} to {high:g}: let it give 0 to 1")
-    return fit(planes, spec, view).clamp(0, 1)[None]
+    return crop_and_resize(planes, spec, view).clamp(0, 1)[None]

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.dsp.views import draw, normalise
-from mmcl_fast.media.formats import HEAD, recognise, writing
+from mmcl_fast.media.dsp.views import draw_view, normalise
+from mmcl_fast.media.formats import HEAD, recognise, recognise_text_kind
 from mmcl_fast.media.registry import BUILT_IN, MODALITIES
-from mmcl_fast.media.signatures import text_charset
+from mmcl_fast.media.signatures import text_encoding
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source, head, name_of, open_binary, size_of
 from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec, default_spec
@@ -87,10 +87,12 @@ def decode(
             f"use one of {', '.join(MODALITIES)} and its own spec"
         )
     if isinstance(spec, TextSpec):
-        return _read(source, spec, lambda: _text(source, spec))
+        return _run_decoder(source, spec, lambda: _read_text(source, spec))
     name = "" if isinstance(source, bytes) else Path(name_of(source)).name
-    picture = _read(
-        source, spec, lambda: _backend(modality)(source, spec, draw(view, seed, name if key is None else key))
+    picture = _run_decoder(
+        source,
+        spec,
+        lambda: _choose_reader(modality)(source, spec, draw_view(view, seed, name if key is None else key)),
     )
     return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
 
@@ -99,20 +101,20 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
     """Decodes a file to its end; raises MediaError that names it and says what is wrong."""
     spec = spec or default_spec(modality)
     if isinstance(spec, VisualSpec):
-        _read(source, spec, lambda: _backend(modality)(source, spec, draw(0, 0, ""), whole=True))
+        _run_decoder(source, spec, lambda: _choose_reader(modality)(source, spec, draw_view(0, 0, ""), whole=True))
     else:
-        _read(source, spec, lambda: _text(source, spec, whole=True))
+        _run_decoder(source, spec, lambda: _read_text(source, spec, whole=True))
 
 
-def _backend(modality: str) -> Callable[..., Tensor]:
+def _choose_reader(modality: str) -> Callable[..., Tensor]:
     """The function that reads this modality; its packages are imported with the first file."""
     from mmcl_fast.media.custom import read_custom
     from mmcl_fast.media.readers import cpu
 
-    return read_custom if modality not in BUILT_IN else getattr(cpu, modality)
+    return read_custom if modality not in BUILT_IN else cpu.READERS[modality]
 
 
-def _read(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
+def _run_decoder(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
     """Runs ``work``; whatever a decoder raises about the file becomes one MediaError with its name."""
     name, modality = name_of(source), spec.modality
     try:
@@ -150,12 +152,12 @@ def _with_advice(source: Source, modality: str, message: str) -> str:
         return f"{name}: {row.refusal}"
     if kind in (None, modality):
         return f"{name}: {message}: replace the file or remove it"
-    if kind == "text" and (found := writing(start)):
+    if kind == "text" and (found := recognise_text_kind(start)):
         return f"{name}: {message}: its content is text ({found.name}): {found.advice}"
     return f"{name}: {message}: its content is {kind}; move it to {kind} or replace it"
 
 
-def _text(source: Source, spec: TextSpec, whole: bool = False) -> str:
+def _read_text(source: Source, spec: TextSpec, whole: bool = False) -> str:
     limit = max(4 * spec.max_chars + 4, HEAD)  # a character takes at most 4 bytes in each charset, a byte order mark 4
     with open_binary(source) as file:
         data = file.read(-1 if whole else limit)
@@ -163,7 +165,7 @@ def _text(source: Source, spec: TextSpec, whole: bool = False) -> str:
     if row is not None and not row.library:
         raise MediaError(row.refusal)
     try:
-        text = codecs.getincrementaldecoder(text_charset(data))().decode(data, final=whole or len(data) < limit)
+        text = codecs.getincrementaldecoder(text_encoding(data))().decode(data, final=whole or len(data) < limit)
     except UnicodeDecodeError as error:
         if row is not None and row.modalities == ("text",):
             raise MediaError(f"is not UTF-8 from byte {error.start} on: save it as UTF-8") from error

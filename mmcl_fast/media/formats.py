@@ -8,22 +8,20 @@ from dataclasses import dataclass, replace
 
 from mmcl_fast.media import signatures
 from mmcl_fast.media.signatures import HEAD, Test, at, brand, holds
-from mmcl_fast.media.system_files import is_clutter
 
 __all__ = [
     "DEMUXERS",
     "ENDINGS",
-    "FORMATS",
     "HEAD",
+    "PILLOW_FORMATS",
     "TABLE",
     "UNREAD_ENDINGS",
     "Format",
-    "is_clutter",
     "recognise",
-    "writing",
+    "recognise_text_kind",
 ]
 
-PILLOW, SOUNDFILE, FFMPEG, OWN = "Pillow", "soundfile", "FFmpeg", "mmcl_fast"
+PILLOW, SOUNDFILE, FFMPEG, MMCL_FAST = "Pillow", "soundfile", "FFmpeg", "mmcl_fast"
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Format:
     endings: tuple[str, ...] = ()
     marks: tuple[bytes, ...] = ()
     test: Test | None = None
-    sure: bool = False
-    written: bool = False
+    tells_modality: bool = False
+    may_be_utf8: bool = False
     advice: str = ""
 
     @property
@@ -70,11 +68,11 @@ def _pillow(kinds: str, reader: str, endings: str, *marks: bytes, test: Test | N
     return _row(PILLOW, kinds, reader, reader, endings, *marks, test=test)
 
 
-def _sound(name: str, endings: str, *marks: bytes, test: Test | None = None) -> Format:
+def _soundfile(name: str, endings: str, *marks: bytes, test: Test | None = None) -> Format:
     return _row(SOUNDFILE, "audio", "", name, endings, *marks, test=test)
 
 
-def _av(kinds: str, readers: str, name: str, endings: str, *marks: bytes, test: Test | None = None) -> Format:
+def _ffmpeg(kinds: str, readers: str, name: str, endings: str, *marks: bytes, test: Test | None = None) -> Format:
     return _row(FFMPEG, kinds, readers, name, endings, *marks, test=test)
 
 
@@ -82,23 +80,23 @@ def _unread(kinds: str, name: str, endings: str, advice: str, *marks: bytes, tes
     return replace(_row("", kinds, "", name, endings, *marks, test=test), advice=advice)
 
 
-def _sure(row: Format) -> Format:
-    return replace(row, sure=True)
+def _tells_modality(row: Format) -> Format:
+    return replace(row, tells_modality=True)
 
 
-def _written(row: Format) -> Format:
-    return replace(row, written=True)
+def _may_be_utf8(row: Format) -> Format:
+    return replace(row, may_be_utf8=True)
 
 
-TO_PICTURE = "convert it to JPEG or PNG"
-TO_SOUND = "convert it to WAV or FLAC"
-TO_FILM = "convert it to MP4 or MKV"
-TO_WORDS = "save its words as UTF-8 text, or its pages as PNG"
-TO_TEXT = "save it as UTF-8"
+TO_IMAGE = "convert it to JPEG or PNG"
+TO_AUDIO = "convert it to WAV or FLAC"
+TO_VIDEO = "convert it to MP4 or MKV"
+TO_TEXT_OR_IMAGE = "save its words as UTF-8 text, or its pages as PNG"
+TO_UTF8 = "save it as UTF-8"
 UNPACK = "unpack it"
 DEVELOP = "export it as JPEG, PNG or TIFF"
 
-_PICTURES = (
+_IMAGES = (
     _pillow("image", "JPEG", "jpg jpeg jpe jfif", b"\xff\xd8\xff"),
     _pillow("image depth video", "PNG", "png apng", b"\x89PNG\r\n\x1a\n"),
     _pillow("image video", "GIF", "gif", b"GIF87a", b"GIF89a"),
@@ -108,71 +106,71 @@ _PICTURES = (
     _pillow("image depth", "JPEG2000", "jp2 j2k jpx jpf j2c", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
     _pillow("image video", "AVIF", "avif avifs", test=signatures.avif),
     _pillow("image depth", "PPM", "ppm pgm pbm pnm pfm pam", b"P", test=signatures.pnm),
-    _written(_pillow("image depth", "PPM", "", test=signatures.written_pnm)),
-    _sure(_row(OWN, "depth", "", "OpenEXR", "exr", b"\x76\x2f\x31\x01")),
-    _sure(_row(OWN, "depth", "", "NumPy's array", "npy", b"\x93NUMPY")),
+    _may_be_utf8(_pillow("image depth", "PPM", "", test=signatures.text_pnm)),
+    _tells_modality(_row(MMCL_FAST, "depth", "", "OpenEXR", "exr", b"\x76\x2f\x31\x01")),
+    _tells_modality(_row(MMCL_FAST, "depth", "", "NumPy's array", "npy", b"\x93NUMPY")),
 )
 
-_SOUNDS = (
-    _sure(_sound("WAV", "wav wave bwf", b"RIFF", b"RIFX", test=at(8, b"WAVE"))),
-    _sure(_sound("RF64", "rf64", b"RF64", test=at(8, b"WAVE"))),
-    _sure(_sound("Wave64", "w64", b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0")),
-    _sure(_sound("FLAC", "flac", b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")),
-    _sure(_sound("AIFF", "aif aiff aifc svx 8svx", b"FORM", test=signatures.aiff)),
-    _sure(_sound("CAF", "caf", b"caff\0\x01")),
-    _sure(_sound("MP3", "mp3", b"ID3", test=signatures.id3)),
-    _sound("AU", "au snd", b".snd", b"dns."),
-    _sound("NIST SPHERE", "sph nist", b"NIST_1A"),
-    _sound("VOC", "voc", b"Creative Voice File\x1a"),
-    _sound(
+_AUDIO = (
+    _tells_modality(_soundfile("WAV", "wav wave bwf", b"RIFF", b"RIFX", test=at(8, b"WAVE"))),
+    _tells_modality(_soundfile("RF64", "rf64", b"RF64", test=at(8, b"WAVE"))),
+    _tells_modality(_soundfile("Wave64", "w64", b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0")),
+    _tells_modality(_soundfile("FLAC", "flac", b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")),
+    _tells_modality(_soundfile("AIFF", "aif aiff aifc svx 8svx", b"FORM", test=signatures.aiff)),
+    _tells_modality(_soundfile("CAF", "caf", b"caff\0\x01")),
+    _tells_modality(_soundfile("MP3", "mp3", b"ID3", test=signatures.id3)),
+    _soundfile("AU", "au snd", b".snd", b"dns."),
+    _soundfile("NIST SPHERE", "sph nist", b"NIST_1A"),
+    _soundfile("VOC", "voc", b"Creative Voice File\x1a"),
+    _soundfile(
         "IRCAM",
         "ircam",
         *(bytes((0x64, 0xA3, i, 0)) for i in range(1, 5)),
         *(bytes((0, i, 0xA3, 0x64)) for i in range(1, 5)),
     ),
-    _sound("MATLAB's array of sound", "", b"MATLAB 5.0 MAT-file", b"\0\0\0\0\x01\0\0\0", b"\0\0\x03\xe8\0\0\0\x01"),
-    _sound("PARIS", "paf", b" paf", b"fap "),
-    _sound("PVF", "pvf", b"PVF1\n"),
-    _sound("AVR", "avr", b"2BIT"),
-    _sound("WVE", "wve", b"ALawSoundFile**"),
-    _sound("XI", "xi", b"Extended Instrument: "),
-    _sound("SDS", "sds", b"\xf0\x7e"),
+    _soundfile("MATLAB's array of sound", "", b"MATLAB 5.0 MAT-file", b"\0\0\0\0\x01\0\0\0", b"\0\0\x03\xe8\0\0\0\x01"),
+    _soundfile("PARIS", "paf", b" paf", b"fap "),
+    _soundfile("PVF", "pvf", b"PVF1\n"),
+    _soundfile("AVR", "avr", b"2BIT"),
+    _soundfile("WVE", "wve", b"ALawSoundFile**"),
+    _soundfile("XI", "xi", b"Extended Instrument: "),
+    _soundfile("SDS", "sds", b"\xf0\x7e"),
 )
 
-_STREAMS = (
-    _av("video audio", "avi", "AVI", "avi", b"RIFF", test=at(8, b"AVI ")),
-    _av("audio", "wav", "BW64", "bw64", b"BW64", test=at(8, b"WAVE")),
-    _av("audio", "ogg", "Ogg sound", "oga opus spx"),
-    _av("video audio", "ogg", "Ogg", "ogg ogv ogx", b"OggS\0"),
-    _av("video audio", "mov mp4 m4a 3gp 3g2 mj2", "MP4", "mp4 mov m4v 3gp 3g2 f4v", test=signatures.box),
-    _av("audio", "mov", "MP4 sound", "m4a m4b 3ga"),
-    _av("video audio", "matroska webm", "Matroska", "mkv webm", b"\x1aE\xdf\xa3"),
-    _av("audio", "matroska webm", "Matroska sound", "mka weba"),
-    _av("video audio", "flv", "Flash Video", "flv", b"FLV\x01"),
-    _av("video audio", "asf", "ASF", "asf wmv", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
-    _av("audio", "asf", "ASF sound", "wma"),
-    _av("video audio", "mpeg", "MPEG program stream", "mpg mpeg vob", b"\0\0\x01\xba"),
-    _av("video audio", "mpegts", "MPEG transport stream", "mts m2ts m2t", b"G"),
-    _av("video", "mpegvideo", "raw MPEG video", "m1v m2v mpv", b"\0\0\x01\xb3"),
-    _av("video", "m4v", "raw MPEG-4 video", "", b"\0\0\x01\xb0"),
-    _av("video", "h264", "raw H.264", "h264 264 avc", b"\0\0\0\x01", b"\0\0\x01"),
-    _av("video", "hevc", "raw H.265", "h265 265 hevc"),
-    _av("video", "ivf", "IVF", "ivf", b"DKIF\0\0\x20\0"),
-    _av("video", "obu", "raw AV1", "obu", b"\x12\0\x0a"),
-    _av("video", "yuv4mpegpipe", "YUV4MPEG2", "y4m", b"YUV4MPEG2 "),
-    _av("video audio", "mxf", "MXF", "mxf", b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"),
-    _av("video", "dv", "DV", "dv", b"\x1f\x07\0"),
-    _av("audio", "mp3 aac", "MPEG sound", "mp2 mpa aac adts", b"\xff", test=signatures.mpeg_sync),
-    _sure(_av("audio", "amr", "AMR", "amr awb", b"#!AMR\n", b"#!AMR-WB\n")),
-    _av("audio", "ac3 eac3", "AC-3", "ac3 eac3 ec3", b"\x0b\x77", b"\x77\x0b"),
-    _av("audio", "wv", "WavPack", "wv", b"wvpk"),
-    _av("audio", "tta", "True Audio", "tta", b"TTA1"),
+_CONTAINERS = (
+    _ffmpeg("video audio", "avi", "AVI", "avi", b"RIFF", test=at(8, b"AVI ")),
+    _ffmpeg("audio", "wav", "BW64", "bw64", b"BW64", test=at(8, b"WAVE")),
+    _ffmpeg("audio", "ogg", "Ogg sound", "oga opus spx"),
+    _ffmpeg("video audio", "ogg", "Ogg", "ogg ogv ogx", b"OggS\0"),
+    _ffmpeg("video audio", "mov mp4 m4a 3gp 3g2 mj2", "MP4", "mp4 mov m4v 3gp 3g2 f4v", test=signatures.iso_media_box),
+    _ffmpeg("audio", "mov", "MP4 sound", "m4a m4b 3ga"),
+    _ffmpeg("video audio", "matroska webm", "Matroska", "mkv webm", b"\x1aE\xdf\xa3"),
+    _ffmpeg("audio", "matroska webm", "Matroska sound", "mka weba"),
+    _ffmpeg("video audio", "flv", "Flash Video", "flv", b"FLV\x01"),
+    _ffmpeg("video audio", "asf", "ASF", "asf wmv", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+    _ffmpeg("audio", "asf", "ASF sound", "wma"),
+    _ffmpeg("video audio", "mpeg", "MPEG program stream", "mpg mpeg vob", b"\0\0\x01\xba"),
+    _ffmpeg("video audio", "mpegts", "MPEG transport stream", "mts m2ts m2t", b"G"),
+    _ffmpeg("video", "mpegvideo", "raw MPEG video", "m1v m2v mpv", b"\0\0\x01\xb3"),
+    _ffmpeg("video", "m4v", "raw MPEG-4 video", "", b"\0\0\x01\xb0"),
+    _ffmpeg("video", "h264", "raw H.264", "h264 264 avc", b"\0\0\0\x01", b"\0\0\x01"),
+    _ffmpeg("video", "hevc", "raw H.265", "h265 265 hevc"),
+    _ffmpeg("video", "ivf", "IVF", "ivf", b"DKIF\0\0\x20\0"),
+    _ffmpeg("video", "obu", "raw AV1", "obu", b"\x12\0\x0a"),
+    _ffmpeg("video", "yuv4mpegpipe", "YUV4MPEG2", "y4m", b"YUV4MPEG2 "),
+    _ffmpeg("video audio", "mxf", "MXF", "mxf", b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"),
+    _ffmpeg("video", "dv", "DV", "dv", b"\x1f\x07\0"),
+    _ffmpeg("audio", "mp3 aac", "MPEG sound", "mp2 mpa aac adts", b"\xff", test=signatures.mpeg_sync),
+    _tells_modality(_ffmpeg("audio", "amr", "AMR", "amr awb", b"#!AMR\n", b"#!AMR-WB\n")),
+    _ffmpeg("audio", "ac3 eac3", "AC-3", "ac3 eac3 ec3", b"\x0b\x77", b"\x77\x0b"),
+    _ffmpeg("audio", "wv", "WavPack", "wv", b"wvpk"),
+    _ffmpeg("audio", "tta", "True Audio", "tta", b"TTA1"),
     # FFmpeg's own readers, for codecs that libsndfile refuses.
-    _av("audio", "flac w64 aiff caf", "sound that libsndfile refuses", ""),
+    _ffmpeg("audio", "flac w64 aiff caf", "sound that libsndfile refuses", ""),
 )
 
 _UNREAD = (
-    _unread("image", "HEIC", "heic heif hif", TO_PICTURE, test=signatures.heif),
+    _unread("image", "HEIC", "heic heif hif", TO_IMAGE, test=signatures.heif),
     _unread("image", "a camera's raw picture (CR3)", "cr3", DEVELOP, test=brand(b"crx ")),
     _unread("image", "a camera's raw picture", "raf", DEVELOP, b"FUJIFILMCCD-RAW"),
     _unread("image", "a camera's raw picture", "orf rw2 x3f", DEVELOP, b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb"),
@@ -185,44 +183,44 @@ _UNREAD = (
         b"MM\0*",
         test=signatures.camera_raw,
     ),
-    _unread("image", "JPEG XL", "jxl", TO_PICTURE, b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a"),
-    _unread("image", "JPEG XR", "jxr wdp hdp", TO_PICTURE, b"II\xbc\x01"),
-    _unread("image", "a Photoshop document", "psd psb", TO_PICTURE, b"8BPS\0\1", b"8BPS\0\2"),
-    _unread("image", "a GIMP document", "xcf", TO_PICTURE, b"gimp xcf "),
-    _unread("image", "an icon", "ico cur", TO_PICTURE, b"\0\0\1\0", b"\0\0\2\0", test=signatures.icon),
-    _unread("image", "an icon", "icns", TO_PICTURE, b"icns\0"),
-    _unread("image", "QOI", "qoi", TO_PICTURE, b"qoif\0"),
-    _unread("image", "PCX", "pcx", TO_PICTURE, b"\x0a\x05\x01\x08", b"\x0a\x03\x01\x08"),
-    _unread("image", "DDS", "dds", TO_PICTURE, b"DDS \x7c\0\0\0"),
-    _unread("image", "DjVu", "djvu", TO_PICTURE, b"AT&TFORM"),
-    _unread("image", "a Windows metafile", "wmf emf", TO_PICTURE, b"\xd7\xcd\xc6\x9a", b"\1\0\x09\0\0\3"),
+    _unread("image", "JPEG XL", "jxl", TO_IMAGE, b"\0\0\0\x0cJXL \r\n\x87\n", b"\xff\x0a"),
+    _unread("image", "JPEG XR", "jxr wdp hdp", TO_IMAGE, b"II\xbc\x01"),
+    _unread("image", "a Photoshop document", "psd psb", TO_IMAGE, b"8BPS\0\1", b"8BPS\0\2"),
+    _unread("image", "a GIMP document", "xcf", TO_IMAGE, b"gimp xcf "),
+    _unread("image", "an icon", "ico cur", TO_IMAGE, b"\0\0\1\0", b"\0\0\2\0", test=signatures.icon),
+    _unread("image", "an icon", "icns", TO_IMAGE, b"icns\0"),
+    _unread("image", "QOI", "qoi", TO_IMAGE, b"qoif\0"),
+    _unread("image", "PCX", "pcx", TO_IMAGE, b"\x0a\x05\x01\x08", b"\x0a\x03\x01\x08"),
+    _unread("image", "DDS", "dds", TO_IMAGE, b"DDS \x7c\0\0\0"),
+    _unread("image", "DjVu", "djvu", TO_IMAGE, b"AT&TFORM"),
+    _unread("image", "a Windows metafile", "wmf emf", TO_IMAGE, b"\xd7\xcd\xc6\x9a", b"\1\0\x09\0\0\3"),
     _unread("image", "DICOM", "dcm", "convert it to PNG, of 16 bits where it has so many", test=at(128, b"DICM")),
     _unread("image", "Radiance HDR", "hdr", "convert it to PNG or OpenEXR", b"#?RADIANCE\n", b"#?RGBE\n"),
     _unread("audio", "MIDI, which is notes and no sound", "mid midi", "render it to WAV", b"MThd\0\0\0\6"),
-    _unread("audio", "Monkey's Audio", "ape", TO_SOUND, b"MAC "),
-    _unread("audio", "Musepack", "mpc", TO_SOUND, b"MP+", b"MPCK"),
-    _unread("audio", "DTS", "dts dtshd", TO_SOUND, b"\x7f\xfe\x80\1", b"\xfe\x7f\1\x80", b"DTSHDHDR"),
-    _unread("audio", "DSD", "dsf dff", TO_SOUND, b"DSD \x1c\0", b"FRM8\0"),
-    _unread("audio", "TAK", "tak", TO_SOUND, b"tBaK"),
-    _unread("audio", "Shorten", "shn", TO_SOUND, b"ajkg"),
-    _unread("audio", "AAC in LOAS", "loas latm", TO_SOUND, b"\x56", test=signatures.mpeg_sync),
-    _unread("audio", "SoX's own format", "sox", TO_SOUND, b".SoX", b"XoS."),
-    _unread("audio", "Audible's protected sound", "aax aa", TO_SOUND, test=brand(b"aax ", b"aaxc")),
-    _unread("audio", "Sony's OpenMG", "oma aa3", TO_SOUND, b"ea3\3", b"EA3\0"),
-    _unread("audio video", "RealMedia", "rm rmvb ra", TO_FILM, b".RMF\0", b".ra\xfd"),
-    _unread("audio video", "NUT", "nut", TO_FILM, b"nut/multimedia container\0"),
-    _unread("audio video", "Windows' recorded television", "wtv", TO_FILM, b"\xb7\xd8\x00\x20\x37\x49\xda\x11"),
-    _unread("video", "Flash", "swf", TO_FILM, b"FWS", b"CWS", b"ZWS", test=signatures.flash),
-    _unread("text", "PDF", "pdf", TO_WORDS, b"%PDF-"),
-    _written(_unread("text", "PDF", "", TO_WORDS, test=signatures.written_pdf)),
-    _unread("text", "a Word document", "docx", TO_WORDS, b"PK\3\4", test=holds(b"word/")),
+    _unread("audio", "Monkey's Audio", "ape", TO_AUDIO, b"MAC "),
+    _unread("audio", "Musepack", "mpc", TO_AUDIO, b"MP+", b"MPCK"),
+    _unread("audio", "DTS", "dts dtshd", TO_AUDIO, b"\x7f\xfe\x80\1", b"\xfe\x7f\1\x80", b"DTSHDHDR"),
+    _unread("audio", "DSD", "dsf dff", TO_AUDIO, b"DSD \x1c\0", b"FRM8\0"),
+    _unread("audio", "TAK", "tak", TO_AUDIO, b"tBaK"),
+    _unread("audio", "Shorten", "shn", TO_AUDIO, b"ajkg"),
+    _unread("audio", "AAC in LOAS", "loas latm", TO_AUDIO, b"\x56", test=signatures.mpeg_sync),
+    _unread("audio", "SoX's own format", "sox", TO_AUDIO, b".SoX", b"XoS."),
+    _unread("audio", "Audible's protected sound", "aax aa", TO_AUDIO, test=brand(b"aax ", b"aaxc")),
+    _unread("audio", "Sony's OpenMG", "oma aa3", TO_AUDIO, b"ea3\3", b"EA3\0"),
+    _unread("audio video", "RealMedia", "rm rmvb ra", TO_VIDEO, b".RMF\0", b".ra\xfd"),
+    _unread("audio video", "NUT", "nut", TO_VIDEO, b"nut/multimedia container\0"),
+    _unread("audio video", "Windows' recorded television", "wtv", TO_VIDEO, b"\xb7\xd8\x00\x20\x37\x49\xda\x11"),
+    _unread("video", "Flash", "swf", TO_VIDEO, b"FWS", b"CWS", b"ZWS", test=signatures.flash),
+    _unread("text", "PDF", "pdf", TO_TEXT_OR_IMAGE, b"%PDF-"),
+    _may_be_utf8(_unread("text", "PDF", "", TO_TEXT_OR_IMAGE, test=signatures.text_pdf)),
+    _unread("text", "a Word document", "docx", TO_TEXT_OR_IMAGE, b"PK\3\4", test=holds(b"word/")),
     _unread("text", "an Excel table", "xlsx", "save it as CSV", b"PK\3\4", test=holds(b"xl/")),
-    _unread("text", "a PowerPoint presentation", "pptx", TO_WORDS, b"PK\3\4", test=holds(b"ppt/")),
-    _unread("text", "an OpenDocument", "odt ods odp", TO_WORDS, b"PK\3\4", test=holds(b"opendocument")),
-    _unread("text", "an EPUB book", "epub", TO_WORDS, b"PK\3\4", test=holds(b"application/epub")),
+    _unread("text", "a PowerPoint presentation", "pptx", TO_TEXT_OR_IMAGE, b"PK\3\4", test=holds(b"ppt/")),
+    _unread("text", "an OpenDocument", "odt ods odp", TO_TEXT_OR_IMAGE, b"PK\3\4", test=holds(b"opendocument")),
+    _unread("text", "an EPUB book", "epub", TO_TEXT_OR_IMAGE, b"PK\3\4", test=holds(b"application/epub")),
     _unread("depth", "NumPy's archive", "npz", "save each array as .npy", b"PK\3\4", test=holds(b".npy")),
     _unread("", "a zip archive", "zip", UNPACK, b"PK\3\4", b"PK\5\6"),
-    _unread("text", "an Office document", "doc xls ppt", TO_WORDS, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+    _unread("text", "an Office document", "doc xls ppt", TO_TEXT_OR_IMAGE, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
     _unread("", "a gzip archive", "gz tgz", UNPACK, b"\x1f\x8b"),
     _unread("", "a bzip2 archive", "bz2", UNPACK, b"BZh", test=at(4, b"1AY&SY")),
     _unread("", "an xz archive", "xz", UNPACK, b"\xfd7zXZ\0"),
@@ -236,22 +234,40 @@ _UNREAD = (
     _unread("", "an SQLite database", "", "export each item to a file of its own", b"SQLite format 3\0"),
     _unread("", "a program", "", "remove it", b"\x7fELF", b"MZ\x90\0", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),
     _unread("", "a Mac's companion file (AppleDouble)", "", "remove it", b"\0\5\x16\7", b"\0\5\x16\0"),
-    _written(_unread("", "a pointer of Git LFS", "", "fetch the file itself with git lfs pull", test=signatures.lfs)),
-    _written(
-        _unread("", "a pointer of git-annex", "", "fetch the file itself with git annex get", test=signatures.annex)
+    _may_be_utf8(
+        _unread(
+            "", "a pointer of Git LFS", "", "fetch the file itself with git lfs pull", test=signatures.git_lfs_pointer
+        )
+    ),
+    _may_be_utf8(
+        _unread(
+            "",
+            "a pointer of git-annex",
+            "",
+            "fetch the file itself with git annex get",
+            test=signatures.git_annex_pointer,
+        )
     ),
 )
-TEXT = Format("UTF-8 text", ("text",), OWN, endings=("txt", "md"), sure=True, written=True)
-_MARKED = Format("UTF-16 or UTF-32 text", ("text",), OWN, sure=True, test=signatures.marked_text)
-_CHARSETS = (
-    _unread("text", "UTF-16 text without a byte order mark", "", TO_TEXT, test=signatures.unmarked_utf16),
-    _unread("text", "text of another charset than UTF-8, such as Latin-1", "", TO_TEXT, test=signatures.other_charset),
+TEXT = Format("UTF-8 text", ("text",), MMCL_FAST, endings=("txt", "md"), tells_modality=True, may_be_utf8=True)
+_TEXT_WITH_MARK = Format(
+    "UTF-16 or UTF-32 text", ("text",), MMCL_FAST, tells_modality=True, test=signatures.utf16_or_utf32_with_mark
+)
+_OTHER_CHARSETS = (
+    _unread("text", "UTF-16 text without a byte order mark", "", TO_UTF8, test=signatures.utf16_without_mark),
+    _unread(
+        "text",
+        "text of another charset than UTF-8, such as Latin-1",
+        "",
+        TO_UTF8,
+        test=signatures.text_of_other_charset,
+    ),
 )
 
-TABLE = (*_UNREAD, *_PICTURES, *_SOUNDS, *_STREAMS, TEXT, _MARKED, *_CHARSETS)
+TABLE = (*_UNREAD, *_IMAGES, *_AUDIO, *_CONTAINERS, TEXT, _TEXT_WITH_MARK, *_OTHER_CHARSETS)
 
 # Pillow's formats that may open: no EPS, which runs another program; no TGA, which has no mark to know it by.
-FORMATS = tuple(dict.fromkeys(reader for row in TABLE if row.library == PILLOW for reader in row.readers))
+PILLOW_FORMATS = tuple(dict.fromkeys(reader for row in TABLE if row.library == PILLOW for reader in row.readers))
 # FFmpeg's demuxers that may open: no playlists, no concatenation, nothing that reaches for other files or the network.
 # png_pipe and tiff_pipe read pictures of 16 bits.
 DEMUXERS = ",".join(
@@ -282,10 +298,12 @@ def _by_first_byte() -> dict[int, list[tuple[bytes, Format]]]:
 
 
 _MARKS = _by_first_byte()
-_PLACED = tuple(
-    row for row in TABLE if not row.marks and row.test and not row.written and row not in (_MARKED, *_CHARSETS)
+_WITHOUT_MARK = tuple(
+    row
+    for row in TABLE
+    if not row.marks and row.test and not row.may_be_utf8 and row not in (_TEXT_WITH_MARK, *_OTHER_CHARSETS)
 )
-_WRITTEN = tuple(row for row in TABLE if row.written and row is not TEXT)
+_UTF8_FORMATS = tuple(row for row in TABLE if row.may_be_utf8 and row is not TEXT)
 
 
 def _first(rows: tuple[Format, ...], start: bytes) -> Format | None:
@@ -298,20 +316,20 @@ def recognise(start: bytes) -> Format | None:
     What is valid UTF-8 without control characters is text, whatever its first letters are.
     """
     if not signatures.has_controls(start):
-        if signatures.utf8(start):
-            return _first(_WRITTEN, start) or TEXT
-        if signatures.other_charset(start):
-            return _CHARSETS[-1]
-    if signatures.marked_text(start):
-        return _MARKED
+        if signatures.is_utf8(start):
+            return _first(_UTF8_FORMATS, start) or TEXT
+        if signatures.text_of_other_charset(start):
+            return _OTHER_CHARSETS[-1]
+    if signatures.utf16_or_utf32_with_mark(start):
+        return _TEXT_WITH_MARK
     for mark, row in _MARKS.get(start[0], ()):
         if start.startswith(mark) and (row.test is None or row.test(start)):
             return row
-    return _first(_PLACED, start) or (TEXT if signatures.utf8(start) else _first(_CHARSETS, start))
+    return _first(_WITHOUT_MARK, start) or (TEXT if signatures.is_utf8(start) else _first(_OTHER_CHARSETS, start))
 
 
 @dataclass(frozen=True)
-class Writing:
+class TextKind:
     """A kind of text that stands where a picture, a film or a sound was wanted."""
 
     name: str
@@ -319,21 +337,21 @@ class Writing:
     advice: str
 
 
-_WRITINGS = (
-    Writing(
+_TEXT_KINDS = (
+    TextKind(
         "an HTML page, perhaps of a failed download",
         re.compile(rb"\s*<(!doctype\s+html|html)", re.I),
         "download the file again",
     ),
-    Writing("an SVG drawing", re.compile(rb"(?s)\s*(<\?xml.{,2000})?<svg"), "export it as PNG"),
-    Writing("PostScript", re.compile(rb"%!PS"), "export it as PNG"),
-    Writing("a playlist", re.compile(rb"#EXTM3U|\[playlist\]|ffconcat "), "give the files that it names"),
-    Writing("XML", re.compile(rb"\s*<\?xml"), "replace it by the file that it describes"),
-    Writing("a data URI", re.compile(rb"data:[\w/+.;=-]+;base64,"), "save the bytes that it encodes"),
+    TextKind("an SVG drawing", re.compile(rb"(?s)\s*(<\?xml.{,2000})?<svg"), "export it as PNG"),
+    TextKind("PostScript", re.compile(rb"%!PS"), "export it as PNG"),
+    TextKind("a playlist", re.compile(rb"#EXTM3U|\[playlist\]|ffconcat "), "give the files that it names"),
+    TextKind("XML", re.compile(rb"\s*<\?xml"), "replace it by the file that it describes"),
+    TextKind("a data URI", re.compile(rb"data:[\w/+.;=-]+;base64,"), "save the bytes that it encodes"),
 )
 
 
-def writing(start: bytes) -> Writing | None:
+def recognise_text_kind(start: bytes) -> TextKind | None:
     """Which kind of text begins so; None: plain words."""
     start = start.removeprefix(b"\xef\xbb\xbf")
-    return next((kind for kind in _WRITINGS if kind.mark.match(start)), None)
+    return next((kind for kind in _TEXT_KINDS if kind.mark.match(start)), None)

@@ -100,7 +100,7 @@ def mpeg_sync(start: bytes) -> bool:
     return len(start) > 1 and start[1] & 0xE0 == 0xE0
 
 
-def box(start: bytes) -> bool:
+def iso_media_box(start: bytes) -> bool:
     """A box that begins ISO base media (ISO 14496-12) or a QuickTime film; other boxes of QuickTime too."""
     size = int.from_bytes(start[:4], "big")
     return start[4:8] in BOXES and (size in (0, 1) or size >= 8)
@@ -120,7 +120,7 @@ def pnm(start: bytes) -> bool:
     return PNM.match(start) is not None
 
 
-def written_pnm(start: bytes) -> bool:
+def text_pnm(start: bytes) -> bool:
     """A portable picture in digits, or one whose bytes all happen to be printable."""
     if PLAIN_PNM.fullmatch(start) or PAM.match(start):
         return True
@@ -133,21 +133,21 @@ def written_pnm(start: bytes) -> bool:
     return size + found.end() == len(start) or size + found.end() > len(start) == HEAD
 
 
-def written_pdf(start: bytes) -> bool:
+def text_pdf(start: bytes) -> bool:
     """A PDF without compressed parts: the version is alone in the first line and objects follow."""
     return re.match(rb"%PDF-\d\.\d\s*[\r\n]", start) is not None and b" obj" in start
 
 
-def lfs(start: bytes) -> bool:
+def git_lfs_pointer(start: bytes) -> bool:
     return start.startswith(b"version https://git-lfs.github.com/spec/") and b"\noid sha256:" in start
 
 
-def annex(start: bytes) -> bool:
+def git_annex_pointer(start: bytes) -> bool:
     """One line that names an object of git-annex."""
     return b"annex/objects/" in start[:200] and len(start) < 1000 and len(start.split()) == 1
 
 
-def utf8(start: bytes) -> bool:
+def is_utf8(start: bytes) -> bool:
     """Whether it is UTF-8 without zero bytes; of a longer file its end may be within a character."""
     if b"\0" in start:
         return False
@@ -166,14 +166,14 @@ def has_controls(start: bytes) -> bool:
     return len(some.translate(None, CONTROL_BYTES)) < len(some)
 
 
-def text_charset(start: bytes) -> str:
+def text_encoding(start: bytes) -> str:
     """Return the encoding that a byte order mark states; ``utf-8-sig`` where the text has no mark."""
     return next((encoding for mark, encoding in BYTE_ORDER_MARKS if start.startswith(mark)), "utf-8-sig")
 
 
-def marked_text(start: bytes) -> bool:
+def utf16_or_utf32_with_mark(start: bytes) -> bool:
     """UTF-16 or UTF-32 with a byte order mark, without control characters."""
-    charset = text_charset(start)
+    charset = text_encoding(start)
     if charset == "utf-8-sig":
         return False
     try:
@@ -183,14 +183,14 @@ def marked_text(start: bytes) -> bool:
     return not has_controls(text.encode("utf-8", "replace"))
 
 
-def unmarked_utf16(start: bytes) -> bool:
+def utf16_without_mark(start: bytes) -> bool:
     """Every second byte is zero and the others are printable: UTF-16 of Latin letters without a byte order mark."""
     some = start[: min(len(start), 512) & ~1]
     pairs = (some[1::2], some[::2]), (some[::2], some[1::2])
     return len(some) >= 4 and any(not any(zeros) and CONTROLS.search(letters) is None for zeros, letters in pairs)
 
 
-def other_charset(start: bytes) -> bool:
+def text_of_other_charset(start: bytes) -> bool:
     """Words without control characters in Latin-1, Shift JIS or the like: mostly ASCII, or long and with gaps."""
     if has_controls(start):
         return False

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard, Union
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import formats
 from mmcl_fast.media.formats import DEMUXERS
-from mmcl_fast.media.formats import FORMATS as FORMATS
 from mmcl_fast.media.spec import VisualSpec
 
 if TYPE_CHECKING:
@@ -36,20 +35,20 @@ class Slice:
     def __str__(self) -> str:
         return f"{self.path}/{self.name}"
 
-    def holder(self) -> io.RawIOBase:
+    def open_raw(self) -> io.RawIOBase:
         """The file that holds it, opened for reading and not buffered."""
         return open(self.path, "rb", buffering=0)
 
-    def reader(self) -> BinaryIO:
+    def open_buffered(self) -> BinaryIO:
         """Its bytes as a seekable file of its own."""
-        if self.size <= WHOLE:
-            return io.BytesIO(_part(self, self.size))
+        if self.size <= READ_AT_ONCE:
+            return io.BytesIO(_read_slice(self, self.size))
         return io.BufferedReader(_Window(self), 1 << 18)
 
 
 Source = Union[str, Path, bytes, Slice]
 
-WHOLE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
+READ_AT_ONCE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
 
 
 def name_of(source: Source) -> str:
@@ -71,10 +70,10 @@ def size_of(source: Source) -> int:
     """Bytes."""
     if isinstance(source, bytes):
         return len(source)
-    return source.size if isinstance(source, Slice) else _regular(source).st_size
+    return source.size if isinstance(source, Slice) else _require_regular_file(source).st_size
 
 
-def _regular(path: str | Path) -> os.stat_result:
+def _require_regular_file(path: str | Path) -> os.stat_result:
     """Its status; a pipe or a device, which may never end, is refused."""
     if "\0" in str(path):
         raise FileNotFoundError(errno.ENOENT, "a name cannot hold a zero byte")
@@ -89,15 +88,15 @@ def open_binary(source: Source) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, Slice):
-        _regular(source)
+        _require_regular_file(source)
         return open(source, "rb")
-    return source.reader()
+    return source.open_buffered()
 
 
 def read_bytes(source: Source) -> bytes:
     """All of it."""
     if isinstance(source, Slice):
-        return _part(source, source.size)
+        return _read_slice(source, source.size)
     with open_binary(source) as file:
         return file.read()
 
@@ -105,19 +104,19 @@ def read_bytes(source: Source) -> bytes:
 def head(source: Source, size: int) -> bytes:
     """The first ``size`` bytes, fewer where there are fewer."""
     if isinstance(source, Slice):
-        return _part(source, min(size, source.size))[:size]
+        return _read_slice(source, min(size, source.size))[:size]
     with open_binary(source) as file:
         return file.read(size)
 
 
-def _part(source: Slice, size: int) -> bytes:
+def _read_slice(source: Slice, size: int) -> bytes:
     if source.planes:
         size = source.size
-    with io.BufferedReader(source.holder()) as file:
+    with io.BufferedReader(source.open_raw()) as file:
         file.seek(source.offset)
         data = file.read(size)
     if len(data) < size:
-        raise _short(source)
+        raise _cut_short(source)
     if source.planes:
         import numpy as np
 
@@ -127,7 +126,7 @@ def _part(source: Slice, size: int) -> bytes:
     return data
 
 
-def _short(source: Slice) -> MediaError:
+def _cut_short(source: Slice) -> MediaError:
     return MediaError(f"{source.path} ends inside it: copy that file again")
 
 
@@ -136,9 +135,9 @@ class _Window(io.RawIOBase):
 
     def __init__(self, source: Slice):
         self.source, self.place = source, 0
-        self.file = source.holder()
+        self.file = source.open_raw()
         if os.fstat(self.file.fileno()).st_size < source.offset + source.size:
-            raise _short(source)
+            raise _cut_short(source)
 
     def readable(self) -> bool:
         return True

@@ -32,12 +32,12 @@ POSITIVE = (
 )
 
 
-def _later(default: Any) -> Any:
+def _added_field(default: Any) -> Any:
     """A field that came after encoders had been saved: their fingerprints hold the specs' values without it."""
     return field(default=default, repr=False)
 
 
-def _plain(spec: Spec) -> dict[str, Any]:
+def _to_plain_values(spec: Spec) -> dict[str, Any]:
     values = dataclasses.asdict(spec)
     return {f.name: values[f.name] for f in dataclasses.fields(spec) if f.repr or values[f.name] != f.default}
 
@@ -97,9 +97,9 @@ class VisualSpec:
     depth_range: tuple[float, float] | None = None
     max_pixels: int = 100_000_000
     max_seconds: float = 3600.0
-    depth_kind: str = _later("depth")
-    depth_invalid: float | None = _later(None)
-    max_bytes: int = _later(1 << 32)
+    depth_kind: str = _added_field("depth")
+    depth_invalid: float | None = _added_field(None)
+    max_bytes: int = _added_field(1 << 32)
 
     def __post_init__(self) -> None:
         for name, allowed in {"modality": REGISTRY.visual_names(), **CHOICES}.items():
@@ -132,7 +132,7 @@ class VisualSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``spec_from_dict`` is the inverse."""
-        return _plain(self)
+        return _to_plain_values(self)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class TextSpec:
 
     modality: str = "text"
     max_chars: int = 2000
-    max_bytes: int = _later(1 << 26)
+    max_bytes: int = _added_field(1 << 26)
 
     def __post_init__(self) -> None:
         if self.modality != "text" or self.max_chars < 1 or self.max_bytes < 1:
@@ -154,7 +154,7 @@ class TextSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        return _plain(self)
+        return _to_plain_values(self)
 
 
 Spec = Union[VisualSpec, TextSpec]
@@ -171,8 +171,13 @@ def spec_from_dict(values: dict[str, Any]) -> Spec:
 
 
 SETTINGS = {"max_pixels", "max_seconds", "max_bytes", "max_chars", "depth_kind", "depth_scale", "depth_invalid"}
-LIMITS = {"max_pixels", "max_seconds", "max_bytes"}  # these change no tensor
-OF_WORKERS = {"isolate", "max_decode_mb", "max_decode_seconds", "max_decode_wait"}  # see ``media.isolation.limits``
+LIMIT_SETTINGS = {"max_pixels", "max_seconds", "max_bytes"}  # these change no tensor
+ISOLATION_SETTINGS = {
+    "isolate",
+    "max_decode_mb",
+    "max_decode_seconds",
+    "max_decode_wait",
+}  # see ``media.isolation.limits``
 
 
 def adjust(spec: AnySpec, settings: Mapping[str, Any]) -> AnySpec:
@@ -181,7 +186,7 @@ def adjust(spec: AnySpec, settings: Mapping[str, Any]) -> AnySpec:
     Those that are None, of another modality's spec or of the processes that decode are passed over. Raises ConfigError
     for any other name.
     """
-    unknown = sorted(set(settings) - SETTINGS - OF_WORKERS)
+    unknown = sorted(set(settings) - SETTINGS - ISOLATION_SETTINGS)
     if unknown:
         raise ConfigError(f"media setting {unknown[0]!r}: use one of {', '.join(sorted(SETTINGS))}")
     return dataclasses.replace(

@@ -64,7 +64,7 @@ _HIDDEN = frozenset(
 _CLUTTER_ENDS = (".part", ".partial", ".crdownload", ".download", ".!ut", ".aria2", ".lftp-pget-status", "~")
 
 
-def is_clutter(name: str) -> bool:
+def is_system_file(name: str) -> bool:
     """Whether a system, a network drive or a browser leaves files or folders of this name: ``Thumbs.db``, ``@eaDir``.
 
     ``name``: the last part of a path. Walks pass over every name that begins with a dot; only some of them count here.

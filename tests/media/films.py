@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from mmcl_fast.media import decode
-from mmcl_fast.media.readers.video.tracks import video_track
+from mmcl_fast.media.readers.video.tracks import find_video_track
 from mmcl_fast.media.source import open_av
 from tests.media.files import plain
 
@@ -102,7 +102,7 @@ def shown_numbers(path: Path | bytes, frames: int) -> list[float]:
 def all_numbers(path: Path) -> list[float]:
     """The same of every frame that a plain decoder shows, in its order."""
     with open_av(path) as container:
-        film = video_track(container)
+        film = find_video_track(container)
         assert film is not None
         exact = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
         frames = (frame.reformat(format="rgb24", interpolation=exact) for frame in container.decode(film))

@@ -87,7 +87,7 @@ def test_a_torn_page_is_cut_short_wherever_a_link_ends():
         with pytest.raises(MediaError, match="ends inside its last page: cut short, replace it"):
             check(data, "audio")
     without_end = VORBIS + VORBIS[: VORBIS.rindex(b"OggS")]  # whole pages, no last one: a capture that was stopped
-    assert not sound_ogg.is_torn(io.BytesIO(without_end), sound_ogg.links(io.BytesIO(without_end)))
+    assert not sound_ogg.is_cut_short(io.BytesIO(without_end), sound_ogg.find_links(io.BytesIO(without_end)))
 
 
 def test_links_are_found_in_any_piecemeal_reading(monkeypatch):
@@ -95,7 +95,7 @@ def test_links_are_found_in_any_piecemeal_reading(monkeypatch):
     want = [0, len(VORBIS), len(VORBIS + LOUD), len(VORBIS + LOUD + FLAC)]
     for chunk in (7, 22, 23, 1000, len(VORBIS) + 5, 1 << 20):
         monkeypatch.setattr(sound_ogg, "CHUNK", chunk)
-        assert sound_ogg.links(io.BytesIO(data)) == want
+        assert sound_ogg.find_links(io.BytesIO(data)) == want
 
 
 @pytest.mark.parametrize("kind, codec", [("adts", "aac"), ("ac3", "ac3")])
@@ -177,7 +177,7 @@ def test_a_long_sound_is_decoded_twice_and_not_kept(kind, monkeypatch):
     data = {"one rate": aac * 3, "two rates": by_av("adts", "aac", 32000) + aac, "links": FLAC + FLAC}[kind]
     spec = VisualSpec(modality="audio", seconds=0.7)
     want = {shift: read_wave(data, spec, shift)[0] for shift in (None, 0.0, 0.3, 1.0)}
-    monkeypatch.setattr(audio, "KEPT", 1000)
+    monkeypatch.setattr(audio, "MAX_SAMPLES_IN_MEMORY", 1000)
     for shift, wave in want.items():
         got = read_wave(data, spec, shift)[0]
         assert got.shape == wave.shape and (got - wave).abs().max() < 1e-6

@@ -9,7 +9,7 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media import VisualSpec, check
 from mmcl_fast.media.readers.audio import mpeg_frames as sound_mpeg
 from mmcl_fast.media.readers.audio.audio import read_wave
-from mmcl_fast.media.readers.audio.mpeg_frames import is_sealed, stretches
+from mmcl_fast.media.readers.audio.mpeg_frames import find_runs, has_valid_lame_header
 from tests.media.sound_files import ALL, by_av, by_ffmpeg, by_soundfile, ours, sweep
 
 ID3 = b"ID3\4\0\0\0\0\x10\0" + bytes(2048)
@@ -23,7 +23,7 @@ VARIABLE = {"global_quality": "300", "flags": "+qscale"}
 
 def without_header(mp3: bytes) -> bytes:
     """The frames alone, as an encoder leaves them that writes into a pipe."""
-    (stretch,) = stretches(io.BytesIO(mp3))
+    (stretch,) = find_runs(io.BytesIO(mp3))
     assert stretch.stated
     return mp3[stretch.start + len(stretch.first) : stretch.end]
 
@@ -46,7 +46,7 @@ def test_any_header_gives_all_frames_as_ffmpeg_does(rate, layout, options):
     whole, got_rate = ours(honest)
     assert got_rate == rate and len(whole) == rate and same(whole, by_ffmpeg(honest)[0])
     bare = without_header(honest)
-    frames = stretches(io.BytesIO(bare))[0].frames
+    frames = find_runs(io.BytesIO(bare))[0].frames
     for data in (bare, ID3 + bare, bytes(1500) + bare, bare + ID3_1, bare + APE, bare + APE + ID3_1):
         wave, _ = ours(data)
         assert len(wave) == frames * (1152 if rate > 24000 else 576) and same(wave, by_ffmpeg(bare)[0])
@@ -142,36 +142,36 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_frames_are_found_in_any_piecemeal_reading(name, monkeypatch):
     """A file whose rest was exactly one look ahead once hung."""
-    want = [vars(found) for found in stretches(io.BytesIO(FILES[name]))]
+    want = [vars(found) for found in find_runs(io.BytesIO(FILES[name]))]
     assert want
     for chunk in (100, 4096, 8191, 8192, 8193, len(FILES[name]) - 8192, len(FILES[name]) // 2):
         monkeypatch.setattr(sound_mpeg, "CHUNK", max(1, chunk))
-        assert [vars(found) for found in stretches(io.BytesIO(FILES[name]))] == want
+        assert [vars(found) for found in find_runs(io.BytesIO(FILES[name]))] == want
 
 
 def test_a_file_of_every_length_ends(monkeypatch):
     data = without_header(by_soundfile("MP3", wave=sweep(64000)))
-    frames = stretches(io.BytesIO(data))[0].frames
+    frames = find_runs(io.BytesIO(data))[0].frames
     monkeypatch.setattr(sound_mpeg, "CHUNK", 1 << 13)
     for missing in range(1, 400, 7):
-        (found,) = stretches(io.BytesIO(data[:-missing]))
+        (found,) = find_runs(io.BytesIO(data[:-missing]))
         assert 0 <= frames - found.frames <= 1 + missing // 36
 
 
 def test_a_sealed_header_is_believed():
     honest = by_soundfile("MP3", channels=2, rate=44100)
-    assert all(map(is_sealed, map(io.BytesIO, (honest, ID3 + honest, honest + ID3_1))))
+    assert all(map(has_valid_lame_header, map(io.BytesIO, (honest, ID3 + honest, honest + ID3_1))))
     for other in (honest * 2, honest[:-1], with_frames(honest, 5), without_header(honest), ID3, b"", bytes(9000)):
-        assert not is_sealed(io.BytesIO(other))
+        assert not has_valid_lame_header(io.BytesIO(other))
 
 
 def test_junk_between_frames_loses_no_frame():
     honest = by_soundfile("MP3", wave=sweep(48000))
-    (stretch,) = stretches(io.BytesIO(honest))
+    (stretch,) = find_runs(io.BytesIO(honest))
     place = len(stretch.first)
     for _ in range(30):
         place += sound_mpeg._HEADERS[honest[place : place + 3]][0]
-    assert [found.frames for found in stretches(io.BytesIO(honest[:place] + bytes(300) + honest[place:]))] == [
+    assert [found.frames for found in find_runs(io.BytesIO(honest[:place] + bytes(300) + honest[place:]))] == [
         30,
         stretch.frames - 30,
     ]
@@ -197,7 +197,7 @@ def header_frame(bare: bytes, mark: bytes, flags: int, frames: int, size: int) -
 @pytest.mark.parametrize("mark, flags", [(b"VBRI", 3), (b"Xing", 3), (b"Xing", 1), (b"Xing", 2), (b"Info", 0)])
 def test_headers_of_other_encoders(mark, flags, layout):
     bare = without_header(by_av("mp3", "libmp3lame", 44100, layout))
-    frames = stretches(io.BytesIO(bare))[0].frames
+    frames = find_runs(io.BytesIO(bare))[0].frames
     size = 417 + len(bare)
     data = header_frame(bare, mark, flags, frames, size) + bare
     wave, _ = ours(data)

@@ -34,7 +34,7 @@ def spec_of(bank: tuple, **values):
 def test_filters_are_those_of_torchaudio(torchaudio, bank):
     mels, n_fft, rate, low, high = bank
     want = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, low, high, mels, rate, norm=None, mel_scale="htk")
-    assert (mel.triangles(*bank) - want.T).abs().max() < 1e-4
+    assert (mel.htk_triangles(*bank) - want.T).abs().max() < 1e-4
     assert torch.equal(mel.filterbank(*bank), want.T)
 
 
@@ -62,7 +62,7 @@ def test_filters_and_mel_are_those_of_transformers(bank):
     mels, n_fft, rate, low, high = bank
     filters = mel_filter_bank(n_fft // 2 + 1, mels, low, high, rate, norm=None, mel_scale="htk")
     assert np.abs(mel.filterbank(*bank).numpy() - filters.T).max() < 1e-4
-    assert np.abs(mel.triangles(*bank).numpy() - filters.T).max() < 1e-6
+    assert np.abs(mel.htk_triangles(*bank).numpy() - filters.T).max() < 1e-6
     wave = noise(rate)
     want = spectrogram(
         wave.numpy(),
@@ -81,7 +81,7 @@ def test_filters_and_mel_are_those_of_transformers(bank):
 def test_without_torchaudio_the_filters_are_ours(monkeypatch):
     monkeypatch.setattr(mel, "_torchaudio", lambda: None)
     mel.filterbank.cache_clear()
-    assert torch.equal(mel.filterbank(*BANKS[1]), mel.triangles(*BANKS[1]))
+    assert torch.equal(mel.filterbank(*BANKS[1]), mel.htk_triangles(*BANKS[1]))
     mel.filterbank.cache_clear()
 
 
@@ -91,13 +91,13 @@ def test_a_batch_is_its_items():
     together = resample(waves, 44100, 16000)
     assert torch.equal(together, torch.stack([resample(wave, 44100, 16000) for wave in waves]))
     for shift in (None, 0.3):
-        cut = mel.window(together, spec, shift)
-        assert torch.equal(cut, torch.stack([mel.window(wave, spec, shift) for wave in together]))
+        cut = mel.take_window(together, spec, shift)
+        assert torch.equal(cut, torch.stack([mel.take_window(wave, spec, shift) for wave in together]))
     power = mel.mel_power(cut, spec)
     assert torch.allclose(power, torch.stack([mel.mel_power(wave, spec) for wave in cut]), rtol=1e-5, atol=1e-9)
-    pictures = mel.picture(cut, spec)
+    pictures = mel.log_mel_image(cut, spec)
     assert pictures.shape == (3, 1, 24, 24) and pictures[1].max() == 0
-    assert torch.allclose(pictures, torch.cat([mel.picture(wave, spec) for wave in cut]), atol=1e-5)
+    assert torch.allclose(pictures, torch.cat([mel.log_mel_image(wave, spec) for wave in cut]), atol=1e-5)
 
 
 @pytest.mark.parametrize(

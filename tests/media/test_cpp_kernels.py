@@ -69,22 +69,22 @@ def test_mel(plainly, change, length):
     spec, wave = replace(SPEC, **change), noise(2, length)
     want = plainly(mel.mel_power, wave, spec)
     close(mel.mel_power(wave, spec), want, 1e-6 * float(want.max()), 1e-3)
-    got = mel.picture(wave, spec)
-    close(got, plainly(mel.picture, wave, spec), 2e-5)
+    got = mel.log_mel_image(wave, spec)
+    close(got, plainly(mel.log_mel_image, wave, spec), 2e-5)
     assert got.min() >= 0 and got.max() <= 1
 
 
 def test_mel_of_a_length_without_small_factors_is_torchs(plainly):
     spec, wave = replace(SPEC, n_fft=2 * 77, mels=16), noise(5000)
-    assert cpp_kernels.radices(77) is None
-    assert torch.equal(mel.picture(wave, spec), plainly(mel.picture, wave, spec))
+    assert cpp_kernels.fft_radices(77) is None
+    assert torch.equal(mel.log_mel_image(wave, spec), plainly(mel.log_mel_image, wave, spec))
 
 
 def test_silence_and_one_click():
-    assert mel.picture(torch.zeros(1, 80_000), SPEC).count_nonzero() == 0
+    assert mel.log_mel_image(torch.zeros(1, 80_000), SPEC).count_nonzero() == 0
     click = torch.zeros(80_000)
     click[40_000] = 1
-    assert mel.picture(click, SPEC).isfinite().all()
+    assert mel.log_mel_image(click, SPEC).isfinite().all()
 
 
 @pytest.mark.parametrize(("rate", "new"), RATES)
@@ -121,7 +121,7 @@ def test_normalise(plainly):
         noise(2, 1, 37, 37).flip(-1),
         noise(2, 3, 37, 37).transpose(2, 3),
     ):
-        assert cpp_kernels.normalises(given, torch.empty(2, 3, 37, 37))
+        assert cpp_kernels.can_normalise(given, torch.empty(2, 3, 37, 37))
         batch = torch.full((4, 2, 3, 37, 37), 9.0)
         close(
             views.normalise(given, spec, batch[1]),
@@ -143,10 +143,10 @@ def test_square(shape, size, method):
         left, top, right, bottom = box
         across = im.resize((size, height), way, box=(left, 0, right, height))  # Pillow 13 may begin with the columns
         want = np.array(across.resize((size, size), way, box=(0, top, size, bottom))).astype(int)
-        for given in (pillow_image.planes(im), torch.from_numpy(pixels).permute(2, 0, 1)):
-            got = cpp_kernels.square(given, box, size, method == "bicubic", False)
+        for given in (pillow_image.view_pixels(im), torch.from_numpy(pixels).permute(2, 0, 1)):
+            got = cpp_kernels.resize_to_square(given, box, size, method == "bicubic", False)
             assert np.abs(got.permute(1, 2, 0).numpy() - want).max() <= 2
-            assert torch.equal(cpp_kernels.square(given, box, size, method == "bicubic", True), got.flip(-1))
+            assert torch.equal(cpp_kernels.resize_to_square(given, box, size, method == "bicubic", True), got.flip(-1))
 
 
 def written(im: Image.Image, **options: object) -> bytes:
@@ -170,9 +170,9 @@ def written(im: Image.Image, **options: object) -> bytes:
 def test_plain_jpeg_has_pillows_pixels(mode, options):
     pytest.importorskip("simplejpeg")
     data = written(Image.fromarray(photo(61, 83)).convert(mode), **options)
-    assert jpeg.plain_size(data) == (83, 61)
+    assert jpeg.find_plain_size(data) == (83, 61)
     want = np.array(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.array_equal(jpeg.pixels(data, 83, 61).permute(1, 2, 0).numpy(), want)
+    assert np.array_equal(jpeg.decode_plain(data, 83, 61).permute(1, 2, 0).numpy(), want)
 
 
 def test_other_jpegs_are_left_to_pillow():
@@ -191,7 +191,7 @@ def test_other_jpegs_are_left_to_pillow():
         "cut in its head": plain[: frame + 3],
         "no frame": plain[:frame],
     }
-    assert {name: jpeg.plain_size(data) for name, data in others.items()} == dict.fromkeys(others)
+    assert {name: jpeg.find_plain_size(data) for name, data in others.items()} == dict.fromkeys(others)
 
 
 def test_a_jpeg_cut_short_is_refused_and_a_turned_one_turned():

@@ -113,7 +113,7 @@ def test_unscaled_pictures_are_exact(tmp_path):
 def test_a_flip_is_a_flip(tmp_path):
     items = scenes(tmp_path, 8)
     ours, theirs = both(items, plain(size=48), view=1)
-    assert {bool(dali.draw(1, 5, item.key).flip) for item in items} == {True, False}
+    assert {bool(dali.draw_view(1, 5, item.key).flip) for item in items} == {True, False}
     assert differences(ours, theirs).max() <= 4
 
 
@@ -166,7 +166,7 @@ def test_sound_and_depth_together_as_one_by_one(media):
     """On a GPU a whole group is finished at once."""
     for modality, rows in (("audio", torch.rand(3, 9000).numpy()), ("depth", np.ones((3, 9, 7, 1), np.uint16))):
         engine = dali.DaliEngine(plain(modality, 32))
-        feeds = [dali.Feed((), 0, (), dali.draw(view, 0, ""), 9000, 8000) for view in VIEWS]
+        feeds = [dali.Feed((), 0, (), dali.draw_view(view, 0, ""), 9000, 8000) for view in VIEWS]
         ready = [engine.graph.prepare(row, feed) for row, feed in zip(rows, feeds)]
         alone = [engine.graph.pictures([one], [feed]) for one, feed in zip(ready, feeds)]
         assert torch.allclose(engine.graph.pictures(ready, feeds), torch.cat(alone), atol=1e-5)

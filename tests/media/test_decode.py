@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError, UserError
 from mmcl_fast.media import MODALITIES, TextSpec, check, decode, default_spec, sniff, spec_from_dict
-from mmcl_fast.media.dsp.views import draw
+from mmcl_fast.media.dsp.views import draw_view
 from tests.media.files import av_audio, counting_video, jpeg, plain, quarters, tone
 
 
@@ -231,7 +231,7 @@ def test_a_view_is_the_same_region_in_every_frame(tmp_path):
 
 
 def test_views_stay_inside_and_flip_half_of_the_time():
-    views = [draw(1, 0, str(i)) for i in range(400)]
+    views = [draw_view(1, 0, str(i)) for i in range(400)]
     for view in views:
         left, top, right, bottom = view.box
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1

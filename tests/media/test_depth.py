@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import decode
-from mmcl_fast.media.readers.depth.depth_to_image import metres
+from mmcl_fast.media.readers.depth.depth_to_image import to_metres
 from tests.media.files import plain
 
 FIXED = plain("depth", size=8, depth_range=(1.0, 4.0))
@@ -67,7 +67,7 @@ def test_scale_and_float_formats_agree(tmp_path):
 def test_sixteen_bits_are_exact():
     values = np.arange(1, 65536, dtype=np.uint16)[:65280].reshape(255, 256)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(values)))), values)
-    back = (metres(values, FIXED) * 1000).round().int()
+    back = (to_metres(values, FIXED) * 1000).round().int()
     assert torch.equal(back, torch.from_numpy(values.astype(np.int32)))
 
 

@@ -162,7 +162,7 @@ def written(
 
 def both(data: bytes, monkeypatch) -> list:
     """What each library makes of a file: an array, or the message of the error."""
-    found = []
+    found: list = []
     for library in (OpenEXR, None):
         monkeypatch.setattr(exr_reader, "_import_openexr", lambda library=library: library)
         try:
@@ -270,7 +270,10 @@ def test_openexr_notices_damage_inside_a_chunk(tmp_path):
     data = bytearray(exr({"Z": ramp}))
     data[-200:-100] = bytes(100)
     (tmp_path / "a.exr").write_bytes(data)
-    with contextlib.redirect_stdout(io.StringIO()), pytest.raises(MediaError, match="a.exr: an OpenEXR file that is damaged"):
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        pytest.raises(MediaError, match="a.exr: an OpenEXR file that is damaged"),
+    ):
         decode(tmp_path / "a.exr", "depth")
 
 

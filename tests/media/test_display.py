@@ -8,7 +8,7 @@ import pytest
 from av.bitstream import BitStreamFilterContext
 
 from mmcl_fast.media import decode
-from mmcl_fast.media.readers.video.display_matrix import Turn, shape_of_pixels, turn_of
+from mmcl_fast.media.readers.video.display_matrix import Orientation, pixel_aspect_ratio, read_display_matrix
 from mmcl_fast.media.source import open_av
 from tests.media.files import plain
 from tests.media.films import CORNERS, colour_film, corner_colours
@@ -62,17 +62,17 @@ def test_an_orientation_inside_the_stream(tmp_path, name, turn):
 
 def test_turn_of():
     picture = np.arange(6).reshape(2, 3)
-    assert Turn()(picture).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert Turn(transposes=True)(picture).tolist() == [[0, 3], [1, 4], [2, 5]]
-    assert Turn(flips_x=True)(picture).tolist() == [[2, 1, 0], [5, 4, 3]]
-    assert Turn(True, flips_y=True)(picture).tolist() == np.rot90(picture).tolist()
+    assert Orientation()(picture).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert Orientation(transposes=True)(picture).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert Orientation(flips_x=True)(picture).tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert Orientation(True, flips_y=True)(picture).tolist() == np.rot90(picture).tolist()
 
 
 def test_a_turn_between_quarters_is_rounded(tmp_path):
     with open_av(colour_film(tmp_path / "a.mp4", turn=(100, False))) as container:
-        assert turn_of(next(container.decode(video=0))) == Turn(True, flips_y=True)
+        assert read_display_matrix(next(container.decode(video=0))) == Orientation(True, flips_y=True)
     with open_av(colour_film(tmp_path / "b.mp4")) as container:
-        assert turn_of(next(container.decode(video=0))) is None
+        assert read_display_matrix(next(container.decode(video=0))) is None
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
@@ -91,7 +91,7 @@ def test_pixels_that_are_not_square(tmp_path, name, aspect, turn, order):
         aspect, turn, order = Fraction(4, 3), (0, False), (0, 1, 2, 3)  # they hold no turn
     path = colour_film(tmp_path / name, aspect=aspect, turn=turn)
     with open_av(path) as container:
-        assert shape_of_pixels(container.streams.video[0]) == pytest.approx(float(aspect))
+        assert pixel_aspect_ratio(container.streams.video[0]) == pytest.approx(float(aspect))
     assert_corners(path, order, resize="squash")
     assert_corners(path, order, resize="crop")
     # Where the red ends: in the middle of the square, whatever the shape of pixels.

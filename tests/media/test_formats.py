@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, formats, sniff
-from mmcl_fast.media.formats import DEMUXERS, ENDINGS, FFMPEG, FORMATS, TABLE, UNREAD_ENDINGS, recognise
+from mmcl_fast.media.formats import DEMUXERS, ENDINGS, FFMPEG, PILLOW_FORMATS, TABLE, UNREAD_ENDINGS, recognise
 from mmcl_fast.media.registry import MODALITIES
 from tests.media.files import plain
 from tests.media.format_files import by_modality, sounds
@@ -41,7 +41,7 @@ def test_what_is_decoded_when_told_is_recognised_untold(modality, name, tmp_path
 
 
 def test_the_lists_of_the_libraries_come_from_the_table():
-    assert {"GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP", "BMP", "AVIF", "PPM"} == set(FORMATS)
+    assert {"GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP", "BMP", "AVIF", "PPM"} == set(PILLOW_FORMATS)
     names = {reader for row in TABLE if row.library == FFMPEG for reader in row.readers}
     assert set(DEMUXERS.split(",")) == names | {"png_pipe", "tiff_pipe"}
     # None of these may ever open: they read other files, reach for the network, or take anything for their own.
@@ -53,7 +53,7 @@ def test_rows_are_whole():
     for row in TABLE:
         assert set(row.modalities) <= set(MODALITIES)
         assert bool(row.library) != bool(row.advice), row.name
-        assert not row.sure or len(row.modalities) == 1, row.name
+        assert not row.tells_modality or len(row.modalities) == 1, row.name
         assert all(ending == ending.lower() and "." not in ending for ending in row.endings)
     for ending, kinds in (("wav", {"audio"}), ("png", {"image", "depth", "video"}), ("npy", {"depth"})):
         assert ENDINGS[ending] == kinds
@@ -306,7 +306,7 @@ def test_a_file_of_another_modality_says_where_it_belongs():
     for told, data, found in (("image", sounds()["wav"], "audio"), ("audio", saved(scene(), "PNG"), "image")):
         with pytest.raises(MediaError, match=f"its content is {found}; move it to {found} or replace it"):
             decode(data, told, plain(told))
-    assert formats.writing(b"plain words") is None
+    assert formats.recognise_text_kind(b"plain words") is None
 
 
 def test_the_tutorial_names_formats_of_the_table():

@@ -167,13 +167,13 @@ def test_resize_is_that_of_pillow(kind, method):
 def test_a_picture_in_several_blocks_of_memory():
     image = photo(5000, 1000)
     got = decode(save(image, "BMP"), "image", plain(size=32))[0].permute(1, 2, 0) * 255
-    assert arrow.planes(image).shape[0] == 3
+    assert arrow.view_pixels(image).shape[0] == 3
     assert (got - torch.from_numpy(np.array(image.resize((32, 32), Image.Resampling.BILINEAR)))).abs().max() <= 1.01
 
 
 def test_planes_outlive_their_picture():
     image = photo(64, 48)
-    want, got = np.array(image), arrow.planes(image)
+    want, got = np.array(image), arrow.view_pixels(image)
     del image
     gc.collect()
     assert Image.new("RGB", (64, 48)).getpixel((0, 0)) == (0, 0, 0)  # would take the memory, were it free
@@ -182,9 +182,9 @@ def test_planes_outlive_their_picture():
 
 def test_the_fast_png_decoder_is_exact(monkeypatch):
     data = save(photo(64, 48), "PNG")
-    assert pillow_image._png(data, Image.open(io.BytesIO(data))).shape == (3, 48, 64)
+    assert pillow_image._decode_plain_png(data, Image.open(io.BytesIO(data))).shape == (3, 48, 64)
     fast = decode(data, "image", plain(size=32))
-    monkeypatch.setattr(pillow_image, "_png", lambda *_: None)
+    monkeypatch.setattr(pillow_image, "_decode_plain_png", lambda *_: None)
     assert torch.equal(decode(data, "image", plain(size=32)), fast)
 
 

@@ -158,7 +158,7 @@ def test_line_ends_before_the_samples(end, first):
         file = io.BytesIO(data)
         header = netpbm.read_header(file, 100)
         assert header is not None and sniff(data) == modality
-        assert netpbm.read_numbers(file, header).astype(dtype).tobytes() == want
+        assert netpbm.read_samples(file, header).astype(dtype).tobytes() == want
 
 
 COUNT = np.arange(9).reshape(3, 3)

@@ -38,9 +38,9 @@ def packed(tmp_path_factory) -> tuple[Path, dict[str, tuple[Slice, Path]]]:
     return root / "pack.bin", found
 
 
-@pytest.mark.parametrize("whole", [sources.WHOLE, 0], ids=["at once", "as asked for"])
+@pytest.mark.parametrize("whole", [sources.READ_AT_ONCE, 0], ids=["at once", "as asked for"])
 def test_a_slice_is_its_file(packed, monkeypatch, whole):
-    monkeypatch.setattr(sources, "WHOLE", whole)
+    monkeypatch.setattr(sources, "READ_AT_ONCE", whole)
     assert len(packed[1]) == 9
     for name, (part, path) in packed[1].items():
         modality = name.split(".")[0]
@@ -75,9 +75,9 @@ def test_a_slice_is_named(packed, tmp_path):
         decode(Slice(str(tmp_path / "gone.tar"), 0, 9, "a.png"), "image")
 
 
-@pytest.mark.parametrize("whole", [sources.WHOLE, 0], ids=["at once", "as asked for"])
+@pytest.mark.parametrize("whole", [sources.READ_AT_ONCE, 0], ids=["at once", "as asked for"])
 def test_a_slice_past_the_end_is_a_clean_error(packed, monkeypatch, whole):
-    monkeypatch.setattr(sources, "WHOLE", whole)
+    monkeypatch.setattr(sources, "READ_AT_ONCE", whole)
     pack, _ = packed
     long = Slice(str(pack), pack.stat().st_size - 100, 5000, "late.txt")
     for modality in ("image", "audio", "text"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmcl_fast.media.system_files import is_clutter
+from mmcl_fast.media.system_files import is_system_file
 
 LEFT_BEHIND = (
     "@eaDir",
@@ -58,9 +58,9 @@ THE_USER_S = (
 
 @pytest.mark.parametrize("name", LEFT_BEHIND)
 def test_what_systems_leave_behind(name: str) -> None:
-    assert is_clutter(name)
+    assert is_system_file(name)
 
 
 @pytest.mark.parametrize("name", THE_USER_S)
 def test_what_is_the_user_s(name: str) -> None:
-    assert not is_clutter(name)
+    assert not is_system_file(name)

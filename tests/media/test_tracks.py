@@ -9,7 +9,7 @@ from av.stream import Disposition
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode, sniff
-from mmcl_fast.media.readers.video.tracks import audio_track, is_cover, packets_of, video_track
+from mmcl_fast.media.readers.video.tracks import find_audio_track, find_video_track, is_cover, read_packets
 from mmcl_fast.media.source import open_av
 from tests.media.files import plain
 
@@ -66,7 +66,7 @@ def container_with(path: Path, *tracks: tuple) -> Path:
 )
 def test_the_tracks_chosen(tmp_path, name, tracks, film, sound):
     with open_av(container_with(tmp_path / name, *tracks)) as container:
-        got = video_track(container), audio_track(container)
+        got = find_video_track(container), find_audio_track(container)
         assert [stream and stream.index for stream in got] == [film, sound]
         if film is not None:  # the look for a second packet leaves the container at its start
             count = sum(1 for _ in container.decode(got[0]))
@@ -97,7 +97,7 @@ def test_a_cover_is_known_by_its_flag(tmp_path):
     path = container_with(tmp_path / "song.mp4", ("aac", 0, 1, 0), ("mjpeg", 1, 64, int(Disposition.attached_pic)))
     with open_av(path) as container:
         assert [is_cover(stream) for stream in container.streams.video] == [True]
-        assert video_track(container) is None and audio_track(container).index == 0
+        assert find_video_track(container) is None and find_audio_track(container).index == 0
     path = container_with(tmp_path / "a.mp4", ("libx264", 3, 32, 1))
     with open_av(path) as container:
         assert not is_cover(container.streams.video[0])
@@ -109,4 +109,4 @@ def test_packets_before_a_reader_stumbles_are_kept():
             yield from "ab"
             raise IndexError
 
-    assert list(packets_of(Broadcast(), None)) == ["a", "b"]
+    assert list(read_packets(Broadcast(), None)) == ["a", "b"]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode
-from mmcl_fast.media.readers.video.frame_reader import FramesByTime, Packets
+from mmcl_fast.media.readers.video.frame_reader import FrameReaderByTime, SelectiveDecoder
 from tests.media.files import counting_video, numbers, plain, quarters
 
 
@@ -44,8 +44,8 @@ def test_bytes_and_raw_streams(tmp_path):
 def test_seeking_decodes_less(tmp_path, monkeypatch):
     path = counting_video(tmp_path / "long.mp4", 500, gop=10)
     decoded = []
-    advance = FramesByTime._advance
-    monkeypatch.setattr(FramesByTime, "_advance", lambda self: decoded.append(1) or advance(self))
+    advance = FrameReaderByTime._advance
+    monkeypatch.setattr(FrameReaderByTime, "_advance", lambda self: decoded.append(1) or advance(self))
     got = decode(path, "video", plain("video", 80, frames=4))
     assert numbers(got) == [62, 187, 312, 437]
     assert len(decoded) < 100
@@ -71,12 +71,12 @@ def test_what_is_skipped_changes_nothing(tmp_path, monkeypatch, name, codec, opt
     times = [2 * i + 3 * (i // 4) + (i % 7 == 3) for i in range(count)] if uneven else None
     path = counting_video(tmp_path / name, count, codec, gop=30, times=times, **options)
     decoded = []
-    advance = FramesByTime._advance
-    monkeypatch.setattr(FramesByTime, "_advance", lambda self: decoded.append(1) or advance(self))
+    advance = FrameReaderByTime._advance
+    monkeypatch.setattr(FrameReaderByTime, "_advance", lambda self: decoded.append(1) or advance(self))
     spec = plain("video", 80, frames=6)
     fast, less = decode(path, "video", spec), len(decoded)
-    monkeypatch.setattr(Packets, "_needless", lambda *_: False)
-    monkeypatch.setattr(Packets, "shows", lambda *_: False)
+    monkeypatch.setattr(SelectiveDecoder, "_needless", lambda *_: False)
+    monkeypatch.setattr(SelectiveDecoder, "shows", lambda *_: False)
     assert torch.equal(decode(path, "video", spec), fast)
     assert less <= (1 - skipped) * (len(decoded) - less)
     if not uneven:

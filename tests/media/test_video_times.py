@@ -8,8 +8,8 @@ import pytest
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check
-from mmcl_fast.media.readers.video.frame_reader import FramesByNumber
-from mmcl_fast.media.readers.video.timeline import header_clock, packet_clock
+from mmcl_fast.media.readers.video.frame_reader import FrameReaderByNumber
+from mmcl_fast.media.readers.video.timeline import timeline_from_header, timeline_from_packets
 from mmcl_fast.media.source import open_av
 from tests.media.films import X264, all_numbers, copied, grey_film, shown_numbers
 
@@ -141,8 +141,8 @@ def test_a_broadcast_whose_first_frames_cannot_be_decoded(tmp_path):
 def test_a_long_avi_is_searched_by_its_key_frames(tmp_path, monkeypatch, codec, options):
     path = grey_film(tmp_path / "a.avi", codec, 400, **options)
     decoded = []
-    advance = FramesByNumber._advance
-    monkeypatch.setattr(FramesByNumber, "_advance", lambda self: decoded.append(1) or advance(self))
+    advance = FrameReaderByNumber._advance
+    monkeypatch.setattr(FrameReaderByNumber, "_advance", lambda self: decoded.append(1) or advance(self))
     right = all_numbers(path)
     assert len(right) == 400
     assert shown_numbers(path, 4) == pytest.approx([right[i] for i in (50, 150, 250, 350)], abs=0.3)
@@ -181,15 +181,15 @@ def test_packed_b_frames(tmp_path):
 def test_clocks(tmp_path):
     film = grey_film(tmp_path / "a.mp4", **B3)
     with open_av(film) as container:
-        clock = header_clock(container, container.streams.video[0])
+        clock = timeline_from_header(container, container.streams.video[0])
         assert clock is not None and clock.times is None
         assert (clock.start, clock.seconds, clock.promised) == (0, 4.0, clock.duration)
     with open_av(film) as container:
-        assert packet_clock(container, container.streams.video[0]) == clock
+        assert timeline_from_packets(container, container.streams.video[0]) == clock
     with open_av(grey_film(tmp_path / "a.avi", **B3)) as container:
         stream = container.streams.video[0]
-        assert header_clock(container, stream) is None
-        clock = packet_clock(container, stream)
+        assert timeline_from_header(container, stream) is None
+        clock = timeline_from_packets(container, stream)
         assert clock.decoded == list(range(40)) and clock.seconds == pytest.approx(4)
         assert clock.times == list(range(2, 42))  # the decoder holds two packets back
 

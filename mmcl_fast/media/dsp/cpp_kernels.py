@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mmcl_fast._extension import compiled, load
 
-SIXTEEN = 16  # columns that the kernels write at once
+VECTOR = 16  # columns that the kernels write at once
 
 
 def kernels() -> ModuleType | None:
@@ -23,19 +23,19 @@ def kernels() -> ModuleType | None:
     return load()[0]
 
 
-def takes(*tensors: Tensor) -> bool:
+def can_take(*tensors: Tensor) -> bool:
     """Whether these are contiguous float32 on the CPU and the kernels are there."""
     return kernels() is not None and all(
         t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors
     )
 
 
-def up_to(count: int) -> int:
+def round_up_to_vectors(count: int) -> int:
     """``count`` rounded up to whole vectors."""
-    return -(-count // SIXTEEN) * SIXTEEN
+    return -(-count // VECTOR) * VECTOR
 
 
-def radices(length: int) -> list[int] | None:
+def fft_radices(length: int) -> list[int] | None:
     """``length`` as a product of 8, 4, 2, 3 and 5, or None."""
     found = []
     for radix in (5, 3, 8, 4, 2):
@@ -46,14 +46,14 @@ def radices(length: int) -> list[int] | None:
 
 
 @lru_cache(maxsize=16)
-def roots(length: int) -> Tensor:
+def roots_of_unity(length: int) -> Tensor:
     """``exp(-2 pi i j / length)``, float32 ``[length, 2]``."""
     angle = torch.arange(length, dtype=torch.float64) * (-2 * torch.pi / length)
     return torch.stack([angle.cos(), angle.sin()], 1).float()
 
 
 @lru_cache(maxsize=64)
-def shrinking(length: int, size: int, mode: str = "bilinear") -> tuple[Tensor, Tensor]:
+def resize_weights(length: int, size: int, mode: str = "bilinear") -> tuple[Tensor, Tensor]:
     """torch's antialiased resize along one axis as sums over neighbours: first ``[size]`` int32, weights
     ``[size, taps]``; the taps stay within ``length``."""
     eye = torch.eye(length)[None, None]
@@ -72,7 +72,7 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float) -> Ten
     return torch.tensor([[1 / (unit * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]])
 
 
-def normalises(picture: Tensor, out: Tensor) -> bool:
+def can_normalise(picture: Tensor, out: Tensor) -> bool:
     """Whether ``normalise`` takes these."""
     return (
         kernels() is not None
@@ -109,7 +109,7 @@ def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
     return out
 
 
-def squares(pixels: Tensor) -> bool:
+def can_resize(pixels: Tensor) -> bool:
     """Whether ``square`` takes these."""
     return (
         kernels() is not None
@@ -120,7 +120,9 @@ def squares(pixels: Tensor) -> bool:
     )
 
 
-def square(pixels: Tensor, box: tuple[float, float, float, float], size: int, cubic: bool, flip: bool) -> Tensor:
+def resize_to_square(
+    pixels: Tensor, box: tuple[float, float, float, float], size: int, cubic: bool, flip: bool
+) -> Tensor:
     """The ``box`` (left, top, right, bottom) of uint8 ``[3 or 4, H, W]``, pixels interleaved: ``[3, size, size]``."""
     _, height, width = pixels.shape
     left, top, right, bottom = box

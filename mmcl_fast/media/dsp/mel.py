@@ -41,12 +41,12 @@ def filterbank(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> 
     """
     functional = _torchaudio()
     if functional is None:
-        return triangles(mels, n_fft, rate, f_min, f_max)
+        return htk_triangles(mels, n_fft, rate, f_min, f_max)
     bank = functional.melscale_fbanks(n_fft // 2 + 1, f_min, f_max, mels, rate, norm=None, mel_scale="htk")
     return bank.T.contiguous()
 
 
-def triangles(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
+def htk_triangles(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
     """``filterbank`` in torch, computed in float64."""
     low, high = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
     corners = 700 * (10 ** (torch.linspace(low, high, mels + 2, dtype=torch.float64) / 2595) - 1)
@@ -74,9 +74,9 @@ def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[
 
 
 @lru_cache(maxsize=16)
-def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
+def _kernel_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
     """Window, roots of unity, radices, filters ``[mels, 3]`` (first bin, bins, first weight) and their weights."""
-    radices = cpp_kernels.radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
+    radices = cpp_kernels.fft_radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
     if radices is None:
         return None
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
@@ -88,21 +88,21 @@ def _native_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
         weights.append(row[bins[0] : bins[-1] + 1])
     return (
         torch.hann_window(spec.n_fft),
-        cpp_kernels.roots(spec.n_fft),
+        cpp_kernels.roots_of_unity(spec.n_fft),
         torch.tensor(radices, dtype=torch.int32),
         torch.tensor(filters, dtype=torch.int32),
         torch.cat(weights),
     )
 
 
-def _native_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
+def _kernel_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
     """``[B, T]`` to ``[B, mels, frames]`` with rows of whole vectors, or None."""
-    if not cpp_kernels.takes(rows) or (tables := _native_tables(spec)) is None:
+    if not cpp_kernels.can_take(rows) or (tables := _kernel_tables(spec)) is None:
         return None
     window, roots, radices, filters, weights = tables
     count, length = rows.shape
     frames = 1 + length // spec.hop
-    power = torch.empty(count, spec.mels, cpp_kernels.up_to(frames))
+    power = torch.empty(count, spec.mels, cpp_kernels.round_up_to_vectors(frames))
     for row, result in zip(rows, power):
         compiled().mel_power(
             row.data_ptr(),
@@ -127,7 +127,7 @@ def mel_power(wave: Tensor, spec: VisualSpec) -> Tensor:
 
     Periodic Hann window, frames centred with zero padding, squared magnitude, ``filterbank``.
     """
-    power = _native_power(wave.reshape(-1, wave.shape[-1]), spec)
+    power = _kernel_power(wave.reshape(-1, wave.shape[-1]), spec)
     return _torch_power(wave, spec) if power is None else power.view(*wave.shape[:-1], *power.shape[1:])
 
 
@@ -147,23 +147,23 @@ def _torch_power(wave: Tensor, spec: VisualSpec) -> Tensor:
     return power.view(*wave.shape[:-1], -1, spec.mels).mT
 
 
-def picture(wave: Tensor, spec: VisualSpec) -> Tensor:
+def log_mel_image(wave: Tensor, spec: VisualSpec) -> Tensor:
     """``wave`` ``[T]`` or ``[B, T]`` to ``[B, 1, size, size]`` in 0..1 (B = 1), high bands on top, time to the right.
 
     ``1 + max(10 log10(power / max power), -db_range) / db_range``, then an antialiased bilinear resize.
     A silent clip is all 0.
     """
     rows = wave.reshape(-1, wave.shape[-1])
-    power = _native_power(rows, spec)
+    power = _kernel_power(rows, spec)
     if power is not None:
-        return _native_picture(power, spec)
-    return _torch_picture(_torch_power(rows, spec), spec)
+        return _kernel_image(power, spec)
+    return _torch_image(_torch_power(rows, spec), spec)
 
 
-def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+def _kernel_image(power: Tensor, spec: VisualSpec) -> Tensor:
     count, mels, frames = power.shape
-    across_0, across = cpp_kernels.shrinking(frames, spec.size)
-    down_0, down = _upwards(mels, spec.size)
+    across_0, across = cpp_kernels.resize_weights(frames, spec.size)
+    down_0, down = _upward_weights(mels, spec.size)
     out = torch.empty(count, 1, spec.size, spec.size)
     for row, result in zip(power, out):
         compiled().level_picture(
@@ -187,13 +187,13 @@ def _native_picture(power: Tensor, spec: VisualSpec) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def _upwards(mels: int, size: int) -> tuple[Tensor, Tensor]:
+def _upward_weights(mels: int, size: int) -> tuple[Tensor, Tensor]:
     """``cpp_kernels.shrinking`` of rows that begin with the highest band."""
-    first, weights = cpp_kernels.shrinking(mels, size)
+    first, weights = cpp_kernels.resize_weights(mels, size)
     return (mels - weights.shape[1] - first).int(), weights.flip(1).contiguous()
 
 
-def _torch_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+def _torch_image(power: Tensor, spec: VisualSpec) -> Tensor:
     power = power[:, None]
     peak = power.amax((2, 3), keepdim=True)
     level = power.div(peak.clamp_min(SILENCE)).clamp_min_(10 ** (-spec.db_range / 10))
@@ -204,7 +204,7 @@ def _torch_picture(power: Tensor, spec: VisualSpec) -> Tensor:
     return small.mul_(peak > SILENCE)
 
 
-def window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
+def take_window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
     """``wave`` ``[..., T]`` to exactly ``seconds * sample_rate`` samples.
 
     Longer: the centre, or the part at ``shift`` (0..1) of the free room. Shorter: repeated, rolled by

@@ -61,26 +61,26 @@ def resample(wave: Tensor, rate: int, new_rate: int) -> Tensor:
         ratio = ratio.limit_denominator(MAX_PHASES) if ratio < 1 else 1 / (1 / ratio).limit_denominator(MAX_PHASES)
     want = -(-wave.shape[-1] * new_rate // rate)
     rows = wave.reshape(-1, wave.shape[-1])
-    way = _by_kernel if cpp_kernels.takes(rows) else _by_products
+    way = _resample_by_kernel if cpp_kernels.can_take(rows) else _resample_by_torch
     return way(rows, ratio, want).view(*wave.shape[:-1], want)
 
 
 @lru_cache(maxsize=32)
-def _packed(up: int, down: int) -> tuple[Tensor, Tensor, int, int, int]:
+def _kernel_filters(up: int, down: int) -> tuple[Tensor, Tensor, int, int, int]:
     """``_filters`` for the kernel: rows of (first output, first input, width, outputs, first weight), and weights
     with columns of zeros up to whole vectors."""
     products, outputs, inputs, half = _filters(up, down, torch.device("cpu"))
     table, weights, place = [], [], 0
     for first, start, part in products:
         width, count = part.shape
-        weights.append(functional.pad(part, (0, cpp_kernels.up_to(count) - count)).flatten())
+        weights.append(functional.pad(part, (0, cpp_kernels.round_up_to_vectors(count) - count)).flatten())
         table.append((first, start, width, count, place))
         place += len(weights[-1])
     return torch.tensor(table, dtype=torch.int32), torch.cat(weights), outputs, inputs, half
 
 
-def _by_kernel(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
-    table, weights, outputs, inputs, half = _packed(ratio.numerator, ratio.denominator)
+def _resample_by_kernel(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
+    table, weights, outputs, inputs, half = _kernel_filters(ratio.numerator, ratio.denominator)
     out = rows.new_empty(len(rows), want)
     for row, result in zip(rows, out):
         compiled().resample(
@@ -98,7 +98,7 @@ def _by_kernel(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
     return out
 
 
-def _by_products(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
+def _resample_by_torch(rows: Tensor, ratio: Fraction, want: int) -> Tensor:
     products, outputs, inputs, half = _filters(ratio.numerator, ratio.denominator, rows.device)
     length = rows.shape[1]
     # Each row and the silence around it fill whole blocks; the last ones, which reach into the next row, are dropped.

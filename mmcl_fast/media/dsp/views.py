@@ -26,7 +26,7 @@ class View:
     shift: float | None = None
 
 
-def draw(view: int, seed: int, key: str) -> View:
+def draw_view(view: int, seed: int, key: str) -> View:
     """View 0 shows all; the others 60 to 100 % of the area, aspect 3/4 to 4/3, every other one flipped."""
     if view == 0:
         return View()
@@ -37,7 +37,7 @@ def draw(view: int, seed: int, key: str) -> View:
     return View((left, top, left + width, top + height), rng.random() < 0.5, rng.random())
 
 
-def region(width: int, height: int, spec: VisualSpec, view: View) -> Box:
+def view_region(width: int, height: int, spec: VisualSpec, view: View) -> Box:
     """The part of a ``width`` x ``height`` picture that becomes the square, in its pixels.
 
     ``crop`` follows CLIPImageProcessor: short side to ``size``, long side ``int(size * long / short)``,
@@ -55,10 +55,10 @@ def region(width: int, height: int, spec: VisualSpec, view: View) -> Box:
     return left + x0 * w, top + y0 * h, min(left + x1 * w, width), min(top + y1 * h, height)
 
 
-def fit(planes: Tensor, spec: VisualSpec, view: View) -> Tensor:
+def crop_and_resize(planes: Tensor, spec: VisualSpec, view: View) -> Tensor:
     """Float planes ``[C, H, W]`` to ``[C, size, size]``: region, antialiased resize, flip."""
     height, width = planes.shape[-2:]
-    left, top, right, bottom = (round(v) for v in region(width, height, spec, view))
+    left, top, right, bottom = (round(v) for v in view_region(width, height, spec, view))
     part = planes[:, top : max(bottom, top + 1), left : max(right, left + 1)]
     out = functional.interpolate(
         part[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
@@ -72,7 +72,7 @@ def normalise(picture: Tensor, spec: VisualSpec, out: Tensor) -> Tensor:
     picture: uint8 ``[F, 3, H, W]`` of any layout, read as 0..255, or float ``[F, C, H, W]`` in 0..1 with C = 3 or 1.
     """
     unit = 255 if picture.dtype == torch.uint8 else 1
-    if cpp_kernels.normalises(picture, out):
+    if cpp_kernels.can_normalise(picture, out):
         return cpp_kernels.normalise(picture, spec.mean, spec.std, unit, out)
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         plane = picture[:, channel % picture.shape[1]]

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from mmcl_fast.media.formats import is_clutter
+from mmcl_fast.media.system_files import is_system_file
 
 # Called with a kind of ``findings.KINDS``, the path, and what is the matter with it.
 Note = Callable[[str, str, str], None]
@@ -142,7 +142,7 @@ def _target(link: str) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or is_clutter(name)
+    return name.startswith(".") or is_system_file(name)
 
 
 def _is_link(entry: os.DirEntry[str], real: str) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.media.formats import UNREAD_ENDINGS, is_clutter
+from mmcl_fast.media.formats import UNREAD_ENDINGS
 from mmcl_fast.media.source import Slice
+from mmcl_fast.media.system_files import is_system_file
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import Sample
 from mmcl_fast.streams.sources.tar_index import Member, read_index, split_name, stem_and_ending
@@ -72,7 +73,7 @@ class TarShard:
         by_convention, by_last = split_name(name), stem_and_ending(name)
         if by_convention is None:
             parts = name.split("/")
-            hidden = any(part.startswith(".") or is_clutter(part) for part in parts)
+            hidden = any(part.startswith(".") or is_system_file(part) for part in parts)
             self._unused.append(("hidden" if hidden else "unknown", name))
         elif member[3] == "" or by_last is None:
             self._unused.append(("unknown", name))

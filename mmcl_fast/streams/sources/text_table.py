@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.errors import StreamError, did_you_mean
-from mmcl_fast.media.formats import is_clutter
+from mmcl_fast.media.system_files import is_system_file
 from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.sources.label_names import name_labels
 from mmcl_fast.streams.sources.parquet import parquet_columns
-from mmcl_fast.streams.sources.table_reader import OTHER_ENDINGS, TABLE_ENDINGS, not_a_table_message, read_table_rows
+from mmcl_fast.streams.sources.table_reader import ADVICE_FOR_ENDINGS, TABLE_ENDINGS, not_a_table_message, read_table_rows
 from mmcl_fast.streams.sources.table_row import TableRow
 from mmcl_fast.streams.validate import check_characters, check_split
 
@@ -84,13 +84,13 @@ def find_split_tables(folder: Path) -> dict[Path, str]:
     tables: dict[Path, str] = {}
     others: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or is_clutter(file.name) or not file.is_file():
+        if file.name.startswith(".") or is_system_file(file.name) or not file.is_file():
             continue
         if file.suffix.lower() in TABLE_ENDINGS:
             split = _SHARD.sub("", file.stem)
             check_split(split, str(file))
             tables[file] = split
-        elif file.suffix.lower() in OTHER_ENDINGS:
+        elif file.suffix.lower() in ADVICE_FOR_ENDINGS:
             others.setdefault(_SHARD.sub("", file.name.partition(".")[0]), file)
     missing = next((others[split] for split in SPLITS if split in others and split not in tables.values()), None)
     if missing is not None:
@@ -133,7 +133,7 @@ def _samples(
 ) -> Iterator[Sample]:
     asked = [*columns, label] if fixed else [*columns, label, split]
 
-    def wanted(names: list[str]) -> list[str]:
+    def choose_columns(names: list[str]) -> list[str]:
         for option, column in [*(("text", name) for name in columns), ("label", label)]:
             if column not in names:
                 raise StreamError(_missing(file, option, column, names, header))
@@ -145,7 +145,7 @@ def _samples(
         return asked
 
     key = file.relative_to(root).as_posix()
-    for row in read_table_rows(file, header=header, wanted=wanted):
+    for row in read_table_rows(file, header=header, choice=choose_columns):
         try:
             yield _sample(row, columns, label, split, fixed, key)
         except StreamError as error:

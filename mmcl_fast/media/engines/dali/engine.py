@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media.decode import decode
-from mmcl_fast.media.dsp.views import draw, normalise
+from mmcl_fast.media.dsp.views import draw_view, normalise
 from mmcl_fast.media.engines.dali.calls import Pipe, Stuck
 from mmcl_fast.media.engines.dali.graphs import GRAPHS, Depths, Pictures, Sounds
 from mmcl_fast.media.engines.dali.routes import ROUTES, Feed
@@ -232,7 +232,7 @@ class _Run:
         if self.stop.is_set() or engine.stuck or item.modality != engine.spec.modality:
             return
         try:
-            feed = ROUTES[item.modality](item.path, engine.spec, draw(self.view, self.seed, item.key), engine.gpu)
+            feed = ROUTES[item.modality](item.path, engine.spec, draw_view(self.view, self.seed, item.key), engine.gpu)
         except Exception:  # broken bytes make a header parser raise anything: the cpu backend says what is wrong
             return
         if feed is not None and feed.cost <= self._budget() and not engine.refuses(feed.kind):

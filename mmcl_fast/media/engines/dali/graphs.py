@@ -86,8 +86,8 @@ class Sounds:
         windows: dict[int, Tensor] = {}
         for (rate, _), places in alike.items():
             sounds = resample(torch.stack([waves[i] for i in places]), rate, spec.sample_rate)
-            windows.update((i, mel.window(sound, spec, feeds[i].view.shift)) for i, sound in zip(places, sounds))
-        return mel.picture(torch.stack([windows[i] for i in range(len(waves))]), spec)
+            windows.update((i, mel.take_window(sound, spec, feeds[i].view.shift)) for i, sound in zip(places, sounds))
+        return mel.log_mel_image(torch.stack([windows[i] for i in range(len(waves))]), spec)
 
 
 class Depths:
@@ -105,11 +105,11 @@ class Depths:
 
     def prepare(self, values: np.ndarray, feed: Feed) -> Tensor:
         """A decoded map ``[H, W, 1]`` to metres ``[H, W]`` on the device. Raises MediaError."""
-        return depth_maps.metres(values[..., 0], self.spec).to(self.device)
+        return depth_maps.to_metres(values[..., 0], self.spec).to(self.device)
 
     def pictures(self, maps: list[Tensor], feeds: list[Feed]) -> Tensor:
         """``[B, 1, size, size]`` in 0..1."""
-        return torch.cat([depth_maps.picture(metres, self.spec, feed.view) for metres, feed in zip(maps, feeds)])
+        return torch.cat([depth_maps.to_image(metres, self.spec, feed.view) for metres, feed in zip(maps, feeds)])
 
 
 Graph = Union[Pictures, Sounds, Depths]

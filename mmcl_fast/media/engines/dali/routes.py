@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from mmcl_fast.media.dsp.views import View, region
-from mmcl_fast.media.readers.audio.audio import Plan, plan_of
-from mmcl_fast.media.readers.audio.sample_checks import plausible
+from mmcl_fast.media.dsp.views import View, view_region
+from mmcl_fast.media.formats import PILLOW_FORMATS
+from mmcl_fast.media.readers.audio.audio import ReadPlan, make_plan
+from mmcl_fast.media.readers.audio.sample_checks import check_format
 from mmcl_fast.media.readers.image import pillow_image, png
-from mmcl_fast.media.readers.video.display_matrix import UPRIGHT, shape_of_pixels, turn_of
-from mmcl_fast.media.readers.video.timeline import header_clock
-from mmcl_fast.media.readers.video.tracks import video_track
-from mmcl_fast.media.source import FORMATS, Source, open_av, read_bytes, size_of
+from mmcl_fast.media.readers.video.display_matrix import UPRIGHT, pixel_aspect_ratio, read_display_matrix
+from mmcl_fast.media.readers.video.timeline import timeline_from_header
+from mmcl_fast.media.readers.video.tracks import find_video_track
+from mmcl_fast.media.source import Source, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 
 MAX_FILE = 1 << 28  # bytes; larger files are not read whole into memory
@@ -59,12 +60,12 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     from PIL import Image
 
     data = _bytes(source, spec)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as im:
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as im:
         if (
             im.format not in PICTURES
             or im.mode not in ("RGB", "L")
             or im.has_transparency_data
-            or pillow_image.deep(im)
+            or pillow_image.has_16_bits(im)
             or im.width * im.height > spec.max_pixels
             or im.info.get("interlace")
             or (im.format != "MPO" and getattr(im, "is_animated", False))
@@ -119,8 +120,8 @@ def audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         rate, samples = file.samplerate, file.frames
         seconds = samples / rate
-        plausible(rate, file.channels)
-        if plan_of(data, file, whole=True) != Plan():
+        check_format(rate, file.channels)
+        if make_plan(data, file, whole=True) != ReadPlan():
             return None
         if file.format not in SOUNDS or not 0 < seconds <= min(LONG * spec.seconds, spec.max_seconds):
             return None
@@ -135,15 +136,15 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     """
     data = _bytes(source, spec)
     with open_av(data) as container:
-        stream = video_track(container)
+        stream = find_video_track(container)
         if stream is None or len(container.streams.video) > 1:  # DALI may take another one, such as a cover
             return None
-        context, clock = stream.codec_context, header_clock(container, stream)
+        context, clock = stream.codec_context, timeline_from_header(container, stream)
         width, height = context.width, context.height
         codec = {"libdav1d": "av1", "libvpx-vp9": "vp9"}.get(context.name, context.name)
         if (
             clock is None
-            or (spec.resize == "crop" and shape_of_pixels(stream) != 1)
+            or (spec.resize == "crop" and pixel_aspect_ratio(stream) != 1)
             or width * height > spec.max_pixels
             or clock.seconds > spec.max_seconds
             or not _states(data, container, width, height)
@@ -164,7 +165,7 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     end = clock.start + clock.duration
     if (
         frame is None
-        or turn_of(frame) not in (None, UPRIGHT)
+        or read_display_matrix(frame) not in (None, UPRIGHT)
         or (frame.width, frame.height) != (width, height)
         or frame.format.name not in ("yuv420p", "yuvj420p")
         or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)
@@ -193,7 +194,7 @@ def _number(data: bytes) -> int:
 
 def _may_be_turned(data: bytes) -> bool:
     """Whether a PNG may state an orientation, which DALI does not read; Pillow knows only what precedes the pixels."""
-    return png.ORIENTATION in png.names_of(data)
+    return png.ORIENTATION in png.chunk_names(data)
 
 
 def _plain_bmp(im: Any) -> bool:
@@ -216,7 +217,7 @@ def _roi(width: int, height: int, spec: VisualSpec, view: View, whole: bool = Fa
 
     ``whole``: begins and ends on whole pixels of the frame as scaled, where the cpu backend cuts a video.
     """
-    left, top, right, bottom = region(width, height, spec, view)
+    left, top, right, bottom = view_region(width, height, spec, view)
     if whole:
         left, right = _on_pixels(left, right, width, spec.size)
         top, bottom = _on_pixels(top, bottom, height, spec.size)

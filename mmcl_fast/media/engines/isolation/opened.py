@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from mmcl_fast.media.source import WHOLE, Slice, Source, read_bytes, size_of
+from mmcl_fast.media.source import READ_AT_ONCE, Slice, Source, read_bytes, size_of
 
 HEAD = 64  # bytes before the planes in memory that is shared; the first holds the number of the job under way
 
@@ -33,19 +33,19 @@ class Opened(Slice):
     def __str__(self) -> str:
         return self.path if self.whole else super().__str__()
 
-    def holder(self) -> io.RawIOBase:
+    def open_raw(self) -> io.RawIOBase:
         if self.fault is not None:
             raise OSError(*self.fault)
         return _Descriptor(self.descriptor, self.path)
 
-    def reader(self) -> BinaryIO:
+    def open_buffered(self) -> BinaryIO:
         if not self.whole:
-            return super().reader()
-        if self.size <= WHOLE and self.fault is None:
+            return super().open_buffered()
+        if self.size <= READ_AT_ONCE and self.fault is None:
             data = _Named(read_bytes(self))
             data.name = _address(self.path)
             return data
-        return io.BufferedReader(self.holder(), 1 << 18)
+        return io.BufferedReader(self.open_raw(), 1 << 18)
 
 
 class _Named(io.BytesIO):

@@ -13,7 +13,7 @@ BUFFER = 1 << 18  # bytes
 
 
 @dataclass(frozen=True)
-class Part(Slice):
+class FilePart(Slice):
     """Bytes of a source between what is not in the source; ``part_of`` makes it.
 
     Attributes:
@@ -29,27 +29,27 @@ class Part(Slice):
     header: bytes = b""
     samples: int | None = None
 
-    def holder(self) -> io.RawIOBase:
+    def open_raw(self) -> io.RawIOBase:
         """The part as a file, not buffered."""
-        return _Spliced(self)
+        return _FilePartReader(self)
 
-    def reader(self) -> BinaryIO:
+    def open_buffered(self) -> BinaryIO:
         """The part as a seekable file."""
-        return io.BufferedReader(_Spliced(self), BUFFER)
+        return io.BufferedReader(_FilePartReader(self), BUFFER)
 
 
-def part_of(
+def make_part(
     source: Source, start: int, end: int, header: bytes = b"", padding: int = 0, samples: int | None = None
-) -> Part:
+) -> FilePart:
     """The bytes from ``start`` to ``end`` of a source behind a header, and ``padding`` zero bytes behind them."""
     size = len(header) + end - start + padding
-    return Part(name_of(source), 0, size, f"{start}-{end}", None, source, start, end, header, samples)
+    return FilePart(name_of(source), 0, size, f"{start}-{end}", None, source, start, end, header, samples)
 
 
-class _Spliced(io.RawIOBase):
+class _FilePartReader(io.RawIOBase):
     """A ``Part`` as a file, which holds no more than the part's header in memory."""
 
-    def __init__(self, part: Part):
+    def __init__(self, part: FilePart):
         self.part, self.place = part, 0
         self.full = len(part.header) + part.end - part.start
         self.file = open_binary(part.source)

@@ -12,18 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mmcl_fast.media.readers.audio.file_part import Part, part_of
+from mmcl_fast.media.readers.audio.file_part import FilePart, make_part
 from mmcl_fast.media.source import Source
 
 HEAD = 1 << 20  # bytes; the sound begins before, or its header is taken to be honest
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
-TAGS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"iXML", b"_PMX", b"JUNK", b"junk", b"smpl", b"fact")
-TAGS_SIZE = 1 << 16  # bytes at the file's end that may be chunks of text
-SIZES = range(0x7FFF0000, 0x80010000)  # what arecord, sox, mplayer and espeak leave for a size
+TAG_CHUNKS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"iXML", b"_PMX", b"JUNK", b"junk", b"smpl", b"fact")
+MAX_TAGS_SIZE = 1 << 16  # bytes at the file's end that may be chunks of text
+PLACEHOLDER_SIZES = range(0x7FFF0000, 0x80010000)  # what arecord, sox, mplayer and espeak leave for a size
 
 
 @dataclass(frozen=True)
-class Stated:
+class StatedSize:
     """``what`` begins at the byte ``start`` and takes ``size`` bytes, None where the header leaves it open."""
 
     start: int
@@ -31,7 +31,7 @@ class Stated:
     what: str = "sound"
 
 
-def stated(file: BinaryIO) -> Stated | None:
+def read_stated_size(file: BinaryIO) -> StatedSize | None:
     """What the header of an open file says of its sound, or of all that the file holds. None: nothing."""
     file.seek(0)
     data = file.read(16)
@@ -44,23 +44,23 @@ def stated(file: BinaryIO) -> Stated | None:
     return _boxes(file) if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") else None
 
 
-def missing(file: BinaryIO) -> str | None:
+def find_truncation(file: BinaryIO) -> str | None:
     """What shows that an open file ends before its header says."""
-    found, size = stated(file), file.seek(0, 2)
+    found, size = read_stated_size(file), file.seek(0, 2)
     if found is None or found.size is None or found.start + found.size <= size:
         return None
     return f"ends after {max(0, size - found.start)} of {found.size} bytes of {found.what}"
 
 
-def repaired(source: Source, file: BinaryIO) -> Part | None:
+def repair_size(source: Source, file: BinaryIO) -> FilePart | None:
     """An open WAV, RF64, W64, AIFF or CAF file with the size that its header leaves open. None: it is not needed."""
-    found, end = stated(file), file.seek(0, 2)
+    found, end = read_stated_size(file), file.seek(0, 2)
     if found is None or found.size is not None or found.start >= end:
         return None
     file.seek(0)
     header = bytearray(file.read(found.start))
     if header[:2] in (b"RI", b"RF", b"BW"):
-        end = _before_tags(file, found.start, end)
+        end = _end_before_tags(file, found.start, end)
     size = end - found.start
     if header[:4] in (b"RIFF", b"RF64", b"BW64") and end < 0xFFFFFFFF:  # below 4 GiB an RF64 file is as well a RIFF one
         header[:8] = b"RIFF" + (end - 8).to_bytes(4, "little")
@@ -78,33 +78,33 @@ def repaired(source: Source, file: BinaryIO) -> Part | None:
         header[-8:] = (size + 24).to_bytes(8, "little")
     else:
         return None
-    return part_of(source, found.start, end, bytes(header))
+    return make_part(source, found.start, end, bytes(header))
 
 
-def _before_tags(file: BinaryIO, start: int, end: int) -> int:
+def _end_before_tags(file: BinaryIO, start: int, end: int) -> int:
     """Where the sound of a RIFF file ends: at the file's end, or before chunks of text that reach exactly there."""
-    base = max(start, end - TAGS_SIZE)
+    base = max(start, end - MAX_TAGS_SIZE)
     file.seek(base)
     data = file.read(end - base)
-    for mark in TAGS:
+    for mark in TAG_CHUNKS:
         place = data.rfind(mark)
         if place >= 0:
             at = place
-            while data[at : at + 4] in TAGS:
+            while data[at : at + 4] in TAG_CHUNKS:
                 size = int.from_bytes(data[at + 4 : at + 8], "little")
                 at += 8 + size + size % 2
             if at == len(data):
-                return _before_tags(file, start, base + place)  # more of them may stand before
+                return _end_before_tags(file, start, base + place)  # more of them may stand before
     return end
 
 
-def _riff(file: BinaryIO) -> Stated | None:
+def _riff(file: BinaryIO) -> StatedSize | None:
     """WAV and AVI (RIFF), RF64 and BW64 (EBU Tech 3306), and RIFX, whose numbers are big-endian."""
     file.seek(0)
     kind, size, form = struct.unpack("<4sI4s", file.read(12))
     order = ">" if kind == b"RIFX" else "<"
     if form != b"WAVE":
-        return None if form != b"AVI " or _open(size) else Stated(8, size, "its RIFF chunk")
+        return None if form != b"AVI " or _is_placeholder(size) else StatedSize(8, size, "its RIFF chunk")
     long_size, place = None, 12
     while place < HEAD:
         file.seek(place)
@@ -114,57 +114,57 @@ def _riff(file: BinaryIO) -> Stated | None:
         if mark == b"data":
             if kind in (b"RF64", b"BW64") and size == 0xFFFFFFFF:
                 size = long_size or 0
-                return Stated(place + 8, None if size == 0 or size >= 1 << 62 else size)
-            return Stated(place + 8, None if _open(size) else size)
+                return StatedSize(place + 8, None if size == 0 or size >= 1 << 62 else size)
+            return StatedSize(place + 8, None if _is_placeholder(size) else size)
         place += 8 + size + size % 2
     return None
 
 
-def _w64(file: BinaryIO) -> Stated | None:
+def _w64(file: BinaryIO) -> StatedSize | None:
     place = 40
     while place < HEAD:
         file.seek(place)
         mark, size = struct.unpack("<16sQ", file.read(24))
         if mark == W64_DATA:
-            return Stated(place + 24, size - 24 if 24 < size < 1 << 62 else None)
+            return StatedSize(place + 24, size - 24 if 24 < size < 1 << 62 else None)
         place += max(24, size + -size % 8)
     return None
 
 
-def _form(file: BinaryIO) -> Stated | None:
+def _form(file: BinaryIO) -> StatedSize | None:
     """AIFF, AIFF-C, and the IFF sounds of an Amiga."""
     place = 12
     while place < HEAD:
         file.seek(place)
         mark, size = struct.unpack(">4sI", file.read(8))
         if mark == b"SSND":
-            return Stated(place + 16, None if _open(size) else max(0, size - 8))
+            return StatedSize(place + 16, None if _is_placeholder(size) else max(0, size - 8))
         if mark == b"BODY":
-            return Stated(place + 8, None if _open(size) else size)
+            return StatedSize(place + 8, None if _is_placeholder(size) else size)
         place += 8 + size + size % 2
     return None
 
 
-def _caf(file: BinaryIO) -> Stated | None:
+def _caf(file: BinaryIO) -> StatedSize | None:
     """Apple's Core Audio Format; its data chunk begins with an edit count of 4 bytes."""
     place = 8
     while place < HEAD:
         file.seek(place)
         mark, size = struct.unpack(">4sq", file.read(12))
         if mark == b"data":
-            return Stated(place + 16, size - 4 if size > 4 else None)
+            return StatedSize(place + 16, size - 4 if size > 4 else None)
         place += 12 + max(0, size)
     return None
 
 
-def _au(file: BinaryIO) -> Stated | None:
+def _au(file: BinaryIO) -> StatedSize | None:
     file.seek(0)
     data = file.read(12)
     start, size = struct.unpack(("<" if data[:4] == b"dns." else ">") + "4xII", data)
-    return Stated(start, None if _open(size) else size)
+    return StatedSize(start, None if _is_placeholder(size) else size)
 
 
-def _nist(file: BinaryIO) -> Stated | None:
+def _nist(file: BinaryIO) -> StatedSize | None:
     """NIST SPHERE: a header of text whose size stands in its second line."""
     file.seek(0)
     text = file.read(1024)
@@ -174,10 +174,10 @@ def _nist(file: BinaryIO) -> Stated | None:
     if None in fields or not start.isdigit() or (coding and coding[1] not in (b"pcm", b"ulaw", b"alaw")):
         return None
     count, channels, width = fields
-    return Stated(int(start), count * channels * width or None)  # type: ignore[operator]
+    return StatedSize(int(start), count * channels * width or None)  # type: ignore[operator]
 
 
-def _boxes(file: BinaryIO) -> Stated | None:
+def _boxes(file: BinaryIO) -> StatedSize | None:
     """MP4, M4A, MOV (ISO 14496-12): the last box of the file."""
     end, place = file.seek(0, 2), 0
     while place < end:
@@ -189,12 +189,12 @@ def _boxes(file: BinaryIO) -> Stated | None:
         if size < 8:  # 0: it reaches to the end of the file
             return None
         if place + size > end:
-            return Stated(place, size, "its last box") if head[4:8] in (b"mdat", b"moov", b"moof") else None
+            return StatedSize(place, size, "its last box") if head[4:8] in (b"mdat", b"moov", b"moof") else None
         place += size
     return None
 
 
-def _ebml(file: BinaryIO) -> Stated | None:
+def _ebml(file: BinaryIO) -> StatedSize | None:
     """Matroska and WebM (RFC 8794): the segment behind the header. All bits of a size set: it is left open."""
     file.seek(4)
     data = file.read(64)
@@ -205,7 +205,7 @@ def _ebml(file: BinaryIO) -> Stated | None:
     if data[:4] != b"\x18\x53\x80\x67":
         return None
     size, width = _vint(data[4:])
-    return Stated(place + 4 + width, None if size == (1 << 7 * width) - 1 else size, "its segment")
+    return StatedSize(place + 4 + width, None if size == (1 << 7 * width) - 1 else size, "its segment")
 
 
 def _vint(data: bytes) -> tuple[int, int]:
@@ -214,12 +214,12 @@ def _vint(data: bytes) -> tuple[int, int]:
     return int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1), width
 
 
-def _open(size: int) -> bool:
+def _is_placeholder(size: int) -> bool:
     """Whether a size of 32 bits is what a writer leaves that does not know it."""
-    return size == 0 or size in SIZES or size >= 0xFFFF0000
+    return size == 0 or size in PLACEHOLDER_SIZES or size >= 0xFFFF0000
 
 
-_READERS: dict[bytes, Callable[[BinaryIO], Stated | None]] = {
+_READERS: dict[bytes, Callable[[BinaryIO], StatedSize | None]] = {
     b"RIFF": _riff,
     b"RIFX": _riff,
     b"RF64": _riff,

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp import cpp_kernels
-from mmcl_fast.media.readers.audio.file_part import Part
-from mmcl_fast.media.readers.audio.sample_checks import LOUDEST, plausible, sane
+from mmcl_fast.media.readers.audio.file_part import FilePart
+from mmcl_fast.media.readers.audio.sample_checks import LOUDEST, check_format, check_range
 from mmcl_fast.media.source import Source, is_file, open_binary
 
 BLOCK = 1 << 16  # samples read at once where all are read
 
 
 @contextmanager
-def open_sound(source: Source) -> Iterator[Any]:
+def open_soundfile(source: Source) -> Iterator[Any]:
     """An open SoundFile of a plausible rate. Raises soundfile.LibsndfileError for what libsndfile does not read."""
     import soundfile
 
@@ -30,11 +30,11 @@ def open_sound(source: Source) -> Iterator[Any]:
     with open_binary(source) as opened:
         bare = is_file(source) and os.name == "posix"
         with soundfile.SoundFile(opened.fileno() if bare else opened, closefd=False) as file:
-            plausible(file.samplerate, file.channels)
+            check_format(file.samplerate, file.channels)
             yield file
 
 
-class FilePiece:
+class FileSegment:
     """The sound of an open SoundFile.
 
     Args:
@@ -55,7 +55,7 @@ class FilePiece:
         if start and file.subtype != "VORBIS" and file.seekable():
             file.seek(start)
         else:
-            _skip(file, start)
+            _read_past(file, start)
         # libsndfile makes floats of 16 bits a sample at a time; it divides them by 32768, too.
         samples = file.read(count, dtype="int16" if file.subtype == "PCM_16" else "float32", always_2d=True)
         if len(samples) < count:
@@ -69,31 +69,31 @@ class FilePiece:
             block = self.file.read(min(BLOCK, self.samples - count), dtype="float32", always_2d=True)
             if not len(block):
                 raise MediaError(f"ends after {count} of {self.samples} samples: cut short, replace it")
-            sane(float(block.min()), float(block.max()))
+            check_range(float(block.min()), float(block.max()))
             count += len(block)
 
 
-class PartPiece:
+class ReopenedSegment:
     """The sound of a part or a file. Each call opens it, so that a chain of hundreds holds none open."""
 
     def __init__(self, part: Source):
         self.part = part
-        with open_sound(part) as file:
+        with open_soundfile(part) as file:
             piece = self._of(file)
             self.rate, self.samples = piece.rate, piece.samples
 
     def read(self, start: int, count: int) -> Tensor:
         """Mono float32 ``[count]`` from sample ``start`` on."""
-        with open_sound(self.part) as file:
+        with open_soundfile(self.part) as file:
             return self._of(file).read(start, count)
 
     def check(self) -> None:
         """Reads all samples, a block at a time."""
-        with open_sound(self.part) as file:
+        with open_soundfile(self.part) as file:
             self._of(file).check()
 
-    def _of(self, file: Any) -> FilePiece:
-        return FilePiece(file, self.part.samples if isinstance(self.part, Part) else None)
+    def _of(self, file: Any) -> FileSegment:
+        return FileSegment(file, self.part.samples if isinstance(self.part, FilePart) else None)
 
 
 def _mono(samples: np.ndarray) -> Tensor:
@@ -102,16 +102,16 @@ def _mono(samples: np.ndarray) -> Tensor:
     if kernels is not None and samples.flags.c_contiguous:
         wave = torch.empty(len(samples))
         if kernels.mono(samples.ctypes.data, int(samples.dtype == np.int16), *samples.shape, LOUDEST, wave.data_ptr()):
-            sane(-math.inf, math.inf)
+            check_range(-math.inf, math.inf)
         return wave
     scale = 1 / 32768 if samples.dtype == np.int16 else 1.0
     wave = torch.from_numpy(samples[:, 0] if samples.shape[1] == 1 else samples.mean(1, dtype=np.float32))
     wave = wave.float().mul_(scale)
-    sane(*wave.aminmax())
+    check_range(*wave.aminmax())
     return wave
 
 
-def _skip(file: Any, count: int) -> None:
+def _read_past(file: Any, count: int) -> None:
     """Reads so far: in Vorbis libsndfile 1.2.2 may seek elsewhere, or crash where it cannot decode."""
     while count and (block := len(file.read(min(count, BLOCK), dtype="float32"))):
         count -= block

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from mmcl_fast.media.readers.audio.file_part import Part, part_of
+from mmcl_fast.media.readers.audio.file_part import FilePart, make_part
 from mmcl_fast.media.source import Source
 
 CHUNK = 1 << 22  # bytes read at once
-LONGEST = 1 << 13  # bytes; no frame and no tag of fixed size is longer
+MAX_FRAME = 1 << 13  # bytes; no frame and no tag of fixed size is longer
 OVERESTIMATE = 64  # no frame is longer than so many of the shortest ones
 ENCODERS = (b"LAME", b"Lavf", b"Lavc", b"L3.9")  # that write their delay into the header
 CHECKSUM = 154  # bytes from the mark of a LAME header to its checksum
@@ -30,7 +30,7 @@ _RATES = (44100, 48000, 32000)  # Hz of version 1
 
 
 @dataclass(frozen=True)
-class Kind:
+class FrameKind:
     """What all frames of a stream share: layer 1 to 3, Hz, samples a frame, and whether the rates are halved."""
 
     layer: int
@@ -39,7 +39,7 @@ class Kind:
     low: bool
 
 
-def _headers() -> dict[bytes, tuple[int, Kind]]:
+def _headers() -> dict[bytes, tuple[int, FrameKind]]:
     """The frame's size in bytes and its kind, by the first three bytes of each possible header."""
     found = {}
     for version, shift in ((3, 0), (2, 1), (0, 2)):  # MPEG 1, 2 and 2.5
@@ -48,7 +48,7 @@ def _headers() -> dict[bytes, tuple[int, Kind]]:
             rates = ((_LOW_1, _LOW_23, _LOW_23) if low else (_LAYER_1, _LAYER_2, _LAYER_3))[layer - 1]
             samples = 384 if layer == 1 else 576 if layer == 3 and low else 1152
             for rate_index, full_rate in enumerate(_RATES):
-                kind = Kind(layer, full_rate >> shift, samples, low)
+                kind = FrameKind(layer, full_rate >> shift, samples, low)
                 for index, kbits in enumerate(rates, 1):
                     for low_bits in range(4):  # padding and the private bit
                         padding = low_bits >> 1
@@ -65,7 +65,7 @@ _HEADERS = _headers()
 
 
 @dataclass(frozen=True)
-class Stated:
+class FrameCountHeader:
     """What a Xing, Info or VBRI header says: how many frames and bytes follow. None: it does not say."""
 
     mark: bytes
@@ -74,7 +74,7 @@ class Stated:
 
 
 @dataclass
-class Stretch:
+class FrameRun:
     """Frames of one kind that one encoder wrote, one after the other.
 
     Attributes:
@@ -89,23 +89,23 @@ class Stretch:
 
     start: int
     end: int
-    kind: Kind
+    kind: FrameKind
     mono: bool
     first: bytes
-    stated: Stated | None
+    stated: FrameCountHeader | None
     frames: int
     torn: bool = False
 
 
-def stretches(file: BinaryIO) -> list[Stretch]:
+def find_runs(file: BinaryIO) -> list[FrameRun]:
     """All stretches of an open file in their order. Tags and junk between them are left out."""
-    scan, found = _Scan(file), []
+    scan, found = _Scanner(file), []
     while scan.find():
         found.append(scan.follow())
     return found
 
 
-class _Scan:
+class _Scanner:
     """A place in a file that is read a chunk at a time."""
 
     def __init__(self, file: BinaryIO):
@@ -113,7 +113,7 @@ class _Scan:
 
     def _ahead(self) -> bool:
         """Whether bytes are left; then more than ``LONGEST`` are in memory, or all up to the file's end."""
-        while not self.ended and len(self.data) - self.place <= LONGEST:
+        while not self.ended and len(self.data) - self.place <= MAX_FRAME:
             more = self.file.read(CHUNK)
             self.ended = not more
             self.base += self.place
@@ -139,19 +139,19 @@ class _Scan:
             self.place = len(self.data) if sync < 0 else sync
         return False
 
-    def _goes_on(self, end: int, kind: Kind) -> bool:
+    def _goes_on(self, end: int, kind: FrameKind) -> bool:
         if end >= len(self.data):
             return end == len(self.data)
         known = _HEADERS.get(self.data[end : end + 3])
         return known[1] is kind if known else bool(_tag_size(self.data, end))
 
-    def follow(self) -> Stretch:
+    def follow(self) -> FrameRun:
         """The stretch that begins here; moves behind it."""
         size, kind = _HEADERS[self.data[self.place : self.place + 3]]
         first = self.data[self.place : self.place + size]
         mono = first[3] >= MONO
-        stated = _stated(first, kind, mono)
-        stretch = Stretch(self.base + self.place, 0, kind, mono, first, stated, int(stated is None))
+        stated = _read_frame_count_header(first, kind, mono)
+        stretch = FrameRun(self.base + self.place, 0, kind, mono, first, stated, int(stated is None))
         self.place += size
         while self._ahead() and self._run(stretch):
             pass
@@ -160,13 +160,13 @@ class _Scan:
             self._skip(size)
         return stretch
 
-    def _run(self, stretch: Stretch) -> bool:
+    def _run(self, stretch: FrameRun) -> bool:
         """Steps over the frames in memory. False: the stretch ends here."""
         data, place, frames, size = self.data, self.place, 0, 0
-        kind, mono, stops = stretch.kind, stretch.mono, _marked(data, place)
+        kind, mono, stops = stretch.kind, stretch.mono, _find_frame_count_headers(data, place)
         ends, counted = _stated_end(stretch)
         ends -= self.base
-        last = len(data) - (3 if self.ended else LONGEST)
+        last = len(data) - (3 if self.ended else MAX_FRAME)
         goes_on = not self.ended
         while place < last:
             known = _HEADERS.get(data[place : place + 3])
@@ -186,7 +186,7 @@ class _Scan:
         return goes_on
 
 
-def _stated_end(stretch: Stretch) -> tuple[int, int]:
+def _stated_end(stretch: FrameRun) -> tuple[int, int]:
     """Where a header that tells the encoder's padding says that the sound ends, and after how many frames."""
     stated = stretch.stated
     if stated is None or stated.frames is None or stated.size is None or not has_delay(stretch):
@@ -211,14 +211,14 @@ def _tag_size(data: bytes, place: int) -> int:
     return 11 if mark == b"LYRICSBE" else 0
 
 
-def _mark_place(kind: Kind, mono: bool) -> int:
+def _mark_place(kind: FrameKind, mono: bool) -> int:
     """Where in a frame Xing or Info stands: behind the header and the side information."""
     if kind.low:
         return 13 if mono else 21
     return 21 if mono else 36
 
 
-def _stated(frame: bytes, kind: Kind, mono: bool) -> Stated | None:
+def _read_frame_count_header(frame: bytes, kind: FrameKind, mono: bool) -> FrameCountHeader | None:
     if kind.layer != 3:
         return None
     place = _mark_place(kind, mono)
@@ -227,14 +227,14 @@ def _stated(frame: bytes, kind: Kind, mono: bool) -> Stated | None:
         flags = int.from_bytes(frame[place + 4 : place + 8], "big")
         numbers = [int.from_bytes(frame[at : at + 4], "big") for at in (place + 8, place + 12)]
         frames = numbers.pop(0) if flags & 1 else None
-        return Stated(mark, frames, numbers[0] if flags & 2 else None)
+        return FrameCountHeader(mark, frames, numbers[0] if flags & 2 else None)
     if frame[36:40] == b"VBRI":
         size, frames = (int.from_bytes(frame[at : at + 4], "big") for at in (46, 50))
-        return Stated(b"VBRI", frames, size)
+        return FrameCountHeader(b"VBRI", frames, size)
     return None
 
 
-def _marked(data: bytes, start: int) -> set[int]:
+def _find_frame_count_headers(data: bytes, start: int) -> set[int]:
     """Places of frames in memory that hold a Xing, Info or VBRI header: each begins what another encoder wrote."""
     found = set()
     for mark, places in ((b"Xing", (36, 21, 13)), (b"Info", (36, 21, 13)), (b"VBRI", (36,))):
@@ -242,28 +242,30 @@ def _marked(data: bytes, start: int) -> set[int]:
         while hit >= 0:
             for frame in (hit - place for place in places):
                 known = _HEADERS.get(data[frame : frame + 3]) if frame >= start else None
-                if known and _stated(data[frame : frame + known[0]], known[1], data[frame + 3] >= MONO):
+                if known and _read_frame_count_header(
+                    data[frame : frame + known[0]], known[1], data[frame + 3] >= MONO
+                ):
                     found.add(frame)
             hit = data.find(mark, hit + 4)
     return found
 
 
-def is_sealed(file: BinaryIO) -> bool:
+def has_valid_lame_header(file: BinaryIO) -> bool:
     """Whether an open file's LAME header is as the encoder left it and states the file's very size.
 
     Its checksum covers its counts. So they hold, and no frame need be looked at.
     """
     place, size = 0, file.seek(0, 2)
     file.seek(0)
-    head = file.read(LONGEST)
+    head = file.read(MAX_FRAME)
     while tag := _tag_size(head, 0):
         place += tag
         file.seek(place)
-        head = file.read(LONGEST)
+        head = file.read(MAX_FRAME)
     length, kind = _HEADERS.get(head[:3], (0, None))
     if kind is None or len(head) <= length:
         return False
-    stated = _stated(head[:length], kind, head[3] >= MONO)
+    stated = _read_frame_count_header(head[:length], kind, head[3] >= MONO)
     end = _mark_place(kind, head[3] >= MONO) + CHECKSUM
     if not stated or stated.mark == b"VBRI" or head[end - CHECKSUM + 120 :][:4] not in ENCODERS:
         return False
@@ -290,7 +292,7 @@ def _crc_of(byte: int) -> int:
 _CRC = [_crc_of(byte) for byte in range(256)]
 
 
-def truthful(source: Source, stretch: Stretch) -> Part:
+def make_part_of_true_length(source: Source, stretch: FrameRun) -> FilePart:
     """A stretch of layer 3 as a file whose length libsndfile takes as it is.
 
     Its samples are those that ffmpeg gives: the encoder's delay and padding are cut off where a header by LAME or
@@ -302,25 +304,25 @@ def truthful(source: Source, stretch: Stretch) -> Part:
     if has_delay(stretch):
         place = _mark_place(stretch.kind, stretch.mono) + 8
         counts = stretch.frames.to_bytes(4, "big") + (stretch.end - stretch.start).to_bytes(4, "big")
-        return part_of(source, start, stretch.end, first[:place] + counts + first[place + 8 :])
+        return make_part(source, start, stretch.end, first[:place] + counts + first[place + 8 :])
     # libsndfile estimates the length from the file's size. With the padding it is never too short.
-    padding = OVERESTIMATE * (stretch.end - start) + LONGEST
-    return part_of(source, start, stretch.end, padding=padding, samples=stretch.frames * stretch.kind.samples)
+    padding = OVERESTIMATE * (stretch.end - start) + MAX_FRAME
+    return make_part(source, start, stretch.end, padding=padding, samples=stretch.frames * stretch.kind.samples)
 
 
-def has_delay(stretch: Stretch) -> bool:
+def has_delay(stretch: FrameRun) -> bool:
     """Whether the stretch's header tells the encoder's delay, as LAME's and ffmpeg's do."""
     place = _mark_place(stretch.kind, stretch.mono)
     flags = stretch.first[place + 4 : place + 8]
     return stretch.stated is not None and flags == b"\0\0\0\x0f" and stretch.first[place + 120 :][:4] in ENCODERS
 
 
-def is_exact(stretch: Stretch) -> bool:
+def is_exact(stretch: FrameRun) -> bool:
     """Whether libsndfile knows the stretch's length from its header."""
     return stretch.stated is not None and stretch.stated.frames == stretch.frames and has_delay(stretch)
 
 
-def missing(found: list[Stretch]) -> str | None:
+def find_truncation(found: list[FrameRun]) -> str | None:
     """What shows that the file ends before its sound does: it ends inside a frame, or a header states more frames.
 
     A header that states too many frames but the right number of bytes is only wrong. Frames behind junk still count.

@@ -9,12 +9,12 @@ import re
 from typing import BinaryIO
 
 CHUNK = 1 << 22  # bytes read at once
-LARGEST = 27 + 255 + 255 * 255  # bytes of a page
+MAX_PAGE = 27 + 255 + 255 * 255  # bytes of a page
 # The first page of a stream: flag 2 ("begin"), no position in time yet, any serial number, page number 0.
 FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7](?:\0{8}|\xff{8}).{4}\0{4}", re.DOTALL)
 
 
-def links(file: BinaryIO) -> list[int]:
+def find_links(file: BinaryIO) -> list[int]:
     """Where each link of an open file begins, in bytes. Streams that begin side by side are one link."""
     begins: list[int] = []
     base, data = 0, b""
@@ -30,11 +30,11 @@ def links(file: BinaryIO) -> list[int]:
     return [place for place in begins if place not in ends]
 
 
-def is_torn(file: BinaryIO, begins: list[int]) -> bool:
+def is_cut_short(file: BinaryIO, begins: list[int]) -> bool:
     """Whether an open file ends inside a page, or one of its links does."""
     size = file.seek(0, 2)
     for begin, end in zip(begins, [*begins[1:], size], strict=True):
-        start = file.seek(max(begin, end - LARGEST))
+        start = file.seek(max(begin, end - MAX_PAGE))
         last = file.read(end - start).rfind(b"OggS\0")
         if last >= 0 and start + last + _page_size(file, start + last) > end:
             return True
@@ -46,5 +46,5 @@ def _page_size(file: BinaryIO, place: int) -> int:
     file.seek(place)
     head = file.read(27 + 255)
     if len(head) < 27 or len(head) < 27 + head[26]:
-        return LARGEST
+        return MAX_PAGE
     return 27 + head[26] + sum(head[27 : 27 + head[26]])

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.readers.audio.sample_checks import plausible, sane
-from mmcl_fast.media.readers.video.tracks import audio_track
+from mmcl_fast.media.readers.audio.sample_checks import check_format, check_range
+from mmcl_fast.media.readers.video.tracks import find_audio_track
 from mmcl_fast.media.source import Source, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec
 
 # kbit/s of AC-3 by its header's code for the frame's size (ETSI TS 102 366, table 4.13).
 AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
-KEPT = 1 << 24  # samples in memory (64 MB)
+MAX_SAMPLES_IN_MEMORY = 1 << 24  # samples in memory (64 MB)
 
 
-class AvSound:
+class AvRecording:
     """The sound track of a source, counted sample by sample.
 
     Args:
@@ -34,7 +34,7 @@ class AvSound:
         MediaError: no sound track, no samples, damage before the end, or more seconds than the limit.
     """
 
-    def __init__(self, source: Source, spec: VisualSpec, whole: bool, kept: int = KEPT):
+    def __init__(self, source: Source, spec: VisualSpec, whole: bool, kept: int = MAX_SAMPLES_IN_MEMORY):
         self.source = source
         self.runs: list[tuple[int, int]] = []  # rate and samples of each piece
         self.stated, self.exact, self.torn = 0.0, False, False
@@ -47,17 +47,19 @@ class AvSound:
             seconds += len(block) / rate
             limit_seconds(seconds, spec)
             if whole:
-                sane(block.min(initial=0), block.max(initial=0))
+                check_range(block.min(initial=0), block.max(initial=0))
             if self._kept is not None:
                 self._kept.append(block)
                 if total > kept:
                     self._kept = None
         self.seconds = seconds
 
-    def pieces(self) -> list[AvPiece]:
+    def pieces(self) -> list[AvSegment]:
         """The stretches of one rate, in their order."""
         starts = itertools.accumulate((samples for _, samples in self.runs), initial=0)
-        return [AvPiece(self, start, rate, samples) for start, (rate, samples) in zip(starts, self.runs, strict=False)]
+        return [
+            AvSegment(self, start, rate, samples) for start, (rate, samples) in zip(starts, self.runs, strict=False)
+        ]
 
     def missing(self) -> str | None:
         """What shows that the file ends before its sound does."""
@@ -82,12 +84,12 @@ class AvSound:
         import av
 
         with open_av(self.source) as container:
-            track = audio_track(container)
+            track = find_audio_track(container)
             if track is None:
                 raise MediaError("holds no sound track")
             if track.codec_context is None:
                 raise MediaError("its sound codec is unknown: convert it to wav or flac")
-            plausible(track.rate, track.channels)
+            check_format(track.rate, track.channels)
             self.stated, self.exact = _stated_seconds(container, track)
             failed: Exception | None = None
             last = None
@@ -105,7 +107,7 @@ class AvSound:
             self.torn = failed is not None or (last is not None and _is_short(last, track.codec_context.name))
 
 
-class AvPiece:
+class AvSegment:
     """A stretch of one rate of an ``AvSound``.
 
     Attributes:
@@ -113,13 +115,13 @@ class AvPiece:
         samples: per channel.
     """
 
-    def __init__(self, sound: AvSound, start: int, rate: int, samples: int):
+    def __init__(self, sound: AvRecording, start: int, rate: int, samples: int):
         self.sound, self.start, self.rate, self.samples = sound, start, rate, samples
 
     def read(self, start: int, count: int) -> Tensor:
         """Mono float32 ``[count]`` from sample ``start`` on."""
         wave = torch.from_numpy(self.sound.read(self.start + start, count))
-        sane(*wave.aminmax())
+        check_range(*wave.aminmax())
         return wave
 
 

@@ -9,20 +9,21 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp.views import View
-from mmcl_fast.media.readers.depth import depth_to_image as depth_maps
+from mmcl_fast.media.formats import PILLOW_FORMATS
+from mmcl_fast.media.readers.depth.depth_to_image import to_image, to_metres
 from mmcl_fast.media.readers.depth.exr import read_exr
 from mmcl_fast.media.readers.image import high_bit_depth, netpbm, tiff
-from mmcl_fast.media.readers.image.pillow_image import limit_pixels, orientation_of
+from mmcl_fast.media.readers.image.pillow_image import exif_orientation, limit_pixels
 from mmcl_fast.media.sniff import EXR
-from mmcl_fast.media.source import FORMATS, Source, head, open_binary, read_bytes, size_of
+from mmcl_fast.media.source import Source, head, open_binary, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 
 SAVE = "use 16-bit grey PNG"
 
 
-def depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
     """A map of a file to ``[1, 1, size, size]``; see ``read_plane`` and ``depth_to_image``."""
-    return depth_maps.picture(depth_maps.metres(read_plane(source, spec), spec), spec, view)
+    return to_image(to_metres(read_plane(source, spec), spec), spec, view)
 
 
 def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
@@ -35,35 +36,35 @@ def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
 
     start = head(source, 6)
     if start == b"\x93NUMPY":
-        return _npy(source, spec)
+        return _read_npy(source, spec)
     if start.startswith(EXR):
         return read_exr(read_bytes(source), spec)
     with open_binary(source) as file:
         if start[:4] in tiff.MARKS:
             page = tiff.read_page(file, spec.max_pixels)
             if page.readable:
-                _one_plane(page.samples, page.bits, spec)
+                _require_one_plane(page.samples, page.bits, spec)
                 if page.photometric == tiff.PALETTE:
                     raise MediaError(f"a picture of a palette, not a depth map: {SAVE}")
-                return high_bit_depth.turned(tiff.numbers_of(page, file)[..., 0], page.orientation)
-            page.leave_to_pillow()
+                return high_bit_depth.apply_orientation(tiff.read_samples(page, file)[..., 0], page.orientation)
+            page.require_pillow_support()
         elif start.startswith(b"P") and (header := netpbm.read_header(file, spec.max_pixels)):
-            _one_plane(header.channels, header.largest.bit_length() or 32, spec)
-            return netpbm.read_numbers(file, header)[..., 0]
+            _require_one_plane(header.channels, header.largest.bit_length() or 32, spec)
+            return netpbm.read_samples(file, header)[..., 0]
         file.seek(0)
-        with Image.open(file, formats=FORMATS) as im:
+        with Image.open(file, formats=PILLOW_FORMATS) as im:
             limit_pixels(im, spec)
             if im.mode[0] not in "IF" and not (im.mode == "L" and spec.depth_kind == "disparity"):
                 raise MediaError(f"a picture of mode {im.mode}, not a depth map: {SAVE}")
             im.load()
             values = np.asarray(im)
             if im.format == "JPEG2000":
-                return _as_stored(values, read_bytes(source))
+                return _undo_jpeg2000_scaling(values, read_bytes(source))
             # Pillow turns a TIFF itself.
-            return high_bit_depth.turned(values, 1 if im.format == "TIFF" else orientation_of(im))
+            return high_bit_depth.apply_orientation(values, 1 if im.format == "TIFF" else exif_orientation(im))
 
 
-def _one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
+def _require_one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
     """Raises MediaError for colours, and for 8 bits that are no disparity."""
     if channels != 1:
         raise MediaError(f"a picture of {channels} channels, not a depth map: {SAVE}")
@@ -71,7 +72,7 @@ def _one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
         raise MediaError(f"a picture of {bits} bits, not a depth map: {SAVE}")
 
 
-def _as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
+def _undo_jpeg2000_scaling(values: np.ndarray, data: bytes) -> np.ndarray:
     """What a JPEG 2000 file holds: Pillow scales its numbers to 8 or 16 bits (ITU-T T.800, A.5.1: the marker SIZ)."""
     place = data.find(b"\xff\x4f\xff\x51")
     depth = data[place + 42] if 0 <= place < len(data) - 42 else 0x80
@@ -80,7 +81,7 @@ def _as_stored(values: np.ndarray, data: bytes) -> np.ndarray:
     return values >> (8 * values.dtype.itemsize - 1 - depth)
 
 
-def _npy(source: Source, spec: VisualSpec) -> np.ndarray:
+def _read_npy(source: Source, spec: VisualSpec) -> np.ndarray:
     from numpy.lib import format as npy
 
     with open_binary(source) as file:

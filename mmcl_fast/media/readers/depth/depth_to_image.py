@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.dsp.views import View, fit
+from mmcl_fast.media.dsp.views import View, crop_and_resize
 from mmcl_fast.media.spec import VisualSpec
 
 
-def metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
+def to_metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
     """``[H, W]`` float32, 0 = invalid: integer maps are divided by ``depth_scale``, float maps hold metres.
 
     Disparity is proportional to inverse depth, in whatever unit: its values stay as they are. Values that are not
@@ -21,7 +21,7 @@ def metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
     if values.ndim != 2 or values.dtype.kind not in "uif" or 0 in values.shape:
         raise MediaError(f"a depth map is one plane of numbers, this is {values.dtype} {list(values.shape)}")
     with np.errstate(over="ignore"):
-        depth = torch.from_numpy((_turned(values) if spec.depth_kind == "sun_rgbd" else values).astype(np.float32))
+        depth = torch.from_numpy((_rotate_bits(values) if spec.depth_kind == "sun_rgbd" else values).astype(np.float32))
     if spec.depth_invalid is not None:
         depth[torch.from_numpy(values == spec.depth_invalid)] = 0
     if values.dtype.kind != "f" and spec.depth_kind != "disparity":
@@ -32,14 +32,14 @@ def metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
     return depth
 
 
-def _turned(values: np.ndarray) -> np.ndarray:
+def _rotate_bits(values: np.ndarray) -> np.ndarray:
     """16 bits rotated right by three (read3dPoints.m of SUNRGBDtoolbox)."""
     if values.dtype != np.uint16:
         raise MediaError(f"depth_kind sun_rgbd is of 16 bits, this is {values.dtype}: set depth_kind to depth")
     return values >> 3 | values << 13
 
 
-def picture(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
+def to_image(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
     """``metres``'s ``[H, W]`` with 0 = invalid to ``[1, 1, size, size]`` in 0..1: near is bright, invalid is 0.
 
     With valid mask v and inverse depth ``i = v / depth`` (of a disparity map: ``i = v * disparity``), resized by
@@ -52,7 +52,7 @@ def picture(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
     valid = (depth > 0).float()
     disparity = spec.depth_kind == "disparity"
     inverse = depth if disparity else torch.where(depth > 0, 1 / depth, 0.0)
-    inverse, share = fit(torch.stack((inverse, valid)), spec, view)
+    inverse, share = crop_and_resize(torch.stack((inverse, valid)), spec, view)
     known = share >= 0.5
     inverse = torch.where(known, inverse / share.clamp_min(0.5), 0.0)
     if not known.any():  # a view or a resize that left only scattered pixels

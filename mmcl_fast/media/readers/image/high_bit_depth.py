@@ -15,7 +15,7 @@ COLOURS = {tiff.WHITE_IS_ZERO: 1, tiff.BLACK_IS_ZERO: 1, tiff.RGB: 3, tiff.PALET
 NO_WHITE = "has no fixed white: save it with 8 or 16 bits"
 
 
-def read(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
+def read_rgb(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     """A TIFF or netpbm picture, upright and on white: ``[H, W, 3]``, uint8, or float32 in 0..1 from more than 8 bits.
 
     None where Pillow reads the file as well or better. Raises MediaError for a picture that nobody here reads rightly.
@@ -23,12 +23,12 @@ def read(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     file.seek(0)
     start = file.read(4)
     if start in tiff.MARKS:
-        return _tiff(file, max_pixels)
+        return _read_tiff(file, max_pixels)
     header = netpbm.read_header(file, max_pixels) if start.startswith(b"P") else None
-    return None if header is None else _netpbm(file, header)
+    return None if header is None else _read_netpbm(file, header)
 
 
-def modality(file: BinaryIO) -> str | None:
+def find_modality(file: BinaryIO) -> str | None:
     """``depth`` for one grey channel of more than 8 bits, else ``image``; None where Pillow has to say.
 
     Raises MediaError for a broken header.
@@ -45,7 +45,7 @@ def modality(file: BinaryIO) -> str | None:
     return "depth" if header.channels == 1 and not 0 < header.largest < 256 else "image"
 
 
-def turned(values: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
     """``[H, W, ...]`` as it is to be seen, from the EXIF orientation (tag 0x0112) 1 to 8; others leave it."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
@@ -53,16 +53,16 @@ def turned(values: np.ndarray, orientation: int) -> np.ndarray:
     return values[::down, ::right]
 
 
-def on_white(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray:
+def blend_on_white(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray:
     """``[H, W, 1 or 3 (and more)]`` whole numbers to float32 ``[H, W, 3]`` in 0..1; ``alpha``: that channel, if any."""
     channels = values.shape[2] - (alpha is not None)
-    return _blended(_unit(values[..., : 3 if channels >= 3 else 1], white), _alpha(values, white, alpha))
+    return _blend(_to_unit_range(values[..., : 3 if channels >= 3 else 1], white), _alpha_channel(values, white, alpha))
 
 
-def _tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
+def _read_tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     page = tiff.read_page(file, max_pixels)
     if not page.readable:
-        page.leave_to_pillow()
+        page.require_pillow_support()
         return None
     if page.form != tiff.UNSIGNED or page.bits > 16:
         kind = {tiff.FLOAT: "floats", tiff.SIGNED: "signed numbers"}.get(page.form, "whole numbers")
@@ -74,58 +74,62 @@ def _tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     alpha = next((count + i for i, what in enumerate(extra) if what in (PREMULTIPLIED, ALPHA, COREL_ALPHA)), None)
     if alpha is not None and alpha >= page.samples:
         raise MediaError(f"a TIFF of {page.samples} channels that states more: save it anew")
-    values, white = tiff.numbers_of(page, file), (1 << page.bits) - 1
+    values, white = tiff.read_samples(page, file), (1 << page.bits) - 1
     if page.photometric == tiff.RGB and alpha is None and page.bits == 8:
         result = values[..., :3]
     else:
-        opacity = _alpha(values, white, alpha)
-        colours = _palette(page, values) if page.photometric == tiff.PALETTE else _unit(values[..., :count], white)
+        opacity = _alpha_channel(values, white, alpha)
+        colours = (
+            _apply_palette(page, values)
+            if page.photometric == tiff.PALETTE
+            else _to_unit_range(values[..., :count], white)
+        )
         if alpha is not None and opacity is not None and extra[alpha - count] == PREMULTIPLIED:
             colours = np.divide(colours, opacity, out=np.zeros_like(colours), where=opacity > 0).clip(0, 1)
         if page.photometric == tiff.WHITE_IS_ZERO:
             colours = 1 - colours
         elif page.photometric == tiff.CMYK:
             colours = (1 - colours[..., :3]) * (1 - colours[..., 3:])
-        result = _blended(colours, opacity)
+        result = _blend(colours, opacity)
         if page.bits <= 8:
-            result = _bytes(result)
-    return np.ascontiguousarray(turned(result, page.orientation))
+            result = _to_bytes(result)
+    return np.ascontiguousarray(apply_orientation(result, page.orientation))
 
 
-def _palette(page: tiff.Page, values: np.ndarray) -> np.ndarray:
+def _apply_palette(page: tiff.Page, values: np.ndarray) -> np.ndarray:
     if len(page.palette) != 3 << page.bits:
         raise MediaError(f"a TIFF with a palette of {len(page.palette)} numbers, not {3 << page.bits}: save it anew")
     table: np.ndarray = np.array(page.palette, np.uint16).reshape(3, -1).T
     if page.bits > 8 or table.max() > 255:  # old writers wrote 8 bits
         table = table >> 8
-    return _unit(table, 255)[values[..., 0]]
+    return _to_unit_range(table, 255)[values[..., 0]]
 
 
-def _netpbm(file: BinaryIO, header: netpbm.Header) -> np.ndarray:
+def _read_netpbm(file: BinaryIO, header: netpbm.Header) -> np.ndarray:
     if not header.largest:
         raise MediaError(f"a picture of floats {NO_WHITE}")
-    values = netpbm.read_numbers(file, header)
+    values = netpbm.read_samples(file, header)
     if header.channels == 3 and header.largest == 255:
         return values
-    colours = on_white(values, header.largest, header.channels - 1 if header.alpha else None)
+    colours = blend_on_white(values, header.largest, header.channels - 1 if header.alpha else None)
     if header.ink:
         colours = 1 - colours
-    return colours if header.largest > 255 else _bytes(colours)
+    return colours if header.largest > 255 else _to_bytes(colours)
 
 
-def _unit(values: np.ndarray, white: int) -> np.ndarray:
+def _to_unit_range(values: np.ndarray, white: int) -> np.ndarray:
     return values.astype(np.float32) / np.float32(white)
 
 
-def _alpha(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray | None:
-    return None if alpha is None else _unit(values[..., alpha : alpha + 1], white)
+def _alpha_channel(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray | None:
+    return None if alpha is None else _to_unit_range(values[..., alpha : alpha + 1], white)
 
 
-def _blended(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+def _blend(colours: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
     if alpha is not None:
         colours = colours * alpha + (1 - alpha)
     return colours if colours.shape[2] == 3 else colours.repeat(3, 2)
 
 
-def _bytes(colours: np.ndarray) -> np.ndarray:
+def _to_bytes(colours: np.ndarray) -> np.ndarray:
     return (colours * 255 + 0.5).astype(np.uint8)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 START = b"\xff\xd8\xff"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
-KEPT = 1 << 24  # bytes of pixels that a thread keeps room for
+BUFFER_LIMIT = 1 << 24  # bytes of pixels that a thread keeps room for
 
-_room = threading.local()
+_buffers = threading.local()
 
 
 @cache
@@ -27,7 +27,7 @@ def _simplejpeg() -> ModuleType | None:
     return simplejpeg
 
 
-def plain_size(data: bytes) -> tuple[int, int] | None:
+def find_plain_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG with 8 bits, one or three components and the usual colours, upright for certain."""
     at, jfif = 2, False
     while at + 10 <= len(data) and data[at] == 0xFF:
@@ -46,7 +46,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def bits(data: bytes) -> int | None:
+def find_bit_depth(data: bytes) -> int | None:
     """Of a sample, as the frame header states them; None where there is none."""
     at = 2
     while at + 5 <= len(data) and data.startswith(b"\xff\xd8") and data[at] == 0xFF:
@@ -57,17 +57,17 @@ def bits(data: bytes) -> int | None:
     return None
 
 
-def pixels(data: bytes, width: int, height: int) -> Tensor | None:
+def decode_plain(data: bytes, width: int, height: int) -> Tensor | None:
     """uint8 ``[3, height, width]``, pixels interleaved, good until the thread's next call; None where libjpeg-turbo
     warns: Pillow then decodes it or says what is wrong."""
     library, count = _simplejpeg(), 3 * width * height
     if library is None:
         return None
-    room = getattr(_room, "bytes", None)
+    room = getattr(_buffers, "bytes", None)
     if room is None or len(room) < count:
         room = np.empty(count, np.uint8)
-        if count <= KEPT:
-            _room.bytes = room
+        if count <= BUFFER_LIMIT:
+            _buffers.bytes = room
     try:
         picture = library.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=room)
     except ValueError:

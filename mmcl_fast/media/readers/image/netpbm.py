@@ -15,7 +15,7 @@ import numpy as np
 from mmcl_fast.errors import MediaError
 
 MARK = re.compile(rb"P[1-7Ff][\s#]")
-HEADER = 1 << 16  # bytes; a longer one is none
+MAX_HEADER = 1 << 16  # bytes; a longer one is none
 COLOURS = {1: "GRAYSCALE", 2: "GRAYSCALE_ALPHA", 3: "RGB", 4: "RGB_ALPHA"}  # of PAM, by its depth
 
 
@@ -49,10 +49,10 @@ def read_header(file: BinaryIO, max_pixels: int) -> Header | None:
     Raises MediaError where the picture has more than ``max_pixels`` pixels.
     """
     file.seek(0)
-    start = file.read(HEADER)
+    start = file.read(MAX_HEADER)
     if not MARK.match(start):
         return None
-    header = _pam(start) if start.startswith(b"P7") else _pnm(start)
+    header = _pam_header(start) if start.startswith(b"P7") else _pnm_header(start)
     if header is None:
         return None
     if header.width * header.height > max_pixels:
@@ -62,7 +62,7 @@ def read_header(file: BinaryIO, max_pixels: int) -> Header | None:
     return header
 
 
-def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
+def read_samples(file: BinaryIO, header: Header) -> np.ndarray:
     """``[H, W, channels]`` as they are stored: uint8, uint16, or float32 with the upper row first.
 
     Raises MediaError where there are fewer numbers, or larger ones than the header allows.
@@ -71,17 +71,17 @@ def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
     count = math.prod(shape)
     if header.kind in (b"1", b"2", b"3"):
         file.seek(header.end)
-        values = _digits(file.read(), header.kind == b"1", count)
+        values = _parse_digits(file.read(), header.kind == b"1", count)
         values = values[:count].astype(np.uint16 if header.largest > 255 else np.uint8)
     elif header.kind == b"4":
         row = -(-header.width // 8)
-        packed = np.frombuffer(_raw(file, header, row * header.height), np.uint8)
+        packed = np.frombuffer(_read_raw(file, header, row * header.height), np.uint8)
         if len(packed) == row * header.height:
             packed = np.unpackbits(packed.reshape(header.height, row), axis=1, count=header.width)
         values = packed.reshape(-1)[:count]
     else:
         dtype = _dtype(header)
-        data = _raw(file, header, count * dtype.itemsize)
+        data = _read_raw(file, header, count * dtype.itemsize)
         values = np.frombuffer(data[: len(data) // dtype.itemsize * dtype.itemsize], dtype)
     if len(values) < count:
         raise MediaError(f"a {name} file that ends after {len(values)} of {count} numbers: cut short, replace it")
@@ -93,7 +93,7 @@ def read_numbers(file: BinaryIO, header: Header) -> np.ndarray:
     return values
 
 
-def _raw(file: BinaryIO, header: Header, size: int) -> bytes:
+def _read_raw(file: BinaryIO, header: Header, size: int) -> bytes:
     """The samples. One byte ends a header; writers on Windows use two, which only the file's length tells."""
     file.seek(header.end - 1)
     data = file.read(size + 3)
@@ -107,9 +107,9 @@ def _dtype(header: Header) -> np.dtype:
     return np.dtype(">u2" if header.largest > 255 else "u1")
 
 
-def _pnm(start: bytes) -> Header | None:
+def _pnm_header(start: bytes) -> Header | None:
     kind = start[1:2]
-    fields, end = _fields(start, 2 if kind in (b"1", b"4") else 3, ascii_body=kind in (b"1", b"2", b"3"))
+    fields, end = _header_fields(start, 2 if kind in (b"1", b"4") else 3, ascii_body=kind in (b"1", b"2", b"3"))
     if fields is None:
         return None
     try:
@@ -124,7 +124,7 @@ def _pnm(start: bytes) -> Header | None:
     return Header(kind, width, height, channels, largest, False, kind in (b"1", b"4"), scale > 0, end)
 
 
-def _fields(start: bytes, count: int, ascii_body: bool) -> tuple[list[bytes] | None, int]:
+def _header_fields(start: bytes, count: int, ascii_body: bool) -> tuple[list[bytes] | None, int]:
     """The ``count`` words behind the mark, comments left out, and where the numbers begin."""
     fields: list[bytes] = []
     place = 2
@@ -139,7 +139,7 @@ def _fields(start: bytes, count: int, ascii_body: bool) -> tuple[list[bytes] | N
     return fields, place + (not ascii_body)  # one byte of white space ends it
 
 
-def _pam(start: bytes) -> Header | None:
+def _pam_header(start: bytes) -> Header | None:
     end = re.search(rb"\nENDHDR[ \t\r]*\n", start)
     if not end:
         return None
@@ -160,7 +160,7 @@ def _pam(start: bytes) -> Header | None:
     return Header(b"7", width, height, depth, largest, kind.endswith("_ALPHA"), False, False, end.end())
 
 
-def _digits(text: bytes, bits: bool, count: int) -> np.ndarray:
+def _parse_digits(text: bytes, bits: bool, count: int) -> np.ndarray:
     """The numbers of a plain file; those of a PBM need no space between them."""
     text = re.sub(rb"#[^\r\n]*", b" ", text)
     try:

@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp import cpp_kernels
-from mmcl_fast.media.dsp.views import View, fit, region
+from mmcl_fast.media.dsp.views import View, crop_and_resize, view_region
+from mmcl_fast.media.formats import PILLOW_FORMATS
 from mmcl_fast.media.readers.image import high_bit_depth, jpeg, png
-from mmcl_fast.media.readers.image.pillow_memory import planes
-from mmcl_fast.media.source import FORMATS, Source, open_binary, read_bytes
+from mmcl_fast.media.readers.image.pillow_memory import view_pixels
+from mmcl_fast.media.source import Source, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
 
 if TYPE_CHECKING:
@@ -24,70 +25,70 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 
-def image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
     """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
     from PIL import Image, UnidentifiedImageError
 
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(source))
-        if not whole and (small := _plain_jpeg(file, spec, view)) is not None:
+        if not whole and (small := _read_plain_jpeg(file, spec, view)) is not None:
             return small[None]
-        if (own := high_bit_depth.read(file, spec.max_pixels)) is not None:
-            return _fitted(own, spec, view)[None]
+        if (own := high_bit_depth.read_rgb(file, spec.max_pixels)) is not None:
+            return _array_to_square(own, spec, view)[None]
         file.seek(0)
         try:
-            im = stack.enter_context(Image.open(file, formats=FORMATS))
+            im = stack.enter_context(Image.open(file, formats=PILLOW_FORMATS))
         except UnidentifiedImageError:
-            if (bits := jpeg.bits(read_bytes(source))) in (None, 8):
+            if (bits := jpeg.find_bit_depth(read_bytes(source))) in (None, 8):
                 raise
             raise MediaError(f"a JPEG of {bits} bits a channel: save it with 8, or as PNG of 16") from None
         limit_pixels(im, spec)
-        if im.format == "PNG" and deep(im):
-            return _fitted(_deep_png(source, im), spec, view)[None]
-        fast = im.format == "PNG" and not whole and _shrinks(*im.size, spec, view)
-        if fast and (pixels := _png(source, im)) is not None:
-            return _shrink(pixels, spec, view)[None]
-        if im.format in ("JPEG", "MPO") and not whole and (factor := _spare(*im.size, spec, view)) >= 2:
+        if im.format == "PNG" and has_16_bits(im):
+            return _array_to_square(_read_16_bit_png(source, im), spec, view)[None]
+        fast = im.format == "PNG" and not whole and _can_resize_tensor(*im.size, spec, view)
+        if fast and (pixels := _decode_plain_png(source, im)) is not None:
+            return _resize_tensor(pixels, spec, view)[None]
+        if im.format in ("JPEG", "MPO") and not whole and (factor := _spare_scale(*im.size, spec, view)) >= 2:
             im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
-        scale_clear_grey(im)
+        scale_transparent_grey(im)
         im.load()
         if im.mode.startswith("I;16"):
             grey = np.asarray(im)[..., None]
-            return _fitted(high_bit_depth.on_white(grey, 65535, None), spec, view)[None]
+            return _array_to_square(high_bit_depth.blend_on_white(grey, 65535, None), spec, view)[None]
         if im.mode in ("I", "F"):
             raise MediaError(f"a picture of mode {im.mode} {high_bit_depth.NO_WHITE}")
-        turned = upright(im)
-        return square(turned, spec, view)[None]
+        turned = turn_upright(im)
+        return to_square(turned, spec, view)[None]
 
 
-def _spare(width: int, height: int, spec: VisualSpec, view: View) -> float:
+def _spare_scale(width: int, height: int, spec: VisualSpec, view: View) -> float:
     """By how much a JPEG may be scaled down: its decoder does 2, 4 or 8 for little; what is left is at least twice the
     size wanted."""
-    left, top, right, bottom = region(width, height, spec, view)
+    left, top, right, bottom = view_region(width, height, spec, view)
     return min(right - left, bottom - top) / (2 * spec.size)
 
 
-def _plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
+def _read_plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
     """The square of a JPEG that ``jpeg`` takes and that is not much too large, or None with the file at its start."""
     if cpp_kernels.kernels() is not None and file.read(3) == jpeg.START:
         data = jpeg.START + file.read()
-        size = jpeg.plain_size(data)
-        if size and size[0] * size[1] <= spec.max_pixels and _spare(*size, spec, view) < 2:
-            pixels = jpeg.pixels(data, *size)
+        size = jpeg.find_plain_size(data)
+        if size and size[0] * size[1] <= spec.max_pixels and _spare_scale(*size, spec, view) < 2:
+            pixels = jpeg.decode_plain(data, *size)
             if pixels is not None:
-                return _shrink(pixels, spec, view)
+                return _resize_tensor(pixels, spec, view)
     file.seek(0)
     return None
 
 
-def square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
+def to_square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
     """A Pillow picture to uint8 ``[3, size, size]``."""
     from PIL import Image
 
     im = to_rgb(im)
-    if _shrinks(*im.size, spec, view):
-        return _shrink(planes(im), spec, view)
-    box = region(*im.size, spec, view)
+    if _can_resize_tensor(*im.size, spec, view):
+        return _resize_tensor(view_pixels(im), spec, view)
+    box = view_region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
     small = im.resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
     if view.flip:
@@ -95,29 +96,29 @@ def square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def _fitted(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor:
+def _array_to_square(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor:
     """``[H, W, 3]`` to ``[3, size, size]``: uint8 stays so, float32 too."""
     from PIL import Image
 
-    if pixels.dtype == np.uint8 and not _shrinks(pixels.shape[1], pixels.shape[0], spec, view):
-        return square(Image.fromarray(pixels), spec, view)
+    if pixels.dtype == np.uint8 and not _can_resize_tensor(pixels.shape[1], pixels.shape[0], spec, view):
+        return to_square(Image.fromarray(pixels), spec, view)
     planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
-    return _shrink(planes, spec, view) if pixels.dtype == np.uint8 else fit(planes, spec, view)
+    return _resize_tensor(planes, spec, view) if pixels.dtype == np.uint8 else crop_and_resize(planes, spec, view)
 
 
-def _shrinks(width: int, height: int, spec: VisualSpec, view: View) -> bool:
+def _can_resize_tensor(width: int, height: int, spec: VisualSpec, view: View) -> bool:
     """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
-    return cpp_kernels.kernels() is not None or region(width, height, spec, view) == (0, 0, width, height)
+    return cpp_kernels.kernels() is not None or view_region(width, height, spec, view) == (0, 0, width, height)
 
 
-def _shrink(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
+def _resize_tensor(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
     """uint8 ``[C, H, W]`` to ``[3, size, size]``: Pillow's resize to within a few of 255, in a fraction of its time.
 
     Without the kernels all of the picture is shown, whatever the view.
     """
-    if cpp_kernels.squares(pixels):
-        box = region(pixels.shape[2], pixels.shape[1], spec, view)
-        return cpp_kernels.square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
+    if cpp_kernels.can_resize(pixels):
+        box = view_region(pixels.shape[2], pixels.shape[1], spec, view)
+        return cpp_kernels.resize_to_square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
     small = functional.interpolate(
         pixels[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
     )[0, :3]
@@ -135,7 +136,7 @@ def to_rgb(im: Picture) -> Picture:
     return im if im.mode == "RGB" else im.convert("RGB")
 
 
-def upright(im: Picture) -> Picture:
+def turn_upright(im: Picture) -> Picture:
     """Applies the EXIF orientation (tag 0x0112)."""
     from PIL import Image
 
@@ -149,7 +150,7 @@ def upright(im: Picture) -> Picture:
         7: turn.TRANSVERSE,
         8: turn.ROTATE_90,
     }
-    move = moves.get(orientation_of(im))
+    move = moves.get(exif_orientation(im))
     return im if move is None else im.transpose(move)
 
 
@@ -160,7 +161,7 @@ def limit_pixels(im: Picture, spec: VisualSpec) -> None:
         )
 
 
-def _png(source: Source, im: Picture) -> Tensor | None:
+def _decode_plain_png(source: Source, im: Picture) -> Tensor | None:
     """A plain 8-bit RGB PNG to uint8 ``[3, H, W]`` by ffmpeg, which is faster at it than Pillow and as strict.
 
     None where it is not plain or not whole: Pillow then decodes it or says what is wrong.
@@ -168,7 +169,7 @@ def _png(source: Source, im: Picture) -> Tensor | None:
     if im.mode != "RGB":
         return None
     data = read_bytes(source)
-    if png.names_of(data) & {b"tRNS", b"acTL", png.ORIENTATION}:
+    if png.chunk_names(data) & {b"tRNS", b"acTL", png.ORIENTATION}:
         return None
     import av
 
@@ -183,7 +184,7 @@ def _png(source: Source, im: Picture) -> Tensor | None:
     return torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
 
 
-def deep(im: ImageFile) -> bool:
+def has_16_bits(im: ImageFile) -> bool:
     """16 bits a channel: Pillow would drop the low byte of colours silently."""
     if not im.tile or im.mode not in ("RGB", "RGBA", "LA", "I;16", "I"):
         return False
@@ -192,20 +193,20 @@ def deep(im: ImageFile) -> bool:
     return isinstance(raw, str) and ";16" in raw
 
 
-def _deep_png(source: Source, im: ImageFile) -> np.ndarray:
+def _read_16_bit_png(source: Source, im: ImageFile) -> np.ndarray:
     """A PNG of 16 bits to float32 ``[H, W, 3]`` in 0..1, upright and on white."""
     data = read_bytes(source)
-    values = png.numbers_of(data)
+    values = png.decode_16_bits(data)
     if values.shape[1::-1] != im.size:
         raise MediaError("a PNG whose header states another size than its pixels have: replace the file")
     samples = values.shape[2]
-    pixels = high_bit_depth.on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
-    if png.ORIENTATION in png.names_of(data):
-        pixels = high_bit_depth.turned(pixels, orientation_of(im))
+    pixels = high_bit_depth.blend_on_white(values, 65535, samples - 1 if samples in (2, 4) else None)
+    if png.ORIENTATION in png.chunk_names(data):
+        pixels = high_bit_depth.apply_orientation(pixels, exif_orientation(im))
     return np.ascontiguousarray(pixels)
 
 
-def orientation_of(im: Picture) -> int:
+def exif_orientation(im: Picture) -> int:
     """By EXIF (tag 0x0112) or XMP, 1 where neither says it; decodes a PNG, whose chunks may come behind the pixels."""
     im.load()
     try:
@@ -214,7 +215,7 @@ def orientation_of(im: Picture) -> int:
         return 1
 
 
-def scale_clear_grey(im: ImageFile) -> None:
+def scale_transparent_grey(im: ImageFile) -> None:
     """Brings the transparent grey of a PNG of 2 or 4 bits to the 8 bits that Pillow makes of its pixels."""
     if im.format == "PNG" and im.mode == "L" and im.tile and isinstance(clear := im.info.get("transparency"), int):
         bits = {"L;2": 2, "L;4": 4}.get(str(im.tile[0][3]), 8)

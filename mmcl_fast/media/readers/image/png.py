@@ -11,7 +11,7 @@ ORIENTATION = b"orientation"
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 
 
-def numbers_of(data: bytes) -> np.ndarray:
+def decode_16_bits(data: bytes) -> np.ndarray:
     """A PNG of 16 bits to uint16 ``[H, W, S]``: grey, grey and alpha, RGB or RGBA; tRNS becomes alpha.
 
     Raises ValueError for another PNG and av's errors for a damaged one.
@@ -32,7 +32,7 @@ def numbers_of(data: bytes) -> np.ndarray:
     return plane[:, : frame.width * samples].reshape(frame.height, frame.width, samples).astype(np.uint16)
 
 
-def names_of(data: bytes) -> set[bytes]:
+def chunk_names(data: bytes) -> set[bytes]:
     """The names of a PNG's chunks, and ORIENTATION where one of them may state it, before or behind the pixels."""
     found = set()
     for name, start, _ in _chunks(data):

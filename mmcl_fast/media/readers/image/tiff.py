@@ -49,7 +49,7 @@ UNREAD_COLOURS = {
     34892: "linear raw",
 }
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-SAMPLES = 8  # at most; more are the bands of a spectrometer
+MAX_SAMPLES = 8  # at most; more are the bands of a spectrometer
 SHORT, LONG = 3, 4
 XMP = 700
 WANTED = {*range(254, 260), 262, 266, 273, 274, *range(277, 285), *range(317, 326), 330, 338, 339, 530, XMP}
@@ -105,7 +105,7 @@ class Page:
             and self.form in (UNSIGNED, SIGNED, FLOAT)
         )
 
-    def leave_to_pillow(self) -> None:
+    def require_pillow_support(self) -> None:
         """Raises MediaError unless Pillow is known to read it rightly: fax codes, JPEG and YCbCr of 8 bits."""
         fits = (
             (self.compression in FAX and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO))
@@ -131,7 +131,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
     row = formats.recognise(file.read(formats.HEAD))
     if row is not None and not row.library:
         raise MediaError(row.refusal)
-    pages = _pages(file)
+    pages = _read_directories(file)
     first = order, directory = next(pages)
     if _is_small_copy(directory):
         order, directory = next((page for page in pages if not _is_small_copy(page[1])), first)
@@ -151,8 +151,8 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
     samples, bits, forms = numbers(277, (len(numbers(258, (1,))),))[0], {*numbers(258, (1,))}, {*numbers(339, (1,))}
     if len(bits) > 1 or len(forms) > 1:
         raise MediaError(f"a TIFF whose channels have different numbers of bits: {SAVE}")
-    if not 1 <= samples <= SAMPLES:
-        raise MediaError(f"a TIFF of {samples} channels, the limit is {SAMPLES}: save those that are a picture")
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise MediaError(f"a TIFF of {samples} channels, the limit is {MAX_SAMPLES}: save those that are a picture")
     tiled = 322 in directory
     block = (numbers(323)[0], numbers(322)[0]) if tiled else (min(numbers(278, (height,))[0], height), width)
     if min(block) < 1 or math.prod(block) > max(max_pixels, 1 << 20):
@@ -169,14 +169,14 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         predictor=1 if compression in (NONE, PACKBITS) else numbers(317, (1,))[0],  # libtiff knows none for these
         planar=samples > 1 and numbers(284, (1,))[0] == 2,
         extra=numbers(338) if 338 in directory else (),
-        orientation=numbers(274)[0] if 274 in directory else _orientation(bytes(directory.get(XMP, ()))),
+        orientation=numbers(274)[0] if 274 in directory else _xmp_orientation(bytes(directory.get(XMP, ()))),
         fill_order=numbers(266, (1,))[0],
         tiled=tiled,
         block=block,
         places=numbers(324 if tiled and 324 in directory else 273),
         sizes=numbers(325 if tiled and 325 in directory else 279, (0,)),
         palette=numbers(320, (0,)),
-        big=b"+" in _part(file, 0, 4),
+        big=b"+" in _read_bytes(file, 0, 4),
         subsampled=set(numbers(530, (2, 2))) != {1},
         first=directory is first[1],
     )
@@ -187,25 +187,25 @@ def _is_small_copy(directory: dict[int, tuple[int, ...]]) -> bool:
     return bool(directory.get(254, (0,))[0] & 1)
 
 
-def _pages(file: BinaryIO) -> Iterator[tuple[str, dict[int, tuple[int, ...]]]]:
+def _read_directories(file: BinaryIO) -> Iterator[tuple[str, dict[int, tuple[int, ...]]]]:
     """Byte order and directory of the first page, then of those beneath it (SubIFDs) and behind it, 64 at most."""
-    start = _part(file, 0, 16)
+    start = _read_bytes(file, 0, 16)
     order, big = ("<" if start.startswith(b"II") else ">"), b"+" in start[2:4]
     places = [struct.unpack_from(order + "Q", start, 8)[0] if big else struct.unpack_from(order + "I", start, 4)[0]]
     for i in range(64):
         if i == len(places):
             return
-        directory, behind = _directory(file, order, big, places[i])
+        directory, behind = _read_directory(file, order, big, places[i])
         yield order, directory
         places += [place for place in (*directory.get(330, ()), behind) if place and place not in places]
 
 
-def _directory(file: BinaryIO, order: str, big: bool, place: int) -> tuple[dict[int, tuple[int, ...]], int]:
+def _read_directory(file: BinaryIO, order: str, big: bool, place: int) -> tuple[dict[int, tuple[int, ...]], int]:
     """The numbers of the fields in WANTED, and the place of the next directory, 0 where there is none."""
     pointer, counter, slot, room = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-    (count,) = struct.unpack(order + counter, _part(file, place, struct.calcsize(counter)))
+    (count,) = struct.unpack(order + counter, _read_bytes(file, place, struct.calcsize(counter)))
     place += struct.calcsize(counter)
-    entries = _part(file, place, slot * min(count, 1 << 16))
+    entries = _read_bytes(file, place, slot * min(count, 1 << 16))
     found: dict[int, tuple[int, ...]] = {}
     for at in range(0, len(entries), slot):
         tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", entries, at)
@@ -214,20 +214,20 @@ def _directory(file: BinaryIO, order: str, big: bool, place: int) -> tuple[dict[
         size = struct.calcsize(INTEGERS[kind]) * length
         packed = entries[at + slot - room : at + slot - room + size]
         if size > room:
-            packed = _part(file, struct.unpack_from(order + pointer, entries, at + slot - room)[0], size)
+            packed = _read_bytes(file, struct.unpack_from(order + pointer, entries, at + slot - room)[0], size)
         found[tag] = struct.unpack(f"{order}{length}{INTEGERS[kind]}", packed)
     file.seek(place + len(entries))
     behind = file.read(room)  # not there in the files of some writers
     return found, struct.unpack(order + pointer, behind)[0] if len(behind) == room else 0
 
 
-def _orientation(xmp: bytes) -> int:
+def _xmp_orientation(xmp: bytes) -> int:
     """What XMP says of it, 1 where it says nothing."""
     found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp)
     return int(found[1]) if found else 1
 
 
-def _part(file: BinaryIO, place: int, size: int) -> bytes:
+def _read_bytes(file: BinaryIO, place: int, size: int) -> bytes:
     """These bytes. Raises MediaError where the file has fewer."""
     end = file.seek(0, io.SEEK_END)
     if place + size > end:
@@ -236,7 +236,7 @@ def _part(file: BinaryIO, place: int, size: int) -> bytes:
     return file.read(size)
 
 
-def numbers_of(page: Page, file: BinaryIO) -> np.ndarray:
+def read_samples(page: Page, file: BinaryIO) -> np.ndarray:
     """``[H, W, samples]`` as they are stored, in this machine's byte order, not turned: uint8 to 64, int or float.
 
     Bits that are no whole bytes become the next larger unsigned integer. Raises MediaError for a layout or a number
@@ -255,10 +255,10 @@ def numbers_of(page: Page, file: BinaryIO) -> np.ndarray:
         blocks = slice(plane * count, (plane + 1) * count)
         # Tiles are padded to their full height, the last strip is not.
         height = rows * count if page.tiled else page.height
-        raw = _bytes_of(page, file, blocks, height, row_bytes)
+        raw = _read_plane(page, file, blocks, height, row_bytes)
         into = result[..., plane : plane + 1] if page.planar else result
         if not page.tiled:  # strips follow each other without a gap
-            values = _samples(page, raw, columns, channels, dtype)
+            values = _unpack_samples(page, raw, columns, channels, dtype)
             if planes == 1:
                 return values.astype(result.dtype, copy=False)
             into[:] = values
@@ -266,7 +266,7 @@ def numbers_of(page: Page, file: BinaryIO) -> np.ndarray:
         for i in range(count):
             top, left = i // across * rows, i % across * columns
             part = raw[i * rows : (i + 1) * rows]
-            values = _samples(page, part, columns, channels, dtype)
+            values = _unpack_samples(page, part, columns, channels, dtype)
             bottom, right = min(top + rows, page.height), min(left + columns, page.width)
             into[top:bottom, left:right] = values[: bottom - top, : right - left]
     return result
@@ -283,7 +283,7 @@ def _dtype(page: Page) -> np.dtype:
     return np.dtype(f"{page.order}{kind}{page.bits // 8}")
 
 
-def _bytes_of(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes: int) -> np.ndarray:
+def _read_plane(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes: int) -> np.ndarray:
     """The blocks of one plane one below the other, without compression: uint8 ``[height, row_bytes]``."""
     places, sizes, rows = page.places[blocks], page.sizes[blocks], page.block[0]
     wanted = [min(rows, height - i * rows) * row_bytes for i in range(len(places))]
@@ -291,13 +291,13 @@ def _bytes_of(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes:
         if page.compression != NONE and len(places) > 1:
             raise MediaError("a TIFF that does not state its blocks' sizes: save it anew")
         sizes = (max(file.seek(0, io.SEEK_END) - places[0], 0),)
-    parts = [_part(file, *one) for one in zip(places, wanted if page.compression == NONE else sizes)]
+    parts = [_read_bytes(file, *one) for one in zip(places, wanted if page.compression == NONE else sizes)]
     if page.compression in (DEFLATE, OLD_DEFLATE):
         if page.fill_order == 2:
             parts = [part.translate(REVERSED) for part in parts]
-        parts = [_inflated(part, need) for part, need in zip(parts, wanted)]
+        parts = [_inflate(part, need) for part, need in zip(parts, wanted)]
     elif page.compression != NONE:
-        return _expanded(page, parts, height, row_bytes)
+        return _decompress_by_libtiff(page, parts, height, row_bytes)
     joined = np.frombuffer(b"".join(parts), np.uint8).reshape(height, row_bytes)
     if page.fill_order == 2 and page.compression == NONE:
         return np.frombuffer(REVERSED, np.uint8)[joined]
@@ -307,14 +307,14 @@ def _bytes_of(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes:
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def _inflated(part: bytes, need: int) -> bytes:
+def _inflate(part: bytes, need: int) -> bytes:
     found = zlib.decompressobj().decompress(part, need)
     if len(found) < need:
         raise MediaError("a TIFF whose block is cut short: replace the file")
     return found
 
 
-def _expanded(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -> np.ndarray:
+def _decompress_by_libtiff(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -> np.ndarray:
     """Undoes a compression by libtiff: the same blocks, as the strips of a grey picture of bytes."""
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -350,12 +350,12 @@ def _expanded(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -
         return np.asarray(im)
 
 
-def _samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
+def _unpack_samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
     """Bytes ``[rows, row_bytes]`` to samples ``[rows, columns, channels]``, the predictor undone."""
     rows = len(raw)
     if page.bits in (8, 16, 32, 64):
         if page.predictor == 3:
-            return _floats(raw, columns, channels, dtype)
+            return _undo_float_predictor(raw, columns, channels, dtype)
         values = np.ascontiguousarray(raw).view(dtype).reshape(rows, columns, channels)
         if page.predictor == 2:
             whole = np.dtype(f"u{dtype.itemsize}")
@@ -373,7 +373,7 @@ def _samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np
     raise MediaError(f"a TIFF of {page.bits} bits a channel with predictor {page.predictor}: {SAVE}")
 
 
-def _floats(raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
+def _undo_float_predictor(raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
     """Undoes predictor 3: of a row come the highest bytes of all numbers first, as differences."""
     if dtype.kind != "f":
         raise MediaError(f"a TIFF of whole numbers with predictor 3: {SAVE}")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.dsp.views import View
-from mmcl_fast.media.readers.image.pillow_image import square, upright
+from mmcl_fast.media.readers.image.pillow_image import to_square, turn_upright
 from mmcl_fast.media.readers.video import gif_frames
 from mmcl_fast.media.source import Source, limit_seconds, open_binary, read_bytes
 from mmcl_fast.media.spec import VisualSpec
@@ -20,10 +20,10 @@ from mmcl_fast.media.spec import VisualSpec
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
+ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 STILL = "a still picture, not a video: move it to the image modality"
-SHORTEST = 10.0  # milliseconds; browsers show a frame that states no more for INSTEAD
-INSTEAD = 100.0
+MIN_MILLISECONDS = 10.0  # milliseconds; browsers show a frame that states no more for INSTEAD
+DEFAULT_MILLISECONDS = 100.0
 MOST_FRAMES = 16  # times ``max_pixels``: the limit of all frames together
 
 
@@ -41,11 +41,11 @@ def frame_numbers(im: Picture) -> range:
     return range(1 if im.info.get("default_image") else 0, getattr(im, "n_frames", 1))
 
 
-def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
+def read_animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
     """uint8 ``[F, 3, size, size]``: transparency on white; each frame counts for its own duration."""
     from PIL import Image
 
-    with open_binary(source) as file, Image.open(file, formats=FORMATS) as im:
+    with open_binary(source) as file, Image.open(file, formats=ANIMATED_FORMATS) as im:
         try:
             numbers = frame_numbers(im)
         except (IndexError, struct.error):  # Pillow looks through a GIF to count its frames
@@ -59,37 +59,39 @@ def animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
                 f"each, {MOST_FRAMES} times that in all: shrink it or raise max_pixels"
             )
         if im.format == "GIF":
-            found = list(gif_frames.frames(read_bytes(source)))
-            ends = _ends((frame.milliseconds for frame in found), spec)
-            wanted = _wanted(ends, spec)
-            pictures = enumerate(gif_frames.pictures(found, im.size))
-            squares = {number: square(picture, spec, view) for number, picture in pictures if number in wanted}
+            found = list(gif_frames.split_frames(read_bytes(source)))
+            ends = _frame_ends((frame.milliseconds for frame in found), spec)
+            wanted = _choose_frames(ends, spec)
+            pictures = enumerate(gif_frames.compose_frames(found, im.size))
+            squares = {number: to_square(picture, spec, view) for number, picture in pictures if number in wanted}
         else:  # only decoding tells how long frames are shown
             squares = {}
-            ends = _ends(_decoded(im, numbers, spec, view, squares), spec)
-            wanted = _wanted(ends, spec)
+            ends = _frame_ends(_decode_all(im, numbers, spec, view, squares), spec)
+            wanted = _choose_frames(ends, spec)
     return torch.stack([squares[number] for number in wanted])
 
 
-def _ends(stated: Iterable[float], spec: VisualSpec) -> list[float]:
+def _frame_ends(stated: Iterable[float], spec: VisualSpec) -> list[float]:
     """When each frame ends, in milliseconds, by the milliseconds that the file states for each."""
     ends: list[float] = []
     for lasts in stated:
-        ends.append((ends[-1] if ends else 0.0) + (lasts if lasts > SHORTEST else INSTEAD))
+        ends.append((ends[-1] if ends else 0.0) + (lasts if lasts > MIN_MILLISECONDS else DEFAULT_MILLISECONDS))
         limit_seconds(ends[-1] / 1000, spec)
     return ends
 
 
-def _wanted(ends: list[float], spec: VisualSpec) -> list[int]:
+def _choose_frames(ends: list[float], spec: VisualSpec) -> list[int]:
     """The frames shown at the middles of equal parts of the animation."""
     times = ((i + 0.5) * ends[-1] / spec.frames for i in range(spec.frames))
     return [min(bisect.bisect_right(ends, time), len(ends) - 1) for time in times]
 
 
-def _decoded(im: Picture, numbers: range, spec: VisualSpec, view: View, squares: dict[int, Tensor]) -> Iterator[float]:
+def _decode_all(
+    im: Picture, numbers: range, spec: VisualSpec, view: View, squares: dict[int, Tensor]
+) -> Iterator[float]:
     """Decodes the frames of these numbers to ``squares`` and gives the milliseconds that the file states for each."""
     for place, number in enumerate(numbers):
         im.seek(number)
         im.load()
-        squares[place] = square(upright(im), spec, view)
+        squares[place] = to_square(turn_upright(im), spec, view)
         yield float(im.info.get("duration") or 0)

@@ -12,7 +12,7 @@ MATRIX = "DISPLAYMATRIX"  # side data of a frame: 3 x 3 numbers, of the containe
 
 
 @dataclass(frozen=True)
-class Turn:
+class Orientation:
     """One of the eight ways to lay a picture down: rows and columns exchanged first, then mirrored."""
 
     transposes: bool = False
@@ -26,10 +26,10 @@ class Turn:
         return pixels[:: -1 if self.flips_y else 1, :: -1 if self.flips_x else 1]
 
 
-UPRIGHT = Turn()
+UPRIGHT = Orientation()
 
 
-def turn_of(frame: Any) -> Turn | None:
+def read_display_matrix(frame: Any) -> Orientation | None:
     """What the display matrix of a decoded frame asks for, to the nearest quarter turn. None: it has no matrix.
 
     The matrix ``a b u c d v x y w`` shows the pixel (p, q) at (a p + c q + x, b p + d q + y), counted from the upper
@@ -40,11 +40,11 @@ def turn_of(frame: Any) -> Turn | None:
         return None
     a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
     if abs(b) + abs(c) > abs(a) + abs(d):
-        return Turn(True, c < 0, b < 0)
-    return Turn(False, a < 0, d < 0)
+        return Orientation(True, c < 0, b < 0)
+    return Orientation(False, a < 0, d < 0)
 
 
-def shape_of_pixels(stream: Any) -> float:
+def pixel_aspect_ratio(stream: Any) -> float:
     """Width of a pixel over its height, by the container or the codec; 1 where neither says anything sensible."""
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     return float(ratio) if ratio and 1 / 16 <= ratio <= 16 else 1.0

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.readers.video.timeline import Clock, container_kind
-from mmcl_fast.media.readers.video.tracks import packets_of
+from mmcl_fast.media.readers.video.timeline import Timeline, container_kind
+from mmcl_fast.media.readers.video.tracks import read_packets
 
 SEEK_FRAMES = 8  # a seek pays when it skips at least so many frames
-AHEAD = 32  # packets read before one is decoded; codecs put frames out of order by at most 16
-SHORT = 64  # frames; below it a container's index is not worth loading
-SEARCHED = ("mov", "matroska", "avi", "flv", "ogg", "ivf")  # where a seek lands at the key frame that it is told
+READ_AHEAD = 32  # packets read before one is decoded; codecs put frames out of order by at most 16
+MIN_FRAMES_FOR_INDEX = 64  # frames; below it a container's index is not worth loading
+SEEKABLE = ("mov", "matroska", "avi", "flv", "ogg", "ivf")  # where a seek lands at the key frame that it is told
 NOTHING = "holds no frame that can be decoded"
 
 
@@ -22,7 +22,7 @@ class OutOfOrderError(Exception):
     """A frame came that is shown before the frame in front of it: the file's times are wrong."""
 
 
-class Frames(Protocol):
+class FrameReader(Protocol):
     """A film's frames, forward only. ``first`` is the first one that the decoder gave."""
 
     first: Any
@@ -34,14 +34,14 @@ class Frames(Protocol):
         """Decodes what is left. Raises MediaError if that is less than the header says."""
 
 
-def frames_of(container: Any, stream: Any, clock: Clock, times: list[int], whole: bool) -> Frames:
+def open_frames(container: Any, stream: Any, clock: Timeline, times: list[int], whole: bool) -> FrameReader:
     """The frames of a film, to be asked for at ``times``. ``whole``: all are decoded."""
     if clock.times is None:
-        return FramesByTime(container, stream, clock, times, whole)
-    return FramesByNumber(container, stream, clock, whole)
+        return FrameReaderByTime(container, stream, clock, times, whole)
+    return FrameReaderByNumber(container, stream, clock, whole)
 
 
-class Packets:
+class SelectiveDecoder:
     """Decodes a stream's packets in turn, except frames that no moment wanted shows and no other frame needs.
 
     A frame is shown until the next one begins. Packets are read ahead of the decoder by more than frames are out of
@@ -49,7 +49,7 @@ class Packets:
     """
 
     def __init__(self, container: Any, stream: Any, times: list[int] | None):
-        self.packets, self.times = packets_of(container, stream), times
+        self.packets, self.times = read_packets(container, stream), times
         self.context = stream.codec_context
         self.alone = self.context.codec.intra_only
         self.ahead: deque[Any] = deque()
@@ -57,7 +57,7 @@ class Packets:
 
     def frames(self) -> Iterator[Any]:
         while True:
-            while len(self.ahead) < AHEAD and (packet := next(self.packets, None)) is not None:
+            while len(self.ahead) < READ_AHEAD and (packet := next(self.packets, None)) is not None:
                 self._read(packet)
             if not self.ahead:
                 return
@@ -92,18 +92,18 @@ class Packets:
         return self.ahead[-1].dts is not None and self.ahead[-1].dts > time  # later packets begin later still
 
 
-class FramesByTime:
+class FrameReaderByTime:
     """Frames of a file whose times can be trusted, skipping by key frames where that saves decoding.
 
     Raises OutOfOrderError where they turn out to be wrong.
     """
 
-    def __init__(self, container: Any, stream: Any, clock: Clock, times: list[int], whole: bool):
+    def __init__(self, container: Any, stream: Any, clock: Timeline, times: list[int], whole: bool):
         self.container, self.stream, self.clock = container, stream, clock
         self.times = None if whole else times
         self.keys: list[int] = []
         kind = container_kind(container)
-        if not whole and clock.duration > SHORT * clock.frame and kind in SEARCHED:
+        if not whole and clock.duration > MIN_FRAMES_FOR_INDEX * clock.frame and kind in SEEKABLE:
             if len(stream.index_entries) <= 1 and kind == "matroska":
                 container.seek(clock.start, stream=stream)  # it reads its cues at the first seek
             self.keys = sorted(entry.timestamp for entry in stream.index_entries if entry.is_keyframe)
@@ -111,7 +111,7 @@ class FramesByTime:
         self.first = self.coming
 
     def _begin(self) -> None:
-        self.packets = Packets(self.container, self.stream, self.times)
+        self.packets = SelectiveDecoder(self.container, self.stream, self.times)
         self.decoded = self.packets.frames()
         self.shown: Any = None
         self.coming: Any = None
@@ -141,7 +141,7 @@ class FramesByTime:
         if self.shown is None:
             raise MediaError(NOTHING)
         if self.coming is None:
-            self.clock.require(time, self.end())
+            self.clock.check_end(time, self.end())
         return self.shown
 
     def _skip(self, time: int) -> None:
@@ -160,18 +160,18 @@ class FramesByTime:
     def rest(self) -> None:
         while self.coming is not None:
             self._advance()
-        self.clock.require(self.clock.last(), self.end())
+        self.clock.check_end(self.clock.end(), self.end())
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    for packet in packets_of(container, stream):
+def _decode_frames(container: Any, stream: Any) -> Iterator[Any]:
+    for packet in read_packets(container, stream):
         yield from packet.decode()
 
 
-class FramesByNumber:
+class FrameReaderByNumber:
     """Frames of a file whose times cannot be trusted: they are shown in the order in which the decoder gives them."""
 
-    def __init__(self, container: Any, stream: Any, clock: Clock, whole: bool):
+    def __init__(self, container: Any, stream: Any, clock: Timeline, whole: bool):
         assert clock.times is not None
         self.container, self.stream, self.clock = container, stream, clock
         self.times = clock.times
@@ -182,7 +182,7 @@ class FramesByNumber:
             for entry in stream.index_entries
             if entry.is_keyframe and entry.timestamp in self.places
         ]
-        self.decoded = _decoded(container, stream)
+        self.decoded = _decode_frames(container, stream)
         self.first = next(self.decoded, None)
         if self.first is None:
             raise MediaError(NOTHING)
@@ -202,13 +202,13 @@ class FramesByNumber:
         self._skip(wanted)
         while self.number < wanted:
             if not self._advance():
-                self.clock.require(time, self.end())
+                self.clock.check_end(time, self.end())
                 break
         return self.shown
 
     def _skip(self, wanted: int) -> None:
         """Goes on at a key frame that is surely in front of the one wanted, if that one is far."""
-        place = bisect.bisect_right(self.keys, wanted - AHEAD) - 1
+        place = bisect.bisect_right(self.keys, wanted - READ_AHEAD) - 1
         if place < 0 or self.keys[place] - self.number < SEEK_FRAMES:
             return
         self._go_to(self.keys[place])
@@ -220,13 +220,13 @@ class FramesByNumber:
     def _go_to(self, packet: int) -> None:
         assert self.clock.decoded is not None
         self.container.seek(self.clock.decoded[packet], stream=self.stream)
-        self.decoded = _decoded(self.container, self.stream)
+        self.decoded = _decode_frames(self.container, self.stream)
         self._advance()
 
     def rest(self) -> None:
         while self._advance():
             pass
-        self.clock.require(self.clock.last(), self.end())
+        self.clock.check_end(self.clock.end(), self.end())
 
     def end(self) -> int:
         """Where the last frame decoded ends."""

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-CLEAR, BACK = 2, 3  # disposals: clear the frame's part, put back what was there before (GIF89a, 23)
+DISPOSE_TO_BACKGROUND, DISPOSE_TO_PREVIOUS = (
+    2,
+    3,
+)  # disposals: clear the frame's part, put back what was there before (GIF89a, 23)
 
 
 @dataclass(frozen=True)
-class Frame:
+class GifFrame:
     """One frame: its place, what becomes of it afterwards, its milliseconds, and itself as a file of one picture."""
 
     left: int
@@ -31,53 +34,53 @@ class Frame:
     file: bytes
 
 
-def frames(data: bytes) -> Iterator[Frame]:
+def split_frames(data: bytes) -> Iterator[GifFrame]:
     """The frames of a GIF, as far as it goes."""
     file = io.BytesIO(data)
     start = file.read(13)
-    palette = _palette(file, start[10])
+    palette = _read_palette(file, start[10])
     control = bytes(4)  # flags, delay, transparent colour
     while (mark := file.read(1)) not in (b"", b";"):
         if mark == b"!":
-            label, block = file.read(1), _blocks(file)
+            label, block = file.read(1), _read_blocks(file)
             if label == b"\xf9" and len(block) >= 5:
                 control = block[1:5]
         elif mark == b"," and len(place := file.read(9)) == 9:
             left, top, width, height, flags = struct.unpack("<4HB", place)
-            own = _palette(file, flags) if flags & 0x80 else palette
-            pixels = file.read(1) + _blocks(file) + b"\0"
+            own = _read_palette(file, flags) if flags & 0x80 else palette
+            pixels = file.read(1) + _read_blocks(file) + b"\0"
             screen = struct.pack("<HHBBB", width, height, own[1], 0, 0)
             extension = b"!\xf9\x04" + bytes([control[0] & 1]) + b"\0\0" + control[3:] + b"\0"
             picture = b"," + struct.pack("<4HB", 0, 0, width, height, flags & 0x40)  # interlaced or not
             single = b"GIF89a" + screen + own[0] + extension + picture + pixels + b";"
             delay = 10 * int.from_bytes(control[1:3], "little")
-            yield Frame(left, top, width, height, control[0] >> 2 & 7, delay, single)
+            yield GifFrame(left, top, width, height, control[0] >> 2 & 7, delay, single)
             control = bytes(4)  # it counts for one frame
 
 
-def pictures(found: list[Frame], screen: tuple[int, int]) -> Iterator[Picture]:
+def compose_frames(found: list[GifFrame], screen: tuple[int, int]) -> Iterator[Picture]:
     """The animation's pictures in RGBA, each to be used before the next is asked for. ``screen``: width, height."""
     from PIL import Image
 
     canvas = Image.new("RGBA", screen)
     for frame in found:
-        before = canvas.copy() if frame.disposal == BACK else None
+        before = canvas.copy() if frame.disposal == DISPOSE_TO_PREVIOUS else None
         with Image.open(io.BytesIO(frame.file), formats=("GIF",)) as im:
             drawn = im.convert("RGBA")
         canvas.paste(drawn, (frame.left, frame.top), drawn)
         yield canvas
         if before is not None:
             canvas = before
-        elif frame.disposal == CLEAR:
+        elif frame.disposal == DISPOSE_TO_BACKGROUND:
             canvas.paste((0, 0, 0, 0), (frame.left, frame.top, frame.left + frame.width, frame.top + frame.height))
 
 
-def _palette(file: io.BytesIO, flags: int) -> tuple[bytes, int]:
+def _read_palette(file: io.BytesIO, flags: int) -> tuple[bytes, int]:
     """The colours that follow, if any, and the flags that say how many they are."""
     return (file.read(3 << (flags & 7) + 1), flags & 0x87) if flags & 0x80 else (b"", 0)
 
 
-def _blocks(file: io.BytesIO) -> bytes:
+def _read_blocks(file: io.BytesIO) -> bytes:
     """Blocks up to an empty one, with their lengths."""
     found = []
     while (size := file.read(1)) not in (b"", b"\0"):

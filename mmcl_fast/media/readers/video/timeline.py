@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.readers.video.tracks import packets_of
+from mmcl_fast.media.readers.video.tracks import read_packets
 
 # Containers whose header states a film's length and whose packets state when their frames are shown.
 STATED = ("mov", "matroska")
@@ -25,7 +25,7 @@ LATE = 1.0  # seconds; writers of Matroska disagree whether a later start counts
 
 
 @dataclass(frozen=True)
-class Clock:
+class Timeline:
     """Times of a film's frames, in ticks.
 
     Attributes:
@@ -51,11 +51,11 @@ class Clock:
     def seconds(self) -> float:
         return self.duration * self.base
 
-    def last(self) -> int:
+    def end(self) -> int:
         """Where the film ends, by its header if that says so."""
         return self.start + self.duration if self.promised is None else self.promised
 
-    def require(self, needed: int, end: int) -> None:
+    def check_end(self, needed: int, end: int) -> None:
         """Raises MediaError if a frame is ``needed`` that the header promised, long behind the film's ``end``."""
         if self.promised is None:
             return
@@ -71,16 +71,16 @@ def container_kind(container: Any) -> str:
     return str(container.format.name.split(",")[0])
 
 
-def header_clock(container: Any, stream: Any) -> Clock | None:
+def timeline_from_header(container: Any, stream: Any) -> Timeline | None:
     """The clock that the header gives. None: it is missing or cannot be trusted; use ``packet_clock``."""
     kind, context = container_kind(container), stream.codec_context
-    if kind not in STATED + COUNTED or (kind in COUNTED and _puts_out_of_order(context)):
+    if kind not in STATED + COUNTED or (kind in COUNTED and _may_reorder(context)):
         return None
     if kind == "mov" and not stream.frames:  # in fragments: each counts its times from the start of the broadcast
         return None
-    if kind in STATED and not _keeps_times(kind, context):
+    if kind in STATED and not _has_presentation_times(kind, context):
         return None
-    if kind == "mov" and context.has_b_frames and _uneven(stream):
+    if kind == "mov" and context.has_b_frames and _ends_unevenly(stream):
         return None  # the header adds up when frames are decoded, which is not when they are shown
     base, start, duration, sure = stream.time_base, stream.start_time or 0, stream.duration, True
     if not duration and (text := stream.metadata.get("DURATION")):  # of Matroska, such as 00:00:04.000000000
@@ -92,10 +92,10 @@ def header_clock(container: Any, stream: Any) -> Clock | None:
         duration, sure = round(container.duration / 1e6 / base), False
     if not duration or duration <= 0:
         return None
-    return Clock(float(base), start, duration, _frame(stream), start + duration if sure else None)
+    return Timeline(float(base), start, duration, _average_frame_duration(stream), start + duration if sure else None)
 
 
-def packet_clock(container: Any, stream: Any, numbered: bool = False) -> Clock:
+def timeline_from_packets(container: Any, stream: Any, numbered: bool = False) -> Timeline:
     """The clock that all packets give together. Reads the file once, unless its index tells as much.
 
     Args:
@@ -105,52 +105,56 @@ def packet_clock(container: Any, stream: Any, numbered: bool = False) -> Clock:
     Raises MediaError if the header promises much more, and if there is no packet.
     """
     kind, base = container_kind(container), float(stream.time_base)
-    found = _packets(container, stream, kind)
+    found = _read_packet_times(container, stream, kind)
     if not found.lengths:
         raise MediaError("holds no frame that can be decoded")
-    length = found.typical or _frame(stream)
+    length = found.typical or _average_frame_duration(stream)
     times = (
-        _shown_times(found, kind)
-        or _decoded_times(found, stream.codec_context.reorder_depth, length)
+        _presentation_times(found, kind)
+        or _output_times(found, stream.codec_context.reorder_depth, length)
         or [i * length for i in range(len(found.lengths))]  # a raw stream has no times
     )
     frame = (kind in TIMED and found.last) or length
     # In a program stream some packets have times; libavformat fills the others in, and then not two alike.
-    kept = _keeps_times(kind, stream.codec_context) or (kind in BROADCAST and times == sorted(set(found.shown)))
+    kept = _has_presentation_times(kind, stream.codec_context) or (
+        kind in BROADCAST and times == sorted(set(found.shown))
+    )
     by_time = found.shown and kept and not found.leaps and not numbered
     index = found.decoded if kind == "avi" and len(set(found.decoded)) == len(times) else None
     duration = times[-1] - times[0] + frame
     start = min(found.decoded[:1] + times[:1])
-    clock = Clock(base, times[0], duration, frame, _promise(stream, kind, start), None if by_time else times, index)
-    clock.require(clock.last(), times[0] + duration)
+    clock = Timeline(
+        base, times[0], duration, frame, _stated_end(stream, kind, start), None if by_time else times, index
+    )
+    clock.check_end(clock.end(), times[0] + duration)
     return clock
 
 
-def _puts_out_of_order(context: Any) -> bool:
+def _may_reorder(context: Any) -> bool:
     """Whether frames may be stored in another order than they are shown in."""
     # What H.264 and HEVC need is found out while decoding, the other codecs' headers state it.
     return bool(context.has_b_frames) or (context.codec.reorder and context.name in ("h264", "hevc", "vvc"))
 
 
-def _keeps_times(kind: str, context: Any) -> bool:
+def _has_presentation_times(kind: str, context: Any) -> bool:
     """Whether packets state when their frames are shown."""
     # Matroska may take over a codec of AVI, which has a tag there, and with it AVI's times.
-    foreign = kind == "matroska" and context.codec_tag.strip("\0") and _puts_out_of_order(context)
+    foreign = kind == "matroska" and context.codec_tag.strip("\0") and _may_reorder(context)
     return kind in TIMED and not foreign
 
 
-def _frame(stream: Any) -> int:
+def _average_frame_duration(stream: Any) -> int:
     rate = stream.average_rate or stream.guessed_rate
     return max(1, round(1 / (rate * stream.time_base))) if rate else 1
 
 
-def _uneven(stream: Any) -> bool:
+def _ends_unevenly(stream: Any) -> bool:
     """Whether the last frames by the index are much longer than the average frame."""
-    times, much = [entry.timestamp for entry in stream.index_entries[-TAIL:]], 1.5 * _frame(stream)
+    times, much = [entry.timestamp for entry in stream.index_entries[-TAIL:]], 1.5 * _average_frame_duration(stream)
     return any(after - before > much for before, after in itertools.pairwise(times))
 
 
-def _promise(stream: Any, kind: str, start: int) -> int | None:
+def _stated_end(stream: Any, kind: str, start: int) -> int | None:
     """Where the header says that the film ends."""
     if kind in BROADCAST or not stream.duration:  # libavformat finds a broadcast's length at the end of the file
         return None
@@ -161,7 +165,7 @@ def _promise(stream: Any, kind: str, start: int) -> int | None:
 
 
 @dataclass
-class _Packets:
+class _PacketTimes:
     """What the packets of a film state, from its first key frame on.
 
     Attributes:
@@ -188,16 +192,18 @@ class _Packets:
         return statistics.median_low(steps or self.lengths)
 
 
-def _packets(container: Any, stream: Any, kind: str) -> _Packets:
+def _read_packet_times(container: Any, stream: Any, kind: str) -> _PacketTimes:
     entries = [entry for entry in stream.index_entries if entry.size] if kind == "avi" else []
     if len(entries) > 1 and len(entries) == stream.frames:  # the index is whole
-        return _Packets([], [entry.timestamp for entry in entries], [_frame(stream)] * len(entries))
+        return _PacketTimes(
+            [], [entry.timestamp for entry in entries], [_average_frame_duration(stream)] * len(entries)
+        )
     shown: list[int | None] = []
     decoded: list[int | None] = []
     lengths: list[int] = []
     back, ahead = (round(seconds / stream.time_base) for seconds in (BACK, AHEAD))
     offset, leaps, last, key, first = 0, False, None, None, None
-    for packet in packets_of(container, stream):
+    for packet in read_packets(container, stream):
         if not packet.size:
             continue
         if packet.is_keyframe and key is None:
@@ -214,23 +220,23 @@ def _packets(container: Any, stream: Any, kind: str) -> _Packets:
         lengths.append(packet.duration or 0)
     # No decoder shows packets in front of the first key frame, nor frames that are shown in front of it.
     kept = [i for i in range(key or 0, len(lengths)) if first is None or (time := shown[i]) is None or time >= first]
-    return _Packets(_all(shown, kept), _all(decoded, kept), [lengths[i] for i in kept], leaps)
+    return _PacketTimes(_all_or_none(shown, kept), _all_or_none(decoded, kept), [lengths[i] for i in kept], leaps)
 
 
-def _all(times: list[int | None], kept: list[int]) -> list[int]:
+def _all_or_none(times: list[int | None], kept: list[int]) -> list[int]:
     """The times kept; empty where one of them is missing."""
     found = [time for i in kept if (time := times[i]) is not None]
     return found if len(found) == len(kept) else []
 
 
-def _shown_times(found: _Packets, kind: str) -> list[int]:
+def _presentation_times(found: _PacketTimes, kind: str) -> list[int]:
     """When the frames are shown, in order; empty where the packets do not tell."""
     times = sorted(found.shown)
     stated = kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times))
     return times if stated and not found.leaps else []
 
 
-def _decoded_times(found: _Packets, delay: int, length: int) -> list[int]:
+def _output_times(found: _PacketTimes, delay: int, length: int) -> list[int]:
     """When the decoder gives out the frames, ``delay`` packets late; empty where the packets do not tell."""
     times = sorted(found.decoded)
     if not times or len(set(times)) < len(times):

@@ -37,7 +37,7 @@ def is_cover(stream: Any) -> bool:
     return bool(int(stream.disposition) & ATTACHED_PICTURE)
 
 
-def video_track(container: InputContainer) -> VideoStream | None:
+def find_video_track(container: InputContainer) -> VideoStream | None:
     """The film that ffmpeg would choose: the default track, then the largest one. None: there is none.
 
     Attached pictures do not count. Neither does a track of one picture beside a film or a sound.
@@ -50,12 +50,12 @@ def video_track(container: InputContainer) -> VideoStream | None:
     return max(films, key=_video_score, default=None)
 
 
-def audio_track(container: InputContainer) -> AudioStream | None:
+def find_audio_track(container: InputContainer) -> AudioStream | None:
     """The sound that ffmpeg would choose: the default track, then the one of most channels. None: there is none."""
     return max(container.streams.audio, key=_audio_score, default=None)
 
 
-def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+def read_packets(container: Any, stream: Any) -> Iterator[Any]:
     """The packets of a track, the last one empty, so that the decoder gives out what it holds."""
     try:
         yield from container.demux(stream)
@@ -89,7 +89,7 @@ def _is_one_picture(container: InputContainer, stream: VideoStream) -> bool:
     if len(stream.index_entries) > 1:
         return False
     # Nothing states the count, as in Matroska. A film's second packet comes early; a cover costs one pass.
-    packets = (packet for packet in packets_of(container, stream) if packet.size)
+    packets = (packet for packet in read_packets(container, stream) if packet.size)
     single = next(packets, None) is None or next(packets, None) is None
     container.seek(0)
     return single

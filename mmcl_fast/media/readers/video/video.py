@@ -9,41 +9,41 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import MediaError
-from mmcl_fast.media.dsp.views import View, region
-from mmcl_fast.media.readers.video.animation import STILL, animation, is_animation
-from mmcl_fast.media.readers.video.display_matrix import UPRIGHT, Turn, shape_of_pixels, turn_of
-from mmcl_fast.media.readers.video.frame_reader import OutOfOrderError, frames_of
-from mmcl_fast.media.readers.video.timeline import Clock, header_clock, packet_clock
-from mmcl_fast.media.readers.video.tracks import video_track
+from mmcl_fast.media.dsp.views import View, view_region
+from mmcl_fast.media.readers.video.animation import STILL, is_animation, read_animation
+from mmcl_fast.media.readers.video.display_matrix import UPRIGHT, Orientation, pixel_aspect_ratio, read_display_matrix
+from mmcl_fast.media.readers.video.frame_reader import OutOfOrderError, open_frames
+from mmcl_fast.media.readers.video.timeline import Timeline, timeline_from_header, timeline_from_packets
+from mmcl_fast.media.readers.video.tracks import find_video_track
 from mmcl_fast.media.source import Source, head, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec
 
 
-def video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
     """uint8 ``[F, 3, size, size]``: frame i is the one shown at ``(i + 1/2) / F`` of the duration."""
     start = head(source, 64)
     if is_animation(start):
-        return animation(source, spec, view)
+        return read_animation(source, spec, view)
     if start.startswith((b"II*\0", b"MM\0*")):
         raise MediaError(STILL)
     try:
         with open_av(source) as container:
-            stream = _track(container, spec)
-            if clock := header_clock(container, stream):
-                return _sample(container, stream, clock, spec, view, whole)
+            stream = _open_track(container, spec)
+            if clock := timeline_from_header(container, stream):
+                return _read_frames(container, stream, clock, spec, view, whole)
         with open_av(source) as container:
-            clock = packet_clock(container, _track(container, spec))
+            clock = timeline_from_packets(container, _open_track(container, spec))
         with open_av(source) as container:
-            return _sample(container, _track(container, spec), clock, spec, view, whole)
+            return _read_frames(container, _open_track(container, spec), clock, spec, view, whole)
     except OutOfOrderError:
         with open_av(source) as container:
-            clock = packet_clock(container, _track(container, spec), numbered=True)
+            clock = timeline_from_packets(container, _open_track(container, spec), numbered=True)
         with open_av(source) as container:
-            return _sample(container, _track(container, spec), clock, spec, view, whole)
+            return _read_frames(container, _open_track(container, spec), clock, spec, view, whole)
 
 
-def _track(container: Any, spec: VisualSpec) -> Any:
-    stream = video_track(container)
+def _open_track(container: Any, spec: VisualSpec) -> Any:
+    stream = find_video_track(container)
     if stream is None:
         raise MediaError("holds no video track")
     context = stream.codec_context
@@ -59,15 +59,15 @@ def _track(container: Any, spec: VisualSpec) -> Any:
     return stream
 
 
-def _sample(container: Any, stream: Any, clock: Clock, spec: VisualSpec, view: View, whole: bool) -> Tensor:
+def _read_frames(container: Any, stream: Any, clock: Timeline, spec: VisualSpec, view: View, whole: bool) -> Tensor:
     from av.video.reformatter import VideoReformatter
 
     limit_seconds(clock.seconds, spec)
     times = [clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames)]
-    frames = frames_of(container, stream, clock, times, whole)
+    frames = open_frames(container, stream, clock, times, whole)
     # A matrix in the stream itself comes with its first frame and holds for those behind it.
-    turn = (turn_of(frames.first) if frames.first is not None else None) or UPRIGHT
-    aspect = shape_of_pixels(stream)
+    turn = (read_display_matrix(frames.first) if frames.first is not None else None) or UPRIGHT
+    aspect = pixel_aspect_ratio(stream)
     out = np.empty((spec.frames, 3, spec.size, spec.size), np.uint8)
     reformatter, last = VideoReformatter(), None
     for i, time in enumerate(times):
@@ -75,15 +75,15 @@ def _sample(container: Any, stream: Any, clock: Clock, spec: VisualSpec, view: V
         if frame is last:
             out[i] = out[i - 1]
         else:
-            _scale(reformatter, frame, turn_of(frame) or turn, aspect, spec, view, out[i])
+            _scale_frame(reformatter, frame, read_display_matrix(frame) or turn, aspect, spec, view, out[i])
         last = frame
     if whole:
         frames.rest()
     return torch.from_numpy(out)
 
 
-def _scale(
-    reformatter: Any, frame: Any, turn: Turn, aspect: float, spec: VisualSpec, view: View, out: np.ndarray
+def _scale_frame(
+    reformatter: Any, frame: Any, turn: Orientation, aspect: float, spec: VisualSpec, view: View, out: np.ndarray
 ) -> None:
     """Scales the whole frame so that the region fills the square, then cuts it out: one pass of swscale.
 
@@ -93,7 +93,7 @@ def _scale(
 
     wide, high = max(1, round(frame.width * max(1.0, aspect))), max(1, round(frame.height / min(1.0, aspect)))
     width, height = (high, wide) if turn.transposes else (wide, high)
-    left, top, right, bottom = region(width, height, spec, view)
+    left, top, right, bottom = view_region(width, height, spec, view)
     scale_x, scale_y = spec.size / (right - left), spec.size / (bottom - top)
     full_w, full_h = max(round(width * scale_x), spec.size), max(round(height * scale_y), spec.size)
     target = (full_h, full_w) if turn.transposes else (full_w, full_h)
