@@ -14,7 +14,7 @@ from mmcl_fast import atomic_files as files
 from mmcl_fast import distributed
 from mmcl_fast.config import read_run_values
 from mmcl_fast.errors import RunError
-from mmcl_fast.media.spec import OF_WORKERS
+from mmcl_fast.media.spec import ISOLATION_SETTINGS
 from mmcl_fast.streams.broken_samples import broken_samples_to_jsonl
 from mmcl_fast.streams.stream import Stream
 
@@ -102,7 +102,7 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     """The first key at which two JSON values differ, with both values; None when equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            if (path == "train." and key in FREE) or (path == "media." and key in OF_WORKERS):
+            if (path == "train." and key in FREE) or (path == "media." and key in ISOLATION_SETTINGS):
                 continue
             found = first_difference(old.get(key), new.get(key), f"{path}{key}.")
             if found:
