@@ -1,4 +1,4 @@
-"""How a report writes settings, numbers and metrics."""
+"""Labels of settings and metrics, and the format of numbers, in reports."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from mmcl_fast.report.blocks import (
     Cards,
@@ -28,7 +28,7 @@ MARKUP = re.compile(r"[\\`*<]|(?<!\w)_|_(?!\w)|\](?=[(\[])|^[#>+-](?= )|^#+(?= )
 
 def render_markdown(page: Page) -> str:
     """Return the page as Markdown."""
-    written = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [f"# {escape_markdown(page.title)}", escape_markdown(page.about), *_render_parts(page.parts, 2)]
     return "\n\n".join([*parts, f"Written by mmcl-fast, {written}, from {page.source}."]) + "\n"
 

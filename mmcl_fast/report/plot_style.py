@@ -1,8 +1,8 @@
 """The look that all figures of a report share: colours, dashes, markers, margins.
 
-A colour that begins with ``--`` is a variable of page.css, which has a value for light and
-one for dark pages.
-The colours are those of Okabe and Ito (2008), made for colour-blind people. Dash, marker or hatching differ as well.
+A colour that begins with ``--`` is a variable of page.css, which has a value for light and one
+for dark pages. The colours are from Okabe and Ito (2008), who chose them for colour-blind people. Dash, marker or
+hatching differ as well.
 """
 
 from __future__ import annotations

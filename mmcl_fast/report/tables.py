@@ -39,8 +39,8 @@ class TextTable:
 def make_tables(results: dict[str, Any]) -> list[TextTable]:
     """Return the tables of a sweep.
 
-    They are: the metrics of each setting, the differences to the reference in each setting that is not masked, and
-    ``last`` by modality in the first setting.
+    First come the metrics of each setting. Then come the differences to the reference in each setting that is not
+    masked, and ``last`` by modality in the first setting.
 
     Args:
         results: as ``results.collect`` returns it.

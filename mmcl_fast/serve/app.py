@@ -1,4 +1,4 @@
-"""The application: what is answered under which address."""
+"""The application: the answer to each address."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ from mmcl_fast.errors import suggest
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.media import MODALITIES
 from mmcl_fast.media.engines.isolation import Pool
-from mmcl_fast.serve import body, page
-from mmcl_fast.serve.batches import Batches, Killer
-from mmcl_fast.serve.body import Refused
+from mmcl_fast.serve.batches import Batches, DecoderDeath
+from mmcl_fast.serve.body import RequestRefused, find_items, read_body
 from mmcl_fast.serve.limits import Limits
-from mmcl_fast.serve.metrics import GONE, Counted, Metrics
+from mmcl_fast.serve.metrics import CLIENT_CLOSED_REQUEST, CountingMiddleware, ServerMetrics
+from mmcl_fast.serve.page import content_policy, render_page
 
 PARAMETERS = ("modality", "top_k")
-LINGER = 1.0  # seconds
-SAFE = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+DRAIN_SECONDS = 1.0
+SAFE_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
-class Unread(JSONResponse):
-    """An answer to a request whose body was not read to its end.
+class EarlyResponse(JSONResponse):
+    """An answer to a request whose body was not read to its end. The connection closes after the answer.
 
-    What still comes is dropped for at most ``LINGER`` seconds and ``most`` bytes, so that a client that listens only
-    once it has sent all hears the answer; then the connection ends.
+    Some clients read the answer only once they have sent the whole body. So the rest of the body is read and dropped,
+    for at most ``DRAIN_SECONDS`` and ``max_bytes``.
     """
 
-    def __init__(self, content: Any, status: int, headers: dict[str, str], most: int) -> None:
+    def __init__(self, content: Any, status: int, headers: dict[str, str], max_bytes: int) -> None:
         super().__init__(content, status, headers | {"Connection": "close"})
-        self.most = most
+        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._drop(receive), LINGER)
+            await asyncio.wait_for(self._drain(receive), DRAIN_SECONDS)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _drop(self, receive: Receive) -> None:
+    async def _drain(self, receive: Receive) -> None:
         size, more = 0, True
-        while more and size < self.most:
+        while more and size < self.max_bytes:
             message = await receive()
             size, more = size + len(message.get("body", b"")), message.get("more_body", False)
 
 
 class _Service:
-    """The answers; see ``make_app`` for the arguments."""
+    """One method for each route. ``make_app`` explains the arguments."""
 
     def __init__(self, learner: Learner, limits: Limits, top_k: int, classes: Sequence[str] | None, name: str) -> None:
         self.learner, self.limits, self.top_k, self.name = learner, limits, top_k, name
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         died = self.metrics.died
         self.batches = Batches(
             learner, limits, classes, self.metrics.batch.observe, lambda reason: died.labels(reason).inc()
@@ -80,57 +80,60 @@ class _Service:
 
     async def predict(self, request: Request) -> Response:
         if self.in_flight >= self.limits.max_concurrent:
-            line = f"{self.in_flight} requests are being served, as many as may be at once: come again"
-            return self._refusal(Refused(503, line), True)
+            line = f"{self.in_flight} requests are being served, as many as are allowed at once: try again"
+            return self._refuse(RequestRefused(503, line), unread=True)
         self.in_flight += 1
         self.metrics.in_flight.set(self.in_flight)
         unread = True
         try:
-            modality, top_k = self._asked(request)
-            data = await body.read(request, self.limits)
+            modality, top_k = self._parse_query(request)
+            body = await read_body(request, self.limits)
             unread = False
             kind = request.headers.get("content-type", "")
             loop = asyncio.get_running_loop()
-            items = await loop.run_in_executor(self.batches.threads, body.items, data, kind, modality, self.limits)
-            del data
-            found = await asyncio.gather(*(self.batches.predict(item, top_k) for item in items))
-        except Refused as no:
-            return self._refusal(no, unread)
+            items = await loop.run_in_executor(self.batches.threads, find_items, body, kind, modality, self.limits)
+            del body  # the items hold their bytes: keep no second copy while they wait
+            predictions = await asyncio.gather(*(self.batches.predict(item, top_k) for item in items))
+        except RequestRefused as refused:
+            return self._refuse(refused, unread)
         except ClientDisconnect:
-            return Response(status_code=GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         finally:
             self.in_flight -= 1
             self.metrics.in_flight.set(self.in_flight)
-        return self._answer(found)
+        return self._answer(predictions)
 
-    def _asked(self, request: Request) -> tuple[str | None, int]:
-        """Modality and number of classes that the address asks for."""
-        asked = dict(request.query_params)
-        for name in asked:
+    def _parse_query(self, request: Request) -> tuple[str | None, int]:
+        """Return the modality and the number of classes that the address asks for."""
+        query = dict(request.query_params)
+        for name in query:
             if name not in PARAMETERS:
-                raise Refused(400, f"parameter {name[:99]!a}: {suggest(name[:99], PARAMETERS)}")
-        modality, top_k = asked.get("modality"), asked.get("top_k", str(self.top_k))
+                raise RequestRefused(400, f"parameter {name[:99]!a}: {suggest(name[:99], PARAMETERS)}")
+        modality, top_k = query.get("modality"), query.get("top_k", str(self.top_k))
         if modality is not None and modality not in MODALITIES:
-            raise Refused(400, f"modality {modality[:99]!a}: {suggest(modality[:99], MODALITIES)}")
+            raise RequestRefused(400, f"modality {modality[:99]!a}: {suggest(modality[:99], MODALITIES)}")
         if not (top_k.isascii() and top_k.isdigit() and len(top_k) < 10 and int(top_k) > 0):
-            raise Refused(400, f"top_k {top_k[:99]!a}: give a whole number from 1 on")
+            raise RequestRefused(400, f"top_k {top_k[:99]!a}: give a whole number from 1")
         return modality, int(top_k)
 
-    def _refusal(self, no: Refused, unread: bool) -> Response:
-        headers = SAFE | ({"Retry-After": "1"} if no.status == 503 else {})
+    def _refuse(self, refused: RequestRefused, unread: bool) -> Response:
+        headers = SAFE_HEADERS | ({"Retry-After": "1"} if refused.status == 503 else {})
+        content = {"error": str(refused)}
         if unread:
-            return Unread({"error": str(no)}, no.status, headers, self.limits.max_bytes)
-        return JSONResponse({"error": str(no)}, no.status, headers)
+            return EarlyResponse(content, refused.status, headers, self.limits.max_bytes)
+        return JSONResponse(content, refused.status, headers)
 
-    def _answer(self, found: Sequence[Prediction]) -> Response:
-        for p in found:
+    def _answer(self, predictions: Sequence[Prediction]) -> Response:
+        """Return the predictions: 200 if one succeeded, 415 if no item has a known modality, else 422."""
+        for p in predictions:
             self.metrics.items.labels(p.modality or "unknown", "error" if p.error else "ok").inc()
-        answer: dict[str, Any] = {"items": [p.record() for p in found]}
-        if any(p.error is None for p in found):
-            return JSONResponse(answer, headers=SAFE)
-        rest = f" (nor can the {len(found) - 1} others)" if len(found) > 1 else ""
-        unknown = all(p.modality is None and not isinstance(p, Killer) for p in found)
-        return JSONResponse({"error": f"{found[0].error}{rest}", **answer}, 415 if unknown else 422, SAFE)
+        answer: dict[str, Any] = {"items": [p.record() for p in predictions]}
+        if any(p.error is None for p in predictions):
+            return JSONResponse(answer, headers=SAFE_HEADERS)
+        rest = f" (and {len(predictions) - 1} other items failed)" if len(predictions) > 1 else ""
+        unknown = all(p.modality is None and not isinstance(p, DecoderDeath) for p in predictions)
+        content = {"error": f"{predictions[0].error}{rest}", **answer}
+        return JSONResponse(content, 415 if unknown else 422, SAFE_HEADERS)
 
     async def health(self, request: Request) -> Response:
         learner, classes = self.learner, self.batches.predictors[False].classes
@@ -140,60 +143,69 @@ class _Service:
                 "ok": True,
                 "model": self.name,
                 "method": learner.method.name,
-                "encoder": Path(encoder).name if encoder.startswith((".", "/")) else encoder,  # a folder is nobody's
+                # A client need not know the folders of this machine.
+                "encoder": Path(encoder).name if encoder.startswith((".", "/")) else encoder,
                 "classes": [{"modality": m or None, "class": c} for m, c in classes.keys],
                 "modalities": list(dict.fromkeys(task["modality"] for task in learner.tasks)),
                 "max_bytes": self.limits.max_bytes,
                 "max_items": self.limits.max_items,
             },
-            headers=SAFE,
+            headers=SAFE_HEADERS,
         )
 
-    async def figures(self, request: Request) -> Response:
-        return Response(generate_latest(self.metrics.registry), headers=SAFE, media_type=CONTENT_TYPE_LATEST)
+    async def counters(self, request: Request) -> Response:
+        text = generate_latest(self.metrics.registry)
+        return Response(text, headers=SAFE_HEADERS, media_type=CONTENT_TYPE_LATEST)
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(page.html(list(MODALITIES)), headers=SAFE | {"Content-Security-Policy": page.POLICY})
+        headers = SAFE_HEADERS | {"Content-Security-Policy": content_policy()}
+        return HTMLResponse(render_page(MODALITIES), headers=headers)
 
 
-async def _http_fault(request: Request, fault: Exception) -> Response:
-    assert isinstance(fault, HTTPException)
-    line = f"{fault.detail}: POST /predict, GET /, /healthz and /metrics are here"
-    return JSONResponse({"error": line}, fault.status_code, {**SAFE, **(fault.headers or {})})
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    line = f"{error.detail}: use POST /predict, or GET /, /healthz or /metrics"
+    return JSONResponse({"error": line}, error.status_code, {**SAFE_HEADERS, **(error.headers or {})})
 
 
-async def _own_fault(request: Request, fault: Exception) -> Response:
-    return JSONResponse({"error": "a fault of the server; its log has it"}, 500, SAFE)
+async def _internal_error(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "a fault of the server; its log has the traceback"}, 500, SAFE_HEADERS)
 
 
 def make_app(
     learner: Learner, limits: Limits, *, top_k: int = 5, classes: Sequence[str] | None = None, name: str = "learner"
 ) -> Starlette:
-    """The ASGI application that serves a learner.
+    """Return the ASGI application that serves a learner.
 
     Args:
-        top_k: classes told of an item where the request does not say how many.
-        classes: texts that compete in place of the classes learned.
-        name: of the model, for /healthz.
+        limits: limits on requests, batches and decoding.
+        top_k: number of classes in an answer whose request does not give one.
+        classes: texts to choose from in place of the classes learned.
+        name: the name of the model in /healthz.
 
     Raises:
-        IsolationError: no process that decodes can be started.
-        RunError: nothing has been learned.
-        ConfigError: ``classes`` with a method that does not score texts.
+        IsolationError: no decoding process can be started.
+        RunError: the learner has learned nothing.
+        ConfigError: ``classes`` were given, and the method scores no texts.
+
+    Example::
+
+        app = make_app(Learner.load("runs/demo"), Limits())
+        uvicorn.run(app)
     """
     service = _Service(learner, limits, top_k, classes, name)
     routes = [
         Route("/", service.page),
         Route("/predict", service.predict, methods=["POST"]),
         Route("/healthz", service.health),
-        Route("/metrics", service.figures),
+        Route("/metrics", service.counters),
     ]
     paths = frozenset(route.path for route in routes)
     app = Starlette(
         routes=routes,
         lifespan=service.lifespan,
-        middleware=[Middleware(Counted, service.metrics, paths)],
-        exception_handlers={HTTPException: _http_fault, Exception: _own_fault},
+        middleware=[Middleware(CountingMiddleware, service.metrics, paths)],
+        exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
     app.router.redirect_slashes = False
     app.state.metrics = service.metrics

@@ -1,4 +1,4 @@
-"""Items to predictions: decoded in processes that may die, gathered by modality, predicted in batches by one thread."""
+"""Predict items of many requests: worker processes decode them, one thread predicts them in batches by modality."""
 
 from __future__ import annotations
 
@@ -28,17 +28,23 @@ from mmcl_fast.serve.limits import Limits
 if TYPE_CHECKING:
     from mmcl_fast.serve.body import Item
 
-AHEAD = 4  # batches that may be decoded before they are predicted: all that is decoded is in memory
+MAX_DECODED_BATCHES = 4  # decoded items wait in memory: so many full batches at most
 
 
 @dataclass(frozen=True)
-class Killer(Prediction):
-    """An item that ended the process which decoded it."""
+class DecoderDeath(Prediction):
+    """The failed prediction of an item that ended the process which decoded it."""
 
 
 @dataclass
-class _Waiting:
-    """A decoded item: when it was, its name, how many classes to tell, and who waits for them."""
+class _DecodedItem:
+    """An item that waits for its batch.
+
+    Attributes:
+        since: when it was decoded, in the event loop's time.
+        data: what the trunk takes.
+        future: gets the prediction.
+    """
 
     since: float
     name: str
@@ -48,20 +54,20 @@ class _Waiting:
 
 
 class Batches:
-    """Predicts items from many requests together; each as ``Learner.predict`` does its file alone.
+    """Predicts items of many requests together, each as ``Learner.predict`` predicts its file alone.
 
-    Decoding is the CPU backend's, also for a learner on a GPU, and in processes of its own unless the run's
-    ``media.isolate`` or MMCL_FAST_ISOLATE turns that off.
+    The CPU decodes, also for a learner on a GPU. It does so in worker processes, unless the run's ``media.isolate`` or
+    the environment variable MMCL_FAST_ISOLATE turns these off.
 
     Args:
-        classes: texts that compete in place of the classes learned.
-        seen: is told the size of each batch.
-        died: is told why a process that decoded ended, one of ``isolation.REASONS``.
+        classes: texts to choose from in place of the classes learned; None: the classes learned.
+        on_batch: called with the size of each batch.
+        on_death: called with the reason why a decoding process ended, one of ``isolation.REASONS``.
 
     Raises:
-        IsolationError: no process that decodes can be started.
-        RunError: nothing has been learned.
-        ConfigError: ``classes`` with a method that does not score texts.
+        IsolationError: no decoding process can be started.
+        RunError: the learner has learned nothing.
+        ConfigError: ``classes`` were given, and the method scores no texts.
     """
 
     def __init__(
@@ -69,41 +75,41 @@ class Batches:
         learner: Learner,
         limits: Limits,
         classes: Sequence[str] | None,
-        seen: Callable[[int], None],
-        died: Callable[[str], None],
+        on_batch: Callable[[int], None],
+        on_death: Callable[[str], None],
     ) -> None:
-        self.learner, self.limits, self.seen = learner, limits, seen
+        self.learner, self.limits, self.on_batch = learner, limits, on_batch
         self.predictors = {
             given: Predictor(learner, None, 1, given, classes, limits.max_batch) for given in (False, True)
         }
         settings = learner.settings.get("media")
-        self.decoders = isolation.decoders(settings, available_cores(), _allowed(limits, settings), died)
+        self.decoders = isolation.decoders(settings, available_cores(), _lower_limits(limits, settings), on_death)
         if isinstance(self.decoders, isolation.Pool):
             self.decoders.start()
-        self.specs = dict(_specs(learner))
+        self.specs = dict(_supported_specs(learner))
         self.threads = pool_of(available_cores())
         self._thread = ThreadPoolExecutor(1, "mmcl-fast-learner")
-        self._waiting: dict[tuple[str, bool], deque[_Waiting]] = {}
+        self._waiting: dict[tuple[str, bool], deque[_DecodedItem]] = {}
         self._changed = asyncio.Event()
-        self._room = asyncio.Semaphore(AHEAD * limits.max_batch)
+        self._room = asyncio.Semaphore(MAX_DECODED_BATCHES * limits.max_batch)
 
     async def predict(self, item: Item, top_k: int) -> Prediction:
-        """What an item is taken for, with ``error`` set where it can't be read."""
+        """Predict an item. The prediction has ``error`` set if the item can't be read."""
         loop = asyncio.get_running_loop()
         async with self._room:
             kind, data, fault = await loop.run_in_executor(self.threads, self._decode, item)
             if data is None or kind is None:
-                made = Killer if isinstance(fault, isolation.DecoderDied) else Prediction
+                result = DecoderDeath if isinstance(fault, isolation.DecoderDied) else Prediction
                 line = f"{item.name}: {str(fault).removeprefix(name_of(item.data) + ': ')}"
-                return made(item.name, kind, [], [], None, line)
+                return result(item.name, kind, [], [], None, line)
             future: asyncio.Future[Prediction] = loop.create_future()
             group = self._waiting.setdefault((kind, item.given), deque())
-            group.append(_Waiting(loop.time(), item.name, data, top_k, future))
+            group.append(_DecodedItem(loop.time(), item.name, data, top_k, future))
             self._changed.set()
             return await future
 
     def _decode(self, item: Item) -> tuple[str | None, Tensor | str | None, UserError | None]:
-        """Modality, what the trunk takes, or why there is none."""
+        """Return the modality, the data for the trunk, and the error if there is no data."""
         (outcome,) = self.decoders.run([isolation.Job(item.data, item.modality, self.specs)])
         kind, data, fault = outcome.modality, outcome.data, outcome.error
         if data is None and fault is None and kind is not None:
@@ -114,7 +120,7 @@ class Batches:
         return kind, data, fault
 
     async def work(self) -> None:
-        """Batch after batch, until it is cancelled."""
+        """Predict batch after batch until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             key = min(self._waiting, key=self._due, default=None)
@@ -128,24 +134,24 @@ class Batches:
             some = [group.popleft() for _ in range(min(len(group), self.limits.max_batch))]
             if not group:
                 del self._waiting[key]
-            self.seen(len(some))
+            self.on_batch(len(some))
             try:
-                found = await loop.run_in_executor(self._thread, self._together, key, some)
-            except Exception as fault:  # of ours: each of these requests ends with it, the others go on
+                found = await loop.run_in_executor(self._thread, self._predict_batch, key, some)
+            except Exception as fault:  # a bug: it ends the requests of this batch, the others go on
                 for one in some:
                     if not one.future.done():
                         one.future.set_exception(fault)
                 continue
             for one, prediction in zip(some, found):
-                if not one.future.done():  # a request that was given up at the end
+                if not one.future.done():  # a request that was cancelled when the server stopped is done
                     one.future.set_result(prediction)
 
     def _due(self, key: tuple[str, bool]) -> float:
-        """When a group is to be predicted: at once where it is full."""
+        """Return when to predict a group: at once if it fills a batch, else ``wait_ms`` after its first item."""
         group = self._waiting[key]
         return group[0].since + (0.0 if len(group) >= self.limits.max_batch else self.limits.wait_ms / 1000)
 
-    def _together(self, key: tuple[str, bool], some: Sequence[_Waiting]) -> list[Prediction]:
+    def _predict_batch(self, key: tuple[str, bool], some: Sequence[_DecodedItem]) -> list[Prediction]:
         kind, given = key
         data: list[Any] = [one.data for one in some]
         batch = torch.stack(data) if isinstance(data[0], Tensor) else data
@@ -154,24 +160,24 @@ class Batches:
             found = self.predictors[given].predict_batch(kind, batch, names, max(one.top_k for one in some))
         except UserError as fault:  # an encoder without this modality
             return [Prediction(name, kind, [], [], None, f"{name}: {fault}") for name in names]
-        return [_finite(p, one.top_k) for p, one in zip(found, some)]
+        return [_check_finite(p, one.top_k) for p, one in zip(found, some)]
 
     def close(self) -> None:
-        """Ends the threads and the processes."""
+        """End the threads and the decoding processes."""
         self.decoders.close()
         self.threads.shutdown(cancel_futures=True)
         self._thread.shutdown(cancel_futures=True)
 
 
-def _specs(learner: Learner) -> Iterator[tuple[str, Spec]]:
-    """How the encoder wants each modality that it has."""
+def _supported_specs(learner: Learner) -> Iterator[tuple[str, Spec]]:
+    """Yield (modality, how to prepare its input) for each modality that the encoder supports."""
     for modality in MODALITIES:
         with suppress(UserError):
             yield modality, learner.spec(modality)
 
 
-def _allowed(limits: Limits, settings: Mapping[str, Any] | None) -> isolation.Limits:
-    """The lower one of each limit of the server and of the run."""
+def _lower_limits(limits: Limits, settings: Mapping[str, Any] | None) -> isolation.Limits:
+    """Return the lower one of each decoding limit of the server and of the run."""
     run = isolation.limits_of(settings)
     return isolation.Limits(
         min(run.max_decode_mb, limits.max_decode_mb),
@@ -180,7 +186,8 @@ def _allowed(limits: Limits, settings: Mapping[str, Any] | None) -> isolation.Li
     )
 
 
-def _finite(p: Prediction, top_k: int) -> Prediction:
+def _check_finite(p: Prediction, top_k: int) -> Prediction:
+    """Return the best ``top_k`` classes of a prediction, or an error if a probability is not finite."""
     if not all(map(math.isfinite, p.probabilities)):
         return Prediction(p.file, p.modality, [], [], None, f"{p.file}: its content gives no finite scores: replace it")
     return replace(p, labels=p.labels[:top_k], probabilities=p.probabilities[:top_k])

@@ -1,4 +1,4 @@
-"""What a server allows."""
+"""The limits of a server."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, all of them together, and one batch may take. Bodies are held in memory, so all of them
-    together take up to about twice ``max_bytes * max_concurrent``.
+    """Limits of one request, of all requests together, and of one batch.
+
+    Bodies are held in memory: all requests together take up to about twice ``max_bytes * max_concurrent``.
 
     Attributes:
-        max_bytes: of a request's body.
-        max_items: of one request, files and lines of text together.
-        max_concurrent: requests for a prediction at once; further ones are told to come again.
-        max_batch: items of one modality that the learner sees together; 1 turns batching off.
-        wait_ms: how long an item that is decoded waits for others of its modality.
-        header_seconds: in which a request's headers have to come.
-        body_seconds: in which its body has to come.
-        stop_seconds: given to requests in flight when the server is told to stop.
-        max_decode_mb, max_decode_seconds, max_decode_wait: of one item, where the run's [media] allows more; see
-            ``media.isolation.Limits``.
+        max_bytes: size of a request's body.
+        max_items: files and lines of text in one request.
+        max_concurrent: requests for a prediction at once. A request beyond them gets 503 and the advice to try again.
+        max_batch: items of one modality that the learner predicts together; 1 turns batching off.
+        wait_ms: time that a decoded item waits for others of its modality, in milliseconds.
+        header_seconds: time in which a request's headers have to arrive.
+        body_seconds: time in which a request's body has to arrive.
+        stop_seconds: time to answer the requests in flight when the server stops.
+        max_decode_mb: memory to decode one item, in 10^6 bytes. For this limit and the next two the run's [media]
+            limits hold if they are lower; see ``media.engines.isolation.Limits``.
+        max_decode_seconds: processor time to decode one item.
+        max_decode_wait: time to decode one item.
+
+    Example::
+
+        serve("runs/demo", limits=Limits(max_bytes=8_000_000, max_batch=1))
     """
 
     max_bytes: int = 32_000_000

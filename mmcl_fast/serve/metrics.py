@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus, and the layer around the application that counts it."""
+"""The counters of a server for Prometheus, and the middleware that counts requests."""
 
 from __future__ import annotations
 
@@ -14,41 +14,45 @@ if TYPE_CHECKING:
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-GONE = 499  # the client left before it was answered; what proxies write for that
+CLIENT_CLOSED_REQUEST = 499  # the client left before it was answered; nginx has this status for it
 
 
-class Metrics:
-    """The counters of one server, in a registry of its own."""
+class ServerMetrics:
+    """The counters of one server, in their own registry: servers in one process do not share counters."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        here: Any = {"namespace": "mmcl_fast", "registry": self.registry}
-        self.requests = Counter("requests", "Requests answered.", ("path", "status"), **here)
+        common: Any = {"namespace": "mmcl_fast", "registry": self.registry}
+        self.requests = Counter("requests", "Requests answered.", ("path", "status"), **common)
         self.seconds = Histogram(
-            "request_seconds", "From a request's headers to its answer.", ("path",), buckets=SECONDS, **here
+            "request_seconds", "Time from a request's headers to its answer.", ("path",), buckets=SECONDS, **common
         )
-        self.in_flight = Gauge("requests_in_flight", "Requests for a prediction being served.", **here)
-        self.batch = Histogram("batch_items", "Items that the learner saw together.", buckets=SIZES, **here)
-        self.items = Counter("items", "Items by what came of them.", ("modality", "outcome"), **here)
-        self.received = Counter("received_bytes", "Bytes of requests' bodies.", **here)
-        self.sent = Counter("sent_bytes", "Bytes of answers' bodies.", **here)
-        self.decoders = Gauge("decoders", "Processes that decode.", **here)
-        self.died = Counter("decoders_died", "Decoding processes that a file ended, by why.", ("reason",), **here)
+        self.in_flight = Gauge("requests_in_flight", "Requests for a prediction being served.", **common)
+        self.batch = Histogram("batch_items", "Items that the learner predicted together.", buckets=SIZES, **common)
+        self.items = Counter("items", "Items by modality and outcome.", ("modality", "outcome"), **common)
+        self.received = Counter("received_bytes", "Bytes of requests' bodies.", **common)
+        self.sent = Counter("sent_bytes", "Bytes of answers' bodies.", **common)
+        self.decoders = Gauge("decoders", "Decoding processes that are alive.", **common)
+        self.died = Counter("decoders_died", "Decoding processes that a file ended, by reason.", ("reason",), **common)
         for reason in REASONS:
-            self.died.labels(reason)  # 0 is told, too
+            self.died.labels(reason)  # a counter with labels appears only once it is used: show 0 from the start
 
 
-class Counted:
-    """The application, counted: ``paths`` by their name, all others as one."""
+class CountingMiddleware:
+    """Counts the requests to an application.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    Args:
+        paths: paths that are counted by their name; all others are counted as "other".
+    """
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics, paths: frozenset[str]) -> None:
         self.app, self.metrics, self.paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        start, status = time.perf_counter(), GONE
+        start, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
 
         async def counted_receive() -> Message:
             message = await receive()

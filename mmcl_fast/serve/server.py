@@ -1,4 +1,4 @@
-"""The application behind a socket: uvicorn, with a limit on the time that a request may take to come."""
+"""Run the application on a socket: uvicorn, with a limit on the time in which a request has to arrive."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mmcl_fast.errors import UserError
 from mmcl_fast.serve.limits import Limits
 
-SLACK = 2.0  # seconds after which a connection ends whose request should have been answered with 408
+SLACK_SECONDS = 2.0  # time for the application to answer 408 before the connection is closed
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket of that address; UserError where it is taken or not of this machine."""
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address.
+
+    Args:
+        port: 0 chooses a free one.
+
+    Raises:
+        UserError: the address is taken, or is no address of this machine.
+    """
     sock = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -43,22 +50,25 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def address_of(sock: socket.socket) -> str:
+    """Return the URL of a server on this socket."""
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGINT or SIGTERM, then ends the requests in flight; neither signal goes any further.
+    """Serves until SIGINT or SIGTERM and then answers the requests in flight.
+
+    uvicorn raises the signal again when it has stopped; this server does not, so that the process ends with 0.
 
     Args:
-        ready: called once the server answers.
+        on_ready: called once the server answers.
     """
 
-    def __init__(self, app: Starlette, limits: Limits, ready: Callable[[], None]) -> None:
-        self.ready = ready
+    def __init__(self, app: Starlette, limits: Limits, on_ready: Callable[[], None]) -> None:
+        self.on_ready = on_ready
         config = uvicorn.Config(
             app,
-            http=_protocol(limits, app.state.metrics),
+            http=_make_protocol(limits, app.state.metrics),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -69,11 +79,11 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=limits.stop_seconds,
         )
         super().__init__(config)
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of every broken form
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns about every broken form
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.ready()
+        self.on_ready()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,51 +98,56 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _protocol(limits: Limits, metrics: Any) -> type[H11Protocol]:
-    class Timed(H11Protocol):
-        """uvicorn lets a request take any time to come, and answers in plain text what is no HTTP."""
+def _make_protocol(limits: Limits, metrics: Any) -> type[H11Protocol]:
+    class TimedProtocol(H11Protocol):
+        """Closes a connection whose request does not arrive in time, and answers bytes that are no HTTP with JSON.
 
-        watched: Any = None  # the state of the client's side that the timer is for
+        uvicorn's own protocol waits for ever, and answers such bytes with plain text.
+        """
+
+        timed_state: Any = None  # the client's state that the timer was started for
         timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.watch()
+            self.restart_timer()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self.watch()
+            self.restart_timer()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self.watch()
+            self.restart_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             if self.timer is not None:
                 self.timer.cancel()
 
-        def watch(self) -> None:
+        def restart_timer(self) -> None:
             state = (self.conn.their_state, self.cycle)
-            if state == self.watched:
+            if state == self.timed_state:
                 return
-            self.watched = state
+            self.timed_state = state
             if self.timer is not None:
                 self.timer.cancel()
-            seconds = {h11.IDLE: limits.header_seconds, h11.SEND_BODY: limits.body_seconds + SLACK}.get(state[0])
+            seconds = {h11.IDLE: limits.header_seconds, h11.SEND_BODY: limits.body_seconds + SLACK_SECONDS}.get(
+                state[0]
+            )
             self.timer = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
         def send_400_response(self, msg: str) -> None:
             metrics.requests.labels("other", 400).inc()
             if self.cycle is not None:
-                self.cycle.disconnected = True  # the application has nobody to answer
+                self.cycle.disconnected = True  # the application's answer would go nowhere
                 self.cycle.message_event.set()
             if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                data = json.dumps({"error": "not a request of HTTP/1.1: look at its headers and lengths"}).encode()
+                data = json.dumps({"error": "not a valid HTTP/1.1 request: check its headers and lengths"}).encode()
                 headers = [("content-type", "application/json"), ("content-length", str(len(data)))]
                 answer = h11.Response(status_code=400, headers=[*headers, ("connection", "close")], reason=b"")
                 for event in (answer, h11.Data(data=data), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event) or b"")
             self.transport.close()
 
-    return Timed
+    return TimedProtocol

@@ -41,10 +41,10 @@ class Answer:
 def running(learner: Learner, limits: Limits | None = None, classes: Sequence[str] | None = None) -> Iterator[int]:
     """The port of a server that runs in a thread."""
     from mmcl_fast.serve.app import make_app
-    from mmcl_fast.serve.server import Server, bound
+    from mmcl_fast.serve.server import Server, bind_socket
 
     limits, ready = limits or Limits(), threading.Event()
-    with bound("127.0.0.1", 0) as sock:
+    with bind_socket("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
         server = Server(make_app(learner, limits, classes=classes), limits, ready.set)
         thread = threading.Thread(target=server.run, args=([sock],), daemon=True)

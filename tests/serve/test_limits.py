@@ -83,7 +83,7 @@ def test_more_requests_than_allowed_at_once_come_again(port: int, media: dict[st
     while figures(port)["mmcl_fast_requests_in_flight{}"] < 2:
         time.sleep(0.01)
     answer = ask(port, body=b"some text")
-    assert answer.status == 503 and answer.headers["retry-after"] == "1" and "come again" in answer.value["error"]
+    assert answer.status == 503 and answer.headers["retry-after"] == "1" and "try again" in answer.value["error"]
     assert ask(port, "/healthz").status == 200
     for sock in held:
         sock.close()
