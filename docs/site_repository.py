@@ -50,7 +50,7 @@ def resolve(link: str, path: str) -> tuple[str | None, str]:
 
 
 def place(path: str) -> str:
-    """Where a file of the repository lies in the site's sources."""
+    """The place of a repository file among the site's sources."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     if path == "README.md":
