@@ -40,7 +40,7 @@ def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any
     findings = Findings() if findings is None else findings
     manifest = _Manifest(path)
     texts = read_class_texts(manifest.folder.path)
-    for row in read_table_rows(path, wanted=manifest.columns):
+    for row in read_table_rows(path, choice=manifest.choose_columns):
         try:
             manifest.add(row, texts)
         except StreamError as error:
@@ -70,7 +70,7 @@ class _Manifest:
         self._modalities: dict[str, str] = {}  # of each task
         self._lines = 0
 
-    def columns(self, names: list[str]) -> list[str]:
+    def choose_columns(self, names: list[str]) -> list[str]:
         """Those of a table that are read."""
         for field in _NEEDED:
             if field not in names:

@@ -1,4 +1,4 @@
-"""Rows of Parquet files: only the columns that are asked for are read."""
+"""The rows of Parquet files. Only the columns that are asked for are read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from mmcl_fast.streams.sources.table_row import ColumnChoice, TableRow, select_c
 if TYPE_CHECKING:
     import pyarrow
 
-BATCH = 1024  # rows
-FILES = "save the media as files with a manifest, or as tars"
+BATCH_ROWS = 1024
+MEDIA_ADVICE = "save the media as files with a manifest, or as tars"
 
-Reader = Callable[[Any, str], Any]  # a value and where it stands -> the value to use
+ValueReader = Callable[[Any, str], Any]  # takes a value and its place in the file, returns the value to use
 
 
-def read_parquet(path: Path, wanted: ColumnChoice | None) -> Iterator[TableRow]:
-    """The rows, a batch of a row group at a time; a null is None.
+def read_parquet(path: Path, choice: ColumnChoice | None) -> Iterator[TableRow]:
+    """Yield the rows, reading a batch of them at a time. A null is None.
 
-    Strings, whole numbers, floats, decimals and booleans are read, whether plain or as categories; bytes are read as
-    UTF-8. A column that Hugging Face's datasets mark as a ClassLabel holds the names of its classes. Without ``wanted``
-    all columns of these kinds are read. Raises OSError, and StreamError naming file, column and row.
+    Strings, whole numbers, floats, decimals and booleans are read, plain or as categories. Bytes are read as UTF-8. In
+    a column that Hugging Face's datasets mark as a ClassLabel, numbers become class names. ``choice``: as in
+    ``read_table_rows``; None takes all columns of these types.
+
+    Raises:
+        OSError: the file can't be read.
+        StreamError: one line that names the file, the column and the row.
     """
     try:
         import pyarrow
@@ -34,11 +38,11 @@ def read_parquet(path: Path, wanted: ColumnChoice | None) -> Iterator[TableRow]:
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            names = _chosen(path, schema, wanted or _all_simple(schema))
+            names = _select_columns(path, schema, choice or _choose_simple_columns(schema))
             classes = _class_names(schema)
-            readers = {name: _reader(path, schema.field(name), classes.get(name)) for name in names}
+            readers = {name: _value_reader(path, schema.field(name), classes.get(name)) for name in names}
             number = 0
-            for batch in file.iter_batches(BATCH, columns=names):
+            for batch in file.iter_batches(BATCH_ROWS, columns=names):
                 columns = [batch.column(batch.schema.names.index(name)).to_pylist() for name in names]
                 for values in zip(*columns):
                     number += 1
@@ -54,7 +58,7 @@ def read_parquet(path: Path, wanted: ColumnChoice | None) -> Iterator[TableRow]:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """The names of a Parquet file's columns; none where it can't be read."""
+    """Return the column names of a Parquet file; none where the file can't be read."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -67,7 +71,7 @@ def parquet_columns(path: Path) -> list[str]:
         return []
 
 
-def _chosen(path: Path, schema: pyarrow.Schema, choice: ColumnChoice) -> list[str]:
+def _select_columns(path: Path, schema: pyarrow.Schema, choice: ColumnChoice) -> list[str]:
     try:
         return select_columns(schema.names, choice, str(path), "")
     except StreamError:
@@ -75,52 +79,54 @@ def _chosen(path: Path, schema: pyarrow.Schema, choice: ColumnChoice) -> list[st
         if media is None:
             raise
         raise StreamError(
-            f"{path}: column {media.name!r} holds media, which are not read from Parquet: {FILES}"
+            f"{path}: column {media.name!r} holds media, which are not read from Parquet: {MEDIA_ADVICE}"
         ) from None
 
 
-def _holds_media(kind: pyarrow.DataType) -> bool:
-    """Whether it is what Hugging Face's datasets keep pictures and sounds in: bytes with a path."""
-    return str(kind).startswith("struct<") and "bytes: " in str(kind)
+def _holds_media(arrow_type: pyarrow.DataType) -> bool:
+    """Whether this is the type in which Hugging Face's datasets keep images and sounds: bytes with a path."""
+    return str(arrow_type).startswith("struct<") and "bytes: " in str(arrow_type)
 
 
-def _all_simple(schema: pyarrow.Schema) -> ColumnChoice:
-    return lambda names: [name for name in names if name and names.count(name) == 1 and _kind(schema.field(name).type)]
+def _choose_simple_columns(schema: pyarrow.Schema) -> ColumnChoice:
+    return lambda names: [
+        name for name in names if name and names.count(name) == 1 and _content_kind(schema.field(name).type)
+    ]
 
 
-def _kind(kind: pyarrow.DataType) -> str:
-    """ "plain", "bytes", or "" for what no field of a sample can hold."""
+def _content_kind(arrow_type: pyarrow.DataType) -> str:
+    """Return "plain" or "bytes"; "" for a type that no field of a sample can have."""
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    kind = getattr(kind, "storage_type", kind)
-    name = str(kind)  # the views' tests are missing in older versions
+    if types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
+    arrow_type = getattr(arrow_type, "storage_type", arrow_type)
+    name = str(arrow_type)  # older versions of pyarrow have no test for the view types
     if name in ("binary", "large_binary", "binary_view"):
         return "bytes"
     simple = (types.is_null, types.is_boolean, types.is_integer, types.is_floating, types.is_decimal)
-    text = name in ("string", "large_string", "string_view")
-    return "plain" if text or any(test(kind) for test in simple) else ""
+    is_text = name in ("string", "large_string", "string_view")
+    return "plain" if is_text or any(test(arrow_type) for test in simple) else ""
 
 
-def _reader(path: Path, field: pyarrow.Field, classes: list[str] | None) -> Reader:
-    kind = _kind(field.type)
+def _value_reader(path: Path, field: pyarrow.Field, classes: list[str] | None) -> ValueReader:
+    kind = _content_kind(field.type)
     if not kind:
         advice = "name another column, or write it as text"
         if _holds_media(field.type):
-            advice = FILES
-        raise StreamError(f"{path}: column {field.name!r} holds {_short(field.type)}, not text: {advice}")
+            advice = MEDIA_ADVICE
+        raise StreamError(f"{path}: column {field.name!r} holds {_short_name(field.type)}, not text: {advice}")
     if kind == "bytes":
-        return _text_of(field.name)
-    return _name_of(field.name, classes) if classes else lambda value, where: value
+        return _decode_bytes_of(field.name)
+    return _name_numbers_of(field.name, classes) if classes else lambda value, where: value
 
 
-def _short(kind: pyarrow.DataType) -> str:
-    said = " ".join(str(kind).split())
-    return said if len(said) <= 60 else said[:57] + "..."
+def _short_name(arrow_type: pyarrow.DataType) -> str:
+    name = " ".join(str(arrow_type).split())
+    return name if len(name) <= 60 else name[:57] + "..."
 
 
-def _text_of(column: str) -> Reader:
+def _decode_bytes_of(column: str) -> ValueReader:
     def read(value: bytes, where: str) -> str:
         try:
             return value.decode()
@@ -130,11 +136,11 @@ def _text_of(column: str) -> Reader:
     return read
 
 
-def _name_of(column: str, classes: list[str]) -> Reader:
+def _name_numbers_of(column: str, classes: list[str]) -> ValueReader:
     def read(value: Any, where: str) -> Any:
         if not isinstance(value, int):
             return value
-        if value == -1:  # datasets' own mark of a sample without a label
+        if value == -1:  # how Hugging Face's datasets mark a sample without a label
             return None
         if not 0 <= value < len(classes):
             raise StreamError(
@@ -146,7 +152,7 @@ def _name_of(column: str, classes: list[str]) -> Reader:
 
 
 def _class_names(schema: pyarrow.Schema) -> dict[str, list[str]]:
-    """Column -> names of its classes, as Hugging Face's datasets keep them in the metadata of a schema."""
+    """Return column -> class names, which Hugging Face's datasets keep in the metadata of a schema."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {

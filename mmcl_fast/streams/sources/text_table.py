@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,17 @@ from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, Sample
 from mmcl_fast.streams.sources.label_names import name_labels
 from mmcl_fast.streams.sources.parquet import parquet_columns
-from mmcl_fast.streams.sources.table_reader import ADVICE_FOR_ENDINGS, TABLE_ENDINGS, not_a_table_message, read_table_rows
+from mmcl_fast.streams.sources.table_reader import (
+    ADVICE_FOR_ENDINGS,
+    TABLE_ENDINGS,
+    not_a_table_message,
+    read_table_rows,
+)
 from mmcl_fast.streams.sources.table_row import TableRow
 from mmcl_fast.streams.validate import check_characters, check_split
 
-_SHARD = re.compile(r"-[0-9]+-of-[0-9]+$")  # as datasets are split into files: train-00000-of-00002.parquet
+_PART_NUMBER = re.compile(r"-[0-9]+-of-[0-9]+$")  # of a dataset in several files: train-00000-of-00002.parquet
+NAMES_SHOWN = 12  # column names that a message lists
 
 
 def read_text_table(
@@ -32,9 +39,12 @@ def read_text_table(
     split: str = "split",
     header: bool = True,
 ) -> dict[str, Any]:
-    """Arguments of ``Stream``; see ``Stream.from_table``. ``findings`` collects what is wrong, or it is raised."""
+    """Return the arguments of ``Stream`` for a table; see ``Stream.from_table``.
+
+    ``findings`` collects all that is wrong; None: the most harmful error is raised.
+    """
     findings = Findings() if findings is None else findings
-    columns = _columns(text)
+    columns = TextColumns(split_column_names(text), label, split, header)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
         files: Mapping[Path, str | None] = find_split_tables(path)
@@ -48,38 +58,35 @@ def read_text_table(
     else:
         files = {path: None}
     samples: list[Sample] = []
-    for file, fixed in files.items():
-        samples += _samples(file, columns, label, fixed, split, header, root, findings)
-    findings.raise_worst_error()  # before what follows of it, such as a class without samples
+    for file, file_split in files.items():
+        samples += _read_samples(file, columns, file_split, root, findings)
+    findings.raise_worst_error()  # before errors that only follow from it, such as a class without samples
     if not samples and not findings:
         raise StreamError(f"{path}: no samples: expected a header and a row for each text")
     texts = read_class_texts(root)
-    return {
-        "samples": sort_by_class(name_labels(samples, root, texts)),
-        "root": root,
-        "class_texts": texts,
-        "findings": findings,
-    }
+    samples = sorted(name_labels(samples, root, texts), key=lambda sample: sample.label)
+    return {"samples": samples, "root": root, "class_texts": texts, "findings": findings}
 
 
 def is_text_table(file: Path) -> bool:
-    """Whether a file holds texts, and not the lines of a manifest, of which each tells its modality."""
+    """Whether the rows of a file are texts. The rows of a manifest have a modality or a path instead."""
     ending = file.suffix.lower()
     if ending == ".parquet":
         names: Collection[str] = parquet_columns(file)
     else:
         try:
             first = next(read_table_rows(file), None)
-        except StreamError:  # comes again when all is read
+        except StreamError:  # it comes again when the whole file is read
             first = None
         names = first.values if first else ("text",) if ending in (".csv", ".tsv") else ()
     return bool(names) and "modality" not in names and ("text" in names or "path" not in names)
 
 
 def find_split_tables(folder: Path) -> dict[Path, str]:
-    """The tables of a folder and the splits that they are named by, in the splits' order.
+    """Return the tables in a folder and the split that each is named by: training files first, then val, then test.
 
-    Raises StreamError for a table of an unknown split, and for a split that is there in another format only.
+    Raises:
+        StreamError: a table has another name, or a split is there in a format that is not read.
     """
     tables: dict[Path, str] = {}
     others: dict[str, Path] = {}
@@ -87,11 +94,11 @@ def find_split_tables(folder: Path) -> dict[Path, str]:
         if file.name.startswith(".") or is_system_file(file.name) or not file.is_file():
             continue
         if file.suffix.lower() in TABLE_ENDINGS:
-            split = _SHARD.sub("", file.stem)
+            split = _PART_NUMBER.sub("", file.stem)
             check_split(split, str(file))
             tables[file] = split
         elif file.suffix.lower() in ADVICE_FOR_ENDINGS:
-            others.setdefault(_SHARD.sub("", file.name.partition(".")[0]), file)
+            others.setdefault(_PART_NUMBER.sub("", file.name.partition(".")[0]), file)
     missing = next((others[split] for split in SPLITS if split in others and split not in tables.values()), None)
     if missing is not None:
         raise StreamError(not_a_table_message(missing))
@@ -99,88 +106,104 @@ def find_split_tables(folder: Path) -> dict[Path, str]:
 
 
 def read_split_tables(
-    folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool, findings: Findings | None = None
+    folder: Path, root: Path, text: str | Sequence[str], label: str, header: bool, findings: Findings
 ) -> list[Sample]:
-    """The samples of a folder's tables; keys are relative to ``root``."""
-    findings = Findings() if findings is None else findings
+    """Return the samples of all tables in ``folder``. Their keys are relative to ``root``.
+
+    ``text``, ``label``, ``header`` and ``findings``: as in ``read_text_table``.
+    """
+    columns = TextColumns(split_column_names(text), label, "", header)
     samples = [
         sample
         for file, split in find_split_tables(folder).items()
-        for sample in _samples(file, _columns(text), label, split, "", header, root, findings)
+        for sample in _read_samples(file, columns, split, root, findings)
     ]
     findings.raise_worst_error()
     return samples
 
 
-def sort_by_class(samples: list[Sample]) -> list[Sample]:
-    """By class; within one as they came."""
-    return sorted(samples, key=lambda sample: sample.label)
-
-
-def _columns(text: str | Sequence[str]) -> list[str]:
+def split_column_names(text: str | Sequence[str]) -> list[str]:
+    """Return the column names in a list, or in a string separated by commas."""
     return [name.strip() for name in text.split(",")] if isinstance(text, str) else list(text)
 
 
-def _samples(
-    file: Path,
-    columns: list[str],
-    label: str,
-    fixed: str | None,
-    split: str,
-    header: bool,
-    root: Path,
-    findings: Findings,
-) -> Iterator[Sample]:
-    asked = [*columns, label] if fixed else [*columns, label, split]
+@dataclass(frozen=True)
+class TextColumns:
+    """The columns of a table that samples are made from.
 
-    def choose_columns(names: list[str]) -> list[str]:
-        for option, column in [*(("text", name) for name in columns), ("label", label)]:
+    Attributes:
+        text: columns whose texts are joined by a space.
+        label: column of the class.
+        split: column of the split; not read where the file's name says the split.
+        header: whether CSV and TSV have a line of column names.
+    """
+
+    text: list[str]
+    label: str
+    split: str
+    header: bool
+
+    def choose(self, names: list[str], file: Path, *, with_split: bool) -> list[str]:
+        """Return the columns to read. Raises StreamError where one of them is not among ``names``."""
+        for option, column in [*(("text", name) for name in self.text), ("label", self.label)]:
             if column not in names:
-                raise StreamError(_missing(file, option, column, names, header))
-        if fixed is None and split not in names:
+                raise StreamError(self._missing_message(file, option, column, names))
+        if not with_split:
+            return [*self.text, self.label]
+        if self.split not in names:
             raise StreamError(
-                f"{file}: no column {split!r}{did_you_mean(split, names)} to tell train from test: give "
+                f"{file}: no column {self.split!r}{did_you_mean(self.split, names)} to tell train from test: give "
                 "its name as split = ..., or a folder that holds train.csv and test.csv"
             )
-        return asked
+        return [*self.text, self.label, self.split]
 
+    def _missing_message(self, file: Path, option: str, column: str, names: list[str]) -> str:
+        listed = ", ".join(map(repr, names[:NAMES_SHOWN]))
+        hint = ", or header = false and a column's number where the first line is a row" if self.header else ""
+        similar = did_you_mean(column, names)
+        return f"{file}: no column {column!r}{similar} among {listed}: give its name as {option} = ...{hint}"
+
+
+def _read_samples(
+    file: Path, columns: TextColumns, file_split: str | None, root: Path, findings: Findings
+) -> Iterator[Sample]:
+    """Yield a sample for each row, and add a finding for each row with an error.
+
+    ``file_split``: the split that the file's name says; None: the column ``columns.split`` says it.
+    """
     key = file.relative_to(root).as_posix()
-    for row in read_table_rows(file, header=header, choice=choose_columns):
+    rows = read_table_rows(
+        file, header=columns.header, choice=lambda names: columns.choose(names, file, with_split=file_split is None)
+    )
+    for row in rows:
         try:
-            yield _sample(row, columns, label, split, fixed, key)
+            yield _make_sample(row, columns, file_split, key)
         except StreamError as error:
             findings.add("row", error, modality="text", path=str(file), key=f"{key}:{row.number}")
 
 
-def _sample(row: TableRow, columns: list[str], label: str, split: str, fixed: str | None, key: str) -> Sample:
+def _make_sample(row: TableRow, columns: TextColumns, file_split: str | None, key: str) -> Sample:
     where, number, values = row
-    parts = [_field(values, name, where) for name in columns]
-    name = _field(values, label, where).strip()
-    part = fixed or _field(values, split, where).strip()
-    check_split(part, where)
-    words = " ".join(part.strip() for part in parts if part.strip())
-    if not words or not name:
-        empty = ", ".join(columns) if not words else label
+    texts = [_field_text(values, name, where).strip() for name in columns.text]
+    label = _field_text(values, columns.label, where).strip()
+    split = file_split or _field_text(values, columns.split, where).strip()
+    check_split(split, where)
+    joined = " ".join(text for text in texts if text)
+    if not joined or not label:
+        empty = ", ".join(columns.text) if not joined else columns.label
         raise StreamError(f"{where}: {empty!r} is empty: fill it or remove the row")
-    return Sample("text", name, None, words, part, f"{key}:{number}")
+    return Sample("text", label, None, joined, split, f"{key}:{number}")
 
 
-def _missing(file: Path, option: str, column: str, names: list[str], header: bool) -> str:
-    listed = ", ".join(map(repr, names[:12]))
-    hint = "" if not header else ", or header = false and a column's number where the first line is a row"
-    similar = did_you_mean(column, names)
-    return f"{file}: no column {column!r}{similar} among {listed}: give its name as {option} = ...{hint}"
-
-
-def _field(values: dict[str, Any], name: str, where: str) -> str:
-    """A field as text; "" where it is null or not a number. Whole numbers are written without a point."""
+def _field_text(values: dict[str, Any], name: str, where: str) -> str:
+    """Return a field as text, and "" where it is null or NaN. Whole numbers are written without a point."""
     if name not in values:
         raise StreamError(f"{where}: {name!r} is missing{did_you_mean(name, values)}: correct it")
     value = values[name]
     if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
         return ""
-    number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and math.isfinite(value)
-    if number and value % 1 == 0:
+    is_number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and math.isfinite(value)
+    if is_number and value % 1 == 0:
         return str(int(value))  # pandas makes 1.0 of 1 where another row of the column is empty
     if not isinstance(value, str):
         raise StreamError(f"{where}: {name!r} is {type(value).__name__}, not text: correct it")

@@ -7,7 +7,7 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
-from mmcl_fast.streams.sources.delimited import LINES
+from mmcl_fast.streams.sources.delimited import MOST_LINES_OF_FIELD
 from mmcl_fast.streams.sources.table_reader import read_table_rows
 from tests.streams.test_bad_input import refuse
 
@@ -156,7 +156,7 @@ def test_two_lone_quotes_in_tsv_are_no_quoted_field(tmp_path):
 
 
 def test_lone_quotes_in_a_long_tsv_cost_no_more_than_their_lines(tmp_path):
-    count = 3 * LINES
+    count = 3 * MOST_LINES_OF_FIELD
     found = values(tmp_path / "a.tsv", "p\tq\n" + '1\t"two\n' * count)
     assert len(found) == count and found[-1] == (count + 1, ["1", '"two'])
 
@@ -194,7 +194,7 @@ def test_a_table_without_rows(tmp_path, content):
 
 
 def test_a_field_over_the_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr("mmcl_fast.streams.sources.delimited.FIELD", 100)
+    monkeypatch.setattr("mmcl_fast.streams.sources.delimited.LONGEST_FIELD", 100)
     (tmp_path / "a.csv").write_text('text,label,split\nx,q,train\n"' + "y" * 200 + ",q,test\n")
     with pytest.raises(StreamError, match="line 3: a field of more than 100 characters: close its quotes"):
         Stream.from_table(tmp_path / "a.csv")

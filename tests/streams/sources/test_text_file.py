@@ -44,7 +44,7 @@ def test_a_manifest_of_every_encoding(folder: Path, encoding: str):  # noqa: F81
         (b"x" * (1 << 20) + b"\r\nb\n\x81\n", ["a.txt line 3: not UTF-8: save the file as UTF-8"]),
         ("words".encode("utf-16-le"), ["a.txt: UTF-16 without a byte order mark"]),
         ("words".encode("utf-16-be"), ["a.txt: UTF-16 without a byte order mark"]),
-        (b"\xff\xfe\x00\xd8x", ["a.txt: not sound UTF-16"]),
+        (b"\xff\xfe\x00\xd8x", ["a.txt: not valid UTF-16"]),
         (b"PK\x03\x04....", ["a.txt: not text but", "Excel", "CSV UTF-8"]),
         (b"\x1f\x8b......", ["gunzip it first"]),
     ],

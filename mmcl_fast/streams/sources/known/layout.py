@@ -142,13 +142,13 @@ class DatasetFolder:
         if not self.has(place):
             raise self.lacks(place)
 
-        def wanted(names: list[str]) -> tuple[str, ...]:
+        def choose_columns(names: list[str]) -> tuple[str, ...]:
             for column in columns:
                 if column not in names:
                     raise self.fault(place, f"no column {column!r}")
             return columns
 
-        return read_table_rows(self.root / place, header=header, wanted=wanted)
+        return read_table_rows(self.root / place, header=header, choice=choose_columns)
 
     def fault(self, place: str, what: str) -> StreamError:
         return StreamError(f"{self.root / place}: {what}: not as {self.name} has it, unpack it again")
