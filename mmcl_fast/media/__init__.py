@@ -1,4 +1,4 @@
-"""Files to tensors: one interface for image, video, audio, depth and text."""
+"""Files to tensors: one interface for images, video, audio, depth maps, text and modalities of a user's own."""
 
 from mmcl_fast.media.custom import register
 from mmcl_fast.media.decode import check, decode

@@ -21,8 +21,8 @@ def register(modality: str, read: Reader) -> None:
             ``[3, H, W]`` of any size. The encoder's spec then says how it is cropped, resized, augmented and
             normalised. An exception that it raises about broken bytes becomes a MediaError with the file's name.
 
-    The content of a file does not tell such a modality, so ``predict`` needs its name. Cached trunk tokens are keyed by
-    the source code of the module that defines ``read``: after a change to it, files are read and encoded again.
+    The content of a file does not tell such a modality, so ``predict`` needs its name. The key of cached
+    trunk tokens contains the source code of the module that defines ``read``. So a changed reader reads all files again.
 
     Raises:
         ConfigError: the name is malformed or built in, or the function has no source code.

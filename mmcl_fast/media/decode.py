@@ -1,4 +1,4 @@
-"""One item: a file or its bytes to what an encoder's trunk takes."""
+"""Decode one item: a file, or its bytes, to the input of an encoder's trunk."""
 
 from __future__ import annotations
 
@@ -64,21 +64,22 @@ def decode(
     key: str | None = None,
     out: Tensor | None = None,
 ) -> Tensor | str:
-    """Decodes one item.
+    """Decode one item.
 
     Args:
         source: a path, or the file's bytes.
         modality: one of ``MODALITIES``; ``sniff`` finds it where it is not known.
         spec: the encoder's preparation; None: ``default_spec(modality)``.
-        view: 0 is the item as it is; each other number is a random view drawn from (seed, view, key).
+        view: 0 is the plain item; each other number is a random view drawn from (seed, view, key).
+        seed: of the random views.
         key: the item's identity; None: the file's name.
-        out: float32 ``[F, 3, size, size]`` to write to.
+        out: float32 ``[F, 3, size, size]`` that receives the result.
 
     Returns:
         float32 ``[F, 3, size, size]``, normalised; for text the string, whatever the view.
 
     Raises:
-        MediaError: one line that names the file, when it is missing, empty, broken or of another modality.
+        MediaError: the file is missing, empty, broken or of another modality. The message is one line with its name.
     """
     spec = spec or default_spec(modality)
     if modality not in MODALITIES or spec.modality != modality:
@@ -89,16 +90,16 @@ def decode(
     if isinstance(spec, TextSpec):
         return _run_decoder(source, spec, lambda: _read_text(source, spec))
     name = "" if isinstance(source, bytes) else Path(name_of(source)).name
-    picture = _run_decoder(
+    image = _run_decoder(
         source,
         spec,
         lambda: _choose_reader(modality)(source, spec, draw_view(view, seed, name if key is None else key)),
     )
-    return normalise(picture, spec, torch.empty(spec.shape) if out is None else out)
+    return normalise(image, spec, torch.empty(spec.shape) if out is None else out)
 
 
 def check(source: Source, modality: str, spec: Spec | None = None) -> None:
-    """Decodes a file to its end; raises MediaError that names it and says what is wrong."""
+    """Decode a file to its end. Raises MediaError with its name and what is wrong with it."""
     spec = spec or default_spec(modality)
     if isinstance(spec, VisualSpec):
         _run_decoder(source, spec, lambda: _choose_reader(modality)(source, spec, draw_view(0, 0, ""), whole=True))
@@ -107,7 +108,7 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
 
 
 def _choose_reader(modality: str) -> Callable[..., Tensor]:
-    """The function that reads this modality; its packages are imported with the first file."""
+    """Return the function that reads this modality; its packages are imported with the first file."""
     from mmcl_fast.media.custom import read_custom
     from mmcl_fast.media.readers import cpu
 
@@ -115,7 +116,7 @@ def _choose_reader(modality: str) -> Callable[..., Tensor]:
 
 
 def _run_decoder(source: Source, spec: Spec, work: Callable[[], Result]) -> Result:
-    """Runs ``work``; whatever a decoder raises about the file becomes one MediaError with its name."""
+    """Run ``work``. Any exception of a decoder about the file becomes a MediaError with the file's name."""
     name, modality = name_of(source), spec.modality
     try:
         size = size_of(source)
@@ -131,16 +132,16 @@ def _run_decoder(source: Source, spec: Spec, work: Callable[[], Result]) -> Resu
         ) from error
     except ImportError as error:
         raise MediaError(f"{name}: {modality} needs the package {error.name!r}: install it") from error
-    except Exception as error:  # broken bytes make a decoder raise anything; the cause stays chained
+    except Exception as error:  # broken bytes make a decoder raise anything
         if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR):
             raise MediaError(f"{name}: {error.strerror}: check the path") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)[:200]  # an object's address, the name once more
+        reason = re.sub(r":? (<.*>|'file:.*')$", "", reason)[:200]  # remove an object's address, or the name once more
         raise MediaError(_with_advice(source, modality, f"cannot be decoded as {modality} ({reason})")) from error
 
 
 def _with_advice(source: Source, modality: str, message: str) -> str:
-    """``message`` and what to do, found from the content of a file that could not be decoded as ``modality``."""
+    """Return ``message`` with advice from the content of a file that could not be decoded as ``modality``."""
     name, start, row, kind = name_of(source), b"", None, None
     try:
         start = head(source, HEAD)
@@ -158,7 +159,8 @@ def _with_advice(source: Source, modality: str, message: str) -> str:
 
 
 def _read_text(source: Source, spec: TextSpec, whole: bool = False) -> str:
-    limit = max(4 * spec.max_chars + 4, HEAD)  # a character takes at most 4 bytes in each charset, a byte order mark 4
+    """Return the first ``spec.max_chars`` characters without white space around them; ``whole`` checks all bytes."""
+    limit = max(4 * spec.max_chars + 4, HEAD)  # a character and a byte order mark take at most 4 bytes each
     with open_binary(source) as file:
         data = file.read(-1 if whole else limit)
     row = recognise(data[:HEAD])

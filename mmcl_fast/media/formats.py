@@ -1,7 +1,8 @@
-"""The formats of files: one table for recognition, the readers, the folder reader and the messages."""
+"""The table of file formats. Recognition, the readers, the reader of folders and the messages all use it."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -26,19 +27,19 @@ PILLOW, SOUNDFILE, FFMPEG, MMCL_FAST = "Pillow", "soundfile", "FFmpeg", "mmcl_fa
 
 @dataclass(frozen=True)
 class Format:
-    """One row of the table.
+    """One row of the table: how to recognise a format, and who reads it.
 
     Attributes:
-        name: as messages say it.
-        modalities: that such a file may hold.
-        library: that reads it: PILLOW, SOUNDFILE, FFMPEG or OWN; "" where nothing reads it.
-        readers: the library's own names: Pillow's formats, FFmpeg's demuxers.
+        name: the format's name in messages.
+        modalities: the modalities that such a file may have.
+        library: the library that reads it: PILLOW, SOUNDFILE, FFMPEG or MMCL_FAST; "" where nothing reads it.
+        readers: the library's own names for it: Pillow's formats, FFmpeg's demuxers.
         endings: usual endings of file names, in lower case.
-        marks: bytes that it begins with, one of them; none: only ``test`` tells it.
-        test: what else its first bytes hold.
-        sure: whether mark and test tell the modality, so that no library has to open the file.
-        written: whether such a file may be valid UTF-8 from end to end.
-        advice: what to do with a file that nothing reads.
+        marks: magic bytes; the file begins with one of them. Empty: only ``test`` recognises it.
+        test: a further test of its first bytes.
+        tells_modality: whether marks and test settle the modality, so that no library has to open the file.
+        may_be_utf8: whether such a file may be valid UTF-8 from end to end.
+        advice: what the user can do with a file that nothing reads.
     """
 
     name: str
@@ -54,10 +55,11 @@ class Format:
 
     @property
     def refusal(self) -> str:
-        """What is said of a file that nothing reads."""
+        """The message about a file that nothing reads."""
         return f"{self.name}, which is not read: {self.advice}"
 
 
+# The functions below only make the table short: one for each library, with the format's data in a fixed order.
 def _row(
     library: str, kinds: str, readers: str, name: str, endings: str, *marks: bytes, test: Test | None = None
 ) -> Format:
@@ -266,10 +268,10 @@ _OTHER_CHARSETS = (
 
 TABLE = (*_UNREAD, *_IMAGES, *_AUDIO, *_CONTAINERS, TEXT, _TEXT_WITH_MARK, *_OTHER_CHARSETS)
 
-# Pillow's formats that may open: no EPS, which runs another program; no TGA, which has no mark to know it by.
+# Pillow's formats that may open a file. EPS is missing, because it runs another program; TGA, because it has no mark.
 PILLOW_FORMATS = tuple(dict.fromkeys(reader for row in TABLE if row.library == PILLOW for reader in row.readers))
-# FFmpeg's demuxers that may open: no playlists, no concatenation, nothing that reaches for other files or the network.
-# png_pipe and tiff_pipe read pictures of 16 bits.
+# FFmpeg's demuxers that may open a file: none that reaches for other files or the network, such as playlists.
+# The demuxers png_pipe and tiff_pipe read images of 16 bits.
 DEMUXERS = ",".join(
     dict.fromkeys([name for row in TABLE if row.library == FFMPEG for name in row.readers] + ["png_pipe", "tiff_pipe"])
 )
@@ -283,9 +285,9 @@ def _by_ending() -> dict[str, frozenset[str]]:
     return found
 
 
-# Which modalities a file name's ending may stand for; endings that are not listed are told by their content.
+# The modalities that the ending of a file name may stand for. The content decides for endings that are not here.
 ENDINGS = _by_ending()
-# What is said of a file whose name's ending is that of a format that nothing reads.
+# The message about a file whose ending belongs to a format that nothing reads.
 UNREAD_ENDINGS = {ending: row.refusal for row in TABLE if not row.library for ending in row.endings}
 
 
@@ -306,18 +308,21 @@ _WITHOUT_MARK = tuple(
 _UTF8_FORMATS = tuple(row for row in TABLE if row.may_be_utf8 and row is not TEXT)
 
 
-def _first(rows: tuple[Format, ...], start: bytes) -> Format | None:
+def _first_match(rows: tuple[Format, ...], start: bytes) -> Format | None:
     return next((row for row in rows if row.test is not None and row.test(start)), None)
 
 
 def recognise(start: bytes) -> Format | None:
-    """The row of a file that begins so; None: no mark tells it. ``start``: the first ``HEAD`` bytes.
+    """Return the format of a file; None if neither magic bytes nor a test recognise it.
 
-    What is valid UTF-8 without control characters is text, whatever its first letters are.
+    Valid UTF-8 without control characters is text, whatever its first letters are.
+
+    Args:
+        start: the first ``HEAD`` bytes of the file.
     """
     if not signatures.has_controls(start):
         if signatures.is_utf8(start):
-            return _first(_UTF8_FORMATS, start) or TEXT
+            return _first_match(_UTF8_FORMATS, start) or TEXT
         if signatures.text_of_other_charset(start):
             return _OTHER_CHARSETS[-1]
     if signatures.utf16_or_utf32_with_mark(start):
@@ -325,12 +330,14 @@ def recognise(start: bytes) -> Format | None:
     for mark, row in _MARKS.get(start[0], ()):
         if start.startswith(mark) and (row.test is None or row.test(start)):
             return row
-    return _first(_WITHOUT_MARK, start) or (TEXT if signatures.is_utf8(start) else _first(_OTHER_CHARSETS, start))
+    if (row := _first_match(_WITHOUT_MARK, start)) is not None:
+        return row
+    return TEXT if signatures.is_utf8(start) else _first_match(_OTHER_CHARSETS, start)
 
 
 @dataclass(frozen=True)
 class TextKind:
-    """A kind of text that stands where a picture, a film or a sound was wanted."""
+    """A kind of text that is found in place of an image, a video or a recording."""
 
     name: str
     mark: re.Pattern[bytes]
@@ -352,6 +359,6 @@ _TEXT_KINDS = (
 
 
 def recognise_text_kind(start: bytes) -> TextKind | None:
-    """Which kind of text begins so; None: plain words."""
-    start = start.removeprefix(b"\xef\xbb\xbf")
+    """Return the kind of a text that begins with ``start``; None for plain words."""
+    start = start.removeprefix(codecs.BOM_UTF8)
     return next((kind for kind in _TEXT_KINDS if kind.mark.match(start)), None)

@@ -1,4 +1,4 @@
-"""The modalities that this process can decode: the built-in ones, and those that a user registers with a reader."""
+"""The modalities that this process can decode: five built-in ones, and any that a user registers with a reader."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Tests of a file's first bytes, stricter than the letters that it begins with.
+"""Tests of a file's first bytes that are stricter than a comparison with its magic bytes.
 
-Each takes the first bytes, 64 KiB where the file has so many. A sentence that begins with a mark's letters fails them.
+Each test takes the first 64 KiB, or all of a shorter file. Plain text that happens to begin with the letters of a
+format, such as ``BM``, fails the test of that format.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
-HEAD = 1 << 16  # bytes of a file that recognition looks at
+HEAD = 1 << 16  # bytes of a file that recognition reads
 Test = Callable[[bytes], bool]
 # UTF-32 comes first: its little-endian mark begins with the one of UTF-16.
 BYTE_ORDER_MARKS = (
@@ -36,22 +37,22 @@ PACKED_PNM = re.compile(rb"P([56])" + GAP + rb"(\d+)" + GAP + rb"(\d+)" + GAP + 
 
 
 def at(place: int, mark: bytes) -> Test:
-    """``mark`` at byte ``place``."""
+    """Return a test for ``mark`` at byte ``place``."""
     return lambda start: start.startswith(mark, place)
 
 
 def holds(*marks: bytes) -> Test:
-    """One of ``marks`` anywhere."""
+    """Return a test for one of ``marks`` anywhere."""
     return lambda start: any(mark in start for mark in marks)
 
 
 def brand(*names: bytes) -> Test:
-    """The major brand of an ISO base media file."""
+    """Return a test for an ISO base media file with one of these major brands."""
     return lambda start: start[4:8] == b"ftyp" and start[8:12] in names
 
 
 def brands(start: bytes) -> frozenset[bytes]:
-    """The major and the compatible brands of an ``ftyp`` box; none where the file does not begin with one."""
+    """Return the major and the compatible brands of an ``ftyp`` box; empty if the file does not begin with one."""
     if start[4:8] != b"ftyp":
         return frozenset()
     end = min(int.from_bytes(start[:4], "big"), 512)
@@ -59,19 +60,20 @@ def brands(start: bytes) -> frozenset[bytes]:
 
 
 def avif(start: bytes) -> bool:
+    """Return whether the brands name AVIF, a still image or a sequence."""
     return bool(brands(start) & AVIF_BRANDS)
 
 
 def heif(start: bytes) -> bool:
-    """HEIF that holds another codec than AV1: its major brand is one of HEIF's (ISO 23008-12)."""
+    """Return whether it is HEIF with another codec than AV1: the major brand is one of HEIF's (ISO 23008-12)."""
     return start[4:8] == b"ftyp" and start[8:12] in HEIF_BRANDS and not avif(start)
 
 
 def camera_raw(start: bytes) -> bool:
-    """A TIFF whose first picture is the small preview of a raw one: DNG, CR2, NEF, ARW and their like.
+    """Return whether it is a TIFF whose first image is the preview of a camera's raw image: DNG, CR2, NEF or ARW.
 
-    DNG states its version (tag 50706). In the others the first directory is of reduced size (tag 254, bit 0) and
-    points to further ones (tag 330). CR2 has its letters behind the header.
+    DNG states its version (tag 50706). In NEF and ARW the first image is of reduced size (tag 254, bit 0) and its
+    directory points to further ones (tag 330). CR2 has the letters CR behind the header.
     """
     if start[8:10] == b"CR":
         return True
@@ -87,41 +89,43 @@ def camera_raw(start: bytes) -> bool:
 
 
 def id3(start: bytes) -> bool:
-    """Version 2 to 4, flags of that version and a size of 7 bits a byte (ID3v2.4, section 3.1)."""
+    """Return whether an ID3 tag is of version 2 to 4, with valid flags and a size of 7 bits a byte (ID3v2.4, 3.1)."""
     return len(start) >= 10 and start[3] in (2, 3, 4) and not start[5] & 0x0F and max(start[6:10]) < 128
 
 
 def aiff(start: bytes) -> bool:
+    """Return whether an IFF file holds sound: AIFF, AIFF-C or an Amiga's 8SVX and 16SV."""
     return start[8:12] in (b"AIFF", b"AIFC", b"8SVX", b"16SV")
 
 
 def mpeg_sync(start: bytes) -> bool:
-    """The eleven set bits that begin a frame of MPEG audio."""
+    """Return whether the eleven set bits are there that begin a frame of MPEG audio."""
     return len(start) > 1 and start[1] & 0xE0 == 0xE0
 
 
 def iso_media_box(start: bytes) -> bool:
-    """A box that begins ISO base media (ISO 14496-12) or a QuickTime film; other boxes of QuickTime too."""
+    """Return whether it begins with a box of ISO base media (ISO 14496-12) or of QuickTime."""
     size = int.from_bytes(start[:4], "big")
     return start[4:8] in BOXES and (size in (0, 1) or size >= 8)
 
 
 def icon(start: bytes) -> bool:
-    """The first picture lies right behind the directory, whose entries have 16 bytes each."""
+    """Return whether the first image of an icon lies right behind the directory, which has 16 bytes an entry."""
     return int.from_bytes(start[18:22], "little") == 6 + 16 * int.from_bytes(start[4:6], "little") > 6
 
 
 def flash(start: bytes) -> bool:
-    """The version is a small number."""
+    """Return whether the version of a Flash file is a small number."""
     return len(start) > 8 and 0 < start[3] < 64
 
 
 def pnm(start: bytes) -> bool:
+    """Return whether it begins like a netpbm image or one of Pillow's variants of it."""
     return PNM.match(start) is not None
 
 
 def text_pnm(start: bytes) -> bool:
-    """A portable picture in digits, or one whose bytes all happen to be printable."""
+    """Return whether it is a netpbm image that is also valid text: written in digits, or with printable bytes only."""
     if PLAIN_PNM.fullmatch(start) or PAM.match(start):
         return True
     if found := BITMAP.match(start):
@@ -134,21 +138,22 @@ def text_pnm(start: bytes) -> bool:
 
 
 def text_pdf(start: bytes) -> bool:
-    """A PDF without compressed parts: the version is alone in the first line and objects follow."""
+    """Return whether it is a PDF without compressed parts: a first line with the version alone, then objects."""
     return re.match(rb"%PDF-\d\.\d\s*[\r\n]", start) is not None and b" obj" in start
 
 
 def git_lfs_pointer(start: bytes) -> bool:
+    """Return whether it is the text file that Git LFS leaves in place of a file."""
     return start.startswith(b"version https://git-lfs.github.com/spec/") and b"\noid sha256:" in start
 
 
 def git_annex_pointer(start: bytes) -> bool:
-    """One line that names an object of git-annex."""
+    """Return whether it is a single line that names an object of git-annex."""
     return b"annex/objects/" in start[:200] and len(start) < 1000 and len(start.split()) == 1
 
 
 def is_utf8(start: bytes) -> bool:
-    """Whether it is UTF-8 without zero bytes; of a longer file its end may be within a character."""
+    """Return whether it is UTF-8 without zero bytes. The start of a longer file may end within a character."""
     if b"\0" in start:
         return False
     try:
@@ -159,11 +164,11 @@ def is_utf8(start: bytes) -> bool:
 
 
 def has_controls(start: bytes) -> bool:
-    """Whether a control character that no text needs is among the first 8 KiB. All binary formats have some there."""
-    if CONTROLS.search(start, 0, 64):
+    """Return whether the first 8 KiB contain a control character that no text needs; binary formats always do."""
+    if CONTROLS.search(start, 0, 64):  # cheap, and enough for nearly every binary file
         return True
-    some = start[:8192]
-    return len(some.translate(None, CONTROL_BYTES)) < len(some)
+    beginning = start[:8192]
+    return len(beginning.translate(None, CONTROL_BYTES)) < len(beginning)
 
 
 def text_encoding(start: bytes) -> str:
@@ -172,7 +177,7 @@ def text_encoding(start: bytes) -> str:
 
 
 def utf16_or_utf32_with_mark(start: bytes) -> bool:
-    """UTF-16 or UTF-32 with a byte order mark, without control characters."""
+    """Return whether it is UTF-16 or UTF-32 with a byte order mark and without control characters."""
     charset = text_encoding(start)
     if charset == "utf-8-sig":
         return False
@@ -184,14 +189,18 @@ def utf16_or_utf32_with_mark(start: bytes) -> bool:
 
 
 def utf16_without_mark(start: bytes) -> bool:
-    """Every second byte is zero and the others are printable: UTF-16 of Latin letters without a byte order mark."""
-    some = start[: min(len(start), 512) & ~1]
-    pairs = (some[1::2], some[::2]), (some[::2], some[1::2])
-    return len(some) >= 4 and any(not any(zeros) and CONTROLS.search(letters) is None for zeros, letters in pairs)
+    """Return whether it is UTF-16 of Latin letters without a byte order mark: every second byte is zero."""
+    beginning = start[: min(len(start), 512) & ~1]
+    even, odd = beginning[::2], beginning[1::2]
+    pairs = (odd, even), (even, odd)
+    return len(beginning) >= 4 and any(not any(zeros) and CONTROLS.search(letters) is None for zeros, letters in pairs)
 
 
 def text_of_other_charset(start: bytes) -> bool:
-    """Words without control characters in Latin-1, Shift JIS or the like: mostly ASCII, or long and with gaps."""
+    """Return whether it may be text in Latin-1, Shift JIS or another charset.
+
+    Such text has no control characters. It is mostly ASCII, or it is long and has spaces or line ends.
+    """
     if has_controls(start):
         return False
     mostly_ascii = 2 * sum(byte < 0x80 for byte in start) > len(start)

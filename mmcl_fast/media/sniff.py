@@ -1,4 +1,4 @@
-"""The modality of a file by its content; its name does not count."""
+"""The modality of a file by its content. The name of the file does not count."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from mmcl_fast.media.readers.video.tracks import find_audio_track, find_video_tr
 from mmcl_fast.media.source import Source, head, name_of, open_binary, open_container
 
 EXR = b"\x76\x2f\x31\x01"
-FRAMES_OF_PROOF = 8  # frames to decode without an error, or all of fewer
-LISTS_ALL_TRACKS = ("MP4", "Matroska")  # whose headers tell all tracks, so that no packet has to be looked into
+FRAMES_OF_PROOF = 8  # frames that must decode where no magic bytes prove the format, or all of a shorter file
+LISTS_ALL_TRACKS = ("MP4", "Matroska")  # formats whose header lists all tracks, so that FFmpeg need not read packets
 HEADER_ONLY = {"analyzeduration": "1"}  # microseconds
-MIN_FRAMES = {"video": 1, "audio": 3}  # frames that noise rarely makes
+MIN_FRAMES = {"video": 1, "audio": 3}  # frames; noise rarely decodes to so many
 
 
 def sniff(source: Source) -> str:
-    """image, video, audio, depth or text.
+    """Return the modality of a file: image, video, audio, depth or text.
 
-    A grey picture of more than 8 bits, a float TIFF, OpenEXR and a .npy plane are depth; an animated GIF, WebP, PNG or
-    AVIF and a container with moving pictures are video. Raises MediaError for anything else or nothing.
+    Depth is a grey image of more than 8 bits, a float TIFF, OpenEXR or a .npy plane. Video is an animated GIF, WebP, PNG
+    or AVIF, or a container with a video track.
+
+    Raises:
+        MediaError: the file is missing, empty, or of no modality.
     """
     try:
         start = head(source, formats.HEAD)
@@ -36,14 +39,20 @@ def sniff(source: Source) -> str:
     kind = _find_modality(source, start, row)
     if kind is None:
         raise MediaError(
-            f"{name_of(source)}: neither picture, video, sound, depth map nor UTF-8 text: "
+            f"{name_of(source)}: neither image, video, audio, depth map nor UTF-8 text: "
             "convert it to a common format such as png, mp4, wav or txt"
         )
     return kind
 
 
 def _find_modality(source: Source, start: bytes, row: Format | None) -> str | None:
-    """``start``: the first bytes, of which ``row`` is what the table makes; None: the file is nothing that is read."""
+    """Return the modality; None for a file that nothing reads.
+
+    Args:
+        source: the file.
+        start: its first bytes.
+        row: the format that the table recognises by them; None: unknown.
+    """
     if row is None:
         return _modality_without_mark(source)
     if row.tells_modality:
@@ -54,7 +63,7 @@ def _find_modality(source: Source, start: bytes, row: Format | None) -> str | No
         kind = (
             _track_modality(source, row) if row.library == FFMPEG else _audio_modality(source)
         ) or _modality_without_mark(source)
-    return kind or ("text" if signatures.is_utf8(start) else None)  # the mark was a word after all
+    return kind or ("text" if signatures.is_utf8(start) else None)  # the magic bytes were a word after all
 
 
 def _image_modality(source: Source, start: bytes, row: Format) -> str | None:
@@ -73,7 +82,7 @@ def _image_modality(source: Source, start: bytes, row: Format) -> str | None:
                 if im.format in animation.ANIMATED_FORMATS and len(animation.frame_numbers(im)) > 1:
                     return "video"
                 return "depth" if im.mode[0] in "IF" else "image"
-    except Exception:  # a header parser that is given broken bytes may raise anything
+    except Exception:  # broken bytes make a parser of headers raise anything
         return None
 
 
@@ -88,8 +97,10 @@ def _audio_modality(source: Source) -> str | None:
 
 
 def _track_modality(source: Source, row: Format | None) -> str | None:
-    """``row``: None where no mark tells the format. Then frames must decode, because a demuxer may take noise for its
-    own."""
+    """Return video or audio by the tracks that FFmpeg finds; None where it finds none.
+
+    ``row``: the recognised format. Without one some frames must decode, because a demuxer may accept noise.
+    """
     import av
 
     options = HEADER_ONLY if row is not None and row.name in LISTS_ALL_TRACKS else {}
@@ -109,6 +120,8 @@ def _track_modality(source: Source, row: Format | None) -> str | None:
 
 
 def _modality_without_mark(source: Source) -> str | None:
-    """What the libraries read although no mark begins it: raw streams, recordings that begin within a frame or behind
-    junk."""
+    """Return the modality of a file without magic bytes that a library reads all the same.
+
+    Such files are raw streams, and recordings that begin within a frame or behind junk.
+    """
     return _audio_modality(source) or _track_modality(source, None)

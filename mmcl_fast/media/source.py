@@ -1,4 +1,4 @@
-"""A file, its bytes, or a byte range of another file; each has a name for messages."""
+"""Sources of one item: a file, its bytes, or a byte range of another file. Each has a name for messages."""
 
 from __future__ import annotations
 
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Slice:
-    """``size`` bytes of the file ``path`` from ``offset`` on, such as a member of a tar. ``name`` is the member's.
+    """A byte range of a file, such as a member of a tar archive.
 
-    ``planes``: they are the red, green and blue plane of a picture of this height and width, and are read as a PPM.
+    Attributes:
+        path: the file.
+        offset: of the first byte.
+        size: number of bytes.
+        name: of the member, for messages.
+        planes: height and width of an image that the bytes hold as red, green and blue plane; the image is read as a
+            PPM file. None: the bytes are a file in themselves.
     """
 
     path: str
@@ -36,23 +42,23 @@ class Slice:
         return f"{self.path}/{self.name}"
 
     def open_raw(self) -> io.RawIOBase:
-        """The file that holds it, opened for reading and not buffered."""
+        """Open the file that contains the slice, without a buffer."""
         return open(self.path, "rb", buffering=0)
 
     def open_buffered(self) -> BinaryIO:
-        """Its bytes as a seekable file of its own."""
+        """Open the bytes of the slice as a seekable file."""
         if self.size <= READ_AT_ONCE:
             return io.BytesIO(_read_slice(self, self.size))
-        return io.BufferedReader(_Window(self), 1 << 18)
+        return io.BufferedReader(_SliceReader(self), 1 << 18)
 
 
 Source = Union[str, Path, bytes, Slice]
 
-READ_AT_ONCE = 1 << 24  # a slice up to this size is read at once, a longer one as it is asked for
+READ_AT_ONCE = 1 << 24  # bytes; a longer slice is read piece by piece
 
 
 def name_of(source: Source) -> str:
-    """Printable and one line, whatever the file system allows in a name."""
+    """Return the name of a source for messages: printable and on one line, whatever the file system allows."""
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     name = str(source)
@@ -62,19 +68,19 @@ def name_of(source: Source) -> str:
 
 
 def is_file(source: Source) -> TypeGuard[str | Path]:
-    """Whether it is a file of its own, which a library may open by its path."""
+    """Return whether the source is a whole file, which a library may open by its path."""
     return isinstance(source, (str, Path))
 
 
 def size_of(source: Source) -> int:
-    """Bytes."""
+    """Return the number of bytes. Raises OSError if there is no such file, or if it is a pipe or a device."""
     if isinstance(source, bytes):
         return len(source)
     return source.size if isinstance(source, Slice) else _require_regular_file(source).st_size
 
 
 def _require_regular_file(path: str | Path) -> os.stat_result:
-    """Its status; a pipe or a device, which may never end, is refused."""
+    """Return the status of a file. Raises OSError for a pipe or a device, because those may never end."""
     if "\0" in str(path):
         raise FileNotFoundError(errno.ENOENT, "a name cannot hold a zero byte")
     status = os.stat(path)
@@ -84,7 +90,7 @@ def _require_regular_file(path: str | Path) -> os.stat_result:
 
 
 def open_binary(source: Source) -> BinaryIO:
-    """A seekable file object of its own: threads may open one source at once."""
+    """Open a source as a new seekable file. Several threads may open the same source at once."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, Slice):
@@ -94,7 +100,7 @@ def open_binary(source: Source) -> BinaryIO:
 
 
 def read_bytes(source: Source) -> bytes:
-    """All of it."""
+    """Return all bytes of a source."""
     if isinstance(source, Slice):
         return _read_slice(source, source.size)
     with open_binary(source) as file:
@@ -102,7 +108,7 @@ def read_bytes(source: Source) -> bytes:
 
 
 def head(source: Source, size: int) -> bytes:
-    """The first ``size`` bytes, fewer where there are fewer."""
+    """Return the first ``size`` bytes, or all where there are fewer."""
     if isinstance(source, Slice):
         return _read_slice(source, min(size, source.size))[:size]
     with open_binary(source) as file:
@@ -110,6 +116,7 @@ def head(source: Source, size: int) -> bytes:
 
 
 def _read_slice(source: Slice, size: int) -> bytes:
+    """Return the first ``size`` bytes of a slice; of planes always a whole PPM file."""
     if source.planes:
         size = source.size
     with io.BufferedReader(source.open_raw()) as file:
@@ -130,7 +137,7 @@ def _cut_short(source: Slice) -> MediaError:
     return MediaError(f"{source.path} ends inside it: copy that file again")
 
 
-class _Window(io.RawIOBase):
+class _SliceReader(io.RawIOBase):
     """A slice as a file."""
 
     def __init__(self, source: Slice):
@@ -162,9 +169,10 @@ class _Window(io.RawIOBase):
 
 
 def open_av(source: Source) -> InputContainer:
-    """An av container; a name with a colon is a file's name, not a protocol.
+    """Open a source as a PyAV container. A name with a colon is the name of a file, not a protocol.
 
-    Raises MediaError for a format that is known and not read, such as HEIC, of which FFmpeg shows a part as a film.
+    Raises:
+        MediaError: the format is known and not supported. HEIC is one: FFmpeg would show a part of it as a video.
     """
     row = formats.recognise(head(source, formats.HEAD))
     if row is not None and not row.library:
@@ -173,7 +181,12 @@ def open_av(source: Source) -> InputContainer:
 
 
 def open_container(source: Source, **options: str) -> InputContainer:
-    """The same without a look at the head; ``options`` of FFmpeg's demuxers."""
+    """Open a source as a PyAV container without a check of its first bytes.
+
+    Args:
+        source: the file.
+        **options: of FFmpeg's demuxers.
+    """
     import av
 
     opened = None if is_file(source) else open_binary(source)
@@ -182,13 +195,14 @@ def open_container(source: Source, **options: str) -> InputContainer:
     try:
         return av.open(target, "r", options=options, metadata_errors="replace")
     except Exception as error:
-        if opened is not None:  # an error that is kept would keep it open
+        if opened is not None:  # the traceback refers to the file, so it would stay open
             opened.close()
         if isinstance(error, av.ArgumentError):  # a demuxer that is not on the list
-            raise MediaError("neither a film nor a sound of a format that is read") from None
+            raise MediaError("neither video nor audio of a supported format") from None
         raise
 
 
 def limit_seconds(seconds: float, spec: VisualSpec) -> None:
+    """Raise MediaError for a recording or video that is longer than ``spec.max_seconds``."""
     if seconds > spec.max_seconds:
         raise MediaError(f"lasts {seconds:.0f} s, the limit is {spec.max_seconds:g} s: cut it or raise max_seconds")

@@ -1,4 +1,4 @@
-"""What an encoder wants of a file: sizes, statistics, windows and limits. Plain data, no decoder here."""
+"""Specs: plain data that say how an encoder wants its inputs prepared: sizes, statistics, windows and limits."""
 
 from __future__ import annotations
 
@@ -33,24 +33,29 @@ POSITIVE = (
 
 
 def _added_field(default: Any) -> Any:
-    """A field that came after encoders had been saved: their fingerprints hold the specs' values without it."""
+    """Return a dataclass field that was added after encoders had been saved.
+
+    Fingerprints of encoders contain the values of their specs. So ``_to_plain_values`` leaves such a field out while it
+    has its default; ``repr=False`` marks it.
+    """
     return field(default=default, repr=False)
 
 
 def _to_plain_values(spec: Spec) -> dict[str, Any]:
+    """Return the fields of a spec as a dict, without added fields that have their default."""
     values = dataclasses.asdict(spec)
     return {f.name: values[f.name] for f in dataclasses.fields(spec) if f.repr or values[f.name] != f.default}
 
 
 @dataclass(frozen=True)
 class VisualSpec:
-    """Preparation of image, video, depth, and of audio as a log-mel picture: float32 ``[F, 3, size, size]``.
+    """Preparation of image, video and depth, and of audio as a log-mel image: float32 ``[F, 3, size, size]``.
 
-    A picture of 8 bits in view 0 is what Pillow's CLIPImageProcessor (``crop``) or SiglipImageProcessor (``squash``) of
-    transformers make of the file, turned upright: within 6 of 255 at any pixel, 0.3 on average (two passes of
-    rounding, whose order differs). From 4 times ``size`` on a JPEG is scaled by its decoder, and from 6 times on a crop
-    is reduced by a box filter first: within 16 at any pixel of a picture with the spectrum of photographs, 2 on
-    average. tests/media/test_parity.py holds both.
+    View 0 of an 8-bit image equals the output of a transformers processor for the upright image: CLIPImageProcessor
+    for ``crop``, SiglipImageProcessor for ``squash``. The difference is at most 6 of 255 at any pixel and 0.3 on
+    average, because both round twice, in another order. A JPEG of 4 times ``size`` or more is scaled by its decoder. A
+    crop of 6 times ``size`` or more is first reduced by a box filter. Then the difference is at most 16 at any pixel
+    and 2 on average, for images with the spectrum of photographs. tests/media/test_parity.py holds both limits.
 
     Attributes:
         modality: one of image, video, audio, depth, or one that ``media.register`` added.
@@ -59,21 +64,23 @@ class VisualSpec:
         mean, std: per channel, of values in 0..1; the result is ``(x - mean) / std``.
         interpolation: ``bilinear`` or ``bicubic``, always antialiased.
         frames: F of a video, sampled uniformly over its duration; 1 for everything else.
-        sample_rate: Hz, audio is resampled to it.
+        sample_rate: rate in Hz to which audio is resampled.
         seconds: length of the audio window; longer clips are cropped at the centre.
-        window_policy: what fills the window of a shorter clip: ``repeat`` it or ``pad`` with silence.
-        n_fft, hop, mels, f_min, f_max: of the log-mel spectrogram; samples, samples, bands, Hz, Hz or
-            None for half the sample rate.
-        db_range: dB below the clip's loudest mel value that map to 0.
+        window_policy: how the window of a shorter clip is filled: ``repeat`` the clip or ``pad`` it with silence.
+        n_fft: window length of the log-mel spectrogram in samples.
+        hop: step between its frames in samples.
+        mels: number of mel bands.
+        f_min, f_max: lowest and highest frequency in Hz; ``f_max`` None means half the sample rate.
+        db_range: a level this many dB below the clip's loudest mel value maps to 0.
         depth_scale: integer units per metre in depth files (1000: millimetres); float files hold metres.
-        depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 %
-            quantiles.
-        depth_kind: what depth files hold: ``depth``; ``disparity``, proportional to inverse depth; or ``sun_rgbd``,
-            depth in 16 bits that are rotated left by three, as SUN RGB-D stores it.
-        depth_invalid: a value in depth files that means no measurement, besides 0, negative and non-finite ones.
-        max_pixels: a picture or frame with more is refused before it is decoded (Pillow never opens more than
-            178,956,970).
-        max_seconds: a recording or video that lasts longer is refused.
+        depth_range: ``(near, far)`` in metres that map to 1 and 0; None: each map's own 1 % and 99 % quantiles.
+        depth_kind: content of depth files: ``depth``, ``disparity`` (proportional to inverse depth) or ``sun_rgbd``
+            (16-bit depth whose bits are rotated left by three).
+        depth_invalid: a value in depth files that means no measurement. Values that are 0, negative or not finite mean
+            the same.
+        max_pixels: an image or frame with more pixels is refused before it is decoded. Pillow never opens more than
+            178,956,970.
+        max_seconds: a longer recording or video is refused.
         max_bytes: a larger file is refused before it is opened.
     """
 
@@ -131,15 +138,18 @@ class VisualSpec:
         return self.frames, 3, self.size, self.size
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``spec_from_dict`` is the inverse."""
+        """Return plain values for JSON; ``spec_from_dict`` is the inverse."""
         return _to_plain_values(self)
 
 
 @dataclass(frozen=True)
 class TextSpec:
-    """Text stays a string; tokenising is the encoder's.
+    """Preparation of text, which stays a string: the encoder tokenises it.
 
-    Only the first ``max_chars`` characters are kept; a file of more than ``max_bytes`` is refused.
+    Attributes:
+        modality: always text.
+        max_chars: only this many characters from the start of a file are kept.
+        max_bytes: a larger file is refused before it is opened.
     """
 
     modality: str = "text"
@@ -154,6 +164,7 @@ class TextSpec:
             )
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; ``spec_from_dict`` is the inverse."""
         return _to_plain_values(self)
 
 
@@ -162,7 +173,7 @@ AnySpec = TypeVar("AnySpec", bound=Spec)
 
 
 def spec_from_dict(values: dict[str, Any]) -> Spec:
-    """The inverse of ``to_dict``. Raises ConfigError for an unknown key or a value out of range."""
+    """Return the spec of ``to_dict``'s values. Raises ConfigError for an unknown key or a value out of range."""
     kind = TextSpec if values.get("modality") == "text" else VisualSpec
     unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
     if unknown:
@@ -170,21 +181,19 @@ def spec_from_dict(values: dict[str, Any]) -> Spec:
     return kind(**values)
 
 
+# The keys of a config's [media] table: SETTINGS change a spec, ISOLATION_SETTINGS configure isolated decoding.
 SETTINGS = {"max_pixels", "max_seconds", "max_bytes", "max_chars", "depth_kind", "depth_scale", "depth_invalid"}
-LIMIT_SETTINGS = {"max_pixels", "max_seconds", "max_bytes"}  # these change no tensor
-ISOLATION_SETTINGS = {
-    "isolate",
-    "max_decode_mb",
-    "max_decode_seconds",
-    "max_decode_wait",
-}  # see ``media.isolation.limits``
+LIMIT_SETTINGS = {"max_pixels", "max_seconds", "max_bytes"}  # they refuse files, but change no tensor
+ISOLATION_SETTINGS = {"isolate", "max_decode_mb", "max_decode_seconds", "max_decode_wait"}
 
 
 def adjust(spec: AnySpec, settings: Mapping[str, Any]) -> AnySpec:
-    """An encoder's spec with what the user says of their files: limits, and what depth maps hold (``SETTINGS``).
+    """Return an encoder's spec with the user's settings: the limits, and the content of depth maps (``SETTINGS``).
 
-    Those that are None, of another modality's spec or of the processes that decode are passed over. Raises ConfigError
-    for any other name.
+    A setting is ignored if it is None, if the spec has no such field, or if it configures isolated decoding.
+
+    Raises:
+        ConfigError: a setting has another name.
     """
     unknown = sorted(set(settings) - SETTINGS - ISOLATION_SETTINGS)
     if unknown:
@@ -207,7 +216,7 @@ def default_spec(modality: str) -> Spec: ...
 
 
 def default_spec(modality: str) -> Spec:
-    """The spec used where no encoder gives one: 224 pixels, 8 frames for video."""
+    """Return the spec to use where no encoder gives one: 224 pixels, 8 frames for video."""
     if modality == "text":
         return TextSpec()
     return VisualSpec(modality=modality, frames=8 if modality == "video" else 1)

@@ -1,9 +1,9 @@
-"""Names of files and folders that systems leave behind beside the user's own."""
+"""Names of files and folders that operating systems and programs leave between a user's files."""
 
 from __future__ import annotations
 
-# Made by operating systems, file managers and network drives, never by the user: casefolded names.
-_CLUTTER = frozenset(
+# Names that operating systems, file managers and network drives make, never a user; all are case-folded.
+_NAMES = frozenset(
     (
         "thumbs.db",
         "thumbs.db:encryptable",
@@ -36,9 +36,9 @@ _CLUTTER = frozenset(
         "__pycache__",
     )
 )
-_CLUTTER_STARTS = ("._", "~$", ".~lock", "~syncthing~", "synofile_thumb_", "synoindex_", "albumart_{")
+_STARTS = ("._", "~$", ".~lock", "~syncthing~", "synofile_thumb_", "synoindex_", "albumart_{")
 _HIDDEN_STARTS = (".fuse_hidden", ".nfs", ".trash", ".syncthing.")
-_HIDDEN = frozenset(
+_HIDDEN_NAMES = frozenset(
     (
         ".ds_store",
         ".appledouble",
@@ -60,19 +60,18 @@ _HIDDEN = frozenset(
         ".@__thumb",
     )
 )
-# Half a download, what a synchronisation has not finished, an editor's copy.
-_CLUTTER_ENDS = (".part", ".partial", ".crdownload", ".download", ".!ut", ".aria2", ".lftp-pget-status", "~")
+# An unfinished download or synchronisation, and an editor's backup copy.
+_ENDS = (".part", ".partial", ".crdownload", ".download", ".!ut", ".aria2", ".lftp-pget-status", "~")
 
 
 def is_system_file(name: str) -> bool:
-    """Whether a system, a network drive or a browser leaves files or folders of this name: ``Thumbs.db``, ``@eaDir``.
+    """Return whether a system, a network drive or a browser makes files or folders of this name.
 
-    ``name``: the last part of a path. Walks pass over every name that begins with a dot; only some of them count here.
+    Examples are ``Thumbs.db`` and ``@eaDir``. Of the names that begin with a dot only well-known ones count here; the
+    readers of folders skip them all.
+
+    Args:
+        name: the last part of a path.
     """
     name = name.casefold()
-    return (
-        name.startswith(_CLUTTER_STARTS + _HIDDEN_STARTS)
-        or name.endswith(_CLUTTER_ENDS)
-        or name in _CLUTTER
-        or name in _HIDDEN
-    )
+    return name.startswith(_STARTS + _HIDDEN_STARTS) or name.endswith(_ENDS) or name in _NAMES or name in _HIDDEN_NAMES

@@ -245,7 +245,7 @@ def test_damage_is_a_modality_or_one_clean_line(tmp_path):
 def test_noise_is_nothing():
     for seed in range(60):
         data = noise(random.Random(seed).choice((100, 3000, 20_000)), seed)
-        with pytest.raises(MediaError, match="neither picture, video, sound, depth map nor UTF-8 text: convert it"):
+        with pytest.raises(MediaError, match="neither image, video, audio, depth map nor UTF-8 text: convert it"):
             sniff(data)
         for start in (b"\xff\xfb\x90\0", b"G" + noise(187, seed), b"\0\0\0\x18ftypmp42", b"\0\0\1\xb3", b"\x0b\x77"):
             with pytest.raises(MediaError):
