@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmcl_fast import ops
 from mmcl_fast.ops import choice
-from mmcl_fast.ops.backends.common import flat
+from mmcl_fast.ops.backends.common import concatenate_modalities
 
 Maker = Callable[..., Callable[[], None]]
 
@@ -195,7 +195,7 @@ def realign_gemms(leaves: dict[str, Tensor], de: Tensor) -> Callable[[], None]:
     """The six bare products of the concatenated form, forward and backward."""
     z, down, up = (leaves[name].detach() for name in ("z", "down", "up"))
     u = leaves["source"].detach() if "source" in leaves else z
-    a, w = flat(down, up)
+    a, w = concatenate_modalities(down, up)
 
     def run() -> None:
         h = u @ a

@@ -10,16 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops import checks, choice, schema
-from mmcl_fast.ops.backends import reference
+from mmcl_fast.ops import (
+    autograd,
+    checks,
+    registered,  # noqa: F401  # defines torch.ops.mmcl_fast
+)
+from mmcl_fast.ops.arguments import AlignmentArguments, RealignArguments
 from mmcl_fast.ops.choice import Availability, BackendError, backends
 
 __all__ = ["Availability", "BackendError", "alignment_loss", "backends", "realign", "realigned_alignment_loss"]
-
-
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    """In an autocast region the operations compute in its dtype, as torch's matrix products do."""
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def alignment_loss(
@@ -49,68 +48,13 @@ def alignment_loss(
     (except in the reference). Raises ValueError for shapes or values that do not fit; values are looked at on
     the CPU only: on a GPU a label out of range makes its row's loss NaN, and weights are not checked.
     """
-    checks.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
-    if dtype := _autocast_dtype(z.device.type):
-        with torch.autocast(z.device.type, enabled=False):
-            return alignment_loss(
-                z.to(dtype),
-                text,
-                labels,
-                weight=weight,
-                logit_scale=logit_scale,
-                label_smoothing=label_smoothing,
-                ignore_index=ignore_index,
-                reduction=reduction,
-                backend=backend,
-            )
-    if text.dtype != z.dtype:
-        text = text.to(z.dtype)
-    compiling = torch.compiler.is_compiling()
-    if compiling:
-        name = choice.traced("alignment_loss", z.device.type, z.device.index, z.dtype, backend)
-    else:
-        text_gradient = torch.is_grad_enabled() and text.requires_grad
-        name = choice.choose(choice.loss_problem(z, text, text_gradient), z.device, backend)
-    whole = not compiling and schema.takes_whole(name, z, text, labels)
-    if z.device.type == "cpu" and not compiling and not whole:
-        checks.weights_and_scale(z, weight, logit_scale)
-    if name == "reference":
-        if z.device.type == "cpu" and not compiling:
-            checks.classes(text, labels, ignore_index)
-        return reference.alignment_loss(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
-    if labels.dtype != torch.int64:
-        labels = labels.long()
-    scale_tensor = logit_scale if isinstance(logit_scale, Tensor) else None
-    need = 0
-    if torch.is_grad_enabled():
-        need = (
-            schema.Z * z.requires_grad
-            | schema.TEXT * text.requires_grad
-            | schema.SCALE * (scale_tensor is not None and scale_tensor.requires_grad)
-            | schema.WEIGHT * (weight is not None and weight.requires_grad)
-        )
-    if whole and need == schema.Z and reduction != "none":
-        return schema.AlignmentWhole.apply(
-            z,
-            schema.driver(name).alignment_whole,
-            (text, labels, weight, float(logit_scale), label_smoothing, ignore_index, reduction, True, True),
-        )
-    args = (
-        z,
-        text,
-        labels,
-        weight,
-        scale_tensor,
-        0.0 if scale_tensor is not None else float(logit_scale),
-        label_smoothing,
-        ignore_index,
-        reduction,
-        need,
-        name,
-    )
-    if compiling:
-        return torch.ops.mmcl_fast.alignment_loss(*args)[0]
-    return schema.AlignmentLoss.apply(*args) if need else schema.alignment_loss(*args)[0]
+    a = AlignmentArguments(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
+    checks.alignment_loss(a)
+    device = z.device.type
+    if torch.is_autocast_enabled(device):  # computed in its dtype, as torch's matrix products are
+        with torch.autocast(device, enabled=False):
+            return autograd.alignment_loss(a._replace(z=z.to(torch.get_autocast_dtype(device))), backend)
+    return autograd.alignment_loss(a, backend)
 
 
 def realign(
@@ -123,26 +67,13 @@ def realign(
     = D). All are computed in z's dtype. Differentiable in all five. Raises ValueError for shapes that do not
     fit.
     """
-    checks.realign(z, gate, down, up, source)
-    if dtype := _autocast_dtype(z.device.type):
-        with torch.autocast(z.device.type, enabled=False):
-            return realign(z.to(dtype), gate, down, up, source=source, backend=backend)
-    if torch.compiler.is_exporting():
-        backend = "reference"
-    if torch.compiler.is_compiling():
-        name = choice.traced("realign", z.device.type, z.device.index, z.dtype, backend)
-    else:
-        name = choice.choose(choice.realign_problem(z, down), z.device, backend)
-    gate, down, up = (x if x.dtype == z.dtype else x.to(z.dtype) for x in (gate, down, up))
-    if source is not None and source.dtype != z.dtype:
-        source = source.to(z.dtype)
-    if name == "reference":
-        return reference.realign(z, gate, down, up, source)
-    if torch.compiler.is_compiling():
-        return torch.ops.mmcl_fast.realign(z, gate, down, up, source, name)[0]
-    args = (z, gate, down, up, source, name)
-    graded = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in args[:5])
-    return schema.Realign.apply(*args) if graded else schema.realign(*args)[0]
+    a = RealignArguments(z, gate, down, up, source)
+    checks.realign(a)
+    device = z.device.type
+    if torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return autograd.realign(a._replace(z=z.to(torch.get_autocast_dtype(device))), backend)
+    return autograd.realign(a, backend)
 
 
 def realigned_alignment_loss(

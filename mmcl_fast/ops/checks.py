@@ -1,18 +1,25 @@
-"""What an operation refuses: every message names the argument and the shapes that disagree."""
+"""Checks of an operation's arguments. Every message names the argument and the shapes that disagree.
+
+The checks of shapes never read a tensor's values, so they do not wait for a GPU.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from mmcl_fast.ops.arguments import AlignmentArguments, RealignArguments
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
 def _shape(x: Tensor) -> str:
+    """Return the shape as text: "[4, 6]"."""
     return f"[{', '.join(map(str, x.shape))}]"
 
 
-def _matrix(name: str, x: Tensor, ndim: int, want: str) -> None:
+def _floats(name: str, x: Tensor, ndim: int, want: str) -> None:
+    """Raise ValueError unless x is a floating-point tensor with ``ndim`` dimensions; ``want`` is its shape in words."""
     if not isinstance(x, Tensor):
         raise ValueError(f"{name} must be a tensor {want}, not {type(x).__name__}")
     if x.dim() != ndim:
@@ -22,23 +29,16 @@ def _matrix(name: str, x: Tensor, ndim: int, want: str) -> None:
 
 
 def _same_device(name: str, x: Tensor, z: Tensor) -> None:
+    """Raise ValueError unless x is on z's device."""
     if x.device != z.device:
         raise ValueError(f"{name} {_shape(x)} is on {x.device} but z {_shape(z)} is on {z.device}")
 
 
-def alignment_loss(
-    z: Tensor,
-    text: Tensor,
-    labels: Tensor,
-    weight: Tensor | None,
-    logit_scale: float | Tensor,
-    label_smoothing: float,
-    ignore_index: int,
-    reduction: str,
-) -> None:
-    """Raises ValueError for what can be seen without looking at a tensor's values."""
-    _matrix("z", z, 2, "[B, D]")
-    _matrix("text", text, 2, "[C, D]")
+def alignment_loss(a: AlignmentArguments) -> None:
+    """Raise ValueError for shapes, dtypes, devices and options that do not fit."""
+    z, text, labels, weight, logit_scale, label_smoothing, _, reduction, _ = a
+    _floats("z", z, 2, "[B, D]")
+    _floats("text", text, 2, "[C, D]")
     if z.shape[1] != text.shape[1]:
         raise ValueError(f"text {_shape(text)} and z {_shape(z)} must have the same width D")
     if not z.shape[0]:
@@ -53,7 +53,7 @@ def alignment_loss(
     _same_device("text", text, z)
     _same_device("labels", labels, z)
     if weight is not None:
-        _matrix("weight", weight, 1, "[B]")
+        _floats("weight", weight, 1, "[B]")
         if weight.shape[0] != z.shape[0]:
             raise ValueError(f"weight {_shape(weight)} must have one number per row of z {_shape(z)}")
         _same_device("weight", weight, z)
@@ -70,7 +70,7 @@ def alignment_loss(
 
 
 def classes(text: Tensor, labels: Tensor, ignore_index: int) -> None:
-    """Raises ValueError for labels out of range; reads them, so it is for the CPU."""
+    """Raise ValueError for a label that is neither a class nor ``ignore_index``; only for the CPU."""
     low, high = (int(v) for v in labels.aminmax())
     if low < 0 or high >= text.shape[0]:
         bad = (labels != ignore_index) & ((labels < 0) | (labels >= text.shape[0]))
@@ -83,7 +83,7 @@ def classes(text: Tensor, labels: Tensor, ignore_index: int) -> None:
 
 
 def weights_and_scale(z: Tensor, weight: Tensor | None, logit_scale: float | Tensor) -> None:
-    """Raises ValueError for weights and scales out of range; reads them, so it is for the CPU."""
+    """Raise ValueError for a negative weight or a scale that is not positive; only for the CPU."""
     if weight is not None and not float(weight.detach().min()) >= 0:
         raise ValueError(f"weight {_shape(weight)} must not hold negative numbers or NaN (z is {_shape(z)})")
     scale = float(logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)
@@ -91,12 +91,13 @@ def weights_and_scale(z: Tensor, weight: Tensor | None, logit_scale: float | Ten
         raise ValueError(f"logit_scale must be positive, got {scale} for z {_shape(z)}")
 
 
-def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None) -> None:
-    """Raises ValueError for wrong ranks, widths or numbers of modalities."""
-    _matrix("z", z, 2, "[B, D]")
-    _matrix("gate", gate, 2, "[B, M]")
-    _matrix("down", down, 3, "[M, Du, r]")
-    _matrix("up", up, 3, "[M, r, D]")
+def realign(a: RealignArguments) -> None:
+    """Raise ValueError for wrong ranks, widths, devices or numbers of modalities."""
+    z, gate, down, up, source = a
+    _floats("z", z, 2, "[B, D]")
+    _floats("gate", gate, 2, "[B, M]")
+    _floats("down", down, 3, "[M, Du, r]")
+    _floats("up", up, 3, "[M, r, D]")
     if not z.shape[0]:
         raise ValueError(f"z {_shape(z)} is an empty batch; gate is {_shape(gate)}")
     if gate.shape[0] != z.shape[0]:
@@ -109,7 +110,7 @@ def realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | 
         raise ValueError(f"up {_shape(up)} and down {_shape(down)} must agree in M and r")
     if up.shape[2] != z.shape[1]:
         raise ValueError(f"up {_shape(up)} must end in the width of z {_shape(z)}")
-    _matrix("source", z if source is None else source, 2, "[B, Du]")
+    _floats("source", z if source is None else source, 2, "[B, Du]")
     u = z if source is None else source
     if u.shape[0] != z.shape[0]:
         raise ValueError(f"source {_shape(u)} must have one row per row of z {_shape(z)}")

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmcl_fast._extension import load
 from mmcl_fast.errors import UserError
-from mmcl_fast.ops import cost_model as cost
+from mmcl_fast.ops import cost_model
+from mmcl_fast.ops.backends.protocol import Backend
 from mmcl_fast.ops.cost_model import Loss, Problem, Realign
 
 NAMES = ("reference", "cpp", "triton", "cuda")
@@ -42,8 +43,7 @@ class Availability:
     built: str
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """A backend, and whether it was forced, measured, expected by the model, or the only one."""
 
     backend: str
@@ -209,7 +209,7 @@ def _best(problem: Problem, device: str, index: int | None) -> Choice:
     number = capability(index)
     if name := _measured(problem, sm(number), able):
         return Choice(name, "measured")
-    return Choice(min(able, key=lambda name: cost.seconds(name, problem, number)), "model")
+    return Choice(min(able, key=lambda name: cost_model.seconds(name, problem, number)), "model")
 
 
 def _asked(backend: str | None) -> str:
@@ -267,6 +267,6 @@ def realign_problem(z: Tensor, down: Tensor) -> Realign:
 
 
 @cache
-def driver(name: str) -> ModuleType:
-    """The module of mmcl_fast.ops that launches this backend's kernels."""
-    return import_module(f"mmcl_fast.ops.backends.{name}")
+def load_backend(name: str) -> Backend:
+    """Return the backend; imports its module first, because Triton and CUDA take time or may be missing."""
+    return import_module(f"mmcl_fast.ops.backends.{name}").BACKEND

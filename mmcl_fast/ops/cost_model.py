@@ -8,6 +8,7 @@ where that is more. docs/kernels.md gives every formula and says where each numb
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -49,17 +50,19 @@ def rates(capability: tuple[int, int]) -> Rates:
     return RATES[max(known, default=min(RATES))]
 
 
-@dataclass(frozen=True)
-class Loss:
-    """An alignment loss: z [rows, width], text [classes, width]; aligned: rows of both at multiples of 16 bytes."""
+class Loss(NamedTuple):
+    """The shapes of an alignment loss: z (rows, width), text (classes, width)."""
 
     rows: int
     classes: int
     width: int
     dtype: torch.dtype
     text_gradient: bool = False
-    aligned: bool = True
-    op = "alignment_loss"
+    aligned: bool = True  # rows of z and text begin at multiples of 16 bytes
+
+    @property
+    def op(self) -> str:
+        return "alignment_loss"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -70,19 +73,27 @@ class Loss:
         return "z+text" if self.text_gradient else "z"
 
 
-@dataclass(frozen=True)
-class Realign:
-    """A re-alignment with all its gradients: z [rows, width], source [rows, source], `groups` modalities of `rank`."""
+class Realign(NamedTuple):
+    """The shapes of a re-alignment with all its gradients: z (rows, width), source (rows, source)."""
 
     rows: int
     width: int
     source: int
-    groups: int
-    rank: int
+    groups: int  # modalities
+    rank: int  # of each modality
     dtype: torch.dtype
-    op = "realign"
-    grads = "all"
-    aligned = True
+
+    @property
+    def op(self) -> str:
+        return "realign"
+
+    @property
+    def grads(self) -> str:
+        return "all"
+
+    @property
+    def aligned(self) -> bool:
+        return True
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -178,14 +178,14 @@ def test_more_arithmetic_or_bytes_never_cost_less():
 
 
 def test_the_doctor_says_what_auto_takes_on_each_gpu(machine, monkeypatch):
-    from mmcl_fast import doctor
+    from mmcl_fast.doctor.package import check_backend_choices
 
-    assert list(doctor._choices()) == [] or torch.cuda.is_available()
+    assert list(check_backend_choices()) == [] or torch.cuda.is_available()
     machine((8, 0), (9, 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    first, second = doctor._choices()
+    first, second = check_backend_choices()
     assert first.name == "auto on cuda:0" and "4096 x 131072 x 512: cuda (model)" in first.about
     assert second.name == "auto on cuda:1" and "256 x 100 x 512: cuda (model)" in second.about
     machine((7, 5))
-    (old,) = doctor._choices()
+    (old,) = check_backend_choices()
     assert "4096 x 131072 x 512: reference (no other backend)" in old.about

@@ -1,4 +1,4 @@
-"""The reference and the C++ backend, over dtypes and shapes, against float64."""
+"""The `reference` and `cpp` backends against float64, over dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mmcl_fast import ops
-from tests.ops.cases import check_loss, check_realign
+from mmcl_fast.ops.backends import cpp, cpp_realign
+from tests.ops.cases import check_loss, check_realign, realign_inputs
 
 BACKENDS = ["reference", "cpp"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -47,11 +48,9 @@ def test_temperatures(backend, dtype, scale, spread):
 @pytest.mark.parametrize("scale", [20.0, 100.0])
 @pytest.mark.parametrize("grads", [("z",), ("z", "text")])
 def test_many_chunks(monkeypatch, dtype, scale, grads):
-    from mmcl_fast.ops.backends import cpp as cpu
-
-    monkeypatch.setattr(cpu, "CHUNK", 4096)
-    monkeypatch.setattr(cpu, "ROWS", 24)
-    monkeypatch.setattr(cpu, "WHOLE", 0)
+    monkeypatch.setattr(cpp, "CHUNK", 4096)
+    monkeypatch.setattr(cpp, "ROWS", 24)
+    monkeypatch.setattr(cpp, "FUSED_TEXT", 0)
     check_loss("cpp", dtype, 70, 1500, 24, scale=scale, grads=grads, weighted=True, ignored=True)
 
 
@@ -67,8 +66,6 @@ def test_realign(backend, dtype, shape):
 @pytest.mark.parametrize("needed", [{"z"}, {"gate"}, {"down"}, {"up"}, {"source"}, {"down", "up"}, {"z", "gate"}])
 @pytest.mark.parametrize("with_source", [True, False])
 def test_realign_gives_only_what_is_asked(needed, with_source):
-    from tests.ops.cases import realign_inputs
-
     if needed == {"source"} and not with_source:
         needed = {"z"}
     tensors = {k: v.float() for k, v in realign_inputs(40, 16, 24 if with_source else None, 3, 4).items()}
@@ -85,16 +82,13 @@ def test_realign_gives_only_what_is_asked(needed, with_source):
 
 @pytest.fixture(params=[1, 2])
 def threads(request, monkeypatch):
-    from mmcl_fast.ops.backends import cpp as cpu
-    from mmcl_fast.ops.backends import cpp_realign as cpu_realign
-
-    for module in (cpu, cpu_realign):
+    for module in (cpp, cpp_realign):
         monkeypatch.setattr(module, "threads_for", lambda _: request.param)
 
 
 @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
 @pytest.mark.parametrize("shape", [(300, 100, 400), (3, 50, 33), (65, 401, 17)])
-def test_whole_loss_in_threads(threads, shape, options):
+def test_fused_loss_in_threads(threads, shape, options):
     check_loss("cpp", torch.float32, *shape, weighted=True, ignored=True, scale=60.0, **options)
 
 
@@ -104,14 +98,14 @@ def test_realign_in_threads(threads, shape):
     check_realign("cpp", torch.float32, *shape)
 
 
-def test_whole_loss_keeps_its_gradient_for_a_second_backward():
+def test_fused_loss_keeps_its_gradient_for_a_second_backward():
     z, text, labels = torch.randn(9, 8, requires_grad=True), torch.randn(5, 8), torch.randint(0, 5, (9,))
     loss = ops.alignment_loss(z, text, labels, logit_scale=10.0, backend="cpp")
     once, twice = (torch.autograd.grad(loss, z, torch.tensor(g), retain_graph=True)[0] for g in (1.0, 3.0))
     torch.testing.assert_close(twice, 3 * once)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # one call for all, and the row kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # the fused kernel, and the row kernels
 def test_registered_loss_refuses_labels_that_are_no_class(dtype):
     arguments = (
         torch.randn(2, 8, dtype=dtype),
@@ -132,7 +126,7 @@ def test_registered_loss_refuses_labels_that_are_no_class(dtype):
 
 @pytest.mark.parametrize("isa", ["generic", "avx2"])
 def test_lesser_instruction_sets(isa):
-    """In a process of its own: the choice is made once."""
+    """In a process of its own: mmcl_fast._C reads MMCL_FAST_ISA once."""
     if ops.backends()["cpp"].built.count(isa) == 0:
         pytest.skip(f"not compiled for {isa}")
     script = """

@@ -1,12 +1,11 @@
-"""Kernels run with their tensors' GPU as the current one, and no configuration is timed where that is forbidden."""
+"""The GPU backends make their tensors' device the current one, and time no configuration where waiting is forbidden."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mmcl_fast.ops.arguments import NEEDS_Z, AlignmentArguments, RealignArguments, RealignResult
 from mmcl_fast.ops.backends import gpu
 
 
@@ -29,34 +28,51 @@ def current(monkeypatch) -> list:
     return stack
 
 
-def backend(stack: list, seen: list) -> SimpleNamespace:
-    """Kernels that only note the current device."""
+class RecordingBackend(gpu.GpuBackend):
+    """Kernels that only record the current device."""
 
-    def note(*args):
-        seen.append(str(stack[-1]) if stack else "none")
+    name = "recording"
 
-    def norm(x):
-        note()
+    def __init__(self, stack: list) -> None:
+        self.stack = stack
+        self.devices: list[str] = []
+
+    def record(self) -> None:
+        self.devices.append(str(self.stack[-1]) if self.stack else "none")
+
+    def row_norm(self, x):
+        self.record()
         return x.new_empty(len(x), dtype=torch.float32)
 
-    def pair(*args):
-        note()
-        return args[0].new_empty(args[0].shape), args[0].new_empty(len(args[0]), dtype=torch.float32)
+    def one_pass_fits(self, z, text):
+        return True
 
-    return SimpleNamespace(
-        row_norm=norm,
-        one_pass_fits=lambda z, text: False,
-        exp_rows=note,
-        finish=note,
-        shift_normalise=pair,
-        project=lambda de, e, inv: pair(e)[0],
-        gate_back=lambda d, h, gate, rank: (pair(d)[0], pair(gate)[0]),
-    )
+    def one_pass(self, inputs):
+        self.record()
+        z, statistics = inputs.z, inputs.inv_z.new_empty(1, len(inputs.z))
+        return gpu.RowSums(z.new_empty(1, *z.shape), statistics, statistics, inputs.inv_z)
+
+    def exp_rows(self, x, inputs, first, sums):
+        raise AssertionError("one_pass takes every loss")
+
+    def finish(self, inputs, sums, out):
+        self.record()
+
+    def shift_normalise(self, z, h, gate, up):
+        self.record()
+        return z.new_empty(z.shape), z.new_empty(len(z), dtype=torch.float32)
+
+    def project(self, de, e, inv):
+        self.record()
+        return e.new_empty(e.shape)
+
+    def gate_back(self, dh, h, gate):
+        self.record()
+        return dh.new_empty(dh.shape), gate.new_empty(gate.shape)
 
 
 def test_the_tensors_gpu_is_the_current_one(current, monkeypatch):
-    seen: list[str] = []
-    k = backend(current, seen)
+    backend = RecordingBackend(current)
     monkeypatch.setattr(gpu, "unit_stride", lambda x: x)
     with torch._subclasses.fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
 
@@ -66,12 +82,15 @@ def test_the_tensors_gpu_is_the_current_one(current, monkeypatch):
         z, gate, down, up = made(4, 8), made(4, 2), made(2, 8, 3), made(2, 3, 8)
         with gpu.device_of(z):
             assert [str(d) for d in current] == ["cuda:1"]
-        gpu.realign_forward(k, z, gate, down, up, None)
-        e, inv, h = made(4, 8), made(4), made(4, 6)
-        gpu.realign_backward(
-            k, e, e, inv, h, z, gate, down, up, None, 3
-        )  # others make views that this build cannot fake
-    assert len(seen) >= 4 and set(seen) == {"cuda:1"} and current == []
+        a = RealignArguments(z, gate, down, up, None)
+        backend.realign(a)
+        result = RealignResult(made(4, 8), made(4), made(4, 6))
+        # z and gate alone, and a loss in one pass: the rest makes views that this build cannot fake.
+        backend.realign_backward(result.e, result, a, 3)
+        backend.alignment_rows(
+            AlignmentArguments(z, made(5, 8), made(4, dtype=torch.int64), None, 9.0, 0.0, -100, "mean", NEEDS_Z), None
+        )
+    assert len(backend.devices) == 7 and set(backend.devices) == {"cuda:1"} and current == []
 
 
 def test_tensors_of_the_cpu_need_no_device(current):
@@ -79,8 +98,8 @@ def test_tensors_of_the_cpu_need_no_device(current):
         assert current == []
 
 
-class Clock:
-    """Stands for torch.cuda.Event; the launch says how long it takes."""
+class FakeEvent:
+    """A stand-in for torch.cuda.Event; the fake launch advances ``now``."""
 
     now = 0.0
 
@@ -88,12 +107,12 @@ class Clock:
         self.at = 0.0
 
     def record(self) -> None:
-        self.at = Clock.now
+        self.at = FakeEvent.now
 
     def synchronize(self) -> None:
         pass
 
-    def elapsed_time(self, end: Clock) -> float:
+    def elapsed_time(self, end: FakeEvent) -> float:
         return end.at - self.at
 
 
@@ -102,7 +121,10 @@ CONFIGS = [({"BM": 64}, 4, 2), ({"BM": 128}, 8, 3), ({"BM": 256}, 8, 2)]
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """Triton's driver with fake launches: BM = 128 is the fastest, BM = 256 does not fit; (run, capturing)."""
+    """Return (run, capturing): the triton backend's ``_run`` with fake launches, and whether a graph is captured.
+
+    Of the fake configurations BM = 128 is the fastest, and BM = 256 does not fit.
+    """
     triton_ = pytest.importorskip("mmcl_fast.ops.backends.triton", reason="needs triton")
     launched: list[int] = []
     capturing = [False]
@@ -111,11 +133,11 @@ def tuned(monkeypatch):
         if BM == 256:
             raise triton_.OutOfResources(300, 200, "shared memory")
         launched.append(BM)
-        Clock.now += {64: 2.0, 128: 1.0}[BM]
+        FakeEvent.now += {64: 2.0, 128: 1.0}[BM]
 
     monkeypatch.setattr(triton_, "INTERPRETED", False)
     monkeypatch.setattr(triton_, "_CHOSEN", {})
-    monkeypatch.setattr(torch.cuda, "Event", Clock)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing[0])
 
     def run(*key) -> list[int]:
@@ -138,7 +160,7 @@ def test_nothing_is_timed_while_a_graph_is_captured(tuned):
     capturing[0] = True
     assert run("one_pass", 64) == [64]
     capturing[0] = False
-    assert len(run("one_pass", 64)) > 6  # what the capture took is not remembered
+    assert len(run("one_pass", 64)) > 6  # the capture's configuration is not remembered
     capturing[0] = True
     assert run("one_pass", 64) == [128]
 

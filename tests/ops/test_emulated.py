@@ -1,8 +1,7 @@
-"""The CUDA kernels run on the CPU by an emulator: their logic and their memory layouts, not the hardware's
-timing.
+"""The CUDA kernels run on the CPU by an emulator: their logic and memory layouts, not the hardware's timing.
 
-csrc/cuda/*.cu are compiled as C++ after one change of text: kernel<<<grid, block, ...>>>(a) becomes a call of
-the emulator. wgmma and the bulk tensor copy are replaced by tests/ops/emulated/wgmma.cuh.
+csrc/cuda/*.cu are compiled as C++. Before, each launch kernel<<<grid, block, ...>>>(a) becomes a call of the emulator.
+tests/ops/emulated/wgmma.cuh replaces wgmma and the bulk tensor copy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ import pytest
 import torch
 
 from mmcl_fast.ops import choice
+from mmcl_fast.ops.arguments import NEEDS_Z, AlignmentArguments
 from mmcl_fast.ops.backends import cuda as cuda_
+from mmcl_fast.ops.backends import gpu
 from tests.ops import test_half
 from tests.ops.cases import check_loss, check_realign
 
@@ -34,6 +35,8 @@ LAUNCH = re.compile(
 
 
 def as_calls(source: str) -> str:
+    """Return the source with every launch turned into a call of the emulator."""
+
     def call(m: re.Match) -> str:
         kernel, where, arguments = (m[1], m[2], m[3]) if m[1] else (m[4], "grid, 256", m[5])
         grid, block = split_top(where)
@@ -45,7 +48,7 @@ def as_calls(source: str) -> str:
 
 
 def split_top(text: str) -> tuple[str, str]:
-    """Splits "grid, block" at the comma outside all parentheses."""
+    """Split "grid, block" at the comma outside all parentheses."""
     depth = 0
     for i, c in enumerate(text):
         depth += (c == "(") - (c == ")")
@@ -87,7 +90,7 @@ def emulated(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(emulated, monkeypatch):
-    """The cuda backend's own driver, on CPU tensors."""
+    """The cuda backend with the emulated kernels, on CPU tensors."""
 
     def launch(kernel, x, *args):
         assert kernel(*args, cuda_.DTYPES[x.dtype], 0) == 0
@@ -110,7 +113,7 @@ def test_loss(dtype, shape, options):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_text_gradient_in_chunks(dtype, reduction, monkeypatch):
-    monkeypatch.setattr(cuda_.gpu, "TEXT_ROWS", 4)
+    monkeypatch.setattr(gpu, "TEXT_ROWS", 4)
     check_loss(
         "cuda",
         dtype,
@@ -128,7 +131,7 @@ def test_text_gradient_in_chunks(dtype, reduction, monkeypatch):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_column_chunks(dtype, scale, monkeypatch):
-    monkeypatch.setattr(cuda_.gpu, "CHUNK_BYTES", 1024)
+    monkeypatch.setattr(gpu, "CHUNK_BYTES", 1024)
     check_loss("cuda", dtype, 5, 1300, 16, scale=scale, spread=0.1, ignored=True)
 
 
@@ -140,8 +143,8 @@ def test_column_chunks(dtype, scale, monkeypatch):
 def test_one_pass(dtype, shape, scale, monkeypatch, emulated):
     calls = []
     monkeypatch.setattr(cuda_, "_hopper", lambda index: 3)
-    before = cuda_.one_pass
-    monkeypatch.setattr(cuda_, "one_pass", lambda *a: calls.append(1) or before(*a))
+    before = cuda_.CudaBackend.one_pass
+    monkeypatch.setattr(cuda_.CudaBackend, "one_pass", lambda *a: calls.append(1) or before(*a))
     check_loss("cuda", dtype, *shape, scale=scale, weighted=True, ignored=True, grads=("z", "logit_scale"))
     assert calls
 
@@ -160,7 +163,7 @@ def test_realign(dtype, shape):
 
 
 def test_labels_out_of_range_are_nan():
-    """The kernels themselves: on a GPU nobody looks at labels before them."""
+    """On a GPU nothing checks labels before the kernels, because reading them would wait for the device."""
     labels = torch.tensor([0, 5, -1, 4])
-    rows, *_ = cuda_.alignment_rows(torch.randn(4, 16), torch.randn(5, 16), labels, None, 10.0, 0.0, -100, True)
-    assert rows.isnan().tolist() == [False, True, True, False]
+    a = AlignmentArguments(torch.randn(4, 16), torch.randn(5, 16), labels, None, 10.0, 0.0, -100, "none", NEEDS_Z)
+    assert cuda_.BACKEND.alignment_rows(a, None).loss.isnan().tolist() == [False, True, True, False]

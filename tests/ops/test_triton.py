@@ -1,5 +1,4 @@
-"""The Triton backend in the interpreter: in a process of its own, since triton reads TRITON_INTERPRET at
-import."""
+"""The Triton backend in Triton's interpreter, in a process of its own: triton reads TRITON_INTERPRET at import."""
 
 from __future__ import annotations
 
@@ -59,10 +58,12 @@ for dtype in dtypes:
     backend="triton"), with_float)
 """,
     "labels out of range": """
+from mmcl_fast.ops.arguments import AlignmentArguments
 from mmcl_fast.ops.backends import triton as triton_
 z, text = torch.randn(4, 16).half(), torch.randn(5, 16).half()
-rows, *_ = triton_.alignment_rows(z, text, torch.tensor([0, 5, -1, 4]), None, 10.0, 0.0, -100, True)
-assert rows.isnan().tolist() == [False, True, True, False], rows
+labels = torch.tensor([0, 5, -1, 4])
+rows = triton_.BACKEND.alignment_rows(AlignmentArguments(z, text, labels, None, 10.0, 0.0, -100, "none", 1), None)
+assert rows.loss.isnan().tolist() == [False, True, True, False], rows
 """,
 }
 

@@ -1,58 +1,109 @@
-"""The order of work on a GPU for the `triton` and `cuda` backends: kernels around the library's products.
+"""The order of work on a GPU, shared by the `triton` and `cuda` backends: their kernels around library products.
 
-Nothing here synchronises with the device, so everything can be captured in a CUDA graph. `k` is the backend's
-module: row_norm, exp_rows, finish, project, gate_back, shift_normalise, and one_pass where `one_pass_fits`.
+Nothing here waits for the device, so a CUDA graph can capture every call.
+
+With the texts frozen, in half precision and up to a width, one kernel walks over all classes (``one_pass``).
+Otherwise, per chunk of rows and classes:
+
+    x = z t'                 library product
+    x <- exp(s x / |z| |t| - max) / |t|     exp_rows, in place
+    o += x t                 library product
+
+Last, ``finish`` turns o into the loss and its gradients.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from types import ModuleType
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops.backends.common import (
-    add_text_gradient,
-    finish_text_gradient,
-    flat,
+from mmcl_fast.ops.arguments import (
+    NEEDS_Z,
+    AlignmentArguments,
+    AlignmentResult,
+    RealignArguments,
+    RealignGradients,
+    RealignResult,
     gradient_dtype,
+)
+from mmcl_fast.ops.backends.common import (
+    RowResult,
+    TextGradientChunk,
+    add_text_gradient,
+    concatenate_modalities,
+    finish_text_gradient,
     mean_unit,
+    reduce_rows,
     unit_stride,
 )
-
-P = ParamSpec("P")
-R = TypeVar("R")
+from mmcl_fast.ops.backends.protocol import Backend
 
 CHUNK_BYTES = 30 << 20  # of logits: half of an H200's level-2 cache
 ROWS = 4096
 TEXT_ROWS = 2048  # rows of a chunk that needs all classes at once
-HALF_SUM = 1 << 15  # exponentials of at most 1 whose sum float16 surely holds
+HALF_SUM = 1 << 15  # this many exponentials of at most 1 have a sum that float16 can hold
+
+
+class LossInputs(NamedTuple):
+    """Tensors and options that the kernels of the loss read; all rows and classes, or a chunk of them."""
+
+    z: Tensor  # (B, D), unit column stride
+    text: Tensor  # (C, D), unit column stride
+    labels: Tensor  # (B,) int64, classes of the whole text
+    inv_z: Tensor  # (B,) float32, 1 / |z|
+    inv_t: Tensor  # (C,) float32, 1 / |t|
+    scale: float | Tensor  # a tensor is 0-d float32 on the device
+    mean_text: Tensor | None  # (D,) float32, mean of the unit texts; None without label smoothing
+    label_smoothing: float
+    ignore_index: int
+
+    def rows(self, r: slice) -> LossInputs:
+        """Return the inputs of a chunk of rows."""
+        return self._replace(z=self.z[r], labels=self.labels[r], inv_z=self.inv_z[r])
+
+
+class RowSums(NamedTuple):
+    """Sums over the classes without the label's, for each of S splits of the classes."""
+
+    weighted_text: Tensor  # (S, B, D) float32, sum_c exp(x_c - row_max) t_c / |t_c|
+    row_max: Tensor  # (S, B) float32
+    row_sum: Tensor  # (S, B) float32, sum_c exp(x_c - row_max)
+    label_logit: Tensor  # (B,) float32
+
+
+class RunningSums(NamedTuple):
+    """Statistics of a chunk of rows, which ``exp_rows`` carries from one chunk of classes to the next."""
+
+    row_max: Tensor  # (B,) float32
+    row_sum: Tensor  # (B,) float32
+    row_fix: Tensor  # (B,) float32, factor of sums that were made with an earlier maximum
+    label_logit: Tensor  # (B,) float32
+
+
+class RowOutputs(NamedTuple):
+    """Tensors that ``finish`` fills; dz, ratio and label_coef may be None."""
+
+    loss: Tensor  # (B,) float32
+    dz: Tensor | None  # (B, D) in gradient_dtype
+    dscale: Tensor  # (B,) float32
+    ratio: Tensor | None  # (B,) float32, (1 - p_label) / row_sum
+    label_coef: Tensor | None  # (B,) float32, smoothing - (1 - p_label)
 
 
 def device_of(x: Tensor) -> AbstractContextManager:
-    """x's GPU as the current one: kernels are launched on the current device, whatever their tensors are on."""
+    """Make x's GPU the current one: kernels launch on the current device, wherever their tensors are."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
 
 
-def _on_device(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, run with the device of its second argument as the current one."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **options: P.kwargs) -> R:
-        x = args[1]
-        assert isinstance(x, Tensor)
-        with device_of(x):
-            return function(*args, **options)
-
-    return run
-
-
 def _logits(z: Tensor, text: Tensor) -> Tensor:
-    """z text^T; for float16 in float32: its range ends at 65504, and its rounding would be 2 % of a probability."""
+    """Return z text^T, for float16 in float32: its range ends at 65504, and its rounding would be 2 % of a probability.
+
+    z (m, D), text (n, D).
+    """
     if z.dtype != torch.float16:
         return torch.mm(z, text.T)
     if z.device.type == "cuda":
@@ -60,8 +111,8 @@ def _logits(z: Tensor, text: Tensor) -> Tensor:
     return torch.mm(z.float(), text.T.float())
 
 
-def _texts_sum(x: Tensor, text: Tensor) -> Tensor:
-    """x text; for float16 and many classes in parts, summed in float32, which no sum leaves."""
+def _weighted_text(x: Tensor, text: Tensor) -> Tensor:
+    """Return x text (m, D); for float16 and many classes in parts that float16 can hold, summed in float32."""
     if x.dtype != torch.float16 or len(text) <= HALF_SUM:
         return torch.mm(x, text)
     parts = zip(x.split(HALF_SUM, dim=1), text.split(HALF_SUM), strict=True)
@@ -69,137 +120,132 @@ def _texts_sum(x: Tensor, text: Tensor) -> Tensor:
 
 
 def split_classes(classes: int, row_blocks: int, processors: int) -> tuple[int, int]:
-    """(splits, classes of each): so many that every multiprocessor has a block, of 256 classes or more."""
+    """Return (splits, classes of each split): every multiprocessor has a block, and a split has 256 classes or more."""
     wanted = max(1, min(processors // row_blocks, classes // 256, 16))
     per_split = -(-classes // wanted)
     return -(-classes // per_split), per_split
 
 
-@_on_device
-def alignment_rows(
-    k: ModuleType,
-    z: Tensor,
-    text: Tensor,
-    labels: Tensor,
-    coef: Tensor | None,
-    scale: float | Tensor,
-    smoothing: float,
-    ignore_index: int,
-    need_z: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """CE [B], dCE/dz [B, D], d(sum_i coef_i CE_i)/d text [C, D], dCE/ds [B]; what is not needed is empty.
+class GpuBackend(Backend):
+    """Both operations, out of kernels that a subclass launches on the current stream of the tensors' device."""
 
-    coef: [B], or None where text wants no gradient. Gradients of float16 come in float32.
-    """
-    z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
-    (b, d), c = z.shape, text.shape[0]
-    inv_z, inv_t = k.row_norm(z), k.row_norm(text)
-    mean = mean_unit(text, inv_t) if smoothing else None
-    ce, ds = torch.empty_like(inv_z), torch.empty_like(inv_z)
-    dz = z.new_empty((b, d) if need_z else 0, dtype=gradient_dtype(z.dtype))
-    if coef is None and k.one_pass_fits(z, text):
-        o, top, total, own = k.one_pass(z, text, labels, inv_z, inv_t, scale)
-        k.finish(
-            o,
-            z,
-            text,
-            mean,
-            labels,
-            inv_z,
-            inv_t,
-            scale,
-            top,
-            total,
-            own,
-            ce,
-            dz if need_z else None,
-            ds,
-            None,
-            None,
-            ignore_index,
-            smoothing,
-        )
-        return ce, dz, z.new_empty(0, dtype=gradient_dtype(z.dtype)), ds
-    wide = torch.float32
-    dtext = z.new_zeros(c, d, dtype=wide) if coef is not None else z.new_empty(0, dtype=gradient_dtype(z.dtype))
-    rows = min(b, TEXT_ROWS if coef is not None else ROWS)
-    cols = c if coef is not None else min(c, max(512, CHUNK_BYTES // (rows * gradient_dtype(z.dtype).itemsize)))
-    top, total, fix, own, ratio, label_coef = z.new_empty(6, rows, dtype=torch.float32)
-    for r in range(0, b, rows):
-        here = slice(r, r + rows)
-        u, y, inv = z[here], labels[here], inv_z[here]
-        m = len(u)
-        for n in range(0, c, cols):
-            t = text[n : n + cols]
-            x = _logits(u, t)
-            k.exp_rows(x, y, n, inv, inv_t[n : n + cols], scale, top, total, fix, own, n == 0)
-            x = x.to(z.dtype)
-            part = _texts_sum(x, t)
-            o = part.float() if n == 0 else torch.addcmul(part, o, fix[:m, None])
-        k.finish(
-            o[None],
-            u,
-            text,
-            mean,
-            y,
-            inv,
-            inv_t,
-            scale,
-            top[None, :m],
-            total[None, :m],
-            own,
-            ce[here],
-            dz[here] if need_z else None,
-            ds[here],
-            ratio,
-            label_coef,
-            ignore_index,
-            smoothing,
-        )
-        if coef is not None:
-            add_text_gradient(
-                dtext, x, u.float() * inv[:, None], ratio[:m], label_coef[:m], y, coef[here], inv_t, smoothing, torch.mm
+    @abstractmethod
+    def row_norm(self, x: Tensor) -> Tensor:
+        """Return 1 / max(|x_i|, 1e-12), (rows,) float32."""
+
+    @abstractmethod
+    def one_pass_fits(self, z: Tensor, text: Tensor) -> bool:
+        """Tell whether ``one_pass`` takes these tensors on this GPU."""
+
+    @abstractmethod
+    def one_pass(self, inputs: LossInputs) -> RowSums:
+        """Compute both matrix products of the loss in one kernel."""
+
+    @abstractmethod
+    def exp_rows(self, x: Tensor, inputs: LossInputs, first: int, sums: RunningSums) -> None:
+        """Turn a chunk of logits into exponentials in place: x <- exp(s x / |z| |t| - row_max) / |t|, 0 at the label.
+
+        x (m, n): rows of ``inputs`` times the n classes from ``first`` on. Classes from 0 on start new sums.
+        """
+
+    @abstractmethod
+    def finish(self, inputs: LossInputs, sums: RowSums, out: RowOutputs) -> None:
+        """Fill ``out`` from the sums of all splits; NaN where a label is out of range."""
+
+    @abstractmethod
+    def shift_normalise(self, z: Tensor, h: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """Return e = normalize(z + (h gate) up) (B, D) and 1 / |v| (B,); h (B, M r), gate (B, M), up (M r, D)."""
+
+    @abstractmethod
+    def project(self, de: Tensor, e: Tensor, inv: Tensor) -> Tensor:
+        """Return dv = inv (de - (de . e) e), (B, D)."""
+
+    @abstractmethod
+    def gate_back(self, dh: Tensor, h: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h gate (B, M r) and the gate's gradient (B, M); dh is multiplied by the gate in place."""
+
+    def alignment_loss(self, a: AlignmentArguments) -> AlignmentResult:
+        return reduce_rows(a, self.alignment_rows)
+
+    def alignment_rows(self, a: AlignmentArguments, coef: Tensor | None) -> RowResult:
+        """Return losses and gradients of single rows.
+
+        coef: (B,), the factor of each row in the loss, or None where text is frozen.
+        """
+        with device_of(a.z):
+            z, text = unit_stride(a.z), unit_stride(a.text)
+            inv_z, inv_t = self.row_norm(z), self.row_norm(text)
+            # The kernels read a 0-d float32 on the device: its value on the host would mean waiting.
+            scale = a.scale.detach().to(z.device, torch.float32) if isinstance(a.scale, Tensor) else a.scale
+            mean = mean_unit(text, inv_t) if a.label_smoothing else None
+            inputs = LossInputs(
+                z, text, a.labels.contiguous(), inv_z, inv_t, scale, mean, a.label_smoothing, a.ignore_index
             )
-    return ce, dz, finish_text_gradient(dtext, text, inv_t, scale) if coef is not None else dtext, ds
+            dtype = gradient_dtype(z.dtype)
+            dz = z.new_empty(z.shape if a.needs & NEEDS_Z else 0, dtype=dtype)
+            out = RowOutputs(
+                torch.empty_like(inv_z), dz if a.needs & NEEDS_Z else None, torch.empty_like(inv_z), None, None
+            )
+            if coef is None and self.one_pass_fits(z, text):
+                self.finish(inputs, self.one_pass(inputs), out)
+                dtext = z.new_empty(0, dtype=dtype)
+            else:
+                dtext = self._chunks(inputs, coef, out)
+            return RowResult(out.loss, dz, dtext, out.dscale)
 
+    def _chunks(self, inputs: LossInputs, coef: Tensor | None, out: RowOutputs) -> Tensor:
+        """Fill ``out`` with library products over chunks; return dtext, empty where coef is None."""
+        z, text = inputs.z, inputs.text
+        (b, d), c, dtype = z.shape, len(text), gradient_dtype(z.dtype)
+        dtext = z.new_empty(0, dtype=dtype) if coef is None else z.new_zeros(c, d, dtype=torch.float32)
+        rows = min(b, ROWS if coef is None else TEXT_ROWS)
+        cols = c if coef is not None else min(c, max(512, CHUNK_BYTES // (rows * dtype.itemsize)))
+        row_max, row_sum, row_fix, label_logit, ratio, label_coef = z.new_empty(6, rows, dtype=torch.float32)
+        sums, o = RunningSums(row_max, row_sum, row_fix, label_logit), z.new_empty(0)
+        for start in range(0, b, rows):
+            r = slice(start, start + rows)
+            chunk = inputs.rows(r)
+            m = len(chunk.z)
+            for n in range(0, c, cols):
+                t = text[n : n + cols]
+                x = _logits(chunk.z, t)
+                self.exp_rows(x, chunk, n, sums)
+                x = x.to(z.dtype)
+                part = _weighted_text(x, t)
+                o = part.float() if n == 0 else torch.addcmul(part, o, row_fix[:m, None])
+            self.finish(
+                chunk,
+                RowSums(o[None], row_max[None, :m], row_sum[None, :m], label_logit),
+                RowOutputs(
+                    out.loss[r], None if out.dz is None else out.dz[r], out.dscale[r], ratio[:m], label_coef[:m]
+                ),
+            )
+            if coef is not None:
+                unit = chunk.z.float() * chunk.inv_z[:, None]
+                part_of_text = TextGradientChunk(x, unit, ratio[:m], label_coef[:m], chunk.labels, coef[r])
+                add_text_gradient(dtext, part_of_text, inputs.inv_t, inputs.label_smoothing, torch.mm)
+        return dtext if coef is None else finish_text_gradient(dtext, text, inputs.inv_t, inputs.scale)
 
-@_on_device
-def realign_forward(
-    k: ModuleType, z: Tensor, gate: Tensor, down: Tensor, up: Tensor, source: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """e [B, D], 1 / |v| [B] and h = source [down_1 .. down_M] [B, M r]"""
-    z, gate = unit_stride(z), unit_stride(gate)
-    a, w = flat(down, up)
-    h = torch.mm(z if source is None else source, a)
-    e, inv = k.shift_normalise(z, h, gate, w, down.shape[2])
-    return e, inv, h
+    def realign(self, a: RealignArguments) -> RealignResult:
+        with device_of(a.z):
+            z, gate = unit_stride(a.z), unit_stride(a.gate)
+            down, up = concatenate_modalities(a.down, a.up)
+            h = torch.mm(z if a.source is None else a.source, down)
+            e, inv = self.shift_normalise(z, h, gate, up)
+            return RealignResult(e, inv, h)
 
-
-@_on_device
-def realign_backward(
-    k: ModuleType,
-    de: Tensor,
-    e: Tensor,
-    inv: Tensor,
-    h: Tensor,
-    z: Tensor,
-    gate: Tensor,
-    down: Tensor,
-    up: Tensor,
-    source: Tensor | None,
-    need: int,
-) -> tuple[Tensor, ...]:
-    """Gradients of z, gate, down, up, source; bit k of need asks for the k-th, the others come back empty."""
-    de, gate, none = unit_stride(de), unit_stride(gate), z.new_empty(0)
-    u = z if source is None else source
-    m, du, r = down.shape
-    need_z, need_gate, need_down, need_up, need_source = (bool(need & 1 << bit) for bit in range(5))
-    a, w = flat(down, up)
-    dv = k.project(de, e, inv)
-    dh = torch.mm(dv, w.T)
-    scaled, dgate = k.gate_back(dh, h, gate, r)  # dh becomes the gradient of h
-    ddown = torch.mm(u.T, dh).view(du, m, r).permute(1, 0, 2).contiguous() if need_down else none
-    dup = torch.mm(scaled.T, dv).view(up.shape) if need_up else none
-    dsource = torch.mm(dh, a.T) if need_source else none
-    dz = (dv if source is not None else torch.addmm(dv, dh, a.T)) if need_z else none
-    return dz, dgate if need_gate else none, ddown, dup, dsource
+    def realign_backward(self, de: Tensor, result: RealignResult, a: RealignArguments, needs: int) -> RealignGradients:
+        with device_of(de):
+            de, gate, none = unit_stride(de), unit_stride(a.gate), de.new_empty(0)
+            u = a.z if a.source is None else a.source
+            m, du, r = a.down.shape
+            need_z, need_gate, need_down, need_up, need_source = (bool(needs & 1 << k) for k in range(5))
+            down, up = concatenate_modalities(a.down, a.up)
+            dv = self.project(de, result.e, result.inv)
+            dh = torch.mm(dv, up.T)
+            scaled, dgate = self.gate_back(dh, result.h, gate)
+            ddown = torch.mm(u.T, dh).view(du, m, r).permute(1, 0, 2).contiguous() if need_down else none
+            dup = torch.mm(scaled.T, dv).view(a.up.shape) if need_up else none
+            dsource = torch.mm(dh, down.T) if need_source else none
+            dz = (dv if a.source is not None else torch.addmm(dv, dh, down.T)) if need_z else none
+            return dz, dgate if need_gate else none, ddown, dup, dsource
