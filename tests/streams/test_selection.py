@@ -7,7 +7,7 @@ import pytest
 
 from mmcl_fast.config import build_config
 from mmcl_fast.errors import ConfigError, StreamError
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.streams import Stream
 from tests.toy import write_folder
 
@@ -145,7 +145,7 @@ def test_the_config_describes_them(tmp_path):
         "late": "text",
         "share": {"depth": 0.5, "text": 1},
     }
-    made = run.make_stream(build_config({"stream": stream}))
+    made = make_stream(build_config({"stream": stream}))
     assert [task.name for task in made.tasks] == ["depth-0", "depth-1", "text-0", "text-1"]
     assert [len(task.train) for task in made.tasks] == [2, 2, 4, 4]
     assert build_config({"stream": {"modalities": "none", "late": "none"}}).stream == build_config({}).stream

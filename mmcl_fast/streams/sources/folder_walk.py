@@ -1,4 +1,4 @@
-"""Folders and files below a folder: links are followed, without loops; what systems leave behind is passed over."""
+"""The folders and files below a folder. Links are followed without loops; hidden and system files are passed over."""
 
 from __future__ import annotations
 
@@ -8,80 +8,84 @@ from collections.abc import Callable, Iterator
 
 from mmcl_fast.media.system_files import is_system_file
 
-# Called with a kind of ``findings.KINDS``, the path, and what is the matter with it.
-Note = Callable[[str, str, str], None]
+# Called with a kind of ``findings.KINDS``, the path, and what is wrong with it.
+ReportProblem = Callable[[str, str, str], None]
+# Links that were not followed yet: a link's path, and the real folders that lead to it. The last one holds the link.
+Links = deque[tuple[str, tuple[str, ...]]]
 
 
-def list_subfolders(folder: str, note: Note, root: str | None = None) -> list[str]:
-    """Sorted names of the folders in ``folder``, linked ones too. ``root``, ``note``: see ``walk_files``."""
-    above = _above(folder, root)
+def list_subfolders(folder: str, report: ReportProblem, root: str | None = None) -> list[str]:
+    """Return the sorted names of the folders in ``folder``, linked ones too.
+
+    ``report``, ``root``: as in ``walk_files``.
+    """
+    above = _real_folders_between(folder, root)
     names = []
-    for entry in _entries(folder, note):
-        if _is_link(entry, above[-1]) and not _may_follow(entry.path, above, note):
+    for entry in _entries(folder, report):
+        if _is_link(entry, above[-1]) and not _may_follow(entry.path, above, report):
             continue
         if _is(entry.is_dir):
             names.append(entry.name)
     return names
 
 
-def list_files(folder: str, note: Note) -> list[str]:
-    """Sorted names of the files in ``folder`` itself."""
-    return [entry.name for entry in _entries(folder, note) if _is(entry.is_file)]
+def list_files(folder: str, report: ReportProblem) -> list[str]:
+    """Return the sorted names of the files in ``folder`` itself."""
+    return [entry.name for entry in _entries(folder, report) if _is(entry.is_file)]
 
 
-def walk_files(folder: str, note: Note, root: str | None = None) -> Iterator[str]:
-    """The paths of all files below, each real file once: those that no link leads to, then those that links lead to.
+def walk_files(folder: str, report: ReportProblem, root: str | None = None) -> Iterator[str]:
+    """Yield the paths of all files below a folder, each real file once. Files without a link come before linked ones.
 
-    Folder by folder, names sorted.
+    The order is folder by folder, with sorted names.
 
     Args:
-        note: hears of links that lead nowhere, to a folder above themselves or to what is read already, of folders
-            that can't be opened, and of what is passed over.
-        root: a folder above ``folder``; a link to it, or to a folder on the way from it, is not followed either.
+        report: called for a link that leads nowhere, to a folder above itself, or to a file that was read already; for
+            a folder that can't be opened; and for each file or folder that is passed over.
+        root: a folder above ``folder``. A link to it, or to a folder between the two, is not followed either.
     """
-    above = _above(folder, root)
-    folders = {above[-1]}  # real paths of those that are read
-    files: list[str] = []  # linked ones
-    # Shown path, and the real folders that lead to it: the last one holds the link.
-    links: deque[tuple[str, tuple[str, ...]]] = deque()
-    yield from _real_files(folder, above, folders, links, note)
+    above = _real_folders_between(folder, root)
+    folders = {above[-1]}  # real paths of the folders that were read
+    linked_files: list[str] = []
+    links: Links = deque()
+    yield from _real_files(folder, above, folders, links, report)
     while links:
         path, above = links.popleft()
-        if not _may_follow(path, above, note):
+        if not _may_follow(path, above, report):
             continue
         target = os.path.realpath(path)
         if not os.path.isdir(path):
-            files.append(path)
+            linked_files.append(path)
         elif target in folders:
-            note("linked-twice", path, f"links to {target}, which is read already")
+            report("linked-twice", path, f"links to {target}, which is read already")
         else:
             folders.add(target)
-            yield from _real_files(path, (*above, target), folders, links, note)
+            yield from _real_files(path, (*above, target), folders, links, report)
     targets: set[str] = set()
-    for path in files:
+    for path in linked_files:
         target = os.path.realpath(path)
         place, name = os.path.split(target)
         if not os.path.isfile(path):
-            note("missing", path, "links to what is neither file nor folder")
+            report("missing", path, "links to what is neither file nor folder")
         elif target in targets or (place in folders and not _is_hidden(name)):
-            note("linked-twice", path, f"links to {target}, which is read already")
+            report("linked-twice", path, f"links to {target}, which is read already")
         else:
             targets.add(target)
             yield path
 
 
 def _real_files(
-    folder: str, above: tuple[str, ...], folders: set[str], links: deque[tuple[str, tuple[str, ...]]], note: Note
+    folder: str, above: tuple[str, ...], folders: set[str], links: Links, report: ReportProblem
 ) -> Iterator[str]:
-    """The files below that no link leads to; links are put into ``links``, folders into ``folders``."""
-    *way, real = above
+    """Yield the files below a folder that no link leads to. Links are added to ``links``, folders to ``folders``."""
+    *outer, real = above
     pending = [(folder, real)]
     while pending:
         folder, real = pending.pop()
         inner = []
-        for entry in _entries(folder, note):
+        for entry in _entries(folder, report):
             if _is_link(entry, real):
-                links.append((entry.path, (*way, real)))
+                links.append((entry.path, (*outer, real)))
             elif _is(entry.is_dir):
                 path = os.path.join(real, entry.name)
                 if path not in folders:
@@ -90,46 +94,46 @@ def _real_files(
             elif _is(entry.is_file):
                 yield entry.path
             else:
-                note("missing", entry.path, "is neither file nor folder")
+                report("missing", entry.path, "is neither file nor folder")
         pending += reversed(inner)
 
 
-def _above(folder: str, root: str | None) -> tuple[str, ...]:
-    """The real paths of the folders on the way from ``root`` to ``folder``, both among them."""
-    way = [os.path.abspath(folder)]
-    while root is not None and way[-1] != os.path.abspath(root) and os.path.dirname(way[-1]) != way[-1]:
-        way.append(os.path.dirname(way[-1]))
-    return tuple(os.path.realpath(path) for path in reversed(way))
+def _real_folders_between(folder: str, root: str | None) -> tuple[str, ...]:
+    """Return the real paths of ``root``, of the folders between it and ``folder``, and of ``folder``, in this order."""
+    upwards = [os.path.abspath(folder)]
+    while root is not None and upwards[-1] != os.path.abspath(root) and os.path.dirname(upwards[-1]) != upwards[-1]:
+        upwards.append(os.path.dirname(upwards[-1]))
+    return tuple(os.path.realpath(path) for path in reversed(upwards))
 
 
-def _entries(folder: str, note: Note) -> list[os.DirEntry[str]]:
-    """Sorted by name, without those that are passed over."""
+def _entries(folder: str, report: ReportProblem) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name, without the ones that are passed over."""
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as scanned:
+            entries = sorted(scanned, key=lambda entry: entry.name)
     except OSError as fault:
-        note("unreadable", folder, fault.strerror or str(fault))
+        report("unreadable", folder, fault.strerror or str(fault))
         return []
-    kept = []
+    visible = []
     for entry in entries:
         if _is_hidden(entry.name):
-            note("passed-over", entry.path, entry.name)
+            report("passed-over", entry.path, entry.name)
         else:
-            kept.append(entry)
-    return kept
+            visible.append(entry)
+    return visible
 
 
-def _may_follow(link: str, above: tuple[str, ...], note: Note) -> bool:
-    """Whether a link leads somewhere, and not to a folder that leads to the link."""
+def _may_follow(link: str, above: tuple[str, ...], report: ReportProblem) -> bool:
+    """Whether a link leads somewhere, and not to a folder that contains the link."""
     try:
         os.stat(link)
     except OSError as fault:
-        note("missing", link, f"links to {_target(link)}: {fault.strerror or fault}")
+        report("missing", link, f"links to {_target(link)}: {fault.strerror or fault}")
         return False
     target = os.path.realpath(link)
-    inside = target if target.endswith(os.sep) else target + os.sep
-    if any(folder == target or folder.startswith(inside) for folder in above):
-        note("loop", link, f"links to {target}, a folder above it")
+    prefix = target if target.endswith(os.sep) else target + os.sep
+    if any(folder == target or folder.startswith(prefix) for folder in above):
+        report("loop", link, f"links to {target}, a folder above it")
         return False
     return True
 
@@ -146,7 +150,8 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_link(entry: os.DirEntry[str], real: str) -> bool:
-    """``real``: that of the folder of ``entry``. A junction of Windows is a link, though it does not say so."""
+    """Whether an entry is a link. ``real``: the real path of the entry's folder."""
+    # On Windows a junction is a link too, but is_symlink() is False for it.
     return entry.is_symlink() or (os.name == "nt" and os.path.realpath(entry.path) != os.path.join(real, entry.name))
 
 

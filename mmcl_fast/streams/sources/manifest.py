@@ -1,10 +1,15 @@
-"""A manifest, JSONL, Parquet, CSV or TSV, to samples. A line (a row) has
+"""Samples from a manifest: a JSONL, Parquet, CSV or TSV file that lists them. Each line or row has the fields
 
-- ``path`` (relative to the manifest's folder, never outside it) or, for text, ``text``;
-- ``modality``, ``label`` (class name), ``split`` (train, val, test);
-- optional ``task`` (its task's name: on every line or on none) and ``id`` (unique).
+- ``path``, relative to the manifest's folder and never outside it, or ``text`` for a text sample;
+- ``modality``, ``label`` (the class name) and ``split`` (train, val or test);
+- optionally ``task``, the name of its task, on every line or on none;
+- optionally ``id``, which is unique.
 
-Other fields are kept out of the way: a builder may note its sources there. Null, and an empty cell, is no value.
+Other fields are ignored. Whoever builds a manifest may note sources there. Null and an empty cell mean no value.
+
+Example of a line::
+
+    {"path": "cats/1.jpg", "modality": "image", "label": "cat", "split": "train"}
 """
 
 from __future__ import annotations
@@ -27,14 +32,15 @@ from mmcl_fast.streams.sources.table_row import TableRow
 from mmcl_fast.streams.validate import check_characters, check_file, check_modality, check_split
 
 FIELDS = ("path", "text", "modality", "label", "split", "task", "id")
-MANIFEST_NAMES = tuple(
-    f"manifest{ending}" for ending in (".jsonl", ".parquet", ".csv", ".tsv")
-)  # of a manifest in a folder
+MANIFEST_NAMES = ("manifest.jsonl", "manifest.parquet", "manifest.csv", "manifest.tsv")  # that a folder may hold
 _NEEDED = ("modality", "label", "split")
 
 
 def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any]:
-    """Arguments of ``Stream``. Raises StreamError naming the manifest and the line, unless ``findings`` collects."""
+    """Return the arguments of ``Stream`` for a manifest, or for a folder that holds one.
+
+    ``findings`` collects all that is wrong; None: the most harmful error is raised as StreamError.
+    """
     if path.is_dir():
         path = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
     findings = Findings() if findings is None else findings
@@ -45,7 +51,7 @@ def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any
             manifest.add(row, texts)
         except StreamError as error:
             findings.add(getattr(error, "kind", "row"), error, path=str(path))
-    findings.raise_worst_error()  # before what follows of it, such as a class without samples
+    findings.raise_worst_error()  # before errors that only follow from it, such as a class without samples
     return {
         "samples": manifest.samples,
         "root": manifest.folder.path,
@@ -56,22 +62,27 @@ def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any
 
 
 class _Manifest:
-    """The samples of the rows so far, and where each was named."""
+    """The samples of the rows that were read so far.
+
+    Attributes:
+        samples: in the order of their rows.
+        tasks: sample key -> task name.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self.folder = ManifestFolder(path.parent)
         self.unit = "row" if path.suffix.lower() == ".parquet" else "line"
-        self.cells = path.suffix.lower() in (".csv", ".tsv")
+        self.empty_means_missing = path.suffix.lower() in (".csv", ".tsv")
         self.samples: list[Sample] = []
         self.tasks: dict[str, str] = {}
-        self._keys: dict[str, tuple[int, str]] = {}  # line and split
-        self._files: dict[tuple[str, tuple[int, int, int]], int] = {}  # by a name without case, and a file's identity
-        self._modalities: dict[str, str] = {}  # of each task
-        self._lines = 0
+        self._keys: dict[str, tuple[int, str]] = {}  # sample key -> line and split
+        # (name without case, identity of the file) -> line
+        self._files: dict[tuple[str, tuple[int, int, int]], int] = {}
+        self._task_modality: dict[str, str] = {}
 
     def choose_columns(self, names: list[str]) -> list[str]:
-        """Those of a table that are read."""
+        """Return the columns of a table that are read. Raises StreamError where a needed one is missing."""
         for field in _NEEDED:
             if field not in names:
                 others = [name for name in names if name not in FIELDS]
@@ -81,8 +92,12 @@ class _Manifest:
         return [name for name in FIELDS if name in names]
 
     def add(self, row: TableRow, texts: Mapping[ClassId, str]) -> None:
-        """Raises StreamError for a row at fault; ``texts`` are those of classes.json."""
-        record = _record(row, self.cells)
+        """Add the sample of a row. ``texts``: the class texts of classes.json.
+
+        Raises:
+            StreamError: the row has an error. Its message begins with the file and the line.
+        """
+        record = _read_fields(row, self.empty_means_missing)
         if record["label"] in MISSING_VALUES and (record["modality"], record["label"]) not in texts:
             raise StreamError(
                 f"{row.where}: the label {record['label']!r} stands for no value: write the class's name; if it is a "
@@ -95,12 +110,11 @@ class _Manifest:
                 f"{row.where}: {sample.key!r} is already on {self.unit} {line}, in the {split} split: "
                 f"keep one of the two {self.unit}s"
             )
-        self._lines += 1
-        if ("task" in record) != bool(self.tasks) and self._lines > 1:
+        if ("task" in record) != bool(self.tasks) and self.samples:
             raise StreamError(f"{row.where}: 'task' must be on every {self.unit} or on none")
         if "task" in record:
             name = record["task"]
-            modality = self._modalities.setdefault(name, sample.modality)
+            modality = self._task_modality.setdefault(name, sample.modality)
             if modality != sample.modality:
                 raise StreamError(
                     f"{row.where}: task {name!r} mixes {modality} and {sample.modality}: a task has one modality"
@@ -120,27 +134,36 @@ class _Manifest:
             return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"))
         place = self.folder.locate(record["path"], where)
         file = self.folder.path / place
+        # Empty files are left to validate_samples, which a check may tell to keep them.
         identity = check_file(file, modality, f"{where}: path {record['path']!r}", allow_empty=True)
         line = self._files.setdefault((normalize_name(place).casefold(), identity), number)
-        if line != number and "id" not in record and place not in self._keys:  # a file system that ignores case
+        # Two names of one file, on a file system that ignores case.
+        if line != number and "id" not in record and place not in self._keys:
             raise StreamError(
                 f"{where}: path {record['path']!r} is the file on {self.unit} {line}: keep one of the two {self.unit}s"
             )
         return Sample(modality, label, file, None, split, record.get("id", place))
 
 
-def _record(row: TableRow, cells: bool) -> dict[str, str]:
-    """The fields that have a value; ``cells``: an empty string is none."""
+def _read_fields(row: TableRow, empty_means_missing: bool) -> dict[str, str]:
+    """Return the fields that have a value, and check them.
+
+    ``empty_means_missing``: an empty string is no value, as in CSV, which has no other way to write that.
+    """
     where = row.where
-    record = {name: value for name, value in row.values.items() if not _is_missing(value) and (value or not cells)}
+    record = {
+        name: value
+        for name, value in row.values.items()
+        if not _is_missing(value) and (value or not empty_means_missing)
+    }
     for field in FIELDS:
         value = record.get(field)
         if field in ("id", "task") and isinstance(value, int) and not isinstance(value, bool):
             record[field] = value = str(value)
         if field in record and not (isinstance(value, str) and value.strip()):
-            said = "" if isinstance(value, str) else f", not {type(value).__name__}"
+            given = "" if isinstance(value, str) else f", not {type(value).__name__}"
             hint = ": write the class's name" if field == "label" else ""
-            raise StreamError(f"{where}: {field!r} must be a string that is not empty{said}{hint}")
+            raise StreamError(f"{where}: {field!r} must be a string that is not empty{given}{hint}")
         check_characters(record.get(field, ""), f"{where}: {field!r}")
         if field in record and field not in ("path", "text"):
             record[field] = record[field].strip()

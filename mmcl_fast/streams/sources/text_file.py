@@ -147,9 +147,7 @@ def _explain_not_text(file: BinaryIO, where: str) -> StreamError:
         data.decode()
     except UnicodeDecodeError as error:
         number, hint = len((data[: error.start] + b"-").splitlines()), _explain_byte(data[error.start])
-        return StreamError(
-            f"{where} line {number}: not UTF-8: save the file as UTF-8{hint}"
-        )
+        return StreamError(f"{where} line {number}: not UTF-8: save the file as UTF-8{hint}")
     return StreamError(f"{where}: no text: save it as UTF-8")
 
 

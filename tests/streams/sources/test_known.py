@@ -14,7 +14,7 @@ from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.learning import Learner
 from mmcl_fast.media.source import Slice, head, read_bytes, size_of
 from mmcl_fast.media.spec import adjust, default_spec
-from mmcl_fast.runs.train import make_stream
+from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.file_check import skip_broken_samples
 from mmcl_fast.streams.sources.known import LAYOUTS

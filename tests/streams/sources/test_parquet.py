@@ -2,7 +2,7 @@
 
 import decimal
 import json
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
