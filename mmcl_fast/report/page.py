@@ -15,7 +15,7 @@ from mmcl_fast.report.read_run import Run, read_run_with_samples
 from mmcl_fast.report.sections import describe_run, make_sections
 from mmcl_fast.report.sections.accuracy import means_table
 from mmcl_fast.report.sections.configuration import flatten, format_value
-from mmcl_fast.runs import sample_file as samples
+from mmcl_fast.runs import sample_file
 
 
 def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -59,7 +59,7 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
 
 def make_page(runs: Sequence[Run]) -> Page:
     """Return the report of one run, or of several with a comparison first."""
-    source = f"summary.json, metrics.jsonl and {samples.FILE}"
+    source = f"summary.json, metrics.jsonl and {sample_file.SAMPLES_FILE}"
     if len(runs) == 1:
         title = f"{runs[0]['title']}: {len(runs[0]['tasks'])} tasks"
         return Page(title, describe_run(runs[0]), make_sections(runs[0]), source)

@@ -10,7 +10,7 @@ from mmcl_fast.config import read_json_object
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.forgotten_classes import find_forgotten_classes
 from mmcl_fast.report import run_schema
-from mmcl_fast.runs import sample_file as samples
+from mmcl_fast.runs import sample_file
 
 Run = dict[str, Any]
 
@@ -75,4 +75,4 @@ def read_run_with_samples(folder: Path) -> Run:
             f"{folder / 'metrics.jsonl'}: right answers by class of other tasks than summary.json's; restore both from "
             "a copy"
         ) from None
-    return {**run, "falls": found, "samples": samples.read(folder)}
+    return {**run, "falls": found, "samples": sample_file.read_samples(folder)}

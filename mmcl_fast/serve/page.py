@@ -41,7 +41,7 @@ def content_policy() -> str:
 
 @cache
 def _template() -> Template:
-    return make_environment(HERE).get_template("page.html")
+    return make_environment(HERE).get_template("page.html.j2")
 
 
 @cache

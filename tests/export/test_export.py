@@ -20,7 +20,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import EncoderError, RunError
 from mmcl_fast.export import export
 from mmcl_fast.export.graph import trace
-from mmcl_fast.export.samples import differences, made_up
+from mmcl_fast.export.verify import largest_differences, synthetic_inputs
 from mmcl_fast.media import decode, spec_from_dict
 from mmcl_fast.methods import METHODS
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
@@ -172,7 +172,7 @@ def test_weights_are_kept_once_and_no_path_of_this_machine(place: Path) -> None:
 def test_nothing_is_written_over_unless_told(place: Path, tmp_path: Path) -> None:
     before = (place / "torch" / "model.json").read_bytes()
     result = call("export", place / "run", "--out", place / "torch", "--format", "torch", code=2)
-    assert "is there already; give another folder, or --force" in error_of(result)
+    assert "exists already; give another folder, or --force" in error_of(result)
     assert (place / "torch" / "model.json").read_bytes() == before
     (tmp_path / "mine.txt").write_text("kept")
     result = call("export", place / "run", "--out", tmp_path, "--force", code=2)
@@ -204,17 +204,17 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
     options = {"comm": {"steps": 5, "sampled_features": 32}, "ranpac": {"projections": 50}, "slca": {"align_epochs": 1}}
     learner = toy_learner(toy_data, method, options.get(method, {}))
-    inputs = made_up(learner, "image")
+    inputs = synthetic_inputs(learner, "image")
     module = trace(learner, "image", inputs).program.module()
-    found = differences(learner, "image", inputs, lambda x: module(*x))
+    found = largest_differences(learner, "image", inputs, lambda x: module(*x))
     assert "probabilities" in found and all(value < 1e-4 for value in found.values()), found
 
 
 def test_comms_mlp_relevance_without_blending(toy_data: Path) -> None:
     learner = toy_learner(toy_data, "comm", {"steps": 5, "sampled_features": 32, "relevance": "mlp", "blending": False})
-    inputs = made_up(learner, "depth")
+    inputs = synthetic_inputs(learner, "depth")
     module = trace(learner, "depth", inputs).program.module()
-    assert max(differences(learner, "depth", inputs, lambda x: module(*x)).values()) < 1e-4
+    assert max(largest_differences(learner, "depth", inputs, lambda x: module(*x)).values()) < 1e-4
 
 
 class Branching(ZeroShot):

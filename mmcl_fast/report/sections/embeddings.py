@@ -8,17 +8,17 @@ import numpy as np
 
 from mmcl_fast.report import figures
 from mmcl_fast.report.blocks import Example, Panel, Picture, ReportSection, Scatter, Table, Words
-from mmcl_fast.runs.sample_file import FILE, Samples, Shown
+from mmcl_fast.runs.sample_file import SAMPLES_FILE, ReportSample, ReportSamples
 
 PICTURE_KINDS = {"audio": "spectrogram", "depth": "depth map", "video": "frames"}
 
 
-def embeddings_section(found: Samples | None) -> ReportSection:
+def embeddings_section(found: ReportSamples | None) -> ReportSection:
     """Return scatter plots of a run's samples, or how to get them if the run has none."""
     title = "Where samples lie"
     if found is None:
         text = (
-            f"{FILE} is not in the run folder, so there are no samples to show. mmcl-fast train --resume writes it if "
+            f"{SAMPLES_FILE} is not in the run folder, so there are no samples to show. mmcl-fast train --resume writes it if "
             "the data and the encoder are still in their places."
         )
         return ReportSection(title, [Words(text)])
@@ -109,7 +109,7 @@ def project(
 
 
 def cosine_table(
-    samples: Sequence[Shown], groups: dict[str, list[int]], spaces: dict[str, np.ndarray], texts: np.ndarray
+    samples: Sequence[ReportSample], groups: dict[str, list[int]], spaces: dict[str, np.ndarray], texts: np.ndarray
 ) -> Table:
     """Return, by modality, the accuracy and the mean cosines to the own class text and to the nearest other one.
 
@@ -141,7 +141,7 @@ def class_label(key: Sequence[str], modality: str | None = None) -> str:
     return key[1] if key[0] == modality else f"{key[1]} ({key[0]})"
 
 
-def make_example(found: Samples, sample: Shown, with_class: bool = True) -> Example:
+def make_example(found: ReportSamples, sample: ReportSample, with_class: bool = True) -> Example:
     """Return a sample for the report.
 
     Args:

@@ -6,7 +6,7 @@ from mmcl_fast.learning.forgotten_classes import MAX_LISTED, ForgottenClass
 from mmcl_fast.report.blocks import CellValue, Example, Panel, ReportSection, Table, Words
 from mmcl_fast.report.read_run import Run
 from mmcl_fast.report.sections.embeddings import class_label, make_example
-from mmcl_fast.runs.sample_file import Samples
+from mmcl_fast.runs.sample_file import ReportSamples
 
 NUM_EXAMPLES = 4
 
@@ -56,7 +56,7 @@ def _fall_row(fall: ForgottenClass, run: Run) -> list[CellValue]:
     ]
 
 
-def _find_examples(samples: Samples | None, task: int, label: str) -> list[Example]:
+def _find_examples(samples: ReportSamples | None, task: int, label: str) -> list[Example]:
     """Return up to ``NUM_EXAMPLES`` samples of a class; wrongly predicted ones come first."""
     if samples is None:
         return []

@@ -1,4 +1,4 @@
-"""Graphs as ONNX files that share one file of weights."""
+"""Write graphs as ONNX files that share one file of weights, and run them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mmcl_fast.export.graph import Traced
 
 OPSET = 18
 WEIGHTS = "weights.bin"
-LEAST = 1024  # bytes; smaller constants stay in the graph
-PAGE = 4096  # so that a runtime can map them
+MIN_SHARED_BYTES = 1024  # smaller constants stay in the graph
+PAGE = 4096  # arrays begin at a multiple of it, so that a runtime can memory-map them
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that write and run ONNX.
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that write and run ONNX.
 
     Raises:
         RunError: one of them isn't installed.
@@ -37,8 +37,8 @@ def versions() -> dict[str, str]:
     return {"onnxscript": onnxscript.__version__, "onnxruntime": onnxruntime.__version__}
 
 
-class Weights:
-    """The shared file: each array once, whichever graphs it is in."""
+class SharedWeights:
+    """The file of weights: it holds each array once, however many graphs use it."""
 
     def __init__(self, folder: Path):
         self.file, self.size = folder / WEIGHTS, 0
@@ -46,7 +46,7 @@ class Weights:
         self.file.touch()
 
     def place(self, data: bytes) -> int:
-        """The offset of these bytes."""
+        """Return the offset of these bytes in the file, and append them if they are new."""
         key = hashlib.sha256(data).digest()
         if key not in self.places:
             start = -(-self.size // PAGE) * PAGE
@@ -56,11 +56,16 @@ class Weights:
         return self.places[key]
 
 
-def write(traced: Traced, file: Path, weights: Weights) -> None:
+def write_onnx(traced: Traced, file: Path, weights: SharedWeights) -> None:
+    """Write a graph as an ONNX file, with its large constants in the shared file of weights.
+
+    Raises:
+        RunError: torch can't write this graph.
+    """
     import onnx_ir as ir
 
     try:
-        with _quiet():
+        with _silence_exporter():
             program = torch.onnx.export(traced.program, (), dynamo=True, opset_version=OPSET, verbose=False)
             model = cast(torch.onnx.ONNXProgram, program).model
     except torch.onnx.OnnxExporterError as fault:
@@ -79,11 +84,11 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
     }
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # files and lines of the machine that exported
+        node.metadata_props.clear()  # they name files of the machine that exported
         values += node.outputs
     for value in values:
-        if value.name:  # an output that is left out has none
-            value.name = f"v.{value.name}"  # so that none has the name of an output below
+        if value.name:  # an omitted optional output has none
+            value.name = f"v.{value.name}"  # inputs and outputs get names below that none of these may have
         value.metadata_props.clear()
         if value.shape is not None:
             value.shape = ir.Shape([names.get(str(size), size) for size in value.shape])
@@ -91,7 +96,7 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
         value.name = name
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        if tensor is not None and tensor.nbytes >= LEAST:
+        if tensor is not None and tensor.nbytes >= MIN_SHARED_BYTES:
             data = tensor.tobytes()
             value.const_value = ir.ExternalTensor(
                 WEIGHTS,
@@ -107,8 +112,8 @@ def write(traced: Traced, file: Path, weights: Weights) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No notes of torch's exporter about what is not installed, on any channel."""
+def _silence_exporter() -> Iterator[None]:
+    """Silence the notes of torch's exporter about packages that are not installed: logs, warnings and output."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -119,8 +124,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-class Session:
-    """A file under onnxruntime on the CPU."""
+class OnnxSession:
+    """An ONNX file that onnxruntime runs on the CPU. Call it with inputs; it returns name -> output."""
 
     def __init__(self, file: Path):
         import onnxruntime
