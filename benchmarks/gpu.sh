@@ -142,7 +142,7 @@ if wants profile && [[ $device == cuda ]]; then
     run=("$python" -m tests.ops.small_gpu profile)
     metrics=gpu__time_duration.sum,sm__inst_executed_pipe_tensor.sum
     metrics+=,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active,lts__t_bytes.sum,dram__bytes.sum
-    metrics+=,regex:smsp__average_warps_issue_stalled_.*_per_issue_active.ratio
+    metrics+=",regex:smsp__average_warps_issue_stalled_.*_per_issue_active.ratio"
     step "profile, counters" 45 "${common[@]}" --metrics "$metrics" "${run[@]}"
     cp "$out/.step" "$out/counters.txt"
     if ! grep -aq lts__t_bytes "$out/.step"; then  # another generation has other names: whole sections, then

@@ -2,7 +2,7 @@
 # The tests with the arithmetic of other processors: each line of SETTINGS is one run of pytest.
 # Usage: tests/processors.sh [pytest arguments]; results go to build/processors/, the last lines are the summary.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-.venv/bin/python}
 out=build/processors
 mkdir -p "$out"
@@ -24,6 +24,7 @@ summary=()
 while read -r setting; do
   [ -n "$setting" ] || continue
   log="$out/${setting// /,}.txt"
+  # shellcheck disable=SC2086  # a setting is several words
   env $setting "$python" -m pytest -q "$@" >"$log" 2>&1
   code=$?
   [ "$code" -eq 0 ] || failed=1
