@@ -22,7 +22,7 @@ from mmcl_fast.config import read_run_config
 from mmcl_fast.learning import evaluation
 from mmcl_fast.learning.statistics import Interval, interval, paired
 from mmcl_fast.report import tables
-from mmcl_fast.runs import train as runs
+from mmcl_fast.runs.make_stream import make_stream
 
 ALONE = ("ridge", "comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, to be read beside the others
 PAIRS = {
@@ -51,12 +51,12 @@ def with_task_told(run: Path) -> float:
     config = read_run_config(run)
     learner = Learner.load(run, device="cpu", cache_dir=config.train.cache, cache_gb=config.train.cache_gb)
     shares = []
-    for task in runs.make_stream(config, run):
+    for task in make_stream(config, run):
         samples = task.test
         tokens = learner.tokens(samples, task.name, keep=True)
         scores = learner.method.scores(tokens, task.modality, learner.classes, given=True)
         keys = dict(zip(task.classes, task.class_ids))
-        place = learner.classes.place
+        place = learner.classes.ids
         own = torch.tensor([place[key] for key in task.class_ids])
         right = torch.tensor([place[keys[s.label]] for s in samples])
         shares.append((evaluation.best_columns(scores.cpu(), own) == right).double().mean())

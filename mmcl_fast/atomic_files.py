@@ -1,4 +1,4 @@
-"""Files of a run: whole or not there, on the disk and not only in its cache, written by one process at a time."""
+"""Writing a run's files: each is whole or absent, on the disk and not only in the cache, and locked to one process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 
 from mmcl_fast.errors import RunError
 
-LOCK = ".lock"
+LOCK = ".lock"  # the file of a run folder that its process holds locked
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """An OSError inside becomes a RunError that names ``path`` and what to do."""
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Inside, an OSError becomes a RunError that names ``path`` and what to do."""
     try:
         yield
     except OSError as fault:
@@ -32,8 +32,8 @@ def writing(path: Path) -> Iterator[None]:
         raise RunError(f"{path}: can't be written ({fault.strerror or fault}); {advice}") from None
 
 
-def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+def sync_path(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's list of names, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -41,57 +41,68 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def put(file: Path, data: bytes) -> None:
-    """Write a new file and wait for the disk."""
+def write_file(file: Path, data: bytes) -> None:
+    """Write a new file and wait until its bytes are on the disk."""
     with open(file, "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def replace(file: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it: readers find the old or the new one, also after a power cut.
+def replace_file(file: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it.
+
+    Readers find the old file or the new one, also after a power cut.
 
     Raises:
-        RunError: it can't be written; the old one is as it was.
+        RunError: the file cannot be written; the old one is as it was.
     """
     temporary = file.with_name(f"{file.name}.part")
-    with writing(file):
+    with explain_write_errors(file):
         try:
-            put(temporary, data)
+            write_file(temporary, data)
             os.replace(temporary, file)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync(file.parent)
+        sync_path(file.parent)  # the rename itself must outlive a power cut
 
 
 def write_json(file: Path, value: Any) -> None:
-    replace(file, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    """Write a value as indented UTF-8 JSON with ``replace_file``."""
+    replace_file(file, json.dumps(value, indent=1, ensure_ascii=False).encode())
 
 
 def make_folder(folder: Path) -> None:
-    """``mkdir -p`` whose names outlive a power cut."""
-    with writing(folder):
+    """Make a folder and its missing parents, whose names outlive a power cut.
+
+    Raises:
+        RunError: a folder cannot be made.
+    """
+    with explain_write_errors(folder):
         missing = [p for p in (folder, *folder.parents) if not p.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for made in missing:
-            sync(made.parent)
+            sync_path(made.parent)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Hold a run folder, made where it is missing. The lock goes with the process, however that ends, and with those
-    that inherit the open file that this gives.
+def lock_folder(folder: Path) -> Iterator[int]:
+    """Make a folder where it is missing, and hold it locked inside.
+
+    The lock ends with the process, however it ends. A process that inherits the file descriptor shares the lock.
+
+    Yields:
+        The file descriptor of the lock.
 
     Raises:
-        RunError: another process holds it, or the folder can't be written.
+        RunError: another process holds the folder, or the folder cannot be written.
     """
     make_folder(folder)
-    with writing(folder):
+    with explain_write_errors(folder):
         handle = open(folder / LOCK, "a+")
     with handle:
-        with writing(folder):
+        with explain_write_errors(folder):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -1,4 +1,16 @@
-"""What a run shows while it works. Anything with ``phase`` and ``log`` as in `Progress` will do."""
+"""Displays of progress on standard error: bars, lines, or nothing.
+
+A function that takes ``progress`` needs an object with ``phase`` and ``log`` as in :class:`Progress`, or None.
+
+Example::
+
+    display = progress.make()
+    with display.phase("decode", total=len(files)) as phase:
+        for file in files:
+            decode(file)
+            phase.advance()
+    display.log("decoded")
+"""
 
 from __future__ import annotations
 
@@ -9,75 +21,124 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 
-class Shown(Protocol):
-    """A phase on display."""
+class Phase(Protocol):
+    """A phase of work on display."""
+
+    def advance(self, n: int = 1) -> None:
+        """Count ``n`` more steps as done."""
+
+    def note(self, **numbers: float) -> None:
+        """Show numbers by name, such as ``loss=0.2``; a later value replaces an earlier one."""
+
+
+class Progress(Protocol):
+    """A display of phases and of finished lines."""
+
+    def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Phase]:
+        """Show a phase while the block runs; ``total`` is its number of steps, None where it is unknown."""
+
+    def log(self, line: str) -> None:
+        """Show a line that stays."""
+
+
+class TrackedPhase(Phase, Protocol):
+    """A phase that another process works on, so its counts are set and not advanced."""
+
+    def update(self, done: int, total: int, doing: str) -> None:
+        """Set the number of steps done, the number of all steps, and a text that says what is under way."""
+
+
+class Display(Protocol):
+    """``Progress`` with more ways to show: :class:`Silent`, :class:`Lines` and :class:`Bars`."""
+
+    def phase(
+        self, name: str, total: int | None = None, *, unit: str = "", lines: bool = True
+    ) -> AbstractContextManager[TrackedPhase]:
+        """Show a phase while the block runs.
+
+        Args:
+            name: of the phase.
+            total: its number of steps; None where it is unknown.
+            unit: of the steps, such as "tasks".
+            lines: False: only a bar shows the phase, because ``log_detail`` writes its lines.
+        """
+
+    def log(self, line: str) -> None:
+        """Show a line that stays."""
+
+    def log_detail(self, line: str) -> None:
+        """Show a line where no bar shows the same."""
+
+
+class Silent:
+    """A display that shows nothing; also its own phases."""
+
+    @contextmanager
+    def phase(
+        self, name: str, total: int | None = None, *, unit: str = "", lines: bool = True
+    ) -> Iterator[TrackedPhase]:
+        yield self
 
     def advance(self, n: int = 1) -> None: ...
 
     def note(self, **numbers: float) -> None: ...
 
-
-class Progress(Protocol):
-    """A display of phases (with ``total`` steps, or None where the end is unknown) and of finished lines."""
-
-    def phase(self, name: str, total: int | None = None) -> AbstractContextManager[Shown]: ...
+    def update(self, done: int, total: int, doing: str) -> None: ...
 
     def log(self, line: str) -> None: ...
 
-
-class Silent:
-    """Shows nothing."""
-
-    @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator[Silent]:
-        yield self
-
-    def advance(self, n: int = 1) -> None:
-        """A step that nobody sees."""
-
-    def note(self, **numbers: float) -> None:
-        """Numbers that nobody sees."""
-
-    def log(self, line: str) -> None:
-        """A line that nobody sees."""
+    def log_detail(self, line: str) -> None: ...
 
 
 class Lines:
-    """For logs and pipes: one line when a phase of at least ``least`` seconds ends, one line a task; while a phase
-    goes on, a line every ``every`` seconds with its rate and the time left."""
+    """A display for logs and pipes: a line when a phase ends, and lines with rate and time left while it goes on.
 
-    def __init__(self, stream: Any = None, least: float = 0.0, every: float = 30.0):
-        self.stream, self.least, self.every = stream or sys.stderr, least, every
+    Args:
+        stream: where lines are written; None: standard error.
+        min_seconds: a phase that took less time gets no line.
+        interval: seconds between two lines of a phase.
+    """
+
+    def __init__(self, stream: Any = None, min_seconds: float = 0.0, interval: float = 30.0):
+        self.stream, self.min_seconds, self.interval = stream or sys.stderr, min_seconds, interval
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator[_Count]:
-        count = _Count(self, name, total)
+    def phase(
+        self, name: str, total: int | None = None, *, unit: str = "", lines: bool = True
+    ) -> Iterator[TrackedPhase]:
+        if not lines:
+            yield Silent()
+            return
+        count = _LinePhase(self, name, total)
         yield count
         seconds = time.perf_counter() - count.start
-        if seconds < self.least:
+        if seconds < self.min_seconds:
             return
         done = f"{count.done} in {seconds:.1f} s, {count.done / seconds:.1f}/s" if count.done else f"{seconds:.1f} s"
-        self.log(f"  {name}: {done}{_numbers(count.numbers)}")
+        self.log(f"  {name}: {done}{_format_numbers(count.numbers)}")
 
     def log(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
 
+    def log_detail(self, line: str) -> None:
+        self.log(line)
 
-class _Count:
+
+class _LinePhase:
     def __init__(self, display: Lines, name: str, total: int | None) -> None:
         self.display, self.name, self.total = display, name, total
-        self.start = self.said = time.perf_counter()
+        self.start = self.last_line = time.perf_counter()
         self.done = 0
         self.numbers: dict[str, float] = {}
 
     def advance(self, n: int = 1) -> None:
         self.done += n
         now = time.perf_counter()
-        if self.done and now - self.said >= self.display.every:
-            self.said = now
-            self.display.log(f"  {self.name}: {self._so_far(now - self.start)}{_numbers(self.numbers)}")
+        if self.done and now - self.last_line >= self.display.interval:
+            self.last_line = now
+            self.display.log(f"  {self.name}: {self._state(now - self.start)}{_format_numbers(self.numbers)}")
 
-    def _so_far(self, seconds: float) -> str:
+    def _state(self, seconds: float) -> str:
         if self.total is None:
             return f"{self.done} so far, {self.done / seconds:.1f}/s"
         left = seconds * max(0, self.total - self.done) / self.done
@@ -89,16 +150,24 @@ class _Count:
     def note(self, **numbers: float) -> None:
         self.numbers |= numbers
 
+    def update(self, done: int, total: int, doing: str) -> None:
+        self.total = total
+        self.advance(done - self.done)
+
 
 class Bars:
-    """For terminals: a bar a phase, with rate, time taken and time left; it goes when the phase ends."""
+    """A display for terminals: a bar per phase, with rate, time taken and time left; it goes when the phase ends.
+
+    Args:
+        console: a ``rich.console.Console``.
+    """
 
     def __init__(self, console: Any):
         self.console = console
-        self._display: Any = None
-        self._open = 0
+        self._bars: Any = None
+        self._open = 0  # phases under way
 
-    def _make(self) -> Any:
+    def _make_bars(self) -> Any:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -111,59 +180,69 @@ class Bars:
 
         return Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[text]}", style="dim", markup=False),
             console=self.console,
             transient=True,
         )
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator[_Bar]:
+    def phase(
+        self, name: str, total: int | None = None, *, unit: str = "", lines: bool = True
+    ) -> Iterator[TrackedPhase]:
         if self._open == 0:
-            self._display = self._make()
-            self._display.start()
+            self._bars = self._make_bars()
+            self._bars.start()
         self._open += 1
-        key = self._display.add_task(name, total=total, rate="", numbers="")
+        key = self._bars.add_task(name, total=total, unit=unit, rate="", text="")
         try:
-            yield _Bar(self._display, key)
+            yield _BarPhase(self._bars, key)
         finally:
-            self._display.remove_task(key)
+            self._bars.remove_task(key)
             self._open -= 1
             if self._open == 0:
-                self._display.stop()
+                self._bars.stop()
 
     def log(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False)
 
+    def log_detail(self, line: str) -> None:
+        """Show nothing: a bar shows it."""
 
-class _Bar:
-    def __init__(self, display: Any, key: Any):
-        self.display, self.key, self.done, self.start = display, key, 0, time.perf_counter()
+
+class _BarPhase:
+    def __init__(self, bars: Any, key: Any):
+        self.bars, self.key, self.done, self.start = bars, key, 0, time.perf_counter()
 
     def advance(self, n: int = 1) -> None:
         self.done += n
         seconds = time.perf_counter() - self.start
-        self.display.update(self.key, advance=n, rate=f"{self.done / seconds:.1f}/s" if seconds > 0 else "")
+        self.bars.update(self.key, advance=n, rate=f"{self.done / seconds:.1f}/s" if seconds > 0 else "")
 
     def note(self, **numbers: float) -> None:
-        self.display.update(self.key, numbers=_numbers(numbers).removeprefix(", "))
+        self.bars.update(self.key, text=_format_numbers(numbers).removeprefix(", "))
+
+    def update(self, done: int, total: int, doing: str) -> None:
+        self.done = done
+        self.bars.update(self.key, completed=done, total=total, text=doing)
 
 
-def _numbers(numbers: dict[str, float]) -> str:
+def _format_numbers(numbers: dict[str, float]) -> str:
     return "".join(f", {name} {value:.4g}" for name, value in numbers.items())
 
 
-def make(quiet: bool = False) -> Progress:
-    """The display that suits standard error: bars on a terminal, lines elsewhere, nothing when ``quiet``."""
+def make(quiet: bool = False) -> Display:
+    """Return the display that suits standard error: bars on a terminal, lines elsewhere, nothing when ``quiet``."""
+    if quiet:
+        return Silent()
     from rich.console import Console
 
     console = Console(stderr=True)
-    if quiet:
-        return Silent()
-    return Bars(console) if console.is_terminal else Lines(least=1.0)
+    return Bars(console) if console.is_terminal else Lines(min_seconds=1.0)

@@ -47,7 +47,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Run = Annotated[Path, typer.Argument(help="A run folder of `mmcl-fast train`.", show_default=False)]
 
 
-class Stopped(Exception):
+class CommandStopped(Exception):
     """A signal (Ctrl-C unless told), with the command that goes on from there."""
 
     def __init__(self, line: str, signum: int = 2):
@@ -68,7 +68,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
                 traceback.print_exc()
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from None
-        except (KeyboardInterrupt, Stopped) as stop:
+        except (KeyboardInterrupt, CommandStopped) as stop:
             print(f"\nstopped{': ' + str(stop) if str(stop) else ''}", file=sys.stderr)
             raise typer.Exit(128 + getattr(stop, "signum", 2)) from None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from mmcl_fast import distributed
-from mmcl_fast.cli.common import Stopped
+from mmcl_fast.cli.common import CommandStopped
 from mmcl_fast.errors import ConfigError, RunError
 
 COMMAND = (sys.executable, "-m", "mmcl_fast")
@@ -56,7 +56,7 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
 
     Raises:
         RunError: one of them died; the others are ended.
-        Stopped: a signal came, and not all of them could say so.
+        CommandStopped: a signal came, and not all of them could say so.
     """
     alive_while_open, held = os.pipe()
     processes: list[subprocess.Popen] = []
@@ -99,7 +99,7 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
         os.close(alive_while_open)
         os.close(held)
     if dead and got:
-        raise Stopped(f"go on with: {go_on()}", got[0])
+        raise CommandStopped(f"go on with: {go_on()}", got[0])
     if dead:
         raise RunError(f"{dead}; the others were ended and what was saved is as it was: go on with: {go_on()}")
     return max(process.returncode for process in processes)

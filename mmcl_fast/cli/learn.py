@@ -6,17 +6,17 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mmcl_fast.cli.common import (
+    CommandStopped,
     Debug,
     Device,
     Json,
     Quiet,
     Run,
-    Stopped,
     app,
     check_device,
     console,
@@ -25,10 +25,6 @@ from mmcl_fast.cli.common import (
     print_json,
 )
 from mmcl_fast.errors import RunError, UserError
-
-if TYPE_CHECKING:
-    from mmcl_fast.config import Config
-    from mmcl_fast.runs.train import Result
 
 
 @app.command()
@@ -76,15 +72,14 @@ def train(
     else:
         settings = load_config(config, overrides or ())
     check_device(settings.train.device)
-    from mmcl_fast import distributed
-    from mmcl_fast import plugins as use
+    from mmcl_fast import distributed, plugins, progress, runs
 
     changes = [part for text in overrides or () for part in ("--set", text)]
 
     def go_on() -> str:
-        again = ["mmcl-fast", *use.words(), "train", "--resume", str(out)]
+        again = ["mmcl-fast", *plugins.words(), "train", "--resume", str(out)]
         if not (out / "config.json").is_file():
-            again = ["mmcl-fast", *use.words(), "train", config, "--out", str(out), *changes]
+            again = ["mmcl-fast", *plugins.words(), "train", config, "--out", str(out), *changes]
         count = devices or (distributed.world_size() if distributed.PARENT_PIPE in os.environ else 1)
         return shlex.join([*again, *(("--devices", str(count)) if count > 1 else ())])
 
@@ -99,47 +94,34 @@ def train(
             raise typer.Exit(launch.run(words, devices, go_on))
     try:
         distributed.init_process_group(settings.train.device)
-        result = _learn(settings, out, resume, quiet or not distributed.is_main_process())
+        display = progress.make(quiet or not distributed.is_main_process())
+        result = runs.train(settings, out, resume=resume, progress=display)
     except KeyboardInterrupt as stop:
         signum = getattr(stop, "signum", 2)
         if not distributed.should_report(stop):
             raise typer.Exit(128 + signum) from None
-        raise Stopped(f"go on with: {go_on()}", signum) from None
+        raise CommandStopped(f"go on with: {go_on()}", signum) from None
     except UserError as fault:
         if not (debug or distributed.should_report(fault)):
             raise typer.Exit(2) from None
         if isinstance(fault, distributed.PeerLost):
             raise RunError(f"{fault}: go on with: {go_on()}") from fault
         raise
+    main = distributed.is_main_process()
     distributed.destroy_process_group()
-    if result is None:
+    if not main:
         return
     from mmcl_fast import report
-    from mmcl_fast.runs import report_samples as sampling
 
-    try:
-        sampling.write(out, result.learner, result.stream, result.summary)
-    except UserError as fault:  # the run is whole without them
-        print(f"note: no samples for the report: {fault}", file=sys.stderr)
+    for warning in result.warnings:
+        print(f"note: {warning}", file=sys.stderr)
     page = report.write(out)
     if as_json:
         return print_json(result.summary)
-    from mmcl_fast.report.console import show
+    from mmcl_fast.report.console import print_tables
 
-    show(result.summary, console())
+    print_tables(result.summary, console())
     print(f"report: {page}")
-
-
-def _learn(settings: Config, out: Path, resume: bool, quiet: bool) -> Result | None:
-    """Check the data and train. Return the result in the main process and None in the others."""
-    from mmcl_fast import distributed, progress
-    from mmcl_fast.runs import train as runs
-    from mmcl_fast.runs.make_stream import prepare_stream
-
-    display = progress.make(quiet)
-    stream = prepare_stream(settings, out, resume=resume, progress=display)
-    result = runs.train(settings, out, resume=resume, progress=display, stream=stream)
-    return result if distributed.is_main_process() else None
 
 
 @app.command()
@@ -158,28 +140,15 @@ def evaluate(
 
     Example: `mmcl-fast evaluate runs/demo --split val`
     """
-    from mmcl_fast import progress
-    from mmcl_fast.config import read_run_config, require_same_data
-
     one_of("--setting", setting, ("agnostic", "given", "both"))
     one_of("--split", split, ("test", "val"))
-    settings = read_run_config(run)
     check_device(device)
-    from mmcl_fast.learning import Learner
-    from mmcl_fast.runs.train import make_stream, notes
+    from mmcl_fast import progress, runs
 
-    stream = make_stream(settings, run)
-    require_same_data(run, stream.fingerprint)
-    learner = Learner.load(
-        run,
-        device=device,
-        cache_dir=settings.train.cache,
-        cache_gb=settings.train.cache_gb,
-        workers=workers,
-        progress=progress.make(quiet),
+    found = runs.evaluate(
+        run, setting=setting, split=split, device=device, workers=workers, progress=progress.make(quiet)
     )
-    learned = {task["name"] for task in learner.tasks}
-    result = learner.evaluate([task for task in stream.tasks if task.name in learned], setting=setting, split=split)
+    result = found.result
     if as_json:
         return print_json(
             {
@@ -189,6 +158,6 @@ def evaluate(
                 "accuracy": {name: result.accuracy(name) for name in result.correct},
             }
         )
-    print(f"Accuracy in % on the {split} split after {len(learned)} of {len(stream)} tasks")
+    print(f"Accuracy in % on the {split} split after {found.tasks_learned} of {found.tasks_total} tasks")
     print(result.table())
-    print(*(f"Note: {line}" for line in notes(settings, stream)), sep="\n")
+    print(*(f"Note: {line}" for line in found.notes), sep="\n")

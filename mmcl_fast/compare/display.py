@@ -1,104 +1,64 @@
-"""How far a sweep is: all cells, and a line for each that is being learned."""
+"""The progress of a sweep: a phase for all cells, and one for each cell that is being learned."""
 
 from __future__ import annotations
 
-import sys
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any
 
 from mmcl_fast.compare.cell import Cell
+from mmcl_fast.progress import Display, TrackedPhase
 
 
-class Silent:
-    """Shows nothing."""
+class SweepDisplay:
+    """Shows the cells of a sweep on a display of ``mmcl_fast.progress``.
 
-    def __enter__(self) -> Silent:
+    Bars show the cells under way. Lines tell when a cell begins and when it has learned a task. Both keep a line for
+    each cell that ended.
+
+    Args:
+        display: what shows it.
+        count: number of cells.
+        done: number of cells that are finished already.
+    """
+
+    def __init__(self, display: Display, count: int, done: int):
+        self.display, self.count, self.done = display, count, done
+        self._learned: dict[str, int] = {}  # cell -> tasks learned
+        self._phases: dict[str, tuple[AbstractContextManager[TrackedPhase], TrackedPhase]] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> SweepDisplay:
+        self._all = self._stack.enter_context(self.display.phase("all cells", self.count, unit="cells", lines=False))
+        self._all.update(self.done, self.count, "")
         return self
 
     def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing to take away."""
+        for name in list(self._phases):
+            self._close(name)
+        self._stack.close()
 
     def begin(self, cell: Cell) -> None:
-        """A cell that is being learned from now on."""
+        """Show a cell that is being learned from now on."""
+        self.display.log_detail(f"{cell.name}: {'goes on' if cell.begun else 'begins'}")
+        manager = self.display.phase(cell.name, unit="tasks", lines=False)
+        self._phases[cell.name] = manager, manager.__enter__()
 
     def progress(self, cell: Cell, event: dict[str, Any]) -> None:
-        """``event``: its tasks, how many are learned, and what it is doing."""
+        """Show an event of a cell: how many of its ``tasks`` are ``learned``, and what it is ``doing``."""
+        if event["learned"] != self._learned.get(cell.name, 0):
+            self._learned[cell.name] = event["learned"]
+            self.display.log_detail(f"{cell.name}: task {event['learned']}/{event['tasks']}")
+        self._phases[cell.name][1].update(event["learned"], event["tasks"], event["doing"])
 
     def end(self, cell: Cell, fault: str | None) -> None:
-        """A cell that is finished, or failed."""
-
-
-class Lines(Silent):
-    """For logs and pipes: a line when a cell begins, ends, and has learned a task."""
-
-    def __init__(self, count: int, done: int):
-        self.count, self.done = count, done
-        self.learned: dict[str, int] = {}
-
-    def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    def begin(self, cell: Cell) -> None:
-        self.say(f"{cell.name}: {'goes on' if cell.begun else 'begins'}")
-
-    def progress(self, cell: Cell, event: dict[str, Any]) -> None:
-        if event["learned"] != self.learned.get(cell.name, 0):
-            self.learned[cell.name] = event["learned"]
-            self.say(f"{cell.name}: task {event['learned']}/{event['tasks']}")
-
-    def end(self, cell: Cell, fault: str | None) -> None:
+        """Show that a cell is finished, or why it failed."""
         self.done += 1
-        self.say(f"{cell.name}: {'failed: ' + fault if fault else 'finished'} ({self.done}/{self.count} cells)")
+        outcome = f"failed: {fault}" if fault else "finished"
+        self.display.log(f"{cell.name}: {outcome} ({self.done}/{self.count} cells)")
+        self._close(cell.name)
+        self._all.update(self.done, self.count, "")
 
-
-class Bars(Lines):
-    """For terminals: a bar over all cells and one for each cell under way; a line stays for each that ended."""
-
-    def __init__(self, count: int, done: int, console: Any):
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        super().__init__(count, done)
-        self.bars = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[doing]}", style="dim", markup=False),
-            console=console,
-            transient=True,
-        )
-        self.all = self.bars.add_task("all cells", total=count, completed=done, unit="cells", doing="")
-        self.keys: dict[str, Any] = {}
-
-    def __enter__(self) -> Bars:
-        self.bars.start()
-        return self
-
-    def __exit__(self, kind: type | None, fault: BaseException | None, trace: TracebackType | None) -> None:
-        self.bars.stop()
-
-    def say(self, line: str) -> None:
-        self.bars.console.print(line, highlight=False, markup=False)
-
-    def begin(self, cell: Cell) -> None:
-        self.keys[cell.name] = self.bars.add_task(cell.name, total=None, unit="tasks", doing="starts")
-
-    def progress(self, cell: Cell, event: dict[str, Any]) -> None:
-        self.bars.update(self.keys[cell.name], completed=event["learned"], total=event["tasks"], doing=event["doing"])
-
-    def end(self, cell: Cell, fault: str | None) -> None:
-        super().end(cell, fault)
-        self.bars.remove_task(self.keys.pop(cell.name))
-        self.bars.update(self.all, completed=self.done)
-
-
-def make(quiet: bool, count: int, done: int) -> Silent:
-    """The display that suits standard error. ``done``: cells of ``count`` that are finished already."""
-    from rich.console import Console
-
-    if quiet:
-        return Silent()
-    console = Console(stderr=True)
-    return Bars(count, done, console) if console.is_terminal else Lines(count, done)
+    def _close(self, name: str) -> None:
+        manager, _ = self._phases.pop(name)
+        manager.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with safetensors for tensors, JSON for the rest and a manifest of checksums, never pickle."""
+"""Checkpoints: folders with safetensors for tensors, JSON for the rest, and a manifest of checksums; never pickle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcl_fast import atomic_files as files
+from mmcl_fast import atomic_files
 from mmcl_fast.errors import RunError
-from mmcl_fast.streams.name_forms import name_normalizer
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
-KEYS: dict[str, type | tuple[type, ...]] = {
+KEYS: dict[str, type | tuple[type, ...]] = {  # of a learner's JSON values, with their types
     "encoder": str,
     "fingerprint": str,
     "method": str,
@@ -37,17 +36,21 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "texts": list,
     "state": dict,
 }
-ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # to format 2; values where they are missing
+ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # keys added to format 2: the values where they are missing
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Write to a temporary name beside ``folder``, wait for the disk, then rename: a half-written one is never read.
+    """Write a checkpoint under a temporary name, wait for the disk, then rename it to ``folder``.
 
-    Symmetric matrices are stored as their upper triangles.
+    A half-written checkpoint is therefore never read. Symmetric float64 matrices are stored as their upper triangles.
+
+    Args:
+        folder: a new folder, or an earlier checkpoint, which is replaced.
+        tensors: by name.
+        values: JSON values.
 
     Raises:
-        RunError: the folder holds anything but an earlier checkpoint, which would be lost, or can't be written;
-            an earlier checkpoint is then as it was.
+        RunError: the folder holds other files, or cannot be written. An earlier checkpoint is then as it was.
     """
     from safetensors.torch import save
 
@@ -61,19 +64,19 @@ def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> N
     }
     manifest = {"format": FORMAT, "files": {name: _entry(data) for name, data in contents.items()}}
     contents[MANIFEST] = json.dumps(manifest, indent=1).encode()
-    files.make_folder(folder.parent)
-    with files.writing(folder):
+    atomic_files.make_folder(folder.parent)
+    with atomic_files.explain_write_errors(folder):
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
             for name, data in contents.items():
-                files.put(temporary / name, data)
+                atomic_files.write_file(temporary / name, data)
             temporary.chmod(0o755)
-            files.sync(temporary)
+            atomic_files.sync_path(temporary)
             if folder.exists():
                 aside = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-old-")
                 os.rename(folder, Path(aside) / folder.name)
             os.rename(temporary, folder)
-            files.sync(folder.parent)
+            atomic_files.sync_path(folder.parent)
             for old in folder.parent.glob(f".{escape(folder.name)}-old-*"):
                 shutil.rmtree(old)
         finally:
@@ -81,13 +84,14 @@ def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> N
 
 
 def read(folder: Path, keys: Mapping[str, Any] = KEYS) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Inverse of :func:`write`. Nothing read is ever executed, and nothing is used whose checksum is wrong.
+    """Read the tensors and JSON values of a checkpoint, after a check of size and checksum of each file.
 
     Args:
-        keys: of the JSON values that must be there, with their types.
+        folder: the checkpoint.
+        keys: the JSON values that must be there, with their types.
 
     Raises:
-        RunError: names what is missing or broken.
+        RunError: a file is missing or broken; the message names it.
     """
     try:
         return _read(folder, keys)
@@ -101,9 +105,9 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    if not folder.exists():  # stopped between the two renames of a replacement: the old one is whole
-        whole = folder.resolve()
-        folder = next(whole.parent.glob(f".{escape(whole.name)}-old-*/{escape(whole.name)}"), folder)
+    if not folder.exists():  # a writer stopped between the two renames of a replacement: the old one is complete
+        path = folder.resolve()
+        folder = next(path.parent.glob(f".{escape(path.name)}-old-*/{escape(path.name)}"), folder)
     for name in (TENSORS, STATE, MANIFEST):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name}; give a folder that Learner.save or mmcl-fast train wrote")
@@ -128,7 +132,7 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
     values = {**{key: value for key, value in ADDED.items() if key in keys}, **values}
     if not all(
         key in values and isinstance(values[key], kind) for key, kind in {**keys, "packed": dict}.items()
-    ) or not all(map(_is_class, values["keys"] if "keys" in keys else ())):
+    ) or not all(map(_is_class_key, values["keys"] if "keys" in keys else ())):
         raise RunError(f"{folder / STATE}: not the state expected here; use an older checkpoint")
     try:
         tensors = {k: v.clone() for k, v in load(contents[TENSORS]).items()}
@@ -138,18 +142,28 @@ def _read(folder: Path, keys: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
 
 
 def find_task_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """(number of tasks learned, checkpoint) of a run folder's task ends, oldest first, readable or not."""
+    """Return (number of tasks learned, checkpoint) of a run folder, oldest first, readable or not."""
     return sorted(_numbered(run / "checkpoints", r"task-(\d+)"))
 
 
 def find_step_checkpoints(run: Path, task: int | None = None) -> list[tuple[int, Path]]:
-    """(place in time, checkpoint) of those taken inside a task (None: any task), oldest first, readable or not."""
+    """Return (running number, checkpoint) of checkpoints inside a task, oldest first, readable or not.
+
+    Args:
+        run: the run folder.
+        task: number of the task; None: all tasks.
+    """
     number = r"\d+" if task is None else f"{task:03d}"
     return sorted(_numbered(run / "checkpoints", rf"inside-{number}-(\d+)"))
 
 
 def find_latest(run: Path, broken: list[str] | None = None) -> Path | None:
-    """The newest readable task-end checkpoint of a run folder, or None. ``broken`` collects why newer ones are not."""
+    """Return the newest readable checkpoint of a task's end in a run folder; None without one.
+
+    Args:
+        run: the run folder.
+        broken: collects the reason for each newer checkpoint that is not readable.
+    """
     for _, folder in reversed(find_task_checkpoints(run)):
         try:
             read(folder)
@@ -162,32 +176,34 @@ def find_latest(run: Path, broken: list[str] | None = None) -> Path | None:
 
 
 def remove_temporary_folders(run: Path) -> None:
-    """Remove what a killed writer left under temporary names. Call with the run folder's lock held."""
+    """Remove what a killed writer left under temporary names. The caller holds the run folder's lock."""
     for folder in (run / "checkpoints").glob(".*-*"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint that is no longer needed; it is never found half removed."""
+    """Remove a checkpoint. A reader never finds it half removed, as it is renamed first."""
     gone = folder.with_name(f".{folder.name}-gone")
-    with files.writing(folder):
+    with atomic_files.explain_write_errors(folder):
         os.rename(folder, gone)
         shutil.rmtree(gone)
 
 
 def _numbered(folder: Path, pattern: str) -> Iterator[tuple[int, Path]]:
+    """Yield (number, path) of the paths whose name matches; the pattern's first group is the number."""
     for path in folder.glob("*-*"):
         match = re.fullmatch(pattern, path.name)
         if match:
             yield int(match[1]), path
 
 
-def _is_class(value: Any) -> bool:
-    """Whether it is [modality, label]."""
+def _is_class_key(value: Any) -> bool:
+    """Return whether a JSON value is [modality, class name]."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
 def _entry(data: bytes) -> dict[str, Any]:
+    """Return the manifest's entry of a file."""
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -201,44 +217,26 @@ def _json(file: Path, data: bytes) -> dict[str, Any]:
     return value
 
 
-def class_names(
-    keys: Sequence[Sequence[str]], tasks: Sequence[dict[str, Any]]
-) -> tuple[list[tuple[str, str]], list[dict[str, Any]]]:
-    """Stored ``(modality, name)`` of the classes, and the tasks, with names in the form that streams have them in.
-
-    Checkpoints may be older than that form: a Mac wrote the names of its folders otherwise.
-    """
-    named = name_normalizer([(modality, name) for modality, name in keys])
-    renamed = [
-        {
-            **task,
-            "classes": [named(name) for name in task["classes"]],
-            "class_ids": [[modality, named(name)] for modality, name in task["class_ids"]],
-        }
-        for task in tasks
-    ]
-    return [(modality, named(name)) for modality, name in keys], renamed
-
-
 def _pack(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Tensors as they are stored, and the side of each matrix stored as its upper triangle."""
+    """Return the tensors as they are stored, and the number of rows of each matrix stored as its upper triangle."""
     stored, packed = {}, {}
     for key, tensor in tensors.items():
         side = tensor.shape[0] if tensor.dim() == 2 and tensor.shape[0] == tensor.shape[1] > 1 else 0
         if side and tensor.dtype == torch.float64:
-            bits = tensor.contiguous().view(torch.int64)  # of bits, so that 0.0 and -0.0 are not mixed up
+            bits = tensor.contiguous().view(torch.int64)  # compared as bits, because 0.0 == -0.0
             if torch.equal(bits, bits.T):
                 packed[key], tensor = side, tensor[tuple(torch.triu_indices(side, side))]
-        stored[key] = tensor.clone().contiguous()  # a clone: safetensors refuses shared memory
+        stored[key] = tensor.clone().contiguous()  # safetensors refuses tensors that share memory
     return stored, packed
 
 
 def _unpack(tensors: dict[str, Tensor], packed: dict[str, int]) -> dict[str, Tensor]:
+    """Restore the symmetric matrices that ``_pack`` stored as upper triangles, in place."""
     for key, side in packed.items():
         if tensors[key].numel() != side * (side + 1) // 2:
             raise ValueError(f"{key} is no half of {side} x {side}")
         rows, columns = torch.triu_indices(side, side)
-        whole = tensors[key].new_empty(side, side)
-        whole[rows, columns] = whole[columns, rows] = tensors[key]
-        tensors[key] = whole
+        matrix = tensors[key].new_empty(side, side)
+        matrix[rows, columns] = matrix[columns, rows] = tensors[key]
+        tensors[key] = matrix
     return tensors

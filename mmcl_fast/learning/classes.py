@@ -18,7 +18,7 @@ def add_classes(classes: Classes, task: Task, encoder: Encoder) -> Classes:
 
     A text that another class already has gets the modality: "dog", seen and then heard, becomes "dog (audio)".
     """
-    new = {key: text for key, text in zip(task.class_ids, task.texts) if key not in classes.place}
+    new = {key: text for key, text in zip(task.class_ids, task.texts) if key not in classes.ids}
     if not new:
         return classes
     keys, texts, used = [*classes.keys, *new], list(classes.texts), set(classes.texts)

@@ -120,7 +120,7 @@ def evaluate(
     learned = {t["name"] for t in model.tasks}
     learned_ids: dict[str, set[int]] = {task.modality: set() for task in tasks}  # modality -> its classes learned
     for t in model.tasks:
-        learned_ids.setdefault(t["modality"], set()).update(classes.place[tuple(key)] for key in t["class_ids"])
+        learned_ids.setdefault(t["modality"], set()).update(classes.ids[tuple(key)] for key in t["class_ids"])
 
     result = Evaluation([t.name for t in tasks], [], [t.class_ids for t in tasks])
     confusion: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in settings}
@@ -136,13 +136,13 @@ def evaluate(
                 confusion[name].append(Counter())
             continue
         # One computation serves all settings where the modality cannot change the scores.
-        routes = model.method.routes
+        routes = model.method.uses_given_modality
         needed = {name != "agnostic" for name in settings} if routes else {True}
         with distributed.single_process():
             scores = {given: model.method.scores(tokens, task.modality, classes, given=given) for given in needed}
         keys = dict(zip(task.classes, task.class_ids))
         own = learned_ids[task.modality]
-        new = {classes.place[key] for key in task.class_ids} - own
+        new = {classes.ids[key] for key in task.class_ids} - own
         for name in settings:
             competing = scores[name != "agnostic" or not routes][:, : known if task.name in learned else len(classes)]
             columns = torch.tensor([*sorted(own), *sorted(new)]) if name == "given_masked" else None

@@ -90,7 +90,7 @@ class Learner:
             adjust(default_spec(modality), media)  # raises ConfigError for a setting that no spec takes
         chosen = make_options(method, options)
         # ``vars``, not getattr: a subclass must say it again for its own losses.
-        if distributed.world_size() > 1 and not vars(method_class(method)).get("shares"):
+        if distributed.world_size() > 1 and not vars(method_class(method)).get("supports_distributed"):
             raise ConfigError(f"method {method}: learns in one process only; leave out --devices or torchrun")
         self.settings: dict[str, Any] = {
             "method": method,
@@ -146,7 +146,7 @@ class Learner:
         tokens = trunk_tokens(self, samples, title, views=self.views)
         trunk_seconds = time.perf_counter() - started
         classes = add_classes(self.classes, task, self.encoder)
-        ids = {name: classes.place[key] for name, key in zip(task.classes, task.class_ids)}
+        ids = {name: classes.ids[key] for name, key in zip(task.classes, task.class_ids)}
         labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
         data = TaskData(len(self.tasks), task.modality, tokens, labels, [ids[name] for name in task.classes])
         tensors, values = self.method.state()
@@ -187,7 +187,7 @@ class Learner:
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Put the method back into an earlier state."""
-        if self.method.cumulative:
+        if self.method.needs_all_tasks:
             return  # its last act is to keep the task's data, so a task that failed left nothing
         fresh = type(self.method)(self.encoder, self.method.options, seed=self.seed, progress=self.progress)
         if tensors or self.tasks:

@@ -110,7 +110,7 @@ class Predictor:
         self.engines: dict[str, Engine] = {}
 
     def _classes_of_texts(self, texts: Sequence[str]) -> Classes:
-        if not type(self.method).reads_texts:
+        if not type(self.method).scores_texts:
             raise ConfigError(
                 f"classes: method {self.method.name} scores the classes it has learned, not texts; use "
                 "a run of comm, dns, finetune or zero_shot"

@@ -85,7 +85,7 @@ def _load(model: Model, tensors: dict[str, Tensor], values: dict[str, Any]) -> t
         for k, v in tensors.items()
         if k.startswith("method/")
     }
-    state = model.method.current(stored, values["state"])
+    state = model.method.migrate_state(stored, values["state"])
     model.method.load_state(*state)
     keys, model.tasks = canonical_names(values["keys"], values["tasks"])
     model.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))

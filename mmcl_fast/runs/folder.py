@@ -1,18 +1,18 @@
-"""A run's folder before anything is learned into it: whose it is, and what is fixed from the start."""
+"""A run's folder before anything is learned into it: whether it may be used, and what is fixed from the start."""
 
 from __future__ import annotations
 
 import json
 import platform
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmcl_fast import atomic_files as files
-from mmcl_fast import distributed
-from mmcl_fast.config import read_run_values
+from mmcl_fast import atomic_files, distributed
+from mmcl_fast.config.run_config import read_run_values
 from mmcl_fast.errors import RunError
 from mmcl_fast.media.spec import ISOLATION_SETTINGS
 from mmcl_fast.streams.broken_samples import broken_samples_to_jsonl
@@ -21,23 +21,17 @@ from mmcl_fast.streams.stream import Stream
 if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
-FREE = (
-    "workers",
-    "device",
-    "cache",
-    "cache_gb",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "track",
-)  # [train]: may change
-SKIPPED = "skipped.jsonl"  # of a run folder: the samples that its stream is without
+# Keys of [train] that a resumed run may change: they do not change what is learned.
+CHANGEABLE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints", "track")
+SKIPPED = "skipped.jsonl"  # the file of a run folder that lists the samples left out of its stream
+PACKAGES = ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton")
 
 
 def holds_run(out: Path, resume: bool) -> bool:
-    """Whether ``out`` holds a run that has begun, and may be gone on with.
+    """Return whether ``out`` holds a run that has begun.
 
     Raises:
-        RunError: it holds something else, or a run and ``resume`` is False.
+        RunError: ``out`` holds something else, or a run and ``resume`` is False.
     """
     if out.exists() and not out.is_dir():
         raise RunError(f"{out}: is a file; give --out the name of a folder")
@@ -45,7 +39,7 @@ def holds_run(out: Path, resume: bool) -> bool:
         names = {f.name for f in out.iterdir() if not f.name.endswith(".part")} if out.is_dir() else set()
     except OSError as fault:
         raise RunError(f"{out}: can't be read ({fault.strerror}); give another --out") from None
-    if names <= {files.LOCK, SKIPPED}:  # all that a run stopped before its config.json leaves
+    if names <= {atomic_files.LOCK, SKIPPED}:  # a run stopped before its config.json leaves no more
         return False
     if not resume:
         raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
@@ -54,55 +48,70 @@ def holds_run(out: Path, resume: bool) -> bool:
     return True
 
 
-def examine(config: Config, out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
-    """Check the run folder, writing nothing. Returns what config.json is to hold.
+def check_run_folder(config: Config, out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
+    """Check that ``out`` is empty or holds a run of this config and stream; write nothing.
+
+    A key that the stored config.json lacks counts as today's default.
+
+    Returns:
+        The values that config.json is to hold.
 
     Raises:
-        RunError, ConfigError: it holds a run of another config; a key that its config.json lacks counts as today's
-            default.
+        RunError: ``out`` holds a run of another config, or no run.
+        ConfigError: the stored config is wrong.
     """
     settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
     if holds_run(out, resume):
-        file = out / "config.json"
         difference = first_difference(read_run_values(out), settings)
         if difference:
+            file = out / "config.json"
             raise RunError(f"{file}: another config: {difference}; resume with the same config or give another --out")
     return settings
 
 
-def begin(out: Path, settings: dict[str, Any], stream: Stream) -> None:
-    """Write what is fixed from the start; what is there stays as it is."""
+def write_run_start(out: Path, settings: dict[str, Any], stream: Stream) -> None:
+    """Write config.json, environment.json and the list of skipped samples, each unless it is there already."""
     if not (out / "config.json").exists():
-        if stream.skipped or (out / SKIPPED).exists():  # one of a run stopped before its config.json
-            files.replace(out / SKIPPED, broken_samples_to_jsonl(stream.skipped).encode())
-        files.write_json(out / "config.json", settings)
+        # A list without a config.json is left from a run that was stopped before it began.
+        if stream.skipped or (out / SKIPPED).exists():
+            atomic_files.replace_file(out / SKIPPED, broken_samples_to_jsonl(stream.skipped).encode())
+        atomic_files.write_json(out / "config.json", settings)
     if not (out / "environment.json").exists():
-        files.write_json(out / "environment.json", environment())
+        atomic_files.write_json(out / "environment.json", describe_environment())
 
 
-def compared(out: Path, say: Any) -> dict[str, Any]:
-    """This session's environment; says what of it differs from the first session's."""
-    here = environment()
+def compare_environment(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Return this session's environment; ``say`` what differs from the first session's.
+
+    Raises:
+        RunError: environment.json is damaged.
+    """
+    current = describe_environment()
     try:
         first = json.loads((out / "environment.json").read_text())
     except ValueError:
         raise RunError(
             f"{out / 'environment.json'}: not readable as JSON; restore it from a copy, or remove it"
         ) from None
-    apart = [k for k in here if k != "free_disk_gb" and isinstance(first, dict) and first.get(k) != here[k]]
-    if apart:
+    changed = [k for k in current if k != "free_disk_gb" and isinstance(first, dict) and first.get(k) != current[k]]
+    if changed:
         say(
-            f"note: another {', '.join(apart)} than when the run began; numbers may differ from those of a run in one "
-            "go"
+            f"note: another {', '.join(changed)} than when the run began; numbers may differ from those of a run in "
+            "one go"
         )
-    return here
+    return current
 
 
 def first_difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first key at which two JSON values differ, with both values; None when equal."""
+    """Return the first key at which two JSON values differ, with both values; None where they are equal.
+
+    Keys that a run may change (``CHANGEABLE``, and limits of decoding workers) are passed over.
+
+    Example: ``"train.seed was 0, is 1"``.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            if (path == "train." and key in FREE) or (path == "media." and key in ISOLATION_SETTINGS):
+            if (path == "train." and key in CHANGEABLE) or (path == "media." and key in ISOLATION_SETTINGS):
                 continue
             found = first_difference(old.get(key), new.get(key), f"{path}{key}.")
             if found:
@@ -111,12 +120,12 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
     return None if old == new else f"{path[:-1]} was {json.dumps(old)}, is {json.dumps(new)}"
 
 
-def environment() -> dict[str, Any]:
-    """What this run ran on."""
+def describe_environment() -> dict[str, Any]:
+    """Return the versions, processors and free disk space of this session, as JSON values."""
     from importlib.metadata import PackageNotFoundError, version
 
     packages = {}
-    for name in ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton"):
+    for name in PACKAGES:
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

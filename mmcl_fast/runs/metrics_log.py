@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, one JSON object a line, appended and on the disk before the run goes on."""
+"""metrics.jsonl: what a run measured, one JSON object a line, on the disk before the run goes on."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast import atomic_files as files
-from mmcl_fast import distributed
+from mmcl_fast import atomic_files, distributed
 from mmcl_fast.errors import RunError
 
-ROW_ENDS = ("start", "task")
+ROW_ENDS = ("start", "task")  # events that complete a row
 
 
 class MetricsLog:
     """The events of a run folder's metrics.jsonl.
 
-    A row (the evaluation after a task, and before the first) is written in one piece that ends with a ``task`` (or
-    ``start``) event; without that last line the row does not count. Of several processes only the first writes.
+    A row is the evaluation after a task, or before the first. Its events are written in one piece that ends with a
+    ``task`` (or ``start``) event. Without that last line the row does not count. Of several processes rank 0 writes.
 
     Attributes:
         events: in the order of the file.
-        rows: numbers of tasks whose row is whole; 0 is the row before the first task.
-        listeners: are called with the events of each piece once it is on the disk.
+        rows: numbers of tasks whose row is complete; 0 is the row before the first task.
+        listeners: called with the events of each piece once it is on the disk.
     """
 
     def __init__(self, file: Path):
@@ -33,19 +32,19 @@ class MetricsLog:
         self.rows: set[int] = set()
         self.listeners: list[Callable[[Sequence[dict[str, Any]]], None]] = []
 
-    def keep(self, tasks: int) -> None:
-        """Read the file and drop what a stopped run left after its last whole row, and rows after ``tasks`` tasks.
+    def load(self, tasks: int) -> None:
+        """Read the file; drop incomplete rows, and rows after ``tasks`` tasks, which a stopped run left.
 
         Raises:
-            RunError: a line is damaged (but for a last one cut short).
+            RunError: a line is damaged. A last line that was cut short is dropped without an error.
         """
         if not self.file.is_file():
             return
-        kept, row, cut = [], [], False
+        kept, row, dropped = [], [], False
         data = self.file.read_bytes()
-        for number, line in enumerate(data.split(b"\n")[:-1], 1):  # what follows the last newline was cut short
-            event = self._event(number, line)
-            if event["event"] == "resume" or (event["event"] == "summary" and not cut):
+        for number, line in enumerate(data.split(b"\n")[:-1], 1):  # without what follows the last newline
+            event = self._parse(number, line)
+            if event["event"] == "resume" or (event["event"] == "summary" and not dropped):
                 kept.append((line, event))
             elif event["event"] != "summary":
                 row.append((line, event))
@@ -54,14 +53,14 @@ class MetricsLog:
                         kept += row
                         self.rows.add(event.get("task", 0))
                     else:
-                        cut = True
+                        dropped = True
                     row = []
         self.events = [event for _, event in kept]
         text = b"".join(line + b"\n" for line, _ in kept)
         if text != data and distributed.is_main_process():
-            files.replace(self.file, text)
+            atomic_files.replace_file(self.file, text)
 
-    def _event(self, number: int, line: bytes) -> dict[str, Any]:
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             event = json.loads(line)
         except (ValueError, RecursionError):
@@ -77,8 +76,14 @@ class MetricsLog:
             )
         return event
 
-    def require(self, tasks: int) -> None:
-        """Raises RunError unless the rows before that of the ``tasks``-th task, the last one learned, are there."""
+    def require_rows(self, tasks: int) -> None:
+        """Check that the rows before the row of the newest task learned, the ``tasks``-th, are there.
+
+        The newest task's own row may be missing: the run evaluates that task again.
+
+        Raises:
+            RunError: a row is missing.
+        """
         missing = sorted(set(range(tasks)) - self.rows)
         if missing:
             raise RunError(
@@ -87,7 +92,11 @@ class MetricsLog:
             )
 
     def write(self, *events: dict[str, Any]) -> None:
-        """Append events in one piece and wait for the disk."""
+        """Append events in one piece, wait for the disk, and call the listeners.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
         if distributed.is_main_process():
             self._append("".join(json.dumps(e) + "\n" for e in events).encode())
         self.events += events
@@ -97,10 +106,10 @@ class MetricsLog:
 
     def _append(self, text: bytes) -> None:
         new = not self.file.exists()
-        with files.writing(self.file):
+        with atomic_files.explain_write_errors(self.file):
             with open(self.file, "ab") as stream:
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
             if new:
-                files.sync(self.file.parent)
+                atomic_files.sync_path(self.file.parent)  # the new name, too, must outlive a power cut

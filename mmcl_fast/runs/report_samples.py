@@ -1,5 +1,7 @@
-"""Some test samples of a finished run for its report: where they lie, what they are taken for, and of each a small
-picture or its first words. Written when learning is over, so that the report needs neither the data nor the encoder."""
+"""Test samples of a finished run for its report: embeddings, predictions, and a small picture or some words of each.
+
+They are written when learning is over. So the report needs neither the data nor the encoder.
+"""
 
 from __future__ import annotations
 
@@ -19,47 +21,58 @@ from torch import Tensor
 from mmcl_fast.learning.forgotten_classes import MAX_LISTED, find_forgotten_classes
 from mmcl_fast.media.engines.engine import ThreadEngine
 from mmcl_fast.media.spec import TextSpec
-from mmcl_fast.runs.sample_file import FILE, Samples, Shown, save
+from mmcl_fast.runs.sample_file import SAMPLES_FILE, ReportSample, ReportSamples, write_samples
 from mmcl_fast.streams.sample import ClassId, Sample
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
     from mmcl_fast.learning.learner import Learner
 
-DRAWN = 400  # samples of the plot, as many of each modality
-EACH = 10  # samples of a class that fell, for examples
-SIDE, FRAMES, QUALITY, WORDS = 96, 4, 45, 160  # pixels of a picture, pictures of a video, of WebP, letters of a text
-MAPPED = ("audio", "depth")  # one plane of numbers: shown by a colour map
+PLOT_SAMPLES = 400  # of the plot, equally many of each modality
+EXAMPLES_PER_CLASS = 10  # of a forgotten class
+PICTURE_SIDE = 96  # pixels
+PICTURE_FRAMES = 4  # pictures of a video
+WEBP_QUALITY = 45
+TEXT_LENGTH = 160  # characters
+BATCH = 32
+COLOUR_MAPPED = ("audio", "depth")  # one plane of numbers, which a colour map makes visible
 
 
-def write(run: Path, learner: Learner, stream: Stream, summary: dict[str, Any]) -> None:
-    """Write ``samples.safetensors`` into a finished run's folder, unless it is there.
+def write_report_samples(run: Path, learner: Learner, stream: Stream, summary: dict[str, Any]) -> None:
+    """Write samples.safetensors into a finished run's folder, unless it is there.
+
+    Args:
+        run: the run folder.
+        learner: the learner after the last task.
+        stream: the run's stream.
+        summary: the values of summary.json.
 
     Raises:
-        UserError: a file that the trunk has to see again is broken, or the folder can't be written.
+        UserError: a file that the trunk must read again is broken, or the folder cannot be written.
     """
-    if (run / FILE).exists():
+    if (run / SAMPLES_FILE).exists():
         return
     setting = next(iter(summary["settings"]))
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    fallen = (find_forgotten_classes(summary["tasks"], events, setting) or [])[:MAX_LISTED]
-    chosen = _choose(stream, {(fall.task, fall.class_index) for fall in fallen})
-    with learner.method.phase("samples for the report", sum(map(len, chosen.values()))) as shown:
-        found = []
+    forgotten = (find_forgotten_classes(summary["tasks"], events, setting) or [])[:MAX_LISTED]
+    chosen = _choose_samples(stream, {(found.task, found.class_index) for found in forgotten})
+    parts = []
+    with learner.method.phase("samples for the report", sum(map(len, chosen.values()))) as bar:
         for modality, some in chosen.items():
-            found.append(_found(learner, modality, some, given=setting != "agnostic"))
-            shown.advance(len(some))
-    samples = [sample for part, _ in found for sample in part]
+            parts.append(_predict(learner, modality, some, given=setting != "agnostic"))
+            bar.advance(len(some))
+    samples = [sample for part, _ in parts for sample in part]
+    # The file lists the classes in use only, so the learner's ids become positions among those.
     used = sorted({k for sample in samples for k in (sample.label, sample.guess)})
-    place = {k: new for new, k in enumerate(used)}
-    save(
-        run / FILE,
-        Samples(
+    position = {k: i for i, k in enumerate(used)}
+    write_samples(
+        run / SAMPLES_FILE,
+        ReportSamples(
             setting,
-            [dataclasses.replace(s, label=place[s.label], guess=place[s.guess]) for s in samples],
-            {name: _half(torch.cat([e[name] for _, e in found])) for name in found[0][1]},
+            [dataclasses.replace(s, label=position[s.label], guess=position[s.guess]) for s in samples],
+            {name: _float16(torch.cat([e[name] for _, e in parts])) for name in parts[0][1]},
             [learner.classes.keys[k] for k in used],
-            _half(learner.classes.embedding[used]),
+            _float16(learner.classes.embedding[used]),
         ),
     )
 
@@ -67,90 +80,99 @@ def write(run: Path, learner: Learner, stream: Stream, summary: dict[str, Any]) 
 @dataclasses.dataclass(frozen=True)
 class _Chosen:
     sample: Sample
-    task: int
+    task: int  # from 1
     label: ClassId
-    example: bool
-    drawn: bool = False
+    example: bool  # of a forgotten class
+    drawn: bool = False  # for the plot
 
 
-def _choose(stream: Stream, fallen: set[tuple[int, int]]) -> dict[str, list[_Chosen]]:
-    """Modality -> its samples: ``DRAWN`` over all modalities, by turns one of each class; and of the classes
-    (task, place) that fell ``EACH``."""
-    queues: dict[str, list[list[_Chosen]]] = {}
+def _choose_samples(stream: Stream, forgotten: set[tuple[int, int]]) -> dict[str, list[_Chosen]]:
+    """Choose test samples of each modality: for the plot, one of each class in turn, and examples of forgotten classes.
+
+    Args:
+        forgotten: (task from 1, position of the class in it) of each forgotten class.
+    """
+    queues: dict[str, list[list[_Chosen]]] = {}  # modality -> for each class its samples, shuffled
     for number, task in enumerate(stream.tasks, 1):
-        own: dict[str, list[Sample]] = {name: [] for name in task.classes}
+        by_class: dict[str, list[Sample]] = {name: [] for name in task.classes}
         for sample in task.test:
-            own[sample.label].append(sample)
-        for place, (some, label) in enumerate(zip(own.values(), task.class_ids)):
+            by_class[sample.label].append(sample)
+        for index, (some, label) in enumerate(zip(by_class.values(), task.class_ids)):
             random.Random(0).shuffle(some)
-            wanted = EACH if (number, place) in fallen else 0
+            examples = EXAMPLES_PER_CLASS if (number, index) in forgotten else 0
             queues.setdefault(task.modality, []).append(
-                [_Chosen(s, number, label, turn < wanted) for turn, s in enumerate(some)]
+                [_Chosen(s, number, label, turn < examples) for turn, s in enumerate(some)]
             )
-    out, share = {}, DRAWN // max(len(queues), 1)
+    out, share = {}, PLOT_SAMPLES // max(len(queues), 1)
     for modality, classes in queues.items():
-        turns = [one for turn in zip_longest(*classes) for one in turn if one is not None]
-        out[modality] = [dataclasses.replace(one, drawn=True) for one in turns[:share]]
-        out[modality] += [one for one in turns[share:] if one.example]
+        in_turns = [one for turn in zip_longest(*classes) for one in turn if one is not None]
+        out[modality] = [dataclasses.replace(one, drawn=True) for one in in_turns[:share]]
+        out[modality] += [one for one in in_turns[share:] if one.example]
     return out
 
 
 @torch.no_grad()
-def _found(
+def _predict(
     learner: Learner, modality: str, chosen: list[_Chosen], given: bool
-) -> tuple[list[Shown], dict[str, Tensor]]:
-    """Samples of one modality, ``label`` and ``guess`` as ids of the learner's classes, and their embeddings."""
+) -> tuple[list[ReportSample], dict[str, Tensor]]:
+    """Predict samples of one modality.
+
+    Returns:
+        The samples, with ``label`` and ``guess`` as ids of the learner's classes, and their embeddings by name.
+    """
     samples = [one.sample for one in chosen]
     tokens = learner.cache.tokens(learner.encoder, samples)
     embeddings = learner.method.embeddings(tokens, modality)
     guesses = learner.method.scores(tokens, modality, learner.classes, given=given).argmax(1).tolist()
-    shown = [
-        Shown(modality, one.task, one.sample.key, learner.classes.place[one.label], guess, one.drawn, **look)
-        for one, guess, look in zip(chosen, guesses, _looks(learner, modality, samples))
+    previews = _previews(learner, modality, samples)
+    out = [
+        ReportSample(modality, one.task, one.sample.key, learner.classes.ids[one.label], guess, one.drawn, **preview)
+        for one, guess, preview in zip(chosen, guesses, previews)
     ]
-    return shown, embeddings
+    return out, embeddings
 
 
-def _looks(learner: Learner, modality: str, samples: list[Sample]) -> list[dict[str, Any]]:
-    """``picture`` or ``text`` of each sample; nothing where its file is gone."""
+def _previews(learner: Learner, modality: str, samples: list[Sample]) -> list[dict[str, Any]]:
+    """Return ``picture`` or ``text`` of each sample; an empty dict where the file cannot be read again."""
     spec = learner.spec(modality)
     if not isinstance(spec, TextSpec):
-        frames = min(FRAMES, spec.frames)
-        spec = dataclasses.replace(spec, size=SIDE, frames=frames, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        frames = min(PICTURE_FRAMES, spec.frames)
+        spec = dataclasses.replace(spec, size=PICTURE_SIDE, frames=frames, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     engine = ThreadEngine(spec, workers=learner.cache.workers)
     out: list[dict[str, Any]] = [{} for _ in samples]
-    for chunk in engine.run(samples, [range(i, min(i + 32, len(samples))) for i in range(0, len(samples), 32)]):
+    batches = [range(i, min(i + BATCH, len(samples))) for i in range(0, len(samples), BATCH)]
+    for chunk in engine.run(samples, batches):
         for slot, index in enumerate(chunk.indices):
             if slot not in chunk.faults:
                 data = chunk.data[slot]
-                out[index] = {"text": _first(data)} if isinstance(data, str) else {"picture": _picture(data, modality)}
+                out[index] = {"text": _shorten(data)} if isinstance(data, str) else {"picture": _webp(data, modality)}
     return out
 
 
-def _first(text: str) -> str:
+def _shorten(text: str) -> str:
     words = " ".join(text.split())
-    return words if len(words) <= WORDS else f"{words[: WORDS - 1]}…"
+    return words if len(words) <= TEXT_LENGTH else f"{words[: TEXT_LENGTH - 1]}…"
 
 
-def _picture(frames: Tensor, modality: str) -> bytes:
-    """``[F, 3, S, S]`` in 0..1 -> a WebP file, the frames side by side."""
+def _webp(frames: Tensor, modality: str) -> bytes:
+    """Return a WebP file of frames ``[F, 3, S, S]`` with values 0 to 1, side by side."""
     from PIL import Image
 
     pixels = (frames.permute(2, 0, 3, 1).flatten(1, 2).clamp(0, 1) * 255).round().byte().numpy()  # [S, F S, 3]
-    if modality in MAPPED:
-        pixels = _colours()[pixels[..., 0]]
+    if modality in COLOUR_MAPPED:
+        pixels = _colour_map()[pixels[..., 0]]
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "WEBP", quality=QUALITY, method=2)
+    Image.fromarray(pixels).save(out, "WEBP", quality=WEBP_QUALITY, method=2)
     return out.getvalue()
 
 
 @cache
-def _colours() -> np.ndarray:
-    """``[256, 3]`` uint8: cividis, which reads the same for colour-blind people."""
+def _colour_map() -> np.ndarray:
+    """Return ``[256, 3]`` uint8: cividis, which looks the same to colour-blind people."""
     from plotly.colors import sample_colorscale
 
     return (np.array(sample_colorscale("Cividis", 256, colortype="tuple")) * 255).round().astype(np.uint8)
 
 
-def _half(x: Tensor) -> np.ndarray:
+def _float16(x: Tensor) -> np.ndarray:
     return x.half().cpu().numpy()

@@ -1,4 +1,4 @@
-"""The file of some test samples that a run keeps for its report, and its contents."""
+"""The file of test samples that a run keeps for its report: samples.safetensors."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from mmcl_fast import atomic_files as files
+from mmcl_fast import atomic_files
 from mmcl_fast.errors import RunError
 
 if TYPE_CHECKING:
     from mmcl_fast.streams.sample import ClassId
 
-FILE = "samples.safetensors"
+SAMPLES_FILE = "samples.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """A test sample as a report shows it.
+class ReportSample:
+    """A test sample as a report shows it. The fields are keys of the file.
 
     Attributes:
+        modality: its modality.
         task: number of its task, from 1.
         key: its identity in the stream.
-        label, guess: what it is and what it is taken for, places in ``Samples.classes``.
-        drawn: whether it is one of the plot's, which are balanced; the others are there as examples.
-        picture: a WebP file, frames of a video side by side; ``text``: the first letters. Both are None where the
-            file could not be read again.
+        label: its true class, a position in ``ReportSamples.classes``.
+        guess: its predicted class, likewise.
+        drawn: True for the samples of the plot, which are balanced over classes. The others are examples only.
+        picture: a WebP file; the frames of a video side by side. None for text, and where the file is gone.
+        text: the first words of a text; None for the other modalities.
     """
 
     modality: str
@@ -44,23 +46,30 @@ class Shown:
 
 
 @dataclasses.dataclass(frozen=True)
-class Samples:
-    """n samples, and the C classes that they are of or taken for.
+class ReportSamples:
+    """n samples, and the C classes that are their true or predicted ones.
 
     Attributes:
-        setting: that ``guess`` is of.
-        embeddings: what it is -> ``[n, D]`` float16, unit rows; see ``Method.embeddings``.
-        texts: ``[C, D]`` float16, the class texts, unit rows.
+        setting: the setting in which they were predicted, such as ``agnostic``.
+        samples: n samples.
+        embeddings: name of an embedding -> ``[n, D]`` float16, unit rows; see ``Method.embeddings``.
+        classes: C classes (modality, name).
+        texts: ``[C, D]`` float16, embeddings of the class texts, unit rows.
     """
 
     setting: str
-    samples: list[Shown]
+    samples: list[ReportSample]
     embeddings: dict[str, np.ndarray]
     classes: list[ClassId]
     texts: np.ndarray
 
 
-def save(file: Path, found: Samples) -> None:
+def write_samples(file: Path, found: ReportSamples) -> None:
+    """Write the samples into one safetensors file, with the pictures' bytes joined.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     pictures = [sample.picture or b"" for sample in found.samples]
     about = {
         "setting": found.setting,
@@ -73,16 +82,16 @@ def save(file: Path, found: Samples) -> None:
     }
     tensors = {f"embedding/{k}": e for k, e in enumerate(found.embeddings.values())}
     tensors |= {"texts": found.texts, "pictures": np.frombuffer(b"".join(pictures), np.uint8)}
-    files.replace(file, safetensors.numpy.save(tensors, {"samples": json.dumps(about)}))
+    atomic_files.replace_file(file, safetensors.numpy.save(tensors, {"samples": json.dumps(about)}))
 
 
-def read(run: Path) -> Samples | None:
-    """What :func:`write` wrote; None where it did not.
+def read_samples(run: Path) -> ReportSamples | None:
+    """Read the samples of a run folder; return None where it has none.
 
     Raises:
         RunError: the file is damaged.
     """
-    file = run / FILE
+    file = run / SAMPLES_FILE
     if not file.is_file():
         return None
     try:
@@ -90,11 +99,11 @@ def read(run: Path) -> Samples | None:
             about = json.loads(opened.metadata()["samples"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         samples, start, pictures = [], 0, tensors["pictures"].tobytes()
-        for one in about["samples"]:
-            end = start + one.pop("bytes")
-            samples.append(Shown(**one, picture=pictures[start:end] or None))
+        for values in about["samples"]:
+            end = start + values.pop("bytes")
+            samples.append(ReportSample(**values, picture=pictures[start:end] or None))
             start = end
-        out = Samples(
+        out = ReportSamples(
             about["setting"],
             samples,
             {name: tensors[f"embedding/{k}"] for k, name in enumerate(about["embeddings"])},
@@ -102,8 +111,8 @@ def read(run: Path) -> Samples | None:
             tensors["texts"],
         )
         sizes = {len(e) for e in out.embeddings.values()}
-        places = {k for s in samples for k in (s.label, s.guess)}
-        if sizes != {len(samples)} or len(out.texts) != len(out.classes) or not places <= set(range(len(out.classes))):
+        used = {k for s in samples for k in (s.label, s.guess)}
+        if sizes != {len(samples)} or len(out.texts) != len(out.classes) or not used <= set(range(len(out.classes))):
             raise ValueError("its parts are of unlike lengths")
     except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as fault:
         raise RunError(

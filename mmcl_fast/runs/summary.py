@@ -1,4 +1,4 @@
-"""summary.json: what a finished run came to, and what must be said beside its numbers."""
+"""summary.json: the results of a finished run, and the notes that belong to its numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, config: Config) -> dict[str, Any]:
-    """summary.json from the events of a finished run."""
+    """Return the values of summary.json from the events of a finished run."""
     T = len(stream)
     counts = [len(t.test) for t in stream.tasks]
     modalities = [t.modality for t in stream.tasks]
@@ -30,7 +30,7 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
     for event in events:
         for phase, value in event.get("seconds", {}).items():
             seconds[phase] = seconds.get(phase, 0.0) + value
-    shares = [e for e in events if e["event"] == "contributions"]
+    matrices = [e for e in events if e["event"] == "contributions"]
     return {
         "tasks": [
             {
@@ -39,27 +39,27 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
                 "classes": list(t.classes),
                 "train": len(t.train),
                 "test": len(t.test),
-                "test_by_class": _by_class(t),
+                "test_by_class": _test_samples_by_class(t),
             }
             for t in stream.tasks
         ],
         "settings": settings,
         "formulas": metrics.FORMULAS,
-        "contributions": {k: shares[-1][k] for k in ("modalities", "matrix")} if shares else None,
+        "contributions": {k: matrices[-1][k] for k in ("modalities", "matrix")} if matrices else None,
         "seconds": seconds,
         **learner.describe(),
         "notes": notes(config, stream),
     }
 
 
-def _by_class(task: Task) -> list[int]:
-    """Test samples of each class."""
-    found = Counter(sample.label for sample in task.test)
-    return [found[name] for name in task.classes]
+def _test_samples_by_class(task: Task) -> list[int]:
+    """Return the number of test samples of each class of a task."""
+    counts = Counter(sample.label for sample in task.test)
+    return [counts[name] for name in task.classes]
 
 
 def notes(config: Config, stream: Stream) -> list[str]:
-    """What must stand wherever the numbers stand."""
+    """Return the notes that must be shown wherever the numbers are shown, one sentence or two each."""
     out = [
         "R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "
         "Prediction is per instance.",

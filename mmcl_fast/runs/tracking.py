@@ -1,4 +1,4 @@
-"""metrics.jsonl shown elsewhere while a run goes on: TensorBoard, Weights & Biases. The file stays the record."""
+"""Copies of a run's events for TensorBoard and Weights & Biases, while it goes on; metrics.jsonl stays the record."""
 
 from __future__ import annotations
 
@@ -16,21 +16,27 @@ MODULES = {"tensorboard": ("torch.utils.tensorboard", "SummaryWriter"), "wandb":
 Event = Mapping[str, Any]
 
 
-def require(wanted: Sequence[str]) -> None:
-    """Raises ConfigError that names the extra to install, where a package of ``train.track`` is missing."""
+def require_packages(wanted: Sequence[str]) -> None:
+    """Check that the packages of ``train.track`` are installed.
+
+    Raises:
+        ConfigError: a package is missing; the message names the extra to install.
+    """
     for name in wanted:
         module, needed = MODULES[name]
         try:
             getattr(import_module(module), needed)
-        except (ImportError, AttributeError):  # a folder called wandb imports too, as an empty package
+        except (ImportError, AttributeError):  # a folder named wandb imports as an empty package
             raise ConfigError(
                 f"train.track: {name!r} needs a package: pip install 'mmcl-fast[{name}]', or leave it out"
             ) from None
 
 
 def scalars(event: Event, tasks: Sequence[str]) -> tuple[int, dict[str, float]]:
-    """(number of tasks learned, named numbers) of an event. Accuracies are in per cent, their mean is over the tasks
-    learned so far."""
+    """Return the number of tasks learned at an event, and the event's numbers by name.
+
+    Accuracies are in per cent. "mean so far" is their mean over the tasks learned so far.
+    """
     kind, out = event["event"], {}
     if kind == "evaluation":
         row, setting = event["row"], event["setting"]
@@ -57,9 +63,9 @@ def scalars(event: Event, tasks: Sequence[str]) -> tuple[int, dict[str, float]]:
 
 
 class TensorBoard:
-    """Event files in ``tensorboard/`` of the run folder, written anew from metrics.jsonl at every start."""
+    """Event files in ``tensorboard/`` of the run folder, written again from metrics.jsonl at every start."""
 
-    has_old = False
+    has_earlier_events = False
 
     def __init__(self, out: Path, settings: Mapping[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
@@ -79,14 +85,18 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of the project mmcl_fast, found again by ``wandb/id`` of the run folder; WANDB_* say where it goes."""
+    """A run of the project ``mmcl_fast``.
+
+    A resumed run finds it by the file ``wandb/id`` of the run folder. The environment variables WANDB_* choose the
+    server and the account, as wandb documents them.
+    """
 
     def __init__(self, out: Path, settings: Mapping[str, Any]):
         import wandb
 
         file = out / "wandb" / "id"
-        self.has_old = file.is_file()
-        if not self.has_old:
+        self.has_earlier_events = file.is_file()
+        if not self.has_earlier_events:
             file.parent.mkdir(exist_ok=True)
             file.write_text(secrets.token_hex(8))
         self.run = wandb.init(
@@ -110,7 +120,7 @@ TRACKERS: dict[str, type[TensorBoard] | type[WandB]] = {"tensorboard": TensorBoa
 
 
 @contextmanager
-def shown(
+def follow(
     wanted: Sequence[str],
     out: Path,
     log: MetricsLog,
@@ -118,11 +128,22 @@ def shown(
     settings: Mapping[str, Any],
     say: Callable[[str], None],
 ) -> Iterator[None]:
-    """Shows what ``log`` holds and what is written to it. What fails to show is said once, and the run goes on."""
+    """Inside, send the log's events to the trackers: the earlier ones first, then each new one.
+
+    A tracker that fails is reported once and left out from then on. The run goes on.
+
+    Args:
+        wanted: names of trackers, see ``TRACKERS``.
+        out: the run folder.
+        log: the run's log.
+        tasks: names of the tasks.
+        settings: the run's config, for trackers that show it.
+        say: takes a line for the user.
+    """
     trackers: dict[str, TensorBoard | WandB] = {}
 
     @contextmanager
-    def kept_going(name: str) -> Iterator[None]:
+    def left_out_on_error(name: str) -> Iterator[None]:
         try:
             yield
         except Exception as fault:  # a package that talks to a server may raise anything
@@ -131,13 +152,13 @@ def shown(
 
     def write(events: Sequence[Event]) -> None:
         for name, tracker in list(trackers.items()):
-            with kept_going(name):
+            with left_out_on_error(name):
                 _write(tracker, events, tasks)
 
     for name in wanted:
-        with kept_going(name):
+        with left_out_on_error(name):
             trackers[name] = tracker = TRACKERS[name](out, settings)
-            if not tracker.has_old:
+            if not tracker.has_earlier_events:
                 _write(tracker, log.events, tasks)
     log.listeners.append(write)
     try:
@@ -145,7 +166,7 @@ def shown(
     finally:
         log.listeners.remove(write)
         for name, tracker in list(trackers.items()):
-            with kept_going(name):
+            with left_out_on_error(name):
                 tracker.close()
 
 

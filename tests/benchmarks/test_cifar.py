@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmcl_fast.config import load_config
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.make_stream import make_stream
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cifar.py"
 
@@ -36,7 +36,7 @@ def test_every_picture_stands_in_one_split_under_its_class(tmp_path, monkeypatch
             numbers[split] += [int(np.asarray(Image.open(f))[0, 0, 0]) for f in files]
             assert len(files) == count and {n % 10 for n in numbers[split][-count:]} == {label}
     assert not set(numbers["train"]) & set(numbers["val"])
-    tasks = run.make_stream(load_config(str(tmp_path / "cifar10.toml"), ())).tasks
+    tasks = make_stream(load_config(str(tmp_path / "cifar10.toml"), ())).tasks
     assert [len({s.label for s in task.train}) for task in tasks] == [2] * 5
 
 

@@ -30,9 +30,7 @@ def run() -> list[dict]:
 def test_by_hand() -> None:
     cat, bark = find_forgotten_classes(TASKS, run(), "given")
     assert cat == ForgottenClass(1, 0, 9, 2, 5, 10, [(("image", "car"), 4), (("audio", "bark"), 1)])
-    assert bark == ForgottenClass(
-        2, 0, 7, 2, 6, 8, [(("image", "cat"), 2)]
-    )  # the row before its task does not count
+    assert bark == ForgottenClass(2, 0, 7, 2, 6, 8, [(("image", "cat"), 2)])  # the row before its task does not count
     assert (cat.forgetting, bark.forgetting) == (40.0, 12.5)
 
 

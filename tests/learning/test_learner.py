@@ -227,7 +227,7 @@ def test_who_competes_for_a_sample(root):
         classes = add_classes(classes, task, learner.encoder)
     for i, task in enumerate(stream.tasks):
         own = {
-            classes.place[k]
+            classes.ids[k]
             for t in stream.tasks
             if t.modality == task.modality and (t.index < 3 or t is task)
             for k in t.class_ids
@@ -236,7 +236,7 @@ def test_who_competes_for_a_sample(root):
         seen = torch.arange(len(classes)) < (known if i < 3 else len(classes))
         tokens = learner.cache.tokens(learner.encoder, task.test)
         scores = learner.method.scores(tokens, task.modality, classes, given=True)
-        labels = torch.tensor([classes.place[task.modality, s.label] for s in task.test])
+        labels = torch.tensor([classes.ids[task.modality, s.label] for s in task.test])
         for setting, allowed in (("given", seen), ("given_masked", seen & masked)):
             best = scores.masked_fill(~allowed, -torch.inf).argmax(1)
             assert result.correct[setting][i] == int((best == labels).sum())

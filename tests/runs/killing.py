@@ -22,13 +22,12 @@ from typing import Any
 
 import torch
 
-from mmcl_fast import atomic_files as files
+from mmcl_fast import atomic_files, runs
 from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.runs import metrics_log as log
 from mmcl_fast.runs import task_checkpoints
-from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
 LOOPS = {"relevance": "R", "prompts": "P", "re-alignment": "A"}
@@ -70,7 +69,11 @@ class Moments:
 
 def prepare(moments: Moments) -> None:
     """Put the moments where a run can be cut."""
-    real_put, real_write, real_step = files.put, log.MetricsLog.write, task_checkpoints.TaskCheckpoints.step
+    real_put, real_write, real_step = (
+        atomic_files.write_file,
+        log.MetricsLog.write,
+        task_checkpoints.TaskCheckpoints.step,
+    )
 
     def put(file, data):
         moments.pass_by("h", lambda: file.write_bytes(data[: len(data) // 2]))
@@ -88,7 +91,7 @@ def prepare(moments: Moments) -> None:
         moments.pass_by(LOOPS[loop])
         return real_step(self, loop, state)
 
-    files.put, log.MetricsLog.write, task_checkpoints.TaskCheckpoints.step = put, write, step
+    atomic_files.write_file, log.MetricsLog.write, task_checkpoints.TaskCheckpoints.step = put, write, step
     for owner, name, kind in (
         (task_checkpoints.TaskCheckpoints, "begin", "b"),
         (task_checkpoints.TaskCheckpoints, "end", "e"),
@@ -150,7 +153,7 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
     prepare(moments)
 
     def train(out):
-        run.train(config, out, resume=True)
+        runs.learn_stream(config, out, resume=True)
 
     whole = folder / "whole"
     moments.reset(-1)

@@ -18,8 +18,7 @@ from typing import Any, cast
 
 import torch
 
-from mmcl_fast import atomic_files as files
-from mmcl_fast import distributed
+from mmcl_fast import atomic_files, distributed, runs
 from mmcl_fast.config import build_config
 from mmcl_fast.distributed import sharding
 from mmcl_fast.errors import UserError
@@ -28,7 +27,6 @@ from mmcl_fast.methods.baselines.finetune import Finetune
 from mmcl_fast.methods.comm import memory, relevance
 from mmcl_fast.methods.shared import embedding
 from mmcl_fast.runs import task_checkpoints
-from mmcl_fast.runs import train as run
 from tests.toy import ToyEncoder, write_folder
 
 COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 7}
@@ -103,7 +101,7 @@ def full_disk() -> None:
     def put(file, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    files.put = put
+    atomic_files.write_file = put
 
 
 def sums() -> str:
@@ -140,7 +138,7 @@ def main(folder: Path) -> None:
                     "train": {"device": "cpu", "cache": cache or str(folder / "cache"), "checkpoint_every": EVERY},
                 }
             )
-            result = run.train(config, folder / out, resume=True)
+            result = runs.learn_stream(config, folder / out, resume=True)
             trunk = len(cast(ToyEncoder, result.learner.encoder).trunk_calls)
             state = result.learner.method.state()[0]
             bits = b"".join(v.numpy().tobytes() for _, v in sorted(state.items()))
@@ -170,9 +168,9 @@ def main(folder: Path) -> None:
     ended("killed-0", 0, 37, signalled(signal.SIGKILL), 3, 1)
     ended("stopped", 1, 13, signalled(signal.SIGTERM), 2, 2)
     ended("full", 0, 8, full_disk, 2, 2)
-    Finetune.shares = False
+    Finetune.supports_distributed = False
     ranks("one only", 2, train("one only", *CASES["finetune"]))
-    Finetune.shares = True
+    Finetune.supports_distributed = True
 
     for file in sorted((data / "image" / "train").rglob("*.png"))[-5:]:
         file.write_bytes(b"no picture")

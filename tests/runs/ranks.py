@@ -11,8 +11,7 @@ import os
 import signal
 import sys
 
-from mmcl_fast import atomic_files as files
-from mmcl_fast import cli
+from mmcl_fast import atomic_files, cli
 from mmcl_fast.cli import launch
 from mmcl_fast.learning import learner
 from mmcl_fast.runs import task_checkpoints
@@ -20,7 +19,7 @@ from tests.toy import ToyEncoder
 
 learner.load_encoder = lambda name, **options: ToyEncoder()
 launch.COMMAND = (sys.executable, "-m", "tests.runs.ranks")
-real_step, real_put = task_checkpoints.TaskCheckpoints.step, files.put
+real_step, real_put = task_checkpoints.TaskCheckpoints.step, atomic_files.write_file
 here, count = int(os.environ.get("RANK", "0")), 0
 
 
@@ -39,7 +38,7 @@ def put(file, data):
     real_put(file, data)
 
 
-task_checkpoints.TaskCheckpoints.step, files.put = step, put
+task_checkpoints.TaskCheckpoints.step, atomic_files.write_file = step, put
 
 if __name__ == "__main__":
     cli.app(sys.argv[1:])

@@ -107,7 +107,7 @@ def test_each_sample_goes_through_the_trunk_once(said):
     ("name", "ended", "left"),
     [
         ("killed-1", ["PeerLost", "SIGKILL"], ["inside-001-000003", "inside-001-000004"]),
-        ("stopped", ["Stop: SIGTERM", "Stop: SIGTERM"], ["inside-001-000002", "inside-001-000003"]),
+        ("stopped", ["RunStopped: SIGTERM", "RunStopped: SIGTERM"], ["inside-001-000002", "inside-001-000003"]),
         ("full", ["RunError", "RunError"], ["inside-001-000001"]),
     ],
 )

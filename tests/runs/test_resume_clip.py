@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.runs import task_checkpoints
-from mmcl_fast.runs import train as run
 from tests.toy import write_folder
 
 
@@ -29,21 +29,21 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
             "train": {"device": device, "deterministic": True, "checkpoint_every": 4},
         }
     )
-    run.train(config, tmp_path / "whole")
+    runs.learn_stream(config, tmp_path / "whole")
     real, calls = task_checkpoints.TaskCheckpoints.step, []
 
     def stop_now_and_then(self, loop, state):
         real(self, loop, state)
         calls.append(loop)
         if len(calls) in (3, 12, 25, 40):
-            raise task_checkpoints.Stop(15)
+            raise task_checkpoints.RunStopped(15)
 
     monkeypatch.setattr(task_checkpoints.TaskCheckpoints, "step", stop_now_and_then)
     stops = 0
     while not (tmp_path / "parts" / "summary.json").exists():
         try:
-            run.train(config, tmp_path / "parts", resume=True)
-        except task_checkpoints.Stop:
+            runs.learn_stream(config, tmp_path / "parts", resume=True)
+        except task_checkpoints.RunStopped:
             stops += 1
     assert stops == 4 and set(calls) == {"prompts", "re-alignment"}
     ends = [checkpoint.read(checkpoint.find_latest(tmp_path / name))[0] for name in ("whole", "parts")]

@@ -4,11 +4,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.errors import EncoderError, RunError, UserError
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.folder import SKIPPED
+from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.streams.broken_samples import BrokenSample, broken_samples_to_jsonl
 from tests.toy import ToyEncoder, write_folder
 
@@ -39,7 +41,7 @@ def summary(out):
 
 
 def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch):
-    run.train(config(), tmp_path / "whole")
+    runs.learn_stream(config(), tmp_path / "whole")
     real, calls = Learner.learn, []
 
     def stop_at_the_fourth(self, task):
@@ -50,29 +52,29 @@ def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch
 
     monkeypatch.setattr(Learner, "learn", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
-        run.train(config(), tmp_path / "parts")
+        runs.learn_stream(config(), tmp_path / "parts")
     monkeypatch.setattr(Learner, "learn", real)
     assert checkpoint.find_latest(tmp_path / "parts").name == "task-003"
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as log:
         log.write('{"event": "evaluation", "after": 4, "row"')  # the line that a stop cut short
-    run.train(config(), tmp_path / "parts", resume=True)
+    runs.learn_stream(config(), tmp_path / "parts", resume=True)
     assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
     tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
     assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
 
 
 def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(config, tmp_path):
-    run.train(config(), tmp_path / "run")
+    runs.learn_stream(config(), tmp_path / "run")
     before = summary(tmp_path / "run")
     file = tmp_path / "run" / "checkpoints" / "task-006" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     assert checkpoint.find_latest(tmp_path / "run").name == "task-005"
-    run.train(config(), tmp_path / "run", resume=True)
+    runs.learn_stream(config(), tmp_path / "run", resume=True)
     assert summary(tmp_path / "run") == before
 
 
 def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
-    result = run.train(config(), tmp_path / "run")
+    result = runs.learn_stream(config(), tmp_path / "run")
     R = result.summary["settings"]["agnostic"]["R"]
     evaluated = [6, 2, 3, 4, 5, 6, 6]  # all before any task, then those learned and the next one
     assert [sum(v is not None for v in row) for row in R] == evaluated
@@ -95,27 +97,27 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
             }
             assert min(event["seconds"].values()) > 0
     again = Learner.load(tmp_path / "run", encoder=ToyEncoder())
-    assert again.evaluate(run.make_stream(config()).tasks).accuracy("agnostic") == R[-1]
+    assert again.evaluate(make_stream(config()).tasks).accuracy("agnostic") == R[-1]
 
 
 def test_unseen_tasks_may_be_left_out(config, tmp_path):
-    R = run.train(config(evaluate_unseen=False), tmp_path / "run").summary["settings"]["given"]["R"]
+    R = runs.learn_stream(config(evaluate_unseen=False), tmp_path / "run").summary["settings"]["given"]["R"]
     assert R[0] == [None] * 6 and R[2][:2] != [None, None] and R[2][2:] == [None] * 4
 
 
 def test_a_cumulative_method_is_evaluated_at_the_end_only(config, tmp_path):
-    values = run.train(config("joint", {"epochs": 1}), tmp_path / "run").summary["settings"]["agnostic"]
+    values = runs.learn_stream(config("joint", {"epochs": 1}), tmp_path / "run").summary["settings"]["agnostic"]
     assert all(v is None for row in values["R"][1:-1] for v in row) and None not in values["R"][-1]
     assert values["metrics"]["last"] is not None and values["metrics"]["avg"] is None
 
 
 def test_another_config_is_refused_with_the_key(config, tmp_path):
-    run.train(config("zero_shot", {}), tmp_path / "run")
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run")
     with pytest.raises(RunError, match='method.name was "zero_shot", is "ridge"'):
-        run.train(config("ridge", {}), tmp_path / "run", resume=True)
+        runs.learn_stream(config("ridge", {}), tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="not empty"):
-        run.train(config("zero_shot", {}), tmp_path / "run")
-    run.train(config("zero_shot", {}, workers=1), tmp_path / "run", resume=True)
+        runs.learn_stream(config("zero_shot", {}), tmp_path / "run")
+    runs.learn_stream(config("zero_shot", {}, workers=1), tmp_path / "run", resume=True)
 
 
 def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypatch):
@@ -124,7 +126,7 @@ def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "learn", lambda self, task: real(self, task) if task.index < 2 else exit())
         with pytest.raises(SystemExit):
-            run.train(config(), out)
+            runs.learn_stream(config(), out)
     before = json.loads((out / "config.json").read_text())
     older = json.loads(json.dumps(before))
     del older["media"], older["train"]["deterministic"], older["stream"]["late"], older["method"]["options"]["tau"]
@@ -134,10 +136,10 @@ def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypa
     del values["media"], values["precision"], values["options"]["tau"]
     checkpoint.write(folder, tensors, values)
     with pytest.raises(RunError, match="method.options.tau was 0.2, is 0.3"):
-        run.train(config(options={**OPTIONS, "tau": 0.3}), out, resume=True)
-    run.train(config(), out, resume=True)
+        runs.learn_stream(config(options={**OPTIONS, "tau": 0.3}), out, resume=True)
+    runs.learn_stream(config(), out, resume=True)
     assert len(checkpoint.find_task_checkpoints(out)) == 6
-    run.train(config(), tmp_path / "whole")
+    runs.learn_stream(config(), tmp_path / "whole")
     assert summary(out) == summary(tmp_path / "whole")
     for table, name in (
         (older["train"], "train.gone"),
@@ -147,7 +149,7 @@ def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypa
         table["gone"] = 1
         (out / "config.json").write_text(json.dumps(older))
         with pytest.raises(UserError, match=rf"config.json: .*\b{name}"):
-            run.train(config(), out, resume=True)
+            runs.learn_stream(config(), out, resume=True)
         del table["gone"]
 
 
@@ -158,11 +160,11 @@ def test_nothing_is_written_before_everything_is_there(config, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(learner, "load_encoder", no_weights)
         with pytest.raises(EncoderError):
-            run.train(config("zero_shot", {}), tmp_path / "run")
+            runs.learn_stream(config("zero_shot", {}), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="can't be written"):
-        run.train(config("zero_shot", {}), tmp_path / "file" / "run")
+        runs.learn_stream(config("zero_shot", {}), tmp_path / "file" / "run")
 
 
 def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path, monkeypatch):
@@ -171,7 +173,7 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
     def make():
         return config("joint", {"epochs": 2, "batch_size": 8}, checkpoint_every=7)
 
-    run.train(make(), tmp_path / "whole")
+    runs.learn_stream(make(), tmp_path / "whole")
     assert [p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()] == ["task-006"]
     real, calls = task_checkpoints.TaskCheckpoints.step, []
 
@@ -184,14 +186,14 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(task_checkpoints.TaskCheckpoints, "step", stop_late)
         with pytest.raises(KeyboardInterrupt):
-            run.train(make(), tmp_path / "parts")
+            runs.learn_stream(make(), tmp_path / "parts")
     left = sorted(p.name for p in (tmp_path / "parts" / "checkpoints").iterdir())
     assert left == ["inside-006-000001", "inside-006-000002"]
     monkeypatch.setattr(
         task_checkpoints.TaskCheckpoints, "step", lambda self, *args: (calls.append(args[0]), real(self, *args))
     )
     del calls[:]
-    run.train(make(), tmp_path / "parts", resume=True)
+    runs.learn_stream(make(), tmp_path / "parts", resume=True)
     assert len(calls) == 6 * 2 * 2 - 14  # six tasks of two batches, two epochs; 14 steps were kept
     assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
     tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
@@ -200,12 +202,12 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
 
 def test_a_list_of_skipped_samples_counts_with_its_config_only(config, tmp_path):
     """A run that was stopped before it wrote config.json leaves one behind."""
-    stream = run.make_stream(config("zero_shot", {}))
+    stream = make_stream(config("zero_shot", {}))
     sample = stream[0].train[0]
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / run.SKIPPED).write_text(broken_samples_to_jsonl([BrokenSample.from_error(sample, "broken")]))
-    run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
-    assert run.make_stream(config("zero_shot", {}), tmp_path / "run").fingerprint == stream.fingerprint
+    (tmp_path / "run" / SKIPPED).write_text(broken_samples_to_jsonl([BrokenSample.from_error(sample, "broken")]))
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
+    assert make_stream(config("zero_shot", {}), tmp_path / "run").fingerprint == stream.fingerprint
     assert not any("do not decode" in note for note in summary(tmp_path / "run")["notes"])
 
 
@@ -217,8 +219,10 @@ def test_settings_can_be_chosen_without_reading_a_test_file(config, tmp_path):
     for path in damaged:
         path.write_bytes(b"no picture, no text \xff")
     stream = made.stream.model_copy(update={"validation": 0.25, "test_on": "val"})
-    values = run.train(made.model_copy(update={"stream": stream}), tmp_path / "run").summary["settings"]["agnostic"]
+    values = runs.learn_stream(made.model_copy(update={"stream": stream}), tmp_path / "run").summary["settings"][
+        "agnostic"
+    ]
     assert damaged and values["metrics"]["last"] > 0
     again = made.model_copy(update={"stream": stream.model_copy(update={"test_on": "test"})})
     with pytest.raises(UserError):
-        run.train(again, tmp_path / "other")
+        runs.learn_stream(again, tmp_path / "other")

@@ -16,11 +16,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mmcl_fast import cli
+from mmcl_fast import cli, runs
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.runs import metrics_log as log
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.streams import Stream
 from tests.runs.conftest import OPTIONS, bits
@@ -69,25 +69,25 @@ def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp
     if signals == "SIGTERM":
         result = CliRunner().invoke(cli.app, ["train", "--resume", str(tmp_path / "run"), "-q"])
         assert result.exit_code == 0, result.output
-        run.train(config(checkpoint_every=5), tmp_path / "whole")
+        runs.learn_stream(config(checkpoint_every=5), tmp_path / "whole")
         assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
 def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoints, before = TaskCheckpoints(tmp_path, every=1), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt) as stop, checkpoints.signals():
+    with pytest.raises(KeyboardInterrupt) as stop, checkpoints.stop_on_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
     assert stop.value.signum == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is before
     checkpoints, done = TaskCheckpoints(tmp_path, every=1), []
-    with pytest.raises(KeyboardInterrupt), checkpoints.signals(), checkpoints.finishing():
+    with pytest.raises(KeyboardInterrupt), checkpoints.stop_on_signals(), checkpoints.finishing():
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("written whole")
     assert done
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
     try:
-        with TaskCheckpoints(tmp_path, every=1).signals():
+        with TaskCheckpoints(tmp_path, every=1).stop_on_signals():
             assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, ignored)
@@ -97,7 +97,7 @@ def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
 
 
 def test_a_full_disk_is_one_line_wherever_it_comes_and_the_run_goes_on(config, tmp_path, monkeypatch):
-    run.train(config(checkpoint_every=9), tmp_path / "whole")
+    runs.learn_stream(config(checkpoint_every=9), tmp_path / "whole")
     real, calls = os.fsync, []
 
     def fsync(handle):
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_line_wherever_it_comes_and_the_run_goes_on(config, t
     refused = 0
     while not (tmp_path / "run" / "summary.json").exists():
         try:
-            run.train(config(checkpoint_every=9), tmp_path / "run", resume=True)
+            runs.learn_stream(config(checkpoint_every=9), tmp_path / "run", resume=True)
         except RunError as error:
             assert "(No space left on device); make room and go on with --resume" in str(error)
             refused += 1
@@ -123,15 +123,15 @@ def test_a_full_disk_is_one_line_wherever_it_comes_and_the_run_goes_on(config, t
 
 
 def test_a_file_system_that_takes_no_more_is_believed(config, tmp_path):
-    run.train(config("ridge", {}), tmp_path / "whole")
+    runs.learn_stream(config("ridge", {}), tmp_path / "whole")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
     try:
         with pytest.raises(RunError, match="File too large.*; make room and go on with --resume"):
-            run.train(config("ridge", {}), tmp_path / "run")
+            runs.learn_stream(config("ridge", {}), tmp_path / "run")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    run.train(config("ridge", {}), tmp_path / "run", resume=True)
+    runs.learn_stream(config("ridge", {}), tmp_path / "run", resume=True)
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
@@ -141,15 +141,15 @@ def test_a_small_disk_that_fills_up(config, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
-        run.train(config(), tmp_path / "whole")
+        runs.learn_stream(config(), tmp_path / "whole")
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(330_000))
         with pytest.raises(RunError, match="No space left"):
-            run.train(config(), disk / "run")
+            runs.learn_stream(config(), disk / "run")
         good = checkpoint.find_latest(disk / "run")
         assert good is None or checkpoint.read(good)
         ballast.unlink()
-        run.train(config(keep_checkpoints=2), disk / "run", resume=True)
+        runs.learn_stream(config(keep_checkpoints=2), disk / "run", resume=True)
         assert bits(disk / "run") == bits(tmp_path / "whole")
         assert [p.name for _, p in checkpoint.find_task_checkpoints(disk / "run")] == ["task-003", "task-004"]
     finally:
@@ -159,15 +159,15 @@ def test_a_small_disk_that_fills_up(config, tmp_path):
 def test_a_folder_without_permission_is_named(config, tmp_path):
     place = Path(tempfile.mkdtemp())  # tmp_path is closed to other users
     place.chmod(0o555)
-    stream = run.make_stream(config())
-    run.train(config("zero_shot", {}), tmp_path / "run", stream=stream)  # imports what is imported lazily
+    stream = make_stream(config())
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run", stream=stream)  # imports what is imported lazily
     tensors, values = checkpoint.read(tmp_path / "run" / "checkpoints" / "task-004")
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
     try:
         for work in (
-            lambda: run.train(config("zero_shot", {}, cache="none"), place / "run", stream=stream),
+            lambda: runs.learn_stream(config("zero_shot", {}, cache="none"), place / "run", stream=stream),
             lambda: checkpoint.write(place / "model", tensors, values),
             lambda: log.MetricsLog(place / "metrics.jsonl").write({"event": "start"}),
         ):
@@ -215,10 +215,10 @@ def test_replacing_a_saved_learner_can_be_cut_anywhere(root, tmp_path, monkeypat
 
 
 def test_a_second_process_on_the_folder_is_refused_until_the_first_is_dead(config, tmp_path):
-    run.train(config("zero_shot", {}), tmp_path / "run")
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run")
     program = (
-        "import sys, pathlib; from mmcl_fast import atomic_files as files\n"
-        "with files.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from mmcl_fast import atomic_files\n"
+        "with atomic_files.lock_folder(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "run")],
@@ -230,11 +230,11 @@ def test_a_second_process_on_the_folder_is_refused_until_the_first_is_dead(confi
     try:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match=f"run: in use by process {other.pid} on .*; wait for it or stop it"):
-            run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+            runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
     finally:
         other.kill()
         other.communicate()
-    run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
 
 
 def test_deterministic_mode_is_on_while_learning_only(config, tmp_path, monkeypatch):
@@ -244,5 +244,5 @@ def test_deterministic_mode_is_on_while_learning_only(config, tmp_path, monkeypa
         "learn",
         lambda self, task: (seen.append(torch.are_deterministic_algorithms_enabled()), real(self, task))[1],
     )
-    run.train(config("ridge", {}, deterministic=True), tmp_path / "run")
+    runs.learn_stream(config("ridge", {}, deterministic=True), tmp_path / "run")
     assert seen == [True] * 4 and not torch.are_deterministic_algorithms_enabled()

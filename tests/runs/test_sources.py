@@ -11,7 +11,7 @@ from PIL import Image
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.learning import Learner
-from mmcl_fast.runs.train import make_stream
+from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.streams import Stream
 from tests.streams.sources.test_text_table import save
 from tests.toy import ToyEncoder, write_folder

@@ -8,12 +8,11 @@ import json
 import pytest
 import torch
 
-from mmcl_fast import atomic_files as files
+from mmcl_fast import atomic_files, runs
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.shared.gram import gram_matrix
-from mmcl_fast.runs import train as run
 from mmcl_fast.streams import Stream
 from tests.runs.conftest import OPTIONS, bits
 from tests.toy import ToyEncoder
@@ -22,13 +21,13 @@ from tests.toy import ToyEncoder
 
 
 def test_a_checkpoint_of_another_run_is_refused(config, tmp_path):
-    run.train(config("ridge", {}), tmp_path / "mine")
-    run.train(config("ridge", {"penalty": 0.5}), tmp_path / "other")
+    runs.learn_stream(config("ridge", {}), tmp_path / "mine")
+    runs.learn_stream(config("ridge", {"penalty": 0.5}), tmp_path / "other")
     for name in ("task-003", "task-004"):
         checkpoint.remove(tmp_path / "mine" / "checkpoints" / name)
     (tmp_path / "other" / "checkpoints" / "task-004").rename(tmp_path / "mine" / "checkpoints" / "task-004")
     with pytest.raises(RunError, match="task-004: learned otherwise: options.penalty was 0.5, is 0.005"):
-        run.train(config("ridge", {}), tmp_path / "mine", resume=True)
+        runs.learn_stream(config("ridge", {}), tmp_path / "mine", resume=True)
 
 
 def test_broken_checkpoints_are_named_and_the_one_before_is_taken(config, tmp_path):
@@ -43,26 +42,26 @@ def test_broken_checkpoints_are_named_and_the_one_before_is_taken(config, tmp_pa
     from mmcl_fast.progress import Silent
 
     progress = type("Both", (Silent,), {"log": shown.log})()
-    run.train(config(), tmp_path / "run")
+    runs.learn_stream(config(), tmp_path / "run")
     wanted = bits(tmp_path / "run")
     for name, change in (("task-004", lambda b: b[:-1]), ("task-003", lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:])):
         file = tmp_path / "run" / "checkpoints" / name / "model.safetensors"
         file.write_bytes(change(file.read_bytes()))
-    run.train(config(), tmp_path / "run", resume=True, progress=progress)
+    runs.learn_stream(config(), tmp_path / "run", resume=True, progress=progress)
     passed = [line for line in shown.lines if line.startswith("passed over: ")]
     assert len(passed) == 2 and "task-004" in passed[0] and "checksum" in passed[1]
     assert bits(tmp_path / "run") == wanted
 
 
 def test_what_is_fixed_from_the_start_is_never_written_again(config, tmp_path):
-    run.train(config("ridge", {}), tmp_path / "run")
+    runs.learn_stream(config("ridge", {}), tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json*")}
     environment = json.loads(before["environment.json"]) | {"threads": 999}
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))
     lines = []
     from mmcl_fast.progress import Silent
 
-    run.train(
+    runs.learn_stream(
         config("ridge", {}, workers=1),
         tmp_path / "run",
         resume=True,
@@ -94,12 +93,12 @@ def test_a_loss_of_nan_stops_before_it_is_kept(config, tmp_path, monkeypatch):
         match=r"task .*: re-alignment, step 1 of 20: the loss is nan; lower "
         r"method.options.realignment_lr \(now 0.001\) and start a new run",
     ):
-        run.train(config(checkpoint_every=1), tmp_path / "run")
+        runs.learn_stream(config(checkpoint_every=1), tmp_path / "run")
     assert checkpoint.find_latest(tmp_path / "run").name == "task-002"
     assert len(Learner.load(tmp_path / "run", encoder=ToyEncoder()).tasks) == 2
     monkeypatch.setattr(Realigner, "train", real)
-    run.train(config(checkpoint_every=1), tmp_path / "run", resume=True)
-    run.train(config(), tmp_path / "whole")
+    runs.learn_stream(config(checkpoint_every=1), tmp_path / "run", resume=True)
+    runs.learn_stream(config(), tmp_path / "whole")
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
@@ -121,19 +120,19 @@ def test_statistics_of_nan_are_not_kept_either(root):
 
 
 def test_a_damaged_line_of_metrics_is_refused_a_torn_last_one_is_not(config, tmp_path):
-    run.train(config("zero_shot", {}), tmp_path / "run")
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run")
     file = tmp_path / "run" / "metrics.jsonl"
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b'"event"', b'"evnt"', 1))
     with pytest.raises(RunError, match=r"metrics.jsonl:1: no event of a run"):
-        run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+        runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
     lines = whole.splitlines(keepends=True)
     ends = [n for n, line in enumerate(lines) if b'"event": "task"' in line]
     file.write_bytes(b"".join(lines[: ends[0]] + lines[ends[1] + 1 :]))
     with pytest.raises(RunError, match="the row after task 1 is missing, but task 4 is learned"):
-        run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+        runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
     file.write_bytes(b"".join(lines[: ends[2] + 1]) + lines[ends[2] + 1][:30])
-    run.train(config("zero_shot", {}), tmp_path / "run", resume=True)
+    runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
     events = [json.loads(line) for line in file.read_text().splitlines()]
     wanted = [json.loads(line) for line in lines]
     assert [{k: v for k, v in e.items() if k != "seconds"} for e in events if e["event"] != "resume"] == [
@@ -174,7 +173,7 @@ def test_gram_matrices_are_packed_where_a_product_is_symmetric_to_rounding_only(
     x = torch.randn(20, 20, dtype=torch.float64)
     assert not torch.equal(x.T @ x, (x.T @ x).T)
     options = OPTIONS if method == "comm" else {"epochs": 1} if method in ("ranpac", "dns") else {}
-    run.train(config(method, options), tmp_path / "run")
+    runs.learn_stream(config(method, options), tmp_path / "run")
     folder = checkpoint.find_latest(tmp_path / "run")
     tensors, _ = checkpoint.read(folder)
     packed = json.loads((folder / "state.json").read_text())["packed"]
@@ -196,5 +195,5 @@ def test_a_run_stopped_before_it_began_begins(config, tmp_path):
     out.mkdir()
     (out / ".lock").write_text("process 1 on nowhere\n")
     (out / "config.json.part").write_text("{")
-    run.train(config("zero_shot", {}), out, resume=True)
-    assert (out / "summary.json").is_file() and files.LOCK in {p.name for p in out.iterdir()}
+    runs.learn_stream(config("zero_shot", {}), out, resume=True)
+    assert (out / "summary.json").is_file() and atomic_files.LOCK in {p.name for p in out.iterdir()}

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.runs import tracking
-from mmcl_fast.runs import train as run
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.streams.sample import Task
 from tests.toy import ToyEncoder, write_folder
@@ -34,7 +34,7 @@ def learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                 "train": {"device": "cpu", "cache": "none", "workers": 0, "track": list(track)},
             }
         )
-        run.train(config, tmp_path / "run", resume=resume, progress=progress)
+        runs.learn_stream(config, tmp_path / "run", resume=resume, progress=progress)
         return [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
 
     return go
@@ -164,7 +164,7 @@ def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value if name == "WANDB_MODE" else str(tmp_path / value))
     log = MetricsLog(tmp_path / "metrics.jsonl")
     said: list[str] = []
-    with tracking.shown(["wandb"], tmp_path, log, ["a"], {"seed": 1}, said.append):
+    with tracking.follow(["wandb"], tmp_path, log, ["a"], {"seed": 1}, said.append):
         log.write({"event": "task", "task": 1, "seconds": {"prompts": 2.5}})
     written = b"".join(file.read_bytes() for file in tmp_path.glob("wandb/offline-run-*/*.wandb"))
     assert said == [] and b"seconds/prompts" in written

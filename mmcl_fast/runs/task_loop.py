@@ -1,0 +1,321 @@
+"""The loop of a run: learn task after task into a run folder, evaluate after each, and go on after a stop."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmcl_fast import atomic_files, distributed
+from mmcl_fast.errors import ConfigError, RunError
+from mmcl_fast.learning import checkpoint
+from mmcl_fast.learning.evaluation import settings_of
+from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.random_state import set_random_states
+from mmcl_fast.methods import make_options, option_values, upgrade_options
+from mmcl_fast.methods.shared.training_steps import NoCheckpoints
+from mmcl_fast.runs import tracking
+from mmcl_fast.runs.folder import check_run_folder, compare_environment, first_difference, write_run_start
+from mmcl_fast.runs.make_stream import make_stream
+from mmcl_fast.runs.metrics_log import MetricsLog
+from mmcl_fast.runs.summary import summarize
+from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
+from mmcl_fast.streams.stream import Stream
+
+if TYPE_CHECKING:
+    from mmcl_fast.config import Config
+    from mmcl_fast.progress import Progress
+
+MAX_CONFUSIONS = 5  # wrong classes that the last evaluation names for each class
+
+
+@dataclass
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        summary: the values of summary.json.
+        learner: the learner with everything learned.
+        stream: the stream that it learned.
+        warnings: what went wrong without ending the run, one line each.
+    """
+
+    summary: dict[str, Any]
+    learner: Learner
+    stream: Stream
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Spent:
+    """The cost of learning the newest task.
+
+    Attributes:
+        seconds: phase -> seconds.
+        counts: phase -> samples or steps.
+    """
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def learn_stream(
+    config: Config, out: Path, *, resume: bool = False, progress: Progress | None = None, stream: Stream | None = None
+) -> RunResult:
+    """Learn a stream into the run folder ``out``, without a check of its files; ``train`` includes the check.
+
+    The folder holds config.json, environment.json, metrics.jsonl, checkpoints and summary.json. With ``resume`` the run
+    goes on from the newest readable checkpoint, inside a task too. On the same machine with as many threads it comes to
+    the same bits as a run without a stop. On a GPU that needs ``train.deterministic``.
+
+    Several processes (``mmcl_fast.distributed``) learn the stream together. Rank 0 writes and all read.
+
+    Args:
+        config: the run's config.
+        out: the run folder.
+        resume: go on with the run in ``out``; without it ``out`` must hold no run.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        stream: the stream of the config where it exists already; None makes it.
+
+    Raises:
+        UserError: wrong input, such as a run of another config in ``out``. What was learned before is on the disk.
+        RunStopped: SIGINT or SIGTERM came, in the main thread. All that was learned is on the disk.
+    """
+    with distributed.propagate_errors():
+        tracking.require_packages(config.train.track)
+        stream = stream or make_stream(config, out if resume else None)
+        settings = check_run_folder(config, out, stream, resume)
+    main = distributed.is_main_process()
+    say = progress.log if progress is not None and main else lambda line: None
+    torch.manual_seed(config.train.seed)
+    with ExitStack() as stack, _deterministic(config.train.deterministic):
+        cache = stack.enter_context(_cache_folder(config))
+        with distributed.propagate_errors():
+            learner = _make_learner(config, cache, progress)
+        with distributed.propagate_errors():
+            if main:
+                stack.enter_context(atomic_files.lock_folder(out))
+                check_run_folder(config, out, stream, resume)  # again: another process could have begun here
+                checkpoint.remove_temporary_folders(out)
+        with distributed.propagate_errors():
+            log = MetricsLog(out / "metrics.jsonl")
+            spent = _restore(out, learner, len(stream), log, say)
+        distributed.require_same(
+            {
+                "the stream": stream.fingerprint,
+                "the encoder": learner.encoder.fingerprint,
+                "torch": torch.__version__,
+                "the number of tasks learned": len(learner.tasks),
+            }
+        )
+        with distributed.propagate_errors():
+            if main:
+                write_run_start(out, settings, stream)
+                if log.rows:
+                    environment = compare_environment(out, say)
+                    log.write({"event": "resume", "after": len(learner.tasks), "environment": environment})
+                names = [task.name for task in stream.tasks]
+                stack.enter_context(tracking.follow(config.train.track, out, log, names, settings, say))
+        checkpoints = TaskCheckpoints(out, every=config.train.checkpoint_every, say=say)
+        checkpoints.clear(len(learner.tasks))
+        learner.checkpoints = checkpoints
+        with checkpoints.stop_on_signals():
+            started = time.perf_counter()
+            _learn_tasks(stream, learner, checkpoints, config, out, log, spent, progress)
+            summary = summarize(log.events, stream, learner, config)
+            summary["seconds"]["total of this session"] = time.perf_counter() - started
+            with distributed.propagate_errors():
+                if not any(event["event"] == "summary" for event in log.events):
+                    metrics = {name: setting["metrics"] for name, setting in summary["settings"].items()}
+                    log.write({"event": "summary", "metrics": metrics})
+                if main:
+                    atomic_files.write_json(out / "summary.json", summary)
+        learner.checkpoints = NoCheckpoints()  # this run ends here, the learner may go on
+    return RunResult(summary, learner, stream)
+
+
+def _make_learner(config: Config, cache: str | None, progress: Progress | None) -> Learner:
+    return Learner(
+        config.encoder.name,
+        config.method.name,
+        options=config.method.options,
+        seed=config.train.seed,
+        device=distributed.local_device(config.train.device),
+        cache_dir=cache,
+        cache_gb=config.train.cache_gb,
+        views=config.encoder.views,
+        prompt_blocks=config.encoder.prompt_blocks,
+        precision=config.encoder.precision,
+        workers=config.train.workers,
+        media=config.media.model_dump(),
+        progress=progress,
+    )
+
+
+def _learn_tasks(
+    stream: Stream,
+    learner: Learner,
+    checkpoints: TaskCheckpoints,
+    config: Config,
+    out: Path,
+    log: MetricsLog,
+    spent: _Spent,
+    progress: Progress | None,
+) -> None:
+    """Learn the tasks that are not learned yet, and evaluate after each task whose row is not in the log yet.
+
+    A method that needs all tasks trains after the last one. It gets one checkpoint and one row there.
+
+    Args:
+        spent: the cost of the newest task that is learned but not in the log.
+    """
+    total, needs_all_tasks = len(stream), learner.method.needs_all_tasks
+    for number in range(len(learner.tasks), total + 1):
+        trains_here = not needs_all_tasks or number == total
+        if number > len(learner.tasks):
+            checkpoints.start(total if needs_all_tasks else number)
+            task = stream.tasks[number - 1]
+            spent = _Spent(learner.learn(task))
+            if needs_all_tasks and number == total:
+                spent.seconds |= learner.finish()
+            spent.counts = {"decode and trunk": len(task.train) * learner.views, **checkpoints.counts}
+            if trains_here:
+                before = time.perf_counter()
+                _write_checkpoint(out, learner, checkpoints, number, spent, config.train.keep_checkpoints)
+                spent.seconds["checkpoint"] = time.perf_counter() - before
+        if number in log.rows:
+            continue
+        before = time.perf_counter()
+        events = list(_evaluate(learner, stream, number, config)) if trains_here or number == 0 else []
+        spent.seconds["evaluation"] = time.perf_counter() - before
+        spent.counts["evaluation"] = sum(n for n in events[0]["count"] if n is not None) if events else 0
+        costs = {"seconds": spent.seconds, "counts": spent.counts}
+        if number:
+            task = stream.tasks[number - 1]
+            events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality, **costs})
+        else:
+            events.append({"event": "start", **costs})
+        with checkpoints.finishing(), distributed.propagate_errors():
+            log.write(*events)
+        if number and progress is not None and distributed.is_main_process():
+            progress.log(_task_line(log, number, total, task.name))
+
+
+def _write_checkpoint(
+    out: Path, learner: Learner, checkpoints: TaskCheckpoints, number: int, spent: _Spent, keep: int | str
+) -> None:
+    """Write the checkpoint of a task's end; remove the ones inside the task, and older ones beyond ``keep``."""
+    with checkpoints.finishing(), distributed.propagate_errors():
+        if not distributed.is_main_process():
+            return
+        tensors, values = learner.contents()
+        values |= {"seconds": spent.seconds, "counts": spent.counts}
+        checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors, values)
+        checkpoints.clear(number)
+        if keep != "all":
+            for _, old in checkpoint.find_task_checkpoints(out)[: -int(keep)]:
+                checkpoint.remove(old)
+
+
+def _restore(out: Path, learner: Learner, total: int, log: MetricsLog, say: Callable[[str], None]) -> _Spent:
+    """Bring the learner and the log to where the run stopped; return the cost of its newest task."""
+    broken: list[str] = []
+    newest = checkpoint.find_latest(out, broken)
+    for line in broken:
+        say(f"passed over: {line}")
+    spent = _Spent()
+    if newest is not None:
+        tensors, values = checkpoint.read(newest)
+        expected = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
+        # An older checkpoint lacks the options that were added since: they count as their defaults.
+        options = make_options(values["method"], upgrade_options(values["method"], values["options"]))
+        values["options"] = option_values(options)
+        difference = first_difference({key: values.get(key) for key in expected}, expected)
+        if difference:
+            raise RunError(
+                f"{newest}: learned otherwise: {difference}; give the original encoder and config, or start a new run"
+            )
+        learner.restore(tensors, values, newest)
+        set_random_states(tensors)
+        spent = _Spent(values.get("seconds", {}), values.get("counts", {}))
+    log.load(total if learner.method.needs_all_tasks else len(learner.tasks))
+    log.require_rows(len(learner.tasks))
+    return spent
+
+
+@contextmanager
+def _cache_folder(config: Config) -> Iterator[str | None]:
+    """Give ``train.cache``; several processes without one get a temporary folder that they share.
+
+    Raises:
+        ConfigError: several machines, and no folder that all of them reach.
+    """
+    if config.train.cache is not None or distributed.world_size() == 1:
+        yield config.train.cache
+        return
+    if distributed.is_multi_node():
+        raise ConfigError(
+            'train.cache = "none": processes on several machines need a folder for trunk tokens; name '
+            "one that all of them reach"
+        )
+    main = distributed.is_main_process()
+    with tempfile.TemporaryDirectory(prefix="mmcl_fast-cache-") if main else nullcontext() as folder:
+        yield distributed.broadcast_object(folder)
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """Inside, use torch's deterministic algorithms if ``wanted``; they differ from the others on a GPU only."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first use
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> Iterator[dict[str, Any]]:
+    """Evaluate after ``number`` tasks, and yield the events of that row of R."""
+    unseen = config.train.evaluate_unseen
+    tasks = stream.tasks[:number]
+    if unseen:  # forward transfer needs all of row 0, and later the next task only
+        tasks = stream.tasks[: number + 1] if number else stream.tasks
+    if not tasks:
+        return
+    result = learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
+    padding = [None] * (len(stream) - len(tasks))
+    for setting in settings_of(config.train.evaluate):
+        event = {
+            "event": "evaluation",
+            "after": number,
+            "setting": setting,
+            "row": result.accuracy(setting) + padding,
+            "correct": result.correct[setting] + padding,
+            "count": result.counts + padding,
+            "by_class": result.by_class(setting) + padding,
+        }
+        if number == len(stream):
+            event["taken_for"] = result.top_confusions(setting, MAX_CONFUSIONS)
+        yield event
+    matrix = learner.contribution_matrix()
+    if matrix:
+        yield {"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]}
+
+
+def _task_line(log: MetricsLog, number: int, total: int, name: str) -> str:
+    """Return the line that tells the user of a task learned."""
+    rows = {e["setting"]: e["row"][:number] for e in log.events if e["event"] == "evaluation" and e["after"] == number}
+    scores = ", ".join(f"{s} {sum(r) / len(r):.1f} %" for s, r in rows.items() if r and None not in r)
+    line = f"task {number}/{total} {name} learned"
+    return f"{line}; mean over the tasks so far: {scores}" if scores else line
