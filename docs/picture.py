@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """README's picture of a report: ``python docs/picture.py runs/demo/report.html`` writes docs/report.png.
 
-It shows three sections: what was remembered, the three classes with the largest drop, and where samples lie. The pointer
-rests on one sample. It needs playwright (requirements-test.txt) and Chromium.
+It shows three sections: what was remembered, the three classes with the largest drop, and where samples lie. The
+pointer rests on one sample. It needs playwright (requirements-test.txt) and Chromium.
 """
 
 from __future__ import annotations

@@ -51,5 +51,6 @@ def _definitions(entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def _sentence(words: str) -> str:
+    """Words with a capital at the start and a full stop at the end."""
     words = " ".join(words.split())
-    return words if not words or words.endswith((".", "?")) else words[0].upper() + words[1:] + "."
+    return words[:1].upper() + words[1:] + "." * (words[-1:] not in ("", ".", "?"))

@@ -5,8 +5,11 @@ mkdocs.yml names this file. The hooks need no network. Every page that they add 
 
 from __future__ import annotations
 
+import contextlib
+import html
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import site_repository  # noqa: E402
 WRITERS = {"cli": site_cli.text, "config": site_config.text, "formats": site_formats.text}
 MARK = re.compile(r"<!-- from the code: (\w+) -->")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+LETTER = re.compile(r'<mi mathvariant="(script|double-struck)">([A-Z])</mi>')
 # In the page a drawing follows the site's own light and dark colours.
 DRAWING = re.compile(r'<img[^>]*src="(?:\.\./)*(\w+\.svg)"[^>]*>')
 # mkdocs knows no word after the language: ``no-run`` is for tests/docs.
@@ -45,13 +49,21 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     return site_repository.relink(markdown, f"docs/{page.file.src_uri}")
 
 
-def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
     """Turn formulas into MathML, which browsers draw without a script, and put drawings into the page itself."""
-    html = FORMULA.sub(lambda found: _formula(found[2], found[1] == "div"), html)
-    return DRAWING.sub(lambda found: (DOCS / found[1]).read_text(encoding="utf-8"), html)
+    text = FORMULA.sub(lambda found: _formula(found[2], found[1] == "div"), text)
+    return DRAWING.sub(lambda found: (DOCS / found[1]).read_text(encoding="utf-8"), text)
 
 
 def _formula(latex: str, block: bool) -> str:
-    import html
+    written = convert(html.unescape(latex).strip(), display="block" if block else "inline")
+    return LETTER.sub(lambda found: f"<mi>{_letter(found[1], found[2])}</mi>", written)
 
-    return convert(html.unescape(latex).strip(), display="block" if block else "inline")
+
+def _letter(variant: str, letter: str) -> str:
+    """A script or double-struck capital, such as \u211d. Browsers no longer read the attribute mathvariant."""
+    word = "SCRIPT" if variant == "script" else "DOUBLE-STRUCK"
+    for name in (f"MATHEMATICAL {word} CAPITAL {letter}", f"{word} CAPITAL {letter}"):
+        with contextlib.suppress(KeyError):
+            return unicodedata.lookup(name)
+    return letter
