@@ -1,4 +1,4 @@
-"""The samples of one tar, and what of it is part of no sample."""
+"""The samples of one tar (a shard), and the members that belong to no sample."""
 
 from __future__ import annotations
 
@@ -15,44 +15,48 @@ from mmcl_fast.streams.sample import Sample
 from mmcl_fast.streams.sources.tar_index import Member, read_index, split_name, stem_and_ending
 from mmcl_fast.streams.validate import check_modality, check_split
 
-_ADVICE = {
-    "dots": "is part of no sample, for its key ends at the first dot: put a .cls of the very same name beside it, or "
-    "take the dots out",
-    "unknown": "is part of no sample: such endings are not read",
-    "alone": "is part of no sample: there is no item of its key",
-    "caption": "is the caption of another item and is left out",
-    "hidden": "is hidden and is passed over",
+# Why a member belongs to no sample -> the kind of the finding, and the end of its message.
+_REASONS = {
+    "dots": (
+        "left-out",
+        "is part of no sample, for its key ends at the first dot: put a .cls of the very same name beside it, or "
+        "take the dots out",
+    ),
+    "unknown": ("left-out", "is part of no sample: such endings are not read"),
+    "alone": ("left-out", "is part of no sample: there is no item of its key"),
+    "caption": ("passed-over", "is the caption of another item and is left out"),
+    "hidden": ("passed-over", "is hidden and is passed over"),
 }
-_KIND = {"dots": "left-out", "unknown": "left-out", "alone": "left-out"}  # of the findings; the others harm nothing
 
 
 class UnusedMembers:
-    """The members of all tars that are part of no sample."""
+    """The members of all tars that belong to no sample, grouped by reason and ending."""
 
     def __init__(self) -> None:
-        self._members: dict[tuple[str, str], list[str]] = {}  # by why and ending
+        self._members: dict[tuple[str, str], list[str]] = {}  # (reason, ending) -> descriptions of the members
 
-    def add(self, why: str, where: str, name: str) -> None:
-        """``why``: a key of ``_ADVICE``; ``where``: the tar."""
+    def add(self, reason: str, tar: str, name: str) -> None:
+        """Add a member. ``reason``: a key of ``_REASONS``."""
         last = posixpath.basename(name)
-        ending = f".{last.rpartition('.')[2]}" if "." in last and why != "hidden" else ""
-        self._members.setdefault((why, ending), []).append(f"{where}: member {name!r}")
+        ending = f".{last.rpartition('.')[2]}" if "." in last and reason != "hidden" else ""
+        self._members.setdefault((reason, ending), []).append(f"{tar}: member {name!r}")
 
-    def tell(self, findings: Findings) -> None:
-        """A finding for each reason and ending: the first member, and how many there are."""
-        for (why, ending), members in self._members.items():
+    def add_findings(self, findings: Findings) -> None:
+        """Add a finding for each reason and ending: the first member, and how many there are."""
+        for (reason, ending), members in self._members.items():
             more = f" (and {len(members) - 1} more{f' of {ending}' if ending else ''})" if members[1:] else ""
-            refusal = UNREAD_ENDINGS.get(ending[1:].lower(), "") if why == "unknown" else ""
-            advice = f"is part of no sample: {refusal}" if refusal else _ADVICE[why]
-            findings.add(_KIND.get(why, "passed-over"), f"{members[0]}{more} {advice}", others=tuple(members[1:]))
+            kind, advice = _REASONS[reason]
+            if reason == "unknown" and ending[1:].lower() in UNREAD_ENDINGS:
+                advice = f"is part of no sample: {UNREAD_ENDINGS[ending[1:].lower()]}"
+            findings.add(kind, f"{members[0]}{more} {advice}", others=tuple(members[1:]))
 
 
 class TarShard:
-    """A tar, its members by key.
+    """One tar, with its members grouped by their key.
 
     Args:
-        name: of the tar, relative to the stream's root: begins the samples' keys.
-        split: of samples whose .json tells none; or None.
+        name: the tar's path relative to the stream's root. Sample keys begin with it.
+        split: the split of samples whose .json has none; None where nothing says it.
         label: the field of a .json that holds the class.
 
     Raises:
@@ -62,66 +66,66 @@ class TarShard:
     def __init__(self, file: Path, name: str, split: str | None, label: str):
         self.file, self.name, self.split, self.label = file, name, split, label
         self._groups: dict[str, list[Member]] = {}
-        self._dotted: set[str] = set()  # keys that hold dots
-        self._unused: list[tuple[str, str]] = []  # why, and the member's name
-        self._unread: dict[str, str] = {}  # key -> its first member of an ending that is not read
+        self._dotted_keys: set[str] = set()
+        self._unused: list[tuple[str, str]] = []  # (reason, name of the member)
+        self._unread: dict[str, str] = {}  # key -> its first member with an ending that is not read
         for member in read_index(file):
-            self._sort_in(member)
+            self._add_member(member)
 
-    def _sort_in(self, member: Member) -> None:
-        name = member[0]
-        by_convention, by_last = split_name(name), stem_and_ending(name)
-        if by_convention is None:
+    def _add_member(self, member: Member) -> None:
+        name, kind = member[0], member[3]
+        # The key by WebDataset's convention ends at the first dot. The name may also be a key with dots.
+        at_first_dot, at_last_dot = split_name(name), stem_and_ending(name)
+        if at_first_dot is None:
             parts = name.split("/")
             hidden = any(part.startswith(".") or is_system_file(part) for part in parts)
             self._unused.append(("hidden" if hidden else "unknown", name))
-        elif member[3] == "" or by_last is None:
+        elif kind == "" or at_last_dot is None:
             self._unused.append(("unknown", name))
-            self._unread.setdefault(by_convention[0], name)
+            self._unread.setdefault(at_first_dot[0], name)
         else:
-            key = by_last[0]
-            if key != by_convention[0]:
-                self._dotted.add(key)
+            key = at_last_dot[0]
+            if key != at_first_dot[0]:
+                self._dotted_keys.add(key)
             self._groups.setdefault(key, []).append(member)
 
-    def samples(self, findings: Findings, left_out: UnusedMembers) -> list[Sample]:
-        """All samples; faults go into ``findings``, members that are part of none into ``left_out``."""
-        out: list[Sample] = []
-        faults = len(findings)
+    def read_samples(self, findings: Findings, unused: UnusedMembers) -> list[Sample]:
+        """Return all samples. Add errors to ``findings``, and members that belong to no sample to ``unused``."""
+        samples: list[Sample] = []
+        findings_before = len(findings)
         for key, members in self._groups.items():
-            if key in self._dotted and not self._is_sample(members):
+            if key in self._dotted_keys and not self._has_item_and_class(members):
                 self._unused += [("dots", member[0]) for member in members]
                 continue
             try:
-                out += self._of_key(key, members)
+                samples += self._samples_of_key(key, members)
             except StreamError as error:
                 findings.add(getattr(error, "kind", "row"), error, path=str(self.file), key=f"{self.name}/{key}")
-        for why, name in self._unused:
-            left_out.add(why, str(self.file), name)
-        if not out and len(findings) == faults:
-            findings.add("row", self._empty(), path=str(self.file))
-        return out
+        for reason, name in self._unused:
+            unused.add(reason, str(self.file), name)
+        if not samples and len(findings) == findings_before:
+            findings.add("row", self._no_sample_message(), path=str(self.file))
+        return samples
 
-    def _empty(self) -> str:
+    def _no_sample_message(self) -> str:
         if not self._groups and not self._unused:
             return f"{self.file}: holds no sample, for the tar is empty: pack it again or remove it"
         return f"{self.file}: holds no sample: expected members such as 0001.jpg with 0001.cls or 0001.json"
 
-    def _is_sample(self, members: list[Member]) -> bool:
-        """Whether there are an item and its class."""
+    def _has_item_and_class(self, members: list[Member]) -> bool:
         kinds = [member[3] for member in members]
         has_class = any(
             kind.get(self.label, "").strip() if isinstance(kind, dict) else kind.startswith("=") for kind in kinds
         )
-        return has_class and any(_is_item(kind) for kind in kinds)
+        return has_class and any(isinstance(kind, str) and not kind.startswith("=") for kind in kinds)
 
-    def _of_key(self, key: str, members: list[Member]) -> Iterator[Sample]:
+    def _samples_of_key(self, key: str, members: list[Member]) -> Iterator[Sample]:
         where = f"{self.file}: sample {key!r}"
-        fields, items, captions = _parts(members, where)
+        fields, items, captions = _sort_members(members, where)
         label = fields.setdefault("", fields.get(self.label, "").strip())
         self._unused += [("caption", caption[0]) for caption in captions]
         if not items and label:
-            raise StreamError(f"{where} has a class but no item: {self._instead(key)}")
+            raise StreamError(f"{where} has a class but no item: {self._advice_without_item(key)}")
         if not items:
             self._unused += [("alone", member[0]) for member in members]
         if items and not label:
@@ -137,11 +141,10 @@ class TarShard:
                     "or test into the tar's name or folder, or give the tars of each split"
                 )
             check_split(split, where)
-            source = Slice(str(self.file), member[1], member[2], member[0])
-            yield Sample(modality, label, source, None, split, f"{self.name}/{member[0]}")
+            byte_range = Slice(str(self.file), member[1], member[2], member[0])
+            yield Sample(modality, label, byte_range, None, split, f"{self.name}/{member[0]}")
 
-    def _instead(self, key: str) -> str:
-        """What to do about a key without an item."""
+    def _advice_without_item(self, key: str) -> str:
         name = self._unread.get(key, "")
         refusal = UNREAD_ENDINGS.get(name.rpartition(".")[2].lower())
         if refusal:
@@ -149,12 +152,11 @@ class TarShard:
         return "add a member such as .jpg, .wav or .txt" + (f", for {name} is not read" if name else "")
 
 
-def _is_item(kind: object) -> bool:
-    return isinstance(kind, str) and not kind.startswith("=")
+def _sort_members(members: list[Member], where: str) -> tuple[dict[str, str], dict[str, Member], list[Member]]:
+    """Return what the members of one key are: the fields, modality -> the member with the item, and the captions.
 
-
-def _parts(members: list[Member], where: str) -> tuple[dict[str, str], dict[str, Member], list[Member]]:
-    """Of one key: the fields, of which "" is the class; the item of each modality; captions."""
+    The field "" is the class of a .cls.
+    """
     fields: dict[str, str] = {}
     items: dict[str, Member] = {}
     captions: list[Member] = []
@@ -169,15 +171,15 @@ def _parts(members: list[Member], where: str) -> tuple[dict[str, str], dict[str,
         else:
             items[kind] = member
     if "modality" in fields and items:
-        said = fields["modality"]
-        check_modality(said, where)
-        if len(items) > 1 and said not in items:
+        modality = fields["modality"]
+        check_modality(modality, where)
+        if len(items) > 1 and modality not in items:
             raise StreamError(
-                f"{where} has items of {', '.join(items)} and the modality {said!r} in its .json: correct it"
+                f"{where} has items of {', '.join(items)} and the modality {modality!r} in its .json: correct it"
             )
-        chosen = items.get(said) or next(iter(items.values()))
-        captions = [member for member in items.values() if member is not chosen]
-        items = {said: chosen}
+        item = items.get(modality) or next(iter(items.values()))
+        captions = [member for member in items.values() if member is not item]
+        items = {modality: item}
     elif len(items) > 1 and "text" in items:
         captions = [items.pop("text")]
     return fields, items, captions

@@ -100,6 +100,9 @@ def test_samples_are_byte_ranges(tars):
         ("train-00?.tar", "train-000 train-001"),
         ("train-001.tar", "train-001"),
         ("{train,test}-{000..000}.tar", "train-000 test-000"),
+        ("{train-{000..001},test-000}.tar", "train-000 train-001 test-000"),
+        ("train-00{0..2..2}.tar", "train-000 train-002"),
+        ("{s..t}*-000.tar", None),
         ("tr*-{0..1,000}.tar", None),
     ],
 )
@@ -117,7 +120,13 @@ def test_patterns_that_stand_for_nothing(tars, tmp_path):
         (tars / "a{1..9999999}.tar", "more than 100000"),
         (tars / "a{0..999}{0..999}.tar", "more than 100000"),
         (tars / "a{2..1}.tar", "smaller number"),
-        (tars / "{a,b{0..1}}.tar", "do not match"),
+        (tars / "{a,b{0..1}}.tar", "a.tar: No such file"),
+        (tars / "a{0..999999999999999999}.tar", "more than 100000"),  # refused before a name is made
+        (tars / ("a" + "{0..9}" * 5000), "more than 100000"),
+        (tars / ("{a," * 3000 + "b" + "}" * 3000), "nested too deeply"),
+        (tars / "a{0..9}}.tar", "do not match"),
+        (tars / "a}{0..1.tar", "do not match"),
+        (tars / "a{1..\u0663}.tar", "write {000..012}"),
         (tars / "a{b}.tar", "write {000..012}"),
         (tars / "gone.tar", "gone.tar: No such file"),
         (tars / "train.tgz", "unpack it to a plain .tar"),
@@ -204,8 +213,8 @@ def test_numbers_as_classes(tars):
 @pytest.fixture
 def scans(monkeypatch) -> list[str]:
     """Names of the tars that are read from end to end."""
-    seen, real = [], tar_index._scan
-    monkeypatch.setattr(tar_index, "_scan", lambda path: seen.append(path.name) or real(path))
+    seen, real = [], tar_index._scan_tar
+    monkeypatch.setattr(tar_index, "_scan_tar", lambda path: seen.append(path.name) or real(path))
     return seen
 
 
@@ -236,8 +245,10 @@ def test_the_index_is_made_once_and_again_when_the_tar_changes(tars, scans):
 
 
 def test_a_folder_that_cannot_be_written(tars, scans, monkeypatch, tmp_path):
-    real = tar_index._store
-    monkeypatch.setattr(tar_index, "_store", lambda place, content: tars not in place.parents and real(place, content))
+    real = tar_index._store_index
+    monkeypatch.setattr(
+        tar_index, "_store_index", lambda place, content: tars not in place.parents and real(place, content)
+    )
     for _ in range(2):
         assert len(Stream.from_tar(tars)) == 2
     assert len(scans) == 3 and not list(tars.glob("*.json"))
@@ -326,7 +337,7 @@ def test_tars_that_are_not_sound(tars, tmp_path):
         (lzma.compress(whole), "unxz"),
     ):
         path.write_bytes(packed)
-        refuse(lambda: Stream.from_tar(path), "train.tar: a compressed tar", f"{command} it first")
+        refuse(lambda: Stream.from_tar(path), "train.tar: samples of a compressed tar", f"{command} it first")
     second = 512 + 512 * -(-len(png(0)) // 512)  # where the second header is
     damaged = bytearray(whole)
     damaged[second + 100] ^= 0xFF
@@ -344,10 +355,10 @@ def test_tars_that_are_not_sound(tars, tmp_path):
     lie[148:156] = b"        "
     lie[148:156] = b"%06o\0 " % sum(lie)
     path.write_bytes(bytes(lie) + huge[512:] + whole)
-    refuse(lambda: Stream.from_tar(path), "train.tar: not a sound tar", "pack it again")
+    refuse(lambda: Stream.from_tar(path), "train.tar: not a valid tar", "pack it again")
     for cut in (whole.rstrip(b"\0"), whole[: -(len(whole) % 10240 or 512)]):  # the zeros at the end may be missing
         path.write_bytes(cut + b"\0" * (-len(cut) % 512))
-        assert len(tar_index._scan(path)) == 14
+        assert len(tar_index._scan_tar(path)) == 14
 
 
 def test_other_names_than_ascii_and_long_ones(tmp_path):

@@ -214,11 +214,11 @@ def test_every_sample_and_tar_at_fault_is_found(tmp_path):
         "test.tar: sample 'a' has no class",
         "train.tar: sample 'a' has no class",
         "train.tar: sample 'b' has a class but no item",
-        "train-1.tar: not a sound tar",
+        "train-1.tar: not a valid tar",
         "train-2.tar: holds no sample, for the tar is empty",
     ):
         assert sum(part in line for line in told) == 1, told
-    refuse(lambda: Stream.from_tar(tars), "train-1.tar: not a sound tar", "(5 more: mmcl-fast data check lists them)")
+    refuse(lambda: Stream.from_tar(tars), "train-1.tar: not a valid tar", "(5 more: mmcl-fast data check lists them)")
 
 
 def test_tars_in_a_folder(tmp_path):
@@ -237,7 +237,7 @@ def test_tars_in_a_folder(tmp_path):
     ]
     for name in ("train-4.tgz", "train-4.tar.gz", "train-4.TAR.BZ2", "train-4.tar.zst"):
         (tars / name).write_bytes(b"x")
-        refuse(lambda: Stream.from_tar(tars), f"{name}: a compressed tar", "unpack it to a plain .tar")
+        refuse(lambda: Stream.from_tar(tars), f"{name}: samples of a compressed tar", "unpack it to a plain .tar")
         (tars / name).unlink()
 
 
