@@ -1,4 +1,4 @@
-"""Commands that show what was learned, and what this machine has."""
+"""The command that writes the report of runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Json, app, console, guarded, print_json
+from mmcl_fast.cli.common import Debug, app, guarded
 from mmcl_fast.errors import UserError
 
 
@@ -23,7 +23,7 @@ def report_command(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write one HTML page about one run, or about several side by side, and beside it the same as Markdown.
+    """Write an HTML page about one run, or about several side by side, and the same as Markdown.
 
     Example: `mmcl-fast report runs/comm runs/ridge --out compare.html`
     """
@@ -32,21 +32,3 @@ def report_command(
     if len(runs) > 1 and out is None:
         raise UserError("report: several runs need --out FILE.html")
     print(f"report: {report.write(runs, out)}")
-
-
-@app.command()
-@guarded
-def doctor(as_json: Json = False, debug: Debug = False) -> None:
-    """Say what this machine has, what is missing, and how to mend it.
-
-    Example: `mmcl-fast doctor`
-    """
-    from mmcl_fast import doctor as examination
-
-    findings = examination.examine()
-    if as_json:
-        print_json([vars(finding) for finding in findings])
-    else:
-        examination.show(findings, console())
-    if any(finding.state == "broken" and finding.core for finding in findings):
-        raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""The cells of a table, a run folder each, and which of them are there already."""
+"""The cells of a sweep: one run folder for each variant and seed, and which of them are finished."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.compare.rows import Row
+from mmcl_fast.compare.variants import MethodVariant
 from mmcl_fast.config import Config
 from mmcl_fast.errors import RunError
-from mmcl_fast.report import page
-from mmcl_fast.runs import train as runs
-from mmcl_fast.runs.make_stream import check_stream_files
+from mmcl_fast.report.read_run import read_run
+from mmcl_fast.runs.folder import SKIPPED, check_run_folder, holds_run
+from mmcl_fast.runs.make_stream import check_stream_files, make_stream
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.broken_samples import BrokenSample
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A row with one seed, and its run folder.
+    """A variant with one seed, and its run folder.
 
     Attributes:
-        begun: the folder holds a run of this config, which is gone on with.
-        finished: that run is whole, and is taken as it is.
+        begun: the folder holds a run of this config; learning resumes it.
+        finished: that run is finished; its results are used as they are.
     """
 
-    row: Row
+    variant: MethodVariant
     seed: int
     config: Config
     folder: Path
@@ -36,51 +36,52 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return f"{self.row.title}, seed {self.seed}"
+        return f"{self.variant.title}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """What its process says beside its events."""
+        """Return the file of what the cell's process prints, its tracebacks too."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
-def plan(base: Config, rows: Sequence[Row], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """The cells OUT/<row>/seed-<n>, all rows of a seed before those of the next.
+def plan_cells(base: Config, variants: Sequence[MethodVariant], seeds: Sequence[int], out: Path) -> list[Cell]:
+    """Return the cells ``out/<variant>/seed-<n>``: all variants of the first seed, then of the next.
 
     Raises:
-        RunError: a folder holds a run of another config or of other data (names the difference), or no run.
-        ConfigError, StreamError: there is no such stream.
+        RunError: a folder holds a run of another config or other data, or something that is no run.
+        ConfigError, StreamError: the config names no stream that can be read.
     """
     if (out / "config.json").exists():
-        raise RunError(f"{out}: is a run folder, not that of a sweep; give another --out")
+        raise RunError(f"{out}: is a run folder, not the folder of a sweep; give another --out")
     streams: dict[str, Stream] = {}
     cells = []
     for seed in seeds:
-        for row in rows:
-            config, folder = row.config(base, seed), out / row.folder / f"seed-{seed}"
-            begun = runs.holds_run(folder, resume=True)
-            key = json.dumps([config.stream.model_dump(mode="json"), str(folder) * (folder / runs.SKIPPED).is_file()])
+        for variant in variants:
+            config, folder = variant.make_config(base, seed), out / variant.folder / f"seed-{seed}"
+            begun = holds_run(folder, resume=True)
+            # Cells of one seed share a stream. A run that left out broken samples has its own.
+            key = json.dumps([config.stream.model_dump(mode="json"), str(folder) * (folder / SKIPPED).is_file()])
             if key not in streams:
-                streams[key] = runs.make_stream(config, folder)
-            runs.examine(config, folder, streams[key], resume=True)
-            cells.append(Cell(row, seed, config, folder, begun, begun and _finished(folder)))
+                streams[key] = make_stream(config, folder)
+            check_run_folder(config, folder, streams[key], resume=True)
+            cells.append(Cell(variant, seed, config, folder, begun, begun and _is_finished(folder)))
     return cells
 
 
-def _finished(folder: Path) -> bool:
-    """Whether the summary is there and whole; a damaged one is written again by going on with the run."""
+def _is_finished(folder: Path) -> bool:
+    """Return whether the run has a readable summary. If it is damaged, resuming the run writes it again."""
     try:
-        page.read(folder)
+        read_run(folder)
     except RunError:
         return False
     return True
 
 
 def check_data(cells: Sequence[Cell], progress: Any = None) -> list[BrokenSample]:
-    """Decode every file once, for all cells that have not begun.
+    """Decode every file once for all cells that have not begun, if the config asks for this check.
 
     Returns:
-        The samples that they are to leave out (stream.on_broken = "skip").
+        The broken samples that these cells leave out, if the config has stream.on_broken = "skip".
 
     Raises:
         MediaError: a file does not decode.
@@ -89,11 +90,11 @@ def check_data(cells: Sequence[Cell], progress: Any = None) -> list[BrokenSample
     if not new or not new[0].config.stream.check:
         return []
     config = new[0].config
-    return check_stream_files(config, runs.make_stream(config), progress=progress).skipped
+    return check_stream_files(config, make_stream(config), progress=progress).skipped
 
 
-def tasks_learned(folder: Path) -> int:
-    """How many tasks a run has learned and evaluated, whatever the state of its log."""
+def count_learned_tasks(folder: Path) -> int:
+    """Return how many tasks a run has learned and evaluated. A log that ends inside a line is read as well."""
     try:
         return (folder / "metrics.jsonl").read_bytes().count(b'\n{"event": "task"')
     except OSError:

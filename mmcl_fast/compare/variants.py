@@ -1,36 +1,36 @@
-"""The rows of a table, from what the command line says of them.
+"""Parse the methods, switches and seeds that a sweep compares.
 
-A row is a method, or COMM, with some of its options changed: ``ridge``, ``ridge:source=zq``, ``rank=8:drift=false``.
+A variant is a method with some of its options changed: ``ridge``, ``ridge:source=zq``, or for an ablation of COMM
+``rank=8:drift=false``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmcl_fast.config import load as configs
-from mmcl_fast.config.load import Config
+from mmcl_fast.config import LARGEST_SEED, Config, build_config, parse_override
 from mmcl_fast.errors import ConfigError, suggest
 from mmcl_fast.methods import METHODS
 
-MOST_SEEDS = 1000
-ENCODER_KEYS = ("prompt_blocks",)  # all other keys of a row are the method's options
-OWN_BLOCKS = "the embedded encoder always prompts its own two blocks"
+MAX_SEEDS = 1000
+ENCODER_KEYS = ("prompt_blocks",)  # keys of [encoder]; all other keys of a variant are options of its method
+FIXED_BLOCKS = "the embedded encoder always prompts its own two blocks"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the table.
+class MethodVariant:
+    """A method with some of its options changed: a row of the tables.
 
     Attributes:
-        title: in tables and plots.
-        folder: of its runs, below that of the sweep.
-        method: a method's name.
-        options: those of the method that differ from the base config's.
-        encoder: keys of [encoder] that differ.
-        spec: what the command line said; begins messages.
+        title: its name in tables and plots.
+        folder: the name of its folder in the folder of the sweep.
+        method: the method's name.
+        options: options of the method that differ from the base config.
+        encoder: keys of [encoder] that differ from the base config.
+        spec: how the user named it, such as "--methods ridge:source=zq"; error messages begin with it.
     """
 
     title: str
@@ -40,80 +40,88 @@ class Row:
     encoder: dict[str, Any] = field(default_factory=dict)
     spec: str = ""
 
-    def config(self, base: Config, seed: int) -> Config:
-        """The base config with this row's changes; ``seed`` is that of training and of the stream's order.
+    def make_config(self, base: Config, seed: int) -> Config:
+        """Return the base config with the changes of this variant.
 
-        The base config's options go to the method that it names; others start from their defaults. Where all
-        checkpoints would be kept, the two newest are: sweeps have many runs.
+        Options of the base config apply to the method that the base config names; other methods start from their
+        defaults. A sweep has many runs: if the base config keeps all checkpoints, its runs keep two each.
+
+        Args:
+            seed: fixes both training and the order of the tasks.
 
         Raises:
-            ConfigError: names the row and the key.
+            ConfigError: a key or value is wrong; the message names the variant and the key.
         """
         values = base.model_dump(mode="json")
-        own = values["method"]["options"] if values["method"]["name"] == self.method else {}
-        values["method"] = {"name": self.method, "options": own | self.options}
+        options = values["method"]["options"] if values["method"]["name"] == self.method else {}
+        values["method"] = {"name": self.method, "options": options | self.options}
         values["encoder"] |= self.encoder
         values["stream"]["seed"] = values["train"]["seed"] = seed
         if base.train.keep_checkpoints == "all":
             values["train"]["keep_checkpoints"] = 2
         if "prompt_blocks" in self.encoder and base.encoder.name == "embedded":
-            raise ConfigError(f"{self.spec}: prompt_blocks: {OWN_BLOCKS}; leave it out or take a CLIP")
-        return configs.build(values, self.spec)
+            raise ConfigError(f"{self.spec}: prompt_blocks: {FIXED_BLOCKS}; leave it out or use a CLIP")
+        return build_config(values, self.spec)
 
 
-def seeds(text: str) -> list[int]:
-    """``0..4`` or ``0,3,7`` -> the seeds, in that order, each once.
+def parse_seeds(seeds: str | Iterable[int]) -> list[int]:
+    """Return the seeds in their order, each once.
+
+    Args:
+        seeds: numbers, or a text such as ``0..4`` or ``0,3,7``.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: the text is of another form, or a seed is negative or too large.
     """
+    text = seeds if isinstance(seeds, str) else ",".join(map(str, seeds))
     out: dict[int, None] = {}
     for piece in text.split(","):
         found = re.fullmatch(r"\s*(\d{1,19})(?:\.\.(\d{1,19}))?\s*", piece)
         first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
-        if not first <= last <= min(configs.LARGEST_SEED, first + MOST_SEEDS - 1):
-            raise ConfigError(f"--seeds {text}: give whole numbers such as 0..4 or 0,3,7, at most {MOST_SEEDS}")
+        if not first <= last <= min(LARGEST_SEED, first + MAX_SEEDS - 1):
+            raise ConfigError(f"--seeds {text}: give whole numbers such as 0..4 or 0,3,7, at most {MAX_SEEDS}")
         out |= dict.fromkeys(range(first, last + 1))
     return list(out)
 
 
-def methods(text: str, base: Config) -> list[Row]:
-    """``comm,ridge,ridge:source=zq`` -> rows. Options after a method's name are changes to its own.
+def parse_methods(methods: str | Sequence[str], base: Config) -> list[MethodVariant]:
+    """Return the variants that a text such as ``comm,ridge,ridge:source=zq``, or a list of its parts, names.
 
     Raises:
-        ConfigError: no such method or option, a value out of range, or a row given twice.
+        ConfigError: a method or option does not exist, a value is out of range, or a variant is given twice.
     """
-    rows = []
-    for piece in _pieces(text, "--methods"):
+    variants = []
+    for piece in _split(methods, "--methods"):
         name, _, changes = piece.partition(":")
         if name not in METHODS:
             raise ConfigError(f"--methods {piece}: no such method; {suggest(name, list(METHODS))}")
-        own, encoder = _changes(changes, f"--methods {piece}")
-        rows.append(Row(piece, _folder(piece), name, own, encoder, f"--methods {piece}"))
-    return _checked(rows, base)
+        options, encoder = _parse_changes(changes, f"--methods {piece}")
+        variants.append(MethodVariant(piece, _folder_name(piece), name, options, encoder, f"--methods {piece}"))
+    return _require_different(variants, base)
 
 
-# A switch: what it stands for, and its rows as (title, options) from the base config's options of COMM.
 Options = dict[str, Any]
-_Rows = Callable[[Options], list[tuple[str, Options]]]
+# From the options of COMM in the base config: the (title, changed options) of each variant.
+_MakeVariants = Callable[[Options], list[tuple[str, Options]]]
 
 
-def _off(key: str, title: str) -> _Rows:
+def _turn_off(key: str, title: str) -> _MakeVariants:
     return lambda base: [(title, {key: False})]
 
 
-def _around(key: str, title: str) -> _Rows:
+def _halve_and_double(key: str, title: str) -> _MakeVariants:
     return lambda base: [(f"{title} {value}", {key: value}) for value in (max(1, base[key] // 2), base[key] * 2)]
 
 
-SWITCHES: dict[str, tuple[str, _Rows]] = {
-    "prompts": ("no prompts at all", _off("prompts", "no prompts")),
-    "aggregation": ("no intra-modal aggregation", _off("aggregation", "no intra-modal aggregation")),
+# Name of a switch -> (what it changes, its variants).
+SWITCHES: dict[str, tuple[str, _MakeVariants]] = {
+    "prompts": ("no prompts at all", _turn_off("prompts", "no prompts")),
+    "aggregation": ("no intra-modal aggregation", _turn_off("aggregation", "no intra-modal aggregation")),
     "self_regularisation": (
         "no self-regularisation",
         lambda base: [("no self-regularisation", {"self_regularisation": 0.0})],
     ),
-    "blending": ("no inter-modal blending", _off("blending", "no inter-modal blending")),
+    "blending": ("no inter-modal blending", _turn_off("blending", "no inter-modal blending")),
     "relevance": (
         "the other relevance function, mlp or analytic",
         lambda base: [(f"relevance {kind}", {"relevance": kind}) for kind in ("analytic", "mlp")],
@@ -125,47 +133,46 @@ SWITCHES: dict[str, tuple[str, _Rows]] = {
             ("no re-alignment", {"realignment": "off"}),
         ],
     ),
-    "drift": ("no drift correction", _off("drift", "no drift correction")),
-    "weighted": ("no contribution weights w in re-alignment", _off("weighted", "no weights w")),
+    "drift": ("no drift correction", _turn_off("drift", "no drift correction")),
+    "weighted": ("no contribution weights w in re-alignment", _turn_off("weighted", "no weights w")),
     "prompt_blocks": (
         "prompts in one block, or in all",
         lambda base: [(f"prompt_blocks {n}", {"prompt_blocks": n}) for n in (1, "all")],
     ),
-    "prompt_length": ("half and twice the prompt length", _around("prompt_length", "prompt length")),
-    "rank": ("half and twice the rank r", _around("rank", "rank")),
+    "prompt_length": ("half and twice the prompt length", _halve_and_double("prompt_length", "prompt length")),
+    "rank": ("half and twice the rank r", _halve_and_double("rank", "rank")),
 }
 
 
-def switches(text: str | None, base: Config) -> tuple[list[Row], list[str]]:
-    """COMM as the base config has it, then one row for each switch.
+def parse_switches(switches: str | Sequence[str] | None, base: Config) -> tuple[list[MethodVariant], list[str]]:
+    """Return COMM as the base config has it, and the variants of each switch.
 
     Args:
-        text: names of ``SWITCHES`` and changes of one's own such as ``rank=8`` or ``drift=false:weighted=false``,
-            with commas between; None: all switches.
+        switches: names of ``SWITCHES`` and changes such as ``rank=8`` or ``drift=false:weighted=false``, in one text
+            with commas between or in a list. None: all switches.
 
     Returns:
-        Rows, and a line for each switch that changes nothing here and is left out.
+        The variants, and a line for each switch that is left out because it changes nothing here.
 
     Raises:
-        ConfigError: the base config's method is not comm; else as for ``methods``.
+        ConfigError: the method of the base config is not comm; else as for ``parse_methods``.
     """
     if base.method.name != "comm":
         raise ConfigError(
-            f"method.name = {base.method.name!r}: ablate throws the switches of comm; add --set method.name=comm"
+            f"method.name = {base.method.name!r}: ablate changes the switches of comm; add --set method.name=comm"
         )
     now = base.method.options | {"prompt_blocks": base.encoder.prompt_blocks}
-    rows, left_out = [Row("comm", "comm", "comm", spec="comm")], []
-    for piece in _pieces(",".join(SWITCHES) if text is None else text, "--switches"):
+    variants, left_out = [MethodVariant("comm", "comm", "comm", spec="comm")], []
+    for piece in _split(list(SWITCHES) if switches is None else switches, "--switches"):
         spec = f"--switches {piece}"
         if "=" in piece:
-            rows.append(
-                Row(piece.replace(":", ", ").replace("=", " = "), _folder(piece), "comm", *_changes(piece, spec), spec)
-            )
+            title = piece.replace(":", ", ").replace("=", " = ")
+            variants.append(MethodVariant(title, _folder_name(piece), "comm", *_parse_changes(piece, spec), spec))
             continue
         if piece not in SWITCHES:
             raise ConfigError(f"{spec}: no such switch; {suggest(piece, list(SWITCHES))}, or a change such as rank=8")
         if piece == "prompt_blocks" and base.encoder.name == "embedded":
-            left_out.append(f"{piece}: left out: {OWN_BLOCKS}")
+            left_out.append(f"{piece}: left out: {FIXED_BLOCKS}")
             continue
         found = [
             (title, changes)
@@ -173,52 +180,51 @@ def switches(text: str | None, base: Config) -> tuple[list[Row], list[str]]:
             if any(now[key] != value for key, value in changes.items())
         ]
         if not found:
-            left_out.append(f"{piece}: left out: the config has it switched already")
+            left_out.append(f"{piece}: left out: the config already has this change")
         for title, changes in found:
-            said = ":".join(f"{key}={str(value).lower()}" for key, value in changes.items())
-            rows.append(Row(title, _folder(said), "comm", *_apart(changes), spec))
-    return _checked(rows, base), left_out
+            folder = _folder_name(":".join(f"{key}={str(value).lower()}" for key, value in changes.items()))
+            variants.append(MethodVariant(title, folder, "comm", *_split_encoder_keys(changes), spec))
+    return _require_different(variants, base), left_out
 
 
-def _pieces(text: str, option: str) -> list[str]:
-    pieces = [piece.strip() for piece in text.split(",")]
-    if "" in pieces:
-        raise ConfigError(f"{option} {text!r}: an empty name; give names with commas between")
+def _split(names: str | Sequence[str], option: str) -> list[str]:
+    pieces = [piece.strip() for piece in (names.split(",") if isinstance(names, str) else names)]
+    if "" in pieces or not pieces:
+        raise ConfigError(f"{option} {names!r}: an empty name; give names with commas between")
     return pieces
 
 
-def _changes(text: str, spec: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``a=1:b=x`` -> changes of the method's options, and of [encoder]."""
-    own: dict[str, Any] = {}
+def _parse_changes(text: str, spec: str) -> tuple[Options, Options]:
+    """Return the changes of ``a=1:b=x`` as options of the method, and keys of [encoder]."""
+    changes: Options = {}
     for part in text.split(":") if text else ():
         if not re.fullmatch(r"\w+=.+", part):
             raise ConfigError(f"{spec}: {part!r}: expected key=value, for example rank=8")
-        key, value = configs.parse_override(part)
-        own[key] = value
-    return _apart(own)
+        key, value = parse_override(part)
+        changes[key] = value
+    return _split_encoder_keys(changes)
 
 
-def _apart(changes: Options) -> tuple[Options, Options]:
-    """Those of the method's options, and those of [encoder]."""
+def _split_encoder_keys(changes: Options) -> tuple[Options, Options]:
+    """Return the options of the method, and the keys of [encoder]."""
     return (
         {key: value for key, value in changes.items() if key not in ENCODER_KEYS},
         {key: value for key, value in changes.items() if key in ENCODER_KEYS},
     )
 
 
-def _folder(text: str) -> str:
+def _folder_name(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", text)
 
 
-def _checked(rows: Sequence[Row], base: Config) -> list[Row]:
-    seen: dict[tuple, Row] = {}
-    folders: dict[str, Row] = {}
-    for row in rows:
-        config = row.config(base, 0)
-        key = (row.method, *sorted(config.method.options.items()), config.encoder.prompt_blocks)
-        twin = seen.setdefault(key, row)
-        if twin is not row or folders.setdefault(row.folder, row) is not row:
-            raise ConfigError(
-                f"{row.spec}: the same as {(twin if twin is not row else folders[row.folder]).title}; name it once"
-            )
-    return list(rows)
+def _require_different(variants: Sequence[MethodVariant], base: Config) -> list[MethodVariant]:
+    """Return the variants; ConfigError if two have the same config or the same folder, or one has a wrong value."""
+    by_config: dict[tuple, MethodVariant] = {}
+    by_folder: dict[str, MethodVariant] = {}
+    for variant in variants:
+        config = variant.make_config(base, 0)
+        key = (variant.method, *sorted(config.method.options.items()), config.encoder.prompt_blocks)
+        for first in (by_config.setdefault(key, variant), by_folder.setdefault(variant.folder, variant)):
+            if first is not variant:
+                raise ConfigError(f"{variant.spec}: the same as {first.title}; name it once")
+    return list(variants)

@@ -1,7 +1,8 @@
-"""A process of a sweep: learns the cells that it is told on standard input, and says on standard output how far it is.
+"""A worker process of a sweep: it learns cells and reports its progress.
 
-One JSON object a line both ways. In: ``{"config", "out", "log", "skipped"}``. Out: ``{"event": "progress", "learned",
-"tasks", "doing"}`` and ``{"event": "end", "fault"}``. Whatever else is printed goes to the cell's log.
+Standard input has a JSON object on each line, a cell to learn: ``{"config", "out", "log", "skipped"}``. Standard output
+gets JSON objects, too: ``{"event": "progress", "learned", "tasks", "doing"}`` and ``{"event": "end", "fault"}``. All
+other output goes to the cell's log.
 """
 
 from __future__ import annotations
@@ -19,70 +20,73 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmcl_fast import distributed
-from mmcl_fast import plugins as use
-from mmcl_fast.compare.cell import tasks_learned
+from mmcl_fast import distributed, plugins
+from mmcl_fast.compare.cell import count_learned_tasks
 from mmcl_fast.config import build_config
 from mmcl_fast.errors import UserError
-from mmcl_fast.runs import train as runs
-from mmcl_fast.runs.task_checkpoints import Stop
+from mmcl_fast.runs.folder import holds_run
+from mmcl_fast.runs.make_stream import make_stream
+from mmcl_fast.runs.task_checkpoints import RunStopped
+from mmcl_fast.runs.task_loop import learn_stream
 from mmcl_fast.streams.broken_samples import BrokenSample
 
-EVERY = 0.2  # seconds between two lines about the same phase
+REPORT_INTERVAL = 0.2  # seconds between two events of the same phase
 
 
-class Told:
-    """A progress (``mmcl_fast.progress``) that is told to the sweep."""
+class EventProgress:
+    """A progress display (``mmcl_fast.progress``) that sends events to the sweep."""
 
     def __init__(self, events: TextIO, folder: Path, tasks: int):
         self.events, self.folder, self.tasks = events, folder, tasks
-        self.learned = tasks_learned(folder)
-        self.say("")
+        self.learned = count_learned_tasks(folder)
+        self.report("")
 
-    def say(self, doing: str) -> None:
-        with contextlib.suppress(OSError):  # a sweep that is gone: the signal that follows stops this
-            tell(self.events, event="progress", learned=self.learned, tasks=self.tasks, doing=doing)
+    def report(self, doing: str) -> None:
+        with contextlib.suppress(OSError):  # the sweep has ended; the signal that follows stops this process
+            send_event(self.events, event="progress", learned=self.learned, tasks=self.tasks, doing=doing)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[_Phase]:
-        self.say(name)
+        self.report(name)
         yield _Phase(self, name, total)
 
     def log(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
-        learned, self.learned = self.learned, tasks_learned(self.folder)
+        learned, self.learned = self.learned, count_learned_tasks(self.folder)
         if learned != self.learned:
-            self.say("")
+            self.report("")
 
 
 class _Phase:
-    def __init__(self, told: Told, name: str, total: int | None):
-        self.told, self.name, self.total, self.done, self.last = told, name, total, 0, time.monotonic()
+    def __init__(self, progress: EventProgress, name: str, total: int | None):
+        self.progress, self.name, self.total = progress, name, total
+        self.done, self.last = 0, time.monotonic()
 
     def advance(self, n: int = 1) -> None:
         self.done += n
-        if time.monotonic() - self.last >= EVERY:
+        if time.monotonic() - self.last >= REPORT_INTERVAL:
             self.last = time.monotonic()
-            self.told.say(f"{self.name} {self.done}" + (f"/{self.total}" if self.total else ""))
+            self.progress.report(f"{self.name} {self.done}" + (f"/{self.total}" if self.total else ""))
 
     def note(self, **numbers: float) -> None:
-        """Numbers that are not told."""
+        """Ignore numbers such as the loss: the sweep shows none."""
 
 
-def tell(events: TextIO, **values: Any) -> None:
+def send_event(events: TextIO, **values: Any) -> None:
+    """Write one event as a line of JSON."""
     events.write(json.dumps(values) + "\n")
     events.flush()
 
 
-def learn(job: dict[str, Any], events: TextIO) -> str | None:
-    """Learn a cell, or go on with it. Returns what was wrong, or None."""
+def learn_cell(job: dict[str, Any], events: TextIO) -> str | None:
+    """Learn or resume a cell. Return why it failed, or None."""
     folder = Path(job["out"])
     try:
         config = build_config(job["config"], str(folder))
-        stream = runs.make_stream(config, folder)
-        if job["skipped"] and not runs.holds_run(folder, resume=True):
+        stream = make_stream(config, folder)
+        if job["skipped"] and not holds_run(folder, resume=True):
             stream = stream.without_broken([BrokenSample(**sample) for sample in job["skipped"]])
-        runs.train(config, folder, resume=True, progress=Told(events, folder, len(stream)), stream=stream)
+        learn_stream(config, folder, resume=True, progress=EventProgress(events, folder, len(stream)), stream=stream)
     except UserError as fault:
         return str(fault)
     except Exception as fault:
@@ -93,9 +97,10 @@ def learn(job: dict[str, Any], events: TextIO) -> str | None:
 
 
 def main() -> None:
+    """Learn the cells of standard input until it ends."""
     events = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    use.load()
+    os.dup2(2, 1)  # a library that prints must not write between the events
+    plugins.load()
     distributed.exit_with_parent()
     for line in sys.stdin:
         job = json.loads(line)
@@ -105,11 +110,11 @@ def main() -> None:
         os.close(log)
         faulthandler.enable()
         try:
-            fault = learn(job, events)
-        except Stop as stop:
+            fault = learn_cell(job, events)
+        except RunStopped as stop:
             sys.exit(128 + stop.signum)
-        gc.collect()
-        tell(events, event="end", fault=fault)
+        gc.collect()  # the next cell needs the memory of this one
+        send_event(events, event="end", fault=fault)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ from typing import cast
 import pytest
 from typer.testing import CliRunner
 
-from mmcl_fast import atomic_files as files
-from mmcl_fast import cli, distributed
-from mmcl_fast.compare import display, rows, sweep
+from mmcl_fast import atomic_files, cli, distributed, progress, runs
+from mmcl_fast.compare import display, processes, variants
 from mmcl_fast.compare.cell import Cell
 from mmcl_fast.config import load_config
 from mmcl_fast.learning import learner
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.folder import SKIPPED
 from tests.toy import ToyEncoder, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +81,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def swept(config: Path) -> Path:
     """A finished sweep of comm and ridge with two seeds, two cells at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "COMMAND", worker())
+        patch.setattr(processes, "COMMAND", worker())
         result = call(
             "compare",
             config,
@@ -100,7 +99,7 @@ def swept(config: Path) -> Path:
 
 
 def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    monkeypatch.setattr(processes, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
 
 
 def outcome(folder: Path) -> dict:
@@ -117,7 +116,7 @@ def wait_for(what, seconds: float = 180.0) -> None:
 
 
 def free(out: Path) -> bool:
-    with open(out / files.LOCK) as handle:
+    with open(out / atomic_files.LOCK) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -131,7 +130,7 @@ def free(out: Path) -> bool:
 def test_a_cell_is_the_run_that_train_would_make(config: Path, swept: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
     alone = load_config(config, ["stream.seed=1", "train.seed=1"])
-    run.train(alone, tmp_path / "alone")
+    runs.learn_stream(alone, tmp_path / "alone")
     assert outcome(tmp_path / "alone") == outcome(swept / "comm" / "seed-1")
     assert len(list((swept / "comm" / "seed-1" / "checkpoints").iterdir())) == 2
     assert outcome(swept / "comm" / "seed-0")["tasks"] != outcome(swept / "comm" / "seed-1")["tasks"]  # their order
@@ -203,7 +202,7 @@ def test_another_config_is_refused_with_the_difference(config: Path, swept: Path
 
 
 def test_a_failing_cell_does_not_stop_the_others(config: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sweep, "COMMAND", worker(FATAL))
+    monkeypatch.setattr(processes, "COMMAND", worker(FATAL))
     result = call(
         "compare",
         config,
@@ -244,16 +243,16 @@ def end_after(task: int, words: list[str], out: Path, signum: int) -> tuple[int,
 def test_a_sweep_that_is_ended_goes_on(config: Path, swept: Path, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "out"
     words = ["compare", str(config), "--methods", "ridge,comm", "--seeds", "0..1", "--jobs", "1", "--out", str(out)]
-    monkeypatch.setattr(sweep, "COMMAND", worker(HELD.format(task=1)))
+    monkeypatch.setattr(processes, "COMMAND", worker(HELD.format(task=1)))
     code, said = end_after(1, words, out, signal.SIGINT)
     assert code == 130 and free(out)  # no process is left
     assert shlex.split(said.split("go on with: ")[1].splitlines()[0]) == ["mmcl-fast", *words]
     before = (out / "ridge" / "seed-0" / "summary.json").stat().st_mtime_ns
-    monkeypatch.setattr(sweep, "COMMAND", worker(HELD.format(task=3)))
+    monkeypatch.setattr(processes, "COMMAND", worker(HELD.format(task=3)))
     assert end_after(3, words, out, signal.SIGKILL)[0] == -signal.SIGKILL
     wait_for(lambda: free(out))  # the worker follows
     assert not (out / "comm" / "seed-0" / "summary.json").exists() and not (out / "ridge" / "seed-1").exists()
-    monkeypatch.setattr(sweep, "COMMAND", worker())
+    monkeypatch.setattr(processes, "COMMAND", worker())
     result = call(*words)
     assert "1 of 4 cells" in result.stderr and "comm, seed 0: goes on" in result.stderr
     assert "comm, seed 0: task 1/4" not in result.stderr and "comm, seed 1: task 1/4" in result.stderr
@@ -264,7 +263,7 @@ def test_a_sweep_that_is_ended_goes_on(config: Path, swept: Path, tmp_path: Path
 
 def test_a_folder_in_use_is_refused(config: Path, swept: Path, monkeypatch) -> None:
     no_worker(monkeypatch)
-    with files.locked(swept):
+    with atomic_files.lock_folder(swept):
         result = call("compare", config, "--methods", "comm", "--seeds", "0", "--out", swept, code=2)
     assert "in use by process" in result.stderr
     result = call("compare", config, "--methods", "comm", "--seeds", "0", "--out", swept / "comm" / "seed-0", code=2)
@@ -288,15 +287,15 @@ def test_broken_files_are_found_before_anything_is_learned(config: Path, tmp_pat
         f"stream.path={root}",
     )
     assert "0.png" in call(*words, code=2).stderr and not (tmp_path / "out").exists()
-    monkeypatch.setattr(sweep, "COMMAND", worker())
+    monkeypatch.setattr(processes, "COMMAND", worker())
     result = call(*words, "--set", "stream.on_broken=skip")
     assert "1 samples do not decode" in result.stdout
     call(*words, "--set", "stream.on_broken=skip")
-    assert "0.png" in (tmp_path / "out" / "ridge" / "seed-1" / run.SKIPPED).read_text()
+    assert "0.png" in (tmp_path / "out" / "ridge" / "seed-1" / SKIPPED).read_text()
 
 
 def test_ablate_throws_each_switch(config: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sweep, "COMMAND", worker())
+    monkeypatch.setattr(processes, "COMMAND", worker())
     result = call(
         "ablate",
         config,
@@ -309,7 +308,7 @@ def test_ablate_throws_each_switch(config: Path, tmp_path: Path, monkeypatch) ->
         "--set",
         "stream.classes_per_task=none",
     )
-    assert "drift: left out: the config has it switched already" in result.stderr
+    assert "drift: left out: the config already has this change" in result.stderr
     values = json.loads((tmp_path / "out" / "results.json").read_text())
     base = values["rows"][0]
     changed = {
@@ -344,18 +343,34 @@ def test_a_terminal_shows_all_cells_and_those_under_way(config: Path, tmp_path: 
     from rich.console import Console
 
     base = load_config(config)
-    cell = Cell(rows.methods("ridge", base)[0], 4, base, tmp_path / "seed-4")
+    cell = Cell(variants.parse_methods("ridge", base)[0], 4, base, tmp_path / "seed-4")
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=150)
-    with display.Bars(3, 1, console) as bars:
-        bars.begin(cell)
-        bars.progress(cell, {"learned": 2, "tasks": 9, "doing": "text-1: decode and trunk 7/20"})
-        bars.bars.refresh()
+    bars = progress.Bars(console)
+    with display.SweepDisplay(bars, 3, 1) as sweep_display:
+        sweep_display.begin(cell)
+        sweep_display.progress(cell, {"learned": 2, "tasks": 9, "doing": "text-1: decode and trunk 7/20"})
+        bars._bars.refresh()
         shown = written.getvalue()
-        bars.end(cell, "lost")
+        sweep_display.end(cell, "lost")
     for part in ("all cells", "1/3", "ridge, seed 4", "2/9", "decode and trunk 7/20"):
         assert part in shown, part
     assert "ridge, seed 4: failed: lost (2/3 cells)" in written.getvalue()
+
+
+def test_a_pipe_gets_lines_for_begin_task_and_end(config: Path, tmp_path: Path) -> None:
+    base, written = load_config(config), io.StringIO()
+    cell = Cell(variants.parse_methods("ridge", base)[0], 4, base, tmp_path / "seed-4")
+    with display.SweepDisplay(progress.Lines(written), 3, 1) as sweep_display:
+        sweep_display.begin(cell)
+        for learned, doing in ((0, "text-1: decode and trunk"), (1, ""), (1, "text-2: prompts")):
+            sweep_display.progress(cell, {"learned": learned, "tasks": 9, "doing": doing})
+        sweep_display.end(cell, None)
+    assert written.getvalue().splitlines() == [
+        "ridge, seed 4: begins",
+        "ridge, seed 4: task 1/9",
+        "ridge, seed 4: finished (2/3 cells)",
+    ]
 
 
 def test_cells_beside_each_other_share_the_memory(monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""The rows of a sweep and its seeds, as words of the command line name them; the tables of what they came to."""
+"""The variants and seeds of a sweep as the command line names them, and the tables of their results."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.compare import rows
+from mmcl_fast.compare import variants
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.report import results, tables
 
-# ---- rows and seeds ---------------------------------------------------------------------------------------------
+# ---- variants and seeds ---------------------------------------------------------------------------------------------
 
 
 def test_rows_of_ones_own() -> None:
     base = load_config("demo", ["method.options.epochs=2"])
-    comm, ridge, both = rows.methods("comm, ridge:source=zq, comm:rank=8:drift=false", base)
-    assert comm.config(base, 5).method.options["epochs"] == 2 and comm.config(base, 5).train.seed == 5
-    assert ridge.config(base, 5).method.options == {"source": "zq", "penalty": 0.005}
-    assert both.config(base, 0).stream.seed == 0 and both.options == {"rank": 8, "drift": False}
+    comm, ridge, both = variants.parse_methods("comm, ridge:source=zq, comm:rank=8:drift=false", base)
+    assert comm.make_config(base, 5).method.options["epochs"] == 2 and comm.make_config(base, 5).train.seed == 5
+    assert ridge.make_config(base, 5).method.options == {"source": "zq", "penalty": 0.005}
+    assert both.make_config(base, 0).stream.seed == 0 and both.options == {"rank": 8, "drift": False}
     assert both.folder == "comm-rank-8-drift-false"
-    chosen, left_out = rows.switches("prompt_blocks,rank=8", base)
+    chosen, left_out = variants.parse_switches("prompt_blocks,rank=8", base)
     assert [row.title for row in chosen] == ["comm", "rank = 8"] and "own two blocks" in left_out[0]
 
 
 @pytest.mark.parametrize(
     ("make", "text", "message"),
     [
-        (rows.methods, "com", "--methods com: no such method; did you mean 'comm'"),
-        (rows.methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
-        (rows.methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank = 0: must be from 1"),
-        (rows.methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
-        (rows.methods, "ridge:q", "expected key=value"),
-        (rows.methods, "comm:prompt_blocks=1", "own two blocks"),
-        (rows.methods, "comm,", "an empty name"),
-        (rows.switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
-        (rows.switches, "rank=32", "the same as comm"),
-        (rows.switches, "realignment=of", "use one of off, closed, trained"),
+        (variants.parse_methods, "com", "--methods com: no such method; did you mean 'comm'"),
+        (variants.parse_methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
+        (variants.parse_methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank = 0: must be from 1"),
+        (variants.parse_methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
+        (variants.parse_methods, "ridge:q", "expected key=value"),
+        (variants.parse_methods, "comm:prompt_blocks=1", "own two blocks"),
+        (variants.parse_methods, "comm,", "an empty name"),
+        (variants.parse_switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
+        (variants.parse_switches, "rank=32", "the same as comm"),
+        (variants.parse_switches, "realignment=of", "use one of off, closed, trained"),
     ],
 )
 def test_rows_that_are_wrong(make, text: str, message: str) -> None:
@@ -49,10 +49,10 @@ def test_rows_that_are_wrong(make, text: str, message: str) -> None:
 
 
 def test_seeds() -> None:
-    assert rows.seeds("0..4") == [0, 1, 2, 3, 4] and rows.seeds("7,0..1, 0") == [7, 0, 1]
+    assert variants.parse_seeds("0..4") == [0, 1, 2, 3, 4] and variants.parse_seeds("7,0..1, 0") == [7, 0, 1]
     for wrong in ("4..1", "x", "", "1,,2", "-1", "0..1000", str(2**63)):
         with pytest.raises(ConfigError, match="--seeds"):
-            rows.seeds(wrong)
+            variants.parse_seeds(wrong)
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_numbers_by_hand(collected) -> None:
 
 
 def test_markdown(collected) -> None:
-    text = tables.markdown(collected)
+    text = tables.write_markdown(collected)
     assert "| a | 3 | 74.0 ± 9.9 |" in text and "| none | 0 | – | – |" in text
     assert "| x_1 & 50 % \\| | 3 | -3.0 ± 6.6 | 0.188 / 0.250 |" in text
     assert "- none, seed 0: lost" in text and "last: mean over i of R[T,i]" in text
@@ -108,7 +108,7 @@ def test_markdown(collected) -> None:
 
 
 def test_latex_is_escaped(collected) -> None:
-    text = tables.latex(collected)
+    text = tables.write_latex(collected)
     row = next(line for line in text.splitlines() if r"x\_1" in line)
     assert row.strip().startswith(r"x\_1 \& 50 \% \textbar{} & $3$ & $71.0 \pm 4.3$ & ") and row.endswith(r"\\")
     assert r"agnostic, in \%" in text and "$-3.0 \\pm 6.6$ & 0.188 / 0.250 &" in text
@@ -119,7 +119,7 @@ def test_latex_is_escaped(collected) -> None:
 
 
 def test_csv_has_every_number(collected) -> None:
-    lines = list(csv.DictReader(tables.csv_text(collected).splitlines()))
+    lines = list(csv.DictReader(tables.write_csv(collected).splitlines()))
     own = next(x for x in lines if x["row"].startswith("x_1") and x["metric"] == "last" and not x["modality"])
     assert float(own["difference"]) == pytest.approx(-3) and float(own["permutation_p"]) == 0.25
     assert {x["modality"] for x in lines} == {"", "image", "audio", "text", "video", "depth"}
