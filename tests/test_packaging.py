@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -17,11 +18,6 @@ from pathlib import Path
 import pytest
 
 from tests.toy import write_folder
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("csrc", "docs", "kernels", "mmcl_fast")

@@ -1,7 +1,7 @@
 """The encoder protocol: a two-tower model cut into a frozen trunk and a prompted head.
 
-``trunk`` is computed once per sample and cached; ``head`` runs at every step and is differentiated
-with respect to the prefix only. Below the cut nothing is ever trained.
+``trunk`` is computed once per sample and cached. ``head`` runs at every step and is differentiated with respect to
+the prefix only. Nothing in the trunk is ever trained.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec
 
-Rows = Union[Tensor, slice, Sequence[int], int]
+RowIndex = Union[Tensor, slice, Sequence[int], int]
+OLD_NAMES = {"blocks": "num_prompted_blocks", "above": "trainable_modules"}
 
 
 class Tokens:
     """The trunk's output for a batch of B samples of one modality.
 
-    Known by identity, so that what is computed of them can be kept beside them.
+    Compared by identity, so that results can be cached per object.
 
     Attributes:
         tokens: ``[B, N, d_tok]``, any float dtype.
-        query: ``[B, Dq]`` float32, pooled from the trunk's output; each tower writes its own slots.
+        query: ``[B, Dq]`` float32, pooled from the trunk's output. Each tower fills its own columns; the others are 0.
         mask: ``[B, N]`` bool, True for real tokens; None when all are real.
     """
 
@@ -53,7 +54,7 @@ class Tokens:
         parts = (self.tokens, self.query, self.mask)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
-    def __getitem__(self, rows: Rows) -> Tokens:
+    def __getitem__(self, rows: RowIndex) -> Tokens:
         return Tokens(self.tokens[rows], self.query[rows], None if self.mask is None else self.mask[rows])
 
     def to(self, device: torch.device | str) -> Tokens:
@@ -62,7 +63,7 @@ class Tokens:
         )
 
     def rounded(self) -> Tokens:
-        """As they are kept and learned from: tokens in bfloat16."""
+        """Return a copy with tokens in bfloat16, as the feature cache stores them and as methods learn from them."""
         return Tokens(self.tokens.bfloat16(), self.query, self.mask)
 
 
@@ -70,19 +71,20 @@ class Encoder(ABC):
     """A frozen two-tower encoder.
 
     Attributes:
-        name: what the user asked for.
+        name: the name in the config.
         dim: D, the width of z and of class texts.
         query_dim: Dq, the sum of the towers' query widths.
-        blocks: J, the number of prompted blocks.
+        num_prompted_blocks: J, the number of the head's blocks that take a prefix.
         logit_scale: s, the model's own temperature, as a factor.
-        fingerprint: sha256 over weights, specs and the cut; keys the trunk cache.
-        precision: dtype of matrix products above the cut; ``set_precision`` changes it.
+        fingerprint: sha256 over weights, specs and the cut; part of the feature cache's key.
+        device: where the frozen weights are.
+        precision: dtype of the head's matrix products; ``set_precision`` changes it.
     """
 
     name: str
     dim: int
     query_dim: int
-    blocks: int
+    num_prompted_blocks: int
     logit_scale: float
     fingerprint: str
     device: torch.device = torch.device("cpu")
@@ -90,50 +92,94 @@ class Encoder(ABC):
 
     @abstractmethod
     def tower(self, modality: str) -> str:
-        """``"vision"`` or ``"text"``: prefixes are blended only within one tower."""
+        """Return ``"vision"`` or ``"text"``. Prefixes are blended only within one tower."""
 
     @abstractmethod
     def prefix_width(self, modality: str) -> int:
-        """d of a prefix ``[J, 2, L, d]`` (or per sample ``[B, J, 2, L, d]``)."""
+        """Return d of a prefix ``[J, 2, L, d]`` (or per sample ``[B, J, 2, L, d]``)."""
 
     @abstractmethod
     def spec(self, modality: str) -> Spec:
-        """How media of this modality are prepared for the trunk."""
+        """Return the preparation of this modality's media: sizes, statistics, sound windows."""
 
     @abstractmethod
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
-        """Frozen part. batch: ``[B, F, 3, H, W]`` float32, or B strings for a text tower."""
+        """Run the frozen part.
+
+        Args:
+            batch: ``[B, F, 3, H, W]`` float32 as ``spec`` prepares it, or B strings for a text tower.
+            modality: a name from ``mmcl_fast.media.MODALITIES``.
+        """
 
     @abstractmethod
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
-        """z ``[B, D]`` float32, not normalised; differentiable with respect to ``prefix`` only."""
+        """Run the prompted part: z ``[B, D]`` float32, not normalised, differentiable with respect to ``prefix`` only.
+
+        Args:
+            tokens: B samples from ``trunk``.
+            prefix: ``[J, 2, L, d]``, or ``[B, J, 2, L, d]`` with one for each sample; None: no prompt.
+            modality: the samples' modality.
+        """
 
     @abstractmethod
     def text(self, texts: list[str]) -> Tensor:
-        """Class texts ``[C, D]`` float32 with unit rows."""
+        """Embed C class texts: ``[C, D]`` float32 with rows of length 1."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Encoder:
-        """Move the frozen weights; returns self."""
+        """Move the frozen weights to a device and return self."""
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids ``[B, N]`` int64 and mask ``[B, N]`` bool, on any device, as ``trunk_of_ids`` takes them."""
+        """Return token ids ``[B, N]`` int64 and mask ``[B, N]`` bool for ``trunk_of_ids``, on any device."""
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 
     def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
-        """``trunk`` of texts from what ``encode`` gives; tensor code alone."""
+        """Run ``trunk`` on the ids and mask from ``encode``. Only tensor operations, so that it can be exported."""
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 
     def tokenizer(self) -> tuple[str, dict[str, Any]]:
-        """``encode`` as the text of a tokenizer.json, its padding and truncation set, and ``lowercase`` (before it),
-        ``max_tokens``, ``dynamic`` (False: every text is padded to ``max_tokens``)."""
+        """Return ``encode`` as the text of a tokenizer.json, and three settings.
+
+        Returns:
+            The JSON text with padding and truncation set, then ``lowercase`` (apply it before), ``max_tokens`` and
+            ``dynamic`` (False: every text is padded to ``max_tokens``).
+        """
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 
-    def above(self) -> list[nn.Module]:
-        """The modules that ``head`` runs and ``trunk`` does not: what training without a stream may train (``joint``);
-        none: prompts alone."""
+    def trainable_modules(self) -> list[nn.Module]:
+        """Return the modules that only ``head`` runs, for methods that train weights (``joint``). None by default."""
         return []
 
+    def trunk_libraries(self, modality: str) -> tuple[str, ...]:
+        """Return the distributions, besides torch, whose version may change the trunk's output for a modality.
+
+        Their versions become part of the feature cache's key. Example: ``("transformers", "tokenizers")``.
+        """
+        return ()
+
     def set_precision(self, dtype: torch.dtype) -> None:
-        """dtype of matrix products above the cut; residual streams, norms and z stay float32."""
+        """Set the dtype of the head's matrix products; residual streams, norms and z stay float32."""
         self.precision = dtype
+
+    # ---- names until November 2026 --------------------------------------------------------------------------
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Accept ``above`` and ``blocks`` in an encoder that a user wrote before these names were changed."""
+        super().__init_subclass__(**options)
+        for old, new in OLD_NAMES.items():
+            if old in cls.__dict__ and new not in cls.__dict__:
+                setattr(cls, new, cls.__dict__[old])
+                delattr(cls, old)  # reading it then ends at the base class, which reads the new one
+
+    def above(self) -> list[nn.Module]:
+        """Return ``trainable_modules()``; the old name."""
+        return self.trainable_modules()
+
+    @property
+    def blocks(self) -> int:
+        """``num_prompted_blocks``; the old name, which may also be set."""
+        return self.num_prompted_blocks
+
+    @blocks.setter
+    def blocks(self, count: int) -> None:
+        self.num_prompted_blocks = count

@@ -67,9 +67,9 @@ class ClipEncoder(Encoder):
         self.name, self.dtype, self.frames = str(name_or_folder), dtype, frames
         self._model, tokenizer, self._pictures = load(self.name, dtype)
         depth = {t: len(getattr(self._model, f"{t}_model").encoder.layers) for t in ("vision", "text")}
-        self.blocks = self._count(prompt_blocks, max(depth.values()))
-        self._vision = VisionTower(self._model, min(self.blocks, depth["vision"]))
-        self._text = TextTower(self._model, tokenizer, min(self.blocks, depth["text"]))
+        self.num_prompted_blocks = self._count(prompt_blocks, max(depth.values()))
+        self._vision = VisionTower(self._model, min(self.num_prompted_blocks, depth["vision"]))
+        self._text = TextTower(self._model, tokenizer, min(self.num_prompted_blocks, depth["text"]))
         self._towers: dict[str, VisionTower | TextTower] = {"vision": self._vision, "text": self._text}
         self.query_dim = self._vision.width + self._text.width
         self.dim = self._text.project.out_features
@@ -133,13 +133,13 @@ class ClipEncoder(Encoder):
     def head(self, tokens: Tokens, prefix: Tensor | None, modality: str) -> Tensor:
         tower = self._towers[self.tower(modality)]
         if prefix is not None and (prefix.shape[-4], prefix.shape[-3], prefix.shape[-1]) != (
-            self.blocks,
+            self.num_prompted_blocks,
             2,
             tower.width,
         ):
             raise EncoderError(
                 f"{self.name}: a prefix for {modality} has shape {list(prefix.shape)}: "
-                f"give [{self.blocks}, 2, L, {tower.width}], with or without B in front"
+                f"give [{self.num_prompted_blocks}, 2, L, {tower.width}], with or without B in front"
             )
         return tower.head(tokens.tokens.to(self.dtype), tokens.mask, prefix).float()
 
@@ -156,8 +156,12 @@ class ClipEncoder(Encoder):
         self._model.to(self.device)
         return self
 
-    def above(self) -> list[nn.Module]:
+    def trainable_modules(self) -> list[nn.Module]:
         return [tower.upper for tower in self._towers.values()]
+
+    def trunk_libraries(self, modality: str) -> tuple[str, ...]:
+        text = ("tokenizers", "sentencepiece") if self.tower(modality) == "text" else ()
+        return ("transformers", *text)
 
     def set_precision(self, dtype: torch.dtype) -> None:
         super().set_precision(dtype)
@@ -175,7 +179,7 @@ class ClipEncoder(Encoder):
 
     def _hash(self, tokenizer: Any) -> str:
         kind = self._model.config.model_type
-        cut = [type(self).__name__, kind, self.blocks, GRID, TEMPORAL, str(self.dtype)]
+        cut = [type(self).__name__, kind, self.num_prompted_blocks, GRID, TEMPORAL, str(self.dtype)]
         specs = [self.spec(modality).to_dict() for modality in BUILT_IN]
         digest = hashlib.sha256(json.dumps([cut, specs, sorted(tokenizer.get_vocab().items())]).encode())
         for key, value in sorted(self._model.state_dict().items()):

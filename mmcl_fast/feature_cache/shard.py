@@ -1,9 +1,17 @@
-"""A shard of the trunk cache: the trunk's output of a few hundred samples in one file that never changes.
+"""A shard of the feature cache: the trunk's output of a few hundred samples in one file that never changes.
 
-Layout, little endian: magic (8 bytes), length and crc32 of the header (4 + 4), the header as JSON; then, each from a
-multiple of 64 on: keys ``[n, 16]`` uint8 and starts ``[n + 1]`` int64 (the index); query ``[n, Dq]`` float32, mask
-``[T]`` bool (only where the encoder gave one) and tokens ``[T, d]`` bfloat16 (the data), T = starts[n]. Sample i has
-the tokens starts[i] to starts[i + 1]. The header holds the sizes and a crc32 of the index and of the data.
+Layout, little endian::
+
+    magic                 8 bytes
+    length, crc32         4 + 4 bytes, of the header
+    header                JSON: the sizes, and a crc32 of the index and of the data
+    keys                  [n, 16] uint8        the index
+    starts                [n + 1] int64        the index
+    query                 [n, Dq] float32      the data
+    mask                  [T] bool             the data; only if the encoder returned a mask
+    tokens                [T, d] bfloat16      the data
+
+Each array begins at a multiple of 64. T is starts[n]. Sample i has the tokens from starts[i] to starts[i + 1].
 """
 
 from __future__ import annotations
@@ -23,19 +31,25 @@ import numpy as np
 MAGIC = b"mmclshd1"
 PREFIX = struct.Struct("<8sII")
 ALIGN = 64
-HEAD = 1 << 14  # bytes read at once for an index
+HEAD = 1 << 14  # bytes that are read first: mostly the header and the index
 
 Buffer = Union[bytearray, mmap.mmap]
 
 
 class Damaged(Exception):
-    """A shard that is not what was written."""
+    """A shard whose bytes are not the ones that were written."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One sample: key (16 bytes), tokens ``[N, d]`` as int16 (the bits of bfloat16), query ``[Dq]`` float32, mask
-    ``[N]`` bool or None."""
+class CachedSample:
+    """The trunk's output for one sample.
+
+    Attributes:
+        key: 16 bytes.
+        tokens: ``[N, d]`` int16, the bits of bfloat16.
+        query: ``[Dq]`` float32.
+        mask: ``[N]`` bool, or None.
+    """
 
     key: bytes
     tokens: np.ndarray
@@ -47,40 +61,40 @@ class Row:
         return self.tokens.nbytes + self.query.nbytes
 
 
-def pack(rows: Sequence[Row]) -> bytearray:
-    """The bytes of a shard of at least one row; all rows have one width and all or none a mask."""
-    starts = np.cumsum([0, *(len(row.tokens) for row in rows)], dtype=np.int64)
+def pack(samples: Sequence[CachedSample]) -> bytearray:
+    """Return the bytes of a shard of one or more samples. All have one width, and all or none have a mask."""
+    starts = np.cumsum([0, *(len(sample.tokens) for sample in samples)], dtype=np.int64)
     values = {
-        "rows": len(rows),
+        "rows": len(samples),
         "items": int(starts[-1]),
-        "width": rows[0].tokens.shape[1],
-        "query": len(rows[0].query),
-        "masked": rows[0].mask is not None,
+        "width": samples[0].tokens.shape[1],
+        "query": len(samples[0].query),
+        "masked": samples[0].mask is not None,
     }
     empty = _header(values | {"index_crc": 0, "data_crc": 0})
     places, size = _layout(values, len(empty))
     buffer = bytearray(size)
     parts = _parts(buffer, values, places)
-    parts["keys"][:] = np.frombuffer(b"".join(row.key for row in rows), np.uint8).reshape(-1, 16)
+    parts["keys"][:] = np.frombuffer(b"".join(sample.key for sample in samples), np.uint8).reshape(-1, 16)
     parts["starts"][:] = starts
-    np.stack([row.query for row in rows], out=parts["query"])
-    np.concatenate([row.tokens for row in rows], out=parts["tokens"])
+    np.stack([sample.query for sample in samples], out=parts["query"])
+    np.concatenate([sample.tokens for sample in samples], out=parts["tokens"])
     if values["masked"]:
-        np.concatenate([row.mask for row in rows if row.mask is not None], out=parts["mask"])
-    index_crc, data_crc = _sums(buffer, places)
+        np.concatenate([sample.mask for sample in samples if sample.mask is not None], out=parts["mask"])
+    index_crc, data_crc = _checksums(buffer, places)
     header = _header(values | {"index_crc": index_crc, "data_crc": data_crc})
     buffer[: len(header)] = header
     return buffer
 
 
 def _header(values: dict) -> bytes:
-    """Magic to the end of the JSON. Numbers are padded, so that its length depends on no value."""
+    """Return the bytes from the magic to the end of the JSON. Numbers are padded: no value changes the length."""
     text = json.dumps({k: v if isinstance(v, bool) else f"{v:020d}" for k, v in values.items()}).encode()
     return PREFIX.pack(MAGIC, len(text), zlib.crc32(text)) + text
 
 
 def _layout(values: dict, start: int) -> tuple[dict[str, tuple[int, int]], int]:
-    """Offset and size in bytes of each part, and of the whole."""
+    """Return offset and size in bytes of each array, and the size of the file."""
     rows, items = values["rows"], values["items"]
     sizes = {
         "keys": 16 * rows,
@@ -98,6 +112,7 @@ def _layout(values: dict, start: int) -> tuple[dict[str, tuple[int, int]], int]:
 
 
 def _parts(buffer: Buffer, values: dict, places: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    """Return the arrays of a shard as views of its bytes."""
     kinds: dict[str, tuple[type, tuple[int, ...]]] = {
         "keys": (np.uint8, (-1, 16)),
         "starts": (np.int64, (-1,)),
@@ -113,14 +128,15 @@ def _parts(buffer: Buffer, values: dict, places: dict[str, tuple[int, int]]) -> 
     }
 
 
-def _sums(buffer: Buffer, places: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def _checksums(buffer: Buffer, places: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return the crc32 of the index and of the data."""
     view = memoryview(buffer)
     index, data = (places[name][0] for name in ("keys", "query"))
     return zlib.crc32(view[index:data]), zlib.crc32(view[data:])
 
 
 def _open_header(head: bytes, size: int) -> tuple[dict, dict[str, tuple[int, int]]]:
-    """Header and layout of a file of ``size`` bytes from its first bytes. Raises Damaged."""
+    """Read header and layout of a file of ``size`` bytes from its first bytes. Raises Damaged."""
     if len(head) < PREFIX.size:
         raise Damaged("truncated")
     magic, length, crc = PREFIX.unpack_from(head)
@@ -130,14 +146,14 @@ def _open_header(head: bytes, size: int) -> tuple[dict, dict[str, tuple[int, int
     if len(text) != length or zlib.crc32(text) != crc:
         raise Damaged("header and checksum differ")
     values = {k: v if isinstance(v, bool) else int(v) for k, v in json.loads(text).items()}
-    places, whole = _layout(values, PREFIX.size + length)
-    if whole != size:
-        raise Damaged(f"{size} bytes instead of {whole}")
+    places, expected = _layout(values, PREFIX.size + length)
+    if expected != size:
+        raise Damaged(f"{size} bytes instead of {expected}")
     return values, places
 
 
 def read_keys(file: Path) -> np.ndarray:
-    """Keys ``[n, 16]`` uint8 of a shard, without reading its data. Raises Damaged, OSError."""
+    """Read the keys ``[n, 16]`` uint8 of a shard without its data. Raises Damaged, OSError."""
     with open(file, "rb") as stream:
         head, size = stream.read(HEAD), os.fstat(stream.fileno()).st_size
         values, places = _open_header(head, size)
@@ -150,27 +166,32 @@ def read_keys(file: Path) -> np.ndarray:
 
 
 class Shard:
-    """An open shard: its arrays lie in a mapped file, or in memory where it could not be written.
+    """An open shard: its arrays lie in a mapped file, or in memory if the file could not be written.
+
+    Args:
+        buffer: the bytes of the shard.
+        verify: compare the checksums, which reads all bytes; ``Damaged`` if they differ.
 
     Attributes:
-        starts, query, mask, tokens: see the module; tokens as int16.
-        nbytes: of the whole.
+        starts, query, mask, tokens: the arrays of the module's layout; tokens as int16.
+        common_length: N if all samples have the same number of tokens, else None.
+        nbytes: size of the file.
     """
 
     def __init__(self, buffer: Buffer, *, verify: bool):
         self.nbytes = len(buffer)
         values, places = _open_header(bytes(memoryview(buffer)[:HEAD]), self.nbytes)
-        if verify and _sums(buffer, places) != (values["index_crc"], values["data_crc"]):
+        if verify and _checksums(buffer, places) != (values["index_crc"], values["data_crc"]):
             raise Damaged("data and checksum differ")
         parts = _parts(buffer, values, places)
         self.starts, self.query, self.tokens = parts["starts"], parts["query"], parts["tokens"]
         self.mask = parts["mask"] if values["masked"] else None
         lengths = np.diff(self.starts)
-        self.even = int(lengths[0]) if (lengths == lengths[0]).all() else None  # N, where all samples have the same
+        self.common_length = int(lengths[0]) if (lengths == lengths[0]).all() else None
 
     @classmethod
     def open(cls, file: Path, *, verify: bool) -> Shard:
-        """Map a file. Raises Damaged, OSError."""
+        """Map a file into memory. Raises Damaged, OSError."""
         with open(file, "rb") as stream:
             if os.fstat(stream.fileno()).st_size < PREFIX.size:
                 raise Damaged("truncated")

@@ -1,11 +1,11 @@
-"""The folder of the trunk cache: a store of shards for each encoder, shared by all processes, within a budget.
+"""The folder of the feature cache: stores of shards, shared by all processes, within a budget.
 
-    <folder>/files/*.memo             contents of files already read, see ``cache_keys.Contents``
-    <folder>/<store>/about.json       encoder and device of the store
-    <folder>/<store>/*.shard          see ``cache_shard``
+    <folder>/files/*.memo             contents of files already read, see ``ContentHashes``
+    <folder>/<store>/about.json       encoder, device, modality and versions of the store
+    <folder>/<store>/*.shard          see ``shard``
 
-A file is written under another name, synced and renamed, and never changed again; its modification time is that of
-its last use. So processes need no lock: two may compute the same sample, and one of the copies is then not used. A
+A file is written under another name, synced and renamed, and never changed again. Its modification time is the time
+of its last use. So processes need no lock: two may compute the same sample, and one of the copies is then not used. A
 shard that is deleted while another process has it mapped stays readable there.
 """
 
@@ -21,40 +21,42 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 
-from mmcl_fast.feature_cache.keys import NO_PLACE, KeyTable, write_atomically
+from mmcl_fast.feature_cache.keys import NO_PLACE, KeyTable
+from mmcl_fast.feature_cache.new_file import write_new_file
 from mmcl_fast.feature_cache.shard import Damaged, Shard, read_keys
 
 log = logging.getLogger("mmcl_fast")
 
-MOST_ROWS = 1 << 20  # of a shard: a place is its number times this, plus the row
-FREE = 10**9  # bytes of the disk that the cache leaves free
-STALE = 3600  # seconds after which an unfinished file is taken for a killed process's
+MAX_ROWS = 1 << 20  # rows of a shard: a sample's place is its shard's number times this, plus its row
+DISK_RESERVE = 10**9  # bytes of the disk that the cache leaves free
+STALE_SECONDS = 3600  # an unfinished file of this age was left by a process that was killed
 
-_open: WeakValueDictionary[str, Shard] = WeakValueDictionary()  # of this process: never evicted
-_verified: set[str] = set()
+_open: WeakValueDictionary[str, Shard] = WeakValueDictionary()  # by path, in this process: these are never evicted
+_verified: set[str] = set()  # paths whose checksums this process has compared
 
 
 class Store:
-    """The shards of one encoder on one kind of device.
+    """The shards of one encoder, modality, kind of device and set of versions.
 
     Args:
-        folder: of the whole cache.
-        name: of the store.
-        about: what about.json is to hold.
-        budget: bytes of all shards in ``folder``.
+        folder: the folder of the cache.
+        name: the name of the store, which is its folder in ``folder``; see ``store_name``.
+        about: the content of about.json, for people and for ``usage``.
+        budget: limit for all shards in ``folder``, in bytes.
     """
 
-    def __init__(self, folder: Path, name: str, about: dict[str, str], budget: float):
+    def __init__(self, folder: Path, name: str, about: dict[str, Any], budget: float):
         self.root, self.folder, self.about, self.budget = folder, folder / name, about, budget
         self._table = KeyTable()
-        self._files: list[str] = []  # by number
+        self._files: list[str] = []  # a shard's number is its place here
         self._numbers: dict[str, int] = {}
-        self._own = 0  # bytes written since the folder was last measured
-        self._used: int | None = None  # bytes of all shards then
+        self._measured: int | None = None  # bytes of all shards when the folder was last measured
+        self._written = 0  # bytes written since then
         self.refresh()
 
     def refresh(self) -> None:
@@ -74,30 +76,32 @@ class Store:
                     continue  # evicted in between
 
     def find(self, keys: Sequence[bytes]) -> list[tuple[Shard, int] | None]:
-        """Shard and row of each key; None where there is none. Opens, verifies and marks as used what it returns."""
+        """Return shard and row for each key, None for an unknown key; open, verify and mark the shards as used."""
         wanted = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16)
-        while True:
+        while True:  # once more if a shard has been deleted since, or is damaged
             places = self._table.find(wanted)
-            numbers = set((places[places != NO_PLACE] // MOST_ROWS).tolist())
+            numbers = set((places[places != NO_PLACE] // MAX_ROWS).tolist())
             shards = {n: shard for n in numbers if (shard := self._shard(n)) is not None}
             if len(shards) == len(numbers):
-                return [None if p == NO_PLACE else (shards[p // MOST_ROWS], p % MOST_ROWS) for p in places.tolist()]
+                return [None if p == NO_PLACE else (shards[p // MAX_ROWS], p % MAX_ROWS) for p in places.tolist()]
 
     def write(self, buffer: bytearray, keys: Sequence[bytes], make_room: Callable[[], bool]) -> Shard | None:
-        """Keep a packed shard with these keys; None where the budget does not take it.
+        """Write a packed shard; return None where the budget has no room for it.
 
         Args:
-            make_room: lets go of shards that are open but not needed; whether there were any.
+            buffer: the bytes from ``pack``.
+            keys: the keys of its samples, in order.
+            make_room: closes open shards that nobody needs; returns whether there were any.
 
         Raises:
-            OSError: it can't be written; nothing of it is left.
+            OSError: the shard can't be written; nothing of it is left.
         """
         while not self._fits(len(buffer)):
             if not make_room():
                 return None
         self._describe()
-        file = write_atomically(self.folder, ".shard", buffer)
-        self._own += len(buffer)
+        file = write_new_file(self.folder, ".shard", buffer)
+        self._written += len(buffer)
         self._add(file.name, np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16))
         _verified.add(str(file))
         return self._shard(self._numbers[file.name]) or Shard(buffer, verify=False)
@@ -105,7 +109,7 @@ class Store:
     def _describe(self) -> None:
         file = self.folder / "about.json"
         if not file.exists():
-            write_atomically(self.folder, ".tmp", json.dumps(self.about).encode()).replace(file)
+            write_new_file(self.folder, ".tmp", json.dumps(self.about).encode()).replace(file)
 
     def _number(self, name: str) -> int:
         self._numbers[name] = len(self._files)
@@ -113,21 +117,21 @@ class Store:
         return self._numbers[name]
 
     def _add(self, name: str, keys: np.ndarray) -> None:
-        start = self._number(name) * MOST_ROWS
+        start = self._number(name) * MAX_ROWS
         self._table.add(keys, np.arange(start, start + len(keys)))
 
     def _forget(self, number: int) -> None:
-        self._table.keep(lambda places: places // MOST_ROWS != number)
+        self._table.keep(lambda places: places // MAX_ROWS != number)
 
     def _discard(self, name: str, fault: Exception) -> None:
         log.warning(
-            "trunk cache: %s is damaged (%s): deleted, its samples are computed again", self.folder / name, fault
+            "feature cache: %s is damaged (%s): deleted, its samples are computed again", self.folder / name, fault
         )
-        with suppress(OSError):  # gone, or another user's
+        with suppress(OSError):  # already deleted, or another user's
             (self.folder / name).unlink()
 
     def _shard(self, number: int) -> Shard | None:
-        """An open shard; None, and forgotten, where it is gone or damaged."""
+        """Return an open shard. One that is deleted or damaged leaves the table, and None is returned."""
         file = self.folder / self._files[number]
         shard = _open.get(str(file))
         if shard is None:
@@ -138,60 +142,71 @@ class Store:
                     self._discard(file.name, fault)
                 self._forget(number)
                 return None
-            with suppress(OSError):  # another user's
-                os.utime(file)
+            with suppress(OSError):  # another user's file
+                os.utime(file)  # marks it as used
             _verified.add(str(file))
             _open[str(file)] = shard
         return shard
 
     def _fits(self, size: int) -> bool:
-        """Whether a shard of ``size`` bytes may be written; deletes the least recently used ones to that end."""
+        """Delete the least recently used shards until ``size`` bytes fit; return whether they fit."""
         if (
-            self._used is None
-            or self._used + self._own + size > self.budget
-            or self._own > self.budget / 100
-            or shutil.disk_usage(self.root).free < FREE + size
+            self._measured is None
+            or self._measured + self._written + size > self.budget
+            or self._written > self.budget / 100
+            or shutil.disk_usage(self.root).free < DISK_RESERVE + size
         ):
             found = sorted(((info.st_mtime_ns, info.st_size, path) for path, info in _shards(self.root)))
-            self._used, self._own = sum(found_size for _, found_size, _ in found), 0
-            excess = max(self._used + size - self.budget, FREE + size - shutil.disk_usage(self.root).free)
+            self._measured, self._written = sum(found_size for _, found_size, _ in found), 0
+            excess = max(self._measured + size - self.budget, DISK_RESERVE + size - shutil.disk_usage(self.root).free)
             for _, found_size, path in found:
                 if excess <= 0:
                     break
                 if str(path) not in _open:
                     path.unlink(missing_ok=True)
-                    excess, self._used = excess - found_size, self._used - found_size
+                    excess, self._measured = excess - found_size, self._measured - found_size
             return excess <= 0
         return True
 
 
 def _shards(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield path and stat of every shard in a cache folder, and delete what killed processes left."""
     for folder in _stores(root):
         for entry in os.scandir(folder):
             try:
                 if entry.name.endswith(".shard"):
                     yield folder / entry.name, entry.stat()
-                elif entry.name.endswith((".part", ".tmp")) and time.time() - entry.stat().st_mtime > STALE:
+                elif entry.name.endswith((".part", ".tmp")) and time.time() - entry.stat().st_mtime > STALE_SECONDS:
                     os.unlink(entry.path)
             except FileNotFoundError:
                 continue
 
 
 def _stores(root: Path) -> list[Path]:
+    """Return the folders of the stores: their names have 32 characters."""
     return sorted(p for p in root.iterdir() if p.is_dir() and len(p.name) == 32) if root.is_dir() else []
 
 
 def store_name(*parts: str) -> str:
+    """Return 32 hexadecimal digits that stand for ``parts``."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A store as ``mmcl-fast cache ls`` shows it. used: seconds since 1970 of the last use."""
+    """A store as ``mmcl-fast cache ls`` shows it.
+
+    Attributes:
+        store: its name.
+        encoder, device, modality: of its samples; ``?`` where the store does not say it.
+        samples, shards, bytes: how much it holds.
+        used: time of the last use, in seconds since 1970.
+    """
 
     store: str
     encoder: str
     device: str
+    modality: str
     samples: int
     shards: int
     bytes: int
@@ -199,7 +214,7 @@ class Usage:
 
 
 def usage(root: Path) -> list[Usage]:
-    """What a cache folder holds, the last used store first."""
+    """List the stores of a cache folder, the last used one first."""
     out = []
     for folder in _stores(root):
         try:
@@ -216,22 +231,28 @@ def usage(root: Path) -> list[Usage]:
                 except (Damaged, OSError):
                     continue
                 shards, size, used = shards + 1, size + info.st_size, max(used, info.st_mtime)
-        out.append(
-            Usage(
-                folder.name, str(about.get("encoder", "?")), str(about.get("device", "?")), samples, shards, size, used
-            )
-        )
-    return sorted(out, key=lambda u: -u.used)
+        encoder, device, modality = (str(about.get(name, "?")) for name in ("encoder", "device", "modality"))
+        out.append(Usage(folder.name, encoder, device, modality, samples, shards, size, used))
+    return sorted(out, key=lambda usage: -usage.used)
 
 
 def size_of(root: Path) -> int:
-    """Bytes of all shards in a cache folder."""
+    """Return the bytes of all shards in a cache folder."""
     return sum(info.st_size for _, info in _shards(root))
 
 
 def clear(root: Path, stores: Sequence[str] | None = None, older: float = 0.0) -> tuple[int, int]:
-    """Delete the shards that were last used more than ``older`` seconds ago, of some stores or (None) of all; without
-    a limit of any kind the memo of files' contents too. Nothing else is deleted. Returns shards and bytes."""
+    """Delete shards, and the folders of stores that are then empty.
+
+    Args:
+        root: the cache folder.
+        stores: names of the stores to delete from; None: all.
+        older: delete only shards whose last use is more than so many seconds ago; 0: all.
+
+    Returns:
+        How many shards were deleted, and their bytes. Without any limit the memo of files' contents goes too. Files
+        that the cache did not write stay.
+    """
     count = size = 0
     for path, info in _shards(root):
         if (stores is None or path.parent.name in stores) and (not older or time.time() - info.st_mtime > older):
@@ -249,5 +270,5 @@ def clear(root: Path, stores: Sequence[str] | None = None, older: float = 0.0) -
 
 
 def _remove(folder: Path) -> None:
-    with suppress(OSError):  # something of another's is in it
+    with suppress(OSError):  # it holds a file that the cache did not write
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""Tokens of many samples that stay where the trunk cache keeps them until a batch asks for its rows."""
+"""Tokens of many samples that stay in the feature cache's shards until a batch asks for its rows."""
 
 from __future__ import annotations
 
@@ -8,49 +8,50 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Rows, Tokens
-from mmcl_fast.feature_cache.shard import Row, Shard
+from mmcl_fast.encoders.base import RowIndex, Tokens
+from mmcl_fast.feature_cache.shard import CachedSample, Shard
 
-ALONE = -1  # in place of a shard's number: the sample is kept nowhere
+NOT_STORED = -1  # in place of a shard's number: neither the disk nor the memory had room for the sample
 
 
 class StoredTokens(Tokens):
-    """``Tokens`` whose rows lie in shards (mapped files, or memory); indexing copies the rows asked for.
+    """``Tokens`` whose rows lie in shards (mapped files, or memory); indexing copies only the indexed rows.
 
-    A shorter sample is padded with zeros, and masked, to the longest of all. ``query`` is in memory; ``tokens`` and
-    ``mask`` of all rows are made when asked for.
+    Samples are padded with zeros, and masked, to the length of the longest one. ``query`` is in memory. ``tokens`` and
+    ``mask`` of all rows are built at each access.
 
     Args:
-        shards: those in use; they stay open as long as this object.
-        shard, row: ``[n]`` int32: each sample's shard (its place in ``shards``, or ALONE) and its row in it.
-        lengths: ``[n]`` int64, tokens of each sample.
+        shards: the shards in use; they stay open as long as this object.
+        shard_of: ``[n]`` int32, the place of each sample's shard in ``shards``, or NOT_STORED.
+        row_of: ``[n]`` int32, each sample's row in its shard.
+        lengths: ``[n]`` int64, the number of tokens of each sample.
         query: ``[n, Dq]`` float32.
-        width: d.
+        width: d of the tokens.
         masked: whether there is a mask.
-        device: where rows go.
-        compute: positions -> their Rows, for samples that are kept nowhere.
+        device: the device that rows are copied to.
+        compute: positions -> their samples; called for samples that are not stored.
     """
 
     def __init__(
         self,
         shards: Sequence[Shard],
-        shard: np.ndarray,
-        row: np.ndarray,
+        shard_of: np.ndarray,
+        row_of: np.ndarray,
         lengths: np.ndarray,
         query: Tensor,
         *,
         width: int,
         masked: bool,
         device: torch.device,
-        compute: Callable[[list[int]], list[Row]],
+        compute: Callable[[list[int]], list[CachedSample]],
     ):
-        self._shards, self._shard, self._row, self._lengths = list(shards), shard, row, lengths
+        self._shards, self._shard_of, self._row_of, self._lengths = list(shards), shard_of, row_of, lengths
         self.query, self._width, self._masked, self._compute = query.to(device), width, masked, compute
         self._device, self._longest = device, int(lengths.max())
-        self._all = torch.arange(len(shard))
+        self._positions = torch.arange(len(shard_of))
 
     def __len__(self) -> int:
-        return len(self._shard)
+        return len(self._shard_of)
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +59,7 @@ class StoredTokens(Tokens):
 
     @property
     def nbytes(self) -> int:
-        """Of all rows, as if they were in memory."""
+        """Bytes of all rows, as if they were in memory."""
         return len(self) * self._longest * self._width * 2 + self.query.numel() * 4
 
     @property
@@ -70,15 +71,15 @@ class StoredTokens(Tokens):
         if not self._masked:
             return None
         mask = torch.zeros(len(self), self._longest, dtype=torch.bool)
-        self._fill(self._all.numpy(), None, mask.numpy())
+        self._fill(self._positions.numpy(), None, mask.numpy())
         return mask.to(self._device)
 
-    def __getitem__(self, rows: Rows) -> Tokens:
+    def __getitem__(self, rows: RowIndex) -> Tokens:
         if isinstance(rows, Tensor):
             rows = rows.cpu()
-        where = self._all[rows]
-        tokens, mask = self._gather(where.reshape(-1).numpy())
-        shape = where.shape
+        positions = self._positions[rows]  # torch resolves slices, masks and negative numbers
+        tokens, mask = self._gather(positions.reshape(-1).numpy())
+        shape = positions.shape
         return Tokens(
             tokens.view(*shape, *tokens.shape[1:]),
             self.query[rows],
@@ -90,8 +91,8 @@ class StoredTokens(Tokens):
             return self
         return StoredTokens(
             self._shards,
-            self._shard,
-            self._row,
+            self._shard_of,
+            self._row_of,
             self._lengths,
             self.query,
             width=self._width,
@@ -100,35 +101,39 @@ class StoredTokens(Tokens):
             compute=self._compute,
         )
 
-    def whole(self) -> Tokens:
-        """All rows on the device, as plain tensors."""
+    def load(self) -> Tokens:
+        """Copy all rows to the device, as plain tensors."""
         out = torch.empty(len(self), self._longest, self._width, dtype=torch.bfloat16, device=self._device)
         for start in range(0, len(self), 256):
             out[start : start + 256] = self[start : start + 256].tokens
         return Tokens(out, self.query, self.mask)
 
-    def _gather(self, where: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        even = bool((self._lengths[where] == self._longest).all()) and not self._masked
-        shape, pinned = (len(where), self._longest), self._device.type == "cuda"
-        out = (torch.empty if even else torch.zeros)(*shape, self._width, dtype=torch.int16, pin_memory=pinned)
+    def _gather(self, positions: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Copy rows to the device: tokens ``[n, N, d]`` bfloat16 and the mask ``[n, N]``."""
+        all_full = bool((self._lengths[positions] == self._longest).all()) and not self._masked
+        shape, pinned = (len(positions), self._longest), self._device.type == "cuda"
+        out = (torch.empty if all_full else torch.zeros)(*shape, self._width, dtype=torch.int16, pin_memory=pinned)
         mask = torch.zeros(shape, dtype=torch.bool) if self._masked else None
-        self._fill(where, out.numpy(), None if mask is None else mask.numpy())
+        self._fill(positions, out.numpy(), None if mask is None else mask.numpy())
         out = out.view(torch.bfloat16).to(self._device, non_blocking=True)
         return out, None if mask is None else mask.to(self._device)
 
-    def _fill(self, where: np.ndarray, out: np.ndarray | None, mask: np.ndarray | None) -> None:
-        """Rows of ``out`` and ``mask``, one copy for neighbours in a shard whose samples all have the full length."""
-        shard, row = self._shard[where], self._row[where]
+    def _fill(self, positions: np.ndarray, out: np.ndarray | None, mask: np.ndarray | None) -> None:
+        """Write the rows at ``positions`` to ``out`` and ``mask``.
+
+        Neighbours in a shard are one copy where all of the shard's samples have the full length.
+        """
+        shard, row = self._shard_of[positions], self._row_of[positions]
         joins = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1)) + 1
-        alone: list[int] = []
-        for first, last in zip([0, *joins.tolist()], [*joins.tolist(), len(where)]):
+        not_stored: list[int] = []  # slots
+        for first, last in zip([0, *joins.tolist()], [*joins.tolist(), len(positions)]):
             if first == last:
                 continue
-            if shard[first] == ALONE:
-                alone += range(first, last)
+            if shard[first] == NOT_STORED:
+                not_stored += range(first, last)
                 continue
             source, r = self._shards[shard[first]], int(row[first])
-            if source.even == self._longest and mask is None:
+            if source.common_length == self._longest and mask is None:
                 begin = int(source.starts[r])
                 if out is not None:
                     out[first:last] = source.tokens[begin : begin + (last - first) * self._longest].reshape(
@@ -141,8 +146,8 @@ class StoredTokens(Tokens):
                     out[slot, : end - begin] = source.tokens[begin:end]
                 if mask is not None:
                     mask[slot, : end - begin] = source.mask[begin:end]
-        if alone:
-            for slot, found in zip(alone, self._compute(where[alone].tolist())):
+        if not_stored:
+            for slot, found in zip(not_stored, self._compute(positions[not_stored].tolist())):
                 if out is not None:
                     out[slot, : len(found.tokens)] = found.tokens
                 if mask is not None:

@@ -71,7 +71,7 @@ def test_clear_takes_what_was_asked_for_and_nothing_else(folder):
 
 def test_the_doctor_says_where_the_cache_is(folder, tmp_path, monkeypatch):
     def finding():
-        return next(f for f in doctor.examine() if f.name == "trunk cache")
+        return next(f for f in doctor.examine() if f.name == "feature cache")
 
     assert finding().state == "ok" and str(folder) in finding().about and "GB free" in finding().about
     (tmp_path / "file").write_text("")

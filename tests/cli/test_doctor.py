@@ -45,17 +45,16 @@ def test_a_broken_torchvision_is_told_with_its_cure(tmp_path, monkeypatch: pytes
 
 
 def test_a_part_that_fails_is_a_finding_and_a_broken_core_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def _torch():
-        yield doctor.Finding("torch", "broken", "gone", "pip install torch", core=True)
+    def check_torch():
+        yield doctor.CheckResult("torch", "broken", "gone", "pip install torch", core=True)
 
-    def _disk():
+    def check_free_disk():
         raise RuntimeError("no\ndisk")
         yield
 
-    monkeypatch.setattr(doctor, "_torch", _torch)
-    monkeypatch.setattr(doctor, "_disk", _disk)
+    monkeypatch.setattr(doctor, "CHECKS", (check_torch, check_free_disk))
     found = {finding.name: finding for finding in doctor.examine()}
-    assert found["disk"].state == "broken" and "RuntimeError: no disk" in found["disk"].about
+    assert found["free disk"].state == "broken" and "RuntimeError: no disk" in found["free disk"].about
     result = CliRunner().invoke(cli.app, ["doctor"])
     assert result.exit_code == 1 and "The core does not work." in result.stdout
 
@@ -68,7 +67,7 @@ def test_lines_tell_phase_count_and_numbers() -> None:
         phase.advance()
         phase.note(loss=0.25)
     shown.log("task 1 [a] learned")
-    with progress.Lines(out, least=60).phase("too short to tell"):
+    with progress.Lines(out, min_seconds=60).phase("too short to tell"):
         pass
     first, second = out.getvalue().splitlines()
     assert first.startswith("  trunk: 6 in ") and "/s" in first and first.endswith("loss 0.25")

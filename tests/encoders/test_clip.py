@@ -43,7 +43,7 @@ def pictures(*shape, seed=0):
 
 
 def prefix_for(encoder, modality, length=3, batch=()):
-    shape = (*batch, encoder.blocks, 2, length, encoder.prefix_width(modality))
+    shape = (*batch, encoder.num_prompted_blocks, 2, length, encoder.prefix_width(modality))
     return (pictures(*shape, seed=1) * 2).requires_grad_(True)
 
 
@@ -76,11 +76,11 @@ def test_without_a_prefix_it_is_transformers(folders, kind, blocks):
         z = encoder.head(encoder.trunk(pixels[:, None], modality), None, modality)
         torch.testing.assert_close(z, image, rtol=1e-5, atol=1e-5)
     tokens = encoder.trunk(TEXTS, "text")
-    empty = torch.zeros(encoder.blocks, 2, 0, encoder.prefix_width("text"))
+    empty = torch.zeros(encoder.num_prompted_blocks, 2, 0, encoder.prefix_width("text"))
     for prefix in (None, empty):
         torch.testing.assert_close(encoder.head(tokens, prefix, "text"), text, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(encoder.text(TEXTS), F.normalize(text, dim=1), rtol=1e-5, atol=1e-5)
-    assert encoder.blocks == (3 if blocks == "all" else blocks) and image.shape[1] == encoder.dim
+    assert encoder.num_prompted_blocks == (3 if blocks == "all" else blocks) and image.shape[1] == encoder.dim
     assert encoder.logit_scale == pytest.approx(9.974182)
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.feature_cache.cache import TrunkCache
+from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.streams.sample import Sample
 from tests.toy import ToyEncoder
 
@@ -43,7 +43,7 @@ def ask(
 ) -> tuple[Tokens, int]:
     """Tokens from a new cache object, and how many samples its trunk has seen (with batch=1 none is counted twice)."""
     encoder = encoder or ToyEncoder()
-    tokens = TrunkCache(folder, batch=batch, **options).tokens(encoder, samples, views=views, seed=seed)
+    tokens = FeatureCache(folder, batch=batch, **options).tokens(encoder, samples, views=views, seed=seed)
     return tokens, len(encoder.trunk_calls)
 
 

@@ -10,22 +10,24 @@ import pytest
 import torch
 
 from mmcl_fast.errors import MediaError, RunError
+from mmcl_fast.feature_cache import content_hashes
 from mmcl_fast.feature_cache import keys as cache_keys
 from mmcl_fast.feature_cache import request as cache_request
-from mmcl_fast.feature_cache.cache import TrunkCache, default_folder
-from mmcl_fast.feature_cache.keys import Contents, KeyTable
+from mmcl_fast.feature_cache.cache import FeatureCache, default_folder
+from mmcl_fast.feature_cache.content_hashes import ContentHashes
+from mmcl_fast.feature_cache.keys import KeyTable
 from mmcl_fast.feature_cache.stored_tokens import StoredTokens
+from mmcl_fast.feature_cache.versions import HISTORY
 from mmcl_fast.media.source import Slice
 from mmcl_fast.streams import Stream
 from tests.feature_cache.cached import ask, pictures, same, texts
-from tests.learning.test_learner import FAST
 from tests.toy import ToyEncoder, write_folder
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(cache_request, "SHARD_ROWS", 7)
-    monkeypatch.setattr(cache_request, "BLOCK", 16)
+    monkeypatch.setattr(cache_request, "SHARD_SAMPLES", 7)
+    monkeypatch.setattr(cache_request, "LOOKUP_BLOCK", 16)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_after_the_first_pass_no_file_is_decoded_or_even_opened(tmp_path, monkey
     first, count = ask(tmp_path / "cache", samples, views=2)
     assert count == 40
     steps = []
-    TrunkCache(tmp_path / "cache").tokens(ToyEncoder(), samples * 2, views=2, advance=steps.append)
+    FeatureCache(tmp_path / "cache").tokens(ToyEncoder(), samples * 2, views=2, advance=steps.append)
     assert sum(steps) == 80
     monkeypatch.setattr("mmcl_fast.media.engines.engine.decode", lambda *a, **k: pytest.fail("decoded again"))
     real, opened = builtins.open, []
@@ -52,7 +54,7 @@ def test_other_tasks_orders_and_seeds_find_the_same_samples(tmp_path):
     write_folder(tmp_path / "data")
     for n, options in enumerate(({"classes_per_task": 2}, {"classes_per_task": 3, "order": "random", "seed": 5}, {})):
         encoder = ToyEncoder()
-        cache = TrunkCache(tmp_path / "cache")
+        cache = FeatureCache(tmp_path / "cache")
         for task in Stream.from_folder(tmp_path / "data", **options):
             cache.tokens(encoder, task.train, seed=n)
         assert bool(encoder.trunk_calls) == (n == 0)
@@ -97,7 +99,7 @@ def test_members_of_a_tar_are_known_by_their_bytes(tmp_path):
     assert count == 0 and same(tokens, ask(None, samples)[0])
 
 
-def test_another_encoder_spec_code_or_view_is_computed_anew(tmp_path, monkeypatch):
+def test_another_encoder_spec_version_or_view_is_computed_anew(tmp_path, monkeypatch):
     samples = pictures(tmp_path / "data", 5)
     ask(tmp_path / "cache", samples)
     assert ask(tmp_path / "cache", samples, ToyEncoder(seed=1))[1] == 5
@@ -114,7 +116,7 @@ def test_another_encoder_spec_code_or_view_is_computed_anew(tmp_path, monkeypatc
     other = ToyEncoder()
     monkeypatch.setattr(other, "spec", lambda modality: limit)
     assert ask(tmp_path / "cache", samples, other)[1] == 0
-    monkeypatch.setattr("mmcl_fast.feature_cache.cache.code_digest", lambda: "decoded otherwise")
+    monkeypatch.setitem(HISTORY, "image", HISTORY["image"] | {99: "decoded otherwise"})
     assert ask(tmp_path / "cache", samples)[1] == 5
 
 
@@ -148,15 +150,16 @@ def test_the_embedded_encoders_bits_do_not_depend_on_the_company_either(tmp_path
     from mmcl_fast.encoders import load_encoder
 
     encoder, samples = load_encoder("embedded"), pictures(tmp_path / "data", 10)
-    whole, part = (TrunkCache(None).tokens(encoder, some) for some in (samples, samples[8:5:-1]))
+    whole, part = (FeatureCache(None).tokens(encoder, some) for some in (samples, samples[8:5:-1]))
     assert torch.equal(whole.tokens[[8, 7, 6]], part.tokens) and torch.equal(whole.query[[8, 7, 6]], part.query)
     words = texts(10)
-    whole, part = (TrunkCache(None).tokens(encoder, some) for some in (words, words[6:3:-1]))
+    whole, part = (FeatureCache(None).tokens(encoder, some) for some in (words, words[6:3:-1]))
     assert torch.equal(whole.query[[6, 5, 4]], part.query)
 
 
 def test_a_run_gives_the_same_bits_whatever_was_cached(tmp_path):
     from mmcl_fast.learning import Learner
+    from tests.learning.test_learner import FAST
 
     root = write_folder(tmp_path / "data")
     states = []
@@ -175,7 +178,7 @@ def test_a_run_gives_the_same_bits_whatever_was_cached(tmp_path):
 def test_a_view_indexes_as_tensors_do(tmp_path, kind):
     samples = pictures(tmp_path / "data", 17) if kind == "image" else texts(17)
     stored, _ = ask(tmp_path / "cache", samples, views=2)
-    plain = stored.whole()
+    plain = stored.load()
     assert isinstance(stored, StoredTokens) and type(plain).__name__ == "Tokens" and len(stored._shards) > 2
     assert len(stored) == len(plain) == 34 and stored.device == plain.device and stored.nbytes >= plain.tokens.nbytes
     assert same(stored, plain) and stored.to("cpu") is stored
@@ -207,8 +210,8 @@ def test_a_view_indexes_as_tensors_do(tmp_path, kind):
 
 def test_what_is_asked_for_again_stays_ready_within_the_memory(tmp_path, encoder):
     one, two = pictures(tmp_path / "a", 8), pictures(tmp_path / "b", 8, seed=1)
-    size = TrunkCache(None).tokens(encoder, one).nbytes
-    cache = TrunkCache(tmp_path / "cache", memory=size + 10)
+    size = FeatureCache(None).tokens(encoder, one).nbytes
+    cache = FeatureCache(tmp_path / "cache", memory=size + 10)
     first = cache.tokens(encoder, one, keep=True)
     assert cache.tokens(encoder, one, keep=True) is first
     assert cache.tokens(encoder, one[::-1], keep=True) is not first  # another order, and it pushes the first out
@@ -234,15 +237,15 @@ def test_a_broken_file_is_named_and_what_came_before_it_is_kept(tmp_path):
 def test_a_folder_that_cannot_be_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="file/cache.*train.cache"):
-        TrunkCache(tmp_path / "file" / "cache")
+        FeatureCache(tmp_path / "file" / "cache")
     monkeypatch.setattr(os, "access", lambda *a: False)  # what a user who is not root sees
     with pytest.raises(RunError, match="Permission denied.*train.cache"):
-        TrunkCache(tmp_path / "cache")
+        FeatureCache(tmp_path / "cache")
 
 
 def test_the_default_folder_is_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "mmcl_fast" / "trunk" == TrunkCache("auto").folder
+    assert default_folder() == tmp_path / "mmcl_fast" / "trunk" == FeatureCache("auto").folder
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_folder() == tmp_path / "home" / ".cache" / "mmcl_fast" / "trunk"
@@ -266,20 +269,44 @@ def test_keys_that_share_their_first_half_are_told_apart():
 
 
 def test_the_memo_of_contents_is_made_one_and_a_damaged_part_is_read_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_keys, "MOST_MEMOS", 3)
+    monkeypatch.setattr(content_hashes, "MAX_MEMOS", 3)
     samples = pictures(tmp_path / "data", 6)
     for sample in samples:
-        memo = Contents(tmp_path / "memo", 1)
-        memo.of([sample])
+        memo = ContentHashes(tmp_path / "memo", 1)
+        memo.digests([sample])
         memo.save()
     assert len(list((tmp_path / "memo").glob("*.memo"))) <= 4
     read = []
-    real = cache_keys._digest
-    monkeypatch.setattr(cache_keys, "_digest", lambda source: (read.append(source), real(source))[1])
-    found = Contents(tmp_path / "memo", 1).of(samples)
+    real = content_hashes._digest
+    monkeypatch.setattr(content_hashes, "_digest", lambda source: (read.append(source), real(source))[1])
+    found = ContentHashes(tmp_path / "memo", 1).digests(samples)
     assert not read and len(set(found)) == 6
     for file in (tmp_path / "memo").glob("*.memo"):
         data = bytearray(file.read_bytes())
         data[-1] ^= 1
         file.write_bytes(data)
-    assert Contents(tmp_path / "memo", 2).of(samples) == found and len(read) == 6
+    assert ContentHashes(tmp_path / "memo", 2).digests(samples) == found and len(read) == 6
+
+
+def test_results_in_memory_are_one_encoders_alone(tmp_path):
+    samples, cache = texts(6), FeatureCache(tmp_path)
+    one, two = (cache.tokens(ToyEncoder(seed), samples, keep=True) for seed in (0, 1))
+    assert not torch.equal(one.query, two.query) and cache.tokens(ToyEncoder(1), samples, keep=True) is two
+
+
+def test_a_cache_from_before_the_versions_misses_and_can_be_cleaned(tmp_path):
+    """Its stores have names that hash the source code, and its about.json names no modality."""
+    from mmcl_fast.feature_cache.store import Store, clear, store_name, usage
+
+    samples = texts(4)
+    ask(tmp_path / "new", samples)
+    (new,) = (tmp_path / "new").glob("*/*.shard")
+    encoder = ToyEncoder()
+    name = store_name("1", encoder.fingerprint, "cpu", "a hash of source code")
+    about = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "device": "cpu"}
+    Store(tmp_path / "old", name, about, 1e9)._describe()
+    (tmp_path / "old" / name / new.name).write_bytes(new.read_bytes())
+    assert [(u.store, u.encoder, u.modality, u.samples) for u in usage(tmp_path / "old")] == [(name, "toy", "?", 4)]
+    assert ask(tmp_path / "old", samples)[1] == 4 and len(usage(tmp_path / "old")) == 2
+    assert clear(tmp_path / "old", [name])[0] == 1 and [u.modality for u in usage(tmp_path / "old")] == ["text"]
+    assert ask(tmp_path / "old", samples)[1] == 0

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmcl_fast.feature_cache import keys as cache_keys
+from mmcl_fast.feature_cache import new_file
 from mmcl_fast.feature_cache import request as cache_request
 from mmcl_fast.feature_cache import store as cache_store
-from mmcl_fast.feature_cache.cache import TrunkCache
+from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.feature_cache.shard import Damaged, Shard, read_keys
 from mmcl_fast.feature_cache.store import clear, size_of, usage
 from tests.feature_cache.cached import ask, pictures, same, texts
@@ -28,9 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """Small shards, a process that has verified nothing yet, and no matter whether somebody edits the code now."""
-    monkeypatch.setattr("mmcl_fast.feature_cache.cache.code_digest", lambda: "")
-    monkeypatch.setattr(cache_request, "SHARD_ROWS", 5)
+    """Small shards, and a process that has verified nothing yet."""
+    monkeypatch.setattr(cache_request, "SHARD_SAMPLES", 5)
     monkeypatch.setattr(cache_store, "_verified", set())
     gc.collect()
 
@@ -38,10 +37,10 @@ def fresh(monkeypatch):
 def process(program: str, *arguments: object) -> subprocess.Popen:
     """A Python process with the test's modules, shards of five samples and ``folder``, the first argument."""
     start = (
-        "import sys, os\nfrom pathlib import Path\nfrom mmcl_fast.feature_cache import cache; from mmcl_fast.feature_cache import request as cache_request\n"
-        "from mmcl_fast.feature_cache.cache import TrunkCache\nfrom tests.feature_cache.cached import ask, texts\n"
-        "from tests.toy import ToyEncoder\ncache_request.SHARD_ROWS = 5\n"
-        "cache.code_digest = lambda: ''\nfolder = Path(sys.argv[1])\n"
+        "import sys, os\nfrom pathlib import Path\nfrom mmcl_fast.feature_cache import request as cache_request\n"
+        "from mmcl_fast.feature_cache.cache import FeatureCache\nfrom tests.feature_cache.cached import ask, texts\n"
+        "from tests.toy import ToyEncoder\ncache_request.SHARD_SAMPLES = 5\n"
+        "folder = Path(sys.argv[1])\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", start + program, *map(str, arguments)],
@@ -126,7 +125,7 @@ def flipped(data: bytes, at: int, bit: int = 4) -> bytes:
 @pytest.mark.parametrize("kind", ["image", "text"])
 def test_a_damaged_shard_is_dropped_with_a_line_and_computed_again(tmp_path, caplog, damage, kind):
     samples = pictures(tmp_path / "data", 12) if kind == "image" else texts(12)
-    right = ask(tmp_path / "cache", samples)[0].whole()
+    right = ask(tmp_path / "cache", samples)[0].load()
     gc.collect()
     cache_store._verified.clear()
     victim = shards(tmp_path / "cache")[0]
@@ -189,7 +188,7 @@ def test_a_task_larger_than_the_budget_uses_memory_and_without_memory_decodes_ag
     for memory, name in ((None, "memory"), (0, "again"), (size // 5, "some")):
         caplog.clear()
         encoder = ToyEncoder()
-        cache = TrunkCache(tmp_path / name, budget_gb=size / 2e9, batch=1, memory=memory)
+        cache = FeatureCache(tmp_path / name, budget_gb=size / 2e9, batch=1, memory=memory)
         tokens = cache.tokens(encoder, samples, views=2, seed=1, keep=True)
         computed = len(encoder.trunk_calls)
         assert computed == 46 and 0 < size_of(tmp_path / name) <= size / 2
@@ -221,12 +220,12 @@ def test_a_full_disk_ends_the_writing_and_not_the_run(tmp_path, monkeypatch, cap
 
         return run
 
-    cache = TrunkCache(tmp_path, batch=1)
+    cache = FeatureCache(tmp_path, batch=1)
     with monkeypatch.context() as patch:
         if call == "write":
-            patch.setattr(cache_store, "write_atomically", fails(cache_keys.write_atomically))
+            patch.setattr(cache_store, "write_new_file", fails(new_file.write_new_file))
         else:
-            patch.setattr(cache_keys.os, call, fails(getattr(os, call)))
+            patch.setattr(new_file.os, call, fails(getattr(os, call)))
         tokens = cache.tokens(ToyEncoder(), samples)
         assert same(tokens, right)
     assert len(caplog.records) == 1 and "No space left on device" in caplog.text
@@ -248,14 +247,14 @@ def test_a_real_limit_on_file_sizes_is_met_the_same_way(tmp_path):
 
 
 def test_the_cache_leaves_the_disk_some_room(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(cache_store, "FREE", 10**18)
+    monkeypatch.setattr(cache_store, "DISK_RESERVE", 10**18)
     tokens, _ = ask(tmp_path, texts(12))
     assert same(tokens, ask(None, texts(12))[0]) and not shards(tmp_path) and len(caplog.records) >= 1
 
 
 def test_a_folder_cleared_while_it_is_in_use(tmp_path):
     encoder = ToyEncoder()
-    cache = TrunkCache(tmp_path, batch=1)
+    cache = FeatureCache(tmp_path, batch=1)
     tokens = cache.tokens(encoder, texts(12))
     finished(process("from mmcl_fast.feature_cache.store import clear\nprint(clear(folder))\n", tmp_path))
     assert not usage(tmp_path) and same(tokens, ask(None, texts(12))[0])
@@ -276,8 +275,8 @@ def test_memory_stays_flat_over_a_hundred_tasks(tmp_path):
         "def resident():\n"
         "    gc.collect()\n"
         "    return int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6\n"
-        "cache, encoder = TrunkCache(folder, memory=8_000_000), Wide()\n"
-        "cache_request.SHARD_ROWS = 64\n"
+        "cache, encoder = FeatureCache(folder, memory=8_000_000), Wide()\n"
+        "cache_request.SHARD_SAMPLES = 64\n"
         "some = texts(1)[0]\n"
         "def task(t):\n"
         "    return [dataclasses.replace(some, text=f'{t} {i}') for i in range(40)]\n"
