@@ -51,7 +51,7 @@ setup: $(STAMPS)/build
 
 $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is missing or older than 3.11 (the pinned requirements need it); make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	  { echo "error: $(PYTHON) is missing or older than 3.11; make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 2; }
 	@command -v $${CXX:-c++} >/dev/null || \

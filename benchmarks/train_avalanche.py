@@ -49,7 +49,7 @@ class Model(nn.Module):
     def __init__(self, plain: PlainComm):
         super().__init__()
         self.plain, self.modality = plain, "image"
-        shape = plain.encoder.blocks, 2, plain.options.prompt_length, plain.encoder.prefix_width("image")
+        shape = plain.encoder.num_prompted_blocks, 2, plain.options.prompt_length, plain.encoder.prefix_width("image")
         self.prompt = nn.Parameter(torch.zeros(shape, device=plain.encoder.device))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class ToyEncoder(Encoder):
     """Random frozen weights: 8 x 8 patches of 32-pixel pictures, hashed words; two prompted blocks a tower."""
 
     def __init__(self, seed: int = 0):
-        self.name, self.dim, self.query_dim, self.blocks, self.logit_scale = "toy", DIM, 2 * QUERY, 2, 10.0
+        self.name, self.dim, self.query_dim, self.num_prompted_blocks, self.logit_scale = "toy", DIM, 2 * QUERY, 2, 10.0
         self.fingerprint = hashlib.sha256(f"toy {seed}".encode()).hexdigest()
         self.trunk_calls: list[str] = []
         with torch.random.fork_rng():
@@ -67,7 +67,7 @@ class ToyEncoder(Encoder):
         rows = [torch.randn(DIM, generator=torch.Generator().manual_seed(zlib.crc32(t.encode()))) for t in texts]
         return F.normalize(torch.stack(rows), dim=1)
 
-    def above(self):
+    def trainable_modules(self):
         return [block for blocks in self.layers.values() for block in blocks]
 
     def to(self, device):
