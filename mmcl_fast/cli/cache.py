@@ -1,4 +1,4 @@
-"""Commands that look after the trunk cache."""
+"""The commands ``mmcl-fast cache ls`` and ``mmcl-fast cache clear``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mmcl_fast.cli.common import Debug, Json, cache, console, guarded, print_jso
 from mmcl_fast.errors import UserError
 
 Folder = Annotated[
-    Path | None, typer.Option("--folder", help="The cache's folder; default: the user's.", show_default=False)
+    Path | None, typer.Option("--folder", help="The cache's folder; default: the folder in the user's cache.", show_default=False)
 ]
 
 
 @cache.command("ls")
 @guarded
 def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Say what the trunk cache holds, the last used encoder first.
+    """List the stores of the feature cache, the last used one first.
 
     Example: `mmcl-fast cache ls`
     """
@@ -33,7 +33,7 @@ def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False)
     from rich.table import Table
 
     table = Table(title=str(root), title_justify="left")
-    for name in ("store", "encoder", "device"):
+    for name in ("store", "encoder", "device", "modality"):
         table.add_column(name, overflow="fold")
     for name in ("samples", "shards", "GB", "last used"):
         table.add_column(name, justify="right")
@@ -43,6 +43,7 @@ def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False)
             store.store[:12],
             store.encoder,
             store.device,
+            store.modality,
             str(store.samples),
             str(store.shards),
             f"{store.bytes / 1e9:.3f}",
@@ -56,16 +57,16 @@ def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False)
 @guarded
 def cache_clear(
     encoder: Annotated[
-        str | None, typer.Option(help="Only this encoder's, by its name or store as in `cache ls`.", show_default=False)
+        str | None, typer.Option(help="Only this encoder, by its name or its store as in `cache ls`.", show_default=False)
     ] = None,
     older_than: Annotated[
-        float | None, typer.Option(min=0, metavar="DAYS", help="Only what was last used before.", show_default=False)
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only shards that were not used for so many days.", show_default=False)
     ] = None,
     folder: Folder = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without a question.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Delete what the trunk cache holds, or a part of it; it is computed again when needed.
+    """Delete the feature cache, or a part of it. Deleted features are computed again when needed.
 
     Example: `mmcl-fast cache clear --older-than 30 --yes`
     """
@@ -78,11 +79,11 @@ def cache_clear(
             s.store for s in usage(root) if s.encoder == encoder or (len(encoder) >= 6 and s.store.startswith(encoder))
         ]
         if not stores:
-            raise UserError(f"--encoder {encoder}: nothing of it in {root}; see mmcl-fast cache ls")
+            raise UserError(f"--encoder {encoder}: no store of it in {root}; see mmcl-fast cache ls")
     if not yes:
         if not sys.stdin.isatty():
-            raise UserError(f"cache clear deletes from {root}: give --yes where nobody can be asked")
-        what = f"trunk tokens of {encoder}" if encoder else "trunk tokens"
+            raise UserError(f"cache clear deletes from {root}: there is no terminal to ask at; give --yes")
+        what = f"features of {encoder}" if encoder else "features"
         typer.confirm(f"Delete {what} in {root}?", abort=True)
     seconds = (older_than or 0) * 86400
     shards, size = clear(root, stores, older=seconds)
@@ -90,6 +91,7 @@ def cache_clear(
 
 
 def _folder(folder: Path | None) -> Path:
+    """Return ``--folder``, or the default. Raises UserError where it does not exist."""
     from mmcl_fast.feature_cache.cache import default_folder
 
     if folder is not None and not folder.is_dir():

@@ -44,13 +44,13 @@ def names() -> list[str]:
 def test_ls(folder):
     found = json.loads(run("ls", "--json"))
     assert found["folder"] == str(folder)
-    assert [(s["encoder"], s["device"], s["samples"], s["shards"]) for s in found["stores"]] == [
-        ("toy-0", "cpu", 12, 1),
-        ("toy-1", "cpu", 5, 1),
+    assert [(s["encoder"], s["device"], s["modality"], s["samples"], s["shards"]) for s in found["stores"]] == [
+        ("toy-0", "cpu", "text", 12, 1),
+        ("toy-1", "cpu", "text", 5, 1),
     ]
     assert found["stores"][0]["bytes"] > 0 and found["stores"][0]["used"] > found["stores"][1]["used"] + 39 * 86400
     shown = run("ls")
-    assert "toy-0" in shown and "toy-1" in shown and "GB in all" in shown
+    assert "toy-0" in shown and "toy-1" in shown and "text" in shown and "GB in all" in shown
     assert json.loads(run("ls", "--json", "--folder", str(folder.parent)))["stores"] == []
     assert "no such folder" in run("ls", "--folder", str(folder / "none"), code=2)
 

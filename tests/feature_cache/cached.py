@@ -1,4 +1,4 @@
-"""Samples on disk, and a cache whose shards are small, for the tests of the trunk cache."""
+"""Samples on disk, and a cache whose shards are small, for the tests of the feature cache."""
 
 from __future__ import annotations
 

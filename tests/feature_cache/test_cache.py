@@ -1,4 +1,4 @@
-"""The trunk cache: what is found again, what is computed anew, what a sample's tokens depend on."""
+"""The feature cache: what is found again, what is computed anew, what a sample's tokens depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trunk cache when things go wrong: other processes, kills, damage, a full disk, too small a budget."""
+"""The feature cache when things go wrong: other processes, kills, damage, a full disk, too small a budget."""
 
 from __future__ import annotations
 
