@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmcl_fast.ops import cost_model as cost
+from mmcl_fast.ops import cost_model
 
 LOGIT_SCALE = 100.0
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossCase:
     """B rows, C classes, D wide; text: the class texts want gradients too."""
 
     b: int
@@ -34,8 +34,8 @@ class Loss:
         """Least traffic: z and the texts read once, dz (and the texts' gradient) written once, the labels."""
         return size * (2 * self.b * self.d + (2 if self.text else 1) * self.c * self.d) + 8 * self.b
 
-    def problem(self, dtype: torch.dtype) -> cost.Loss:
-        return cost.Loss(self.b, self.c, self.d, dtype, self.text)
+    def problem(self, dtype: torch.dtype) -> cost_model.LossShape:
+        return cost_model.LossShape(self.b, self.c, self.d, dtype, self.text)
 
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float]:
         g = torch.Generator().manual_seed(0)
@@ -51,7 +51,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Realign:
+class RealignCase:
     """B rows, D wide, source Du wide (None: z), M modalities, rank r; all gradients."""
 
     b: int
@@ -73,8 +73,8 @@ class Realign:
         """Least traffic: z, source, de read once forward and back, e and the gradients written once."""
         return size * self.b * (5 * self.d + 3 * (self.du or 0) + 2 * self.m)
 
-    def problem(self, dtype: torch.dtype) -> cost.Realign:
-        return cost.Realign(self.b, self.d, self.du or self.d, self.m, self.r, dtype)
+    def problem(self, dtype: torch.dtype) -> cost_model.RealignShape:
+        return cost_model.RealignShape(self.b, self.d, self.du or self.d, self.m, self.r, dtype)
 
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
         g = torch.Generator().manual_seed(0)
@@ -96,28 +96,28 @@ class Realign:
 
 
 SMALL = [
-    Loss(256, 100, 512),
-    Loss(1024, 1000, 512),
-    Loss(4096, 1000, 512),
-    Loss(2048, 10000, 512),
-    Loss(2048, 50000, 512),
+    LossCase(256, 100, 512),
+    LossCase(1024, 1000, 512),
+    LossCase(4096, 1000, 512),
+    LossCase(2048, 10000, 512),
+    LossCase(2048, 50000, 512),
 ]
-FLAGSHIP = [Loss(4096, 131072, d) for d in (512, 768, 1024)]
+FLAGSHIP = [LossCase(4096, 131072, d) for d in (512, 768, 1024)]
 LARGE = [
-    Loss(4096, 131072, 256),
-    Loss(4096, 131072, 512, text=True),
-    Loss(4096, 131072, 1024, text=True),
-    Loss(16384, 32768, 768),
+    LossCase(4096, 131072, 256),
+    LossCase(4096, 131072, 512, text=True),
+    LossCase(4096, 131072, 1024, text=True),
+    LossCase(16384, 32768, 768),
 ]
 REALIGN = [
-    Realign(b, d, du, 5, r) for b in (4096, 65536) for d in (512, 768) for du in (None, 1664) for r in (16, 32, 64)
+    RealignCase(b, d, du, 5, r) for b in (4096, 65536) for d in (512, 768) for du in (None, 1664) for r in (16, 32, 64)
 ]
-Case = tuple[Loss | Realign, str, torch.dtype]
+Case = tuple[LossCase | RealignCase, str, torch.dtype]
 
 
 def on_gpu() -> list[Case]:
     """The most important first: a run that is cut off has them."""
-    first: list[Loss | Realign] = [
+    first: list[LossCase | RealignCase] = [
         *FLAGSHIP[:1],
         *REALIGN[12:13],
         *SMALL[3:4],
@@ -126,18 +126,18 @@ def on_gpu() -> list[Case]:
         *SMALL[:1],
         *REALIGN[14:15],
     ]
-    rest: list[Loss | Realign] = [*SMALL, *LARGE, *REALIGN]
+    rest: list[LossCase | RealignCase] = [*SMALL, *LARGE, *REALIGN]
     half = [*first, *(c for c in rest if c not in first)]
     found: list[Case] = [(case, "cuda", torch.bfloat16) for case in half]
     found.insert(6, (FLAGSHIP[0], "cuda", torch.float16))
-    single: list[Loss | Realign] = [*SMALL, *REALIGN[:1]]
+    single: list[LossCase | RealignCase] = [*SMALL, *REALIGN[:1]]
     return found + [(case, "cuda", torch.float32) for case in single]
 
 
 def on_cpu() -> list[Case]:
-    """Realign with the small batch only: 65536 rows take seconds a step in float32."""
-    small: list[Loss | Realign] = [*SMALL, *(case for case in REALIGN if case.b == 4096)]
-    loss: list[Loss | Realign] = list(SMALL)
+    """RealignCase with the small batch only: 65536 rows take seconds a step in float32."""
+    small: list[LossCase | RealignCase] = [*SMALL, *(case for case in REALIGN if case.b == 4096)]
+    loss: list[LossCase | RealignCase] = list(SMALL)
     return [(c, "cpu", torch.float32) for c in small] + [(c, "cpu", torch.bfloat16) for c in loss]
 
 

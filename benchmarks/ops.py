@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks import harness, rivals
-from benchmarks.cases import Case, Loss, label
+from benchmarks.cases import Case, LossCase, label
 from mmcl_fast.ops import choice
 
 Row = dict[str, object]
@@ -108,7 +108,7 @@ def run(case: Case, seconds: float, lost: dict[str, str], watch: Watch = lambda 
     size = dtype.itemsize
     arithmetic = 1e3 * what.flops / harness.product_rate(device, dtype)
     traffic = 1e3 * what.bytes(size) / harness.copy_rate(device)
-    if isinstance(what, Loss):
+    if isinstance(what, LossCase):
         inputs = what.inputs(device, dtype)
         makers: dict = {name: (lambda make=make: make(*inputs)) for name, make in rivals.LOSS.items()}
     else:

@@ -1,1 +1,1 @@
-"""Triton kernels, one file per operation; launched by mmcl_fast.ops."""
+"""Triton kernels, one file for each operation. mmcl_fast/ops/backends/triton.py launches them."""

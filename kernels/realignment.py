@@ -1,4 +1,12 @@
-"""realign in Triton: what stands between the library's products, and forward the second product itself."""
+"""Triton kernels of realign: the second product of the forward, and the row kernels between library products.
+
+With u the source, h = u [down_1 .. down_M] and h gate each rank's column times the gate of its modality::
+
+    v  = z + (h gate) [up_1; ..; up_M],      e  = v / |v|
+    dv = (de - (de . e) e) / |v|,            dgate_m = sum_k dh_mk h_mk,      dh <- dh gate
+
+mmcl_fast/ops/backends/gpu.py has the order of the launches. Letters: B rows, D width, M modalities, r rank of each.
+"""
 
 from __future__ import annotations
 
@@ -10,88 +18,93 @@ EPS = tl.constexpr(1e-12)
 
 @triton.jit
 def shift_normalise(
-    z,
+    z,  # (B, D), row stride ldz
     ldz,
-    h,
-    gate,
+    h,  # (B, M r)
+    gate,  # (B, M), row stride ldg
     ldg,
-    up,
-    e,
-    inv,
+    up,  # (M r, D)
+    e,  # (B, D)
+    inv,  # (B,) float32, 1 / |v|
     rows,
     width,
-    ranks,
-    rank,
+    ranks,  # M r
+    rank,  # r
     UPCAST: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """e = normalize(z + (h gate) up) for BM rows; the unnormalised row goes through e, which stays in
-    cache."""
+    """e = normalize(z + (h gate) up) for BM rows.
+
+    The unnormalised rows are stored in e and read again for the division. They are still in the cache then; a whole row
+    of D numbers would not fit the registers.
+    """
     row = tl.program_id(0) * BM + tl.arange(0, BM)
-    live = row < rows
+    row_mask = row < rows
     row = row.to(tl.int64)
     square = tl.zeros([BM], tl.float32)
     for n in range(0, width, BN):
         cols = n + tl.arange(0, BN)
-        both = live[:, None] & (cols[None, :] < width)
-        v = tl.load(z + row[:, None] * ldz + cols[None, :], mask=both, other=0.0).to(tl.float32)
+        mask = row_mask[:, None] & (cols[None, :] < width)
+        v = tl.load(z + row[:, None] * ldz + cols[None, :], mask=mask, other=0.0).to(tl.float32)
         for k in range(0, ranks, BK):
             r = k + tl.arange(0, BK)
-            inside = live[:, None] & (r[None, :] < ranks)
-            a = tl.load(h + row[:, None] * ranks + r[None, :], mask=inside, other=0.0).to(tl.float32)
-            a *= tl.load(gate + row[:, None] * ldg + r[None, :] // rank, mask=inside, other=0.0).to(tl.float32)
+            rank_mask = row_mask[:, None] & (r[None, :] < ranks)
+            a = tl.load(h + row[:, None] * ranks + r[None, :], mask=rank_mask, other=0.0).to(tl.float32)
+            a *= tl.load(gate + row[:, None] * ldg + r[None, :] // rank, mask=rank_mask, other=0.0).to(tl.float32)
             b = tl.load(
                 up + r[:, None] * width + cols[None, :], mask=(r[:, None] < ranks) & (cols[None, :] < width), other=0.0
             )
             if UPCAST:
                 b = b.to(tl.float32)
             v = tl.dot(a.to(b.dtype), b, v, input_precision="ieee")
-        v = tl.where(both, v, 0.0)
+        v = tl.where(mask, v, 0.0)
         square += tl.sum(v * v, 1)
-        tl.store(e + row[:, None] * width + cols[None, :], v.to(e.dtype.element_ty), mask=both)
+        tl.store(e + row[:, None] * width + cols[None, :], v.to(e.dtype.element_ty), mask=mask)
     scale = 1.0 / tl.maximum(tl.sqrt(square), EPS)
-    tl.store(inv + row, scale, mask=live)
-    tl.debug_barrier()  # the row's parts were stored by other threads of this program
+    tl.store(inv + row, scale, mask=row_mask)
+    tl.debug_barrier()  # other threads of this program stored parts of the row
     for n in range(0, width, BN):
         cols = n + tl.arange(0, BN)
-        both = live[:, None] & (cols[None, :] < width)
+        mask = row_mask[:, None] & (cols[None, :] < width)
         at = e + row[:, None] * width + cols[None, :]
-        v = tl.load(at, mask=both, other=0.0).to(tl.float32) * scale[:, None]
-        tl.store(at, v.to(e.dtype.element_ty), mask=both)
+        v = tl.load(at, mask=mask, other=0.0).to(tl.float32) * scale[:, None]
+        tl.store(at, v.to(e.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def project(de, ldde, e, inv, dv, width, D: tl.constexpr):
-    """dv = (de - (de . e) e) / |v| for one row."""
+    """dv = (de - (de . e) e) / |v|, one row for each program."""
+    # de (B, D), row stride ldde; e and dv (B, D); inv (B,) float32, 1 / |v|
     row = tl.program_id(0).to(tl.int64)
     cols = tl.arange(0, D)
-    live = cols < width
-    g = tl.load(de + row * ldde + cols, mask=live, other=0.0).to(tl.float32)
-    unit = tl.load(e + row * width + cols, mask=live, other=0.0).to(tl.float32)
+    mask = cols < width
+    g = tl.load(de + row * ldde + cols, mask=mask, other=0.0).to(tl.float32)
+    unit = tl.load(e + row * width + cols, mask=mask, other=0.0).to(tl.float32)
     out = tl.load(inv + row) * (g - tl.sum(g * unit) * unit)
-    tl.store(dv + row * width + cols, out.to(dv.dtype.element_ty), mask=live)
+    tl.store(dv + row * width + cols, out.to(dv.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def gate_back(d, h, gate, ldg, scaled, dgate, groups, rank, R: tl.constexpr):
-    """One row: dgate = sum_k d h per group; scaled = h gate; d <- d gate in place."""
+    """dgate_m = sum_k d_mk h_mk, scaled = h gate and d <- d gate, one row for each program."""
+    # d, h and scaled (B, M r); gate (B, M), row stride ldg; dgate (B, M). d is the gradient of h gate, then of h.
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, R)
-    live = k < rank
+    mask = k < rank
     for m in range(groups):
         at = row * groups * rank + m * rank + k
         g = tl.load(gate + row * ldg + m).to(tl.float32)
-        dk = tl.load(d + at, mask=live, other=0.0).to(tl.float32)
-        hk = tl.load(h + at, mask=live, other=0.0).to(tl.float32)
+        dk = tl.load(d + at, mask=mask, other=0.0).to(tl.float32)
+        hk = tl.load(h + at, mask=mask, other=0.0).to(tl.float32)
         tl.store(dgate + row * groups + m, tl.sum(dk * hk).to(dgate.dtype.element_ty))
-        tl.store(scaled + at, (hk * g).to(scaled.dtype.element_ty), mask=live)
-        tl.store(d + at, (dk * g).to(d.dtype.element_ty), mask=live)
+        tl.store(scaled + at, (hk * g).to(scaled.dtype.element_ty), mask=mask)
+        tl.store(d + at, (dk * g).to(d.dtype.element_ty), mask=mask)
 
 
-# by dtype: (block sizes, warps, stages). All compile for sm_90 without spills, the half-precision ones with wgmma,
-# under Triton 3.6 and 3.9. The first one spills at most 8 bytes on sm_80, 89, 100 and 120.
+# For each precision: (block sizes, warps, stages). All compile for sm_90 without spills, those for half precision with
+# wgmma, under Triton 3.6 and 3.9. The first spills at most 8 bytes on sm_80, 89, 100 and 120.
 CONFIGS = {
     "shift_normalise": {
         "half": [

@@ -42,12 +42,12 @@ def check_backend_choices() -> Iterator[CheckResult]:
     import torch
 
     from mmcl_fast.ops import choice
-    from mmcl_fast.ops.cost_model import Loss
+    from mmcl_fast.ops.cost_model import LossShape
 
     for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         choices = []
         for rows, classes, width in ((256, 100, 512), (4096, 131072, 512), (4096, 131072, 1024)):
-            picked = choice.explain(Loss(rows, classes, width, torch.bfloat16), torch.device("cuda", i))
+            picked = choice.explain(LossShape(rows, classes, width, torch.bfloat16), torch.device("cuda", i))
             choices.append(f"{rows} x {classes} x {width}: {picked.backend} ({picked.by})")
         yield CheckResult(f"auto on cuda:{i}", "ok", f"bfloat16 loss of B x C x D: {', '.join(choices)}")
 

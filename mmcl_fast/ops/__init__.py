@@ -1,8 +1,11 @@
-"""The package's two operations: `alignment_loss` and `realign`.
+"""The package's two fused operations: `alignment_loss` and `realign`.
 
-Backends: `reference` (plain PyTorch, the definition), `cpp` (CPU), `triton` and `cuda` (GPU).
-`backend="auto"` (the default) chooses by device, dtype, shape and gradients: what was measured there, else what a cost
-model expects. The environment variable MMCL_FAST_BACKEND forces one. All but the reference give first derivatives only.
+Backends: `reference` (plain PyTorch, the definition), `cpp` (CPU), `triton` and `cuda` (GPU). The default,
+``backend="auto"``, chooses by device, dtype, shape and gradients: from measured times, or else from a cost model. The
+environment variable MMCL_FAST_BACKEND forces one. Every backend but the reference gives first derivatives only.
+
+A call goes through three places. A function here checks the arguments. autograd.py, or registered.py in a compiled
+graph, chooses the backend. The backend computes; each has a module in backends/.
 """
 
 from __future__ import annotations
@@ -33,20 +36,31 @@ def alignment_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """Weighted cross-entropy between embeddings and class texts: sum_i w_i CE(s cos(z_i, T), y_i) / sum_i
-    w_i.
+    """Weighted cross-entropy between embeddings and class texts, sum_i w_i CE(s cos(z_i, T), y_i) / sum_i w_i.
 
-    z [B, D] and text [C, D] need not be normalised (rows shorter than 1e-12 count as that long); text is
-    computed in z's dtype: float32, bfloat16, float16, or float64 (reference only). labels [B] int64 or int32
-    in [0, C), or `ignore_index`: such a row has no loss and no weight. weight [B] >= 0, default 1.
-    logit_scale s > 0: a float or a 0-d tensor. label_smoothing eps in [0, 1]: the target is (1 - eps) onehot
-    + eps / C. reduction: "mean" as above (0, with zero gradients, if the weights sum to 0), "sum" for sum_i
-    w_i CE_i, "none" for w_i CE_i [B].
+    Differentiable in z, text, weight and logit_scale. With text frozen, one pass of 4 B C D multiply-adds gives loss
+    and gradient. No backend but the reference holds all B x C logits in memory.
 
-    Returns float32 (float64 for float64). Differentiable in z, text, weight and logit_scale; with text frozen
-    one pass of 4BCD multiply-adds gives loss and gradient. The B x C logits are never in memory at once
-    (except in the reference). Raises ValueError for shapes or values that do not fit; values are looked at on
-    the CPU only: on a GPU a label out of range makes its row's loss NaN, and weights are not checked.
+    Args:
+        z: ``[B, D]`` embeddings, float32, bfloat16, float16, or float64 (reference only). Rows need not be normalised;
+            a row shorter than 1e-12 counts as that long.
+        text: ``[C, D]`` class texts, computed in z's dtype; normalised like z.
+        labels: ``[B]`` int64 or int32 in [0, C), or `ignore_index`.
+        weight: ``[B]`` weights w >= 0; None: 1.
+        logit_scale: s > 0, a float or a 0-d tensor.
+        label_smoothing: eps in [0, 1]; the target is (1 - eps) onehot + eps / C.
+        ignore_index: the label of a row that has no loss and no weight.
+        reduction: ``"mean"`` for the formula above (0 with zero gradients if the weights sum to 0), ``"sum"`` for
+            sum_i w_i CE_i, ``"none"`` for the rows w_i CE_i.
+        backend: a backend's name; None: ``"auto"``.
+
+    Returns:
+        a 0-d tensor, or ``[B]`` for ``"none"``; float32, or float64 for float64.
+
+    Raises:
+        ValueError: a shape, a dtype or a device does not fit. On the CPU also a label, a weight or a scale out of
+            range. Values on a GPU are not read: there a label out of range makes its row's loss NaN.
+        BackendError: the backend that was asked for cannot compute this.
     """
     a = AlignmentArguments(z, text, labels, weight, logit_scale, label_smoothing, ignore_index, reduction)
     checks.alignment_loss(a)
@@ -60,12 +74,24 @@ def alignment_loss(
 def realign(
     z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None, backend: str | None = None
 ) -> Tensor:
-    """Re-aligned embeddings e = normalize(z + sum_m gate_m (source down_m) up_m), unit rows [B, D] in z's
-    dtype.
+    """Re-aligned embeddings, e = normalize(z + sum_m gate_m (source down_m) up_m).
 
-    z [B, D]; gate [B, M], any real numbers; down [M, Du, r]; up [M, r, D]; source [B, Du] (None: z itself, Du
-    = D). All are computed in z's dtype. Differentiable in all five. Raises ValueError for shapes that do not
-    fit.
+    Differentiable in all five tensors, which are computed in z's dtype.
+
+    Args:
+        z: ``[B, D]`` embeddings.
+        gate: ``[B, M]`` weights of the M modalities, any real numbers.
+        down: ``[M, Du, r]`` projections to rank r.
+        up: ``[M, r, D]`` projections back.
+        source: ``[B, Du]`` what is projected; None: z itself, with Du = D.
+        backend: a backend's name; None: ``"auto"``.
+
+    Returns:
+        ``[B, D]`` unit rows in z's dtype.
+
+    Raises:
+        ValueError: a shape, a dtype or a device does not fit.
+        BackendError: the backend that was asked for cannot compute this.
     """
     a = RealignArguments(z, gate, down, up, source)
     checks.realign(a)
@@ -92,9 +118,10 @@ def realigned_alignment_loss(
     reduction: str = "mean",
     backend: str | None = None,
 ) -> Tensor:
-    """alignment_loss(realign(z, gate, down, up, source=source), text, labels, ...), the arguments of both.
+    """Alignment loss of re-aligned embeddings, alignment_loss(realign(z, gate, down, up), text, labels).
 
-    A composition: fusing further would only spare one read of e [B, D] against the products with text [C, D].
+    It takes the arguments of both, and runs one after the other. One kernel for both would only save a read of e
+    ``[B, D]``, little beside the products with text ``[C, D]``.
     """
     e = realign(z, gate, down, up, source=source, backend=backend)
     return alignment_loss(

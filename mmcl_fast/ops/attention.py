@@ -1,8 +1,10 @@
-"""Attention over a prefix and a frozen block's own keys and values.
+"""Multi-head attention over a learned prefix and a frozen block's keys and values.
 
-On the CPU: batched matrix products, in bfloat16 where the block's matrices are, and between them the softmax rows of
-mmcl_fast._C. torch's own bfloat16 attention there has a backward that costs many times its forward. Where only the
-prefix asks for gradients (the first prompted block, whose input is frozen), only its few columns are differentiated.
+On the CPU it alternates torch's batched matrix products with the softmax kernels of mmcl_fast._C. There the backward of
+torch's bfloat16 attention costs many times its forward. Elsewhere it is torch's scaled_dot_product_attention.
+
+If the prefix alone needs a gradient, the backward computes only the prefix's columns. That is the case in the first
+prompted block, whose input is frozen.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from mmcl_fast.ops.backends.cpp_products import DTYPES, threads_for
 
 
 @cache
-def _widest() -> int:
-    """Columns of a row that mmcl_fast._C's softmax takes; 0 where it is not there."""
+def _most_columns() -> int:
+    """Return how many columns a row of mmcl_fast._C's softmax may have; 0 if it was not compiled."""
     return getattr(load()[0], "ATTENTION_COLUMNS", 0)
 
 
@@ -34,12 +36,12 @@ def prefix_attention(
     causal: bool = False,
     scale: float | None = None,
 ) -> Tensor:
-    """Multi-head softmax(scale q k') v over [prefix; k] and [prefix; v].
+    """Multi-head attention softmax(scale q k') v over the keys [prefix; k] and the values [prefix; v].
 
     Args:
         q, k, v: ``[B, N, d]``, one float dtype.
         heads: number of heads; divides d.
-        prefix: ``[2, L, d]`` or ``[B, 2, L, d]``, keys then values, seen by every query; taken to q's dtype.
+        prefix: ``[2, L, d]`` or ``[B, 2, L, d]``, keys then values, seen by every query; cast to q's dtype.
         mask: ``[B, N]`` bool, True where a key may be attended to.
         causal: token i sees tokens <= i and the whole prefix.
         scale: None: ``(d / heads) ** -0.5``.
@@ -51,17 +53,17 @@ def prefix_attention(
     if prefix is not None and prefix.shape[-2] == 0:
         prefix = None
     length = 0 if prefix is None else prefix.shape[-2]
-    own = (
+    compiled_softmax = (
         not torch.compiler.is_exporting()
         and q.device.type == "cpu"
         and q.dtype in DTYPES
-        and q.shape[1] + length <= _widest()
+        and q.shape[1] + length <= _most_columns()
     )
     if prefix is not None:
         prefix = prefix.to(q.dtype)
-        if not own and prefix.dim() == 3:
+        if not compiled_softmax and prefix.dim() == 3:
             prefix = prefix.expand(q.shape[0], *prefix.shape)
-    if own:
+    if compiled_softmax:
         return _Attention.apply(q, k, v, prefix, mask, heads, causal, scale)
     if prefix is not None:
         before_k, before_v = prefix.unbind(1)
@@ -77,16 +79,21 @@ def prefix_attention(
 
 
 def _split(x: Tensor, heads: int) -> Tensor:
-    """``[B, N, d]`` -> ``[B h, N, d / h]``, contiguous."""
+    """Turn ``[B, N, d]`` into ``[B h, N, d / h]``, contiguous."""
     return x.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _merge(x: Tensor, heads: int) -> Tensor:
-    """The inverse of ``_split``."""
+    """Turn ``[B h, N, d / h]`` into ``[B, N, d]``, the inverse of ``_split``."""
     return x.unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 
 
 class _Attention(torch.autograd.Function):
+    """Attention with P = softmax(scale Q K') from mmcl_fast._C.
+
+    With dP = dO V' and D = rowsum(dO * O) the score's gradient is dS = scale P (dP - D) (FlashAttention, Dao 2022).
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -107,21 +114,13 @@ class _Attention(torch.autograd.Function):
         q, k, v = (_split(x, heads) for x in (q, k, v))
         p = torch.bmm(q, k.transpose(1, 2))
         rows, cols = p.shape[0] * count, p.shape[2]
-        hidden = None
+        visible = None
         if mask is not None:
-            hidden = F.pad(mask, (length, 0), value=True).to(torch.uint8).contiguous()
-        compiled().softmax_rows(
-            p.data_ptr(),
-            0 if hidden is None else hidden.data_ptr(),
-            rows,
-            cols,
-            heads * count,
-            count,
-            length if causal else -1,
-            scale,
-            DTYPES[p.dtype],
-            threads_for(p.numel()),
-        )
+            visible = F.pad(mask, (length, 0), value=True).to(torch.uint8).contiguous()
+        compiled().softmax_rows(  # in place
+            p.data_ptr(), 0 if visible is None else visible.data_ptr(), rows, cols, heads * count, count,
+            length if causal else -1, scale, DTYPES[p.dtype], threads_for(p.numel()),
+        )  # fmt: skip
         out = torch.bmm(p, v)
         ctx.save_for_backward(q, k, v, p, out)
         ctx.sizes = heads, length, scale, prefix is not None and prefix.dim() == 3
@@ -134,21 +133,14 @@ class _Attention(torch.autograd.Function):
         grad = _split(grad.to(q.dtype), heads)
         lib, rows = compiled(), p.shape[0] * p.shape[1]
         if any(ctx.needs_input_grad[:3]):
-            width, along = p.shape[2], None
-        else:  # only the prefix's columns
-            width, along = length, (grad.float() * out.float()).sum(2)
+            width, row_sums = p.shape[2], None
+        else:  # only the prefix's columns, so the kernel cannot sum D over a whole row
+            width, row_sums = length, (grad.float() * out.float()).sum(2)
         d = torch.bmm(grad, v[:, :width].transpose(1, 2))
         lib.softmax_back(
-            p.data_ptr(),
-            d.data_ptr(),
-            0 if along is None else along.data_ptr(),
-            p.shape[2],
-            rows,
-            width,
-            scale,
-            DTYPES[p.dtype],
-            threads_for(d.numel()),
-        )
+            p.data_ptr(), d.data_ptr(), 0 if row_sums is None else row_sums.data_ptr(), p.shape[2], rows, width,
+            scale, DTYPES[p.dtype], threads_for(d.numel()),
+        )  # fmt: skip
         dv = torch.bmm(p[:, :, :width].transpose(1, 2), grad)
         dk = torch.bmm(d.transpose(1, 2), q)
         dprefix = None
@@ -156,15 +148,12 @@ class _Attention(torch.autograd.Function):
             dprefix = torch.stack([_merge(dk[:, :length], heads), _merge(dv[:, :length], heads)], dim=1)
             if shared:
                 dprefix = dprefix.sum(0)
-        if along is not None:
+        if row_sums is not None:
             return None, None, None, dprefix, None, None, None, None
         return (
             _merge(torch.bmm(d, k), heads),
             _merge(dk[:, length:], heads),
             _merge(dv[:, length:], heads),
             dprefix,
-            None,
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )

@@ -88,7 +88,7 @@ def realign(a: RealignArguments, backend: str | None) -> Tensor:
         return torch.ops.mmcl_fast.realign(*a, name)[0]
     chosen = choice.load_backend(name)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in a):
-        return Realign.apply(*a, chosen)
+        return Realignment.apply(*a, chosen)
     return chosen.realign(a).e
 
 
@@ -104,7 +104,7 @@ def save_alignment(ctx: Any, a: AlignmentArguments, result: AlignmentResult, bac
 
 
 def alignment_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    """Return the gradients of z, text, weight and scale, given that of the loss."""
+    """Return the gradients of z, text, weight and scale; ``grad`` is the gradient of the loss, () or (B,)."""
     loss, row_loss, weights, norm, dz, dtext, dscale, labels, weight, scale, *again = ctx.saved_tensors
     *_, ignore_index, reduction, needs, _ = ctx.options
     row_grad = grad * norm * weights
@@ -146,7 +146,7 @@ class AlignmentLoss(torch.autograd.Function):
         a: AlignmentArguments,
         backend: Backend,
     ) -> Tensor:
-        # autograd only tracks tensors that are arguments themselves; z, text, weight and scale are those of a.
+        # z, text, weight and scale are also fields of a: autograd only tracks tensors that are arguments themselves.
         result = backend.alignment_loss(a)
         save_alignment(ctx, a, result, backend.name)
         return result.loss
@@ -174,7 +174,7 @@ class FusedAlignmentLoss(torch.autograd.Function):
         return ctx.dz * grad, None, None
 
 
-class Realign(torch.autograd.Function):
+class Realignment(torch.autograd.Function):
     """The re-alignment in eager mode."""
 
     @staticmethod

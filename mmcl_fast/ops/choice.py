@@ -1,5 +1,8 @@
-"""Which backend computes: what is available here and why not, what was measured, what the model expects, what the user
-forces."""
+"""The choice of a backend for each call.
+
+A backend asked for by name is taken, or BackendError says why it cannot compute the call. Otherwise the fastest one by
+the nearest measurement in table.json is taken, or by the cost model where no measurement is near.
+"""
 
 from __future__ import annotations
 
@@ -21,43 +24,45 @@ from mmcl_fast._extension import load
 from mmcl_fast.errors import UserError
 from mmcl_fast.ops import cost_model
 from mmcl_fast.ops.backends.protocol import Backend
-from mmcl_fast.ops.cost_model import Loss, Problem, Realign
+from mmcl_fast.ops.cost_model import LossShape, Problem, RealignShape
 
 NAMES = ("reference", "cpp", "triton", "cuda")
-KERNELS = ("cuda", "triton")  # at equal cost the first: its launches need no Python
+GPU_NAMES = ("cuda", "triton")  # at equal cost the first: its launches need no Python
 TABLE = Path(__file__).with_name("table.json")
-OLDEST = (8, 0)  # Ampere: bfloat16 products and asynchronous copies
-NEAR = 1.0  # a measurement speaks for sizes up to twice and down to half of its own
+OLDEST = (8, 0)  # compute capability of Ampere: bfloat16 products and asynchronous copies
+NEAR = 1.0  # in powers of two: a measurement counts for sizes from half to twice its own
 
 
 class BackendError(UserError):
-    """A backend that was asked for by name cannot compute this, and why."""
+    """A backend that was asked for by name cannot compute this; the message says why."""
 
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend can run on this machine; if not, why; how it was built."""
+    """Whether a backend can run on this machine."""
 
     available: bool
-    why: str
-    built: str
+    why: str  # the reason if it cannot run, else ""
+    built: str  # compiler, version and architectures; "" if it was not built
 
 
 class Choice(NamedTuple):
-    """A backend, and whether it was forced, measured, expected by the model, or the only one."""
+    """A backend's name and the reason for it."""
 
     backend: str
-    by: str
+    by: str  # "forced", "measured", "model", "no other backend" or "float64"
 
 
 @cache
 def _extension() -> tuple[dict, str]:
+    """Return (build information of mmcl_fast._C, ""), or ({}, the reason) if it was not compiled."""
     lib, why = load()
     return (json.loads(lib.build_info()) | {"isa": lib.cpu_isa()} if lib else {}), why
 
 
 @cache
 def _no_gpu() -> str:
+    """Return why torch cannot use an NVIDIA GPU; "" if it can."""
     if not torch.version.cuda:
         return f"torch {torch.__version__} was built without CUDA"
     return "" if torch.cuda.is_available() else "torch finds no NVIDIA GPU or driver"
@@ -65,27 +70,28 @@ def _no_gpu() -> str:
 
 @cache
 def capability(index: int | None) -> tuple[int, int]:
-    """Compute capability of a GPU; None: the current one."""
+    """Return the compute capability of a GPU, such as (9, 0); None: of the current one."""
     return torch.cuda.get_device_capability(index)
 
 
 def sm(number: tuple[int, int]) -> str:
+    """Return the name of a compute capability: "sm_90" for (9, 0)."""
     return f"sm_{number[0]}{number[1]}"
 
 
 def unserved(name: str, archs: Iterable[str], number: tuple[int, int]) -> str:
-    """Why code for ``archs`` ("80", "90a", "120+PTX") does not run on this compute capability; "" where it does.
+    """Return why code for ``archs`` ("80", "90a", "120+PTX") does not run on this compute capability; "" if it does.
 
-    Machine code runs on its own major version from its minor one on, "a" code on that very version. PTX runs on every
-    newer architecture: the driver compiles it.
+    Machine code runs on GPUs of its major version whose minor version is the same or newer. Code with an "a" runs on
+    its exact version only. PTX runs on every newer architecture: the driver compiles it.
     """
     if number < OLDEST:
         return f"this GPU is {sm(number)}: the {name} kernels need {sm(OLDEST)} or newer; use a GPU from Ampere on"
     for arch in archs:
         digits, exact, ptx = re.fullmatch(r"(\d+)([af]?)(\+PTX)?", arch).groups()  # type: ignore[union-attr]
-        built = int(digits[:-1]), int(digits[-1])
-        same = built == number if exact else built[0] == number[0] and built <= number
-        if same or (ptx and built <= number):
+        compiled_for = int(digits[:-1]), int(digits[-1])
+        runs = compiled_for == number if exact else compiled_for[0] == number[0] and compiled_for <= number
+        if runs or (ptx and compiled_for <= number):
             return ""
     return (
         f"this GPU is {sm(number)} and mmcl_fast._C holds code for {', '.join(archs)}: reinstall with "
@@ -94,6 +100,7 @@ def unserved(name: str, archs: Iterable[str], number: tuple[int, int]) -> str:
 
 
 def _triton() -> Availability:
+    """Return whether Triton is installed and serves a GPU of this machine."""
     try:
         import triton
     except ImportError as error:
@@ -105,6 +112,7 @@ def _triton() -> Availability:
 
 
 def _cuda(info: dict, why: str) -> Availability:
+    """Return whether mmcl_fast._C was built with CUDA and serves a GPU; info and why as from ``_extension``."""
     compiled = info.get("cuda")
     if not compiled:
         why = why or "mmcl_fast._C was built without nvcc: install the CUDA toolkit and reinstall"
@@ -114,14 +122,17 @@ def _cuda(info: dict, why: str) -> Availability:
 
 
 def _unserved_anywhere(name: str, archs: list[str]) -> str:
-    """Why no GPU of this machine is served; "" where one is."""
+    """Return why the code serves no GPU of this machine; "" if it serves one."""
     whys = [unserved(name, archs, capability(k)) for k in range(torch.cuda.device_count())]
     return whys[0] if whys and all(whys) else ""
 
 
 @cache
 def _available(name: str) -> Availability:
-    """One backend; asks the machine once. Triton is imported to know, which takes half a second."""
+    """Return whether one backend is available; asks the machine once.
+
+    Triton must be imported to find out, which takes half a second.
+    """
     info, why = _extension()
     if name == "triton":
         return _triton()
@@ -134,13 +145,13 @@ def _available(name: str) -> Availability:
 
 
 def backends() -> dict[str, Availability]:
-    """Every backend by name."""
+    """Return the availability of every backend by name."""
     return {name: _available(name) for name in NAMES}
 
 
 @cache
 def _refusal(name: str, device: str, index: int | None, dtype: torch.dtype) -> str:
-    """Why a backend does not compute this dtype on this device; "" where it does."""
+    """Return the reason of ``refusal``; takes the device as type and index, so that the cache hashes fast."""
     if name == "reference":
         return ""
     if not (state := _available(name)).available:
@@ -159,48 +170,50 @@ def _refusal(name: str, device: str, index: int | None, dtype: torch.dtype) -> s
 
 
 def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Why a backend does not compute this dtype on this device; "" where it does."""
+    """Return why a backend does not compute this dtype on this device; "" if it does."""
     return _refusal(name, device.type, device.index, dtype)
 
 
 @cache
 def _table() -> dict[str, list[dict]]:
-    """Measured times: per operation rows of device, dtype, grads, sizes and ms by backend."""
+    """Return the measured times: for each operation a list of device, dtype, grads, sizes and ms by backend."""
     path = os.environ.get("MMCL_FAST_TABLE")
     return json.loads((Path(path) if path else TABLE).read_text())
 
 
 def key(problem: Problem, device: str) -> dict[str, object]:
-    """What a measurement is found by; device: "cpu" or such as "sm_90"."""
+    """Return the keys by which the table's measurement of a problem is found; device: "cpu", "sm_90"."""
     dtype = str(problem.dtype).removeprefix("torch.")
     return {"device": device, "dtype": dtype, "grads": problem.grads, "sizes": list(problem.sizes)}
 
 
 def _measured(problem: Problem, device: str, among: tuple[str, ...]) -> str | None:
-    """The fastest by the nearest measurement of the same kind; None where none is near."""
-    here = key(problem, device)
+    """Return the fastest backend by the nearest measurement of the same kind; None if none is near."""
+    wanted = key(problem, device)
 
-    def away(row: dict) -> float:
+    def distance(row: dict) -> float:
+        """The largest ratio of two sizes, in powers of two."""
         return max(abs(math.log2(a / b)) for a, b in zip(row["sizes"], problem.sizes, strict=True))
 
     rows = [
         row
         for row in _table().get(problem.op, [])
-        if all(row[name] == here[name] for name in ("device", "dtype", "grads"))
-        and away(row) <= NEAR
+        if all(row[name] == wanted[name] for name in ("device", "dtype", "grads"))
+        and distance(row) <= NEAR
         and any(name in row["ms"] for name in among)
     ]
     if not rows or not problem.aligned:
         return None
-    times = min(rows, key=away)["ms"]
+    times = min(rows, key=distance)["ms"]
     return min((name for name in among if name in times), key=times.__getitem__)
 
 
 @lru_cache(maxsize=1 << 14)
 def _best(problem: Problem, device: str, index: int | None) -> Choice:
+    """Return the choice of "auto"; cached, because it costs more than a small call."""
     if problem.dtype == torch.float64:
         return Choice("reference", "float64")
-    candidates = ("cpp", *KERNELS) if device == "cuda" else ("cpp",)
+    candidates = ("cpp", *GPU_NAMES) if device == "cuda" else ("cpp",)
     able = tuple(name for name in candidates if not _refusal(name, device, index, problem.dtype))
     if not able:
         return Choice("reference", "no other backend")
@@ -212,7 +225,8 @@ def _best(problem: Problem, device: str, index: int | None) -> Choice:
     return Choice(min(able, key=lambda name: cost_model.seconds(name, problem, number)), "model")
 
 
-def _asked(backend: str | None) -> str:
+def _requested(backend: str | None) -> str:
+    """Return the name that the call or MMCL_FAST_BACKEND asks for, "auto" if neither does."""
     name = backend if backend not in (None, "auto") else os.environ.get("MMCL_FAST_BACKEND") or "auto"
     if name not in (*NAMES, "auto"):
         raise BackendError(f"there is no backend {name!r}: choose one of auto, {', '.join(NAMES)}")
@@ -220,8 +234,12 @@ def _asked(backend: str | None) -> str:
 
 
 def explain(problem: Problem, device: torch.device, backend: str | None = None) -> Choice:
-    """The backend for one call, and by what; BackendError where the one asked for cannot."""
-    name = _asked(backend)
+    """Return the backend for one call and the reason for it.
+
+    Raises:
+        BackendError: the backend that was asked for does not exist or cannot compute this.
+    """
+    name = _requested(backend)
     if name == "auto":
         return _best(problem, device.type, device.index)
     if why := _refusal(name, device.type, device.index, problem.dtype):
@@ -230,40 +248,47 @@ def explain(problem: Problem, device: torch.device, backend: str | None = None) 
 
 
 def choose(problem: Problem, device: torch.device, backend: str | None = None) -> str:
-    """The backend for one call."""
+    """Return the backend's name for one call; ``explain`` gives the reason too."""
     return explain(problem, device, backend).backend
 
 
 def traced(op: str, device: str, index: int | None, dtype: torch.dtype, backend: str | None) -> str:
-    """The backend for a compiled graph, whose sizes may be symbols: "auto" stays, and is settled at every call."""
-    name = _asked(backend)
+    """Return the backend's name for a compiled graph.
+
+    Sizes may be symbols there, so "auto" stays "auto": each call of the graph chooses.
+    """
+    name = _requested(backend)
     if name == "auto":
-        candidates = ("cpp", *KERNELS) if device == "cuda" else ("cpp",)
+        candidates = ("cpp", *GPU_NAMES) if device == "cuda" else ("cpp",)
         return "auto" if any(not _refusal(n, device, index, dtype) for n in candidates) else "reference"
     if why := _refusal(name, device, index, dtype):
         raise BackendError(f"backend {name!r} cannot compute {op} here: {why}")
     return name
 
 
-# What torch.compiler.assume_constant_result sets; that function imports the whole compiler, a second at every start.
+# The attribute that torch.compiler.assume_constant_result sets. That function imports the whole compiler, which would
+# take a second at every start.
 traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _aligned(x: Tensor) -> bool:
-    """By strides and offset, not by address: a fake tensor has none."""
+    """Tell whether each row of x begins at a multiple of 16 bytes.
+
+    Read from strides and offset, not from the address: a fake tensor has none.
+    """
     size = x.element_size()
     return x.stride(1) == 1 and x.stride(0) * size % 16 == 0 and x.storage_offset() * size % 16 == 0
 
 
-def loss_problem(z: Tensor, text: Tensor, text_gradient: bool) -> Loss:
-    """The alignment loss of these tensors; where they lie in memory matters on a GPU alone."""
+def loss_problem(z: Tensor, text: Tensor, text_gradient: bool) -> LossShape:
+    """Return the shapes of an alignment loss. Alignment in memory matters on a GPU only."""
     aligned = z.device.type != "cuda" or (_aligned(z) and _aligned(text))
-    return Loss(z.shape[0], text.shape[0], z.shape[1], z.dtype, text_gradient, aligned)
+    return LossShape(z.shape[0], text.shape[0], z.shape[1], z.dtype, text_gradient, aligned)
 
 
-def realign_problem(z: Tensor, down: Tensor) -> Realign:
-    """The re-alignment of these tensors."""
-    return Realign(z.shape[0], z.shape[1], down.shape[1], down.shape[0], down.shape[2], z.dtype)
+def realign_problem(z: Tensor, down: Tensor) -> RealignShape:
+    """Return the shapes of a re-alignment."""
+    return RealignShape(z.shape[0], z.shape[1], down.shape[1], down.shape[0], down.shape[2], z.dtype)
 
 
 @cache

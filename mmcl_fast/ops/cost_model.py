@@ -1,8 +1,11 @@
-"""What each backend costs on a GPU: a model for shapes that nobody has measured there.
+"""A model of each backend's time on a GPU, for shapes that were not measured there.
 
-A way of computing is a list of stages that run one after the other. A stage takes the longest of its arithmetic, its
-bytes of device memory and its bytes of level-2 cache; a way takes its stages' time, or its launches' time on the host
-where that is more. docs/kernels.md gives every formula and says where each number comes from.
+A plan is a list of stages that run one after the other::
+
+    time of a stage = max(FLOPs / rate, bytes of device memory / rate, bytes of level-2 cache / rate)
+    time of a plan  = max(sum of its stages, its launches on the host)
+
+docs/kernels.md gives every formula and the source of each number.
 """
 
 from __future__ import annotations
@@ -15,21 +18,21 @@ import torch
 from mmcl_fast.ops.backends.gpu import CHUNK_BYTES, ROWS, TEXT_ROWS
 
 HALF = (torch.float16, torch.bfloat16)
-ONE_PASS_WIDTH = {"cuda": 512, "triton": 256}  # up to here the sums over classes fit the registers
-LAUNCH = {"product": 5e-6, "cuda": 3e-6, "triton": 12e-6}  # assumed: seconds of the host for a launch
-# Assumed shares of the product rate: a large library product, and the tile loops of the kernels with both products.
+ONE_PASS_WIDTH = {"cuda": 512, "triton": 256}  # the widest z whose sums over classes fit the registers
+LAUNCH = {"product": 5e-6, "cuda": 3e-6, "triton": 12e-6}  # assumed: seconds on the host for a launch
+# Assumed shares of the product rate: of a large library product, and of the kernels that compute both products.
 SHARE = {"product": 0.8, "cuda": 0.6, "triton": 0.45, "fused shift": 0.45}
 
 
 @dataclass(frozen=True)
 class Rates:
-    """One architecture: products in half precision and in float32 (FLOP/s), memory and level-2 cache (bytes/s)."""
+    """Rates of one GPU architecture."""
 
-    half: float
-    single: float
-    memory: float
-    cache: float
-    processors: int
+    half: float  # FLOP/s of half-precision products
+    single: float  # FLOP/s of float32 products
+    memory: float  # bytes/s of device memory
+    cache: float  # bytes/s of the level-2 cache
+    processors: int  # multiprocessors
     source: str = "nominal"
 
 
@@ -45,12 +48,12 @@ RATES = {
 
 
 def rates(capability: tuple[int, int]) -> Rates:
-    """Those of the nearest architecture that is not newer; of the oldest one where all are newer."""
+    """Return the rates of the newest known architecture that is not newer, or else of the oldest known one."""
     known = [c for c in RATES if c <= capability]
     return RATES[max(known, default=min(RATES))]
 
 
-class Loss(NamedTuple):
+class LossShape(NamedTuple):
     """The shapes of an alignment loss: z (rows, width), text (classes, width)."""
 
     rows: int
@@ -73,7 +76,7 @@ class Loss(NamedTuple):
         return "z+text" if self.text_gradient else "z"
 
 
-class Realign(NamedTuple):
+class RealignShape(NamedTuple):
     """The shapes of a re-alignment with all its gradients: z (rows, width), source (rows, source)."""
 
     rows: int
@@ -100,17 +103,17 @@ class Realign(NamedTuple):
         return self.rows, self.width, self.source, self.groups * self.rank
 
 
-Problem = Loss | Realign
+Problem = LossShape | RealignShape
 
 
 @dataclass(frozen=True)
 class Stage:
-    """FLOPs at a share of the product rate, bytes of memory, bytes of level-2 cache."""
+    """One step of a plan, such as a matrix product."""
 
     flops: float = 0.0
-    share: float = 1.0
-    memory: float = 0.0
-    cache: float = 0.0
+    share: float = 1.0  # of the product rate
+    memory: float = 0.0  # bytes
+    cache: float = 0.0  # bytes of level-2 cache
 
     def seconds(self, dtype: torch.dtype, r: Rates) -> float:
         peak = r.half if dtype in HALF else r.single
@@ -118,39 +121,41 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a backend computes a problem: a name, its stages, and seconds of the host."""
+class Plan:
+    """The stages by which a backend computes a problem."""
 
     name: str
     stages: tuple[Stage, ...]
-    host: float
+    host: float  # seconds of all launches
 
     def seconds(self, dtype: torch.dtype, r: Rates) -> float:
         return max(sum(stage.seconds(dtype, r) for stage in self.stages), self.host)
 
 
 def one_pass(backend: str, p: Problem, capability: tuple[int, int]) -> bool:
-    """Whether the backend has a kernel with both products for this loss."""
-    if not isinstance(p, Loss) or p.text_gradient or p.dtype not in HALF or p.width > ONE_PASS_WIDTH[backend]:
+    """Tell whether the backend has a kernel with both products for this problem."""
+    if not isinstance(p, LossShape) or p.text_gradient or p.dtype not in HALF or p.width > ONE_PASS_WIDTH[backend]:
         return False
     return backend == "triton" or (capability == (9, 0) and p.aligned and p.width % 8 == 0)
 
 
 def _fill(blocks: int, processors: int) -> float:
-    """The share of the processors that work, over whole rounds of blocks."""
+    """Return the mean share of busy multiprocessors: the last round of blocks may not fill them all."""
     return blocks / (-(-blocks // processors) * processors)
 
 
-def _one_pass(backend: str, p: Loss, r: Rates) -> Way:
+def _one_pass(backend: str, p: LossShape, r: Rates) -> Plan:
+    """Return the plan of the kernel with both products: norms, one walk over the texts, and the finish of each row."""
     size, row_blocks = p.dtype.itemsize, -(-p.rows // 64)
     splits = max(1, min(r.processors // row_blocks, p.classes // 256, 16))
     padded = next(w for w in (64, 128, 256, 512) if p.width <= w)
     share = SHARE[backend] * _fill(row_blocks * splits, r.processors)
     text, sums = p.classes * p.width * size, splits * p.rows * p.width * 4
-    return Way(
+    return Plan(
         f"{backend}, one pass",
         (
             Stage(memory=text + p.rows * p.width * size),  # norms
+            # Every block of 64 rows reads all texts from the level-2 cache; only the first finds them in memory.
             Stage(4.0 * 64 * row_blocks * p.classes * padded, share, text, row_blocks * text),
             Stage(memory=sums, cache=3 * sums + 3 * p.rows * p.width * size),  # written once, read twice
         ),
@@ -158,8 +163,8 @@ def _one_pass(backend: str, p: Loss, r: Rates) -> Way:
     )
 
 
-def _chunks(backend: str, p: Loss, r: Rates) -> Way:
-    """Library products and a row kernel between them, over chunks of logits that stay in the cache."""
+def _chunks(backend: str, p: LossShape, r: Rates) -> Plan:
+    """Return the plan of library products around a row kernel, over chunks of logits that stay in the cache."""
     size, product = p.dtype.itemsize, 2.0 * p.rows * p.classes * p.width
     rows = min(p.rows, TEXT_ROWS if p.text_gradient else ROWS)
     cols = p.classes if p.text_gradient else min(p.classes, max(512, CHUNK_BYTES // (rows * size)))
@@ -168,24 +173,25 @@ def _chunks(backend: str, p: Loss, r: Rates) -> Way:
     first = SHARE["product"] * _fill(tiles * -(-cols // 128), r.processors)
     second = SHARE["product"] * _fill(tiles * -(-p.width // 128), r.processors)
     logits = float(p.rows) * p.classes * size
-    away = logits if rows * cols * size > 2 * CHUNK_BYTES else 0.0  # a chunk that the cache does not hold
+    spilled = logits if rows * cols * size > 2 * CHUNK_BYTES else 0.0  # bytes of chunks that the cache cannot hold
     sums = chunks * rows * p.width * (8 + size)  # the sums over classes are read and written once a chunk
     stages = [
-        Stage(memory=(p.classes + p.rows) * p.width * size),
-        Stage(product, first, away, logits),
-        Stage(memory=3 * away, cache=3 * logits),  # the maximum, then exponentials in place
-        Stage(product, second, away, logits),
+        Stage(memory=(p.classes + p.rows) * p.width * size),  # norms
+        Stage(product, first, spilled, logits),
+        Stage(memory=3 * spilled, cache=3 * logits),  # the maximum, then exponentials in place
+        Stage(product, second, spilled, logits),
         Stage(cache=sums),
         Stage(memory=p.rows * p.width * (4 + 3 * size)),
     ]
     if p.text_gradient:
         gradient = -(-p.rows // rows) * p.classes * p.width * 12.0  # read and added to in float32
-        stages += [Stage(product, SHARE["product"], away, logits), Stage(memory=gradient)]
+        stages += [Stage(product, SHARE["product"], spilled, logits), Stage(memory=gradient)]
     launches = chunks * (3 * LAUNCH["product"] + LAUNCH[backend]) + 3 * LAUNCH[backend]
-    return Way(f"{backend}, chunks", tuple(stages), launches)
+    return Plan(f"{backend}, chunks", tuple(stages), launches)
 
 
-def _realign(backend: str, p: Realign, r: Rates) -> Way:
+def _realign(backend: str, p: RealignShape, r: Rates) -> Plan:
+    """Return the plan of e = normalize(z + (h gate) up), h = source down, and of its five gradients."""
     size, ranks = p.dtype.itemsize, p.groups * p.rank
     wide, narrow = float(p.rows * p.width * size), float(p.rows * ranks * size)
     source = float(p.rows * p.source * size)
@@ -194,30 +200,30 @@ def _realign(backend: str, p: Realign, r: Rates) -> Way:
     if backend == "triton":  # the second product, the sum and the norm in one kernel, once through e
         up = -(-p.rows // 64) * ranks * p.width * size
         forward = [Stage(second, SHARE["fused shift"], narrow + 2 * wide, 2 * wide + up)]
-    else:
+        products, kernels = 5, 3
+    else:  # gates, product, sum and norm
         forward = [Stage(memory=2 * narrow), Stage(second, share, narrow + wide), Stage(memory=4 * wide)]
+        products, kernels = 6, 4
     backward = [
-        Stage(memory=3 * wide),
-        Stage(second, share, wide + narrow),
-        Stage(memory=4 * narrow),
-        Stage(second, share, wide + narrow),
-        Stage(first, share, source + narrow),
-        Stage(first, share, source + narrow),
+        Stage(memory=3 * wide),  # projection
+        Stage(second, share, wide + narrow),  # dh
+        Stage(memory=4 * narrow),  # gates
+        Stage(second, share, wide + narrow),  # dup
+        Stage(first, share, source + narrow),  # ddown
+        Stage(first, share, source + narrow),  # dsource
     ]
-    launches = (5 if backend == "triton" else 6) * LAUNCH["product"] + (3 if backend == "triton" else 4) * LAUNCH[
-        backend
-    ]
-    return Way(f"{backend}", (Stage(first, share, source + narrow), *forward, *backward), launches)
+    launches = products * LAUNCH["product"] + kernels * LAUNCH[backend]
+    return Plan(f"{backend}", (Stage(first, share, source + narrow), *forward, *backward), launches)
 
 
-def way(backend: str, p: Problem, capability: tuple[int, int]) -> Way:
-    """How `backend` ("cuda" or "triton") computes the problem on a GPU of this compute capability."""
+def plan(backend: str, p: Problem, capability: tuple[int, int]) -> Plan:
+    """Return the plan of ``backend`` ("cuda" or "triton") on a GPU of this compute capability."""
     r = rates(capability)
-    if isinstance(p, Realign):
+    if isinstance(p, RealignShape):
         return _realign(backend, p, r)
     return _one_pass(backend, p, r) if one_pass(backend, p, capability) else _chunks(backend, p, r)
 
 
 def seconds(backend: str, p: Problem, capability: tuple[int, int]) -> float:
-    """What the model expects."""
-    return way(backend, p, capability).seconds(p.dtype, rates(capability))
+    """Return the expected seconds of ``backend`` ("cuda" or "triton") for the problem."""
+    return plan(backend, p, capability).seconds(p.dtype, rates(capability))

@@ -61,7 +61,7 @@ def close(got, want, dtype):
 @pytest.mark.parametrize("case", CASES)
 def test_definition_and_gradients(case, dtype, own, monkeypatch):
     if not own:
-        monkeypatch.setattr(attention, "_widest", lambda: 0)
+        monkeypatch.setattr(attention, "_most_columns", lambda: 0)
     q, k, v, grad, heads, prefix, mask, causal = inputs(case, dtype)
     asked = [x.requires_grad_() for x in (q, k, v)] + ([] if prefix is None else [prefix])
     out, want = (f(q, k, v, heads, prefix, mask, causal) for f in (prefix_attention, defined))

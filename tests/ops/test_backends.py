@@ -8,14 +8,7 @@ import pytest
 import torch
 
 from mmcl_fast.ops import choice
-from mmcl_fast.ops.arguments import (
-    NEEDS_SCALE,
-    NEEDS_TEXT,
-    NEEDS_WEIGHT,
-    NEEDS_Z,
-    AlignmentArguments,
-    RealignArguments,
-)
+from mmcl_fast.ops.arguments import NEEDS_SCALE, NEEDS_TEXT, NEEDS_WEIGHT, NEEDS_Z, AlignmentArguments, RealignArguments
 from mmcl_fast.ops.backends import reference
 from mmcl_fast.ops.backends.protocol import Backend
 from tests.ops.cases import realign_inputs

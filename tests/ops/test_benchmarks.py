@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("name", [n for n in rivals.LOSS if n not in (rivals.GEMMS, "torch.compile")])
 def test_rivals_of_the_loss_compute_the_same(name):
-    z, text, y, s = cases.Loss(12, 30, 16, text=True).inputs("cpu", torch.float32)
+    z, text, y, s = cases.LossCase(12, 30, 16, text=True).inputs("cpu", torch.float32)
     try:
         run = rivals.LOSS[name](z, text, y, s)
     except rivals.CannotRun as why:
@@ -32,7 +32,7 @@ def test_rivals_of_the_loss_compute_the_same(name):
 
 
 def test_forms_of_realign_compute_the_same():
-    leaves, de = cases.Realign(9, 8, 12, 3, 2).inputs("cpu", torch.float32)
+    leaves, de = cases.RealignCase(9, 8, 12, 3, 2).inputs("cpu", torch.float32)
     grads = {}
     for name in ("loop", "concatenated", "cpp"):
         rivals.realign_runs(leaves, de)[name]()()
@@ -178,10 +178,10 @@ def test_selecting_cases_by_words():
 
 
 def test_the_floor_is_arithmetic_and_bytes():
-    case = cases.Loss(4096, 131072, 512)
+    case = cases.LossCase(4096, 131072, 512)
     assert case.flops == 4 * 4096 * 131072 * 512
     assert case.bytes(2) == 2 * (2 * 4096 * 512 + 131072 * 512) + 8 * 4096
-    assert cases.Loss(4096, 131072, 512, text=True).flops == 6 * 4096 * 131072 * 512
+    assert cases.LossCase(4096, 131072, 512, text=True).flops == 6 * 4096 * 131072 * 512
     rate = harness.product_rate("cpu", torch.float32)
     assert 1e8 < rate < 1e14 and 1e7 < harness.copy_rate("cpu") < 1e13
 

@@ -7,9 +7,8 @@ import json
 import pytest
 import torch
 
-from mmcl_fast.ops import choice
-from mmcl_fast.ops import cost_model as cost
-from mmcl_fast.ops.cost_model import Loss, Realign
+from mmcl_fast.ops import choice, cost_model
+from mmcl_fast.ops.cost_model import LossShape, RealignShape
 
 GPU = torch.device("cuda", 0)
 BF16, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
@@ -48,47 +47,48 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("number", "problem", "backend", "name"),
     [
-        ((9, 0), Loss(4096, 131072, 512, BF16), "cuda", "cuda, one pass"),
-        ((9, 0), Loss(4096, 131072, 512, HALF), "cuda", "cuda, one pass"),
-        ((9, 0), Loss(256, 100, 512, BF16), "cuda", "cuda, one pass"),
-        ((9, 0), Loss(4096, 131072, 1024, BF16), "cuda", "cuda, chunks"),  # too wide for the registers
-        ((9, 0), Loss(4096, 131072, 510, BF16), "cuda", "cuda, chunks"),  # no multiple of 16 bytes
-        ((9, 0), Loss(4096, 131072, 256, BF16, aligned=False), "triton", "triton, one pass"),
-        ((9, 0), Loss(4096, 131072, 512, BF16, text_gradient=True), "cuda", "cuda, chunks"),
-        ((9, 0), Loss(4096, 131072, 512, FLOAT), "cuda", "cuda, chunks"),
-        ((8, 0), Loss(4096, 131072, 512, BF16), "cuda", "cuda, chunks"),  # Hopper's kernel is not for Ampere
-        ((8, 9), Loss(4096, 131072, 128, BF16), "triton", "triton, one pass"),
-        ((10, 0), Loss(4096, 131072, 256, BF16), "triton", "triton, one pass"),
-        ((10, 0), Loss(4096, 131072, 512, BF16), "cuda", "cuda, chunks"),
-        ((9, 0), Realign(65536, 512, 512, 5, 16, BF16), "triton", "triton"),
-        ((9, 0), Realign(256, 512, 512, 5, 16, BF16), "cuda", "cuda"),  # the host's launches cost more than the work
+        ((9, 0), LossShape(4096, 131072, 512, BF16), "cuda", "cuda, one pass"),
+        ((9, 0), LossShape(4096, 131072, 512, HALF), "cuda", "cuda, one pass"),
+        ((9, 0), LossShape(256, 100, 512, BF16), "cuda", "cuda, one pass"),
+        ((9, 0), LossShape(4096, 131072, 1024, BF16), "cuda", "cuda, chunks"),  # too wide for the registers
+        ((9, 0), LossShape(4096, 131072, 510, BF16), "cuda", "cuda, chunks"),  # no multiple of 16 bytes
+        ((9, 0), LossShape(4096, 131072, 256, BF16, aligned=False), "triton", "triton, one pass"),
+        ((9, 0), LossShape(4096, 131072, 512, BF16, text_gradient=True), "cuda", "cuda, chunks"),
+        ((9, 0), LossShape(4096, 131072, 512, FLOAT), "cuda", "cuda, chunks"),
+        ((8, 0), LossShape(4096, 131072, 512, BF16), "cuda", "cuda, chunks"),  # Hopper's kernel is not for Ampere
+        ((8, 9), LossShape(4096, 131072, 128, BF16), "triton", "triton, one pass"),
+        ((10, 0), LossShape(4096, 131072, 256, BF16), "triton", "triton, one pass"),
+        ((10, 0), LossShape(4096, 131072, 512, BF16), "cuda", "cuda, chunks"),
+        ((9, 0), RealignShape(65536, 512, 512, 5, 16, BF16), "triton", "triton"),
+        # The launches on the host cost more than the work on the GPU.
+        ((9, 0), RealignShape(256, 512, 512, 5, 16, BF16), "cuda", "cuda"),
     ],
 )
 def test_the_model_chooses(machine, number, problem, backend, name):
     machine(number)
     assert choice.explain(problem, GPU) == choice.Choice(backend, "model")
-    assert cost.way(backend, problem, number).name == name
+    assert cost_model.plan(backend, problem, number).name == name
 
 
 def test_without_code_for_the_gpu_triton_computes_and_the_refusal_says_why(machine):
     machine((9, 0), archs=["80"])
-    assert choice.explain(Loss(4096, 131072, 512, BF16), GPU) == choice.Choice("triton", "no other backend")
+    assert choice.explain(LossShape(4096, 131072, 512, BF16), GPU) == choice.Choice("triton", "no other backend")
     assert not choice.backends()["cuda"].available
     with pytest.raises(choice.BackendError, match=r"this GPU is sm_90 .* holds code for 80: .*MMCL_FAST_CUDA_ARCHS"):
-        choice.choose(Loss(4, 4, 4, BF16), GPU, "cuda")
+        choice.choose(LossShape(4, 4, 4, BF16), GPU, "cuda")
 
 
 def test_turing_is_refused_in_words(machine):
     machine((7, 5))
-    assert choice.explain(Loss(64, 64, 64, HALF), GPU) == choice.Choice("reference", "no other backend")
+    assert choice.explain(LossShape(64, 64, 64, HALF), GPU) == choice.Choice("reference", "no other backend")
     for name in ("triton", "cuda"):
         with pytest.raises(choice.BackendError, match=f"sm_75: the {name} kernels need sm_80 or newer"):
-            choice.choose(Loss(64, 64, 64, HALF), GPU, name)
+            choice.choose(LossShape(64, 64, 64, HALF), GPU, name)
 
 
 def test_each_gpu_of_a_machine_is_judged_by_itself(machine):
     machine((7, 5), (9, 0))
-    problem = Loss(4096, 131072, 512, BF16)
+    problem = LossShape(4096, 131072, 512, BF16)
     assert choice.choose(problem, torch.device("cuda", 1)) == "cuda"
     assert choice.choose(problem, torch.device("cuda", 0)) == "reference"
     assert choice.backends()["cuda"].available
@@ -117,22 +117,22 @@ def test_which_gpus_the_code_runs_on(archs, number, served):
 
 
 def test_a_measurement_overrides_the_model_near_its_own_sizes_alone(machine, tmp_path, monkeypatch):
-    problem = Loss(4096, 131072, 512, BF16)
+    problem = LossShape(4096, 131072, 512, BF16)
     row = choice.key(problem, "sm_90") | {"ms": {"cuda": 3.0, "triton": 2.0}}
-    far = choice.key(Loss(4096, 4000, 512, BF16), "sm_90") | {"ms": {"cuda": 1.0, "triton": 2.0}}
+    far = choice.key(LossShape(4096, 4000, 512, BF16), "sm_90") | {"ms": {"cuda": 1.0, "triton": 2.0}}
     table = tmp_path / "table.json"
     table.write_text(json.dumps({"alignment_loss": [far, row], "realign": []}))
     monkeypatch.setenv("MMCL_FAST_TABLE", str(table))
     choice._table.cache_clear()
     machine((9, 0))
     assert choice.explain(problem, GPU) == choice.Choice("triton", "measured")
-    assert choice.explain(Loss(3000, 100000, 512, BF16), GPU) == choice.Choice("triton", "measured")
-    assert choice.explain(Loss(4096, 5000, 512, BF16), GPU) == choice.Choice("cuda", "measured")
+    assert choice.explain(LossShape(3000, 100000, 512, BF16), GPU) == choice.Choice("triton", "measured")
+    assert choice.explain(LossShape(4096, 5000, 512, BF16), GPU) == choice.Choice("cuda", "measured")
     for other in (
-        Loss(4096, 131072, 128, BF16),  # four times narrower
-        Loss(4096, 131072, 512, HALF),
-        Loss(4096, 131072, 512, BF16, text_gradient=True),
-        Loss(512, 131072, 512, BF16),
+        LossShape(4096, 131072, 128, BF16),  # four times narrower
+        LossShape(4096, 131072, 512, HALF),
+        LossShape(4096, 131072, 512, BF16, text_gradient=True),
+        LossShape(512, 131072, 512, BF16),
     ):
         assert choice.explain(other, GPU) == choice.Choice("cuda", "model")
     machine((8, 0))
@@ -156,7 +156,7 @@ def test_strides_and_offsets_decide_what_is_aligned():
     assert not choice._aligned(z.T)
     with torch._subclasses.fake_tensor.FakeTensorMode():  # has no address
         z, text = (torch.empty(n, 512, dtype=BF16, device="cuda") for n in (4, 9))
-        assert choice.loss_problem(z, text, True) == Loss(4, 9, 512, BF16, True, True)
+        assert choice.loss_problem(z, text, True) == LossShape(4, 9, 512, BF16, True, True)
 
 
 def test_a_compiled_graph_leaves_the_choice_to_each_call(machine, monkeypatch):
@@ -169,11 +169,12 @@ def test_a_compiled_graph_leaves_the_choice_to_each_call(machine, monkeypatch):
 
 
 def test_more_arithmetic_or_bytes_never_cost_less():
-    for number in cost.RATES:
+    for number in cost_model.RATES:
         for backend in ("cuda", "triton"):
-            times = [cost.seconds(backend, Loss(4096, c, 256, BF16), number) for c in (1000, 10000, 100000, 1000000)]
+            shapes = [LossShape(4096, classes, 256, BF16) for classes in (1000, 10000, 100000, 1000000)]
+            times = [cost_model.seconds(backend, shape, number) for shape in shapes]
             assert times == sorted(times)
-            floor = 4 * 4096 * 1000000 * 256 / cost.rates(number).half
+            floor = 4 * 4096 * 1000000 * 256 / cost_model.rates(number).half
             assert times[-1] > floor
 
 

@@ -3,7 +3,7 @@
 Nothing here waits for the device, so a CUDA graph can capture every call.
 
 With the texts frozen, in half precision and up to a width, one kernel walks over all classes (``one_pass``).
-Otherwise, per chunk of rows and classes:
+Otherwise, for each chunk of rows and classes::
 
     x = z t'                 library product
     x <- exp(s x / |z| |t| - max) / |t|     exp_rows, in place
