@@ -1,4 +1,4 @@
-"""``mmcl-fast bench``: runs the benchmark suites of a checkout (they are not in the wheel)."""
+"""Run the benchmark suites of a checkout of the repository; the wheel does not hold them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,38 @@ import mmcl_fast
 from mmcl_fast.errors import UserError
 
 
-def checkout() -> Path:
-    """The folder that holds ``benchmarks/``: the current one, or the checkout this package is imported from."""
+def find_checkout() -> Path:
+    """Return the folder that holds ``benchmarks/``: the current folder, or the checkout that holds this package.
+
+    Raises:
+        UserError: there is none.
+    """
     for root in (Path.cwd(), Path(mmcl_fast.__file__).resolve().parents[1]):
         if (root / "benchmarks" / "ops.py").is_file():
             return root
-    raise UserError("bench: no benchmarks/ here; run it in a checkout of the repository (they are not in the wheel)")
+    raise UserError("bench: no benchmarks/ here; run it in a checkout of the repository, which the wheel does not hold")
 
 
 def ops(arguments: Sequence[str], seconds: float | None = None) -> int:
-    """Runs ``python -m benchmarks`` with these arguments; returns its exit code.
+    """Run ``python -m benchmarks`` and return its exit code.
 
     Args:
-        seconds: measured for each case and rival; None: the suite's own.
+        arguments: arguments of the suite.
+        seconds: seconds to measure for each case and rival; None: the suite's default.
     """
     return _run("benchmarks", arguments, {"BENCH_SECONDS": seconds})
 
 
 def media(arguments: Sequence[str], seconds: float | None = None, data: Path | None = None) -> int:
-    """Runs ``python -m benchmarks.media`` with these arguments; returns its exit code.
+    """Run ``python -m benchmarks.media`` and return its exit code.
 
     Args:
-        seconds: measured for each case and way; None: the suite's own.
-        data: a folder of media to read; None: media are written from a seed.
+        arguments: arguments of the suite.
+        seconds: seconds to measure for each case and way to read; None: the suite's default.
+        data: a folder of media to read; None: the suite generates media.
+
+    Raises:
+        UserError: ``data`` is no folder.
     """
     if data is not None and not data.is_dir():
         raise UserError(f"bench: --data {data}: no such folder")
@@ -42,14 +51,20 @@ def media(arguments: Sequence[str], seconds: float | None = None, data: Path | N
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Runs ``python -m benchmarks.train`` with these arguments; returns its exit code."""
+    """Run ``python -m benchmarks.train`` and return its exit code."""
     return _run("benchmarks.train", arguments, {})
 
 
 def serve(run: Path, arguments: Sequence[str], isolation: bool = False) -> int:
-    """Runs ``python -m benchmarks.serve`` on a run folder with these arguments; returns its exit code.
+    """Run ``python -m benchmarks.serve`` on a run folder and return its exit code.
 
-    ``isolation``: ``python -m benchmarks.isolation`` in its place.
+    Args:
+        run: the run folder to serve.
+        arguments: arguments of the suite.
+        isolation: run ``python -m benchmarks.isolation`` instead.
+
+    Raises:
+        UserError: ``run`` is no folder.
     """
     if not run.is_dir():
         raise UserError(f"bench: {run}: no such run folder; make one with mmcl-fast train demo --out {run}")
@@ -57,6 +72,6 @@ def serve(run: Path, arguments: Sequence[str], isolation: bool = False) -> int:
 
 
 def _run(module: str, arguments: Sequence[str], settings: dict[str, object]) -> int:
-    root = checkout()
+    root = find_checkout()
     environment = os.environ | {name: str(value) for name, value in settings.items() if value is not None}
     return subprocess.run([sys.executable, "-m", module, *arguments], cwd=root, env=environment).returncode

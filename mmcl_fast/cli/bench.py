@@ -1,4 +1,4 @@
-"""Commands that measure on this machine."""
+"""Commands that run the benchmark suites."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import typer
 
 from mmcl_fast.cli.common import Debug, Run, bench, guarded
 
+ResultsName = Annotated[
+    str | None, typer.Option(help="The name of the results; default: the date.", show_default=False)
+]
+
 
 @bench.command("ops")
 @guarded
 def bench_ops(
-    select: Annotated[str, typer.Option(help="Cases by name: 'realign', '1024x1000 and float32'.")] = "",
-    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
-    write_table: Annotated[bool, typer.Option("--write-table", help="Keep the fastest for `auto`.")] = False,
-    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each rival.", show_default=False)] = None,
+    select: Annotated[str, typer.Option(help="Choose cases by name: 'realign', '1024x1000 and float32'.")] = "",
+    out: ResultsName = None,
+    write_table: Annotated[bool, typer.Option("--write-table", help="Keep the fastest backends for `auto`.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.01, help="Seconds to measure each rival.", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Time the fused operations beside torch.compile, Liger, QuACK and others: one table, JSON kept.
+    """Time the fused operations and torch.compile, Liger, QuACK and others; print a table, write JSON.
 
     Example: `mmcl-fast bench ops --select 1024x1000 --seconds 0.2`
     """
@@ -34,14 +40,16 @@ def bench_ops(
 @bench.command("media")
 @guarded
 def bench_media(
-    modality: Annotated[str, typer.Option(help="Such as image or image,audio; all without it.")] = "",
-    select: Annotated[str, typer.Option(help="Cases by name: 'JPEG', 'MP3 and 1-threads'.")] = "",
-    data: Annotated[Path | None, typer.Option(help="Folder of media to read in place of generated ones.")] = None,
-    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
-    seconds: Annotated[float | None, typer.Option(min=0.01, help="For each way.", show_default=False)] = None,
+    modality: Annotated[str, typer.Option(help="Modalities such as image,audio; default: all.")] = "",
+    select: Annotated[str, typer.Option(help="Choose cases by name: 'JPEG', 'MP3 and 1-threads'.")] = "",
+    data: Annotated[Path | None, typer.Option(help="A folder of media to read in place of generated ones.")] = None,
+    out: ResultsName = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.01, help="Seconds to measure each way to read.", show_default=False)
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Count the items a second that each backend reads, beside a DataLoader with Pillow, soundfile or PyAV.
+    """Count the items that each backend, and a DataLoader with Pillow, soundfile or PyAV, reads in a second.
 
     Example: `mmcl-fast bench media --modality image --seconds 0.5`
     """
@@ -56,17 +64,18 @@ def bench_media(
 def bench_train(
     data: Annotated[str | None, typer.Option(help="A folder stream, or 'demo'.", show_default=False)] = None,
     encoder: Annotated[str | None, typer.Option(help="embedded, vit-b16 or a model.", show_default=False)] = None,
-    rows: Annotated[str, typer.Option(help="Rows by name: 'ours;plain'.")] = "",
+    rows: Annotated[str, typer.Option(help="Choose rows by name: 'ours;plain'.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 2,
-    growth: Annotated[str, typer.Option(help="Cost over tasks and classes: yes, no or only.")] = "yes",
+    growth: Annotated[str, typer.Option(help="Measure the cost over tasks and classes: yes, no or only.")] = "yes",
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Only: how `train --devices` scales, up to so many.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Measure only how `train --devices` scales, up to this number.", show_default=False),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small files and few steps, to see that it runs.")] = False,
+    out: ResultsName = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Use small files and few steps, to see that it runs.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Time whole runs beside a plain PyTorch loop of the same method, and Avalanche's where it imports.
+    """Time whole runs, a plain PyTorch loop of the same method, and Avalanche if it is installed.
 
     Example: `mmcl-fast bench train --growth no --rows "ours;plain"`
     """
@@ -92,15 +101,15 @@ def bench_train(
 @guarded
 def bench_serve(
     run: Run,
-    clients: Annotated[int, typer.Option(min=1, help="At once.")] = 50,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of load, with batching and without.")] = 60.0,
+    clients: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 50,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of load, with batching and without.")] = 60.0,
     isolation: Annotated[
-        bool, typer.Option("--isolation", help="Decoding in workers and in the server, in turns; the check too.")
+        bool, typer.Option("--isolation", help="Compare decoding in workers and in the server.")
     ] = False,
-    out: Annotated[str | None, typer.Option(help="Name of the results.", show_default=False)] = None,
+    out: ResultsName = None,
     debug: Debug = False,
 ) -> None:
-    """Load `mmcl-fast serve` on two cores with many clients and the demo's files, with batching and without.
+    """Measure `mmcl-fast serve` on two cores under many clients with the demo's files, with batching and without.
 
     Example: `mmcl-fast bench serve runs/demo --clients 50 --seconds 15`
     """

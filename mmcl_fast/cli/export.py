@@ -1,4 +1,4 @@
-"""The command that writes what was learned for other runtimes."""
+"""The command that exports what was learned for other runtimes."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ def export(
         typer.Option("--out", "-o", help="The folder to write; default: RUN/export-FORMAT.", show_default=False),
     ] = None,
     format: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
-    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that exists already.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write graphs that need nothing of this package, with a model card, and hold them to the learner.
+    """Write graphs that run without this package, with a model card, and compare them with the learner.
 
     Example: `mmcl-fast export runs/demo --format onnx --out demo-onnx`
     """
-    from mmcl_fast import export as exports
+    from mmcl_fast.export import FORMATS, export_run
 
-    one_of("--format", format, tuple(exports.FORMATS))
-    done = exports.export_run(run, out or run / f"export-{format}", format=format, force=force)
+    one_of("--format", format, tuple(FORMATS))
+    exported = export_run(run, out, format=format, force=force)
     if as_json:
-        return print_json({"folder": str(done.folder), "differences": done.differences, "files": done.files})
-    for modality, differences in done.differences.items():
+        folder, differences, files = str(exported.folder), exported.differences, exported.files
+        return print_json({"folder": folder, "differences": differences, "files": files})
+    for modality, differences in exported.differences.items():
         print(
             f"{modality}: largest difference from the learner {max(differences.values()):.1e} "
             f"({', '.join(f'{name} {value:.1e}' for name, value in differences.items())})"
         )
-    print(f"{done.folder}: {sum(done.files.values()) / 1e6:.1f} MB; its README.md says how to run it")
+    print(f"{exported.folder}: {sum(exported.files.values()) / 1e6:.1f} MB; its README.md says how to run it")

@@ -1,10 +1,10 @@
-"""The command that uses what was learned: files, folders and lines of text to classes."""
+"""The command that predicts: files, folders and lines of text to classes."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,12 +16,12 @@ from mmcl_fast.cli.output import to_json
 from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
-    from mmcl_fast.learning import Line, Prediction
+    from mmcl_fast.learning import Prediction
     from mmcl_fast.progress import Progress
 
 FORMATS = ("table", "json", "csv")
 COLUMNS = ("file", "status", "modality", "rank", "class", "class_modality", "probability", "contributions", "error")
-TABLE_ROWS = 64  # files of a table that are laid out and printed together
+ROWS_AT_ONCE = 64  # rows of a table that are laid out and printed together
 
 
 @app.command()
@@ -32,28 +32,27 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="FILE|DIR|-",
-            help="Files of any modality, folders of them (all that is below, in "
-            "the order of names, then what links lead to; without what is hidden or left behind by a system), or - for "
-            "lines of text from standard input.",
+            help="Files of any modality, folders, or - for lines of text from standard input. A folder gives all files "
+            "below it in the order of their names, without hidden and system files.",
             show_default=False,
         ),
     ],
     modality: Annotated[
-        str | None, typer.Option(help="Of all files; found from the content unless told.", show_default=False)
+        str | None,
+        typer.Option(help="The modality of all files; default: found from their content.", show_default=False),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each file.")] = 3,
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT,...",
-            help="Texts that compete in place of the classes learned. Files are embedded "
-            "as ever, prompts and re-alignment included, and those were fitted to the classes learned: a "
-            "class that is new is scored through them, by its text alone.",
+            help="Texts to choose from in place of the classes learned. Prompts and re-alignment stay as they were "
+            "learned, so a new class is scored by its text alone.",
             show_default=False,
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="table, json (one object a line) or csv (one row for a file and rank).")
+        str, typer.Option("--format", help="table, json (one object a line) or csv (a row for each file and rank).")
     ] = "table",
     batch_size: Annotated[int, typer.Option(min=1, help="Files decoded and embedded together.")] = 32,
     workers: Annotated[int, typer.Option(min=0, help="Decoding processes.")] = 2,
@@ -62,9 +61,9 @@ def predict(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Say what files, folders of files and lines of text are taken for; their modality need not be told.
+    """Predict the classes of files, folders of files and lines of text. Their modality need not be given.
 
-    What can't be read is named with the reason, the rest is done, and the exit code is 1.
+    A file that can't be read is named with the reason, the others are predicted, and the exit code is 1.
 
     Example: `mmcl-fast predict runs/demo bark.wav street.mp4 photos --top 1 --format csv`, or
     `mmcl-fast predict runs/demo photo.jpg --classes "a photo of a cat,a photo of a dog"`
@@ -76,98 +75,65 @@ def predict(
     if modality is not None:
         one_of("--modality", modality, MODALITIES)
     check_device(device)
-    from mmcl_fast.learning import Learner
+    from mmcl_fast.learning import Learner, find_inputs
     from mmcl_fast.media.engines import isolation
 
-    isolation.prepare()  # beside the loading of the learner
+    isolation.prepare()  # worker processes start while the learner loads
     learner = Learner.load(run, device=device, workers=workers)
-    found = learner.predictions(
-        _items(files),
+    predictions = learner.predictions(
+        find_inputs(files),
         modality=modality,
         top_k=top,
         batch_size=batch_size,
         on_error="report",
         classes=None if classes is None else classes.split(","),
     )
-    count = _Count(found, progress.make(quiet or sys.stdout.isatty()))
+    # On a terminal the predictions themselves show the progress.
+    counter = _Counter(predictions, progress.make(quiet or sys.stdout.isatty()))
     if as_json:
-        _json_value(count)
+        _print_json_list(counter)
     else:
-        {"table": _table, "json": _json_lines, "csv": _csv}[form](count)
-    if not count.all:
-        raise UserError(f"{', '.join(map(str, files))}: no file and no line in it; give something to look at")
-    if count.failed:
-        print(f"error: {count.failed} of {count.all} can't be read", file=sys.stderr)
+        {"table": _print_table, "json": _print_json_lines, "csv": _print_csv}[form](counter)
+    if not counter.total:
+        raise UserError(f"{', '.join(map(str, files))}: no file and no line of text in it; give something to predict")
+    if counter.failed:
+        print(f"error: {counter.failed} of {counter.total} can't be read", file=sys.stderr)
         raise typer.Exit(1)
 
 
-class _Count:
-    """Predictions on their way to the output, counted and shown."""
+class _Counter:
+    """Passes predictions on, counts them, and shows the progress."""
 
-    def __init__(self, found: Iterable[Prediction], display: Progress):
-        self.found, self.display, self.all, self.failed = found, display, 0, 0
+    def __init__(self, predictions: Iterable[Prediction], display: Progress):
+        self.predictions, self.display, self.total, self.failed = predictions, display, 0, 0
 
     def __iter__(self) -> Iterator[Prediction]:
-        with self.display.phase("predict") as shown:
-            for prediction in self.found:
-                self.all += 1
+        with self.display.phase("predict") as phase:
+            for prediction in self.predictions:
+                self.total += 1
                 self.failed += prediction.error is not None
-                shown.advance()
+                phase.advance()
                 yield prediction
 
 
-def _items(given: Sequence[Path]) -> Iterator[Path | Line]:
-    for path in given:
-        if str(path) == "-":
-            yield from _lines()
-        elif path.is_dir():
-            yield from _below(path)
-        else:
-            yield path
-
-
-def _lines() -> Iterator[Path | Line]:
-    """Lines of standard input with a word in them, named by their number."""
-    from mmcl_fast.learning import Line
-
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape").strip()
-        if text:
-            yield Line(f"stdin:{number}", text)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """All files below, then what can't be read, which is a fault when it is looked at."""
-    from mmcl_fast.streams.sources.folder_walk import walk_files
-
-    unread: list[str] = []
-
-    def note(kind: str, path: str, what: str) -> None:
-        if kind in ("unreadable", "missing"):
-            unread.append(path)
-
-    yield from map(Path, walk_files(str(folder), note))
-    yield from map(Path, unread)
-
-
-def _json_value(found: Iterable[Prediction]) -> None:
-    """One list, written as it comes."""
+def _print_json_list(predictions: Iterable[Prediction]) -> None:
+    """Print one list, each item as soon as it is predicted."""
     start = "["
-    for p in found:
+    for p in predictions:
         print(start, to_json(p.record()), sep="\n", end="")
         start = ","
     print("\n]" if start == "," else "[]")
 
 
-def _json_lines(found: Iterable[Prediction]) -> None:
-    for p in found:
+def _print_json_lines(predictions: Iterable[Prediction]) -> None:
+    for p in predictions:
         print(to_json(p.record()))
 
 
-def _csv(found: Iterable[Prediction]) -> None:
+def _print_csv(predictions: Iterable[Prediction]) -> None:
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(COLUMNS)
-    for p in found:
+    for p in predictions:
         if p.error is not None:
             out.writerow([p.file, "error", p.modality, None, None, None, None, None, p.error])
         shares = ";".join(f"{m}={q:.6g}" for m, q in (p.contributions or {}).items())
@@ -175,14 +141,14 @@ def _csv(found: Iterable[Prediction]) -> None:
             out.writerow([p.file, "ok", p.modality, rank, c, m, f"{q:.6g}", shares, None])
 
 
-def _table(found: Iterable[Prediction]) -> None:
-    """In pieces of the same layout, so that a table of any length is printed as it comes."""
+def _print_table(predictions: Iterable[Prediction]) -> None:
+    """Print tables of ``ROWS_AT_ONCE`` rows with the same layout, so that a long table is printed as it grows."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
-    terminal, rest, first = console(), iter(found), True
-    while rows := list(islice(rest, TABLE_ROWS)):
+    terminal, rest, first = console(), iter(predictions), True
+    while rows := list(islice(rest, ROWS_AT_ONCE)):
         table = Table(box=SIMPLE_HEAD, expand=True, show_header=first, show_edge=False)
         for name, share in (("file", 4), ("read as", None), ("taken for", 5), ("prompts and gates from", 3)):
             table.add_column(name, overflow="fold", ratio=share, width=None if share else 9)

@@ -1,4 +1,4 @@
-"""The command that answers over HTTP."""
+"""The command that serves predictions over HTTP."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "g
 @guarded
 def serve(
     run: Run,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
-    top_k: Annotated[int, typer.Option(min=1, help="Classes told where a request does not say how many.")] = 5,
-    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Of a request, such as 500kB.")] = "32MB",
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Requests at once; others are told to come again.")] = 64,
-    max_batch: Annotated[int, typer.Option(min=1, help="Items that the model sees together.")] = 32,
-    wait_ms: Annotated[float, typer.Option(min=0, help="How long a decoded item waits for others to join it.")] = 5.0,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 chooses a free one.")] = 8765,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes in an answer whose request does not give a number.")] = 5,
+    max_bytes: Annotated[str, typer.Option(metavar="SIZE", help="Size of a request, such as 500kB.")] = "32MB",
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Requests at once. A request beyond them gets 503.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, help="Items that the model predicts together.")] = 32,
+    wait_ms: Annotated[float, typer.Option(min=0, help="Time that a decoded item waits for others, in ms.")] = 5.0,
     max_decode_mb: Annotated[
-        float, typer.Option(min=1, help="Memory that decoding one item may take, 10^6 bytes (held on Linux).")
+        float, typer.Option(min=1, help="Memory to decode one item, in 10^6 bytes (on Linux).")
     ] = 2000.0,
     max_decode_seconds: Annotated[
-        float, typer.Option(min=0.001, help="Processor time that decoding one item may take.")
+        float, typer.Option(min=0.001, help="Processor time to decode one item, in seconds.")
     ] = 30.0,
-    max_decode_wait: Annotated[float, typer.Option(min=0.001, help="Seconds that decoding one item may last.")] = 60.0,
+    max_decode_wait: Annotated[float, typer.Option(min=0.001, help="Time to decode one item, in seconds.")] = 60.0,
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT,...",
-            help="Texts that compete in place of the classes learned, as in predict.",
+            help="Texts to choose from in place of the classes learned, as in predict.",
             show_default=False,
         ),
     ] = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
-    """Answer over HTTP what files and lines of text are taken for: POST /predict, and a page to drop files on.
+    """Predict files and lines of text over HTTP: POST /predict, and a page to drop files on.
 
-    Also /healthz, and /metrics for Prometheus. It knows no users and no encryption, and listens on this machine only
-    unless told otherwise: put a proxy in front before others can reach it. Ctrl-C and SIGTERM end it with exit code 0
-    once the requests in flight are answered.
+    GET /healthz describes the model, and GET /metrics has counters for Prometheus. The server has no users and no
+    encryption. It listens on this machine alone unless --host says otherwise: put a proxy in front of it before others
+    can reach it. Ctrl-C and SIGTERM end it with exit code 0 after the requests in flight.
 
-    Files are decoded in processes of their own. One that a file ends, or that takes more than the limits, costs that
-    file's answer: 422 and a line that says so.
+    Worker processes decode the files. If a file ends its worker or exceeds a limit, that file's answer is 422 with the
+    reason.
 
     Example: `mmcl-fast serve runs/demo --port 8765 --max-bytes 8MB`, then
     `curl --data-binary @bark.wav 127.0.0.1:8765/predict`
     """
-    from mmcl_fast import serve as serving
+    from mmcl_fast.serve import Limits
+    from mmcl_fast.serve import serve as serve_run
 
-    limits = serving.Limits(
-        max_bytes=_size(max_bytes),
+    limits = Limits(
+        max_bytes=parse_size(max_bytes),
         max_concurrent=max_concurrent,
         max_batch=max_batch,
         wait_ms=wait_ms,
@@ -66,7 +67,7 @@ def serve(
         max_decode_wait=max_decode_wait,
     )
     check_device(device)
-    serving.serve(
+    serve_run(
         run,
         host=host,
         port=port,
@@ -77,8 +78,8 @@ def serve(
     )
 
 
-def _size(text: str) -> int:
-    """Bytes of ``32MB``, ``500 kB``, ``1GiB`` or ``1000``."""
+def parse_size(text: str) -> int:
+    """Return the bytes that ``32MB``, ``500 kB``, ``1GiB`` or ``1000`` means."""
     found = re.fullmatch(r"(\d{1,15})\s*(|[kmg]i?)b?", text.strip().lower())
     size = int(found[1]) * UNITS[found[2]] if found else 0
     if not size:

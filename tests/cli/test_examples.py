@@ -89,7 +89,7 @@ def here(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in sorted((root / "demo/image").glob("*/*/*.png"))
     ]
     (root / "demo/manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    shutil.copytree(bench.checkout() / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("results"))
+    shutil.copytree(bench.find_checkout() / "benchmarks", root / "benchmarks", ignore=shutil.ignore_patterns("results"))
     return root
 
 

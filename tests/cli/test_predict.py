@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mmcl_fast.cli.predict import _below
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.learning import Learner, Line
 from mmcl_fast.learning import predict as predicting
+from mmcl_fast.learning.predict_inputs import find_files
 from tests.cli.calls import call, error_of
 
 
@@ -63,7 +63,7 @@ def test_a_folder_s_links_and_leavings(tmp_path: Path) -> None:
         ("c.png", "all/b/0.png"),
     ):
         (tmp_path / "all" / name).symlink_to(tmp_path / target)
-    assert [str(path.relative_to(tmp_path)) for path in _below(tmp_path / "all")] == [
+    assert [str(path.relative_to(tmp_path)) for path in find_files(tmp_path / "all")] == [
         "all/b/0.png",
         "all/a/1.png",
         "all/gone.png",  # that it leads nowhere is told with the others' faults

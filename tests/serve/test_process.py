@@ -63,6 +63,6 @@ def test_a_run_or_an_option_that_will_not_do(place: Path, tmp_path: Path, monkey
     ("text", "size"), [("1000", 1000), ("500kB", 500_000), ("32MB", 32_000_000), ("2 GiB", 2**31), ("7b", 7)]
 )
 def test_sizes(text: str, size: int) -> None:
-    from mmcl_fast.cli.serve import _size
+    from mmcl_fast.cli.serve import parse_size
 
-    assert _size(text) == size
+    assert parse_size(text) == size
