@@ -1,4 +1,4 @@
-"""Where the demo's media are."""
+"""The place of the demo's media."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ VARIABLE = "MMCL_FAST_DEMO"
 
 
 def find_demo(root: str | Path | None = None) -> Path:
-    """The demo's manifest: in ``root``, else in $MMCL_FAST_DEMO, ./demo, or the checkout's demo/."""
-    named = root or os.environ.get(VARIABLE)
-    if named:
-        path = Path(named) / "manifest.jsonl"
+    """Return the path of the demo's manifest: in ``root``, else in $MMCL_FAST_DEMO, ./demo, or the checkout's demo/.
+
+    Raises:
+        StreamError: it is in none of these.
+    """
+    configured = root or os.environ.get(VARIABLE)
+    if configured:
+        path = Path(configured) / "manifest.jsonl"
         if not path.is_file():
             source = "the folder given" if root else f"${VARIABLE}"
             raise StreamError(f"{path}: no demo manifest there ({source}): point it at the repository's demo/ folder")

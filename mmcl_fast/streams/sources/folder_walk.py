@@ -40,8 +40,8 @@ def walk_files(folder: str, report: ReportProblem, root: str | None = None) -> I
     The order is folder by folder, with sorted names.
 
     Args:
-        report: called for a link that leads nowhere, to a folder above itself, or to a file that was read already; for
-            a folder that can't be opened; and for each file or folder that is passed over.
+        report: called for a link that leads nowhere, to a folder above itself, or to something that was read already.
+            It is also called for a folder that can't be opened, and for each file or folder that is passed over.
         root: a folder above ``folder``. A link to it, or to a folder between the two, is not followed either.
     """
     above = _real_folders_between(folder, root)

@@ -28,7 +28,7 @@ def name_labels(samples: Sequence[Sample], folder: Path, texts: Mapping[ClassId,
     """Return the samples with class names as labels, in Unicode's composed form.
 
     Where all labels of a modality are numbers they stand for the lines of ``folder/classes.txt``. 1.0, 01 and 1e0 are
-    the number 1. A label that has a class text in ``texts`` is a class whatever it looks like.
+    the number 1. A label that has a class text in ``texts`` is always a class.
 
     Raises:
         StreamError: a label means "no value", or the labels are numbers or truth values without names.

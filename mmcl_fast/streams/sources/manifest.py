@@ -5,7 +5,7 @@
 - optionally ``task``, the name of its task, on every line or on none;
 - optionally ``id``, which is unique.
 
-Other fields are ignored. Whoever builds a manifest may note sources there. Null and an empty cell mean no value.
+Other fields are ignored and may hold notes, such as sources. Null and an empty cell mean no value.
 
 Example of a line::
 

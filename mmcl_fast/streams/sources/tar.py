@@ -10,8 +10,8 @@ All members with the same key are one sample. The key is the part of a member's 
 A key may hold dots itself, as in ``22.05-cat.jpg``, if a ``.cls``, or a ``.json`` with a class, has the very same name.
 Members that belong to no sample are left out, counted and named in the findings.
 
-The reader is our own, not webdataset's: a sample is a byte range, from an index kept beside the tar, so that samples
-can be read in any order without unpacking.
+Why not the package webdataset: it reads tars as streams. Here an index beside the tar gives every sample's byte range,
+so samples are read in any order without unpacking.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ LARGEST_HEADER = 1 << 20  # bytes of one header, with its long names
 LARGEST_ANNOTATION = 1 << 20  # bytes of a .cls or .json
 ANNOTATIONS = ("cls", "json")
 
-# [name, offset, size, kind]. The kind of an item is its modality. The kind of a .cls is "=" and the class, the kind of
-# a .json its plain fields, and the kind of a member that belongs to no sample "".
+# [name, offset, size, kind]. The kind of an item is its modality, of a .cls "=" and the class, and of a .json its plain
+# fields. It is "" for a member that belongs to no sample.
 Member = list[Any]
 
 

@@ -1,4 +1,4 @@
-"""Known datasets as they come out of their archives: official splits, official class names, readable class texts."""
+"""Known datasets as unpacked from their archives: official splits, official class names, readable class texts."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ LAYOUTS: dict[str, Layout] = {**image.LAYOUTS, **video.LAYOUTS, **audio.LAYOUTS,
 
 
 def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[str, Any]:
-    """Arguments of ``Stream``; see ``Stream.from_known``."""
+    """Return the arguments of ``Stream`` for known datasets; see ``Stream.from_known``."""
     given = {name: dict(value) if isinstance(value, Mapping) else {"path": value} for name, value in datasets.items()}
     if not given:
         raise StreamError(f"no dataset given: use some of {', '.join(LAYOUTS)}")
-    held: dict[str, str] = {}
+    dataset_of: dict[str, str] = {}
     for name in given:
         modality = find_layout(name).modality
-        if modality in held:
-            raise StreamError(f"{held[modality]} and {name} are both {modality}: give one dataset a modality")
-        held[modality] = name
+        if modality in dataset_of:
+            raise StreamError(f"{dataset_of[modality]} and {name} are both {modality}: give one dataset a modality")
+        dataset_of[modality] = name
     samples: list[Sample] = []
     texts: dict[ClassId, str] = {}
     roots: list[str] = []
-    for modality in filter(held.get, MODALITIES):
-        name = held[modality]
+    for modality in filter(dataset_of.get, MODALITIES):
+        name = dataset_of[modality]
         folder = _folder(name, **given[name])
-        own = list(_samples(folder))
-        labels = dict.fromkeys(sample.label for sample in own)
+        of_dataset = list(_read_samples(folder))
+        labels = dict.fromkeys(sample.label for sample in of_dataset)
         order = {label: place for place, label in enumerate(labels)}
-        samples += sorted(own, key=lambda sample: order[sample.label])
+        samples += sorted(of_dataset, key=lambda sample: order[sample.label])
         texts |= {(modality, label): folder.layout.text(label) for label in labels}
         roots.append(os.path.abspath(folder.root))
     return {"samples": samples, "root": Path(os.path.commonpath(roots)), "class_texts": texts, "official": True}
 
 
 def find_layout(name: str) -> Layout:
-    """Raises StreamError with the nearest name."""
+    """Return the layout of a dataset. Raises StreamError, with the most similar name, for an unknown one."""
     if name not in LAYOUTS:
         raise StreamError(f"unknown dataset {name!r}{did_you_mean(name, LAYOUTS)}: use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
@@ -53,22 +53,24 @@ def find_layout(name: str) -> Layout:
 def datasets_from_config(
     tables: Mapping[str, Mapping[str, Any]], depth_kind: str | None
 ) -> dict[str, Mapping[str, Any]]:
-    """Argument of ``read_known`` from a config's [stream.datasets], ``{modality: {name, path, split, classes}}``.
+    """Return the argument of ``read_known`` for a config's [stream.datasets].
+
+    ``tables``: modality -> ``{name, path, split, classes}``. ``depth_kind``: the config's media.depth_kind.
 
     Raises:
-        ConfigError: naming the key that is missing or does not fit.
+        ConfigError: one line that names the key that is missing or does not fit.
     """
     out: dict[str, Mapping[str, Any]] = {}
     for modality, table in tables.items():
         key, name = f"stream.datasets.{modality}", table["name"]
         if name is None:
             if any(table[option] is not None for option in ("path", "classes")):
-                raise ConfigError(f"{key}.name: missing; use one of {_names(modality)}")
+                raise ConfigError(f"{key}.name: missing; use one of {_datasets_of(modality)}")
             continue
         if name not in LAYOUTS or LAYOUTS[name].modality != modality:
             hint = did_you_mean(name, [known for known, layout in LAYOUTS.items() if layout.modality == modality])
             raise ConfigError(
-                f"{key}.name: {name!r} is no known dataset of {modality}{hint}; use one of {_names(modality)}"
+                f"{key}.name: {name!r} is no known dataset of {modality}{hint}; use one of {_datasets_of(modality)}"
             )
         if table["path"] is None:
             raise ConfigError(f"{key}.path: missing; it is the folder of {name}, which holds {LAYOUTS[name].tree}")
@@ -84,7 +86,7 @@ def datasets_from_config(
     return out
 
 
-def _names(modality: str) -> str:
+def _datasets_of(modality: str) -> str:
     return ", ".join(name for name, layout in LAYOUTS.items() if layout.modality == modality)
 
 
@@ -97,11 +99,11 @@ def _folder(name: str, path: str | Path, split: int = 1, classes: str | Path | N
             f"{name}: classes = {str(classes)!r}: a list of classes is for imagenet_100 only, leave it out"
         )
     folder = DatasetFolder(name, layout, Path(path), split, None if classes is None else Path(classes))
-    folder.names(".")  # a folder that is not there is named itself
+    folder.entries(".")  # raises an error about the folder itself, not about a file in it
     return folder
 
 
-def _samples(folder: DatasetFolder) -> Iterator[Sample]:
+def _read_samples(folder: DatasetFolder) -> Iterator[Sample]:
     modality, name, root = folder.layout.modality, folder.name, str(folder.root)
     checked: set[str] = set()
     for label, split, place, item in folder.layout.read(folder):

@@ -13,8 +13,9 @@ from mmcl_fast.media.source import Slice
 from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout
 
 WNID = re.compile(r"\bn\d{8}\b")
-NAMED = re.compile(r'\b(n\d{8})\b[ \t",:]*([^"\n]*\w)')  # a line "wnid name, synonym", or "wnid": "name" of JSON
-NAMES = (
+# A line "wnid name, synonym", or "wnid": "name" of JSON.
+WNID_AND_NAME = re.compile(r'\b(n\d{8})\b[ \t",:]*([^"\n]*\w)')
+NAME_FILES = (
     "README.txt",
     "Labels.json",
     "classnames.txt",
@@ -22,36 +23,39 @@ NAMES = (
     "synset_words.txt",
     "imagenet_class_index.json",
 )
-LISTS = ("Labels.json", "imagenet100.txt", "classes.txt", "wnids.txt")
-SHARE = 0.2  # of ImageNet-R's files to test on
-ROW = 2 + 3 * 32 * 32  # bytes of a CIFAR-100 picture with its coarse and its fine label
+CLASS_LISTS = ("Labels.json", "imagenet100.txt", "classes.txt", "wnids.txt")
+TEST_SHARE = 0.2  # of ImageNet-R's files, where there are no split folders
+RECORD_BYTES = 2 + 3 * 32 * 32  # a coarse label, a fine label, and the three planes of a CIFAR-100 image
 
 
-def _imagenet_r(folder: DatasetFolder) -> Iterator[KnownSample]:
-    """Where there are train and test folders they count. The dataset has none: continual learning draws a fifth of
-    it at random (L2P, DualPrompt); here it is the fifth of each class whose names have the smallest sha256."""
+def _read_imagenet_r(folder: DatasetFolder) -> Iterator[KnownSample]:
+    """Read the folders train and test, or else hold out a fifth of each class.
+
+    The dataset itself has no splits. L2P and DualPrompt hold out a random fifth. Here it is the fifth of each class
+    whose file names have the smallest sha256.
+    """
     if folder.has("train"):
-        yield from _of_wnids(folder, ["train"], [folder.first("test", "val")], folder.folders("train"))
+        yield from _read_wnid_folders(folder, ["train"], [folder.first("test", "val")], folder.folders("train"))
         return
     wnids = [name for name in folder.folders(".") if WNID.fullmatch(name)]
     if not wnids:
-        raise folder.lacks("n01443537")
-    names = _names(folder, wnids)
+        raise folder.missing_error("n01443537")
+    names = _read_names(folder, wnids)
     for wnid in wnids:
         files = folder.files(wnid)
         ranked = sorted(files, key=lambda name: hashlib.sha256(f"{wnid}/{name}".encode(errors="replace")).digest())
-        test = set(ranked[: max(1, round(SHARE * len(files)))])
+        test = set(ranked[: max(1, round(TEST_SHARE * len(files)))])
         for name in files:
             yield KnownSample(names[wnid], "test" if name in test else "train", f"{wnid}/{name}")
 
 
-def _imagenet_100(folder: DatasetFolder) -> Iterator[KnownSample]:
-    """ImageNet's validation folder is the test split, for the test labels are not public."""
-    above = folder.folders(".")
-    train, test = ([name for name in above if name.split(".")[0] == split] for split in ("train", "val"))
+def _read_imagenet_100(folder: DatasetFolder) -> Iterator[KnownSample]:
+    """Read the classes of a list. ImageNet's validation folder is the test split: the test labels are not public."""
+    top = folder.folders(".")
+    train, test = ([name for name in top if name.split(".")[0] == split] for split in ("train", "val"))
     if not (train and test):
-        raise folder.lacks("val" if train else "train")
-    source = folder.classes or next((folder.root / name for name in LISTS if folder.has(name)), None)
+        raise folder.missing_error("val" if train else "train")
+    source = folder.classes or next((folder.root / name for name in CLASS_LISTS if folder.has(name)), None)
     if source is None:
         wnids = sorted({wnid for place in train for wnid in folder.folders(place)})
         if len(wnids) != 100:
@@ -66,41 +70,44 @@ def _imagenet_100(folder: DatasetFolder) -> Iterator[KnownSample]:
             raise StreamError(f"{source}: not readable ({error}): a list of wnids, one a line") from None
         if not wnids:
             raise StreamError(f"{source}: no wnid such as n01440764 in it: list the classes, one a line")
-    yield from _of_wnids(folder, train, test, wnids)
+    yield from _read_wnid_folders(folder, train, test, wnids)
 
 
-def _of_wnids(folder: DatasetFolder, train: list[str], test: list[str], wnids: list[str]) -> Iterator[KnownSample]:
-    names = _names(folder, wnids)
+def _read_wnid_folders(
+    folder: DatasetFolder, train: list[str], test: list[str], wnids: list[str]
+) -> Iterator[KnownSample]:
+    names = _read_names(folder, wnids)
     for wnid in wnids:
         for split, places in (("train", train), ("test", test)):
-            held = [place for place in places if wnid in folder.names(place)]
+            held = [place for place in places if wnid in folder.entries(place)]
             if not held:
-                raise folder.lacks(f"{places[0]}/{wnid}")
+                raise folder.missing_error(f"{places[0]}/{wnid}")
             for place in held:
                 for name in folder.files(f"{place}/{wnid}"):
                     yield KnownSample(names[wnid], split, f"{place}/{wnid}/{name}")
 
 
-def _names(folder: DatasetFolder, wnids: list[str]) -> dict[str, str]:
-    """wnid -> its first name, from the list of classes or a file beside the folders or above them."""
-    found: dict[str, str] = {}
-    places = [above / name for above in (folder.root, folder.root.parent) for name in NAMES + LISTS]
-    for file in filter(None, (folder.classes, *places)):
+def _read_names(folder: DatasetFolder, wnids: list[str]) -> dict[str, str]:
+    """Return wnid -> its first name, from the list of classes, or from a file beside the folders or above them."""
+    known: dict[str, str] = {}
+    files = [place / name for place in (folder.root, folder.root.parent) for name in NAME_FILES + CLASS_LISTS]
+    for file in filter(None, (folder.classes, *files)):
         if file.is_file():
-            for wnid, name in NAMED.findall(file.read_text(encoding="utf-8", errors="replace")):
-                found.setdefault(wnid, name.split(",")[0].strip().replace("_", " "))
+            for wnid, name in WNID_AND_NAME.findall(file.read_text(encoding="utf-8", errors="replace")):
+                known.setdefault(wnid, name.split(",")[0].strip().replace("_", " "))
     for wnid in wnids:
-        if wnid not in found:
+        if wnid not in known:
             raise StreamError(
                 f"{folder.root}: no name for {wnid}: put a file with lines such as 'n01440764 tench' "
-                f"there ({', '.join(NAMES[2:5])})"
+                f"there ({', '.join(NAME_FILES[2:5])})"
             )
-    names = {wnid: found[wnid] for wnid in wnids}
-    twice = {name for name in names.values() if list(names.values()).count(name) > 1}  # the bird and the machine: crane
+    names = {wnid: known[wnid] for wnid in wnids}
+    # Some names mean two classes: a crane is a bird and a machine.
+    twice = {name for name in names.values() if list(names.values()).count(name) > 1}
     return {wnid: f"{name} ({wnid})" if name in twice else name for wnid, name in names.items()}
 
 
-def _cifar_100(folder: DatasetFolder) -> Iterator[KnownSample]:
+def _read_cifar_100(folder: DatasetFolder) -> Iterator[KnownSample]:
     if (folder.root / "train").is_dir():
         for label in folder.folders("train"):
             for split in ("train", "test"):
@@ -116,14 +123,16 @@ def _cifar_100(folder: DatasetFolder) -> Iterator[KnownSample]:
     for split in ("train", "test"):
         place = folder.first(f"{split}.bin")
         data = np.fromfile(folder.root / place, np.uint8)
-        if not len(data) or len(data) % ROW:
-            raise folder.fault(place, f"{len(data)} bytes, no multiple of {ROW}")
-        labels = data[1::ROW].tolist()
+        if not len(data) or len(data) % RECORD_BYTES:
+            raise folder.format_error(place, f"{len(data)} bytes, no multiple of {RECORD_BYTES}")
+        labels = data[1::RECORD_BYTES].tolist()
         if max(labels) >= len(classes):
-            raise folder.fault(place, f"a label {max(labels)}, with {len(classes)} names in fine_label_names.txt")
+            raise folder.format_error(
+                place, f"a label {max(labels)}, with {len(classes)} names in fine_label_names.txt"
+            )
         for row, label in enumerate(labels):
             name = f"{row:05d}"
-            item = Slice(str(folder.root / place), row * ROW + 2, ROW - 2, name, planes=(32, 32))
+            item = Slice(str(folder.root / place), row * RECORD_BYTES + 2, RECORD_BYTES - 2, name, planes=(32, 32))
             yield KnownSample(classes[label], split, f"{place}/{name}", item)
 
 
@@ -131,19 +140,19 @@ LAYOUTS = {
     "imagenet_r": Layout(
         "image",
         "n01443537/*.jpg and so on (or train/<wnid>/*, test/<wnid>/*) and README.txt with the classes' names",
-        _imagenet_r,
+        _read_imagenet_r,
     ),
     "imagenet_100": Layout(
         "image",
         "train/<wnid>/*.JPEG, val/<wnid>/*.JPEG (or train.X1/<wnid>/*, ..., "
         "val.X/<wnid>/*), imagenet100.txt with 100 wnids and LOC_synset_mapping.txt with names (or "
         "Labels.json with both)",
-        _imagenet_100,
+        _read_imagenet_100,
     ),
     "cifar_100": Layout(
         "image",
         "train.bin, test.bin, fine_label_names.txt (cifar-100-binary.tar.gz), or "
         "train/<class>/*.png, test/<class>/*.png",
-        _cifar_100,
+        _read_cifar_100,
     ),
 }

@@ -1,4 +1,4 @@
-"""What a known dataset's folder holds, and the reading of it: what is missing is named with the tree expected."""
+"""The layout of a known dataset's folder, and reading it. An error names what is missing and the files expected."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from mmcl_fast.streams.sources.text_file import decode
 
 
 class KnownSample(NamedTuple):
-    """A sample: class name, split, place in the folder, and, where it is no file of its own, the item itself."""
+    """A sample of a known dataset.
+
+    Attributes:
+        label: class name.
+        split: train or test.
+        place: path in the dataset's folder, with slashes. The sample's key ends with it.
+        item: the item itself, a byte range of a file or a text; None: the file at ``place`` is the item.
+    """
 
     label: str
     split: str
@@ -26,21 +33,21 @@ class KnownSample(NamedTuple):
 
 
 def underscores_to_spaces(label: str) -> str:
-    """Underscores to spaces."""
+    """Return the label with spaces in place of underscores."""
     return label.replace("_", " ")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A dataset as it comes out of its archives.
+    """A dataset as unpacked from its archives.
 
     Attributes:
-        modality: one of the five.
-        tree: what its folder holds, in one line.
-        read: its samples, in the classes' official order.
-        splits: how many official splits, or folds to test on, it has; 1: no choice.
+        modality: image, video, audio, depth or text.
+        tree: the files that its folder holds, in one line for messages.
+        read: returns its samples, with the classes in their official order.
+        splits: number of official splits, or of folds that can be the test fold; 1: there is no choice.
         text: class name -> class text.
-        depth_kind: what its depth maps hold (``VisualSpec.depth_kind``).
+        depth_kind: the meaning of its depth values; see ``VisualSpec.depth_kind``.
     """
 
     modality: str
@@ -52,112 +59,120 @@ class Layout:
 
 
 class DatasetFolder:
-    """The folder of a dataset. Places are relative to it, with slashes.
+    """The folder of a dataset. A ``place`` is a path relative to it, with slashes.
 
     Attributes:
-        split: the number of the official split or test fold, from 1.
+        split: number of the official split or of the test fold, from 1.
         classes: a file that lists classes, or None.
     """
 
     def __init__(self, name: str, layout: Layout, root: Path, split: int, classes: Path | None):
         self.name, self.layout, self.root, self.split, self.classes = name, layout, root, split, classes
-        self.names = cache(self._names)
+        self.entries = cache(self._entries)
 
-    def lacks(self, place: str) -> StreamError:
+    def missing_error(self, place: str) -> StreamError:
+        """Return the error for a file or folder that is not there."""
         return StreamError(
             f"{self.root / place}: not there: {self.name} is read from a folder that holds "
             f"{self.layout.tree}: unpack it like that, or correct the path"
         )
 
+    def format_error(self, place: str, what: str) -> StreamError:
+        """Return the error for a file with other content than the dataset's."""
+        return StreamError(f"{self.root / place}: {what}: not as {self.name} has it, unpack it again")
+
     def has(self, place: str) -> bool:
         return (self.root / place).exists()
 
     def first(self, *places: str) -> str:
-        """The first of these that is there."""
+        """Return the first of these places that is there. Raises StreamError where none is."""
         for place in places:
             if self.has(place):
                 return place
-        raise self.lacks(places[0])
+        raise self.missing_error(places[0])
 
-    def _names(self, place: str) -> dict[str, bool]:
-        """What a folder holds, sorted, and whether it is a folder; hidden names are passed over. Nothing is opened."""
+    def _entries(self, place: str) -> dict[str, bool]:
+        """Return the sorted names in a folder, and whether each is a folder. Hidden names are passed over."""
         try:
             with os.scandir(self.root / place) as entries:
-                found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+                visible = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
         except (OSError, ValueError):
-            raise self.lacks(place) from None
-        return dict(sorted(found))
+            raise self.missing_error(place) from None
+        return dict(sorted(visible))
 
     def folders(self, place: str) -> list[str]:
-        return [name for name, folder in self.names(place).items() if folder]
+        """Return the sorted names of the folders in a folder."""
+        return [name for name, is_folder in self.entries(place).items() if is_folder]
 
     def files(self, place: str) -> list[str]:
-        found = [name for name, folder in self.names(place).items() if not folder]
-        if not found:
+        """Return the sorted names of the files in a folder. Raises StreamError where there is none."""
+        names = [name for name, is_folder in self.entries(place).items() if not is_folder]
+        if not names:
             raise StreamError(f"{self.root / place}: empty: {self.name} has files there, unpack it again")
-        return found
+        return names
 
     def file(self, folder: str, name: str) -> str:
-        """The place of a file that a list names."""
+        """Return the place of a file that a list of the dataset names. Raises StreamError where it is not there."""
         place = f"{folder}/{name}"
-        above, _, last = place.rpartition("/")
-        if last not in self.names(above):
-            raise self.lacks(place)
+        parent, _, last = place.rpartition("/")
+        if last not in self.entries(parent):
+            raise self.missing_error(place)
         return place
 
-    def stems(self) -> dict[str, str]:
-        """Place of every file below by its name without the ending."""
-        found: dict[str, str] = {}
+    def places_by_stem(self) -> dict[str, str]:
+        """Return file name without ending -> place, for every file below the dataset's folder."""
+        places: dict[str, str] = {}
         waiting, seen = ["."], set()
         while waiting:
-            here = waiting.pop()
-            real = os.path.realpath(self.root / here)
+            folder = waiting.pop()
+            real = os.path.realpath(self.root / folder)
             if real in seen:  # a link to a folder above itself, or to one that is read already
                 continue
             seen.add(real)
-            for name, folder in self.names(here).items():
-                place = name if here == "." else f"{here}/{name}"
-                if folder:
+            for name, is_folder in self.entries(folder).items():
+                place = name if folder == "." else f"{folder}/{name}"
+                if is_folder:
                     waiting.append(place)
                 else:
-                    found[os.path.splitext(name)[0]] = place
-        return found
+                    places[os.path.splitext(name)[0]] = place
+        return places
 
     def text(self, place: str, encoding: str | None = None) -> str:
-        """What a text file says, with LF as line ends; ``encoding``: None: what its first bytes tell, or UTF-8."""
+        """Return the content of a text file, with LF as line ends.
+
+        ``encoding``: None: by the file's byte order mark, and UTF-8 without one.
+        """
         try:
             data = (self.root / place).read_bytes()
             text = data.decode(encoding) if encoding else decode(data, place)
         except FileNotFoundError:
-            raise self.lacks(place) from None
+            raise self.missing_error(place) from None
         except (OSError, UnicodeDecodeError, StreamError) as error:
-            raise self.fault(place, f"not readable ({error})") from None
+            raise self.format_error(place, f"not readable ({error})") from None
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def lines(self, place: str) -> list[str]:
+        """Return the lines of a text file that are not blank, without spaces at both ends."""
         return [line.strip() for line in self.text(place).split("\n") if line.strip()]
 
     def rows(self, place: str, *columns: str, header: bool = True) -> Iterator[TableRow]:
-        """The rows of CSV or TSV; without a header the columns are "1", "2", ..."""
+        """Return the rows of a CSV or TSV file. Without a header the columns are called "1", "2", ..."""
         if not self.has(place):
-            raise self.lacks(place)
+            raise self.missing_error(place)
 
         def choose_columns(names: list[str]) -> tuple[str, ...]:
             for column in columns:
                 if column not in names:
-                    raise self.fault(place, f"no column {column!r}")
+                    raise self.format_error(place, f"no column {column!r}")
             return columns
 
         return read_table_rows(self.root / place, header=header, choice=choose_columns)
 
-    def fault(self, place: str, what: str) -> StreamError:
-        return StreamError(f"{self.root / place}: {what}: not as {self.name} has it, unpack it again")
 
-
-def keep_classes_in_both_splits(found: Iterable[KnownSample]) -> list[KnownSample]:
-    """Those of classes that have samples to train and to test on."""
-    found = list(found)
+def keep_classes_in_both_splits(samples: Iterable[KnownSample]) -> list[KnownSample]:
+    """Return the samples of classes that have training samples and test samples."""
+    samples = list(samples)
     splits: dict[str, set[str]] = {}
-    for sample in found:
+    for sample in samples:
         splits.setdefault(sample.label, set()).add(sample.split)
-    return [sample for sample in found if {"train", "test"} <= splits[sample.label]]
+    return [sample for sample in samples if {"train", "test"} <= splits[sample.label]]

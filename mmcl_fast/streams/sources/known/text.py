@@ -8,7 +8,7 @@ from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, L
 from mmcl_fast.streams.sources.known.video import split_camel_case
 from mmcl_fast.streams.sources.text_table import read_text_table
 
-GROUPS = {
+GROUP_TEXTS = {
     "alt.atheism": "atheism",
     "comp.graphics": "computer graphics",
     "comp.os.ms-windows.misc": "Microsoft Windows",
@@ -30,11 +30,11 @@ GROUPS = {
     "talk.politics.misc": "politics",
     "talk.religion.misc": "religion",
 }
-TOPICS = {"Sci/Tech": "science and technology"}
+TOPIC_TEXTS = {"Sci/Tech": "science and technology"}
 
 
-def _table(folder: DatasetFolder) -> list[KnownSample]:
-    """Rows of class number, title and text, without a header."""
+def _read_numbered_table(folder: DatasetFolder) -> list[KnownSample]:
+    """Read rows of class number, title and text, without a header."""
     classes = folder.lines("classes.txt")
     for name in ("train.csv", "test.csv"):
         folder.first(name)
@@ -43,9 +43,12 @@ def _table(folder: DatasetFolder) -> list[KnownSample]:
     return [KnownSample(sample.label, sample.split, sample.key, sample.text) for sample in samples]
 
 
-def _newsgroups(folder: DatasetFolder) -> Iterator[KnownSample]:
-    """The subject and the body: other header lines would fill what an encoder reads, and name people and machines.
-    The files are read now, for they are not UTF-8."""
+def _read_newsgroups(folder: DatasetFolder) -> Iterator[KnownSample]:
+    """Read the subject and the body of each message.
+
+    Other header lines are left out: they would fill an encoder's context, and they name people and machines. The files
+    are read now and not by the loader, because they are not UTF-8.
+    """
     for group in folder.folders("20news-bydate-train"):
         for split in ("train", "test"):
             place = f"20news-bydate-{split}/{group}"
@@ -59,13 +62,18 @@ def _newsgroups(folder: DatasetFolder) -> Iterator[KnownSample]:
 
 LAYOUTS = {
     "ag_news": Layout(
-        "text", "train.csv, test.csv, classes.txt (ag_news_csv)", _table, text=lambda label: TOPICS.get(label, label)
+        "text",
+        "train.csv, test.csv, classes.txt (ag_news_csv)",
+        _read_numbered_table,
+        text=lambda label: TOPIC_TEXTS.get(label, label),
     ),
-    "dbpedia": Layout("text", "train.csv, test.csv, classes.txt (dbpedia_csv)", _table, text=split_camel_case),
+    "dbpedia": Layout(
+        "text", "train.csv, test.csv, classes.txt (dbpedia_csv)", _read_numbered_table, text=split_camel_case
+    ),
     "newsgroups_20": Layout(
         "text",
         "20news-bydate-train/alt.atheism/49960 and so on, 20news-bydate-test/alt.atheism/53068 and so on",
-        _newsgroups,
-        text=lambda label: GROUPS.get(label, label),
+        _read_newsgroups,
+        text=lambda label: GROUP_TEXTS.get(label, label),
     ),
 }
