@@ -6,7 +6,20 @@ import importlib
 import inspect
 from types import ModuleType
 
-ROOMS = ("ops", "media", "streams", "encoders", "methods", "learning", "report", "export", "serve")
+ROOMS = (
+    "ops",
+    "media",
+    "streams",
+    "encoders",
+    "methods",
+    "learning",
+    "runs",
+    "compare",
+    "config",
+    "report",
+    "export",
+    "serve",
+)
 MODULES = ("mmcl_fast", *(f"mmcl_fast.{room}" for room in ROOMS), "mmcl_fast.errors")
 
 
