@@ -36,13 +36,16 @@ seed = 0
 """
 
 
-def of_class(labels: Tensor, label: int, first: int, count: int) -> list[int]:
-    """Rows ``first`` to ``first + count`` of those with a label."""
+def rows_of_class(labels: Tensor, label: int, first: int, count: int) -> list[int]:
+    """Return the rows with a label, from the ``first``-th on, ``count`` of them."""
     return (labels == label).nonzero().flatten()[first : first + count].tolist()
 
 
 def write(package: Path, out: Path, train: int, val: int, test: int) -> int:
-    """Returns the number of pictures. val is cut from the training pictures, behind those of train."""
+    """Write ``train``, ``val`` and ``test`` pictures of each class, and return the number of all pictures.
+
+    The val pictures are the training pictures that follow the ones in train.
+    """
     written = 0
     for source, splits in (("train", (("train", 0, train), ("val", train, val))), ("test", (("test", 0, test),))):
         pictures, labels = cifar(package, source, None, 0)
@@ -50,7 +53,7 @@ def write(package: Path, out: Path, train: int, val: int, test: int) -> int:
             for label, name in enumerate(CIFAR):
                 folder = out / "image" / split / name
                 folder.mkdir(parents=True, exist_ok=True)
-                for number, row in enumerate(of_class(labels, label, first, count)):
+                for number, row in enumerate(rows_of_class(labels, label, first, count)):
                     Image.fromarray(pictures[row].permute(1, 2, 0).numpy()).save(folder / f"{number:04d}.png")
                     written += 1
     out.with_suffix(".toml").write_text(CONFIG.format(path=out.name))

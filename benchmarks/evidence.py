@@ -1,4 +1,4 @@
-"""Keep what a sweep found: its table, and the accuracy matrix of every cell.
+"""Store the results of a sweep: its table, and the accuracy matrix of every cell.
 
     mmcl-fast compare demo --methods comm,ridge --seeds 0..4 --out runs/demo
     python benchmarks/evidence.py runs/demo benchmarks/results/evidence-demo
@@ -17,8 +17,8 @@ from typing import Any
 PACKAGES = ("mmcl-fast", "torch", "numpy")
 
 
-def machine(results: dict[str, Any]) -> str:
-    """Where the cells were learned, once for each kind of machine."""
+def describe_machines(results: dict[str, Any]) -> str:
+    """Return the machines that the cells were learned on, each kind once."""
     kinds = []
     for row in results["rows"]:
         for cell in row["cells"]:
@@ -29,7 +29,8 @@ def machine(results: dict[str, Any]) -> str:
     return "; ".join(dict.fromkeys(kinds))
 
 
-def matrices(results: dict[str, Any]) -> dict[str, Any]:
+def accuracy_matrices(results: dict[str, Any]) -> dict[str, Any]:
+    """Return method -> seed -> setting -> R, accuracies in % with two decimals."""
     return {
         row["title"]: {
             str(cell["seed"]): {
@@ -42,8 +43,8 @@ def matrices(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def costs(results: dict[str, Any]) -> str:
-    """What a cell of each row took, in words."""
+def describe_costs(results: dict[str, Any]) -> str:
+    """Return a sentence with the median seconds of a cell of each row."""
     rows = []
     for row in results["rows"]:
         seconds = [sum(v for k, v in c["seconds"].items() if not k.startswith("total")) for c in row["cells"]]
@@ -60,9 +61,9 @@ def main() -> None:
     if not (args.sweep / "results.json").is_file():
         raise SystemExit(f"{args.sweep}: no results.json: give the --out folder of mmcl-fast compare or ablate")
     results = json.loads((args.sweep / "results.json").read_text())
-    head = f"# {args.out.name}\n\n{machine(results)}.\n\n{costs(results)}\n\n"
+    head = f"# {args.out.name}\n\n{describe_machines(results)}.\n\n{describe_costs(results)}\n\n"
     args.out.with_suffix(".md").write_text(head + (args.sweep / "table.md").read_text())
-    args.out.with_suffix(".json").write_text(json.dumps(matrices(results), separators=(",", ":")) + "\n")
+    args.out.with_suffix(".json").write_text(json.dumps(accuracy_matrices(results), separators=(",", ":")) + "\n")
     print(f"written: {args.out}.md, {args.out}.json")
 
 

@@ -1,9 +1,11 @@
-"""COMM as a PyTorch user writes it: a DataLoader that decodes in every epoch, the frozen encoder run from the pixels
-at every step, once for the query as in L2P and once more under the prompts. No cache, torch's own operations.
+"""COMM as a PyTorch user writes it, with torch's own operations and no cache.
 
-The same model, prompts, steps, statistics and re-alignment as ``mmcl_fast.methods.comm.method``, so that accuracies compare.
-Where a choice was open, the cheaper one for this loop: queries and the embeddings under the old prompts are kept in
-memory by the sample's number while a task is learned; the trunk, of which no prompt depends, runs without gradient.
+A DataLoader decodes the files in every epoch. Each step runs the frozen encoder from the pixels: once for the query, as
+in L2P, and once more under the prompts.
+
+Model, prompts, steps, statistics and re-alignment are the ones of ``mmcl_fast.methods.comm.method``, so accuracies
+compare. Where a choice was open, this loop has the cheaper way. It keeps the queries and the embeddings under the old
+prompts in memory while a task is learned. The trunk, which does not depend on prompts, runs without gradient.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ READERS: dict[str, Callable[[Any, int], Callable[[Path], Any]]] = {
 
 
 class Media(Dataset):
-    """(decoded, label, number) of each sample."""
+    """A dataset whose items are (decoded sample, label, position of the sample)."""
 
     def __init__(self, samples: Sequence[Sample], labels: Sequence[int], spec: Spec, workers: int):
         self.samples, self.labels, self.spec = samples, labels, spec
@@ -56,16 +58,27 @@ class Media(Dataset):
 
 
 class PlainComm:
-    """The method's parts, to be called by a training loop: this file's, or another framework's.
+    """The method's parts, which a training loop calls: this file's, or another framework's.
 
     Args:
-        two_forward: False: the query is taken from the one forward that the step needs anyway.
+        encoder: the frozen encoder.
+        options: the method's options.
+        seed: fixes everything random.
+        workers: number of processes of each DataLoader.
+        two_forward: True: the query costs a forward of its own. False: it comes from the forward of the step.
+
+    Attributes:
+        comm: the method, whose parts (relevance, memory, re-alignment) are used; its learning is written out here.
+        bank: the prompts, prefixes alone.
+        texts: ``[C, D]``, embeddings of the class texts.
+        labels: (modality, class name) -> column of ``texts``.
+        prompt: the prompt that is being trained; empty between tasks.
     """
 
     def __init__(self, encoder: Encoder, options: CommOptions, *, seed: int, workers: int, two_forward: bool = True):
         self.encoder, self.options, self.two_forward, self.workers = encoder, options, two_forward, workers
-        self.comm = Comm(encoder, options, seed=seed)  # its parts; its learning is written out here
-        self.bank = PromptBank(encoder, options.prompt_length)  # prefixes alone
+        self.comm = Comm(encoder, options, seed=seed)
+        self.bank = PromptBank(encoder, options.prompt_length)
         self.texts = torch.empty(0, encoder.dim, device=encoder.device)
         self.named: list[str] = []
         self.labels: dict[tuple[str, str], int] = {}
@@ -74,11 +87,13 @@ class PlainComm:
     # ---- data -----------------------------------------------------------------------------------------------
 
     def media(self, task: Task, split: str) -> Media:
+        """Return the dataset of a task's split."""
         samples = task.split(split)
         ids = {name: self.labels[key] for name, key in zip(task.classes, task.class_ids)}
         return Media(samples, [ids[s.label] for s in samples], self.encoder.spec(task.modality), self.workers)
 
     def loader(self, data: Dataset, shuffle: bool = False, generator: torch.Generator | None = None) -> DataLoader:
+        """Return a loader of batches of (decoded samples, labels, positions)."""
         return DataLoader(
             data,
             self.options.batch_size,
@@ -99,7 +114,11 @@ class PlainComm:
     # ---- one forward or two ---------------------------------------------------------------------------------
 
     def forward(self, x: Tensor | list[str], modality: str, query: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embedding z ``[B, D]`` under the prompts, and the unit query, which costs a forward unless it is given."""
+        """Return the embeddings z ``[B, D]`` under the prompts, and the unit queries.
+
+        Args:
+            query: the unit queries; None: they are computed, which costs a forward with ``two_forward``.
+        """
         if query is None:
             tokens = self.encoder.trunk(x, modality)
             query = _unit(tokens.query)
@@ -115,20 +134,24 @@ class PlainComm:
         return self.encoder.head(tokens, self._prefix(modality, self.comm.relevance(query)), modality)
 
     def _prefix(self, modality: str, weight: Tensor) -> Tensor | None:
-        """sum_k c_k P_k over the modalities of the tower, small shares left out."""
+        """Return sum_k c_k P_k over the modalities k of the same tower, without small contributions c_k.
+
+        Args:
+            weight: ``[..., M]``, the relevance of each modality.
+        """
         names, encoder, prompts = self.comm.relevance.modalities, self.encoder, dict(self.bank.prompts)
         if self.prompt.numel():
             prompts[modality] = self.prompt
-        own = [m for m in names if m in prompts and encoder.tower(m) == encoder.tower(modality)]
-        if not own:
+        same = [m for m in names if m in prompts and encoder.tower(m) == encoder.tower(modality)]
+        if not same:
             return None
-        c = F.normalize(weight[..., [names.index(m) for m in own]], p=1, dim=-1)
-        c = F.normalize(c * (c >= min(self.options.least_share, 1 / len(own))), p=1, dim=-1)
-        return torch.einsum("...k,kjpld->...jpld", c, torch.stack([prompts[m] for m in own]))
+        c = F.normalize(weight[..., [names.index(m) for m in same]], p=1, dim=-1)
+        c = F.normalize(c * (c >= min(self.options.least_share, 1 / len(same))), p=1, dim=-1)
+        return torch.einsum("...k,kjpld->...jpld", c, torch.stack([prompts[m] for m in same]))
 
     @torch.no_grad()
     def _embed(self, batches: DataLoader, modality: str) -> Tensor:
-        """z of all samples of the task, under the prompts as they are."""
+        """Return z of all samples of the task, under the current prompts."""
         z = torch.empty(len(self.queries), self.encoder.dim, device=self.encoder.device)
         for x, number in self._each(batches):
             z[number] = self.forward(x, modality, self.queries[number])[0]
@@ -137,10 +160,10 @@ class PlainComm:
     # ---- a task ---------------------------------------------------------------------------------------------
 
     def begin(self, task: Task) -> None:
-        """Relevance, and the prompt to be trained."""
+        """Begin a task: learn the relevance, and make the prompt that is to be trained."""
         known = len(self.texts)
         self.labels |= {key: known + i for i, key in enumerate(task.class_ids)}
-        texts = [f"{text} ({task.modality})" if text in self.named else text for text in task.texts]  # as the learner
+        texts = [f"{text} ({task.modality})" if text in self.named else text for text in task.texts]
         self.named += texts
         self.texts = torch.cat([self.texts, self.encoder.text(texts).to(self.texts.device)])
         self.task, self.index = task, getattr(self, "index", -1) + 1
@@ -170,7 +193,13 @@ class PlainComm:
         ).clone()
 
     def loss(self, z: Tensor, labels: Tensor, number: Tensor) -> Tensor:
-        """Cross-entropy over the task's classes and the self-regularisation."""
+        """Return the cross-entropy over the task's classes plus the self-regularisation.
+
+        Args:
+            z: ``[B, D]``.
+            labels: ``[B]``, columns of ``texts``.
+            number: ``[B]``, positions of the samples in the task.
+        """
         logits = self.encoder.logit_scale * _unit(z) @ self.texts[self.target0 :].T
         value = F.cross_entropy(logits, labels - self.target0)
         if self.before is not None:
@@ -178,11 +207,12 @@ class PlainComm:
         return value
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+        """Return Adam over the prompt, and its schedule over ``steps`` steps."""
         adam = torch.optim.Adam([self.prompt.requires_grad_(True)], self.options.lr)
         return adam, schedule(adam, steps)
 
     def end(self) -> None:
-        """Aggregation, statistics and re-alignment."""
+        """End a task: aggregate the prompt, update the statistics and re-align."""
         o, comm, modality = self.options, self.comm, self.task.modality
         self.prompt = self.prompt.detach()
         with comm.phase("features"):
@@ -218,13 +248,13 @@ class PlainComm:
         u = torch.cat([z, self.queries], dim=1)
         if memory.labels(modality) and self.before is not None:
             before = torch.cat([_unit(self.before), self.queries], dim=1)
-            memory.shift(modality, (), u[:, :dim] - before[:, :dim], before, self.options.drift_width, dim)
+            memory.correct_drift(modality, (), u[:, :dim] - before[:, :dim], before, self.options.drift_width, dim)
         labels = torch.tensor(self.data.labels)
         memory.add(modality, range(self.target0, len(self.texts)), u, labels)
 
     @torch.no_grad()
     def scores(self, x: Tensor | list[str], modality: str) -> Tensor:
-        """``[B, C]`` over the classes so far, the modality not told."""
+        """Return scores ``[B, C]`` over the classes so far, modality agnostic."""
         z, query = self.forward(self._move(x), modality)
         u = torch.cat([_unit(z), query], dim=1)
         return self.comm.realigner(u, self.comm.relevance(query)) @ self.texts.T
@@ -235,7 +265,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def schedule(adam: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
-    """The warmed-up cosine of ``mmcl_fast.methods.shared.prompts.train_prefix``."""
+    """Return the warmed-up cosine schedule of ``mmcl_fast.methods.shared.prompts.train_prefix``."""
     warm = max(1, steps // 10)
     return torch.optim.lr_scheduler.LambdaLR(
         adam, lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + math.cos(math.pi * k / max(steps, 1)))
@@ -251,7 +281,11 @@ def run(
     workers: int = os.cpu_count() or 1,
     two_forward: bool = True,
 ) -> dict:
-    """Learns the stream and evaluates after every task: seconds and samples of each phase, R."""
+    """Learn a stream and evaluate after every task.
+
+    Returns:
+        "seconds" by phase, "total" seconds, "R", "last", samples "trained" and "evaluated", seconds of "later epochs".
+    """
     model = PlainComm(encoder, options, seed=seed, two_forward=two_forward, workers=workers)
     later: list[float] = []
     R: list[list[float | None]] = [[None] * len(stream)]

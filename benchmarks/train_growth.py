@@ -1,6 +1,6 @@
-"""How cost grows with tasks and classes: ``python -m benchmarks.train_growth SETTINGS``, JSON in, JSON out.
+"""Growth of cost with tasks and classes: ``python -m benchmarks.train_growth SETTINGS``, JSON in, JSON out.
 
-Synthetic trunk tokens and a small head, so that a hundred tasks take a minute: what is measured is the growth, not the
+Trunk tokens are synthetic and the head is small, so a hundred tasks take a minute. The result is the growth, not the
 size. The learner, its statistics, re-alignment, evaluation and checkpoints are the real ones.
 """
 
@@ -34,11 +34,15 @@ from mmcl_fast.streams import Sample, Task
 WIDTH, QUERY, TOKENS, PER_TASK = 64, 128, 8, 10  # D = d; Dq; tokens of a sample; classes of a task
 MODALITIES = ("image", "audio")
 OPTIONS = {"epochs": 1, "steps": 20, "sampled_features": 256}
-CLOCK = time.process_time  # of one thread: neighbours on a shared machine do not stretch it
+CLOCK = time.process_time  # processor time, which other work on a shared machine does not stretch
 
 
 class SmallHead(Encoder):
-    """Two prompted blocks with random weights behind a trunk that is never run; counts what its head embeds."""
+    """Two prompted blocks with random weights behind a trunk that is never run.
+
+    Attributes:
+        embedded: number of samples that the head has embedded.
+    """
 
     name, dim, query_dim, num_prompted_blocks, logit_scale = "small head", WIDTH, QUERY, 2, 20.0
     fingerprint = hashlib.sha256(b"small head").hexdigest()
@@ -59,7 +63,7 @@ class SmallHead(Encoder):
         return VisualSpec(modality=modality)
 
     def trunk(self, batch: Any, modality: str) -> Tokens:
-        raise NotImplementedError("tokens come from Synthetic")
+        raise NotImplementedError("tokens come from SyntheticCache")
 
     def head(self, tokens: Tokens, prefix: torch.Tensor | None, modality: str) -> torch.Tensor:
         self.embedded += len(tokens)
@@ -79,10 +83,10 @@ def _normal(name: str, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
 
 
-class Synthetic:
-    """In place of the trunk cache: a sample's tokens from its key, around those of its class.
+class SyntheticCache:
+    """Stands in for the feature cache: a sample's tokens come from its key and its class.
 
-    Test sets stay in memory as the trunk cache keeps them, training sets do not.
+    Test sets stay in memory as in the feature cache; training sets do not.
     """
 
     def __init__(self) -> None:
@@ -101,8 +105,8 @@ class Synthetic:
         return self.kept[name]
 
 
-def task(index: int, *, fresh: bool, train: int, test: int) -> Task:
-    """``PER_TASK`` classes: new ones, or those of the modality's first task again."""
+def make_task(index: int, *, fresh: bool, train: int, test: int) -> Task:
+    """Return a task of ``PER_TASK`` new classes; with ``fresh`` False, of the classes of its modality's first task."""
     modality = MODALITIES[index % len(MODALITIES)]
     first = PER_TASK * index if fresh else PER_TASK * (index % len(MODALITIES)) // len(MODALITIES)
     names = [f"class {first + i}" for i in range(PER_TASK if fresh else PER_TASK // len(MODALITIES))]
@@ -124,52 +128,57 @@ def task(index: int, *, fresh: bool, train: int, test: int) -> Task:
 
 
 @contextmanager
-def phases_of(learner: Learner) -> Iterator[dict[str, float]]:
-    """Processor seconds of the learner's phases, by name."""
+def count_phase_seconds(learner: Learner) -> Iterator[dict[str, float]]:
+    """Inside, count the processor seconds of the learner's phases, by name."""
     phase = learner.method.phase
     spent: dict[str, float] = {}
 
     @contextmanager
-    def watched(name: str, total: int | None = None) -> Iterator[Any]:
+    def timed(name: str, total: int | None = None) -> Iterator[Any]:
         begun = CLOCK()
-        with phase(name, total) as shown:
-            yield shown
+        with phase(name, total) as bar:
+            yield bar
         spent[name] = spent.get(name, 0.0) + CLOCK() - begun
 
-    with patch.object(learner.method, "phase", watched):
+    with patch.object(learner.method, "phase", timed):
         yield spent
 
 
-def resident() -> float:
-    """MB of this process that are no mapped file (libraries), after what is free went back to the system."""
+def resident_mb() -> float:
+    """Return the MB of this process without mapped files such as libraries, after free memory was given back."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return _status("RssAnon") / 1e6
 
 
 def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[dict]:
-    """A learner through ``max(tasks)`` tasks; what the last of the first ``tasks`` cost: the middle one of three.
+    """Learn ``max(tasks)`` tasks, and return the cost of a task at each number of tasks.
+
+    The cost is the middle one of the last three tasks up to that number.
 
     Args:
-        fresh: every task brings new classes; otherwise all share the same ``PER_TASK``.
-        train, test: samples of a class.
+        tasks: the numbers of tasks at which the cost is returned.
+        fresh: True: every task brings new classes; False: the tasks share ``PER_TASK`` classes.
+        train, test: number of samples of a class.
     """
     rows, spent = [], []
     encoder = SmallHead()
     learner = Learner(encoder, "comm", options=OPTIONS, device="cpu")
-    cache = Synthetic()
+    cache = SyntheticCache()
     learner.cache = cast(Any, cache)
     seen: list[Task] = []
     for index in range(max(tasks)):
-        now = task(index, fresh=fresh, train=train, test=test)
-        with phases_of(learner) as phases:
+        task = make_task(index, fresh=fresh, train=train, test=test)
+        with count_phase_seconds(learner) as phases:
             begun = CLOCK()
-            learner.learn(now)
-            whole = CLOCK() - begun
-        seen.append(replace(now, _samples=tuple(now.test)))  # so that a growing list of samples is not what is measured
-        spent.append({"learn": whole, "re-alignment": phases["re-alignment"], "statistics": phases["statistics"]})
-        spent[-1]["the rest"] = 2 * whole - sum(spent[-1].values())
-        if any(0 <= point - index - 1 < 4 for point in tasks):  # every row of R would cost more than all the learning
+            learner.learn(task)
+            total = CLOCK() - begun
+        seen.append(replace(task, _samples=tuple(task.test)))  # a growing list of samples would be measured too
+        spent.append({"learn": total, "re-alignment": phases["re-alignment"], "statistics": phases["statistics"]})
+        spent[-1]["the rest"] = 2 * total - sum(spent[-1].values())
+        if any(
+            0 <= point - index - 1 < 4 for point in tasks
+        ):  # evaluating after every task would cost more than all learning
             before = encoder.embedded
             begun = CLOCK()
             result = learner.evaluate(seen, setting="agnostic")
@@ -189,7 +198,7 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
     return rows
 
 
-def _sizes(learner: Learner, cache: Synthetic) -> dict[str, float]:
+def _sizes(learner: Learner, cache: SyntheticCache) -> dict[str, float]:
     tensors, _ = learner.contents()
     kept = sum(t.nbytes for k, t in tensors.items() if k.startswith("method/memory/class/"))
     with tempfile.TemporaryDirectory() as folder:
@@ -204,17 +213,17 @@ def _sizes(learner: Learner, cache: Synthetic) -> dict[str, float]:
         "statistics MB": kept / 1e6,
         "test tokens MB": sum(t.nbytes for t in cache.kept.values()) / 1e6,
         "checkpoint MB": disk / 1e6,
-        "resident MB": resident(),
+        "resident MB": resident_mb(),
     }
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    settings = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    size = {"train": asked["train"], "test": asked["test"]}
-    grow([max(asked["tasks"])], fresh=True, **size)  # fills caches that stay: oneDNN's kernels, one for each shape
-    start = resident()
-    rows = grow(asked["tasks"], fresh=True, **size) + grow(asked["tasks"], fresh=False, **size)
+    size = {"train": settings["train"], "test": settings["test"]}
+    grow([max(settings["tasks"])], fresh=True, **size)  # fills oneDNN's cache, which holds a kernel for each shape
+    start = resident_mb()
+    rows = grow(settings["tasks"], fresh=True, **size) + grow(settings["tasks"], fresh=False, **size)
     print(json.dumps({"rows": rows, "resident MB at the start": start}))
 
 

@@ -1,4 +1,4 @@
-"""One row of `bench train` in its own process: ``python -m benchmarks.train_rows SETTINGS``, JSON in, JSON out."""
+"""One row of `bench train` in a process of its own: ``python -m benchmarks.train_rows SETTINGS``, JSON in, JSON out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,9 +16,10 @@ import torch
 
 from benchmarks import plain_loop, train_avalanche
 from benchmarks.rivals import CannotRun
+from benchmarks.train_data import make_stream
 from mmcl_fast.encoders import Encoder, Tokens, load_encoder
 from mmcl_fast.errors import EncoderError
-from mmcl_fast.feature_cache.cache import TrunkCache
+from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.learning import Learner
 from mmcl_fast.learning.metrics import last
 from mmcl_fast.media import Spec, loader
@@ -31,10 +31,12 @@ PHASES = ("first pass", "relevance", "prompts", "features", "statistics", "re-al
 
 
 class SecondForward(Tokens):
-    """Tokens for whose query a whole forward of the frozen encoder runs whenever a batch of them is taken.
+    """Tokens that cost a second forward: taking a batch runs the frozen encoder once more, for the query.
 
     Args:
-        samples, spec: from the files, as in L2P; None: from the cached tokens, the head only.
+        inner: the tokens.
+        samples: their samples, for a forward from the files as in L2P; None: a forward of the head over the tokens.
+        spec, workers: how files are decoded.
     """
 
     def __init__(
@@ -72,15 +74,20 @@ class SecondForward(Tokens):
 
 
 class SecondForwardCache:
-    """A trunk cache that gives such tokens."""
+    """A feature cache whose tokens cost a second forward.
 
-    def __init__(self, cache: TrunkCache, files: bool):
-        self.cache, self.files = cache, files
+    Args:
+        cache: the cache that computes and keeps the tokens.
+        from_files: see ``SecondForward``: from the files, or over the tokens.
+    """
+
+    def __init__(self, cache: FeatureCache, from_files: bool):
+        self.cache, self.from_files = cache, from_files
 
     def tokens(self, encoder: Encoder, samples: Sequence[Sample], **options: Any) -> Tokens:
         inner, modality = self.cache.tokens(encoder, samples, **options), samples[0].modality
         return SecondForward(
-            inner, encoder, modality, samples if self.files else None, encoder.spec(modality), self.cache.workers
+            inner, encoder, modality, samples if self.from_files else None, encoder.spec(modality), self.cache.workers
         )
 
 
@@ -95,19 +102,24 @@ def ours(
     folder: Path,
     measure: bool = False,
 ) -> dict:
-    """``mmcl_fast.Learner``, its trunk cache empty at the start.
+    """Learn and evaluate with ``mmcl_fast.Learner``; its feature cache is empty at the start.
 
     Args:
-        cache: ``off``: nothing is kept; whatever is asked for is decoded and run through the trunk again.
-        query: of the trunk's output; or from a second forward, of the ``head`` over cached tokens or of ``files``.
-        measure: also time decoding and the trunk alone.
+        cache: ``on``; or ``off``: every request decodes the files and runs the trunk again.
+        query: ``trunk``: the query comes from the trunk's output. ``head`` adds a second forward of the head over
+            cached tokens, ``files`` a whole second forward from the files.
+        folder: of the cache.
+        measure: also time decoding alone and the trunk alone.
+
+    Returns:
+        "seconds" by phase, "total" seconds, "R", "last", samples "trained" and "evaluated", seconds of "later epochs".
     """
     workers = os.cpu_count() or 1
     learner = Learner(
         encoder, "comm", options=vars(options), seed=seed, device=str(encoder.device), cache_dir=folder, workers=workers
     )
     if cache == "off":
-        learner.cache = TrunkCache(None, budget_gb=0, memory=0, workers=workers)
+        learner.cache = FeatureCache(None, budget_gb=0, memory=0, workers=workers)
     elif query != "trunk":
         learner.cache = cast(Any, SecondForwardCache(learner.cache, query == "files"))
     seconds = dict.fromkeys(PHASES, 0.0)
@@ -142,7 +154,7 @@ def ours(
 
 
 def _alone(encoder: Encoder, stream: Stream, workers: int) -> dict[str, float]:
-    """Samples per second of decoding alone and of the trunk alone, over a task of each modality."""
+    """Return samples per second of decoding alone and of the trunk alone, over a task of each modality."""
     seconds, count = {"decode": 0.0, "trunk": 0.0}, 0
     for modality in stream.modalities:
         samples = next(t for t in stream.tasks if t.modality == modality).train
@@ -170,7 +182,7 @@ ROWS: dict[str, Callable[..., dict]] = {
     "ours": lambda *a, **k: ours(*a, **k, measure=True),
     "ours, second forward of the head for the query": lambda *a, **k: ours(*a, **k, query="head"),
     "ours, re-alignment through torch.compile": lambda encoder, stream, options, **k: ours(
-        encoder, stream, replace(options, compiled=True), **k
+        encoder, stream, options.model_copy(update={"compiled": True}), **k
     ),
     "ours, cache off": lambda *a, **k: ours(*a, **k, cache="off"),
     "ours, two-forward query from the files, as L2P": lambda *a, **k: ours(*a, **k, query="files"),
@@ -178,35 +190,33 @@ ROWS: dict[str, Callable[..., dict]] = {
     "plain PyTorch loop, two-forward query": lambda *a, folder, **k: plain_loop.run(*a, **k),
     "Avalanche's loop, two-forward query": lambda *a, folder, **k: train_avalanche.run(*a, **k),
 }
-MORE = (
+ON_REQUEST = (  # rows that run only where they are named
     "ours, second forward of the head for the query",
     "ours, re-alignment through torch.compile",
     "plain PyTorch loop, one forward",
-)  # run when asked for
+)
 
 
-def plain(row: str) -> bool:
-    """Whether a row runs on torch's own operations; on a CPU in float32."""
+def is_plain(row: str) -> bool:
+    """Return whether a row runs on torch's own operations; on a CPU in float32."""
     return not row.startswith("ours")
 
 
 def main() -> None:
-    asked = SimpleNamespace(**json.loads(sys.argv[1]))
-    from benchmarks.train import make_stream
-
-    if plain(asked.row):
+    settings = SimpleNamespace(**json.loads(sys.argv[1]))
+    if is_plain(settings.row):
         patch.object(attention, "load", lambda: (None, "torch's own attention is taken")).start()
     try:
-        full = plain(asked.row) and asked.device == "cpu"  # on a GPU a user would write autocast
-        encoder = load_encoder(asked.encoder, device=asked.device, precision="fp32" if full else "auto")
+        full = is_plain(settings.row) and settings.device == "cpu"  # on a GPU a user would write autocast
+        encoder = load_encoder(settings.encoder, device=settings.device, precision="fp32" if full else "auto")
         if encoder.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        out = ROWS[asked.row](
+        out = ROWS[settings.row](
             encoder,
-            make_stream(asked.data, asked.classes_per_task, asked.seed),
-            CommOptions(**asked.options),
-            seed=asked.seed,
-            folder=Path(asked.folder),
+            make_stream(settings.data, settings.classes_per_task, settings.seed),
+            CommOptions(**settings.options),
+            seed=settings.seed,
+            folder=Path(settings.folder),
         )
         if encoder.device.type == "cuda":
             out["peak device MB"] = torch.cuda.max_memory_allocated() / 1e6

@@ -1,7 +1,7 @@
-"""How training scales over the processes of ``train --devices``: the same stream, learned by 1, 2, 4, ... processes.
+"""Scaling of training over the processes of ``train --devices``: the same stream, learned by 1, 2, 4, ... processes.
 
-Each has an empty trunk cache and every process, also the one alone, as many threads: cores // N. Efficiency is
-t(1) / (n t(n)), phase by phase, times as the first process takes them, waiting for the others included.
+Each run starts with an empty feature cache. Every process has cores // N threads, also where it is alone. Efficiency is
+t(1) / (n t(n)) for each phase. The times are rank 0's, with its waiting for the others.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ COLUMNS = [
 ]
 
 
-def counts(most: int) -> list[int]:
-    """1, 2, 4, ... and ``most``."""
-    return sorted({*(1 << k for k in range(most.bit_length())), most})
+def process_counts(largest: int) -> list[int]:
+    """Return 1, 2, 4, ... and ``largest``."""
+    return sorted({*(1 << k for k in range(largest.bit_length())), largest})
 
 
 def measure(
-    encoder: str, asked: dict, most: int, command: tuple[str, ...] = (sys.executable, "-m", "mmcl_fast")
+    encoder: str, settings: dict, largest: int, command: tuple[str, ...] = (sys.executable, "-m", "mmcl_fast")
 ) -> list[dict]:
-    """One result for each number of processes: seconds by phase, samples and accuracy, or why there are none.
+    """Return one result for each number of processes: seconds by phase, samples and accuracy; or "why" it failed.
 
     Args:
-        asked: data, classes_per_task, options and device, as for the rows of the table.
+        encoder: name or folder of the encoder.
+        settings: data, classes_per_task, options and device, as for ``benchmarks.train_rows``.
+        largest: the largest number of processes.
+        command: starts the command line.
     """
-    threads = max(1, (os.cpu_count() or 1) // most)
+    threads = max(1, (os.cpu_count() or 1) // largest)
     results = []
-    for count in counts(most):
+    for count in process_counts(largest):
         result = {"encoder": encoder, "processes": count, "threads": threads}
         with tempfile.TemporaryDirectory() as folder:
-            out, settings = (
-                Path(folder) / "run",
-                [
-                    f"encoder.name={encoder}",
-                    f"train.device={asked['device']}",
-                    f"train.cache={folder}/cache",
-                    "train.evaluate_unseen=false",
-                ],
-            )
-            settings += [f"method.options.{key}={value}" for key, value in asked["options"].items()]
-            settings += [
+            out = Path(folder) / "run"
+            overrides = [
+                f"encoder.name={encoder}",
+                f"train.device={settings['device']}",
+                f"train.cache={folder}/cache",
+                "train.evaluate_unseen=false",
+                *(f"method.options.{key}={value}" for key, value in settings["options"].items()),
                 "train.seed=0",
-                f"stream.classes_per_task={asked['classes_per_task']}",
+                f"stream.classes_per_task={settings['classes_per_task']}",
                 'stream.order="random"',
             ]
-            settings += ["stream.source=folder", f"stream.path={asked['data']}"] if asked["data"] != "demo" else []
+            if settings["data"] != "demo":
+                overrides += ["stream.source=folder", f"stream.path={settings['data']}"]
             done = subprocess.run(
                 [
                     *command,
@@ -72,7 +72,7 @@ def measure(
                     str(count),
                     "--quiet",
                     "--json",
-                    *(word for text in settings for word in ("--set", text)),
+                    *(word for text in overrides for word in ("--set", text)),
                 ],
                 capture_output=True,
                 text=True,
@@ -93,13 +93,14 @@ def measure(
     return results
 
 
-def lines(results: list[dict]) -> list[list[str]]:
-    table, alone = [], results[0].get("seconds")
+def table(results: list[dict]) -> list[list[str]]:
+    """Return a row of cells for each result, columns as in ``COLUMNS``."""
+    rows, alone = [], results[0].get("seconds")
     for result in results:
         row = [str(result["processes"]), str(result["threads"])]
         for name in PHASES.values():
             seconds = result.get("seconds", {}).get(name)
             row.append("" if seconds is None else f"{seconds:.2f}")
             row.append("" if seconds is None or not alone else f"{alone[name] / seconds / result['processes']:.2f}")
-        table.append([*row, f"{result['last']:.1f}" if "last" in result else f"({result['why']})"])
-    return table
+        rows.append([*row, f"{result['last']:.1f}" if "last" in result else f"({result['why']})"])
+    return rows

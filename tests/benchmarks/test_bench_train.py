@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import subprocess
@@ -8,7 +7,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import plain_loop, suite, train, train_checkpoints, train_data, train_growth, train_rows, train_scale
+from benchmarks import (
+    plain_loop,
+    suite,
+    train,
+    train_checkpoints,
+    train_data,
+    train_growth,
+    train_rows,
+    train_scale,
+    train_tables,
+)
 from benchmarks.rivals import CannotRun
 from mmcl_fast import bench, cli
 from mmcl_fast.learning import Learner
@@ -16,7 +25,9 @@ from mmcl_fast.media import sniff
 from mmcl_fast.methods.comm.method import CommOptions
 from tests.toy import ToyEncoder
 
-OPTIONS = CommOptions(token_scale_shift=False, channel_dropout=0.0, class_targets="texts", epochs=2, steps=10, sampled_features=64)
+OPTIONS = CommOptions(
+    token_scale_shift=False, channel_dropout=0.0, class_targets="texts", epochs=2, steps=10, sampled_features=64
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +36,7 @@ def media(tmp_path_factory):
 
 
 def stream(media):
-    return train.make_stream(str(media), 2, 0)
+    return train_data.make_stream(str(media), 2, 0)
 
 
 def test_the_media_are_what_they_are_called(media):
@@ -86,7 +97,7 @@ def test_every_row(row, media, tmp_path):
     encoder, tasks = Counted(), stream(media)
     try:
         out = train_rows.ROWS[row](
-            encoder, tasks, OPTIONS, seed=0, folder=tmp_path, **({"workers": 0} if train_rows.plain(row) else {})
+            encoder, tasks, OPTIONS, seed=0, folder=tmp_path, **({"workers": 0} if train_rows.is_plain(row) else {})
         )
     except CannotRun as error:
         assert "avalanche" in str(error) and "Avalanche" in row
@@ -117,7 +128,7 @@ def test_growth():
         assert min(row["re-alignment"], row["statistics"], row["the rest"]) > 0 and row["resident MB"] > 0
         assert row["bytes per class"] == (OPTIONS.class_rank + 2) * 4 * (train_growth.WIDTH + train_growth.QUERY)
     assert rows[1]["checkpoint MB"] > rows[3]["checkpoint MB"]
-    assert len(train.growth_lines(rows)[0]) == len(train.GROWTH)
+    assert len(train_tables.growth_table(rows)[0]) == len(train_tables.GROWTH_COLUMNS)
 
 
 def run_of(total, later, **more):
@@ -140,18 +151,18 @@ def test_tables():
         {"encoder": "e", "row": "else", "runs": [{"why": "not here"}]},
     ]
     results[0]["runs"][1]["alone"] = {"decode": 9, "trunk": 8}
-    lines = train.lines(results, epochs=3)
+    lines = train_tables.result_table(results, epochs=3)
     assert lines[1] == ["e", "plain", "80.0 (80.0 to 80.0)", "65.0 (30.0 to 100.0)", "4.00", "4 (3 to 5)", "5.00", "5"]
-    assert lines[2][2] == "(not here)" and {len(line) for line in lines} == {len(train.COLUMNS)}
-    columns, table = train.phases(results, epochs=3)
+    assert lines[2][2] == "(not here)" and {len(line) for line in lines} == {len(train_tables.COLUMNS)}
+    columns, table = train_tables.PHASE_COLUMNS, train_tables.phase_table(results, epochs=3)
     ours = dict(zip(columns, table[0]))
     assert ours["decode alone"] == "8" and ours["prompts, all epochs"] == "15" and ours["evaluation"] == "2"
     assert len(table) == 2 and table[1][2] == ""
 
 
 def test_rows_are_picked_by_name():
-    assert train.pick("ours") == ["ours"] and len(train.pick("")) == 5
-    assert train.pick("plain;cache off") == ["ours, cache off", *[r for r in train_rows.ROWS if "plain" in r]]
+    assert train.choose_rows("ours") == ["ours"] and len(train.choose_rows("")) == 5
+    assert train.choose_rows("plain;cache off") == ["ours, cache off", *[r for r in train_rows.ROWS if "plain" in r]]
 
 
 def test_memory_counts_children():
@@ -159,12 +170,12 @@ def test_memory_counts_children():
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as process:
         most = 0
         for _ in range(400):
-            most = max(most, train.memory(process.pid))
+            most = max(most, train.process_memory(process.pid))
             if most > 1 << 26:
                 break
             train.time.sleep(0.05)
         process.communicate(b"\n")
-    assert most > 1 << 26 and train.memory(process.pid) == 0
+    assert most > 1 << 26 and train.process_memory(process.pid) == 0
 
 
 def test_the_command_writes_its_results(tmp_path, monkeypatch, capsys):
@@ -172,7 +183,7 @@ def test_the_command_writes_its_results(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "HERE", tmp_path)
     monkeypatch.setattr(
         train,
-        "watched",
+        "run_and_watch",
         lambda module, asked, environment: (
             {"rows": train_growth.grow([1], fresh=True, train=2, test=1)}
             if "growth" in module
@@ -195,10 +206,10 @@ def test_a_row_in_its_own_process(media, tmp_path):
         "data": str(media),
         "seed": 0,
         "classes_per_task": 1,
-        "options": dataclasses.asdict(OPTIONS),
+        "options": OPTIONS.model_dump(),
         "folder": str(tmp_path),
     }
-    out = train.watched("benchmarks.train_rows", asked, {"PYTHONPATH": os.getcwd()})
+    out = train.run_and_watch("benchmarks.train_rows", asked, {"PYTHONPATH": os.getcwd()})
     assert str(tmp_path / "none") in out["why"] and out["peak MB"] > 10
 
 
@@ -246,7 +257,7 @@ def test_checkpoints_inside_a_task_are_taken_in_every_second_run(media, tmp_path
         },
         {"encoder": "e", "why": "no"},
     ]
-    cells = train_checkpoints.lines(rows)
+    cells = train_checkpoints.table(rows)
     assert cells[0] == ["e", "9", "4", "5.00", "2.00", "2.00", "10.0 % (0.0 to 50.0)", "1.0"] and cells[1][1] == "(no)"
     assert {len(row) for row in cells} == {len(train_checkpoints.COLUMNS)}
 
@@ -260,8 +271,8 @@ def test_scaling(media):
     }
     result = train_scale.measure("toy", asked, 1, (sys.executable, "-m", "tests.runs.ranks"))[0]
     assert result["trained"] == 24 and result["seconds"].keys() == set(train_scale.PHASES.values())
-    assert train_scale.counts(6) == [1, 2, 4, 6]
+    assert train_scale.process_counts(6) == [1, 2, 4, 6]
     two = {**result, "processes": 2, "seconds": {k: v / 1.6 for k, v in result["seconds"].items()}}
-    lines = train_scale.lines([result, two, {"processes": 4, "threads": 1, "why": "exit code 2: no"}])
+    lines = train_scale.table([result, two, {"processes": 4, "threads": 1, "why": "exit code 2: no"}])
     assert lines[0][3] == "1.00" and lines[1][3] == "0.80" and lines[2][-1] == "(exit code 2: no)"
     assert {len(line) for line in lines} == {len(train_scale.COLUMNS)}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mmcl_fast import runs
 from mmcl_fast.config import load_config
 from mmcl_fast.learning import learner
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.make_stream import make_stream
 from tests.toy import ToyEncoder, write_folder
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "published.py"
@@ -30,16 +31,16 @@ def test_told_the_task_only_its_classes_compete(script, tmp_path, monkeypatch):
         '[method]\nname = "zero_shot"\n[train]\ndevice = "cpu"\ncache = "cache"\n'
     )
     config = load_config(tmp_path / "mine.toml")
-    run.train(config, tmp_path / "run")
+    runs.learn_stream(config, tmp_path / "run")
     known = learner.Learner.load(tmp_path / "run")
     shares = []
-    for task in run.make_stream(config):
+    for task in make_stream(config):
         found = known.predict([s.path or s.text for s in task.test], modality=task.modality, top_k=8)
         own = {name for _, name in task.class_ids}
         best = [next(name for m, name in p.labels if m == task.modality and name in own) for p in found]
         names = dict(zip(task.classes, (name for _, name in task.class_ids)))
         shares.append(sum(b == names[s.label] for b, s in zip(best, task.test)) / len(best))
-    told = script["with_task_told"](tmp_path / "run")
+    told = script["accuracy_with_task_given"](tmp_path / "run")
     last = json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]["given"]["metrics"]["last"]
     assert told == pytest.approx(100 * sum(shares) / len(shares)) and told > last
 
