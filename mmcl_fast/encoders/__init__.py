@@ -18,15 +18,15 @@ __all__ = ["Encoder", "Tokens", "load_encoder", "register"]
 
 
 def register(name: str, make: Callable[..., Encoder]) -> None:
-    """Make an encoder of one's own known by ``name``, for this process.
+    """Register an encoder of your own under ``name``, for this process.
 
     Args:
-        name: what configs and run folders call it; no slash in it, so that it is neither a hub name nor a folder.
-        make: called as ``make(name, device=...)``; an ``Encoder``'s class, or a function that gives one. Trunk tokens
-            are kept under its ``fingerprint``, and a run is refused where that has changed.
+        name: the name in configs and run folders. Without a slash, so that it is neither a hub name nor a folder.
+        make: an ``Encoder`` class or a function, called as ``make(name, device=...)``. The encoder's ``fingerprint``
+            is part of the feature cache's key. A run that was learned with another fingerprint is refused.
 
     Raises:
-        ConfigError: a name that can't be one or is taken.
+        ConfigError: the name has other signs, or it is ``embedded``.
     """
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or name == "embedded":
         raise ConfigError(f"encoder {name!r}: give another name, of letters, digits, _, - and .")
@@ -36,32 +36,32 @@ def register(name: str, make: Callable[..., Encoder]) -> None:
 def load_encoder(
     name: str, *, device: torch.device | str = "cpu", prompt_blocks: int | str | None = None, precision: str = "auto"
 ) -> Encoder:
-    """``embedded``, one that was registered, or a CLIP or SigLIP by hub name or local folder.
+    """Load ``embedded``, a registered encoder, or a CLIP or SigLIP by hub name or local folder.
 
     Args:
         name: ``"embedded"``, a registered name, a hub name such as ``"openai/clip-vit-base-patch32"``, or a folder.
-        device: where the frozen weights live.
-        prompt_blocks: number of last blocks that take prompts (``"all"``: every block; None: the encoder's default).
-            The embedded head always prompts its own two blocks.
-        precision: of the head's matrix products: fp32, bf16, or auto: bf16 where the hardware multiplies it.
+        device: the device of the frozen weights.
+        prompt_blocks: number of last blocks that take prompts; ``"all"``: every block; None: the encoder's default.
+            Only for CLIP and SigLIP: the head of ``embedded`` has two blocks, and both take prompts.
+        precision: of the head's matrix products: ``fp32``, ``bf16`` or ``auto``; see ``head_dtype``.
 
     Raises:
         EncoderError: one line that says what is missing.
     """
     options: dict[str, Any] = {}
-    kind: Callable[..., Encoder]
+    make: Callable[..., Encoder]
     if name in ENCODERS:
-        kind = ENCODERS[name]
+        make = ENCODERS[name]
     elif name == "embedded":
         from mmcl_fast.encoders.embedded import EmbeddedEncoder
 
-        kind = EmbeddedEncoder
+        make = EmbeddedEncoder
     else:
         from mmcl_fast.encoders.clip import ClipEncoder
 
-        kind = ClipEncoder
+        make = ClipEncoder
         if prompt_blocks is not None:
             options["prompt_blocks"] = prompt_blocks
-    encoder = kind(name, device=device, **options)
+    encoder = make(name, device=device, **options)
     encoder.set_precision(head_dtype(precision, encoder.device))
     return encoder

@@ -1,8 +1,7 @@
 """Any CLIP or SigLIP through transformers, by hub name or from a local folder, cut into trunk and head.
 
-Images, frames of video, log-mel spectrograms and depth maps go through the vision tower, text samples
-through the text tower, cut likewise. z of an empty prefix equals get_image_features and get_text_features
-of transformers.
+Images, frames of video, log-mel spectrograms and depth maps go through the vision tower. Text samples go through the
+text tower. Both towers are cut. Without a prefix, z equals get_image_features and get_text_features of transformers.
 """
 
 from __future__ import annotations
@@ -31,24 +30,22 @@ from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
 KINDS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-PICTURES = ("preprocessor_config.json", "processor_config.json")
-BILINEAR = 2  # Pillow's number; whatever else a model names is taken as bicubic
-TEXTS_AT_ONCE = 64
+IMAGE_SETTINGS = ("preprocessor_config.json", "processor_config.json")
+BILINEAR = 2  # Pillow's number; any other filter is taken as bicubic
+TEXT_BATCH = 64
 
 
 class ClipEncoder(Encoder):
     """A frozen CLIP or SigLIP (SigLIP 2 at fixed resolution too).
 
-    Towers may differ in depth (ViT-L has 24 layers beside 12 of its text tower): a tower with fewer than J
-    layers takes the last slices of a prefix. SigLIP's logit bias is left out: the loss is a softmax, which a
-    constant doesn't change.
+    Towers may differ in depth: ViT-L has 24 vision layers and 12 text layers. A tower with fewer than J layers takes
+    the last slices of a prefix. SigLIP's logit bias is left out, because a constant does not change a softmax.
 
     Args:
-        name_or_folder: a hub name such as ``"openai/clip-vit-base-patch32"``, or a folder in Hugging Face
-            format.
-        prompt_blocks: J, how many of the last layers take prompts and belong to the head; ``"all"``: every
-            layer, so that the trunk is the patch embedding alone.
-        device, dtype: of the frozen weights. z and queries are float32 whatever the dtype.
+        name_or_folder: a hub name such as ``"openai/clip-vit-base-patch32"``, or a folder in Hugging Face format.
+        prompt_blocks: J, the number of last layers that take prompts and belong to the head. ``"all"``: every layer,
+            so that the trunk is the patch embedding alone.
+        device, dtype: of the frozen weights. z and queries are always float32.
         frames: F of a video.
 
     Raises:
@@ -65,9 +62,9 @@ class ClipEncoder(Encoder):
         frames: int = 8,
     ):
         self.name, self.dtype, self.frames = str(name_or_folder), dtype, frames
-        self._model, tokenizer, self._pictures = load(self.name, dtype)
+        self._model, tokenizer, self._image_settings = load(self.name, dtype)
         depth = {t: len(getattr(self._model, f"{t}_model").encoder.layers) for t in ("vision", "text")}
-        self.num_prompted_blocks = self._count(prompt_blocks, max(depth.values()))
+        self.num_prompted_blocks = self._resolve_blocks(prompt_blocks, max(depth.values()))
         self._vision = VisionTower(self._model, min(self.num_prompted_blocks, depth["vision"]))
         self._text = TextTower(self._model, tokenizer, min(self.num_prompted_blocks, depth["text"]))
         self._towers: dict[str, VisionTower | TextTower] = {"vision": self._vision, "text": self._text}
@@ -86,28 +83,29 @@ class ClipEncoder(Encoder):
         return self._towers[self.tower(modality)].width
 
     def spec(self, modality: str) -> Spec:
-        """Statistics, crop and resampling as in the model's picture settings; the vision tower's size.
+        """Return statistics, crop and resampling from the model's image settings, and the vision tower's size.
 
-        A spectrogram is squashed, whatever pictures are: a crop would cut its start and end.
+        A spectrogram is always squashed: a crop would cut its start and end.
         """
         if self.tower(modality) == "text":
             return TextSpec()
-        pictures, plain = self._pictures, self._pictures.get("do_normalize", True) is False
-        size = pictures.get("size")
-        crop = pictures.get("do_center_crop", False) or (isinstance(size, dict) and "shortest_edge" in size)
+        settings = self._image_settings
+        unnormalised = settings.get("do_normalize", True) is False
+        size = settings.get("size")
+        crop = settings.get("do_center_crop", False) or (isinstance(size, dict) and "shortest_edge" in size)
         return VisualSpec(
             modality=modality,
             size=self._vision.size,
             frames=self.frames if modality == "video" else 1,
             resize="crop" if crop and modality != "audio" else "squash",
-            interpolation="bilinear" if pictures.get("resample") == BILINEAR else "bicubic",
-            mean=(0, 0, 0) if plain else pictures["image_mean"],
-            std=(1, 1, 1) if plain else pictures["image_std"],
+            interpolation="bilinear" if settings.get("resample") == BILINEAR else "bicubic",
+            mean=(0, 0, 0) if unnormalised else settings["image_mean"],
+            std=(1, 1, 1) if unnormalised else settings["image_std"],
         )
 
     @torch.no_grad()
     def trunk(self, batch: Tensor | list[str], modality: str) -> Tokens:
-        """Query: the raw mean of the patch tokens (vision) or real tokens (text), in its tower's slots."""
+        """See ``Encoder.trunk``. The query is the mean of the patch tokens (vision) or of the real tokens (text)."""
         if self.tower(modality) == "text":
             return self.trunk_of_ids(*self._text.encode(cast(list[str], batch)))
         batch, size = cast(Tensor, batch), self._vision.size
@@ -121,8 +119,8 @@ class ClipEncoder(Encoder):
 
     @torch.no_grad()
     def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
-        tokens, query, kept = self._text.trunk(ids, mask)
-        return Tokens(tokens, F.pad(query, (self._vision.width, 0)), kept)
+        tokens, query, mask_of_tokens = self._text.trunk(ids, mask)
+        return Tokens(tokens, F.pad(query, (self._vision.width, 0)), mask_of_tokens)
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         return self._text.encode(texts)
@@ -146,8 +144,8 @@ class ClipEncoder(Encoder):
     @torch.no_grad()
     def text(self, texts: list[str]) -> Tensor:
         rows = [
-            self.head(self.trunk(texts[i : i + TEXTS_AT_ONCE], "text"), None, "text")
-            for i in range(0, len(texts), TEXTS_AT_ONCE)
+            self.head(self.trunk(texts[i : i + TEXT_BATCH], "text"), None, "text")
+            for i in range(0, len(texts), TEXT_BATCH)
         ]
         return F.normalize(torch.cat(rows), dim=1) if rows else torch.empty(0, self.dim, device=self.device)
 
@@ -168,16 +166,18 @@ class ClipEncoder(Encoder):
         for tower in self._towers.values():
             set_dtype(tower.upper, dtype)
 
-    def _count(self, prompt_blocks: int | str, most: int) -> int:
+    def _resolve_blocks(self, prompt_blocks: int | str, depth: int) -> int:
+        """Return the number of prompted layers of at most ``depth``. Raises EncoderError."""
         if prompt_blocks == "all":
-            return most
-        if not isinstance(prompt_blocks, int) or not 1 <= prompt_blocks <= most:
+            return depth
+        if not isinstance(prompt_blocks, int) or not 1 <= prompt_blocks <= depth:
             raise EncoderError(
-                f'prompt_blocks = {prompt_blocks!r}: {self.name} has {most} layers, give 1 to {most} or "all"'
+                f'prompt_blocks = {prompt_blocks!r}: {self.name} has {depth} layers, give 1 to {depth} or "all"'
             )
         return prompt_blocks
 
     def _hash(self, tokenizer: Any) -> str:
+        """Return the fingerprint. Runs on disk hold it: a change of these lines makes them refuse their encoder."""
         kind = self._model.config.model_type
         cut = [type(self).__name__, kind, self.num_prompted_blocks, GRID, TEMPORAL, str(self.dtype)]
         specs = [self.spec(modality).to_dict() for modality in BUILT_IN]
@@ -189,7 +189,7 @@ class ClipEncoder(Encoder):
 
 
 def load(name: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
-    """The frozen model, its tokenizer and its picture settings. Raises EncoderError."""
+    """Load the frozen model, its tokenizer and its image settings. Raises EncoderError."""
     try:
         folder = Path(name).expanduser()
     except RuntimeError as fault:  # ~ where no home folder is known, or ~nobody
@@ -197,11 +197,11 @@ def load(name: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
     local = folder.is_dir()
     if local:
         name = str(folder)
-        _need(folder, ("config.json",), "config.json")
+        _require_file(folder, ("config.json",), "config.json")
     elif folder.exists() or folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise EncoderError(f"{name}: no such folder: give a folder with a CLIP or SigLIP, or a hub name")
     config_class = _from_transformers("PreTrainedConfig")
-    with _quiet(), _faults(name, local, "config.json"):
+    with _quiet(), _one_line_errors(name, local, "config.json"):
         kind = config_class.get_config_dict(name)[0].get("model_type")
     if kind not in KINDS:
         advice = (
@@ -212,16 +212,16 @@ def load(name: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
         )
         raise EncoderError(f"{name}: model_type is {kind!r}, not 'clip' or 'siglip': {advice}")
     if local:
-        _need(folder, WEIGHTS, "weights (model.safetensors)")
-        _need(folder, TOKENIZERS, "tokenizer (tokenizer.json)")
-        _need(folder, PICTURES, "picture settings (preprocessor_config.json)")
+        _require_file(folder, WEIGHTS, "weights (model.safetensors)")
+        _require_file(folder, TOKENIZERS, "tokenizer (tokenizer.json)")
+        _require_file(folder, IMAGE_SETTINGS, "image settings (preprocessor_config.json)")
     model_class, tokenizer_class = _from_transformers(KINDS[kind]), _from_transformers("AutoTokenizer")
-    with _quiet(), _faults(name, local, "picture settings"):
-        pictures = _pictures(name)
-    with _quiet(), _faults(name, local, "tokenizer"):
+    with _quiet(), _one_line_errors(name, local, "image settings"):
+        image_settings = _read_image_settings(name)
+    with _quiet(), _one_line_errors(name, local, "tokenizer"):
         _check_sentencepiece(name)
         tokenizer = tokenizer_class.from_pretrained(name)
-    with _quiet(), _faults(name, local, "weights"):
+    with _quiet(), _one_line_errors(name, local, "weights"):
         model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
@@ -231,13 +231,13 @@ def load(name: str, dtype: torch.dtype) -> tuple[Any, Any, dict[str, Any]]:
         )
     if kind == "siglip" and not hasattr(model.vision_model, "head"):
         raise EncoderError(
-            f"{name}: its vision tower has no pooling head (vision_use_head is false): "
-            "give a SigLIP that embeds pictures"
+            f"{name}: its vision tower has no pooling head (vision_use_head is false): give a SigLIP that embeds images"
         )
-    return model.requires_grad_(False).eval(), tokenizer, pictures
+    return model.requires_grad_(False).eval(), tokenizer, image_settings
 
 
-def _need(folder: Path, names: tuple[str, ...], what: str) -> None:
+def _require_file(folder: Path, names: tuple[str, ...], what: str) -> None:
+    """Raise EncoderError unless the folder has one of the files."""
     if not any((folder / name).is_file() for name in names):
         raise EncoderError(
             f"{folder}: no {what} in this folder: give a folder that save_pretrained wrote or that was downloaded whole"
@@ -245,12 +245,13 @@ def _need(folder: Path, names: tuple[str, ...], what: str) -> None:
 
 
 def _from_transformers(name: str) -> Any:
-    """A public class of transformers, imported here and nowhere earlier."""
+    """Import a public class of transformers; only here, because the import takes seconds."""
     if importlib.util.find_spec("transformers") is None:
         raise EncoderError("a CLIP or SigLIP encoder needs transformers: pip install 'mmcl-fast[clip]'")
     try:
         return getattr(importlib.import_module("transformers"), name)
     except (ImportError, RuntimeError, OSError, AttributeError) as fault:
+        # transformers imports both, and one that is built for another torch makes its own import fail.
         broken = [package for package in ("torchvision", "torchaudio") if _is_broken(package)]
         if broken:
             raise EncoderError(
@@ -263,6 +264,7 @@ def _from_transformers(name: str) -> Any:
 
 
 def _is_broken(package: str) -> bool:
+    """Return whether a package is installed and cannot be imported."""
     if importlib.util.find_spec(package) is None:
         return False
     try:
@@ -272,19 +274,23 @@ def _is_broken(package: str) -> bool:
     return False
 
 
-def _pictures(name: str) -> dict[str, Any]:
+def _read_image_settings(name: str) -> dict[str, Any]:
+    """Read preprocessor_config.json and check its statistics."""
     mixin = importlib.import_module("transformers.image_processing_base").ImageProcessingMixin
-    pictures = mixin.get_image_processor_dict(name)[0]
+    settings = mixin.get_image_processor_dict(name)[0]
     for key in ("image_mean", "image_std"):
-        value = pictures.get(key)
+        value = settings.get(key)
         three = isinstance(value, list) and len(value) == 3
-        if not three and pictures.get("do_normalize", True) is not False:
+        if not three and settings.get("do_normalize", True) is not False:
             raise EncoderError(f"{name}: preprocessor_config.json has {key} = {value!r}: three numbers are needed")
-    return pictures
+    return settings
 
 
 def _check_sentencepiece(name: str) -> None:
-    """Without them transformers may read a tokenizer.json that lacks SigLIP's canonical form of texts."""
+    """Raise EncoderError where SigLIP's tokenizer lacks its packages.
+
+    transformers then reads a tokenizer.json that may lack SigLIP's canonical form of texts.
+    """
     auto = importlib.import_module("transformers.models.auto.tokenization_auto")
     kind = auto.get_tokenizer_config(name).get("tokenizer_class") or ""
     if kind.removesuffix("Fast") == "SiglipTokenizer":
@@ -294,8 +300,8 @@ def _check_sentencepiece(name: str) -> None:
 
 
 @contextmanager
-def _faults(name: str, local: bool, what: str) -> Iterator[None]:
-    """Whatever transformers raises about a folder or the hub becomes one line."""
+def _one_line_errors(name: str, local: bool, what: str) -> Iterator[None]:
+    """Turn any error of transformers about a folder or the hub into an EncoderError of one line."""
     try:
         yield
     except EncoderError:
@@ -316,7 +322,7 @@ def _first_line(fault: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars or notes of transformers and its hub client while a model loads."""
+    """Silence the progress bars and notes of transformers and its hub client while a model loads."""
     log, hub = importlib.import_module("transformers.utils.logging"), logging.getLogger("huggingface_hub")
     level, hub_level, bar = log.get_verbosity(), hub.level, log.is_progress_bar_enabled()
     log.set_verbosity_error()

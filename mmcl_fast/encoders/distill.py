@@ -1,9 +1,8 @@
-"""The recipe of the embedded head: distilled once, without labels, from ConSE targets.
+"""Train the head of the embedded encoder: distillation without labels from ConSE targets.
 
-Teacher (ConSE, Norouzi et al. 2013, arXiv 1312.5650): the top-10 ImageNet class probabilities p of
-EfficientNet-Lite0, and t = normalize(sum_k p_k v_k) with v_k MiniLM's vector of the k-th class name.
-Student: the head's z. Loss = (1 - cos(z, t)) + KL(p || softmax(s cos(z, v))). Few epochs: later ones learn the
-teacher's noise.
+Teacher (ConSE, Norouzi et al. 2013, arXiv 1312.5650): the top-10 ImageNet class probabilities p of EfficientNet-Lite0,
+and t = normalize(sum_k p_k v_k), where v_k is MiniLM's vector of the k-th class name. Student: the head's z.
+Loss = (1 - cos(z, t)) + KL(p || softmax(s cos(z, v))). Few epochs are enough: later ones learn the teacher's noise.
 
     python -m mmcl_fast.encoders.distill train --cifar DIR --names FILE --out head.safetensors
     python -m mmcl_fast.encoders.distill evaluate --cifar DIR
@@ -30,7 +29,7 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 def imagenet_names(source: Path) -> list[str]:
-    """The 1000 class names from the literal ``categories_imagenet`` of a Python file, read without running it."""
+    """Read the 1000 class names from the literal ``categories_imagenet`` of a Python file, without running the file."""
     for node in ast.walk(ast.parse(source.read_text())):
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "categories_imagenet":
             names = ast.literal_eval(node.value)
@@ -41,22 +40,22 @@ def imagenet_names(source: Path) -> list[str]:
 
 
 def cifar(folder: Path, split: str, count: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """uint8 pictures ``[N, 3, 32, 32]`` and labels ``[N]``, drawn from a split in random order."""
+    """Read uint8 images ``[N, 3, 32, 32]`` and labels ``[N]`` of a split, in random order."""
     from PIL import Image
 
     files = sorted(folder.glob("data_batch_*.png")) if split == "train" else [folder / "test_batch.png"]
-    pictures = np.concatenate([np.asarray(Image.open(f).convert("RGB")).reshape(-1, 32, 32, 3) for f in files])
+    images = np.concatenate([np.asarray(Image.open(f).convert("RGB")).reshape(-1, 32, 32, 3) for f in files])
     labels = np.array(json.loads((folder / f"{split}_lables.json").read_text()))
-    order = np.random.default_rng(seed).permutation(len(pictures))[:count]
-    return torch.from_numpy(pictures[order]).permute(0, 3, 1, 2), torch.from_numpy(labels[order])
+    order = np.random.default_rng(seed).permutation(len(images))[:count]
+    return torch.from_numpy(images[order]).permute(0, 3, 1, 2), torch.from_numpy(labels[order])
 
 
 @torch.no_grad()
-def features(encoder: EmbeddedEncoder, pictures: Tensor, size: int, batch: int = 64) -> tuple[Tensor, Tensor]:
-    """Trunk tokens (bf16) and pooled features of small pictures enlarged to ``size``."""
+def features(encoder: EmbeddedEncoder, images: Tensor, size: int, batch: int = 64) -> tuple[Tensor, Tensor]:
+    """Return trunk tokens (bf16) and pooled features of small images, enlarged to ``size``."""
     tokens, queries = [], []
-    for i in range(0, len(pictures), batch):
-        x = F.interpolate(pictures[i : i + batch].float() / 127.5 - 1, size=(size, size), mode="bicubic")
+    for i in range(0, len(images), batch):
+        x = F.interpolate(images[i : i + batch].float() / 127.5 - 1, size=(size, size), mode="bicubic")
         out = encoder.trunk(x.clamp(-1, 1).unsqueeze(1).to(encoder.device), "image")
         tokens.append(out.tokens.bfloat16().cpu())
         queries.append(out.query[:, :1280].cpu())
@@ -64,18 +63,19 @@ def features(encoder: EmbeddedEncoder, pictures: Tensor, size: int, batch: int =
 
 
 def train(args: argparse.Namespace) -> None:
+    """Train a head on CIFAR-10's images and write it to ``--out``."""
     torch.manual_seed(args.seed)
     encoder = EmbeddedEncoder(head=None)
     names = encoder.text(imagenet_names(args.names))
-    pictures, _ = cifar(args.cifar, "train", args.images, args.seed)
-    groups = []  # two grids of tokens, so that the head learns to read any
-    for size, part in ((args.size, torch.cat([pictures, pictures.flip(3)])), (224, pictures[: args.images // 3])):
+    images, _ = cifar(args.cifar, "train", args.images, args.seed)
+    groups = []  # two sizes of images, so that the head learns to read any grid of tokens
+    for size, part in ((args.size, torch.cat([images, images.flip(3)])), (224, images[: args.images // 3])):
         tokens, query = features(encoder, part, size)
         p = encoder._trunk.classify(query).softmax(1)
         top = torch.zeros_like(p).scatter_(1, (best := p.topk(10).indices), p.gather(1, best))
         top = top / top.sum(1, keepdim=True)
         groups.append((tokens, top, F.normalize(top @ names, dim=1)))
-        print(f"trunk: {len(tokens)} pictures at {size} px", flush=True)
+        print(f"trunk: {len(tokens)} images at {size} px", flush=True)
     head = encoder._head.requires_grad_(True).train()
     optimiser = torch.optim.AdamW(head.parameters(), args.lr, weight_decay=0.05)
     steps = sum(-(-len(g[0]) // args.batch) for g in groups)
@@ -103,13 +103,16 @@ def train(args: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def evaluate(args: argparse.Namespace) -> None:
-    """Zero-shot from the class names, and linear probes (ridge on 3,000 training images), on CIFAR-10's test set."""
+    """Print accuracies on CIFAR-10's test set: zero-shot from class names, and linear probes.
+
+    A probe is a ridge regression on 3,000 training images.
+    """
     encoder = EmbeddedEncoder(head=args.head)
     texts = encoder.text(list(CIFAR))
     outputs = {}
     for split, count in (("train", 3000), ("test", args.images)):
-        pictures, labels = cifar(args.cifar, split, count, args.seed)
-        tokens, query = features(encoder, pictures, args.size)
+        images, labels = cifar(args.cifar, split, count, args.seed)
+        tokens, query = features(encoder, images, args.size)
         z = torch.cat([encoder._head(t.float(), 1) for t in tokens.split(256)])
         outputs[split] = labels, {"pooled trunk (q)": query, "head (z)": z}
     labels, streams = outputs["test"]

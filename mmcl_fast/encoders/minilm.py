@@ -14,6 +14,7 @@ from mmcl_fast.errors import EncoderError
 
 
 def _rename(key: str) -> str:
+    """Return the name of a BERT weight in ``MiniLM``."""
     for old, new in (
         ("encoder.layer.", "layers."),
         ("attention.self.query", "q"),
@@ -34,15 +35,18 @@ def _rename(key: str) -> str:
 
 
 class MiniLM(nn.Module):
-    """BERT encoder read from a folder with config.json, model.safetensors and tokenizer.json.
+    """A BERT encoder, read from a folder with config.json, model.safetensors and tokenizer.json.
 
     Args:
         folder: the model's folder.
-        prompted: number of last layers that belong to the head.
-        max_tokens: longer texts are cut.
+        num_prompted: number of last layers that belong to the head.
+        max_tokens: longer texts are cut to so many tokens.
+
+    Raises:
+        EncoderError: a file is missing.
     """
 
-    def __init__(self, folder: Path, prompted: int, max_tokens: int = 128):
+    def __init__(self, folder: Path, num_prompted: int, max_tokens: int = 128):
         super().__init__()
         from safetensors.torch import load_file
         from tokenizers import Tokenizer
@@ -52,6 +56,7 @@ class MiniLM(nn.Module):
                 raise EncoderError(f"{folder}: no {name}; give a folder that holds a MiniLM sentence encoder")
         config = json.loads((folder / "config.json").read_text())
         self.width, heads = config["hidden_size"], config["num_attention_heads"]
+        # The names of these attributes are in the state dict, and so in the encoder's fingerprint: don't rename them.
         self.words = nn.Embedding(config["vocab_size"], self.width)
         self.positions = nn.Embedding(config["max_position_embeddings"], self.width)
         self.types = nn.Embedding(config["type_vocab_size"], self.width)
@@ -60,9 +65,9 @@ class MiniLM(nn.Module):
             PostNormBlock(self.width, heads, config["intermediate_size"], config["layer_norm_eps"])
             for _ in range(config["num_hidden_layers"])
         )
-        self.cut = len(self.layers) - prompted
+        self.cut = len(self.layers) - num_prompted
         state = {_rename(k): v for k, v in load_file(folder / "model.safetensors").items()}
-        wanted = self.state_dict().keys()
+        wanted = self.state_dict().keys()  # BERT's pooling layer is not used
         self.load_state_dict({k: v for k, v in state.items() if k in wanted})
         self.requires_grad_(False).eval()
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -71,14 +76,14 @@ class MiniLM(nn.Module):
         self.tokenizer.enable_padding(pad_id=config["pad_token_id"])
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask ``[B, N]``."""
+        """Return token ids ``[B, N]`` int64 and mask ``[B, N]`` bool, padded to the longest text."""
         encoded = self.tokenizer.encode_batch(texts)
         device = self.words.weight.device
         ids = torch.tensor([e.ids for e in encoded], device=device)
         return ids, torch.tensor([e.attention_mask for e in encoded], dtype=torch.bool, device=device)
 
     def trunk(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Token states below the cut ``[B, N, 384]`` of what ``encode`` gives."""
+        """Return token states ``[B, N, 384]`` at the cut, from the ids and mask of ``encode``."""
         x = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.types.weight[0]
         x = self.norm(x)
         for layer in self.layers[: self.cut]:
@@ -86,19 +91,20 @@ class MiniLM(nn.Module):
         return x
 
     def head(self, x: Tensor, mask: Tensor, prefix: Tensor | None = None) -> Tensor:
-        """Mean-pooled sentence embedding ``[B, 384]``, not normalised."""
+        """Return mean-pooled sentence embeddings ``[B, 384]``, not normalised, of token states at the cut."""
         for j, layer in enumerate(self.layers[self.cut :]):
             x = layer(x, mask, block_prefix(prefix, j))
         return masked_mean(x, mask)
 
     @torch.no_grad()
     def embed(self, texts: list[str], batch: int = 128) -> Tensor:
-        """Unit sentence embeddings ``[C, 384]``."""
+        """Return sentence embeddings ``[C, 384]`` of length 1."""
         parts = [self.encode(texts[i : i + batch]) for i in range(0, len(texts), batch)]
         rows = [self.head(self.trunk(ids, mask), mask) for ids, mask in parts]
         return F.normalize(torch.cat(rows), dim=-1)
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean ``[B, d]`` of x ``[B, N, d]`` over the tokens where ``mask`` ``[B, N]`` is True."""
     weight = mask.unsqueeze(-1).to(x.dtype)
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1)

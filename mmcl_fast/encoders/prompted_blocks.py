@@ -10,37 +10,43 @@ from mmcl_fast.ops.attention import prefix_attention
 
 
 def block_prefix(prefix: Tensor | None, block: int) -> Tensor | None:
-    """The slice of a prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]`` that belongs to one block."""
+    """Return one block's slice of a prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``; None for an empty prefix."""
     if prefix is None or prefix.shape[-2] == 0:
         return None
     return prefix[block] if prefix.dim() == 4 else prefix[:, block]
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """``layer(x)`` in the dtype of its weights, whatever that of x."""
+    """Return ``layer(x)``, computed in the dtype of the layer's weights."""
     return layer(x.to(layer.weight.dtype))
 
 
 def set_dtype(module: nn.Module, dtype: torch.dtype) -> None:
-    """Frozen matrices in ``dtype``; norms, embeddings and the residual stream stay as they are."""
+    """Convert the matrices of a module to ``dtype``; norms, embeddings and the residual stream stay as they are."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             layer.to(dtype)
 
 
 def head_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """dtype of a head's matrix products: ``fp32``, ``bf16``, or ``auto``: bfloat16 where the hardware multiplies it,
-    that is on a CUDA GPU and on a CPU with AMX or AVX512_BF16."""
+    """Return the dtype of a head's matrix products.
+
+    Args:
+        precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 where the hardware multiplies it. That is a CUDA GPU, or a
+            CPU with AMX or AVX512_BF16.
+        device: the head's device.
+    """
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16
+        # Private functions, which a later torch may lack: then the answer is float32.
         tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
         return torch.bfloat16 if any(getattr(torch.cpu, name, bool)() for name in tests) else torch.float32
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
 
 
 class PreNormBlock(nn.Module):
-    """Pre-norm block: x + attn(ln(x)), x + mlp(ln(x))."""
+    """A pre-norm block: x + attn(ln(x)), then x + mlp(ln(x))."""
 
     def __init__(self, width: int, heads: int, hidden: int):
         super().__init__()
@@ -56,7 +62,7 @@ class PreNormBlock(nn.Module):
 
 
 class PostNormBlock(nn.Module):
-    """BERT's block: ln(x + attn(x)), ln(x + mlp(x))."""
+    """A post-norm block as in BERT: ln(x + attn(x)), then ln(x + mlp(x))."""
 
     def __init__(self, width: int, heads: int, hidden: int, eps: float):
         super().__init__()
@@ -73,7 +79,7 @@ class PostNormBlock(nn.Module):
 
 
 def sinusoid(position: Tensor, width: int, longest: float = 64.0) -> Tensor:
-    """Sines and cosines of real positions: ``[...]`` -> ``[..., width]``; width is even."""
+    """Return sines and cosines ``[..., width]`` of real positions ``[...]``; width is even."""
     rate = torch.exp(torch.arange(0, width, 2, device=position.device) * (-torch.log(torch.tensor(longest)) / width))
     angle = position.unsqueeze(-1) * rate
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

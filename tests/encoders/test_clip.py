@@ -240,7 +240,7 @@ def broken(folder, target, name, content=None):
         ("model.safetensors", "version https://git-lfs.github.com/spec/v1", "weights can't be read"),
         ("tokenizer.json", None, "no tokenizer (tokenizer.json)"),
         ("tokenizer.json", "{", "tokenizer can't be read"),
-        ("preprocessor_config.json", None, "no picture settings (preprocessor_config.json)"),
+        ("preprocessor_config.json", None, "no image settings (preprocessor_config.json)"),
         ("preprocessor_config.json", "{}", "image_mean = None"),
         ("config.json", None, "no config.json"),
         ("config.json", "{", "config.json can't be read"),
