@@ -67,7 +67,7 @@ def export_run(
     """
     from mmcl_fast.config import read_run_config
     from mmcl_fast.report.read_run import read_run
-    from mmcl_fast.runs.train import make_stream
+    from mmcl_fast.runs.make_stream import make_stream
 
     run = Path(run)
     folder = run / f"export-{format}" if folder is None else Path(folder)

@@ -32,14 +32,14 @@ def test_rows_of_ones_own() -> None:
     [
         (variants.parse_methods, "com", "--methods com: no such method; did you mean 'comm'"),
         (variants.parse_methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
-        (variants.parse_methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank = 0: must be from 1"),
+        (variants.parse_methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank: expected a whole number from 1, got 0"),
         (variants.parse_methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
         (variants.parse_methods, "ridge:q", "expected key=value"),
         (variants.parse_methods, "comm:prompt_blocks=1", "own two blocks"),
         (variants.parse_methods, "comm,", "an empty name"),
         (variants.parse_switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
         (variants.parse_switches, "rank=32", "the same as comm"),
-        (variants.parse_switches, "realignment=of", "use one of off, closed, trained"),
+        (variants.parse_switches, "realignment=of", 'expected "off", "closed" or "trained", got "of"'),
     ],
 )
 def test_rows_that_are_wrong(make, text: str, message: str) -> None:

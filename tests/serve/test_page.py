@@ -75,7 +75,7 @@ def test_files_and_lines_are_answered_in_a_browser(port: int, media: dict[str, P
             page.wait_for_selector("article")
             names = [head.inner_text() for head in page.query_selector_all("article h2")]
             assert names == ["a.jpg", "broken.png", "text:1", "text:3"]
-            assert "3 of 4 read" in page.inner_text("#said") and "broken.png: " in page.inner_text("article .fault")
+            assert "3 of 4 read" in page.inner_text("#message") and "broken.png: " in page.inner_text("article .fault")
             assert page.locator("article").nth(0).locator("ol li").count() == 2
             assert page.locator("blockquote").nth(0).inner_text() == "word10 <b>word11</b>"
             assert page.locator("article img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 80
