@@ -47,7 +47,14 @@ def _main(
         raise typer.Exit(2) from None
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
     """Print a warning to stderr. One about the former name of an option is a line without the place in our code."""
     from mmcl_fast.option_fields import FormerNameWarning
 

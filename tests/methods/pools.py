@@ -35,6 +35,6 @@ def first_loss(monkeypatch, method, data):
             p.requires_grad_(False)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "train", train)
+        patch.setattr(pool, "train_in_one_process", train)
         method.learn(data, CLASSES)
     return seen[0]

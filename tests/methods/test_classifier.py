@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmcl_fast import distributed
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot, ZeroShotOptions
-from mmcl_fast.methods.shared.classifier import Growing, feature, train
+from mmcl_fast.methods.shared.classifier import GrowingClassifier, classifier_input, train_in_one_process
 from tests.methods.test_steps import Kept, Stopped
 from tests.toy import ToyEncoder
 
@@ -24,13 +24,13 @@ def learner():
 
 def test_a_feature_keeps_the_direction_and_has_entries_of_mean_square_one():
     z = randn(5, 8) * 30
-    torch.testing.assert_close(feature(z).square().mean(1), torch.ones(5))
-    torch.testing.assert_close(F.cosine_similarity(feature(z), z), torch.ones(5))
-    torch.testing.assert_close(feature(z / 7), feature(z))
+    torch.testing.assert_close(classifier_input(z).square().mean(1), torch.ones(5))
+    torch.testing.assert_close(F.cosine_similarity(classifier_input(z), z), torch.ones(5))
+    torch.testing.assert_close(classifier_input(z / 7), classifier_input(z))
 
 
 def test_growing_keeps_the_old_rows_and_unknown_classes_never_win():
-    head = Growing(8, CPU)
+    head = GrowingClassifier(8, CPU)
     assert head.scores(randn(2, 8), 3).tolist() == [[float("-inf")] * 3] * 2
     head.grow(2)
     head.weight += randn(2, 8)
@@ -43,7 +43,7 @@ def test_growing_keeps_the_old_rows_and_unknown_classes_never_win():
 
 
 def test_the_loss_is_the_cross_entropy_of_the_tasks_classes():
-    head = Growing(4, CPU)
+    head = GrowingClassifier(4, CPU)
     head.grow(4)
     z = torch.tensor([[2.0, 0.0, 0.0, 0.0]])  # f(z) = (2, 0, 0, 0)
     head.weight[:, 0] = torch.tensor([9.0, 0.5, 9.0, 0.0])
@@ -52,13 +52,13 @@ def test_the_loss_is_the_cross_entropy_of_the_tasks_classes():
 
 
 def test_only_the_tasks_rows_learn():
-    head, method = Growing(8, CPU), learner()
+    head, method = GrowingClassifier(8, CPU), learner()
     head.grow(5)
     head.weight += randn(5, 8)
     before = head.weight.clone()
     targets = torch.arange(20) % 2
     z = randn(20, 8, seed=2) + 2 * randn(2, 8, seed=3)[targets]
-    train(
+    train_in_one_process(
         method,
         [(head.parameters, 0.1)],
         20,
@@ -73,7 +73,7 @@ def test_only_the_tasks_rows_learn():
 
 
 def test_the_state_comes_back():
-    head, again = Growing(8, CPU), Growing(8, CPU)
+    head, again = GrowingClassifier(8, CPU), GrowingClassifier(8, CPU)
     head.grow(3)
     head.weight += randn(3, 8)
     again.load_state(copy.deepcopy(head.state()))
@@ -84,14 +84,14 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
     def run(checkpoints):
         method = learner()
         method.checkpoints = checkpoints
-        generator, head, prompt = method.generator(0), Growing(8, CPU), torch.zeros(8)
+        generator, head, prompt = method.generator(0), GrowingClassifier(8, CPU), torch.zeros(8)
         head.grow(3)
 
         def loss(step):
             z = randn(6, 8, seed=step) + torch.randn(6, 8, generator=generator)
             return head.loss(z + prompt, torch.arange(6) % 3, [0, 1, 2])
 
-        train(
+        train_in_one_process(
             method,
             [([prompt], 0.1), (head.parameters, 0.01), ([], 1.0)],
             8,
@@ -111,7 +111,7 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match="'zero_shot': learns in one process"):
-        train(
+        train_in_one_process(
             learner(),
             [([torch.zeros(1)], 0.1)],
             1,

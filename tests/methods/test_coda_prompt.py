@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from mmcl_fast.methods.baselines.coda_prompt import (
     CodaPrompt,
     CodaPromptOptions,
-    compose,
-    orthonormal,
-    unorthogonal,
-    weights,
+    component_weights,
+    orthogonality_loss,
+    orthonormal_rows,
+    weighted_sum,
 )
 from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import CLASSES, first_loss, pictures, task
@@ -22,17 +22,17 @@ def randn(*shape, seed=0):
 
 def test_weights_are_the_cosines_of_the_attended_query_and_the_keys():
     query, keys, attention = randn(3, 6), randn(2, 4, 6, seed=1), randn(2, 4, 6, seed=2)
-    alpha = weights(query, keys, attention)
+    alpha = component_weights(query, keys, attention)
     for b, j, k in ((0, 0, 0), (2, 1, 3), (1, 0, 2)):
         torch.testing.assert_close(alpha[b, j, k], F.cosine_similarity(query[b] * attention[j, k], keys[j, k], dim=0))
-    by_hand = weights(torch.tensor([[1.0, 1.0]]), torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, 4.0]]]))
+    by_hand = component_weights(torch.tensor([[1.0, 1.0]]), torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[3.0, 4.0]]]))
     torch.testing.assert_close(by_hand, torch.tensor([[[0.6]]]))
-    assert weights(torch.zeros(1, 6), keys, attention).eq(0).all()
+    assert component_weights(torch.zeros(1, 6), keys, attention).eq(0).all()
 
 
 def test_a_prompt_is_the_weighted_sum_of_the_components_of_its_block():
     alpha, components = randn(2, 3, 4), randn(3, 4, 2, 5, 6, seed=1)
-    prefix = compose(alpha, components)
+    prefix = weighted_sum(alpha, components)
     assert prefix.shape == (2, 3, 2, 5, 6)
     torch.testing.assert_close(prefix[1, 2], sum(alpha[1, 2, k] * components[2, k] for k in range(4)))
 
@@ -40,17 +40,17 @@ def test_a_prompt_is_the_weighted_sum_of_the_components_of_its_block():
 def test_the_penalty_is_the_mean_square_distance_from_orthonormal_rows():
     x = torch.tensor([[[1.0, 0.0], [1.0, 2.0]], [[1.0, 0.0], [0.0, 1.0]]])  # two blocks of two rows
     # first block: B B' - I = [[0, 1], [1, 4]]; second: 0
-    torch.testing.assert_close(unorthogonal(x), torch.tensor((1 + 1 + 16) / 4))
+    torch.testing.assert_close(orthogonality_loss(x), torch.tensor((1 + 1 + 16) / 4))
 
 
 def test_new_rows_are_orthonormal_to_each_other_and_to_the_old_ones():
     old = randn(3, 8)
-    rows = orthonormal(4, old, torch.Generator().manual_seed(1))
+    rows = orthonormal_rows(4, old, torch.Generator().manual_seed(1))
     torch.testing.assert_close(rows @ rows.T, torch.eye(4))
     torch.testing.assert_close(rows @ old.T, torch.zeros(4, 3))
-    no_room = orthonormal(4, randn(6, 8), torch.Generator().manual_seed(1))
+    no_room = orthonormal_rows(4, randn(6, 8), torch.Generator().manual_seed(1))
     torch.testing.assert_close(no_room @ no_room.T, torch.eye(4))
-    torch.testing.assert_close(orthonormal(9, old, torch.Generator().manual_seed(1)).norm(dim=1), torch.ones(9))
+    torch.testing.assert_close(orthonormal_rows(9, old, torch.Generator().manual_seed(1)).norm(dim=1), torch.ones(9))
 
 
 def test_the_loss_is_cross_entropy_and_the_penalty_of_all_components(monkeypatch):
@@ -60,7 +60,7 @@ def test_the_loss_is_cross_entropy_and_the_penalty_of_all_components(monkeypatch
     value, trained = first_loss(monkeypatch, method, task(pictures(), 1))
     whole_pool = [torch.cat([old, new], dim=1) for old, (new, _) in zip(pool.values(), trained)]
     assert [x.shape[1] for x in whole_pool] == [7, 7, 7]
-    expected = 0.5 * sum(unorthogonal(x) for x in whole_pool) + math.log(2)  # the classifier's rows are 0
+    expected = 0.5 * sum(orthogonality_loss(x) for x in whole_pool) + math.log(2)  # the classifier's rows are 0
     torch.testing.assert_close(value, expected)
 
 

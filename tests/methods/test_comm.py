@@ -88,7 +88,7 @@ def test_vision_prefixes_text_prefixes_and_rows_have_rates_of_their_own(setting,
     method = Comm(encoder, make_options("comm", {**QUICK, **still}))
     method.learn(task(encoder, 0, modality, [0, 1], 0), classes)
     start = method.bank.fresh(modality, method.generator(0, 3))
-    parts = [method.bank.head.parts(p, modality) for p in (start, method.bank.prompts[modality])]
+    parts = [method.bank.head.split(p, modality) for p in (start, method.bank.prompts[modality])]
     assert tuple(not torch.equal(*pair) for pair in zip(*parts) if len(pair[0])) == moves
 
 
@@ -166,9 +166,9 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         (Comm, "_features"),
         (Comm, "_prompt_shift"),
         (Comm, "_blend_of_others"),
-        (Comm, "_update_rows"),
+        (Comm, "_update_mean_contributions"),
         (Relevance, "learn"),
-        (FeatureMemory, "shift"),
+        (FeatureMemory, "correct_drift"),
         (FeatureMemory, "add"),
         (Realigner, "solve"),
         (Realigner, "train"),
@@ -182,9 +182,9 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         "_features": "features",
         "_prompt_shift": "features",
         "_blend_of_others": "relevance",
-        "_update_rows": "statistics",
+        "_update_mean_contributions": "statistics",
         "learn": "relevance",
-        "shift": "statistics",
+        "correct_drift": "statistics",
         "add": "statistics",
         "solve": "re-alignment",
         "train": "re-alignment",

@@ -7,7 +7,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.baselines import dns
-from mmcl_fast.methods.baselines.dns import Dns, free, span
+from mmcl_fast.methods.baselines.dns import Dns, leading_eigenvectors, project_update
 from tests.toy import ToyEncoder
 
 OPTIONS = {"epochs": 10, "batch_size": 4, "lr": 0.01}
@@ -50,20 +50,20 @@ def similarities(method, classes, data):
 def test_what_is_taken_away_is_the_part_between_both_spaces():
     image, source = torch.linalg.qr(randn(6, 2)).Q, torch.linalg.qr(randn(9, 3, seed=1)).Q
     delta = randn(6, 9, seed=2)
-    out = free(delta, image, source)
+    out = project_update(delta, image, source)
     torch.testing.assert_close(out, delta - (image @ image.T) @ delta @ (source @ source.T))
     torch.testing.assert_close(image.T @ out @ source, torch.zeros(2, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(free(out, image, source), out, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(project_update(out, image, source), out, atol=1e-5, rtol=1e-5)
     outside = randn(6, 9, seed=3)
     outside = outside - outside @ source @ source.T  # of other features: it stays as it is, whatever it writes
-    torch.testing.assert_close(free(outside, image, source), outside, atol=1e-5, rtol=1e-5)
-    assert torch.equal(free(delta, image[:, :0], source[:, :0]), delta)
+    torch.testing.assert_close(project_update(outside, image, source), outside, atol=1e-5, rtol=1e-5)
+    assert torch.equal(project_update(delta, image[:, :0], source[:, :0]), delta)
 
 
 def test_the_span_by_hand():
     moment = torch.diag(torch.tensor([0.5, 0.0, 0.02, 1e-12], dtype=torch.float64))
-    assert span(moment, 0.1).abs().tolist() == [[1.0], [0.0], [0.0], [0.0]]
-    assert span(moment, 0.0).shape == (4, 2) and span(moment * 0, 0.0).shape == (4, 0)
+    assert leading_eigenvectors(moment, 0.1).abs().tolist() == [[1.0], [0.0], [0.0], [0.0]]
+    assert leading_eigenvectors(moment, 0.0).shape == (4, 2) and leading_eigenvectors(moment * 0, 0.0).shape == (4, 0)
 
 
 def test_old_similarities_stay_where_another_modality_learns(setting):
@@ -108,12 +108,12 @@ def test_without_the_projection_old_similarities_move_much_more(setting, monkeyp
         return [float((similarities(method, classes, d) - b).abs().mean()) for d, b in zip(tasks[:2], before)]
 
     projected = change()
-    monkeypatch.setattr(dns, "free", lambda delta, image, source: delta)
+    monkeypatch.setattr(dns, "project_update", lambda delta, image, source: delta)
     assert all(3 * p < q for p, q in zip(projected, change()))
 
 
 def test_a_larger_threshold_keeps_fewer_directions(setting):
-    ranks = [learn(setting, 2, lambda_min=least)._used("image")[1].shape[1] for least in (1e-9, 0.01, 0.1, 3.0)]
+    ranks = [learn(setting, 2, lambda_min=least)._layer_bases("image")[1].shape[1] for least in (1e-9, 0.01, 0.1, 3.0)]
     assert ranks[0] == 12 and ranks == sorted(ranks, reverse=True) and ranks[2] > ranks[3] == 0
 
 

@@ -3,7 +3,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from mmcl_fast.methods.baselines.dualprompt import DualPrompt, DualPromptOptions, place
+from mmcl_fast.methods.baselines.dualprompt import DualPrompt, DualPromptOptions, join_blocks
 from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
@@ -21,7 +21,7 @@ def test_the_general_prompt_is_in_the_first_blocks_and_the_nearest_expert_in_the
     assert prefix.shape == (2, 5, 2, 3, 5)
     for i, nearest in enumerate((2, 1)):
         assert torch.equal(prefix[i], torch.cat([general, experts[nearest]]))
-    assert torch.equal(place(general[:0], experts), experts)  # a single prompted block has no general prompt
+    assert torch.equal(join_blocks(general[:0], experts), experts)  # a single prompted block has no general prompt
 
 
 def test_the_loss_is_cross_entropy_and_the_match_of_the_tasks_own_key(monkeypatch):

@@ -2,9 +2,9 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.methods import Classes, make_options, method_class
-from mmcl_fast.methods.baselines.ewc import classifier_fisher, penalty, prompt_fisher
+from mmcl_fast.methods.baselines.ewc import classifier_fisher, fisher_penalty, prompt_fisher
 from mmcl_fast.methods.baselines.lwf import distillation_loss
-from mmcl_fast.methods.shared.classifier import Growing
+from mmcl_fast.methods.shared.classifier import GrowingClassifier
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 
@@ -47,14 +47,14 @@ def test_the_penalty_is_half_the_fisher_weighted_square_and_new_rows_are_free():
     }
     now = {"weight": torch.tensor([[1.0, 5.0], [0.0, 1.0], [7.0, 7.0]]), "vision": torch.tensor([2.0])}
     anchor = {"weight": torch.tensor([[0.0, 0.0], [0.0, 0.5]]), "vision": torch.tensor([0.0])}
-    assert float(penalty(fisher, now, anchor)) == 0.5 * (2 * 1 + 4 * 0.25 + 3 * 4)
-    assert penalty({}, now, anchor) == 0
+    assert float(fisher_penalty(fisher, now, anchor)) == 0.5 * (2 * 1 + 4 * 0.25 + 3 * 4)
+    assert fisher_penalty({}, now, anchor) == 0
 
 
 def test_the_fisher_is_the_mean_square_of_each_samples_own_gradient():
     encoder = ToyEncoder()
     data = task(encoder, 0, "image", [1, 3], 0)
-    head, prompt = Growing(encoder.dim, encoder.device), randn(2, 2, 3, 16) * 0.3
+    head, prompt = GrowingClassifier(encoder.dim, encoder.device), randn(2, 2, 3, 16) * 0.3
     head.grow(4)
     head.weight += randn(4, encoder.dim, seed=1) * 0.1
     drawn = torch.randint(2, (16,), generator=torch.Generator().manual_seed(2))
@@ -86,7 +86,7 @@ def test_fishers_add_up_over_tasks_and_labels_are_drawn_from_the_model():
     rows = (method.fisher["bias"] > 0).tolist()
     assert rows == [True] * 4 and (own["bias"] > 0).tolist() == [False, False, True, True]
     # for y ~ p the expectation of r^2 is p (1 - p): far from 0 for an untrained head, whatever the true labels are
-    head = Growing(method.encoder.dim, method.encoder.device)
+    head = GrowingClassifier(method.encoder.dim, method.encoder.device)
     head.grow(4)
     torch.testing.assert_close(method._task_fisher(second, head)["bias"][2:], torch.tensor([0.25, 0.25]))
 

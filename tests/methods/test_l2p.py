@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options
-from mmcl_fast.methods.baselines.l2p import L2p, L2pOptions, join, select
+from mmcl_fast.methods.baselines.l2p import L2p, L2pOptions, concat_prompts, select_keys
 from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.pools import first_loss, pictures, task
 from tests.toy import ToyEncoder
@@ -15,16 +15,16 @@ from tests.toy import ToyEncoder
 def test_the_nearest_keys_are_chosen_for_each_sample():
     keys = torch.tensor([[3.0, 0.0], [0.0, 0.1], [-1.0, 0.0], [2.0, 2.0]])
     query = F.normalize(torch.tensor([[1.0, 0.0], [0.1, 1.0], [-1.0, 0.2]]), dim=1)
-    near, places = select(query, keys, 2)
+    near, places = select_keys(query, keys, 2)
     assert places.tolist() == [[0, 3], [1, 3], [2, 1]]
     torch.testing.assert_close(near[0], torch.tensor([0.0, 1 - 0.5**0.5]))
     for i in range(3):  # no vote of the batch
-        assert select(query[i : i + 1], keys, 2)[1].tolist() == places[i : i + 1].tolist()
+        assert select_keys(query[i : i + 1], keys, 2)[1].tolist() == places[i : i + 1].tolist()
 
 
 def test_chosen_prompts_follow_each_other():
     prompts = torch.randn(4, 2, 2, 3, 5)
-    prefix = join(prompts, torch.tensor([[2, 0], [1, 1]]))
+    prefix = concat_prompts(prompts, torch.tensor([[2, 0], [1, 1]]))
     assert prefix.shape == (2, 2, 2, 6, 5)
     assert torch.equal(prefix[0], torch.cat([prompts[2], prompts[0]], dim=2))
 

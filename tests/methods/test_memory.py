@@ -41,7 +41,7 @@ TASKS = [[0, 1, 2, 3], [4, 5, 6, 7, 8], [9], [2, 10, 0]]
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
 def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
-    monkeypatch.setattr(memory, "CLASSES", size)
+    monkeypatch.setattr(memory, "BLOCK_CLASSES", size)
     made, alone = filled(TASKS), {}
     for seed, classes in enumerate(TASKS):
         u, labels = samples(classes, seed)
@@ -52,7 +52,7 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
     assert [len(b) for b in made.blocks["image"][:-1]] == [size] * ((len(alone) - 1) // size)
     moment = 0
     for c, g in alone.items():
-        kept = made.of("image", c)
+        kept = made.gaussian("image", c)
         assert kept.count == g.count
         torch.testing.assert_close(kept.mean, g.mean)
         torch.testing.assert_close(kept.factor.T @ kept.factor, g.factor.T @ g.factor, rtol=1e-4, atol=1e-5)
@@ -64,12 +64,12 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
             + sum(share * (x.factor.T @ x.factor + torch.diag(x.diagonal)) for share, x in ((0.6, g), (0.4, pooled)))
         )
     torch.testing.assert_close(made.second_moment("image"), moment, rtol=1e-4, atol=1e-4)
-    assert torch.equal(made.means("image"), torch.stack([made.of("image", c).mean for c in alone]))
+    assert torch.equal(made.means("image"), torch.stack([made.gaussian("image", c).mean for c in alone]))
 
 
 @pytest.mark.parametrize("size", [2, 100])
 def test_drift_is_that_of_a_loop_over_classes(size, monkeypatch):
-    monkeypatch.setattr(memory, "CLASSES", size)
+    monkeypatch.setattr(memory, "BLOCK_CLASSES", size)
     made = filled(TASKS)
     at, moved = randn(40, WIDE, seed=1) + 5, randn(40, 3, seed=2)  # far from the origin, as a task's unit vectors
     want = made.means("image")
@@ -77,25 +77,25 @@ def test_drift_is_that_of_a_loop_over_classes(size, monkeypatch):
         if c not in (2, 10):
             distance = (at - want[row]).square().sum(1)
             want[row, :3] += torch.softmax(-distance / (2 * 0.3**2 * distance.mean()), dim=0) @ moved
-    made.shift("image", {2, 10}, moved, at, 0.3, 3)
+    made.correct_drift("image", {2, 10}, moved, at, 0.3, 3)
     torch.testing.assert_close(made.means("image"), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [3, 100])
-def test_classes_are_drawn_in_order_and_few_of_many_evenly_spaced(size, monkeypatch):
-    monkeypatch.setattr(memory, "CLASSES", size)
+def test_classes_are_sampled_in_order_and_few_of_many_evenly_spaced(size, monkeypatch):
+    monkeypatch.setattr(memory, "BLOCK_CLASSES", size)
     made = filled(TASKS)
     for g in made.blocks["image"]:
         g.factor.zero_(), g.diagonal.zero_()
     made.pooled["image"].factor.zero_(), made.pooled["image"].diagonal.zero_()
     means, generator = made.means("image"), torch.Generator().manual_seed(0)
-    assert torch.equal(made.draw("image", 2, generator), means.repeat_interleave(2, 0))
-    assert torch.equal(made.draw("image", 2, generator, most=99), means.repeat_interleave(2, 0))
-    assert torch.equal(made.draw("image", 1, generator, most=4), means[[0, 2, 5, 8]])
+    assert torch.equal(made.sample("image", 2, generator), means.repeat_interleave(2, 0))
+    assert torch.equal(made.sample("image", 2, generator, most_classes=99), means.repeat_interleave(2, 0))
+    assert torch.equal(made.sample("image", 1, generator, most_classes=4), means[[0, 2, 5, 8]])
 
 
 @pytest.mark.parametrize(("classes", "each", "drawn"), [(2, 32, 64), (20, 25, 500), (600, 1, 512)])
-def test_contribution_rows_take_no_more_draws_with_more_classes(classes, each, drawn, monkeypatch):
+def test_mean_contributions_sample_no_more_queries_of_more_classes(classes, each, drawn, monkeypatch):
     encoder = ToyEncoder()
     method, seen = Comm(encoder, make_options("comm", {})), []
     wide = encoder.dim + encoder.query_dim
@@ -103,13 +103,13 @@ def test_contribution_rows_take_no_more_draws_with_more_classes(classes, each, d
     method.relevance.learn(randn(8, encoder.query_dim).abs(), "image", {}, torch.Generator())
     monkeypatch.setattr(
         method.memory,
-        "draw",
-        lambda m, count, *rest: seen.append(count) or FeatureMemory.draw(method.memory, m, count, *rest),
+        "sample",
+        lambda m, count, *rest: seen.append(count) or FeatureMemory.sample(method.memory, m, count, *rest),
     )
     monkeypatch.setattr(method, "relevance", lambda q: seen.append(len(q)) or torch.ones(len(q), 1), raising=False)
     method.relevance.modalities = ["image"]
-    method._update_rows(3)
-    assert seen == [each, drawn] and method.rows["image"].tolist() == [1]
+    method._update_mean_contributions(3)
+    assert seen == [each, drawn] and method.mean_contributions["image"].tolist() == [1]
 
 
 def test_a_checkpoint_of_one_entry_a_class_is_read(tmp_path):
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_one_entry_a_class_is_read(tmp_path):
     listed = []
     for modality in ("image", "text"):
         for c in learner.method.memory.labels(modality):
-            g = learner.method.memory.of(modality, c)
+            g = learner.method.memory.gaussian(modality, c)
             rows = g.factor.abs().sum(1) > 0
             older |= {
                 f"method/memory/class/{modality}/{c}/{part}": t.contiguous()

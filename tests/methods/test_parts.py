@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.methods.comm.memory import FeatureMemory, Gaussian
-from mmcl_fast.methods.comm.realignment import Realigner, class_codes
+from mmcl_fast.methods.comm.realignment import Realigner, class_targets
 from mmcl_fast.methods.comm.relevance import Relevance, Ridge
-from mmcl_fast.methods.shared.embedding import BATCH, Reuse
+from mmcl_fast.methods.shared.embedding import BATCH, EmbeddingCache
 from mmcl_fast.methods.shared.prompts import PromptBank
 from tests.toy import ToyEncoder
 
@@ -43,11 +43,11 @@ def pairs(count):
 def test_drawn_features_have_the_moments():
     memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=0.3)
     memory.add("image", [0, 1], torch.cat([randn(40, 8) * 2 + 1, randn(40, 8, seed=2)]), pairs(40))
-    drawn = memory.draw("image", 40000, torch.Generator().manual_seed(1)).double()
+    drawn = memory.sample("image", 40000, torch.Generator().manual_seed(1)).double()
     torch.testing.assert_close((drawn.T @ drawn / 40000).float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
     a = memory.shrink
     for c, u in enumerate(drawn.float().split(40000)):
-        own, pooled = memory.of("image", c), memory.pooled["image"]
+        own, pooled = memory.gaussian("image", c), memory.pooled["image"]
         torch.testing.assert_close(u.mean(0), own.mean, rtol=0, atol=0.1)
         torch.testing.assert_close(
             torch.cov(u.T), (1 - a) * covariance(own) + a * covariance(pooled), rtol=0.1, atol=0.1
@@ -60,12 +60,12 @@ def test_drift_moves_near_means_by_the_local_drift():
     memory.add("image", [0, 1], at, pairs(20))
     moved = torch.cat([torch.full((20, 2), 1.0), torch.full((20, 2), -5.0)])
     before = memory.means("image")
-    memory.shift("image", [1], moved, at, 0.3, 2)
+    memory.correct_drift("image", [1], moved, at, 0.3, 2)
     torch.testing.assert_close(
         memory.means("image") - before, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4]), atol=1e-3, rtol=0
     )
-    memory.shift("image", [], moved, at, 0.3, 2)
-    assert memory.of("image", 1).mean[0] < before[1, 0] - 4
+    memory.correct_drift("image", [], moved, at, 0.3, 2)
+    assert memory.gaussian("image", 1).mean[0] < before[1, 0] - 4
 
 
 def test_ridge_is_free_of_order_and_equals_the_direct_solution():
@@ -102,8 +102,8 @@ def test_relevance_tells_modalities_apart(kind):
 
 def test_dual_codes_make_cosines_one_hot_scores():
     texts = F.normalize(randn(6, 16), dim=1)
-    torch.testing.assert_close(class_codes(texts, True) @ texts.T, torch.eye(6), atol=0.02, rtol=0)
-    assert class_codes(texts, False) is texts
+    torch.testing.assert_close(class_targets(texts, True) @ texts.T, torch.eye(6), atol=0.02, rtol=0)
+    assert class_targets(texts, False) is texts
 
 
 def test_closed_form_realignment_equals_ridge_regression():
@@ -117,7 +117,7 @@ def test_closed_form_realignment_equals_ridge_regression():
         labels += [c] * 200
     realigner = Realigner(dim, rank=dim, reads_query=True)
     realigner.solve(memory, texts, ["image"], 1e-3, True)
-    u, y = torch.cat(rows).double(), class_codes(texts, True)[torch.tensor(labels)].double()
+    u, y = torch.cat(rows).double(), class_targets(texts, True)[torch.tensor(labels)].double()
     gram = u.T @ u / 200
     lift = 1e-3 * gram.diagonal().mean() * torch.eye(dim + extra).double()
     weight = torch.linalg.solve(gram + lift, u.T @ (y - u[:, :dim]) / 200)
@@ -135,7 +135,7 @@ def test_blend_stays_within_a_tower_and_is_renormalised():
     blend = bank.blend("image", c, names)
     torch.testing.assert_close(blend[:, 0, 0, 0, 0], torch.tensor([(0.2 * 1 + 0.3 * 3) / 0.5, 1.0]))
     assert bank.blend("text", c, names).unique().tolist() == [2.0]
-    assert bank.shares("audio", torch.tensor([0.1, 0.2, 0.3, 0.4]), [*names, "audio"], beside="audio")[0] == [
+    assert bank.tower_shares("audio", torch.tensor([0.1, 0.2, 0.3, 0.4]), [*names, "audio"], also="audio")[0] == [
         "image",
         "depth",
         "audio",
@@ -148,10 +148,10 @@ def test_small_shares_are_left_out_and_one_always_stays():
     names = ["image", "audio", "depth"]
     bank.prompts = {m: torch.zeros(2, 2, 3, 16) for m in names}
     c = torch.tensor([[0.98, 0.015, 0.005], [0.5, 0.5, 0.0], [0.34, 0.33, 0.33]])
-    shares = bank.shares("image", c, names, 0.02)[1]
+    shares = bank.tower_shares("image", c, names, 0.02)[1]
     assert shares[0].tolist() == [1, 0, 0] and shares[1].tolist() == [0.5, 0.5, 0]
     torch.testing.assert_close(shares[2], c[2])
-    assert bank.shares("image", c, names, 1.0)[1].sum(1).tolist() == pytest.approx([1, 1, 1])
+    assert bank.tower_shares("image", c, names, 1.0)[1].sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
 def counted(encoder, monkeypatch):
@@ -172,13 +172,13 @@ def test_z_is_computed_again_only_where_a_prompt_or_a_share_changed(monkeypatch)
     prompts = {m: torch.randn(2, 2, 3, 16, generator=g) for m in ("image", "depth")}
     shares = torch.eye(2)[torch.arange(70) % 2].contiguous()
     shares[0] = torch.tensor([0.25, 0.75])
-    reuse, seen = Reuse(), counted(encoder, monkeypatch)
+    reuse, seen = EmbeddingCache(), counted(encoder, monkeypatch)
 
     def check(prompts, shares, place, passes):
         seen.clear()
         z = reuse.embed(encoder, tokens, "image", prompts, shares, place)
         assert len(seen) == passes and set(seen) <= {BATCH}
-        assert torch.equal(z, Reuse().embed(encoder, tokens, "image", prompts, shares, place))
+        assert torch.equal(z, EmbeddingCache().embed(encoder, tokens, "image", prompts, shares, place))
 
     check(prompts, shares, "agnostic", 3)
     check(prompts, shares, "agnostic", 0)
@@ -197,10 +197,10 @@ def test_z_is_computed_again_only_where_a_prompt_or_a_share_changed(monkeypatch)
 
 
 def test_what_is_kept_goes_with_the_tokens():
-    encoder, reuse = ToyEncoder(), Reuse()
+    encoder, reuse = ToyEncoder(), EmbeddingCache()
     tokens = encoder.trunk(torch.rand(2, 1, 3, 8, 8), "image")
-    reuse.one(encoder, tokens, "image")
-    assert len(reuse._seen) == 1
+    reuse.embed_with_prompt(encoder, tokens, "image")
+    assert len(reuse._cached) == 1
     del tokens
     gc.collect()
-    assert len(reuse._seen) == 0
+    assert len(reuse._cached) == 0

@@ -6,7 +6,7 @@ from mmcl_fast import distributed
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import Classes, TaskData, make_options
-from mmcl_fast.methods.baselines.ranpac import LAMBDAS, Moments, RanPac, choose_lambda
+from mmcl_fast.methods.baselines.ranpac import LAMBDAS, RanPac, RidgeMoments, choose_lambda
 from tests.methods import whole
 from tests.toy import ToyEncoder
 
@@ -73,7 +73,7 @@ def test_lambda_has_the_least_squared_error_on_the_held_out_samples(count):
         errors.append(float((rows[1] @ solved - target[1]).square().sum()))
     best = LAMBDAS[errors.index(min(errors))]
     assert 1 <= best <= 1e6  # the noise asks for some
-    fitted, held = Moments(30), Moments(30)
+    fitted, held = RidgeMoments(30), RidgeMoments(30)
     for part in (slice(0, 7), slice(7, None)):
         fitted.add(rows[0][part], labels[0][part], 3)
         held.add(rows[1][part], labels[1][part], 3)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, make_options
 from mmcl_fast.methods.baselines.replay import Replay, herd, quotas, reservoir
-from mmcl_fast.methods.shared.prompts import join
+from mmcl_fast.methods.shared.prompts import concat_tokens
 from tests.methods import whole
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
@@ -73,10 +73,10 @@ def test_shares_use_the_whole_budget_and_never_grow():
 def test_rows_of_unlike_lengths_are_padded_and_masked():
     short = Tokens(torch.ones(2, 3, 4), torch.empty(2, 0), torch.tensor([[True, True, False], [True, True, True]]))
     long = Tokens(torch.full((1, 5, 4), 2.0), torch.empty(1, 0))
-    both = join(short, long)
+    both = concat_tokens(short, long)
     assert both.tokens.shape == (3, 5, 4) and both.mask.sum(1).tolist() == [2, 3, 5]
     assert both.tokens[0, 3:].eq(0).all() and both.tokens[2].eq(2).all()
-    assert join(long, long).mask is None
+    assert concat_tokens(long, long).mask is None
 
 
 # ---- the buffer -------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_all_of_the_buffer_is_drawn_alike():
     sizes = {m: len(labels) for m, labels in method.labels.items()}
     assert len(sizes) == 2 and sum(sizes.values()) == 20
     counts = {m: torch.zeros(n) for m, n in sizes.items()}
-    for modality, rows in method._drawn(40_000, torch.Generator().manual_seed(0)):
+    for modality, rows in method._draw(40_000, torch.Generator().manual_seed(0)):
         counts[modality] += torch.bincount(rows, minlength=sizes[modality])
     torch.testing.assert_close(torch.cat(list(counts.values())) / 40_000, torch.full((20,), 0.05), rtol=0, atol=0.006)
 

@@ -42,7 +42,7 @@ def test_the_nearest_centroid_names_prompt_and_classifier(rows):
     scores = method.scores(queries, "image", classes, given=False)
     for row, number in ((0, 1), (1, 0)):
         domain = method.domains[number]
-        prefix, added = method.head.split(domain.prompt, "image", queries.tokens.shape[2])
+        prefix, added = method.head.unpack(domain.prompt, "image", queries.tokens.shape[2])
         assert added.ne(0).any() if rows else not added.numel()
         one = queries[torch.tensor([row])]
         if rows:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from mmcl_fast.methods import Classes, make_options
-from mmcl_fast.methods.baselines.slca import ClassGaussian, Slca, normalised
-from mmcl_fast.methods.shared.classifier import feature
+from mmcl_fast.methods.baselines.slca import ClassGaussian, Slca, normalise_logits
+from mmcl_fast.methods.shared.classifier import classifier_input
 from tests.methods.test_comm import task
 from tests.toy import ToyEncoder
 
@@ -36,18 +36,18 @@ def two_tasks(**options):
 
 def test_logits_are_divided_by_the_mean_norm_of_the_tasks_blocks():
     logits = torch.tensor([[3.0, 4.0, 0.0, 12.0, 5.0], [1.0, 0.0, 0.0, 0.0, 3.0]])
-    out = normalised(logits, [[0, 1], [2, 4, 3]], 0.1)
+    out = normalise_logits(logits, [[0, 1], [2, 4, 3]], 0.1)
     torch.testing.assert_close(out, logits / torch.tensor([[0.1 * (5 + 13) / 2], [0.1 * (1 + 3) / 2]]))
-    torch.testing.assert_close(normalised(logits * 7, [[0, 1], [2, 4, 3]], 0.1), out)  # their size doesn't matter
+    torch.testing.assert_close(normalise_logits(logits * 7, [[0, 1], [2, 4, 3]], 0.1), out)  # their size doesn't matter
 
 
 @pytest.mark.parametrize("count", [5, 40])
-def test_draws_have_the_class_mean_and_covariance(count):
+def test_sampled_features_have_the_class_mean_and_covariance(count):
     x = randn(count, 6) @ randn(6, 6, seed=1) + 2
     gaussian = ClassGaussian.fit(x)
     assert len(gaussian.factor) <= 6
     torch.testing.assert_close(gaussian.factor.T @ gaussian.factor, torch.cov(x.T), rtol=1e-4, atol=1e-4)
-    drawn = gaussian.draw(100_000, torch.Generator().manual_seed(2))
+    drawn = gaussian.sample(100_000, torch.Generator().manual_seed(2))
     torch.testing.assert_close(drawn.mean(0), x.mean(0), rtol=0, atol=0.05)
     torch.testing.assert_close(torch.cov(drawn.T), torch.cov(x.T), rtol=0.05, atol=0.2)
 
@@ -62,7 +62,7 @@ def test_a_class_met_again_has_the_statistics_of_all_its_samples():
 
 def test_what_is_kept_of_a_class_are_its_features_under_the_learned_prompt():
     method, _, data = two_tasks()
-    x = feature(method.encoder.head(data.tokens, method.prompt("image"), "image"))[data.labels == 3]
+    x = classifier_input(method.encoder.head(data.tokens, method.prompt("image"), "image"))[data.labels == 3]
     torch.testing.assert_close(method.gaussians[3].mean, x.mean(0), rtol=1e-4, atol=1e-4)
     factor = method.gaussians[3].factor
     torch.testing.assert_close(factor.T @ factor, torch.cov(x.T), rtol=1e-3, atol=1e-3)
@@ -74,24 +74,25 @@ def test_alignment_moves_the_classifier_alone_and_lowers_the_loss_over_all_class
     assert torch.equal(method.prompt("image"), without.prompt("image"))
     assert torch.equal(weight, without.classifier.weight)
     generator = torch.Generator().manual_seed(9)
-    x = torch.cat([g.draw(200, generator) for g in method.gaussians.values()])
+    x = torch.cat([g.sample(200, generator) for g in method.gaussians.values()])
     y = torch.arange(4).repeat_interleave(200)
     aligned = x @ method.classifier.weight.T + method.classifier.bias
     before, after = (
-        torch.nn.functional.cross_entropy(normalised(h, method.tasks, 0.1), y) for h in (x @ weight.T + bias, aligned)
+        torch.nn.functional.cross_entropy(normalise_logits(h, method.tasks, 0.1), y)
+        for h in (x @ weight.T + bias, aligned)
     )
     assert after < before - 0.1
 
 
-def test_features_are_drawn_anew_for_each_epoch_and_seed(monkeypatch):
-    drawn, real = [], ClassGaussian.draw
+def test_features_are_sampled_anew_for_each_epoch_and_seed(monkeypatch):
+    drawn, real = [], ClassGaussian.sample
 
     def watched(self, count, generator):
         x = real(self, count, generator)
         drawn.append(float((x - self.mean).norm()))
         return x
 
-    monkeypatch.setattr(ClassGaussian, "draw", watched)
+    monkeypatch.setattr(ClassGaussian, "sample", watched)
     method, *_ = two_tasks(epochs=1, align_epochs=3)
     assert len(drawn) == 3 * 4 == len(set(drawn))
     method._align(1)

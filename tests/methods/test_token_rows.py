@@ -7,7 +7,7 @@ import torch
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.media.spec import VisualSpec
-from mmcl_fast.methods.shared.token_scale_shift import RowBank, RowHead, drop_channels
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead, drop_channels
 from tests.toy import ToyEncoder
 
 WIDTH = 16
@@ -32,9 +32,9 @@ def moved_by(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def test_a_row_moves_the_token_at_its_place_and_the_prefix_stays_one():
     encoder, tokens = ToyEncoder(), tokens_of(5, 16)
-    head = RowHead(encoder, 3, True)
-    prompt = torch.randn(head.size(tokens, "image"), generator=torch.Generator().manual_seed(0))
-    prefix, rows = head.split(prompt, "image", WIDTH)
+    head = TokenScaleShiftHead(encoder, 3, True)
+    prompt = torch.randn(head.prompt_size(tokens, "image"), generator=torch.Generator().manual_seed(0))
+    prefix, rows = head.unpack(prompt, "image", WIDTH)
     assert prefix.shape == (2, 2, 3, WIDTH) and rows.shape == (16, 2 * WIDTH)
     moved = Tokens(moved_by(rows, tokens.tokens), tokens.query)
     torch.testing.assert_close(head.head(tokens, prompt, "image"), encoder.head(moved, prefix, "image"))
@@ -47,9 +47,9 @@ def test_a_row_moves_the_token_at_its_place_and_the_prefix_stays_one():
 
 def test_a_clips_row_is_the_sum_of_its_cells_and_its_frames():
     encoder, tokens = Clips(), tokens_of(2, 8)
-    head = RowHead(encoder, 3, True)
-    prompt = torch.randn(head.size(tokens, "video"), generator=torch.Generator().manual_seed(0))
-    prefix, rows = head.split(prompt, "video", WIDTH)
+    head = TokenScaleShiftHead(encoder, 3, True)
+    prompt = torch.randn(head.prompt_size(tokens, "video"), generator=torch.Generator().manual_seed(0))
+    prefix, rows = head.unpack(prompt, "video", WIDTH)
     assert rows.shape == (4 + 2, 2 * WIDTH)
     places = torch.stack([rows[cell] + rows[4 + frame] for frame in range(2) for cell in range(4)])
     moved = Tokens(moved_by(places, tokens.tokens), tokens.query)
@@ -57,47 +57,47 @@ def test_a_clips_row_is_the_sum_of_its_cells_and_its_frames():
 
 
 def test_longer_texts_make_the_prompt_longer_and_still_longer_ones_get_nothing_there():
-    bank, generator = RowBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
-    bank.meet(tokens_of(2, 5), "text")
+    bank, generator = TokenScaleShiftBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
+    bank.reserve(tokens_of(2, 5), "text")
     prompt = bank.prompts["text"] = bank.fresh("text", generator) + 1
-    bank.meet(tokens_of(2, 4), "text")
+    bank.reserve(tokens_of(2, 4), "text")
     assert bank.prompts["text"] is prompt
-    bank.meet(tokens_of(2, 7), "text")
+    bank.reserve(tokens_of(2, 7), "text")
     assert bank.prompts["text"].shape == (len(prompt) + 2 * 2 * WIDTH,)
     assert torch.equal(bank.prompts["text"][: len(prompt)], prompt)
-    longer, rows = tokens_of(2, 9), bank.head.split(prompt, "text", WIDTH)[1]
+    longer, rows = tokens_of(2, 9), bank.head.unpack(prompt, "text", WIDTH)[1]
     moved = longer.tokens.clone()
     moved[:, :5] = moved_by(rows, moved[:, :5])
-    prefix = bank.head.split(prompt, "text", WIDTH)[0]
+    prefix = bank.head.unpack(prompt, "text", WIDTH)[0]
     want = bank.head.encoder.head(Tokens(moved, longer.query), prefix, "text")
     torch.testing.assert_close(bank.head.head(longer, prompt, "text"), want)
 
 
 def test_texts_have_rows_only_where_asked_for():
     tokens, sizes = tokens_of(2, 7), {}
-    for text_rows in (True, False):
-        head = RowHead(ToyEncoder(), 3, True, text_rows)
-        sizes[text_rows] = head.size(tokens, "text") - head.prefix("text").numel()
-        assert head.size(tokens, "image") - head.prefix("image").numel() == 7 * 2 * WIDTH
+    for text_scale_shift in (True, False):
+        head = TokenScaleShiftHead(ToyEncoder(), 3, True, text_scale_shift)
+        sizes[text_scale_shift] = head.prompt_size(tokens, "text") - head.prefix("text").numel()
+        assert head.prompt_size(tokens, "image") - head.prefix("image").numel() == 7 * 2 * WIDTH
     assert sizes == {True: 7 * 2 * WIDTH, False: 0}
 
 
 def test_the_parts_of_a_prompt_are_copies_and_make_it_whole_again():
-    head = RowHead(ToyEncoder(), 3, True)
-    prompt = torch.randn(head.size(tokens_of(2, 4), "image"), generator=torch.Generator().manual_seed(3))
-    prefix, rows = head.parts(prompt, "image")
+    head = TokenScaleShiftHead(ToyEncoder(), 3, True)
+    prompt = torch.randn(head.prompt_size(tokens_of(2, 4), "image"), generator=torch.Generator().manual_seed(3))
+    prefix, rows = head.split(prompt, "image")
     assert prefix.numel() == head.prefix("image").numel() and torch.equal(torch.cat([prefix, rows]), prompt)
     prefix += 1
     assert not torch.equal(torch.cat([prefix, rows]), prompt)
 
 
 def test_prompts_for_another_grid_lend_their_prefix_alone():
-    bank, generator = RowBank(Clips(), 3, True), torch.Generator().manual_seed(0)
+    bank, generator = TokenScaleShiftBank(Clips(), 3, True), torch.Generator().manual_seed(0)
     for modality, places in (("image", 16), ("depth", 16), ("video", 8)):
-        bank.meet(tokens_of(2, places), modality)
+        bank.reserve(tokens_of(2, places), modality)
         bank.prompts[modality] = bank.fresh(modality, generator) + 1
     names, weight = ["image", "depth", "video"], torch.tensor([0.25, 0.25, 0.5])
-    prefix, rows = bank.head.split(bank.blend("image", weight, names), "image", WIDTH)
+    prefix, rows = bank.head.unpack(bank.blend("image", weight, names), "image", WIDTH)
     mean = sum(w * bank.prompts[m][: prefix.numel()] for m, w in zip(names, weight)).view(prefix.shape)
     torch.testing.assert_close(prefix, mean)
     torch.testing.assert_close(rows, torch.full((16, 2 * WIDTH), 0.5))
@@ -108,8 +108,8 @@ def test_prompts_for_another_grid_lend_their_prefix_alone():
 
 def test_without_rows_and_from_before_there_were_any_the_prompt_is_the_prefix():
     encoder, tokens = ToyEncoder(), tokens_of(3, 16)
-    bank = RowBank(encoder, 3, False)
-    bank.meet(tokens, "image")
+    bank = TokenScaleShiftBank(encoder, 3, False)
+    bank.reserve(tokens, "image")
     old = torch.randn(2, 2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
     assert bank.fresh("image", torch.Generator()).shape == (old.numel(),)
     bank.load({"image": old})
@@ -120,7 +120,7 @@ def test_without_rows_and_from_before_there_were_any_the_prompt_is_the_prefix():
 @pytest.mark.parametrize("shape", [(), (5,), (2, 2, 3), (1, 10_000)])
 def test_a_prompt_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="prompt of image: shape .* or more"):
-        RowBank(ToyEncoder(), 3, True).load({"image": torch.zeros(shape)})
+        TokenScaleShiftBank(ToyEncoder(), 3, True).load({"image": torch.zeros(shape)})
 
 
 def test_rows_learn_what_a_frozen_head_cannot_tell():
@@ -132,9 +132,9 @@ def test_rows_learn_what_a_frozen_head_cannot_tell():
     x[:, 8:] += 2.0 * (label == 1)[:, None, None]
     tokens = Tokens(x, torch.zeros(256, 16))
     right = {}
-    for with_rows in (False, True):
-        head = RowHead(encoder, 3, with_rows)
-        prompt = (torch.randn(head.size(tokens, "image"), generator=generator) * 0.02).requires_grad_(True)
+    for scale_shift in (False, True):
+        head = TokenScaleShiftHead(encoder, 3, scale_shift)
+        prompt = (torch.randn(head.prompt_size(tokens, "image"), generator=generator) * 0.02).requires_grad_(True)
         weight = torch.zeros(encoder.dim, 2, requires_grad=True)
         optimiser = torch.optim.Adam([prompt, weight], 0.02)
         for _ in range(60):
@@ -144,7 +144,7 @@ def test_rows_learn_what_a_frozen_head_cannot_tell():
             optimiser.step()
         with torch.no_grad():
             guess = (head.head(tokens[128:], prompt, "image") @ weight).argmax(1)
-        right[with_rows] = float((guess == label[128:]).float().mean())
+        right[scale_shift] = float((guess == label[128:]).float().mean())
     assert right[True] > 0.9 > 0.75 > right[False], right
 
 

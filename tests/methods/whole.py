@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.methods import method_class
 from mmcl_fast.runs import task_checkpoints
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs.make_stream import make_stream
 from tests.toy import ToyEncoder, write_folder
 
 
@@ -43,7 +44,7 @@ def make_config(folder: Path, method: str, options: dict, **train):
 def learned(folder: Path, method: str, options: dict) -> tuple[Learner, list]:
     """A learner that learned the whole stream, and its tasks."""
     config = make_config(folder, method, options)
-    tasks = run.make_stream(config).tasks
+    tasks = make_stream(config).tasks
     out = Learner(ToyEncoder(), method, options=options, device="cpu")
     for task in tasks:
         out.learn(task)
@@ -87,7 +88,7 @@ def check_state(learner: Learner, tasks: list, folder: Path) -> None:
 def check_resume(folder: Path, method: str, options: dict, stops: tuple[int, ...]) -> set[str]:
     """A run stopped after the given numbers of steps goes on, each time, to the state of a run in one go. Returns the
     names of its loops."""
-    assert not method_class(method).cumulative
+    assert not method_class(method).needs_all_tasks
     config = make_config(folder, method, options, checkpoint_every=2, evaluate_unseen=False)
     real = task_checkpoints.TaskCheckpoints.step
     loops: list[str] = []
@@ -101,16 +102,16 @@ def check_resume(folder: Path, method: str, options: dict, stops: tuple[int, ...
 
     with toy_encoder(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_checkpoints.TaskCheckpoints, "step", step)
-        run.train(config, folder / "whole")
+        runs.learn_stream(config, folder / "whole")
         names = set(loops)
         for n, stop in enumerate(stops):
             assert stop < len(loops) or n, f"only {len(loops)} steps"
             del loops[:]
             left[:] = [stop]
             with pytest.raises(KeyboardInterrupt):
-                run.train(config, folder / "parts", resume=n > 0)
+                runs.learn_stream(config, folder / "parts", resume=n > 0)
         left.clear()
-        run.train(config, folder / "parts", resume=True)
+        runs.learn_stream(config, folder / "parts", resume=True)
     tensors = [checkpoint.read(folder / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])

@@ -45,7 +45,7 @@ said: dict[str, list[str]] = {}
 
 def small_blocks() -> None:
     """As if the data were large: many batches, blocks of rows and blocks of classes."""
-    embedding.BATCH, relevance.ROWS, memory.CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
+    embedding.BATCH, relevance.BLOCK_ROWS, memory.BLOCK_CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
     learner.load_encoder = lambda name, **options: ToyEncoder()
 
 

@@ -3,14 +3,20 @@
     alpha_k = cos(q(x) * A_k, K_k),   p(x) = sum_k alpha_k P_k           in every prompted block
     loss = CE(task's classes) + orthogonality * sum over blocks of (O(P) + O(K) + O(A))
 
-P_k: a component, prefix keys and values; K_k, A_k: its key and its attention vector over the query. Each task brings
-new components, which are trained together with the old ones' frozen sum. O(B) is the mean square of the entries of
-B B' - I over all components, as in the public code; the paper's ||B B' - I|| has the same minimum. New components are
-orthonormal at the start, to each other and to the old ones (the public code's, by Gram-Schmidt in every task; the
-paper's experiments did this once for all of a known number of tasks).
+P_k is a component, prefix keys and values. K_k is its key, and A_k its attention vector over the query. Each task adds
+new components, which are trained together with the frozen sum of the old ones.
 
-The paper shares 100 components out to the tasks (10 in most of its streams) and has length 8. The number of tasks is
-not known here: each brings ``components``. Each tower has its own.
+Departures from the paper:
+
+- O(B) is the mean square of the entries of B B' - I over all components, as in the public code. The paper's
+  ||B B' - I|| has the same minimum.
+- New components start orthonormal to each other and to the old ones. The public code does so too, by Gram-Schmidt
+  in every task; the paper's experiments did so once for a known number of tasks.
+- The paper divides 100 components among the tasks, 10 for each in most of its streams. Here the number of tasks is not
+  known, so each task adds ``components``. Length 8 is the paper's.
+- Each tower has its own components.
+
+Options: :class:`CodaPromptOptions`.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ from mmcl_fast.methods.shared.options import (
     PromptLength,
     Weight,
 )
-from mmcl_fast.methods.shared.prompt_pool import Composed, Pooled
+from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool
 from mmcl_fast.option_fields import Symbol
 
 
@@ -48,39 +54,41 @@ class CodaPromptOptions(MethodOptions):
     )
 
 
-def weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
-    """alpha ``[B, J, K]``. query: ``[B, Dq]``; keys, attention: ``[J, K, Dq]``."""
+def component_weights(query: Tensor, keys: Tensor, attention: Tensor) -> Tensor:
+    """Return alpha ``[B, J, K]`` for queries ``[B, Dq]``, and keys and attention vectors ``[J, K, Dq]``."""
     dot = torch.einsum("bd,jkd->bjk", query, attention * F.normalize(keys, dim=-1))
     square = torch.einsum("bd,jkd->bjk", query.square(), attention.square())  # |q * A_k|^2
     return dot / square.clamp(min=1e-24).sqrt()
 
 
-def compose(alpha: Tensor, components: Tensor) -> Tensor:
-    """sum_k alpha_k P_k: ``[B, J, K]``, ``[J, K, 2, L, d]`` -> ``[B, J, 2, L, d]``."""
+def weighted_sum(alpha: Tensor, components: Tensor) -> Tensor:
+    """Return sum_k alpha_k P_k: ``[B, J, K]``, ``[J, K, 2, L, d]`` -> ``[B, J, 2, L, d]``."""
     return torch.einsum("bjk,jkxld->bjxld", alpha, components)
 
 
-def unorthogonal(x: Tensor) -> Tensor:
-    """O summed over blocks; x ``[J, K, ...]``."""
+def orthogonality_loss(x: Tensor) -> Tensor:
+    """Return O summed over blocks, for x ``[J, K, ...]``."""
     rows = x.flatten(2)
     return (rows @ rows.mT - torch.eye(rows.shape[1], device=x.device)).square().mean((1, 2)).sum()
 
 
-def orthonormal(count: int, beside: Tensor, generator: torch.Generator) -> Tensor:
-    """``[count, n]`` unit rows, orthogonal to each other and to those of ``beside`` ``[K, n]`` where n has room for
-    all; else to each other alone, or where even that has no room, random."""
-    known, width = beside.shape
+def orthonormal_rows(count: int, known: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random unit rows ``[count, n]``, orthogonal to each other and to the known rows ``[K, n]``.
+
+    Where n dimensions have no room for all of them, they are orthogonal to each other alone, or not even to each other.
+    """
+    known_count, width = known.shape
     rows = torch.randn(count, width, generator=generator, dtype=torch.float64)
-    if known and known + count <= width:
-        basis = torch.linalg.qr(beside.double().cpu().T).Q
+    if known_count and known_count + count <= width:
+        basis = torch.linalg.qr(known.double().cpu().T).Q
         rows = rows - rows @ basis @ basis.T
     if count <= width:
         rows = torch.linalg.qr(rows.T).Q.T
-    return F.normalize(rows, dim=1).to(beside)
+    return F.normalize(rows, dim=1).to(known)
 
 
-class CodaPrompt(Pooled):
-    """A pool holds ``components`` ``[J, K, 2, L, d]``, ``keys`` and ``attention`` ``[J, K, Dq]``."""
+class CodaPrompt(PromptPool):
+    """CODA-Prompt. A pool holds ``components`` ``[J, K, 2, L, d]``, ``keys`` and ``attention`` ``[J, K, Dq]``."""
 
     name = "coda_prompt"
     Options = CodaPromptOptions
@@ -98,20 +106,20 @@ class CodaPrompt(Pooled):
         }
         new = {
             k: torch.stack(
-                [orthonormal(o.components, block.flatten(1), generator) for block in old[k].flatten(2)]
+                [orthonormal_rows(o.components, block.flatten(1), generator) for block in old[k].flatten(2)]
             ).unflatten(2, shape)
             for k, shape in shapes.items()
         }
 
-        def with_old() -> dict[str, Tensor]:
+        def whole_pool() -> dict[str, Tensor]:
             return {k: torch.cat([old[k], new[k]], dim=1) for k in old}
 
-        def composed(query: Tensor) -> Composed:
-            pool = with_old()
-            return self.prefix(query, pool), o.orthogonality * sum(unorthogonal(x) for x in pool.values())
+        def compose(query: Tensor) -> PrefixAndLoss:
+            pool = whole_pool()
+            return self.prefix(query, pool), o.orthogonality * sum(orthogonality_loss(x) for x in pool.values())
 
-        self.fit(data, classes, list(new.values()), composed, generator)
-        self.pools[tower] = with_old()
+        self.fit(data, classes, list(new.values()), compose, generator)
+        self.pools[tower] = whole_pool()
 
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
-        return compose(weights(query, pool["keys"], pool["attention"]), pool["components"])
+        return weighted_sum(component_weights(query, pool["keys"], pool["attention"]), pool["components"])

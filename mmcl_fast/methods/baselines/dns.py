@@ -1,23 +1,31 @@
-"""DNS: dual-sided null space projection of continual multimodal contrastive learning (CMCL, Liu et al. 2025, arXiv
-2503.14963; the equations as in the authors' public code, cmcl/dns.py of Xiaohao-Liu/CMCL).
+"""DNS: dual-sided null space projection of continual multimodal contrastive learning (CMCL).
 
-Over frozen features, one linear layer per modality, the identity at first. A task of modality m is the pair of m and
-the class texts, whose side has a layer too: the similarity of a sample and a class is s f' W_m' W_t t. What is learned
-moves each layer by
+Source: Liu et al. 2025, arXiv 2503.14963. The equations are those of the authors' public code, cmcl/dns.py of
+Xiaohao-Liu/CMCL.
+
+Over frozen features f there is one linear layer W_m for each modality, the identity at first. A task pairs a modality m
+with the class texts t, whose side has a layer W_t too: the similarity of a sample and a class is s f' W_m' W_t t.
+Learning moves each layer by
 
     dW_m = D - P' D P     P: onto the features f of m's earlier samples, P': onto the layer's images W_t t of the
                           class texts that they were paired with
 
-and the text side likewise (P: earlier class texts t, P': the images W_m f of all modalities' earlier samples). So
-(W_t t)' dW_m f = 0 and (W_m f)' dW_t t = 0 for all earlier f and t: old similarities change by the second-order term
-f' dW_m' dW_t t alone, and by nothing where another modality learned. P keeps the eigenvectors of the mean of f f' whose
-eigenvalue is above ``lambda_min``; P' all but those of rounding.
+and the text side likewise, with P onto earlier class texts t and P' onto the images W_m f of all modalities' earlier
+samples. So (W_t t)' dW_m f = 0 and (W_m f)' dW_t t = 0 for all earlier f and t. Old similarities then change by the
+second-order term f' dW_m' dW_t t alone, and by nothing where another modality learned. P keeps the eigenvectors of the
+mean of f f' whose eigenvalue is above ``lambda_min``; P' keeps all but those of rounding.
 
-Where we differ from that code: D is the trained parameter, so that the update itself is projected (the code projects
-gradients before AdamW with weight decay, whose steps leave the space); P' is made of the layers of today, which the old
-similarities are computed with, not summed up over those of the past; no bias (the code trains one without projection);
-the contrastive loss runs over the task's class texts, because all samples of a class share their text. Modality not
-given: the layer of the modality that the relevance function finds most likely, where the paper always knows it.
+Departures from that code:
+
+- D is the trained parameter, so that the update itself is projected. The code projects gradients before AdamW with
+  weight decay, whose steps leave the space.
+- P' is made with the layers of today, which old similarities are computed with. The code sums it up over past layers.
+- No bias. The code trains one without projection.
+- The contrastive loss runs over the task's class texts, because all samples of a class share their text.
+- Without a given modality, the layer of the modality that the relevance function finds most likely is used. The paper
+  always knows the modality.
+
+Options: :class:`DnsOptions`.
 """
 
 from __future__ import annotations
@@ -33,22 +41,21 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.relevance import Relevance
-from mmcl_fast.methods.shared.classifier import require_one_process, train
+from mmcl_fast.methods.shared.classifier import require_one_process, train_in_one_process
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.gram import gram_matrix
-from mmcl_fast.methods.shared.options import BatchSize, Epochs, LearningRate, MethodOptions, RelevancePenalty
+from mmcl_fast.methods.shared.options import BatchSize, Epochs, LearningRate, MethodOptions, RelevancePenalty, Weight
+from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches
 
-ROUNDING = 1e-8  # eigenvalues below this part of the largest are none
+ROUNDING = 1e-8  # an eigenvalue below this share of the largest one is rounding
 
 
 class DnsOptions(MethodOptions):
     source: Literal["z", "zq"] = Field(
         "zq", description="Features f: z: the bare head's output, as in the paper; zq: z and the trunk's query q"
     )
-    lambda_min: float = Field(
-        0.001, ge=0, description="Directions of earlier features with a larger eigenvalue are kept"
-    )
+    lambda_min: Weight = Field(0.001, description="Directions of earlier features with a larger eigenvalue are kept")
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: LearningRate = Field(0.001, description="Largest learning rate of the linear layers")
@@ -56,11 +63,15 @@ class DnsOptions(MethodOptions):
 
 
 @dataclass
-class Moment:
+class SecondMoment:
     """Sum of x x' over ``count`` rows x, ``[d, d]`` float64."""
 
     total: Tensor
     count: int = 0
+
+    @staticmethod
+    def zero(width: int) -> SecondMoment:
+        return SecondMoment(torch.zeros(width, width, dtype=torch.float64))
 
     def add(self, x: Tensor) -> None:
         rows = x.double().cpu()
@@ -68,37 +79,45 @@ class Moment:
         self.count += len(x)
 
 
-def span(moment: Tensor, least: float) -> Tensor:
-    """Unit eigenvectors ``[d, k]`` of a symmetric ``[d, d]`` whose eigenvalue is above ``least`` and above rounding."""
+def leading_eigenvectors(moment: Tensor, least: float) -> Tensor:
+    """Return unit eigenvectors ``[d, k]`` of a symmetric ``[d, d]`` with an eigenvalue above ``least`` and rounding."""
     values, vectors = torch.linalg.eigh(moment)
     return vectors[:, values > max(least, ROUNDING * float(values[-1]))]
 
 
-def free(delta: Tensor, image: Tensor, source: Tensor) -> Tensor:
-    """D - P' D P, ``[D, d]``, with P' = image image' and P = source source'.
+def project_update(delta: Tensor, image: Tensor, source: Tensor) -> Tensor:
+    """Return D - P' D P, ``[D, d]``, with P' = image image' and P = source source'.
 
     Args:
-        delta: ``[D, d]``.
-        image, source: ``[D, k']`` and ``[d, k]``, orthonormal columns; none (k = 0): nothing is taken away.
+        delta: D, ``[D, d]``.
+        image: ``[D, k']``, orthonormal columns; none (k' = 0): nothing is taken away.
+        source: ``[d, k]``, orthonormal columns; none (k = 0): nothing is taken away.
     """
     return delta - image @ (image.T @ delta @ source) @ source.T
 
 
 class Dns(Method):
-    """Before the first task the scores are zero-shot; classes never trained have the score that the layers give."""
+    """DNS. Before the first task the scores are zero-shot; a class never trained gets the score of the layers.
+
+    Attributes:
+        layers: modality -> W_m ``[D, d]``.
+        text_layer: W_t ``[D, D]``.
+        features: modality -> second moment of its features f.
+        texts: modality -> second moment of the class texts that its samples were paired with.
+    """
 
     name = "dns"
-    reads_texts = True
+    scores_texts = True
     Options = DnsOptions
 
     def __init__(self, encoder: Encoder, options: DnsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.width = encoder.dim + (encoder.query_dim if options.source == "zq" else 0)
-        self.layers: dict[str, Tensor] = {}  # W_m [D, d], by modality
-        self.text_layer = torch.eye(encoder.dim, device=encoder.device)  # W_t [D, D]
-        self.features: dict[str, Moment] = {}  # of f, by modality
-        self.texts: dict[str, Moment] = {}  # of the class texts paired with a modality
+        self.layers: dict[str, Tensor] = {}
+        self.text_layer = torch.eye(encoder.dim, device=encoder.device)
+        self.features: dict[str, SecondMoment] = {}
+        self.texts: dict[str, SecondMoment] = {}
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         require_one_process(self)
@@ -109,43 +128,44 @@ class Dns(Method):
             self.relevance.learn(unit_query(data.tokens), m, {}, self.generator(data.index, 1))
         self.layers.setdefault(m, torch.eye(dim, self.width, device=device))
         with self.phase("projection"):
-            used, used_text = self._used(m), self._used_text()
-        delta, delta_text = (torch.zeros_like(w) for w in (self.layers[m], self.text_layer))
+            bases, text_bases = self._layer_bases(m), self._text_layer_bases()
+        delta, text_delta = (torch.zeros_like(w) for w in (self.layers[m], self.text_layer))
         plan = batches(len(target), o.batch_size, o.epochs, generator)
 
-        def moved() -> tuple[Tensor, Tensor]:
-            return self.layers[m] + free(delta, *used), self.text_layer + free(delta_text, *used_text)
+        def updated_layers() -> tuple[Tensor, Tensor]:
+            text_layer = self.text_layer + project_update(text_delta, *text_bases)
+            return self.layers[m] + project_update(delta, *bases), text_layer
 
         def loss(step: int) -> Tensor:
             rows = plan[step].to(target.device)
-            layer, text_layer = moved()
+            layer, text_layer = updated_layers()
             logits = self.encoder.logit_scale * (f[rows] @ layer.T) @ (texts @ text_layer.T).T
             return F.cross_entropy(logits, target[rows])
 
         with self.phase("layers", len(plan)) as shown:
-            train(
+            train_in_one_process(
                 self,
-                [([delta, delta_text], o.lr)],
+                [([delta, text_delta], o.lr)],
                 len(plan),
                 loss,
                 advance=shown.advance,
                 generator=generator,
                 loop="layers",
             )
-        self.layers[m], self.text_layer = moved()
-        self.features.setdefault(m, _none(self.width)).add(f)
-        self.texts.setdefault(m, _none(dim)).add(texts[target])
+        self.layers[m], self.text_layer = updated_layers()
+        self.features.setdefault(m, SecondMoment.zero(self.width)).add(f)
+        self.texts.setdefault(m, SecondMoment.zero(dim)).add(texts[target])
 
-    def _used(self, modality: str) -> tuple[Tensor, Tensor]:
-        """Bases ``[D, k']`` and ``[d, k]`` of what this modality's layer must keep."""
+    def _layer_bases(self, modality: str) -> tuple[Tensor, Tensor]:
+        """Bases ``[D, k']`` of P' and ``[d, k]`` of P for a modality's layer."""
         if modality not in self.features:
-            return self._bases(_none(self.encoder.dim).total, _none(self.width))
+            return self._bases(SecondMoment.zero(self.encoder.dim).total, SecondMoment.zero(self.width))
         layer = self.text_layer.double().cpu()
         return self._bases(layer @ self.texts[modality].total @ layer.T, self.features[modality])
 
-    def _used_text(self) -> tuple[Tensor, Tensor]:
-        """Bases ``[D, k']`` and ``[D, k]`` of what the text side's layer must keep."""
-        image, source = _none(self.encoder.dim).total, _none(self.encoder.dim)
+    def _text_layer_bases(self) -> tuple[Tensor, Tensor]:
+        """Bases ``[D, k']`` of P' and ``[D, k]`` of P for the text side's layer."""
+        image, source = SecondMoment.zero(self.encoder.dim).total, SecondMoment.zero(self.encoder.dim)
         for modality, moment in self.features.items():
             layer = self.layers[modality].double().cpu()
             image = image + layer @ moment.total @ layer.T
@@ -153,30 +173,31 @@ class Dns(Method):
             source.count += self.texts[modality].count
         return self._bases(image, source)
 
-    def _bases(self, image: Tensor, source: Moment) -> tuple[Tensor, Tensor]:
-        kept, used = span(image, 0.0), span(source.total / max(source.count, 1), self.options.lambda_min)
-        return kept.float().to(self.encoder.device), used.float().to(self.encoder.device)
+    def _bases(self, image: Tensor, source: SecondMoment) -> tuple[Tensor, Tensor]:
+        image_basis = leading_eigenvectors(image, 0.0)
+        source_basis = leading_eigenvectors(source.total / max(source.count, 1), self.options.lambda_min)
+        return image_basis.float().to(self.encoder.device), source_basis.float().to(self.encoder.device)
 
     def _features(self, tokens: Tokens, modality: str) -> Tensor:
         """f, ``[n, d]`` float32."""
-        z = F.normalize(self.reuse.one(self.encoder, tokens, modality), dim=-1)
+        z = F.normalize(self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality), dim=-1)
         return z if self.options.source == "z" else torch.cat([z, unit_query(tokens)], dim=1)
 
     @property
-    def routes(self) -> bool:
+    def uses_given_modality(self) -> bool:
         return bool(self.layers)
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.layers:
-            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         names, f = self.relevance.modalities, self._features(tokens, modality)
         if given and modality in names:
             e = f @ self.layers[modality].T
         else:
-            own = self.relevance(unit_query(tokens)).argmax(1)
+            likeliest = self.relevance(unit_query(tokens)).argmax(1)
             e = f @ self.layers[names[0]].T
             for k, m in enumerate(names[1:], 1):
-                e = torch.where((own == k).unsqueeze(1), f @ self.layers[m].T, e)
+                e = torch.where((likeliest == k).unsqueeze(1), f @ self.layers[m].T, e)
         return self.encoder.logit_scale * e @ (classes.embedding @ self.text_layer.T).T
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -188,16 +209,9 @@ class Dns(Method):
         return tensors, {"relevance": values, "counts": counts}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.relevance.load_state(
-            {k.removeprefix("relevance/"): v for k, v in tensors.items() if k.startswith("relevance/")},
-            values["relevance"],
-        )
+        self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.text_layer = tensors["text_layer"]
-        names = self.relevance.modalities  # moments are summed in their order
+        names = self.relevance.modalities  # moments are summed in this order
         self.layers = {m: tensors[f"layer/{m}"] for m in names}
-        self.features = {m: Moment(tensors[f"features/{m}"], values["counts"][m][0]) for m in names}
-        self.texts = {m: Moment(tensors[f"texts/{m}"], values["counts"][m][1]) for m in names}
-
-
-def _none(width: int) -> Moment:
-    return Moment(torch.zeros(width, width, dtype=torch.float64))
+        self.features = {m: SecondMoment(tensors[f"features/{m}"], values["counts"][m][0]) for m in names}
+        self.texts = {m: SecondMoment(tensors[f"texts/{m}"], values["counts"][m][1]) for m in names}

@@ -4,13 +4,17 @@
     training on task t:   loss = CE(task's classes) + match * gamma(q(x), k_t),   gamma = 1 - cos
     testing:              e of argmin_t gamma(q(x), k_t)
 
-g, the general prompt, goes on from task to task; e_t and k_t, the expert prompt and its key, belong to one task. The
-task is found for every sample by itself; the public code takes the one that most samples of a test batch voted for.
-Each task's e_t starts afresh; the public code can copy the last task's.
+The general prompt g goes on from task to task. The expert prompt e_t and its key k_t belong to one task.
 
-The paper prompts five blocks, the first two by g (length 5) and three by e (length 20). Of J prompted blocks, J // 2
-have g here, and both have one length, as the prompts of all methods. Each tower has its own g, e and keys; a sample
-is matched with the tasks of its tower.
+Departures from the paper and its public code:
+
+- The task is found for each sample by itself. In the public code the samples of a test batch vote for one task.
+- Each task's e_t starts anew. The public code can copy the last task's.
+- The paper prompts five blocks: the first two by g (length 5), three by e (length 20). Here, of J prompted blocks the
+  first J // 2 have g, and both prompts have one length, as the prompts of all methods here.
+- Each tower has its own g, e and keys; a sample is matched with the tasks of its tower.
+
+Options: :class:`DualPromptOptions`.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from mmcl_fast.methods.shared.options import (
     PromptLength,
     Weight,
 )
-from mmcl_fast.methods.shared.prompt_pool import Composed, Pooled, distance
+from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, cosine_distance
 from mmcl_fast.option_fields import Symbol
 
 
@@ -46,13 +50,16 @@ class DualPromptOptions(MethodOptions):
     )
 
 
-def place(general: Tensor, expert: Tensor) -> Tensor:
-    """g ``[J_g, 2, L, d]`` before e ``[B, J_e, 2, L, d]`` -> ``[B, J_g + J_e, 2, L, d]``."""
+def join_blocks(general: Tensor, expert: Tensor) -> Tensor:
+    """Put g ``[J_g, 2, L, d]`` before e ``[B, J_e, 2, L, d]``; returns ``[B, J_g + J_e, 2, L, d]``."""
     return torch.cat([general.expand(expert.shape[0], *general.shape), expert], dim=1)
 
 
-class DualPrompt(Pooled):
-    """A pool holds ``general`` ``[J_g, 2, L, d]``, ``experts`` ``[T, J_e, 2, L, d]`` and ``keys`` ``[T, Dq]``."""
+class DualPrompt(PromptPool):
+    """DualPrompt.
+
+    A pool holds ``general`` ``[J_g, 2, L, d]``, ``experts`` ``[T, J_e, 2, L, d]`` and ``keys`` ``[T, Dq]``.
+    """
 
     name = "dualprompt"
     Options = DualPromptOptions
@@ -69,9 +76,9 @@ class DualPrompt(Pooled):
             else old["general"].clone()
         )
 
-        def compose(query: Tensor) -> Composed:
-            prefix = place(general, expert.expand(len(query), *expert.shape))
-            return prefix, o.match * distance(query, key.unsqueeze(0)).mean()
+        def compose(query: Tensor) -> PrefixAndLoss:
+            prefix = join_blocks(general, expert.expand(len(query), *expert.shape))
+            return prefix, o.match * cosine_distance(query, key.unsqueeze(0)).mean()
 
         self.fit(data, classes, [expert, key] + ([general] if early else []), compose, generator)
         new = {"experts": expert.unsqueeze(0), "keys": key.unsqueeze(0)}
@@ -80,4 +87,4 @@ class DualPrompt(Pooled):
         self.pools[tower] = {"general": general, **new}
 
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
-        return place(pool["general"], pool["experts"][distance(query, pool["keys"]).argmin(1)])
+        return join_blocks(pool["general"], pool["experts"][cosine_distance(query, pool["keys"]).argmin(1)])

@@ -1,4 +1,12 @@
-"""Sequential fine-tuning of one shared prompt per tower: the lower bound."""
+"""Sequential fine-tuning of one shared prompt per tower: the lower bound.
+
+    loss = CE(s cos(z, T), y) over the task's classes
+
+z is the head's output under the tower's prompt, T are the class texts, s is the encoder's logit scale. Nothing keeps
+the prompt near its values after earlier tasks.
+
+Options: :class:`FinetuneOptions`.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +30,16 @@ class FinetuneOptions(MethodOptions):
 
 
 class Finetune(Method):
-    """Cross-entropy over the current task's classes, one prompt for all modalities of a tower."""
+    """One prompt for all modalities of a tower, trained by cross-entropy over the current task's classes."""
 
     name = "finetune"
-    reads_texts = True
-    shares = True
+    scores_texts = True
+    supports_distributed = True
     Options = FinetuneOptions
 
     def __init__(self, encoder: Encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.bank = PromptBank(encoder, options.prompt_length)  # keyed by tower here
+        self.bank = PromptBank(encoder, options.prompt_length)  # names of prompts are towers
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, tower = self.options, self.encoder.tower(data.modality)
@@ -53,10 +61,11 @@ class Finetune(Method):
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         prompt = self.bank.prompts.get(self.encoder.tower(modality))
-        return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding, prompt)
+        return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding, prompt)
 
     def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
-        z = self.reuse.one(self.encoder, tokens, modality, self.bank.prompts.get(self.encoder.tower(modality)))
+        prompt = self.bank.prompts.get(self.encoder.tower(modality))
+        z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality, prompt)
         return {"under the tower's prompt": F.normalize(z, dim=-1)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

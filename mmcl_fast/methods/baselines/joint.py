@@ -1,9 +1,17 @@
-"""Upper bound: the whole head and one prompt per modality, trained on all tasks' data at once with a linear classifier
-on z, and then a ridge classifier on [z ; q], which sees what that of ``ridge`` sees beside the trained z.
+"""The upper bound: training on all tasks' data at once.
 
-It keeps every task's tokens, so it is no continual learner: it is fitted after the last task, or when scores are
-first asked for. What is saved before that can't be gone on with; a stopped run takes the tasks' tokens anew. A
-sample's prompt is that of its given modality, or else of the modality that the relevance function finds most likely.
+The whole head and one prompt per modality are trained together with a linear classifier on z:
+
+    loss = CE(scale * z / |z| W + b, y) over all classes
+
+Then a ridge classifier on [z / |z| ; q / |q|] is fitted in closed form. It has the features of ``ridge`` and the
+trained z besides them.
+
+It keeps every task's tokens, so it is no continual learner. It is trained after the last task, or when scores are first
+asked for. A state saved before that can't be continued; a stopped run reads the tasks' tokens again. A sample's prompt
+is the one of its given modality, or else of the modality that the relevance function finds most likely.
+
+Options: :class:`JointOptions`.
 """
 
 from __future__ import annotations
@@ -35,8 +43,9 @@ from mmcl_fast.methods.shared.options import (
     RidgePenalty,
     TokenScaleShift,
 )
-from mmcl_fast.methods.shared.prompts import batches, join, subset, train_groups
-from mmcl_fast.methods.shared.token_scale_shift import RowBank, RowHead
+from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
+from mmcl_fast.methods.shared.prompts import batches, concat_tokens, subset, train_groups
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
 
 
 class JointOptions(MethodOptions):
@@ -52,47 +61,52 @@ class JointOptions(MethodOptions):
     classifier_lr: ClassifierRate = 0.003
     penalty: RidgePenalty = 0.005
     relevance_penalty: RelevancePenalty = 0.01
-    scale: Positive = Field(
-        20.0, description="Factor from cosines to the logits that head and prompts are trained with"
-    )
+    scale: Positive = Field(20.0, description="Factor from scores to the logits that head and prompts are trained with")
 
 
 class Joint(Method):
+    """Joint training on all tasks.
+
+    Attributes:
+        tasks: the data of all tasks so far.
+        weight: the ridge classifier ``[D + Dq + 1, C]``; None until it is fitted.
+    """
+
     name = "joint"
-    shares = True
+    supports_distributed = True
     Options = JointOptions
-    cumulative = True
+    needs_all_tasks = True
 
     def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
-        self.bank = RowBank(encoder, options.prompt_length, options.token_scale_shift)
+        self.bank = TokenScaleShiftBank(encoder, options.prompt_length, options.token_scale_shift)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
-        self.weight: Tensor | None = None  # [D + Dq + 1, C]
+        self.weight: Tensor | None = None
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        self.bank.meet(data.tokens, data.modality)
+        self.bank.reserve(data.tokens, data.modality)
         self.relevance.learn(unit_query(data.tokens), data.modality, {}, self.generator(data.index, 1))
         self.weight = None
         self.tasks.append(data)
 
     def finish(self, classes: Classes) -> None:
-        self._fitted(classes)
+        self._classifier(classes)
 
-    def _fitted(self, classes: Classes) -> Tensor:
+    def _classifier(self, classes: Classes) -> Tensor:
+        """The ridge classifier; trains everything where that has not been done yet."""
         if self.weight is None:
             self.weight = self.fit(classes)
         return self.weight
 
     def fit(self, classes: Classes) -> Tensor:
-        """Train head and prompts from scratch on everything learned so far; returns the classifier
-        ``[D + Dq + 1, C]``."""
+        """Train head and prompts from scratch on all tasks so far; return the classifier ``[D + Dq + 1, C]``."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
-        pools = self._pools()
+        pools = self._data_by_modality()
         prompts = {modality: self.bank.fresh(modality, generator) for modality in pools}
         device = self.tasks[0].labels.device
-        trained = self._thawed()
-        head = self._head() if o.head else []
+        trained = self._copy_head()
+        head = self._head_parameters() if o.head else []
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
         weight = torch.zeros(self.encoder.dim, len(classes), device=device)
         bias = torch.zeros(len(classes), device=device)
@@ -123,42 +137,44 @@ class Joint(Method):
             ridge.add(torch.cat([F.normalize(z, dim=-1), unit_query(data.tokens)], dim=1), data.labels, len(classes))
         return ridge.weight().to(device)
 
-    def _pools(self) -> dict[str, tuple[Tokens, Tensor]]:
-        """Tokens and labels of all tasks of a modality: a batch of one task alone would teach which task it is."""
-        own: dict[str, list[TaskData]] = {}
+    def _data_by_modality(self) -> dict[str, tuple[Tokens, Tensor]]:
+        """Modality -> tokens and labels of all its tasks: batches of one task alone would teach which task it is."""
+        tasks_of: dict[str, list[TaskData]] = {}
         for data in self.tasks:
-            own.setdefault(data.modality, []).append(data)
+            tasks_of.setdefault(data.modality, []).append(data)
         return {
-            modality: (join(*(data.tokens for data in tasks)), torch.cat([data.labels for data in tasks]))
-            for modality, tasks in own.items()
+            modality: (concat_tokens(*(data.tokens for data in tasks)), torch.cat([data.labels for data in tasks]))
+            for modality, tasks in tasks_of.items()
         }
 
-    def _thawed(self) -> RowHead:
-        """The head that is trained: of a copy of the encoder in float32."""
+    def _copy_head(self) -> TokenScaleShiftHead:
+        """The head to train: of a copy of the encoder in float32, so that the encoder itself stays frozen."""
         if self.options.head and self.encoder.trainable_modules():
-            own = copy.deepcopy(self.encoder)
-            own.set_precision(torch.float32)
-            self.bank.head = RowHead(own, self.options.prompt_length, self.options.token_scale_shift)
+            encoder = copy.deepcopy(self.encoder)
+            encoder.set_precision(torch.float32)
+            self.bank.head = TokenScaleShiftHead(encoder, self.options.prompt_length, self.options.token_scale_shift)
         return self.bank.head
 
-    def _head(self) -> list[Tensor]:
+    def _head_parameters(self) -> list[Tensor]:
         return [p for module in self.bank.head.encoder.trainable_modules() for p in module.parameters()]
 
     @property
-    def routes(self) -> bool:
+    def uses_given_modality(self) -> bool:
         return bool(self.relevance.modalities)
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not self.relevance.modalities:
-            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        classifier = self._fitted(classes)
+            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+        classifier = self._classifier(classes)
         query, names = unit_query(tokens), self.relevance.modalities
         if given and modality in names:
             weight = F.one_hot(torch.tensor(names.index(modality)), len(names)).float().to(query.device)
         else:
             weight = F.one_hot(self.relevance(query).argmax(1), len(names)).float()
-        own, shares = self.bank.shares(modality, weight, names)
-        z = embed_all(self.bank.head, tokens, modality, [self.bank.part(m, modality) for m in own], shares)
+        blended, shares = self.bank.tower_shares(modality, weight, names)
+        prompts = [self.bank.prompt_for(m, modality) for m in blended]
+        one_batch = self.embedding_cache.tracing
+        z = embed_all(self.bank.head, tokens, modality, prompts, shares, one_batch=one_batch)
         source = F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
         out = source @ classifier
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
@@ -169,7 +185,7 @@ class Joint(Method):
         if self.weight is not None:
             tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()} | {"weight": self.weight}
             if self.options.head:
-                tensors |= {f"head/{n}": p.detach() for n, p in enumerate(self._head())}
+                tensors |= {f"head/{n}": p.detach() for n, p in enumerate(self._head_parameters())}
         return tensors, {"relevance": values}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
@@ -177,14 +193,11 @@ class Joint(Method):
             raise RunError(
                 "method joint keeps all tasks' data in memory and was stopped before it was fitted; start the run anew"
             )
-        self.relevance.load_state(
-            {k.removeprefix("relevance/"): v for k, v in tensors.items() if k.startswith("relevance/")},
-            values["relevance"],
-        )
-        self.bank.load({k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")})
+        self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
+        self.bank.load(strip_prefix("prompt/", tensors))
         self.weight = tensors.get("weight")
         if self.options.head and self.weight is not None:
-            self._thawed()
+            self._copy_head()
             with torch.no_grad():
-                for n, p in enumerate(self._head()):
+                for n, p in enumerate(self._head_parameters()):
                     p.copy_(tensors[f"head/{n}"])

@@ -3,26 +3,30 @@
     K_x = the N keys k of the pool with the least gamma(q(x), k),   gamma = 1 - cos
     x is prompted by the prompts of K_x;   loss = CE(task's classes) + pull * sum over K_x of gamma(q(x), k)
 
-Keys, their prompts and the classifier are learned. N is chosen for every sample by itself, as the equation says; the
-public code takes the keys that most samples of a batch chose, in testing too. The sum is taken per sample and
-averaged over the batch. The paper's table of frequencies, optional there, which drives later tasks to other prompts,
-is left out, as in the public code.
+Keys, their prompts and the classifier are learned.
 
-The paper prepends prompts to the input (10 of length 5, N = 5, pull = 0.5). Here they are prefix keys and values of
-every prompted block, as for all methods, and short enough that a sample gets as many in all as with the others
-(N = 4 of length 2). Each tower has its own pool.
+Departures from the paper and its public code:
+
+- The N keys are selected for each sample by itself, as the equation says. The public code takes the keys that most
+  samples of a batch selected, in testing too. The sum is taken for each sample and averaged over the batch.
+- The paper has an optional table of frequencies, which drives later tasks to other prompts. It is left out, as in the
+  public code.
+- The paper prepends prompts to the input (a pool of 10, each of length 5, N = 5, pull = 0.5). Here they are prefix keys
+  and values of every prompted block, as for all methods. They are so short that a sample gets 8 tokens in all, as with
+  the other methods (N = 4, length 2).
+- Each tower has its own pool.
+
+Options: :class:`L2pOptions`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Encoder
-from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.options import (
     BatchSize,
@@ -33,7 +37,7 @@ from mmcl_fast.methods.shared.options import (
     PromptLength,
     Weight,
 )
-from mmcl_fast.methods.shared.prompt_pool import Composed, Pooled, distance
+from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, cosine_distance
 from mmcl_fast.option_fields import Symbol
 
 
@@ -58,53 +62,53 @@ class L2pOptions(MethodOptions):
         return self
 
 
-def select(query: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The nearest keys of each sample: gamma and places, both ``[B, count]``, nearest first.
+def select_keys(query: Tensor, keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Select the nearest keys of each sample.
 
     Args:
         query: ``[B, Dq]``, unit rows.
         keys: ``[M, Dq]``.
+        count: N.
+
+    Returns:
+        gamma and row numbers of the keys, both ``[B, N]``, nearest first.
     """
-    near = distance(query, keys).topk(count, largest=False)
+    near = cosine_distance(query, keys).topk(count, largest=False)
     return near.values, near.indices
 
 
-def join(prompts: Tensor, places: Tensor) -> Tensor:
-    """prompts ``[M, J, 2, L, d]``, places ``[B, N]`` -> prefix ``[B, J, 2, N L, d]``."""
-    return prompts[places].permute(0, 2, 3, 1, 4, 5).flatten(3, 4)
+def concat_prompts(prompts: Tensor, selected: Tensor) -> Tensor:
+    """Concatenate the selected prompts of each sample along the tokens.
+
+    prompts ``[M, J, 2, L, d]``, selected ``[B, N]`` -> prefix ``[B, J, 2, N L, d]``.
+    """
+    return prompts[selected].permute(0, 2, 3, 1, 4, 5).flatten(3, 4)
 
 
-class L2p(Pooled):
+class L2p(PromptPool):
+    """L2P. A pool holds ``prompts`` ``[M, J, 2, L, d]`` and ``keys`` ``[M, Dq]``."""
+
     name = "l2p"
     Options = L2pOptions
 
-    def __init__(self, encoder: Encoder, options: L2pOptions, *, seed: int = 0, progress: Any = None):
-        super().__init__(encoder, options, seed=seed, progress=progress)
-        if options.selected > options.pool_size:
-            raise ConfigError(
-                f"method.options.selected = {options.selected}: is more than the pool holds "
-                f"(method.options.pool_size = {options.pool_size}); lower it"
-            )
-
-    def _fresh(self, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
+    def _new_pool(self, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
         o, e = self.options, self.encoder
-        prompts = torch.randn(
-            o.pool_size, e.num_prompted_blocks, 2, o.prompt_length, e.prefix_width(modality), generator=generator
-        )
+        shape = (o.pool_size, e.num_prompted_blocks, 2, o.prompt_length, e.prefix_width(modality))
+        prompts = torch.randn(*shape, generator=generator)
         keys = torch.rand(o.pool_size, e.query_dim, generator=generator) * 2 - 1
         return {"prompts": (prompts * 0.02).to(e.device), "keys": keys.to(e.device)}
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, tower, generator = self.options, self.encoder.tower(data.modality), self.generator(data.index, 3)
-        old = self.pools.get(tower) or self._fresh(data.modality, generator)
+        old = self.pools.get(tower) or self._new_pool(data.modality, generator)
         pool = {k: v.clone() for k, v in old.items()}
 
-        def compose(query: Tensor) -> Composed:
-            near, places = select(query, pool["keys"], o.selected)
-            return join(pool["prompts"], places), o.pull * near.sum(1).mean()
+        def compose(query: Tensor) -> PrefixAndLoss:
+            near, selected = select_keys(query, pool["keys"], o.selected)
+            return concat_prompts(pool["prompts"], selected), o.pull * near.sum(1).mean()
 
         self.fit(data, classes, list(pool.values()), compose, generator)
         self.pools[tower] = pool
 
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
-        return join(pool["prompts"], select(query, pool["keys"], self.options.selected)[1])
+        return concat_prompts(pool["prompts"], select_keys(query, pool["keys"], self.options.selected)[1])

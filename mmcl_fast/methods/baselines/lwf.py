@@ -3,11 +3,18 @@
     loss = CE(task's classes) + distillation * L_old
     L_old = - mean_x sum_c y'_c(x) log p'_c(x),   y' = softmax(o* / T),  p' = softmax(o / T),  c over the old classes
 
-o*: logits of the task's own samples, recorded with the prompt and the classifier as they were before the task.
-T = 2 and distillation = 1 are the paper's. The paper has a softmax per old task and is told the task at test time; with
-one classifier for all classes L_old is over all old classes at once, as in class-incremental public code, which keeps
-their order across tasks too. There is no warm-up of the new rows alone. The first task of a tower has no prompt
-before it: o* is then of the bare head.
+o* are logits of the task's own samples, recorded with prompt and classifier as they were before the task. T = 2 and
+distillation = 1 are the paper's values.
+
+Departures from the paper:
+
+- The paper has one softmax for each old task, and is told the task at test time. Here one classifier serves all
+  classes, and L_old runs over all old classes at once. Class-incremental public code does the same; it also keeps the
+  order of classes across tasks.
+- The new rows of the classifier are not warmed up alone.
+- The first task of a tower has no prompt before it: then o* comes from the bare head.
+
+Options: :class:`LwfOptions`.
 """
 
 from __future__ import annotations
@@ -29,7 +36,7 @@ from mmcl_fast.methods.shared.options import (
     PromptRate,
     Weight,
 )
-from mmcl_fast.methods.shared.prompt_and_classifier import Tuned
+from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier
 from mmcl_fast.option_fields import Symbol
 
 
@@ -46,19 +53,22 @@ class LwfOptions(MethodOptions):
 
 
 def distillation_loss(logits: Tensor, recorded: Tensor, temperature: float) -> Tensor:
-    """L_old of logits and recorded logits, both ``[B, C_old]``."""
+    """Return L_old of logits and recorded logits, both ``[B, C_old]``."""
     target = (recorded / temperature).softmax(-1)
     return -(target * (logits / temperature).log_softmax(-1)).sum(-1).mean()
 
 
-class Lwf(Tuned):
+class Lwf(PromptAndClassifier):
+    """LwF over one prompt for each tower and a linear classifier."""
+
     name = "lwf"
     Options = LwfOptions
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, known, target, head = self.options, len(self.classifier), data.targets, self.classifier
         with torch.no_grad():
-            recorded = head(self.reuse.one(self.encoder, data.tokens, data.modality, self.prompt(data.modality)))
+            prompt = self.prompt(data.modality)
+            recorded = head(self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt))
 
         def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
             value = head.loss(z, target[rows], data.classes)

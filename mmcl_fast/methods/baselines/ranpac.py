@@ -2,16 +2,21 @@
 
     h = max(0, f W), W ~ N(0, 1) fixed;  G = sum h h',  C = sum h y';  scores = h (G + lambda I)^-1 C
 
-f = [z / |z| ; q / |q|] here. G and C are sums over all samples, so they depend on no order. lambda is chosen anew at
-each task: 80 % of the samples, drawn at random, are fitted, and the lambda in 10^-8 ... 10^8 with the least mean square
-error on the others is taken; G and C have all of them. The paper chooses on the last task's samples alone
-(``held_out = "task"``), so that its result depends on which task comes last and says little for a task of one class or
-of few samples. The default chooses on the held-out samples of all tasks so far, by their second moments; for one task
-both are the same.
+f = [z / |z| ; q / |q|] here. G and C are sums over all samples, so the order of the tasks does not matter. lambda is
+chosen anew at each task. A random 80 % of the samples is fitted, and the lambda of 10^-8 ... 10^8 with the least mean
+squared error on the others is taken. The final G and C have all samples.
 
-The paper's first phase, a parameter-efficient tuning on the first task alone with a linear classifier that is thrown
-away, trains the prompt of that task's tower (``source = "tuned"``); the other tower keeps its bare head. The paper's W
-has 10,000 columns; the default is smaller, because every checkpoint holds G.
+Departures from the paper:
+
+- The paper chooses lambda on the last task's samples alone (``held_out = "task"``). Its result then depends on which
+  task comes last, and says little for a task of one class or of few samples. The default chooses on the held-out
+  samples of all tasks so far, by their second moments. For one task the two are the same.
+- The paper's first phase is a parameter-efficient tuning on the first task alone, with a linear classifier that is
+  thrown away. Here it trains the prompt of that task's tower (``source = "tuned"``); the other tower keeps its bare
+  head.
+- The paper's W has 10,000 columns. The default is smaller, because every checkpoint holds G.
+
+Options: :class:`RanPacOptions`.
 """
 
 from __future__ import annotations
@@ -25,11 +30,12 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.comm.relevance import ROWS
-from mmcl_fast.methods.shared.classifier import Growing, require_one_process, train
+from mmcl_fast.methods.comm.relevance import BLOCK_ROWS
+from mmcl_fast.methods.shared.classifier import GrowingClassifier, require_one_process, train_in_one_process
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.gram import gram_matrix
 from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
+from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset
 from mmcl_fast.option_fields import Symbol
 
@@ -44,8 +50,7 @@ class RanPacOptions(MethodOptions):
     )
     projections: Annotated[int, Symbol("M")] = Field(2000, ge=1, le=20_000, description="Random features")
     held_out: Literal["all", "task"] = Field(
-        "all",
-        description="Held-out samples that the ridge penalty is chosen on: of all tasks so far, or of the last task",
+        "all", description="Held-out samples that lambda is chosen on: of all tasks so far, or of the last task"
     )
     prompt_length: PromptLength = 8
     epochs: Epochs = 20
@@ -54,27 +59,41 @@ class RanPacOptions(MethodOptions):
     classifier_lr: ClassifierRate = 0.003
 
 
-class Moments:
-    """G = sum h h' ``[M, M]``, C = sum h y' ``[M, C]`` and sum |y|^2, float64."""
+class RidgeMoments:
+    """The sums that ridge regression onto one-hot y needs, float64.
+
+    Attributes:
+        gram: G = sum h h' ``[M, M]``.
+        cross: C = sum h y' ``[M, C]``.
+        count: the number of samples, which is sum |y|^2.
+    """
 
     def __init__(self, size: int):
         self.gram = torch.zeros(size, size, dtype=torch.float64)
         self.cross = torch.zeros(size, 0, dtype=torch.float64)
-        self.count = 0  # each y is one-hot: the sum of its squares
+        self.count = 0
 
     def add(self, h: Tensor, labels: Tensor, outputs: int) -> None:
-        """h ``[n, M]``; labels ``[n]`` int64, columns of C; outputs: columns from now on."""
+        """Add samples.
+
+        Args:
+            h: ``[n, M]``.
+            labels: ``[n]`` int64, columns of C.
+            outputs: the number of columns that C has from now on.
+        """
         self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
-        for rows, own in zip(h.split(ROWS), labels.split(ROWS)):
+        for rows, block_labels in zip(h.split(BLOCK_ROWS), labels.split(BLOCK_ROWS)):
             rows = rows.double().cpu()
             self.gram += gram_matrix(rows)
-            self.cross += rows.T @ F.one_hot(own.cpu(), outputs).double()
+            self.cross += rows.T @ F.one_hot(block_labels.cpu(), outputs).double()
         self.count += len(h)
 
 
-def choose_lambda(fitted: Moments, held: Moments) -> float:
-    """The lambda of ``LAMBDAS`` whose ridge solution on ``fitted`` has the least squared error on ``held``:
-    sum |y - W'h|^2 = sum |y|^2 - 2 tr W'C + tr W'G W, with G and C of ``held``."""
+def choose_lambda(fitted: RidgeMoments, held: RidgeMoments) -> float:
+    """Return the lambda of ``LAMBDAS`` whose ridge solution on ``fitted`` has the least squared error on ``held``.
+
+    The error is sum |y - W'h|^2 = sum |y|^2 - 2 tr W'C + tr W'G W, with G and C of ``held``.
+    """
     errors = []
     for weight in LAMBDAS:
         factor, failed = torch.linalg.cholesky_ex(fitted.gram + weight * torch.eye(len(fitted.gram)).double())
@@ -85,8 +104,17 @@ def choose_lambda(fitted: Moments, held: Moments) -> float:
 
 
 class RanPac(Method):
-    """Modality given or not makes no difference. Before the first task the scores are zero-shot; later they are -inf
-    for classes never trained."""
+    """RanPAC. The given modality changes nothing.
+
+    Before the first task the scores are zero-shot; later they are -inf for classes that were never trained.
+
+    Attributes:
+        bank: the prompt of the first task's tower.
+        random: W ``[d, M]``.
+        fitted: moments of the 80 % of samples that lambda's candidates are fitted on.
+        held: moments of the held-out 20 %.
+        penalty: lambda.
+    """
 
     name = "ranpac"
     Options = RanPacOptions
@@ -95,9 +123,9 @@ class RanPac(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         width = encoder.query_dim + (0 if options.source == "q" else encoder.dim)
         size = options.projections
-        self.bank = PromptBank(encoder, options.prompt_length)  # of the first task's tower
+        self.bank = PromptBank(encoder, options.prompt_length)
         self.random = torch.randn(width, size, generator=self.generator(1)).to(encoder.device)
-        self.fitted, self.held = Moments(size), Moments(size)
+        self.fitted, self.held = RidgeMoments(size), RidgeMoments(size)
         self.penalty = 1.0
         self._weight: Tensor | None = None
 
@@ -106,34 +134,36 @@ class RanPac(Method):
         if self.options.source == "tuned" and not self.fitted.count:
             self._tune(data)
         with self.phase("statistics"):
-            h = self._projected(data.tokens, data.modality)
+            h = self._random_features(data.tokens, data.modality)
             order = torch.randperm(len(h), generator=self.generator(data.index, 6)).to(h.device)
             parts = order.split([len(h) - len(h) // 5, len(h) // 5])
-            own = [Moments(len(self.fitted.gram)) for _ in parts]
-            for rows, task, total in zip(parts, own, (self.fitted, self.held)):
+            task_moments = [RidgeMoments(len(self.fitted.gram)) for _ in parts]
+            for rows, task, total in zip(parts, task_moments, (self.fitted, self.held)):
                 for moments in (task, total):
                     moments.add(h[rows], data.labels[rows], len(classes))
-            chosen_on = own if self.options.held_out == "task" else (self.fitted, self.held)
+            chosen_on = task_moments if self.options.held_out == "task" else (self.fitted, self.held)
             if chosen_on[1].count:
                 self.penalty = choose_lambda(*chosen_on)
             self._weight = None
 
     def _tune(self, data: TaskData) -> None:
-        """The first phase: a prompt and a linear classifier on the first task."""
+        """Run the first phase: train a prompt and a linear classifier on the first task."""
         o, generator = self.options, self.generator(data.index, 3)
-        prompt, head = self.bank.fresh(data.modality, generator), Growing(self.encoder.dim, self.encoder.device)
-        head.grow(len(data.classes))
-        target, own = data.targets, list(range(len(data.classes)))
+        prompt = self.bank.fresh(data.modality, generator)
+        classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
+        classifier.grow(len(data.classes))
+        target, columns = data.targets, list(range(len(data.classes)))
         plan = batches(len(target), o.batch_size, o.epochs, generator)
 
         def loss(step: int) -> Tensor:
             rows = plan[step].to(target.device)
-            return head.loss(self.encoder.head(subset(data.tokens, rows), prompt, data.modality), target[rows], own)
+            z = self.encoder.head(subset(data.tokens, rows), prompt, data.modality)
+            return classifier.loss(z, target[rows], columns)
 
         with self.phase("prompts", len(plan)) as shown:
-            train(
+            train_in_one_process(
                 self,
-                [([prompt], o.lr), (head.parameters, o.classifier_lr)],
+                [([prompt], o.lr), (classifier.parameters, o.classifier_lr)],
                 len(plan),
                 loss,
                 advance=shown.advance,
@@ -141,16 +171,17 @@ class RanPac(Method):
             )
         self.bank.prompts[self.encoder.tower(data.modality)] = prompt
 
-    def _projected(self, tokens: Tokens, modality: str) -> Tensor:
+    def _random_features(self, tokens: Tokens, modality: str) -> Tensor:
         """h, ``[n, M]`` float32."""
-        source = unit_query(tokens)
+        f = unit_query(tokens)
         if self.options.source != "q":
-            z = self.reuse.one(self.encoder, tokens, modality, self.bank.prompts.get(self.encoder.tower(modality)))
-            source = torch.cat([F.normalize(z, dim=-1), source], dim=1)
-        return (source @ self.random).relu()
+            prompt = self.bank.prompts.get(self.encoder.tower(modality))
+            z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality, prompt)
+            f = torch.cat([F.normalize(z, dim=-1), f], dim=1)
+        return (f @ self.random).relu()
 
     def weight(self) -> Tensor:
-        """(G + lambda I)^-1 C, ``[M, C]`` float32."""
+        """Return (G + lambda I)^-1 C, ``[M, C]`` float32."""
         if self._weight is None:
             gram, cross = self.fitted.gram + self.held.gram, self.fitted.cross + self.held.cross
             lift = self.penalty * torch.eye(len(gram), dtype=torch.float64)
@@ -160,8 +191,9 @@ class RanPac(Method):
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         known = self.fitted.cross.shape[1]
         if not known:
-            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        return F.pad(self._projected(tokens, modality) @ self.weight(), (0, len(classes) - known), value=float("-inf"))
+            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+        out = self._random_features(tokens, modality) @ self.weight()
+        return F.pad(out, (0, len(classes) - known), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"prompt/{k}": v for k, v in self.bank.prompts.items()} | {"random": self.random}
@@ -170,7 +202,7 @@ class RanPac(Method):
         return tensors, {"penalty": self.penalty, "counts": [self.fitted.count, self.held.count]}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items() if k.startswith("prompt/")}
+        self.bank.prompts = strip_prefix("prompt/", tensors)
         self.random, self.penalty, self._weight = tensors["random"], values["penalty"], None
         for name, moments, count in zip(("fitted", "held"), (self.fitted, self.held), values["counts"]):
             moments.gram, moments.cross, moments.count = tensors[f"{name}/gram"], tensors[f"{name}/cross"], count

@@ -1,18 +1,22 @@
 """Experience replay from a buffer of exemplars.
 
-Every step learns from a batch of the task and from as many samples drawn from the buffer (Chaudhry et al. 2019,
-"On tiny episodic memories in continual learning", arXiv 1902.10486), with cross-entropy over all classes seen so far.
-Exemplars are trunk tokens in bfloat16, never files; the buffer takes up a task's samples when it has been learned.
+Every step learns from a batch of the task and from as many samples drawn from the buffer, with cross-entropy over all
+classes seen so far (Chaudhry et al. 2019, "On tiny episodic memories in continual learning", arXiv 1902.10486).
+Exemplars are trunk tokens in bfloat16, never files. After a task is learned, its samples compete for the buffer.
 
-``reservoir``: each sample that ever came has the same chance to be in it (Vitter 1985, algorithm R: the i-th takes
-slot j = floor(U i) if j < budget).
-``herding``: the budget is shared out evenly over the classes; a class's exemplars are in the order of iCaRL (Rebuffi
-et al. 2017, arXiv 1611.07725, algorithms 4 and 5):
+``selection = "reservoir"``: each sample that ever came is in the buffer with the same probability (Vitter 1985,
+algorithm R: the i-th sample takes slot j = floor(U i) if j < budget).
+
+``selection = "herding"``: the budget is divided evenly among the classes. A class's exemplars are in the order of iCaRL
+(Rebuffi et al. 2017, arXiv 1611.07725, algorithms 4 and 5):
 
     p_k = argmin_x || mu - (f(x) + f(p_1) + ... + f(p_{k-1})) / k ||,   f(x) = z / |z|,  mu = mean f(x)
 
-and when classes are added the last of each go. iCaRL's nearest-mean prediction and its distillation are not part of
-this method.
+When classes are added, the last exemplars of each class go.
+
+Departures: iCaRL's nearest-mean prediction and its distillation are not part of this method.
+
+Options: :class:`ReplayOptions`.
 """
 
 from __future__ import annotations
@@ -28,14 +32,14 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.embedding import embed_all
 from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
-from mmcl_fast.methods.shared.prompt_and_classifier import Tuned, under
-from mmcl_fast.methods.shared.prompts import join, subset
+from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, strip_prefix
+from mmcl_fast.methods.shared.prompts import concat_tokens, subset
 
 
 class ReplayOptions(MethodOptions):
     prompt_length: PromptLength = 8
     epochs: Epochs = 20
-    batch_size: BatchSize = Field(32, description="Samples of the task in a training step, and exemplars beside them")
+    batch_size: BatchSize = Field(32, description="Samples of the task in a training step, and as many exemplars")
     lr: PromptRate = 0.01
     classifier_lr: ClassifierRate = 0.003
     budget: int = Field(400, ge=1, description="Exemplars of all classes together")
@@ -43,11 +47,11 @@ class ReplayOptions(MethodOptions):
 
 
 def reservoir(budget: int, seen: int, new: int, generator: torch.Generator) -> Tensor:
-    """Which samples stay when ``new`` ones come after ``seen``.
+    """Select the samples that are in the buffer after ``new`` ones came after ``seen``.
 
     Returns:
-        ``[min(budget, seen + new)]`` int64, sorted places in [those kept so far, the new ones]; min(budget, seen) are
-        kept so far.
+        ``[min(budget, seen + new)]`` int64, sorted positions in the list of the exemplars so far, min(budget, seen) of
+        them, followed by the new samples.
     """
     kept = min(budget, seen)
     slots = list(range(kept))
@@ -61,7 +65,7 @@ def reservoir(budget: int, seen: int, new: int, generator: torch.Generator) -> T
 
 
 def herd(features: Tensor, count: int) -> Tensor:
-    """Rows of ``features`` ``[n, D]`` in the order of herding, the first ``count`` of them, ``[min(count, n)]``."""
+    """Return row numbers of features ``[n, D]`` in the order of herding, the first ``count`` of them."""
     mean, total = features.mean(0), torch.zeros_like(features[0])
     free = torch.ones(len(features), dtype=torch.bool, device=features.device)
     chosen: list[int] = []
@@ -73,126 +77,144 @@ def herd(features: Tensor, count: int) -> Tensor:
 
 
 def quotas(budget: int, classes: int) -> list[int]:
-    """How many exemplars each class may have: even shares, the remainder to the oldest classes. No class's share
-    grows when classes are added."""
+    """Return how many exemplars each class may have: even shares, the remainder to the oldest classes.
+
+    No class's quota grows when classes are added.
+    """
     return [budget // classes + (c < budget % classes) for c in range(classes)]
 
 
-def bare(tokens: Tokens) -> Tokens:
-    """What the head reads of them, in bfloat16."""
+def without_query(tokens: Tokens) -> Tokens:
+    """Return what the head reads of samples, in bfloat16; the query is dropped."""
     return Tokens(tokens.tokens.bfloat16(), tokens.query[:, :0], tokens.mask)
 
 
-class Replay(Tuned):
+class Replay(PromptAndClassifier):
+    """Experience replay over one prompt for each tower and a linear classifier.
+
+    Attributes:
+        exemplars: modality -> its part of the buffer.
+        labels: modality -> ``[n]`` int64, the exemplars' classes.
+        seen: the number of samples that ever came.
+    """
+
     name = "replay"
     Options = ReplayOptions
 
     def __init__(self, encoder: Encoder, options: ReplayOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.exemplars: dict[str, Tokens] = {}  # modality -> its rows of the buffer
-        self.labels: dict[str, Tensor] = {}  # ``[n]`` int64 of each
-        self.seen = 0  # samples that ever came
+        self.exemplars: dict[str, Tokens] = {}
+        self.labels: dict[str, Tensor] = {}
+        self.seen = 0
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         generator, size = self.generator(data.index, 3), self.options.batch_size
+        tower = self.encoder.tower(data.modality)
 
         def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
             parts, labels = [z], [data.labels[rows]]
-            for modality, old in self._drawn(size, generator):
-                own = (
-                    prompt
-                    if self.encoder.tower(modality) == self.encoder.tower(data.modality)
-                    else self.prompt(modality)
-                )
-                parts.append(self.encoder.head(subset(self.exemplars[modality], old), own, modality))
-                labels.append(self.labels[modality][old])
+            for modality, drawn in self._draw(size, generator):
+                # The task's tower is being trained: its exemplars are embedded under the prompt of this step.
+                under = prompt if self.encoder.tower(modality) == tower else self.prompt(modality)
+                parts.append(self.encoder.head(subset(self.exemplars[modality], drawn), under, modality))
+                labels.append(self.labels[modality][drawn])
             return F.cross_entropy(self.classifier(torch.cat(parts)), torch.cat(labels))
 
         self.fit(data, classes, loss, generator)
         with self.phase("statistics"):
-            self._take_up(data, len(classes))
+            if self.options.selection == "reservoir":
+                self._update_by_reservoir(data)
+            else:
+                self._update_by_herding(data, quotas(self.options.budget, len(classes)))
+            self.seen += len(data.labels)
 
-    def _drawn(self, count: int, generator: torch.Generator) -> list[tuple[str, Tensor]]:
-        """``count`` rows of the buffer, with replacement, by modality."""
+    def _draw(self, count: int, generator: torch.Generator) -> list[tuple[str, Tensor]]:
+        """Draw ``count`` exemplars with replacement; returns (modality, row numbers in its part of the buffer)."""
         sizes = [len(labels) for labels in self.labels.values()]
         if not sum(sizes):
             return []
         rows, out, start = torch.randint(sum(sizes), (count,), generator=generator), [], 0
         for modality, size in zip(self.labels, sizes):
-            own = rows[(rows >= start) & (rows < start + size)] - start
-            if len(own):
-                out.append((modality, own.to(self.labels[modality].device)))
+            found = rows[(rows >= start) & (rows < start + size)] - start
+            if len(found):
+                out.append((modality, found.to(self.labels[modality].device)))
             start += size
         return out
 
-    def _take_up(self, data: TaskData, classes: int) -> None:
-        if self.options.selection == "reservoir":
-            self._by_reservoir(data)
-        else:
-            self._by_herding(data, quotas(self.options.budget, classes))
-        self.seen += len(data.labels)
-
-    def _by_reservoir(self, data: TaskData) -> None:
+    def _update_by_reservoir(self, data: TaskData) -> None:
         kept, start = reservoir(self.options.budget, self.seen, len(data.labels), self.generator(data.index, 4)), 0
         for modality, labels in list(self.labels.items()):
-            own = kept[(kept >= start) & (kept < start + len(labels))] - start
+            rows = kept[(kept >= start) & (kept < start + len(labels))] - start
             start += len(labels)
-            self._keep(modality, own.to(labels.device))
-        self._add(data, (kept[kept >= start] - start).to(data.labels.device))
+            self._keep_rows(modality, rows.to(labels.device))
+        self._add_samples(data, (kept[kept >= start] - start).to(data.labels.device))
 
-    def _by_herding(self, data: TaskData, most: list[int]) -> None:
+    def _update_by_herding(self, data: TaskData, quota: list[int]) -> None:
+        """Cut every class to its quota, then add the task's classes. ``quota``: class id -> exemplars."""
         for modality, labels in list(self.labels.items()):
-            rows = [(labels == c).nonzero()[: most[c], 0] for c in labels.unique().tolist()]
-            self._keep(modality, torch.cat(rows))
-        z = F.normalize(self.reuse.one(self.encoder, data.tokens, data.modality, self.prompt(data.modality)), dim=1)
+            rows = [(labels == c).nonzero()[: quota[c], 0] for c in labels.unique().tolist()]
+            self._keep_rows(modality, torch.cat(rows))
+        prompt = self.prompt(data.modality)
+        z = self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt)
+        z = F.normalize(z, dim=1)
         for c in data.classes:
-            self._herd_class(data, c, (data.labels == c).nonzero()[:, 0], z, most[c])
+            self._herd_class(data, c, (data.labels == c).nonzero()[:, 0], z, quota[c])
 
     def _herd_class(self, data: TaskData, c: int, new: Tensor, z: Tensor, count: int) -> None:
-        """A class met again is chosen anew from its exemplars and its new samples."""
+        """Select the exemplars of a class; a class met again is selected from its exemplars and its new samples.
+
+        Args:
+            data: the task.
+            c: the class.
+            new: row numbers of its samples in the task.
+            z: ``[n, D]``, unit rows of all the task's samples.
+            count: exemplars to select.
+        """
         labels = self.labels.get(data.modality)
         old = new[:0] if labels is None else (labels == c).nonzero()[:, 0]
         if labels is None or not len(old):
-            self._add(data, new[herd(z[new], count)])
+            self._add_samples(data, new[herd(z[new], count)])
             return
         prompt = self.bank.prompts[self.encoder.tower(data.modality)]
-        before = embed_all(self.encoder, self.exemplars[data.modality], data.modality, [prompt], rows=old)
-        again = subset(self.exemplars[data.modality], old)
-        order = herd(torch.cat([F.normalize(before, dim=1), z[new]]), count)
-        both = join(again, bare(subset(data.tokens, new)))
-        self._keep(data.modality, (labels != c).nonzero()[:, 0])
+        old_z = embed_all(self.encoder, self.exemplars[data.modality], data.modality, [prompt], rows=old)
+        old_tokens = subset(self.exemplars[data.modality], old)
+        order = herd(torch.cat([F.normalize(old_z, dim=1), z[new]]), count)
+        both = concat_tokens(old_tokens, without_query(subset(data.tokens, new)))
+        self._keep_rows(data.modality, (labels != c).nonzero()[:, 0])
         self._append(data.modality, subset(both, order), torch.full_like(order, c))
 
-    def _keep(self, modality: str, rows: Tensor) -> None:
+    def _keep_rows(self, modality: str, rows: Tensor) -> None:
+        """Remove all but some exemplars of a modality."""
         tokens, labels = self.exemplars.pop(modality), self.labels.pop(modality)
         if len(rows):
             self.exemplars[modality], self.labels[modality] = subset(tokens, rows), labels[rows]
 
-    def _add(self, data: TaskData, rows: Tensor) -> None:
-        self._append(data.modality, bare(subset(data.tokens, rows)), data.labels[rows])
+    def _add_samples(self, data: TaskData, rows: Tensor) -> None:
+        """Add samples of the task to the buffer."""
+        self._append(data.modality, without_query(subset(data.tokens, rows)), data.labels[rows])
 
     def _append(self, modality: str, tokens: Tokens, labels: Tensor) -> None:
         if not len(labels):
             return
         if modality in self.exemplars:
-            tokens = join(self.exemplars[modality], tokens)
+            tokens = concat_tokens(self.exemplars[modality], tokens)
             labels = torch.cat([self.labels[modality], labels])
         self.exemplars[modality], self.labels[modality] = tokens, labels
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super().state()
-        for modality, rows in self.exemplars.items():
-            tensors[f"exemplars/{modality}/tokens"] = rows.tokens
+        for modality, exemplars in self.exemplars.items():
+            tensors[f"exemplars/{modality}/tokens"] = exemplars.tokens
             tensors[f"exemplars/{modality}/labels"] = self.labels[modality]
-            if rows.mask is not None:
-                tensors[f"exemplars/{modality}/mask"] = rows.mask
+            if exemplars.mask is not None:
+                tensors[f"exemplars/{modality}/mask"] = exemplars.mask
         return tensors, {**values, "modalities": list(self.exemplars), "seen": self.seen}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         super().load_state(tensors, values)
         self.exemplars, self.labels, self.seen = {}, {}, values["seen"]
         for modality in values["modalities"]:
-            own = under(f"exemplars/{modality}/", tensors)
-            nothing = torch.zeros(len(own["labels"]), 0, device=own["labels"].device)
-            self.exemplars[modality] = Tokens(own["tokens"], nothing, own.get("mask"))
-            self.labels[modality] = own["labels"]
+            saved = strip_prefix(f"exemplars/{modality}/", tensors)
+            no_query = torch.zeros(len(saved["labels"]), 0, device=saved["labels"].device)
+            self.exemplars[modality] = Tokens(saved["tokens"], no_query, saved.get("mask"))
+            self.labels[modality] = saved["labels"]

@@ -1,5 +1,10 @@
-"""Closed-form ridge classifier on frozen features from accumulated moments (RanPAC without its random layer,
-McDonnell et al. 2023, arXiv 2307.02251). Equal to joint ridge regression whatever the order of tasks."""
+"""A ridge classifier on frozen features, in closed form from accumulated moments.
+
+It is RanPAC (McDonnell et al. 2023, arXiv 2307.02251) without the random layer. It equals joint ridge regression on all
+tasks' data, whatever the order of the tasks.
+
+Options: :class:`RidgeOptions`.
+"""
 
 from __future__ import annotations
 
@@ -25,29 +30,33 @@ class RidgeOptions(MethodOptions):
 
 
 class RidgeMethod(Method):
+    """Ridge regression onto one-hot classes. Before the first task the scores are zero-shot."""
+
     name = "ridge"
-    shares = True
+    supports_distributed = True
     Options = RidgeOptions
 
     def __init__(self, encoder: Encoder, options: RidgeOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.ridge = Ridge(encoder.query_dim + (encoder.dim if options.source == "zq" else 0), options.penalty)
 
-    def _source(self, tokens: Tokens, modality: str) -> Tensor:
+    def _features(self, tokens: Tokens, modality: str) -> Tensor:
+        """``[n, Dq]``, or ``[n, D + Dq]`` with z."""
         query = unit_query(tokens)
         if self.options.source == "q":
             return query
-        return torch.cat([F.normalize(self.reuse.one(self.encoder, tokens, modality), dim=-1), query], dim=1)
+        z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality)
+        return torch.cat([F.normalize(z, dim=-1), query], dim=1)
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         with self.phase("statistics"):
-            self.ridge.add(self._source(data.tokens, data.modality), data.labels, len(classes))
+            self.ridge.add(self._features(data.tokens, data.modality), data.labels, len(classes))
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         known = self.ridge.cross.shape[1]
         if known == 0:
-            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        out = self.ridge(self._source(tokens, modality))
+            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+        out = self.ridge(self._features(tokens, modality))
         return F.pad(out, (0, len(classes) - known), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

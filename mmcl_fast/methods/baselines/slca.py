@@ -1,18 +1,25 @@
-"""Slow learner with classifier alignment (Zhang et al. 2023, arXiv 2303.05118).
+"""SLCA: slow learner with classifier alignment (Zhang et al. 2023, arXiv 2303.05118).
 
 1. The representation (here: the prompts) learns at a much smaller rate than the classifier, with cross-entropy over
    the task's classes.
-2. Per class, mean and covariance of its features f(z) are kept, N(mu_c, Sigma_c).
-3. From the second task on the classifier alone is aligned after each task: features are drawn from all classes'
-   Gaussians, and with logits H = [h_1, ..., h_t], a block h_k for each task's classes,
+2. For each class, mean and covariance of its features f(z) are kept, N(mu_c, Sigma_c).
+3. From the second task on, the classifier alone is aligned after each task. Features are sampled from all classes'
+   Gaussians. With logits H = [h_1, ..., h_t], a block h_k for each task's classes,
 
        loss = CE(H / (tau * |H|_mean)),   |H|_mean = (|h_1| + ... + |h_t|) / t
 
    so that alignment changes directions and not the size of logits.
 
-tau = 0.1, 5 epochs of 256 draws a class and SGD with momentum for step 3 are the paper's, and the rates but that of
-the classifier in step 1, which uses Adam as all methods here do. Old means stay where they were measured. The
-authors' code multiplies them by 0.9 to 1.0 by the age of the task, which the paper does not have; we don't.
+The paper's values for step 3 are tau = 0.1, 5 epochs of 256 features for each class, and SGD with momentum. The rates
+are the paper's too, except the classifier's in step 1.
+
+Departures from the paper and its public code:
+
+- Step 1 uses Adam, as all methods here do.
+- Old means stay where they were measured. The authors' code multiplies them by 0.9 to 1.0 by the age of the task, which
+  the paper does not have.
+
+Options: :class:`SlcaOptions`.
 """
 
 from __future__ import annotations
@@ -27,7 +34,7 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.classifier import feature
+from mmcl_fast.methods.shared.classifier import classifier_input
 from mmcl_fast.methods.shared.options import (
     BatchSize,
     ClassifierRate,
@@ -38,11 +45,11 @@ from mmcl_fast.methods.shared.options import (
     PromptLength,
     PromptRate,
 )
-from mmcl_fast.methods.shared.prompt_and_classifier import Tuned
+from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier
 from mmcl_fast.methods.shared.training_steps import optimise
 from mmcl_fast.option_fields import FormerName, Symbol
 
-MOMENTUM, DECAY = 0.9, 5e-4
+MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of alignment
 
 
 class SlcaOptions(MethodOptions):
@@ -61,7 +68,7 @@ class SlcaOptions(MethodOptions):
 
 @dataclass
 class ClassGaussian:
-    """count, mean ``[D]``, factor ``[r, D]`` with covariance factor'factor, r <= D: no more is kept than has rank."""
+    """A class's features: count, mean ``[D]``, and factor ``[r, D]`` with covariance factor'factor, r <= D."""
 
     count: int
     mean: Tensor
@@ -69,12 +76,12 @@ class ClassGaussian:
 
     @staticmethod
     def fit(x: Tensor) -> ClassGaussian:
-        """Of features ``[n, D]``; unbiased."""
+        """Return the Gaussian of features ``[n, D]``, with the unbiased covariance."""
         mean = x.mean(0)
-        return ClassGaussian(len(x), mean, _triangle((x - mean) / max(len(x) - 1, 1) ** 0.5))
+        return ClassGaussian(len(x), mean, _at_most_square((x - mean) / max(len(x) - 1, 1) ** 0.5))
 
     def merge(self, other: ClassGaussian) -> ClassGaussian:
-        """Of both sets of samples (Chan's merge)."""
+        """Return the Gaussian of both sets of samples (Chan's merge)."""
         total, apart = self.count + other.count, other.mean - self.mean
         rows = torch.cat(
             [
@@ -83,33 +90,41 @@ class ClassGaussian:
                 apart.unsqueeze(0) * (self.count * other.count / total) ** 0.5,
             ]
         )
-        return ClassGaussian(total, self.mean + apart * (other.count / total), _triangle(rows / (total - 1) ** 0.5))
+        mean = self.mean + apart * (other.count / total)
+        return ClassGaussian(total, mean, _at_most_square(rows / (total - 1) ** 0.5))
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """``[count, D]`` features."""
+    def sample(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return ``[count, D]`` random features."""
         noise = torch.randn(count, len(self.factor), generator=generator).to(self.mean.device)
         return self.mean + noise @ self.factor
 
 
-def _triangle(rows: Tensor) -> Tensor:
-    """A factor of rows'rows with D rows at most."""
+def _at_most_square(rows: Tensor) -> Tensor:
+    """Return a factor of rows'rows with at most D rows, for rows ``[n, D]``: nothing beyond the rank is kept."""
     return rows if len(rows) <= rows.shape[1] else torch.linalg.qr(rows, mode="r").R
 
 
-def normalised(logits: Tensor, tasks: list[list[int]], tau: float) -> Tensor:
-    """H / (tau |H|_mean) of logits ``[B, C]``; ``tasks``: the class ids of each block h_k."""
-    size = torch.stack([logits[:, own].norm(dim=-1) for own in tasks]).mean(0) + 1e-7
+def normalise_logits(logits: Tensor, tasks: list[list[int]], tau: float) -> Tensor:
+    """Return H / (tau |H|_mean) of logits ``[B, C]``; ``tasks`` holds the class ids of each block h_k."""
+    size = torch.stack([logits[:, ids].norm(dim=-1) for ids in tasks]).mean(0) + 1e-7
     return logits / (tau * size.unsqueeze(1))
 
 
-class Slca(Tuned):
+class Slca(PromptAndClassifier):
+    """SLCA over one prompt for each tower and a linear classifier.
+
+    Attributes:
+        gaussians: class id -> the Gaussian of its features.
+        tasks: class ids of each task; a class met again stays with its first task.
+    """
+
     name = "slca"
     Options = SlcaOptions
 
     def __init__(self, encoder: Encoder, options: SlcaOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.gaussians: dict[int, ClassGaussian] = {}
-        self.tasks: list[list[int]] = []  # a class met again stays with its first task
+        self.tasks: list[list[int]] = []
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         target = data.targets
@@ -125,40 +140,45 @@ class Slca(Tuned):
             self._align(data.index)
 
     def _remember(self, data: TaskData) -> None:
-        x = feature(self.reuse.one(self.encoder, data.tokens, data.modality, self.prompt(data.modality)))
+        """Step 2: update the Gaussians of the task's classes."""
+        prompt = self.prompt(data.modality)
+        z = self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt)
+        x = classifier_input(z)
         new = [c for c in data.classes if c not in self.gaussians]
         if new:
             self.tasks.append(new)
         for c in data.classes:
-            own = x[data.labels == c]
-            if len(own):
-                fitted, known = ClassGaussian.fit(own), self.gaussians.get(c)
+            samples = x[data.labels == c]
+            if len(samples):
+                fitted, known = ClassGaussian.fit(samples), self.gaussians.get(c)
                 self.gaussians[c] = fitted if known is None else known.merge(fitted)
 
     def _align(self, index: int) -> None:
+        """Step 3: align the classifier on sampled features. ``index``: of the task, for the generator."""
         o, head = self.options, self.classifier
-        labels = torch.tensor(list(self.gaussians), device=head.weight.device).repeat_interleave(o.sampled_features)
+        count = o.sampled_features
+        labels = torch.tensor(list(self.gaussians), device=head.weight.device).repeat_interleave(count)
         batches = len(self.gaussians)
-        drawn: dict[int, tuple[Tensor, Tensor]] = {}  # of the epoch under way
+        sampled: dict[int, tuple[Tensor, Tensor]] = {}  # of the present epoch alone
 
-        def epoch(number: int) -> tuple[Tensor, Tensor]:
-            if number not in drawn:
-                generator = self.generator(index, 4, number)
-                x = torch.cat([g.draw(o.sampled_features, generator) for g in self.gaussians.values()])
+        def epoch_features(number: int) -> tuple[Tensor, Tensor]:
+            if number not in sampled:
+                generator = self.generator(index, 4, number)  # by epoch: a resumed run samples the same
+                x = torch.cat([g.sample(count, generator) for g in self.gaussians.values()])
                 order = torch.randperm(len(x), generator=generator).to(x.device)
-                drawn.clear()
-                drawn[number] = x[order], labels[order]
-            return drawn[number]
+                sampled.clear()
+                sampled[number] = x[order], labels[order]
+            return sampled[number]
 
         def loss(step: int) -> Tensor:
-            x, y = epoch(step // batches)
-            rows = slice(step % batches * o.sampled_features, (step % batches + 1) * o.sampled_features)
+            x, y = epoch_features(step // batches)
+            rows = slice(step % batches * count, (step % batches + 1) * count)
             logits = x[rows] @ head.weight.T + head.bias
-            return F.cross_entropy(normalised(logits, self.tasks, o.tau), y[rows])
+            return F.cross_entropy(normalise_logits(logits, self.tasks, o.tau), y[rows])
 
         steps = o.align_epochs * batches
         parameters = [p.requires_grad_(True) for p in head.parameters]
-        optimiser = torch.optim.SGD(parameters, o.align_lr, momentum=MOMENTUM, weight_decay=DECAY)
+        optimiser = torch.optim.SGD(parameters, o.align_lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
         with self.phase("alignment", steps) as shown:
             optimise(
@@ -182,7 +202,7 @@ class Slca(Tuned):
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         super().load_state(tensors, values)
-        self.tasks = [list(own) for own in values["tasks"]]
+        self.tasks = [list(ids) for ids in values["tasks"]]
         self.gaussians = {
             c: ClassGaussian(count, tensors[f"gaussian/{c}/mean"], tensors[f"gaussian/{c}/factor"])
             for c, count in values["counts"]

@@ -1,4 +1,4 @@
-"""No learning at all: cosine of the bare head's embedding with the class texts."""
+"""No learning: the cosine of the bare head's embedding with the class texts. It has no options."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ class ZeroShotOptions(MethodOptions):
 
 
 class ZeroShot(Method):
+    """Zero-shot scores s cos(z, T) of the frozen encoder."""
+
     name = "zero_shot"
-    reads_texts = True
-    shares = True
+    scores_texts = True
+    supports_distributed = True
     Options = ZeroShotOptions
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+        return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)

@@ -1,7 +1,8 @@
-"""A linear classifier over z that grows with the classes, and the training of prompts beside it.
+"""A linear classifier over z that grows with the classes, and the training of prompts together with it.
 
-What the baselines share that classify by a trained layer rather than by class texts (L2P, arXiv 2112.08654, and what
-follows it): one layer for all classes, trained on the current task's classes only, asked for all.
+It is shared by the baselines that classify with a trained layer rather than by class texts. As in L2P (arXiv
+2112.08654) and its successors, one layer serves all classes: it is trained on the current task's classes only, and
+predicts over all of them.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from mmcl_fast.methods.base import Method
 from mmcl_fast.methods.shared.prompts import train_groups
 
 
-def feature(z: Tensor) -> Tensor:
-    """sqrt(D) z / |z|, ``[..., D]`` float32: entries of mean square 1 whatever the encoder's scale, so that a learning
-    rate means the same for all."""
+def classifier_input(z: Tensor) -> Tensor:
+    """Return f(z) = sqrt(D) z / |z|, ``[..., D]`` float32.
+
+    Its entries have a mean square of 1 whatever the encoder's scale is, so that a learning rate means the same for all.
+    """
     return F.normalize(z.float(), dim=-1) * z.shape[-1] ** 0.5
 
 
-class Growing:
-    """Logits W f(z) + b with a row for each class; new rows are 0.
+class GrowingClassifier:
+    """A linear layer W f(z) + b with a row for each class; new rows are 0.
 
     Attributes:
-        weight: ``[C, D]`` float32.
-        bias: ``[C]`` float32.
+        weight: W ``[C, D]`` float32.
+        bias: b ``[C]`` float32.
     """
 
     def __init__(self, dim: int, device: torch.device):
@@ -44,25 +47,27 @@ class Growing:
         return [self.weight, self.bias]
 
     def grow(self, count: int) -> None:
-        """Rows for ``count`` classes from now on, in new tensors; those there are keep their values."""
+        """Add rows up to ``count`` classes, in new tensors; the present rows keep their values."""
         more = count - len(self)
         self.weight, self.bias = F.pad(self.weight.detach(), (0, 0, 0, more)), F.pad(self.bias.detach(), (0, more))
 
     def __call__(self, z: Tensor) -> Tensor:
-        """z ``[B, D]``, as the head gives it -> logits ``[B, C]``."""
-        return feature(z) @ self.weight.T + self.bias
+        """Return logits ``[B, C]`` for the head's output z ``[B, D]``."""
+        return classifier_input(z) @ self.weight.T + self.bias
 
     def loss(self, z: Tensor, targets: Tensor, classes: list[int], reduction: str = "mean") -> Tensor:
-        """Cross-entropy over the task's classes alone, the other logits masked (L2P and its successors' public code).
+        """Return the cross-entropy over the task's classes alone; L2P's public code masks the other logits too.
 
         Args:
-            targets: ``[B]`` int64, places in ``classes`` (``TaskData.targets``).
-            classes: global class ids of the task.
+            z: ``[B, D]``.
+            targets: ``[B]`` int64, positions in ``classes`` (``TaskData.targets``).
+            classes: ids of the task's classes.
+            reduction: as in ``torch.nn.functional.cross_entropy``.
         """
         return F.cross_entropy(self(z)[:, classes], targets, reduction=reduction)
 
     def scores(self, z: Tensor, count: int) -> Tensor:
-        """Logits ``[n, count]`` without gradient; -inf for classes without a row."""
+        """Return logits ``[n, count]`` without gradient; -inf for classes without a row."""
         with torch.no_grad():
             return F.pad(self(z), (0, count - len(self)), value=float("-inf"))
 
@@ -74,12 +79,12 @@ class Growing:
 
 
 def require_one_process(method: Method) -> None:
-    """Raises ConfigError where several processes learn together."""
+    """Raise ConfigError where several processes learn together."""
     if distributed.world_size() > 1:
         raise ConfigError(f"method.name = {method.name!r}: learns in one process only; start it with one device")
 
 
-def train(
+def train_in_one_process(
     method: Method,
     groups: Sequence[tuple[Sequence[Tensor], float]],
     steps: int,
@@ -89,6 +94,6 @@ def train(
     generator: torch.Generator,
     loop: str = "prompts",
 ) -> None:
-    """``prompts.train_groups`` for a method that learns in one process."""
+    """Call ``prompts.train_groups`` for a method that learns in one process; the arguments are explained there."""
     require_one_process(method)
     train_groups(groups, steps, loss, None, advance, generator, method.checkpoints, loop)

@@ -1,4 +1,4 @@
-"""What the methods share that compose each sample's prefix from its query: training, embedding, state."""
+"""The base of l2p, dualprompt and coda_prompt, which compose each sample's prefix from its query."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import Growing, require_one_process, train
-from mmcl_fast.methods.shared.embedding import BATCH, Head, exporting, unit_query
-from mmcl_fast.methods.shared.prompt_and_classifier import under
+from mmcl_fast.methods.shared.classifier import GrowingClassifier, require_one_process, train_in_one_process
+from mmcl_fast.methods.shared.embedding import BATCH, Head, unit_query
+from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, subset
 
-Composed = tuple[Tensor, Tensor | float]  # a prefix and a further term of the loss
+PrefixAndLoss = tuple[Tensor, Tensor | float]  # a prefix, and a further term of the loss
 
 
-def distance(query: Tensor, keys: Tensor) -> Tensor:
-    """1 - cos of unit queries ``[B, Dq]`` and keys ``[K, Dq]``, ``[B, K]``."""
+def cosine_distance(query: Tensor, keys: Tensor) -> Tensor:
+    """Return 1 - cos of unit queries ``[B, Dq]`` and keys ``[K, Dq]``, ``[B, K]``."""
     return 1 - query @ F.normalize(keys, dim=-1).T
 
 
-def fit(
+def train_prompts_and_classifier(
     method: Method,
     data: TaskData,
-    classifier: Growing,
+    classifier: GrowingClassifier,
     columns: list[int],
     trained: Sequence[Tensor],
-    compose: Callable[[Tensor], Composed],
+    compose: Callable[[Tensor], PrefixAndLoss],
     generator: torch.Generator,
     head: Head | None = None,
-    beside: Sequence[tuple[Sequence[Tensor], float]] = (),
+    more_groups: Sequence[tuple[Sequence[Tensor], float]] = (),
 ) -> None:
-    """Train prompts and a classifier on a task by loss = CE(task's classes) + a further term, in place.
+    """Train prompts and a classifier on a task, in place: loss = CE(task's classes) + a further term.
 
     Args:
         method: its options have ``epochs``, ``batch_size``, ``lr`` (of ``trained``) and ``classifier_lr``.
-        columns: the classifier's rows of ``data.classes``.
+        data: the task.
+        classifier: the classifier.
+        columns: the classifier's rows for ``data.classes``.
+        trained: the tensors that ``compose`` makes prefixes from.
         compose: unit queries ``[B, Dq]`` -> prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``, and the further term.
-        head: what takes such prompts, where it isn't the encoder's own.
-        beside: what else is trained, and its rate.
+        generator: the source of all random numbers.
+        head: takes the prompts; None: the encoder's head.
+        more_groups: further trained tensors, with their learning rates.
     """
     require_one_process(method)
     o, target, head = method.options, data.targets, head or method.encoder
@@ -51,15 +55,15 @@ def fit(
 
     def loss(step: int) -> Tensor:
         rows = plan[step].to(target.device)
-        part = subset(data.tokens, rows)
-        prefix, further = compose(unit_query(part))
-        z = head.head(part, prefix, data.modality)
+        batch = subset(data.tokens, rows)
+        prefix, further = compose(unit_query(batch))
+        z = head.head(batch, prefix, data.modality)
         return classifier.loss(z, target[rows], columns) + further
 
     with method.phase("prompts", len(plan)) as shown:
-        train(
+        train_in_one_process(
             method,
-            [(trained, o.lr), *beside, (classifier.parameters, o.classifier_lr)],
+            [(trained, o.lr), *more_groups, (classifier.parameters, o.classifier_lr)],
             len(plan),
             loss,
             advance=shown.advance,
@@ -67,60 +71,76 @@ def fit(
         )
 
 
-def embed_each(encoder: Encoder, tokens: Tokens, modality: str, prefix: Callable[[Tensor], Tensor]) -> Tensor:
-    """z without gradient, ``[n, D]``, each sample under the prefix of its own query; batches of one size, the last
-    one filled up, as in ``embed_all``.
+def embed_with_own_prefix(
+    encoder: Encoder, tokens: Tokens, modality: str, prefix: Callable[[Tensor], Tensor], one_batch: bool = False
+) -> Tensor:
+    """Compute z without gradient, ``[n, D]``, each sample under the prefix that is composed from its query.
+
+    Batches have one size and the last one is filled up, as in ``embed_all``.
 
     Args:
+        encoder: the encoder.
+        tokens: the trunk's output of n samples.
+        modality: of the samples.
         prefix: unit queries ``[B, Dq]`` -> ``[B, J, 2, L, d]``.
+        one_batch: all samples in one batch of any size, as an exported graph computes them.
     """
-    if exporting():
+    if one_batch:
         return encoder.head(tokens, prefix(unit_query(tokens)), modality)
     out = [torch.empty(0, encoder.dim, device=encoder.device)]
     with torch.no_grad():
         for rows in torch.arange(len(tokens), device=tokens.device).split(BATCH) if len(tokens) else ():
-            part = tokens[torch.cat([rows, rows[-1:].expand(BATCH - len(rows))])]
-            out.append(encoder.head(part, prefix(unit_query(part)), modality)[: len(rows)])
+            batch = tokens[torch.cat([rows, rows[-1:].expand(BATCH - len(rows))])]
+            out.append(encoder.head(batch, prefix(unit_query(batch)), modality)[: len(rows)])
     return torch.cat(out)
 
 
-class Pooled(Method):
-    """A pool of prompts for each tower, and one classifier for all classes.
+class PromptPool(Method):
+    """A method with a pool of prompts for each tower, and one classifier for all classes.
 
-    q(x) of the papers, a forward pass of the frozen model without prompts, is ``unit_query`` here: it comes with the
-    tokens, without a second pass. Modality given or not makes no difference. Before the first task the scores are
-    zero-shot; later they are -inf for classes never trained. A tower without a pool takes its head bare.
+    The papers' q(x) comes from a forward pass of the frozen model without prompts. Here it is ``unit_query``, which
+    comes with the tokens and costs no second pass. The given modality changes nothing. Before the first task the scores
+    are zero-shot; later they are -inf for classes that were never trained. A tower without a pool uses its bare head.
+
+    Attributes:
+        pools: tower -> the tensors of its pool by name.
     """
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.pools: dict[str, dict[str, Tensor]] = {}  # tower -> what its pool holds, by name
-        self.classifier = Growing(encoder.dim, encoder.device)
+        self.pools: dict[str, dict[str, Tensor]] = {}
+        self.classifier = GrowingClassifier(encoder.dim, encoder.device)
 
     @abstractmethod
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
-        """Unit queries ``[B, Dq]`` -> ``[B, J, 2, L, d]``, per instance."""
+        """Compose prefixes ``[B, J, 2, L, d]`` from unit queries ``[B, Dq]``, each from its own query alone."""
 
     def fit(
         self,
         data: TaskData,
         classes: Classes,
         trained: Sequence[Tensor],
-        compose: Callable[[Tensor], Composed],
+        compose: Callable[[Tensor], PrefixAndLoss],
         generator: torch.Generator,
     ) -> None:
-        """``fit`` with the one classifier, which gets its new rows here."""
+        """Call ``train_prompts_and_classifier`` with the one classifier, which gets its new rows here."""
         self.classifier.grow(len(classes))
-        fit(self, data, self.classifier, data.classes, trained, compose, generator)
+        train_prompts_and_classifier(self, data, self.classifier, data.classes, trained, compose, generator)
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not len(self.classifier):
-            return self.reuse.cosine_scores(self.encoder, tokens, modality, classes.embedding)
+            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         pool = self.pools.get(self.encoder.tower(modality))
         if pool is None:
-            z = self.reuse.one(self.encoder, tokens, modality)
+            z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality)
         else:
-            z = embed_each(self.encoder, tokens, modality, lambda query: self.prefix(query, pool))
+            z = embed_with_own_prefix(
+                self.encoder,
+                tokens,
+                modality,
+                lambda query: self.prefix(query, pool),
+                one_batch=self.embedding_cache.tracing,
+            )
         return self.classifier.scores(z, len(classes))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -130,6 +150,6 @@ class Pooled(Method):
         ), {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        held = under("pool/", tensors)
-        self.pools = {tower: under(f"{tower}/", held) for tower in {k.split("/")[0] for k in held}}
-        self.classifier.load_state(under("classifier/", tensors))
+        pools = strip_prefix("pool/", tensors)
+        self.pools = {tower: strip_prefix(f"{tower}/", pools) for tower in {k.split("/")[0] for k in pools}}
+        self.classifier.load_state(strip_prefix("classifier/", tensors))

@@ -1,4 +1,4 @@
-"""One history of prompts per modality, and the blend that a sample gets of them."""
+"""A bank of prompts, one for each modality or tower, the blend of them that a sample gets, and their training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.shared.embedding import mix
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
+INITIAL_SCALE = 0.02  # standard deviation of a new prompt's entries
+
 
 def prefix_shape(encoder: Encoder, length: int, modality: str) -> torch.Size:
-    """J, 2, L, d."""
+    """Return the shape of a prefix, ``[J, 2, L, d]``: keys and values of L tokens for each of J blocks."""
     return torch.Size((encoder.num_prompted_blocks, 2, length, encoder.prefix_width(modality)))
 
 
 class PromptBank:
-    """P_m, prefix keys and values ``[J, 2, L, d]``, for each modality.
+    """Prompts P_m by name: prefix keys and values ``[J, 2, L, d]`` of a modality or of a tower.
 
     Args:
-        encoder: whose head reads them.
-        length: L.
+        encoder: the encoder whose head reads them.
+        length: L, tokens of a prompt.
     """
 
     def __init__(self, encoder: Encoder, length: int):
@@ -32,30 +34,32 @@ class PromptBank:
         self.prompts: dict[str, Tensor] = {}
 
     def fresh(self, modality: str, generator: torch.Generator) -> Tensor:
+        """Return a new prompt of small random numbers. It is not put into the bank."""
         shape = prefix_shape(self.encoder, self.length, modality)
-        return (torch.randn(shape, generator=generator) * 0.02).to(self.encoder.device)
+        return (torch.randn(shape, generator=generator) * INITIAL_SCALE).to(self.encoder.device)
 
-    def part(self, name: str, modality: str) -> Tensor:
-        """The prompt of that name as samples of ``modality`` take it."""
+    def prompt_for(self, name: str, modality: str) -> Tensor:
+        """Return the prompt of a name, in the form that samples of ``modality`` take."""
         return self.prompts[name]
 
-    def shares(
-        self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0, beside: str | None = None
+    def tower_shares(
+        self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0, also: str | None = None
     ) -> tuple[list[str], Tensor]:
-        """Which prompts a sample gets, and how much of each: c over the modalities of its tower.
+        """Return the prompts that samples blend, and the share of each: contributions over the modalities of one tower.
 
         Args:
-            modality: how the sample was decoded: it names the tower.
+            modality: how the samples were decoded; it names their tower.
             weight: contributions ``[n, M]`` or ``[M]``, columns as in ``modalities``.
-            least: smaller shares are left out and the others scaled to a sum of 1 again, so that most samples depend
-                on few prompts.
-            beside: a modality whose prompt is not in the bank yet.
+            modalities: M names.
+            least: smaller shares become 0 and the others are scaled to a sum of 1 again, so that most samples depend
+                on few prompts. The largest share always stays.
+            also: a modality that counts although its prompt is not in the bank yet.
 
         Returns:
             K names, and shares ``[n, K]`` or ``[K]``.
         """
         tower = self.encoder.tower(modality)
-        names = [m for m in modalities if (m in self.prompts or m == beside) and self.encoder.tower(m) == tower]
+        names = [m for m in modalities if (m in self.prompts or m == also) and self.encoder.tower(m) == tower]
         c = weight[..., [modalities.index(m) for m in names]]
         if names:
             c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
@@ -64,9 +68,9 @@ class PromptBank:
         return names, c
 
     def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
-        """sum_k c_k P_k, see ``shares`` and ``mix``; None without any prompt for this tower."""
-        names, shares = self.shares(modality, weight, modalities, least)
-        return mix([self.part(m, modality) for m in names], shares)
+        """Return sum_k c_k P_k, see ``tower_shares`` and ``mix``; None where the tower has no prompt."""
+        names, shares = self.tower_shares(modality, weight, modalities, least)
+        return mix([self.prompt_for(m, modality) for m in names], shares)
 
 
 def train_prefix(
@@ -78,7 +82,7 @@ def train_prefix(
     generator: torch.Generator,
     checkpoints: StepCheckpoints = NoCheckpoints(),
 ) -> None:
-    """:func:`train_groups` of a prefix alone."""
+    """Train one prefix in place; :func:`train_groups` explains the arguments."""
     remedy = f"lower method.options.lr (now {lr}) and start a new run"
     train_groups([([prefix], lr)], steps, loss, remedy, advance, generator, checkpoints)
 
@@ -93,14 +97,17 @@ def train_groups(
     checkpoints: StepCheckpoints = NoCheckpoints(),
     loop: str = "prompts",
 ) -> None:
-    """Adam with a warmed-up cosine rate on groups of tensors, in place.
+    """Train groups of tensors in place, by Adam with a cosine rate that is warmed up for a tenth of the steps.
 
     Args:
-        groups: (tensors, learning rate) pairs; leaves, float32. Empty ones are left out.
-        loss: step number -> scalar loss.
-        remedy: what to do when the loss is not finite; None: lower the groups' rates.
+        groups: (tensors, largest learning rate) pairs; float32 leaves. Empty groups are left out.
+        steps: number of steps.
+        loss: step number, from 0 -> scalar loss.
+        remedy: what the user can do when the loss is not finite; None: lower the groups' rates.
         advance: called with the number of steps done since the last call.
-        loop: its name, unique within a task.
+        generator: the source of all random numbers in ``loss``.
+        checkpoints: where the loop's state is kept.
+        loop: name of the loop, unique within a task.
     """
     if remedy is None:
         rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
@@ -127,16 +134,17 @@ def train_groups(
 
 
 def batches(count: int, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:
-    """Row numbers of every step: each epoch a fresh permutation, the last batch kept even when short."""
+    """Return the row numbers of every step: a new permutation each epoch; a last, shorter batch counts as a step."""
     return [rows for _ in range(epochs) for rows in torch.randperm(count, generator=generator).split(size)]
 
 
 def subset(tokens: Tokens, rows: Tensor) -> Tokens:
+    """Return the samples with these row numbers, which may lie on another device."""
     return tokens[rows.to(tokens.device)]
 
 
-def join(*parts: Tokens) -> Tokens:
-    """The rows of all; the shorter ones are padded, and masked, to the longest."""
+def concat_tokens(*parts: Tokens) -> Tokens:
+    """Concatenate sets of samples; shorter ones are padded, and masked, to the longest."""
     longest = max(t.tokens.shape[1] for t in parts)
     masked = any(t.mask is not None or t.tokens.shape[1] < longest for t in parts)
 

@@ -1,11 +1,13 @@
-"""Prompts of two parts in one vector: prefix keys and values, and rows that scale and shift the trunk's tokens.
+"""Prompts of two parts in one vector: prefix keys and values, and a scale and shift for each token of the trunk.
 
-Token i of every sample of a modality becomes x_i (1 + g_i) + |x_i|_rms a_i before the head's first block. A clip's row
-(a_i, g_i) is the sum of its cell's and its frame's. VPT (Jia et al. 2022, arXiv 2203.12119, section 4.4) calls shifts
-at that place "Add"; gains are those of FiLM (Perez et al. 2018, arXiv 1709.07871), one for each place. A prefix can
-only mix into what a frozen block says of each token; a shift tells the frozen blocks which token it is, and a gain lets
-even their mean over tokens tell where a thing is. With the embedded encoder that is what makes order and place
-learnable (docs/evidence.md). Being one vector, such prompts are blended, aggregated and kept like any other.
+Token i of every sample of a modality becomes x_i (1 + g_i) + |x_i|_rms a_i before the head's first block. In a clip,
+the pair (a_i, g_i) is the sum of one pair for the token's grid cell and one for its frame. VPT (Jia et al. 2022, arXiv
+2203.12119, section 4.4) calls such shifts "Add"; the gains are FiLM's (Perez et al. 2018, arXiv 1709.07871), with one
+for each position.
+
+A prefix can only mix into what a frozen block computes for each token. A shift tells the frozen blocks which token it
+is, and a gain makes position matter even to their mean over tokens. With the embedded encoder this makes order and
+place learnable (docs/evidence.md). Such prompts are one vector, so they are blended, averaged and stored like others.
 """
 
 from __future__ import annotations
@@ -15,34 +17,39 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.shared.embedding import exporting
 from mmcl_fast.methods.shared.prompts import PromptBank, prefix_shape
 
 
 def drop_channels(tokens: Tokens, kept: Tensor, share: float) -> Tokens:
-    """Tokens without some of their channels, the same ones in all places of a sample, the others larger in return
-    (Tompson et al. 2015, arXiv 1411.4280): what a prompt learns of few samples hangs on no single channel.
+    """Set some channels of each sample to 0 at all positions, and scale up the others (spatial dropout).
+
+    Source: Tompson et al. 2015, arXiv 1411.4280. A prompt that learns from few samples then depends on no single
+    channel.
 
     Args:
-        kept: ``[B, width]`` bool.
-        share: of channels that are left out on average.
+        tokens: of B samples.
+        kept: ``[B, width]`` bool, the channels that stay.
+        share: the share of channels that is left out on average.
     """
     x = tokens.tokens.float() * (kept / (1 - share)).unsqueeze(1)
     return Tokens(x, tokens.query, tokens.mask)
 
 
-class RowHead:
-    """The head of an encoder, for prompts of both parts: what ``embed_all`` needs of an encoder.
+class TokenScaleShiftHead:
+    """The head of an encoder for prompts ``[P]`` of both parts; it is a ``Head`` as ``embed_all`` takes one.
+
+    The second part of a prompt holds R pairs of shift and gain, ``[R, 2 width]``.
 
     Args:
-        encoder: whose head it is.
-        length: L of the prefix.
-        rows: whether new prompts have rows for tokens.
-        text_rows: those of texts too, whose places mean less: a text may say the same one word later.
+        encoder: the encoder.
+        length: L, tokens of the prefix.
+        scale_shift: new prompts have the second part.
+        text_scale_shift: new prompts of text have it too.
     """
 
-    def __init__(self, encoder: Encoder, length: int, rows: bool, text_rows: bool = True):
-        self.encoder, self.length, self.rows, self.text_rows = encoder, length, rows, text_rows
+    def __init__(self, encoder: Encoder, length: int, scale_shift: bool, text_scale_shift: bool = True):
+        self.encoder, self.length = encoder, length
+        self.scale_shift, self.text_scale_shift = scale_shift, text_scale_shift
         self.dim = encoder.dim
 
     @property
@@ -50,104 +57,131 @@ class RowHead:
         return self.encoder.device
 
     def frames(self, modality: str) -> int:
+        """Frames of a sample; 1 for a modality without frames."""
         return getattr(self.encoder.spec(modality), "frames", 1)
 
     def prefix(self, modality: str) -> torch.Size:
-        """J, 2, L, d of the first part."""
+        """Shape ``[J, 2, L, d]`` of the first part."""
         return prefix_shape(self.encoder, self.length, modality)
 
-    def kept(self, prompt: Tensor, modality: str) -> Tensor:
-        """``[P]`` of a prompt as a checkpoint holds it; those of before there were rows are ``[J, 2, L, d]``.
+    def check_shape(self, prompt: Tensor, modality: str) -> Tensor:
+        """Return a checkpoint's prompt as ``[P]``. A prompt without the second part may be ``[J, 2, L, d]``.
 
         Raises:
-            ValueError: of another shape.
+            ValueError: it has another shape.
         """
         shape = self.prefix(modality)
         if prompt.shape != shape and (prompt.dim() != 1 or len(prompt) < shape.numel()):
             raise ValueError(f"prompt of {modality}: shape {tuple(prompt.shape)}, not ({shape.numel()} or more,)")
         return prompt.flatten()
 
-    def parts(self, prompt: Tensor, modality: str) -> list[Tensor]:
-        """Copies of the two parts ``[n]`` and ``[P - n]``, for learning them at rates of their own; cat is its
-        inverse."""
+    def split(self, prompt: Tensor, modality: str) -> list[Tensor]:
+        """Return copies of the two parts, ``[n]`` and ``[P - n]``, so that each can be trained at its own rate.
+
+        ``torch.cat`` of the two is the prompt again.
+        """
         count = self.prefix(modality).numel()
         return [prompt[:count].clone(), prompt[count:].clone()]
 
-    def split(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
-        """``[..., P]`` -> prefix ``[..., J, 2, L, d]`` and rows ``[..., R, 2 width]``, shift and then gain."""
+    def unpack(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
+        """Return views of a prompt ``[..., P]``: prefix ``[..., J, 2, L, d]``, and pairs ``[..., R, 2 width]``.
+
+        A pair has the shift's channels first, then the gain's.
+        """
         shape = self.prefix(modality)
-        prefix, rows = prompt[..., : shape.numel()], prompt[..., shape.numel() :]
-        return prefix.unflatten(-1, shape), rows.unflatten(-1, (-1, 2 * width))
+        prefix, pairs = prompt[..., : shape.numel()], prompt[..., shape.numel() :]
+        return prefix.unflatten(-1, shape), pairs.unflatten(-1, (-1, 2 * width))
 
-    def size(self, tokens: Tokens, modality: str) -> int:
-        """P of a prompt for such tokens: with a row for each cell, and for each frame where there are several."""
+    def prompt_size(self, tokens: Tokens, modality: str) -> int:
+        """Return P for such tokens: with one pair for each grid cell, and one for each frame where there are several.
+
+        Args:
+            tokens: of samples of the modality.
+            modality: their modality.
+        """
         count = self.prefix(modality).numel()
-        if not self.rows or (self.encoder.tower(modality) == "text" and not self.text_rows):
+        if not self.scale_shift or (self.encoder.tower(modality) == "text" and not self.text_scale_shift):
             return count
-        frames, (_, places, width) = self.frames(modality), tokens.tokens.shape
-        return count + (places // frames + (frames if frames > 1 else 0)) * 2 * width
+        frames, (_, positions, width) = self.frames(modality), tokens.tokens.shape
+        return count + (positions // frames + (frames if frames > 1 else 0)) * 2 * width
 
-    def fitted(self, prompt: Tensor, modality: str, size: int | None, own: bool = False) -> Tensor:
-        """A prompt ``[P]`` as samples of ``modality`` take it, whose prompts have ``size`` numbers (None: the prefix
-        alone). One of another size and not its ``own`` is of another grid: its rows say nothing there."""
+    def resize(self, prompt: Tensor, modality: str, size: int | None, same_modality: bool = False) -> Tensor:
+        """Return a prompt ``[P]`` in the size that samples of ``modality`` take.
+
+        A prompt of another modality and another size belongs to another grid: its scales and shifts mean nothing there,
+        so its prefix alone is taken. What is missing is filled with 0.
+
+        Args:
+            prompt: ``[P]``.
+            modality: of the samples.
+            size: numbers of the modality's prompts; None: of a prefix alone.
+            same_modality: the prompt was learned for this modality, from samples with fewer tokens.
+        """
         prefix = self.prefix(modality).numel()
         size = prefix if size is None else size
         if len(prompt) == size:
             return prompt
-        kept = prompt if own else prompt[:prefix]
+        kept = prompt if same_modality else prompt[:prefix]
         return F.pad(kept, (0, size - len(kept)))
 
     def head(self, tokens: Tokens, prompt: Tensor | None, modality: str) -> Tensor:
-        """z ``[B, D]``; prompt ``[P]``, or ``[B, P]``, one for each sample."""
+        """Return z ``[B, D]``. The prompt is ``[P]``, or ``[B, P]`` with one for each sample."""
         if prompt is None:
             return self.encoder.head(tokens, None, modality)
         x = tokens.tokens.float()
-        prefix, rows = self.split(prompt, modality, x.shape[2])
-        if rows.shape[-2]:
-            scale = x.square().mean(-1, keepdim=True).sqrt()
-            shift, gain = self._places(rows, modality, x.shape[1]).chunk(2, dim=-1)
-            tokens = Tokens(x * (1 + gain) + scale * shift, tokens.query, tokens.mask)
+        prefix, pairs = self.unpack(prompt, modality, x.shape[2])
+        if pairs.shape[-2]:
+            rms = x.square().mean(-1, keepdim=True).sqrt()
+            shift, gain = self._pair_of_each_token(pairs, modality, x.shape[1]).chunk(2, dim=-1)
+            tokens = Tokens(x * (1 + gain) + rms * shift, tokens.query, tokens.mask)
         return self.encoder.head(tokens, prefix, modality)
 
-    def _places(self, rows: Tensor, modality: str, places: int) -> Tensor:
-        """Rows of cells and frames ``[..., R, 2w]`` -> a row for each place, ``[..., places, 2w]``; texts may be longer
-        than any that was learned from."""
+    def _pair_of_each_token(self, pairs: Tensor, modality: str, count: int) -> Tensor:
+        """Return ``[..., count, 2 width]``: pairs of cells and frames ``[..., R, 2 width]`` for each token position.
+
+        Tokens beyond the R-th, of a text longer than any that was learned from, get zeros.
+        """
         frames = self.frames(modality)
         if frames > 1:
-            cells, times = rows[..., :-frames, :], rows[..., -frames:, :]
+            cells, times = pairs[..., :-frames, :], pairs[..., -frames:, :]
             return (cells.unsqueeze(-3) + times.unsqueeze(-2)).flatten(-3, -2)
-        # One more than any text has: a graph for any length may not ask whether a text takes all rows.
-        longest = self.encoder.tokenizer()[1]["max_tokens"] + 1 if exporting() and modality == "text" else places
-        if longest > rows.shape[-2]:
-            rows = F.pad(rows, (0, 0, 0, longest - rows.shape[-2]))
-        return rows[..., :places, :]
+        # Texts have any length. Padding without asking whether it is needed keeps a graph exportable for all of them.
+        if modality == "text" or count > pairs.shape[-2]:
+            pairs = F.pad(pairs, (0, 0, 0, count))
+        return pairs[..., :count, :]
 
 
-class RowBank(PromptBank):
-    """P_m of both parts, ``[P]`` for each modality. Tokens of another grid have other places: a prompt is blended
-    with the rows of those of its own size alone."""
+class TokenScaleShiftBank(PromptBank):
+    """Prompts ``[P]`` of both parts, one for each modality.
 
-    def __init__(self, encoder: Encoder, length: int, rows: bool, text_rows: bool = True):
+    Tokens of another grid have other positions: in a blend, a prompt of another size takes part with its prefix alone.
+
+    Attributes:
+        sizes: modality -> P of its prompts.
+    """
+
+    def __init__(self, encoder: Encoder, length: int, scale_shift: bool, text_scale_shift: bool = True):
         super().__init__(encoder, length)
-        self.head = RowHead(encoder, length, rows, text_rows)
+        self.head = TokenScaleShiftHead(encoder, length, scale_shift, text_scale_shift)
         self.sizes: dict[str, int] = {}
 
-    def meet(self, tokens: Tokens, modality: str) -> None:
-        """Make room for tokens of a modality: texts may be longer than before."""
-        size = max(self.head.size(tokens, modality), self.sizes.get(modality, 0))
+    def reserve(self, tokens: Tokens, modality: str) -> None:
+        """Make prompts of a modality large enough for such tokens: texts may be longer than before."""
+        size = max(self.head.prompt_size(tokens, modality), self.sizes.get(modality, 0))
         self.sizes[modality] = size
         if (known := self.prompts.get(modality)) is not None and len(known) < size:
             self.prompts[modality] = F.pad(known, (0, size - len(known)))
 
     def fresh(self, modality: str, generator: torch.Generator) -> Tensor:
+        """Return a new prompt: a prefix of small random numbers, scales and shifts that change nothing."""
         prefix = super().fresh(modality, generator).flatten()
         return F.pad(prefix, (0, self.sizes[modality] - len(prefix)))
 
-    def part(self, name: str, modality: str) -> Tensor:
-        """P_name as samples of ``modality`` take it, see ``RowHead.fitted``."""
-        return self.head.fitted(self.prompts[name], modality, self.sizes.get(modality))
+    def prompt_for(self, name: str, modality: str) -> Tensor:
+        """Return P_name in the size that samples of ``modality`` take, see ``TokenScaleShiftHead.resize``."""
+        return self.head.resize(self.prompts[name], modality, self.sizes.get(modality))
 
     def load(self, prompts: dict[str, Tensor]) -> None:
-        """Inverse of ``prompts``; those of before there were rows stay without."""
-        self.prompts = {m: self.head.kept(p, m) for m, p in prompts.items()}
+        """Take over a checkpoint's prompts. Prompts from before scales and shifts existed stay without them."""
+        self.prompts = {m: self.head.check_shape(p, m) for m, p in prompts.items()}
         self.sizes = {m: len(p) for m, p in self.prompts.items()}

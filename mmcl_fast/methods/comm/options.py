@@ -1,0 +1,125 @@
+"""The options of COMM. docs/method.md explains them in the order of the method's steps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    Positive,
+    PromptLength,
+    RelevancePenalty,
+    RidgePenalty,
+    ScaleShiftRate,
+    Share,
+    TextScaleShift,
+    TokenScaleShift,
+    Weight,
+)
+from mmcl_fast.option_fields import FormerName, Symbol
+
+
+class CommOptions(MethodOptions):
+    """Switches and sizes of COMM's steps. The defaults are those of ``mmcl-fast train demo``."""
+
+    prompts: bool = Field(True, description="Learn prompts; false: embeddings come from the bare head")
+    prompt_length: PromptLength = 8
+    token_scale_shift: TokenScaleShift = True
+    text_scale_shift: TextScaleShift = False
+    channel_dropout: float = Field(
+        0.2, ge=0, le=0.9, description="Share of the token channels that a sample loses in each step of prompt learning"
+    )
+    class_targets: Annotated[Literal["texts", "learned"], FormerName("codes"), Symbol("V_t")] = Field(
+        "learned",
+        description="What prompts are learned towards: texts: the frozen class texts; learned: targets that start from "
+        "the texts' dual basis and are trained with the prompt",
+    )
+    class_targets_lr: Annotated[LearningRate, FormerName("codes_lr")] = Field(
+        0.003, description="Largest learning rate of learned class targets"
+    )
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: LearningRate = Field(0.01, description="Largest learning rate of the vision tower's prefixes")
+    text_lr: LearningRate = Field(0.3, description="Largest learning rate of the text tower's prefixes")
+    scale_shift_lr: ScaleShiftRate = 0.02
+    self_regularisation: Annotated[Weight, Symbol(r"\beta")] = Field(
+        4.0, description="Weight of keeping the embeddings that the previous prompt gave; 0 switches it off"
+    )
+    aggregation: bool = Field(
+        True, description="Average a modality's new prompt with its previous one; false: the new prompt replaces it"
+    )
+    lambda_max: Annotated[Share, Symbol(r"\lambda_{\max}")] = Field(
+        1.0, description="Largest weight of the new prompt in that average"
+    )
+    sigma: Annotated[Positive, Symbol(r"\sigma")] = Field(
+        0.5, description="Shift of the embeddings at which the new prompt's weight is halved"
+    )
+    blending: bool = Field(
+        True,
+        description="Blend prompts and re-alignments by contribution; false: take the most relevant modality's alone",
+    )
+    relevance: Literal["analytic", "mlp"] = Field(
+        "analytic",
+        description="The relevance function: analytic: a ridge classifier; mlp: one hidden layer of 128, trained on "
+        "the task's queries and on queries sampled from the feature memory, modalities weighted alike",
+    )
+    tau: Annotated[Positive, Symbol(r"\tau")] = Field(
+        0.2, description="Temperature of the contributions; a lower one is nearer to one modality alone"
+    )
+    least_share: Annotated[Share, Symbol(r"\pi_{\min}")] = Field(
+        0.02, description="Prompts with a smaller share of a sample's blend are left out"
+    )
+    relevance_penalty: RelevancePenalty = 0.01
+    realignment: Literal["off", "closed", "trained"] = Field(
+        "trained",
+        description="Align the embeddings with all class texts after each task: off: never; closed: by the closed form "
+        "alone; trained: by training that begins with `start`",
+    )
+    start: Literal["ridge", "zero"] = Field(
+        "ridge",
+        description="What re-alignment begins with: ridge: the closed form; zero: A random and B zero, which makes "
+        "closed do nothing",
+    )
+    rank: Annotated[int, Symbol("r")] = Field(32, ge=1, description="Rank of each modality's re-alignment")
+    reads_query: bool = Field(
+        True, description="Re-alignment reads the embedding and the trunk's query; false: the embedding alone"
+    )
+    dual_targets: bool = Field(
+        True, description="The closed form regresses onto the class texts' dual basis; false: onto the class texts"
+    )
+    penalty: RidgePenalty = Field(0.02, description="Ridge penalty of the closed form")
+    steps: int = Field(200, ge=0, description="Training steps of re-alignment after each task")
+    sampled_features: Annotated[int, FormerName("draws")] = Field(
+        512, ge=1, description="Features of a re-alignment step, taken from a pool of four times as many"
+    )
+    realignment_lr: LearningRate = Field(0.001, description="Largest learning rate of re-alignment")
+    realignment_decay: Annotated[Weight, Symbol(r"\gamma")] = Field(
+        0.0, description="Weight of keeping re-alignment near its starting point"
+    )
+    realignment_scale: Annotated[Positive, Symbol("s")] = Field(
+        40.0, description="Factor from cosines to logits in re-alignment's loss"
+    )
+    weighted: bool = Field(
+        True, description="Weight re-alignment's loss by each sample's contribution of its own modality"
+    )
+    compiled: bool = Field(
+        False, description="Run re-alignment's steps through torch.compile: another speed, the same equation"
+    )
+    drift: bool = Field(
+        True, description="Move the old classes' means as the modality's prompt moves; false: they stay where they were"
+    )
+    drift_width: Annotated[Positive, Symbol("h")] = Field(
+        0.3, description="Width of the kernel that weighs the drift of near samples"
+    )
+    class_rank: Annotated[int, Symbol("r_c")] = Field(16, ge=1, description="Rank of the covariance kept for a class")
+    modality_rank: Annotated[int, Symbol("r_m")] = Field(
+        128, ge=1, description="Rank of the pooled covariance kept for a modality"
+    )
+    shrink: Annotated[Share, Symbol("a")] = Field(
+        0.5, description="Share of the modality's pooled covariance in the covariance of a class"
+    )
