@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 FENCED = re.compile(r"^```.*?^```\s*$", re.MULTILINE | re.DOTALL)
 PICTURES = (".png", ".svg")
+# GitHub needs no empty line before a list, but Python-Markdown does.
+LIST = re.compile(r"^((?![-|#>\s]).+\n)(?=- )", re.MULTILINE)
 # These stand in the site's own list of pages; README.md's content is the start page's.
 KNOWN = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 LANGUAGES = {".py": "python", ".toml": "toml", ".json": "json", ".cpp": "cpp", ".cu": "cuda", ".h": "cpp", ".sh": "sh"}
@@ -26,7 +28,8 @@ def pages() -> dict[str, str]:
         path = waiting.pop()
         text = (ROOT / path).read_text(encoding="utf-8")
         if not path.startswith("docs/"):
-            found[place(path)] = relink(text, path) if path.endswith(".md") else code_page(path, text)
+            page = relink(LIST.sub(r"\1\n", text), path) if path.endswith(".md") else code_page(path, text)
+            found[place(path)] = page
         if path.endswith(".md"):
             targets = (resolve(link, path)[0] for link in links(text))
             new = {target for target in targets if target and not target.endswith(PICTURES)} - seen

@@ -123,6 +123,39 @@ def test_every_command_and_option_is_on_the_command_line_page(site: Path) -> Non
     assert check(typer.main.get_command(cli.app), "mmcl-fast") > 15
 
 
+def tool(name: str) -> Any:
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_docstrings_are_rewritten_for_griffe() -> None:
+    rewrite = tool("site_griffe").rewrite
+    assert rewrite("Args:\n    a, b: text\n        more\n    c: other") == (
+        "Args:\n    a: text\n        more\n    b: text\n        more\n    c: other"
+    )
+    assert rewrite("Example::\n\n    x = 1\n\n    y = 2\n\nEnd.") == (
+        "**Example**\n\n```python\nx = 1\n\ny = 2\n```\n\nEnd."
+    )
+
+
+def test_links_to_files_outside_docs_lead_to_pages_of_the_site() -> None:
+    relink = tool("site_repository").relink
+    assert relink("[log](../CHANGELOG.md#x)", "docs/README.md") == "[log](changelog.md#x)"
+    assert relink("[tutorial](docs/tutorial.md)", "CHANGELOG.md") == "[tutorial](tutorial.md)"
+    assert relink("```\n[log](../CHANGELOG.md)\n```\n", "docs/README.md") == "```\n[log](../CHANGELOG.md)\n```\n"
+    page = relink("[`Learner.learn`](../../mmcl_fast/learning/learner.py)", "docs/howto/resume.md")
+    line = int(
+        re.fullmatch(
+            r'<a href="(?:\.\./)repository/mmcl_fast/learning/learner\.py\.html#__codelineno-0-(\d+)">.*', page
+        )[1]
+    )
+    assert "def learn(" in (ROOT / "mmcl_fast/learning/learner.py").read_text().splitlines()[line - 1]
+
+
 def test_a_link_to_nowhere_fails_the_build(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
