@@ -34,7 +34,7 @@ FUNCTIONS = {
     },
     "video": {
         "open": ["mmcl_fast.media.readers.video.video.open_av"],
-        "decode": ["mmcl_fast.media.readers.video.frame_reader.FrameReaderByTime.at"],
+        "decode": ["mmcl_fast.media.readers.video.frame_reader.FrameReaderByTime.frame_at"],
         "resize": ["mmcl_fast.media.readers.video.video._scale_frame"],
     },
     "audio": {

@@ -22,7 +22,8 @@ def register(modality: str, read: Reader) -> None:
             normalised. An exception that it raises about broken bytes becomes a MediaError with the file's name.
 
     The content of a file does not tell such a modality, so ``predict`` needs its name. The key of cached
-    trunk tokens contains the source code of the module that defines ``read``. So a changed reader reads all files again.
+    trunk tokens contains the source code of the module that defines ``read``. So a changed reader reads all files
+    again.
 
     Raises:
         ConfigError: the name is malformed or built in, or the function has no source code.

@@ -130,7 +130,7 @@ _AUDIO = (
         *(bytes((0x64, 0xA3, i, 0)) for i in range(1, 5)),
         *(bytes((0, i, 0xA3, 0x64)) for i in range(1, 5)),
     ),
-    _soundfile("MATLAB's array of sound", "", b"MATLAB 5.0 MAT-file", b"\0\0\0\0\x01\0\0\0", b"\0\0\x03\xe8\0\0\0\x01"),
+    _soundfile("MATLAB's array of audio", "", b"MATLAB 5.0 MAT-file", b"\0\0\0\0\x01\0\0\0", b"\0\0\x03\xe8\0\0\0\x01"),
     _soundfile("PARIS", "paf", b" paf", b"fap "),
     _soundfile("PVF", "pvf", b"PVF1\n"),
     _soundfile("AVR", "avr", b"2BIT"),
@@ -142,15 +142,15 @@ _AUDIO = (
 _CONTAINERS = (
     _ffmpeg("video audio", "avi", "AVI", "avi", b"RIFF", test=at(8, b"AVI ")),
     _ffmpeg("audio", "wav", "BW64", "bw64", b"BW64", test=at(8, b"WAVE")),
-    _ffmpeg("audio", "ogg", "Ogg sound", "oga opus spx"),
+    _ffmpeg("audio", "ogg", "Ogg audio", "oga opus spx"),
     _ffmpeg("video audio", "ogg", "Ogg", "ogg ogv ogx", b"OggS\0"),
     _ffmpeg("video audio", "mov mp4 m4a 3gp 3g2 mj2", "MP4", "mp4 mov m4v 3gp 3g2 f4v", test=signatures.iso_media_box),
-    _ffmpeg("audio", "mov", "MP4 sound", "m4a m4b 3ga"),
+    _ffmpeg("audio", "mov", "MP4 audio", "m4a m4b 3ga"),
     _ffmpeg("video audio", "matroska webm", "Matroska", "mkv webm", b"\x1aE\xdf\xa3"),
-    _ffmpeg("audio", "matroska webm", "Matroska sound", "mka weba"),
+    _ffmpeg("audio", "matroska webm", "Matroska audio", "mka weba"),
     _ffmpeg("video audio", "flv", "Flash Video", "flv", b"FLV\x01"),
     _ffmpeg("video audio", "asf", "ASF", "asf wmv", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
-    _ffmpeg("audio", "asf", "ASF sound", "wma"),
+    _ffmpeg("audio", "asf", "ASF audio", "wma"),
     _ffmpeg("video audio", "mpeg", "MPEG program stream", "mpg mpeg vob", b"\0\0\x01\xba"),
     _ffmpeg("video audio", "mpegts", "MPEG transport stream", "mts m2ts m2t", b"G"),
     _ffmpeg("video", "mpegvideo", "raw MPEG video", "m1v m2v mpv", b"\0\0\x01\xb3"),
@@ -162,23 +162,23 @@ _CONTAINERS = (
     _ffmpeg("video", "yuv4mpegpipe", "YUV4MPEG2", "y4m", b"YUV4MPEG2 "),
     _ffmpeg("video audio", "mxf", "MXF", "mxf", b"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02"),
     _ffmpeg("video", "dv", "DV", "dv", b"\x1f\x07\0"),
-    _ffmpeg("audio", "mp3 aac", "MPEG sound", "mp2 mpa aac adts", b"\xff", test=signatures.mpeg_sync),
+    _ffmpeg("audio", "mp3 aac", "MPEG audio", "mp2 mpa aac adts", b"\xff", test=signatures.mpeg_sync),
     _tells_modality(_ffmpeg("audio", "amr", "AMR", "amr awb", b"#!AMR\n", b"#!AMR-WB\n")),
     _ffmpeg("audio", "ac3 eac3", "AC-3", "ac3 eac3 ec3", b"\x0b\x77", b"\x77\x0b"),
     _ffmpeg("audio", "wv", "WavPack", "wv", b"wvpk"),
     _ffmpeg("audio", "tta", "True Audio", "tta", b"TTA1"),
     # FFmpeg's own readers, for codecs that libsndfile refuses.
-    _ffmpeg("audio", "flac w64 aiff caf", "sound that libsndfile refuses", ""),
+    _ffmpeg("audio", "flac w64 aiff caf", "audio that libsndfile refuses", ""),
 )
 
 _UNREAD = (
     _unread("image", "HEIC", "heic heif hif", TO_IMAGE, test=signatures.heif),
-    _unread("image", "a camera's raw picture (CR3)", "cr3", DEVELOP, test=brand(b"crx ")),
-    _unread("image", "a camera's raw picture", "raf", DEVELOP, b"FUJIFILMCCD-RAW"),
-    _unread("image", "a camera's raw picture", "orf rw2 x3f", DEVELOP, b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb"),
+    _unread("image", "a camera's raw image (CR3)", "cr3", DEVELOP, test=brand(b"crx ")),
+    _unread("image", "a camera's raw image", "raf", DEVELOP, b"FUJIFILMCCD-RAW"),
+    _unread("image", "a camera's raw image", "orf rw2 x3f", DEVELOP, b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb"),
     _unread(
         "image",
-        "a camera's raw picture",
+        "a camera's raw image",
         "cr2 dng nef nrw arw sr2 pef srw 3fr erf kdc mef mos rwl",
         DEVELOP,
         b"II*\0",
@@ -198,7 +198,7 @@ _UNREAD = (
     _unread("image", "a Windows metafile", "wmf emf", TO_IMAGE, b"\xd7\xcd\xc6\x9a", b"\1\0\x09\0\0\3"),
     _unread("image", "DICOM", "dcm", "convert it to PNG, of 16 bits where it has so many", test=at(128, b"DICM")),
     _unread("image", "Radiance HDR", "hdr", "convert it to PNG or OpenEXR", b"#?RADIANCE\n", b"#?RGBE\n"),
-    _unread("audio", "MIDI, which is notes and no sound", "mid midi", "render it to WAV", b"MThd\0\0\0\6"),
+    _unread("audio", "MIDI, which is notes and no audio", "mid midi", "render it to WAV", b"MThd\0\0\0\6"),
     _unread("audio", "Monkey's Audio", "ape", TO_AUDIO, b"MAC "),
     _unread("audio", "Musepack", "mpc", TO_AUDIO, b"MP+", b"MPCK"),
     _unread("audio", "DTS", "dts dtshd", TO_AUDIO, b"\x7f\xfe\x80\1", b"\xfe\x7f\1\x80", b"DTSHDHDR"),
@@ -207,7 +207,7 @@ _UNREAD = (
     _unread("audio", "Shorten", "shn", TO_AUDIO, b"ajkg"),
     _unread("audio", "AAC in LOAS", "loas latm", TO_AUDIO, b"\x56", test=signatures.mpeg_sync),
     _unread("audio", "SoX's own format", "sox", TO_AUDIO, b".SoX", b"XoS."),
-    _unread("audio", "Audible's protected sound", "aax aa", TO_AUDIO, test=brand(b"aax ", b"aaxc")),
+    _unread("audio", "Audible's protected audio", "aax aa", TO_AUDIO, test=brand(b"aax ", b"aaxc")),
     _unread("audio", "Sony's OpenMG", "oma aa3", TO_AUDIO, b"ea3\3", b"EA3\0"),
     _unread("audio video", "RealMedia", "rm rmvb ra", TO_VIDEO, b".RMF\0", b".ra\xfd"),
     _unread("audio video", "NUT", "nut", TO_VIDEO, b"nut/multimedia container\0"),
@@ -330,8 +330,8 @@ def recognise(start: bytes) -> Format | None:
     for mark, row in _MARKS.get(start[0], ()):
         if start.startswith(mark) and (row.test is None or row.test(start)):
             return row
-    if (row := _first_match(_WITHOUT_MARK, start)) is not None:
-        return row
+    if (found := _first_match(_WITHOUT_MARK, start)) is not None:
+        return found
     return TEXT if signatures.is_utf8(start) else _first_match(_OTHER_CHARSETS, start)
 
 

@@ -21,8 +21,8 @@ MIN_FRAMES = {"video": 1, "audio": 3}  # frames; noise rarely decodes to so many
 def sniff(source: Source) -> str:
     """Return the modality of a file: image, video, audio, depth or text.
 
-    Depth is a grey image of more than 8 bits, a float TIFF, OpenEXR or a .npy plane. Video is an animated GIF, WebP, PNG
-    or AVIF, or a container with a video track.
+    Depth is a grey image of more than 8 bits, a float TIFF, OpenEXR or a .npy plane. Video is an animated GIF, WebP,
+    PNG or AVIF, or a container with a video track.
 
     Raises:
         MediaError: the file is missing, empty, or of no modality.

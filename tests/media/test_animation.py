@@ -80,7 +80,7 @@ def test_a_default_image_outside_of_the_animation():
     ids=["png", "png-with-default", "gif", "webp"],
 )
 def test_one_frame_is_a_still_picture(data):
-    with pytest.raises(MediaError, match="a still picture, not a video: move it to the image modality"):
+    with pytest.raises(MediaError, match="a still image, not a video: move it to the image modality"):
         decode(data, "video")
     assert sniff(data) == "image"
 

@@ -147,7 +147,7 @@ def test_refusals(tmp_path):
     soundfile.write(path, np.full(100, np.nan, np.float32), 16000, subtype="FLOAT")
     with pytest.raises(MediaError, match="not finite"):
         decode(path, "audio")
-    with pytest.raises(MediaError, match="silent.mp4: holds no sound track: its content is video"):
+    with pytest.raises(MediaError, match="silent.mp4: holds no audio track: its content is video"):
         decode(counting_video(tmp_path / "silent.mp4", 5), "audio")
 
 

@@ -175,7 +175,7 @@ def test_a_container_that_is_cut_is_cut_short(kind, codec):
 def test_the_message_counts(tmp_path):
     path = tmp_path / "plain.wav"
     path.write_bytes(by_soundfile("WAV", "PCM_16")[:20044])
-    with pytest.raises(MediaError, match="plain.wav: ends after 20000 of 32000 bytes of sound: cut short, replace it"):
+    with pytest.raises(MediaError, match="plain.wav: ends after 20000 of 32000 bytes of audio: cut short, replace it"):
         check(path, "audio")
 
 

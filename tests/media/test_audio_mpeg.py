@@ -25,7 +25,7 @@ def without_header(mp3: bytes) -> bytes:
     """The frames alone, as an encoder leaves them that writes into a pipe."""
     (stretch,) = find_runs(io.BytesIO(mp3))
     assert stretch.stated
-    return mp3[stretch.start + len(stretch.first) : stretch.end]
+    return mp3[stretch.start + len(stretch.first_frame) : stretch.end]
 
 
 def with_frames(mp3: bytes, frames: int) -> bytes:
@@ -168,7 +168,7 @@ def test_a_sealed_header_is_believed():
 def test_junk_between_frames_loses_no_frame():
     honest = by_soundfile("MP3", wave=sweep(48000))
     (stretch,) = find_runs(io.BytesIO(honest))
-    place = len(stretch.first)
+    place = len(stretch.first_frame)
     for _ in range(30):
         place += sound_mpeg._HEADERS[honest[place : place + 3]][0]
     assert [found.frames for found in find_runs(io.BytesIO(honest[:place] + bytes(300) + honest[place:]))] == [

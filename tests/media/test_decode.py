@@ -63,7 +63,7 @@ def test_sniff_refuses_the_rest(tmp_path):
     noise = random.Random(0).randbytes(3000)
     for content in (b"\x7fALF\2\1\1" + bytes(60), b"\xff\xd8\xff" + bytes(20), noise):
         (tmp_path / "a.bin").write_bytes(content)
-        with pytest.raises(MediaError, match="a.bin: neither picture"):
+        with pytest.raises(MediaError, match="a.bin: neither image"):
             sniff(tmp_path / "a.bin")
     (tmp_path / "a.bin").write_bytes(b"")
     with pytest.raises(MediaError, match="empty"):

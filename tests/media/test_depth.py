@@ -73,7 +73,7 @@ def test_sixteen_bits_are_exact():
 
 def test_refusals(tmp_path):
     Image.new("L", (8, 8), 9).save(tmp_path / "grey.png")
-    with pytest.raises(MediaError, match="grey.png: a picture of mode L, not a depth map: use 16-bit"):
+    with pytest.raises(MediaError, match="grey.png: an image of mode L, not a depth map: use 16-bit"):
         decode(tmp_path / "grey.png", "depth")
     with pytest.raises(MediaError, match="no valid pixel"):
         decode(png(np.zeros((8, 8), np.uint16)), "depth")

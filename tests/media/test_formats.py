@@ -223,10 +223,10 @@ UNREAD = {
     "heic": (heif(b"heic", b"mif1"), "HEIC", "convert it to JPEG or PNG"),
     "mif1 of heic": (heif(b"mif1", b"heic"), "HEIC", "convert it to JPEG or PNG"),
     "heic sequence": (heif(b"msf1", b"hevc"), "HEIC", "convert it to JPEG or PNG"),
-    "cr3": (heif(b"crx "), "a camera's raw picture", "export it as JPEG, PNG or TIFF"),
-    "cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(60), "a camera's raw picture", "export it"),
-    "dng": (tiff(dng_version=b"\1\4\0\0"), "a camera's raw picture", "export it"),
-    "nef": (tiff(reduced=1, further=8), "a camera's raw picture", "export it"),
+    "cr3": (heif(b"crx "), "a camera's raw image", "export it as JPEG, PNG or TIFF"),
+    "cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(60), "a camera's raw image", "export it"),
+    "dng": (tiff(dng_version=b"\1\4\0\0"), "a camera's raw image", "export it"),
+    "nef": (tiff(reduced=1, further=8), "a camera's raw image", "export it"),
     "jxl": (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(30), "JPEG XL", "convert it to JPEG or PNG"),
     "psd": (b"8BPS\0\1" + bytes(30), "a Photoshop document", "convert it to JPEG or PNG"),
     "ico": (saved(scene(), "ICO"), "an icon", "convert it to JPEG or PNG"),
@@ -266,7 +266,7 @@ def test_what_is_known_and_not_read_says_what_to_do(name, tmp_path):
         with pytest.raises(MediaError) as caught:
             work()
         line = str(caught.value)
-        if "a still picture, not a video" in line and data[:2] == b"II":
+        if "a still image, not a video" in line and data[:2] == b"II":
             continue
         assert line.startswith(f"{path}: {what}") and ", which is not read: " in line and advice in line, line
 

@@ -177,7 +177,7 @@ COUNT = np.arange(9).reshape(3, 3)
         (pnm(2, COUNT, 8) + b" x", "image", None),  # what comes behind the numbers does not count
         (pnm(2, COUNT, 8)[:-3] + b"x 8", "image", "holds more than numbers: save it anew"),
         (pnm(2, COUNT * 10000, 80000), "image", "cannot"),
-        (pfm(COUNT.astype(np.float32)), "image", "a picture of floats has no fixed white: save it"),
+        (pfm(COUNT.astype(np.float32)), "image", "an image of floats has no fixed white: save it"),
         (pfm(np.ones((3, 3, 3), np.float32)), "depth", "3 channels, not a depth map: use 16-bit grey PNG"),
         (pnm(6, np.ones((3, 3, 3), int), 999), "depth", "3 channels, not a depth map: use 16-bit grey PNG"),
         (pnm(5, COUNT, 255), "depth", "8 bits, not a depth map: use 16-bit grey PNG"),

@@ -223,7 +223,7 @@ def test_frames_that_grow_on_the_way_are_held_to_the_limit():
 
 @pytest.mark.parametrize("kind", ["TIFF", "AVIF", "PNG", "WEBP", "GIF"])
 def test_a_still_picture_is_no_video(kind):
-    with pytest.raises(MediaError, match="a still picture, not a video: move it to the image modality"):
+    with pytest.raises(MediaError, match="a still image, not a video: move it to the image modality"):
         decode(saved(scene(), kind), "video")
 
 
@@ -234,7 +234,7 @@ def test_a_cut_recording_fails_its_check(tmp_path):
         check(data, "audio")
         cut = data[: len(data) // 2]
         decode(cut, "audio")
-        with pytest.raises(MediaError, match="ends after .* of .* bytes of sound: cut short, replace it"):
+        with pytest.raises(MediaError, match="ends after .* of .* bytes of audio: cut short, replace it"):
             check(cut, "audio")
 
 

@@ -257,7 +257,7 @@ def test_a_picture_that_is_broken_is_no_film():
     for kind, kept in (("PNG", 8), ("TIFF", 8), ("JPEG", 4), ("WEBP", 12), ("BMP", 8)):
         data = bytearray(saved(scene(), kind))
         data[kept : kept + 600] = bytes(600)
-        with pytest.raises(MediaError, match="neither picture, video"):
+        with pytest.raises(MediaError, match="neither image, video"):
             sniff(bytes(data))
 
 

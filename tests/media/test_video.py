@@ -75,7 +75,7 @@ def test_what_is_skipped_changes_nothing(tmp_path, monkeypatch, name, codec, opt
     monkeypatch.setattr(FrameReaderByTime, "_advance", lambda self: decoded.append(1) or advance(self))
     spec = plain("video", 80, frames=6)
     fast, less = decode(path, "video", spec), len(decoded)
-    monkeypatch.setattr(SelectiveDecoder, "_needless", lambda *_: False)
+    monkeypatch.setattr(SelectiveDecoder, "_can_skip", lambda *_: False)
     monkeypatch.setattr(SelectiveDecoder, "shows", lambda *_: False)
     assert torch.equal(decode(path, "video", spec), fast)
     assert less <= (1 - skipped) * (len(decoded) - less)
@@ -148,7 +148,7 @@ def test_refusals(tmp_path):
         decode(path, "video", plain("video", max_seconds=1))
     still = tmp_path / "still.png"
     quarters().save(still)
-    with pytest.raises(MediaError, match="still.png: a still picture"):
+    with pytest.raises(MediaError, match="still.png: a still image"):
         decode(still, "video")
 
 

@@ -178,20 +178,20 @@ def test_packed_b_frames(tmp_path):
     check(path, "video")
 
 
-def test_clocks(tmp_path):
+def test_timelines(tmp_path):
     film = grey_film(tmp_path / "a.mp4", **B3)
     with open_av(film) as container:
-        clock = timeline_from_header(container, container.streams.video[0])
-        assert clock is not None and clock.times is None
-        assert (clock.start, clock.seconds, clock.promised) == (0, 4.0, clock.duration)
+        timeline = timeline_from_header(container, container.streams.video[0])
+        assert timeline is not None and timeline.times is None
+        assert (timeline.start, timeline.seconds, timeline.stated_end) == (0, 4.0, timeline.duration)
     with open_av(film) as container:
-        assert timeline_from_packets(container, container.streams.video[0]) == clock
+        assert timeline_from_packets(container, container.streams.video[0]) == timeline
     with open_av(grey_film(tmp_path / "a.avi", **B3)) as container:
         stream = container.streams.video[0]
         assert timeline_from_header(container, stream) is None
-        clock = timeline_from_packets(container, stream)
-        assert clock.decoded == list(range(40)) and clock.seconds == pytest.approx(4)
-        assert clock.times == list(range(2, 42))  # the decoder holds two packets back
+        timeline = timeline_from_packets(container, stream)
+        assert timeline.packet_times == list(range(40)) and timeline.seconds == pytest.approx(4)
+        assert timeline.times == list(range(2, 42))  # the decoder holds two packets back
 
 
 @pytest.mark.parametrize("name, options", [("a.avi", B3), ("a.avi", X264 | {"bf": 0}), ("a.mkv", B3)])

@@ -1,7 +1,7 @@
-"""The C++ row kernels of sound and pictures: one call an item, without the interpreter's lock.
+"""The C++ kernels for audio and images: one call for each item, without the interpreter's lock.
 
-Worker threads that call many small torch operations wait for the lock at each of them; with these, two threads do
-nearly twice the work of one. Every function says by None that the plain torch way must do it.
+Threads that call many small torch operations wait for the lock at each of them. With these kernels two threads do
+nearly twice the work of one. The ``can_...`` functions say whether a kernel takes its arguments; else torch must do it.
 """
 
 from __future__ import annotations
@@ -15,52 +15,56 @@ from torch.nn import functional
 
 from mmcl_fast._extension import compiled, load
 
-VECTOR = 16  # columns that the kernels write at once
+VECTOR = 16  # columns that the kernels write at once, on every processor
 
 
 def kernels() -> ModuleType | None:
-    """mmcl_fast._C, where it was compiled."""
+    """Return the compiled module ``mmcl_fast._C``; None where it was not compiled."""
     return load()[0]
 
 
 def can_take(*tensors: Tensor) -> bool:
-    """Whether these are contiguous float32 on the CPU and the kernels are there."""
+    """Return whether the kernels are there and the tensors are contiguous float32 on the CPU."""
     return kernels() is not None and all(
         t.device.type == "cpu" and t.dtype == torch.float32 and t.is_contiguous() for t in tensors
     )
 
 
 def round_up_to_vectors(count: int) -> int:
-    """``count`` rounded up to whole vectors."""
+    """Return ``count`` rounded up to a multiple of ``VECTOR``."""
     return -(-count // VECTOR) * VECTOR
 
 
 def fft_radices(length: int) -> list[int] | None:
-    """``length`` as a product of 8, 4, 2, 3 and 5, or None."""
-    found = []
+    """Return factors 5, 3, 8, 4 and 2 whose product is ``length``, for the kernel's FFT; None: there are none."""
+    factors = []
     for radix in (5, 3, 8, 4, 2):
-        while length % radix == 0 and not (radix == 8 and length == 16):  # 4 x 4, not 8 x 2
-            found.append(radix)
+        while length % radix == 0 and not (radix == 8 and length == 16):  # 16 is split into 4 x 4, not 8 x 2
+            factors.append(radix)
             length //= radix
-    return found if length == 1 else None
+    return factors if length == 1 else None
 
 
 @lru_cache(maxsize=16)
 def roots_of_unity(length: int) -> Tensor:
-    """``exp(-2 pi i j / length)``, float32 ``[length, 2]``."""
+    """Return ``exp(-2 pi i j / length)`` for each j, float32 ``[length, 2]``."""
     angle = torch.arange(length, dtype=torch.float64) * (-2 * torch.pi / length)
     return torch.stack([angle.cos(), angle.sin()], 1).float()
 
 
 @lru_cache(maxsize=64)
 def resize_weights(length: int, size: int, mode: str = "bilinear") -> tuple[Tensor, Tensor]:
-    """torch's antialiased resize along one axis as sums over neighbours: first ``[size]`` int32, weights
-    ``[size, taps]``; the taps stay within ``length``."""
+    """Return torch's antialiased resize along one axis, from ``length`` to ``size``, as weighted sums.
+
+    Returns:
+        The index of the first input of each sum, int32 ``[size]``, and the weights ``[size, taps]``. All inputs lie
+        within ``length``.
+    """
     eye = torch.eye(length)[None, None]
     full = functional.interpolate(eye, size=(size, length), mode=mode, align_corners=False, antialias=True)[0, 0]
-    there = full != 0
-    first = there.int().argmax(1)
-    taps = int((there * torch.arange(1, length + 1)).amax(1).sub(first).max())
+    nonzero = full != 0
+    first = nonzero.int().argmax(1)
+    taps = int((nonzero * torch.arange(1, length + 1)).amax(1).sub(first).max())
     first = first.clamp(max=length - taps)
     weights = full.gather(1, first[:, None] + torch.arange(taps))
     return first.int().contiguous(), weights.contiguous()
@@ -68,36 +72,36 @@ def resize_weights(length: int, size: int, mode: str = "bilinear") -> tuple[Tens
 
 @lru_cache(maxsize=64)
 def _affine(mean: tuple[float, ...], std: tuple[float, ...], unit: float) -> Tensor:
-    """``[2, 3]``: factors and summands."""
+    """Return the factors and summands of three channels, ``[2, 3]``."""
     return torch.tensor([[1 / (unit * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]])
 
 
-def can_normalise(picture: Tensor, out: Tensor) -> bool:
-    """Whether ``normalise`` takes these."""
+def can_normalise(images: Tensor, out: Tensor) -> bool:
+    """Return whether ``normalise`` takes these tensors."""
     return (
         kernels() is not None
-        and picture.dtype in (torch.uint8, torch.float32)
-        and picture.device.type == "cpu"
+        and images.dtype in (torch.uint8, torch.float32)
+        and images.device.type == "cpu"
         and out.device.type == "cpu"
         and out.dtype == torch.float32
         and out.stride(3) == 1
         and out.stride(2) == out.shape[3]
-        and picture.shape[2:] == out.shape[2:]
-        and len(picture) == len(out)
+        and images.shape[2:] == out.shape[2:]
+        and len(images) == len(out)
     )
 
 
-def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], unit: float, out: Tensor) -> Tensor:
-    """``(picture / unit - mean) / std`` to ``out``."""
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], unit: float, out: Tensor) -> Tensor:
+    """Write ``(images / unit - mean) / std`` to ``out`` and return it."""
     affine = _affine(tuple(mean), tuple(std), unit)
-    frame, channel, row, pixel = picture.stride()
+    frame, channel, row, pixel = images.stride()
     compiled().normalise(
-        picture.data_ptr(),
-        picture.dtype == torch.uint8,
-        len(picture),
-        *picture.shape[2:],
+        images.data_ptr(),
+        images.dtype == torch.uint8,
+        len(images),
+        *images.shape[2:],
         frame,
-        channel if picture.shape[1] == 3 else 0,
+        channel if images.shape[1] == 3 else 0,
         row,
         pixel,
         affine.data_ptr(),
@@ -110,7 +114,7 @@ def normalise(picture: Tensor, mean: tuple[float, ...], std: tuple[float, ...], 
 
 
 def can_resize(pixels: Tensor) -> bool:
-    """Whether ``square`` takes these."""
+    """Return whether ``resize_to_square`` takes these pixels: uint8 on the CPU, interleaved."""
     return (
         kernels() is not None
         and pixels.dtype == torch.uint8
@@ -123,7 +127,15 @@ def can_resize(pixels: Tensor) -> bool:
 def resize_to_square(
     pixels: Tensor, box: tuple[float, float, float, float], size: int, cubic: bool, flip: bool
 ) -> Tensor:
-    """The ``box`` (left, top, right, bottom) of uint8 ``[3 or 4, H, W]``, pixels interleaved: ``[3, size, size]``."""
+    """Resize a region of an image to uint8 ``[3, size, size]``.
+
+    Args:
+        pixels: uint8 ``[3 or 4, H, W]`` with interleaved pixels.
+        box: left, top, right and bottom of the region; the corners may lie between pixels.
+        size: height and width of the result.
+        cubic: bicubic, not bilinear interpolation.
+        flip: mirror left and right.
+    """
     _, height, width = pixels.shape
     left, top, right, bottom = box
     out = torch.empty(3, size, size, dtype=torch.uint8)

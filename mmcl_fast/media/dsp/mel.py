@@ -1,4 +1,8 @@
-"""Sound to a picture: a window of the recording, its log-mel spectrogram, 0..1."""
+"""Audio to an image: a window of the recording, and its log-mel spectrogram in 0..1.
+
+Not by torchaudio: with the same filters its resampling and spectrogram give the same numbers (within 1e-4) in more than
+twice the time. The script tests/media/test_audio_peers.py compares both.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +19,27 @@ from mmcl_fast.media.dsp import cpp_kernels
 from mmcl_fast.media.spec import VisualSpec
 
 SILENCE = 1e-10  # mel power below which a clip counts as silent
-CHUNK = 1 << 17  # numbers in a temporary on the CPU: of megabytes, most of the time goes into fresh pages
-BAND = 32  # filters in one matrix product: neighbours share their bins, all together they are mostly zeros
+CHUNK = 1 << 17  # numbers in a temporary on the CPU; larger ones spend most of their time on fresh pages
+BAND = 32  # filters in one matrix product; neighbours share bins, while all filters together are mostly zeros
 
 
 @lru_cache(maxsize=1)
 def _torchaudio() -> ModuleType | None:
     try:
         import torchaudio.functional
-    except Exception:  # not there, or built for another torch; the doctor reports that
+    except Exception:  # missing, or built for another torch; the doctor reports that
         return None
     return torchaudio.functional
 
 
 @lru_cache(maxsize=16)
 def filterbank(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
-    """Triangular HTK filters ``[mels, n_fft // 2 + 1]``, peak 1, no area normalisation.
+    """Return triangular HTK filters ``[mels, n_fft // 2 + 1]`` with peak 1 and without area normalisation.
 
     HTK mel: ``mel(f) = 2595 log10(1 + f / 700)`` (O'Shaughnessy 1987). The ``mels + 2`` corners are equally
     spaced on it; filter m rises linearly in Hz from corner m to m + 1 and falls to m + 2.
 
-    torchaudio's where it imports, else ``triangles``; tests hold them within 1e-4 of each other. The rest is this
-    package's everywhere: with the same filters torchaudio's resampling and spectrogram give the same numbers (1e-4)
-    in more than twice the time, as tests/media/test_audio_peers.py compares them.
+    The filters are torchaudio's where it can be imported, else ``htk_triangles``. Tests hold both within 1e-4.
     """
     functional = _torchaudio()
     if functional is None:
@@ -47,7 +49,7 @@ def filterbank(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> 
 
 
 def htk_triangles(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) -> Tensor:
-    """``filterbank`` in torch, computed in float64."""
+    """Return the filters of ``filterbank``, computed by torch in float64."""
     low, high = (2595 * math.log10(1 + f / 700) for f in (f_min, f_max))
     corners = 700 * (10 ** (torch.linspace(low, high, mels + 2, dtype=torch.float64) / 2595) - 1)
     bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
@@ -59,9 +61,9 @@ def htk_triangles(mels: int, n_fft: int, rate: int, f_min: float, f_max: float) 
 
 @lru_cache(maxsize=16)
 def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[int, int, Tensor]]]:
-    """The window, and the filters by bands: ``(first filter, first bin, [2 * bins, filters])``.
+    """Return the Hann window, and the filters in bands: ``(first filter, first bin, [2 * bins, filters])``.
 
-    A bin's weight is there twice, for the squares of its real and of its imaginary part.
+    Each weight is there twice, for the square of a bin's real part and for the square of its imaginary part.
     """
     bank = filterbank(spec.mels, spec.n_fft, spec.sample_rate, spec.f_min, spec.f_max or spec.sample_rate / 2)
     bands = []
@@ -75,7 +77,10 @@ def _tables(spec: VisualSpec, device: torch.device) -> tuple[Tensor, list[tuple[
 
 @lru_cache(maxsize=16)
 def _kernel_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
-    """Window, roots of unity, radices, filters ``[mels, 3]`` (first bin, bins, first weight) and their weights."""
+    """Return the kernel's tables: window, roots of unity, radices, filters ``[mels, 3]`` and their weights.
+
+    A filter is (first bin, number of bins, index of its first weight). None for an ``n_fft`` that the kernel lacks.
+    """
     radices = cpp_kernels.fft_radices(spec.n_fft // 2) if spec.n_fft % 2 == 0 else None
     if radices is None:
         return None
@@ -96,7 +101,7 @@ def _kernel_tables(spec: VisualSpec) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 
 
 def _kernel_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
-    """``[B, T]`` to ``[B, mels, frames]`` with rows of whole vectors, or None."""
+    """Compute mel power ``[B, mels, frames]`` of ``[B, T]`` by the kernel; None where the kernel cannot do it."""
     if not cpp_kernels.can_take(rows) or (tables := _kernel_tables(spec)) is None:
         return None
     window, roots, radices, filters, weights = tables
@@ -123,9 +128,10 @@ def _kernel_power(rows: Tensor, spec: VisualSpec) -> Tensor | None:
 
 
 def mel_power(wave: Tensor, spec: VisualSpec) -> Tensor:
-    """``wave`` ``[..., T]`` at ``spec.sample_rate`` to mel power ``[..., mels, 1 + T // hop]``, on its device.
+    """Compute mel power ``[..., mels, 1 + T // hop]`` of ``wave`` ``[..., T]`` at ``spec.sample_rate``, on its device.
 
-    Periodic Hann window, frames centred with zero padding, squared magnitude, ``filterbank``.
+    The window is a periodic Hann window. Frames are centred with zero padding. The squared magnitude of each frame is
+    multiplied with ``filterbank``.
     """
     power = _kernel_power(wave.reshape(-1, wave.shape[-1]), spec)
     return _torch_power(wave, spec) if power is None else power.view(*wave.shape[:-1], *power.shape[1:])
@@ -148,10 +154,10 @@ def _torch_power(wave: Tensor, spec: VisualSpec) -> Tensor:
 
 
 def log_mel_image(wave: Tensor, spec: VisualSpec) -> Tensor:
-    """``wave`` ``[T]`` or ``[B, T]`` to ``[B, 1, size, size]`` in 0..1 (B = 1), high bands on top, time to the right.
+    """Convert ``wave`` ``[T]`` or ``[B, T]`` to ``[B, 1, size, size]`` in 0..1; B is 1 for a single wave.
 
-    ``1 + max(10 log10(power / max power), -db_range) / db_range``, then an antialiased bilinear resize.
-    A silent clip is all 0.
+    The value is ``1 + max(10 log10(power / max power), -db_range) / db_range``, resized by antialiased bilinear
+    interpolation. High bands are on top, and time runs to the right. A silent clip is all 0.
     """
     rows = wave.reshape(-1, wave.shape[-1])
     power = _kernel_power(rows, spec)
@@ -188,7 +194,7 @@ def _kernel_image(power: Tensor, spec: VisualSpec) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _upward_weights(mels: int, size: int) -> tuple[Tensor, Tensor]:
-    """``cpp_kernels.shrinking`` of rows that begin with the highest band."""
+    """Return ``cpp_kernels.resize_weights`` for rows that begin with the highest band."""
     first, weights = cpp_kernels.resize_weights(mels, size)
     return (mels - weights.shape[1] - first).int(), weights.flip(1).contiguous()
 
@@ -205,10 +211,11 @@ def _torch_image(power: Tensor, spec: VisualSpec) -> Tensor:
 
 
 def take_window(wave: Tensor, spec: VisualSpec, shift: float | None) -> Tensor:
-    """``wave`` ``[..., T]`` to exactly ``seconds * sample_rate`` samples.
+    """Crop or fill ``wave`` ``[..., T]`` to exactly ``seconds * sample_rate`` samples.
 
-    Longer: the centre, or the part at ``shift`` (0..1) of the free room. Shorter: repeated, rolled by
-    ``shift`` of its length, or padded with silence behind it, ``shift`` of the silence before it.
+    A longer wave is cropped: at the centre, or with ``shift`` (0..1) of the surplus before the window. A shorter wave
+    is repeated after a roll by ``shift`` of its length, or padded with silence. The share ``shift`` of the silence
+    comes before it.
     """
     want, have = round(spec.seconds * spec.sample_rate), wave.shape[-1]
     if have >= want:

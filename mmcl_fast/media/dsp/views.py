@@ -1,4 +1,4 @@
-"""Random views: which part of an item is looked at. Drawn from (seed, view, key), never from the content."""
+"""Views: the part of an item that is shown. Random ones are drawn from (seed, view, key), never from the content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class View:
-    """``box``: the part of the picture, as fractions. ``shift``: 0..1 along a recording, None: its centre."""
+    """The part of an item to show; the default is the plain item.
+
+    Attributes:
+        box: left, top, right and bottom of the part of an image, as fractions.
+        flip: mirror left and right.
+        shift: place of the window along a recording, 0 to 1; None: its centre.
+    """
 
     box: Box = (0.0, 0.0, 1.0, 1.0)
     flip: bool = False
@@ -27,7 +33,10 @@ class View:
 
 
 def draw_view(view: int, seed: int, key: str) -> View:
-    """View 0 shows all; the others 60 to 100 % of the area, aspect 3/4 to 4/3, every other one flipped."""
+    """Return view 0, the plain item, or a random view.
+
+    A random view shows 60 to 100 % of the area with an aspect ratio of 3/4 to 4/3. Half of the views are flipped.
+    """
     if view == 0:
         return View()
     rng = random.Random(hashlib.sha256(f"{seed}/{view}/{key}".encode()).digest())
@@ -38,10 +47,10 @@ def draw_view(view: int, seed: int, key: str) -> View:
 
 
 def view_region(width: int, height: int, spec: VisualSpec, view: View) -> Box:
-    """The part of a ``width`` x ``height`` picture that becomes the square, in its pixels.
+    """Return the part of a ``width`` x ``height`` image that becomes the square, in its pixels.
 
-    ``crop`` follows CLIPImageProcessor: short side to ``size``, long side ``int(size * long / short)``,
-    offset ``(long - size) // 2``; the same geometry taken back to source pixels.
+    ``crop`` follows CLIPImageProcessor: the short side becomes ``size``, the long side ``int(size * long / short)``,
+    and the offset is ``(long - size) // 2``. The box is this geometry in pixels of the source.
     """
     left, top, right, bottom = 0.0, 0.0, float(width), float(height)
     if spec.resize == "crop":
@@ -56,7 +65,7 @@ def view_region(width: int, height: int, spec: VisualSpec, view: View) -> Box:
 
 
 def crop_and_resize(planes: Tensor, spec: VisualSpec, view: View) -> Tensor:
-    """Float planes ``[C, H, W]`` to ``[C, size, size]``: region, antialiased resize, flip."""
+    """Crop float planes ``[C, H, W]`` to the view, resize them to ``[C, size, size]`` with antialiasing, and flip."""
     height, width = planes.shape[-2:]
     left, top, right, bottom = (round(v) for v in view_region(width, height, spec, view))
     part = planes[:, top : max(bottom, top + 1), left : max(right, left + 1)]
@@ -66,16 +75,20 @@ def crop_and_resize(planes: Tensor, spec: VisualSpec, view: View) -> Tensor:
     return out.flip(-1) if view.flip else out
 
 
-def normalise(picture: Tensor, spec: VisualSpec, out: Tensor) -> Tensor:
-    """Writes ``(x - mean) / std`` to ``out`` ``[F, 3, H, W]`` float32, on any device.
+def normalise(images: Tensor, spec: VisualSpec, out: Tensor) -> Tensor:
+    """Write ``(x - mean) / std`` to ``out`` ``[F, 3, H, W]`` float32 on any device, and return it.
 
-    picture: uint8 ``[F, 3, H, W]`` of any layout, read as 0..255, or float ``[F, C, H, W]`` in 0..1 with C = 3 or 1.
+    Args:
+        images: uint8 ``[F, 3, H, W]`` of any layout in 0..255, or float ``[F, C, H, W]`` in 0..1 with C = 3 or 1.
+        spec: holds mean and std of each channel.
+        out: receives the result.
     """
-    unit = 255 if picture.dtype == torch.uint8 else 1
-    if cpp_kernels.can_normalise(picture, out):
-        return cpp_kernels.normalise(picture, spec.mean, spec.std, unit, out)
+    unit = 255 if images.dtype == torch.uint8 else 1
+    if cpp_kernels.can_normalise(images, out):
+        return cpp_kernels.normalise(images, spec.mean, spec.std, unit, out)
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
-        plane = picture[:, channel % picture.shape[1]]
+        plane = images[:, channel % images.shape[1]]
         place = out[:, channel].copy_(plane)
+        # One pass: scale and shift in place of a subtraction and a division.
         torch.add(out.new_full((), -mean / std), place, alpha=1 / (unit * std), out=place)
     return out

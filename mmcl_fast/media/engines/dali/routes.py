@@ -139,14 +139,14 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         stream = find_video_track(container)
         if stream is None or len(container.streams.video) > 1:  # DALI may take another one, such as a cover
             return None
-        context, clock = stream.codec_context, timeline_from_header(container, stream)
+        context, timeline = stream.codec_context, timeline_from_header(container, stream)
         width, height = context.width, context.height
         codec = {"libdav1d": "av1", "libvpx-vp9": "vp9"}.get(context.name, context.name)
         if (
-            clock is None
+            timeline is None
             or (spec.resize == "crop" and pixel_aspect_ratio(stream) != 1)
             or width * height > spec.max_pixels
-            or clock.seconds > spec.max_seconds
+            or timeline.seconds > spec.max_seconds
             or not _states(data, container, width, height)
             or codec not in (GPU_CODECS if gpu else CODECS)
         ):
@@ -162,21 +162,22 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
                     return None
             if frame is None:
                 frame = next(iter(packet.decode()), None)
-    end = clock.start + clock.duration
+    end = timeline.start + timeline.duration
     if (
         frame is None
         or read_display_matrix(frame) not in (None, UPRIGHT)
         or (frame.width, frame.height) != (width, height)
         or frame.format.name not in ("yuv420p", "yuvj420p")
-        or (end - max(times) - clock.frame) * clock.base > max(0.5, 0.1 * clock.duration * clock.base)
+        or (end - max(times) - timeline.frame_duration) * timeline.tick
+        > max(0.5, 0.1 * timeline.duration * timeline.tick)
     ):
         return None
     times.sort()
-    wanted = (clock.start + int((i + 0.5) * clock.duration / spec.frames) for i in range(spec.frames))
+    wanted = (timeline.start + int((i + 0.5) * timeline.duration / spec.frames) for i in range(spec.frames))
     frames = np.array([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted], np.int32)
     arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
     cost = spec.frames * width * height * 3
-    return Feed(arrays, cost, (codec, frame.format.name), view, seconds=clock.seconds)
+    return Feed(arrays, cost, (codec, frame.format.name), view, seconds=timeline.seconds)
 
 
 ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}

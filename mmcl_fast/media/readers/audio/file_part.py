@@ -1,4 +1,4 @@
-"""A stretch of a file as a file of its own, with a header that tells the truth."""
+"""A part of a file that is read as a file of its own, with a corrected header."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ BUFFER = 1 << 18  # bytes
 
 @dataclass(frozen=True)
 class FilePart(Slice):
-    """Bytes of a source between what is not in the source; ``part_of`` makes it.
+    """Bytes of a source behind a header of its own, made by ``make_part``.
 
     Attributes:
-        source: what it is a part of.
-        start, end: place of its bytes there.
-        header: bytes before them. Behind them are zeros up to ``size``.
-        samples: per channel, where a decoder could not tell.
+        source: the file or bytes that the part belongs to.
+        start, end: offsets of its bytes there.
+        header: bytes before them. Zeros follow behind them up to ``size``.
+        samples: number per channel, where a decoder could not tell it.
     """
 
     source: Source = b""
@@ -30,28 +30,31 @@ class FilePart(Slice):
     samples: int | None = None
 
     def open_raw(self) -> io.RawIOBase:
-        """The part as a file, not buffered."""
+        """Open the part as a file without a buffer."""
         return _FilePartReader(self)
 
     def open_buffered(self) -> BinaryIO:
-        """The part as a seekable file."""
+        """Open the part as a seekable file."""
         return io.BufferedReader(_FilePartReader(self), BUFFER)
 
 
 def make_part(
     source: Source, start: int, end: int, header: bytes = b"", padding: int = 0, samples: int | None = None
 ) -> FilePart:
-    """The bytes from ``start`` to ``end`` of a source behind a header, and ``padding`` zero bytes behind them."""
+    """Return a part of a source: a header, the bytes from ``start`` to ``end``, and ``padding`` zero bytes.
+
+    ``samples``: their number per channel, where a decoder could not tell it.
+    """
     size = len(header) + end - start + padding
     return FilePart(name_of(source), 0, size, f"{start}-{end}", None, source, start, end, header, samples)
 
 
 class _FilePartReader(io.RawIOBase):
-    """A ``Part`` as a file, which holds no more than the part's header in memory."""
+    """A ``FilePart`` as a file. It holds only the part's header in memory."""
 
     def __init__(self, part: FilePart):
         self.part, self.place = part, 0
-        self.full = len(part.header) + part.end - part.start
+        self.padding_start = len(part.header) + part.end - part.start
         self.file = open_binary(part.source)
 
     def readable(self) -> bool:
@@ -70,9 +73,9 @@ class _FilePartReader(io.RawIOBase):
             piece = header[self.place : self.place + len(view)]
             count = len(piece)
             view[:count] = piece
-        elif self.place < self.full:
+        elif self.place < self.padding_start:
             self.file.seek(self.part.start + self.place - len(header))
-            count = self.file.readinto(view[: self.full - self.place])  # type: ignore[attr-defined]
+            count = self.file.readinto(view[: self.padding_start - self.place])  # type: ignore[attr-defined]
         else:
             count = max(0, min(len(view), self.part.size - self.place))
             view[:count] = bytes(count)

@@ -1,7 +1,7 @@
-"""How many bytes of sound a header states: what a file lacks, and headers whose size was never filled in.
+"""The bytes of audio that a header states, to find files that are cut short and to repair headers without a size.
 
-A writer that cannot seek back, into a pipe or before a crash, leaves a placeholder for the size. Then the sound
-reaches to the end of the file, as ffmpeg and sox take it.
+A writer that cannot seek back, into a pipe or before a crash, leaves a placeholder for the size. Then the audio reaches
+to the end of the file, as FFmpeg and sox assume.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ from typing import BinaryIO
 from mmcl_fast.media.readers.audio.file_part import FilePart, make_part
 from mmcl_fast.media.source import Source
 
-HEAD = 1 << 20  # bytes; the sound begins before, or its header is taken to be honest
+MAX_HEADER = 1 << 20  # bytes; where the audio begins later, its header is trusted
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 TAG_CHUNKS = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"cue ", b"iXML", b"_PMX", b"JUNK", b"junk", b"smpl", b"fact")
-MAX_TAGS_SIZE = 1 << 16  # bytes at the file's end that may be chunks of text
-PLACEHOLDER_SIZES = range(0x7FFF0000, 0x80010000)  # what arecord, sox, mplayer and espeak leave for a size
+MAX_TAGS_SIZE = 1 << 16  # bytes at the file's end that may be chunks of metadata
+PLACEHOLDER_SIZES = range(0x7FFF0000, 0x80010000)  # arecord, sox, mplayer and espeak leave one of these
 
 
 @dataclass(frozen=True)
 class StatedSize:
-    """``what`` begins at the byte ``start`` and takes ``size`` bytes, None where the header leaves it open."""
+    """The stated size of something in a file.
+
+    Attributes:
+        start: offset of its first byte.
+        size: in bytes; None: the header leaves it open.
+        what: its name in messages.
+    """
 
     start: int
     size: int | None
-    what: str = "sound"
+    what: str = "audio"
 
 
 def read_stated_size(file: BinaryIO) -> StatedSize | None:
-    """What the header of an open file says of its sound, or of all that the file holds. None: nothing."""
+    """Return the size that the header of an open file states for its audio or for the whole file; None: no size."""
     file.seek(0)
     data = file.read(16)
     for begin, read in _READERS.items():
@@ -45,7 +51,7 @@ def read_stated_size(file: BinaryIO) -> StatedSize | None:
 
 
 def find_truncation(file: BinaryIO) -> str | None:
-    """What shows that an open file ends before its header says."""
+    """Return the sign that an open file ends before its stated size, for a message; None: there is none."""
     found, size = read_stated_size(file), file.seek(0, 2)
     if found is None or found.size is None or found.start + found.size <= size:
         return None
@@ -53,7 +59,7 @@ def find_truncation(file: BinaryIO) -> str | None:
 
 
 def repair_size(source: Source, file: BinaryIO) -> FilePart | None:
-    """An open WAV, RF64, W64, AIFF or CAF file with the size that its header leaves open. None: it is not needed."""
+    """Return a WAV, RF64, W64, AIFF or CAF file with the size that its header leaves open; None: nothing to repair."""
     found, end = read_stated_size(file), file.seek(0, 2)
     if found is None or found.size is not None or found.start >= end:
         return None
@@ -82,7 +88,7 @@ def repair_size(source: Source, file: BinaryIO) -> FilePart | None:
 
 
 def _end_before_tags(file: BinaryIO, start: int, end: int) -> int:
-    """Where the sound of a RIFF file ends: at the file's end, or before chunks of text that reach exactly there."""
+    """Return where the audio of a RIFF file ends: at its end, or before chunks of metadata that reach exactly there."""
     base = max(start, end - MAX_TAGS_SIZE)
     file.seek(base)
     data = file.read(end - base)
@@ -94,19 +100,19 @@ def _end_before_tags(file: BinaryIO, start: int, end: int) -> int:
                 size = int.from_bytes(data[at + 4 : at + 8], "little")
                 at += 8 + size + size % 2
             if at == len(data):
-                return _end_before_tags(file, start, base + place)  # more of them may stand before
+                return _end_before_tags(file, start, base + place)  # there may be more before these
     return end
 
 
 def _riff(file: BinaryIO) -> StatedSize | None:
-    """WAV and AVI (RIFF), RF64 and BW64 (EBU Tech 3306), and RIFX, whose numbers are big-endian."""
+    """Read WAV and AVI (RIFF), RF64 and BW64 (EBU Tech 3306), or RIFX, whose numbers are big-endian."""
     file.seek(0)
     kind, size, form = struct.unpack("<4sI4s", file.read(12))
     order = ">" if kind == b"RIFX" else "<"
     if form != b"WAVE":
         return None if form != b"AVI " or _is_placeholder(size) else StatedSize(8, size, "its RIFF chunk")
     long_size, place = None, 12
-    while place < HEAD:
+    while place < MAX_HEADER:
         file.seek(place)
         mark, size = struct.unpack(order + "4sI", file.read(8))
         if mark == b"ds64":
@@ -122,7 +128,7 @@ def _riff(file: BinaryIO) -> StatedSize | None:
 
 def _w64(file: BinaryIO) -> StatedSize | None:
     place = 40
-    while place < HEAD:
+    while place < MAX_HEADER:
         file.seek(place)
         mark, size = struct.unpack("<16sQ", file.read(24))
         if mark == W64_DATA:
@@ -132,9 +138,9 @@ def _w64(file: BinaryIO) -> StatedSize | None:
 
 
 def _form(file: BinaryIO) -> StatedSize | None:
-    """AIFF, AIFF-C, and the IFF sounds of an Amiga."""
+    """Read AIFF, AIFF-C or an Amiga's IFF."""
     place = 12
-    while place < HEAD:
+    while place < MAX_HEADER:
         file.seek(place)
         mark, size = struct.unpack(">4sI", file.read(8))
         if mark == b"SSND":
@@ -146,9 +152,9 @@ def _form(file: BinaryIO) -> StatedSize | None:
 
 
 def _caf(file: BinaryIO) -> StatedSize | None:
-    """Apple's Core Audio Format; its data chunk begins with an edit count of 4 bytes."""
+    """Read Apple's Core Audio Format, whose data chunk begins with an edit count of 4 bytes."""
     place = 8
-    while place < HEAD:
+    while place < MAX_HEADER:
         file.seek(place)
         mark, size = struct.unpack(">4sq", file.read(12))
         if mark == b"data":
@@ -165,7 +171,7 @@ def _au(file: BinaryIO) -> StatedSize | None:
 
 
 def _nist(file: BinaryIO) -> StatedSize | None:
-    """NIST SPHERE: a header of text whose size stands in its second line."""
+    """Read NIST SPHERE: a header of text with its own size in the second line."""
     file.seek(0)
     text = file.read(1024)
     numbers = {name: int(value) for name, value in re.findall(rb"\n(\w+) -i (\d+)", text)}
@@ -178,7 +184,7 @@ def _nist(file: BinaryIO) -> StatedSize | None:
 
 
 def _boxes(file: BinaryIO) -> StatedSize | None:
-    """MP4, M4A, MOV (ISO 14496-12): the last box of the file."""
+    """Read the last box of MP4, M4A or MOV (ISO 14496-12). None: it does not reach beyond the end of the file."""
     end, place = file.seek(0, 2), 0
     while place < end:
         file.seek(place)
@@ -195,7 +201,7 @@ def _boxes(file: BinaryIO) -> StatedSize | None:
 
 
 def _ebml(file: BinaryIO) -> StatedSize | None:
-    """Matroska and WebM (RFC 8794): the segment behind the header. All bits of a size set: it is left open."""
+    """Read the segment behind the header of Matroska and WebM (RFC 8794). All bits of a size set: it is left open."""
     file.seek(4)
     data = file.read(64)
     size, width = _vint(data)
@@ -209,13 +215,13 @@ def _ebml(file: BinaryIO) -> StatedSize | None:
 
 
 def _vint(data: bytes) -> tuple[int, int]:
-    """A number of EBML and its width in bytes."""
+    """Return a variable-length number of EBML, and its width in bytes."""
     width = 9 - data[0].bit_length()
     return int.from_bytes(data[:width], "big") & ((1 << 7 * width) - 1), width
 
 
 def _is_placeholder(size: int) -> bool:
-    """Whether a size of 32 bits is what a writer leaves that does not know it."""
+    """Return whether a size of 32 bits is the placeholder of a writer that did not know the size."""
     return size == 0 or size in PLACEHOLDER_SIZES or size >= 0xFFFF0000
 
 

@@ -1,4 +1,4 @@
-"""Sound that libsndfile decodes."""
+"""Audio that libsndfile decodes."""
 
 from __future__ import annotations
 
@@ -18,28 +18,34 @@ from mmcl_fast.media.readers.audio.file_part import FilePart
 from mmcl_fast.media.readers.audio.sample_checks import LOUDEST, check_format, check_range
 from mmcl_fast.media.source import Source, is_file, open_binary
 
-BLOCK = 1 << 16  # samples read at once where all are read
+BLOCK = 1 << 16  # samples read at once where a whole file is read
 
 
 @contextmanager
 def open_soundfile(source: Source) -> Iterator[Any]:
-    """An open SoundFile of a plausible rate. Raises soundfile.LibsndfileError for what libsndfile does not read."""
+    """Open a SoundFile and check its rate and channels.
+
+    Raises:
+        soundfile.LibsndfileError: libsndfile cannot read the file.
+        MediaError: no recording has such a rate or so many channels.
+    """
     import soundfile
 
-    # A descriptor is read without a callback per block, and has no name: .raw or .vox would be headerless.
+    # A descriptor is read without a Python call per block. It has no name, so .raw and .vox are not taken as
+    # headerless.
     with open_binary(source) as opened:
-        bare = is_file(source) and os.name == "posix"
-        with soundfile.SoundFile(opened.fileno() if bare else opened, closefd=False) as file:
+        by_descriptor = is_file(source) and os.name == "posix"
+        with soundfile.SoundFile(opened.fileno() if by_descriptor else opened, closefd=False) as file:
             check_format(file.samplerate, file.channels)
             yield file
 
 
 class FileSegment:
-    """The sound of an open SoundFile.
+    """The audio of an open SoundFile.
 
     Args:
-        file: at its start; it is read once.
-        samples: how many it holds. None: as many as it says.
+        file: the SoundFile at its start; it can be read once.
+        samples: number of samples. None: as many as the SoundFile states.
 
     Attributes:
         rate: in Hz.
@@ -50,20 +56,20 @@ class FileSegment:
         self.file, self.rate, self.samples = file, file.samplerate, file.frames if samples is None else samples
 
     def read(self, start: int, count: int) -> Tensor:
-        """Mono float32 ``[count]`` from sample ``start`` on, for one call."""
+        """Return mono float32 ``[count]`` from sample ``start`` on; to be called once."""
         file = self.file
         if start and file.subtype != "VORBIS" and file.seekable():
             file.seek(start)
         else:
             _read_past(file, start)
-        # libsndfile makes floats of 16 bits a sample at a time; it divides them by 32768, too.
+        # libsndfile converts 16 bits to floats one by one, so ``_mono`` does it; both divide by 32768.
         samples = file.read(count, dtype="int16" if file.subtype == "PCM_16" else "float32", always_2d=True)
         if len(samples) < count:
             raise MediaError(f"ends after {start + len(samples)} of {self.samples} samples: cut short, replace it")
         return _mono(samples)
 
     def check(self) -> None:
-        """Reads all samples, a block at a time."""
+        """Read all samples, a block at a time. Raises MediaError for missing samples or samples that are no audio."""
         count = 0
         while count < self.samples:
             block = self.file.read(min(BLOCK, self.samples - count), dtype="float32", always_2d=True)
@@ -74,30 +80,30 @@ class FileSegment:
 
 
 class ReopenedSegment:
-    """The sound of a part or a file. Each call opens it, so that a chain of hundreds holds none open."""
+    """The audio of a file or a part of one. Each call opens it, so that a chain of hundreds keeps no file open."""
 
     def __init__(self, part: Source):
         self.part = part
         with open_soundfile(part) as file:
-            piece = self._of(file)
-            self.rate, self.samples = piece.rate, piece.samples
+            segment = self._segment(file)
+            self.rate, self.samples = segment.rate, segment.samples
 
     def read(self, start: int, count: int) -> Tensor:
-        """Mono float32 ``[count]`` from sample ``start`` on."""
+        """Return mono float32 ``[count]`` from sample ``start`` on."""
         with open_soundfile(self.part) as file:
-            return self._of(file).read(start, count)
+            return self._segment(file).read(start, count)
 
     def check(self) -> None:
-        """Reads all samples, a block at a time."""
+        """Read all samples, a block at a time. Raises MediaError for missing samples or samples that are no audio."""
         with open_soundfile(self.part) as file:
-            self._of(file).check()
+            self._segment(file).check()
 
-    def _of(self, file: Any) -> FileSegment:
+    def _segment(self, file: Any) -> FileSegment:
         return FileSegment(file, self.part.samples if isinstance(self.part, FilePart) else None)
 
 
 def _mono(samples: np.ndarray) -> Tensor:
-    """``[T, C]`` of 16 bits or float32 to the channels' mean ``[T]``."""
+    """Return the mean of the channels ``[T]`` of int16 or float32 ``[T, C]``."""
     kernels = cpp_kernels.kernels()
     if kernels is not None and samples.flags.c_contiguous:
         wave = torch.empty(len(samples))
@@ -112,6 +118,6 @@ def _mono(samples: np.ndarray) -> Tensor:
 
 
 def _read_past(file: Any, count: int) -> None:
-    """Reads so far: in Vorbis libsndfile 1.2.2 may seek elsewhere, or crash where it cannot decode."""
+    """Read ``count`` samples in place of a seek: in Vorbis libsndfile 1.2.2 may seek to a wrong place or crash."""
     while count and (block := len(file.read(min(count, BLOCK), dtype="float32"))):
         count -= block

@@ -1,8 +1,8 @@
-"""The frames of an MPEG audio file (MP1, MP2, MP3), counted by their headers: only they tell its true length.
+"""The frames of an MPEG audio file (MP1, MP2, MP3), counted by their headers, because only they tell its true length.
 
-A frame's header gives its bit rate, sampling rate and padding, and so its size (ISO 11172-3, 2.4.1.3; ISO 13818-3).
-A Xing, Info or VBRI header in the first frame may state how many frames follow. It may be missing or wrong, and
-joined files hold several.
+A frame's header gives its bit rate, sampling rate and padding, and so its size (ISO 11172-3, 2.4.1.3; ISO 13818-3). A
+Xing, Info or VBRI header in the first frame may state how many frames follow. That header may be missing or wrong, and
+joined files hold several. libsndfile believes it, or estimates the length from the file's size.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mmcl_fast.media.readers.audio.file_part import FilePart, make_part
 from mmcl_fast.media.source import Source
 
 CHUNK = 1 << 22  # bytes read at once
-MAX_FRAME = 1 << 13  # bytes; no frame and no tag of fixed size is longer
-OVERESTIMATE = 64  # no frame is longer than so many of the shortest ones
-ENCODERS = (b"LAME", b"Lavf", b"Lavc", b"L3.9")  # that write their delay into the header
+MAX_FRAME = 1 << 13  # bytes; no frame, and no tag of fixed size, is longer
+OVERESTIMATE = 64  # no frame is longer than this many of the shortest frames
+ENCODERS = (b"LAME", b"Lavf", b"Lavc", b"L3.9")  # encoders that write their delay into the header
 CHECKSUM = 154  # bytes from the mark of a LAME header to its checksum
-MONO = 0xC0  # the fourth byte of a header is at least this for one channel
+MONO = 0xC0  # the fourth byte of a frame's header is at least this for one channel
 
 # kbit/s by the header's bit rate index 1 to 14.
 _LAYER_1 = (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448)
@@ -31,7 +31,14 @@ _RATES = (44100, 48000, 32000)  # Hz of version 1
 
 @dataclass(frozen=True)
 class FrameKind:
-    """What all frames of a stream share: layer 1 to 3, Hz, samples a frame, and whether the rates are halved."""
+    """The properties that all frames of a run share.
+
+    Attributes:
+        layer: 1 to 3.
+        rate: in Hz.
+        samples: of a frame, per channel.
+        low: whether it is MPEG 2 or 2.5, with lower sampling rates and a shorter frame.
+    """
 
     layer: int
     rate: int
@@ -40,7 +47,7 @@ class FrameKind:
 
 
 def _headers() -> dict[bytes, tuple[int, FrameKind]]:
-    """The frame's size in bytes and its kind, by the first three bytes of each possible header."""
+    """Return the size in bytes and the kind of a frame, by the first three bytes of each possible header."""
     found = {}
     for version, shift in ((3, 0), (2, 1), (0, 2)):  # MPEG 1, 2 and 2.5
         for layer in (1, 2, 3):
@@ -66,7 +73,13 @@ _HEADERS = _headers()
 
 @dataclass(frozen=True)
 class FrameCountHeader:
-    """What a Xing, Info or VBRI header says: how many frames and bytes follow. None: it does not say."""
+    """A Xing, Info or VBRI header.
+
+    Attributes:
+        mark: b"Xing", b"Info" or b"VBRI".
+        frames: number of frames that follow; None: not stated.
+        size: bytes of the run; None: not stated.
+    """
 
     mark: bytes
     frames: int | None
@@ -78,41 +91,41 @@ class FrameRun:
     """Frames of one kind that one encoder wrote, one after the other.
 
     Attributes:
-        start, end: place in the file of the first frame and behind the last whole one, in bytes.
-        kind: what the frames share.
+        start, end: offsets in the file of the first frame and behind the last complete one.
+        kind: the properties that the frames share.
         mono: whether they hold one channel.
-        first: the bytes of the first frame. With ``stated`` it holds no sound.
-        stated: the header in the first frame.
-        frames: number of whole frames that hold sound.
-        torn: whether the file ends inside one more frame.
+        first_frame: the bytes of the first frame. It holds no audio if ``stated`` is set.
+        stated: the frame count header in the first frame; None: there is none.
+        frames: number of complete frames that hold audio.
+        ends_in_frame: whether the file ends inside one more frame.
     """
 
     start: int
     end: int
     kind: FrameKind
     mono: bool
-    first: bytes
+    first_frame: bytes
     stated: FrameCountHeader | None
     frames: int
-    torn: bool = False
+    ends_in_frame: bool = False
 
 
 def find_runs(file: BinaryIO) -> list[FrameRun]:
-    """All stretches of an open file in their order. Tags and junk between them are left out."""
-    scan, found = _Scanner(file), []
-    while scan.find():
-        found.append(scan.follow())
+    """Return all runs of an open file in their order. Tags and junk between them are left out."""
+    scanner, found = _Scanner(file), []
+    while scanner.find_frame():
+        found.append(scanner.read_run())
     return found
 
 
 class _Scanner:
-    """A place in a file that is read a chunk at a time."""
+    """A position in a file that is read a chunk at a time."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.data, self.base, self.place, self.ended = file, b"", 0, 0, False
 
-    def _ahead(self) -> bool:
-        """Whether bytes are left; then more than ``LONGEST`` are in memory, or all up to the file's end."""
+    def _fill(self) -> bool:
+        """Read until more than ``MAX_FRAME`` bytes are in memory, or the file ends. Return whether bytes are left."""
         while not self.ended and len(self.data) - self.place <= MAX_FRAME:
             more = self.file.read(CHUNK)
             self.ended = not more
@@ -121,50 +134,51 @@ class _Scanner:
         return self.place < len(self.data)
 
     def _skip(self, count: int) -> None:
-        while count and self._ahead():
+        while count and self._fill():
             step = min(count, len(self.data) - self.place)
             self.place += step
             count -= step
 
-    def find(self) -> bool:
-        """Moves to the next frame that another frame of its kind, a tag or the file's end follows."""
-        while self._ahead():
+    def find_frame(self) -> bool:
+        """Move to the next frame that is followed by a frame of its kind, a tag or the file's end; False: none is."""
+        while self._fill():
             if tag := _tag_size(self.data, self.place):
                 self._skip(tag)
                 continue
             known = _HEADERS.get(self.data[self.place : self.place + 3])
-            if known and self._goes_on(self.place + known[0], known[1]):
+            if known and self._is_followed(self.place + known[0], known[1]):
                 return True
             sync = self.data.find(b"\xff", self.place + 1)
             self.place = len(self.data) if sync < 0 else sync
         return False
 
-    def _goes_on(self, end: int, kind: FrameKind) -> bool:
+    def _is_followed(self, end: int, kind: FrameKind) -> bool:
+        """Return whether a frame that ends at ``end`` is followed by a frame of its kind, a tag or the file's end."""
         if end >= len(self.data):
             return end == len(self.data)
         known = _HEADERS.get(self.data[end : end + 3])
         return known[1] is kind if known else bool(_tag_size(self.data, end))
 
-    def follow(self) -> FrameRun:
-        """The stretch that begins here; moves behind it."""
+    def read_run(self) -> FrameRun:
+        """Return the run that begins here, and move behind it."""
         size, kind = _HEADERS[self.data[self.place : self.place + 3]]
         first = self.data[self.place : self.place + size]
         mono = first[3] >= MONO
         stated = _read_frame_count_header(first, kind, mono)
-        stretch = FrameRun(self.base + self.place, 0, kind, mono, first, stated, int(stated is None))
+        run = FrameRun(self.base + self.place, 0, kind, mono, first, stated, int(stated is None))
         self.place += size
-        while self._ahead() and self._run(stretch):
+        while self._fill() and self._step_over(run):
             pass
-        stretch.end = self.base + self.place
-        if stretch.torn:
+        run.end = self.base + self.place
+        if run.ends_in_frame:
             self._skip(size)
-        return stretch
+        return run
 
-    def _run(self, stretch: FrameRun) -> bool:
-        """Steps over the frames in memory. False: the stretch ends here."""
+    def _step_over(self, run: FrameRun) -> bool:
+        """Step over the frames in memory. Return whether the run may continue behind them."""
         data, place, frames, size = self.data, self.place, 0, 0
-        kind, mono, stops = stretch.kind, stretch.mono, _find_frame_count_headers(data, place)
-        ends, counted = _stated_end(stretch)
+        kind, mono, stops = run.kind, run.mono, _find_frame_count_headers(data, place)
+        ends, counted = _stated_end(run)
         ends -= self.base
         last = len(data) - (3 if self.ended else MAX_FRAME)
         goes_on = not self.ended
@@ -173,29 +187,33 @@ class _Scanner:
             if known is None or known[1] is not kind or (data[place + 3] >= MONO) != mono or place in stops:
                 goes_on = False
                 break
-            if place == ends and stretch.frames + frames == counted:  # padding lies here, so another's sound begins
+            # The encoder's padding ends the recording here, so another one begins.
+            if place == ends and run.frames + frames == counted:
                 goes_on = False
                 break
             size = known[0]
             place += size
             frames += 1
-        if place > len(data) + 1:  # by one byte: encoders may leave out the last frame's padding
-            place, frames, stretch.torn = place - size, frames - 1, True
+        if place > len(data) + 1:  # one byte may be missing: encoders leave out the last frame's padding
+            place, frames, run.ends_in_frame = place - size, frames - 1, True
         self.place = min(place, len(data))
-        stretch.frames += frames
+        run.frames += frames
         return goes_on
 
 
-def _stated_end(stretch: FrameRun) -> tuple[int, int]:
-    """Where a header that tells the encoder's padding says that the sound ends, and after how many frames."""
-    stated = stretch.stated
-    if stated is None or stated.frames is None or stated.size is None or not has_delay(stretch):
+def _stated_end(run: FrameRun) -> tuple[int, int]:
+    """Return where the audio ends by a header that states the encoder's padding, and after how many frames.
+
+    (-1, 0): there is no such header.
+    """
+    stated = run.stated
+    if stated is None or stated.frames is None or stated.size is None or not has_delay(run):
         return -1, 0
-    return stretch.start + stated.size, stated.frames
+    return run.start + stated.size, stated.frames
 
 
 def _tag_size(data: bytes, place: int) -> int:
-    """Bytes of the tag at a place: ID3v2, ID3v1, APE or the header of Lyrics3. 0: there is none."""
+    """Return the size in bytes of the tag at ``place``: ID3v2, ID3v1, APE or the header of Lyrics3. 0: no tag."""
     mark = data[place : place + 8]
     if mark[:3] == b"ID3":
         size = data[place + 6 : place + 10]
@@ -212,7 +230,7 @@ def _tag_size(data: bytes, place: int) -> int:
 
 
 def _mark_place(kind: FrameKind, mono: bool) -> int:
-    """Where in a frame Xing or Info stands: behind the header and the side information."""
+    """Return the offset in a frame of Xing or Info, behind the header and the side information."""
     if kind.low:
         return 13 if mono else 21
     return 21 if mono else 36
@@ -235,7 +253,7 @@ def _read_frame_count_header(frame: bytes, kind: FrameKind, mono: bool) -> Frame
 
 
 def _find_frame_count_headers(data: bytes, start: int) -> set[int]:
-    """Places of frames in memory that hold a Xing, Info or VBRI header: each begins what another encoder wrote."""
+    """Return the places of frames in memory that hold a Xing, Info or VBRI header. A new run begins at each."""
     found = set()
     for mark, places in ((b"Xing", (36, 21, 13)), (b"Info", (36, 21, 13)), (b"VBRI", (36,))):
         hit = data.find(mark, start)
@@ -251,9 +269,9 @@ def _find_frame_count_headers(data: bytes, start: int) -> set[int]:
 
 
 def has_valid_lame_header(file: BinaryIO) -> bool:
-    """Whether an open file's LAME header is as the encoder left it and states the file's very size.
+    """Return whether the LAME header of an open file has a valid checksum and states exactly the file's size.
 
-    Its checksum covers its counts. So they hold, and no frame need be looked at.
+    The checksum covers the counts of frames and bytes. So the counts are right, and no frame has to be read.
     """
     place, size = 0, file.seek(0, 2)
     file.seek(0)
@@ -276,7 +294,7 @@ def has_valid_lame_header(file: BinaryIO) -> bool:
 
 
 def _checksum(data: bytes) -> int:
-    """CRC-16 with the polynomial 0x8005, lowest bit first."""
+    """Return the CRC-16 with the polynomial 0x8005, lowest bit first."""
     value = 0
     for byte in data:
         value = _CRC[(value ^ byte) & 0xFF] ^ value >> 8
@@ -292,49 +310,53 @@ def _crc_of(byte: int) -> int:
 _CRC = [_crc_of(byte) for byte in range(256)]
 
 
-def make_part_of_true_length(source: Source, stretch: FrameRun) -> FilePart:
-    """A stretch of layer 3 as a file whose length libsndfile takes as it is.
+def make_part_of_true_length(source: Source, run: FrameRun) -> FilePart:
+    """Return a run of layer 3 as a file whose length libsndfile reads rightly.
 
-    Its samples are those that ffmpeg gives: the encoder's delay and padding are cut off where a header by LAME or
-    ffmpeg tells them. Otherwise all frames count.
+    Its samples are the same as FFmpeg's. The encoder's delay and padding are cut off if a header by LAME or FFmpeg
+    states them. Otherwise all frames count.
     """
-    first, start = stretch.first, stretch.start
-    if stretch.stated:
+    first, start = run.first_frame, run.start
+    if run.stated:
         start += len(first)
-    if has_delay(stretch):
-        place = _mark_place(stretch.kind, stretch.mono) + 8
-        counts = stretch.frames.to_bytes(4, "big") + (stretch.end - stretch.start).to_bytes(4, "big")
-        return make_part(source, start, stretch.end, first[:place] + counts + first[place + 8 :])
-    # libsndfile estimates the length from the file's size. With the padding it is never too short.
-    padding = OVERESTIMATE * (stretch.end - start) + MAX_FRAME
-    return make_part(source, start, stretch.end, padding=padding, samples=stretch.frames * stretch.kind.samples)
+    if has_delay(run):
+        place = _mark_place(run.kind, run.mono) + 8
+        counts = run.frames.to_bytes(4, "big") + (run.end - run.start).to_bytes(4, "big")
+        return make_part(source, start, run.end, first[:place] + counts + first[place + 8 :])
+    # libsndfile estimates the length from the file's size. With this padding the estimate is never too short.
+    padding = OVERESTIMATE * (run.end - start) + MAX_FRAME
+    return make_part(source, start, run.end, padding=padding, samples=run.frames * run.kind.samples)
 
 
-def has_delay(stretch: FrameRun) -> bool:
-    """Whether the stretch's header tells the encoder's delay, as LAME's and ffmpeg's do."""
-    place = _mark_place(stretch.kind, stretch.mono)
-    flags = stretch.first[place + 4 : place + 8]
-    return stretch.stated is not None and flags == b"\0\0\0\x0f" and stretch.first[place + 120 :][:4] in ENCODERS
+def has_delay(run: FrameRun) -> bool:
+    """Return whether the run's header states the encoder's delay, as LAME's and FFmpeg's headers do."""
+    place = _mark_place(run.kind, run.mono)
+    flags = run.first_frame[place + 4 : place + 8]
+    return run.stated is not None and flags == b"\0\0\0\x0f" and run.first_frame[place + 120 :][:4] in ENCODERS
 
 
-def is_exact(stretch: FrameRun) -> bool:
-    """Whether libsndfile knows the stretch's length from its header."""
-    return stretch.stated is not None and stretch.stated.frames == stretch.frames and has_delay(stretch)
+def is_exact(run: FrameRun) -> bool:
+    """Return whether libsndfile reads the right length from the run's header."""
+    return run.stated is not None and run.stated.frames == run.frames and has_delay(run)
 
 
 def find_truncation(found: list[FrameRun]) -> str | None:
-    """What shows that the file ends before its sound does: it ends inside a frame, or a header states more frames.
+    """Return the sign that the file ends before its audio does, for a message; None: there is none.
 
-    A header that states too many frames but the right number of bytes is only wrong. Frames behind junk still count.
+    The file ends inside a frame, or a header states more frames. A header that states too many frames but the right
+    number of bytes is only wrong. Frames behind junk count, too.
+
+    Args:
+        found: all runs of the file.
     """
-    for number, stretch in enumerate(found):
-        stated, last = stretch.stated, stretch
-        frames = stretch.frames
+    for number, run in enumerate(found):
+        stated, last = run.stated, run
+        frames = run.frames
         for other in found[number + 1 :]:
-            if other.stated or other.kind is not stretch.kind:
+            if other.stated or other.kind is not run.kind:
                 break
             frames, last = frames + other.frames, other
-        size = last.end - stretch.start
+        size = last.end - run.start
         if stated and (stated.frames or 0) > frames and (not stated.size or stated.size > size + 1):
             return f"ends after {frames} of {stated.frames} frames"
-    return "ends inside its last frame" if found and found[-1].torn else None
+    return "ends inside its last frame" if found and found[-1].ends_in_frame else None

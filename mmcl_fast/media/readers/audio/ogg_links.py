@@ -1,6 +1,6 @@
-"""The links of an Ogg file: recordings one after the other, each with its own headers, rate and channels (RFC 3533).
+"""The links of an Ogg chain: recordings one after the other, each with its own headers, rate and channels (RFC 3533).
 
-libsndfile reads the first link only, and says nothing of the others.
+Our own search, because libsndfile reads the first link only and does not report the others.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import re
 from typing import BinaryIO
 
 CHUNK = 1 << 22  # bytes read at once
-MAX_PAGE = 27 + 255 + 255 * 255  # bytes of a page
+MAX_PAGE = 27 + 255 + 255 * 255  # bytes of the largest page
 # The first page of a stream: flag 2 ("begin"), no position in time yet, any serial number, page number 0.
 FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7](?:\0{8}|\xff{8}).{4}\0{4}", re.DOTALL)
 
 
 def find_links(file: BinaryIO) -> list[int]:
-    """Where each link of an open file begins, in bytes. Streams that begin side by side are one link."""
+    """Return the offset of each link of an open file. Streams that begin side by side are one link."""
     begins: list[int] = []
     base, data = 0, b""
     while more := file.read(CHUNK):
@@ -31,7 +31,7 @@ def find_links(file: BinaryIO) -> list[int]:
 
 
 def is_cut_short(file: BinaryIO, begins: list[int]) -> bool:
-    """Whether an open file ends inside a page, or one of its links does."""
+    """Return whether an open file, or one of its links, ends inside a page."""
     size = file.seek(0, 2)
     for begin, end in zip(begins, [*begins[1:], size], strict=True):
         start = file.seek(max(begin, end - MAX_PAGE))
@@ -42,7 +42,7 @@ def is_cut_short(file: BinaryIO, begins: list[int]) -> bool:
 
 
 def _page_size(file: BinaryIO, place: int) -> int:
-    """Bytes of the page at a place; a page that has no whole header is taken to be the largest one."""
+    """Return the size in bytes of the page at ``place``; ``MAX_PAGE`` where its header is incomplete."""
     file.seek(place)
     head = file.read(27 + 255)
     if len(head) < 27 or len(head) < 27 + head[26]:

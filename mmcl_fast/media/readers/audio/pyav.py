@@ -1,4 +1,4 @@
-"""Sound that PyAV decodes: what libsndfile does not read, and lengths that only a decoder knows."""
+"""Audio that PyAV decodes: formats that libsndfile cannot read, and files whose length only a decoder knows."""
 
 from __future__ import annotations
 
@@ -22,23 +22,30 @@ MAX_SAMPLES_IN_MEMORY = 1 << 24  # samples in memory (64 MB)
 
 
 class AvRecording:
-    """The sound track of a source, counted sample by sample.
+    """The audio track of a source, counted sample by sample.
 
     Args:
         source: the file.
         spec: its ``max_seconds`` is the limit.
-        whole: refuse samples that are no sound anywhere in the file.
-        kept: how many samples may stay in memory. More are decoded twice: to count them, then for the window.
+        whole: refuse invalid samples anywhere in the file, not only in the window.
+        max_samples: number of samples that may stay in memory. A longer file is decoded twice: to count, and to read.
+
+    Attributes:
+        runs: rate and number of samples of each stretch of one rate.
+        seconds: the length.
+        stated_seconds: the length that the header states; 0: none.
+        states_exactly: whether the header states exactly the length of the audio.
+        ends_in_packet: whether the file ends within a packet.
 
     Raises:
-        MediaError: no sound track, no samples, damage before the end, or more seconds than the limit.
+        MediaError: no audio track, damage before the end, or more seconds than the limit.
     """
 
-    def __init__(self, source: Source, spec: VisualSpec, whole: bool, kept: int = MAX_SAMPLES_IN_MEMORY):
+    def __init__(self, source: Source, spec: VisualSpec, whole: bool, max_samples: int = MAX_SAMPLES_IN_MEMORY):
         self.source = source
-        self.runs: list[tuple[int, int]] = []  # rate and samples of each piece
-        self.stated, self.exact, self.torn = 0.0, False, False
-        self._kept: list[np.ndarray] | None = []
+        self.runs: list[tuple[int, int]] = []
+        self.stated_seconds, self.states_exactly, self.ends_in_packet = 0.0, False, False
+        self._blocks_in_memory: list[np.ndarray] | None = []
         seconds, total = 0.0, 0
         for rate, block in self._blocks():
             before = self.runs.pop() if self.runs and self.runs[-1][0] == rate else (rate, 0)
@@ -48,30 +55,32 @@ class AvRecording:
             limit_seconds(seconds, spec)
             if whole:
                 check_range(block.min(initial=0), block.max(initial=0))
-            if self._kept is not None:
-                self._kept.append(block)
-                if total > kept:
-                    self._kept = None
+            if self._blocks_in_memory is not None:
+                self._blocks_in_memory.append(block)
+                if total > max_samples:
+                    self._blocks_in_memory = None
         self.seconds = seconds
 
-    def pieces(self) -> list[AvSegment]:
-        """The stretches of one rate, in their order."""
+    def segments(self) -> list[AvSegment]:
+        """Return the stretches of one rate, in their order."""
         starts = itertools.accumulate((samples for _, samples in self.runs), initial=0)
         return [
             AvSegment(self, start, rate, samples) for start, (rate, samples) in zip(starts, self.runs, strict=False)
         ]
 
-    def missing(self) -> str | None:
-        """What shows that the file ends before its sound does."""
-        slack = 0.001 if self.exact else max(0.5, 0.1 * self.stated)  # other headers count what is not played, too
-        if self.seconds < self.stated - slack:
-            return f"ends after {self.seconds:.2f} of {self.stated:.2f} s"
-        return "ends inside its last packet" if self.torn else None
+    def find_truncation(self) -> str | None:
+        """Return the sign that the file ends before its audio does, for a message; None: there is none."""
+        # Headers that are not exact also count samples that are not played.
+        slack = 0.001 if self.states_exactly else max(0.5, 0.1 * self.stated_seconds)
+        if self.seconds < self.stated_seconds - slack:
+            return f"ends after {self.seconds:.2f} of {self.stated_seconds:.2f} s"
+        return "ends inside its last packet" if self.ends_in_packet else None
 
     def read(self, start: int, count: int) -> np.ndarray:
-        """Mono float32 ``[count]`` from sample ``start`` on, counted over all pieces."""
+        """Return mono float32 ``[count]`` from sample ``start`` on, counted over all segments."""
         wanted, place = [], 0
-        for block in (block for _, block in self._blocks()) if self._kept is None else self._kept:
+        blocks = (block for _, block in self._blocks()) if self._blocks_in_memory is None else self._blocks_in_memory
+        for block in blocks:
             if place + len(block) > start:
                 wanted.append(block[max(0, start - place) : start + count - place])
             place += len(block)
@@ -80,23 +89,23 @@ class AvRecording:
         return np.concatenate(wanted)
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """The rate and the mono float32 samples of one frame after the other."""
+        """Yield the rate and the mono float32 samples of one frame after the other."""
         import av
 
         with open_av(self.source) as container:
             track = find_audio_track(container)
             if track is None:
-                raise MediaError("holds no sound track")
+                raise MediaError("holds no audio track")
             if track.codec_context is None:
-                raise MediaError("its sound codec is unknown: convert it to wav or flac")
+                raise MediaError("its audio codec is unknown: convert it to wav or flac")
             check_format(track.rate, track.channels)
-            self.stated, self.exact = _stated_seconds(container, track)
+            self.stated_seconds, self.states_exactly = _stated_seconds(container, track)
             failed: Exception | None = None
             last = None
             for packet in container.demux(track):
                 last = packet if packet.size else last
                 if failed is not None and packet.size:
-                    raise failed  # more follows, so this is damage and no missing end
+                    raise failed  # more follows, so this is damage and not a missing end
                 try:
                     frames = packet.decode()
                 except av.error.InvalidDataError as error:
@@ -104,11 +113,11 @@ class AvRecording:
                     continue
                 for frame in frames:
                     yield frame.sample_rate, _mono(frame)
-            self.torn = failed is not None or (last is not None and _is_short(last, track.codec_context.name))
+            self.ends_in_packet = failed is not None or (last is not None and _is_short(last, track.codec_context.name))
 
 
 class AvSegment:
-    """A stretch of one rate of an ``AvSound``.
+    """A stretch of one rate of an ``AvRecording``.
 
     Attributes:
         rate: in Hz.
@@ -119,14 +128,14 @@ class AvSegment:
         self.sound, self.start, self.rate, self.samples = sound, start, rate, samples
 
     def read(self, start: int, count: int) -> Tensor:
-        """Mono float32 ``[count]`` from sample ``start`` on."""
+        """Return mono float32 ``[count]`` from sample ``start`` on."""
         wave = torch.from_numpy(self.sound.read(self.start + start, count))
         check_range(*wave.aminmax())
         return wave
 
 
 def _stated_seconds(container: Any, track: Any) -> tuple[float, bool]:
-    """How long the sound lasts as its header says, and whether exactly so; 0 where ffmpeg only estimates it."""
+    """Return the length that the header states, and whether it is exact; 0 where FFmpeg only estimates it."""
     kind = container.format.name.split(",")[0]
     if kind in ("mov", "flac", "tta") and track.duration:
         return float(track.duration * track.time_base), kind != "mov"
@@ -136,7 +145,7 @@ def _stated_seconds(container: Any, track: Any) -> tuple[float, bool]:
 
 
 def _is_short(packet: Any, codec: str) -> bool:
-    """Whether a packet of AC-3 ends inside a frame; its decoders make something of that all the same."""
+    """Return whether a packet of AC-3 ends inside a frame, which its decoders do not report."""
     data = bytes(packet) if codec in ("ac3", "eac3") else b""
     while data.startswith(b"\x0bw"):
         size = _ac3_size(data)
@@ -147,9 +156,10 @@ def _is_short(packet: Any, codec: str) -> bool:
 
 
 def _ac3_size(data: bytes) -> int | None:
-    """Bytes of the frame that begins here as its header says (ETSI TS 102 366, 4.4.1 and E.1.3.1). None: it says none.
+    """Return the size in bytes of the AC-3 frame that begins here; None for an invalid header.
 
-    A header that is cut itself counts as a frame of any length.
+    A header that is cut short counts as a frame that is longer than the data. Source: ETSI TS 102 366, 4.4.1 and
+    E.1.3.1.
     """
     if len(data) < 6:
         return len(data) + 1
@@ -165,7 +175,7 @@ SCALES = {"u8": 1 / 128, "s16": 1 / (1 << 15), "s32": 1 / (1 << 31), "s64": 1 / 
 
 
 def _mono(frame: Any) -> np.ndarray:
-    """The mean of a frame's channels, float32 ``[samples]`` in -1 to 1 for integers."""
+    """Return the mean of a frame's channels, float32 ``[samples]``; integers are scaled to -1..1."""
     samples, name = frame.to_ndarray(), frame.format.name
     if not frame.format.is_planar:
         samples = samples.reshape(-1, len(frame.layout.channels)).T

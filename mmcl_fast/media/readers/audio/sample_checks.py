@@ -1,4 +1,4 @@
-"""What no recording is."""
+"""Checks of rates, channels and samples that no recording can have."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 from mmcl_fast.errors import MediaError
 
-LOUDEST = 1e10  # float files mean 1 by full scale, some 2 ** 31; far above, the powers overflow
+LOUDEST = 1e10  # full scale is 1 in float files, 2 ** 31 in a few; far above it the mel power overflows
 
 
 def check_format(rate: int, channels: int) -> None:
-    """Raises MediaError for a rate in Hz or a number of channels that no recording has."""
+    """Raise MediaError for a rate in Hz or a number of channels that no recording has."""
     if not 1000 <= rate <= 1_000_000:
         raise MediaError(f"a rate of {rate} Hz: 1 kHz to 1 MHz is read, convert it")
     if channels > 64:
@@ -18,6 +18,6 @@ def check_format(rate: int, channels: int) -> None:
 
 
 def check_range(low: Any, high: Any) -> None:
-    """Raises MediaError for samples from ``low`` to ``high`` that are not sound."""
-    if not (low >= -LOUDEST and high <= LOUDEST):  # not a number is neither
+    """Raise MediaError if samples between ``low`` and ``high`` are not finite or far too loud."""
+    if not (low >= -LOUDEST and high <= LOUDEST):  # written so that NaN is refused
         raise MediaError(f"holds samples that are not finite or above {LOUDEST:g}: replace it")

@@ -1,4 +1,4 @@
-"""Depth maps from files."""
+"""Depth maps from files: image formats with one grey channel of more than 8 bits, OpenEXR and NumPy arrays."""
 
 from __future__ import annotations
 
@@ -22,15 +22,25 @@ SAVE = "use 16-bit grey PNG"
 
 
 def read_depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
-    """A map of a file to ``[1, 1, size, size]``; see ``read_plane`` and ``depth_to_image``."""
+    """Read a depth map to ``[1, 1, size, size]``, see ``depth_to_image.to_image``.
+
+    Args:
+        source: the file.
+        spec: the preparation; its ``depth_*`` fields say what the numbers of the file mean.
+        view: the part to show.
+        whole: ignored, because the whole file is read in any case.
+    """
     return to_image(to_metres(read_plane(source, spec), spec), spec, view)
 
 
 def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
-    """The numbers of a file as they are stored, ``[H, W]``, turned upright where the file says so.
+    """Read the numbers of a depth file as they are stored, ``[H, W]``, turned upright where the file says so.
 
-    A picture of more than 8 bits in one grey channel (PNG, TIFF, PGM, PAM, JPEG 2000), a TIFF of integers or floats,
-    PFM, OpenEXR, or .npy. A disparity map may also be a grey picture of 8 bits. Raises MediaError for anything else.
+    Formats: PNG, PGM, PAM and JPEG 2000 with one grey channel of more than 8 bits, TIFF of integers or floats, PFM,
+    OpenEXR and .npy. A disparity map may also be a grey image of 8 bits.
+
+    Raises:
+        MediaError: the file holds anything else, or is damaged or too large.
     """
     from PIL import Image
 
@@ -45,37 +55,37 @@ def read_plane(source: Source, spec: VisualSpec) -> np.ndarray:
             if page.readable:
                 _require_one_plane(page.samples, page.bits, spec)
                 if page.photometric == tiff.PALETTE:
-                    raise MediaError(f"a picture of a palette, not a depth map: {SAVE}")
+                    raise MediaError(f"an image of a palette, not a depth map: {SAVE}")
                 return high_bit_depth.apply_orientation(tiff.read_samples(page, file)[..., 0], page.orientation)
             page.require_pillow_support()
         elif start.startswith(b"P") and (header := netpbm.read_header(file, spec.max_pixels)):
-            _require_one_plane(header.channels, header.largest.bit_length() or 32, spec)
+            _require_one_plane(header.channels, header.max_value.bit_length() or 32, spec)
             return netpbm.read_samples(file, header)[..., 0]
         file.seek(0)
         with Image.open(file, formats=PILLOW_FORMATS) as im:
             limit_pixels(im, spec)
             if im.mode[0] not in "IF" and not (im.mode == "L" and spec.depth_kind == "disparity"):
-                raise MediaError(f"a picture of mode {im.mode}, not a depth map: {SAVE}")
+                raise MediaError(f"an image of mode {im.mode}, not a depth map: {SAVE}")
             im.load()
             values = np.asarray(im)
             if im.format == "JPEG2000":
                 return _undo_jpeg2000_scaling(values, read_bytes(source))
-            # Pillow turns a TIFF itself.
+            # Pillow turns a TIFF upright itself.
             return high_bit_depth.apply_orientation(values, 1 if im.format == "TIFF" else exif_orientation(im))
 
 
 def _require_one_plane(channels: int, bits: int, spec: VisualSpec) -> None:
-    """Raises MediaError for colours, and for 8 bits that are no disparity."""
+    """Raise MediaError for several channels, and for 8 bits that are no disparity."""
     if channels != 1:
-        raise MediaError(f"a picture of {channels} channels, not a depth map: {SAVE}")
+        raise MediaError(f"an image of {channels} channels, not a depth map: {SAVE}")
     if bits <= 8 and spec.depth_kind != "disparity":
-        raise MediaError(f"a picture of {bits} bits, not a depth map: {SAVE}")
+        raise MediaError(f"an image of {bits} bits, not a depth map: {SAVE}")
 
 
 def _undo_jpeg2000_scaling(values: np.ndarray, data: bytes) -> np.ndarray:
-    """What a JPEG 2000 file holds: Pillow scales its numbers to 8 or 16 bits (ITU-T T.800, A.5.1: the marker SIZ)."""
+    """Undo Pillow's scaling of JPEG 2000 samples to 8 or 16 bits (ITU-T T.800, A.5.1: the marker SIZ)."""
     place = data.find(b"\xff\x4f\xff\x51")
-    depth = data[place + 42] if 0 <= place < len(data) - 42 else 0x80
+    depth = data[place + 42] if 0 <= place < len(data) - 42 else 0x80  # bits - 1, and 0x80 for signed samples
     if depth & 0x80 or depth >= 16:
         raise MediaError(f"a JPEG 2000 file of signed numbers or more than 16 bits: {SAVE}")
     return values >> (8 * values.dtype.itemsize - 1 - depth)

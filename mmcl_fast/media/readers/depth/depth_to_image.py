@@ -1,4 +1,4 @@
-"""Depth maps to pictures."""
+"""Depth maps to images: inverse depth, resized without mixing valid pixels and holes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from mmcl_fast.media.spec import VisualSpec
 
 
 def to_metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
-    """``[H, W]`` float32, 0 = invalid: integer maps are divided by ``depth_scale``, float maps hold metres.
+    """Convert the numbers of a file to depth in metres, float32 ``[H, W]`` with 0 for invalid pixels.
 
-    Disparity is proportional to inverse depth, in whatever unit: its values stay as they are. Values that are not
-    finite, not within 1e-20..1e20 or equal to ``depth_invalid`` (as in the file) are invalid. Raises MediaError if
-    nothing is left.
+    Integers are divided by ``depth_scale``; floats are metres already. Disparity has no known unit and keeps its
+    values. A value is invalid if it is not finite, not within 1e-20..1e20, or equals ``depth_invalid`` as it stands in
+    the file.
+
+    Raises:
+        MediaError: the array is no plane of numbers, or no pixel is valid.
     """
     if values.ndim != 2 or values.dtype.kind not in "uif" or 0 in values.shape:
         raise MediaError(f"a depth map is one plane of numbers, this is {values.dtype} {list(values.shape)}")
@@ -33,21 +36,23 @@ def to_metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
 
 
 def _rotate_bits(values: np.ndarray) -> np.ndarray:
-    """16 bits rotated right by three (read3dPoints.m of SUNRGBDtoolbox)."""
+    """Rotate 16 bits right by three (read3dPoints.m of SUNRGBDtoolbox)."""
     if values.dtype != np.uint16:
         raise MediaError(f"depth_kind sun_rgbd is of 16 bits, this is {values.dtype}: set depth_kind to depth")
     return values >> 3 | values << 13
 
 
 def to_image(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
-    """``metres``'s ``[H, W]`` with 0 = invalid to ``[1, 1, size, size]`` in 0..1: near is bright, invalid is 0.
+    """Convert the result of ``to_metres`` to ``[1, 1, size, size]`` in 0..1: near is bright, invalid is 0.
 
-    With valid mask v and inverse depth ``i = v / depth`` (of a disparity map: ``i = v * disparity``), resized by
-    antialiased interpolation A: ``i' = A(i) / A(v)`` where ``A(v) >= 1/2`` (valid neighbours only, so edges do not
-    bleed into holes), else invalid. Then ``clamp((i' - lo) / (hi - lo), 0, 1)`` with ``lo = 1 / far, hi = 1 / near``
-    from ``depth_range``, or, without one and for disparity, whose scale is not known, the 1 % and 99 % quantiles of
-    i' over the map's valid pixels; 1/2 where these are equal. Inverse depth normalised per map is what MiDaS (Ranftl
-    et al. 2020) predicts.
+    With the valid mask v, the inverse depth is ``i = v / depth``, or ``i = v * disparity``. Both are resized by the
+    antialiased interpolation A. Then ``i' = A(i) / A(v)`` where ``A(v) >= 1/2``, and invalid elsewhere. So an edge
+    mixes valid neighbours only and does not bleed into a hole.
+
+    The result is ``clamp((i' - low) / (high - low), 0, 1)``, with ``low = 1 / far`` and ``high = 1 / near`` from
+    ``depth_range``. Without a range, and for disparity, low and high are the 1 % and 99 % quantiles of i' over the
+    map's valid pixels. The result is 1/2 where both are equal. MiDaS (Ranftl et al. 2020) predicts inverse depth
+    normalised per map, too.
     """
     valid = (depth > 0).float()
     disparity = spec.depth_kind == "disparity"
@@ -55,7 +60,7 @@ def to_image(depth: Tensor, spec: VisualSpec, view: View) -> Tensor:
     inverse, share = crop_and_resize(torch.stack((inverse, valid)), spec, view)
     known = share >= 0.5
     inverse = torch.where(known, inverse / share.clamp_min(0.5), 0.0)
-    if not known.any():  # a view or a resize that left only scattered pixels
+    if not known.any():  # the view or the resize left only scattered pixels
         return torch.zeros(1, 1, spec.size, spec.size, device=depth.device)
     low: float | Tensor
     high: float | Tensor

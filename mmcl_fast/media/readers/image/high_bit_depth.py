@@ -1,4 +1,7 @@
-"""What the numbers of TIFF and netpbm pictures mean: colours on white, upright."""
+"""Colours from the samples of TIFF and netpbm images, of 8 bits and more: upright and on white.
+
+Pillow reads neither 16-bit colours nor most layouts of TIFF; the samples come from ``tiff`` and ``netpbm``.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,17 @@ NO_WHITE = "has no fixed white: save it with 8 or 16 bits"
 
 
 def read_rgb(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
-    """A TIFF or netpbm picture, upright and on white: ``[H, W, 3]``, uint8, or float32 in 0..1 from more than 8 bits.
+    """Read a TIFF or netpbm image, upright and on white.
 
-    None where Pillow reads the file as well or better. Raises MediaError for a picture that nobody here reads rightly.
+    Args:
+        file: an open file.
+        max_pixels: limit of the image.
+
+    Returns:
+        ``[H, W, 3]``: uint8, or float32 in 0..1 from more than 8 bits. None: leave the file to Pillow.
+
+    Raises:
+        MediaError: neither this module nor Pillow can read the image rightly.
     """
     file.seek(0)
     start = file.read(4)
@@ -29,9 +40,10 @@ def read_rgb(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
 
 
 def find_modality(file: BinaryIO) -> str | None:
-    """``depth`` for one grey channel of more than 8 bits, else ``image``; None where Pillow has to say.
+    """Return ``depth`` for one grey channel of more than 8 bits, else ``image``; None for a format to leave to Pillow.
 
-    Raises MediaError for a broken header.
+    Raises:
+        MediaError: the header is broken.
     """
     file.seek(0)
     start = file.read(4)
@@ -42,11 +54,11 @@ def find_modality(file: BinaryIO) -> str | None:
     header = netpbm.read_header(file, sys.maxsize) if start.startswith(b"P") else None
     if header is None:
         return None
-    return "depth" if header.channels == 1 and not 0 < header.largest < 256 else "image"
+    return "depth" if header.channels == 1 and not 0 < header.max_value < 256 else "image"
 
 
 def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
-    """``[H, W, ...]`` as it is to be seen, from the EXIF orientation (tag 0x0112) 1 to 8; others leave it."""
+    """Turn ``[H, W, ...]`` upright by the EXIF orientation (tag 0x0112) 1 to 8; other values change nothing."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     down, right = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}.get(orientation, (1, 1))
@@ -54,7 +66,13 @@ def apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def blend_on_white(values: np.ndarray, white: int, alpha: int | None) -> np.ndarray:
-    """``[H, W, 1 or 3 (and more)]`` whole numbers to float32 ``[H, W, 3]`` in 0..1; ``alpha``: that channel, if any."""
+    """Convert integers ``[H, W, C]``, grey or RGB, to float32 ``[H, W, 3]`` in 0..1 on white.
+
+    Args:
+        values: the samples; channels behind the colours are ignored.
+        white: the value of white.
+        alpha: number of the alpha channel; None: there is none.
+    """
     channels = values.shape[2] - (alpha is not None)
     return _blend(_to_unit_range(values[..., : 3 if channels >= 3 else 1], white), _alpha_channel(values, white, alpha))
 
@@ -66,7 +84,7 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
         return None
     if page.form != tiff.UNSIGNED or page.bits > 16:
         kind = {tiff.FLOAT: "floats", tiff.SIGNED: "signed numbers"}.get(page.form, "whole numbers")
-        raise MediaError(f"a picture of {kind} of {page.bits} bits {NO_WHITE}")
+        raise MediaError(f"an image of {kind} of {page.bits} bits {NO_WHITE}")
     count = COLOURS[page.photometric]
     extra = page.extra or ((ALPHA,) if page.photometric == tiff.RGB and page.samples == 4 else ())
     if page.samples < count or (count == 1 and page.samples > 2):
@@ -79,11 +97,10 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
         result = values[..., :3]
     else:
         opacity = _alpha_channel(values, white, alpha)
-        colours = (
-            _apply_palette(page, values)
-            if page.photometric == tiff.PALETTE
-            else _to_unit_range(values[..., :count], white)
-        )
+        if page.photometric == tiff.PALETTE:
+            colours = _apply_palette(page, values)
+        else:
+            colours = _to_unit_range(values[..., :count], white)
         if alpha is not None and opacity is not None and extra[alpha - count] == PREMULTIPLIED:
             colours = np.divide(colours, opacity, out=np.zeros_like(colours), where=opacity > 0).clip(0, 1)
         if page.photometric == tiff.WHITE_IS_ZERO:
@@ -106,15 +123,15 @@ def _apply_palette(page: tiff.Page, values: np.ndarray) -> np.ndarray:
 
 
 def _read_netpbm(file: BinaryIO, header: netpbm.Header) -> np.ndarray:
-    if not header.largest:
-        raise MediaError(f"a picture of floats {NO_WHITE}")
+    if not header.max_value:
+        raise MediaError(f"an image of floats {NO_WHITE}")
     values = netpbm.read_samples(file, header)
-    if header.channels == 3 and header.largest == 255:
+    if header.channels == 3 and header.max_value == 255:
         return values
-    colours = blend_on_white(values, header.largest, header.channels - 1 if header.alpha else None)
-    if header.ink:
+    colours = blend_on_white(values, header.max_value, header.channels - 1 if header.alpha else None)
+    if header.one_is_black:
         colours = 1 - colours
-    return colours if header.largest > 255 else _to_bytes(colours)
+    return colours if header.max_value > 255 else _to_bytes(colours)
 
 
 def _to_unit_range(values: np.ndarray, white: int) -> np.ndarray:

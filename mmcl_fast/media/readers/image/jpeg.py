@@ -1,4 +1,4 @@
-"""Plain JPEG files by libjpeg-turbo in one call; Pillow, which drives the same decoder, takes all others."""
+"""Plain JPEG files by libjpeg-turbo in one call. Pillow, which uses the same decoder, reads all others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 START = b"\xff\xd8\xff"
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, Huffman coded
-BUFFER_LIMIT = 1 << 24  # bytes of pixels that a thread keeps room for
+BUFFER_LIMIT = 1 << 24  # bytes of the largest buffer that a thread keeps
 
 _buffers = threading.local()
 
@@ -28,14 +28,14 @@ def _simplejpeg() -> ModuleType | None:
 
 
 def find_plain_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG with 8 bits, one or three components and the usual colours, upright for certain."""
+    """Return width and height of a plain JPEG: upright, 8 bits, grey or YCbCr. None for any other file."""
     at, jfif = 2, False
     while at + 10 <= len(data) and data[at] == 0xFF:
         marker, size = struct.unpack_from(">BH", data, at + 1)
         if marker == 0xE0:
             jfif = True
         elif marker in (0xE1, 0xE2, 0xEE) and not data.startswith(b"ICC_PROFILE", at + 4):
-            return None  # EXIF and XMP may turn it, MPF holds several, Adobe's marker means other colours
+            return None  # EXIF and XMP may turn it, MPF holds several images, Adobe's marker means other colours
         elif marker in FRAMES:
             bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
             plain = jfif and bits == 8 and components in (1, 3) and height and width
@@ -47,7 +47,7 @@ def find_plain_size(data: bytes) -> tuple[int, int] | None:
 
 
 def find_bit_depth(data: bytes) -> int | None:
-    """Of a sample, as the frame header states them; None where there is none."""
+    """Return the bits of a sample, as the frame header states them; None for a file without a frame header."""
     at = 2
     while at + 5 <= len(data) and data.startswith(b"\xff\xd8") and data[at] == 0xFF:
         marker, size = struct.unpack_from(">BH", data, at + 1)
@@ -58,18 +58,20 @@ def find_bit_depth(data: bytes) -> int | None:
 
 
 def decode_plain(data: bytes, width: int, height: int) -> Tensor | None:
-    """uint8 ``[3, height, width]``, pixels interleaved, good until the thread's next call; None where libjpeg-turbo
-    warns: Pillow then decodes it or says what is wrong."""
+    """Decode to uint8 ``[3, height, width]`` with interleaved pixels. The thread's next call overwrites the result.
+
+    None if libjpeg-turbo warns: Pillow then decodes the file or says what is wrong.
+    """
     library, count = _simplejpeg(), 3 * width * height
     if library is None:
         return None
-    room = getattr(_buffers, "bytes", None)
-    if room is None or len(room) < count:
-        room = np.empty(count, np.uint8)
+    buffer = getattr(_buffers, "pixels", None)  # fresh pages for each file would cost as much as decoding it
+    if buffer is None or len(buffer) < count:
+        buffer = np.empty(count, np.uint8)
         if count <= BUFFER_LIMIT:
-            _buffers.bytes = room
+            _buffers.pixels = buffer
     try:
-        picture = library.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=room)
+        picture = library.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=buffer)
     except ValueError:
         return None
     return torch.from_numpy(picture).permute(2, 0, 1) if picture.shape == (height, width, 3) else None

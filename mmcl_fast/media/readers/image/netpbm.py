@@ -1,6 +1,6 @@
 """PBM, PGM, PPM, PAM and PFM as the numbers that they hold. The formats: https://netpbm.sourceforge.net/doc/
 
-Pillow rescales every sample to 255 or 65535, which changes what a depth map says, and knows no PAM.
+Not by Pillow: it rescales every sample to 255 or 65535, which changes the values of a depth map, and it knows no PAM.
 """
 
 from __future__ import annotations
@@ -15,38 +15,41 @@ import numpy as np
 from mmcl_fast.errors import MediaError
 
 MARK = re.compile(rb"P[1-7Ff][\s#]")
-MAX_HEADER = 1 << 16  # bytes; a longer one is none
+MAX_HEADER = 1 << 16  # bytes; a file without an end of the header up to here is no netpbm image
 COLOURS = {1: "GRAYSCALE", 2: "GRAYSCALE_ALPHA", 3: "RGB", 4: "RGB_ALPHA"}  # of PAM, by its depth
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first picture of a file says of itself.
+    """The header of the first image of a file.
 
     Attributes:
-        kind: b"1" to b"7", b"f" or b"F", the mark's second letter.
-        channels: of a pixel, the last one alpha where ``alpha`` is set.
-        largest: the number that means white, and the largest allowed; 0 for floats.
-        ink: 1 is black, as in PBM.
-        big_endian: of floats.
-        end: bytes of the header.
+        kind: b"1" to b"7", b"f" or b"F": the second letter of the magic bytes.
+        width, height: in pixels.
+        channels: of a pixel; the last one is alpha where ``alpha`` is set.
+        max_value: the value of white and the largest value allowed (maxval); 0 for floats.
+        alpha: whether there is an alpha channel.
+        one_is_black: whether 1 means black, as in PBM.
+        big_endian: byte order of floats.
+        end: length of the header in bytes.
     """
 
     kind: bytes
     width: int
     height: int
     channels: int
-    largest: int
+    max_value: int
     alpha: bool
-    ink: bool
+    one_is_black: bool
     big_endian: bool
     end: int
 
 
 def read_header(file: BinaryIO, max_pixels: int) -> Header | None:
-    """The header of a file at its start; None where the file is of another format, such as a text.
+    """Read the header at the start of a file. None: the file is of another format, such as text.
 
-    Raises MediaError where the picture has more than ``max_pixels`` pixels.
+    Raises:
+        MediaError: the image has more than ``max_pixels`` pixels.
     """
     file.seek(0)
     start = file.read(MAX_HEADER)
@@ -63,16 +66,17 @@ def read_header(file: BinaryIO, max_pixels: int) -> Header | None:
 
 
 def read_samples(file: BinaryIO, header: Header) -> np.ndarray:
-    """``[H, W, channels]`` as they are stored: uint8, uint16, or float32 with the upper row first.
+    """Read the samples ``[H, W, channels]`` as they are stored: uint8, uint16 or float32, with the top row first.
 
-    Raises MediaError where there are fewer numbers, or larger ones than the header allows.
+    Raises:
+        MediaError: the file holds fewer samples, or larger ones than the header allows.
     """
     shape, name = (header.height, header.width, header.channels), f"P{header.kind.decode()}"
     count = math.prod(shape)
     if header.kind in (b"1", b"2", b"3"):
         file.seek(header.end)
         values = _parse_digits(file.read(), header.kind == b"1", count)
-        values = values[:count].astype(np.uint16 if header.largest > 255 else np.uint8)
+        values = values[:count].astype(np.uint16 if header.max_value > 255 else np.uint8)
     elif header.kind == b"4":
         row = -(-header.width // 8)
         packed = np.frombuffer(_read_raw(file, header, row * header.height), np.uint8)
@@ -86,25 +90,28 @@ def read_samples(file: BinaryIO, header: Header) -> np.ndarray:
     if len(values) < count:
         raise MediaError(f"a {name} file that ends after {len(values)} of {count} numbers: cut short, replace it")
     values = values.reshape(shape).astype(values.dtype.newbyteorder("="), copy=False)
-    if not header.largest:
-        return values[::-1].copy()
-    if values.size and header.largest not in (255, 65535) and (most := int(values.max())) > header.largest:
-        raise MediaError(f"a {name} file that holds {most}, above its largest value {header.largest}: save it anew")
+    if not header.max_value:
+        return values[::-1].copy()  # PFM stores the bottom row first
+    if values.size and header.max_value not in (255, 65535) and (most := int(values.max())) > header.max_value:
+        raise MediaError(f"a {name} file that holds {most}, above its largest value {header.max_value}: save it anew")
     return values
 
 
 def _read_raw(file: BinaryIO, header: Header, size: int) -> bytes:
-    """The samples. One byte ends a header; writers on Windows use two, which only the file's length tells."""
+    """Return the bytes of the samples.
+
+    One byte ends a header, but writers on Windows use two. Only the length of the file tells them apart.
+    """
     file.seek(header.end - 1)
     data = file.read(size + 3)
     return data[2:] if data.startswith(b"\r\n") and len(data) == size + 2 else data[1 : size + 1]
 
 
 def _dtype(header: Header) -> np.dtype:
-    """Of a raw sample."""
-    if not header.largest:
+    """Return the dtype of a sample in a binary file."""
+    if not header.max_value:
         return np.dtype(">f4" if header.big_endian else "<f4")
-    return np.dtype(">u2" if header.largest > 255 else "u1")
+    return np.dtype(">u2" if header.max_value > 255 else "u1")
 
 
 def _pnm_header(start: bytes) -> Header | None:
@@ -115,17 +122,17 @@ def _pnm_header(start: bytes) -> Header | None:
     try:
         width, height = int(fields[0]), int(fields[1])
         scale = float(fields[2]) if kind in (b"f", b"F") else 1.0
-        largest = int(fields[2]) if kind in (b"2", b"3", b"5", b"6") else int(kind in (b"1", b"4"))
+        max_value = int(fields[2]) if kind in (b"2", b"3", b"5", b"6") else int(kind in (b"1", b"4"))
     except ValueError:
         return None
-    if min(width, height) < 1 or not (largest in range(1, 65536) or kind in (b"f", b"F")) or not abs(scale) > 0:
+    if min(width, height) < 1 or not (max_value in range(1, 65536) or kind in (b"f", b"F")) or not abs(scale) > 0:
         return None
     channels = 3 if kind in (b"3", b"6", b"F") else 1
-    return Header(kind, width, height, channels, largest, False, kind in (b"1", b"4"), scale > 0, end)
+    return Header(kind, width, height, channels, max_value, False, kind in (b"1", b"4"), scale > 0, end)
 
 
 def _header_fields(start: bytes, count: int, ascii_body: bool) -> tuple[list[bytes] | None, int]:
-    """The ``count`` words behind the mark, comments left out, and where the numbers begin."""
+    """Return the first ``count`` words of a header without comments, and the offset of the samples. None: too few."""
     fields: list[bytes] = []
     place = 2
     for word in re.finditer(rb"#[^\r\n]*|[^\s#]+", start[2:]):
@@ -136,7 +143,7 @@ def _header_fields(start: bytes, count: int, ascii_body: bool) -> tuple[list[byt
             break
     if len(fields) < count:
         return None, 0
-    return fields, place + (not ascii_body)  # one byte of white space ends it
+    return fields, place + (not ascii_body)  # one byte of white space ends a header
 
 
 def _pam_header(start: bytes) -> Header | None:
@@ -148,20 +155,20 @@ def _pam_header(start: bytes) -> Header | None:
         name, _, value = line.strip().partition(b" ")
         words[name] = words[name] + b" " + value.strip() if name in words else value.strip()
     try:
-        width, height, depth, largest = (int(words[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"))
+        width, height, depth, max_value = (int(words[name]) for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"))
     except (KeyError, ValueError):
         return None
-    if min(width, height, depth) < 1 or largest not in range(1, 65536):
+    if min(width, height, depth) < 1 or max_value not in range(1, 65536):
         return None
     kind = words.get(b"TUPLTYPE", b"").decode("ascii", "replace") or COLOURS.get(depth, "")
     wanted = {"BLACKANDWHITE": 1, "BLACKANDWHITE_ALPHA": 2} | {name: number for number, name in COLOURS.items()}
     if wanted.get(kind) != depth:
         raise MediaError(f"a PAM file of {depth} channels called {kind or 'nothing'!r}: save it as PNG")
-    return Header(b"7", width, height, depth, largest, kind.endswith("_ALPHA"), False, False, end.end())
+    return Header(b"7", width, height, depth, max_value, kind.endswith("_ALPHA"), False, False, end.end())
 
 
 def _parse_digits(text: bytes, bits: bool, count: int) -> np.ndarray:
-    """The numbers of a plain file; those of a PBM need no space between them."""
+    """Return the numbers of a file written in digits. Digits of a PBM (``bits``) need no space between them."""
     text = re.sub(rb"#[^\r\n]*", b" ", text)
     try:
         if bits:

@@ -1,4 +1,4 @@
-"""Pictures of any mode by Pillow."""
+"""Images of any mode, by Pillow or by a faster or more exact decoder where one fits."""
 
 from __future__ import annotations
 
@@ -26,15 +26,24 @@ if TYPE_CHECKING:
 
 
 def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
-    """A picture of any mode: EXIF orientation applied, alpha on white, grey and CMYK to RGB."""
+    """Read an image of any mode to ``[1, 3, size, size]``: uint8, or float32 in 0..1 from more than 8 bits.
+
+    The EXIF orientation is applied, transparency is blended with white, grey and CMYK become RGB.
+
+    Args:
+        source: the file.
+        spec: the preparation.
+        view: the part to show.
+        whole: decode every byte; without it a JPEG may be decoded at a smaller scale.
+    """
     from PIL import Image, UnidentifiedImageError
 
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(source))
-        if not whole and (small := _read_plain_jpeg(file, spec, view)) is not None:
-            return small[None]
-        if (own := high_bit_depth.read_rgb(file, spec.max_pixels)) is not None:
-            return _array_to_square(own, spec, view)[None]
+        if not whole and (square := _read_plain_jpeg(file, spec, view)) is not None:
+            return square[None]
+        if (rgb := high_bit_depth.read_rgb(file, spec.max_pixels)) is not None:
+            return _array_to_square(rgb, spec, view)[None]
         file.seek(0)
         try:
             im = stack.enter_context(Image.open(file, formats=PILLOW_FORMATS))
@@ -56,20 +65,21 @@ def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False
             grey = np.asarray(im)[..., None]
             return _array_to_square(high_bit_depth.blend_on_white(grey, 65535, None), spec, view)[None]
         if im.mode in ("I", "F"):
-            raise MediaError(f"a picture of mode {im.mode} {high_bit_depth.NO_WHITE}")
-        turned = turn_upright(im)
-        return to_square(turned, spec, view)[None]
+            raise MediaError(f"an image of mode {im.mode} {high_bit_depth.NO_WHITE}")
+        return to_square(turn_upright(im), spec, view)[None]
 
 
 def _spare_scale(width: int, height: int, spec: VisualSpec, view: View) -> float:
-    """By how much a JPEG may be scaled down: its decoder does 2, 4 or 8 for little; what is left is at least twice the
-    size wanted."""
+    """Return by how much a JPEG may be scaled down and still have at least twice the wanted size.
+
+    The decoder scales by 2, 4 or 8 at little cost.
+    """
     left, top, right, bottom = view_region(width, height, spec, view)
     return min(right - left, bottom - top) / (2 * spec.size)
 
 
 def _read_plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | None:
-    """The square of a JPEG that ``jpeg`` takes and that is not much too large, or None with the file at its start."""
+    """Return the square of a plain JPEG that is not much too large; else None, with the file at its start again."""
     if cpp_kernels.kernels() is not None and file.read(3) == jpeg.START:
         data = jpeg.START + file.read()
         size = jpeg.find_plain_size(data)
@@ -82,7 +92,7 @@ def _read_plain_jpeg(file: BinaryIO, spec: VisualSpec, view: View) -> Tensor | N
 
 
 def to_square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
-    """A Pillow picture to uint8 ``[3, size, size]``."""
+    """Convert a Pillow image to uint8 ``[3, size, size]``."""
     from PIL import Image
 
     im = to_rgb(im)
@@ -90,14 +100,14 @@ def to_square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
         return _resize_tensor(view_pixels(im), spec, view)
     box = view_region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
-    small = im.resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
+    square = im.resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
     if view.flip:
-        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
 def _array_to_square(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor:
-    """``[H, W, 3]`` to ``[3, size, size]``: uint8 stays so, float32 too."""
+    """Convert ``[H, W, 3]`` to ``[3, size, size]`` of the same dtype, uint8 or float32."""
     from PIL import Image
 
     if pixels.dtype == np.uint8 and not _can_resize_tensor(pixels.shape[1], pixels.shape[0], spec, view):
@@ -107,26 +117,26 @@ def _array_to_square(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor
 
 
 def _can_resize_tensor(width: int, height: int, spec: VisualSpec, view: View) -> bool:
-    """Whether ``_shrink`` can: torch's resize takes no box with corners between pixels, only all of the picture."""
+    """Return whether ``_resize_tensor`` can do it. Without the kernels it resizes whole images only, not a region."""
     return cpp_kernels.kernels() is not None or view_region(width, height, spec, view) == (0, 0, width, height)
 
 
 def _resize_tensor(pixels: Tensor, spec: VisualSpec, view: View) -> Tensor:
-    """uint8 ``[C, H, W]`` to ``[3, size, size]``: Pillow's resize to within a few of 255, in a fraction of its time.
+    """Resize uint8 ``[C, H, W]`` to ``[3, size, size]``, as Pillow does to within a few of 255, but much faster.
 
-    Without the kernels all of the picture is shown, whatever the view.
+    Without the kernels it shows the whole image, whatever the view; see ``_can_resize_tensor``.
     """
     if cpp_kernels.can_resize(pixels):
         box = view_region(pixels.shape[2], pixels.shape[1], spec, view)
         return cpp_kernels.resize_to_square(pixels, box, spec.size, spec.interpolation == "bicubic", view.flip)
-    small = functional.interpolate(
+    square = functional.interpolate(
         pixels[None], size=(spec.size, spec.size), mode=spec.interpolation, align_corners=False, antialias=True
     )[0, :3]
-    return small.flip(-1) if view.flip else small
+    return square.flip(-1) if view.flip else square
 
 
 def to_rgb(im: Picture) -> Picture:
-    """Any mode to RGB; transparency is laid on white."""
+    """Convert any mode to RGB; transparency is blended with white."""
     from PIL import Image
 
     if im.has_transparency_data:
@@ -137,7 +147,7 @@ def to_rgb(im: Picture) -> Picture:
 
 
 def turn_upright(im: Picture) -> Picture:
-    """Applies the EXIF orientation (tag 0x0112)."""
+    """Apply the EXIF orientation (tag 0x0112)."""
     from PIL import Image
 
     turn = Image.Transpose
@@ -155,6 +165,7 @@ def turn_upright(im: Picture) -> Picture:
 
 
 def limit_pixels(im: Picture, spec: VisualSpec) -> None:
+    """Raise MediaError for an image of more than ``spec.max_pixels`` pixels."""
     if im.width * im.height > spec.max_pixels:
         raise MediaError(
             f"{im.width} x {im.height} pixels, the limit is {spec.max_pixels}: make it smaller or raise max_pixels"
@@ -162,9 +173,9 @@ def limit_pixels(im: Picture, spec: VisualSpec) -> None:
 
 
 def _decode_plain_png(source: Source, im: Picture) -> Tensor | None:
-    """A plain 8-bit RGB PNG to uint8 ``[3, H, W]`` by ffmpeg, which is faster at it than Pillow and as strict.
+    """Decode a plain 8-bit RGB PNG to uint8 ``[3, H, W]`` by FFmpeg, which is faster than Pillow and as strict.
 
-    None where it is not plain or not whole: Pillow then decodes it or says what is wrong.
+    None for a PNG that is not plain or not complete: Pillow then decodes it or says what is wrong.
     """
     if im.mode != "RGB":
         return None
@@ -185,7 +196,7 @@ def _decode_plain_png(source: Source, im: Picture) -> Tensor | None:
 
 
 def has_16_bits(im: ImageFile) -> bool:
-    """16 bits a channel: Pillow would drop the low byte of colours silently."""
+    """Return whether a PNG has 16 bits a channel. Pillow would drop the low byte of colours silently."""
     if not im.tile or im.mode not in ("RGB", "RGBA", "LA", "I;16", "I"):
         return False
     args = im.tile[0][3]
@@ -194,7 +205,7 @@ def has_16_bits(im: ImageFile) -> bool:
 
 
 def _read_16_bit_png(source: Source, im: ImageFile) -> np.ndarray:
-    """A PNG of 16 bits to float32 ``[H, W, 3]`` in 0..1, upright and on white."""
+    """Read a PNG of 16 bits to float32 ``[H, W, 3]`` in 0..1, upright and on white."""
     data = read_bytes(source)
     values = png.decode_16_bits(data)
     if values.shape[1::-1] != im.size:
@@ -207,16 +218,19 @@ def _read_16_bit_png(source: Source, im: ImageFile) -> np.ndarray:
 
 
 def exif_orientation(im: Picture) -> int:
-    """By EXIF (tag 0x0112) or XMP, 1 where neither says it; decodes a PNG, whose chunks may come behind the pixels."""
+    """Return the orientation by EXIF (tag 0x0112) or XMP, 1 where neither states it.
+
+    It decodes the pixels, because the chunks of a PNG may come behind them.
+    """
     im.load()
     try:
         return im.getexif().get(0x0112, 1)
-    except Exception:  # EXIF that is broken in any way is no reason to refuse the picture
+    except Exception:  # broken EXIF is no reason to refuse the image
         return 1
 
 
 def scale_transparent_grey(im: ImageFile) -> None:
-    """Brings the transparent grey of a PNG of 2 or 4 bits to the 8 bits that Pillow makes of its pixels."""
-    if im.format == "PNG" and im.mode == "L" and im.tile and isinstance(clear := im.info.get("transparency"), int):
+    """Scale the transparent grey of a PNG of 2 or 4 bits to 8 bits, as Pillow scales the pixels but not this value."""
+    if im.format == "PNG" and im.mode == "L" and im.tile and isinstance(grey := im.info.get("transparency"), int):
         bits = {"L;2": 2, "L;4": 4}.get(str(im.tile[0][3]), 8)
-        im.info["transparency"] = clear * 255 // ((1 << bits) - 1)
+        im.info["transparency"] = grey * 255 // ((1 << bits) - 1)

@@ -1,4 +1,4 @@
-"""A Pillow picture's own memory as a tensor, through the Arrow C data interface."""
+"""The memory of a Pillow image as a tensor without a copy, through the Arrow C data interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _ArrowArray(ctypes.Structure):
-    """struct ArrowArray of the Arrow C data interface, an ABI that does not change."""
+    """The struct ArrowArray of the Arrow C data interface, an ABI that does not change."""
 
 
 _ArrowArray._fields_ = [
@@ -30,9 +30,10 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c
 
 
 def view_pixels(im: Any) -> Tensor:
-    """An RGB picture to uint8 ``[C, H, W]``, pixels interleaved, for reading only; C is 3, or 4 with a plane unused.
+    """Return an RGB image as uint8 ``[C, H, W]`` with interleaved pixels, for reading only.
 
-    C is 4 where Pillow (11.3 or later, the picture in one block of memory) lends its pixels uncopied.
+    C is 4, with one plane unused, where Pillow lends its pixels uncopied. That needs Pillow 11.3 and an image in one
+    block of memory. Otherwise the pixels are copied and C is 3.
     """
     try:
         capsule = im.__arrow_c_array__()[1]
@@ -40,5 +41,5 @@ def view_pixels(im: Any) -> Tensor:
         return torch.from_numpy(np.array(im)).permute(2, 0, 1)
     array = _ArrowArray.from_address(_capsule_pointer(capsule, b"arrow_array"))
     memory = (ctypes.c_ubyte * (4 * im.width * im.height)).from_address(array.children[0].contents.buffers[1])
-    memory.owner = capsule  # its end would free the pixels
+    memory.owner = capsule  # the pixels are freed with the capsule
     return torch.from_numpy(np.frombuffer(memory, np.uint8).reshape(im.height, im.width, 4)).permute(2, 0, 1)

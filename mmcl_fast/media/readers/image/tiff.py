@@ -1,7 +1,8 @@
-"""The first page of a TIFF as the numbers that it holds. The format: TIFF 6.0, and BigTIFF for 64-bit places.
+"""The first page of a TIFF as the numbers that it holds. The format: TIFF 6.0, and BigTIFF for 64-bit offsets.
 
-Pillow knows some layouts of 16 bits only, and ffmpeg leaves tiles black. Both lack signs, floats or planes of others.
-So this module takes the directory, the byte order, the predictor and the planes. Pillow only undoes the compression.
+Not by Pillow, which knows few layouts of 16 bits, nor by FFmpeg, which leaves tiles black. Both lack signed numbers,
+floats or planes in some layouts. Here Pillow only undoes the compression. The directory, the byte order, the predictor
+and the planes are read by this module.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import formats
 
-# Some writers have the second half in the other byte order.
+# Some writers put the second half into the other byte order.
 MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 NONE, LZW, DEFLATE, OLD_DEFLATE, PACKBITS, LZMA, ZSTD = 1, 5, 8, 32946, 32773, 34925, 50000
@@ -49,7 +50,7 @@ UNREAD_COLOURS = {
     34892: "linear raw",
 }
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-MAX_SAMPLES = 8  # at most; more are the bands of a spectrometer
+MAX_SAMPLES = 8  # channels; a file with more holds the bands of a spectrometer
 SHORT, LONG = 3, 4
 XMP = 700
 WANTED = {*range(254, 260), 262, 266, 273, 274, *range(277, 285), *range(317, 326), 330, 338, 339, 530, XMP}
@@ -59,19 +60,28 @@ SAVE = "save it as PNG, or as TIFF with LZW or deflate"
 
 @dataclass(frozen=True)
 class Page:
-    """What one directory of a file says.
+    """The fields of one directory, which describe one image.
 
     Attributes:
+        order: byte order: "<" or ">".
+        width, height: in pixels.
+        samples: channels of a pixel.
         bits: of a sample.
         form: of a sample: UNSIGNED, SIGNED or FLOAT.
-        photometric: what the numbers mean: WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK or another number.
-        extra: what the samples behind the colours are: 1 premultiplied alpha, 2 alpha, others unknown.
-        block: height and width of a strip or tile.
-        places, sizes: of the strips or tiles in the file, in bytes.
-        palette: 16-bit red, green and blue of each number, one colour after the other.
-        big: BigTIFF.
+        photometric: the meaning of the numbers: WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK or another number.
+        compression: NONE, LZW or another number.
+        predictor: 1: none; 2: differences of samples; 3: differences of the bytes of floats.
+        planar: whether each channel is stored by itself.
+        extra: the meaning of the samples behind the colours: 1 premultiplied alpha, 2 alpha, others unknown.
+        orientation: 1 to 8, as in EXIF.
+        fill_order: 2: the bits of each byte are reversed.
+        tiled: whether the blocks are tiles, not strips.
+        block_shape: height and width of a strip or tile.
+        block_offsets, block_sizes: of the strips or tiles in the file, in bytes.
+        palette: 16-bit red of each number, then green, then blue.
+        bigtiff: whether offsets have 64 bits.
         subsampled: YCbCr with fewer pixels in Cb and Cr.
-        first: whether it is the file's first page.
+        is_first: whether it is the file's first page.
     """
 
     order: str
@@ -88,17 +98,17 @@ class Page:
     orientation: int
     fill_order: int
     tiled: bool
-    block: tuple[int, int]
-    places: tuple[int, ...]
-    sizes: tuple[int, ...]
+    block_shape: tuple[int, int]
+    block_offsets: tuple[int, ...]
+    block_sizes: tuple[int, ...]
     palette: tuple[int, ...]
-    big: bool
+    bigtiff: bool
     subsampled: bool
-    first: bool
+    is_first: bool
 
     @property
     def readable(self) -> bool:
-        """Whether ``numbers_of`` takes it."""
+        """Whether ``read_samples`` can read it."""
         return (
             self.compression in COMPRESSIONS
             and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK)
@@ -106,26 +116,27 @@ class Page:
         )
 
     def require_pillow_support(self) -> None:
-        """Raises MediaError unless Pillow is known to read it rightly: fax codes, JPEG and YCbCr of 8 bits."""
+        """Raise MediaError unless Pillow is known to read it rightly: fax codes, JPEG and YCbCr of 8 bits."""
         fits = (
             (self.compression in FAX and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO))
             or (self.compression in JPEG and self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, CMYK, YCBCR))
             or (self.compression in COMPRESSIONS[1:] and self.photometric == YCBCR)
             or (self.compression == NONE and self.photometric == YCBCR and not self.planar and not self.subsampled)
         )
-        known = self.first and self.bits <= 8 and self.form == UNSIGNED and not (self.big and self.order == ">")
+        known = self.is_first and self.bits <= 8 and self.form == UNSIGNED and not (self.bigtiff and self.order == ">")
         if not fits or not known or (self.planar and self.extra):
-            what = f"{'big-endian BigTIFF' if self.big and self.order == '>' else 'TIFF'} of {self.bits} bits"
+            what = f"{'big-endian BigTIFF' if self.bigtiff and self.order == '>' else 'TIFF'} of {self.bits} bits"
             compression = UNREAD_COMPRESSIONS.get(self.compression, f"compression {self.compression}")
             colours = UNREAD_COLOURS.get(self.photometric, f"colours {self.photometric}")
             raise MediaError(f"a {what} with {compression} and {colours}: {SAVE}")
 
 
 def read_page(file: BinaryIO, max_pixels: int) -> Page:
-    """The first page; where that is a small copy, as of a camera's raw picture, the first that is none.
+    """Return the first page that is not marked as a reduced copy of another page.
 
-    Raises MediaError where the directory is broken or the picture has more than ``max_pixels`` pixels, and for a
-    camera's raw picture in further directories, such as DNG.
+    Raises:
+        MediaError: the directory is broken, the image has more than ``max_pixels`` pixels, or a camera's raw image
+            follows the first page, as in DNG.
     """
     file.seek(0)
     row = formats.recognise(file.read(formats.HEAD))
@@ -133,8 +144,8 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         raise MediaError(row.refusal)
     pages = _read_directories(file)
     first = order, directory = next(pages)
-    if _is_small_copy(directory):
-        order, directory = next((page for page in pages if not _is_small_copy(page[1])), first)
+    if _is_reduced_copy(directory):
+        order, directory = next((page for page in pages if not _is_reduced_copy(page[1])), first)
 
     def numbers(tag: int, default: Sequence[int] | None = None) -> tuple[int, ...]:
         found = directory.get(tag) or default
@@ -152,7 +163,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
     if len(bits) > 1 or len(forms) > 1:
         raise MediaError(f"a TIFF whose channels have different numbers of bits: {SAVE}")
     if not 1 <= samples <= MAX_SAMPLES:
-        raise MediaError(f"a TIFF of {samples} channels, the limit is {MAX_SAMPLES}: save those that are a picture")
+        raise MediaError(f"a TIFF of {samples} channels, the limit is {MAX_SAMPLES}: save the channels of an image")
     tiled = 322 in directory
     block = (numbers(323)[0], numbers(322)[0]) if tiled else (min(numbers(278, (height,))[0], height), width)
     if min(block) < 1 or math.prod(block) > max(max_pixels, 1 << 20):
@@ -172,23 +183,23 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
         orientation=numbers(274)[0] if 274 in directory else _xmp_orientation(bytes(directory.get(XMP, ()))),
         fill_order=numbers(266, (1,))[0],
         tiled=tiled,
-        block=block,
-        places=numbers(324 if tiled and 324 in directory else 273),
-        sizes=numbers(325 if tiled and 325 in directory else 279, (0,)),
+        block_shape=block,
+        block_offsets=numbers(324 if tiled and 324 in directory else 273),
+        block_sizes=numbers(325 if tiled and 325 in directory else 279, (0,)),
         palette=numbers(320, (0,)),
-        big=b"+" in _read_bytes(file, 0, 4),
+        bigtiff=b"+" in _read_bytes(file, 0, 4),
         subsampled=set(numbers(530, (2, 2))) != {1},
-        first=directory is first[1],
+        is_first=directory is first[1],
     )
 
 
-def _is_small_copy(directory: dict[int, tuple[int, ...]]) -> bool:
-    """By NewSubfileType: of another page of the file."""
+def _is_reduced_copy(directory: dict[int, tuple[int, ...]]) -> bool:
+    """Return whether NewSubfileType (tag 254) marks the page as a reduced copy of another page."""
     return bool(directory.get(254, (0,))[0] & 1)
 
 
 def _read_directories(file: BinaryIO) -> Iterator[tuple[str, dict[int, tuple[int, ...]]]]:
-    """Byte order and directory of the first page, then of those beneath it (SubIFDs) and behind it, 64 at most."""
+    """Yield byte order and directory of the first page, of its sub-pages (SubIFDs) and of later pages: 64 at most."""
     start = _read_bytes(file, 0, 16)
     order, big = ("<" if start.startswith(b"II") else ">"), b"+" in start[2:4]
     places = [struct.unpack_from(order + "Q", start, 8)[0] if big else struct.unpack_from(order + "I", start, 4)[0]]
@@ -201,7 +212,7 @@ def _read_directories(file: BinaryIO) -> Iterator[tuple[str, dict[int, tuple[int
 
 
 def _read_directory(file: BinaryIO, order: str, big: bool, place: int) -> tuple[dict[int, tuple[int, ...]], int]:
-    """The numbers of the fields in WANTED, and the place of the next directory, 0 where there is none."""
+    """Return the values of the fields in WANTED, and the offset of the next directory, 0 where there is none."""
     pointer, counter, slot, room = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
     (count,) = struct.unpack(order + counter, _read_bytes(file, place, struct.calcsize(counter)))
     place += struct.calcsize(counter)
@@ -217,18 +228,18 @@ def _read_directory(file: BinaryIO, order: str, big: bool, place: int) -> tuple[
             packed = _read_bytes(file, struct.unpack_from(order + pointer, entries, at + slot - room)[0], size)
         found[tag] = struct.unpack(f"{order}{length}{INTEGERS[kind]}", packed)
     file.seek(place + len(entries))
-    behind = file.read(room)  # not there in the files of some writers
+    behind = file.read(room)  # some writers leave it out
     return found, struct.unpack(order + pointer, behind)[0] if len(behind) == room else 0
 
 
 def _xmp_orientation(xmp: bytes) -> int:
-    """What XMP says of it, 1 where it says nothing."""
+    """Return the orientation that XMP states, 1 where it states none."""
     found = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])", xmp)
     return int(found[1]) if found else 1
 
 
 def _read_bytes(file: BinaryIO, place: int, size: int) -> bytes:
-    """These bytes. Raises MediaError where the file has fewer."""
+    """Return ``size`` bytes from ``place`` on. Raises MediaError if the file ends before."""
     end = file.seek(0, io.SEEK_END)
     if place + size > end:
         raise MediaError(f"a TIFF that ends at byte {end} and needs {place + size}: cut short, replace the file")
@@ -237,18 +248,23 @@ def _read_bytes(file: BinaryIO, place: int, size: int) -> bytes:
 
 
 def read_samples(page: Page, file: BinaryIO) -> np.ndarray:
-    """``[H, W, samples]`` as they are stored, in this machine's byte order, not turned: uint8 to 64, int or float.
+    """Read the samples ``[H, W, samples]`` as they are stored, not turned upright.
 
-    Bits that are no whole bytes become the next larger unsigned integer. Raises MediaError for a layout or a number
-    format that it does not know, and where the file does not hold all blocks.
+    Returns:
+        uint8 to uint64, int8 to int64, or float16 to float64. Samples of other numbers of bits become the next larger
+        unsigned integer.
+
+    Raises:
+        MediaError: the layout or number format is unknown, or blocks are missing.
     """
     dtype = _dtype(page)
     channels = 1 if page.planar else page.samples
-    rows, columns = page.block
+    rows, columns = page.block_shape
     down, across = -(-page.height // rows), -(-page.width // columns)
     count, planes = down * across, page.samples if page.planar else 1
-    if len(page.places) < count * planes:
-        raise MediaError(f"a TIFF with {len(page.places)} of {count * planes} blocks: cut short, replace the file")
+    if len(page.block_offsets) < count * planes:
+        found = len(page.block_offsets)
+        raise MediaError(f"a TIFF with {found} of {count * planes} blocks: cut short, replace the file")
     row_bytes = -(-columns * channels * page.bits // 8)
     result = np.empty((page.height, page.width, page.samples), dtype.newbyteorder("="))
     for plane in range(planes):
@@ -273,7 +289,7 @@ def read_samples(page: Page, file: BinaryIO) -> np.ndarray:
 
 
 def _dtype(page: Page) -> np.dtype:
-    """Of a sample as it is stored, or as it is unpacked to."""
+    """Return the dtype of a sample as it is stored or, where its bits fill no whole bytes, as it is unpacked to."""
     kind = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(page.form)
     whole = page.bits in (8, 16, 32, 64)
     if kind == "u" and 1 <= page.bits < 16 and not whole:
@@ -284,10 +300,10 @@ def _dtype(page: Page) -> np.dtype:
 
 
 def _read_plane(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes: int) -> np.ndarray:
-    """The blocks of one plane one below the other, without compression: uint8 ``[height, row_bytes]``."""
-    places, sizes, rows = page.places[blocks], page.sizes[blocks], page.block[0]
+    """Read the blocks of one plane below each other and decompressed: uint8 ``[height, row_bytes]``."""
+    places, sizes, rows = page.block_offsets[blocks], page.block_sizes[blocks], page.block_shape[0]
     wanted = [min(rows, height - i * rows) * row_bytes for i in range(len(places))]
-    if len(sizes) < len(places) or 0 in sizes:  # some writers leave them out
+    if len(sizes) < len(places) or 0 in sizes:  # some writers leave the sizes out
         if page.compression != NONE and len(places) > 1:
             raise MediaError("a TIFF that does not state its blocks' sizes: save it anew")
         sizes = (max(file.seek(0, io.SEEK_END) - places[0], 0),)
@@ -315,7 +331,7 @@ def _inflate(part: bytes, need: int) -> bytes:
 
 
 def _decompress_by_libtiff(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -> np.ndarray:
-    """Undoes a compression by libtiff: the same blocks, as the strips of a grey picture of bytes."""
+    """Decompress by libtiff: wrap the blocks into a TIFF of a grey 8-bit image that is ``row_bytes`` pixels wide."""
     from PIL.TiffImagePlugin import TiffImageFile
 
     place, places = 8, []
@@ -331,7 +347,7 @@ def _decompress_by_libtiff(page: Page, parts: Sequence[bytes], height: int, row_
         (266, SHORT, [page.fill_order]),
         (273, LONG, places),
         (277, SHORT, [1]),
-        (278, LONG, [page.block[0]]),
+        (278, LONG, [page.block_shape[0]]),
         (279, LONG, [len(part) for part in parts]),
     )
     place += place % 2
@@ -344,14 +360,14 @@ def _decompress_by_libtiff(page: Page, parts: Sequence[bytes], height: int, row_
         directory += struct.pack("<HHI", tag, kind, len(numbers)) + packed.ljust(4, b"\0")
     body = b"".join(parts)
     made = struct.pack("<2sHI", b"II", 42, place) + body + bytes(place - 8 - len(body)) + directory + bytes(4) + tail
-    # Not by Image.open, which counts these bytes as pixels and refuses many.
+    # Not by Image.open, which takes these bytes for pixels and refuses many of them.
     with TiffImageFile(io.BytesIO(made)) as im:
         im.load()
         return np.asarray(im)
 
 
 def _unpack_samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
-    """Bytes ``[rows, row_bytes]`` to samples ``[rows, columns, channels]``, the predictor undone."""
+    """Convert bytes ``[rows, row_bytes]`` to samples ``[rows, columns, channels]`` and undo the predictor."""
     rows = len(raw)
     if page.bits in (8, 16, 32, 64):
         if page.predictor == 3:
@@ -374,7 +390,7 @@ def _unpack_samples(page: Page, raw: np.ndarray, columns: int, channels: int, dt
 
 
 def _undo_float_predictor(raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
-    """Undoes predictor 3: of a row come the highest bytes of all numbers first, as differences."""
+    """Undo predictor 3: a row holds the highest bytes of all its numbers first, and all bytes as differences."""
     if dtype.kind != "f":
         raise MediaError(f"a TIFF of whole numbers with predictor 3: {SAVE}")
     rows, step = len(raw), channels

@@ -1,4 +1,4 @@
-"""Animated pictures as films: GIF, PNG, WebP and AVIF, decoded by Pillow."""
+"""Animated images as videos: GIF, PNG, WebP and AVIF, decoded by Pillow."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 ANIMATED_FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
-STILL = "a still picture, not a video: move it to the image modality"
-MIN_MILLISECONDS = 10.0  # milliseconds; browsers show a frame that states no more for INSTEAD
-DEFAULT_MILLISECONDS = 100.0
-MOST_FRAMES = 16  # times ``max_pixels``: the limit of all frames together
+STILL = "a still image, not a video: move it to the image modality"
+# Browsers show a frame that states at most MIN_MILLISECONDS for DEFAULT_MILLISECONDS.
+MIN_MILLISECONDS, DEFAULT_MILLISECONDS = 10.0, 100.0
+MOST_FRAMES = 16  # all frames together may have this many times ``max_pixels``
 
 
 def is_animation(start: bytes) -> bool:
-    """Whether a file that begins with these 64 bytes is of a format that Pillow animates."""
+    """Return whether a file that begins with these 64 bytes is of a format whose animations Pillow reads."""
     if start.startswith((b"GIF8", b"\x89PNG")) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
         return True
     brands = start[8:12] + start[16 : int.from_bytes(start[:4], "big")]  # ISO/IEC 14496-12, 4.3
@@ -36,13 +36,13 @@ def is_animation(start: bytes) -> bool:
 
 
 def frame_numbers(im: Picture) -> range:
-    """The frames of an open picture that belong to its animation; fewer than two: it is a still picture."""
-    # The default image of a PNG may stand outside of the animation (PNG, third edition, 4.9).
+    """Return the numbers of the frames that belong to the animation; fewer than two in a still image."""
+    # The default image of a PNG need not belong to the animation (PNG, third edition, 4.9).
     return range(1 if im.info.get("default_image") else 0, getattr(im, "n_frames", 1))
 
 
 def read_animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
-    """uint8 ``[F, 3, size, size]``: transparency on white; each frame counts for its own duration."""
+    """Read an animation to uint8 ``[F, 3, size, size]``: F frames at equal intervals of time, on white."""
     from PIL import Image
 
     with open_binary(source) as file, Image.open(file, formats=ANIMATED_FORMATS) as im:
@@ -64,7 +64,7 @@ def read_animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
             wanted = _choose_frames(ends, spec)
             pictures = enumerate(gif_frames.compose_frames(found, im.size))
             squares = {number: to_square(picture, spec, view) for number, picture in pictures if number in wanted}
-        else:  # only decoding tells how long frames are shown
+        else:  # only decoding tells how long each frame is shown
             squares = {}
             ends = _frame_ends(_decode_all(im, numbers, spec, view, squares), spec)
             wanted = _choose_frames(ends, spec)
@@ -72,16 +72,17 @@ def read_animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
 
 
 def _frame_ends(stated: Iterable[float], spec: VisualSpec) -> list[float]:
-    """When each frame ends, in milliseconds, by the milliseconds that the file states for each."""
+    """Return the end of each frame in milliseconds, from the milliseconds that the file states for each."""
     ends: list[float] = []
-    for lasts in stated:
-        ends.append((ends[-1] if ends else 0.0) + (lasts if lasts > MIN_MILLISECONDS else DEFAULT_MILLISECONDS))
+    for milliseconds in stated:
+        shown = milliseconds if milliseconds > MIN_MILLISECONDS else DEFAULT_MILLISECONDS
+        ends.append((ends[-1] if ends else 0.0) + shown)
         limit_seconds(ends[-1] / 1000, spec)
     return ends
 
 
 def _choose_frames(ends: list[float], spec: VisualSpec) -> list[int]:
-    """The frames shown at the middles of equal parts of the animation."""
+    """Return the numbers of the frames that are shown at the middles of ``spec.frames`` equal parts of the time."""
     times = ((i + 0.5) * ends[-1] / spec.frames for i in range(spec.frames))
     return [min(bisect.bisect_right(ends, time), len(ends) - 1) for time in times]
 
@@ -89,7 +90,7 @@ def _choose_frames(ends: list[float], spec: VisualSpec) -> list[int]:
 def _decode_all(
     im: Picture, numbers: range, spec: VisualSpec, view: View, squares: dict[int, Tensor]
 ) -> Iterator[float]:
-    """Decodes the frames of these numbers to ``squares`` and gives the milliseconds that the file states for each."""
+    """Decode all frames into ``squares``, and yield the milliseconds that the file states for each."""
     for place, number in enumerate(numbers):
         im.seek(number)
         im.load()

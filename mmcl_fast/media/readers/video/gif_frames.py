@@ -1,7 +1,7 @@
-"""The pictures of an animated GIF as browsers lay its frames on each other.
+"""The images of an animated GIF, with its frames composed as browsers compose them.
 
-Pillow decodes the pixels of each frame. It does not lay them as browsers do: it takes over the disposal of the frame
-in front where a frame has none, and it shows a background colour that browsers leave transparent.
+Pillow decodes the pixels of each frame, but composes frames in another way. A frame without a disposal gets the one of
+the frame before, and a background colour is shown that browsers leave transparent.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-DISPOSE_TO_BACKGROUND, DISPOSE_TO_PREVIOUS = (
-    2,
-    3,
-)  # disposals: clear the frame's part, put back what was there before (GIF89a, 23)
+# Disposals (GIF89a, 23): clear the frame's area, or restore what it showed before.
+DISPOSE_TO_BACKGROUND, DISPOSE_TO_PREVIOUS = 2, 3
 
 
 @dataclass(frozen=True)
 class GifFrame:
-    """One frame: its place, what becomes of it afterwards, its milliseconds, and itself as a file of one picture."""
+    """One frame of an animation.
+
+    Attributes:
+        left, top, width, height: its area in pixels.
+        disposal: what happens to the area afterwards.
+        milliseconds: how long it is shown.
+        file: a GIF file that holds this frame alone.
+    """
 
     left: int
     top: int
@@ -35,7 +40,7 @@ class GifFrame:
 
 
 def split_frames(data: bytes) -> Iterator[GifFrame]:
-    """The frames of a GIF, as far as it goes."""
+    """Yield the frames of a GIF until it ends, even if it is cut short."""
     file = io.BytesIO(data)
     start = file.read(13)
     palette = _read_palette(file, start[10])
@@ -47,19 +52,24 @@ def split_frames(data: bytes) -> Iterator[GifFrame]:
                 control = block[1:5]
         elif mark == b"," and len(place := file.read(9)) == 9:
             left, top, width, height, flags = struct.unpack("<4HB", place)
-            own = _read_palette(file, flags) if flags & 0x80 else palette
+            colours = _read_palette(file, flags) if flags & 0x80 else palette
             pixels = file.read(1) + _read_blocks(file) + b"\0"
-            screen = struct.pack("<HHBBB", width, height, own[1], 0, 0)
+            screen = struct.pack("<HHBBB", width, height, colours[1], 0, 0)
             extension = b"!\xf9\x04" + bytes([control[0] & 1]) + b"\0\0" + control[3:] + b"\0"
             picture = b"," + struct.pack("<4HB", 0, 0, width, height, flags & 0x40)  # interlaced or not
-            single = b"GIF89a" + screen + own[0] + extension + picture + pixels + b";"
+            single = b"GIF89a" + screen + colours[0] + extension + picture + pixels + b";"
             delay = 10 * int.from_bytes(control[1:3], "little")
             yield GifFrame(left, top, width, height, control[0] >> 2 & 7, delay, single)
-            control = bytes(4)  # it counts for one frame
+            control = bytes(4)  # a control block counts for one frame
 
 
 def compose_frames(found: list[GifFrame], screen: tuple[int, int]) -> Iterator[Picture]:
-    """The animation's pictures in RGBA, each to be used before the next is asked for. ``screen``: width, height."""
+    """Yield the animation's images in RGBA. Each is overwritten when the next is asked for.
+
+    Args:
+        found: the frames.
+        screen: width and height of the animation.
+    """
     from PIL import Image
 
     canvas = Image.new("RGBA", screen)
@@ -76,12 +86,12 @@ def compose_frames(found: list[GifFrame], screen: tuple[int, int]) -> Iterator[P
 
 
 def _read_palette(file: io.BytesIO, flags: int) -> tuple[bytes, int]:
-    """The colours that follow, if any, and the flags that say how many they are."""
+    """Return the colours that follow, if any, and the flags that state their number."""
     return (file.read(3 << (flags & 7) + 1), flags & 0x87) if flags & 0x80 else (b"", 0)
 
 
 def _read_blocks(file: io.BytesIO) -> bytes:
-    """Blocks up to an empty one, with their lengths."""
+    """Return the blocks up to an empty one, each with the byte of its length."""
     found = []
     while (size := file.read(1)) not in (b"", b"\0"):
         found.append(size + file.read(size[0]))
