@@ -18,6 +18,7 @@ PACKAGE = ROOT / "mmcl_fast"
 # What each room may import, besides itself, errors and what lies outside the package.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "_renamed": set(),
     "option_fields": set(),
     "user_cache": set(),
     "atomic_files": set(),
@@ -43,7 +44,18 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"config", "learning", "runs", "templates"},
     "export": {"config", "encoders", "learning", "media", "report", "runs", "streams", "templates"},
     "serve": {"distributed", "learning", "media", "templates"},
-    "compare": {"atomic_files", "config", "distributed", "learning", "methods", "plugins", "report", "runs", "streams"},
+    "compare": {
+        "atomic_files",
+        "config",
+        "distributed",
+        "learning",
+        "methods",
+        "plugins",
+        "report",
+        "runs",
+        "streams",
+        "progress",
+    },
     "doctor": {"encoders", "feature_cache", "media", "ops", "streams", "_C", "_extension"},
     "cli": {
         *(
@@ -57,10 +69,11 @@ ALLOWED: dict[str, set[str]] = {
             "export",
             "feature_cache",
             "learning",
+            "option_fields",
         ),
         *("media", "methods", "ops", "plugins", "progress", "report", "runs", "serve", "streams"),
     },
-    "__init__": {"learning", "ops", "streams"},
+    "__init__": {"_renamed", "learning", "ops", "streams"},
     "__main__": {"cli"},
 }
 LAZY = (
