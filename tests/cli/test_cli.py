@@ -13,7 +13,7 @@ import pytest
 
 from mmcl_fast.streams.sample import Task
 from tests.cli.calls import call, error_of
-from tests.streams.sources.test_tar import pack, png
+from tests.streams.sources.tar_files import pack, png
 
 
 def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> None:

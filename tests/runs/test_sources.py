@@ -13,7 +13,7 @@ from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.learning import Learner
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.streams import Stream
-from tests.streams.sources.test_text_table import save
+from tests.streams.sources.table_files import save_table
 from tests.toy import ToyEncoder, write_folder
 
 
@@ -53,7 +53,7 @@ def test_tars_teach_what_their_folder_teaches(folder, tars):
 
 def test_a_table_teaches_what_its_files_teach(folder, tmp_path):
     rows = [(file.read_text(), file.parts[-2], file.parts[-3]) for file in sorted((folder / "text").glob("*/*/*"))]
-    save(tmp_path / "a.csv", rows, ("text", "label", "split"))
+    save_table(tmp_path / "a.csv", rows, ("text", "label", "split"))
     one, right = learned(Stream.from_folder(folder, order=["text:0"]))
     other, same = learned(Stream.from_table(tmp_path / "a.csv"))
     assert right == same and torch.equal(one.classes.embedding, other.classes.embedding)
@@ -99,9 +99,9 @@ def build(*overrides: str) -> Stream:
 
 def test_every_source_of_a_config(folder, tars, tmp_path):
     rows = [(f"{c}{i}{s}", c, s) for c in "ab" for i in range(2) for s in ("train", "test")]
-    save(tmp_path / "t.csv", rows, ("words", "kind", "part"))
-    save(tmp_path / "n" / "train.csv", [(1 + i % 2, f"t{i}") for i in range(4)], header=False)
-    save(tmp_path / "n" / "test.csv", [(1 + i % 2, f"u{i}") for i in range(4)], header=False)
+    save_table(tmp_path / "t.csv", rows, ("words", "kind", "part"))
+    save_table(tmp_path / "n" / "train.csv", [(1 + i % 2, f"t{i}") for i in range(4)], header=False)
+    save_table(tmp_path / "n" / "test.csv", [(1 + i % 2, f"u{i}") for i in range(4)], header=False)
     (tmp_path / "n" / "classes.txt").write_text("yes\nno\n")
     table = build(
         "stream.source=table",

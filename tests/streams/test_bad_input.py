@@ -7,32 +7,22 @@ import shutil
 
 import pytest
 
-from mmcl_fast.errors import StreamError, UserError
 from mmcl_fast.streams import Stream
-from tests.streams.test_streams import folder, lines, put, write  # noqa: F401
-
-
-def refuse(make, *parts, **options) -> None:
-    with pytest.raises(StreamError) as caught:
-        make(**options)
-    message = str(caught.value)
-    assert isinstance(caught.value, UserError) and "\n" not in message
-    for part in parts:
-        assert part in message, message
+from tests.streams.helpers import assert_refused, manifest_records, put_file, write_manifest
 
 
 @pytest.fixture
-def build(folder):  # noqa: F811
+def build(folder):
     return lambda **options: Stream.from_folder(folder, **options)
 
 
 def test_no_such_folder(tmp_path):
-    refuse(lambda: Stream.from_folder(tmp_path / "gone"), "gone: not a folder", "<modality>/<split>/<class>")
-    refuse(lambda: Stream.from_folder(tmp_path), "no samples")
+    assert_refused(lambda: Stream.from_folder(tmp_path / "gone"), "gone: not a folder", "<modality>/<split>/<class>")
+    assert_refused(lambda: Stream.from_folder(tmp_path), "no samples")
 
 
 @pytest.mark.parametrize("part", ["image", "image/train/"])
-def test_a_folder_that_may_not_be_read(folder, build, part, monkeypatch):  # noqa: F811
+def test_a_folder_that_may_not_be_read(folder, build, part, monkeypatch):
     scandir = os.scandir
 
     def closed(path):
@@ -41,84 +31,89 @@ def test_a_folder_that_may_not_be_read(folder, build, part, monkeypatch):  # noq
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    refuse(build, str(folder / part).rstrip("/"), "Permission denied", "make it readable or remove it")
+    assert_refused(build, str(folder / part).rstrip("/"), "Permission denied", "make it readable or remove it")
 
 
-def test_unknown_modality_folder(folder, build):  # noqa: F811
+def test_unknown_modality_folder(folder, build):
     (folder / "image").rename(folder / "images")
-    refuse(build, "images", "did you mean 'image'?", "image, video, audio, depth, text")
+    assert_refused(build, "images", "did you mean 'image'?", "image, video, audio, depth, text")
 
 
-def test_unknown_split_folder(folder, build):  # noqa: F811
+def test_unknown_split_folder(folder, build):
     (folder / "image" / "test").rename(folder / "image" / "tset")
-    refuse(build, "tset", "did you mean 'test'?")
+    assert_refused(build, "tset", "did you mean 'test'?")
 
 
-def test_empty_folders(folder, build):  # noqa: F811
+def test_empty_folders(folder, build):
     (folder / "depth").mkdir()
-    refuse(build, "depth: empty")
+    assert_refused(build, "depth: empty")
     (folder / "depth" / "train").mkdir()
-    refuse(build, "train: no class folders")
+    assert_refused(build, "train: no class folders")
     (folder / "depth" / "train" / "chair").mkdir()
-    refuse(build, "chair: empty class folder")
+    assert_refused(build, "chair: empty class folder")
 
 
-def test_a_class_with_no_training_file(folder, build):  # noqa: F811
+def test_a_class_with_no_training_file(folder, build):
     shutil.rmtree(folder / "image" / "train" / "c")
-    refuse(build, "class 'c' of image has no training file")
+    assert_refused(build, "class 'c' of image has no training file")
 
 
-def test_no_test_split(folder, build):  # noqa: F811
+def test_no_test_split(folder, build):
     shutil.rmtree(folder / "audio" / "test")
-    refuse(build, "audio has no test split")
+    assert_refused(build, "audio has no test split")
 
 
-def test_a_class_with_no_test_file_may_stand_in_a_larger_task_only(folder, build):  # noqa: F811
+def test_a_class_with_no_test_file_may_stand_in_a_larger_task_only(folder, build):
     shutil.rmtree(folder / "image" / "test" / "c")
     assert len(build()[0].test) == 8 and len(build(classes_per_task=2)[1].test) == 2
-    refuse(build, "task 'image-2' (class 'c')", "no test file", classes_per_task=1)
+    assert_refused(build, "task 'image-2' (class 'c')", "no test file", classes_per_task=1)
     shutil.rmtree(folder / "image" / "test" / "d")
-    refuse(build, "task 'image-1' (classes 'c', 'd')", "no test file", classes_per_task=2)
+    assert_refused(build, "task 'image-1' (classes 'c', 'd')", "no test file", classes_per_task=2)
     assert len(build(classes_per_task=2, order=["image:0", "audio:0"])) == 2  # not part of the stream
 
 
 @pytest.mark.parametrize("split, word", [("train", "training"), ("test", "test")])
-def test_a_named_task_with_one_split_only(folder, split, word):  # noqa: F811
-    records = lines(folder)
+def test_a_named_task_with_one_split_only(folder, split, word):
+    records = manifest_records(folder)
     for record in records:
         lone = (record["label"], record["split"]) == ("b", "test" if split == "train" else "train")
         record["task"] = f"{record['modality']} {'odd' if lone else 'even'}"
-    refuse(lambda: Stream.from_manifest(write(folder, records)), "task 'image odd'", "class 'b'", f"no {word} file")
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)),
+        "task 'image odd'",
+        "class 'b'",
+        f"no {word} file",
+    )
 
 
-def test_two_splits_sharing_a_file(folder, build):  # noqa: F811
+def test_two_splits_sharing_a_file(folder, build):
     link = folder / "image" / "test" / "a" / "linked.png"
     link.symlink_to(folder / "image" / "train" / "a" / "train0.png")
-    refuse(build, "one file in", "train", "linked.png", "image/train/a/train0.png")
+    assert_refused(build, "one file in", "train", "linked.png", "image/train/a/train0.png")
     link.unlink()
     link.hardlink_to(folder / "image" / "train" / "a" / "train0.png")
-    refuse(build, "one file in", "linked.png")
+    assert_refused(build, "one file in", "linked.png")
 
 
-def test_two_splits_holding_equal_content(folder, build):  # noqa: F811
+def test_two_splits_holding_equal_content(folder, build):
     shutil.copy(folder / "image" / "train" / "a" / "train0.png", folder / "image" / "test" / "b" / "copy.png")
     build()
-    refuse(build, "equal content in", "copy.png", "train0.png", check=True)
+    assert_refused(build, "equal content in", "copy.png", "train0.png", check=True)
 
 
-def test_an_empty_file(folder, build):  # noqa: F811
+def test_an_empty_file(folder, build):
     (folder / "image" / "train" / "a" / "train1.png").write_bytes(b"")
-    refuse(build, "train1.png: the file is empty", "replace or remove")
+    assert_refused(build, "train1.png: the file is empty", "replace or remove")
 
 
-def test_a_misnamed_file(folder, build):  # noqa: F811
+def test_a_misnamed_file(folder, build):
     (folder / "image" / "train" / "a" / "bark.WAV").write_text("x")
-    refuse(build, "bark.WAV: a .wav file cannot be image", "move it to audio")
+    assert_refused(build, "bark.WAV: a .wav file cannot be image", "move it to audio")
 
 
-def test_a_dangling_link(folder, build):  # noqa: F811
+def test_a_dangling_link(folder, build):
     (folder / "image" / "train" / "a" / "dangling.png").symlink_to(folder / "nowhere.png")
-    refuse(build, "dangling.png", "restore the file")
+    assert_refused(build, "dangling.png", "restore the file")
 
 
 @pytest.mark.parametrize(
@@ -134,9 +129,9 @@ def test_a_dangling_link(folder, build):  # noqa: F811
         ('{"image": {"a": " "}}', "image 'a'"),
     ],
 )
-def test_class_texts(folder, build, content, part):  # noqa: F811
+def test_class_texts(folder, build, content, part):
     (folder / "classes.json").write_text(content)
-    refuse(build, "classes.json", part)
+    assert_refused(build, "classes.json", part)
 
 
 @pytest.mark.parametrize(
@@ -164,72 +159,93 @@ def test_class_texts(folder, build, content, part):  # noqa: F811
         ({"modality": "audio"}, ["a .png file cannot be audio"]),
     ],
 )
-def test_manifest_lines(folder, line, parts):  # noqa: F811
-    records = lines(folder)
+def test_manifest_lines(folder, line, parts):
+    records = manifest_records(folder)
     index = next(i for i, r in enumerate(records) if r["modality"] == "image")
     records[index] = line if isinstance(line, str) else {**records[index], **line}
-    refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {index + 1}", *parts)
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)), f"manifest.jsonl line {index + 1}", *parts
+    )
 
 
 @pytest.mark.parametrize("text, part", [("\ud800 hi", "half a character"), ("h\0i", "holds a zero byte")])
-def test_inline_text_is_as_strict_as_a_text_file(folder, text, part):  # noqa: F811
-    records = [*lines(folder), {"text": text, "modality": "text", "label": "a", "split": "train"}]
-    refuse(lambda: Stream.from_manifest(write(folder, records)), f"manifest.jsonl line {len(records)}", "'text'", part)
+def test_inline_text_is_as_strict_as_a_text_file(folder, text, part):
+    records = [*manifest_records(folder), {"text": text, "modality": "text", "label": "a", "split": "train"}]
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)),
+        f"manifest.jsonl line {len(records)}",
+        "'text'",
+        part,
+    )
 
 
-def test_a_name_that_is_no_utf8(folder, build):  # noqa: F811
+def test_a_name_that_is_no_utf8(folder, build):
     (folder / "image" / "train" / "a" / "caf\udce9.png").write_text("x")  # the byte e9 on disk
-    refuse(build, "caf\\udce9.png", "not UTF-8", "rename")
+    assert_refused(build, "caf\\udce9.png", "not UTF-8", "rename")
 
 
 def test_a_manifest_path_with_a_zero_byte():
-    refuse(lambda: Stream.from_manifest("a\0b"), "null byte", "give a file")
+    assert_refused(lambda: Stream.from_manifest("a\0b"), "null byte", "give a file")
 
 
-def test_a_missing_field_and_its_near_miss(folder):  # noqa: F811
-    records = lines(folder)
+def test_a_missing_field_and_its_near_miss(folder):
+    records = manifest_records(folder)
     records[2]["lable"] = records[2].pop("label")
-    refuse(lambda: Stream.from_manifest(write(folder, records)), "line 3: 'label' is missing", "'lable'")
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)), "line 3: 'label' is missing", "'lable'"
+    )
     records[2] = {"modality": "text", "label": "a", "split": "train"}
-    refuse(lambda: Stream.from_manifest(write(folder, records)), "line 3: give either 'path' or 'text'")
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)), "line 3: give either 'path' or 'text'"
+    )
 
 
-def test_text_belongs_to_text(folder):  # noqa: F811
-    records = [*lines(folder), {"text": "x", "modality": "image", "label": "a", "split": "train"}]
-    refuse(lambda: Stream.from_manifest(write(folder, records)), f"line {len(records)}", "modality text, not image")
+def test_text_belongs_to_text(folder):
+    records = [*manifest_records(folder), {"text": "x", "modality": "image", "label": "a", "split": "train"}]
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)),
+        f"line {len(records)}",
+        "modality text, not image",
+    )
 
 
-def test_a_path_in_two_splits(folder):  # noqa: F811
-    records = lines(folder)
+def test_a_path_in_two_splits(folder):
+    records = manifest_records(folder)
     records.append({**records[0], "split": "train" if records[0]["split"] == "test" else "test"})
     where = f"line {len(records)}"
-    refuse(lambda: Stream.from_manifest(write(folder, records)), where, "already on line 1", records[0]["split"])
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, records)), where, "already on line 1", records[0]["split"]
+    )
     records[-1]["id"] = "another"
-    refuse(lambda: Stream.from_manifest(write(folder, records)), "one file in")
+    assert_refused(lambda: Stream.from_manifest(write_manifest(folder, records)), "one file in")
 
 
-def test_a_link_out_of_the_folder(folder, tmp_path):  # noqa: F811
+def test_a_link_out_of_the_folder(folder, tmp_path):
     (tmp_path / "outside.png").write_text("x")
     (folder / "image" / "train" / "a" / "out.png").symlink_to(tmp_path / "outside.png")
-    refuse(lambda: Stream.from_manifest(write(folder, lines(folder))), "out.png", "leaves the manifest's folder")
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(folder, manifest_records(folder))),
+        "out.png",
+        "leaves the manifest's folder",
+    )
 
 
-def test_equal_texts_in_two_splits(folder):  # noqa: F811
+def test_equal_texts_in_two_splits(folder):
     texts = [
         {"text": "the same", "modality": "text", "label": "a", "split": split, "id": split}
         for split in ("train", "test")
     ]
-    path = write(folder, [*lines(folder), *texts])
+    path = write_manifest(folder, [*manifest_records(folder), *texts])
     Stream.from_manifest(path)
-    refuse(lambda: Stream.from_manifest(path, check=True), "equal content in", "train", "test")
+    assert_refused(lambda: Stream.from_manifest(path, check=True), "equal content in", "train", "test")
 
 
 def test_unreadable_manifests(tmp_path):
-    refuse(lambda: Stream.from_manifest(tmp_path / "gone.jsonl"), "gone.jsonl: No such file")
+    assert_refused(lambda: Stream.from_manifest(tmp_path / "gone.jsonl"), "gone.jsonl: No such file")
     (tmp_path / "manifest.jsonl").write_bytes(b'{"label": "caf\xe9"}\n')
-    refuse(lambda: Stream.from_manifest(tmp_path), "line 1: not UTF-8: save the file as UTF-8")
+    assert_refused(lambda: Stream.from_manifest(tmp_path), "line 1: not UTF-8: save the file as UTF-8")
     (tmp_path / "manifest.jsonl").write_text("\n")
-    refuse(lambda: Stream.from_manifest(tmp_path), "no samples")
-    name = put(tmp_path, "image", "test", "a", "x").name
+    assert_refused(lambda: Stream.from_manifest(tmp_path), "no samples")
+    name = put_file(tmp_path, "image", "test", "a", "x").name
     (tmp_path / "manifest.jsonl").write_text(json.dumps({"path": name}))
-    refuse(lambda: Stream.from_manifest(tmp_path), "line 1: 'modality' is missing")
+    assert_refused(lambda: Stream.from_manifest(tmp_path), "line 1: 'modality' is missing")

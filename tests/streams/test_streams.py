@@ -8,60 +8,12 @@ import pytest
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
-
-ENDING = {"image": "png", "audio": "wav", "text": "txt", "video": "mp4", "depth": "png"}
-
-
-def put(root: Path, modality: str, split: str, label: str, name: str, content: str = "") -> Path:
-    path = root / modality / split / label / f"{name}.{ENDING[modality]}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content or str(path))
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """Two modalities, five and three classes, 4 train and 2 test files each."""
-    root = tmp_path / "data"
-    for modality, labels in (("image", "abcde"), ("audio", ("a", "x_y", "z"))):
-        for label in labels:
-            for split, count in (("train", 4), ("test", 2)):
-                for i in range(count):
-                    put(root, modality, split, label, f"{split}{i}")
-    (root / "README.md").write_text("beside the folders")
-    (root / "image" / ".hidden").mkdir()
-    return root
-
-
-def lines(root: Path) -> list[dict]:
-    found = []
-    for path in sorted(root.glob("*/*/*/*")):
-        modality, split, label, _ = path.relative_to(root).parts
-        found.append(
-            {
-                "path": path.relative_to(root).as_posix(),
-                "modality": modality,
-                "label": label,
-                "split": split,
-                "source": "ours",
-            }
-        )
-    return found
-
-
-def write(root: Path, records: list) -> Path:
-    path = root / "manifest.jsonl"
-    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
-    return path
-
-
-def names(stream: Stream) -> list[str]:
-    return [task.name for task in stream.tasks]
+from tests.streams.helpers import manifest_records, put_file, task_names, write_manifest
 
 
 def test_from_folder(folder):
     stream = Stream.from_folder(folder)
-    assert names(stream) == ["image-0", "audio-0"] and len(stream) == 2
+    assert task_names(stream) == ["image-0", "audio-0"] and len(stream) == 2
     assert stream.modalities == ["image", "audio"] and stream.root == folder
     task = stream[0]
     assert (task.index, task.modality, task.classes) == (0, "image", tuple("abcde"))
@@ -104,7 +56,7 @@ def test_classes_per_task(folder):
 
 def test_orders(folder):
     def make(order, seed=0):
-        return names(Stream.from_folder(folder, classes_per_task=2, order=order, seed=seed))
+        return task_names(Stream.from_folder(folder, classes_per_task=2, order=order, seed=seed))
 
     blocks = ["image-0", "image-1", "image-2", "audio-0", "audio-1"]
     assert make("blocks") == blocks
@@ -128,7 +80,7 @@ def test_orders(folder):
 
 
 def test_a_part_of_the_training_files_becomes_validation(folder):
-    put(folder, "image", "val", "b", "own")
+    put_file(folder, "image", "val", "b", "own")
     stream = Stream.from_folder(folder, validation=0.25, seed=3)
     assert (len(stream[0].train), len(stream[0].val)) == (20 - 4, 4 + 1)
     assert [s.key for s in stream[0].val if s.label == "b"] == ["image/val/b/own.png"]
@@ -155,12 +107,12 @@ def test_fingerprint_tells_what_matters(folder):
     assert base == Stream.from_folder(folder).fingerprint and len(base) == 64
     assert base != Stream.from_folder(folder, classes_per_task=2).fingerprint
     assert base != Stream.from_folder(folder, order=["audio:0", "image:0"]).fingerprint
-    put(folder, "image", "train", "a", "another")
+    put_file(folder, "image", "train", "a", "another")
     assert base != Stream.from_folder(folder).fingerprint
 
 
 def test_building_opens_no_file(folder, monkeypatch):
-    path = write(folder, lines(folder))
+    path = write_manifest(folder, manifest_records(folder))
     opened = []
     real = io.open
 
@@ -177,13 +129,13 @@ def test_building_opens_no_file(folder, monkeypatch):
 
 
 def test_from_manifest(folder):
-    records = lines(folder) + [
+    records = manifest_records(folder) + [
         {"text": f"{split} {label} {i}", "modality": "text", "label": label, "split": split}
         for label in ("q", "p")
         for split in ("train", "test")
         for i in range(2)
     ]
-    path = write(folder, records)
+    path = write_manifest(folder, records)
     stream = Stream.from_manifest(path)
     assert stream.modalities == ["audio", "image", "text"]
     assert stream[2].classes == ("q", "p")  # in order of appearance
@@ -191,30 +143,30 @@ def test_from_manifest(folder):
     assert sample.text == "train q 0" and sample.path is None and sample.key.startswith("text-")
     assert [s.key for s in stream[1].train] == [s.key for s in Stream.from_folder(folder)[0].train]
     assert Stream.from_manifest(folder).fingerprint == stream.fingerprint
-    write(folder, ["", *records[::-1]])
+    write_manifest(folder, ["", *records[::-1]])
     moved = Stream.from_manifest(path)
     # A text's key does not depend on its line.
     assert {s.key for s in moved[0].train} == {s.key for s in stream[2].train}
 
 
 def test_a_manifest_may_name_its_tasks(folder):
-    records = lines(folder)
+    records = manifest_records(folder)
     for record in records:
         record["task"] = f"{record['modality']} {'early' if record['label'] < 'c' else 'late'}"
-    stream = Stream.from_manifest(write(folder, records), order=["image early", "audio:1"])
-    assert names(stream) == ["image early", "audio late"] and stream[0].classes == ("a", "b")
+    stream = Stream.from_manifest(write_manifest(folder, records), order=["image early", "audio:1"])
+    assert task_names(stream) == ["image early", "audio late"] and stream[0].classes == ("a", "b")
     with pytest.raises(StreamError, match="names its tasks"):
         Stream.from_manifest(folder, classes_per_task=2)
     del records[3]["task"]
     with pytest.raises(StreamError, match="line 4: 'task' must be on every line"):
-        Stream.from_manifest(write(folder, records))
+        Stream.from_manifest(write_manifest(folder, records))
     records[3]["task"] = "image late"
     with pytest.raises(StreamError, match="task 'image late' mixes audio and image"):
-        Stream.from_manifest(write(folder, records))
+        Stream.from_manifest(write_manifest(folder, records))
 
 
 def test_demo(folder, monkeypatch, tmp_path):
-    write(folder, lines(folder))
+    write_manifest(folder, manifest_records(folder))
     fingerprint = Stream.from_manifest(folder).fingerprint
     assert Stream.demo(folder).fingerprint == fingerprint
     monkeypatch.setenv("MMCL_FAST_DEMO", str(folder))

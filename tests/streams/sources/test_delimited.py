@@ -9,7 +9,7 @@ from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.sources.delimited import MOST_LINES_OF_FIELD
 from mmcl_fast.streams.sources.table_reader import read_table_rows
-from tests.streams.test_bad_input import refuse
+from tests.streams.helpers import assert_refused
 
 
 def values(path: Path, content: str | bytes, **options) -> list[tuple[int, list[str]]]:
@@ -59,18 +59,20 @@ def test_excels_encodings(tmp_path, encoding):
 
 def test_the_encoding_of_old_windows_programs_is_named(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label,split\nx,a,train\ncafé,a,test\n".encode("cp1252"))
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 3: not UTF-8", "byte 0xe9 is 'é' in Windows-1252")
+    assert_refused(
+        lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 3: not UTF-8", "byte 0xe9 is 'é' in Windows-1252"
+    )
     (tmp_path / "a.csv").write_bytes("text,label,split\n".encode("utf-16-le"))
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: UTF-16 without a byte order mark")
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: UTF-16 without a byte order mark")
     (tmp_path / "a.csv").write_bytes(b"PK\x03\x04 a workbook")
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: not text but", "Excel", "CSV UTF-8")
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: not text but", "Excel", "CSV UTF-8")
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_line_ends_and_the_lines_of_messages(tmp_path, end):
     content = end.join(["text,label,split", '"one', 'two",q,train', "", " , , ", "three,q,test", "four,q,tset", ""])
     (tmp_path / "a.csv").write_bytes(content.encode())
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 7: unknown split 'tset'")
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 7: unknown split 'tset'")
     assert texts(tmp_path / "a.csv", content.replace("tset", "test")) == [f"one{end}two", "three", "four"]
 
 
@@ -94,7 +96,7 @@ def test_columns_that_nobody_asked_for(tmp_path, header, row):
 
 def test_a_column_asked_for_that_is_there_twice(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,split,text\nx,a,train,y\n")
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 1: two columns named 'text': rename one")
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 1: two columns named 'text': rename one")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,7 @@ def test_a_column_asked_for_that_is_there_twice(tmp_path):
 )
 def test_rows_that_do_not_fit(tmp_path, row, parts):
     (tmp_path / "a.csv").write_text(f"text,label,split\nw,q,train\n{row}\n")
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv", *parts)
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv", *parts)
 
 
 @pytest.mark.parametrize(
@@ -184,13 +186,17 @@ def test_what_pandas_writes_is_read(tmp_path):
 )
 def test_other_endings(tmp_path, name, advice):
     (tmp_path / name).write_text("x")
-    refuse(lambda: Stream.from_table(tmp_path / name), f"{name}: not a table of .csv, .tsv, .jsonl, .parquet", advice)
+    assert_refused(
+        lambda: Stream.from_table(tmp_path / name), f"{name}: not a table of .csv, .tsv, .jsonl, .parquet", advice
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\xff\xfe", b"\n \n,,\n", b"text,label,split\n\n"])
 def test_a_table_without_rows(tmp_path, content):
     (tmp_path / "a.csv").write_bytes(content)
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: no samples: expected a header and a row for each")
+    assert_refused(
+        lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv: no samples: expected a header and a row for each"
+    )
 
 
 def test_a_field_over_the_limit(tmp_path, monkeypatch):
@@ -203,4 +209,4 @@ def test_a_field_over_the_limit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ['[{"text": "x"}]', "[\n{\n"])
 def test_a_json_array_is_no_jsonl(tmp_path, content):
     (tmp_path / "a.jsonl").write_text(content)
-    refuse(lambda: Stream.from_table(tmp_path / "a.jsonl"), "line 1", "not an array of them", "lines=True")
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.jsonl"), "line 1", "not an array of them", "lines=True")

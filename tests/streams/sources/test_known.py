@@ -19,8 +19,8 @@ from mmcl_fast.streams import Stream
 from mmcl_fast.streams.file_check import skip_broken_samples
 from mmcl_fast.streams.sources.known import LAYOUTS
 from tests.media.files import plain
+from tests.streams.helpers import assert_refused
 from tests.streams.sources.known_files import COPIES, photo, plane, put
-from tests.streams.test_bad_input import refuse
 from tests.toy import ToyEncoder
 
 
@@ -125,9 +125,9 @@ def test_where_imagenets_names_and_lists_may_be(copies, copy):
     )
     assert Stream.from_known({"imagenet_100": root})[0].classes == tuple(COPIES["imagenet_100"][1])
     (root.parent / "imagenet_class_index.json").unlink()
-    refuse(lambda: Stream.from_known({"imagenet_100": root}), "no name for n03126707", "LOC_synset_mapping.txt")
+    assert_refused(lambda: Stream.from_known({"imagenet_100": root}), "no name for n03126707", "LOC_synset_mapping.txt")
     (root / "imagenet100.txt").unlink()
-    refuse(lambda: Stream.from_known({"imagenet_100": root}), "5 class folders", "imagenet100.txt")
+    assert_refused(lambda: Stream.from_known({"imagenet_100": root}), "5 class folders", "imagenet100.txt")
 
 
 def test_cifars_rows_are_pictures(copies):
@@ -268,7 +268,7 @@ def test_what_is_missing_is_named_with_the_tree(copy, name):
     root = copy(name)
     gone, named = MISSING_VALUES[name]
     (shutil.rmtree if (root / gone).is_dir() else os.unlink)(root / gone)
-    refuse(
+    assert_refused(
         lambda: Stream.from_known({name: root}),
         f"{root / named}: not there: {name} is read from a folder that holds",
         LAYOUTS[name].tree,
@@ -277,8 +277,10 @@ def test_what_is_missing_is_named_with_the_tree(copy, name):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_another_folder_is_refused_with_the_tree(tmp_path, name):
-    refuse(lambda: Stream.from_known({name: tmp_path}), str(tmp_path), "not there", LAYOUTS[name].tree)
-    refuse(lambda: Stream.from_known({name: tmp_path / "gone"}), f"{tmp_path / 'gone'}: not there", LAYOUTS[name].tree)
+    assert_refused(lambda: Stream.from_known({name: tmp_path}), str(tmp_path), "not there", LAYOUTS[name].tree)
+    assert_refused(
+        lambda: Stream.from_known({name: tmp_path / "gone"}), f"{tmp_path / 'gone'}: not there", LAYOUTS[name].tree
+    )
 
 
 # What is written over a file of a copy, and what the message then says.
@@ -304,13 +306,13 @@ def test_what_is_damaged_is_named(copy, case):
     name = case.split()[0]
     root, (place, content, part) = copy(name), DAMAGED[case]
     put(root, place, content)
-    refuse(lambda: Stream.from_known({name: root}), str(root), part, f"not as {name} has it")
+    assert_refused(lambda: Stream.from_known({name: root}), str(root), part, f"not as {name} has it")
 
 
 def test_nothing_is_unpickled(tmp_path):
     for name in ("train", "test", "meta"):
         put(tmp_path, name, pickle.dumps({b"data": []}))
-    refuse(lambda: Stream.from_known({"cifar_100": tmp_path}), "pickled", "cifar-100-binary.tar.gz")
+    assert_refused(lambda: Stream.from_known({"cifar_100": tmp_path}), "pickled", "cifar-100-binary.tar.gz")
 
 
 def test_folders_of_cifar(tmp_path):
@@ -322,12 +324,12 @@ def test_folders_of_cifar(tmp_path):
 
 
 def test_faults_of_a_call(copies):
-    refuse(lambda: Stream.from_known({}), "no dataset given", "imagenet_r")
-    refuse(lambda: Stream.from_known({"esc50": "a"}), "unknown dataset 'esc50' (did you mean 'esc_50'?)")
-    refuse(lambda: Stream.from_known({"esc_50": "a", "vggsound": "b"}), "esc_50 and vggsound are both audio")
-    refuse(lambda: Stream.from_known({"esc_50": {"path": copies["esc_50"], "split": 6}}), "split = 6: it has 5")
-    refuse(lambda: Stream.from_known({"ag_news": {"path": "a", "split": 2}}), "split = 2: it has 1")
-    refuse(lambda: Stream.from_known({"ucf101": {"path": "a", "classes": "b"}}), "for imagenet_100 only")
+    assert_refused(lambda: Stream.from_known({}), "no dataset given", "imagenet_r")
+    assert_refused(lambda: Stream.from_known({"esc50": "a"}), "unknown dataset 'esc50' (did you mean 'esc_50'?)")
+    assert_refused(lambda: Stream.from_known({"esc_50": "a", "vggsound": "b"}), "esc_50 and vggsound are both audio")
+    assert_refused(lambda: Stream.from_known({"esc_50": {"path": copies["esc_50"], "split": 6}}), "split = 6: it has 5")
+    assert_refused(lambda: Stream.from_known({"ag_news": {"path": "a", "split": 2}}), "split = 2: it has 1")
+    assert_refused(lambda: Stream.from_known({"ucf101": {"path": "a", "classes": "b"}}), "for imagenet_100 only")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])

@@ -9,9 +9,8 @@ import pytest
 
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
-from tests.streams.sources.test_text_table import save
-from tests.streams.test_bad_input import refuse
-from tests.streams.test_streams import folder, lines, write  # noqa: F401
+from tests.streams.helpers import assert_refused, manifest_records, write_manifest
+from tests.streams.sources.table_files import save_table
 
 PLACES = ("photos/cat/0.png", "photos/cat/1.png", "photos/cat/2.png")
 
@@ -32,7 +31,7 @@ def manifest(root: Path, *paths: str, **fields) -> Path:
         {"path": path, "modality": "image", "label": "cat", "split": "test" if path is paths[-1] else "train", **fields}
         for path in paths
     ]
-    return write(root, records)
+    return write_manifest(root, records)
 
 
 def keys(path: Path) -> list[str]:
@@ -110,7 +109,7 @@ def test_paths_that_name_no_file_inside(root, spelled, parts):
     (root / "photos" / "loop.png").symlink_to("loop.png")
     (root / "away").symlink_to(root.parent)
     path = manifest(root, PLACES[1], spelled.format(root=root))
-    refuse(lambda: Stream.from_manifest(path), "manifest.jsonl line 2: path ", *parts)
+    assert_refused(lambda: Stream.from_manifest(path), "manifest.jsonl line 2: path ", *parts)
 
 
 def test_a_file_of_the_literal_name_is_taken(root):
@@ -137,11 +136,13 @@ def test_names_in_either_unicode_form(root, on_disk, listed, absolute):
 def test_one_file_in_two_spellings(root):
     for other in ("./" + PLACES[0], f"photos/../{PLACES[0]}", f"{root}/{PLACES[0]}"):
         path = manifest(root, PLACES[0], other, PLACES[1])
-        refuse(lambda: Stream.from_manifest(path), "line 2", f"'{PLACES[0]}' is already on line 1, in the train split")
+        assert_refused(
+            lambda: Stream.from_manifest(path), "line 2", f"'{PLACES[0]}' is already on line 1, in the train split"
+        )
     os.link(root / PLACES[0], root / "photos" / "CAT0.png")  # as on a file system that ignores case
     os.link(root / PLACES[0], root / "photos" / "cat0.PNG")
     path = manifest(root, "photos/CAT0.png", PLACES[1], "photos/cat0.PNG", PLACES[2])
-    refuse(lambda: Stream.from_manifest(path), "line 3: path 'photos/cat0.PNG' is the file on line 1: keep one")
+    assert_refused(lambda: Stream.from_manifest(path), "line 3: path 'photos/cat0.PNG' is the file on line 1: keep one")
     assert len(keys(manifest(root, "photos/CAT0.png", PLACES[0], PLACES[1]))) == 3
 
 
@@ -171,11 +172,15 @@ def test_null_is_no_value(root, null):
         }
         for split in ("train", "test")
     ]
-    stream = Stream.from_manifest(write(root, records))
+    stream = Stream.from_manifest(write_manifest(root, records))
     assert [task.name for task in stream.tasks] == ["a", "7"] and stream[1].classes == ("e",)
     assert [sample.key for sample in stream[0].train] == ["0", "1"]
     records[1] = {**records[1], "path": null}
-    refuse(lambda: Stream.from_manifest(write(root, records)), "line 2: 'path' must be a string", "'path' or 'text'")
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(root, records)),
+        "line 2: 'path' must be a string",
+        "'path' or 'text'",
+    )
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
@@ -184,14 +189,14 @@ def test_manifests_in_other_tables(root, ending):
     nothing = None if ending == "parquet" else ""
     rows = [(place, nothing, "image", "cat", split, "n") for place, split in zip(PLACES, ("train", "train", "test"))]
     rows += [(nothing, f"{split} words", "text", "e", split, nothing) for split in ("train", "test")]
-    path = save(root / f"all.{ending}", rows, columns)
+    path = save_table(root / f"all.{ending}", rows, columns)
     assert keys(path)[:3] == list(PLACES)
     assert keys(path.rename(root / f"manifest.{ending}").parent) == keys(root / f"manifest.{ending}")
-    save(path, [row[2:] for row in rows], columns[2:])
+    save_table(path, [row[2:] for row in rows], columns[2:])
     unit = "row 1" if ending == "parquet" else "line 2"
-    refuse(lambda: Stream.from_manifest(path), unit, "give either 'path' or 'text'")
-    save(path, rows, ("path", "text", "modalty", "label", "split", "note"))
-    refuse(lambda: Stream.from_manifest(path), "no column 'modality' (did you mean 'modalty'?)", "add it")
+    assert_refused(lambda: Stream.from_manifest(path), unit, "give either 'path' or 'text'")
+    save_table(path, rows, ("path", "text", "modalty", "label", "split", "note"))
+    assert_refused(lambda: Stream.from_manifest(path), "no column 'modality' (did you mean 'modalty'?)", "add it")
 
 
 @pytest.mark.parametrize(
@@ -208,21 +213,23 @@ def test_manifests_in_other_tables(root, ending):
 def test_fields_that_are_no_strings(root, fields, parts):
     records = [json.loads(line) for line in manifest(root, *PLACES).read_text().splitlines()]
     records[1] |= fields
-    refuse(lambda: Stream.from_manifest(write(root, records)), "manifest.jsonl line 2: ", *parts)
+    assert_refused(lambda: Stream.from_manifest(write_manifest(root, records)), "manifest.jsonl line 2: ", *parts)
 
 
 def test_a_field_that_is_there_twice(root):
     line = manifest(root, *PLACES).read_text().replace('"label": "cat"', '"label": "cat", "label": "dog"', 1)
-    refuse(lambda: Stream.from_manifest(write(root, [line])), "line 1: an object has the key 'label' twice")
+    assert_refused(
+        lambda: Stream.from_manifest(write_manifest(root, [line])), "line 1: an object has the key 'label' twice"
+    )
 
 
-def test_every_line_at_fault_is_found(folder):  # noqa: F811
-    records = lines(folder)
+def test_every_line_at_fault_is_found(folder):
+    records = manifest_records(folder)
     records[1]["split"], records[3]["path"], records[5]["modality"] = "trian", "gone.wav", "sound"
     found = Findings(collect=True)
-    stream = Stream.from_manifest(write(folder, records), findings=found)
+    stream = Stream.from_manifest(write_manifest(folder, records), findings=found)
     assert sum(len(task.train) + len(task.test) for task in stream.tasks) == len(records) - 3
     reasons = [finding.reason for finding in found if finding.kind in ("row", "missing")]
     for number, part in ((2, "unknown split 'trian'"), (4, "No such file"), (6, "unknown modality 'sound'")):
         assert any(f"line {number}: " in reason and part in reason for reason in reasons), reasons
-    refuse(lambda: Stream.from_manifest(folder), "(2 more: mmcl-fast data check lists them)")
+    assert_refused(lambda: Stream.from_manifest(folder), "(2 more: mmcl-fast data check lists them)")

@@ -9,7 +9,7 @@ import pytest
 
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.sources.table_reader import read_table_rows
-from tests.streams.test_bad_input import refuse
+from tests.streams.helpers import assert_refused
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -91,7 +91,7 @@ def test_types_of_text(tmp_path, kind, compression):
 )
 def test_numbers_as_labels_need_names(tmp_path, column):
     path = save(tmp_path / "a.parquet", label=column)
-    refuse(lambda: Stream.from_table(path), "the classes are numbers (1, 2", "classes.txt")
+    assert_refused(lambda: Stream.from_table(path), "the classes are numbers (1, 2", "classes.txt")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
     assert samples(path) == EXPECTED
 
@@ -118,13 +118,13 @@ def test_numbers_as_labels_need_names(tmp_path, column):
 )
 def test_columns_that_are_no_labels(tmp_path, column, parts):
     path = save(tmp_path / "a.parquet", label=column)
-    refuse(lambda: Stream.from_table(path), "a.parquet", *parts)
+    assert_refused(lambda: Stream.from_table(path), "a.parquet", *parts)
 
 
 def test_a_column_that_is_there_twice(tmp_path):
     table = pa.table([LABELS, TEXTS, SPLITS, TEXTS], names=["label", "text", "split", "text"])
     pq.write_table(table, tmp_path / "a.parquet")
-    refuse(lambda: Stream.from_table(tmp_path / "a.parquet"), "a.parquet: two columns named 'text': rename one")
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.parquet"), "a.parquet: two columns named 'text': rename one")
     table = pa.table([LABELS, TEXTS, SPLITS, [1] * 4, [2] * 4], names=["label", "text", "split", "x", "x"])
     pq.write_table(table, tmp_path / "a.parquet")
     assert samples(tmp_path / "a.parquet") == EXPECTED
@@ -139,12 +139,12 @@ def test_the_names_of_hugging_faces_class_labels(tmp_path):
     path = save(tmp_path / "a.parquet", hugging_face(["bird", "cat", "dog"]), label=[1, 1, 2, 2])
     assert samples(path) == EXPECTED
     save(path, hugging_face(["bird", "cat", "dog"]), label=[1, 1, -1, 2])
-    refuse(lambda: Stream.from_table(path), "a.parquet row 3: 'label' is empty")
+    assert_refused(lambda: Stream.from_table(path), "a.parquet row 3: 'label' is empty")
     save(path, hugging_face(["cat", "dog"]), label=[1, 1, 2, 2])
-    refuse(lambda: Stream.from_table(path), "row 3: 'label' is 2, but the file names 2 classes from 0")
+    assert_refused(lambda: Stream.from_table(path), "row 3: 'label' is 2, but the file names 2 classes from 0")
     for broken in ({"huggingface": "{"}, {"huggingface": "[]"}, hugging_face(3), {"huggingface": '{"info": null}'}):
         save(path, broken, label=[1, 1, 2, 2])
-        refuse(lambda: Stream.from_table(path), "the classes are numbers (1, 2")
+        assert_refused(lambda: Stream.from_table(path), "the classes are numbers (1, 2")
 
 
 def test_files_of_a_split(tmp_path):
@@ -162,7 +162,7 @@ def test_media_inside_parquet_are_not_read(tmp_path):
     table = pa.table({"image": column, "label": LABELS, "split": SPLITS})
     pq.write_table(table, tmp_path / "a.parquet")
     for read in (Stream.from_table, Stream.from_manifest):
-        refuse(
+        assert_refused(
             lambda read=read: read(tmp_path / "a.parquet"),
             "a.parquet: column 'image' holds media, which are not read from Parquet: save the media as files",
         )

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import decode
@@ -19,37 +18,8 @@ from mmcl_fast.media.source import Slice, read_bytes
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.sources import tar_index
 from mmcl_fast.streams.sources.tar import find_tars
-from tests.media.files import tone
-from tests.streams.test_bad_input import refuse
-from tests.streams.test_streams import names
-
-
-def png(seed: int, dtype=np.uint8) -> bytes:
-    data = io.BytesIO()
-    shape = (8, 8, 3) if dtype == np.uint8 else (8, 8)
-    Image.fromarray(np.random.default_rng(seed).integers(1, 200, shape).astype(dtype)).save(data, "PNG")
-    return data.getvalue()
-
-
-def wav(seed: int) -> bytes:
-    import soundfile
-
-    data = io.BytesIO()
-    soundfile.write(data, tone(200 + seed, 8000), 8000, format="WAV")
-    return data.getvalue()
-
-
-def pack(path: Path, members, kind=tarfile.GNU_FORMAT) -> Path:
-    """``members``: pairs of a name, or a TarInfo, and bytes, str or plain values for JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=kind) as tar:
-        for name, content in members:
-            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
-            content = json.dumps(content) if isinstance(content, dict) else content
-            data = content.encode() if isinstance(content, str) else content
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+from tests.streams.helpers import assert_refused, task_names
+from tests.streams.sources.tar_files import pack, png, special_member, wav
 
 
 def shard(start: int, count: int = 4, label="cat dog") -> list:
@@ -79,7 +49,7 @@ def tars(tmp_path, monkeypatch) -> Path:
 
 def test_samples_are_byte_ranges(tars):
     stream = Stream.from_tar(tars, check=True)
-    assert names(stream) == ["image-0", "audio-0"] and stream.root == tars
+    assert task_names(stream) == ["image-0", "audio-0"] and stream.root == tars
     assert stream[0].classes == ("cat", "dog") and stream[1].classes == ("bark", "horn")
     assert (len(stream[0].train), len(stream[0].test), len(stream[1].train)) == (8, 4, 4)
     sample = stream[0].train[0]
@@ -109,7 +79,7 @@ def test_samples_are_byte_ranges(tars):
 def test_patterns(tars, monkeypatch, pattern, found):
     monkeypatch.chdir(tars)
     if found is None:
-        refuse(lambda: find_tars(pattern), "no file matches")
+        assert_refused(lambda: find_tars(pattern), "no file matches")
     else:
         assert [file.stem for file in find_tars(pattern)] == found.split()
 
@@ -132,11 +102,11 @@ def test_patterns_that_stand_for_nothing(tars, tmp_path):
         (tars / "train.tgz", "unpack it to a plain .tar"),
         (tars / "a{0..1.tar", "do not match"),
     ):
-        refuse(lambda: Stream.from_tar(pattern), part)
+        assert_refused(lambda: Stream.from_tar(pattern), part)
     (tars / "[a]{1}.tar").write_bytes((tars / "test-000.tar").read_bytes())
     assert [file.name for file in find_tars(str(tars / "[a]{1}.tar"))] == ["[a]{1}.tar"]  # a file of that very name
     (tmp_path / "empty").mkdir()
-    refuse(lambda: Stream.from_tar(tmp_path / "empty"), "no .tar below it")
+    assert_refused(lambda: Stream.from_tar(tmp_path / "empty"), "no .tar below it")
 
 
 def test_the_split_of_a_tar(tars, tmp_path):
@@ -147,12 +117,14 @@ def test_the_split_of_a_tar(tars, tmp_path):
     (tars / "test-000.tar").rename(tars / "test" / "000.tar")
     assert len(Stream.from_tar(tars)[0].test) == 4
     (tars / "test" / "000.tar").rename(tars / "b.tar")
-    refuse(lambda: Stream.from_tar(tars), "b.tar: neither its name nor the .json of '0008' tells the split")
+    assert_refused(lambda: Stream.from_tar(tars), "b.tar: neither its name nor the .json of '0008' tells the split")
     assert len(Stream.from_tar({"train": tars / "train-*.tar", "test": tars / "b.tar"})[0].test) == 4
-    refuse(lambda: Stream.from_tar({"train": tars, "test": tars / "b.tar"}), "b.tar: given for train and for test")
-    refuse(lambda: Stream.from_tar({"tset": tars}), "unknown split 'tset'")
+    assert_refused(
+        lambda: Stream.from_tar({"train": tars, "test": tars / "b.tar"}), "b.tar: given for train and for test"
+    )
+    assert_refused(lambda: Stream.from_tar({"tset": tars}), "unknown split 'tset'")
     (tars / "b.tar").rename(tars / "train-test.tar")
-    refuse(lambda: Stream.from_tar(tars), "train-test.tar: neither")
+    assert_refused(lambda: Stream.from_tar(tars), "train-test.tar: neither")
     one = pack(
         tmp_path / "own.tar",
         [
@@ -194,14 +166,14 @@ def test_modalities_by_name_content_and_field(tmp_path):
         "video": ["h.ogg"],
         "text": ["d.txt", "i.md"],
     }
-    refuse(lambda: Stream.from_tar(tmp_path, check=True), "equal content in")
+    assert_refused(lambda: Stream.from_tar(tmp_path, check=True), "equal content in")
 
 
 def test_numbers_as_classes(tars):
     members = [pair for i in range(4) for pair in ((f"{i}.png", png(i + 50)), (f"{i}.cls", str(i % 2)))]
     for split in ("train", "test"):
         pack(tars / "n" / f"{split}.tar", members)
-    refuse(lambda: Stream.from_tar(tars / "n"), "the classes are numbers (0, 1")
+    assert_refused(lambda: Stream.from_tar(tars / "n"), "the classes are numbers (0, 1")
     (tars / "n" / "classes.txt").write_text("cat\ndog\n")
     stream = Stream.from_tar(tars / "n")
     assert [s.label for s in stream[0].train] == ["cat", "cat", "dog", "dog"]
@@ -275,19 +247,13 @@ def test_nothing_of_a_tar_is_executed(tars, tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
 @pytest.mark.parametrize(
     "members, parts",
     [
-        ([(special("0001.png", tarfile.SYMTYPE), b"")], ["member '0001.png'", "pack plain files only"]),
-        ([(special("0001.png", tarfile.LNKTYPE), b"")], ["pack plain files only"]),
-        ([(special("0001.png", tarfile.CHRTYPE), b"")], ["pack plain files only"]),
-        ([(special("0001.png", tarfile.FIFOTYPE), b"")], ["pack plain files only"]),
+        ([(special_member("0001.png", tarfile.SYMTYPE), b"")], ["member '0001.png'", "pack plain files only"]),
+        ([(special_member("0001.png", tarfile.LNKTYPE), b"")], ["pack plain files only"]),
+        ([(special_member("0001.png", tarfile.CHRTYPE), b"")], ["pack plain files only"]),
+        ([(special_member("0001.png", tarfile.FIFOTYPE), b"")], ["pack plain files only"]),
         ([("../a.png", b"x")], ["member '../a.png' names a place outside the tar"]),
         ([("a/../../b.png", b"x")], ["names a place outside"]),
         ([("/etc/a.png", b"x")], ["names a place outside"]),
@@ -322,7 +288,7 @@ def special(name: str, kind: bytes, target: str = "/etc/passwd") -> tarfile.TarI
 )
 def test_members_that_are_refused(tars, members, parts):
     path = pack(tars / "m" / "train.tar", members)
-    refuse(lambda: Stream.from_tar(path), "m/train.tar", *parts)
+    assert_refused(lambda: Stream.from_tar(path), "m/train.tar", *parts)
 
 
 def test_tars_that_are_not_sound(tars, tmp_path):
@@ -337,25 +303,25 @@ def test_tars_that_are_not_sound(tars, tmp_path):
         (lzma.compress(whole), "unxz"),
     ):
         path.write_bytes(packed)
-        refuse(lambda: Stream.from_tar(path), "train.tar: samples of a compressed tar", f"{command} it first")
+        assert_refused(lambda: Stream.from_tar(path), "train.tar: samples of a compressed tar", f"{command} it first")
     second = 512 + 512 * -(-len(png(0)) // 512)  # where the second header is
     damaged = bytearray(whole)
     damaged[second + 100] ^= 0xFF
     for content in (b"", b"x" * 5000, whole[:700], whole[: second + 100], bytes(damaged), whole[: second + 512 + 1]):
         path.write_bytes(content)
-        refuse(lambda: Stream.from_tar(path), "train.tar: ")
+        assert_refused(lambda: Stream.from_tar(path), "train.tar: ")
     (tmp_path / "folder.tar").mkdir()
     os.mkfifo(tmp_path / "pipe.tar")
-    refuse(lambda: Stream.from_tar(str(tmp_path / "f*.tar")), "folder.tar: not a regular file: check the path")
-    refuse(lambda: Stream.from_tar(tmp_path / "pipe.tar"), "pipe.tar: not a regular file")
-    refuse(lambda: Stream.from_tar("a\0b.tar"), "null byte")
+    assert_refused(lambda: Stream.from_tar(str(tmp_path / "f*.tar")), "folder.tar: not a regular file: check the path")
+    assert_refused(lambda: Stream.from_tar(tmp_path / "pipe.tar"), "pipe.tar: not a regular file")
+    assert_refused(lambda: Stream.from_tar("a\0b.tar"), "null byte")
     huge = tarfile.TarInfo("x" * 200 + ".png").tobuf(tarfile.GNU_FORMAT)
     lie = bytearray(huge[:512])
     lie[124:136] = b"77777777777\0"  # a name of 8 GB
     lie[148:156] = b"        "
     lie[148:156] = b"%06o\0 " % sum(lie)
     path.write_bytes(bytes(lie) + huge[512:] + whole)
-    refuse(lambda: Stream.from_tar(path), "train.tar: not a valid tar", "pack it again")
+    assert_refused(lambda: Stream.from_tar(path), "train.tar: not a valid tar", "pack it again")
     for cut in (whole.rstrip(b"\0"), whole[: -(len(whole) % 10240 or 512)]):  # the zeros at the end may be missing
         path.write_bytes(cut + b"\0" * (-len(cut) % 512))
         assert len(tar_index._scan_tar(path)) == 14

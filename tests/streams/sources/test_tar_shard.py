@@ -10,8 +10,8 @@ import pytest
 from mmcl_fast.media.source import read_bytes
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
-from tests.streams.sources.test_tar import pack, png, special, wav
-from tests.streams.test_bad_input import refuse
+from tests.streams.helpers import assert_refused
+from tests.streams.sources.tar_files import pack, png, special_member, wav
 
 
 @pytest.fixture(autouse=True)
@@ -114,23 +114,23 @@ def test_hidden_members_and_such_without_an_item(tmp_path):
 
 def test_a_key_with_dots_and_its_class_under_the_first_dot(tmp_path):
     path = pack(tmp_path / "train.tar", [("22.05-cat.png", png(0)), ("22.cls", "cat")])
-    refuse(lambda: Stream.from_tar(path), "sample '22' has a class but no item")
+    assert_refused(lambda: Stream.from_tar(path), "sample '22' has a class but no item")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_links_to_members(tmp_path, kind):
     """GNU tar packs the second name of a file as a hard link; a symbolic one may come before its target."""
     members = [
-        (special("a/soft.png", tarfile.SYMTYPE, "../b/0.png"), b""),
+        (special_member("a/soft.png", tarfile.SYMTYPE, "../b/0.png"), b""),
         ("a/soft.cls", "cat"),
         ("b/0.png", png(0)),
         ("b/0.cls", "cat"),
-        (special("b/hard.png", tarfile.LNKTYPE, "b/0.png"), b""),
-        (special("b/hard.cls", tarfile.LNKTYPE, "./b/0.cls"), b""),
-        (special("b/far.png", tarfile.SYMTYPE, "../a/soft.png"), b""),
+        (special_member("b/hard.png", tarfile.LNKTYPE, "b/0.png"), b""),
+        (special_member("b/hard.cls", tarfile.LNKTYPE, "./b/0.cls"), b""),
+        (special_member("b/far.png", tarfile.SYMTYPE, "../a/soft.png"), b""),
         ("b/far.cls", "dog"),
-        (special("latest", tarfile.SYMTYPE, "/somewhere/else"), b""),
-        (special("fifo", tarfile.FIFOTYPE, ""), b""),
+        (special_member("latest", tarfile.SYMTYPE, "/somewhere/else"), b""),
+        (special_member("fifo", tarfile.FIFOTYPE, ""), b""),
     ]
     pack(tmp_path / "tars" / "train.tar", members, kind)
     pack(tmp_path / "tars" / "test.tar", [("x.png", png(1)), ("x.cls", "cat"), ("y.png", png(2)), ("y.cls", "dog")])
@@ -144,12 +144,14 @@ def test_links_to_members(tmp_path, kind):
 @pytest.mark.parametrize("target", ["a.png", "b.png", "../0.png", "gone.png", "/etc/passwd"])
 def test_links_that_lead_to_no_member(tmp_path, target):
     members = [
-        (special("a.png", tarfile.SYMTYPE, target), b""),
-        (special("b.png", tarfile.SYMTYPE, "a.png"), b""),
+        (special_member("a.png", tarfile.SYMTYPE, target), b""),
+        (special_member("b.png", tarfile.SYMTYPE, "a.png"), b""),
         ("a.cls", "cat"),
     ]
     path = pack(tmp_path / "train.tar", members)
-    refuse(lambda: Stream.from_tar(path), "train.tar: member ", "which is no file of the tar: pack plain files only")
+    assert_refused(
+        lambda: Stream.from_tar(path), "train.tar: member ", "which is no file of the tar: pack plain files only"
+    )
 
 
 def test_classes_in_other_encodings_and_as_numbers(tmp_path):
@@ -167,7 +169,7 @@ def test_classes_in_other_encodings_and_as_numbers(tmp_path):
     assert stream.classes == [("image", "café")] and len(stream[0].train) == 5
     numbers = [pair for i in range(4) for pair in ((f"{i}.png", png(i)), (f"{i}.json", {"label": 1.0 + i % 2}))]
     both(tmp_path, numbers)
-    refuse(lambda: Stream.from_tar(tmp_path / "tars"), "the classes are numbers (1, 2")
+    assert_refused(lambda: Stream.from_tar(tmp_path / "tars"), "the classes are numbers (1, 2")
     (tmp_path / "tars" / "classes.txt").write_text("cat\ndog\n")
     stream, _ = read(tmp_path / "tars")
     assert [sample.label for sample in stream[0].train] == ["cat", "cat", "dog", "dog"]
@@ -176,16 +178,18 @@ def test_classes_in_other_encodings_and_as_numbers(tmp_path):
 @pytest.mark.parametrize("label", [None, True, ["cat"], {"a": 1}, float("nan"), ""])
 def test_fields_that_name_no_class(tmp_path, label):
     path = pack(tmp_path / "train.tar", [("a.png", png(0)), ("a.json", {"label": label})])
-    refuse(lambda: Stream.from_tar(path), "sample 'a' has no class: add a .cls", "'label' to its .json")
+    assert_refused(lambda: Stream.from_tar(path), "sample 'a' has no class: add a .cls", "'label' to its .json")
 
 
 def test_items_of_formats_that_are_not_read(tmp_path):
     path = pack(tmp_path / "train.tar", [("a.HEIC", b"x"), ("a.cls", "cat")])
-    refuse(
+    assert_refused(
         lambda: Stream.from_tar(path), "sample 'a' has a class but no item: a.HEIC is HEIC", "convert it to JPEG or PNG"
     )
     path = pack(tmp_path / "train.tar", [("a.pyd", b"x"), ("a.cls", "cat")])
-    refuse(lambda: Stream.from_tar(path), "no item: add a member such as .jpg, .wav or .txt, for a.pyd is not read")
+    assert_refused(
+        lambda: Stream.from_tar(path), "no item: add a member such as .jpg, .wav or .txt, for a.pyd is not read"
+    )
     _, told = read(both(tmp_path, [("a.heic", b"x"), ("0.png", png(0)), ("0.cls", "cat")]))
     assert told[0].endswith(
         "'a.heic' (and 1 more of .heic) is part of no sample: HEIC, which is not read: convert it to JPEG or PNG"
@@ -194,7 +198,7 @@ def test_items_of_formats_that_are_not_read(tmp_path):
 
 def test_a_txt_beside_a_picture_is_no_class(tmp_path):
     path = pack(tmp_path / "train.tar", [("a.png", png(0)), ("a.txt", "cat")])
-    refuse(lambda: Stream.from_tar(path), "sample 'a' has no class, for its .txt is a caption: add a .cls")
+    assert_refused(lambda: Stream.from_tar(path), "sample 'a' has no class, for its .txt is a caption: add a .cls")
 
 
 def test_what_is_left_out_stays_with_the_stream(tmp_path):
@@ -218,7 +222,9 @@ def test_every_sample_and_tar_at_fault_is_found(tmp_path):
         "train-2.tar: holds no sample, for the tar is empty",
     ):
         assert sum(part in line for line in told) == 1, told
-    refuse(lambda: Stream.from_tar(tars), "train-1.tar: not a valid tar", "(5 more: mmcl-fast data check lists them)")
+    assert_refused(
+        lambda: Stream.from_tar(tars), "train-1.tar: not a valid tar", "(5 more: mmcl-fast data check lists them)"
+    )
 
 
 def test_tars_in_a_folder(tmp_path):
@@ -237,7 +243,9 @@ def test_tars_in_a_folder(tmp_path):
     ]
     for name in ("train-4.tgz", "train-4.tar.gz", "train-4.TAR.BZ2", "train-4.tar.zst"):
         (tars / name).write_bytes(b"x")
-        refuse(lambda: Stream.from_tar(tars), f"{name}: samples of a compressed tar", "unpack it to a plain .tar")
+        assert_refused(
+            lambda: Stream.from_tar(tars), f"{name}: samples of a compressed tar", "unpack it to a plain .tar"
+        )
         (tars / name).unlink()
 
 
@@ -247,7 +255,7 @@ def test_names_that_are_spelled_otherwise(tmp_path):
     stream, told = read(both(tmp_path, members))
     assert keys(stream) == ["train.tar/a/0.png"] and not told
     path = pack(tmp_path / "train.tar", [("a\\0.png", png(0))])
-    refuse(lambda: Stream.from_tar(path), "member 'a\\\\0.png'", "pack it with / between folders")
+    assert_refused(lambda: Stream.from_tar(path), "member 'a\\\\0.png'", "pack it with / between folders")
 
 
 def test_a_member_that_is_cut_short(tmp_path):
@@ -258,6 +266,6 @@ def test_a_member_that_is_cut_short(tmp_path):
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     (tmp_path / "train.tar").write_bytes(data.getvalue()[:2200])
-    refuse(
+    assert_refused(
         lambda: Stream.from_tar(tmp_path / "train.tar"), "train.tar: member 'a.png' is cut short: copy the tar again"
     )

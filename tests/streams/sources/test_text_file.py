@@ -8,8 +8,7 @@ import pytest
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.sources.text_file import decode, parse_json, read_lines
-from tests.streams.test_bad_input import refuse
-from tests.streams.test_streams import folder, lines  # noqa: F401
+from tests.streams.helpers import assert_refused, manifest_records
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 
@@ -25,14 +24,14 @@ def test_lines_in_every_encoding_and_with_every_line_end(tmp_path, encoding, end
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_class_texts_of_every_encoding(folder: Path, encoding: str):  # noqa: F811
+def test_class_texts_of_every_encoding(folder: Path, encoding: str):
     (folder / "classes.json").write_bytes(json.dumps({"image": {"a": "é"}}, ensure_ascii=False).encode(encoding))
     assert Stream.from_folder(folder)[0].texts[:2] == ("é", "b")
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_manifest_of_every_encoding(folder: Path, encoding: str):  # noqa: F811
-    text = "\r\n".join(json.dumps(line) for line in lines(folder)) + "\r\n\r\n"
+def test_a_manifest_of_every_encoding(folder: Path, encoding: str):
+    text = "\r\n".join(json.dumps(line) for line in manifest_records(folder)) + "\r\n\r\n"
     (folder / "manifest.jsonl").write_bytes(text.encode(encoding))
     assert [len(task.train) for task in Stream.from_manifest(folder).tasks] == [12, 20]
 
@@ -51,8 +50,10 @@ def test_a_manifest_of_every_encoding(folder: Path, encoding: str):  # noqa: F81
 )
 def test_files_that_are_no_text(tmp_path, data, parts):
     (tmp_path / "a.txt").write_bytes(data)
-    refuse(lambda: list(read_lines(tmp_path / "a.txt")), *parts)
-    refuse(lambda: decode(data, "a.txt"), *parts) if not data.startswith((b"PK", b"\x1f", b"w", b"\0")) else None
+    assert_refused(lambda: list(read_lines(tmp_path / "a.txt")), *parts)
+    assert_refused(lambda: decode(data, "a.txt"), *parts) if not data.startswith(
+        (b"PK", b"\x1f", b"w", b"\0")
+    ) else None
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,6 @@ def test_a_mark_in_the_middle_of_a_file(tmp_path):
         assert stream[0].classes == ("q",) and [s.text for s in stream[0].test] == ["test"]
 
 
-def test_a_class_that_has_two_texts(folder: Path):  # noqa: F811
+def test_a_class_that_has_two_texts(folder: Path):
     (folder / "classes.json").write_text('{"image": {"a": "an apple", "a": "an ant"}}')
-    refuse(lambda: Stream.from_folder(folder), "classes.json: an object has the key 'a' twice")
+    assert_refused(lambda: Stream.from_folder(folder), "classes.json: an object has the key 'a' twice")

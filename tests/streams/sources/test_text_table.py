@@ -3,7 +3,6 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,44 +10,13 @@ from mmcl_fast.errors import StreamError
 from mmcl_fast.streams import Stream
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sources.text_table import is_text_table
-from tests.streams.test_bad_input import refuse
-from tests.streams.test_streams import folder, lines, write  # noqa: F401
-
-ROWS = [
-    ("Stocks, up", 'He said "buy"\nand bought.', "business", "train"),
-    ("Goal", "A match.", "sport", "train"),
-    ("Rates", "They rose — again.", "business", "test"),
-    ("Race", "It was run.", "sport", "test"),
-]
-NAMES = ("title", "body", "class", "split")
-
-
-def save(path: Path, rows=ROWS, names=NAMES, **options) -> Path:
-    """A table of any ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    records = [dict(zip(names, row)) for row in rows]
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    elif path.suffix == ".parquet":
-        pyarrow = pytest.importorskip("pyarrow")
-        from pyarrow import parquet
-
-        parquet.write_table(pyarrow.Table.from_pylist(records), path, row_group_size=3)
-    else:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            tabs: dict[str, Any] = {}
-            if path.suffix == ".tsv":
-                tabs = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "quotechar": None}
-            writer = csv.writer(file, **tabs)
-            if options.get("header", True):
-                writer.writerow(names)
-            writer.writerows([str(v).replace("\n", " ") for v in row] if tabs else row for row in rows)
-    return path
+from tests.streams.helpers import assert_refused, manifest_records, write_manifest
+from tests.streams.sources.table_files import ROWS, save_table
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_columns_of_a_file(tmp_path, ending):
-    path = save(tmp_path / f"news.{ending}")
+    path = save_table(tmp_path / f"news.{ending}")
     stream = Stream.from_table(path, text="title, body", label="class")
     assert stream.modalities == ["text"] and stream[0].classes == ("business", "sport")
     first = stream[0].train[0]
@@ -66,8 +34,10 @@ def test_columns_of_a_file(tmp_path, ending):
 def test_a_folder_of_tables_named_by_their_split_without_header_and_with_numbers(tmp_path):
     """As AG News comes: "class","title","text" with classes from 1 and their names in classes.txt."""
     train = [(1 + i % 4, f"Title {i}", f"Words {i}") for i in range(40)]
-    save(tmp_path / "train.csv", train, header=False)
-    save(tmp_path / "test.csv", [(4, "T", "four"), (1, "T", "one"), (2, "T", "two"), (3, "T", "three")], header=False)
+    save_table(tmp_path / "train.csv", train, header=False)
+    save_table(
+        tmp_path / "test.csv", [(4, "T", "four"), (1, "T", "one"), (2, "T", "two"), (3, "T", "three")], header=False
+    )
     (tmp_path / "classes.txt").write_text("World\nSports\nBusiness\nSci/Tech\n")
     options = {"text": "2,3", "label": "1", "header": False}
     stream = Stream.from_table(tmp_path, **options, classes_per_task=2, check=True)
@@ -78,16 +48,16 @@ def test_a_folder_of_tables_named_by_their_split_without_header_and_with_numbers
     # The same classes counted from 0.
     for name, rows in (("train", train), ("test", train[:4])):
         zeros = [(c - 1, f"{b} {name}") for c, _, b in rows]
-        save(tmp_path / "zero" / f"{name}.jsonl", zeros, ("label", "text"))
+        save_table(tmp_path / "zero" / f"{name}.jsonl", zeros, ("label", "text"))
     (tmp_path / "zero" / "classes.txt").write_text("World\nSports\nBusiness\nSci/Tech\n")
     zero = Stream.from_table(tmp_path / "zero")
     assert [s.label for s in zero[0].train] == [s.label for task in stream.tasks for s in task.train]
 
 
-def test_tables_in_the_folder_layout(folder):  # noqa: F811
+def test_tables_in_the_folder_layout(folder):
     plain = Stream.from_folder(folder)
-    save(folder / "text" / "train.csv", [row[1:3] for row in ROWS[:2]], ("text", "label"))
-    save(folder / "text" / "test.jsonl", [row[1:3] for row in ROWS[2:]], ("text", "label"))
+    save_table(folder / "text" / "train.csv", [row[1:3] for row in ROWS[:2]], ("text", "label"))
+    save_table(folder / "text" / "test.jsonl", [row[1:3] for row in ROWS[2:]], ("text", "label"))
     stream = Stream.from_folder(folder)
     assert stream.modalities == ["image", "audio", "text"] and stream[2].classes == ("business", "sport")
     assert [s.key for s in stream[2].train] == ["text/train.csv:2", "text/train.csv:4"]
@@ -96,28 +66,30 @@ def test_tables_in_the_folder_layout(folder):  # noqa: F811
     both = Stream.from_folder(folder)
     assert [s.key for s in both[2].train] == ["text/train.csv:2", "text/train.csv:4", "text/train/sport/more.txt"]
     assert both.tasks[0] == plain[0]
-    save(folder / "text" / "train.csv", [row[1:3] for row in ROWS[:2]], ("words", "kind"))
-    refuse(lambda: Stream.from_folder(folder), "text/train.csv: no column 'text'", "'words', 'kind'")
-    save(folder / "text" / "test.jsonl", [row[1:3] for row in ROWS[2:]], ("words", "kind"))
+    save_table(folder / "text" / "train.csv", [row[1:3] for row in ROWS[:2]], ("words", "kind"))
+    assert_refused(lambda: Stream.from_folder(folder), "text/train.csv: no column 'text'", "'words', 'kind'")
+    save_table(folder / "text" / "test.jsonl", [row[1:3] for row in ROWS[2:]], ("words", "kind"))
     assert Stream.from_folder(folder, text="words", label="kind")[2].classes == ("business", "sport")
-    save(folder / "text" / "tests.csv")
-    refuse(lambda: Stream.from_folder(folder), "tests.csv", "did you mean 'test'?")
+    save_table(folder / "text" / "tests.csv")
+    assert_refused(lambda: Stream.from_folder(folder), "tests.csv", "did you mean 'test'?")
 
 
 def test_numbers_need_names(tmp_path):
     rows = [(f"words {i} {split}", i, split) for i in (0, 1, 2) for split in ("train", "test")]
-    path = save(tmp_path / "a.csv", rows, ("text", "label", "split"))
-    refuse(lambda: Stream.from_table(path), "the classes are numbers (0, 1, 2", "classes.txt", "one a line")
+    path = save_table(tmp_path / "a.csv", rows, ("text", "label", "split"))
+    assert_refused(lambda: Stream.from_table(path), "the classes are numbers (0, 1, 2", "classes.txt", "one a line")
     (tmp_path / "classes.txt").write_text("a\nb\n")
-    refuse(lambda: Stream.from_table(path), "classes.txt: 2 names do not fit the labels 0 to 2")
+    assert_refused(lambda: Stream.from_table(path), "classes.txt: 2 names do not fit the labels 0 to 2")
     (tmp_path / "classes.txt").write_text("a\nb\na\n")
-    refuse(lambda: Stream.from_table(path), "classes.txt: 'a' is on two lines")
+    assert_refused(lambda: Stream.from_table(path), "classes.txt: 'a' is on two lines")
     (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
     assert Stream.from_table(path)[0].classes == ("a", "b", "c")
-    save(path, [(t, i + 1, s) for t, i, s in rows], ("text", "label", "split"))  # 1 to 3 of four: from 0 or from 1?
-    refuse(lambda: Stream.from_table(path), "4 names do not fit the labels 1 to 3")
+    save_table(
+        path, [(t, i + 1, s) for t, i, s in rows], ("text", "label", "split")
+    )  # 1 to 3 of four: from 0 or from 1?
+    assert_refused(lambda: Stream.from_table(path), "4 names do not fit the labels 1 to 3")
     (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
-    refuse(lambda: Stream.from_table(path), "classes.txt line 1: not UTF-8")
+    assert_refused(lambda: Stream.from_table(path), "classes.txt line 1: not UTF-8")
     (tmp_path / "classes.txt").unlink()
     (tmp_path / "classes.json").write_text(json.dumps({"text": {str(i): f"number {i}" for i in (1, 2, 3)}}))
     assert Stream.from_table(path)[0].texts == ("number 1", "number 2", "number 3")
@@ -153,7 +125,7 @@ def test_numbers_need_names(tmp_path):
 )
 def test_faults_of_csv(tmp_path, content, parts):
     (tmp_path / "a.csv").write_bytes(content)
-    refuse(lambda: Stream.from_table(tmp_path / "a.csv"), *parts)
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), *parts)
 
 
 @pytest.mark.parametrize(
@@ -171,41 +143,47 @@ def test_faults_of_csv(tmp_path, content, parts):
 )
 def test_faults_of_jsonl(tmp_path, line, parts):
     (tmp_path / "a.jsonl").write_text('{"text": "w", "label": "a", "split": "test"}\n' + line + "\n")
-    refuse(lambda: Stream.from_table(tmp_path / "a.jsonl"), "a.jsonl", *parts)
+    assert_refused(lambda: Stream.from_table(tmp_path / "a.jsonl"), "a.jsonl", *parts)
 
 
 def test_what_is_no_table(tmp_path):
-    refuse(lambda: Stream.from_table(tmp_path / "gone.csv"), "gone.csv: No such file")
+    assert_refused(lambda: Stream.from_table(tmp_path / "gone.csv"), "gone.csv: No such file")
     (tmp_path / "a.xlsx").write_text("x")
-    refuse(lambda: Stream.from_table(tmp_path / "a.xlsx"), "a.xlsx: not a table", ".csv, .tsv, .jsonl, .parquet")
-    refuse(lambda: Stream.from_table(tmp_path), "no table there", "train.csv and test.csv")
-    save(tmp_path / "train.csv", ROWS[:2])
-    refuse(lambda: Stream.from_table(tmp_path, text="body", label="class"), "text has no test split")
-    save(tmp_path / "test.csv", ROWS[:2])
+    assert_refused(
+        lambda: Stream.from_table(tmp_path / "a.xlsx"), "a.xlsx: not a table", ".csv, .tsv, .jsonl, .parquet"
+    )
+    assert_refused(lambda: Stream.from_table(tmp_path), "no table there", "train.csv and test.csv")
+    save_table(tmp_path / "train.csv", ROWS[:2])
+    assert_refused(lambda: Stream.from_table(tmp_path, text="body", label="class"), "text has no test split")
+    save_table(tmp_path / "test.csv", ROWS[:2])
     Stream.from_table(tmp_path, text="body", label="class")
-    refuse(
+    assert_refused(
         lambda: Stream.from_table(tmp_path, text="body", label="class", check=True), "equal content in", "test.csv:2"
     )
 
 
 def test_a_long_field_and_the_limit_of_others(tmp_path):
     before = csv.field_size_limit()
-    save(tmp_path / "a.csv", [("w" * 300_000, "a", split) for split in ("train", "test")], ("text", "label", "split"))
+    save_table(
+        tmp_path / "a.csv", [("w" * 300_000, "a", split) for split in ("train", "test")], ("text", "label", "split")
+    )
     assert len(Stream.from_table(tmp_path / "a.csv")[0].train[0].text) == 300_000
-    refuse(lambda: Stream.from_table(tmp_path / "gone.csv"), "gone.csv")
+    assert_refused(lambda: Stream.from_table(tmp_path / "gone.csv"), "gone.csv")
     assert csv.field_size_limit() == before
 
 
-def test_a_manifest_in_parquet(folder):  # noqa: F811
+def test_a_manifest_in_parquet(folder):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
-    records = [{**line, "text": None} for line in lines(folder)]
+    records = [{**line, "text": None} for line in manifest_records(folder)]
     records += [
         {"text": f"words {i}", "modality": "text", "label": "q", "split": split, "path": None}
         for i, split in enumerate(("train", "test"))
     ]
-    same = Stream.from_manifest(write(folder, [{k: v for k, v in r.items() if v is not None} for r in records]))
+    same = Stream.from_manifest(
+        write_manifest(folder, [{k: v for k, v in r.items() if v is not None} for r in records])
+    )
 
     def save_as(records) -> Path:
         table = pyarrow.Table.from_pylist(records).append_column("bytes", pyarrow.array([b"x"] * len(records)))
@@ -223,14 +201,14 @@ def test_a_manifest_in_parquet(folder):  # noqa: F811
         ({"path": records[0]["path"]}, ["row 3", "is already on row 1", "one of the two rows"]),
     ):
         save_as([{**r, **change} if i == 2 else r for i, r in enumerate(records)])
-        refuse(lambda: Stream.from_manifest(path), "all.parquet", *parts)
+        assert_refused(lambda: Stream.from_manifest(path), "all.parquet", *parts)
     path.write_bytes(path.read_bytes()[:-30])
-    refuse(lambda: Stream.from_manifest(path), "all.parquet: not readable as Parquet")
+    assert_refused(lambda: Stream.from_manifest(path), "all.parquet: not readable as Parquet")
     path.write_bytes(b"")
-    refuse(lambda: Stream.from_manifest(path), "all.parquet: not readable as Parquet")
+    assert_refused(lambda: Stream.from_manifest(path), "all.parquet: not readable as Parquet")
 
 
-def test_parquet_without_its_package(folder, monkeypatch):  # noqa: F811
+def test_parquet_without_its_package(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (folder / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(StreamError, match=r"a.parquet: Parquet needs the package pyarrow: pip install"):
@@ -241,23 +219,23 @@ def test_parquet_without_its_package(folder, monkeypatch):  # noqa: F811
     "name, advice", [("test.csv.gz", "unpack it"), ("test.xlsx", "CSV UTF-8"), ("test.json", ".jsonl")]
 )
 def test_a_split_in_another_format_only(tmp_path, name, advice):
-    save(tmp_path / "train.csv", ROWS[:2])
+    save_table(tmp_path / "train.csv", ROWS[:2])
     (tmp_path / name).write_bytes(b"x")
-    refuse(lambda: Stream.from_table(tmp_path, text="body", label="class"), f"{name}: not a table of", advice)
-    save(tmp_path / "test.csv", ROWS[2:])
+    assert_refused(lambda: Stream.from_table(tmp_path, text="body", label="class"), f"{name}: not a table of", advice)
+    save_table(tmp_path / "test.csv", ROWS[2:])
     assert len(Stream.from_table(tmp_path, text="body", label="class")[0].test) == 2
 
 
 def test_every_row_at_fault_is_found(tmp_path):
     rows = [*ROWS, ("", "", "sport", "train"), ("a", "b", "", "train"), ("a", "b", "sport", "tset")]
-    path = save(tmp_path / "a.csv", rows)
+    path = save_table(tmp_path / "a.csv", rows)
     found = Findings(collect=True)
     stream = Stream.from_table(path, text="title, body", label="class", findings=found)
     assert (len(stream[0].train), len(stream[0].test)) == (2, 2)
     assert [finding.reason.partition(": ")[0] for finding in found if finding.kind == "row"] == [
         f"{path} line {number}" for number in (7, 8, 9)
     ]
-    refuse(
+    assert_refused(
         lambda: Stream.from_table(path, text="title, body", label="class"),
         "a.csv line 7: 'title, body' is empty",
         "(2 more: mmcl-fast data check lists them)",
@@ -277,7 +255,7 @@ def test_every_row_at_fault_is_found(tmp_path):
     ],
 )
 def test_tables_are_told_from_manifests(tmp_path, ending, columns, table):
-    assert is_text_table(save(tmp_path / f"a.{ending}", [("x",) * len(columns)], columns)) is table
+    assert is_text_table(save_table(tmp_path / f"a.{ending}", [("x",) * len(columns)], columns)) is table
 
 
 @pytest.mark.parametrize("name, table", [("a.csv", True), ("a.jsonl", False), ("a.parquet", False), ("a.xlsx", False)])
