@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.methods import whole
+from tests.methods import end_to_end
 
 PROMPTED = {"epochs": 8, "batch_size": 8, "lr": 0.02, "classifier_lr": 0.03}
 QUICK = {"batch_size": 8, "epochs": 4}
@@ -69,21 +69,21 @@ def case(request) -> Case:
 
 @pytest.fixture(scope="module")
 def learned(case, tmp_path_factory):
-    return whole.learned(tmp_path_factory.mktemp(case.method), case.method, case.options)
+    return end_to_end.learned(tmp_path_factory.mktemp(case.method), case.method, case.options)
 
 
 def test_it_learns(case, learned):
     for setting, least in case.above.items():
-        whole.check_learning(*learned, last=least, setting=setting)
+        end_to_end.check_learning(*learned, last=least, setting=setting)
 
 
 def test_predictions_are_per_instance(learned):
-    whole.check_predictions_by_instance(*learned)
+    end_to_end.check_predictions_by_instance(*learned)
 
 
 def test_a_run_stopped_inside_a_task_resumes_to_the_same_bits(case, tmp_path):
-    assert whole.check_resume(tmp_path, case.method, case.stopped, case.stops) == case.loops
+    assert end_to_end.check_resume(tmp_path, case.method, case.stopped, case.stops) == case.loops
 
 
 def test_the_state_comes_back(learned, tmp_path):
-    whole.check_state(*learned, tmp_path)  # learns on: last
+    end_to_end.check_state(*learned, tmp_path)  # learns on: last

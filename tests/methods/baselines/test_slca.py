@@ -4,7 +4,7 @@ import torch
 from mmcl_fast.methods import Classes, make_options
 from mmcl_fast.methods.baselines.slca import ClassGaussian, Slca, normalise_logits
 from mmcl_fast.methods.shared.classifier import classifier_input
-from tests.methods.test_comm import task
+from tests.methods.comm.test_method import task
 from tests.toy import ToyEncoder
 
 QUICK = {"batch_size": 8, "epochs": 4, "sampled_features": 32, "align_epochs": 2}

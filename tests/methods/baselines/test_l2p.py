@@ -8,7 +8,7 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import make_options
 from mmcl_fast.methods.baselines.l2p import L2p, L2pOptions, concat_prompts, select_keys
 from mmcl_fast.methods.shared.embedding import unit_query
-from tests.methods.pools import first_loss, pictures, task
+from tests.methods.baselines.prompt_pools import first_loss, pictures, task
 from tests.toy import ToyEncoder
 
 

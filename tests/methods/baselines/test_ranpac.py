@@ -7,7 +7,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.baselines.ranpac import LAMBDAS, RanPac, RidgeMoments, choose_lambda
-from tests.methods import whole
+from tests.methods import end_to_end
 from tests.toy import ToyEncoder
 
 OPTIONS = {"projections": 300, "epochs": 2, "batch_size": 8}
@@ -117,7 +117,7 @@ def test_only_the_first_task_trains_a_prompt():
 
 @pytest.mark.parametrize("source", ["q", "zq"])
 def test_learns_without_a_first_phase(source, tmp_path):
-    whole.check_learning(*whole.learned(tmp_path, "ranpac", OPTIONS | {"source": source}), last=50)
+    end_to_end.check_learning(*end_to_end.learned(tmp_path, "ranpac", OPTIONS | {"source": source}), last=50)
 
 
 def test_classes_never_trained_and_several_processes(monkeypatch):

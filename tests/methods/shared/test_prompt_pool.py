@@ -7,7 +7,7 @@ from mmcl_fast.methods import make_options, method_class
 from mmcl_fast.methods.baselines.l2p import L2p, L2pOptions
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.prompt_pool import cosine_distance, embed_with_own_prefix
-from tests.methods.pools import CLASSES, pictures, task
+from tests.methods.baselines.prompt_pools import CLASSES, pictures, task
 from tests.toy import ToyEncoder
 
 

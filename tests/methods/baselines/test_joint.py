@@ -4,7 +4,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.baselines import joint as module
 from mmcl_fast.methods.baselines.joint import Joint
-from tests.methods import whole
+from tests.methods import end_to_end
 from tests.toy import ToyEncoder
 
 
@@ -33,4 +33,4 @@ def test_a_batch_is_of_one_modality_and_of_all_its_tasks(monkeypatch):
 
 
 def test_it_learns_the_toy_stream(tmp_path):
-    whole.check_learning(*whole.learned(tmp_path, "joint", {"epochs": 8, "batch_size": 8}), last=60.0)
+    end_to_end.check_learning(*end_to_end.learned(tmp_path, "joint", {"epochs": 8, "batch_size": 8}), last=60.0)

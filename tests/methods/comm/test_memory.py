@@ -156,3 +156,55 @@ def test_a_block_without_all_its_classes_is_refused():
         again.load_state({**tensors, "class/image/0/mean": tensors["class/image/0/mean"][:-1]}, values)
     again.load_state(tensors, json.loads(json.dumps(values)))
     assert again.state()[1] == values and again.counts == made.counts
+
+
+def covariance(g: Gaussian):
+    return g.factor.T @ g.factor + torch.diag(g.diagonal)
+
+
+def test_gaussian_merge_equals_one_pass():
+    x = randn(30, 6) @ randn(6, 6, seed=1) + 3
+    merged = Gaussian.fit(x[:9], 6).merge(x[9:20], 6).merge(x[20:], 6)
+    assert merged.count == 30
+    torch.testing.assert_close(merged.mean, x.mean(0))
+    torch.testing.assert_close(covariance(merged), torch.cov(x.T), rtol=1e-3, atol=1e-4)
+
+
+def test_low_rank_keeps_the_diagonal():
+    x = randn(50, 12)
+    g = Gaussian.fit(x, 3)
+    assert g.factor.shape == (3, 12)
+    torch.testing.assert_close(covariance(g).diagonal(), x.var(0), rtol=1e-4, atol=1e-5)
+
+
+def pairs(count):
+    """Labels of ``count`` samples of class 0 and as many of class 1."""
+    return torch.arange(2).repeat_interleave(count)
+
+
+def test_sampled_features_have_the_moments():
+    memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=0.3)
+    memory.add("image", [0, 1], torch.cat([randn(40, 8) * 2 + 1, randn(40, 8, seed=2)]), pairs(40))
+    drawn = memory.sample("image", 40000, torch.Generator().manual_seed(1)).double()
+    torch.testing.assert_close((drawn.T @ drawn / 40000).float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
+    a = memory.shrink
+    for c, u in enumerate(drawn.float().split(40000)):
+        own, pooled = memory.gaussian("image", c), memory.pooled["image"]
+        torch.testing.assert_close(u.mean(0), own.mean, rtol=0, atol=0.1)
+        torch.testing.assert_close(
+            torch.cov(u.T), (1 - a) * covariance(own) + a * covariance(pooled), rtol=0.1, atol=0.1
+        )
+
+
+def test_drift_moves_near_means_by_the_local_drift():
+    memory = FeatureMemory(4, 4, 0.5)
+    at = torch.cat([randn(20, 4) * 0.1, randn(20, 4, seed=1) * 0.1 + 10])
+    memory.add("image", [0, 1], at, pairs(20))
+    moved = torch.cat([torch.full((20, 2), 1.0), torch.full((20, 2), -5.0)])
+    before = memory.means("image")
+    memory.correct_drift("image", [1], moved, at, 0.3, 2)
+    torch.testing.assert_close(
+        memory.means("image") - before, torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0] * 4]), atol=1e-3, rtol=0
+    )
+    memory.correct_drift("image", [], moved, at, 0.3, 2)
+    assert memory.gaussian("image", 1).mean[0] < before[1, 0] - 4

@@ -8,7 +8,7 @@ from mmcl_fast import distributed
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot, ZeroShotOptions
 from mmcl_fast.methods.shared.classifier import GrowingClassifier, classifier_input, train_in_one_process
-from tests.methods.test_steps import Kept, Stopped
+from tests.methods.shared.test_training_steps import Kept, Stopped
 from tests.toy import ToyEncoder
 
 CPU = torch.device("cpu")

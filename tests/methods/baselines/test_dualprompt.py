@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from mmcl_fast.methods.baselines.dualprompt import DualPrompt, DualPromptOptions, join_blocks
 from mmcl_fast.methods.shared.embedding import unit_query
-from tests.methods.pools import CLASSES, first_loss, pictures, task
+from tests.methods.baselines.prompt_pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
 
 

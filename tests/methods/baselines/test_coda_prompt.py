@@ -12,7 +12,7 @@ from mmcl_fast.methods.baselines.coda_prompt import (
     weighted_sum,
 )
 from mmcl_fast.methods.shared.embedding import unit_query
-from tests.methods.pools import CLASSES, first_loss, pictures, task
+from tests.methods.baselines.prompt_pools import CLASSES, first_loss, pictures, task
 from tests.toy import ToyEncoder
 
 

@@ -5,7 +5,7 @@ from mmcl_fast.methods import Classes, make_options, method_class
 from mmcl_fast.methods.baselines.ewc import classifier_fisher, fisher_penalty, prompt_fisher
 from mmcl_fast.methods.baselines.lwf import distillation_loss
 from mmcl_fast.methods.shared.classifier import GrowingClassifier
-from tests.methods.test_comm import task
+from tests.methods.comm.test_method import task
 from tests.toy import ToyEncoder
 
 QUICK = {"batch_size": 8, "epochs": 4}

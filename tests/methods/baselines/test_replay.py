@@ -6,8 +6,8 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, make_options
 from mmcl_fast.methods.baselines.replay import Replay, herd, quotas, reservoir
 from mmcl_fast.methods.shared.prompts import concat_tokens
-from tests.methods import whole
-from tests.methods.test_comm import task
+from tests.methods import end_to_end
+from tests.methods.comm.test_method import task
 from tests.toy import ToyEncoder
 
 QUICK = {"batch_size": 8, "epochs": 4, "budget": 40}
@@ -169,6 +169,6 @@ def test_a_step_learns_from_old_and_new_samples_of_all_classes(monkeypatch):
 
 @pytest.mark.parametrize("selection", ["reservoir", "herding"])
 def test_replay_forgets_less_than_no_replay(tmp_path, selection):
-    learner, tasks = whole.learned(tmp_path, "replay", {**QUICK, "selection": selection})
-    alone, _ = whole.learned(tmp_path, "ewc", {"batch_size": 8, "epochs": 4, "strength": 0.0})
+    learner, tasks = end_to_end.learned(tmp_path, "replay", {**QUICK, "selection": selection})
+    alone, _ = end_to_end.learned(tmp_path, "ewc", {"batch_size": 8, "epochs": 4, "strength": 0.0})
     assert learner.evaluate(tasks).mean("agnostic") > alone.evaluate(tasks).mean("agnostic") + 5

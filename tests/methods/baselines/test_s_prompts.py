@@ -6,7 +6,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.baselines.s_prompts import SPrompts, SPromptsOptions, k_means
 from mmcl_fast.methods.shared.embedding import unit_query
-from tests.methods.pools import CLASSES, pictures, task
+from tests.methods.baselines.prompt_pools import CLASSES, pictures, task
 from tests.toy import ToyEncoder
 
 
