@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast.learning import Learner
-from mmcl_fast.report.markdown import escape_cell
+from mmcl_fast.report.markdown import escape_markdown
 from mmcl_fast.templates import make_environment
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def render_card(
 
     settings = None if summary is None else {name: s["metrics"] for name, s in summary["settings"].items()}
     columns = record["contributions"] or []
-    sizes = {"classes": num_classes, "modalities": len(columns), "columns": escape_cell(", ".join(columns))}
+    sizes = {"classes": num_classes, "modalities": len(columns), "columns": escape_markdown(", ".join(columns))}
     return _template().render(
         record=record,
         inputs=inputs,
@@ -94,10 +94,10 @@ def _template() -> Template:
 
 
 def _escape(value: Any) -> Markup:
-    """Return a value as Markdown that shows it as it is, also in a table. ``Markup`` is Markdown already."""
+    """Return a value as Markdown that shows it as it is. ``Markup`` is Markdown already."""
     from markupsafe import Markup
 
-    return value if isinstance(value, Markup) else Markup(escape_cell(str(value)))
+    return value if isinstance(value, Markup) else Markup(escape_markdown(str(value)))
 
 
 def _join(values: Iterable[Any], separator: str) -> str:
@@ -108,7 +108,8 @@ def _join(values: Iterable[Any], separator: str) -> str:
 def _row(cells: Iterable[Any]) -> Markup:
     from markupsafe import Markup
 
-    return Markup("| " + " | ".join(map(_escape, cells)) + " |")
+    # A bar ends a cell even inside a code span.
+    return Markup("| " + " | ".join(str(_escape(cell)).replace("|", "\\|") for cell in cells) + " |")
 
 
 def _table_head(cells: Sequence[Any]) -> Markup:
@@ -121,7 +122,7 @@ def _code_span(value: Any) -> Markup:
     """Return a value as a code span. A code span cannot hold a backtick: it becomes a quote."""
     from markupsafe import Markup
 
-    return Markup("`" + " ".join(str(value).replace("`", "'").split()).replace("|", "\\|") + "`")
+    return Markup("`" + " ".join(str(value).replace("`", "'").split()) + "`")
 
 
 def _first_classes(names: Sequence[str]) -> str:
