@@ -36,7 +36,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def words(sentence: str) -> int:
-    """How many words a sentence has; signs and numbers are none."""
+    """Return the number of words of a sentence; signs and numbers do not count."""
     return sum(1 for word in sentence.split() if re.search(r"[A-Za-z]{2}|\b[aAI]\b", word))
 
 

@@ -1,4 +1,4 @@
-"""What surrounds the code: workflows, hooks, issue forms and the Python versions that they name."""
+"""Workflows, hooks and issue forms are valid, and all name the same Python versions."""
 
 from __future__ import annotations
 

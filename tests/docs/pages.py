@@ -1,12 +1,14 @@
-"""The pages of docs/ run as a reader runs them: their commands and programs in order, in one shell, in one folder.
+"""Run the pages of docs/ as a reader does: their commands and programs in order, in one shell, in one folder.
 
-Fenced blocks, by the words after the fence:
-    sh           commands; all of a page share one shell
-    python       a program; where its first line is a comment with a file's name, it is saved under that name instead
-    text         right after one of these: what that printed; ``...`` stands for anything, blanks for any blanks, and
-                 the lines of tables count as blanks
-    ... no-run   needs what a test does not have: it must only be valid (``check_unrun``)
-Other languages are for reading.
+The words after a fence say what a block is:
+
+- ``sh``: commands. All blocks of a page share one shell.
+- ``python``: a program. If its first line is a comment with a file name, it is saved under that name instead of run.
+- ``text``, right after such a block: its output. ``...`` stands for anything. White space matches any white space, and
+  the lines of tables count as white space.
+- ``... no-run``: a block that needs what a test does not have. ``check_unrun`` checks that it is valid.
+
+Other languages are not read.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from mmcl_fast.config import Config, parse_override
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.M | re.S)
-PORT = "8765"  # in a page; a free one where it runs
+PORT = "8765"  # pages show this port, and a test replaces it by a free one
 MARK = "=== block {} ==="
-# The shell waits for a server that was started, and ends it whatever happens.
+# The shell waits until a server answers, and ends it even after a failure.
 START = """set -euo pipefail
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 answers() {{ (exec 3<>/dev/tcp/127.0.0.1/{port}) 2>/dev/null; }}
@@ -42,7 +44,15 @@ WAIT = "for _ in $(seq 600); do answers && break; kill -0 $!; sleep 0.1; done"
 
 @dataclass(frozen=True)
 class Block:
-    """``printed``: what the page says that it prints; None: nothing is said. ``line``: of its fence, from 1."""
+    """A fenced block of a page.
+
+    Attributes:
+        language: ``sh`` or ``python``.
+        text: the code.
+        line: the line of its fence, from 1.
+        run: False for a block with ``no-run``.
+        printed: the output that the page shows; None where it shows none.
+    """
 
     language: str
     text: str
@@ -52,7 +62,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The name under which it is saved, where it is not run."""
+        """The name under which a program is saved instead of run; None without one."""
         found = re.match(r"# ([\w.-]+\.py)\n", self.text) if self.language == "python" else None
         return found[1] if found else None
 
@@ -73,7 +83,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def script(found: list[Block], place: Path, port: int) -> str:
-    """One bash program of all blocks that run; programs and saved files are written to ``place``."""
+    """Return one bash program of all blocks that run. Programs and saved files are written to ``place``."""
     lines = [START.format(port=port)]
     for number, block in enumerate(found):
         lines.append(f"echo; echo '{MARK.format(number)}'")
@@ -93,7 +103,7 @@ def script(found: list[Block], place: Path, port: int) -> str:
 
 
 def plain(printed: str) -> str:
-    """Without the lines of tables, and what is said of a phase that took a while."""
+    """Return an output without the lines of tables and without reports of long phases."""
     return re.sub(r"[\u2500-\u257f]|^  .+: \d+ in [\d.]+ s\b.*\n", " ", printed, flags=re.M)
 
 
@@ -103,7 +113,11 @@ def pattern(printed: str) -> re.Pattern[str]:
 
 
 def run(page: Path, place: Path, timeout: float = 600) -> None:
-    """Run a page in the folder ``place``; AssertionError names the line of what failed or printed something else."""
+    """Run a page in the folder ``place``.
+
+    Raises:
+        AssertionError: a block failed or printed something else. The message names its line.
+    """
     bin = place / ".bin"
     bin.mkdir()
     for name, words in (("mmcl-fast", "-m mmcl_fast"), ("python", "")):
@@ -140,8 +154,11 @@ def run(page: Path, place: Path, timeout: float = 600) -> None:
 
 
 def check_unrun(block: Block) -> None:
-    """What can be said of a block without running it: a program compiles and the names that it takes from a package are
-    there; options of ``mmcl-fast`` commands exist, and what ships is called so."""
+    """Check a block without running it.
+
+    A program must compile, and the names that it takes from packages must exist. Options of ``mmcl-fast`` commands and
+    keys of ``--set`` must exist too.
+    """
     if block.language == "python":
         _check_names(ast.parse(block.text))
         return

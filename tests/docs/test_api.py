@@ -24,7 +24,7 @@ MODULES = ("mmcl_fast", *(f"mmcl_fast.{room}" for room in ROOMS), "mmcl_fast.err
 
 
 def names(module: ModuleType) -> list[str]:
-    """What a module offers: its ``__all__``, or its classes where it has none."""
+    """Return the public names of a module: its ``__all__``, or its classes where it has none."""
     found = getattr(module, "__all__", None)
     if found is not None:
         return list(found)
