@@ -42,7 +42,7 @@ RENAMED = {
     "media.clutter": "media.system_files",
     "media.cpu": "media.readers.cpu",
     "media.dali": "media.engines.dali.engine",
-    "media.dali_calls": "media.engines.dali.calls",
+    "media.dali_calls": "media.engines.dali.pipeline_thread",
     "media.dali_graphs": "media.engines.dali.graphs",
     "media.dali_routes": "media.engines.dali.routes",
     "media.deep_picture": "media.readers.image.high_bit_depth",

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mmcl_fast.media import loader
-from mmcl_fast.media.engines.dali import calls as dali_calls
 from mmcl_fast.media.engines.dali import engine as dali
+from mmcl_fast.media.engines.dali import pipeline_thread
 from tests.media.dali_files import broken, damaged, scene, scenes
 from tests.media.files import plain
 from tests.media.test_dali import batches_of, needs_dali
@@ -64,7 +64,7 @@ def hung(monkeypatch):
     go_on = threading.Event()
 
     def hang(step: str, number: int) -> None:
-        calls, work = [], getattr(dali_calls, step)
+        calls, work = [], getattr(pipeline_thread, step)
 
         def slow(*values):
             calls.append(1)
@@ -72,9 +72,9 @@ def hung(monkeypatch):
                 go_on.wait(60)
             return work(*values)
 
-        monkeypatch.setattr(dali_calls, step, slow)
+        monkeypatch.setattr(pipeline_thread, step, slow)
 
-    monkeypatch.setattr(dali_calls, "PATIENCE", 0.3)
+    monkeypatch.setattr(pipeline_thread, "PATIENCE", 0.3)
     yield hang
     go_on.set()
 
@@ -123,7 +123,7 @@ def test_a_pipeline_that_cannot_be_closed(tmp_path, monkeypatch):
     engine = dali.DaliEngine(plain(size=40), batch_size=4)
     build = engine._build
     monkeypatch.setattr(engine, "_build", lambda: Slow(build()))
-    monkeypatch.setattr(dali_calls, "PATIENCE", 2.0)  # building takes less
+    monkeypatch.setattr(pipeline_thread, "PATIENCE", 2.0)  # building takes less
     try:
         with pytest.warns(RuntimeWarning, match="did not come back"):
             chunks = list(engine.run(items, batches_of(12, 4)))

@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmcl_fast import media
-from mmcl_fast import plugins as use
+from mmcl_fast import media, plugins
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.isolation import DecoderDied, Job, Limits, Pool, landlock, process, seccomp
@@ -41,9 +40,9 @@ def planted() -> Iterator[None]:
     """The modality ``planted``, here and in the workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "_server", None)
-        patch.setenv(use.NAMES, PLANTED)
+        patch.setenv(plugins.ENVIRONMENT_VARIABLE, PLANTED)
         patch.setenv("MMCL_SECRET", "word")
-        use.load()
+        plugins.load()
         yield
         assert process._server is not None
         process._server.close()
@@ -279,8 +278,8 @@ def test_no_process_stays_behind(planted: None) -> None:
 def test_workers_end_with_the_process_that_asks(number: int, tmp_path: Path) -> None:
     program = (
         "import threading, time\n"
-        "from mmcl_fast import media; from mmcl_fast import plugins as use\n"
-        f"use.load([{PLANTED!r}])\n"
+        "from mmcl_fast import media; from mmcl_fast import plugins\n"
+        f"plugins.load([{PLANTED!r}])\n"
         "from mmcl_fast.media.engines.isolation import Pool; from mmcl_fast.media.engines.isolation import process\n"
         "pool = Pool(2)\n"
         "wanted = media.VisualSpec(modality='planted')\n"
@@ -354,7 +353,7 @@ def local_reader(file) -> np.ndarray:
 def test_a_fault_in_a_use_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise ValueError('not today')\n")
     monkeypatch.setattr(process, "_server", None)
-    monkeypatch.setenv(use.NAMES, str(tmp_path / "broken.py"))
+    monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, str(tmp_path / "broken.py"))
     with Pool(1) as pool, pytest.raises(isolation.IsolationError, match=r"not today.*media.isolate = false"):
         pool.check(b"x", "image")
     process.fork_server().close()

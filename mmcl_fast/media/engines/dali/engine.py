@@ -26,8 +26,8 @@ from torch import Tensor
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media.decode import decode
 from mmcl_fast.media.dsp.views import draw_view, normalise
-from mmcl_fast.media.engines.dali.calls import Pipe, Stuck
 from mmcl_fast.media.engines.dali.graphs import GRAPHS, Depths, Pictures, Sounds
+from mmcl_fast.media.engines.dali.pipeline_thread import Pipe, Stuck
 from mmcl_fast.media.engines.dali.routes import ROUTES, Feed
 from mmcl_fast.media.engines.engine import Chunk, pool_of
 from mmcl_fast.media.spec import Spec, VisualSpec

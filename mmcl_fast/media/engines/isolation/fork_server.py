@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from mmcl_fast.errors import UserError
-from mmcl_fast.media.engines.isolation import sandbox, wire
+from mmcl_fast.media.engines.isolation import messages, sandbox
 from mmcl_fast.media.engines.isolation.limits import Limits
 
 
@@ -26,16 +26,16 @@ def main(descriptor: int) -> None:
     try:
         readers = _prepare()
     except Exception as error:
-        wire.answer(control, {"error": str(error) if isinstance(error, UserError) else repr(error)})
+        messages.answer(control, {"error": str(error) if isinstance(error, UserError) else repr(error)})
         return
     children: set[int] = set()
     try:
-        wire.answer(control, {"readers": readers})
+        messages.answer(control, {"readers": readers})
         while True:
-            request, descriptors = wire.requested(control)
-            wire.answer(control, _reply(request, descriptors, control, children))
-            wire.close(descriptors)
-    except wire.Ended:
+            request, descriptors = messages.requested(control)
+            messages.answer(control, _reply(request, descriptors, control, children))
+            messages.close(descriptors)
+    except messages.Ended:
         pass
     finally:
         for child in children:
@@ -86,13 +86,13 @@ def _prepare() -> dict[str, str]:
     import torch
 
     torch.set_num_threads(1)
-    from mmcl_fast import plugins as use
+    from mmcl_fast import plugins
     from mmcl_fast.media.engines.isolation import worker
     from mmcl_fast.media.readers import cpu
     from mmcl_fast.media.registry import REGISTRY
 
     assert cpu and worker
-    use.load()
+    plugins.load()
     for name in ("av", "soundfile", "simplejpeg", "OpenEXR", "PIL.Image"):
         try:
             module = __import__(name, fromlist=["init"])

@@ -21,7 +21,7 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.engines.isolation import process
 from mmcl_fast.media.engines.isolation.jobs import Job, Outcome, read_here
 from mmcl_fast.media.engines.isolation.limits import Limits
-from mmcl_fast.media.engines.isolation.opened import describe
+from mmcl_fast.media.engines.isolation.passed_files import describe
 from mmcl_fast.media.engines.isolation.process import Died, IsolationError, Worker
 from mmcl_fast.media.registry import BUILT_IN, REGISTRY, Reader, source_hash
 from mmcl_fast.media.source import Source, name_of

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.errors import UserError
-from mmcl_fast.media.engines.isolation import wire
+from mmcl_fast.media.engines.isolation import messages
 from mmcl_fast.media.engines.isolation.limits import Limits
-from mmcl_fast.media.engines.isolation.opened import HEAD, shared
+from mmcl_fast.media.engines.isolation.passed_files import HEAD, shared
 
 START_SECONDS = 120.0  # for importing torch and the decoders on a machine that is busy
 # What of the environment a worker sees: what Python, the loader of libraries and the decoders read, and no secrets.
@@ -91,7 +91,7 @@ class ForkServer:
         try:
             with self.lock:
                 self._readers()
-                wire.request(self.control, {"do": "fork", "limits": asdict(limits)}, [theirs.fileno()])
+                messages.request(self.control, {"do": "fork", "limits": asdict(limits)}, [theirs.fileno()])
                 told = self._receive(START_SECONDS)
             if "process" not in told:
                 raise IsolationError(f"decoding in workers: {told.get('error', 'no answer')}: {ADVICE}")
@@ -105,15 +105,15 @@ class ForkServer:
     def wait(self, process: int) -> int:
         """How a worker that was killed, or is about to end, has ended: as of ``os.waitpid``."""
         with self.lock:
-            wire.request(self.control, {"do": "wait", "process": process})
+            messages.request(self.control, {"do": "wait", "process": process})
             return self._receive(START_SECONDS)["status"]
 
     def _receive(self, seconds: float) -> dict[str, Any]:
         try:
-            return wire.answered(self.control, seconds)
+            return messages.answered(self.control, seconds)
         except TimeoutError:
             self.close()
-            raise wire.Ended("it did not answer in time") from None
+            raise messages.Ended("it did not answer in time") from None
 
     def close(self) -> None:
         """End it, and with it every worker."""
@@ -176,14 +176,14 @@ class Worker:
             try:
                 self.process, self.sock = self.server.start(limits)
                 break
-            except wire.Ended as fault:  # the server itself was killed: a new one
+            except messages.Ended as fault:  # the server itself was killed: a new one
                 self.server.close()
                 if attempt:
                     line = f"decoding in workers: the process that starts them ended ({fault}): {ADVICE}"
                     raise IsolationError(line) from None
         try:
-            told = wire.answered(self.sock, START_SECONDS)
-        except (wire.Ended, TimeoutError):
+            told = messages.answered(self.sock, START_SECONDS)
+        except (messages.Ended, TimeoutError):
             raise self._death() from None
         if "error" in told:
             self.close()
@@ -211,9 +211,9 @@ class Worker:
             new = shared(HEAD + size)
             self.memory = mmap.mmap(new, HEAD + size)
         try:
-            wire.request(self.sock, request, [*descriptors, new] if new >= 0 else descriptors)
+            messages.request(self.sock, request, [*descriptors, new] if new >= 0 else descriptors)
             told = self._answer(len(jobs))
-        except wire.Ended:
+        except messages.Ended:
             raise self._death() from None
         except Died:
             raise
@@ -247,7 +247,7 @@ class Worker:
         seconds, job = self.limits.max_decode_wait, -1
         for _ in range(jobs + 1):
             try:
-                return wire.answered(self.sock, seconds)
+                return messages.answered(self.sock, seconds)
             except TimeoutError:
                 before, job = job, self._job()
                 if job == before or jobs == 1:
@@ -287,5 +287,5 @@ class Worker:
             try:
                 os.kill(self.process, signal.SIGKILL)  # a zombie keeps its number, and how it ended, until it is asked
                 return self.server.wait(self.process)
-            except (wire.Ended, OSError):
+            except (messages.Ended, OSError):
                 return None

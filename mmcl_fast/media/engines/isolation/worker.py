@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.decode import check, decode
-from mmcl_fast.media.engines.isolation import sandbox, wire
+from mmcl_fast.media.engines.isolation import messages, sandbox
 from mmcl_fast.media.engines.isolation.limits import Limits
-from mmcl_fast.media.engines.isolation.opened import HEAD, restore
+from mmcl_fast.media.engines.isolation.passed_files import HEAD, restore
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source
 from mmcl_fast.media.spec import Spec, VisualSpec, spec_from_dict
@@ -31,12 +31,12 @@ def work(sock: socket.socket, limits: Limits) -> None:
         meter.limit_memory()
         forbidden = sandbox.enter()
     except Exception as fault:
-        wire.answer(sock, {"error": f"{type(fault).__name__}: {fault}"})
+        messages.answer(sock, {"error": f"{type(fault).__name__}: {fault}"})
         return
-    wire.answer(sock, {"forbidden": forbidden})
+    messages.answer(sock, {"forbidden": forbidden})
     try:
         _Worker(sock, meter).work()
-    except wire.Ended:
+    except messages.Ended:
         return
 
 
@@ -48,7 +48,7 @@ class _Worker:
 
     def work(self) -> None:
         while True:
-            request, descriptors = wire.requested(self.sock)
+            request, descriptors = messages.requested(self.sock)
             for number, text in request["specs"].items():
                 self.specs[number] = spec_from_dict(json.loads(text))
             if request["memory"]:
@@ -64,8 +64,8 @@ class _Worker:
                     if answers[-1].get("memory"):
                         break  # this process is not to be trusted with another
             finally:
-                wire.close(descriptors)
-            wire.answer(self.sock, {"answers": answers})
+                messages.close(descriptors)
+            messages.answer(self.sock, {"answers": answers})
 
     def _answer(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         try:
