@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast import plugins as use
+from mmcl_fast import plugins
 from mmcl_fast.learning import Learner
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.serve import Limits
@@ -69,7 +69,7 @@ async def under_load(port: int, work: list[tuple[str, bytes]]) -> list[tuple[int
 
 def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path: Path, monkeypatch) -> None:
     rng = random.Random(0)
-    monkeypatch.setenv(use.NAMES, PLANTED)
+    monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, PLANTED)
     good = {name: media[name].read_bytes() for name in ("image", "image-png", "depth-npy", "text")}
     bad = bad_items(rng)
     with started(place / "run", tmp_path / "log", *LIMITS) as (process, port):
@@ -130,7 +130,7 @@ def test_an_item_of_several_has_its_line(learner: Learner, media: dict[str, Path
     """Recognising a file is done in a worker, too."""
     from mmcl_fast.media.engines.isolation import fork_server, process
 
-    monkeypatch.setenv(use.NAMES, str(Path(__file__).with_name("planted_sniffer.py")))
+    monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, str(Path(__file__).with_name("planted_sniffer.py")))
     monkeypatch.setattr(process, "_server", None)
     with served(learner, Limits()) as port:
         picture, line = ("file", "a.jpg", media["image"].read_bytes()), ("text", None, b"x")

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.learning import Learner
+from mmcl_fast.serve.page import render_page
 from tests.serve.calls import ask, running
 
 
@@ -20,10 +21,15 @@ class _Elements(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.options: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.found and self.found[-1][0] == "option" and data.strip():
+            self.options.append(data)
 
     def all(self, *tags: str) -> list[dict[str, str | None]]:
         return [attrs for tag, attrs in self.found if tag in tags]
@@ -51,6 +57,12 @@ def test_it_needs_nothing_else_and_every_field_has_a_name(port: int) -> None:
         content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
         assert content and base64.b64encode(hashlib.sha256(content[1].encode()).digest()).decode() in policy
     assert "default-src 'none'" in policy
+
+
+def test_names_of_modalities_are_text() -> None:
+    names = ["image", "{{ 7 * 7 }}", "</select><script>alert(1)</script>", '"x"']
+    page = _Elements(render_page(names))
+    assert page.options == ["found from content", *names] and len(page.all("script")) == 1
 
 
 def test_files_and_lines_are_answered_in_a_browser(port: int, media: dict[str, Path], tmp_path: Path) -> None:
