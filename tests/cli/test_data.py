@@ -19,7 +19,7 @@ from tests.toy import write_folder
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two broken pictures, one of them without a byte."""
+    """A folder of images, two of them broken: one is text, one is empty."""
     root = write_folder(tmp_path / "data", classes=2, train=3, test=2, modalities=("image",))
     (root / "image/train/class_1/2.png").write_bytes(b"not found")
     (root / "image/test/class_0/1.png").write_bytes(b"")
@@ -35,7 +35,7 @@ def labels(found: dict) -> list[tuple[str, str]]:
 
 
 def pack(root: Path, file: Path) -> Path:
-    """One split as a tar in the WebDataset convention."""
+    """Write one split as a tar in the WebDataset convention."""
     with tarfile.open(file, "w") as tar:
         for number, picture in enumerate(sorted((root / "image" / file.stem).rglob("*.png"))):
             (root / "label").write_text(picture.parent.name)
@@ -83,17 +83,17 @@ def test_tables(tmp_path: Path) -> None:
         "val": 0,
         "test": 2,
     }
-    whole = tmp_path / "whole.csv"
-    whole.write_text("text,label,split\nx one,a,train\nx two,a,test\n")
-    assert check(whole, 0)["modalities"][0]["train"] == 1
+    one_file = tmp_path / "one_file.csv"
+    one_file.write_text("text,label,split\nx one,a,train\nx two,a,test\n")
+    assert check(one_file, 0)["modalities"][0]["train"] == 1
     (tmp_path / "mine.toml").write_text('[stream]\nsource = "table"\npath = "news"\n')
     assert check(tmp_path / "mine.toml", 0) == found
 
 
-def test_all_that_is_wrong_in_one_go(tmp_path: Path) -> None:
+def test_one_check_finds_everything_that_is_wrong(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", classes=3, train=3, test=2, modalities=("image", "text"))
     image = root / "image"
-    spoil = {
+    damage = {
         "equal-in-splits": lambda: shutil.copy(image / "train/class_0/0.png", image / "test/class_0/9.png"),
         "two-labels": lambda: shutil.copy(image / "train/class_1/0.png", image / "train/class_2/9.png"),
         "equal-in-class": lambda: shutil.copy(image / "train/class_1/1.png", image / "train/class_1/9.png"),
@@ -111,28 +111,34 @@ def test_all_that_is_wrong_in_one_go(tmp_path: Path) -> None:
         "left-out": lambda: shutil.copy(image / "train/class_0/0.png", image / "train/beside.png"),
         "passed-over": lambda: (image / "train/class_0/Thumbs.db").write_bytes(b"x"),
     }
-    for fault in spoil.values():
-        fault()
+    for apply in damage.values():
+        apply()
     out = tmp_path / "findings.jsonl"
     result = call("data", "check", root, "--json", "-q", "--out", out, code=1)
     found = json.loads(result.stdout)["findings"]
     assert [json.loads(line) for line in out.read_text(encoding="ascii").splitlines()] == found
     kinds = {finding["kind"] for finding in found}
-    assert kinds == {*spoil, "no-validation-file"}  # the last: of Class_1, which class_1 has
+    assert kinds == {*damage, "no-validation-file"}  # Class_1 lacks the validation files of class_1
     ranks = [finding["rank"] for finding in found]
     assert ranks == sorted(ranks) and found[0]["kind"] == "unknown-modality"
-    of = {finding["kind"]: finding for finding in found}
-    assert of["equal-in-splits"]["key"] == "image/train/class_0/0.png"
-    assert of["equal-in-splits"]["others"] == ["image/test/class_0/9.png"]
-    assert of["two-labels"]["others"] == ["image/train/class_2/9.png"] and "'class_2'" in of["two-labels"]["reason"]
-    assert of["empty"]["path"] == str(image / "train/class_0/7.png")
-    assert "take it out of the class" in of["wrong-modality"]["reason"]
-    assert of["unknown-split"]["reason"].endswith("use train, val, test") and "'val'" in of["unknown-split"]["reason"]
+    by_kind = {finding["kind"]: finding for finding in found}
+    assert by_kind["equal-in-splits"]["key"] == "image/train/class_0/0.png"
+    assert by_kind["equal-in-splits"]["others"] == ["image/test/class_0/9.png"]
+    assert (
+        by_kind["two-labels"]["others"] == ["image/train/class_2/9.png"]
+        and "'class_2'" in by_kind["two-labels"]["reason"]
+    )
+    assert by_kind["empty"]["path"] == str(image / "train/class_0/7.png")
+    assert "take it out of the class" in by_kind["wrong-modality"]["reason"]
+    assert (
+        by_kind["unknown-split"]["reason"].endswith("use train, val, test")
+        and "'val'" in by_kind["unknown-split"]["reason"]
+    )
     text = call("data", "check", root, "-q", code=1)
     assert [line.partition(": ")[2] for line in text.stderr.splitlines()] == [finding["reason"] for finding in found]
 
 
-def test_much_of_one_kind_is_cut_short_in_print_only(root: Path, tmp_path: Path) -> None:
+def test_many_findings_of_a_kind_are_cut_short_only_in_print(root: Path, tmp_path: Path) -> None:
     for number in range(9):
         (root / f"image/train/class_1/new{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = call("data", "check", root, "-q", "--out", tmp_path / "all.jsonl", code=1)
@@ -142,7 +148,7 @@ def test_much_of_one_kind_is_cut_short_in_print_only(root: Path, tmp_path: Path)
     assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 11
 
 
-def test_what_leaves_no_sample_is_listed_too(tmp_path: Path) -> None:
+def test_findings_are_listed_when_no_sample_remains(tmp_path: Path) -> None:
     write_folder(tmp_path / "data", classes=2, modalities=("image",))
     (tmp_path / "data/image").rename(tmp_path / "data/images")
     (tmp_path / "data/image").mkdir()
@@ -154,7 +160,7 @@ def test_what_leaves_no_sample_is_listed_too(tmp_path: Path) -> None:
     assert check(tmp_path / "data", 2) == {"modalities": [], "faults": [], "findings": found}
 
 
-def test_every_row_at_fault_is_told_and_what_ends_the_reading_too(tmp_path: Path) -> None:
+def test_row_errors_are_reported_with_the_error_that_ends_reading(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     rows = [
         "text,label,split",
@@ -179,7 +185,7 @@ def test_the_page_lists_every_kind_in_the_order_of_harm() -> None:
     assert re.findall(r"^\| `([\w-]+)` \| (\w+) \|", page.read_text(), re.M) == list(KINDS.items())
 
 
-def test_what_is_no_source(tmp_path: Path) -> None:
+def test_paths_that_are_no_source(tmp_path: Path) -> None:
     assert "nowhere" in error_of(call("data", "check", tmp_path / "nowhere", code=2))
     assert "nowhere.tar" in error_of(call("data", "check", tmp_path / "nowhere.tar", code=2))
     assert error_of(call("data", "check", tmp_path, code=2))

@@ -22,7 +22,7 @@ def test_no_such_folder(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["image", "image/train/"])
-def test_a_folder_that_may_not_be_read(folder, build, part, monkeypatch):
+def test_a_folder_without_permission(folder, build, part, monkeypatch):
     scandir = os.scandir
 
     def closed(path):
@@ -63,7 +63,7 @@ def test_no_test_split(folder, build):
     assert_refused(build, "audio has no test split")
 
 
-def test_a_class_with_no_test_file_may_stand_in_a_larger_task_only(folder, build):
+def test_a_class_without_test_files_needs_a_larger_task(folder, build):
     shutil.rmtree(folder / "image" / "test" / "c")
     assert len(build()[0].test) == 8 and len(build(classes_per_task=2)[1].test) == 2
     assert_refused(build, "task 'image-2' (class 'c')", "no test file", classes_per_task=1)
@@ -73,7 +73,7 @@ def test_a_class_with_no_test_file_may_stand_in_a_larger_task_only(folder, build
 
 
 @pytest.mark.parametrize("split, word", [("train", "training"), ("test", "test")])
-def test_a_named_task_with_one_split_only(folder, split, word):
+def test_a_named_task_with_only_one_split(folder, split, word):
     records = manifest_records(folder)
     for record in records:
         lone = (record["label"], record["split"]) == ("b", "test" if split == "train" else "train")
@@ -169,7 +169,7 @@ def test_manifest_lines(folder, line, parts):
 
 
 @pytest.mark.parametrize("text, part", [("\ud800 hi", "half a character"), ("h\0i", "holds a zero byte")])
-def test_inline_text_is_as_strict_as_a_text_file(folder, text, part):
+def test_the_characters_of_inline_text_are_checked(folder, text, part):
     records = [*manifest_records(folder), {"text": text, "modality": "text", "label": "a", "split": "train"}]
     assert_refused(
         lambda: Stream.from_manifest(write_manifest(folder, records)),
@@ -179,7 +179,7 @@ def test_inline_text_is_as_strict_as_a_text_file(folder, text, part):
     )
 
 
-def test_a_name_that_is_no_utf8(folder, build):
+def test_a_file_name_that_is_not_utf8(folder, build):
     (folder / "image" / "train" / "a" / "caf\udce9.png").write_text("x")  # the byte e9 on disk
     assert_refused(build, "caf\\udce9.png", "not UTF-8", "rename")
 

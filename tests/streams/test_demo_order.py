@@ -34,7 +34,7 @@ def media(order):
 
 
 @pytest.mark.parametrize("kind", ["order", "place"])
-def test_a_stream_is_written_from_files_of_its_own_split_and_again_the_same(order, media, tmp_path, kind):
+def test_each_split_is_made_from_files_of_that_split_and_reproducible(order, media, tmp_path, kind):
     assert order.build(media, tmp_path / "a", kind, 0) == 5 * 8 * 4
     stream = Stream.from_manifest(tmp_path / "a", classes_per_task=4, check=True)
     assert Counter(task.modality for task in stream.tasks) == dict.fromkeys(order.SEEN, 2)
@@ -53,7 +53,7 @@ def read(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
 
 
-def test_the_thing_is_where_the_class_says(order):
+def test_the_object_is_where_the_class_says(order):
     left, right = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)
     pair = order.beside([left, right])
     assert pair.shape == (4, 4, 3) and not pair[:, :2].any() and (pair[:, 2:] == 9).all()
@@ -72,6 +72,6 @@ def test_the_thing_is_where_the_class_says(order):
 
 
 @pytest.mark.parametrize("kind", ["order", "place"])
-def test_its_config_reads_it_from_beside_it(kind):
+def test_the_config_reads_the_stream_beside_it(kind):
     made = load_config(str(DEMO / f"{kind}.toml"))
     assert made.stream.path == str(DEMO / kind) and made.stream.source == "manifest"

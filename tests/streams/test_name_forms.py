@@ -1,4 +1,4 @@
-"""Which class names are one, and which only look like one."""
+"""Class names that are the same name, and names that only look the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_both_unicode_forms_are_one_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("pair", [("Cat", "cat"), ("cat ", "cat"), ("oat_milk", "oat  milk"), ("ﬁsh", "fish")])
-def test_what_looks_alike_stays_two_names(pair: tuple[str, str]) -> None:
+def test_names_that_look_alike_stay_two_names(pair: tuple[str, str]) -> None:
     assert normalize_name(pair[0]) != normalize_name(pair[1]) and fold_name(pair[0]) == fold_name(pair[1])
 
 
@@ -26,7 +26,7 @@ def test_case_and_invisible_characters_fold(pair: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("pair", [("cat", "cats"), ("é", "e"), ("3 4", "34")])
-def test_other_names_do_not(pair: tuple[str, str]) -> None:
+def test_different_names_do_not_fold_to_one(pair: tuple[str, str]) -> None:
     assert fold_name(pair[0]) != fold_name(pair[1])
 
 

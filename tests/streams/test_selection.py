@@ -1,4 +1,4 @@
-"""The scenarios that a stream can be cut to: their tasks, and that they are the same again from the same seed."""
+"""Scenarios: selected modalities, orders and shares, and that a seed fixes them."""
 
 from collections import Counter
 from pathlib import Path
@@ -15,7 +15,7 @@ ENDING = {"image": "png", "audio": "wav", "text": "txt", "depth": "png"}
 
 
 def write(root: Path, classes: dict[str, int], train: int = 10) -> Path:
-    """Files with their own paths in them, nothing that decodes."""
+    """Write files whose content is their own path. They do not decode."""
     for modality, count in classes.items():
         for c in range(count):
             for split, files in (("train", train), ("test", 2)):
@@ -48,18 +48,18 @@ def test_blocks_and_interleaved(folder):
     assert chosen == ["text-0", "image-0", "image-1", "image-2"]
 
 
-def test_a_random_order_for_every_seed_the_same_again(folder):
+def test_a_seed_fixes_the_random_order(folder):
     drawn = [names(folder, order="random", seed=seed) for seed in range(20)]
     assert drawn == [names(folder, order="random", seed=seed) for seed in range(20)]
     assert len(set(map(tuple, drawn))) > 10 and all(sorted(d) == sorted(drawn[0]) for d in drawn)
     assert all([n for n in d if n.startswith("image")] == ["image-0", "image-1", "image-2"] for d in drawn)
 
 
-def test_one_modality_or_some_in_an_order_of_ones_own(folder):
+def test_selected_modalities_come_in_the_given_order(folder):
     alone = Stream.from_folder(folder, classes_per_task=2, modalities=["audio"])
     assert alone.modalities == ["audio"] and len(alone) == 2 and len(alone.classes) == 4
     assert names(folder, modalities=["text", "audio"]) == ["text-0", "audio-0", "audio-1"]
-    (folder / "image" / "train" / "c00" / "0.png").write_bytes(b"")  # what is left out need not be whole
+    (folder / "image" / "train" / "c00" / "0.png").write_bytes(b"")  # files that are left out are not checked
     assert names(folder, modalities=["text"]) == ["text-0"]
 
 
@@ -74,28 +74,30 @@ def test_a_new_modality_after_many_tasks(folder):
 
 
 def test_unbalanced_modalities(folder):
-    whole = Stream.from_folder(folder, classes_per_task=2)
+    full = Stream.from_folder(folder, classes_per_task=2)
     less = {
         part: Stream.from_folder(folder, classes_per_task=2, share={"audio": part, "image": 1.0}, seed=4)
         for part in (0.5, 0.2, 0.001)
     }
-    kept = {
+    train_keys = {
         part: {s.key for task in stream.tasks for s in task.train if s.modality == "audio"}
         for part, stream in less.items()
     }
-    for part, each in ((0.5, 5), (0.2, 2), (0.001, 1)):
+    for part, per_class in ((0.5, 5), (0.2, 2), (0.001, 1)):
         found = counts(less[part])
-        assert {n for (m, _), n in found.items() if m == "audio"} == {each}
+        assert {n for (m, _), n in found.items() if m == "audio"} == {per_class}
         assert {n for (m, _), n in found.items() if m != "audio"} == {10}
-        assert counts(less[part], "test") == counts(whole, "test")
-    assert kept[0.001] < kept[0.2] < kept[0.5]
+        assert counts(less[part], "test") == counts(full, "test")
+    assert train_keys[0.001] < train_keys[0.2] < train_keys[0.5]
     again = Stream.from_folder(folder, classes_per_task=2, share={"audio": 0.5, "image": 1.0}, seed=4)
     other = Stream.from_folder(folder, classes_per_task=2, share={"audio": 0.5}, seed=5)
     assert again.fingerprint == less[0.5].fingerprint != other.fingerprint
     assert counts(other) == counts(again)
     held = Stream.from_folder(folder, classes_per_task=2, share={"audio": 0.5}, seed=4, validation=0.2)
     assert counts(held, "val")["audio", "c00"] == 1 and counts(held)["audio", "c00"] == 4
-    assert {s.key for t in held.tasks for s in t._samples if s.modality == "audio" and s.split != "test"} == kept[0.5]
+    assert {s.key for t in held.tasks for s in t._samples if s.modality == "audio" and s.split != "test"} == train_keys[
+        0.5
+    ]
 
 
 def test_classes_shared_between_modalities(folder):
@@ -129,12 +131,12 @@ def test_a_hundred_tasks(tmp_path):
         ({"order": "interleave"}, "'interleaved' or a list"),
     ],
 )
-def test_what_is_not_there_is_named(folder, options, reason):
+def test_unknown_modalities_and_orders_are_named(folder, options, reason):
     with pytest.raises(StreamError, match=reason):
         Stream.from_folder(folder, classes_per_task=2, **options)
 
 
-def test_the_config_describes_them(tmp_path):
+def test_the_config_has_the_same_options(tmp_path):
     write_folder(tmp_path / "data", classes=2, train=4, test=1)
     stream = {
         "source": "folder",

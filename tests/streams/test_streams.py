@@ -79,7 +79,7 @@ def test_orders(folder):
             make(order)
 
 
-def test_a_part_of_the_training_files_becomes_validation(folder):
+def test_a_share_of_the_training_files_becomes_validation(folder):
     put_file(folder, "image", "val", "b", "own")
     stream = Stream.from_folder(folder, validation=0.25, seed=3)
     assert (len(stream[0].train), len(stream[0].val)) == (20 - 4, 4 + 1)
@@ -102,7 +102,7 @@ def test_iteration_keeps_seen(folder):
     assert len(stream.seen) == 1
 
 
-def test_fingerprint_tells_what_matters(folder):
+def test_the_fingerprint_changes_with_tasks_and_samples(folder):
     base = Stream.from_folder(folder).fingerprint
     assert base == Stream.from_folder(folder).fingerprint and len(base) == 64
     assert base != Stream.from_folder(folder, classes_per_task=2).fingerprint
@@ -184,7 +184,7 @@ def test_demo(folder, monkeypatch, tmp_path):
         Stream.demo()
 
 
-def test_where_it_is_tested_on_validation_no_test_file_is_in_the_stream(folder):
+def test_testing_on_validation_leaves_out_every_test_file(folder):
     plain = Stream.from_folder(folder, validation=0.25, seed=3)
     chosen = Stream.from_folder(folder, validation=0.25, seed=3, test_on="val")
     for task, own in zip(plain.tasks, chosen.tasks, strict=True):

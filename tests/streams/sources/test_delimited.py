@@ -50,7 +50,7 @@ def test_the_separator_without_a_header(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
-def test_excels_encodings(tmp_path, encoding):
+def test_encodings_that_excel_writes(tmp_path, encoding):
     """CSV UTF-8 has a mark; "Unicode text" is UTF-16 with tabs."""
     data = "text\tlabel\tsplit\r\ncafé\tq\ttrain\r\nthé\tq\ttest\r\n".encode(encoding)
     data = (codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b"") + data
@@ -88,13 +88,13 @@ def test_line_ends_and_the_lines_of_messages(tmp_path, end):
         ("a,text,a,label,split,a", "1,x,2,q,{},3"),  # twice, but not asked for
     ],
 )
-def test_columns_that_nobody_asked_for(tmp_path, header, row):
+def test_columns_that_are_not_read(tmp_path, header, row):
     content = f"{header}\n{row.format('train')}\n{row.format('test')}\n"
     assert texts(tmp_path / "a.csv", content) == ["x", "x"]
     assert texts(tmp_path / "a.tsv", content.replace(",", "\t").replace('"', "")) == ["x", "x"]
 
 
-def test_a_column_asked_for_that_is_there_twice(tmp_path):
+def test_a_chosen_column_that_is_there_twice(tmp_path):
     (tmp_path / "a.csv").write_text("text,label,split,text\nx,a,train,y\n")
     assert_refused(lambda: Stream.from_table(tmp_path / "a.csv"), "a.csv line 1: two columns named 'text': rename one")
 
@@ -144,7 +144,7 @@ def test_quotes_in_tsv(tmp_path, field, text, place):
     assert found[2][0] == 4 + field.count("\n")
 
 
-def test_two_lone_quotes_in_tsv_are_no_quoted_field(tmp_path):
+def test_two_lone_quotes_in_tsv_are_not_a_quoted_field(tmp_path):
     """Every line is a whole row by itself."""
     assert values(tmp_path / "a.tsv", 'p\tq\n1\t"two\n3\tfour"\n5\t"six\n') == [
         (2, ["1", '"two']),
@@ -157,7 +157,7 @@ def test_two_lone_quotes_in_tsv_are_no_quoted_field(tmp_path):
     ]
 
 
-def test_lone_quotes_in_a_long_tsv_cost_no_more_than_their_lines(tmp_path):
+def test_many_lone_quotes_in_a_long_tsv(tmp_path):
     count = 3 * MOST_LINES_OF_FIELD
     found = values(tmp_path / "a.tsv", "p\tq\n" + '1\t"two\n' * count)
     assert len(found) == count and found[-1] == (count + 1, ["1", '"two'])

@@ -1,4 +1,4 @@
-"""What belongs to a folder: links, what systems leave behind, spellings of one name, files beside the classes."""
+"""Folders: links, system files, spellings of one name, files outside of the class folders."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def counts(stream: Stream) -> tuple[int, int]:
     return sum(len(task.train) for task in stream), sum(len(task.test) for task in stream)
 
 
-def told(root: Path, **options: Any) -> list[tuple[str, str]]:
-    """Kinds and places of what is found, the most harmful first."""
+def kinds_and_places(root: Path, **options: Any) -> list[tuple[str, str]]:
+    """Return the kind of each finding and the name of its file, the most harmful first."""
     found = Findings(collect=True)
     Stream.from_folder(root, findings=found, **options)
     return [(finding.kind, Path(finding.path).name) for finding in found.sorted()]
@@ -39,13 +39,16 @@ def test_a_linked_folder_belongs_to_its_class(tmp_path: Path) -> None:
     write(tmp_path, {"more/in": 7})
     (root / "text/cat/more").symlink_to(tmp_path / "more")
     stream = Stream.from_folder(root)
-    assert counts(stream) == (14, 3) and told(root) == []
+    assert counts(stream) == (14, 3) and kinds_and_places(root) == []
     assert sum(s.key.startswith("text/cat/more/in/") and s.label == "cat" for s in stream[0]._samples) == 7
     before = {(s.key, s.split) for s in stream[0]._samples}
     (root / "text/cat/again").symlink_to(tmp_path / "more")
     (root / "text/cat/up").symlink_to(root)
     stream = Stream.from_folder(root)
-    assert told(root) == [("loop", "up"), ("linked-twice", "more")]  # again is read first, in the order of names
+    assert kinds_and_places(root) == [
+        ("loop", "up"),
+        ("linked-twice", "more"),
+    ]  # again is read first, in the order of names
     assert counts(stream) == (14, 3) and len(before) == 17
 
 
@@ -59,7 +62,7 @@ def test_a_class_and_a_split_may_be_links(tmp_path: Path) -> None:
     assert {s.key for s in task.train if s.label == "dog"} == {f"text/train/dog/{i}.txt" for i in range(4)}
 
 
-def test_a_class_that_is_another_class_is_found_by_its_content(tmp_path: Path) -> None:
+def test_a_class_that_links_to_another_class_is_found(tmp_path: Path) -> None:
     root = write(tmp_path, {"text/train/cat": 3, "text/test/cat": 1})
     (root / "text/test/dog").symlink_to(root / "text/train/cat")
     found = Findings(collect=True)
@@ -69,11 +72,11 @@ def test_a_class_that_is_another_class_is_found_by_its_content(tmp_path: Path) -
     assert [(finding.key, finding.others) for finding in shared] == pairs
 
 
-def test_a_class_folder_that_links_nowhere_or_upwards_is_named(tmp_path: Path) -> None:
+def test_broken_and_upward_links_to_class_folders_are_named(tmp_path: Path) -> None:
     root = write(tmp_path / "d", {"text/cat": 5})
     (root / "text/dog").symlink_to(tmp_path / "gone")
     (root / "text/up").symlink_to(root)
-    assert told(root) == [("missing", "dog"), ("loop", "up")]
+    assert kinds_and_places(root) == [("missing", "dog"), ("loop", "up")]
     (root / "text/cat/gone.txt").symlink_to(tmp_path / "gone.txt")
     found = Findings(collect=True)
     Stream.from_folder(root, findings=found)
@@ -85,7 +88,7 @@ def test_a_class_folder_that_links_nowhere_or_upwards_is_named(tmp_path: Path) -
     assert counts(Stream.from_folder(root)) == (4, 1)  # a loop is left out, the rest is learned
 
 
-def test_what_systems_leave_behind_is_no_sample_and_no_class(tmp_path: Path) -> None:
+def test_system_files_are_no_samples_and_no_classes(tmp_path: Path) -> None:
     root = write(tmp_path, {"text/cat": 5, "text/cat/@eaDir": 3, "text/@eaDir/cat": 2, "text/#recycle/old": 2})
     write(root, {"@eaDir/text": 1, "#snapshot/text/cat": 4, "__MACOSX/text": 1, "lost+found": 0})
     for name in ("text/cat/Thumbs.db", "text/cat/._0.txt", "text/desktop.ini", "text/cat/.hidden.txt"):
@@ -109,28 +112,28 @@ def test_two_spellings_of_a_name_are_one_class(tmp_path: Path, split: bool) -> N
     assert stream.classes == [("text", COMPOSED)] and stream[0].texts == ("a cup of coffee",)
     assert counts(stream) == ((6, 4) if split else (8, 2))
     assert all(Path(str(sample.path)).is_file() and sample.label == COMPOSED for sample in stream[0]._samples)
-    assert told(root) == [("two-spellings", "")]
+    assert kinds_and_places(root) == [("two-spellings", "")]
 
 
-def test_files_beside_the_classes_are_named_if_they_are_of_the_modality(tmp_path: Path) -> None:
+def test_media_files_outside_the_class_folders_are_named(tmp_path: Path) -> None:
     root = write(tmp_path, {"image/train/cat": 3, "image/test/cat": 1}, "png")
     for name in ("image/a.png", "image/train/b.PNG", "image/train/README.md", "image/labels.csv", "image/song.mp3"):
         (root / name).write_text(name)
-    assert told(root) == [("left-out", "a.png"), ("left-out", "b.PNG")]
+    assert kinds_and_places(root) == [("left-out", "a.png"), ("left-out", "b.PNG")]
     assert counts(Stream.from_folder(root)) == (3, 1)
     write(root, {"text/train/cat": 2, "text/test/cat": 1})
     for name in ("text/readme.txt", "text/classes.txt", "text/train/LICENSE.txt", "text/train/stray.txt"):
         (root / name).write_text(name)
-    assert told(root)[2:] == [("left-out", "stray.txt")]
+    assert kinds_and_places(root)[2:] == [("left-out", "stray.txt")]
 
 
-def test_all_faults_are_told_and_the_worst_is_raised_with_their_number(tmp_path: Path) -> None:
+def test_all_errors_are_found_and_the_worst_is_raised_with_their_number(tmp_path: Path) -> None:
     root = write(tmp_path, {"image/train/cat": 2, "image/test/cat": 1, "image/tset/cat": 1}, "png")
     write(root, {"audio/dog": 1, "audio/cow": 3, "imgae/cat": 1}, "wav")
     (root / "image/train/cat/notes.txt").write_text("about the pictures")
     (root / "image/train/cat/none.png").write_bytes(b"")
     (root / "image/train/cat/gone.png").symlink_to(root / "nowhere")
-    assert told(root) == [
+    assert kinds_and_places(root) == [
         ("unknown-modality", "imgae"),
         ("unknown-split", "tset"),
         ("wrong-modality", "notes.txt"),
@@ -142,7 +145,7 @@ def test_all_faults_are_told_and_the_worst_is_raised_with_their_number(tmp_path:
         Stream.from_folder(root)
 
 
-def test_a_faulty_classes_json_does_not_hide_the_rest(tmp_path: Path) -> None:
+def test_an_invalid_classes_json_does_not_hide_other_findings(tmp_path: Path) -> None:
     root = write(tmp_path, {"text/cat": 5, "text/dog": 1})
     (root / "classes.json").write_text("{")
-    assert told(root) == [("class-texts", "classes.json"), ("too-few-files", "dog")]
+    assert kinds_and_places(root) == [("class-texts", "classes.json"), ("too-few-files", "dog")]

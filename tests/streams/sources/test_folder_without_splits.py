@@ -50,7 +50,7 @@ def test_a_class_of_one_file_is_named(tmp_path: Path) -> None:
         ("text", r"text: empty of class folders: expected .*/text/<class>/<file>"),
     ],
 )
-def test_another_layout_is_told_what_is_expected(tmp_path: Path, folder: str, what: str) -> None:
+def test_for_another_layout_the_message_shows_the_expected_one(tmp_path: Path, folder: str, what: str) -> None:
     with pytest.raises(StreamError, match=what):
         Stream.from_folder(write(tmp_path, {folder: 3}))
 

@@ -1,4 +1,4 @@
-"""Known datasets as they come out of their archives, on tiny copies of their layouts."""
+"""Known datasets, on tiny copies of their layouts."""
 
 import os
 import pickle
@@ -26,7 +26,7 @@ from tests.toy import ToyEncoder
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory) -> dict[str, Path]:
-    """Every dataset's tiny copy; not to be changed."""
+    """Return dataset -> a tiny copy, which tests must not change."""
     root = tmp_path_factory.mktemp("known")
     out = {}
     for name, (write, *_) in COPIES.items():
@@ -40,7 +40,7 @@ def copies(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def copy(copies, tmp_path):
-    """A copy of one of them that may be changed."""
+    """Return a function that makes a copy of one dataset, which a test may change."""
     return lambda name: Path(shutil.copytree(copies[name], tmp_path / name))
 
 
@@ -58,13 +58,12 @@ def test_official_classes_and_splits(copies, name):
     assert (len(task.train), len(task.test), len(task.val)) == (train, test, 0)
     assert all(sample.key.startswith(f"{name}/") for sample in stream.samples)
     assert {sample.label for sample in task.train} == {sample.label for sample in task.test} == set(labels)
-    assert not skip_broken_samples(
-        stream, settings=kinds(name)
-    ).skipped  # every file decodes, and equal ones in two splits stay
+    # Every file decodes, and equal files in two splits are allowed.
+    assert not skip_broken_samples(stream, settings=kinds(name)).skipped
 
 
-def test_classes_go_with_their_files(copies):
-    """The class of a sample is the one that its folder, name, row or bytes say."""
+def test_each_file_has_its_class(copies):
+    """The class of a sample comes from its folder, name, row or bytes, whichever the dataset uses."""
 
     def of(name, **options):
         stream = Stream.from_known({name: {"path": copies[name], **options}})
@@ -105,8 +104,8 @@ def test_imagenet_r_is_split_the_same_everywhere(copies, copy):
     assert split[0].classes == stream[0].classes and len(split[0].train) == 16
 
 
-def test_where_imagenets_names_and_lists_may_be(copies, copy):
-    """Kaggle's folders and JSON; an index in JSON above the folder; a list of one's own."""
+def test_places_of_imagenets_names_and_lists(copies, copy):
+    """Kaggle has other folders and JSON. An index may be above the folder, and the list of classes may be given."""
     root = copy("imagenet_100")
     kaggle = root.parent / "kaggle"
     for i, wnid in enumerate(("n01443537", "n01484850")):
@@ -130,7 +129,7 @@ def test_where_imagenets_names_and_lists_may_be(copies, copy):
     assert_refused(lambda: Stream.from_known({"imagenet_100": root}), "5 class folders", "imagenet100.txt")
 
 
-def test_cifars_rows_are_pictures(copies):
+def test_cifar_records_are_images(copies):
     stream = Stream.from_known({"cifar_100": copies["cifar_100"]})
     sample = next(s for s in stream[0].test if s.key.endswith("00001"))
     row = np.frombuffer((copies["cifar_100"] / "test.bin").read_bytes(), np.uint8).reshape(3, 3074)[1]
@@ -144,8 +143,8 @@ def test_cifars_rows_are_pictures(copies):
         read_bytes(short)
 
 
-def test_suns_rotated_depth(tmp_path):
-    """The same metres as those of a plain map, beyond 8.191 m too, where the bits come round."""
+def test_the_rotated_bits_of_sun_rgbd(tmp_path):
+    """The metres are the same as in a plain map, also beyond 8.191 m, where a bit is rotated to the other end."""
     put(tmp_path, "plain.png", plane(3))
     put(tmp_path, "turned.png", plane(3, turned=True))
     spec = default_spec("depth")
@@ -214,13 +213,13 @@ def test_five_datasets_are_learned(copies):
         (["stream.source=folder", "stream.path=a"], ['stream.datasets: for source = "known"']),
     ],
 )
-def test_faults_of_a_config(overrides, parts):
+def test_config_errors(overrides, parts):
     with pytest.raises(ConfigError) as caught:
         make_stream(load_config("five_clip", overrides))
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value), str(caught.value)
 
 
-def test_more_faults_of_a_config(copies):
+def test_more_config_errors(copies):
     def refused(*overrides, name="five_clip"):
         with pytest.raises(ConfigError) as caught:
             make_stream(five(name, copies, *overrides))
@@ -233,7 +232,7 @@ def test_more_faults_of_a_config(copies):
         make_stream(load_config("folder", ["stream.source=known"]))
 
 
-def test_paths_are_the_files_own(tmp_path):
+def test_paths_are_relative_to_the_config_file(tmp_path):
     put(
         tmp_path,
         "sub/mine.toml",
@@ -244,8 +243,8 @@ def test_paths_are_the_files_own(tmp_path):
     assert (image.path, image.classes) == (str(tmp_path / "sub" / "in"), str(tmp_path / "sub" / "list.txt"))
 
 
-# What is taken away of a copy, and the path that the message then begins with.
-MISSING_VALUES = {
+# Dataset -> the file or folder to remove, and the path that the message then begins with.
+MISSING_FILES = {
     "imagenet_100": ("val", "val"),
     "cifar_100": ("test.bin", "test.bin"),
     "ucf101": ("UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g02_c01.avi",) * 2,
@@ -263,10 +262,10 @@ MISSING_VALUES = {
 }
 
 
-@pytest.mark.parametrize("name", MISSING_VALUES)
-def test_what_is_missing_is_named_with_the_tree(copy, name):
+@pytest.mark.parametrize("name", MISSING_FILES)
+def test_a_missing_file_is_named_with_the_expected_files(copy, name):
     root = copy(name)
-    gone, named = MISSING_VALUES[name]
+    gone, named = MISSING_FILES[name]
     (shutil.rmtree if (root / gone).is_dir() else os.unlink)(root / gone)
     assert_refused(
         lambda: Stream.from_known({name: root}),
@@ -276,14 +275,14 @@ def test_what_is_missing_is_named_with_the_tree(copy, name):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_another_folder_is_refused_with_the_tree(tmp_path, name):
+def test_another_folder_is_refused_with_the_expected_files(tmp_path, name):
     assert_refused(lambda: Stream.from_known({name: tmp_path}), str(tmp_path), "not there", LAYOUTS[name].tree)
     assert_refused(
         lambda: Stream.from_known({name: tmp_path / "gone"}), f"{tmp_path / 'gone'}: not there", LAYOUTS[name].tree
     )
 
 
-# What is written over a file of a copy, and what the message then says.
+# Case -> the file to overwrite, its new content, and a part of the message.
 DAMAGED = {
     "cifar_100": ("train.bin", b"\1" * 3000, "3000 bytes, no multiple of 3074"),
     "cifar_100 labels": ("train.bin", b"\7" * 3074, "a label 7, with 3 names"),
@@ -302,7 +301,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_what_is_damaged_is_named(copy, case):
+def test_a_damaged_file_is_named(copy, case):
     name = case.split()[0]
     root, (place, content, part) = copy(name), DAMAGED[case]
     put(root, place, content)
@@ -323,7 +322,7 @@ def test_folders_of_cifar(tmp_path):
     assert stream[0].classes == ("apple", "maple_tree") and stream[0].texts == ("apple", "maple tree")
 
 
-def test_faults_of_a_call(copies):
+def test_argument_errors(copies):
     assert_refused(lambda: Stream.from_known({}), "no dataset given", "imagenet_r")
     assert_refused(lambda: Stream.from_known({"esc50": "a"}), "unknown dataset 'esc50' (did you mean 'esc_50'?)")
     assert_refused(lambda: Stream.from_known({"esc_50": "a", "vggsound": "b"}), "esc_50 and vggsound are both audio")
@@ -335,7 +334,7 @@ def test_faults_of_a_call(copies):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lists_in_other_encodings_and_with_other_line_ends(copy, encoding, end):
-    """As an editor on another system saves them again."""
+    """An editor on another system may save the lists like this."""
     for name, place in (("ucf101", "ucfTrainTestlist/classInd.txt"), ("esc_50", "meta/esc50.csv")):
         root = copy(name)
         expected = Stream.from_known({name: root}).fingerprint
@@ -352,7 +351,7 @@ def test_a_line_of_a_list_ends_with_a_line_end_only(copy):
     assert Stream.from_known({"cifar_100": root})[0].classes[0] == f"{listed[0]}\u2028{listed[0]}"
 
 
-def test_columns_of_a_known_table_that_nobody_asked_for(copy):
+def test_further_columns_of_a_known_table(copy):
     root = copy("vggsound")
     expected = Stream.from_known({"vggsound": root}).fingerprint
     lines = (root / "vggsound.csv").read_text().splitlines()

@@ -112,7 +112,7 @@ def test_paths_that_name_no_file_inside(root, spelled, parts):
     assert_refused(lambda: Stream.from_manifest(path), "manifest.jsonl line 2: path ", *parts)
 
 
-def test_a_file_of_the_literal_name_is_taken(root):
+def test_a_file_with_exactly_the_given_name_goes_first(root):
     for name in ("a\\b.png", "c%20d.png", "e .png", "file:", "C:"):
         (root / name).write_text(name)
     assert keys(manifest(root, "a\\b.png", "c%20d.png", "e .png", PLACES[0])) == [
@@ -154,7 +154,7 @@ def test_two_files_in_two_unicode_forms(root):
 
 
 @pytest.mark.parametrize("null", [None, float("nan")])
-def test_null_is_no_value(root, null):
+def test_null_means_no_value(root, null):
     """As pandas writes rows of texts beside rows of files."""
     records = [
         {"path": place, "text": null, "task": "a", "id": i, "modality": "image", "label": "cat", "split": split}
@@ -223,7 +223,7 @@ def test_a_field_that_is_there_twice(root):
     )
 
 
-def test_every_line_at_fault_is_found(folder):
+def test_every_line_with_an_error_is_found(folder):
     records = manifest_records(folder)
     records[1]["split"], records[3]["path"], records[5]["modality"] = "trian", "gone.wav", "sound"
     found = Findings(collect=True)

@@ -35,7 +35,7 @@ def samples(path: Path) -> list[tuple[str, str, str]]:
 EXPECTED = sorted(zip(LABELS, TEXTS, SPLITS))
 
 
-def test_columns_that_nobody_asked_for_are_not_read(tmp_path):
+def test_only_the_chosen_columns_are_read(tmp_path):
     others = {
         "written": pa.array([1_700_000_000_000_000_001 + i for i in range(4)], pa.timestamp("ns")),
         "day": pa.array([datetime(2024, 1, 1, tzinfo=UTC)] * 4, pa.timestamp("ns", "UTC")),
@@ -116,7 +116,7 @@ def test_numbers_as_labels_need_names(tmp_path, column):
     ],
     ids=lambda column: str(getattr(column, "type", ""))[:30],
 )
-def test_columns_that_are_no_labels(tmp_path, column, parts):
+def test_column_types_that_are_no_labels(tmp_path, column, parts):
     path = save(tmp_path / "a.parquet", label=column)
     assert_refused(lambda: Stream.from_table(path), "a.parquet", *parts)
 
@@ -147,7 +147,7 @@ def test_the_names_of_hugging_faces_class_labels(tmp_path):
         assert_refused(lambda: Stream.from_table(path), "the classes are numbers (1, 2")
 
 
-def test_files_of_a_split(tmp_path):
+def test_a_split_in_several_files(tmp_path):
     """As Hugging Face's hub keeps them: train-00000-of-00002.parquet."""
     for i, name in enumerate(("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")):
         save(tmp_path / f"{name}.parquet", text=[f"{text} {i}" for text in TEXTS])

@@ -84,7 +84,7 @@ def test_patterns(tars, monkeypatch, pattern, found):
         assert [file.stem for file in find_tars(pattern)] == found.split()
 
 
-def test_patterns_that_stand_for_nothing(tars, tmp_path):
+def test_patterns_that_are_refused(tars, tmp_path):
     for pattern, part in (
         (tars / "val-*.tar", "no file matches"),
         (tars / "a{1..9999999}.tar", "more than 100000"),
@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written(tars, scans, monkeypatch, tmp_path):
     assert len(Stream.from_tar(tars)) == 2 and len(scans) == 6
 
 
-def test_nothing_of_a_tar_is_executed(tars, tmp_path):
+def test_no_code_in_a_tar_is_executed(tars, tmp_path):
     class Trap:
         def __reduce__(self):
             return os.system, (f"touch {tmp_path / 'sprung'}",)
@@ -291,7 +291,7 @@ def test_members_that_are_refused(tars, members, parts):
     assert_refused(lambda: Stream.from_tar(path), "m/train.tar", *parts)
 
 
-def test_tars_that_are_not_sound(tars, tmp_path):
+def test_damaged_tars(tars, tmp_path):
     import bz2
     import gzip
     import lzma

@@ -1,4 +1,4 @@
-"""A member of a tar that ends the process which recognises it is left to the check to name."""
+"""A member of a tar may end the process that recognises its content. The check of files names it later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmcl_fast import plugins as use
+from mmcl_fast import plugins
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.isolation import process
 from mmcl_fast.streams.sources.tar_index import read_index
@@ -27,8 +27,8 @@ def png(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_a_killing_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(use.NAMES, SNIFFER)
+def test_a_member_that_kills_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, SNIFFER)
     monkeypatch.setattr(process, "_server", None)
     members = {
         "0.png": png(np.zeros((4, 4, 3), np.uint8)),

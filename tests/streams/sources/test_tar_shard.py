@@ -1,4 +1,4 @@
-"""Keys with dots, links in tars, and members that are part of no sample."""
+"""Keys with dots, links in tars, and members that belong to no sample."""
 
 import io
 import json
@@ -20,19 +20,19 @@ def cache(tmp_path, monkeypatch) -> None:
 
 
 def read(path: Path, **options) -> tuple[Stream, list[str]]:
-    """The stream and the lines of what was found besides."""
+    """Return the stream and the lines of the findings about members and tars."""
     found = Findings(collect=True)
     stream = Stream.from_tar(path, findings=found, **options)
-    own = [f.reason for f in found if f.kind in ("left-out", "passed-over", "row", "unreadable", "linked-twice")]
-    return stream, own
+    lines = [f.reason for f in found if f.kind in ("left-out", "passed-over", "row", "unreadable", "linked-twice")]
+    return stream, lines
 
 
 def keys(stream: Stream, split: str = "train") -> list[str]:
     return [sample.key for task in stream.tasks for sample in task.split(split)]
 
 
-def both(tmp_path: Path, members: list) -> Path:
-    """A training and a test tar of these members."""
+def pack_both_splits(tmp_path: Path, members: list) -> Path:
+    """Pack these members as a training and as a test tar."""
     for split in ("train", "test"):
         pack(tmp_path / "tars" / f"{split}.tar", members)
     return tmp_path / "tars"
@@ -44,20 +44,20 @@ def both(tmp_path: Path, members: list) -> Path:
 @pytest.mark.parametrize("note", ["cls", "json", "CLS"])
 @pytest.mark.parametrize("ending", ["png", "PNG", "image.png"])
 def test_keys_with_dots(tmp_path, stem, note, ending):
-    """The class of the very same name tells where the key ends."""
-    said = {"label": "cat"} if note == "json" else "cat"
+    """A class with the very same name shows where the key ends."""
+    cat = {"label": "cat"} if note == "json" else "cat"
     dog = {"label": "dog"} if note == "json" else "dog"
-    tars = both(
+    tars = pack_both_splits(
         tmp_path,
         [
             (f"{stem}.{ending}", png(0)),
-            (f"{stem}.{note}", said),
+            (f"{stem}.{note}", cat),
             (f"{stem}x.{ending}", png(1)),
             (f"{stem}x.{note}", dog),
         ],
     )
-    stream, told = read(tars)
-    assert stream.classes == [("image", "cat"), ("image", "dog")] and not told
+    stream, lines = read(tars)
+    assert stream.classes == [("image", "cat"), ("image", "dog")] and not lines
     assert keys(stream) == [f"train.tar/{stem}.{ending}", f"train.tar/{stem}x.{ending}"]
     assert read_bytes(stream[0].train[1].path) == png(1)
 
@@ -76,10 +76,10 @@ def test_keys_with_dots_beside_parts_of_other_samples(tmp_path):
         ("22.pyd", b"\x80"),
         ("23.pyd", b"\x80"),
     ]
-    stream, told = read(both(tmp_path, members))
+    stream, lines = read(pack_both_splits(tmp_path, members))
     assert keys(stream) == ["train.tar/22.png", "train.tar/22.05.png"]
     tar = tmp_path / "tars" / "test.tar"
-    assert sorted(told) == [
+    assert sorted(lines) == [
         f"{tar}: member '22.all.json' (and 1 more of .json) is part of no sample: such endings are not read",
         f"{tar}: member '22.box.json' (and 1 more of .json) is part of no sample, for its key ends at the first dot: "
         "put a .cls of the very same name beside it, or take the dots out",
@@ -92,20 +92,20 @@ def test_keys_with_dots_beside_parts_of_other_samples(tmp_path):
     ]
 
 
-def test_hidden_members_and_such_without_an_item(tmp_path):
+def test_hidden_members_and_members_without_an_item(tmp_path):
     members = [
         ("0.png", png(0)),
         ("0.cls", "cat"),
-        ("._0.png", b"\0\5\x16\7"),  # a Mac's twin of each file
+        ("._0.png", b"\0\5\x16\7"),  # macOS adds such a file to each file
         ("__MACOSX/._0.png", b"\0\5\x16\7"),
         (".DS_Store", b"x"),
         ("README", "x"),
         ("dataset.json", {"name": "x"}),
     ]
-    stream, told = read(both(tmp_path, members))
+    stream, lines = read(pack_both_splits(tmp_path, members))
     tar = tmp_path / "tars" / "test.tar"
     assert keys(stream) == ["train.tar/0.png"]
-    assert sorted(told) == [
+    assert sorted(lines) == [
         f"{tar}: member '._0.png' (and 5 more) is hidden and is passed over",
         f"{tar}: member 'README' (and 1 more) is part of no sample: such endings are not read",
         f"{tar}: member 'dataset.json' (and 1 more of .json) is part of no sample: there is no item of its key",
@@ -135,10 +135,10 @@ def test_links_to_members(tmp_path, kind):
     pack(tmp_path / "tars" / "train.tar", members, kind)
     pack(tmp_path / "tars" / "test.tar", [("x.png", png(1)), ("x.cls", "cat"), ("y.png", png(2)), ("y.cls", "dog")])
     for _ in range(2):  # from the tar, and from its index
-        stream, told = read(tmp_path / "tars")
+        stream, lines = read(tmp_path / "tars")
         assert keys(stream) == [f"train.tar/{name}.png" for name in ("a/soft", "b/0", "b/hard", "b/far")]
         assert all(read_bytes(sample.path) == png(0) for sample in stream[0].train)
-        assert len(told) == 1 and "'latest' (and 1 more)" in told[0]
+        assert len(lines) == 1 and "'latest' (and 1 more)" in lines[0]
 
 
 @pytest.mark.parametrize("target", ["a.png", "b.png", "../0.png", "gone.png", "/etc/passwd"])
@@ -165,10 +165,10 @@ def test_classes_in_other_encodings_and_as_numbers(tmp_path):
         ("4.png", png(4)),
         ("4.json", fields.encode("utf-16")),
     ]
-    stream, _ = read(both(tmp_path, members))
+    stream, _ = read(pack_both_splits(tmp_path, members))
     assert stream.classes == [("image", "café")] and len(stream[0].train) == 5
     numbers = [pair for i in range(4) for pair in ((f"{i}.png", png(i)), (f"{i}.json", {"label": 1.0 + i % 2}))]
-    both(tmp_path, numbers)
+    pack_both_splits(tmp_path, numbers)
     assert_refused(lambda: Stream.from_tar(tmp_path / "tars"), "the classes are numbers (1, 2")
     (tmp_path / "tars" / "classes.txt").write_text("cat\ndog\n")
     stream, _ = read(tmp_path / "tars")
@@ -190,8 +190,8 @@ def test_items_of_formats_that_are_not_read(tmp_path):
     assert_refused(
         lambda: Stream.from_tar(path), "no item: add a member such as .jpg, .wav or .txt, for a.pyd is not read"
     )
-    _, told = read(both(tmp_path, [("a.heic", b"x"), ("0.png", png(0)), ("0.cls", "cat")]))
-    assert told[0].endswith(
+    _, lines = read(pack_both_splits(tmp_path, [("a.heic", b"x"), ("0.png", png(0)), ("0.cls", "cat")]))
+    assert lines[0].endswith(
         "'a.heic' (and 1 more of .heic) is part of no sample: HEIC, which is not read: convert it to JPEG or PNG"
     )
 
@@ -201,18 +201,18 @@ def test_a_txt_beside_a_picture_is_no_class(tmp_path):
     assert_refused(lambda: Stream.from_tar(path), "sample 'a' has no class, for its .txt is a caption: add a .cls")
 
 
-def test_what_is_left_out_stays_with_the_stream(tmp_path):
-    tars = both(tmp_path, [("0.png", png(0)), ("0.cls", "cat"), ("0.pyd", b"x")])
+def test_the_stream_keeps_findings_about_unused_members(tmp_path):
+    tars = pack_both_splits(tmp_path, [("0.png", png(0)), ("0.cls", "cat"), ("0.pyd", b"x")])
     (finding,) = [f for f in Stream.from_tar(tars).findings if f.kind == "left-out"]
     assert "member '0.pyd' (and 1 more of .pyd) is part of no sample" in finding.reason
 
 
-def test_every_sample_and_tar_at_fault_is_found(tmp_path):
+def test_every_sample_and_tar_with_an_error_is_found(tmp_path):
     good = [pair for i in range(3) for pair in ((f"{i}.png", png(i)), (f"{i}.cls", "cat"))]
-    tars = both(tmp_path, [*good, ("a.png", png(7)), ("b.cls", "cat")])
+    tars = pack_both_splits(tmp_path, [*good, ("a.png", png(7)), ("b.cls", "cat")])
     (tars / "train-1.tar").write_bytes(b"x" * 2000)
     pack(tars / "train-2.tar", [])
-    stream, told = read(tars)
+    stream, lines = read(tars)
     assert keys(stream) == [f"train.tar/{i}.png" for i in range(3)]
     for part in (
         "test.tar: sample 'a' has no class",
@@ -221,7 +221,7 @@ def test_every_sample_and_tar_at_fault_is_found(tmp_path):
         "train-1.tar: not a valid tar",
         "train-2.tar: holds no sample, for the tar is empty",
     ):
-        assert sum(part in line for line in told) == 1, told
+        assert sum(part in line for line in lines) == 1, lines
     assert_refused(
         lambda: Stream.from_tar(tars), "train-1.tar: not a valid tar", "(5 more: mmcl-fast data check lists them)"
     )
@@ -229,7 +229,7 @@ def test_every_sample_and_tar_at_fault_is_found(tmp_path):
 
 def test_tars_in_a_folder(tmp_path):
     good = [pair for i in range(3) for pair in ((f"{i}.png", png(i)), (f"{i}.cls", "cat"))]
-    tars = both(tmp_path, good)
+    tars = pack_both_splits(tmp_path, good)
     (tars / "train.tar").rename(tars / "TRAIN-0.TAR")
     pack(tmp_path / "more" / "train-1.tar", good)
     (tars / "linked").symlink_to(tmp_path / "more")
@@ -249,11 +249,11 @@ def test_tars_in_a_folder(tmp_path):
         (tars / name).unlink()
 
 
-def test_names_that_are_spelled_otherwise(tmp_path):
+def test_member_names_in_other_forms(tmp_path):
     members = [(".//./a//0.png", png(0)), ("a/./0.cls", "cat"), (tarfile.TarInfo("a"), b"")]
     members[-1][0].type = tarfile.DIRTYPE
-    stream, told = read(both(tmp_path, members))
-    assert keys(stream) == ["train.tar/a/0.png"] and not told
+    stream, lines = read(pack_both_splits(tmp_path, members))
+    assert keys(stream) == ["train.tar/a/0.png"] and not lines
     path = pack(tmp_path / "train.tar", [("a\\0.png", png(0))])
     assert_refused(lambda: Stream.from_tar(path), "member 'a\\\\0.png'", "pack it with / between folders")
 

@@ -48,7 +48,7 @@ def test_a_manifest_of_every_encoding(folder: Path, encoding: str):
         (b"\x1f\x8b......", ["gunzip it first"]),
     ],
 )
-def test_files_that_are_no_text(tmp_path, data, parts):
+def test_files_that_are_not_text(tmp_path, data, parts):
     (tmp_path / "a.txt").write_bytes(data)
     assert_refused(lambda: list(read_lines(tmp_path / "a.txt")), *parts)
     assert_refused(lambda: decode(data, "a.txt"), *parts) if not data.startswith(
@@ -69,7 +69,7 @@ def test_json_that_is_refused(text, part):
         parse_json(text, "a.json", "an object")
 
 
-def test_inner_objects_of_a_row_are_their_owners_matter():
+def test_repeated_keys_of_inner_objects_are_allowed_by_default():
     text = '{"a": {"b": 1, "b": 3}, "c": [{"d": 1, "d": 2}]}'
     assert parse_json(text, "a.json", "an object") == {"a": {"b": 3}, "c": [{"d": 2}]}
     with pytest.raises(StreamError, match="'b' twice: keep one"):

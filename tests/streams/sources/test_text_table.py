@@ -146,7 +146,7 @@ def test_faults_of_jsonl(tmp_path, line, parts):
     assert_refused(lambda: Stream.from_table(tmp_path / "a.jsonl"), "a.jsonl", *parts)
 
 
-def test_what_is_no_table(tmp_path):
+def test_files_and_folders_that_are_not_tables(tmp_path):
     assert_refused(lambda: Stream.from_table(tmp_path / "gone.csv"), "gone.csv: No such file")
     (tmp_path / "a.xlsx").write_text("x")
     assert_refused(
@@ -226,7 +226,7 @@ def test_a_split_in_another_format_only(tmp_path, name, advice):
     assert len(Stream.from_table(tmp_path, text="body", label="class")[0].test) == 2
 
 
-def test_every_row_at_fault_is_found(tmp_path):
+def test_every_row_with_an_error_is_found(tmp_path):
     rows = [*ROWS, ("", "", "sport", "train"), ("a", "b", "", "train"), ("a", "b", "sport", "tset")]
     path = save_table(tmp_path / "a.csv", rows)
     found = Findings(collect=True)
@@ -254,11 +254,11 @@ def test_every_row_at_fault_is_found(tmp_path):
         (("label", "path", "split"), False),
     ],
 )
-def test_tables_are_told_from_manifests(tmp_path, ending, columns, table):
+def test_tables_and_manifests_are_distinguished_by_their_columns(tmp_path, ending, columns, table):
     assert is_text_table(save_table(tmp_path / f"a.{ending}", [("x",) * len(columns)], columns)) is table
 
 
 @pytest.mark.parametrize("name, table", [("a.csv", True), ("a.jsonl", False), ("a.parquet", False), ("a.xlsx", False)])
-def test_files_that_cannot_be_read_are_told_by_their_ending(tmp_path, name, table):
+def test_unreadable_files_are_distinguished_by_their_ending(tmp_path, name, table):
     (tmp_path / name).write_bytes(b"\xff")
     assert is_text_table(tmp_path / name) is table
