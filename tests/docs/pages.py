@@ -27,7 +27,8 @@ from pathlib import Path
 import typer
 
 from mmcl_fast import cli
-from mmcl_fast.config import Config, parse_override
+from mmcl_fast.compare.variants import parse_methods, parse_switches
+from mmcl_fast.config import Config, load_config, parse_override
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -153,16 +154,24 @@ def run(page: Path, place: Path, timeout: float = 600) -> None:
             raise AssertionError(f"{page.name}, line {block.line} printed:\n{output}\nand not:\n{block.printed}")
 
 
-def check_unrun(block: Block) -> None:
+def check_unrun(block: Block, variables: dict[str, str] | None = None) -> None:
     """Check a block without running it.
 
-    A program must compile, and the names that it takes from packages must exist. Options of ``mmcl-fast`` commands and
-    keys of ``--set`` must exist too.
+    A program must compile, and the names that it takes from packages must exist. Options of ``mmcl-fast`` commands,
+    keys of ``--set`` and methods of ``--methods`` with their options must exist too.
+
+    Args:
+        block: a block with ``no-run``.
+        variables: shell variables that earlier blocks of the page set; this block's are added.
     """
+    variables = {} if variables is None else variables
     if block.language == "python":
         _check_names(ast.parse(block.text))
         return
-    for line in block.text.replace("\\\n", " ").splitlines():
+    for line in block.text.replace("\\\n", "").splitlines():
+        for name, value in variables.items():
+            line = re.sub(rf"\${name}\b", lambda _, value=value: value, line)
+        variables |= dict(re.findall(r"^(\w+)=(\S+)", line))
         words = shlex.split(line, comments=True)
         starts = [i + 1 for i, word in enumerate(words) if word.endswith(("mmcl-fast", "mmcl_fast"))]
         if starts and words[0] != "git" and words[0] != "cd":
@@ -196,6 +205,10 @@ def _check_command(words: list[str]) -> None:
     for word, value in zip(words, [*words[1:], ""]):
         if word.startswith("--"):
             assert word in options, f"mmcl-fast {group.name} has no option {word}"
+        if word == "--methods" and "$(" not in value:
+            parse_methods(value.removesuffix(",..."), load_config("demo"))
+        if word == "--switches":
+            parse_switches(value, load_config("demo"))
         if word == "--set":
             key = parse_override(value)[0]
             section, name = key.split(".")[:2]

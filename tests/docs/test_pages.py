@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmcl_fast.errors import UserError
 from tests.docs import pages
 
 TUTORIAL = pages.DOCS / "tutorial.md"  # test_tutorial.py runs it, in a folder of its own
@@ -46,9 +47,10 @@ def test_a_page_runs(page: Path, place: Path) -> None:
 
 @pytest.mark.parametrize("page", ALL, ids=name)
 def test_blocks_that_are_not_run_are_valid(page: Path) -> None:
+    variables: dict[str, str] = {}
     for block in pages.blocks(page):
         if not block.run:
-            pages.check_unrun(block)
+            pages.check_unrun(block, variables)
 
 
 def test_pages_with_commands_are_among_those_that_run() -> None:
@@ -67,11 +69,13 @@ def test_a_method_of_ones_own_is_short() -> None:
         pages.Block("python", "from mmcl_fast.media import nothing\n", 1, False),
         pages.Block("sh", "mmcl-fast train demo --outt runs/x\n", 1, False),
         pages.Block("sh", "mmcl-fast trian demo\n", 1, False),
+        pages.Block("sh", "A=comm:lrr=0.1\nmmcl-fast compare demo --methods ridge,$A\n", 1, False),
+        pages.Block("sh", "mmcl-fast ablate demo --switches prompt\n", 1, False),
         pages.Block("sh", "torchrun -m mmcl_fast train demo --set train.sed=1\n", 1, False),
     ],
 )
 def test_what_is_not_run_and_not_valid_is_seen(block: pages.Block) -> None:
-    with pytest.raises((AssertionError, ImportError)):
+    with pytest.raises((AssertionError, ImportError, UserError)):
         pages.check_unrun(block)
 
 
