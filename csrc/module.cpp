@@ -1,4 +1,5 @@
-// mmcl_fast._C: addresses come in as integers, an error code goes out; the callers are in mmcl_fast/ops.
+// The Python module mmcl_fast._C. A function takes addresses as integers, in the order of its struct in the headers.
+// It returns an error code. The callers are mmcl_fast/ops and mmcl_fast/media.
 #include <pybind11/pybind11.h>
 
 #include "build_info.h"
@@ -21,10 +22,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", [] { return std::string(cpu_isa()); }, "The instruction set of the row kernels on this machine.");
   m.attr("ATTENTION_COLUMNS") = kRow;
 
-  m.def("align_chunk", [](addr x, i64 ldx, i64 rows, i64 cols, addr inv_z, addr inv_t, addr labels, i64 first, float scale,
+  m.def("align_chunk", [](addr x, i64 ldx, i64 rows, i64 cols, addr inv_z, addr inv_t, addr labels, i64 first,
+                          float scale,
                           bool fixed_max, bool start, addr row_max, addr row_sum, addr row_fix, addr label_logit,
                           int dtype, int threads) {
-    return align_chunk({at<void>(x), ldx, rows, cols, at<const float>(inv_z), at<const float>(inv_t), at<const i64>(labels), first, scale,
+    return align_chunk({at<void>(x), ldx, rows, cols, at<const float>(inv_z), at<const float>(inv_t),
+                        at<const i64>(labels), first, scale,
                         fixed_max, start, at<float>(row_max), at<float>(row_sum), at<float>(row_fix),
                         at<float>(label_logit), nullptr, dtype, threads});
   }, free_gil());
@@ -35,10 +38,12 @@ PYBIND11_MODULE(_C, m) {
     return align_finish({at<const float>(o), at<const void>(z), at<const void>(text), at<void>(dz), ldo, ldz, ldt,
                          lddz, rows, width, at<const float>(inv_z), at<const float>(inv_t), at<const float>(mean_text),
                          at<const i64>(labels), ignore, scale, smoothing, at<const float>(row_max),
-                         at<const float>(row_sum), at<const float>(label_logit), nullptr, nullptr, at<float>(loss), at<float>(dscale),
+                         at<const float>(row_sum), at<const float>(label_logit), nullptr, nullptr, at<float>(loss),
+                         at<float>(dscale),
                          at<float>(ratio), at<float>(label_coef), dtype, threads});
   }, free_gil());
-  m.def("align_rows", [](addr z, addr text, addr weight, addr labels, addr loss, addr ce, addr weights, addr norm, addr dz,
+  m.def("align_rows", [](addr z, addr text, addr weight, addr labels, addr loss, addr ce, addr weights, addr norm,
+                         addr dz,
                          addr dscale, i64 ldz, i64 ldt, i64 rows, i64 classes, i64 width, i64 ignore, float scale,
                          float smoothing, float fixed_up_to, int reduction, bool folded, int threads) {
     return align_rows({at<const float>(z), at<const float>(text), at<const float>(weight), at<const i64>(labels),
@@ -75,21 +80,26 @@ PYBIND11_MODULE(_C, m) {
                             at<const float>(up), at<float>(e), at<float>(inv), at<float>(h), ldu, ldz, ldg, rows, width,
                             from, groups, rank, threads});
   }, free_gil());
-  m.def("realign_back", [](addr de, addr e, addr inv, addr h, addr u, addr gate, addr down, addr up, addr dz, addr dgate,
+  m.def("realign_back", [](addr de, addr e, addr inv, addr h, addr u, addr gate, addr down, addr up, addr dz,
+                           addr dgate,
                            addr ddown, addr dup, addr du, i64 ldde, i64 ldu, i64 ldg, i64 rows, i64 width, i64 from,
                            i64 groups, i64 rank, bool adds, int threads) {
     return realign_back({at<const float>(de), at<const float>(e), at<const float>(inv), at<const float>(h),
                          at<const float>(u), at<const float>(gate), at<const float>(down), at<const float>(up),
-                         at<float>(dz), at<float>(dgate), at<float>(ddown), at<float>(dup), at<float>(du), ldde, ldu, ldg,
+                         at<float>(dz), at<float>(dgate), at<float>(ddown), at<float>(dup), at<float>(du), ldde, ldu,
+                         ldg,
                          rows, width, from, groups, rank, adds, threads});
   }, free_gil());
-  m.def("softmax_rows", [](addr x, addr mask, i64 rows, i64 cols, i64 rows_per_mask, i64 length, i64 causal, float scale,
+  m.def("softmax_rows", [](addr x, addr mask, i64 rows, i64 cols, i64 rows_per_mask, i64 length, i64 causal,
+                           float scale,
                            int dtype, int threads) {
     return softmax_rows({at<void>(x), at<const std::uint8_t>(mask), rows, cols, rows_per_mask, length, causal, scale,
                          dtype, threads});
   }, free_gil());
-  m.def("softmax_back", [](addr p, addr d, addr along, i64 ldp, i64 rows, i64 cols, float scale, int dtype, int threads) {
-    return softmax_back({at<const void>(p), at<void>(d), at<const float>(along), ldp, rows, cols, scale, dtype, threads});
+  m.def("softmax_back", [](addr p, addr d, addr row_sums, i64 ldp, i64 rows, i64 cols, float scale, int dtype,
+                           int threads) {
+    return softmax_back({at<const void>(p), at<void>(d), at<const float>(row_sums), ldp, rows, cols, scale, dtype,
+                         threads});
   }, free_gil());
   m.def("mono", [](addr samples, int kind, i64 frames, i64 channels, float loudest, addr out) {
     return mono({at<const void>(samples), kind, frames, channels, loudest, at<float>(out)});
@@ -112,7 +122,8 @@ PYBIND11_MODULE(_C, m) {
                           at<const std::int32_t>(across_0), at<const float>(across_w), across_taps,
                           at<const std::int32_t>(down_0), at<const float>(down_w), down_taps, size, at<float>(out)});
   }, free_gil());
-  m.def("normalise", [](addr in, bool bytes, i64 frames, i64 height, i64 width, i64 in_frame, i64 in_channel, i64 in_row,
+  m.def("normalise", [](addr in, bool bytes, i64 frames, i64 height, i64 width, i64 in_frame, i64 in_channel,
+                        i64 in_row,
                         i64 in_pixel, addr scale, addr shift, addr out, i64 out_frame, i64 out_channel) {
     return normalise({at<const void>(in), bytes, frames, height, width, in_frame, in_channel, in_row, in_pixel,
                       at<const float>(scale), at<const float>(shift), at<float>(out), out_frame, out_channel});

@@ -1,4 +1,5 @@
-// Picks the widest instruction set that this processor has; MMCL_FAST_ISA (generic, avx2, avx512) lowers it.
+// Calls each kernel in the widest instruction set that the processor has. The environment variable MMCL_FAST_ISA
+// (generic, avx2 or avx512) asks for a lesser one.
 #include <cstdlib>
 #include <cstring>
 

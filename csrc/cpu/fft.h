@@ -1,7 +1,11 @@
-// The discrete Fourier transform of many sequences at once, one in each lane.
-// Stockham's self-sorting form (Van Loan, "Computational Frameworks for the FFT", 1992, section 1.7), decimation in
-// frequency: a stage of radix r reads x[q + s (p + u n/r)], u < r, and writes their r-point transform, times
-// e^(-2 pi i p t / n), to y[q + s (r p + t)]; then n /= r, s *= r.
+// The discrete Fourier transform of many sequences at once, one in each lane of a vector.
+//
+// Stockham's self-sorting form with decimation in frequency (Van Loan, "Computational Frameworks for the FFT", 1992,
+// section 1.7). A stage of radix r, for all p < n/r, q < s and t < r:
+//
+//     y[q + s (r p + t)] = e^(-2 pi i p t / n) sum_u e^(-2 pi i t u / r) x[q + s (p + u n/r)]
+//
+// Then n /= r and s *= r.
 #pragma once
 #include "lanes.h"
 
@@ -56,7 +60,7 @@ template <> struct Small<8> {
   }
 };
 
-// roots: e^(-2 pi i j / (n * step))
+// One stage. roots[j step] = e^(-2 pi i j / n).
 template <int R>
 static void stage(const Complex* x, Complex* y, int64_t n, int64_t s, const Root* roots, int64_t step) {
   const int64_t part = n / R;
@@ -71,7 +75,7 @@ static void stage(const Complex* x, Complex* y, int64_t n, int64_t s, const Root
     }
 }
 
-// Transforms x [n], with y [n] as room, and returns which of the two holds the result; nullptr: a radix unknown.
+// Transforms x (n) with y (n) as scratch memory. Returns the one that holds the result; nullptr: an unknown radix.
 static Complex* fft(Complex* x, Complex* y, int64_t n, const int32_t* radices, int64_t stages, const Root* roots,
                     int64_t step) {
   int64_t s = 1;

@@ -1,4 +1,4 @@
-// Vectors of the instruction set's width, in GCC's and clang's own notation.
+// Vectors as wide as the instruction set's registers, in the vector notation of GCC and clang.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -27,7 +27,7 @@ typedef int32_t Four32 __attribute__((vector_size(16)));
 #define MMCL_MIX(a, b, i, j, k, l) __builtin_shuffle(a, b, Four32{i, j, k, l})
 #endif
 
-// Rows become columns.
+// Transposes the 4 x 4 matrix with the rows a, b, c, d.
 inline void transpose(Four& a, Four& b, Four& c, Four& d) {
   const Four ab = MMCL_MIX(a, b, 0, 4, 1, 5), cd = MMCL_MIX(c, d, 0, 4, 1, 5);
   const Four ef = MMCL_MIX(a, b, 2, 6, 3, 7), gh = MMCL_MIX(c, d, 2, 6, 3, 7);

@@ -1,4 +1,4 @@
-// Scalar pieces that the compiler turns into vector code inside `#pragma omp simd` loops.
+// Scalar functions that the compiler turns into vector code inside `#pragma omp simd` loops, and error codes.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -29,12 +29,12 @@ inline void store(bf16* p, int64_t i, float v) {  // round to nearest even; NaN 
   p[i].bits = uint16_t((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
 }
 
-// exp for x <= 88, relative error below 2e-7; 0 below -80, so that masked entries vanish and what is left, divided by a
-// length, is no subnormal number, which would slow a product tenfold; NaN stays NaN.
-// Cody-Waite reduction by ln 2 and a degree-6 Taylor-like polynomial (Cephes expf coefficients).
+// exp(x) for x <= 88, relative error below 2e-7; NaN stays NaN.
+// Below -80 it is 0. A smaller exponential, divided by a length, would be a subnormal number, which slows a matrix
+// product tenfold. Method: x = n ln 2 + r (Cody-Waite), exp(r) by a polynomial of degree 6 (Cephes expf coefficients).
 inline float fast_exp(float x) {
   const float safe = x < -80.0f ? -80.0f : x;
-  const float shifted = safe * 1.44269504088896341f + 12582912.0f;  // 1.5 2^23: rounds to an integer
+  const float shifted = safe * 1.44269504088896341f + 12582912.0f;  // adding 1.5 2^23 rounds to an integer
   const float n = shifted - 12582912.0f;
   const float r = (safe - n * 0.693359375f) - n * -2.12194440e-4f;
   float p = 1.9875691500e-4f;

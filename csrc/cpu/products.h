@@ -1,5 +1,7 @@
-// Float32 matrix products for one thread: B is packed once into panels that fit the registers, A is read where it is.
-// Rows of A are few enough that one strip of them stays in the first cache while the panels stream from the second.
+// Float32 matrix products c = a b of one thread.
+//
+// B is packed once into panels of kWide columns, so that a tile of c stays in the registers; a is read in place.
+// A strip of rows of a stays in the first-level cache while the panels come from the second.
 #pragma once
 #include <algorithm>
 #include <cstdlib>
@@ -12,23 +14,24 @@
 namespace mmcl { namespace MMCL_ISA {
 
 #if defined(__AVX512F__)
-constexpr int kW = 16, kTall = 8, kVecs = 3;  // 24 of 32 registers accumulate
+constexpr int kW = 16, kTall = 8, kVecs = 3;  // a tile is kTall x kVecs vectors: 24 of the 32 registers
 #elif defined(__AVX2__)
-constexpr int kW = 8, kTall = 4, kVecs = 3;  // 12 of 16
+constexpr int kW = 8, kTall = 4, kVecs = 3;  // 12 of the 16 registers
 #else
 constexpr int kW = 4, kTall = 4, kVecs = 3;
 #endif
 constexpr int64_t kWide = kVecs * kW, kDeep = 384, kStrip = 32;
-constexpr int64_t kCached = 96 << 10;  // numbers of packed panels that one sweep over the rows uses: under 400 KB
+constexpr int64_t kCached = 96 << 10;  // numbers of packed panels in one sweep over the rows: 400 KB, in the cache
 
 typedef float Vec __attribute__((vector_size(4 * kW)));
 typedef float Loose __attribute__((vector_size(4 * kW), aligned(4), may_alias));
 
-inline int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+// The smallest multiple of unit that is at least n.
+inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 struct Buffer {  // 64-byte aligned floats
   explicit Buffer(int64_t n)
-      : numbers(n), at(static_cast<float*>(std::aligned_alloc(64, size_t(whole(4 * n + 64, 64))))) {
+      : numbers(n), at(static_cast<float*>(std::aligned_alloc(64, size_t(round_up(4 * n + 64, 64))))) {
     if (!at) throw std::bad_alloc();
   }
   ~Buffer() { std::free(at); }
@@ -40,26 +43,26 @@ struct Buffer {  // 64-byte aligned floats
 inline int thread() { return omp_get_thread_num(); }
 inline int threads() { return omp_get_num_threads(); }
 
-// Numbers of a packed [k, n]: depth blocks of kDeep rows, in each the panels of kWide columns (the last one narrower,
-// of whole vectors, filled with 0), in each panel row by row.
-inline int64_t packed_size(int64_t k, int64_t n) { return k * whole(n, kW); }
+// How many numbers a packed b (k, n) has. Layout: blocks of kDeep rows; in a block panels of kWide columns; in a panel
+// row by row. The last panel has whole vectors, filled up with 0.
+inline int64_t packed_size(int64_t k, int64_t n) { return k * round_up(n, kW); }
 
 inline void pack_panel(const float* b, int64_t rb, int64_t cb, int64_t k, int64_t cols, float* out) {
-  const int64_t wide = whole(cols, kW);
+  const int64_t wide = round_up(cols, kW);
   for (int64_t q = 0; q < k; ++q)
     for (int64_t j = cols; j < wide; ++j) out[q * wide + j] = 0.0f;
   if (cb == 1) {
     for (int64_t q = 0; q < k; ++q) std::copy_n(b + q * rb, cols, out + q * wide);
     return;
   }
-  for (int64_t first = 0; first < k; first += 16) {  // a cache line of each column at a time
+  for (int64_t first = 0; first < k; first += 16) {  // 16 floats: a cache line of each column at a time
     const int64_t last = std::min(k, first + 16);
     for (int64_t j = 0; j < cols; ++j)
       for (int64_t q = first; q < last; ++q) out[q * wide + j] = b[q * rb + j * cb];
   }
 }
 
-// b[q rb + j cb] for q < k, j < n; of `parts` workers this one is `part`.
+// Packs b (k, n), whose element (q, j) is b[q rb + j cb]. Of `parts` workers this one is `part`.
 inline void pack(const float* b, int64_t rb, int64_t cb, int64_t k, int64_t n, float* out, int64_t part = 0,
                  int64_t parts = 1) {
   int64_t turn = 0;
@@ -67,11 +70,11 @@ inline void pack(const float* b, int64_t rb, int64_t cb, int64_t k, int64_t n, f
     for (int64_t j = 0; j < n; j += kWide) {
       if (turn++ % parts != part) continue;
       const int64_t deep = std::min(kDeep, k - q);
-      pack_panel(b + q * rb + j * cb, rb, cb, deep, std::min(kWide, n - j), out + q * whole(n, kW) + j * deep);
+      pack_panel(b + q * rb + j * cb, rb, cb, deep, std::min(kWide, n - j), out + q * round_up(n, kW) + j * deep);
     }
 }
 
-// c [TALL, VECS vectors] = or += a [TALL, k] b, b a panel.
+// c (TALL, VECS vectors) = a (TALL, k) b, or c += a b if add. b is a panel; a's element (i, q) is a[i ra + q ca].
 template <int TALL, int VECS>
 static void tile(int64_t k, const float* a, int64_t ra, int64_t ca, const float* b, float* c, int64_t ldc, bool add) {
   Vec sum[TALL][VECS];
@@ -110,10 +113,11 @@ static void tile_of(int64_t vecs, int64_t k, const float* a, int64_t ra, int64_t
   else tile<TALL, 1>(k, a, ra, ca, b, c, ldc, add);
 }
 
-// One tile of `rows` <= kTall rows and `cols` <= kWide columns; what hangs over goes through a tile of its own.
+// One tile of at most kTall rows and kWide columns. If cols is no multiple of a vector, the tile is computed in `over`,
+// because its last vector would write past c's row.
 inline void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t ra, int64_t ca, const float* b,
                  float* c, int64_t ldc, bool add) {
-  const int64_t vecs = whole(cols, kW) / kW;
+  const int64_t vecs = round_up(cols, kW) / kW;
   alignas(64) float over[kTall * kWide];
   const bool fits = cols == vecs * kW;
   float* out = fits ? c : over;
@@ -135,12 +139,12 @@ inline void edge(int64_t rows, int64_t cols, int64_t k, const float* a, int64_t 
     for (int64_t j = 0; j < cols; ++j) c[i * ldc + j] = (add ? c[i * ldc + j] : 0.0f) + over[i * kWide + j];
 }
 
-// c [m, n] = or += a [m, k] B, a's rows contiguous, B packed.
+// c (m, n) = a (m, k) b, or c += a b if add; a's rows are contiguous and b (k, n) is packed.
 inline void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* packed, float* c,
                      int64_t ldc, bool add = false) {
   for (int64_t q = 0; q < k; q += kDeep) {
     const int64_t deep = std::min(kDeep, k - q), group = std::max<int64_t>(1, kCached / deep / kWide) * kWide;
-    const float* block = packed + q * whole(n, kW);
+    const float* block = packed + q * round_up(n, kW);
     for (int64_t first = 0; first < n; first += group)
       for (int64_t i = 0; i < m; i += kTall)
         for (int64_t j = first; j < std::min(n, first + group); j += kWide)
@@ -149,12 +153,12 @@ inline void multiply(int64_t m, int64_t n, int64_t k, const float* a, int64_t ld
   }
 }
 
-// c [m, n] = or += a' b over k rows of a [k, m] and b [k, n]. work: work_size(n) numbers.
-inline int64_t work_size(int64_t n) { return kDeep * (whole(n, kW) + kStrip); }
+inline int64_t work_size(int64_t n) { return kDeep * (round_up(n, kW) + kStrip); }
 
+// c (m, n) = a' b, or c += a' b if add, with a (k, m) and b (k, n). work has work_size(n) numbers.
 inline void multiply_rows(int64_t m, int64_t n, int64_t k, const float* a, int64_t lda, const float* b, int64_t ldb,
                           float* c, int64_t ldc, float* work, bool add) {
-  float* const strip = work + kDeep * whole(n, kW);
+  float* const strip = work + kDeep * round_up(n, kW);
   for (int64_t q = 0; q < k; q += kDeep) {
     const int64_t deep = std::min(kDeep, k - q);
     pack(b + q * ldb, ldb, 1, deep, n, work);

@@ -1,31 +1,33 @@
-// The softmax of attention, forward and backward, one row of scores at a time, in place.
+// The softmax of attention, one row of scores at a time, in place:
+//
+//     p = exp(s x - max) / sum exp(s x - max),   dx = s p (dp - sum_j p_j dp_j)
 #include "math.h"
 
 namespace mmcl { namespace MMCL_ISA {
 
 constexpr int64_t kLanes = 16;
 
-// Rows are short: they are copied to whole vectors first, or their tails would be most of the work.
+// A row is copied to padded vectors first: rows are short, and a tail of single numbers would take most of the time.
 template <typename T>
 static void softmax_row(const SoftmaxRows& a, int64_t i) {
   constexpr float kHidden = -std::numeric_limits<float>::infinity();
   T* x = static_cast<T*>(a.x) + i * a.cols;
   const uint8_t* mask = a.mask ? a.mask + i / a.rows_per_mask * a.cols : nullptr;
   const int64_t seen = a.causal < 0 ? a.cols : a.causal + i % a.length + 1;
-  const int64_t whole = (seen + kLanes - 1) / kLanes * kLanes;
+  const int64_t padded = (seen + kLanes - 1) / kLanes * kLanes;
   float e[kRow];
   for (int64_t j = 0; j < seen; ++j) e[j] = load(x, j);
   for (int64_t j = 0; mask && j < seen; ++j) e[j] = mask[j] ? e[j] : kHidden;
-  for (int64_t j = seen; j < whole; ++j) e[j] = kHidden;
+  for (int64_t j = seen; j < padded; ++j) e[j] = kHidden;
   float top = kHidden, sum = 0.0f;
 #pragma omp simd reduction(max : top)
-  for (int64_t j = 0; j < whole; ++j) top = e[j] > top ? e[j] : top;
-  if (top == kHidden) top = 0.0f;  // a row that sees nothing is 0
+  for (int64_t j = 0; j < padded; ++j) top = e[j] > top ? e[j] : top;
+  if (top == kHidden) top = 0.0f;  // -inf - -inf would be NaN; a row that sees nothing becomes 0
 #pragma omp simd reduction(+ : sum)
-  for (int64_t j = 0; j < whole; ++j) sum += e[j] = fast_exp(a.scale * (e[j] - top));
+  for (int64_t j = 0; j < padded; ++j) sum += e[j] = fast_exp(a.scale * (e[j] - top));
   const float inv = sum > 0.0f ? 1.0f / sum : 0.0f;
 #pragma omp simd
-  for (int64_t j = 0; j < whole; ++j) e[j] *= inv;
+  for (int64_t j = 0; j < padded; ++j) e[j] *= inv;
   for (int64_t j = 0; j < seen; ++j) store(x, j, e[j]);
   for (int64_t j = seen; j < a.cols; ++j) store(x, j, 0.0f);
 }
@@ -34,15 +36,15 @@ template <typename T>
 static void softmax_back_row(const SoftmaxBack& a, int64_t i) {
   const T* p = static_cast<const T*>(a.p) + i * a.ldp;
   T* d = static_cast<T*>(a.d) + i * a.cols;
-  float along = 0.0f;
-  if (a.along) {
-    along = a.along[i];
+  float row_sum = 0.0f;
+  if (a.row_sums) {
+    row_sum = a.row_sums[i];
   } else {
-#pragma omp simd reduction(+ : along)
-    for (int64_t j = 0; j < a.cols; ++j) along += load(p, j) * load(d, j);
+#pragma omp simd reduction(+ : row_sum)
+    for (int64_t j = 0; j < a.cols; ++j) row_sum += load(p, j) * load(d, j);
   }
 #pragma omp simd
-  for (int64_t j = 0; j < a.cols; ++j) store(d, j, a.scale * load(p, j) * (load(d, j) - along));
+  for (int64_t j = 0; j < a.cols; ++j) store(d, j, a.scale * load(p, j) * (load(d, j) - row_sum));
 }
 
 int softmax_rows(const SoftmaxRows& a) {

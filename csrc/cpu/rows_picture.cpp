@@ -1,4 +1,4 @@
-// Pictures: a part of one resized to a square, and normalisation into the batch.
+// Images: a box resized to a square as Pillow resizes, and the normalisation into a batch.
 #include <cmath>
 #include <vector>
 
@@ -10,9 +10,10 @@ namespace {
 inline uint8_t byte(float v) { return uint8_t(v < 0.0f ? 0.0f : v > 255.0f ? 255.0f : v); }
 }  // namespace
 
-// One row of three channels whose pixels lie Step apart (0: known at run time only).
+// One row of three channels, out = in scale + shift. Pixels lie Step apart; 0: the run-time value `step`. A constant
+// step lets the compiler vectorise.
 template <typename T, int Step>
-static void row_of(const T* r, const T* g, const T* b, int64_t step, int64_t width, const float* scale,
+static void normalise_row(const T* r, const T* g, const T* b, int64_t step, int64_t width, const float* scale,
                    const float* shift, float* x, float* y, float* z) {
   const int64_t s = Step ? Step : step;
 #pragma omp simd
@@ -29,10 +30,10 @@ static void normalise_of(const Normalise& a) {
     for (int64_t y = 0; y < a.height; ++y) {
       const T* in = static_cast<const T*>(a.in) + f * a.in_frame + y * a.in_row;
       float* out = a.out + f * a.out_frame + y * a.width;
-      const auto way = a.in_pixel == 1 ? row_of<T, 1> : a.in_pixel == 3 ? row_of<T, 3>
-                       : a.in_pixel == 4 ? row_of<T, 4> : row_of<T, 0>;
-      way(in, in + a.in_channel, in + 2 * a.in_channel, a.in_pixel, a.width, a.scale, a.shift, out, out + a.out_channel,
-          out + 2 * a.out_channel);
+      const auto kernel = a.in_pixel == 1 ? normalise_row<T, 1> : a.in_pixel == 3 ? normalise_row<T, 3>
+                          : a.in_pixel == 4 ? normalise_row<T, 4> : normalise_row<T, 0>;
+      kernel(in, in + a.in_channel, in + 2 * a.in_channel, a.in_pixel, a.width, a.scale, a.shift, out,
+             out + a.out_channel, out + 2 * a.out_channel);
     }
 }
 
@@ -43,7 +44,7 @@ int normalise(const Normalise& a) {
 }
 
 namespace {
-// One axis of Pillow's resize: for each output the first input and the weights (precompute_coeffs in its Resample.c).
+// One axis of Pillow's resize: first input and weights of each output (precompute_coeffs in Pillow's Resample.c).
 struct Axis {
   std::vector<int32_t> first;
   std::vector<float> weights;
@@ -81,9 +82,9 @@ struct Axis {
 
 }  // namespace
 
-// The line [width, Step] to out [size, 4]: sums over neighbours, half above them, which are rounded by cutting.
+// Resizes a line (width, Step) to out (size, 4). Each sum has 0.5 added, so that cutting it to a byte rounds it.
 template <int Step, int Taps = 0>
-static void narrow_line(const float* line, const Axis& axis, int64_t size, bool flip, float* out) {
+static void resize_line(const float* line, const Axis& axis, int64_t size, bool flip, float* out) {
   const int64_t taps = Taps ? Taps : axis.taps;
   const float* w = axis.weights.data();
   float* to = flip ? out + (size - 1) * 4 : out;
@@ -96,17 +97,17 @@ static void narrow_line(const float* line, const Axis& axis, int64_t size, bool 
 }
 
 template <int Step>
-static auto narrower(int64_t taps) {  // what the compiler unrolls takes half the time
-  using Way = void (*)(const float*, const Axis&, int64_t, bool, float*);
-  const Way ways[] = {narrow_line<Step>, narrow_line<Step>, narrow_line<Step, 2>, narrow_line<Step, 3>,
-                      narrow_line<Step, 4>, narrow_line<Step, 5>, narrow_line<Step, 6>, narrow_line<Step, 7>,
-                      narrow_line<Step, 8>, narrow_line<Step, 9>, narrow_line<Step, 10>, narrow_line<Step, 11>,
-                      narrow_line<Step, 12>};
-  return ways[taps > 12 ? 0 : taps];
+static auto resizer(int64_t taps) {  // a constant number of taps is unrolled, which halves the time
+  using Kernel = void (*)(const float*, const Axis&, int64_t, bool, float*);
+  const Kernel kernels[] = {resize_line<Step>, resize_line<Step>, resize_line<Step, 2>, resize_line<Step, 3>,
+                            resize_line<Step, 4>, resize_line<Step, 5>, resize_line<Step, 6>, resize_line<Step, 7>,
+                            resize_line<Step, 8>, resize_line<Step, 9>, resize_line<Step, 10>, resize_line<Step, 11>,
+                            resize_line<Step, 12>};
+  return kernels[taps > 12 ? 0 : taps];
 }
 
-// Along the rows to bytes, then along the columns to bytes, as Pillow does; from its version 13 on it begins with the
-// columns where the height shrinks much more.
+// Resizes along the rows to bytes, then along the columns to bytes, in Pillow's order. From its version 13 on Pillow
+// begins with the columns if the height shrinks much more.
 int square(const Square& a) {
   static thread_local Axis across, down;
   static thread_local std::vector<uint8_t> narrow;
@@ -120,12 +121,12 @@ int square(const Square& a) {
   narrow.resize(size_t((bottom - top + 1) * row));
   floats.resize(size_t(a.width * a.in_pixel + 4 + row));  // the last pixel of three is read as four
   float *line = floats.data(), *sum = line + a.width * a.in_pixel + 4;
-  const auto squeeze = a.in_pixel == 3 ? narrower<3>(across.taps) : narrower<4>(across.taps);
+  const auto resize_row = a.in_pixel == 3 ? resizer<3>(across.taps) : resizer<4>(across.taps);
   for (int64_t y = top; y < bottom; ++y) {
     const uint8_t* in = a.in + y * a.in_row;
 #pragma omp simd
     for (int64_t x = left; x < right; ++x) line[x] = float(in[x]);
-    squeeze(line, across, a.size, a.flip, sum);
+    resize_row(line, across, a.size, a.flip, sum);
     uint8_t* to = narrow.data() + (y - top) * row;
 #pragma omp simd
     for (int64_t x = 0; x < row; ++x) to[x] = byte(sum[x]);

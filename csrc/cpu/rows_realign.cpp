@@ -1,5 +1,9 @@
-// realign, forward and backward: what stands between its matrix products, one row at a time, and in float32 the whole
-// of it, a block of rows at a time, so that everything between the products stays in the second cache.
+// realign: e = normalize(v), v = z + (h gate) up with h = u down. Its gradients:
+//
+//     dv = (de - (de . e) e) / |v|,   dh = (dv up') gate,   dup = (h gate)' dv,   ddown = u' dh,   du = dh down'
+
+// The row kernels work between library matrix products. In float32 the whole forward and backward take a block of rows
+// at a time: then everything between two products stays in the second-level cache.
 #include "math.h"
 #include "products.h"
 
@@ -39,12 +43,12 @@ static void project_row(const Project& a, int64_t i) {
   const T* de = static_cast<const T*>(a.de) + i * a.ldde;
   const T* e = static_cast<const T*>(a.e) + i * a.lde;
   T* dv = static_cast<T*>(a.dv) + i * a.lddv;
-  float along = 0.0f;
-#pragma omp simd reduction(+ : along)
-  for (int64_t j = 0; j < a.width; ++j) along += load(de, j) * load(e, j);
+  float radial = 0.0f;
+#pragma omp simd reduction(+ : radial)
+  for (int64_t j = 0; j < a.width; ++j) radial += load(de, j) * load(e, j);
   const float inv = a.inv[i];
 #pragma omp simd
-  for (int64_t j = 0; j < a.width; ++j) store(dv, j, inv * (load(de, j) - along * load(e, j)));
+  for (int64_t j = 0; j < a.width; ++j) store(dv, j, inv * (load(de, j) - radial * load(e, j)));
 }
 
 template <typename T>
@@ -91,10 +95,10 @@ int realign_forward(const RealignForward& a) {
   Buffer down(packed_size(a.from, n)), up(packed_size(n, a.width)), work(a.threads * kBlock * (n + a.width));
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
-    const int me = thread(), all = threads();
-    pack(a.down, n, 1, a.from, n, down.at, me, all);
-    pack(a.up, a.width, 1, n, a.width, up.at, me, all);
-    float *scaled = work.at + me * kBlock * (n + a.width), *shift = scaled + kBlock * n;
+    const int worker = thread(), workers = threads();
+    pack(a.down, n, 1, a.from, n, down.at, worker, workers);
+    pack(a.up, a.width, 1, n, a.width, up.at, worker, workers);
+    float *scaled = work.at + worker * kBlock * (n + a.width), *shift = scaled + kBlock * n;
 #pragma omp barrier
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < a.rows; i += kBlock) {
@@ -104,27 +108,29 @@ int realign_forward(const RealignForward& a) {
       const GateRows gates{h, a.gate + i * a.ldg, scaled, n, a.ldg, n, m, a.groups, a.rank, kFloat32, 1};
       for (int64_t r = 0; r < m; ++r) gate_row<float>(gates, r);
       multiply(m, a.width, n, scaled, n, up.at, shift, a.width);
-      const AddNorm sums{a.z + i * a.ldz, shift, a.e + i * a.width, a.inv + i, a.ldz, a.width, a.width, m, a.width,
+      const AddNorm add{a.z + i * a.ldz, shift, a.e + i * a.width, a.inv + i, a.ldz, a.width, a.width, m, a.width,
                          kFloat32, 1};
-      for (int64_t r = 0; r < m; ++r) add_row<float>(sums, r);
+      for (int64_t r = 0; r < m; ++r) add_row<float>(add, r);
     }
   }
   return 0;
 }
 
-// Chunks of rows: first what belongs to the rows, then their share of the gradients of down and up, split by columns.
+// For each chunk of rows: first dv, dgate, dh and du, with the rows split over the workers. Then the chunk's share of
+// ddown and dup, with their rows or columns split, so that no two workers add to one number.
 int realign_back(const RealignBack& a) {
   const int64_t n = a.groups * a.rank, chunk = std::min(a.rows, kDeep * a.threads);
-  const bool through = a.du || a.ddown || a.dup || a.dgate;  // more than dz by way of the residual
-  Buffer up(through ? packed_size(a.width, n) : 0), down(a.du ? packed_size(n, a.from) : 0);
+  const bool needs_dh = a.du || a.ddown || a.dup || a.dgate;  // without these dz = dv, and no product is needed
+  Buffer up(needs_dh ? packed_size(a.width, n) : 0), down(a.du ? packed_size(n, a.from) : 0);
   Buffer rows(chunk * (a.width + 2 * n)), gates(chunk * a.groups);
-  Buffer work(a.threads * std::max(work_size(n), work_size(whole((a.width + a.threads - 1) / a.threads, kWide))));
+  const int64_t dup_columns = round_up((a.width + a.threads - 1) / a.threads, kWide);
+  Buffer work(a.threads * std::max(work_size(n), work_size(dup_columns)));
   float *const dv_rows = rows.at, *const dh_rows = dv_rows + chunk * a.width, *const scaled_rows = dh_rows + chunk * n;
 #pragma omp parallel num_threads(a.threads) if (a.threads > 1)
   {
-    const int me = thread(), all = threads();
-    if (through) pack(a.up, 1, a.width, a.width, n, up.at, me, all);
-    if (a.du) pack(a.down, 1, n, n, a.from, down.at, me, all);
+    const int worker = thread(), workers = threads();
+    if (needs_dh) pack(a.up, 1, a.width, a.width, n, up.at, worker, workers);
+    if (a.du) pack(a.down, 1, n, n, a.from, down.at, worker, workers);
 #pragma omp barrier
     for (int64_t first = 0; first < a.rows; first += chunk) {
       const int64_t count = std::min(chunk, a.rows - first);
@@ -133,10 +139,10 @@ int realign_back(const RealignBack& a) {
       for (int64_t i = 0; i < count; i += kBlock) {
         const int64_t m = std::min(kBlock, count - i), row = first + i;
         float *dv = dvs + i * a.width, *dh = dh_rows + i * n;
-        const Project away{a.de + row * a.ldde, a.e + row * a.width, a.inv + row, dv, a.ldde, a.width, a.width, m,
+        const Project projection{a.de + row * a.ldde, a.e + row * a.width, a.inv + row, dv, a.ldde, a.width, a.width, m,
                            a.width, kFloat32, 1};
-        for (int64_t r = 0; r < m; ++r) project_row<float>(away, r);
-        if (!through) continue;
+        for (int64_t r = 0; r < m; ++r) project_row<float>(projection, r);
+        if (!needs_dh) continue;
         multiply(m, n, a.width, dv, a.width, up.at, dh, n);
         float* dgate = a.dgate ? a.dgate + row * a.groups : gates.at + i * a.groups;
         const GateBack back{dh, a.h + row * n, a.gate + row * a.ldg, a.dup ? scaled_rows + i * n : nullptr, dgate, n, n,
@@ -147,16 +153,18 @@ int realign_back(const RealignBack& a) {
         if (a.adds) std::copy_n(dv, m * a.width, du);
         multiply(m, a.from, n, dh, n, down.at, du, a.from, a.adds);
       }
-      float* const own = work.at + me * (work.numbers / a.threads);
+      float* const scratch = work.at + worker * (work.numbers / a.threads);
       if (a.ddown) {
-        const int64_t share = whole((a.from + all - 1) / all, kStrip), low = std::min(a.from, me * share);
+        const int64_t share = round_up((a.from + workers - 1) / workers, kStrip);
+        const int64_t low = std::min(a.from, worker * share);
         multiply_rows(std::min(share, a.from - low), n, count, a.u + first * a.ldu + low, a.ldu, dh_rows, n,
-                      a.ddown + low * n, n, own, first);
+                      a.ddown + low * n, n, scratch, first);
       }
       if (a.dup) {
-        const int64_t share = whole((a.width + all - 1) / all, kWide), low = std::min(a.width, me * share);
+        const int64_t share = round_up((a.width + workers - 1) / workers, kWide);
+        const int64_t low = std::min(a.width, worker * share);
         multiply_rows(n, std::min(share, a.width - low), count, scaled_rows, n, dvs + low, a.width, a.dup + low,
-                      a.width, own, first);
+                      a.width, scratch, first);
       }
 #pragma omp barrier
     }

@@ -1,4 +1,4 @@
-// Sound to its log-mel picture: channels to one, resampling, mel power, level and resize.
+// Sound to a log-mel image: mean of the channels, resampling, mel power, then level and resize.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -8,8 +8,8 @@
 namespace mmcl { namespace MMCL_ISA {
 
 namespace {
-// Memory that a thread keeps for its next item: fresh pages would cost more than the work on them.
-struct Room {
+// Scratch memory that a thread keeps for its next item: fresh pages would cost more than the work on them.
+struct Scratch {
   std::vector<Wide> wide;
   float* floats(size_t count) {
     wide.resize((count + kWide - 1) / kWide);
@@ -28,7 +28,7 @@ static int mono_of(const Mono& a) {
     for (int64_t i = 0; i < a.frames; ++i) {
       const float v = float(in[i]) * share;
       a.out[i] = v;
-      loud |= !(std::fabs(v) <= a.loudest);  // not a number is not
+      loud |= !(std::fabs(v) <= a.loudest);  // negated, so that a NaN is refused too
     }
     return loud ? kLoud : 0;
   }
@@ -45,7 +45,8 @@ int mono(const Mono& a) {
   return a.kind == kInt16Samples ? mono_of<int16_t>(a) : mono_of<float>(a);
 }
 
-// Rows of 16 outputs each, from `width` samples that begin `inputs` apart.
+// One product: Rows blocks of up to 16 outputs each, from `width` samples; the blocks' samples begin `inputs` apart.
+// Only `room` outputs may be written.
 template <int Rows>
 static void tile(const float* in, int64_t inputs, const float* weights, int64_t width, int64_t ldw, float* out,
                  int64_t outputs, int64_t columns, int64_t room) {
@@ -67,10 +68,10 @@ static void tile(const float* in, int64_t inputs, const float* weights, int64_t 
 
 int resample(const Resample& a) {
   constexpr int kRows = kWide == 4 ? 2 : 6;
-  static thread_local Room room;
+  static thread_local Scratch scratch;
   const int64_t blocks = (a.want + a.outputs - 1) / a.outputs;
   const int64_t total = std::max((blocks + 2) * a.inputs, a.half + a.length) + 2 * a.half;
-  float* in = room.floats(size_t(total));
+  float* in = scratch.floats(size_t(total));
   std::memset(in, 0, size_t(a.half) * 4);
   std::memcpy(in + a.half, a.wave, size_t(a.length) * 4);
   std::memset(in + a.half + a.length, 0, size_t(total - a.half - a.length) * 4);
@@ -95,7 +96,7 @@ int resample(const Resample& a) {
   return 0;
 }
 
-// kWide frames, times the window, one in each lane: to[j] holds their samples j.
+// Multiplies kWide frames by the window and transposes them: to[j] holds sample j of every frame, one in each lane.
 static void frames_to_lanes(const float* in, int64_t hop, int64_t n, const float* window, float* to) {
   for (int lane = 0; lane < kWide; lane += 4) {
     const float* row = in + lane * hop;
@@ -113,8 +114,9 @@ static void frames_to_lanes(const float* in, int64_t hop, int64_t n, const float
   }
 }
 
-// Of real sequences of 2 m numbers, taken as m complex ones: z is their transform, power [m + 1] the squared
-// magnitude of theirs (Sorensen et al., "Real-valued fast Fourier transform algorithms", 1987).
+// The squared magnitude of a real transform from a complex one of half its length (Sorensen et al., "Real-valued fast
+// Fourier transform algorithms", 1987). The 2 m real numbers were read as m complex ones, whose transform is z (m).
+// Result: power (m + 1).
 static void untangle(const Complex* z, int64_t m, const Root* roots, Wide* power) {
   const Wide sum = z[0].re + z[0].im, difference = z[0].re - z[0].im;
   power[0] = sum * sum;
@@ -129,7 +131,7 @@ static void untangle(const Complex* z, int64_t m, const Root* roots, Wide* power
 }
 
 int mel_power(const MelPower& a) {
-  static thread_local Room padded, work;
+  static thread_local Scratch padded, work;
   const int64_t m = a.n_fft / 2, frames = 1 + a.length / a.hop, half = m;
   const int64_t groups = (frames + kWide - 1) / kWide;
   if (a.n_fft % 2 || a.ld < groups * kWide) return kBadLength;
@@ -162,7 +164,7 @@ int mel_power(const MelPower& a) {
 static inline float fast_log10(float x) {
   int32_t bits;
   std::memcpy(&bits, &x, 4);
-  const int32_t e = (bits - 0x3f3504f3) >> 23;  // so that what is left is in [sqrt(1/2), sqrt(2))
+  const int32_t e = (bits - 0x3f3504f3) >> 23;  // so that x / 2^e lies in [sqrt(1/2), sqrt(2))
   bits -= e << 23;
   float f;
   std::memcpy(&f, &bits, 4);
@@ -181,7 +183,7 @@ static inline float fast_log10(float x) {
 }
 
 int level_picture(const LevelPicture& a) {
-  static thread_local Room room;
+  static thread_local Scratch scratch;
   float peak = 0.0f;
   for (int64_t f = 0; f < a.mels; ++f) {
     const float* row = a.power + f * a.ld;
@@ -193,7 +195,7 @@ int level_picture(const LevelPicture& a) {
     return 0;
   }
   const int64_t width = a.frames + a.across_taps;
-  float* level = room.floats(size_t(width + a.mels * a.size));
+  float* level = scratch.floats(size_t(width + a.mels * a.size));
   float* narrow = level + width;
   std::memset(level + a.frames, 0, size_t(a.across_taps) * 4);
   const float inverse = 1.0f / peak;

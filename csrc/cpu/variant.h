@@ -1,4 +1,5 @@
-// rows_*.cpp are compiled once per instruction set, each into its own namespace; dispatch.cpp picks at run time.
+// Declares every kernel once for each instruction set. rows_*.cpp are compiled once for each, into a namespace with its
+// name; dispatch.cpp chooses at run time.
 #pragma once
 #include "../kernels.h"
 #include "media.h"

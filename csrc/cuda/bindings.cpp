@@ -1,4 +1,4 @@
-// The CUDA half of mmcl_fast._C. The last argument of every function is the stream.
+// The submodule mmcl_fast._C.cuda. Arguments have the order of the structs in kernels.h; the last one is the stream.
 #include "bindings.h"
 
 #include "kernels.h"
@@ -22,7 +22,7 @@ void bind(py::module_& module) {
     int n = 0;
     const cudaError_t code = cudaGetDeviceCount(&n);
     return code == cudaSuccess ? n : -int(code);
-  }, "How many devices; minus the error where there is no driver.");
+  }, "Number of devices, or minus the error code if there is no driver.");
   m.def("row_norm", [](addr x, i64 ldx, addr inv, i64 rows, i64 width, int dtype, addr stream) {
     return row_norm({at<const void>(x), ldx, at<float>(inv), rows, width, dtype}, on(stream));
   });

@@ -1,5 +1,6 @@
-// One declaration per CUDA launcher. Each returns cudaGetLastError(); nothing allocates or synchronises.
-// dtype: 0 float32, 1 bfloat16, 2 float16. scale_at: a 0-d float32 on the device, or null for the value `scale`.
+// The CUDA launchers. Each returns cudaGetLastError(); none allocates memory or waits for the device.
+// dtype: 0 float32, 1 bfloat16, 2 float16. Matrices are row-major; ld* is the distance between rows, in elements.
+// scale_at: a 0-d float32 on the device, or null for the value `scale`.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -7,32 +8,72 @@
 
 namespace mmcl { namespace cuda {
 
-// inv = 1 / max(|x|, 1e-12) per row
+// inv = 1 / max(|x|, 1e-12) for each row
 struct Norm { const void* x; int64_t ldx; float* inv; int64_t rows, width; int dtype; };
-// one chunk of logits in place, as mmcl::AlignChunk on the CPU
+
+// One chunk of classes, in place: x_ij <- exp(scale cos_ij - row_max_i) / |t_j|, 0 in the label's column.
 struct ExpRows {
-  void* x; int64_t ldx, rows, cols; const int64_t* labels; int64_t first; const float *inv_z, *inv_t, *scale_at;
-  float scale; bool start; float *row_max, *row_sum, *row_fix, *label_logit; int dtype;
+  void* x;  // (rows, cols) in: z_i . t_j
+  int64_t ldx, rows, cols;
+  const int64_t* labels;       // (rows)
+  int64_t first;               // the class of column 0
+  const float *inv_z, *inv_t;  // (rows) 1 / |z_i|; (cols) 1 / |t_j|
+  const float* scale_at;
+  float scale;
+  bool start;                  // the first chunk: there are no sums yet
+  float *row_max, *row_sum;    // (rows) over the chunks so far, without the label's class
+  float* row_fix;              // (rows) factor of the sums of earlier chunks
+  float* label_logit;          // (rows)
+  int dtype;
 };
-// o [splits, rows, width], row_max and row_sum [splits, rows]; mean_text, dz, ratio and label_coef may be null.
-// dz is float32 for float16: a later loss scale must still find small gradients.
+
+// loss_i = log(1 + sum_{c != y} exp(x_c - x_y)) and its gradients, from the sums of all splits of the classes.
+// A label out of range gives NaN.
 struct Finish {
-  const float* o; const void* z; int64_t ldz; const void* text; int64_t ldt; const float* mean_text;
-  const int64_t* labels; const float *inv_z, *inv_t, *scale_at; float scale; const float *row_max, *row_sum,
-  *label_logit; float* loss; void* dz; float *dscale, *ratio, *label_coef; int64_t rows, classes, width, ignore;
-  float smoothing; int splits, dtype;
+  const float* o;  // (splits, rows, width) sum_{c != y} exp(x_c - row_max) t_c / |t_c|
+  const void* z;   // (rows, width)
+  int64_t ldz;
+  const void* text;  // (classes, width)
+  int64_t ldt;
+  const float* mean_text;  // (width) mean of the unit texts; null without smoothing
+  const int64_t* labels;
+  const float *inv_z, *inv_t, *scale_at;
+  float scale;
+  const float *row_max, *row_sum;  // (splits, rows)
+  const float* label_logit;        // (rows)
+  float* loss;                     // (rows)
+  void* dz;                        // (rows, width), or null; float32 for float16, for a later loss scale
+  float* dscale;                   // (rows)
+  float *ratio, *label_coef;       // (rows) q / row_sum and smoothing - q with q = 1 - p_label; or null
+  int64_t rows, classes, width, ignore;
+  float smoothing;
+  int splits, dtype;
 };
-// Hopper only: partial sums of all splits of per_split classes, for finish. bfloat16 or float16, width a multiple of 8
-// up to 512, rows of z and text at multiples of 16 bytes.
+
+// For Hopper: the sums that Finish reads, of all splits of per_split classes.
+// The dtype is bfloat16 or float16. The width is a multiple of 8 up to 512. Rows of z and text begin at multiples of 16
+// bytes.
 struct OnePass {
-  const void* z; int64_t ldz; const void* text; int64_t ldt; const int64_t* labels; const float *inv_z, *inv_t,
-  *scale_at; float scale; float *o, *row_max, *row_sum, *label_logit; int64_t rows, classes, width, per_split; int dtype;
+  const void* z;
+  int64_t ldz;
+  const void* text;
+  int64_t ldt;
+  const int64_t* labels;
+  const float *inv_z, *inv_t, *scale_at;
+  float scale;
+  float *o, *row_max, *row_sum, *label_logit;
+  int64_t rows, classes, width, per_split;
+  int dtype;
 };
-// e = normalize(z + s), scaled h, projection and gate gradient, as on the CPU
+
+// realign forward: out[i, g rank + k] = h[i, g rank + k] gate[i, g]
 struct GateRows { const void *h, *gate; int64_t ldg; void* out; int64_t rows, groups, rank; int dtype; };
+// realign forward: e = (z + s) inv, inv = 1 / max(|z + s|, 1e-12)
 struct AddNorm { const void* z; int64_t ldz; const void* s; void* e; float* inv; int64_t rows, width; int dtype; };
+// realign backward: dv = inv (de - (de . e) e)
 struct Project { const void* de; int64_t ldde; const void* e; const float* inv; void* dv; int64_t rows, width;
                  int dtype; };
+// realign backward: dgate[i, g] = sum_k d[i, g rank + k] h[i, g rank + k], scaled = h gate, d <- d gate in place
 struct GateBack { void* d; const void *h, *gate; int64_t ldg; void *scaled, *dgate; int64_t rows, groups, rank;
                   int dtype; };
 

@@ -1,12 +1,14 @@
 // The alignment loss in one pass on Hopper: O = sum_c exp(x_c - max) t_c / |t_c| with x = s cos(z, t_c).
 //
-// A block of two warpgroups owns 64 rows of z and walks over its split of the classes, 64 at a time. The tile of class
-// texts [64, D] arrives by the bulk tensor copy, two deep, and is key and value at once:
-//   S [64, 64] = z T^t    each warpgroup 32 of the classes
-//   P = exp(S - max)      written to shared memory for both
-//   O [64, D] += P T      each warpgroup half of the columns: for D = 512 that is 128 registers a thread
-// Maximum and sums leave the label's class out. Partial sums of the splits are put together by finish (rows_align.cu).
-// D up to 512 in chunks of 64 columns.
+// A block of two warpgroups owns 64 rows of z and walks over its split of the classes, 64 at a time. A tile of class
+// texts (64, D) is key and value at once. The bulk tensor copy brings two tiles ahead. For each tile:
+
+//   S (64, 64) = z T^t    32 of the classes in each warpgroup
+//   P = exp(S - max)      in shared memory, for both
+//   O (64, D) += P T      half of the columns in each warpgroup: 128 registers a thread for D = 512
+
+// Maximum and sums leave the label's class out. finish (rows_align.cu) adds the partial sums of the splits.
+// D is at most 512, in chunks of 64 columns.
 #include "kernels.h"
 #include "rows.cuh"
 #include "wgmma.cuh"
@@ -17,7 +19,9 @@ namespace {
 constexpr int kRows = 64, kTile = 64 * 64 * 2;  // bytes of 64 x 64 numbers
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-template <int NC> constexpr size_t shared_bytes() {  // z, two tiles of texts, P, exchanged row statistics, barriers
+// z, two tiles of texts, P, row statistics that the warpgroups exchange, and barriers.
+// NC is 2, 4 or 8 chunks of 64 columns, at least D / 64.
+template <int NC> constexpr size_t shared_bytes() {
   return 1024 + 3 * NC * kTile + kTile + 2 * kRows * sizeof(float) + 3 * 8;
 }
 
@@ -33,7 +37,7 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
   const int tid = threadIdx.x, group = tid / 128, lane = tid % 32, quad = lane % 4;
   const int r0 = (tid % 128) / 32 * 16 + lane / 4;  // this thread's rows in the accumulators: r0 and r0 + 8
   const int64_t row0 = int64_t(blockIdx.x) * kRows, first = int64_t(blockIdx.y) * a.per_split;
-  const int many = int(min(a.per_split, a.classes - first)), tiles = (many + 63) / 64;
+  const int count = int(min(a.per_split, a.classes - first)), tiles = (count + 63) / 64;
 
   const auto load = [&](int i) {
     const uint32_t bar = bars + 8 + 8 * (i & 1);
@@ -50,15 +54,15 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
     if (tiles > 1) load(1);
   }
   const float scale = a.scale_at ? *a.scale_at : a.scale;
-  float pull[2], high[2] = {kLow, kLow}, sum[2] = {0.f, 0.f};
+  float row_scale[2], high[2] = {kLow, kLow}, sum[2] = {0.f, 0.f};
   int label[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int64_t row = row0 + r0 + 8 * h;
     const bool live = row < a.rows;
-    pull[h] = live ? a.inv_z[row] * scale * kLog2e : 0.f;  // logits in powers of two
+    row_scale[h] = live ? a.inv_z[row] * scale * kLog2e : 0.f;  // logits in powers of two
     const int64_t y = live ? a.labels[row] - first : -1;
-    label[h] = y >= 0 && y < many ? int(y) : -1;
+    label[h] = y >= 0 && y < count ? int(y) : -1;
   }
   float o[NC * 16];
 #pragma unroll
@@ -84,14 +88,14 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const int c = i * 64 + c0 + j / 2 * 8 + j % 2;
-      unit[j] = c < many ? a.inv_t[first + c] : 0.f;
+      unit[j] = c < count ? a.inv_t[first + c] : 0.f;
     }
 #pragma unroll
     for (int k = 0; k < 16; ++k) {
       const int h = k / 2 % 2, j = k / 4 * 2 + k % 2, c = i * 64 + c0 + k / 4 * 8 + k % 2;
-      s[k] *= pull[h] * unit[j];
+      s[k] *= row_scale[h] * unit[j];
       if (c == label[h]) a.label_logit[row0 + r0 + 8 * h] = s[k] * kLn2;
-      if (c == label[h] || c >= many) s[k] = kNever;  // finish adds the label: beside it a float16 would lose the rest
+      if (c == label[h] || c >= count) s[k] = kNever;  // finish adds the label
       top[h] = fmaxf(top[h], s[k]);
     }
 #pragma unroll
@@ -131,9 +135,10 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
     wgmma_begin();
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-      Wgmma<T, NC * 32, 1>::run(o, k_major(pt + k * 32), n_major(stage + group * (NC / 2) * kTile + k * 2048, kTile), 1);
+      Wgmma<T, NC * 32, 1>::run(o, k_major(pt + k * 32), n_major(stage + group * (NC / 2) * kTile + k * 2048, kTile),
+                                1);
     wgmma_end(o);
-    __syncthreads();  // both warpgroups are done with this stage and with P
+    __syncthreads();  // both warpgroups have read this stage and P
     if (tid == 0 && i + 2 < tiles) load(i + 2);
   }
 
@@ -157,7 +162,8 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
 #pragma unroll
     for (int k = 0; k < NC * 4; ++k) {
       const int column = group * NC * 32 + k * 8 + quad * 2;
-      if (column < a.width) *reinterpret_cast<float2*>(out + column) = make_float2(o[4 * k + 2 * h], o[4 * k + 2 * h + 1]);
+      if (column < a.width) *reinterpret_cast<float2*>(out + column) = make_float2(o[4 * k + 2 * h],
+                                                                                   o[4 * k + 2 * h + 1]);
     }
   }
 }
@@ -166,18 +172,20 @@ using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*
                             const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
                             CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
-Encode find_encode() {  // from the driver that is there: the library is not linked against it
+// Asked from the driver at run time: the library is not linked against it, and so loads on a machine without a GPU.
+Encode find_encode() {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult state;
 #if CUDART_VERSION >= 12050
-  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &state)) return nullptr;
+  if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault,
+                                       &state)) return nullptr;
 #else
   if (cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &state)) return nullptr;
 #endif
   return state == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(found) : nullptr;
 }
 
-template <typename T> bool describe(CUtensorMap* map, const void* x, int64_t ld, int64_t rows, int64_t width) {
+template <typename T> bool make_map(CUtensorMap* map, const void* x, int64_t ld, int64_t rows, int64_t width) {
   static const Encode encode = find_encode();
   if (!encode) return false;
   const cuuint64_t sizes[] = {cuuint64_t(width), cuuint64_t(rows)}, strides[] = {cuuint64_t(ld) * sizeof(T)};
@@ -190,7 +198,7 @@ template <typename T> bool describe(CUtensorMap* map, const void* x, int64_t ld,
 
 template <typename T, int NC> int launch(const OnePass& a, cudaStream_t stream) {
   CUtensorMap map_z, map_t;
-  if (!describe<T>(&map_z, a.z, a.ldz, a.rows, a.width) || !describe<T>(&map_t, a.text, a.ldt, a.classes, a.width))
+  if (!make_map<T>(&map_z, a.z, a.ldz, a.rows, a.width) || !make_map<T>(&map_t, a.text, a.ldt, a.classes, a.width))
     return int(cudaErrorInvalidValue);
   void (*const kernel)(CUtensorMap, CUtensorMap, OnePass) = one_pass_kernel<T, NC>;
   const cudaError_t raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),

@@ -1,4 +1,4 @@
-// What the CUDA row kernels share: conversion, 16-byte packs, sums over a warp or a block.
+// Shared by the CUDA row kernels: conversion of dtypes, 16-byte accesses, reductions over a warp or a block.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -10,7 +10,7 @@ namespace mmcl { namespace cuda {
 
 constexpr float kEps = 1e-12f;
 constexpr float kLow = -1e30f;    // the maximum of no class; finite, so that differences never make a NaN
-constexpr float kNever = -3e38f;  // a logit that no sum may see: its exponential is 0 even beside kLow
+constexpr float kNever = -3e38f;  // a logit that no sum may see: its exponential is 0 even if the maximum is kLow
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
@@ -20,7 +20,7 @@ template <> __device__ __forceinline__ float narrow(float x) { return x; }
 template <> __device__ __forceinline__ __nv_bfloat16 narrow(float x) { return __float2bfloat16(x); }
 template <> __device__ __forceinline__ __half narrow(float x) { return __float2half(x); }
 
-// N numbers that are loaded and stored as one access of at most 16 bytes
+// N numbers that are loaded or stored by one access of at most 16 bytes.
 template <typename T, int N> struct alignas(sizeof(T) * N) Pack { T v[N]; };
 template <typename T> constexpr int kPack = 16 / sizeof(T);
 
@@ -33,18 +33,18 @@ template <typename Op> __device__ __forceinline__ float warp_all(float x, Op op)
   return x;
 }
 
-// The same value in every thread of a block of at most 1024 threads; scratch holds 32 floats.
+// Reduces x over a block of at most 1024 threads; every thread gets the result. scratch holds 32 floats.
 template <typename Op> __device__ __forceinline__ float block_all(float x, Op op, float none, float* scratch) {
   x = warp_all(x, op);
   if (blockDim.x <= 32) return x;
-  __syncthreads();  // scratch may still be read from the call before
+  __syncthreads();  // threads may still read scratch for the call before
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
   __syncthreads();
   return warp_all(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : none, op);
 }
 
-// Calls f(j, x) for the row's numbers and stores what it returns where Store. Whole 16-byte packs where the row's
-// address and the row length allow, one number at a time otherwise: both within this one loop form.
+// Calls f(j, x_j) for the numbers of a row, and stores its result in x_j if Store. `packed` rows are read by 16 bytes,
+// others number by number.
 template <typename T, bool Store, typename F>
 __device__ __forceinline__ void each(T* row, int64_t n, bool packed, F f) {
   if (packed) {
@@ -77,7 +77,7 @@ inline unsigned threads_for(int64_t width, int each_thread) {
   return t;
 }
 
-// Runs the statement with T bound to the dtype code's type.
+// Runs the statement with T as the type of the dtype code, and returns the launch's error.
 #define MMCL_DTYPES(CODE, ...)                                                    \
   switch (CODE) {                                                                 \
     case 0: { using T = float; __VA_ARGS__; break; }                                     \

@@ -1,4 +1,6 @@
-// What stands between the matrix products of realign, forward and backward.
+// Row kernels of realign, e = (z + s) / |z + s| with s = (h gate) up, between library matrix products:
+//
+//     dv = (de - (de . e) e) / |v|,   dgate_m = sum_k d_mk h_mk,   d <- d gate
 #include "kernels.h"
 #include "rows.cuh"
 
@@ -14,7 +16,7 @@ template <typename T> __global__ void gate_kernel(GateRows a) {
   }
 }
 
-// N numbers per access: 16 bytes, or 1 where an address or a width does not allow it. One block per row.
+// One block for each row. An access has N numbers: 16 bytes of them, or one if an address or a width is not aligned.
 template <typename T, int N> __global__ void add_kernel(AddNorm a) {
   __shared__ float scratch[32];
   using P = Pack<T, N>;
@@ -49,24 +51,24 @@ template <typename T, int N> __global__ void project_kernel(Project a) {
   const P* de = reinterpret_cast<const P*>(static_cast<const T*>(a.de) + row * a.ldde);
   const P* e = reinterpret_cast<const P*>(static_cast<const T*>(a.e) + row * a.width);
   P* dv = reinterpret_cast<P*>(static_cast<T*>(a.dv) + row * a.width);
-  float along = 0.f;
+  float radial = 0.f;
   for (int64_t k = threadIdx.x; k < n; k += blockDim.x) {
     const P p = de[k], q = e[k];
 #pragma unroll
-    for (int i = 0; i < N; ++i) along += widen(p.v[i]) * widen(q.v[i]);
+    for (int i = 0; i < N; ++i) radial += widen(p.v[i]) * widen(q.v[i]);
   }
-  along = block_all(along, Sum(), 0.f, scratch);
+  radial = block_all(radial, Sum(), 0.f, scratch);
   const float inv = a.inv[row];
   for (int64_t k = threadIdx.x; k < n; k += blockDim.x) {
     const P p = de[k], q = e[k];
     P out;
 #pragma unroll
-    for (int i = 0; i < N; ++i) out.v[i] = narrow<T>(inv * (widen(p.v[i]) - along * widen(q.v[i])));
+    for (int i = 0; i < N; ++i) out.v[i] = narrow<T>(inv * (widen(p.v[i]) - radial * widen(q.v[i])));
     dv[k] = out;
   }
 }
 
-// One warp per row.
+// One warp for each row.
 template <typename T> __global__ void gate_back_kernel(GateBack a) {
   const int64_t row = blockIdx.x * int64_t(blockDim.y) + threadIdx.y, ranks = a.groups * a.rank;
   if (row >= a.rows) return;

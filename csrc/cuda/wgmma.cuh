@@ -1,5 +1,5 @@
 // Hopper's matrix instruction and its memory: descriptors, wgmma, mbarriers and the bulk tensor copy.
-// Layouts: tiles of 64 numbers (128 bytes) a row, 128-byte swizzle, each tile 1024-byte aligned.
+// Tiles have rows of 64 numbers (128 bytes) with the 128-byte swizzle, and begin at multiples of 1024 bytes.
 #pragma once
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -12,17 +12,18 @@ namespace mmcl { namespace cuda {
 
 __device__ __forceinline__ uint32_t shared_at(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
-// Operand with its reduction dimension contiguous: 8-row groups 1024 bytes apart.
+// The descriptor of an operand whose reduction dimension is contiguous: groups of 8 rows lie 1024 bytes apart.
 __device__ __forceinline__ uint64_t k_major(uint32_t at) {
   return uint64_t((at & 0x3ffff) >> 4) | uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
-// Operand with its other dimension contiguous: blocks of 64 of it `leap` bytes apart, 8-row groups 1024 bytes apart.
+// The descriptor of an operand whose other dimension is contiguous: blocks of 64 numbers lie `leap` bytes apart, groups
+// of 8 rows 1024 bytes apart.
 __device__ __forceinline__ uint64_t n_major(uint32_t at, uint32_t leap) {
   return uint64_t((at & 0x3ffff) >> 4) | uint64_t(leap >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
 }
 
-// wgmma writes its accumulators after its own line: without hold the compiler could move what is done with them, plain
-// arithmetic on registers, over the fence or the wait.
+// Keeps arithmetic on the accumulators in place. wgmma writes them after its own line. Without hold the compiler could
+// move that arithmetic over the fence or the wait.
 template <int N> __device__ __forceinline__ void hold(float (&d)[N]) {
 #pragma unroll
   for (int k = 0; k < N; ++k) asm volatile("" : "+f"(d[k])::"memory");
@@ -32,13 +33,14 @@ template <int N> __device__ __forceinline__ void wgmma_end(float (&d)[N]) {
   asm volatile("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n" ::: "memory");
   hold(d);
 }
-// Ordinary stores to shared memory become visible to wgmma.
+// Makes ordinary stores to shared memory visible to wgmma.
 __device__ __forceinline__ void publish() { asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory"); }
 
 __device__ __forceinline__ void bar_init(uint32_t bar) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n" ::"r"(bar));
 }
-__device__ __forceinline__ void bars_ready() {  // initialised barriers become visible to the copy engine
+// Makes initialised barriers visible to the copy engine.
+__device__ __forceinline__ void bars_ready() {
   asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;\n" ::: "memory");
 }
 __device__ __forceinline__ void bar_expect(uint32_t bar, uint32_t bytes) {
@@ -50,13 +52,13 @@ __device__ __forceinline__ void bar_wait(uint32_t bar, uint32_t parity) {
       "again_%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra out_%=;\n bra again_%=;\n out_%=: }\n" ::"r"(bar), "r"(parity) : "memory");
 }
-// A box of 64 x 64 numbers at (column, row) of the map's matrix; what lies outside it arrives as zeros.
+// Copies the 64 x 64 numbers at (column, row) of the map's matrix; numbers outside the matrix arrive as zeros.
 __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t bar) {
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];\n"
                ::"r"(to), "l"(map), "r"(bar), "r"(column), "r"(row) : "memory");
 }
 
-// d [64, N] (+)= a [64, 16] b [16, N], from shared memory; keep = 0 starts anew. The lists are the registers, in order.
+// d (64, N) = a (64, 16) b (16, N) from shared memory, or d += a b if keep. The lists are d's registers, in order.
 template <typename T, int N, int TransB> struct Wgmma;
 
 #define MMCL_WGMMA_32(TYPE)                                                                                 \

@@ -1,4 +1,4 @@
-"""What the tests of the operations share: float64 truth, plain torch in a dtype, and the rule for errors."""
+"""Shared by the tests of the operations: the truth in float64, plain torch in a dtype, and the bound for errors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmcl_fast import ops
 
-# err(kernel) <= 3 err(torch in the same dtype) + EPS, relative to the largest true value
+# The bound: err(kernel) <= 3 err(torch in the same dtype) + EPS, relative to the largest true value.
 EPS = {torch.float32: 2e-6, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 
 
@@ -23,7 +23,7 @@ def eager_loss(
     ignore_index: int = -100,
     reduction: str = "mean",
 ) -> Tensor:
-    """What a user would write, in the dtype of z."""
+    """The loss as a user would write it in plain torch, in the dtype of z."""
     logits = logit_scale * (F.normalize(z, dim=1, eps=1e-6) @ F.normalize(text, dim=1, eps=1e-6).T)
     rows = F.cross_entropy(
         logits, labels.long(), label_smoothing=label_smoothing, ignore_index=ignore_index, reduction="none"
@@ -34,13 +34,13 @@ def eager_loss(
 
 
 def eager_realign(z: Tensor, gate: Tensor, down: Tensor, up: Tensor, *, source: Tensor | None = None) -> Tensor:
-    """The loop over modalities, in the dtype of z."""
+    """The re-alignment as a loop over modalities, in the dtype of z."""
     u = z if source is None else source
     return F.normalize(z + sum(gate[:, m : m + 1] * (u @ down[m] @ up[m]) for m in range(len(down))), dim=1)
 
 
 def results(function, tensors: dict[str, Tensor], fixed: dict, dtype: torch.dtype, upstream: Tensor) -> dict:
-    """Output and gradients, in float64, of function(**tensors, **fixed) computed in dtype."""
+    """Return output and gradients of function(**tensors, **fixed), computed in dtype, as float64."""
     leaves = {
         k: v.detach().to(dtype) if v.dtype != dtype else v.detach().clone(memory_format=torch.preserve_format)
         for k, v in tensors.items()
@@ -53,6 +53,7 @@ def results(function, tensors: dict[str, Tensor], fixed: dict, dtype: torch.dtyp
 
 
 def compare(kernel: dict, eager: dict, truth: dict, dtype: torch.dtype, what: str = "") -> None:
+    """Assert the bound for every output and gradient."""
     for name, true in truth.items():
         assert kernel[name].shape == true.shape
         size = true.abs().max()
@@ -64,7 +65,10 @@ def compare(kernel: dict, eager: dict, truth: dict, dtype: torch.dtype, what: st
 
 
 def loss_inputs(b: int, c: int, d: int, seed: int = 0, spread: float = 1.0) -> tuple[dict[str, Tensor], Tensor]:
-    """z near its class text, so that logits are peaked as in training; values exact in bfloat16."""
+    """Return z and text, and labels. z lies near its class text, so logits are peaked as in training.
+
+    Values are exact in bfloat16.
+    """
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, c, (b,), generator=g)
     text = torch.randn(c, d, generator=g)
@@ -73,6 +77,7 @@ def loss_inputs(b: int, c: int, d: int, seed: int = 0, spread: float = 1.0) -> t
 
 
 def realign_inputs(b: int, d: int, du: int | None, m: int, r: int, seed: int = 0) -> dict[str, Tensor]:
+    """Return the tensors of a re-alignment; du: the width of the source, or None for no source."""
     g = torch.Generator().manual_seed(seed)
     shapes = {"z": (b, d), "gate": (b, m), "down": (m, du or d, r), "up": (m, r, d)}
     if du:
@@ -96,6 +101,7 @@ def check_loss(
     device: str = "cpu",
     **fixed,
 ) -> None:
+    """Assert the bound for a loss; grads: the arguments that want gradients, fixed: further arguments."""
     tensors, labels = loss_inputs(b, c, d, spread=spread)
     g = torch.Generator().manual_seed(1)
     if ignored:
@@ -121,6 +127,7 @@ def check_loss(
 def check_realign(
     backend: str, dtype: torch.dtype, b: int, d: int, du: int | None, m: int, r: int, device: str = "cpu"
 ) -> None:
+    """Assert the bound for a re-alignment with all gradients."""
     tensors = {k: v.to(device) for k, v in realign_inputs(b, d, du, m, r).items()}
     upstream = torch.randn(b, d, generator=torch.Generator().manual_seed(1)).double().to(device)
     truth = results(eager_realign, tensors, {}, torch.float64, upstream)

@@ -16,7 +16,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def usage(cubin: bytes) -> list[dict[str, int | str]]:
-    """Per kernel of a cubin: name, REG, STACK, LOCAL, SHARED."""
+    """Return name, REG, STACK, LOCAL and SHARED of each kernel in a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -28,14 +28,14 @@ def usage(cubin: bytes) -> list[dict[str, int | str]]:
 
 
 def cubins(library: str, arch: str) -> list[bytes]:
-    """The machine code for one architecture inside a shared library."""
+    """Return the machine code for one architecture inside a shared library."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([str(CUOBJDUMP), "-xelf", arch, library], cwd=folder, capture_output=True, check=True)
         return [file.read_bytes() for file in sorted(Path(folder).glob("*.cubin"))]
 
 
 def machine_code(library: str, arch: str) -> list[str]:
-    """Disassembly of each object for one architecture inside a shared library."""
+    """Return the disassembly of each object for one architecture inside a shared library."""
     text = subprocess.run([str(CUOBJDUMP), "-sass", "-arch", arch, library], capture_output=True, text=True, check=True)
     return text.stdout.split("Fatbin elf code:")
 
@@ -43,7 +43,10 @@ def machine_code(library: str, arch: str) -> list[str]:
 def compile_kernel(
     kernel, types: dict[str, str], constants: dict[str, object], capability: int = 90, **options
 ) -> dict[str, int]:
-    """types: argument -> "*bf16", "i32" ...; every argument of the kernel is in types or constants."""
+    """Compile a kernel and return what it uses.
+
+    types: argument -> "*bf16", "i32" ...; every argument of the kernel is in types or constants.
+    """
     function = getattr(kernel, "fn", kernel)
     if not isinstance(function, triton.JITFunction):
         function = triton.JITFunction(function)

@@ -1,5 +1,6 @@
-"""One backend on small shapes, against the reference on the CPU: the first thing to run on a new GPU, and what
-compute-sanitizer watches (benchmarks/gpu.sh).
+"""Checks one backend on small shapes against the reference on the CPU.
+
+It is the first program to run on a new GPU, and benchmarks/gpu.sh runs it under compute-sanitizer.
 
 python -m tests.ops.small_gpu cuda|triton|cpp [--device cpu]; `profile` runs the three main kernels once, for ncu.
 """
@@ -16,7 +17,7 @@ from mmcl_fast import ops
 
 BF16, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
 TOLERANCE = {FLOAT: 2e-5, HALF: 4e-3, BF16: 3e-2}  # of the largest true value
-# rows, classes, width, whether texts want gradients; the last six reach Hopper's one-pass kernel in half precision
+# (rows, classes, width, whether the text wants a gradient); in half precision the last six take Hopper's one-pass kernel
 LOSSES = [
     (33, 70, 41, True),
     (33, 70, 48, True),
@@ -30,6 +31,7 @@ LOSSES = [
 
 
 def sample(b: int, c: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return z, text, labels and weights."""
     g = torch.Generator().manual_seed(b + c + d)
     text = torch.randn(c, d, generator=g)
     labels = torch.randint(0, c, (b,), generator=g)
@@ -39,6 +41,7 @@ def sample(b: int, c: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, 
 
 
 def loss_values(backend: str, device: str, arguments: tuple[Tensor, ...], text_too: bool, wide: bool) -> list[Tensor]:
+    """Return the loss and its gradients as float64; wide: computed in float64."""
     z, text, labels, weight = (x.to(device) for x in arguments)
     if wide:
         z, text = z.double(), text.double()
@@ -48,6 +51,7 @@ def loss_values(backend: str, device: str, arguments: tuple[Tensor, ...], text_t
 
 
 def realign_values(backend: str, device: str, dtype: torch.dtype, wide: bool) -> list[Tensor]:
+    """Return the unit rows and all gradients as float64; wide: computed in float64."""
     g = torch.Generator().manual_seed(0)
     shapes = {"z": (33, 40), "gate": (33, 3), "down": (3, 24, 7), "up": (3, 7, 40), "source": (33, 24)}
     made = {k: (0.3 * torch.randn(shape, generator=g)).to(dtype).to(device) for k, shape in shapes.items()}
@@ -61,7 +65,7 @@ def realign_values(backend: str, device: str, dtype: torch.dtype, wide: bool) ->
 
 
 def compare(name: str, got: list[Tensor], want: list[Tensor], dtype: torch.dtype) -> bool:
-    """Print the largest error relative to the largest true value; whether it is small."""
+    """Print the largest error relative to the largest true value; return whether it is small."""
     error = max(((a - b).abs().max() / b.abs().max().clamp_min(1e-6)).item() for a, b in zip(got, want, strict=True))
     good = error <= TOLERANCE[dtype]  # False for NaN
     print(f"{name}: error {error:.1e}{'' if good else ' wrong'}", flush=True)
@@ -69,6 +73,7 @@ def compare(name: str, got: list[Tensor], want: list[Tensor], dtype: torch.dtype
 
 
 def check(backend: str, device: str) -> bool:
+    """Compare every case; return whether all errors are small."""
     good = True
     triton = backend == "triton"  # compiles for each width and dtype, which takes a minute for all
     for dtype in (FLOAT, BF16) if triton else (FLOAT, BF16, HALF):
@@ -84,10 +89,10 @@ def check(backend: str, device: str) -> bool:
 
 
 def profile() -> None:
-    """Hopper's one-pass kernel, Triton's, and the row kernel between library products, once each."""
+    """Run Hopper's one-pass kernel, Triton's, and the row kernel between library products, once each."""
     from mmcl_fast.ops.backends import triton as triton_
 
-    triton_._time = lambda *_: 0.0  # no launches to choose a configuration by
+    triton_._time = lambda *_: 0.0  # no launches for timing: ncu would record them
     for backend, b, c, d in (("cuda", 4096, 131072, 512), ("triton", 4096, 131072, 256), ("cuda", 4096, 3840, 768)):
         z, text = (torch.randn(n, d, device="cuda", dtype=BF16) for n in (b, c))
         labels = torch.randint(0, c, (b,), device="cuda")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmcl_fast.ops import attention
 from mmcl_fast.ops.attention import prefix_attention
 
-# B, N, L, d, heads, one prefix for all, a mask, causal
+# (B, N, L, d, heads, whether the batch shares one prefix, whether there is a mask, causal)
 CASES = {
     "per sample": (3, 11, 4, 24, 3, False, False, False),
     "shared, masked": (3, 11, 4, 24, 3, True, True, False),
@@ -21,7 +21,7 @@ CASES = {
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2}  # of the largest entry
 
 
-def defined(q, k, v, heads, prefix, mask, causal):
+def attention_by_definition(q, k, v, heads, prefix, mask, causal):
     q, k, v = (x.double() for x in (q, k, v))
     length = 0
     if prefix is not None:
@@ -56,26 +56,26 @@ def close(got, want, dtype):
     assert (got.double() - want).abs().max() <= TOLERANCE[dtype] * want.abs().max()
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["own", "sdpa"])
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "sdpa"])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", CASES)
-def test_definition_and_gradients(case, dtype, own, monkeypatch):
-    if not own:
+def test_definition_and_gradients(case, dtype, compiled, monkeypatch):
+    if not compiled:
         monkeypatch.setattr(attention, "_most_columns", lambda: 0)
     q, k, v, grad, heads, prefix, mask, causal = inputs(case, dtype)
-    asked = [x.requires_grad_() for x in (q, k, v)] + ([] if prefix is None else [prefix])
-    out, want = (f(q, k, v, heads, prefix, mask, causal) for f in (prefix_attention, defined))
+    leaves = [x.requires_grad_() for x in (q, k, v)] + ([] if prefix is None else [prefix])
+    out, want = (f(q, k, v, heads, prefix, mask, causal) for f in (prefix_attention, attention_by_definition))
     assert out.dtype == dtype
     close(out, want, dtype)
-    for got, expected in zip(torch.autograd.grad(out, asked, grad), torch.autograd.grad(want, asked, grad.double())):
+    for got, expected in zip(torch.autograd.grad(out, leaves, grad), torch.autograd.grad(want, leaves, grad.double())):
         close(got, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("case", [c for c in CASES if CASES[c][2]])
-def test_only_the_prefix_asks(case, dtype):
+def test_only_the_prefix_needs_a_gradient(case, dtype):
     q, k, v, grad, heads, prefix, mask, causal = inputs(case, dtype)
-    out, want = (f(q, k, v, heads, prefix, mask, causal) for f in (prefix_attention, defined))
+    out, want = (f(q, k, v, heads, prefix, mask, causal) for f in (prefix_attention, attention_by_definition))
     close(*(torch.autograd.grad(o, prefix, g)[0] for o, g in ((out, grad), (want, grad.double()))), dtype)
 
 

@@ -1,5 +1,4 @@
-"""What the operations promise beside numbers: refusals, edge cases, gradients to second order, compile,
-autocast."""
+"""The operations apart from their numbers: refusals, edge cases, second derivatives, compilation, autocast."""
 
 from __future__ import annotations
 
@@ -84,7 +83,7 @@ def test_auto_on_the_cpu_is_cpp_and_the_reference_for_float64():
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", ["all ignored", "all weights zero"])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_nothing_to_learn_from_is_zero_not_nan(backend, case, reduction):
+def test_a_loss_without_rows_is_zero_not_nan(backend, case, reduction):
     leaves = [x.clone().requires_grad_() for x in (Z, TEXT, torch.tensor(10.0))]
     labels = torch.full((4,), -100) if case == "all ignored" else Y
     weight = torch.zeros(4) if case == "all weights zero" else None
@@ -213,7 +212,7 @@ def test_autocast_computes_in_its_dtype(backend):
 
 
 def test_logits_are_never_all_in_memory():
-    """Peak of torch's own CPU allocations over one step stays far below one B x C array."""
+    """The peak of torch's CPU allocations over one step stays far below one B x C array."""
     b, c, d = 1024, 20000, 16
     z, text, y = torch.randn(b, d, requires_grad=True), torch.randn(c, d), torch.randint(0, c, (b,))
     from torch.profiler import ProfilerActivity, profile
@@ -235,7 +234,7 @@ def test_logits_are_never_all_in_memory():
 
 
 def test_int64_offsets_in_the_fakes():
-    """Shapes past 2^31 numbers pass through the fakes without memory."""
+    """Tensors of more than 2^31 numbers pass through the fake operations, which need no memory."""
     with torch._subclasses.fake_tensor.FakeTensorMode():
         z = torch.empty(1 << 21, 2048, dtype=torch.bfloat16)
         out = torch.ops.mmcl_fast.alignment_loss(
@@ -255,7 +254,7 @@ def test_int64_offsets_in_the_fakes():
 
 
 def test_offsets_past_2_31_in_the_row_kernels():
-    """Two rows 2^31 numbers apart: 4 GB of addresses, of which two pages are touched."""
+    """Two rows lie 2^31 numbers apart: 4 GB of addresses, but only two pages of memory."""
     from mmcl_fast._extension import compiled
 
     apart = (1 << 31) + 16
@@ -267,7 +266,7 @@ def test_offsets_past_2_31_in_the_row_kernels():
 
 
 def test_compiled_sizes_may_change():
-    """Classes grow from task to task: the second size is a symbol, the third needs no new graph."""
+    """Classes grow from task to task. The second call makes the sizes symbols, so the third needs no new graph."""
     graphs = []
 
     def count(graph, _examples):

@@ -1,4 +1,4 @@
-"""The benchmarks compare like with like, survive whatever a rival does, and lose nothing that was measured."""
+"""The benchmarks compare equal work, survive every error of a rival, and keep every measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend `auto` takes on which GPU, with capabilities that this machine does not have."""
+"""The backend that `auto` takes on each kind of GPU; the GPUs are faked by their compute capability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BF16, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
 ARCHS = ["80", "90a", "100", "120", "80+PTX", "120+PTX"]
 
 
-def forget() -> None:
+def clear_caches() -> None:
     for function in (choice._extension, choice._no_gpu, choice.capability, choice._available, choice._refusal):
         function.cache_clear()
     choice._table.cache_clear(), choice._best.cache_clear()
@@ -23,7 +23,10 @@ def forget() -> None:
 
 @pytest.fixture
 def machine(monkeypatch):
-    """``machine((9, 0))``: GPUs of these capabilities, an extension with code for `archs`, Triton there or not."""
+    """Return ``make((9, 0), ...)``, which fakes GPUs of these capabilities.
+
+    The extension has code for ``archs``, and Triton is installed or not.
+    """
 
     def make(*capabilities: tuple[int, int], archs: list[str] = ARCHS, triton: bool = True) -> None:
         info = {"cuda": {"nvcc": "13.0", "archs": archs}, "compiler": "c++", "isas": ["generic"], "isa": "generic"}
@@ -41,7 +44,7 @@ def machine(monkeypatch):
     pytest.importorskip("triton")
     yield make
     monkeypatch.undo()
-    forget()
+    clear_caches()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Kernels compiled without a GPU: no spills on Hopper, within registers and shared memory everywhere, wgmma where it
-belongs. Under the installed Triton, and under 3.6, which torch 2.11 brings, where make test has put it beside.
+"""The kernels compiled without a GPU: no spills on Hopper, within registers and shared memory everywhere, with wgmma.
+
+Triton's kernels are compiled by the installed Triton. If make test has installed 3.6 too, which is the Triton of torch
+2.11, a second run uses that version.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ SIZES = ("rows", "classes", "width", "per_split", "cols", "first", "ignore", "ra
 
 
 def signature(kernel, dtype: str, constants: dict) -> dict[str, str]:
-    """By the argument's name: sizes and row distances int32, statistics float32, everything else in dtype."""
+    """Return each argument's type by its name: sizes and strides int32, statistics float32, the others dtype."""
     types = {}
     for name in kernel.arg_names:
         if name in constants:
@@ -60,6 +62,7 @@ def signature(kernel, dtype: str, constants: dict) -> dict[str, str]:
 
 
 def check(kernel, dtype: str, constants: dict, *, wgmma: bool = False, capability: int = 90, **options) -> None:
+    """Compile the kernel; assert that it does not spill, fits the GPU and uses wgmma or not."""
     used = compile_kernel(kernel, signature(kernel, dtype, constants), constants, capability, **options)
     assert used["stack"] <= (0 if capability == 90 else 8) and used["local"] == 0, f"spills: {used}"
     assert used["registers"] <= 255 and used["shared"] <= SHARED_LIMIT[capability], used

@@ -1,4 +1,4 @@
-"""Everything natively on a GPU: `pytest -m gpu`."""
+"""The GPU backends on a GPU, run by `pytest -m gpu`: numbers, graphs, streams, devices, large sizes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ ALL = ("z", "text", "weight", "logit_scale")
 
 @pytest.fixture(autouse=True)
 def exact_products():
+    """Forbid TF32 in torch's products, which the results are compared with."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     yield
     torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def test_both_backends_are_here():
+def test_both_backends_are_available():
     assert BACKENDS == ["triton", "cuda"], ops.backends()
 
 
@@ -77,6 +78,7 @@ def test_realign(backend, dtype, shape):
 
 
 def step(backend: str, device: str = "cuda"):
+    """Return a function of realigned embeddings' loss, and its leaves."""
     t = {k: v.to(device, torch.bfloat16).requires_grad_() for k, v in realign_inputs(64, 128, None, 3, 16).items()}
     inputs, labels = loss_inputs(64, 500, 128)
     text, labels = inputs["text"].to(device, torch.bfloat16), labels.to(device)
@@ -144,7 +146,7 @@ def test_second_device(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_scale_on_the_cpu(backend):
-    """As torch's own operations take a 0-d tensor of the CPU; its gradient comes back there."""
+    """A 0-d tensor on the CPU is accepted, as by torch's operations; its gradient is on the CPU."""
     inputs, labels = loss_inputs(33, 70, 64)
     z, text = (x.to("cuda", torch.bfloat16) for x in inputs.values())
     scale = torch.tensor(9.0, requires_grad=True)

@@ -32,7 +32,10 @@ echo "  lts__t_bytes.sum Gbyte 1.5"
 
 @pytest.fixture
 def script(tmp_path):
-    """``script(*steps, tools, **settings)``: a started run; (process, results' folder, calls of Python and tools)."""
+    """Return ``start(*steps, tools, **settings)``, which starts a run.
+
+    It returns the process, the folder of results, and the file of all calls of Python and tools.
+    """
 
     def start(*steps: str, tools: bool = False, **settings: str):
         folder = tmp_path / "bin"

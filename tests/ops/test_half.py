@@ -1,4 +1,4 @@
-"""float16 keeps what float32 arithmetic gives: gradients of confident rows, long vectors, loss scales, NaN."""
+"""float16 loses neither small gradients of confident rows, nor long vectors, nor loss scales, nor NaN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def confident(d: int, device: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Rows whose label has all the probability but about 1e-5."""
+    """Return z, text, labels and a scale, with rows whose label has all the probability but about 1e-5."""
     g = torch.Generator().manual_seed(0)
     text = torch.randn(300, d, generator=g).half()
     labels = torch.randint(0, 300, (32,), generator=g)
@@ -27,7 +27,7 @@ def confident(d: int, device: str) -> tuple[Tensor, Tensor, Tensor, float]:
 
 
 def gradient_error(backend: str, device: str, d: int, leaf: str = "z") -> tuple[float, float]:
-    """Median relative error over the rows of a gradient under a loss scale of 2^14, and 1 - p of the median row."""
+    """Return the median relative error of a gradient's rows under a loss scale of 2^14, and 1 - p of the median row."""
     z, text, labels, scale = confident(d, device)
     upstream = torch.full((len(z),), 2.0**14, device=device)
 
@@ -44,13 +44,13 @@ def gradient_error(backend: str, device: str, d: int, leaf: str = "z") -> tuple[
         return ops.alignment_loss(z, text, labels, logit_scale=scale, reduction="none", backend=backend)
 
     want, got = gradient(true, z.double(), text.double()), gradient(ours, z, text)
-    kept = want.norm(dim=1) > want.norm(dim=1).max() / 100
-    error = ((got - want).norm(dim=1) / want.norm(dim=1))[kept].median().item()
+    large = want.norm(dim=1) > want.norm(dim=1).max() / 100
+    error = ((got - want).norm(dim=1) / want.norm(dim=1))[large].median().item()
     return error, true(z.double(), text.double()).median().item()
 
 
 def check_confident_rows(backend: str, device: str = "cpu") -> None:
-    """Both paths of the GPU backends: one pass (width 64) and chunks (width 272); texts' gradients too."""
+    """Width 64 takes the GPU backends' one pass, width 272 their chunks; the text's gradient is checked too."""
     for d in (64, 272):
         error, doubt = gradient_error(backend, device, d)
         assert 1e-6 < doubt < 2e-4, doubt
@@ -69,7 +69,7 @@ def check_long_vectors(backend: str, device: str = "cpu") -> None:
 
 
 def check_nan(backend: str, device: str = "cpu") -> None:
-    """In z: that row's loss. In the text of a label: the rows that have it. A NaN must not look like a perfect row."""
+    """A NaN in z or in the label's text makes the row's loss NaN: it must not look like a perfect row."""
     for d in (64, 272):
         z, text, labels, _ = confident(d, device)
         z[1, 0] = float("nan")

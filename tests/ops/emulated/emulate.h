@@ -1,5 +1,5 @@
-// Runs CUDA kernels on the CPU, one block at a time: every thread is a fiber, and all fibers reach a synchronising
-// call before any goes past it. Holds where all threads of a block (or of a warp, for shuffles) make the same calls.
+// Runs CUDA kernels on the CPU, one block at a time. Every thread is a fiber, and all fibers reach a synchronising call
+// before any goes past it. So all threads of a block, or of a warp for shuffles, must make the same calls.
 #pragma once
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -60,7 +60,7 @@ inline void launch(dim3 grid, dim3 size, std::function<void()> kernel) {
   block_size = {size.x, size.y, 1};
   for (block.y = 0; block.y < grid.y; ++block.y)
     for (block.x = 0; block.x < grid.x; ++block.x) {
-      std::memset(shared_memory, 0xff, sizeof shared_memory);  // NaN: what is read was written
+      std::memset(shared_memory, 0xff, sizeof shared_memory);  // NaN: a test sees reads of unwritten memory
       std::vector<ucontext_t> fibers(n);
       std::vector<bool> done(n, false);
       for (unsigned t = 0; t < n; ++t) {

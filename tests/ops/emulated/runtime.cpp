@@ -1,4 +1,4 @@
-// The few calls of the CUDA runtime that the launchers make, and the module that stands for mmcl_fast._C.cuda.
+// The calls of the CUDA runtime that the launchers make, and a Python module in place of mmcl_fast._C.cuda.
 #include "emulate.h"
 
 #include "bindings.h"

@@ -1,5 +1,5 @@
-// csrc/cuda/wgmma.cuh for the emulator: descriptors are decoded by the layouts that the PTX manual and CUTLASS give
-// for a 128-byte swizzle, in elements of 16 bits. Addresses are offsets into the emulated shared memory.
+// Replaces csrc/cuda/wgmma.cuh in the emulator. It reads operands by the layouts that the PTX manual and CUTLASS give for
+// a 128-byte swizzle, in elements of 16 bits. Addresses are offsets into the emulated shared memory.
 #pragma once
 #include <type_traits>
 
