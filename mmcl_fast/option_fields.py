@@ -1,7 +1,7 @@
-"""Fields of pydantic models in words: what a key takes, what it is for, and what is wrong with a value.
+"""Fields of pydantic models in words: accepted values, purpose, and the message for a wrong value.
 
-A field says what it is for in its ``description``. What it takes follows from its type and limits, unless an
-``Expected`` in its annotation says it. The sections of a config and the options of methods are both described this way.
+The ``description`` of a field says what it is for. The accepted values follow from its type and limits, unless an
+``Expected`` in its annotation names them. Sections of a config and options of methods are both described this way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Marker = TypeVar("Marker")
 
 @dataclass(frozen=True)
 class Expected:
-    """What a field takes, in words, where its type and limits do not say it: ``Annotated[str, Expected("a path")]``."""
+    """The values of a field in words, where type and limits do not say them: ``Annotated[str, Expected("a path")]``."""
 
     words: str
 
@@ -48,24 +48,24 @@ class Symbol:
 
 
 def marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:
-    """The last annotation of a kind, such as ``Expected``, or None."""
+    """Return a field's last annotation of a kind, such as ``Expected``, or None."""
     found = [item for item in field.metadata if isinstance(item, kind)]
     return found[-1] if found else None
 
 
 def expected_words(field: FieldInfo) -> str:
-    """What a field takes, for example ``a number from 0 to 1`` or ``"cpu" or "cuda"``."""
+    """Return the accepted values of a field, for example ``a number from 0 to 1`` or ``"cpu" or "cuda"``."""
     given = marker(field, Expected)
     return given.words if given else _join(_alternatives(field.annotation, _limits(field)))
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The default value of a field."""
+    """Return the default value of a field."""
     return field.get_default(call_default_factory=True, validated_data={})
 
 
 def former_names(model: type[BaseModel]) -> dict[str, str]:
-    """Former name -> name, of all fields of a model that were renamed."""
+    """Return former name -> name of all fields of a model that were renamed."""
     found = {name: marker(field, FormerName) for name, field in model.model_fields.items()}
     return {former.name: name for name, former in found.items() if former}
 
@@ -81,7 +81,7 @@ def use_current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict
 
 
 def wrong_value(key: str, field: FieldInfo | None, error: Mapping[str, Any]) -> str:
-    """The message for one error of pydantic: the key, what it takes, and the value that was given.
+    """Return the message for one error of pydantic: the key, the accepted values, and the value that was given.
 
     Args:
         key: the field's full name, such as ``train.seed``; it begins the message.
@@ -96,7 +96,7 @@ def wrong_value(key: str, field: FieldInfo | None, error: Mapping[str, Any]) -> 
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it; None is ``"none"``."""
+    """Return a value as TOML writes it; None is ``"none"``."""
     if value is None:
         return '"none"'
     if isinstance(value, dict):
@@ -111,7 +111,7 @@ def toml(value: Any) -> str:
 
 
 def _limits(field: FieldInfo) -> str:
-    """The limits of a number, such as ``from 0 to 1``; empty without any."""
+    """Return the limits of a number, such as ``from 0 to 1``; empty without any."""
     words: list[str] = []
     for kind, (attribute, word) in LIMITS.items():
         limit = marker(field, kind)
@@ -121,7 +121,7 @@ def _limits(field: FieldInfo) -> str:
 
 
 def _alternatives(annotation: Any, limits: str) -> list[str]:
-    """The values or kinds of values that a type takes, in words."""
+    """Return the values, or kinds of values, of a type, in words."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return [toml(value) for value in args]

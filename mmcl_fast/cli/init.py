@@ -1,4 +1,4 @@
-"""The commands that write a config to start from, and that list what a method's options are."""
+"""The commands that write a config to start from, and that list the options of a method."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Json, app, console, guarded, print_json
+from mmcl_fast.cli.common import Debug, Json, app, handle_errors, make_console, print_json
 from mmcl_fast.errors import UserError
 
 
 @app.command("init")
-@guarded
+@handle_errors
 def init(
     name: Annotated[str, typer.Argument(help="A config that ships (folder, demo, clip...) or a TOML file.")] = "folder",
     out: Annotated[
@@ -47,13 +47,13 @@ def init(
 
 
 @app.command("options")
-@guarded
+@handle_errors
 def options(
     method: Annotated[str, typer.Argument(help="A method's name.")] = "comm",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the options of a method: what each takes, its default, and what it is for.
+    """List the options of a method: accepted values, default, and purpose of each.
 
     Set one with `--set method.options.NAME=VALUE`, or in a config below `[method.options]`.
 
@@ -70,8 +70,8 @@ def options(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("option", "takes", "default", "what it does", title=f"Options of {method}", title_justify="left")
+    table = Table("option", "values", "default", "what it does", title=f"Options of {method}", title_justify="left")
     for entry in entries:
         table.add_row(*map(escape, (entry.name, entry.expected, entry.default_text, entry.help)))
-    console().print(table if entries else f"{method} has no options")
+    make_console().print(table if entries else f"{method} has no options")
     print(f"Methods: {', '.join(METHODS)}")

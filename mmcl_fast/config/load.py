@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,6 @@ from pydantic import ValidationError
 from mmcl_fast.config.schema import Config, Section
 from mmcl_fast.errors import ConfigError, suggest
 from mmcl_fast.option_fields import wrong_value
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 SHIPPED = Path(__file__).with_name("shipped")  # the folder of configs that ship with the package
 
@@ -64,7 +59,7 @@ def build_config(values: dict[str, Any], where: str = "config", origin: dict[str
         origin: key -> where it was written, for keys that come from elsewhere.
 
     Raises:
-        ConfigError: one line that names the key, what it takes, and what was given.
+        ConfigError: one line that names the key, the values that it accepts, and the value that was given.
     """
     try:
         config = Config.model_validate(values)

@@ -1,4 +1,4 @@
-"""The reference of all keys: every key of a config and every option of a method, with what it takes and what it is for.
+"""The reference of all keys of a config and all options of methods: accepted values, default, and purpose of each.
 
 ``python -m mmcl_fast.config.reference PAGE.md ...`` writes the tables of a Markdown page anew between its markers; see
 ``fill_tables``.
@@ -30,9 +30,9 @@ class Entry:
 
     Attributes:
         key: the full key for ``--set`` and messages, such as ``train.seed`` or ``method.options.rank``.
-        expected: what it takes, in words, such as ``a whole number from 1``.
+        expected: the values that it accepts, in words, such as ``a whole number from 1``.
         default: the default value.
-        help: what it is for.
+        help: its purpose.
         symbol: its symbol in formulas, as LaTeX without dollars; "" without any.
         former_name: the name that the option had in earlier versions; "" without any.
     """
@@ -56,12 +56,12 @@ class Entry:
 
 
 def config_entries() -> Iterator[Entry]:
-    """Every key of a config except [method.options], in the order of the sections."""
+    """Yield every key of a config except [method.options], in the order of the sections."""
     return _entries(Config, "")
 
 
 def option_entries(method: str) -> Iterator[Entry]:
-    """Every option of a method, custom methods included.
+    """Yield every option of a method, custom methods included.
 
     Raises:
         ConfigError: no method has that name.
@@ -70,25 +70,25 @@ def option_entries(method: str) -> Iterator[Entry]:
 
 
 def all_entries() -> dict[str, list[Entry]]:
-    """All keys: ``""`` -> the keys of a config, then each method's name -> its options."""
+    """Return all keys: ``""`` -> the keys of a config, then each method's name -> its options."""
     return {"": list(config_entries())} | {name: list(option_entries(name)) for name in METHODS}
 
 
 def section_help() -> dict[str, str]:
-    """Section of a config, such as ``stream.datasets.image`` -> what it is for."""
+    """Return the purpose of every section of a config, by names such as ``stream.datasets.image``."""
     return dict(_sections(Config, ""))
 
 
 def about_section(kind: type[Section]) -> str:
-    """What a section is for, from its docstring, without markup."""
+    """Return the purpose of a section, from its docstring, without markup."""
     return " ".join((kind.__doc__ or "").partition("]: ")[2].replace("``", "").split())
 
 
 def markdown_table(entries: Iterable[Entry]) -> str:
-    """A Markdown table of entries: name, symbol where any has one, what it takes, default, and what it is for."""
+    """Return a Markdown table of entries: name, symbol where any has one, accepted values, default, and purpose."""
     rows = list(entries)
     symbols = any(row.symbol for row in rows)
-    head = ["option", *(["symbol"] if symbols else []), "takes", "default", "what it does"]
+    head = ["option", *(["symbol"] if symbols else []), "values", "default", "what it does"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
         symbol = [f"${row.symbol}$" if row.symbol else ""] if symbols else []

@@ -1,7 +1,7 @@
 """The keys of a config: sections, types, limits and defaults, and what each key is for.
 
-To add a key, add a field to its section. Its ``description`` says what the key is for. What it takes follows from type
-and limits, or stands in an ``Expected`` (``mmcl_fast.option_fields``). Error messages, ``mmcl-fast init`` and the
+To add a key, add a field to its section. Its ``description`` says what the key is for. The accepted values follow from
+type and limits, or stand in an ``Expected`` (``mmcl_fast.option_fields``). Error messages, ``mmcl-fast init`` and the
 reference page of the documentation are made from the fields.
 """
 

@@ -1,4 +1,4 @@
-"""Write a config out as TOML: every key with what it is for, what it takes, and its default."""
+"""Write a config out as TOML: every key with its purpose, accepted values and default."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def register(kind: CustomMethod) -> CustomMethod:
     """Make a custom method known by its ``name``, in this process. Also usable as a decorator of the class.
 
     Raises:
-        ConfigError: ``kind`` is no ``Method``, its name is taken or malformed, or its ``Options`` are neither
+        ConfigError: ``kind`` is no ``Method``, or its name is taken or malformed. Or its ``Options`` are neither
             ``MethodOptions`` nor a dataclass, or have a field without a default.
     """
     if not (isinstance(kind, type) and issubclass(kind, Method)):
@@ -116,6 +116,6 @@ def make_options(name: str, values: dict[str, Any] | None) -> Any:
         values: options by name; those left out get their defaults.
 
     Raises:
-        ConfigError: names the option at fault, what it takes, and what was given.
+        ConfigError: names the option at fault, the values that it accepts, and the value that was given.
     """
     return check_options(options(name), name, values or {})

@@ -1,6 +1,6 @@
 """DNS: dual-sided null space projection of continual multimodal contrastive learning (CMCL).
 
-Source: Liu et al. 2025, arXiv 2503.14963. The equations are those of the authors' public code, cmcl/dns.py of
+Source: Liu et al. 2025, arXiv 2503.14963. The equations follow the authors' public code, cmcl/dns.py of
 Xiaohao-Liu/CMCL.
 
 Over frozen features f there is one linear layer W_m for each modality, the identity at first. A task pairs a modality m
@@ -13,7 +13,7 @@ Learning moves each layer by
 and the text side likewise, with P onto earlier class texts t and P' onto the images W_m f of all modalities' earlier
 samples. So (W_t t)' dW_m f = 0 and (W_m f)' dW_t t = 0 for all earlier f and t. Old similarities then change by the
 second-order term f' dW_m' dW_t t alone, and by nothing where another modality learned. P keeps the eigenvectors of the
-mean of f f' whose eigenvalue is above ``lambda_min``; P' keeps all but those of rounding.
+mean of f f' whose eigenvalue is above ``lambda_min``; P' keeps every one above rounding.
 
 Departures from that code:
 

@@ -1,7 +1,9 @@
 """DualPrompt (Wang et al. 2022, arXiv 2204.04799).
 
-    block j is prompted by g in the first blocks and by e_t in the later ones, as prefix keys and values
+    prompts:              g in the first blocks, e_t in the later ones, as prefix keys and values
+
     training on task t:   loss = CE(task's classes) + match * gamma(q(x), k_t),   gamma = 1 - cos
+
     testing:              e of argmin_t gamma(q(x), k_t)
 
 The general prompt g goes on from task to task. The expert prompt e_t and its key k_t belong to one task.

@@ -1,7 +1,8 @@
 """Experience replay from a buffer of exemplars.
 
-Every step learns from a batch of the task and from as many samples drawn from the buffer, with cross-entropy over all
-classes seen so far (Chaudhry et al. 2019, "On tiny episodic memories in continual learning", arXiv 1902.10486).
+Source: Chaudhry et al. 2019, "On tiny episodic memories in continual learning", arXiv 1902.10486. Every step learns
+from a batch of the task and from as many samples drawn from the buffer. The loss is cross-entropy over all classes seen
+so far.
 Exemplars are trunk tokens in bfloat16, never files. After a task is learned, its samples compete for the buffer.
 
 ``selection = "reservoir"``: each sample that ever came is in the buffer with the same probability (Vitter 1985,

@@ -97,7 +97,7 @@ def k_means(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @dataclass
 class _Domain:
-    """What one task learned.
+    """The prompt, classifier and centroids that one task learned.
 
     Attributes:
         modality: of its samples.

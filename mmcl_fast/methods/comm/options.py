@@ -25,7 +25,7 @@ from mmcl_fast.option_fields import FormerName, Symbol
 
 
 class CommOptions(MethodOptions):
-    """Switches and sizes of COMM's steps. The defaults are those of ``mmcl-fast train demo``."""
+    """Switches and sizes of COMM's steps. ``mmcl-fast train demo`` uses the defaults."""
 
     prompts: bool = Field(True, description="Learn prompts; false: embeddings come from the bare head")
     prompt_length: PromptLength = 8

@@ -84,8 +84,8 @@ class Relevance:
 
     Args:
         width: Dq, numbers of a query.
-        kind: ``analytic`` (a ridge classifier, whatever the order of tasks) or ``mlp`` (one hidden layer, trained on
-            the task's queries and on queries sampled from the other modalities' Gaussians).
+        kind: ``analytic``: a ridge classifier, whatever the order of tasks. ``mlp``: one hidden layer, trained on the
+            task's queries and on queries sampled from the other modalities' Gaussians.
         tau: temperature.
         penalty: ridge penalty relative to the mean of the Gram matrix's diagonal.
     """

@@ -1,7 +1,7 @@
 """A linear classifier over z that grows with the classes, and the training of prompts together with it.
 
 It is shared by the baselines that classify with a trained layer rather than by class texts. As in L2P (arXiv
-2112.08654) and its successors, one layer serves all classes: it is trained on the current task's classes only, and
+2112.08654) and its successors, one layer serves all classes. It is trained on the current task's classes only, and
 predicts over all of them.
 """
 

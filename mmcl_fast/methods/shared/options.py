@@ -100,7 +100,7 @@ def check_options(kind: Any, method: str, values: Mapping[str, Any]) -> Any:
         values: options by name; missing ones get their defaults. Former names are taken, with a warning.
 
     Raises:
-        ConfigError: names the option, what it takes and what was given.
+        ConfigError: names the option, the values that it accepts, and the value that was given.
     """
     model = option_model(kind)
     known = {*model.model_fields, *former_names(model)}

@@ -1,4 +1,4 @@
-"""The loop of steps that every trained part of a method runs through, so that it can stop and go on inside a task."""
+"""The training loop of every trained part of a method, which can stop and continue inside a task."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from mmcl_fast import distributed
 from mmcl_fast.errors import RunError
 
 State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors and JSON values
+STEPS_BETWEEN_CHECKS = 64  # on a GPU: reading a loss waits for it
 
 
 class StepCheckpoints(Protocol):
-    """Keeps the state of loops while a task is being learned. A loop is known by its name, unique within a task.
+    """Keeps the state of training loops while a task is being learned. A loop has a name, unique within a task.
 
     Attributes:
         stop_signal: the number of the signal that asked this process to stop; 0 where none did.
@@ -24,20 +25,20 @@ class StepCheckpoints(Protocol):
     stop_signal: int
 
     def agree_to_stop(self) -> None:
-        """All processes are here: stop after this step if any of them was asked to."""
+        """Called by all processes together: all stop after this step if any of them was asked to."""
 
     def begin(self, loop: str) -> State | None:
-        """What was kept of this loop (its last step's state or its result); None: it starts at its first step."""
+        """Return the kept state of a loop: of its last step, or its result. None: it starts at its first step."""
 
     def step(self, loop: str, state: Callable[[], State]) -> None:
-        """Called after each step; ``state`` is called when it is time to keep one. May raise to stop the run."""
+        """Called after each step; calls ``state`` when it is time to keep one. May raise to stop the run."""
 
     def end(self, loop: str, result: State) -> None:
-        """Called with what the rest of the task needs of the loop."""
+        """Called at the end of a loop, with the tensors and values that the rest of the task needs of it."""
 
 
 class NoCheckpoints:
-    """For learning without a run folder."""
+    """``StepCheckpoints`` that keep nothing, for learning without a run folder."""
 
     stop_signal = 0
 
@@ -63,18 +64,25 @@ def optimise(
     checkpoints: StepCheckpoints = NoCheckpoints(),
     advance: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Run ``steps`` steps of an optimiser over its parameters, in place. A stopped loop goes on to the same bits.
-    Several processes sum their losses and gradients and take the same steps.
+    """Run ``steps`` steps of an optimiser over its parameters, in place.
+
+    A stopped loop continues to the same bits. Several processes sum their losses and gradients, and take the same
+    steps.
 
     Args:
         name: of the loop, unique within a task.
-        loss: step number, from 0 -> scalar, this process's part (``distributed.shard_batch``). What it draws, it draws from
-            ``generator``.
-        remedy: what to do when the loss is not finite.
+        optimiser: holds the trained parameters.
+        steps: number of steps.
+        loss: step number, from 0 -> scalar, this process's part (``distributed.shard_batch``). Its random numbers come
+            from ``generator``.
+        remedy: what the user can do when the loss is not finite; it ends the message.
+        schedule: of the learning rates.
+        generator: its state is kept with the loop's.
+        checkpoints: where the loop's state is kept.
         advance: called with the number of steps done since the last call.
 
     Raises:
-        RunError: the loss became NaN or infinite, or a kept state is not of this loop.
+        RunError: the loss became NaN or infinite, or a kept state belongs to another loop.
     """
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     unchecked: list[Tensor] = []
@@ -100,17 +108,17 @@ def optimise(
 
     def state() -> State:
         tensors, values = result()
-        for i, kept in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{i}/{key}": value for key, value in kept.items()}
+        for i, moments in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{i}/{key}": value for key, value in moments.items()}
         values["lr"] = [group["lr"] for group in optimiser.param_groups]
         values["schedule"] = None if schedule is None else schedule.state_dict()
         return tensors, values
 
-    kept = checkpoints.begin(name)
-    if kept is not None:
-        done = _restore(name, kept, steps, parameters, optimiser, schedule, generator)
+    saved = checkpoints.begin(name)
+    if saved is not None:
+        done = _restore(name, saved, steps, parameters, optimiser, schedule, generator)
         advance(done)
-    rare = 64 if parameters[0].is_cuda else 1  # reading a loss waits for the GPU
+    check_every = STEPS_BETWEEN_CHECKS if parameters[0].is_cuda else 1
     while done < steps:
         optimiser.zero_grad()
         value = loss(done)
@@ -122,7 +130,7 @@ def optimise(
             schedule.step()
         done += 1
         unchecked.append(value.detach())
-        if done % rare == 0:
+        if done % check_every == 0:
             check()
             if asked is not None and asked.item():
                 checkpoints.agree_to_stop()
@@ -134,36 +142,38 @@ def optimise(
 
 def _restore(
     name: str,
-    kept: State,
+    saved: State,
     steps: int,
     parameters: list[Tensor],
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler | None,
     generator: torch.Generator | None,
 ) -> int:
-    """Take over what ``optimise`` kept; returns the number of steps done."""
-    tensors, values = kept
+    """Take over a state that ``optimise`` kept; return the number of steps done.
+
+    Raises:
+        RunError: it belongs to another loop.
+    """
+    tensors, values = saved
     shapes = [
         tuple(tensors[f"parameter/{i}"].shape) if f"parameter/{i}" in tensors else None for i in range(len(parameters))
     ]
     if values["of"] != steps or shapes != [tuple(p.shape) for p in parameters]:
-        raise RunError(
-            f"{name}: what was kept of it is of another config; remove the run's checkpoints/inside-* folders"
-        )
+        raise RunError(f"{name}: its kept state is of another config; remove the run's checkpoints/inside-* folders")
     with torch.no_grad():
         for i, p in enumerate(parameters):
             p.copy_(tensors[f"parameter/{i}"])
     if generator is not None:
         generator.set_state(tensors["generator"].cpu())
-    if "lr" in values:
-        whole = optimiser.state_dict()
-        whole["state"] = {
+    if "lr" in values:  # a state of a step, not the loop's result
+        state_dict = optimiser.state_dict()
+        state_dict["state"] = {
             i: {key.split("/")[2]: value for key, value in tensors.items() if key.startswith(f"optimiser/{i}/")}
             for i in range(len(parameters))
         }
-        for group, lr in zip(whole["param_groups"], values["lr"]):
+        for group, lr in zip(state_dict["param_groups"], values["lr"]):
             group["lr"] = lr
-        optimiser.load_state_dict(whole)
+        optimiser.load_state_dict(state_dict)
         if schedule is not None:
             schedule.load_state_dict(values["schedule"])
     return values["done"]

@@ -1,4 +1,4 @@
-"""What the tests of prompt pools share."""
+"""Helpers of the tests of prompt pools."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def task(tokens, index=0):
 
 
 def first_loss(monkeypatch, method, data):
-    """What ``learn`` hands to the training loop: the loss of the first step, and the trained tensors of the first
-    group with their gradients. No step is taken."""
+    """Return the loss of the first step of ``learn``, and the trained tensors of the first group with their gradients.
+
+    No step is taken.
+    """
     seen = []
 
     def train(method, groups, steps, loss, **others):

@@ -55,7 +55,7 @@ def test_what_is_taken_away_is_the_part_between_both_spaces():
     torch.testing.assert_close(image.T @ out @ source, torch.zeros(2, 3), atol=1e-5, rtol=0)
     torch.testing.assert_close(project_update(out, image, source), out, atol=1e-5, rtol=1e-5)
     outside = randn(6, 9, seed=3)
-    outside = outside - outside @ source @ source.T  # of other features: it stays as it is, whatever it writes
+    outside = outside - outside @ source @ source.T  # reads other features alone: it is not changed
     torch.testing.assert_close(project_update(outside, image, source), outside, atol=1e-5, rtol=1e-5)
     assert torch.equal(project_update(delta, image[:, :0], source[:, :0]), delta)
 

@@ -17,8 +17,10 @@ def randn(*shape, seed=0):
 
 
 def two_tasks(name, **options):
-    """A method that learned two tasks in memory, the second one's data, and what was there before that: the prompt,
-    the classifier's rows, and the old classes' logits of the second one's data."""
+    """Learn two tasks. Return the method, the second task's data, and the state before that task.
+
+    The state holds the prompt, the classifier's rows, and the old classes' logits of the second task's data.
+    """
     encoder = ToyEncoder()
     keys = [(m, str(c)) for m, own in TASKS for c in own]
     texts = [str(k) for k in keys]

@@ -143,7 +143,7 @@ def test_contribution_rows_sum_to_one_and_favour_the_own_modality(setting):
 
 
 def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
-    """What is not named in the seconds of a task can't be seen to grow."""
+    """Time outside all phases would not show in a task's seconds."""
     encoder, classes, tasks = setting
     method = Comm(encoder, make_options("comm", QUICK))
     inside, real, steps = [], Comm.phase, {}

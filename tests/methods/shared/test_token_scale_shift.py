@@ -1,4 +1,4 @@
-"""Prompts of two parts: a prefix, and rows that scale and shift the trunk's tokens."""
+"""Prompts of two parts: a prefix, and a scale and shift for each of the trunk's tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def moved_by(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return x + gain * x + x.square().mean(-1, keepdim=True).sqrt() * shift
 
 
-def test_a_row_moves_the_token_at_its_place_and_the_prefix_stays_one():
+def test_a_pair_scales_and_shifts_the_token_at_its_position_and_the_prefix_stays_one():
     encoder, tokens = ToyEncoder(), tokens_of(5, 16)
     head = TokenScaleShiftHead(encoder, 3, True)
     prompt = torch.randn(head.prompt_size(tokens, "image"), generator=torch.Generator().manual_seed(0))
@@ -45,7 +45,7 @@ def test_a_row_moves_the_token_at_its_place_and_the_prefix_stays_one():
     torch.testing.assert_close(z[1:2], head.head(tokens[1:2], 2 * prompt, "image"))
 
 
-def test_a_clips_row_is_the_sum_of_its_cells_and_its_frames():
+def test_a_clips_pair_is_the_sum_of_its_cells_and_its_frames():
     encoder, tokens = Clips(), tokens_of(2, 8)
     head = TokenScaleShiftHead(encoder, 3, True)
     prompt = torch.randn(head.prompt_size(tokens, "video"), generator=torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def test_longer_texts_make_the_prompt_longer_and_still_longer_ones_get_nothing_t
     torch.testing.assert_close(bank.head.head(longer, prompt, "text"), want)
 
 
-def test_texts_have_rows_only_where_asked_for():
+def test_texts_have_scales_and_shifts_only_where_asked_for():
     tokens, sizes = tokens_of(2, 7), {}
     for text_scale_shift in (True, False):
         head = TokenScaleShiftHead(ToyEncoder(), 3, True, text_scale_shift)
@@ -106,7 +106,7 @@ def test_prompts_for_another_grid_lend_their_prefix_alone():
     assert bank.head.head(tokens_of(2, 16), never_met, "audio").isfinite().all()
 
 
-def test_without_rows_and_from_before_there_were_any_the_prompt_is_the_prefix():
+def test_without_scales_and_shifts_and_from_before_they_existed_the_prompt_is_the_prefix():
     encoder, tokens = ToyEncoder(), tokens_of(3, 16)
     bank = TokenScaleShiftBank(encoder, 3, False)
     bank.reserve(tokens, "image")
@@ -123,8 +123,8 @@ def test_a_prompt_of_another_shape_is_refused(shape):
         TokenScaleShiftBank(ToyEncoder(), 3, True).load({"image": torch.zeros(shape)})
 
 
-def test_rows_learn_what_a_frozen_head_cannot_tell():
-    """Which half of the places holds the larger tokens: the bare head's mean over places says nothing of it."""
+def test_scales_and_shifts_learn_what_a_frozen_head_cannot_tell():
+    """One half of the positions holds larger tokens; the bare head's mean over positions can't tell which half."""
     encoder, generator = ToyEncoder(), torch.Generator().manual_seed(1)
     label = torch.randint(2, (256,), generator=generator)
     x = torch.randn(256, 16, WIDTH, generator=generator)
