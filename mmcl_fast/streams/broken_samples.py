@@ -34,7 +34,7 @@ class BrokenSample:
 
 
 def broken_samples_to_jsonl(broken: Sequence[BrokenSample]) -> str:
-    """Return one JSON object a line, in ASCII."""
+    """Return one JSON object per line, in ASCII."""
     return "".join(json.dumps(asdict(sample)) + "\n" for sample in broken)
 
 

@@ -31,7 +31,7 @@ def read_class_texts(root: Path) -> dict[ClassId, str]:
         check_modality(modality, str(path))
         for label, text in classes.items():
             if not isinstance(text, str) or not text.strip():
-                raise StreamError(f"{path}: {modality} {label!r}: a class text is a string with words in it")
+                raise StreamError(f"{path}: {modality} {label!r}: give its text as a string with words in it")
             check_characters(label + text, f"{path}: {modality} {label!r}")
             class_id = modality, normalize_name(label)
             if class_id in texts:

@@ -46,7 +46,7 @@ def check_files(
     """
     from mmcl_fast import media
     from mmcl_fast.media.engines import isolation
-    from mmcl_fast.media.engines.engine import pool_of
+    from mmcl_fast.media.engines.engine import make_thread_pool
     from mmcl_fast.media.spec import adjust
     from mmcl_fast.progress import Silent
 
@@ -58,14 +58,14 @@ def check_files(
     workers = min(max(1, workers), len(files))
     size = max(1, min(FILES_PER_JOB, len(files) // (2 * workers)))
     groups = [files[start : start + size] for start in range(0, len(files), size)]
-    decoders = isolation.decoders(settings, workers)
+    decoders = isolation.open_decoders(settings, workers)
 
     def decode_group(group: Sequence[tuple[Sample, Path | Slice]]) -> list[MediaError | None]:
         jobs = [isolation.Job(path, s.modality, {s.modality: specs[s.modality]}, whole=True) for s, path in group]
         return [outcome.error for outcome in decoders.run(jobs)]
 
     broken = []
-    pool = pool_of(workers)
+    pool = make_thread_pool(workers)
     try:
         with (progress or Silent()).phase("check the files", len(files)) as shown:
             for start in range(0, len(groups), JOBS_IN_FLIGHT):
@@ -90,7 +90,7 @@ def require_readable_files(
     broken = check_files(stream, workers=workers, progress=progress, settings=settings)
     if broken:
         more = f"{len(broken) - 1} more: mmcl-fast data check lists them; " if broken[1:] else ""
-        raise MediaError(f'{broken[0].reason} ({more}stream.on_broken = "skip" leaves out what is broken)')
+        raise MediaError(f'{broken[0].reason} ({more}stream.on_broken = "skip" leaves out broken samples)')
 
 
 def skip_broken_samples(

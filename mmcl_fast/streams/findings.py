@@ -156,7 +156,7 @@ class Findings:
 
 
 def findings_to_jsonl(findings: Iterable[Finding]) -> str:
-    """Return one JSON object a line, in ASCII."""
+    """Return one JSON object per line, in ASCII."""
     return "".join(json.dumps(finding.record()) + "\n" for finding in findings)
 
 

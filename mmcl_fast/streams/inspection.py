@@ -86,7 +86,7 @@ def _inspect_contents(samples: Sequence[Sample], findings: Findings) -> None:
             line = f"{one.key}: equal content in {others[0]}{more} under the labels {listed}: keep the right one"
             findings.add("two-labels", line, **about, others=others)
         elif len(splits) == 1:
-            line = f"{one.key}: equal content in {others[0]}{more}: one of them is enough"
+            line = f"{one.key}: equal content in {others[0]}{more}: keep one of them"
             findings.add("equal-in-class", line, **about, others=others)
 
 
@@ -108,8 +108,8 @@ def _inspect_class_names(stream: Stream, findings: Findings) -> None:
             if reported.issuperset(group):
                 continue
             line = (
-                f"classes {_quoted(group)} of {scope or 'the stream'} have one text, {stream.class_text[group[0]]!r}: "
-                "tell them apart in classes.json"
+                f"classes {_quoted(group)} of {scope or 'the stream'} have one class text, "
+                f"{stream.class_text[group[0]]!r}: give each its own in classes.json"
             )
             _add_classes("equal-texts", line, scope, group, findings)
 
@@ -188,11 +188,11 @@ def _inspect_class_sizes(stream: Stream, intact: Sequence[Sample], findings: Fin
                         )
                         findings.add(NO_FILE_LEFT[split], line, split=split, **about)
                     elif split == "test":
-                        line = f"{name} has no test file: add some, or nothing says whether it was learned"
+                        line = f"{name} has no test file: add some, or nothing shows whether it was learned"
                         findings.add("no-test-file", line, split=split, **about)
                     elif split == "val" and has_validation:
                         line = f"{name} has no validation file, as other classes have: add some"
                         findings.add("no-validation-file", line, split=split, **about)
                 if counts[modality, label, "train"] == 1:
-                    line = f"{name} has one training file: add more to learn it from"
+                    line = f"{name} has only one training file: add more"
                     findings.add("one-training-file", line, split="train", **about)

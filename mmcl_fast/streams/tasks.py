@@ -40,7 +40,7 @@ def split_classes(
 ) -> list[list[str]]:
     """Split the classes into consecutive groups of ``per_task``; None gives one group. The last one may be smaller."""
     if per_task is not None and per_task < 1:
-        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task a modality")
+        raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task per modality")
     if shuffle:
         classes = random.Random(f"{seed}/{modality}").sample(classes, len(classes))
     step = per_task or max(len(classes), 1)

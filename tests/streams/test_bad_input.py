@@ -46,7 +46,7 @@ def test_unknown_split_folder(folder, build):
 
 def test_empty_folders(folder, build):
     (folder / "depth").mkdir()
-    assert_refused(build, "depth: empty")
+    assert_refused(build, "depth: has no class folders")
     (folder / "depth" / "train").mkdir()
     assert_refused(build, "train: no class folders")
     (folder / "depth" / "train" / "chair").mkdir()

@@ -119,10 +119,7 @@ class ModalityFolder:
         """Add one finding with the number of files and folders that were passed over."""
         if self._passed_over:
             names = sorted({os.path.basename(path) for path in self._passed_over})
-            line = (
-                f"passes over what is hidden or made by a system, {len(self._passed_over)} in all: "
-                f"{_first_names(names)}"
-            )
+            line = f"passes over hidden and system files, {len(self._passed_over)} in all: {_first_names(names)}"
             self.findings.add("passed-over", f"{self.path}: {line}", modality=self.modality, path=self._passed_over[0])
 
     def add_finding(self, kind: str, path: Path | str, line: str, split: str = "", label: str = "") -> None:
@@ -147,7 +144,7 @@ def _read_modality(folder: ModalityFolder, has_tables: bool) -> list[Sample]:
     findings_before = len(folder.findings)
     names = folder.subfolders(folder.path)
     if not names and not has_tables and len(folder.findings) == findings_before:
-        line = f"empty of class folders: expected {folder.path}/<class>/<file>"
+        line = f"has no class folders: expected {folder.path}/<class>/<file>"
         folder.add_finding("empty-class", folder.path, line)
     folder.report_files_outside_classes(folder.path)
     if names and not has_tables and not {name.lower() for name in names} & SPLIT_WORDS:
@@ -189,8 +186,8 @@ def _read_classes_without_splits(folder: ModalityFolder, names: list[str]) -> li
     for label, folder_names in classes.items():
         if len(folder_names) < 2:
             line = (
-                f"{len(folder_names)} of the two files that a class needs at least, one to learn from and one to test "
-                "on: add files or remove the class"
+                f"{len(folder_names)} of the two files that a class needs, one to train on and one to test on: add "
+                "files or remove the class"
             )
             kind = "too-few-files" if folder_names else "empty-class"
             folder.add_finding(kind, folder.path / label, line, label=label)

@@ -66,7 +66,7 @@ def walk_files(folder: str, report: ReportProblem, root: str | None = None) -> I
         target = os.path.realpath(path)
         place, name = os.path.split(target)
         if not os.path.isfile(path):
-            report("missing", path, "links to what is neither file nor folder")
+            report("missing", path, "links to something that is neither file nor folder")
         elif target in targets or (place in folders and not _is_hidden(name)):
             report("linked-twice", path, f"links to {target}, which is read already")
         else:

@@ -38,7 +38,7 @@ def name_labels(samples: Sequence[Sample], folder: Path, texts: Mapping[ClassId,
         label = normalize_name(sample.label)
         if label in MISSING_VALUES and (sample.modality, label) not in texts:
             raise StreamError(
-                f"{sample.key}: the label {label!r} stands for no value: fill it or remove the sample; "
+                f"{sample.key}: the label {label!r} means a missing value: fill it or remove the sample; "
                 "if it is a class, give its text in classes.json"
             )
         labels.setdefault(sample.modality, set()).add(label)
@@ -91,7 +91,7 @@ def _names_of_numbers(
         if all((modality, number) in texts for number in numbers):
             return {number: number for number in numbers}
         raise StreamError(
-            f"{folder}: the classes are numbers ({examples}, ...): put their names into {file}, one a line"
+            f"{folder}: the classes are numbers ({examples}, ...): put their names into {file}, one per line"
         )
     try:
         names = [normalize_name(line.strip()) for _, line in read_lines(file) if line.strip()]

@@ -100,7 +100,7 @@ class _Manifest:
         record = _read_fields(row, self.empty_means_missing)
         if record["label"] in MISSING_VALUES and (record["modality"], record["label"]) not in texts:
             raise StreamError(
-                f"{row.where}: the label {record['label']!r} stands for no value: write the class's name; if it is a "
+                f"{row.where}: the label {record['label']!r} means a missing value: write the class's name; if it is a "
                 "class, give its text in classes.json"
             )
         sample = self._sample(record, row.where, row.number)

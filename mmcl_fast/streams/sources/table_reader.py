@@ -18,7 +18,7 @@ ADVICE_FOR_ENDINGS = {  # what to do with a table in another format
     **dict.fromkeys((".tab", ".txt"), "if tabs separate its columns, let its name end in .tsv"),
     **dict.fromkeys((".ndjson", ".jsonlines"), "let its name end in .jsonl"),
     **dict.fromkeys((".feather", ".arrow", ".pkl", ".pickle", ".h5"), "save the table as Parquet"),
-    ".json": "write one JSON object a line into a file whose name ends in .jsonl",
+    ".json": "write one JSON object per line into a file whose name ends in .jsonl",
     ".pq": "let its name end in .parquet",
 }
 
@@ -63,7 +63,7 @@ def _read_jsonl(path: Path) -> Iterator[TableRow]:
         if not line.strip():
             continue
         where = f"{path} line {number}"
-        advice = "write one JSON object a line"
+        advice = "write one JSON object per line"
         if is_first and line.lstrip()[0] == "[":
             advice += ", not an array of them, as pandas' to_json(orient='records', lines=True) does"
         elif is_first and line.strip() == "{":

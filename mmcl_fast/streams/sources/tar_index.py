@@ -267,7 +267,7 @@ def _recognise_modalities(path: Path, members: list[Member]) -> None:
     if not members:
         return
     jobs = [isolation.Job(Slice(str(path), offset, size, name), None, {}) for name, offset, size, _ in members]
-    decoders = isolation.decoders(None, 1)
+    decoders = isolation.open_decoders(None, 1)
     try:
         for member, outcome in zip(members, decoders.run(jobs), strict=True):
             allowed = ENDINGS[(_sample_ending(member[0]) or "").rpartition(".")[2]]

@@ -19,11 +19,11 @@ from mmcl_fast.streams.validate import check_modality, check_split
 _REASONS = {
     "dots": (
         "left-out",
-        "is part of no sample, for its key ends at the first dot: put a .cls of the very same name beside it, or "
-        "take the dots out",
+        "belongs to no sample, because its key ends at the first dot: add a .cls with the very same key, or remove the "
+        "dots",
     ),
-    "unknown": ("left-out", "is part of no sample: such endings are not read"),
-    "alone": ("left-out", "is part of no sample: there is no item of its key"),
+    "unknown": ("left-out", "belongs to no sample: files with this ending are not read"),
+    "alone": ("left-out", "belongs to no sample: no item has its key"),
     "caption": ("passed-over", "is the caption of another item and is left out"),
     "hidden": ("passed-over", "is hidden and is passed over"),
 }
@@ -47,7 +47,7 @@ class UnusedMembers:
             more = f" (and {len(members) - 1} more{f' of {ending}' if ending else ''})" if members[1:] else ""
             kind, advice = _REASONS[reason]
             if reason == "unknown" and ending[1:].lower() in UNREAD_ENDINGS:
-                advice = f"is part of no sample: {UNREAD_ENDINGS[ending[1:].lower()]}"
+                advice = f"belongs to no sample: {UNREAD_ENDINGS[ending[1:].lower()]}"
             findings.add(kind, f"{members[0]}{more} {advice}", others=tuple(members[1:]))
 
 
@@ -109,7 +109,7 @@ class TarShard:
 
     def _no_sample_message(self) -> str:
         if not self._groups and not self._unused:
-            return f"{self.file}: holds no sample, for the tar is empty: pack it again or remove it"
+            return f"{self.file}: holds no sample, because the tar is empty: pack it again or remove it"
         return f"{self.file}: holds no sample: expected members such as 0001.jpg with 0001.cls or 0001.json"
 
     def _has_item_and_class(self, members: list[Member]) -> bool:
@@ -129,7 +129,7 @@ class TarShard:
         if not items:
             self._unused += [("alone", member[0]) for member in members]
         if items and not label:
-            hint = ", for its .txt is a caption" if any(caption[3] == "text" for caption in captions) else ""
+            hint = ", because its .txt is a caption" if any(caption[3] == "text" for caption in captions) else ""
             raise StreamError(
                 f"{where} has no class{hint}: add a .cls with its name or number, or {self.label!r} to its .json"
             )
@@ -137,7 +137,7 @@ class TarShard:
             split = fields.get("split", self.split)
             if split is None:
                 raise StreamError(
-                    f"{self.file}: neither its name nor the .json of {key!r} tells the split: put train, val "
+                    f"{self.file}: neither its name nor the .json of {key!r} says the split: put train, val "
                     "or test into the tar's name or folder, or give the tars of each split"
                 )
             check_split(split, where)

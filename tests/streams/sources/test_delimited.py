@@ -177,7 +177,7 @@ def test_what_pandas_writes_is_read(tmp_path):
         ("a.xlsx", "save its sheet as CSV UTF-8"),
         ("a.ods", "save its sheet as CSV UTF-8"),
         ("a.csv.gz", "unpack it first"),
-        ("a.json", "one JSON object a line"),
+        ("a.json", "one JSON object per line"),
         ("a.ndjson", "end in .jsonl"),
         ("a.txt", "end in .tsv"),
         ("a.feather", "as Parquet"),

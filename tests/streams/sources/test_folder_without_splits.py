@@ -47,7 +47,7 @@ def test_a_class_of_one_file_is_named(tmp_path: Path) -> None:
     [
         ("cat", r"none of its folders \(cat\) is a modality: name them image, .*: .*/image/<class>/<file>"),
         ("images/cat", r"none of its folders \(images\) is a modality"),
-        ("text", r"text: empty of class folders: expected .*/text/<class>/<file>"),
+        ("text", r"text: has no class folders: expected .*/text/<class>/<file>"),
     ],
 )
 def test_for_another_layout_the_message_shows_the_expected_one(tmp_path: Path, folder: str, what: str) -> None:

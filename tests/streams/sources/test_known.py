@@ -305,7 +305,7 @@ def test_a_damaged_file_is_named(copy, case):
     name = case.split()[0]
     root, (place, content, part) = copy(name), DAMAGED[case]
     put(root, place, content)
-    assert_refused(lambda: Stream.from_known({name: root}), str(root), part, f"not as {name} has it")
+    assert_refused(lambda: Stream.from_known({name: root}), str(root), part, f"not as in {name}")
 
 
 def test_nothing_is_unpickled(tmp_path):

@@ -71,7 +71,9 @@ def test_truth_values_need_names(tmp_path):
 @pytest.mark.parametrize("label", ["NaN", "nan", "NULL", "None", "<NA>", "\\N", "#N/A", "N/A"])
 def test_a_label_that_means_no_value_is_refused(tmp_path, label):
     path = table(tmp_path, ("cat", label))
-    assert_refused(lambda: Stream.from_table(path), f"a.csv:4: the label {label!r} stands for no value", "classes.json")
+    assert_refused(
+        lambda: Stream.from_table(path), f"a.csv:4: the label {label!r} means a missing value", "classes.json"
+    )
     (tmp_path / "classes.json").write_text(json.dumps({"text": {label: "nothing of the kind"}}))
     assert "nothing of the kind" in Stream.from_table(path)[0].texts
 

@@ -203,7 +203,7 @@ def test_manifests_in_other_tables(root, ending):
     "fields, parts",
     [
         ({"label": 7}, ["'label' must be a string that is not empty, not int", "the class's name"]),
-        ({"label": "nan"}, ["the label 'nan' stands for no value", "classes.json"]),
+        ({"label": "nan"}, ["the label 'nan' means a missing value", "classes.json"]),
         ({"label": None}, ["'label' is missing"]),
         ({"id": 1.5}, ["'id' must be a string", "not float"]),
         ({"task": True}, ["'task' must be a string", "not bool"]),

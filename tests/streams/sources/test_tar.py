@@ -117,7 +117,7 @@ def test_the_split_of_a_tar(tars, tmp_path):
     (tars / "test-000.tar").rename(tars / "test" / "000.tar")
     assert len(Stream.from_tar(tars)[0].test) == 4
     (tars / "test" / "000.tar").rename(tars / "b.tar")
-    assert_refused(lambda: Stream.from_tar(tars), "b.tar: neither its name nor the .json of '0008' tells the split")
+    assert_refused(lambda: Stream.from_tar(tars), "b.tar: neither its name nor the .json of '0008' says the split")
     assert len(Stream.from_tar({"train": tars / "train-*.tar", "test": tars / "b.tar"})[0].test) == 4
     assert_refused(
         lambda: Stream.from_tar({"train": tars, "test": tars / "b.tar"}), "b.tar: given for train and for test"

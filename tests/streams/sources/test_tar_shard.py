@@ -80,14 +80,14 @@ def test_keys_with_dots_beside_parts_of_other_samples(tmp_path):
     assert keys(stream) == ["train.tar/22.png", "train.tar/22.05.png"]
     tar = tmp_path / "tars" / "test.tar"
     assert sorted(lines) == [
-        f"{tar}: member '22.all.json' (and 1 more of .json) is part of no sample: such endings are not read",
-        f"{tar}: member '22.box.json' (and 1 more of .json) is part of no sample, for its key ends at the first dot: "
-        "put a .cls of the very same name beside it, or take the dots out",
-        f"{tar}: member '22.pyd' (and 3 more of .pyd) is part of no sample: such endings are not read",
-        f"{tar}: member '22.rgb.wav' (and 1 more of .wav) is part of no sample, for its key ends at the first dot: "
-        "put a .cls of the very same name beside it, or take the dots out",
-        f"{tar}: member '22.seg.png' (and 1 more of .png) is part of no sample, for its key ends at the first dot: "
-        "put a .cls of the very same name beside it, or take the dots out",
+        f"{tar}: member '22.all.json' (and 1 more of .json) belongs to no sample: files with this ending are not read",
+        f"{tar}: member '22.box.json' (and 1 more of .json) belongs to no sample, because its key ends at the first dot: "
+        "add a .cls with the very same key, or remove the dots",
+        f"{tar}: member '22.pyd' (and 3 more of .pyd) belongs to no sample: files with this ending are not read",
+        f"{tar}: member '22.rgb.wav' (and 1 more of .wav) belongs to no sample, because its key ends at the first dot: "
+        "add a .cls with the very same key, or remove the dots",
+        f"{tar}: member '22.seg.png' (and 1 more of .png) belongs to no sample, because its key ends at the first dot: "
+        "add a .cls with the very same key, or remove the dots",
         f"{tar}: member '22.txt' (and 1 more of .txt) is the caption of another item and is left out",
     ]
 
@@ -107,8 +107,8 @@ def test_hidden_members_and_members_without_an_item(tmp_path):
     assert keys(stream) == ["train.tar/0.png"]
     assert sorted(lines) == [
         f"{tar}: member '._0.png' (and 5 more) is hidden and is passed over",
-        f"{tar}: member 'README' (and 1 more) is part of no sample: such endings are not read",
-        f"{tar}: member 'dataset.json' (and 1 more of .json) is part of no sample: there is no item of its key",
+        f"{tar}: member 'README' (and 1 more) belongs to no sample: files with this ending are not read",
+        f"{tar}: member 'dataset.json' (and 1 more of .json) belongs to no sample: no item has its key",
     ]
 
 
@@ -192,19 +192,19 @@ def test_items_of_formats_that_are_not_read(tmp_path):
     )
     _, lines = read(pack_both_splits(tmp_path, [("a.heic", b"x"), ("0.png", png(0)), ("0.cls", "cat")]))
     assert lines[0].endswith(
-        "'a.heic' (and 1 more of .heic) is part of no sample: HEIC, which is not read: convert it to JPEG or PNG"
+        "'a.heic' (and 1 more of .heic) belongs to no sample: HEIC, which is not read: convert it to JPEG or PNG"
     )
 
 
 def test_a_txt_beside_a_picture_is_no_class(tmp_path):
     path = pack(tmp_path / "train.tar", [("a.png", png(0)), ("a.txt", "cat")])
-    assert_refused(lambda: Stream.from_tar(path), "sample 'a' has no class, for its .txt is a caption: add a .cls")
+    assert_refused(lambda: Stream.from_tar(path), "sample 'a' has no class, because its .txt is a caption: add a .cls")
 
 
 def test_the_stream_keeps_findings_about_unused_members(tmp_path):
     tars = pack_both_splits(tmp_path, [("0.png", png(0)), ("0.cls", "cat"), ("0.pyd", b"x")])
     (finding,) = [f for f in Stream.from_tar(tars).findings if f.kind == "left-out"]
-    assert "member '0.pyd' (and 1 more of .pyd) is part of no sample" in finding.reason
+    assert "member '0.pyd' (and 1 more of .pyd) belongs to no sample" in finding.reason
 
 
 def test_every_sample_and_tar_with_an_error_is_found(tmp_path):
@@ -219,7 +219,7 @@ def test_every_sample_and_tar_with_an_error_is_found(tmp_path):
         "train.tar: sample 'a' has no class",
         "train.tar: sample 'b' has a class but no item",
         "train-1.tar: not a valid tar",
-        "train-2.tar: holds no sample, for the tar is empty",
+        "train-2.tar: holds no sample, because the tar is empty",
     ):
         assert sum(part in line for line in lines) == 1, lines
     assert_refused(

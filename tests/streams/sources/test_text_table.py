@@ -77,7 +77,7 @@ def test_tables_in_the_folder_layout(folder):
 def test_numbers_need_names(tmp_path):
     rows = [(f"words {i} {split}", i, split) for i in (0, 1, 2) for split in ("train", "test")]
     path = save_table(tmp_path / "a.csv", rows, ("text", "label", "split"))
-    assert_refused(lambda: Stream.from_table(path), "the classes are numbers (0, 1, 2", "classes.txt", "one a line")
+    assert_refused(lambda: Stream.from_table(path), "the classes are numbers (0, 1, 2", "classes.txt", "one per line")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     assert_refused(lambda: Stream.from_table(path), "classes.txt: 2 names do not fit the labels 0 to 2")
     (tmp_path / "classes.txt").write_text("a\nb\na\n")

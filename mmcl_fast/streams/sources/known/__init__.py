@@ -26,7 +26,7 @@ def read_known(datasets: Mapping[str, str | Path | Mapping[str, Any]]) -> dict[s
     for name in given:
         modality = find_layout(name).modality
         if modality in dataset_of:
-            raise StreamError(f"{dataset_of[modality]} and {name} are both {modality}: give one dataset a modality")
+            raise StreamError(f"{dataset_of[modality]} and {name} are both {modality}: give one dataset per modality")
         dataset_of[modality] = name
     samples: list[Sample] = []
     texts: dict[ClassId, str] = {}

@@ -60,16 +60,16 @@ def _read_imagenet_100(folder: DatasetFolder) -> Iterator[KnownSample]:
         wnids = sorted({wnid for place in train for wnid in folder.folders(place)})
         if len(wnids) != 100:
             raise StreamError(
-                f"{folder.root / train[0]}: {len(wnids)} class folders: which are the 100? List them, a "
-                f"wnid a line, in {folder.root / 'imagenet100.txt'}, or give a file as classes"
+                f"{folder.root / train[0]}: {len(wnids)} class folders: which are the 100? List them, one "
+                f"wnid per line, in {folder.root / 'imagenet100.txt'}, or give a file as classes"
             )
     else:
         try:
             wnids = list(dict.fromkeys(WNID.findall(source.read_text(encoding="utf-8"))))
         except (OSError, UnicodeDecodeError) as error:
-            raise StreamError(f"{source}: not readable ({error}): a list of wnids, one a line") from None
+            raise StreamError(f"{source}: not readable ({error}): a list of wnids, one per line") from None
         if not wnids:
-            raise StreamError(f"{source}: no wnid such as n01440764 in it: list the classes, one a line")
+            raise StreamError(f"{source}: no wnid such as n01440764 in it: list the classes, one per line")
     yield from _read_wnid_folders(folder, train, test, wnids)
 
 

@@ -74,12 +74,12 @@ class DatasetFolder:
         """Return the error for a file or folder that is not there."""
         return StreamError(
             f"{self.root / place}: not there: {self.name} is read from a folder that holds "
-            f"{self.layout.tree}: unpack it like that, or correct the path"
+            f"{self.layout.tree}: unpack it that way, or correct the path"
         )
 
     def format_error(self, place: str, what: str) -> StreamError:
         """Return the error for a file with other content than the dataset's."""
-        return StreamError(f"{self.root / place}: {what}: not as {self.name} has it, unpack it again")
+        return StreamError(f"{self.root / place}: {what}: not as in {self.name}: unpack it again")
 
     def has(self, place: str) -> bool:
         return (self.root / place).exists()
