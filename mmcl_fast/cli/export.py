@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Json, Run, app, guarded, one_of, print_json
+from mmcl_fast.cli.common import Debug, Json, Run, app, handle_errors, print_json, require_choice
 
 
 @app.command()
-@guarded
+@handle_errors
 def export(
     run: Run,
     out: Annotated[
@@ -29,11 +29,11 @@ def export(
     """
     from mmcl_fast.export import FORMATS, export_run
 
-    one_of("--format", format, tuple(FORMATS))
+    require_choice("--format", format, tuple(FORMATS))
     exported = export_run(run, out, format=format, force=force)
     if as_json:
-        folder, differences, files = str(exported.folder), exported.differences, exported.files
-        return print_json({"folder": folder, "differences": differences, "files": files})
+        record = {"folder": str(exported.folder), "differences": exported.differences, "files": exported.files}
+        return print_json(record)
     for modality, differences in exported.differences.items():
         print(
             f"{modality}: largest difference from the learner {max(differences.values()):.1e} "

@@ -131,15 +131,16 @@ def learn_cells(
             def begin_next(worker: _Worker) -> None:
                 worker.cell = None
                 if waiting:
-                    worker.assign(waiting.popleft(), skipped)
-                    display.begin(worker.cell)
+                    cell = waiting.popleft()
+                    worker.assign(cell, skipped)
+                    display.begin(cell)
                 else:
-                    worker.input.close()
+                    worker.input.close()  # it ends when it has read all
 
-            def end_cell(worker: _Worker, fault: str | None) -> None:
-                display.end(worker.cell, fault)
-                if fault and worker.cell is not None:
-                    faults[worker.cell.name] = fault
+            def end_cell(cell: Cell, fault: str | None) -> None:
+                display.end(cell, fault)
+                if fault:
+                    faults[cell.name] = fault
 
             for number in range(jobs):
                 start_worker(number)
@@ -149,7 +150,7 @@ def learn_cells(
                     events = worker.read_events()
                     for event in events or ():
                         if event["event"] == "end":
-                            end_cell(worker, event["fault"])
+                            end_cell(worker.cell, event["fault"])
                             begin_next(worker)
                         else:
                             display.progress(worker.cell, event)
@@ -161,8 +162,8 @@ def learn_cells(
                             continue
                         if worker.cell is not None:
                             reason = f"its process {describe_exit(worker.process.returncode)}"
-                            end_cell(worker, f"{reason}; {worker.cell.log} may say why")
-                        if waiting:
+                            end_cell(worker.cell, f"{reason}; {worker.cell.log} may say why")
+                        if waiting:  # a new process takes the place of one that died
                             start_worker(worker.number)
     finally:
         for worker in workers:
