@@ -81,13 +81,13 @@ def test_keys_with_dots_beside_parts_of_other_samples(tmp_path):
     tar = tmp_path / "tars" / "test.tar"
     assert sorted(lines) == [
         f"{tar}: member '22.all.json' (and 1 more of .json) belongs to no sample: files with this ending are not read",
-        f"{tar}: member '22.box.json' (and 1 more of .json) belongs to no sample, because its key ends at the first dot: "
-        "add a .cls with the very same key, or remove the dots",
+        f"{tar}: member '22.box.json' (and 1 more of .json) belongs to no sample, because its key ends at the "
+        "first dot: add a .cls with the very same key, or remove the dots",
         f"{tar}: member '22.pyd' (and 3 more of .pyd) belongs to no sample: files with this ending are not read",
-        f"{tar}: member '22.rgb.wav' (and 1 more of .wav) belongs to no sample, because its key ends at the first dot: "
-        "add a .cls with the very same key, or remove the dots",
-        f"{tar}: member '22.seg.png' (and 1 more of .png) belongs to no sample, because its key ends at the first dot: "
-        "add a .cls with the very same key, or remove the dots",
+        f"{tar}: member '22.rgb.wav' (and 1 more of .wav) belongs to no sample, because its key ends at the "
+        "first dot: add a .cls with the very same key, or remove the dots",
+        f"{tar}: member '22.seg.png' (and 1 more of .png) belongs to no sample, because its key ends at the "
+        "first dot: add a .cls with the very same key, or remove the dots",
         f"{tar}: member '22.txt' (and 1 more of .txt) is the caption of another item and is left out",
     ]
 
