@@ -1,6 +1,7 @@
-"""Python files of one's own that a command imports first, so that they may register what they hold.
+"""Python files and modules of the user that a command imports first, so that they register their methods or encoders.
 
-A run folder never says what is to be imported: who reads a run names the files himself, with ``mmcl-fast --use``.
+A run folder never names them, because reading a run must not execute code. The reader of a run names the files:
+``mmcl-fast --use FILE.py``.
 """
 
 from __future__ import annotations
@@ -13,31 +14,35 @@ from pathlib import Path
 
 from mmcl_fast.errors import ConfigError
 
-NAMES = "MMCL_FAST_USE"  # what is imported, os.pathsep between; the processes that a command starts inherit it
+# Holds the names with os.pathsep between them. The processes that a command starts inherit it and import them too.
+ENVIRONMENT_VARIABLE = "MMCL_FAST_USE"
 
 
-def named() -> list[str]:
-    """What was named so far."""
-    return [name for name in os.environ.get(NAMES, "").split(os.pathsep) if name]
+def plugin_names() -> list[str]:
+    """Return the names that this process has loaded or inherited."""
+    return [name for name in os.environ.get(ENVIRONMENT_VARIABLE, "").split(os.pathsep) if name]
 
 
-def words() -> list[str]:
-    """The options that name it again, for a command that goes on with a run."""
-    return [word for name in named() for word in ("--use", name)]
+def command_options() -> list[str]:
+    """Return the options that load the same plugins again, for a command line that the user is told to run."""
+    return [word for name in plugin_names() for word in ("--use", name)]
 
 
 def load(names: Sequence[str] = ()) -> None:
-    """Import what was named so far and ``names``: ``.py`` files, or modules as ``import`` knows them.
+    """Import the plugins loaded so far or inherited, and ``names``.
+
+    Args:
+        names: paths of ``.py`` files, or names of modules.
 
     Raises:
-        ConfigError: one can't be imported, or registers what can't be registered.
+        ConfigError: a plugin cannot be imported, or registers something that is refused.
     """
-    wanted = [os.path.abspath(name) if name.endswith(".py") else name for name in names]
-    wanted = list(dict.fromkeys([*named(), *wanted]))
-    for name in wanted:
+    paths = [os.path.abspath(name) if name.endswith(".py") else name for name in names]
+    all_names = list(dict.fromkeys([*plugin_names(), *paths]))
+    for name in all_names:
         _load(name)
-    if wanted:
-        os.environ[NAMES] = os.pathsep.join(wanted)
+    if all_names:
+        os.environ[ENVIRONMENT_VARIABLE] = os.pathsep.join(all_names)
 
 
 def _load(name: str) -> None:
@@ -45,7 +50,7 @@ def _load(name: str) -> None:
     if file is not None and not file.is_file():
         raise ConfigError(f"--use {name}: no such file")
     if file is not None and str(file.parent) not in sys.path:
-        sys.path.insert(0, str(file.parent))  # it may import its neighbours
+        sys.path.insert(0, str(file.parent))  # the file may import modules of its own folder
     try:
         module = importlib.import_module(file.stem if file is not None else name)
     except ConfigError:

@@ -160,8 +160,8 @@ def test_the_package_imports_with_torch_only() -> None:
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({LAZY!r}))\n"  # None: importing it fails
         "import mmcl_fast, mmcl_fast.ops, mmcl_fast.media, mmcl_fast.streams, mmcl_fast.encoders\n"
-        "import mmcl_fast.methods, mmcl_fast.learning, mmcl_fast.runs.train, mmcl_fast.progress\n"
-        "mmcl_fast.Learner, mmcl_fast.Stream, mmcl_fast.realign, mmcl_fast.ops.backends()\n"
+        "import mmcl_fast.methods, mmcl_fast.learning, mmcl_fast.runs, mmcl_fast.progress\n"
+        "mmcl_fast.Learner, mmcl_fast.Stream, mmcl_fast.realign, mmcl_fast.runs.train, mmcl_fast.ops.backends()\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

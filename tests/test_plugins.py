@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast import methods
-from mmcl_fast import plugins as use
+from mmcl_fast import methods, plugins
 from mmcl_fast.config import load_config
 from mmcl_fast.config.template import config_to_toml
 from mmcl_fast.errors import ConfigError
@@ -148,5 +147,5 @@ def test_a_config_of_an_own_method_is_written_out(place: Path, monkeypatch: pyte
 
 
 def test_words_name_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(use.NAMES, os.pathsep.join(["/a/own.py", "json"]))
-    assert use.words() == ["--use", "/a/own.py", "--use", "json"]
+    monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, os.pathsep.join(["/a/own.py", "json"]))
+    assert plugins.command_options() == ["--use", "/a/own.py", "--use", "json"]

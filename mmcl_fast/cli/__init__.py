@@ -1,5 +1,4 @@
-"""The command line: init, train, compare, ablate, evaluate, predict, serve, report, export, data, cache, bench and
-doctor."""
+"""The command line: ``main`` runs it, and each module of this package adds commands to its app."""
 
 from __future__ import annotations
 
@@ -37,11 +36,11 @@ def _main(
     ] = None,
 ) -> None:
     """Teach one model image, video, audio, depth and text tasks, one after another."""
-    from mmcl_fast import plugins as own
+    from mmcl_fast import plugins
     from mmcl_fast.errors import UserError
 
     try:
-        own.load(use or ())
+        plugins.load(use or ())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Run, bench, guarded
+from mmcl_fast.cli.common import Debug, Run, bench, handle_errors
 
 ResultsName = Annotated[
     str | None, typer.Option(help="The name of the results; default: the date.", show_default=False)
@@ -15,7 +15,7 @@ ResultsName = Annotated[
 
 
 @bench.command("ops")
-@guarded
+@handle_errors
 def bench_ops(
     select: Annotated[str, typer.Option(help="Choose cases by name: 'realign', '1024x1000 and float32'.")] = "",
     out: ResultsName = None,
@@ -38,7 +38,7 @@ def bench_ops(
 
 
 @bench.command("media")
-@guarded
+@handle_errors
 def bench_media(
     modality: Annotated[str, typer.Option(help="Modalities such as image,audio; default: all.")] = "",
     select: Annotated[str, typer.Option(help="Choose cases by name: 'JPEG', 'MP3 and 1-threads'.")] = "",
@@ -60,7 +60,7 @@ def bench_media(
 
 
 @bench.command("train")
-@guarded
+@handle_errors
 def bench_train(
     data: Annotated[str | None, typer.Option(help="A folder stream, or 'demo'.", show_default=False)] = None,
     encoder: Annotated[str | None, typer.Option(help="embedded, vit-b16 or a model.", show_default=False)] = None,
@@ -80,10 +80,10 @@ def bench_train(
     Example: `mmcl-fast bench train --growth no --rows "ours;plain"`
     """
     from mmcl_fast import bench as suite
-    from mmcl_fast.cli.common import one_of
+    from mmcl_fast.cli.common import require_choice
     from mmcl_fast.errors import UserError
 
-    one_of("--growth", growth, ("yes", "no", "only"))
+    require_choice("--growth", growth, ("yes", "no", "only"))
     if data not in (None, "demo") and not Path(data).is_dir():
         raise UserError(f"bench: --data {data}: no such folder")
     arguments = ["--rows", rows, "--growth", growth, "--seeds", *map(str, range(seeds))]
@@ -98,7 +98,7 @@ def bench_train(
 
 
 @bench.command("serve")
-@guarded
+@handle_errors
 def bench_serve(
     run: Run,
     clients: Annotated[int, typer.Option(min=1, help="Clients at once.")] = 50,

@@ -9,16 +9,17 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Json, cache, console, guarded, print_json
+from mmcl_fast.cli.common import Debug, Json, cache, handle_errors, make_console, print_json
 from mmcl_fast.errors import UserError
 
 Folder = Annotated[
-    Path | None, typer.Option("--folder", help="The cache's folder; default: the folder in the user's cache.", show_default=False)
+    Path | None,
+    typer.Option("--folder", help="The cache's folder; default: the folder in the user's cache.", show_default=False),
 ]
 
 
 @cache.command("ls")
-@guarded
+@handle_errors
 def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False) -> None:
     """List the stores of the feature cache, the last used one first.
 
@@ -49,18 +50,22 @@ def cache_ls(folder: Folder = None, as_json: Json = False, debug: Debug = False)
             f"{store.bytes / 1e9:.3f}",
             used,
         )
-    console().print(table)
+    make_console().print(table)
     print(f"{sum(store.bytes for store in stores) / 1e9:.3f} GB in all")
 
 
 @cache.command("clear")
-@guarded
+@handle_errors
 def cache_clear(
     encoder: Annotated[
-        str | None, typer.Option(help="Only this encoder, by its name or its store as in `cache ls`.", show_default=False)
+        str | None,
+        typer.Option(help="Only this encoder, by its name or its store as in `cache ls`.", show_default=False),
     ] = None,
     older_than: Annotated[
-        float | None, typer.Option(min=0, metavar="DAYS", help="Only shards that were not used for so many days.", show_default=False)
+        float | None,
+        typer.Option(
+            min=0, metavar="DAYS", help="Only shards that were not used for so many days.", show_default=False
+        ),
     ] = None,
     folder: Folder = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without a question.")] = False,

@@ -1,4 +1,4 @@
-"""What every command shares: the app, its options, errors as one line."""
+"""Parts that all commands share: the app, common options, and errors as one line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 done, but files can't be read (predict), data is at fault (data check), a part that all "
-    "needs is broken (doctor), or a question was answered with no; 2 bad input, or it failed and one line says why; "
+    "Exit codes: 0 done; 1 done, but files can't be read (predict), data is at fault (data check), a required part is "
+    "broken (doctor), or a question was answered with no; 2 wrong input, or a failure that one line explains; "
     "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0); "
-    "141 nobody reads the output any more."
+    "141 the reader of the output is gone."
 )
 app = typer.Typer(
     name="mmcl-fast",
@@ -48,15 +48,23 @@ Run = Annotated[Path, typer.Argument(help="A run folder of `mmcl-fast train`.", 
 
 
 class CommandStopped(Exception):
-    """A signal (Ctrl-C unless told), with the command that goes on from there."""
+    """A signal stopped a command.
+
+    Args:
+        line: what to do next, such as the command that goes on from there.
+        signum: the number of the signal; SIGINT by default.
+    """
 
     def __init__(self, line: str, signum: int = 2):
         super().__init__(line)
         self.signum = signum
 
 
-def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Errors of the input end a command with one line and exit code 2, a signal with 128 and its number."""
+def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command: a ``UserError`` ends it with one line and exit code 2, a signal with 128 plus its number.
+
+    With ``debug`` the traceback of the error is printed too.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **options: Any) -> None:
@@ -75,7 +83,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def console() -> Console:
+def make_console() -> Console:
+    """Return a console on standard output; 150 columns wide where that is no terminal."""
     from rich.console import Console
 
     terminal = Console()
@@ -83,10 +92,16 @@ def console() -> Console:
 
 
 def print_json(value: Any) -> None:
+    """Print a value as indented JSON in letters that standard output can encode."""
     print(to_json(value, indent=1))
 
 
 def check_device(name: str) -> None:
+    """Check the name of a device.
+
+    Raises:
+        ConfigError: no such name, or torch does not find that GPU.
+    """
     import torch
 
     from mmcl_fast.config import DEVICE
@@ -102,6 +117,7 @@ def check_device(name: str) -> None:
         )
 
 
-def one_of(option: str, value: str, known: Sequence[str]) -> None:
+def require_choice(option: str, value: str, known: Sequence[str]) -> None:
+    """Raise UserError with the nearest choice unless ``value`` of the option is one of ``known``."""
     if value not in known:
         raise UserError(f"{option} {value}: {suggest(value, known)} (one of {', '.join(known)})")

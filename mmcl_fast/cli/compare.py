@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmcl_fast.cli.common import CommandStopped, Debug, Json, Quiet, app, check_device, guarded, print_json
+from mmcl_fast.cli.common import CommandStopped, Debug, Json, Quiet, app, check_device, handle_errors, print_json
 from mmcl_fast.errors import UserError
 
 ConfigName = Annotated[
@@ -40,7 +40,7 @@ Reference = Annotated[
 
 
 @app.command()
-@guarded
+@handle_errors
 def compare(
     config: ConfigName,
     methods: Annotated[
@@ -91,7 +91,7 @@ def compare(
 
 
 @app.command()
-@guarded
+@handle_errors
 def ablate(
     config: ConfigName,
     switches: Annotated[
@@ -156,7 +156,7 @@ def _run_and_print(run: Callable[[], dict[str, Any]], words: Sequence[str], out:
     from mmcl_fast.report import tables
     from mmcl_fast.runs.task_checkpoints import RunStopped
 
-    resume = shlex.join(["mmcl-fast", *plugins.words(), *words])
+    resume = shlex.join(["mmcl-fast", *plugins.command_options(), *words])
     try:
         results = run()
     except RunStopped as stop:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Json, Quiet, console, data, guarded, print_json
+from mmcl_fast.cli.common import Debug, Json, Quiet, data, handle_errors, make_console, print_json
 from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @data.command("check")
-@guarded
+@handle_errors
 def data_check(
     source: Annotated[
         str,
@@ -90,7 +90,7 @@ def _print_counts(report: DataReport, title: str) -> None:
         table.add_column(name, justify="left" if name == "modality" else "right")
     for row in rows:
         table.add_row(*map(str, row.values()))
-    console().print(table)
+    make_console().print(table)
     count = len(report.broken)
     if not count:
         print("every file decodes")

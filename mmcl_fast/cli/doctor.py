@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Json, app, console, guarded, print_json
+from mmcl_fast.cli.common import Debug, Json, app, handle_errors, make_console, print_json
 
 
 @app.command()
-@guarded
+@handle_errors
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """List what this machine has, what is missing, and how to mend it.
 
@@ -20,6 +20,6 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:
-        examination.show(findings, console())
+        examination.show(findings, make_console())
     if any(finding.state == "broken" and finding.core for finding in findings):
         raise typer.Exit(1)

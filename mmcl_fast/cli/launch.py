@@ -1,4 +1,4 @@
-"""Several processes of one command on this machine: ``mmcl-fast train --devices N``."""
+"""Several processes of one command on this machine, for ``mmcl-fast train --devices N``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from mmcl_fast.cli.common import CommandStopped
 from mmcl_fast.errors import ConfigError, RunError
 
 COMMAND = (sys.executable, "-m", "mmcl_fast")
-PATIENCE = 3.0  # seconds that the others get to notice a death, before they are asked to end
-GRACE = 20.0  # seconds from there until they are killed
-SAID = (0, 2, 130, 143)  # exit codes of processes that have told the user why they ended
+NOTICE_SECONDS = 3.0  # in which the other processes may notice a death and end by themselves
+TERMINATE_SECONDS = 20.0  # after SIGTERM, until they are killed
+EXPECTED_CODES = (0, 2, 130, 143)  # exit codes of processes that have told the user why they ended
 
 
-def check(count: int, device: str) -> None:
-    """Raises ConfigError unless ``count`` processes can run on train.device = ``device``."""
+def check_device_count(count: int, device: str) -> None:
+    """Check that ``count`` processes can run on ``train.device`` = ``device``.
+
+    Raises:
+        ConfigError: too few GPUs, a single GPU named, or torchrun has started several processes already.
+    """
     import torch
 
     if count < 1:
@@ -43,30 +47,33 @@ def check(count: int, device: str) -> None:
         )
 
 
-def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
-    """Run ``mmcl-fast WORDS`` in ``count`` processes that learn together, the cores shared out among them.
+def run_processes(words: Sequence[str], count: int, resume_command: Callable[[], str]) -> int:
+    """Run ``mmcl-fast WORDS`` in ``count`` processes that learn together and share the CPU cores.
 
     A signal that this process gets goes to all of them.
 
     Args:
-        go_on: gives the command that goes on with what they leave.
+        words: the command's words.
+        count: number of processes.
+        resume_command: returns the command that goes on with the run.
 
     Returns:
-        The exit code of all, once the first process has told the user why it is not 0.
+        The largest exit code. Rank 0 has told the user why it is not 0.
 
     Raises:
-        RunError: one of them died; the others are ended.
-        CommandStopped: a signal came, and not all of them could say so.
+        RunError: a process died; the others are ended.
+        CommandStopped: a signal came, and not all processes could say so.
     """
-    alive_while_open, held = os.pipe()
+    # The processes inherit the reading end. The writing end closes with this process, and then they end too.
+    parent_pipe, writing_end = os.pipe()
     processes: list[subprocess.Popen] = []
 
     def forward(signum: int, frame: FrameType | None) -> None:
-        got.append(signum)
+        signals.append(signum)
         for process in processes:
             process.send_signal(signum)
 
-    got: list[int] = []
+    signals: list[int] = []
     before = {s: signal.signal(s, forward) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with tempfile.TemporaryDirectory(prefix="mmcl_fast-") as folder:
@@ -80,12 +87,12 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
                     "WORLD_SIZE": str(count),
                     "LOCAL_WORLD_SIZE": str(count),
                     distributed.RENDEZVOUS_FILE: str(Path(folder) / "rendezvous"),
-                    distributed.PARENT_PIPE: str(alive_while_open),
+                    distributed.PARENT_PIPE: str(parent_pipe),
                 }
-                # A session of its own: Ctrl-C comes once, from here.
+                # In a session of its own the process gets Ctrl-C once, from here, and not from the terminal too.
                 processes.append(
                     subprocess.Popen(
-                        [*COMMAND, *words], env=environment, start_new_session=True, pass_fds=[alive_while_open]
+                        [*COMMAND, *words], env=environment, start_new_session=True, pass_fds=[parent_pipe]
                     )
                 )
             dead = _wait(processes)
@@ -96,43 +103,44 @@ def run(words: Sequence[str], count: int, go_on: Callable[[], str]) -> int:
                 process.wait()
         for s, handler in before.items():
             signal.signal(s, handler)
-        os.close(alive_while_open)
-        os.close(held)
-    if dead and got:
-        raise CommandStopped(f"go on with: {go_on()}", got[0])
+        os.close(parent_pipe)
+        os.close(writing_end)
+    if dead and signals:
+        raise CommandStopped(f"go on with: {resume_command()}", signals[0])
     if dead:
-        raise RunError(f"{dead}; the others were ended and what was saved is as it was: go on with: {go_on()}")
+        raise RunError(f"{dead}; the others were ended and what was saved is as it was: go on with: {resume_command()}")
     return max(process.returncode for process in processes)
 
 
 def _loopback() -> dict[str, str]:
+    """Return the environment that makes gloo use the loopback interface; a host name may not resolve."""
     return {"GLOO_SOCKET_IFNAME": "lo"} if Path("/sys/class/net/lo").exists() else {}
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> str | None:
-    """Until all have ended; returns which of them died unasked and how."""
-    dead, asked, since = None, False, None
+    """Wait until all processes have ended; return which one died by itself and how, None where none did."""
+    dead, terminated, since = None, False, None
     while True:
         codes = [process.poll() for process in processes]
         for number, code in enumerate(codes):
-            if code not in (None, *SAID) and not asked and dead is None:
-                dead = f"process {number} of {len(processes)} {_how(code)}"
+            if code not in (None, *EXPECTED_CODES) and not terminated and dead is None:
+                dead = f"process {number} of {len(processes)} {_describe_end(code)}"
         if None not in codes:
             return dead
         if since is None and any(codes):
             since = time.monotonic()
         waited = 0.0 if since is None else time.monotonic() - since
-        if waited > PATIENCE and not asked:
-            asked = True
+        if waited > NOTICE_SECONDS and not terminated:
+            terminated = True
             for process in processes:
                 process.terminate()
-        if waited > PATIENCE + GRACE:
+        if waited > NOTICE_SECONDS + TERMINATE_SECONDS:
             for process in processes:
                 process.kill()
         time.sleep(0.05)
 
 
-def _how(code: int) -> str:
+def _describe_end(code: int) -> str:
     if code < 0:
         return f"was ended by {signal.Signals(-code).name}"
     return f"failed with exit code {code}"

@@ -1,4 +1,4 @@
-"""Commands that learn, and that measure what was learned."""
+"""The commands train and evaluate."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from mmcl_fast.cli.common import (
     Run,
     app,
     check_device,
-    console,
-    guarded,
-    one_of,
+    handle_errors,
+    make_console,
     print_json,
+    require_choice,
 )
 from mmcl_fast.errors import RunError, UserError
 
 
 @app.command()
-@guarded
+@handle_errors
 def train(
     config: Annotated[
         str,
         typer.Argument(
-            help="A folder of your own files, a TOML file or a config that ships (demo, clip); with --resume and no "
-            "--out the run folder."
+            help="A folder of your own files, a TOML file, or a config that ships (demo, clip). With --resume and "
+            "without --out: the run folder."
         ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run stopped; the run's own config needs no naming.")
+        bool, typer.Option("--resume", help="Go on where the run stopped, with the run's own config.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config; may be given again."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config. Repeat it for more keys."),
     ] = None,
     devices: Annotated[
         int | None,
         typer.Option(
-            help="Processes on this machine that learn together, one per GPU or sharing the cores.", show_default=False
+            help="Number of processes on this machine that learn together, one per GPU or sharing the cores.",
+            show_default=False,
         ),
     ] = None,
     quiet: Quiet = False,
@@ -59,7 +60,7 @@ def train(
 ) -> None:
     """Learn a stream, task after task, into a run folder with a report.
 
-    Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`, and when that was stopped
+    Example: `mmcl-fast train demo --out runs/demo --set method.options.epochs=5`. If it was stopped:
     `mmcl-fast train --resume runs/demo`
     """
     from mmcl_fast.config import load_config, read_run_config
@@ -76,22 +77,22 @@ def train(
 
     changes = [part for text in overrides or () for part in ("--set", text)]
 
-    def go_on() -> str:
-        again = ["mmcl-fast", *plugins.words(), "train", "--resume", str(out)]
-        if not (out / "config.json").is_file():
-            again = ["mmcl-fast", *plugins.words(), "train", config, "--out", str(out), *changes]
+    def resume_command() -> str:
+        begun = (out / "config.json").is_file()
+        words = ["--resume", str(out)] if begun else [config, "--out", str(out), *changes]
         count = devices or (distributed.world_size() if distributed.PARENT_PIPE in os.environ else 1)
-        return shlex.join([*again, *(("--devices", str(count)) if count > 1 else ())])
+        words += ["--devices", str(count)] if count > 1 else []
+        return shlex.join(["mmcl-fast", *plugins.command_options(), "train", *words])
 
     if devices is not None:
         from mmcl_fast.cli import launch
 
-        launch.check(devices, settings.train.device)
+        launch.check_device_count(devices, settings.train.device)
         if devices > 1:
             flags = {"--resume": resume, "--quiet": quiet, "--json": as_json, "--debug": debug}
             words = ["train", config, *changes, *(flag for flag, given in flags.items() if given)]
             words += [] if out == Path(config) and resume else ["--out", str(out)]
-            raise typer.Exit(launch.run(words, devices, go_on))
+            raise typer.Exit(launch.run_processes(words, devices, resume_command))
     try:
         distributed.init_process_group(settings.train.device)
         display = progress.make(quiet or not distributed.is_main_process())
@@ -100,12 +101,12 @@ def train(
         signum = getattr(stop, "signum", 2)
         if not distributed.should_report(stop):
             raise typer.Exit(128 + signum) from None
-        raise CommandStopped(f"go on with: {go_on()}", signum) from None
+        raise CommandStopped(f"go on with: {resume_command()}", signum) from None
     except UserError as fault:
         if not (debug or distributed.should_report(fault)):
             raise typer.Exit(2) from None
         if isinstance(fault, distributed.PeerLost):
-            raise RunError(f"{fault}: go on with: {go_on()}") from fault
+            raise RunError(f"{fault}: go on with: {resume_command()}") from fault
         raise
     main = distributed.is_main_process()
     distributed.destroy_process_group()
@@ -120,12 +121,12 @@ def train(
         return print_json(result.summary)
     from mmcl_fast.report.console import print_tables
 
-    print_tables(result.summary, console())
+    print_tables(result.summary, make_console())
     print(f"report: {page}")
 
 
 @app.command()
-@guarded
+@handle_errors
 def evaluate(
     run: Run,
     setting: Annotated[str, typer.Option(help="agnostic, given or both.")] = "both",
@@ -136,12 +137,12 @@ def evaluate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate what a run has learned so far on the tasks that it has learned.
+    """Evaluate a run on the tasks that it has learned so far.
 
     Example: `mmcl-fast evaluate runs/demo --split val`
     """
-    one_of("--setting", setting, ("agnostic", "given", "both"))
-    one_of("--split", split, ("test", "val"))
+    require_choice("--setting", setting, ("agnostic", "given", "both"))
+    require_choice("--split", split, ("test", "val"))
     check_device(device)
     from mmcl_fast import progress, runs
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Device, Json, Quiet, Run, app, check_device, console, guarded, one_of
+from mmcl_fast.cli.common import (
+    Debug,
+    Device,
+    Json,
+    Quiet,
+    Run,
+    app,
+    check_device,
+    handle_errors,
+    make_console,
+    require_choice,
+)
 from mmcl_fast.cli.output import to_json
 from mmcl_fast.errors import UserError
 
@@ -25,7 +36,7 @@ ROWS_AT_ONCE = 64  # rows of a table that are laid out and printed together
 
 
 @app.command()
-@guarded
+@handle_errors
 def predict(
     run: Run,
     files: Annotated[
@@ -71,9 +82,9 @@ def predict(
     from mmcl_fast import progress
     from mmcl_fast.media import MODALITIES
 
-    one_of("--format", form, FORMATS)
+    require_choice("--format", form, FORMATS)
     if modality is not None:
-        one_of("--modality", modality, MODALITIES)
+        require_choice("--modality", modality, MODALITIES)
     check_device(device)
     from mmcl_fast.learning import Learner, find_inputs
     from mmcl_fast.media.engines import isolation
@@ -147,7 +158,7 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    terminal, rest, first = console(), iter(predictions), True
+    terminal, rest, first = make_console(), iter(predictions), True
     while rows := list(islice(rest, ROWS_AT_ONCE)):
         table = Table(box=SIMPLE_HEAD, expand=True, show_header=first, show_edge=False)
         for name, share in (("file", 4), ("read as", None), ("taken for", 5), ("prompts and gates from", 3)):

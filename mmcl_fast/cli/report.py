@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, app, guarded
+from mmcl_fast.cli.common import Debug, app, handle_errors
 from mmcl_fast.errors import UserError
 
 
 @app.command("report")
-@guarded
+@handle_errors
 def report_command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `mmcl-fast train`.", show_default=False)],
     out: Annotated[

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mmcl_fast.cli.common import Debug, Device, Run, app, check_device, guarded
+from mmcl_fast.cli.common import Debug, Device, Run, app, check_device, handle_errors
 from mmcl_fast.errors import UserError
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 @app.command()
-@guarded
+@handle_errors
 def serve(
     run: Run,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

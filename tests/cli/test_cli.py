@@ -18,7 +18,7 @@ from tests.streams.sources.tar_files import pack, png
 
 def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> None:
     result = call("train", place / "mine.toml", "--out", tmp_path / "run")
-    for part in ("R, modality agnostic", "R, modality given", "forgetting", "R[T,i]", "report.html", "1 image-0"):
+    for part in ("R, setting agnostic", "R, setting given", "forgetting", "R[T,i]", "report.html", "1 image-0"):
         assert part in result.stdout, part
     assert "task 2/2" in result.stderr
     for name in (

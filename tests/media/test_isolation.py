@@ -158,7 +158,7 @@ def test_many_at_once_come_back_in_their_places(shared_pool: Pool) -> None:
             del specs[file.modality]
         jobs.append(Job(file.data, None if number % 2 else file.modality, specs, whole=number % 5 == 0))
     told = [job for job in jobs if job.modality in (None, *job.specs)]  # else there is no spec to decode by
-    for ours, theirs in zip(isolation.InProcess().run(told), shared_pool.run(told), strict=True):
+    for ours, theirs in zip(isolation.InProcessDecoders().run(told), shared_pool.run(told), strict=True):
         assert (ours.modality, ours.error, type(ours.data)) == (theirs.modality, theirs.error, type(theirs.data))
         if isinstance(ours.data, torch.Tensor) and isinstance(theirs.data, torch.Tensor):
             assert torch.equal(ours.data, theirs.data)
@@ -256,7 +256,7 @@ def test_what_a_worker_may_not_do(pool: Pool, tmp_path: Path) -> None:
 
 def test_the_filter_knows_both_processors() -> None:
     for machine in seccomp.PROCESSORS:
-        program = seccomp.program(77, machine)
+        program = seccomp.make_filter(77, machine)
         assert len(program) % 8 == 0 and len(program) // 8 < 4096
         assert program.endswith((6).to_bytes(2, "little") + b"\0\0" + seccomp.ALLOW.to_bytes(4, "little"))
 
@@ -332,11 +332,11 @@ def test_closing_ends_who_waits(planted: None) -> None:
 
 
 def test_an_own_reader_that_workers_do_not_know_is_called_here(pool: Pool) -> None:
-    assert pool.knows("planted")
+    assert pool.workers_know("planted")
     before = REGISTRY.reader("planted")
     try:
         REGISTRY.register("planted", local_reader)
-        assert not pool.knows("planted")
+        assert not pool.workers_know("planted")
         picture = next(file for file in originals() if file.modality == "image")
         (outcome,) = pool.run([Job(picture.data, None, {"planted": wanted(), "image": spec_of("image")})])
         assert outcome.modality == "image" and outcome.data is not None
@@ -362,21 +362,21 @@ def test_a_fault_in_a_use_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path
 def test_settings_choose_workers_and_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"isolate": True, "max_decode_mb": 10, "max_decode_seconds": 3, "max_decode_wait": 4.5, "max_pixels": 9}
     for given, limits in ((settings, Limits(10.0, 3.0, 4.5)), ({}, Limits()), (None, Limits())):
-        chosen = isolation.decoders(given, 1)
+        chosen = isolation.open_decoders(given, 1)
         assert isinstance(chosen, Pool) and chosen.limits == limits
         chosen.close()
-    assert isinstance(isolation.decoders({"isolate": False}, 1), isolation.InProcess)
+    assert isinstance(isolation.open_decoders({"isolate": False}, 1), isolation.InProcessDecoders)
     assert "isolate" not in adjust(media.VisualSpec(), settings).to_dict()
     for name in ("max_decode_mb", "max_decode_seconds", "max_decode_wait"):
         with pytest.raises(ConfigError, match=name):
             Limits(**{name: 0})
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "0")
-    assert isinstance(isolation.decoders(settings, 1), isolation.InProcess)
+    assert isinstance(isolation.open_decoders(settings, 1), isolation.InProcessDecoders)
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "1")
-    assert isolation.wanted({"isolate": False})
+    assert isolation.uses_workers({"isolate": False})
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "no")
     with pytest.raises(ConfigError, match="MMCL_FAST_ISOLATE = 'no': set it to 0 or 1"):
-        isolation.wanted(settings)
+        isolation.uses_workers(settings)
 
 
 def test_a_large_picture_fits_into_the_memory_of_a_worker(tmp_path: Path, shared_pool: Pool) -> None:

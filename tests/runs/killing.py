@@ -157,7 +157,7 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
 
     whole = folder / "whole"
     moments.reset(-1)
-    assert in_a_process(lambda: train(folder / "warm")) == 0  # fills the trunk cache
+    assert in_a_process(lambda: train(folder / "warm")) == 0  # fills the feature cache
     moments.reset(-1)
     began = time.perf_counter()
     assert in_a_process(lambda: train(whole)) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast import plugins as use
+from mmcl_fast import plugins
 from mmcl_fast.errors import MediaError
 from mmcl_fast.learning import Learner, Line
 from mmcl_fast.media.engines import isolation
@@ -51,8 +51,8 @@ def test_predictions_are_those_of_this_process(place: Path, tmp_path: Path, monk
 def killing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A stream of pictures and of ``planted`` files, of which one aborts and one hangs, and their names."""
     monkeypatch.setattr(process, "_server", None)
-    monkeypatch.setenv(use.NAMES, PLANTED)
-    use.load()
+    monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, PLANTED)
+    plugins.load()
     root = write_folder(tmp_path / "data", classes=2, train=3, test=2, modalities=("image",))
     for label in range(2):
         for split in ("train", "test"):

@@ -1,6 +1,6 @@
-"""A clean process that has imported every decoder and forks workers: each starts in milliseconds.
+"""The fork server: a process that has imported every decoder and forks workers, so that they start in milliseconds.
 
-It decodes nothing that anybody sent, has one thread, and ends with the process that started it.
+It decodes no user's file, so a fork of it is clean. It has one thread, and ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from mmcl_fast.media.engines.isolation.limits import Limits
 
 
 def main(descriptor: int) -> None:
-    """Serve the parent behind a socket until it is gone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent says when it is time
+    """Answer the requests of the parent until it is gone. ``descriptor``: of the socket to the parent."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides when to end
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=descriptor)
     control.setblocking(True)
     try:
         readers = _prepare()
     except Exception as error:
-        messages.answer(control, {"error": str(error) if isinstance(error, UserError) else repr(error)})
+        messages.send_answer(control, {"error": str(error) if isinstance(error, UserError) else repr(error)})
         return
     children: set[int] = set()
     try:
-        messages.answer(control, {"readers": readers})
+        messages.send_answer(control, {"readers": readers})
         while True:
-            request, descriptors = messages.requested(control)
-            messages.answer(control, _reply(request, descriptors, control, children))
-            messages.close(descriptors)
-    except messages.Ended:
+            request, descriptors = messages.receive_request(control)
+            messages.send_answer(control, _reply(request, descriptors, control, children))
+            messages.close_descriptors(descriptors)
+    except messages.ConnectionEnded:
         pass
     finally:
         for child in children:
@@ -45,6 +45,7 @@ def main(descriptor: int) -> None:
 def _reply(
     request: dict[str, Any], descriptors: list[int], control: socket.socket, children: set[int]
 ) -> dict[str, Any]:
+    """Return the answer to a request to fork a worker, or to wait for one. In the worker it does not return."""
     if request["do"] == "wait":
         _, status = os.waitpid(request["process"], 0)
         children.discard(request["process"])
@@ -62,27 +63,28 @@ def _reply(
         _become_worker(descriptors[0], Limits(**request["limits"]))
         code = 0
     finally:
-        os._exit(code)  # nothing of the parent's is ended a second time
+        os._exit(code)  # exit handlers of the parent must not run a second time
 
 
 def _become_worker(descriptor: int, limits: Limits) -> None:
+    """Serve jobs in this fork. ``descriptor``: of the socket to the parent."""
     parent = os.getppid()
     sandbox.die_with_parent()
     if os.getppid() != parent:
         return
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # what a library prints on its way down
+    for stream in (0, 1, 2):  # libraries print messages when they crash
         os.dup2(nothing, stream)
     os.close(nothing)
     from mmcl_fast.media.engines.isolation import worker
 
     sock = socket.socket(fileno=descriptor)
     sock.setblocking(True)
-    worker.work(sock, limits)
+    worker.serve(sock, limits)
 
 
 def _prepare() -> dict[str, str]:
-    """Import what reads files, own readers too; returns the code of each registered modality's reader."""
+    """Import all decoders and the user's plugins. Return the source hash of each registered reader by modality."""
     import torch
 
     torch.set_num_threads(1)
@@ -102,12 +104,12 @@ def _prepare() -> dict[str, str]:
             module.init()  # all formats
     _warm_up()
     gc.collect()
-    gc.freeze()  # pages that no collection touches stay shared
+    gc.freeze()  # memory pages that no collection touches stay shared with the workers
     return REGISTRY.source_hashes()
 
 
 def _warm_up() -> None:
-    """Decode a file of some kinds that was made here, so that no worker pays for the first."""
+    """Decode a small file of some modalities, so that workers do not pay for the first use of a decoder."""
     import io
 
     import numpy as np
@@ -116,17 +118,17 @@ def _warm_up() -> None:
     from mmcl_fast.media.decode import decode
     from mmcl_fast.media.spec import default_spec
 
-    picture, sound, plane = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    image, audio, plane = io.BytesIO(), io.BytesIO(), io.BytesIO()
     np.save(plane, np.ones((8, 8), np.float32))
     try:
         from PIL import Image
 
-        Image.new("RGB", (300, 300)).save(picture, "JPEG")
+        Image.new("RGB", (300, 300)).save(image, "JPEG")
         import soundfile
 
-        soundfile.write(sound, np.zeros(1600, np.float32), 16000, format="WAV")
+        soundfile.write(audio, np.zeros(1600, np.float32), 16000, format="WAV")
     except ImportError:
         pass
-    for modality, file in (("image", picture), ("audio", sound), ("depth", plane)):
-        with suppress(MediaError):  # it will be said of a file that somebody cares for
+    for modality, file in (("image", image), ("audio", audio), ("depth", plane)):
+        with suppress(MediaError):  # a decoder that does not work fails again on a user's file
             decode(file.getvalue(), modality, default_spec(modality))
