@@ -35,6 +35,7 @@ def _av_codecs() -> tuple[list[str], str]:
     """Return the codecs that PyAV lacks, and a text of the others."""
     from av.codec import codecs_available
 
+    # A codec of an outside library has a name such as libopus.
     wanted = ["h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "aac", "mp3", "opus", "vorbis"]
     have = [name for name in wanted if name in codecs_available or f"lib{name}" in codecs_available]
     return [name for name in wanted if name not in have], f"decodes {', '.join(have)}"

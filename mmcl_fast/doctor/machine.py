@@ -32,6 +32,7 @@ def check_torch() -> Iterator[CheckResult]:
     except (ImportError, OSError) as error:
         yield CheckResult("torch", "broken", one_line(error), install, core=True)
         return
+    # "2.13.0+cpu" and "2.13.0a0" are compared by their first two numbers.
     number = tuple(int(n) for n in torch.__version__.split("+")[0].split(".")[:2] if n.isdigit())
     good = number >= MIN_TORCH
     yield CheckResult(
@@ -71,7 +72,7 @@ def check_gpus() -> Iterator[CheckResult]:
 
 
 def check_nvcc() -> Iterator[CheckResult]:
-    try:
+    try:  # its first line names no version, so all of the output is read
         text = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
         release = next((line.strip() for line in text.splitlines() if "release" in line), "found")
         yield CheckResult("nvcc", "ok", release)

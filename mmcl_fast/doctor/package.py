@@ -54,9 +54,9 @@ def check_backend_choices() -> Iterator[CheckResult]:
 
 def check_isolation() -> Iterator[CheckResult]:
     """Report the rights that worker processes give up before they decode files."""
-    from mmcl_fast.media.engines.isolation import describe
+    from mmcl_fast.media.engines.isolation import describe_sandbox
 
-    complete, about = describe()
+    complete, about = describe_sandbox()
     yield CheckResult("isolated decoding", "ok" if complete else "missing", about)
 
 

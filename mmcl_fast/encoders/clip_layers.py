@@ -34,6 +34,7 @@ def attend(attn: Any, x: Tensor, prefix: Tensor | None, causal: bool) -> Tensor:
 
 def run(layers: nn.ModuleList, x: Tensor, prefix: Tensor | None = None, causal: bool = False) -> Tensor:
     """Run layers with the last ``len(layers)`` slices of a prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``."""
+    # A tower with fewer layers than the prefix has slices takes the last slices.
     first = 0 if prefix is None else prefix.shape[-4] - len(layers)
     layer: Any  # of transformers, without types
     for j, layer in enumerate(layers, first):
@@ -88,6 +89,7 @@ class VisionTower:
         pooled = F.adaptive_avg_pool2d(cells, self.grid).flatten(2).transpose(1, 2)
         x = torch.cat([x[:, : self.specials], pooled], dim=1).view(count, frames, -1, self.width)
         time = sinusoid(torch.arange(frames, device=x.device) / (frames - 1) * 8, self.width)[:, None]
+        # Relative to the tokens' size, because models differ in it by an order of magnitude.
         scale = TEMPORAL * x.abs().mean((1, 2, 3), keepdim=True)
         return (x + scale * time.to(x.dtype)).flatten(1, 2), query
 

@@ -78,7 +78,7 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.parts(x)
-        return out.add_(x) if self.skips else out
+        return out.add_(x) if self.skips else out  # in place: nothing in the trunk needs a gradient
 
 
 class VisionTrunk(nn.Module):

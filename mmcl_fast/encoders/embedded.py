@@ -54,7 +54,7 @@ class VisionHead(nn.Module):
         for j, block in enumerate(self.blocks):
             x = block(x, block_prefix(prefix, j))
         x = self.norm_out(x)
-        return self.out(torch.cat([x[:, 0], x[:, 1:].mean(1)], dim=-1))
+        return self.out(torch.cat([x[:, 0], x[:, 1:].mean(1)], dim=-1))  # the class token, then the mean of the others
 
     @staticmethod
     def _positions(frames: int, side: int, device: torch.device) -> Tensor:
@@ -103,7 +103,7 @@ class EmbeddedEncoder(Encoder):
 
             if not head.is_file():
                 raise EncoderError(f"{head}: no such file; run python -m mmcl_fast.encoders.distill to train the head")
-            self._head.load_state_dict({k: v.float() for k, v in load_file(head).items()})
+            self._head.load_state_dict({k: v.float() for k, v in load_file(head).items()})  # shipped as float16
         self._head.requires_grad_(False).eval()
         self.fingerprint = self._hash()
         self.to(device)
@@ -130,7 +130,7 @@ class EmbeddedEncoder(Encoder):
         count, frames = batch.shape[:2]
         tokens, query = self._trunk(batch.to(self.device).flatten(0, 1))
         tokens = tokens.reshape(count, -1, TOKEN_WIDTH)
-        query = query.view(count, frames, -1).mean(1)
+        query = query.view(count, frames, -1).mean(1)  # the order of the frames is in the tokens' positions alone
         return Tokens(tokens, F.pad(query, (0, WIDTH)))
 
     @torch.no_grad()

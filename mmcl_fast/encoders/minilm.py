@@ -84,6 +84,7 @@ class MiniLM(nn.Module):
 
     def trunk(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return token states ``[B, N, 384]`` at the cut, from the ids and mask of ``encode``."""
+        # All tokens have type 0: there is no second sentence.
         x = self.words(ids) + self.positions.weight[: ids.shape[1]] + self.types.weight[0]
         x = self.norm(x)
         for layer in self.layers[: self.cut]:

@@ -72,7 +72,7 @@ class PostNormBlock(nn.Module):
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor, mask: Tensor, prefix: Tensor | None = None) -> Tensor:
-        low = x.to(self.q.weight.dtype)
+        low = x.to(self.q.weight.dtype)  # converted once for three products
         mixed = prefix_attention(self.q(low), self.k(low), self.v(low), self.heads, prefix, mask)
         x = self.norm1(x + self.out(mixed))
         return self.norm2(x + self.down(F.gelu(linear(self.up, x))))

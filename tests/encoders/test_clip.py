@@ -48,7 +48,7 @@ def prefix_for(encoder, modality, length=3, batch=()):
 
 
 def transformers_features(folder, pixels=None, texts=None):
-    """What transformers computes with its own model, tokenizer and padding."""
+    """Return the features that transformers computes with its own model, tokenizer and padding."""
     from transformers import AutoModel, AutoTokenizer
 
     model = AutoModel.from_pretrained(folder).eval()
@@ -109,10 +109,10 @@ def test_gradient_reaches_the_prefix_only(encoders, kind, modality):
     )
     each = prefix_for(encoder, modality, batch=(2,)).detach()
     each[0] = prefix.detach()
-    own = encoder.head(tokens, each, modality)
-    torch.testing.assert_close(own[0], z[0].detach(), rtol=1e-4, atol=1e-5)
+    per_sample = encoder.head(tokens, each, modality)
+    torch.testing.assert_close(per_sample[0], z[0].detach(), rtol=1e-4, atol=1e-5)
     alone = encoder.head(tokens[1:], each[1], modality)
-    torch.testing.assert_close(own[1:], alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(per_sample[1:], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -162,10 +162,10 @@ def test_frames_pass_the_trunk_alone_and_their_order_counts(encoders, kind):
 def test_grid_never_makes_a_picture_look_like_frames(tmp_path):
     encoder = ClipEncoder(write_clip(tmp_path, size=26, patch=2, vision_layers=1), prompt_blocks=1)
     z = encoder.head(encoder.trunk(pictures(1, 10, 3, 26, 26), "video"), None, "video")
-    whole = pictures(1, 1, 3, 26, 26)  # 1 + 13 x 13 = 170 tokens = 10 frames of 1 + 4 x 4
+    image = pictures(1, 1, 3, 26, 26)  # 1 + 13 x 13 = 170 tokens = 10 frames of 1 + 4 x 4
     torch.testing.assert_close(
-        encoder.head(encoder.trunk(whole, "video"), None, "video"),
-        encoder.head(encoder.trunk(whole, "image"), None, "image"),
+        encoder.head(encoder.trunk(image, "video"), None, "video"),
+        encoder.head(encoder.trunk(image, "image"), None, "image"),
     )
     assert encoder._vision.grid == 5 and z.shape == (1, 20)
 
@@ -323,11 +323,11 @@ except EncoderError as fault:
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(tmp_path):
-    said = in_a_fresh_process(
+    output = in_a_fresh_process(
         LOAD.format(name="openai/clip-vit-base-patch32"), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path)
     )
-    assert said.startswith("openai/clip-vit-base-patch32: config.json can't be fetched from the hub (")
-    assert "give its folder" in said and "HF_HUB_OFFLINE" in said and "\n" not in said
+    assert output.startswith("openai/clip-vit-base-patch32: config.json can't be fetched from the hub (")
+    assert "give its folder" in output and "HF_HUB_OFFLINE" in output and "\n" not in output
 
 
 def test_a_torchvision_of_another_torch_is_recognised(folders, tmp_path):
@@ -338,13 +338,13 @@ def test_a_torchvision_of_another_torch_is_recognised(folders, tmp_path):
         (tmp_path / f"{package}-0.26.0.dist-info" / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.26.0\n"
         )
-    said = in_a_fresh_process(LOAD.format(name=str(folders["clip"])), path=str(tmp_path))
-    assert "pip uninstall torchvision" in said and "\n" not in said
+    output = in_a_fresh_process(LOAD.format(name=str(folders["clip"])), path=str(tmp_path))
+    assert "pip uninstall torchvision" in output and "\n" not in output
 
 
 def test_missing_transformers_says_how_to_get_it_and_the_module_imports_without():
-    said = in_a_fresh_process("import sys\nsys.modules['transformers'] = None\n" + LOAD.format(name="a/b"))
-    assert "pip install 'mmcl-fast[clip]'" in said
+    output = in_a_fresh_process("import sys\nsys.modules['transformers'] = None\n" + LOAD.format(name="a/b"))
+    assert "pip install 'mmcl-fast[clip]'" in output
     loaded = in_a_fresh_process("import sys, mmcl_fast.encoders.clip\nprint('transformers' in sys.modules)")
     assert loaded == "False"
 

@@ -1,7 +1,7 @@
 """Fingerprints of the corpus: a few hundred rounded numbers that summarise its decoded and encoded values.
 
-A fingerprint moves by more than its tolerance when an image moves by a pixel, a filter changes or a statistic changes
-by half a percent. It moves by less between processors and between instruction sets.
+A fingerprint differs by more than its tolerance after small changes. Examples are an image shifted by a pixel, another
+filter, and a statistic that changes by half a percent. Between processors and instruction sets it differs by less.
 """
 
 from __future__ import annotations
