@@ -106,7 +106,7 @@ def predict(
     else:
         {"table": _print_table, "json": _print_json_lines, "csv": _print_csv}[form](counter)
     if not counter.total:
-        raise UserError(f"{', '.join(map(str, files))}: no file and no line of text in it; give something to predict")
+        raise UserError(f"{', '.join(map(str, files))}: no file and no line in it; give something to predict")
     if counter.failed:
         print(f"error: {counter.failed} of {counter.total} can't be read", file=sys.stderr)
         raise typer.Exit(1)

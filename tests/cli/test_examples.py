@@ -119,7 +119,7 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
 
 def test_the_help_tells_exit_codes_and_completes(tmp_path: Path) -> None:
     text = " ".join(call("--help").stdout.split())
-    for part in ("Exit codes: 0 done", "1 done, but", "2 bad input", "130 and 143", "--install-completion"):
+    for part in ("Exit codes: 0 done", "1 done, but", "2 wrong input", "130 and 143", "--install-completion"):
         assert part in text
 
     def said(*words: str, **environment: str) -> str:
