@@ -186,8 +186,8 @@ def _read_classes_without_splits(folder: ModalityFolder, names: list[str]) -> li
     for label, folder_names in classes.items():
         if len(folder_names) < 2:
             line = (
-                f"{len(folder_names)} of the two files that a class needs at least, one to train on and one to test on: "
-                "add files or remove the class"
+                f"{len(folder_names)} of the two files that a class needs at least, one to train on and one to test "
+                "on: add files or remove the class"
             )
             kind = "too-few-files" if folder_names else "empty-class"
             folder.add_finding(kind, folder.path / label, line, label=label)
