@@ -169,7 +169,7 @@ def format_findings(findings: Findings, levels: Iterable[str] = LEVELS, *, rest:
         limit: number of findings of each kind that get a line of their own.
 
     Example:
-        ``error: data/cat/1.png: the file is empty: replace or remove it``
+        ``error: data/cat/1.png: the file is empty: replace the file or remove it``
         ``error: and 3 more of this kind (empty): --out FILE lists them``
     """
     chosen = [finding for finding in findings.sorted() if finding.level in set(levels)]

@@ -65,7 +65,7 @@ def check_file(
         reason = error.strerror or error
         raise FileFault("missing", f"{where}: {reason}: restore the file or remove its entry") from None
     if (path.size if isinstance(path, Slice) else stat.st_size) == 0 and not allow_empty:
-        raise FileFault("empty", f"{where}: the file is empty: replace or remove it")
+        raise FileFault("empty", f"{where}: the file is empty: replace the file or remove it")
     ending = os.path.splitext(str(path))[1].lstrip(".").lower()
     if modality in BUILT_IN and ending in ENDINGS and modality not in ENDINGS[ending]:
         raise FileFault(

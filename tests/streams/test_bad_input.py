@@ -103,7 +103,7 @@ def test_two_splits_holding_equal_content(folder, build):
 
 def test_an_empty_file(folder, build):
     (folder / "image" / "train" / "a" / "train1.png").write_bytes(b"")
-    assert_refused(build, "train1.png: the file is empty", "replace or remove")
+    assert_refused(build, "train1.png: the file is empty", "replace the file or remove it")
 
 
 def test_a_misnamed_file(folder, build):
