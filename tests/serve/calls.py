@@ -1,4 +1,4 @@
-"""A server in a thread or a process, and requests to it."""
+"""Servers in a thread or a process for the tests, and requests to them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 @dataclass
 class Answer:
+    """The answer to a request; the names of its headers are in lower case."""
+
     status: int
     headers: dict[str, str]
     body: bytes
@@ -38,8 +40,10 @@ class Answer:
 
 
 @contextmanager
-def running(learner: Learner, limits: Limits | None = None, classes: Sequence[str] | None = None) -> Iterator[int]:
-    """The port of a server that runs in a thread."""
+def serve_in_thread(
+    learner: Learner, limits: Limits | None = None, classes: Sequence[str] | None = None
+) -> Iterator[int]:
+    """Run a server in a thread; gives its port."""
     from mmcl_fast.serve.app import make_app
     from mmcl_fast.serve.server import Server, bind_socket
 
@@ -57,8 +61,8 @@ def running(learner: Learner, limits: Limits | None = None, classes: Sequence[st
 
 
 @contextmanager
-def started(run: Path, log: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A process of ``mmcl-fast serve``, whose standard error goes to ``log``, and its port."""
+def serve_process(run: Path, log: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run ``mmcl-fast serve`` in a process; gives the process and its port. Its standard error goes to ``log``."""
     command = [sys.executable, "-m", "mmcl_fast", "serve", run, "--port", 0, "--device", "cpu", *words]
     with (
         log.open("w") as errors,
@@ -75,7 +79,7 @@ def started(run: Path, log: Path, *words: object) -> Iterator[tuple[subprocess.P
 
 
 def ask(port: int, path: str = "/predict", body: Any = None, method: str = "", **headers: str) -> Answer:
-    """``content_type`` stands for Content-Type."""
+    """Send a request: POST if it has a body, else GET. The header Content-Type is given as ``content_type``."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
@@ -87,7 +91,7 @@ def ask(port: int, path: str = "/predict", body: Any = None, method: str = "", *
 
 
 def form(*parts: tuple[str, str | None, bytes]) -> bytes:
-    """(field, file name or None, content) as multipart/form-data."""
+    """Return (field, file name or None, content) of each part as a multipart/form-data body."""
     out = b""
     for field, name, data in parts:
         named = "" if name is None else f'; filename="{name}"'
@@ -97,10 +101,11 @@ def form(*parts: tuple[str, str | None, bytes]) -> bytes:
     return out + f"--{BOUNDARY}--\r\n".encode()
 
 
-def raw(port: int, data: bytes, seconds: float = 10.0, end: bool = False) -> bytes:
-    """All that comes back for these bytes until the server ends the connection or is silent for so long.
+def send_raw(port: int, data: bytes, seconds: float = 10.0, end: bool = False) -> bytes:
+    """Send bytes; return all that comes back until the server closes the connection or is silent for ``seconds``.
 
-    end: say that no more will be sent.
+    Args:
+        end: close the sending side after the bytes.
     """
     out = b""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as sock:
@@ -115,8 +120,8 @@ def raw(port: int, data: bytes, seconds: float = 10.0, end: bool = False) -> byt
     return out
 
 
-def figures(port: int) -> dict[str, float]:
-    """``name{label=value,...}`` -> number, of all that /metrics tells."""
+def read_counters(port: int) -> dict[str, float]:
+    """Return every number of /metrics by its name, such as ``requests_total{path=/predict,status=200}``."""
     text = ask(port, "/metrics").body.decode()
     return {
         f"{s.name}{{{','.join(f'{k}={v}' for k, v in sorted(s.labels.items()))}}}": s.value
@@ -125,8 +130,8 @@ def figures(port: int) -> dict[str, float]:
     }
 
 
-def resources(process: int) -> tuple[int, int, int]:
-    """Open descriptors, threads and resident bytes of a process (Linux)."""
+def read_resources(process: int) -> tuple[int, int, int]:
+    """Return the open descriptors, threads and resident bytes of a process (Linux)."""
     status = Path(f"/proc/{process}/status").read_text()
     threads, kilobytes = (int(re.search(rf"{name}:\s*(\d+)", status)[1]) for name in ("Threads", "VmRSS"))
     return len(os.listdir(f"/proc/{process}/fd")), threads, 1024 * kilobytes

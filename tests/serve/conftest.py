@@ -1,4 +1,4 @@
-"""A learner that was trained, and a file of each modality."""
+"""A trained learner and a file of each modality for the tests of the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def learner(place: Path) -> Learner:
 
 @pytest.fixture(scope="session")
 def media(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Modality -> a file; image-png and depth-npy are second ones."""
+    """A file of each modality; ``image-png`` and ``depth-npy`` are second files of their modalities."""
     import av
     import numpy as np
     import soundfile

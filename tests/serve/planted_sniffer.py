@@ -1,4 +1,4 @@
-"""A ``--use`` file whose import makes recognition abort on some bytes, in the process that imports it."""
+"""A ``--use`` file: in a process that imports it, recognising certain bytes aborts the process."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from mmcl_fast.media.engines.isolation import worker
 from mmcl_fast.media.source import head
 
-before = worker.sniff
+real_sniff = worker.sniff
 
 
 def sniff(source):
     if head(source, 20) == b"planted abort":
         os.abort()
-    return before(source)
+    return real_sniff(source)
 
 
 worker.sniff = sniff

@@ -1,4 +1,4 @@
-"""What a server answers is what the learner predicts."""
+"""The server answers what the learner predicts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pytest
 
 from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.serve import Limits
-from tests.serve.calls import FORM, ask, figures, form, running
+from tests.serve.calls import FORM, ask, form, read_counters, serve_in_thread
 
 
 @pytest.fixture(scope="module")
 def port(learner: Learner) -> Iterator[int]:
-    with running(learner) as port:
+    with serve_in_thread(learner) as port:
         yield port
 
 
 def same(item: dict[str, Any], alone: Prediction) -> bool:
-    """The answer's item is the prediction, to the rounding of products of another batch size."""
+    """Return whether an item of an answer is the prediction, up to the rounding of another batch size."""
     want = alone.record()
-    told = [(label["modality"], label["class"]) for label in item["labels"]]
-    assert told == [(label["modality"], label["class"]) for label in want["labels"]]
+    labels = [(label["modality"], label["class"]) for label in item["labels"]]
+    assert labels == [(label["modality"], label["class"]) for label in want["labels"]]
     shares = [label["probability"] for label in item["labels"]]
     assert shares == pytest.approx([label["probability"] for label in want["labels"]], rel=1e-3)
     assert item["contributions"] == pytest.approx(want["contributions"], rel=1e-3)
@@ -49,19 +49,20 @@ def test_a_batch_makes_no_difference(learner: Learner, media: dict[str, Path], p
     texts = sorted((place / "data/text/test").rglob("*.txt"))
     files = [file for pair in zip(pictures, texts) for file in pair] + [media["audio"]]
     alone = [learner.predict([file])[0] for file in files]
-    with running(learner, Limits(wait_ms=1500, max_batch=len(texts))) as port, ThreadPoolExecutor(len(files)) as pool:
+    limits = Limits(wait_ms=1500, max_batch=len(texts))
+    with serve_in_thread(learner, limits) as port, ThreadPoolExecutor(len(files)) as pool:
         answers = list(pool.map(lambda file: ask(port, body=file.read_bytes()), files))
-        found = figures(port)
+        found = read_counters(port)
     assert all(same(answer.value["items"][0], one) for answer, one in zip(answers, alone))
-    # Texts fill a batch and go at once; pictures and the sound wait for more of them.
+    # Texts fill a batch and are predicted at once. Pictures and the sound wait for more items.
     assert found["mmcl_fast_batch_items_count{}"] == 3 and found["mmcl_fast_batch_items_sum{}"] == len(files)
 
 
 def test_batching_can_be_turned_off(learner: Learner, media: dict[str, Path]) -> None:
-    with running(learner, Limits(max_batch=1, wait_ms=60_000)) as port:
+    with serve_in_thread(learner, Limits(max_batch=1, wait_ms=60_000)) as port:
         parts = [("file", f"{i}.jpg", media["image"].read_bytes()) for i in range(5)]
         answer = ask(port, body=form(*parts), content_type=FORM)
-        assert figures(port)["mmcl_fast_batch_items_bucket{le=1.0}"] == 5
+        assert read_counters(port)["mmcl_fast_batch_items_bucket{le=1.0}"] == 5
     alone = learner.predict([media["image"]])[0]
     assert all(same(item, alone) for item in answer.value["items"])
 
@@ -72,7 +73,7 @@ def test_a_form_of_files_and_lines_with_broken_ones_among_them(port: int, learne
         ("file", "../../a b.jpg", media["image"].read_bytes()),
         ("text", None, f"\n{said}\r\n  \nword10\n".encode()),
         ("other", "cut.mp4", media["video"].read_bytes()[:500]),
-        ("file", "", b""),  # what a browser sends where no file was chosen
+        ("file", "", b""),  # a browser sends this if no file was chosen
         ("file", "nothing.png", b""),
         ("file", "what\u0007.bin", bytes(range(256))),
         ("file", "no utf-8.txt", media["audio"].read_bytes()),
@@ -98,7 +99,7 @@ def test_texts(port: int, learner: Learner, media: dict[str, Path]) -> None:
     alone = learner.predict([media["text"]])[0]
     for body, headers in (
         (b"\xef\xbb\xbf" + said + b"\n", {"content_type": "text/plain; charset=utf-8"}),
-        (said, {"content_type": "application/x-www-form-urlencoded"}),  # what curl says of --data-binary
+        (said, {"content_type": "application/x-www-form-urlencoded"}),  # curl gives this type to --data-binary
         (said, {}),
     ):
         assert same(ask(port, body=body, **headers).value["items"][0], alone)
@@ -107,7 +108,7 @@ def test_texts(port: int, learner: Learner, media: dict[str, Path]) -> None:
     for body, kind in (
         (json.dumps({"text": bird}).encode(), "application/json"),
         (json.dumps({"text": [bird]}, ensure_ascii=False).encode("utf-8-sig"), "application/json; charset=utf-8"),
-        (json.dumps({"text": bird}).encode(), "application/x-www-form-urlencoded"),  # curl without a header
+        (json.dumps({"text": bird}).encode(), "application/x-www-form-urlencoded"),  # curl without a content type
         (("text=" + quote_plus(bird)).encode(), "application/x-www-form-urlencoded"),
         (bird.encode("utf-16"), "text/plain; charset=UTF-16"),
         (bird.encode("cp1252"), 'text/plain; charset="windows-1252"'),
@@ -132,7 +133,7 @@ def test_texts(port: int, learner: Learner, media: dict[str, Path]) -> None:
 
 def test_texts_given_compete_in_place_of_the_classes_learned(learner: Learner, media: dict[str, Path]) -> None:
     texts = ["a red thing", "a blue thing"]
-    with running(learner, classes=texts) as port:
+    with serve_in_thread(learner, classes=texts) as port:
         item = ask(port, body=media["image"].read_bytes()).value["items"][0]
         assert same(item, learner.predict([media["image"]], classes=texts)[0])
         known = ask(port, "/healthz").value
@@ -142,7 +143,7 @@ def test_texts_given_compete_in_place_of_the_classes_learned(learner: Learner, m
 def test_the_limits_of_the_runs_media_hold(place: Path, media: dict[str, Path]) -> None:
     learner = Learner.load(place / "run", device="cpu")
     learner.settings["media"] = {"max_pixels": 1000, "max_seconds": 0.5}
-    with running(learner) as port:
+    with serve_in_thread(learner) as port:
         for name, limit in (("image", "1000"), ("video", "1000"), ("depth", "1000"), ("audio", "0.5 s")):
             answer = ask(port, body=media[name].read_bytes())
             assert answer.status == 422 and f"the limit is {limit}" in answer.value["error"]
@@ -173,4 +174,4 @@ def test_healthz_tells_what_is_served(port: int, learner: Learner) -> None:
     known = ask(port, "/healthz").value
     assert known["ok"] is True and known["method"] == "comm" and known["modalities"] == ["image", "text"]
     assert [(one["modality"], one["class"]) for one in known["classes"]] == learner.classes.keys
-    assert known["encoder"] == "model"  # a folder's place is not told
+    assert known["encoder"] == "model"  # the path of a folder is not shown

@@ -1,4 +1,4 @@
-"""Bodies and headers that mean harm: no fault of the server, no crash, no leak, and right answers afterwards."""
+"""Hostile bodies and headers cause no server error, no crash and no leak, and answers stay right afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from mmcl_fast.learning import Learner
-from tests.serve.calls import BOUNDARY, FORM, ask, figures, form, raw, resources, started
+from tests.serve.calls import BOUNDARY, FORM, ask, form, read_counters, read_resources, send_raw, serve_process
 
 COUNT = 700
 KINDS = ("image", "image-png", "video", "audio", "depth", "depth-npy", "text")
@@ -36,7 +36,7 @@ HEADERS = (
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """Cut, or with bytes changed, doubled or put in."""
+    """Return the data cut short, or with bytes changed, doubled or inserted."""
     out = bytearray(data)
     kind = rng.choice(["cut", "cut", "head", "bits", "bits", "noise", "zeros", "twice"])
     at = rng.randrange(len(out))
@@ -55,14 +55,14 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     return bytes(out)
 
 
-def address(rng: random.Random) -> str:
+def make_path(rng: random.Random) -> str:
     known = ("image", "video", "audio", "depth", "text")
     modality = rng.choice([*[""] * 9, *(f"modality={m}" for m in (*known, "%ff%00"))])
     top = rng.choice([*[""] * 9, "top_k=3", f"top_k={rng.choice(HUGE)}"])
     return "/predict?" + "&".join(part for part in (modality, top) if part)
 
 
-def a_form(media: dict[str, bytes], rng: random.Random) -> bytes:
+def make_form(media: dict[str, bytes], rng: random.Random) -> bytes:
     parts = [
         rng.choice(
             [
@@ -79,8 +79,8 @@ def a_form(media: dict[str, bytes], rng: random.Random) -> bytes:
     return rng.choice([body, body, damaged(body, rng), body.replace(BOUNDARY.encode(), b"other", 1)])
 
 
-def a_message(media: dict[str, bytes], rng: random.Random) -> bytes:
-    """Bytes for a socket."""
+def make_message(media: dict[str, bytes], rng: random.Random) -> bytes:
+    """Return bytes to send over a socket."""
     kind = rng.randrange(4)
     if kind == 0:
         return rng.randbytes(rng.randrange(2000)) + b"\r\n\r\n"
@@ -102,41 +102,41 @@ def a_message(media: dict[str, bytes], rng: random.Random) -> bytes:
     )
     head = "\r\n".join([first, "Host: here", *lines, "", ""]).encode("latin-1", "replace")
     body = rng.choice(
-        [b"", b"abcd", b"4\r\nabcd\r\n0\r\n\r\n", b"fffffffffffffffff\r\n", b"4\r\nab", a_form(media, rng)]
+        [b"", b"abcd", b"4\r\nabcd\r\n0\r\n\r\n", b"fffffffffffffffff\r\n", b"4\r\nab", make_form(media, rng)]
     )
     message = head + body
     return message if kind < 3 else damaged(message, rng)
 
 
-def test_what_means_harm_does_none(place: Path, learner: Learner, media: dict[str, Path], tmp_path: Path) -> None:
+def test_hostile_requests_do_no_harm(place: Path, learner: Learner, media: dict[str, Path], tmp_path: Path) -> None:
     rng, bodies = random.Random(0), {kind: media[kind].read_bytes() for kind in KINDS}
     statuses: Counter[int | None] = Counter()
-    with started(place / "run", tmp_path / "log", "--max-bytes", "100kB") as (process, port):
+    with serve_process(place / "run", tmp_path / "log", "--max-bytes", "100kB") as (process, port):
         before = (0, 0, 0)
         for number in range(COUNT):
-            if number == 200:  # all has been loaded that these bytes make it load
-                before = resources(process.pid)
+            if number == 200:  # by now all lazily loaded libraries are loaded
+                before = read_resources(process.pid)
             kind = rng.randrange(5)
             if kind < 2:
                 body = damaged(bodies[rng.choice(KINDS)], rng) if kind else rng.randbytes(rng.randrange(3000))
                 content_type = rng.choice(["", "", "", "text/plain", "image/png", "é", FORM, "multipart/form-data"])
-                answer = ask(port, address(rng), body, content_type=content_type.encode().decode("latin-1"))
-                assert answer.value  # JSON, whatever it was
+                answer = ask(port, make_path(rng), body, content_type=content_type.encode().decode("latin-1"))
+                assert answer.value  # JSON, also for a refused request
                 statuses[answer.status] += 1
             elif kind < 4:
-                answer = ask(port, address(rng), a_form(bodies, rng), content_type=FORM)
-                assert answer.value  # JSON, whatever it was
+                answer = ask(port, make_path(rng), make_form(bodies, rng), content_type=FORM)
+                assert answer.value  # JSON, also for a refused request
                 statuses[answer.status] += 1
             else:
-                told = raw(port, a_message(bodies, rng), end=True)
-                statuses[int(told.split()[1]) if told.startswith(b"HTTP/1.1 ") else None] += 1
+                answered = send_raw(port, make_message(bodies, rng), end=True)
+                statuses[int(answered.split()[1]) if answered.startswith(b"HTTP/1.1 ") else None] += 1
             assert process.poll() is None, f"request {number} ended the server"
-        after = resources(process.pid)
+        after = read_resources(process.pid)
         assert all(status is None or status < 500 for status in statuses), statuses
-        assert {200, 400, 413, 415, 422} <= set(statuses), statuses  # the fuzzing reaches what it should
+        assert {200, 400, 413, 415, 422} <= set(statuses), statuses  # the fuzzing reaches each kind of answer
         descriptors, threads, resident = (a - b for a, b in zip(after, before))
         assert descriptors <= 2 and threads <= 0 and resident < 60e6, (before, after)
-        found = figures(port)
+        found = read_counters(port)
         assert found["mmcl_fast_requests_in_flight{}"] == 0
         for name in KINDS:
             (item,) = ask(port, body=bodies[name]).value["items"]
@@ -144,5 +144,5 @@ def test_what_means_harm_does_none(place: Path, learner: Learner, media: dict[st
             assert [label["class"] for label in item["labels"]] == [name for _, name in want.labels]
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
-    said = (tmp_path / "log").read_text()
-    assert "Traceback" not in said and "Exception" not in said
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log and "Exception" not in log

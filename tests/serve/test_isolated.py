@@ -1,4 +1,4 @@
-"""Uploads that abort, spin, sleep and allocate: each costs its own answer, and nobody else notices."""
+"""Uploads that abort, spin, sleep and allocate cost their own answers, and no other request notices."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from mmcl_fast.learning import Learner
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.serve import Limits
 from tests.media.test_isolation import PLANTED, running
-from tests.serve.calls import FORM, ask, figures, form, resources, started
-from tests.serve.calls import running as served
+from tests.serve.calls import FORM, ask, form, read_counters, read_resources, serve_in_thread, serve_process
 
 CLIENTS, GOOD, BAD = 50, 2000, 200
-# What a bad item holds, the reason that it is counted under, and its line.
+# Content of a bad item -> (the reason that /metrics counts, the error line).
 KINDS = {
     "abort": ("signal", "the decoder died (SIGABRT) on this file: convert it or leave it out"),
     "crash": ("signal", "the decoder died (SIGSEGV) on this file: convert it or leave it out"),
@@ -31,7 +30,7 @@ KINDS = {
     "spin": ("cpu", "the decoder took more than 1 s of processor time on this file"),
     "sleep": ("wall", "the decoder took more than 5 s on this file"),
 }
-FEW = ("spin", "sleep")  # each takes its limit: some of them only
+SLOW_KINDS = ("spin", "sleep")  # each runs into its time limit, so there are few of them
 LIMITS = ("--max-decode-mb", 300, "--max-decode-seconds", 1, "--max-decode-wait", 5, "--max-concurrent", 200)
 
 if isolation.unavailable():
@@ -39,13 +38,13 @@ if isolation.unavailable():
 
 
 def bad_items(rng: random.Random) -> list[str]:
-    quick = [kind for kind in KINDS if kind not in FEW]
-    some = [*FEW] * 4
+    quick = [kind for kind in KINDS if kind not in SLOW_KINDS]
+    some = [*SLOW_KINDS] * 4
     return rng.sample(some + [quick[i % len(quick)] for i in range(BAD - len(some))], BAD)
 
 
 async def call(port: int, path: str, body: bytes) -> tuple[int, dict]:
-    """One request on a connection of its own."""
+    """Send one request on its own connection; return the status and the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     writer.write(head.encode() + body)
@@ -55,7 +54,7 @@ async def call(port: int, path: str, body: bytes) -> tuple[int, dict]:
 
 
 async def under_load(port: int, work: list[tuple[str, bytes]]) -> list[tuple[int, dict]]:
-    """The answers to (path, body), asked by ``CLIENTS`` at once."""
+    """Return the answers to (path, body) in their order; ``CLIENTS`` clients send the requests."""
     left = iter(enumerate(work))
     found: list[tuple[int, dict]] = [(0, {})] * len(work)
 
@@ -72,13 +71,13 @@ def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path
     monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, PLANTED)
     good = {name: media[name].read_bytes() for name in ("image", "image-png", "depth-npy", "text")}
     bad = bad_items(rng)
-    with started(place / "run", tmp_path / "log", *LIMITS) as (process, port):
+    with serve_process(place / "run", tmp_path / "log", *LIMITS) as (process, port):
         want = {name: ask(port, body=body).value["items"][0]["labels"][0] for name, body in good.items()}
-        for body in ("abort", "eat"):  # all that is loaded at a death is loaded
+        for body in ("abort", "eat"):  # by now all that a death makes the server load is loaded
             assert ask(port, "/predict?modality=planted", body.encode()).status == 422
         for name in ("image", "text") * 30:
             ask(port, body=good[name])
-        before = resources(process.pid)
+        before = read_resources(process.pid)
         names = [rng.choice(list(good)) for _ in range(GOOD)]
         work = [("/predict", good[name]) for name in names] + [("/predict?modality=planted", b.encode()) for b in bad]
         order = rng.sample(range(len(work)), len(work))
@@ -93,16 +92,16 @@ def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path
             status, answer = answers[i]
             assert status == 422 and KINDS[kind][1] in answer["error"], (kind, answer)
             assert answer["error"].startswith("body: ") and answer["items"][0]["labels"] == []
-        found = figures(port)
+        found = read_counters(port)
         dead = Counter(
             {reason: found[f"mmcl_fast_decoders_died_total{{reason={reason}}}"] for reason in isolation.REASONS}
         )
-        told = Counter(KINDS[kind][0] for kind in [*bad, "abort", "eat"])
-        for reason, count in told.items():  # one that may not have been its file's doing was tried again
-            assert count <= dead[reason] <= (count if reason in ("cpu", "wall") else 2 * count), (reason, dead, told)
+        expected = Counter(KINDS[kind][0] for kind in [*bad, "abort", "eat"])
+        for reason, count in expected.items():  # a death that may not be the file's fault is tried once more
+            assert count <= dead[reason] <= (count if reason in ("cpu", "wall") else 2 * count), (reason, dead, expected)
         assert found["mmcl_fast_decoders{}"] >= 1 and found["mmcl_fast_requests_in_flight{}"] == 0
-        for _ in range(100):  # connections end a little after their answers
-            after = resources(process.pid)
+        for _ in range(100):  # connections close a little after their answers
+            after = read_resources(process.pid)
             descriptors, threads, resident = (a - b for a, b in zip(after, before))
             if descriptors <= 4:
                 break
@@ -117,7 +116,7 @@ def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path
 
 
 def children(parent: int) -> list[int]:
-    """Processes below one, zombies left out."""
+    """Return the processes that one has started, and theirs in turn, without zombies."""
     found = []
     for child in running():
         status = Path(f"/proc/{child}/status")
@@ -127,12 +126,12 @@ def children(parent: int) -> list[int]:
 
 
 def test_an_item_of_several_has_its_line(learner: Learner, media: dict[str, Path], monkeypatch) -> None:
-    """Recognising a file is done in a worker, too."""
+    """A worker recognises files, too."""
     from mmcl_fast.media.engines.isolation import fork_server, process
 
     monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, str(Path(__file__).with_name("planted_sniffer.py")))
     monkeypatch.setattr(process, "_server", None)
-    with served(learner, Limits()) as port:
+    with serve_in_thread(learner, Limits()) as port:
         picture, line = ("file", "a.jpg", media["image"].read_bytes()), ("text", None, b"x")
         answer = ask(port, body=form(picture, ("file", "b.bin", b"planted abort"), line), content_type=FORM)
         assert answer.status == 200
@@ -146,11 +145,11 @@ def test_an_item_of_several_has_its_line(learner: Learner, media: dict[str, Path
 
 def test_without_isolation_the_server_decodes(learner: Learner, media: dict[str, Path], monkeypatch) -> None:
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "0")
-    with served(learner) as port:
+    with serve_in_thread(learner) as port:
         body = media["image"].read_bytes()
         own = ask(port, body=body).value
-        assert figures(port)["mmcl_fast_decoders{}"] == 0
+        assert read_counters(port)["mmcl_fast_decoders{}"] == 0
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "1")
-    with served(learner) as port:
+    with serve_in_thread(learner) as port:
         assert ask(port, body=body).value == own
-        assert figures(port)["mmcl_fast_decoders{}"] >= 1
+        assert read_counters(port)["mmcl_fast_decoders{}"] >= 1

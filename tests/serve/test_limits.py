@@ -1,4 +1,4 @@
-"""What is refused, how it is said, and what a slow or greedy client gets."""
+"""Refused requests get one line with the reason; slow and greedy clients are disconnected."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 from mmcl_fast.learning import Learner
 from mmcl_fast.serve import Limits
-from tests.serve.calls import BOUNDARY, FORM, ask, figures, form, raw, running
+from tests.serve.calls import BOUNDARY, FORM, ask, form, read_counters, send_raw, serve_in_thread
 
 LIMITS = Limits(max_bytes=100_000, max_items=5, max_concurrent=2, header_seconds=1.0, body_seconds=1.0)
 
 
 @pytest.fixture(scope="module")
 def port(learner: Learner) -> Iterator[int]:
-    with running(learner, LIMITS) as port:
+    with serve_in_thread(learner, LIMITS) as port:
         yield port
 
 
@@ -28,7 +28,7 @@ def head(*lines: str) -> bytes:
 
 
 def status_and_error(answer: bytes) -> tuple[int, str]:
-    """Of an answer's bytes."""
+    """Return the status and the error line of an answer."""
     first, _, rest = answer.partition(b"\r\n")
     error = json.loads(rest.partition(b"\r\n\r\n")[2])["error"]
     assert "\n" not in error
@@ -36,61 +36,62 @@ def status_and_error(answer: bytes) -> tuple[int, str]:
 
 
 def test_a_length_over_the_limit_is_refused_before_the_body_is_sent(port: int) -> None:
-    before = figures(port)["mmcl_fast_received_bytes_total{}"]
-    status, error = status_and_error(raw(port, head("Content-Length: 100001")))
+    before = read_counters(port)["mmcl_fast_received_bytes_total{}"]
+    status, error = status_and_error(send_raw(port, head("Content-Length: 100001")))
     assert status == 413 and "100000 bytes" in error
-    assert figures(port)["mmcl_fast_received_bytes_total{}"] == before
+    assert read_counters(port)["mmcl_fast_received_bytes_total{}"] == before
 
 
 def test_a_body_without_a_length_is_read_up_to_the_limit(port: int) -> None:
     chunk = b"2710\r\n" + b"x" * 10_000 + b"\r\n"
-    status, _ = status_and_error(raw(port, head("Transfer-Encoding: chunked") + 12 * chunk))
+    status, _ = status_and_error(send_raw(port, head("Transfer-Encoding: chunked") + 12 * chunk))
     assert status == 413
-    before = figures(port)["mmcl_fast_received_bytes_total{}"]
+    before = read_counters(port)["mmcl_fast_received_bytes_total{}"]
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
         sock.sendall(head("Transfer-Encoding: chunked"))
-        with pytest.raises(ConnectionError):  # the server lets go of one that never ends
+        with pytest.raises(ConnectionError):  # the server closes a connection that never ends
             for _ in range(100_000):
                 sock.sendall(chunk)
-    most = 2 * (LIMITS.max_bytes + 2**18)  # read, then dropped; bytes come in pieces of up to 256 KiB
-    assert figures(port)["mmcl_fast_received_bytes_total{}"] - before <= most
+    most = 2 * (LIMITS.max_bytes + 2**18)  # kept, then dropped; bytes arrive in pieces of up to 256 KiB
+    assert read_counters(port)["mmcl_fast_received_bytes_total{}"] - before <= most
 
 
-def test_a_client_that_listens_only_afterwards_hears_it_too(port: int) -> None:
+def test_a_client_that_reads_only_after_sending_gets_the_answer(port: int) -> None:
     answer = ask(port, body=bytes(190_000))
     assert answer.status == 413 and answer.headers["connection"] == "close"
 
 
-def test_slow_clients_are_let_go(port: int) -> None:
+def test_slow_clients_are_disconnected(port: int) -> None:
     start = time.monotonic()
-    status, error = status_and_error(raw(port, head("Content-Length: 10") + b"abc", 20))
+    status, error = status_and_error(send_raw(port, head("Content-Length: 10") + b"abc", 20))
     assert status == 408 and "within 1 s" in error
     for begun in (b"", b"POST /pre", head("Content-Length: 3")[:-2]):
-        assert raw(port, begun, 20) == b""
-    raw(port, b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n", 20)  # answered, but its body never comes
+        assert send_raw(port, begun, 20) == b""
+    # Answered, but the body never comes.
+    send_raw(port, b"GET / HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n", 20)
     assert time.monotonic() - start < 40
     with socket.create_connection(("127.0.0.1", port), timeout=20) as sock, pytest.raises(ConnectionError):
-        for byte in head("X: " + 300 * "y"):  # a byte now and then does not keep it
+        for byte in head("X: " + 300 * "y"):  # a byte now and then does not keep the connection open
             sock.sendall(bytes([byte]))
             time.sleep(0.05)
     assert ask(port, "/healthz").status == 200
 
 
-def test_more_requests_than_allowed_at_once_come_again(port: int, media: dict[str, Path]) -> None:
+def test_requests_beyond_the_limit_get_503(port: int, media: dict[str, Path]) -> None:
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
     for sock in held:
         sock.sendall(head("Content-Length: 10") + b"abc")
-    while figures(port)["mmcl_fast_requests_in_flight{}"] < 2:
+    while read_counters(port)["mmcl_fast_requests_in_flight{}"] < 2:
         time.sleep(0.01)
     answer = ask(port, body=b"some text")
     assert answer.status == 503 and answer.headers["retry-after"] == "1" and "try again" in answer.value["error"]
     assert ask(port, "/healthz").status == 200
     for sock in held:
         sock.close()
-    while figures(port)["mmcl_fast_requests_in_flight{}"]:
+    while read_counters(port)["mmcl_fast_requests_in_flight{}"]:
         time.sleep(0.01)
     assert ask(port, body=b"some text").status == 200
-    assert figures(port)["mmcl_fast_requests_total{path=/predict,status=499}"] == 2
+    assert read_counters(port)["mmcl_fast_requests_total{path=/predict,status=499}"] == 2
 
 
 WRONG = [
@@ -140,9 +141,9 @@ def test_one_line_says_what_is_wrong(
     assert answer.status == status and part in answer.value["error"] and "\n" not in answer.value["error"]
 
 
-def test_what_is_no_http_or_compressed_is_said_so(port: int) -> None:
+def test_bytes_that_are_no_http_and_compressed_bodies_are_refused(port: int) -> None:
     assert ask(port, body=b"x", content_encoding="gzip").status == 415
-    before = figures(port).get("mmcl_fast_requests_total{path=other,status=400}", 0)
+    before = read_counters(port).get("mmcl_fast_requests_total{path=other,status=400}", 0)
     wrong = [
         b"what is this\r\n\r\n",
         head("Content-Length: 1, 2") + b"abc",
@@ -151,23 +152,23 @@ def test_what_is_no_http_or_compressed_is_said_so(port: int) -> None:
         head("X: " + 400_000 * "y"),
     ]
     for data in wrong:
-        status, error = status_and_error(raw(port, data))
+        status, error = status_and_error(send_raw(port, data))
         assert status == 400 and "HTTP" in error
-    assert figures(port)["mmcl_fast_requests_total{path=other,status=400}"] == before + len(wrong)
-    # A body that goes wrong after its request was refused is nobody's fault but the client's.
-    assert raw(port, head("Content-Length: 100001") + b"a").startswith(b"HTTP/1.1 413")
+    assert read_counters(port)["mmcl_fast_requests_total{path=other,status=400}"] == before + len(wrong)
+    # A body that is broken after its request was refused changes nothing.
+    assert send_raw(port, head("Content-Length: 100001") + b"a").startswith(b"HTTP/1.1 413")
     assert ask(port, "/healthz").status == 200
 
 
-def test_figures_for_prometheus(learner: Learner, media: dict[str, Path]) -> None:
-    with running(learner) as port:
+def test_counters_for_prometheus(learner: Learner, media: dict[str, Path]) -> None:
+    with serve_in_thread(learner) as port:
         for _ in range(3):
             ask(port, body=media["image"].read_bytes())
         parts = [("file", "a.txt", media["text"].read_bytes()), ("file", "b", bytes(range(256)))]
         last = ask(port, body=form(*parts), content_type=FORM)
         ask(port, body=b"")
         ask(port, "/nowhere")
-        found = figures(port)
+        found = read_counters(port)
         assert ask(port, "/metrics").headers["content-type"].startswith("text/plain")
     want = {
         "mmcl_fast_requests_total{path=/predict,status=200}": 4,

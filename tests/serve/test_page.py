@@ -1,4 +1,4 @@
-"""The page: one file that needs no network, whose parts have names, and that works in a browser."""
+"""The page needs no network, its fields have labels, and it works in a browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from mmcl_fast.learning import Learner
 from mmcl_fast.serve.page import render_page
-from tests.serve.calls import ask, running
+from tests.serve.calls import ask, serve_in_thread
 
 
 class _Elements(HTMLParser):
@@ -37,7 +37,7 @@ class _Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def port(learner: Learner) -> Iterator[int]:
-    with running(learner) as port:
+    with serve_in_thread(learner) as port:
         yield port
 
 
@@ -72,13 +72,13 @@ def test_files_and_lines_are_answered_in_a_browser(port: int, media: dict[str, P
         pytest.skip("no Chromium on PATH")
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n broken")
-    said: list[str] = []
+    complaints: list[str] = []
     with driver.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for scheme, width in (("light", 400), ("dark", 1600)):
             page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda fault: said.append(str(fault)))
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda fault: complaints.append(str(fault)))
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_function("document.getElementById('model').textContent.includes('classes learned')")
             page.get_by_label("Texts, one a line").fill("word10 <b>word11</b>\n\nword00")
@@ -96,4 +96,4 @@ def test_files_and_lines_are_answered_in_a_browser(port: int, media: dict[str, P
             assert page.evaluate("document.activeElement !== document.body")
             page.close()
         browser.close()
-    assert not said
+    assert not complaints

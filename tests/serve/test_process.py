@@ -1,4 +1,4 @@
-"""The command: how it starts, how it ends, and what stops it from starting."""
+"""``mmcl-fast serve``: its start, its end, and the errors that stop it from starting."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 from mmcl_fast.learning import Learner
 from tests.cli.calls import call, error_of
-from tests.serve.calls import Answer, ask, figures, started
+from tests.serve.calls import Answer, ask, read_counters, serve_process
 
 
 def test_a_signal_ends_it_once_requests_in_flight_are_answered(
     place: Path, learner: Learner, media: dict[str, Path], tmp_path: Path
 ) -> None:
     answers: list[Answer] = []
-    with started(place / "run", tmp_path / "log", "--wait-ms", 1500, "--top-k", 2) as (process, port):
+    with serve_process(place / "run", tmp_path / "log", "--wait-ms", 1500, "--top-k", 2) as (process, port):
         idle = socket.create_connection(("127.0.0.1", port))
         body = media["image"].read_bytes()
         asking = threading.Thread(target=lambda: answers.append(ask(port, body=body)))
         asking.start()
-        while not figures(port)["mmcl_fast_requests_in_flight{}"]:
+        while not read_counters(port)["mmcl_fast_requests_in_flight{}"]:
             time.sleep(0.01)
         process.terminate()
         assert process.wait(30) == 0
@@ -36,7 +36,7 @@ def test_a_signal_ends_it_once_requests_in_flight_are_answered(
     assert [label["class"] for label in item["labels"]] == [name for _, name in want.labels]
 
 
-def test_an_address_that_is_not_to_be_had(place: Path) -> None:
+def test_an_address_that_is_taken_or_not_of_this_machine(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = error_of(call("serve", place / "run", "--port", port, code=2))
@@ -45,7 +45,7 @@ def test_an_address_that_is_not_to_be_had(place: Path) -> None:
     assert "--host" in error_of(call("serve", place / "run", "--host", "192.0.2.1", "--port", 0, code=2))
 
 
-def test_a_run_or_an_option_that_will_not_do(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_run_and_wrong_options(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     want = error_of(call("predict", gone, place / "mine.toml", code=2))
     assert error_of(call("serve", gone, "--port", 0, code=2)) == want
