@@ -164,11 +164,11 @@ def test_dali_gets_only_what_its_header_describes():
     spec = plain("audio", seconds=5.0)
     flac, wav = by_soundfile("FLAC", "PCM_16"), by_soundfile("WAV", "PCM_16")
     for data in (VORBIS, flac, wav):
-        feed = dali_routes.audio(data, spec, View(), False)
+        feed = dali_routes.route_audio(data, spec, View(), False)
         assert feed is not None and feed.samples == 16000
     open_wav = wav[:40] + b"\xff" * 4 + wav[44:]
     for data in (VORBIS + VORBIS, VORBIS[:-9], open_wav, wav[:-1000], wav[:40] + bytes(4) + wav[44:]):
-        assert dali_routes.audio(data, spec, View(), False) is None
+        assert dali_routes.route_audio(data, spec, View(), False) is None
 
 
 @pytest.mark.parametrize("kind", ["one rate", "two rates", "links"])

@@ -168,8 +168,8 @@ def test_sound_and_depth_together_as_one_by_one(media):
         engine = dali.DaliEngine(plain(modality, 32))
         feeds = [dali.Feed((), 0, (), dali.draw_view(view, 0, ""), 9000, 8000) for view in VIEWS]
         ready = [engine.graph.prepare(row, feed) for row, feed in zip(rows, feeds)]
-        alone = [engine.graph.pictures([one], [feed]) for one, feed in zip(ready, feeds)]
-        assert torch.allclose(engine.graph.pictures(ready, feeds), torch.cat(alone), atol=1e-5)
+        alone = [engine.graph.images([one], [feed]) for one, feed in zip(ready, feeds)]
+        assert torch.allclose(engine.graph.images(ready, feeds), torch.cat(alone), atol=1e-5)
 
 
 @needs_dali

@@ -13,7 +13,7 @@ import soundfile
 from PIL import Image
 
 from mmcl_fast.media.dsp.views import View
-from mmcl_fast.media.engines.dali.routes import LONG, ROUTES
+from mmcl_fast.media.engines.dali.routes import MAX_WINDOWS, ROUTES
 from tests.media.files import counting_video, jpeg, plain, png16, quarters, tone
 from tests.media.png_files import exif, png
 
@@ -114,7 +114,7 @@ def test_sound(tmp_path):
         ("a.ogg", 1, True),
         ("a.mp3", 1, False),
         ("a.aiff", 1, False),
-        ("long.wav", 5 * LONG + 1, False),
+        ("long.wav", 5 * MAX_WINDOWS + 1, False),
         ("none.wav", 0, False),
     ):
         soundfile.write(tmp_path / name, tone(440, 8000, seconds), 8000)

@@ -74,7 +74,7 @@ def hung(monkeypatch):
 
         monkeypatch.setattr(pipeline_thread, step, slow)
 
-    monkeypatch.setattr(pipeline_thread, "PATIENCE", 0.3)
+    monkeypatch.setattr(pipeline_thread, "CALL_TIMEOUT", 0.3)
     yield hang
     go_on.set()
 
@@ -97,9 +97,9 @@ def test_what_does_not_come_back_is_left_to_itself(tmp_path, hung, step, number,
         found = {n: row for numbers, batch in batches for n, row in zip(numbers, batch)}
     assert list(found) == list(wanted) and [n for n, _ in batches.faults] == [17]
     assert all(torch.allclose(found[n], wanted[n], atol=1e-5) for n in found)
-    assert batches.stats.fallbacks >= len(items) - 4 * (done + dali.FLIGHT)
+    assert batches.stats.fallbacks >= len(items) - 4 * (done + dali.GROUPS_IN_PIPELINE)
     again = list(batches)  # not tried any more
-    assert batches.stats.fallbacks >= 2 * len(items) - 4 * (done + dali.FLIGHT) and len(again) == 8
+    assert batches.stats.fallbacks >= 2 * len(items) - 4 * (done + dali.GROUPS_IN_PIPELINE) and len(again) == 8
 
 
 @needs_dali
@@ -123,7 +123,7 @@ def test_a_pipeline_that_cannot_be_closed(tmp_path, monkeypatch):
     engine = dali.DaliEngine(plain(size=40), batch_size=4)
     build = engine._build
     monkeypatch.setattr(engine, "_build", lambda: Slow(build()))
-    monkeypatch.setattr(pipeline_thread, "PATIENCE", 2.0)  # building takes less
+    monkeypatch.setattr(pipeline_thread, "CALL_TIMEOUT", 2.0)  # building takes less
     try:
         with pytest.warns(RuntimeWarning, match="did not come back"):
             chunks = list(engine.run(items, batches_of(12, 4)))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError, MediaError, StreamError
 from mmcl_fast.media import TextSpec, decode, loader
-from mmcl_fast.media.engines.engine import pool_of
+from mmcl_fast.media.engines.engine import make_thread_pool
 from mmcl_fast.media.engines.loader import make_engine
 from tests.media.files import plain
 
@@ -218,7 +218,7 @@ def test_torch_threads_stay_as_they_were():
     before, inside = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        pool = pool_of(2)
+        pool = make_thread_pool(2)
         inside = list(pool.map(lambda _: torch.get_num_threads(), range(4)))
         pool.shutdown()
         late = []

@@ -1,4 +1,4 @@
-"""Batches of decoded items: backends, order, shards, a position that can be saved, broken files."""
+"""The loader: batches of decoded items in an order, for one of several processes, with a position to save."""
 
 from __future__ import annotations
 
@@ -23,44 +23,50 @@ ON_ERROR = ("error", "skip")
 
 
 @dataclass
-class Stats:
-    """``items``: handed out so far; ``fallbacks``: decoded by the cpu backend because the chosen one could not."""
+class LoaderStats:
+    """Counts of a loader.
+
+    Attributes:
+        items: yielded so far.
+        fallbacks: items that the CPU backend decoded because the chosen backend could not.
+    """
 
     items: int = 0
     fallbacks: int = 0
 
 
 class Loader:
-    """Iterates ``(indices, batch)`` over one epoch; ``len`` is its number of batches.
+    """Iterate over one epoch as ``(indices, batch)``; ``len`` is the number of batches.
 
-    A batch is float32 ``[B, F, 3, size, size]`` on ``device`` or, for text, B strings; ``indices`` are the B
-    positions in ``items``. An iteration that ends moves ``epoch`` on by one; one that is left early does not, and
-    the next begins the epoch anew. After ``load_state_dict`` the next iteration goes on with the batch after the
-    last one that was handed out, however far the decoding had run ahead.
+    A batch is float32 ``[B, F, 3, size, size]`` on ``device`` or, for text, B strings; ``indices`` are the B positions
+    in ``items``. A complete iteration adds 1 to ``epoch``. An iteration that is left early does not, and the next one
+    begins the epoch again.
+
+    After ``load_state_dict`` the next iteration continues behind the last batch that was yielded before the state was
+    saved. Batches that were only prefetched do not count.
 
     Args:
         items: objects with ``modality``, ``key`` and either ``path`` or ``text``, all of the spec's modality.
         spec: the encoder's preparation.
-        device: where batches are wanted.
-        backend: ``cpu``, ``dali``, or ``auto``: DALI where the device is a GPU and the package is usable. Text and
-            registered modalities are read by the cpu backend whatever is asked for.
-        workers: threads; 0 decodes in the caller's thread.
+        device: of the batches.
+        backend: ``cpu``, ``dali`` or ``auto``, which is DALI if the device is a GPU and the package is usable. The CPU
+            backend always reads text and registered modalities.
+        workers: number of threads; 0: decode in the caller's thread.
         batch_size: B; the last batch may be smaller.
         view: see ``decode``.
         seed: of the random views and of the order.
-        shuffle: draw the order of each epoch from (seed, epoch); otherwise the items' own.
-        epoch: the one to begin with.
-        rank: which of ``world`` processes this one is. It takes every ``world``-th item of the epoch's order, from the
-            ``rank``-th on.
-        world: the number of processes. Each item is on exactly one rank, so the first ranks may have one item, and one
+        shuffle: draw the order of each epoch from (seed, epoch); otherwise it is the order of ``items``.
+        epoch: number of the first epoch.
+        rank: number of this process, 0 to ``world`` - 1. It takes every ``world``-th item of the epoch's order,
+            beginning with item ``rank``.
+        world: number of processes. Each item is on exactly one rank. So the first ranks may have one item, and one
             batch, more than the last.
-        prefetch: batches under way beside the one handed out (a backend may run further ahead).
-        on_error: ``error``: the first broken item in order raises its MediaError, and nothing of its batch is
-            handed out. ``skip``: broken items are left out of their batches and listed in ``faults``; a batch
-            with nothing left is left out.
+        prefetch: number of batches that are decoded while the caller works on one; DALI may run further ahead.
+        on_error: ``error``: the first broken item in order raises its MediaError, and its batch is not yielded.
+            ``skip``: broken items are left out of their batches and listed in ``faults``; an empty batch is left out.
 
     Raises:
-        ConfigError: a value out of range, or a backend that is not to be had.
+        ConfigError: a value is out of range, or the backend is not available.
     """
 
     def __init__(
@@ -93,14 +99,14 @@ class Loader:
         self.items, self.spec, self.batch_size, self.view, self.seed = items, spec, batch_size, view, seed
         self.shuffle, self.epoch, self.rank, self.world, self.on_error = shuffle, epoch, rank, world, on_error
         self.engine = make_engine(spec, device, backend, workers=workers, batch_size=batch_size, prefetch=prefetch)
-        self.stats = Stats()
+        self.stats = LoaderStats()
         self._faults: dict[int, MediaError] = {}
         self._done = 0  # batches of this epoch that were handed out
         self._loaded = False
 
     @property
     def faults(self) -> list[tuple[int, MediaError]]:
-        """Position and error of every item that was skipped, in the order met, once each."""
+        """The position and the error of each skipped item, in the order of their first occurrence."""
         return list(self._faults.items())
 
     def __len__(self) -> int:
@@ -110,11 +116,11 @@ class Loader:
         start = self._done if self._loaded else 0
         self._done, self._loaded = start, False
         order = self._order()
-        batches = (_numbers(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in range(start, len(self)))
+        batches = (_to_list(order[i * self.batch_size : (i + 1) * self.batch_size]) for i in range(start, len(self)))
         chunks = self.engine.run(self.items, batches, view=self.view, seed=self.seed)
         try:
             for chunk in chunks:
-                indices, batch = self._sound(chunk)
+                indices, batch = self._without_broken_items(chunk)
                 self._done += 1
                 self.stats.items += len(indices)
                 self.stats.fallbacks += chunk.fallback
@@ -132,21 +138,21 @@ class Loader:
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         return torch.randperm(count, generator=generator)[self.rank :: self.world]
 
-    def _sound(self, chunk: Chunk) -> Batch:
-        """The batch without its broken items; raises the first fault where they are not to be skipped."""
+    def _without_broken_items(self, chunk: Chunk) -> Batch:
+        """Return the batch without its broken items. Raises the first error if ``on_error`` is ``error``."""
         if not chunk.faults:
             return chunk.indices, chunk.data
         if self.on_error == "error":
             raise chunk.faults[min(chunk.faults)]
         for slot in sorted(chunk.faults):
-            # A copy: the error itself keeps the frames it came through alive, and with them its whole batch.
+            # A copy: the traceback of the error itself would keep the whole batch in memory.
             self._faults.setdefault(chunk.indices[slot], MediaError(chunk.faults[slot]))
         kept = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
         data = chunk.data[kept] if isinstance(chunk.data, Tensor) else [chunk.data[slot] for slot in kept]
         return [chunk.indices[slot] for slot in kept], data
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch handed out, as plain values for JSON."""
+        """Return the position behind the last yielded batch, as plain values for JSON."""
         return {
             "epoch": self.epoch,
             "batches": self._done,
@@ -155,7 +161,7 @@ class Loader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``. Raises StreamError where it is of other items, or of another order of them."""
+        """Continue from ``state``. Raises StreamError if it belongs to other items, options or another order."""
         try:
             saved, epoch, done = dict(state["loader"]), int(state["epoch"]), int(state["batches"])
             faults = {int(index): MediaError(line) for index, line in state["faults"]}
@@ -175,7 +181,7 @@ class Loader:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """What decides which items are in which batch, and what a batch holds."""
+        """The values that determine which items are in which batch, and the content of a batch."""
         digest = hashlib.sha256(json.dumps(self.spec.to_dict()).encode())
         for item in self.items:
             digest.update(f"\0{item.key}".encode("utf-8", "surrogateescape"))
@@ -191,7 +197,7 @@ class Loader:
         }
 
 
-def _numbers(indices: range | Tensor) -> list[int]:
+def _to_list(indices: range | Tensor) -> list[int]:
     return indices.tolist() if isinstance(indices, Tensor) else list(indices)
 
 
@@ -204,12 +210,12 @@ def make_engine(
     batch_size: int = 32,
     prefetch: int = 2,
 ) -> Engine:
-    """The engine of a backend; see ``Loader``. Raises ConfigError where it is not to be had."""
+    """Return the engine of a backend; see ``Loader``. Raises ConfigError if the backend is not available."""
     if backend not in BACKENDS:
         raise ConfigError(f"media backend {backend!r}: use one of {', '.join(BACKENDS)}")
     device = torch.device(device)
-    known = spec.modality in BUILT_IN and spec.modality != "text"
-    if known and (backend == "dali" or (backend == "auto" and device.type == "cuda")):
+    dali_reads = spec.modality in BUILT_IN and spec.modality != "text"
+    if dali_reads and (backend == "dali" or (backend == "auto" and device.type == "cuda")):
         from mmcl_fast.media.engines.dali import engine as dali
 
         why_not = dali.available(device)
@@ -221,5 +227,5 @@ def make_engine(
 
 
 def loader(items: Sequence[Any], spec: Spec, device: torch.device | str = "cpu", **options: Any) -> Loader:
-    """``Loader(items, spec, device, ...)``: batches of decoded items."""
+    """Return ``Loader(items, spec, device, **options)``."""
     return Loader(items, spec, device, **options)

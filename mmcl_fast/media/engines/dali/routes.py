@@ -1,8 +1,8 @@
-"""Which files DALI decodes, found by a look at the header before anything is decoded.
+"""The choice of files that DALI decodes, made from their headers before anything is decoded.
 
-A route is ``(source, spec, view, gpu) -> Feed | None``; None: the cpu backend reads the file, because DALI would
-refuse it, would decode it otherwise, or because the header breaks a limit, which the cpu backend says properly.
-A route may raise anything for broken bytes; the engine takes that for None.
+A route takes ``(source, spec, view, gpu)`` and returns a Feed, or None to leave the file to the CPU backend. It returns
+None if DALI would refuse the file or decode it to other pixels. A header that breaks a limit is left to the CPU
+backend, too, which gives the right message. A route may raise anything for broken bytes, which means None, too.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from mmcl_fast.media.readers.video.tracks import find_video_track
 from mmcl_fast.media.source import Source, open_av, read_bytes, size_of
 from mmcl_fast.media.spec import VisualSpec
 
-MAX_FILE = 1 << 28  # bytes; larger files are not read whole into memory
-PICTURES = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # not TIFF, JPEG 2000: DALI reads broken ones with holes in them
-SOUNDS = ("WAV", "WAVEX", "FLAC", "OGG")
-CODECS = ("vp8", "vp9", "mjpeg")  # that DALI decodes without a GPU
-GPU_CODECS = ("h264", "hevc", "av1", "mpeg4", *CODECS)  # by NVDEC
-LONG = 4  # windows; of a longer recording the cpu backend reads only the part that is wanted
+MAX_FILE = 1 << 28  # bytes; a larger file is not read into memory at once
+IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP")  # not TIFF and JPEG 2000: DALI reads broken files with holes
+AUDIO_FORMATS = ("WAV", "WAVEX", "FLAC", "OGG")
+CPU_CODECS = ("vp8", "vp9", "mjpeg")  # codecs that DALI decodes without a GPU
+GPU_CODECS = ("h264", "hevc", "av1", "mpeg4", *CPU_CODECS)  # decoded by NVDEC
+MAX_WINDOWS = 4  # of a longer recording the CPU backend reads only the wanted part
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What an item gives to its pipeline.
+    """The inputs of the pipeline for one item.
 
     Attributes:
         arrays: one numpy array for each input of the pipeline.
         cost: bytes of the decoded item.
-        kind: format and mode: what DALI either can decode or cannot.
+        kind: format and mode. DALI can decode either all files of a kind or none.
         view: the random view.
-        samples, rate: of a recording, as its header has them.
-        seconds: that a clip plays.
+        samples, rate: of a recording, by its header.
+        seconds: duration of a video.
     """
 
     arrays: tuple[np.ndarray, ...]
@@ -55,14 +55,14 @@ class Feed:
     seconds: float = 0.0
 
 
-def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """Pictures of 8 bits in grey or RGB, without transparency, not animated, not cut short."""
+def route_image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
+    """Accept images of 8 bits in grey or RGB, without transparency or animation, and not cut short."""
     from PIL import Image
 
-    data = _bytes(source, spec)
+    data = _read_limited(source, spec)
     with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as im:
         if (
-            im.format not in PICTURES
+            im.format not in IMAGE_FORMATS
             or im.mode not in ("RGB", "L")
             or im.has_transparency_data
             or pillow_image.has_16_bits(im)
@@ -74,70 +74,71 @@ def image(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
         orientation = 1
         if im.format in ("JPEG", "MPO"):
             orientation = im.getexif().get(0x0112, 1)
-            # Cut short: a decoder may fill the rest with grey. Without Adobe's transform: RGB, not YCbCr.
+            # A decoder may fill a file that is cut short with grey. Without Adobe's transform the colours are RGB. An
+            # orientation without EXIF comes from XMP, which DALI does not read.
             if (
-                not _ends(data, b"\xff\xd9")
+                not _ends_with(data, b"\xff\xd9")
                 or im.info.get("adobe_transform") == 0
                 or (orientation != 1 and "exif" not in im.info)
-            ):  # but in XMP
+            ):
                 return None
-        elif im.format == "PNG":  # getexif would decode it
-            if not _ends(data, b"IEND\xaeB`\x82") or _may_be_turned(data):
+        elif im.format == "PNG":  # getexif would decode the pixels
+            if not _ends_with(data, b"IEND\xaeB`\x82") or _may_be_turned(data):
                 return None
         elif im.format == "WEBP":
-            if data[12:16] not in (b"VP8 ", b"VP8L") or _number(data[4:8]) + 8 != len(data):
+            if data[12:16] not in (b"VP8 ", b"VP8L") or _little_endian(data[4:8]) + 8 != len(data):
                 return None
-        elif _number(data[2:6]) > len(data) or not _plain_bmp(im):
+        elif _little_endian(data[2:6]) > len(data) or not _is_plain_bmp(im):
             return None
         width, height = im.size if orientation not in (5, 6, 7, 8) else im.size[::-1]
         kind = (im.format, im.mode)
     return Feed((_array(data), *_roi(width, height, spec, view)), width * height * 3, kind, view)
 
 
-def depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """PNG of 16 bits in grey, not turned."""
+def route_depth(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
+    """Accept upright PNG of 16 bits in grey."""
     from PIL import Image
 
-    data = _bytes(source, spec)
+    data = _read_limited(source, spec)
     with Image.open(io.BytesIO(data), formats=("PNG",)) as im:
         if (
             not im.mode.startswith("I")
             or im.width * im.height > spec.max_pixels
             or im.info.get("interlace")
             or getattr(im, "is_animated", False)
-            or not _ends(data, b"IEND\xaeB`\x82")
+            or not _ends_with(data, b"IEND\xaeB`\x82")
             or _may_be_turned(data)
         ):
             return None
         return Feed((_array(data),), im.width * im.height * 2, ("PNG", im.mode), view)
 
 
-def audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """WAV, FLAC and OGG of a few windows at most, whose header states their true length and which are no chain."""
+def route_audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
+    """Accept short WAV, FLAC and Ogg files whose header states their true length, and no chains."""
     import soundfile
 
-    data = _bytes(source, spec)
+    data = _read_limited(source, spec)
     with soundfile.SoundFile(io.BytesIO(data)) as file:
         rate, samples = file.samplerate, file.frames
         seconds = samples / rate
         check_format(rate, file.channels)
         if make_plan(data, file, whole=True) != ReadPlan():
             return None
-        if file.format not in SOUNDS or not 0 < seconds <= min(LONG * spec.seconds, spec.max_seconds):
+        if file.format not in AUDIO_FORMATS or not 0 < seconds <= min(MAX_WINDOWS * spec.seconds, spec.max_seconds):
             return None
         return Feed((_array(data),), samples * 4, (file.format, file.subtype), view, samples, rate)
 
 
-def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
-    """Upright mp4, mov, mkv and webm of 8 bits in 4:2:0 with one film, whose packets last as the header says.
+def route_video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | None:
+    """Accept upright mp4, mov, mkv and webm files: one video track, 8 bits, 4:2:0, a true duration in the header.
 
-    DALI 2.4's decoder can crash the process over a damaged file: so the first frame is decoded here, which also tells
-    the rotation, container and frames must state one size, and AVI, with its index at the end, is left out.
+    DALI 2.4's decoder can crash the process over a damaged file. So the first frame is decoded here, which also gives
+    the rotation. Container and frames must state the same size. AVI, with its index at the end, is not accepted.
     """
-    data = _bytes(source, spec)
+    data = _read_limited(source, spec)
     with open_av(data) as container:
         stream = find_video_track(container)
-        if stream is None or len(container.streams.video) > 1:  # DALI may take another one, such as a cover
+        if stream is None or len(container.streams.video) > 1:  # DALI may choose another track, such as a cover
             return None
         context, timeline = stream.codec_context, timeline_from_header(container, stream)
         width, height = context.width, context.height
@@ -147,18 +148,18 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
             or (spec.resize == "crop" and pixel_aspect_ratio(stream) != 1)
             or width * height > spec.max_pixels
             or timeline.seconds > spec.max_seconds
-            or not _states(data, container, width, height)
-            or codec not in (GPU_CODECS if gpu else CODECS)
+            or not _container_states_size(data, container, width, height)
+            or codec not in (GPU_CODECS if gpu else CPU_CODECS)
         ):
             return None
         context.thread_count = 1
         times, frame = [], None
         for packet in container.demux(stream):
             if packet.size:
-                if packet.pts is None or packet.is_discard:  # nothing says when it is shown, or it never is
+                if packet.pts is None or packet.is_discard:  # the time of the frame is unknown, or it is never shown
                     return None
                 times.append(packet.pts)
-                if packet.is_keyframe and not _sized(bytes(packet), codec, width, height):
+                if packet.is_keyframe and not _key_frame_has_size(bytes(packet), codec, width, height):
                     return None
             if frame is None:
                 frame = next(iter(packet.decode()), None)
@@ -180,43 +181,44 @@ def video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed | Non
     return Feed(arrays, cost, (codec, frame.format.name), view, seconds=timeline.seconds)
 
 
-ROUTES = {"image": image, "video": video, "audio": audio, "depth": depth}
+ROUTES = {"image": route_image, "video": route_video, "audio": route_audio, "depth": route_depth}
 
 
-def _bytes(source: Source, spec: VisualSpec) -> bytes:
+def _read_limited(source: Source, spec: VisualSpec) -> bytes:
+    """Return all bytes. Raises ValueError for an empty file or one that is too large."""
     if not 0 < size_of(source) <= min(MAX_FILE, spec.max_bytes):
         raise ValueError("empty, no file or too large")
     return read_bytes(source)
 
 
-def _number(data: bytes) -> int:
+def _little_endian(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
 def _may_be_turned(data: bytes) -> bool:
-    """Whether a PNG may state an orientation, which DALI does not read; Pillow knows only what precedes the pixels."""
+    """Return whether a PNG may state an orientation, which DALI ignores and Pillow may see only behind the pixels."""
     return png.ORIENTATION in png.chunk_names(data)
 
 
-def _plain_bmp(im: Any) -> bool:
-    """Whether a BMP has 24 bits, or 8 of grey, and no compression: others differ between readers."""
-    codec, _, _, how = im.tile[0]
-    return codec == "raw" and how[0] in ("BGR", "L")
+def _is_plain_bmp(im: Any) -> bool:
+    """Return whether a BMP has 24 bits, or 8 of grey, and no compression. Readers disagree about others."""
+    codec, _, _, arguments = im.tile[0]
+    return codec == "raw" and arguments[0] in ("BGR", "L")
 
 
 def _array(data: bytes) -> np.ndarray:
     return np.frombuffer(data, np.uint8)
 
 
-def _ends(data: bytes, mark: bytes) -> bool:
-    """Whether the file ends with ``mark``, zeros and line ends behind it aside."""
+def _ends_with(data: bytes, mark: bytes) -> bool:
+    """Return whether the file ends with ``mark``, apart from zeros and line ends."""
     return data[-1024:].rstrip(b"\0\r\n").endswith(mark)
 
 
 def _roi(width: int, height: int, spec: VisualSpec, view: View, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Begin and end of the region, as (y, x); its sides exchanged where the view is flipped.
+    """Return begin and end of the view's region as (y, x). For a flipped view left and right are exchanged.
 
-    ``whole``: begins and ends on whole pixels of the frame as scaled, where the cpu backend cuts a video.
+    ``whole``: round to whole pixels of the scaled frame, where the CPU backend cuts a video.
     """
     left, top, right, bottom = view_region(width, height, spec, view)
     if whole:
@@ -228,16 +230,18 @@ def _roi(width: int, height: int, spec: VisualSpec, view: View, whole: bool = Fa
 
 
 def _on_pixels(begin: float, end: float, length: int, size: int) -> tuple[float, float]:
+    """Round a range so that it begins and ends on whole pixels after scaling to ``size``."""
     scale = size / (end - begin)
     full = max(round(length * scale), size)
     first = min(round(begin * scale), full - size)
     return first * length / full, (first + size) * length / full
 
 
-def _states(data: bytes, container: Any, width: int, height: int) -> bool:
-    """Whether the header of an mp4, mov, mkv or webm file holds this size, as av need not have it from there.
+def _container_states_size(data: bytes, container: Any, width: int, height: int) -> bool:
+    """Return whether the header of an mp4, mov, mkv or webm file states this size; PyAV may have it from the codec.
 
-    A sample entry holds both in 16 bits (ISO 14496-12, 12.1.3), Matroska has PixelWidth (B0) and PixelHeight (BA).
+    A sample entry holds both numbers in 16 bits (ISO 14496-12, 12.1.3). Matroska has PixelWidth (B0) and PixelHeight
+    (BA).
     """
     kind = container.format.name.split(",")[0]
     if kind == "mov":
@@ -252,8 +256,8 @@ def _states(data: bytes, container: Any, width: int, height: int) -> bool:
     )
 
 
-def _sized(packet: bytes, codec: str, width: int, height: int) -> bool:
-    """Whether a key frame is of this size: of another, DALI's decoder without a GPU writes beyond its buffer.
+def _key_frame_has_size(packet: bytes, codec: str, width: int, height: int) -> bool:
+    """Return whether a key frame has this size. Otherwise DALI's decoder without a GPU writes beyond its buffer.
 
     JPEG: a baseline frame header (ITU-T T.81, B.2.2). VP8: RFC 6386, 9.1. VP9: 16 bits each, less one, behind 36 bits
     in profile 0 (bitstream specification, 6.2).

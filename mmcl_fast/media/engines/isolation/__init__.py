@@ -1,6 +1,7 @@
-"""Decoding where it can do no harm: in worker processes that a file may kill without anybody else noticing.
+"""Isolated decoding: worker processes with few rights, so that a broken or hostile file harms only its worker.
 
-``Pool`` has ``decode``, ``check`` and ``sniff``. ``sandbox`` says what workers give up on which system.
+``Pool`` has ``decode``, ``check`` and ``sniff``. The module ``sandbox`` lists the rights that workers give up on each
+system.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmcl_fast.media.engines.isolation import landlock, seccomp
-from mmcl_fast.media.engines.isolation.jobs import Decoders, InProcess, Job, Outcome
-from mmcl_fast.media.engines.isolation.limits import Limits, limits_of, wanted
+from mmcl_fast.media.engines.isolation.jobs import Decoders, InProcessDecoders, Job, Outcome
+from mmcl_fast.media.engines.isolation.limits import Limits, limits_of, uses_workers
 from mmcl_fast.media.engines.isolation.pool import REASONS, DecoderDied, Pool
 from mmcl_fast.media.engines.isolation.process import IsolationError, fork_server, unavailable
 
@@ -33,29 +34,33 @@ __all__ = [
 ]
 
 
-def decoders(
+def open_decoders(
     settings: Mapping[str, Any] | None,
     workers: int,
     limits: Limits | None = None,
     died: Callable[[str], None] | None = None,
-) -> Pool | InProcess:
-    """What ``settings``, a config's [media], asks for: workers, unless ``isolate`` is false or the system has none.
+) -> Pool | InProcessDecoders:
+    """Return decoders in worker processes, or in this process where isolation is off or not supported.
 
-    ``limits``: in place of those of the settings.
+    Args:
+        settings: the [media] table of a config; ``isolate`` false turns isolation off.
+        workers: number of processes at most.
+        limits: of one file; None: the limits in ``settings``.
+        died: called with the reason of each worker's death, one of ``REASONS``.
     """
-    if not wanted(settings) or unavailable() is not None:
-        return InProcess()
+    if not uses_workers(settings) or unavailable() is not None:
+        return InProcessDecoders()
     return Pool(workers, limits or limits_of(settings), died)
 
 
 def prepare(settings: Mapping[str, Any] | None = None) -> None:
-    """Begin to start what starts workers, beside whatever else is to be loaded."""
-    if wanted(settings) and unavailable() is None:
+    """Start the fork server in the background, so that it is ready when files come. Does nothing without isolation."""
+    if uses_workers(settings) and unavailable() is None:
         fork_server()
 
 
-def describe() -> tuple[bool, str]:
-    """Whether workers give up all that ``sandbox`` names, and what they give up on this system."""
+def describe_sandbox() -> tuple[bool, str]:
+    """Return whether workers give up all rights that ``sandbox`` lists, and one line that says which they give up."""
     if why := unavailable():
         return False, f"{why}: files are decoded in the process that asks"
     version = landlock.version()

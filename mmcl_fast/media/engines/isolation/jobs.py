@@ -1,4 +1,4 @@
-"""What is asked of whatever reads files, and what comes back; and reading them in this process."""
+"""Jobs for decoders, their outcomes, and the decoder that works in this process."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mmcl_fast.media.spec import Spec
 
 @dataclass
 class Job:
-    """A file to be read.
+    """A file to decode.
 
     Attributes:
         source: see ``media.decode``.
-        modality: None: found from the content.
-        specs: modality -> the preparation wanted. A file of another modality is recognised, and no more.
-        whole: read to the end of the file and give nothing back: a check.
-        out: float32 of the spec's shape to write to. None: a new tensor.
+        modality: of the file; None: find it from the content.
+        specs: modality -> preparation. A file of another modality is recognised, but not decoded.
+        whole: check the file to its end, and return no data.
+        out: float32 tensor of the spec's shape that receives the result. None: a new tensor.
         view, seed, key: see ``media.decode``.
     """
 
@@ -40,7 +40,13 @@ class Job:
 
 @dataclass
 class Outcome:
-    """``modality``: as told or found; ``error``: why the file can't be read; ``data``: what was decoded."""
+    """The result of a job.
+
+    Attributes:
+        modality: as given or found; None: not found.
+        error: the reason why the file cannot be read.
+        data: the decoded tensor or text; None after a check or an error.
+    """
 
     modality: str | None
     error: MediaError | None = None
@@ -48,30 +54,32 @@ class Outcome:
 
 
 class Decoders(Protocol):
-    """What reads files: this process, or ``workers`` others. Any thread may use it."""
+    """Decodes files, in this process or in ``workers`` others. Any thread may use it."""
 
     workers: int
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome]: ...
+    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Return the outcome of each job."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the processes."""
 
 
-class InProcess:
-    """Decoders without workers. ``workers`` is 0."""
+class InProcessDecoders:
+    """Decodes files in this process. ``workers`` is 0."""
 
     workers = 0
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Read files one after another."""
-        return list(map(read_here, jobs))
+        """Decode one file after another."""
+        return list(map(decode_in_process, jobs))
 
     def close(self) -> None:
-        """Nothing is to be ended."""
+        """Do nothing: there is no process to end."""
 
 
-def read_here(job: Job) -> Outcome:
-    """Read a file in this process."""
+def decode_in_process(job: Job) -> Outcome:
+    """Decode a file in this process."""
     modality = job.modality
     try:
         modality = modality or sniff(job.source)

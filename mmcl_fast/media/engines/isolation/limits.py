@@ -1,4 +1,4 @@
-"""How much one file may take of the machine while it is decoded."""
+"""Limits of memory and time for decoding one file, from the settings of a config."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 
 from mmcl_fast.errors import ConfigError
 
-VARIABLE = "MMCL_FAST_ISOLATE"  # goes before the settings
-NAMES = ("max_decode_mb", "max_decode_seconds", "max_decode_wait")
+VARIABLE = "MMCL_FAST_ISOLATE"  # overrides the settings
+LIMIT_NAMES = ("max_decode_mb", "max_decode_seconds", "max_decode_wait")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What decoding one file may take.
+    """Limits of decoding one file.
 
     Attributes:
-        max_decode_mb: memory on top of the worker's own, in 10^6 bytes. Held on Linux.
-        max_decode_seconds: processor time, in seconds, of all threads together.
-        max_decode_wait: time on the clock, in seconds.
+        max_decode_mb: memory in addition to the worker's own, in 10^6 bytes. Only Linux enforces it.
+        max_decode_seconds: processor time of all threads together, in seconds.
+        max_decode_wait: elapsed time in seconds.
 
     Raises:
-        ConfigError: a limit that is not above 0.
+        ConfigError: a limit is not above 0.
     """
 
     max_decode_mb: float = 4000.0
@@ -31,24 +31,24 @@ class Limits:
     max_decode_wait: float = 1200.0
 
     def __post_init__(self) -> None:
-        for name in NAMES:
+        for name in LIMIT_NAMES:
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: give a number above 0")
 
 
 def limits_of(settings: Mapping[str, Any] | None) -> Limits:
-    """The limits among the settings of a config's [media]; the default for those that are missing or None."""
-    given = {name: (settings or {}).get(name) for name in NAMES}
+    """Return the limits in a config's [media] table, with the default for each that is missing or None."""
+    given = {name: (settings or {}).get(name) for name in LIMIT_NAMES}
     return Limits(**{name: float(value) for name, value in given.items() if value is not None})
 
 
-def wanted(settings: Mapping[str, Any] | None) -> bool:
-    """Whether files are to be decoded in workers: as MMCL_FAST_ISOLATE (0 or 1) says, else as ``media.isolate`` does.
+def uses_workers(settings: Mapping[str, Any] | None) -> bool:
+    """Return whether files are decoded in workers: by MMCL_FAST_ISOLATE (0 or 1), or else by ``media.isolate``.
 
     Raises:
-        ConfigError: another value of MMCL_FAST_ISOLATE.
+        ConfigError: MMCL_FAST_ISOLATE has another value.
     """
-    told = os.environ.get(VARIABLE, "")
-    if told not in ("", "0", "1"):
-        raise ConfigError(f"{VARIABLE} = {told!r}: set it to 0 or 1, or leave it out")
-    return told == "1" if told else (settings or {}).get("isolate") is not False
+    value = os.environ.get(VARIABLE, "")
+    if value not in ("", "0", "1"):
+        raise ConfigError(f"{VARIABLE} = {value!r}: set it to 0 or 1, or leave it out")
+    return value == "1" if value else (settings or {}).get("isolate") is not False

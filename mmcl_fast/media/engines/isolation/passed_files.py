@@ -1,4 +1,4 @@
-"""Files that a parent opened for a worker, which has no right to open any."""
+"""Files that the parent opens and passes to a worker, because a worker has no right to open files."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any, BinaryIO, cast
 
 from mmcl_fast.media.source import READ_AT_ONCE, Slice, Source, read_bytes, size_of
 
-HEAD = 64  # bytes before the planes in memory that is shared; the first holds the number of the job under way
+SHARED_HEADER = 64  # bytes of shared memory before the planes; the first holds the number of the current job
 
 
 @dataclass(frozen=True)
-class Opened(Slice):
-    """A file, or a slice of one, behind a descriptor.
+class PassedFile(Slice):
+    """A file, or a slice of one, that is read through a descriptor.
 
     Attributes:
-        descriptor: of the file that holds it.
-        whole: it is all of the file ``path``, and messages call it so.
-        fault: the number, the words and the file name of the error that opening met; reading raises it again.
+        descriptor: of the file.
+        whole: whether it is the whole file ``path``, not a slice.
+        fault: number, message and file name of the OSError that opening the file raised. Reading raises it again.
     """
 
     descriptor: int = -1
@@ -36,37 +36,37 @@ class Opened(Slice):
     def open_raw(self) -> io.RawIOBase:
         if self.fault is not None:
             raise OSError(*self.fault)
-        return _Descriptor(self.descriptor, self.path)
+        return _DescriptorReader(self.descriptor, self.path)
 
     def open_buffered(self) -> BinaryIO:
         if not self.whole:
             return super().open_buffered()
         if self.size <= READ_AT_ONCE and self.fault is None:
-            data = _Named(read_bytes(self))
-            data.name = _address(self.path)
+            data = _NamedBytes(read_bytes(self))
+            data.name = _pyav_name(self.path)
             return data
         return io.BufferedReader(self.open_raw(), 1 << 18)
 
 
-class _Named(io.BytesIO):
-    """A file in memory. ``name``: see ``_address``."""
+class _NamedBytes(io.BytesIO):
+    """A file in memory with the name that PyAV expects, see ``_pyav_name``."""
 
     name: str
 
 
-def _address(path: str) -> str:
-    """What PyAV would call the file if it opened it itself, because the ending counts for raw streams."""
+def _pyav_name(path: str) -> str:
+    """Return the name under which PyAV would open the file, because for raw streams its ending counts."""
     return "file:" + os.path.abspath(path)
 
 
-class _Descriptor(io.RawIOBase):
-    """A descriptor read with a place of its own, so that one file may be open twice. It is not closed.
+class _DescriptorReader(io.RawIOBase):
+    """A file that reads a descriptor at its own position, so that one descriptor serves several readers.
 
-    ``name``: see ``_address``.
+    Closing it does not close the descriptor. ``name``: see ``_pyav_name``.
     """
 
     def __init__(self, descriptor: int, path: str) -> None:
-        self.descriptor, self.place, self.name = descriptor, 0, _address(path)
+        self.descriptor, self.place, self.name = descriptor, 0, _pyav_name(path)
 
     def fileno(self) -> int:
         return self.descriptor
@@ -90,15 +90,15 @@ class _Descriptor(io.RawIOBase):
         return count
 
 
-def describe(source: Source) -> tuple[dict[str, Any], int]:
-    """What ``restore`` makes the source from in another process, and a descriptor that goes with it (-1: none).
+def pack_source(source: Source) -> tuple[dict[str, Any], int]:
+    """Return the data from which ``unpack_source`` makes the source in another process, and a descriptor (-1: none).
 
-    Never raises for a file that can't be opened: the other process raises what opening it would have raised.
+    It never raises for a file that cannot be opened. The other process then raises the same error.
     """
     if isinstance(source, bytes):
-        return {"bytes": len(source)}, _in_memory(source)
+        return {"bytes": len(source)}, _make_memory_file(source)
     if isinstance(source, Slice):
-        told: dict[str, Any] = {
+        packed: dict[str, Any] = {
             "path": source.path,
             "offset": source.offset,
             "size": source.size,
@@ -108,42 +108,42 @@ def describe(source: Source) -> tuple[dict[str, Any], int]:
         path = source.path
     else:
         path = str(source)
-        told = {"path": path, "whole": True}
+        packed = {"path": path, "whole": True}
     descriptor = -1
     try:
-        if "whole" in told:
-            size_of(source)  # refuses what is no regular file, which opening might wait for
+        if "whole" in packed:
+            size_of(source)  # refuses a pipe or device, where opening might block
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise IsADirectoryError(errno.EISDIR, "not a regular file", path)
-        return {"size": status.st_size, **told}, descriptor
+        return {"size": status.st_size, **packed}, descriptor
     except OSError as fault:
-        return {"size": 1, **told, "fault": [fault.errno, fault.strerror, fault.filename]}, -1
+        return {"size": 1, **packed, "fault": [fault.errno, fault.strerror, fault.filename]}, -1
 
 
-def restore(told: dict[str, Any], descriptor: int) -> Source:
-    """The source that ``describe`` told of."""
-    if "bytes" in told:
-        data = bytearray(told["bytes"])
-        with io.BufferedReader(cast(io.RawIOBase, _Descriptor(descriptor, ""))) as file:
+def unpack_source(packed: dict[str, Any], descriptor: int) -> Source:
+    """Return the source that ``pack_source`` described."""
+    if "bytes" in packed:
+        data = bytearray(packed["bytes"])
+        with io.BufferedReader(cast(io.RawIOBase, _DescriptorReader(descriptor, ""))) as file:
             file.readinto(data)
         return bytes(data)
-    return Opened(
-        told["path"],
-        told.get("offset", 0),
-        told["size"],
-        told.get("name", ""),
-        tuple(told["planes"]) if told.get("planes") else None,
+    return PassedFile(
+        packed["path"],
+        packed.get("offset", 0),
+        packed["size"],
+        packed.get("name", ""),
+        tuple(packed["planes"]) if packed.get("planes") else None,
         descriptor,
-        told.get("whole", False),
-        tuple(told["fault"]) if "fault" in told else None,
+        packed.get("whole", False),
+        tuple(packed["fault"]) if "fault" in packed else None,
     )
 
 
-def shared(size: int) -> int:
-    """A descriptor of ``size`` bytes of memory that two processes can map. The other one can't make it shorter."""
+def make_shared_memory(size: int) -> int:
+    """Return a descriptor of ``size`` bytes of memory for two processes. On Linux neither can change its size."""
     if sys.platform != "linux":
         with tempfile.TemporaryFile() as file:
             file.truncate(size)
@@ -156,7 +156,8 @@ def shared(size: int) -> int:
     return descriptor
 
 
-def _in_memory(data: bytes) -> int:
+def _make_memory_file(data: bytes) -> int:
+    """Return a descriptor of a file in memory with these bytes."""
     if sys.platform != "linux":
         with tempfile.TemporaryFile() as file:
             file.write(data)

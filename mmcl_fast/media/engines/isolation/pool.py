@@ -1,4 +1,4 @@
-"""Workers that decode for many threads: a file that kills its worker costs one answer."""
+"""A pool of workers that decode for many threads. A file that kills its worker loses only its own result."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from torch import Tensor
 
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.engines.isolation import process
-from mmcl_fast.media.engines.isolation.jobs import Job, Outcome, read_here
+from mmcl_fast.media.engines.isolation.jobs import Job, Outcome, decode_in_process
 from mmcl_fast.media.engines.isolation.limits import Limits
-from mmcl_fast.media.engines.isolation.passed_files import describe
-from mmcl_fast.media.engines.isolation.process import Died, IsolationError, Worker
+from mmcl_fast.media.engines.isolation.passed_files import pack_source
+from mmcl_fast.media.engines.isolation.process import IsolationError, Worker, WorkerDied
 from mmcl_fast.media.registry import BUILT_IN, REGISTRY, Reader, source_hash
 from mmcl_fast.media.source import Source, name_of
 from mmcl_fast.media.spec import Spec, VisualSpec, default_spec
 
 REASONS = ("signal", "exit", "memory", "cpu", "wall")  # why a worker ended
-UNSURE = ("signal", "exit", "memory")  # an earlier file may have done it: a new worker tries again
+MAY_BE_EARLIER_FILE = ("signal", "exit", "memory")  # an earlier file may be the cause: a new worker tries again
 OPTION = {"cpu": "max_decode_seconds", "wall": "max_decode_wait", "memory": "max_decode_mb"}
-FILES_EACH = 5000  # after so many answers a worker is replaced, so that no leak adds up
-TOGETHER, BYTES_TOGETHER = 16, 1 << 26  # files, and bytes of planes, of one request
-RESTARTS = 3  # of the process that starts workers, while one request is under way
-ALIGNED = 64  # bytes, of the planes of each file
+FILES_PER_WORKER = 5000  # then the worker is replaced, so that leaks do not add up
+FILES_PER_REQUEST, BYTES_PER_REQUEST = 16, 1 << 26  # at most; bytes of decoded planes
+MAX_RESTARTS = 3  # of the fork server during one request
+ALIGNMENT = 64  # bytes, of the planes of each file in shared memory
 
 
 class DecoderDied(MediaError):
-    """A file that ended its worker. ``reason``: one of ``REASONS``."""
+    """A file killed its worker. ``reason``: one of ``REASONS``."""
 
     def __init__(self, message: object = "", reason: str = "signal") -> None:
         super().__init__(message)
@@ -45,18 +45,18 @@ class DecoderDied(MediaError):
 
 
 class Pool:
-    """``decode``, ``check`` and ``sniff`` as ``mmcl_fast.media`` has them, in worker processes. For any thread.
+    """``decode``, ``check`` and ``sniff`` of ``mmcl_fast.media``, in worker processes. Any thread may call them.
 
-    Texts are read in this process, by code of our own. So are registered modalities that the workers do not know:
-    those that no ``--use`` file registers.
+    Text is read in this process, by code that uses no decoder. So are registered modalities that the workers do not
+    know, because no ``--use`` file registers them.
 
     Args:
-        workers: processes at most; each is started with the first file that it gets.
+        workers: number of processes at most; each is started with its first file.
         limits: of one file.
-        died: called with the reason of each worker that ended, one of ``REASONS``.
+        died: called with the reason of each worker's death, one of ``REASONS``.
 
     Raises:
-        IsolationError: this system has no such processes.
+        IsolationError: this system cannot fork processes.
     """
 
     def __init__(self, workers: int, limits: Limits | None = None, died: Callable[[str], None] | None = None) -> None:
@@ -82,7 +82,7 @@ class Pool:
 
     @property
     def alive(self) -> int:
-        """How many processes there are now."""
+        """The number of worker processes that are running."""
         return len(self._alive)
 
     def decode(
@@ -96,24 +96,24 @@ class Pool:
         key: str | None = None,
         out: Tensor | None = None,
     ) -> Tensor | str:
-        """See ``media.decode``. Raises DecoderDied, a MediaError, for a file that ends its worker."""
+        """See ``media.decode``. Raises DecoderDied, a MediaError, for a file that kills its worker."""
         specs = {modality: spec or default_spec(modality)}
-        data = _sound(*self.run([Job(source, modality, specs, False, out, view, seed, key)])).data
+        data = _raise_error(*self.run([Job(source, modality, specs, False, out, view, seed, key)])).data
         assert data is not None
         return data
 
     def check(self, source: Source, modality: str, spec: Spec | None = None) -> None:
         """See ``media.check``."""
-        _sound(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, whole=True)]))
+        _raise_error(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, whole=True)]))
 
     def sniff(self, source: Source) -> str:
         """See ``media.sniff``."""
-        modality = _sound(*self.run([Job(source, None, {})])).modality
+        modality = _raise_error(*self.run([Job(source, None, {})])).modality
         assert modality is not None
         return modality
 
-    def knows(self, modality: str) -> bool:
-        """Whether workers read this modality as this process would."""
+    def workers_know(self, modality: str) -> bool:
+        """Return whether workers read this modality by the same code as this process."""
         read = REGISTRY.reader(modality)
         if read is None:
             return True
@@ -121,69 +121,71 @@ class Pool:
             self._readers[read] = process.fork_server().readers().get(modality) == source_hash(read)
         return self._readers[read]
 
-    def visual(self, job: Job) -> dict[str, VisualSpec]:
-        """The specs that workers have to do with."""
-        return {name: spec for name, spec in job.specs.items() if isinstance(spec, VisualSpec) and self.knows(name)}
+    def visual_specs(self, job: Job) -> dict[str, VisualSpec]:
+        """Return the specs of a job for the modalities that workers decode."""
+        return {
+            name: spec for name, spec in job.specs.items() if isinstance(spec, VisualSpec) and self.workers_know(name)
+        }
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Read files one after another in one worker. One that ends it is read again alone, then the others go on."""
+        """Decode files in one worker, one after another. A file that kills it is tried again alone in a new worker."""
         found: dict[int, Outcome] = {}
-        abroad = []
+        for_workers = []
         for i, job in enumerate(jobs):
-            if job.modality is None or job.modality in self.visual(job):
-                abroad.append(i)
+            if job.modality is None or job.modality in self.visual_specs(job):
+                for_workers.append(i)
             else:
-                found[i] = read_here(job)
-        found |= zip(abroad, self._abroad([jobs[i] for i in abroad]))
-        for i in abroad:
+                found[i] = decode_in_process(job)
+        found |= zip(for_workers, self._run_in_workers([jobs[i] for i in for_workers]))
+        for i in for_workers:
             outcome, job = found[i], jobs[i]
             if outcome.error is None and outcome.modality == "text" and "text" in job.specs:
-                found[i] = read_here(replace(job, modality="text"))
+                found[i] = decode_in_process(replace(job, modality="text"))
         return [found[i] for i in range(len(jobs))]
 
-    def _abroad(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """What workers say of jobs that are for them."""
+    def _run_in_workers(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Return the outcomes of jobs that workers decode."""
         found: dict[int, Outcome] = {}
-        sizes = [0 if job.whole else _size(self.visual(job)) for job in jobs]
-        left, suspect, restarts = deque(range(len(jobs))), -1, 0
-        while left:
-            some = [left.popleft()] if suspect >= 0 else _together(sizes, left)
-            chosen = [jobs[i] for i in some]
+        sizes = [0 if job.whole else _plane_bytes(self.visual_specs(job)) for job in jobs]
+        waiting, suspect, restarts = deque(range(len(jobs))), -1, 0
+        while waiting:
+            numbers = [waiting.popleft()] if suspect >= 0 else _take_request(sizes, waiting)
+            chosen = [jobs[i] for i in numbers]
             try:
-                with _opened(chosen) as opened:
-                    found |= dict(zip(some, self._ask(chosen, opened)))
+                with _open_files(chosen) as opened:
+                    found |= dict(zip(numbers, self._ask_worker(chosen, opened)))
                 suspect = -1
-            except _Lost as lost:
-                found |= dict(zip(some, lost.known))
-                i, death = some[lost.job], lost.death
+            except _WorkerLost as lost:
+                found |= dict(zip(numbers, lost.known))
+                i, death = numbers[lost.job], lost.death
                 if death.reason == "server":
                     restarts += 1
-                    if restarts > RESTARTS:
+                    if restarts > MAX_RESTARTS:
                         line = f"decoding in workers: {death.how}, again and again: {process.ADVICE}"
                         raise IsolationError(line) from None
-                elif i == suspect or lost.alone or death.reason not in UNSURE:
-                    found[i], suspect = Outcome(jobs[i].modality, _error(jobs[i].source, death, self.limits)), -1
+                elif i == suspect or lost.alone or death.reason not in MAY_BE_EARLIER_FILE:
+                    found[i], suspect = Outcome(jobs[i].modality, _death_error(jobs[i].source, death, self.limits)), -1
                 else:
                     suspect = i
-            again = [i for i in some if i not in found]
-            # A suspect is asked for next, alone.
-            left.extendleft(sorted(again, key=lambda i: (i != suspect, i), reverse=True))
+            again = [i for i in numbers if i not in found]
+            # The suspect comes next, alone.
+            waiting.extendleft(sorted(again, key=lambda i: (i != suspect, i), reverse=True))
         return [found[i] for i in range(len(jobs))]
 
     def start(self) -> None:
-        """Start all workers now, and not with the first file that each gets. Raises IsolationError."""
+        """Start all workers now, before their first files. Raises IsolationError."""
         slots = []
         with suppress(queue.Empty):
             while True:
                 slots.append(self._slots.get_nowait())
         try:
-            slots = [worker or self._start() for worker in slots]
+            slots = [worker or self._start_worker() for worker in slots]
         finally:
             for slot in slots:
                 self._slots.put(slot)
 
     def close(self) -> None:
-        """End all workers, whatever they do."""
+        """Kill all workers, even if they are decoding."""
         with self._lock:
             self._closed = True
             for worker in self._alive:
@@ -193,23 +195,23 @@ class Pool:
             while True:
                 slots.append(self._slots.get_nowait())
         for worker_or_none in slots:
-            self._end(worker_or_none)
-            self._slots.put(None)  # for a thread that waits, and then finds it closed
+            self._end_worker(worker_or_none)
+            self._slots.put(None)  # wakes a thread that waits for a worker; it then finds the pool closed
 
-    def _ask(self, jobs: Sequence[Job], opened: Sequence[tuple[dict[str, Any], int]]) -> list[Outcome]:
-        """What some worker says of the jobs; their planes are in ``out``. Raises _Lost where it ends."""
+    def _ask_worker(self, jobs: Sequence[Job], opened: Sequence[tuple[dict[str, Any], int]]) -> list[Outcome]:
+        """Return the outcomes of jobs by the next free worker. Raises _WorkerLost if the worker dies."""
         worker = self._slots.get()
         try:
-            if worker is not None and worker.answered >= FILES_EACH:
-                self._end(worker)
+            if worker is not None and worker.answered >= FILES_PER_WORKER:
+                self._end_worker(worker)
                 worker = None
             if self._closed:
                 raise MediaError("stopped before it was decoded")
-            worker = worker or self._start()
+            worker = worker or self._start_worker()
             alone = worker.answered == 0 and len(jobs) == 1
-            visual = [self.visual(job) for job in jobs]
-            *places, size = accumulate((0 if job.whole else _size(v) for job, v in zip(jobs, visual)), initial=0)
-            numbered = [{name: _spec(spec) for name, spec in specs.items()} for specs in visual]
+            visual = [self.visual_specs(job) for job in jobs]
+            *places, size = accumulate((0 if job.whole else _plane_bytes(v) for job, v in zip(jobs, visual)), initial=0)
+            numbered = [{name: _numbered_spec(spec) for name, spec in specs.items()} for specs in visual]
             sent = [descriptor for _, descriptor in opened if descriptor >= 0]
             wanted = [
                 {
@@ -226,20 +228,21 @@ class Pool:
             ]
             try:
                 answers = worker.ask(wanted, sent, dict(pair for specs in numbered for pair in specs.values()), size)
-            except Died as death:
-                self._count(worker, death.reason)
+            except WorkerDied as death:
+                self._count_death(worker, death.reason)
                 if self._closed:
                     raise MediaError("stopped before it was decoded") from None
                 known = [self._outcome(*each, worker) for each in zip(jobs, death.answers, places)]
-                raise _Lost(death, known, alone) from None
+                raise _WorkerLost(death, known, alone) from None
             return [self._outcome(*each, worker) for each in zip(jobs, answers, places)]
         finally:
             if worker is not None and worker.ended:
-                self._end(worker)
+                self._end_worker(worker)
                 worker = None
             self._slots.put(worker)
 
     def _outcome(self, job: Job, answer: dict[str, Any], place: int, worker: Worker) -> Outcome:
+        """Return the outcome of a job from a worker's answer, which a hostile file may have written."""
         name, modality = name_of(job.source), answer.get("modality", job.modality)
         if "fault" in answer:
             raise RuntimeError(f"{name}: a fault of mmcl-fast in a worker:\n{answer['fault']}")
@@ -247,17 +250,17 @@ class Pool:
             return Outcome(None, MediaError(f"{name}: the decoder gave no answer on this file: leave it out"))
         if "error" in answer:
             return Outcome(modality, MediaError(answer["error"]))
-        spec = self.visual(job).get(modality or "")
+        spec = self.visual_specs(job).get(modality or "")
         if job.whole or spec is None:
             return Outcome(modality)
         shape = spec.shape
         out = torch.empty(shape) if job.out is None else job.out
-        return Outcome(modality, None, out.copy_(worker.planes(place, shape)))
+        return Outcome(modality, None, out.copy_(worker.view_planes(place, shape)))
 
-    def _start(self) -> Worker:
+    def _start_worker(self) -> Worker:
         try:
             worker = Worker(self.limits)
-        except Died as death:
+        except WorkerDied as death:
             raise IsolationError(f"decoding in workers: each ends at once ({death.how}): {process.ADVICE}") from None
         with self._lock:
             self._alive.add(worker)
@@ -265,14 +268,14 @@ class Pool:
                 worker.kill()
         return worker
 
-    def _end(self, worker: Worker | None) -> None:
+    def _end_worker(self, worker: Worker | None) -> None:
         if worker is not None:
             worker.close()
-            worker.memory = None  # with its descriptor, which an exception's frames would keep for a while
+            worker.memory = None  # frees its descriptor now, although the traceback of an error may refer to the worker
             with self._lock:
                 self._alive.discard(worker)
 
-    def _count(self, worker: Worker, reason: str) -> None:
+    def _count_death(self, worker: Worker, reason: str) -> None:
         with self._lock:
             self._alive.discard(worker)
             if worker.killed or reason == "server":
@@ -281,15 +284,22 @@ class Pool:
         self._died(reason)
 
 
-class _Lost(Exception):
-    """A worker ended: outcomes of the first jobs, which job was under way, and whether the worker saw no other."""
+class _WorkerLost(Exception):
+    """A worker died.
 
-    def __init__(self, death: Died, known: Sequence[Outcome], alone: bool) -> None:
+    Attributes:
+        death: its cause.
+        known: outcomes of the jobs that it finished.
+        alone: whether it had decoded no other file before.
+        job: number of the job that it was decoding.
+    """
+
+    def __init__(self, death: WorkerDied, known: Sequence[Outcome], alone: bool) -> None:
         super().__init__(death.how)
         self.death, self.known, self.alone, self.job = death, known, alone, death.job
 
 
-def _error(source: Source, death: Died, limits: Limits) -> DecoderDied:
+def _death_error(source: Source, death: WorkerDied, limits: Limits) -> DecoderDied:
     name, how = name_of(source), death.how
     if death.reason in ("signal", "exit"):
         return DecoderDied(f"{name}: the decoder died ({how}) on this file: convert it or leave it out", death.reason)
@@ -299,19 +309,19 @@ def _error(source: Source, death: Died, limits: Limits) -> DecoderDied:
     return DecoderDied(line, death.reason)
 
 
-def _sound(outcome: Outcome) -> Outcome:
+def _raise_error(outcome: Outcome) -> Outcome:
     if outcome.error is not None:
         raise outcome.error
     return outcome
 
 
 @contextmanager
-def _opened(jobs: Sequence[Job]) -> Iterator[list[tuple[dict[str, Any], int]]]:
-    """Their files, opened for a worker; see ``describe``."""
+def _open_files(jobs: Sequence[Job]) -> Iterator[list[tuple[dict[str, Any], int]]]:
+    """Open the files of jobs for a worker; see ``pack_source``."""
     pairs: list[tuple[dict[str, Any], int]] = []
     try:
         for job in jobs:
-            pairs.append(describe(job.source))
+            pairs.append(pack_source(job.source))
         yield pairs
     finally:
         for _, descriptor in pairs:
@@ -319,23 +329,27 @@ def _opened(jobs: Sequence[Job]) -> Iterator[list[tuple[dict[str, Any], int]]]:
                 os.close(descriptor)
 
 
-def _together(sizes: Sequence[int], left: deque[int]) -> list[int]:
-    """Takes the first of those left that go into one request."""
-    some, size = [left.popleft()], 0
-    while left and len(some) < TOGETHER and (size := size + sizes[left[0]]) <= BYTES_TOGETHER - sizes[some[0]]:
-        some.append(left.popleft())
-    return some
+def _take_request(sizes: Sequence[int], waiting: deque[int]) -> list[int]:
+    """Remove and return the numbers of the first waiting jobs that fit into one request."""
+    numbers, size = [waiting.popleft()], 0
+    while (
+        waiting
+        and len(numbers) < FILES_PER_REQUEST
+        and (size := size + sizes[waiting[0]]) <= BYTES_PER_REQUEST - sizes[numbers[0]]
+    ):
+        numbers.append(waiting.popleft())
+    return numbers
 
 
-def _size(specs: Mapping[str, VisualSpec]) -> int:
-    """Bytes of the planes of a file, whichever of these modalities it has."""
+def _plane_bytes(specs: Mapping[str, VisualSpec]) -> int:
+    """Return the bytes of a file's planes, enough for any of these modalities."""
     size = max((4 * torch.Size(spec.shape).numel() for spec in specs.values()), default=0)
-    return -(-size // ALIGNED) * ALIGNED
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 @lru_cache(maxsize=256)
-def _spec(spec: VisualSpec) -> tuple[int, str]:
-    """A number of its own in this process, and JSON."""
+def _numbered_spec(spec: VisualSpec) -> tuple[int, str]:
+    """Return a number that is unique in this process, and the spec as JSON. Workers are sent each JSON once."""
     with _numbering:
         return next(_numbers), json.dumps(spec.to_dict())
 

@@ -1,20 +1,17 @@
-"""What a decoding process gives up before it sees a file, and what one file may take of the machine.
+"""The rights that a worker gives up before it sees a file, and the limits of resources for each file.
 
-====================  ===========================================  ====================================
-what                  Linux                                        other POSIX systems (macOS)
-====================  ===========================================  ====================================
-files                 Landlock (Linux 5.13): opens nothing but     not forbidden
-                      Python's own libraries, for reading
-writing, renaming     Landlock; seccomp on x86-64 and arm64        not forbidden
-network               seccomp; Landlock 4 (Linux 6.7) for TCP      not forbidden
-other processes       seccomp: starts, signals and traces none     not forbidden
-memory                RLIMIT_DATA for each file                    not limited
-processor time        RLIMIT_CPU for each file                     RLIMIT_CPU for each file
-time on the clock     by the parent, which kills                   by the parent, which kills
-core dumps            none                                         none
-====================  ===========================================  ====================================
+| right or resource | Linux | other POSIX systems (macOS) |
+|---|---|---|
+| files | Landlock (Linux 5.13): opens only Python's own libraries, for reading | not forbidden |
+| writing, renaming | Landlock; seccomp on x86-64 and arm64 | not forbidden |
+| network | seccomp; Landlock 4 (Linux 6.7) for TCP | not forbidden |
+| other processes | seccomp: starts, signals and traces none | not forbidden |
+| memory | RLIMIT_DATA for each file | not limited |
+| processor time | RLIMIT_CPU for each file | RLIMIT_CPU for each file |
+| elapsed time | by the parent, which kills the worker | by the parent, which kills the worker |
+| core dumps | none | none |
 
-Windows has none of this: there, files are decoded in the process that asks.
+Windows has none of these. There files are decoded in the calling process.
 """
 
 from __future__ import annotations
@@ -35,23 +32,23 @@ NO_NEW_PRIVS, DEATH_SIGNAL = 38, 1  # prctl's numbers
 OPEN_FILES = 256
 SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system/cpu", "/dev/null", "/dev/urandom", "/dev/zero")
-RESERVED = 4_000_000_000  # bytes of addresses, beside memory in use, for threads' stacks and arenas
+RESERVED = 4_000_000_000  # bytes of address space for the stacks and arenas of threads, which use no memory
 
 
-def libraries() -> list[str]:
-    """Files and folders that hold programs and no user's data: what an import or a library may still open."""
+def readable_paths() -> list[str]:
+    """Return files and folders with programs but no user's data, which an import or a library may still open."""
     import mmcl_fast
 
     paths = sysconfig.get_paths()
-    own = Path(mmcl_fast.__file__).parent
+    package = Path(mmcl_fast.__file__).parent
     found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    found |= {*site.getsitepackages(), site.getusersitepackages(), str(own), str(own.parent / "kernels")}
+    found |= {*site.getsitepackages(), site.getusersitepackages(), str(package), str(package.parent / "kernels")}
     found |= {os.path.join(sys.base_prefix, "lib"), *SYSTEM, *MACHINE}
-    return sorted(found | loaded())
+    return sorted(found | imported_paths())
 
 
-def loaded() -> set[str]:
-    """Files and folders of the packages that are imported, which PYTHONPATH or a .pth file may have led to."""
+def imported_paths() -> set[str]:
+    """Return files and folders of the imported packages, which PYTHONPATH or a .pth file may have added."""
     found = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -59,8 +56,8 @@ def loaded() -> set[str]:
             continue
         place = Path(file)
         found.add(str(place.parent if place.stem == "__init__" else place))
-        if place.stem == "__init__":  # a wheel's own shared libraries lie beside its package
-            found |= {str(beside) for beside in place.parent.parent.glob("*.libs")}
+        if place.stem == "__init__":  # the shared libraries of a wheel are beside its package
+            found |= {str(folder) for folder in place.parent.parent.glob("*.libs")}
     return found
 
 
@@ -70,33 +67,37 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
 
 
-def enter() -> list[str]:
-    """Give up what a decoder needs not; returns what is forbidden here: of ``files``, ``network``, ``processes``."""
+def drop_rights() -> list[str]:
+    """Give up the rights that no decoder needs.
+
+    Returns:
+        The rights that this system could take away: of ``files``, ``network`` and ``processes``.
+    """
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    few = OPEN_FILES if most == resource.RLIM_INFINITY else min(OPEN_FILES, most)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     if sys.platform != "linux":
         return []
     ctypes.CDLL(None).prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
     try:
-        files = landlock.restrict(libraries())
-    except OSError:  # a kernel, or a container, that says it has Landlock and refuses it
+        files = landlock.restrict(readable_paths())
+    except OSError:  # a kernel or container may state that it has Landlock, and refuse it
         files = 0
     calls = seccomp.restrict()
     return ["files"] * bool(files) + ["network", "processes"] * calls
 
 
-class Meter:
-    """Arms the limits of one file after another."""
+class FileLimits:
+    """Sets the limits of memory once, and of processor time for each file."""
 
     def __init__(self, limits: Limits) -> None:
-        self.limits, self.first = limits, self._peak()
+        self.limits, self.initial_peak = limits, self._peak_bytes()
 
     def limit_memory(self) -> None:
-        """Hold what is in use now, and ``max_decode_mb`` more (Linux; others have no such limit)."""
+        """Limit memory to the amount in use now and ``max_decode_mb`` more. Only Linux has such a limit."""
         import resource
 
         if sys.platform != "linux":
@@ -111,26 +112,26 @@ class Meter:
             (resource.RLIMIT_DATA, used["VmData"] + more),
             (resource.RLIMIT_AS, used["VmSize"] + more + RESERVED),
         ):
-            _, most = resource.getrlimit(kind)
-            size = size if most == resource.RLIM_INFINITY else min(size, most)
+            _, hard = resource.getrlimit(kind)
+            size = size if hard == resource.RLIM_INFINITY else min(size, hard)
             resource.setrlimit(kind, (size, size))
 
     def was_near_limit(self) -> bool:
-        """Whether half of ``max_decode_mb`` was in use at once, ever."""
-        return self._peak() - self.first > self.limits.max_decode_mb * 1e6 / 2
+        """Return whether the process ever used half of ``max_decode_mb`` or more at once."""
+        return self._peak_bytes() - self.initial_peak > self.limits.max_decode_mb * 1e6 / 2
 
-    def _peak(self) -> float:
-        """The most bytes that were resident at once."""
+    def _peak_bytes(self) -> float:
+        """Return the largest number of bytes that were resident at once."""
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    def begin(self) -> None:
-        """Give the next file its processor time, counted from now."""
+    def start_file(self) -> None:
+        """Limit the processor time of the next file, counted from now."""
         import resource
 
         spent = resource.getrusage(resource.RUSAGE_SELF)
         until = math.ceil(spent.ru_utime + spent.ru_stime + self.limits.max_decode_seconds)
-        _, most = resource.getrlimit(resource.RLIMIT_CPU)
-        soft = until if most == resource.RLIM_INFINITY else min(until, most)
-        resource.setrlimit(resource.RLIMIT_CPU, (soft, most))
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        soft = until if hard == resource.RLIM_INFINITY else min(until, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))

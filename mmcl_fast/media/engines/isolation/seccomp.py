@@ -9,7 +9,7 @@ import platform
 import struct
 import sys
 
-# (x86-64, arm64): numbers of what is answered with EPERM; -1 where a processor has no such call.
+# Numbers on (x86-64, arm64) of system calls that are answered with EPERM; -1 where a processor has no such call.
 DENIED: dict[str, tuple[int, int]] = {
     "socket": (41, 198),
     "connect": (42, 203),
@@ -86,7 +86,7 @@ DENIED: dict[str, tuple[int, int]] = {
     "setresgid": (119, 149),
     "setgroups": (116, 159),
     "quotactl": (179, 60),
-    # Older doors to the same, which arm64 never had:
+    # Older calls for the same things, which arm64 never had:
     **{
         name: (number, -1)
         for name, number in {
@@ -110,15 +110,16 @@ DENIED: dict[str, tuple[int, int]] = {
         }.items()
     },
 }
-FIRST_UNKNOWN = 463  # calls that are newer than this table are answered as by a kernel that has none of them
+FIRST_UNKNOWN = 463  # calls newer than this table are answered as by a kernel without them
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-THREAD = 0x10000  # CLONE_THREAD: a thread of this process, not another process
+THREAD = 0x10000  # CLONE_THREAD: start a thread, not a process
 
 LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
 
-# (architecture's mark, column of DENIED, numbers of kill, tgkill, prlimit64, clone, clone3, open, openat, openat2)
+# (number of the architecture, column of DENIED, numbers of kill, tgkill, prlimit64, clone, clone3, open, openat,
+# openat2)
 PROCESSORS = {
     "x86_64": (0xC000003E, 0, 62, 234, 302, 56, 435, 2, 257, 437),
     "aarch64": (0xC00000B7, 1, 129, 131, 261, 220, 435, -1, 56, 437),
@@ -126,12 +127,17 @@ PROCESSORS = {
 
 
 def available() -> bool:
-    """Whether this system and processor are known here."""
+    """Return whether this module knows the system and the processor."""
     return sys.platform == "linux" and platform.machine() in PROCESSORS
 
 
-def program(process: int, machine: str) -> bytes:
-    """The filter of a process, as the kernel reads it."""
+def make_filter(process: int, machine: str) -> bytes:
+    """Return the BPF program that filters the system calls of a process.
+
+    Args:
+        process: its number; it may signal itself only.
+        machine: its processor, a key of ``PROCESSORS``.
+    """
     mark, column, kill, tgkill, prlimit, clone, clone3, open_, openat, openat2 = PROCESSORS[machine]
     lines = [
         (LOAD, 0, 0, ARCHITECTURE),
@@ -141,14 +147,14 @@ def program(process: int, machine: str) -> bytes:
         (AT_LEAST, 0, 1, FIRST_UNKNOWN),
         (RETURN, 0, 0, REFUSE | errno.ENOSYS),
     ]
-    for number in (clone3, openat2):  # what they ask for is not to be seen; their callers know the older calls
+    for number in (clone3, openat2):  # a filter cannot see their arguments; callers fall back to older calls
         lines += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | errno.ENOSYS)]
     for numbers in DENIED.values():
         number = numbers[column]
         if number >= 0:
             lines += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE | errno.EPERM)]
-    # (number, argument, test, value, whether to allow where the test holds)
-    for number, argument, test, value, good in (
+    # (number of the call, argument, test, value, whether to allow the call if the test holds)
+    for number, argument, test, value, allow_if_true in (
         (kill, 0, EQUAL, process, True),
         (tgkill, 0, EQUAL, process, True),
         (prlimit, 0, EQUAL, 0, True),
@@ -157,7 +163,7 @@ def program(process: int, machine: str) -> bytes:
         (openat, 2, ANY_BIT, WRITING, False),
     ):
         if number >= 0:
-            first, second = (ALLOW, REFUSE | errno.EPERM) if good else (REFUSE | errno.EPERM, ALLOW)
+            first, second = (ALLOW, REFUSE | errno.EPERM) if allow_if_true else (REFUSE | errno.EPERM, ALLOW)
             lines += [
                 (EQUAL, 0, 4, number),
                 (LOAD, 0, 0, ARGUMENTS + 8 * argument),
@@ -169,17 +175,20 @@ def program(process: int, machine: str) -> bytes:
     return b"".join(struct.pack("HBBI", *line) for line in lines)
 
 
-class _Program(ctypes.Structure):
+class _FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("lines", ctypes.c_char_p)]
 
 
 def restrict() -> bool:
-    """Forbid this thread, and those it starts, what ``program`` forbids; False where that can't be done.
+    """Forbid this thread, and the threads that it starts, the calls that ``make_filter`` refuses.
 
-    The process must have given up new privileges (``PR_SET_NO_NEW_PRIVS``) before.
+    The process must have given up new privileges before (``PR_SET_NO_NEW_PRIVS``).
+
+    Returns:
+        Whether the filter is in force.
     """
     if not available():
         return False
-    lines = program(os.getpid(), platform.machine())
-    wanted = _Program(len(lines) // 8, lines)
+    lines = make_filter(os.getpid(), platform.machine())
+    wanted = _FilterProgram(len(lines) // 8, lines)
     return ctypes.CDLL(None, use_errno=True).prctl(22, 2, ctypes.byref(wanted), 0, 0) == 0

@@ -1,4 +1,4 @@
-"""A process that decodes what it is handed, one file after another, and can do no harm."""
+"""The worker: a process without rights that decodes files, one after another."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.decode import check, decode
 from mmcl_fast.media.engines.isolation import messages, sandbox
 from mmcl_fast.media.engines.isolation.limits import Limits
-from mmcl_fast.media.engines.isolation.passed_files import HEAD, restore
+from mmcl_fast.media.engines.isolation.passed_files import SHARED_HEADER, unpack_source
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source
 from mmcl_fast.media.spec import Spec, VisualSpec, spec_from_dict
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")  # torch's and C++'s words
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")  # parts of the messages of torch and C++
 
 
-def work(sock: socket.socket, limits: Limits) -> None:
-    """Answer requests until the parent is gone. Says first what is forbidden here."""
-    meter = sandbox.Meter(limits)
+def serve(sock: socket.socket, limits: Limits) -> None:
+    """Give up all rights, send the list of them, and answer requests until the parent is gone."""
+    file_limits = sandbox.FileLimits(limits)
     try:
-        meter.limit_memory()
-        forbidden = sandbox.enter()
+        file_limits.limit_memory()
+        forbidden = sandbox.drop_rights()
     except Exception as fault:
-        messages.answer(sock, {"error": f"{type(fault).__name__}: {fault}"})
+        messages.send_answer(sock, {"error": f"{type(fault).__name__}: {fault}"})
         return
-    messages.answer(sock, {"forbidden": forbidden})
+    messages.send_answer(sock, {"forbidden": forbidden})
     try:
-        _Worker(sock, meter).work()
-    except messages.Ended:
+        _Worker(sock, file_limits).serve()
+    except messages.ConnectionEnded:
         return
 
 
 class _Worker:
-    def __init__(self, sock: socket.socket, meter: sandbox.Meter) -> None:
-        self.sock, self.meter = sock, meter
+    def __init__(self, sock: socket.socket, limits: sandbox.FileLimits) -> None:
+        self.sock, self.limits = sock, limits
         self.memory: mmap.mmap | None = None
         self.specs: dict[int, Spec] = {}
 
-    def work(self) -> None:
+    def serve(self) -> None:
+        """Answer requests. Raises messages.ConnectionEnded when the parent is gone."""
         while True:
-            request, descriptors = messages.requested(self.sock)
+            request, descriptors = messages.receive_request(self.sock)
             for number, text in request["specs"].items():
                 self.specs[number] = spec_from_dict(json.loads(text))
             if request["memory"]:
@@ -59,57 +60,62 @@ class _Worker:
                 for number, job in enumerate(request["jobs"]):
                     assert self.memory is not None
                     self.memory[0] = number
-                    self.meter.begin()
+                    self.limits.start_file()
                     answers.append(self._answer(job, descriptors))
                     if answers[-1].get("memory"):
-                        break  # this process is not to be trusted with another
+                        break  # after running out of memory this process may be broken
             finally:
-                messages.close(descriptors)
-            messages.answer(self.sock, {"answers": answers})
+                messages.close_descriptors(descriptors)
+            messages.send_answer(self.sock, {"answers": answers})
 
     def _answer(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         try:
             place = job["descriptor"]
-            return self._do(job, restore(job["source"], -1 if place is None else descriptors[place]))
+            return self._decode(job, unpack_source(job["source"], -1 if place is None else descriptors[place]))
         except MediaError as error:
-            return {"error": str(error)[:4000], "memory": _out_of_memory(error, self.meter)}
+            return {"error": str(error)[:4000], "memory": _ran_out_of_memory(error, self.limits)}
         except MemoryError:
             return {"error": "", "memory": True}
-        except Exception as error:  # a fault of ours, which the parent raises as such
-            said = "".join(traceback.format_exception(error))[-20_000:]
-            return {"fault": said, "memory": _out_of_memory(error, self.meter)}
+        except Exception as error:  # a bug in this package; the parent raises it
+            text = "".join(traceback.format_exception(error))[-20_000:]
+            return {"fault": text, "memory": _ran_out_of_memory(error, self.limits)}
 
-    def _do(self, job: dict[str, Any], source: Source) -> dict[str, Any]:
+    def _decode(self, job: dict[str, Any], source: Source) -> dict[str, Any]:
         modality, specs = job["modality"], job["specs"]
         if modality is None:
             modality = sniff(source)
-        if modality not in specs:  # nothing more is asked for
+        if modality not in specs:  # only the modality is wanted
             return {"modality": modality}
         spec = self.specs[specs[modality]]
         if job["place"] is None:
             check(source, modality, spec)
         elif isinstance(spec, VisualSpec):
-            out = self._planes(job["place"], spec.shape)
+            out = self._view_planes(job["place"], spec.shape)
             try:
                 decode(source, modality, spec, view=job["view"], seed=job["seed"], key=job["key"], out=out)
             except MediaError as error:
-                return {"modality": modality, "error": str(error)[:4000], "memory": _out_of_memory(error, self.meter)}
+                return {
+                    "modality": modality,
+                    "error": str(error)[:4000],
+                    "memory": _ran_out_of_memory(error, self.limits),
+                }
         return {"modality": modality}
 
-    def _planes(self, place: int, shape: tuple[int, ...]) -> Tensor:
+    def _view_planes(self, place: int, shape: tuple[int, ...]) -> Tensor:
         assert self.memory is not None
         count = torch.Size(shape).numel()
-        return torch.frombuffer(self.memory, dtype=torch.float32, count=count, offset=HEAD + place).view(shape)
+        return torch.frombuffer(self.memory, dtype=torch.float32, count=count, offset=SHARED_HEADER + place).view(shape)
 
 
-def _out_of_memory(error: BaseException | None, meter: sandbox.Meter) -> bool:
-    """Whether memory ran out on the way to this error.
+def _ran_out_of_memory(error: BaseException | None, limits: sandbox.FileLimits) -> bool:
+    """Return whether an error was caused by a lack of memory.
 
-    FFmpeg says so of every absurd size, and asks the system for none of it; then the file is broken and no more.
+    FFmpeg reports ENOMEM for every absurd size in a file, without asking the system for memory. Then only the file is
+    broken.
     """
     while error is not None:
         if getattr(error, "errno", None) == errno.ENOMEM:
-            return meter.was_near_limit()
+            return limits.was_near_limit()
         if isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
             return True
         error = error.__cause__ or error.__context__

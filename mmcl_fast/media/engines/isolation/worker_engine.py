@@ -1,4 +1,4 @@
-"""Batches that workers decode."""
+"""An engine whose batches are decoded in worker processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from mmcl_fast.media.spec import Spec
 
 
 class WorkerEngine(ThreadEngine):
-    """The CPU backend in the processes of ``decoders``; see ``ThreadEngine``. They are the caller's to close.
+    """The CPU backend in the processes of ``decoders``; see ``ThreadEngine``.
 
     Args:
-        workers: threads that wait for the processes, of which there should be as many.
+        spec: the encoder's preparation.
+        decoders: the processes; the caller closes them.
+        device: of the batches.
+        workers: number of threads that wait for the processes; it should equal the number of processes.
     """
 
     def __init__(self, spec: Spec, decoders: Decoders, *, device: torch.device | str = "cpu", workers: int = 2):
         super().__init__(spec, device=device, workers=max(1, workers))
         self.decoders = decoders
 
-    def _fill_some(
+    def _fill_slots(
         self, chunk: Chunk, slots: range, items: Sequence[Any], view: int, seed: int, stop: threading.Event
     ) -> None:
         assert isinstance(chunk.data, Tensor)
