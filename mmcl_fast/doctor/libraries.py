@@ -105,7 +105,7 @@ def check_dali() -> Iterator[CheckResult]:
     """Report DALI and try it, because it needs a driver of the right version."""
     import torch
 
-    from mmcl_fast.media.engines.dali import engine as dali
+    from mmcl_fast.media.engines.dali import availability
 
     found = [
         f"{package} {number}"
@@ -113,15 +113,15 @@ def check_dali() -> Iterator[CheckResult]:
         if (number := installed_version(package))
     ]
     if not found:
-        yield CheckResult("dali", "missing", "optional: decoding by DALI", dali.INSTALL)
+        yield CheckResult("dali", "missing", "optional: decoding by DALI", availability.INSTALL)
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    why_not = dali.available(device)
+    why_not = availability.available(device)
     yield CheckResult(
         "dali",
         "broken" if why_not else "ok",
         f"{', '.join(found)}: {why_not or f'decodes on {device}'}",
-        dali.INSTALL if why_not else "",
+        availability.INSTALL if why_not else "",
     )
 
 

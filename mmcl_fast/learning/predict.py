@@ -16,7 +16,7 @@ from mmcl_fast.errors import ConfigError, MediaError, RunError, UserError
 from mmcl_fast.learning.model import Model, spec_of
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.engine import Engine
-from mmcl_fast.media.engines.isolation.engine import WorkerEngine
+from mmcl_fast.media.engines.isolation.worker_engine import WorkerEngine
 from mmcl_fast.media.engines.loader import make_engine
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.source import name_of
@@ -123,7 +123,7 @@ class Predictor:
     def run(self, files: Iterable[str | Path | Line]) -> Iterator[Prediction]:
         """Yield a prediction for each file, in order. One that can't be read gets a prediction with ``error`` set."""
         files = iter(files)
-        decoders = isolation.decoders(self.model.settings.get("media"), self.workers)
+        decoders = isolation.open_decoders(self.model.settings.get("media"), self.workers)
         try:
             while window := list(islice(files, BATCHES_AHEAD * self.batch_size)):
                 yield from self._predict_window(window, decoders)

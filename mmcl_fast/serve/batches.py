@@ -20,7 +20,7 @@ from mmcl_fast.learning import Learner, Prediction
 from mmcl_fast.learning.predict import Predictor
 from mmcl_fast.media import MODALITIES
 from mmcl_fast.media.engines import isolation
-from mmcl_fast.media.engines.engine import pool_of
+from mmcl_fast.media.engines.engine import make_thread_pool
 from mmcl_fast.media.source import name_of
 from mmcl_fast.media.spec import Spec
 from mmcl_fast.serve.limits import Limits
@@ -83,11 +83,11 @@ class Batches:
             given: Predictor(learner, None, 1, given, classes, limits.max_batch) for given in (False, True)
         }
         settings = learner.settings.get("media")
-        self.decoders = isolation.decoders(settings, available_cores(), _lower_limits(limits, settings), on_death)
+        self.decoders = isolation.open_decoders(settings, available_cores(), _lower_limits(limits, settings), on_death)
         if isinstance(self.decoders, isolation.Pool):
             self.decoders.start()
         self.specs = dict(_supported_specs(learner))
-        self.threads = pool_of(available_cores())
+        self.threads = make_thread_pool(available_cores())
         self._thread = ThreadPoolExecutor(1, "mmcl-fast-learner")
         self._waiting: dict[tuple[str, bool], deque[_DecodedItem]] = {}
         self._changed = asyncio.Event()

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.media import TextSpec, VisualSpec, loader
+from mmcl_fast.media.engines.dali import availability
 from mmcl_fast.media.engines.dali import engine as dali
 from mmcl_fast.media.engines.engine import ThreadEngine
 from mmcl_fast.media.engines.loader import make_engine
@@ -310,7 +311,7 @@ def test_text_is_not_for_dali():
 
 def test_said_when_it_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    dali._available.cache_clear()
+    availability._available.cache_clear()
     try:
         assert "pip install 'mmcl-fast[dali]'" in dali.available()
         with pytest.raises(ConfigError, match="dali.*pip install"):
@@ -318,7 +319,7 @@ def test_said_when_it_is_not_there(monkeypatch):
         with pytest.raises(ConfigError, match="dali.*pip install"):
             dali.DaliEngine(plain())
     finally:
-        dali._available.cache_clear()
+        availability._available.cache_clear()
     assert "no device 'mps'" in dali.available("mps")
 
 
