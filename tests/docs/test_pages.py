@@ -87,3 +87,12 @@ def test_a_page_that_does_not_run_is_seen(tmp_path: Path, code: str, line: int) 
     page.write_text(f"A page\n```sh\n{code}\n```\n")
     with pytest.raises(AssertionError, match=f"line {line}"):
         pages.run(page, tmp_path)
+
+
+def test_the_readme_is_short() -> None:
+    text = (pages.ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert [len(table.splitlines()) - 2 for table in tables] == [5]
+    (program,) = (block.text for block in pages.blocks(pages.ROOT / "README.md") if block.language == "python")
+    assert len([line for line in program.splitlines() if line.strip()]) <= 10
