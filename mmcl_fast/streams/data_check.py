@@ -89,6 +89,7 @@ def check_stream(
     try:
         stream = read(findings)
     except StreamError as error:
+        # The error may be one of the findings, with the number of the others at its end.
         if not any(str(error).startswith(finding.reason) for finding in findings):
             findings.add("unreadable", error)
         return DataReport(findings)

@@ -56,6 +56,7 @@ def check_files(
         return []
     specs = {name: adjust(media.default_spec(name), settings or {}) for name in media.MODALITIES}
     workers = min(max(1, workers), len(files))
+    # With few files the jobs are smaller, so that every worker gets at least two.
     size = max(1, min(FILES_PER_JOB, len(files) // (2 * workers)))
     groups = [files[start : start + size] for start in range(0, len(files), size)]
     decoders = isolation.open_decoders(settings, workers)

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from mmcl_fast.errors import StreamError
 
@@ -45,7 +46,7 @@ KINDS = {
     "passed-over": NOTE,  # hidden files, and files that an operating system writes
 }
 HARM_RANK = {kind: rank for rank, kind in enumerate(KINDS)}
-_RENAMED = {
+_RENAMED = {  # earlier names of attributes, which an AttributeError explains
     "found": "list(findings)",
     "attempt": "Findings.add_on_error",
     "error": "Findings.worst_error",
@@ -109,12 +110,15 @@ class Findings:
     def __len__(self) -> int:
         return len(self._findings)
 
-    def __getattr__(self, name: str) -> object:
-        renamed = f": it is now {_RENAMED[name]}" if name in _RENAMED else ""
-        raise AttributeError(f"Findings has no attribute {name!r}{renamed}")
+    if not TYPE_CHECKING:  # or else the type checker would allow any attribute
+
+        def __getattr__(self, name: str) -> object:
+            renamed = f": it is now {_RENAMED[name]}" if name in _RENAMED else ""
+            raise AttributeError(f"Findings has no attribute {name!r}{renamed}")
 
     def add(self, kind: str, reason: object, **fields: str | tuple[str, ...]) -> None:
         """Add a finding of this kind; ``fields`` are further fields of ``Finding``."""
+        # File names and messages of libraries may hold line ends; a finding is one line.
         line = " ".join(part.strip() for part in str(reason).splitlines())
         self._findings.append(Finding(kind, line, **fields))  # type: ignore[arg-type]
 

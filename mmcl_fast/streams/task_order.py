@@ -45,6 +45,7 @@ def order_tasks(
         columns = [[(modality, name) for name in names] for modality, names in tasks.items()]
         return [task for row in zip_longest(*columns) for task in row if task is not None]
     if order == "random":
+        # Shuffle the modalities' turns, not the tasks: the tasks of a modality keep their order.
         turns = [modality for modality, _ in blocks]
         random.Random(seed).shuffle(turns)
         queues = {modality: iter(names) for modality, names in tasks.items()}

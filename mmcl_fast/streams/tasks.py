@@ -85,6 +85,7 @@ def hold_out_validation(samples: list[Sample], share: float, seed: int) -> list[
         train = [sample.key for sample in of_class if sample.split == "train"]
         # By hash, not by position: adding a file does not reshuffle the others.
         train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
+        # At least one sample moves, and at least one stays to learn from.
         moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
     return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]
 

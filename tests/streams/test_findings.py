@@ -59,6 +59,6 @@ def test_lines_for_a_person_are_cut_short_for_each_kind() -> None:
 
 def test_old_attribute_names_say_the_new_ones() -> None:
     with pytest.raises(AttributeError, match=r"'settle': it is now Findings\.raise_worst_error"):
-        Findings().settle()  # type: ignore[operator]
+        Findings().settle()  # type: ignore[attr-defined]
     with pytest.raises(AttributeError, match="no attribute 'sort'$"):
-        Findings().sort()  # type: ignore[operator]
+        Findings().sort()  # type: ignore[attr-defined]

@@ -29,7 +29,7 @@ class ManifestFolder:
     def __init__(self, folder: Path):
         self.path = Path(os.path.abspath(folder))
         self.real = os.path.realpath(self.path)
-        self._entries = cache(_entries)
+        self._entries = cache(_entries)  # many lines have the same wrong spelling of a folder
 
     def locate(self, name: str, where: str) -> str:
         """Return the path of the file ``name`` relative to the folder, in normal form: ``a/../b.png`` is ``b.png``.
@@ -109,6 +109,7 @@ class ManifestFolder:
 
     def _find_similar(self, name: str, form: Callable[[str], str]) -> str | None:
         """Return the path whose parts have the same ``form`` as the parts of ``name``; None where there is none."""
+        # An absolute path in the folder is compared part by part like a relative one.
         relative = name[len(str(self.path)) + 1 :] if name.startswith(f"{self.path}{os.sep}") else name
         if os.path.isabs(relative):
             return None

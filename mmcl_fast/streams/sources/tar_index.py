@@ -45,6 +45,7 @@ def read_index(path: Path) -> list[Member]:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
             raise ValueError("not a regular file")
+        # An index is used only if it was made of a tar of this size and modification time.
         return _load_or_scan(path, {"format": FORMAT, "size": info.st_size, "mtime_ns": info.st_mtime_ns})
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path too
         raise StreamError(f"{path}: {getattr(error, 'strerror', None) or error}: check the path") from None
@@ -96,7 +97,7 @@ def _store_index(place: Path, content: dict[str, Any]) -> bool:
     try:
         with open(handle, "w", encoding="utf-8") as file:
             json.dump(content, file, ensure_ascii=True, separators=(",", ":"))
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner may read
         os.replace(temporary, place)  # at once: another process may be reading the index
         return True
     except OSError:
@@ -192,7 +193,7 @@ def _plain_name(path: Path, name: str) -> str:
 
 def _follow_links(name: str, links: dict[str, str]) -> str:
     """Return the name that links lead to in the end; "" where they lead to each other."""
-    for _ in range(40):
+    for _ in range(40):  # as many links as Linux follows in a path
         if name not in links:
             return name
         name = links[name]

@@ -78,6 +78,7 @@ def is_text_table(file: Path) -> bool:
             first = next(read_table_rows(file), None)
         except StreamError:  # it comes again when the whole file is read
             first = None
+        # CSV and TSV that can't be read here are taken for texts, because manifests are mostly JSONL.
         names = first.values if first else ("text",) if ending in (".csv", ".tsv") else ()
     return bool(names) and "modality" not in names and ("text" in names or "path" not in names)
 

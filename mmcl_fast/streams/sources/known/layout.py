@@ -68,6 +68,7 @@ class DatasetFolder:
 
     def __init__(self, name: str, layout: Layout, root: Path, split: int, classes: Path | None):
         self.name, self.layout, self.root, self.split, self.classes = name, layout, root, split, classes
+        # Lists name many files of the same folders, so each folder is read once.
         self.entries = cache(self._entries)
 
     def missing_error(self, place: str) -> StreamError:
