@@ -1,4 +1,4 @@
-"""The commands called as a user calls them, and a finished run for them."""
+"""Call commands as a user calls them, and write a finished run for them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ FAST = ("epochs=1", "steps=5", "sampled_features=32", "batch_size=8")
 
 
 def call(*words: object, code: int = 0, input: str | bytes | None = None):
+    """Run ``mmcl-fast`` with these words, check its exit code, and return its result."""
     result = CliRunner().invoke(cli.app, [str(word) for word in words], input=input)
     assert result.exit_code == code, f"{result.output}\n{result.exception!r}"
     return result
 
 
 def error_of(result) -> str:
+    """Return the one error line of a result, and check that there is no traceback."""
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in result.output
     return lines[0]
 
 
 def write_place(root: Path) -> Path:
-    """``data`` (a stream), ``model`` (an encoder), ``mine.toml`` (a config over both) and ``run``, finished."""
+    """Write ``data`` (a stream), ``model`` (an encoder), ``mine.toml`` (a config of both) and ``run`` (finished)."""
     from tests.tiny_models import write_clip
 
     write_folder(root / "data", classes=2, train=4, test=3, modalities=("image", "text"))

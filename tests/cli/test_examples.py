@@ -1,4 +1,4 @@
-"""Every example in the help of a command runs; completion and exit codes are told."""
+"""Every example in the help of a command runs. The help has the exit codes, and completion works."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmcl_fast import bench, cli
 from mmcl_fast.config import load
 from tests.cli.calls import call
 
-# Options after those of an example, which go before them: enough to see that it runs.
+# Options added to an example, which override its own: enough to see that it runs.
 SMALLER = {
     "train": "--quiet",
     "compare": "--seeds 0 --methods ridge --jobs 1 --quiet",
@@ -37,7 +37,7 @@ SLOW = ("bench ops", "bench serve", "export")
 
 
 def commands(group: Any = None, path: str = "") -> Iterator[tuple[str, str]]:
-    """(name, help) of every command that does something."""
+    """Yield (name, help) of every command that is not a group of commands."""
     for name, command in sorted((group or cast(Any, typer.main.get_command(cli.app))).commands.items()):
         if hasattr(command, "commands"):
             yield from commands(command, f"{path}{name} ")
@@ -46,13 +46,13 @@ def commands(group: Any = None, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def examples(text: str) -> list[list[str]]:
-    told = text.partition("Example: ")[2]
-    return [shlex.split(" ".join(part.split())) for part in re.findall(r"`(mmcl-fast [^`]+)`", told)]
+    part = text.partition("Example: ")[2]
+    return [shlex.split(" ".join(part.split())) for part in re.findall(r"`(mmcl-fast [^`]+)`", part)]
 
 
 @pytest.fixture(scope="module")
 def here(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the examples speak of: small configs by the names of those that ship, runs, files, and the benchmarks."""
+    """Write the things that examples name: small configs with the names of shipped ones, runs, files, benchmarks."""
     import av
     import numpy as np
     import soundfile
@@ -105,12 +105,12 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
     monkeypatch.chdir(here)
     monkeypatch.setattr(load, "SHIPPED", here / "configs")
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
-        monkeypatch.delenv(name, raising=False)  # or the benchmarks' own pytest takes no time
+        monkeypatch.delenv(name, raising=False)  # under these variables the benchmarks' own pytest measures nothing
     if command == "train":
         shutil.rmtree("runs/demo")
-    if command == "bench train":  # most of a minute at its smallest; tests/benchmarks/test_bench_train.py runs its rows
+    if command == "bench train":  # takes a minute; tests/benchmarks/test_bench_train.py runs its rows
         monkeypatch.setattr(bench.subprocess, "run", lambda *args, **options: SimpleNamespace(returncode=0))
-    if command == "serve":  # told to stop as soon as it answers
+    if command == "serve":  # stop as soon as it answers
         monkeypatch.setattr("uvicorn.Server.on_tick", lambda *args: asyncio.sleep(0, True))
     for words in found:
         assert words[1 : 1 + len(command.split())] == command.split()
@@ -122,7 +122,7 @@ def test_the_help_tells_exit_codes_and_completes(tmp_path: Path) -> None:
     for part in ("Exit codes: 0 done", "1 done, but", "2 wrong input", "130 and 143", "--install-completion"):
         assert part in text
 
-    def said(*words: str, **environment: str) -> str:
+    def output_of(*words: str, **environment: str) -> str:
         code = "import sys; from mmcl_fast.cli import main; sys.argv = ['mmcl-fast', *sys.argv[1:]]; main()"
         return subprocess.run(
             [sys.executable, "-c", code, *words],
@@ -132,10 +132,10 @@ def test_the_help_tells_exit_codes_and_completes(tmp_path: Path) -> None:
             timeout=120,
         ).stdout
 
-    script = said("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    script = output_of("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     variable = re.search(r"(_\w+_COMPLETE)=complete_bash", script)
     assert variable and "complete " in script and "mmcl-fast" in script
-    found = said(**{variable[1]: "complete_bash", "COMP_WORDS": "mmcl-fast pre", "COMP_CWORD": "1"})
+    found = output_of(**{variable[1]: "complete_bash", "COMP_WORDS": "mmcl-fast pre", "COMP_CWORD": "1"})
     assert found.split() == ["predict"]
-    found = said(**{variable[1]: "complete_bash", "COMP_WORDS": "mmcl-fast predict --for", "COMP_CWORD": "2"})
+    found = output_of(**{variable[1]: "complete_bash", "COMP_WORDS": "mmcl-fast predict --for", "COMP_CWORD": "2"})
     assert found.split() == ["--format"]

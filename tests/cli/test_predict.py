@@ -1,4 +1,4 @@
-"""``mmcl-fast predict`` over files, folders, lines of text, and what is broken among them."""
+"""``mmcl-fast predict`` on files, folders and lines of text, some of them broken."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.cli.calls import call, error_of
 
 @pytest.fixture
 def mixed(place: Path, tmp_path: Path) -> Path:
-    """Six readable files whose names say nothing of what they hold, two broken ones, a hidden one."""
+    """Write six readable files with the wrong suffixes, two broken files and a hidden one."""
     root = tmp_path / "mixed"
     (root / "b").mkdir(parents=True)
     (root / ".hidden").write_text("not looked at")
@@ -66,7 +66,7 @@ def test_a_folder_s_links_and_leavings(tmp_path: Path) -> None:
     assert [str(path.relative_to(tmp_path)) for path in find_files(tmp_path / "all")] == [
         "all/b/0.png",
         "all/a/1.png",
-        "all/gone.png",  # that it leads nowhere is told with the others' faults
+        "all/gone.png",  # a broken link is reported with the other errors
     ]
 
 
@@ -78,9 +78,9 @@ def test_every_format_says_the_same(place: Path, mixed: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(call(*words, "--format", "csv", code=1).stdout)))
     good = [(one, label) for one in value for label in one["labels"]]
     assert [row["status"] for row in rows].count("error") == 3 and len(rows) == len(good) + 3
-    told = [row for row in rows if row["status"] == "ok"]
-    assert [row["rank"] for row in told] == ["1", "2"] * 6
-    for row, (one, label) in zip(told, good):
+    good_rows = [row for row in rows if row["status"] == "ok"]
+    assert [row["rank"] for row in good_rows] == ["1", "2"] * 6
+    for row, (one, label) in zip(good_rows, good):
         assert (row["file"], row["class"], row["class_modality"]) == (one["file"], label["class"], label["modality"])
         assert float(row["probability"]) == pytest.approx(label["probability"], rel=1e-4)
         assert [part.split("=")[0] for part in row["contributions"].split(";")] == list(one["contributions"])
@@ -90,9 +90,9 @@ def test_every_format_says_the_same(place: Path, mixed: Path) -> None:
 
 
 def test_lines_of_standard_input_beside_files(place: Path, mixed: Path) -> None:
-    said = (mixed / "b/1.png").read_text()
+    line = (mixed / "b/1.png").read_text()
     words = ["predict", place / "run", mixed / "0.txt", "-", mixed / "b/1.png", "--json"]
-    found = json.loads(call(*words, input=f"{said}\n\n  \nword11 word12\n").stdout)
+    found = json.loads(call(*words, input=f"{line}\n\n  \nword11 word12\n").stdout)
     assert [Path(one["file"]).name for one in found] == ["0.txt", "stdin:1", "stdin:4", "1.png"]
     assert [one["modality"] for one in found] == ["image", "text", "text", "text"]
     assert found[1]["labels"] == found[3]["labels"]

@@ -1,4 +1,4 @@
-"""`mmcl-fast compare` and `ablate` with the toy encoder: real files, real worker processes."""
+"""`mmcl-fast compare` and `ablate` with the toy encoder, on real files in real worker processes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(config: Path) -> Path:
-    """A finished sweep of comm and ridge with two seeds, two cells at once."""
+    """Return the folder of a finished sweep of comm and ridge with two seeds, learned two cells at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "COMMAND", worker())
         result = call(
@@ -148,11 +148,11 @@ def test_the_files_hold_every_seed(swept: Path) -> None:
             assert cell["seconds"]["evaluation"] > 0 and cell["environment"]["python"]
     lines = list(csv.DictReader((swept / "table.csv").open()))
     a, b = (outcome(swept / "ridge" / f"seed-{n}")["settings"]["given"]["metrics"]["avg"] for n in (0, 1))
-    own = next(
+    line = next(
         x for x in lines if (x["row"], x["setting"], x["modality"], x["metric"]) == ("ridge", "given", "", "avg")
     )
-    assert float(own["mean"]) == pytest.approx((a + b) / 2) and own["seeds"] == "2"
-    assert float(own["high"]) - float(own["mean"]) == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)  # t, 1 df
+    assert float(line["mean"]) == pytest.approx((a + b) / 2) and line["seeds"] == "2"
+    assert float(line["high"]) - float(line["mean"]) == pytest.approx(12.7062 * abs(a - b) / 2, rel=1e-4)  # t, 1 df
     for name, part in (("table.md", "Chaudhry"), ("table.tex", r"\toprule"), ("report.html", "Plotly.react")):
         assert part in (swept / name).read_text(), name
 
@@ -221,11 +221,14 @@ def test_a_failing_cell_does_not_stop_the_others(config: Path, tmp_path: Path, m
 
 
 def end_after(task: int, words: list[str], out: Path, signum: int) -> tuple[int, str]:
-    """A sweep in a process of its own, sent a signal while comm with seed 0, so many tasks learned, learns the next.
-    Returns its exit code and what it said."""
+    """Run a sweep in a process and send it a signal when comm with seed 0 has learned this many tasks.
+
+    Returns:
+        Its exit code and its standard error.
+    """
     process = os.fork()
     if not process:
-        sys.stderr = open(out.with_suffix(".said"), "w")
+        sys.stderr = open(out.with_suffix(".stderr"), "w")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             cli.app(words)
@@ -237,16 +240,16 @@ def end_after(task: int, words: list[str], out: Path, signum: int) -> tuple[int,
     under_way = out / "comm" / "seed-0" / "metrics.jsonl"
     wait_for(lambda: under_way.is_file() and f'"task": {task}' in under_way.read_text())
     os.kill(process, signum)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), out.with_suffix(".said").read_text()
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), out.with_suffix(".stderr").read_text()
 
 
 def test_a_sweep_that_is_ended_goes_on(config: Path, swept: Path, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "out"
     words = ["compare", str(config), "--methods", "ridge,comm", "--seeds", "0..1", "--jobs", "1", "--out", str(out)]
     monkeypatch.setattr(processes, "COMMAND", worker(HELD.format(task=1)))
-    code, said = end_after(1, words, out, signal.SIGINT)
+    code, errors = end_after(1, words, out, signal.SIGINT)
     assert code == 130 and free(out)  # no process is left
-    assert shlex.split(said.split("go on with: ")[1].splitlines()[0]) == ["mmcl-fast", *words]
+    assert shlex.split(errors.split("go on with: ")[1].splitlines()[0]) == ["mmcl-fast", *words]
     before = (out / "ridge" / "seed-0" / "summary.json").stat().st_mtime_ns
     monkeypatch.setattr(processes, "COMMAND", worker(HELD.format(task=3)))
     assert end_after(3, words, out, signal.SIGKILL)[0] == -signal.SIGKILL

@@ -16,7 +16,7 @@ from mmcl_fast.report import results, tables
 # ---- variants and seeds ---------------------------------------------------------------------------------------------
 
 
-def test_rows_of_ones_own() -> None:
+def test_methods_and_switches_with_options() -> None:
     base = load_config("demo", ["method.options.epochs=2"])
     comm, ridge, both = variants.parse_methods("comm, ridge:source=zq, comm:rank=8:drift=false", base)
     assert comm.make_config(base, 5).method.options["epochs"] == 2 and comm.make_config(base, 5).train.seed == 5
@@ -32,7 +32,11 @@ def test_rows_of_ones_own() -> None:
     [
         (variants.parse_methods, "com", "--methods com: no such method; did you mean 'comm'"),
         (variants.parse_methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
-        (variants.parse_methods, "comm:rank=0", "--methods comm:rank=0: method.options.rank: expected a whole number from 1, got 0"),
+        (
+            variants.parse_methods,
+            "comm:rank=0",
+            "comm:rank=0: method.options.rank: expected a whole number from 1, got 0",
+        ),
         (variants.parse_methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
         (variants.parse_methods, "ridge:q", "expected key=value"),
         (variants.parse_methods, "comm:prompt_blocks=1", "own two blocks"),
@@ -42,7 +46,7 @@ def test_rows_of_ones_own() -> None:
         (variants.parse_switches, "realignment=of", 'expected "off", "closed" or "trained", got "of"'),
     ],
 )
-def test_rows_that_are_wrong(make, text: str, message: str) -> None:
+def test_wrong_names_and_values_are_named(make, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make(text, load_config("demo"))
     assert message in str(caught.value)
@@ -60,7 +64,7 @@ def test_seeds() -> None:
 
 @pytest.fixture
 def collected(write_run):
-    """a: last 70, 74, 78; b: 1, 2 and 6 points less; c: two seeds, the second of a's missing."""
+    """Return results: a has last 70, 74, 78; b has 1, 2 and 6 points less; c has the first and third seed, both 74."""
     from mmcl_fast.learning.metrics import summarize
 
     def finished(name: str, last: float) -> Path:
@@ -120,7 +124,7 @@ def test_latex_is_escaped(collected) -> None:
 
 def test_csv_has_every_number(collected) -> None:
     lines = list(csv.DictReader(tables.write_csv(collected).splitlines()))
-    own = next(x for x in lines if x["row"].startswith("x_1") and x["metric"] == "last" and not x["modality"])
-    assert float(own["difference"]) == pytest.approx(-3) and float(own["permutation_p"]) == 0.25
+    line = next(x for x in lines if x["row"].startswith("x_1") and x["metric"] == "last" and not x["modality"])
+    assert float(line["difference"]) == pytest.approx(-3) and float(line["permutation_p"]) == 0.25
     assert {x["modality"] for x in lines} == {"", "image", "audio", "text", "video", "depth"}
     assert not any(x["row"] == "none" for x in lines)

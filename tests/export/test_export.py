@@ -1,4 +1,4 @@
-"""Exports: graphs give what the learner gives, where the package is not there."""
+"""Exported graphs give the learner's outputs without the package."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
 onnxruntime = pytest.importorskip("onnxruntime")
 MODALITIES = ("image", "depth", "text")
-WITHOUT = "import sys; sys.modules['mmcl_fast'] = None\n"  # importing it fails
+WITHOUT = "import sys; sys.modules['mmcl_fast'] = None\n"  # a program after this line can't import it
 NEAR: dict[str, Any] = {"rtol": 0, "atol": 1e-4}
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stream, a finished run that computed in bfloat16, and an export of it in both formats."""
+    """Return a folder with a stream, a finished run that computed in bfloat16, and its exports in both formats."""
     from tests.tiny_models import write_clip
 
     root = tmp_path_factory.mktemp("export")
@@ -56,21 +56,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(place: Path, format: str, modality: str) -> tuple[list[Path], dict[str, np.ndarray]]:
-    """A modality's test files of one class, and the graph's inputs made by what the folder says alone."""
+    """Return test files of one class, and the graph's inputs, prepared as preprocess.json says."""
     from tokenizers import Tokenizer
 
     files = sorted((place / "data" / modality / "test" / "class_1").iterdir())
     assert len(files) == 5
-    said = json.loads((place / format / "preprocess.json").read_text())[modality]
-    items: list[Any] = [decode(file, modality, spec_from_dict(said["spec"])) for file in files]
+    preparation = json.loads((place / format / "preprocess.json").read_text())[modality]
+    items: list[Any] = [decode(file, modality, spec_from_dict(preparation["spec"])) for file in files]
     if modality != "text":
         return files, {"pixels": torch.stack(items).numpy()}
-    found = Tokenizer.from_file(str(place / format / said["tokenizer"])).encode_batch(items)
+    found = Tokenizer.from_file(str(place / format / preparation["tokenizer"])).encode_batch(items)
     return files, {"ids": np.array([f.ids for f in found]), "mask": np.array([f.attention_mask for f in found])}
 
 
-def learner_says(place: Path, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities ``[n, C]`` in the order of the classes, and contributions ``[n, M]``, modality not told."""
+def learner_outputs(place: Path, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities ``[n, C]`` in the order of the classes and contributions ``[n, M]``; modality not given."""
     learner = mf.Learner.load(place / "run", device="cpu", precision="fp32")
     found = learner.predict(files, top_k=len(learner.classes))
     rows = [[dict(zip(p.labels, p.probabilities))[key] for key in learner.classes.keys] for p in found]
@@ -80,7 +80,7 @@ def learner_says(place: Path, files: list[Path]) -> tuple[np.ndarray, np.ndarray
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_onnx_gives_the_learners_predictions(place: Path, modality: str) -> None:
     files, inputs = prepared(place, "onnx", modality)
-    probabilities, contributions = learner_says(place, files)
+    probabilities, contributions = learner_outputs(place, files)
     session = onnxruntime.InferenceSession(place / "onnx" / f"{modality}.onnx")
     for rows in (slice(0, 5), slice(0, 1), slice(3, 4)):
         got = session.run(["probabilities", "contributions"], {k: v[rows] for k, v in inputs.items()})
@@ -106,7 +106,7 @@ def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> 
     for modality in MODALITIES:
         files, inputs = prepared(place, "torch", modality)
         np.savez(tmp_path / f"{modality}.npz", allow_pickle=False, **inputs)
-        wanted[modality] = learner_says(place, files)[0]
+        wanted[modality] = learner_outputs(place, files)[0]
     done = subprocess.run(
         [sys.executable, "-c", program, place / "torch", *MODALITIES],
         cwd=tmp_path,
@@ -150,7 +150,7 @@ def test_the_card_says_what_it_is_and_its_program_runs(place: Path, format: str,
         [sys.executable, "-c", WITHOUT + program], cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    probabilities = learner_says(place, [photo])[0][0]
+    probabilities = learner_outputs(place, [photo])[0][0]
     keys = json.loads((place / format / "classes.json").read_text())
     name, value = done.stdout.split()
     assert name == keys[int(probabilities.argmax())]["class"]
@@ -169,7 +169,7 @@ def test_weights_are_kept_once_and_no_path_of_this_machine(place: Path) -> None:
             assert path.encode() not in data, f"{file.name} holds {path}"
 
 
-def test_nothing_is_written_over_unless_told(place: Path, tmp_path: Path) -> None:
+def test_nothing_is_replaced_without_force(place: Path, tmp_path: Path) -> None:
     before = (place / "torch" / "model.json").read_bytes()
     result = call("export", place / "run", "--out", place / "torch", "--format", "torch", code=2)
     assert "exists already; give another folder, or --force" in error_of(result)
@@ -236,19 +236,19 @@ class NotFinite(ZeroShot):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         (Branching, "zero_shot: its prediction for image is not tensor code alone"),
         (Wrong, "differ from the learner's by 0.0"),
         (NotFinite, "differ from the learner's by nan"),
     ],
 )
-def test_what_cannot_be_exported_is_said_and_leaves_nothing(
-    kind: type, said: str, toy_data: Path, tmp_path: Path
+def test_what_cannot_be_exported_is_named_and_leaves_nothing(
+    kind: type, message: str, toy_data: Path, tmp_path: Path
 ) -> None:
     learner = toy_learner(toy_data, "zero_shot", {})
     learner.method = kind(learner.encoder, learner.method.options)
-    with pytest.raises(RunError, match=said):
+    with pytest.raises(RunError, match=message):
         export(learner, tmp_path / "out", format="torch")
     assert not list(tmp_path.iterdir())
 
@@ -284,8 +284,8 @@ def test_siglips_texts_have_one_length_and_lower_case(tmp_path: Path) -> None:
         learner.learn(task)
     done = export(learner, tmp_path / "out")
     assert max(done.differences["text"].values()) < 1e-4
-    said = json.loads((done.folder / "preprocess.json").read_text())["text"]
-    assert said["lowercase"] and said["inputs"]["ids"] == ["batch", 16]
+    preparation = json.loads((done.folder / "preprocess.json").read_text())["text"]
+    assert preparation["lowercase"] and preparation["inputs"]["ids"] == ["batch", 16]
     from tokenizers import Tokenizer
 
     found = Tokenizer.from_file(str(done.folder / "tokenizer.json")).encode("a WORD here".lower())

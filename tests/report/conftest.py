@@ -17,7 +17,7 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 @pytest.fixture(scope="session")
 def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Method -> its run; to be read only. The data is gone."""
+    """Return method -> its finished run, whose data is deleted. Tests must not change the runs."""
     folder = tmp_path_factory.mktemp("whole")
     write_files(folder / "data")
     runs = {method: learn(folder, method) for method in ("comm", "finetune")}
@@ -25,9 +25,9 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return runs
 
 
-@pytest.fixture(scope="module")  # while it is open, no test of this process can run an event loop
+@pytest.fixture(scope="module")  # closed after each module: while it is open, other tests can't run an event loop
 def browser() -> Iterator[Any]:
-    """A Chromium without a window, driven by playwright."""
+    """Return a headless Chromium, driven by playwright."""
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-test.txt")
     with playwright.sync_playwright() as driver:
         found = next(filter(None, map(shutil.which, CHROMIUM)), driver.chromium.executable_path)

@@ -1,4 +1,4 @@
-"""Finished runs with everything that a report shows: learned from real files of five modalities."""
+"""Learn runs from real files of five modalities that have everything a report shows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 import soundfile
 import torch
 
+from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.learning import learner
 from mmcl_fast.media.spec import VisualSpec
-from mmcl_fast.runs import report_samples as sampling
-from mmcl_fast.runs import train as run
+from mmcl_fast.runs import report_samples
 from tests.media.files import counting_video, tone
 from tests.toy import ToyEncoder, write_folder
 
@@ -22,8 +22,8 @@ ORDER = ["video", "image", "audio", "text", "depth"]
 OPTIONS = {"comm": {"prompts": False, "steps": 20, "sampled_features": 64}, "finetune": {"epochs": 8, "batch_size": 4}}
 
 
-class Encoded(ToyEncoder):
-    """Its videos have four frames."""
+class FourFrameEncoder(ToyEncoder):
+    """A toy encoder whose videos have four frames."""
 
     def spec(self, modality):
         return VisualSpec("video", size=32, frames=4) if modality == "video" else super().spec(modality)
@@ -31,12 +31,12 @@ class Encoded(ToyEncoder):
     def trunk(self, batch, modality):
         if modality != "video":
             return super().trunk(batch, modality)
-        frames = [super(Encoded, self).trunk(batch[:, f : f + 1], modality) for f in range(batch.shape[1])]
+        frames = [super(FourFrameEncoder, self).trunk(batch[:, f : f + 1], modality) for f in range(batch.shape[1])]
         return Tokens(torch.cat([f.tokens for f in frames], 1), torch.stack([f.query for f in frames]).mean(0))
 
 
 def write_files(root: Path) -> Path:
-    """Four classes each of image, depth and text, two each of audio and video, four test files a class."""
+    """Write four classes each of image, depth and text, and two each of audio and video; four test files a class."""
     write_folder(root)
     for split, some in (("train", range(6)), ("test", range(6, 10))):
         for c in range(2):
@@ -52,7 +52,7 @@ def write_files(root: Path) -> Path:
 
 
 def learn(folder: Path, method: str) -> Path:
-    """A run of ``method`` in ``folder / method`` on the files of ``folder / data``, with its samples."""
+    """Learn ``folder / data`` into the run folder ``folder / method``, with samples for the report; return the run."""
     config = build_config(
         {
             "stream": {
@@ -66,9 +66,9 @@ def learn(folder: Path, method: str) -> Path:
             "train": {"device": "cpu", "cache": str(folder / "cache")},
         }
     )
-    encoder: Encoder = Encoded()
+    encoder: Encoder = FourFrameEncoder()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learner, "load_encoder", lambda name, **options: encoder)
-        result = run.train(config, folder / method)
-    sampling.write(folder / method, result.learner, result.stream, result.summary)
+        result = runs.learn_stream(config, folder / method)
+    report_samples.write_report_samples(folder / method, result.learner, result.stream, result.summary)
     return folder / method

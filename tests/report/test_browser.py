@@ -1,4 +1,4 @@
-"""The page as people see it: drawn, in light and dark, wide and narrow, by pointer, finger and keyboard."""
+"""The page in a browser: its plots, light and dark, wide and narrow, used by pointer, finger and keyboard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmcl_fast import report
 
 Open = Callable[..., Any]
 SCATTER = "[data-figure][data-samples]"
-ALONE = """(place, modality) => {
+LONELIEST_POINT = """(place, modality) => {
   const {xaxis, yaxis} = place._fullLayout, frame = place.getBoundingClientRect();
   const all = place.data.flatMap(trace => trace.x.map((x, n) =>
     ({name: trace.name, x: xaxis._offset + xaxis.d2p(x), y: yaxis._offset + yaxis.d2p(trace.y[n])})));
@@ -20,7 +20,7 @@ ALONE = """(place, modality) => {
     Math.hypot(other.x - one.x, other.y - one.y)));
   const best = all.filter(one => one.name === modality).sort((a, b) => room(b) - room(a))[0];
   return [frame.left + best.x, frame.top + best.y];
-}"""  # where a modality's point lies that no other one covers
+}"""  # the position of the modality's point that is farthest from all others, so that none covers it
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,12 @@ def pages(whole_runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def show(browser: Any, pages: dict[str, Path]) -> Any:
-    """``show("one", width=400)``: the page, drawn. ``wrong`` of it: what it complained of or loaded from elsewhere."""
+    """Return a function that opens a page and waits for its plots: ``show("one", width=400)``.
+
+    ``page.wrong`` lists messages on its console, errors, and requests to other addresses.
+    """
     contexts = []
-    own = {file.as_uri() for file in pages.values()}
+    addresses = {file.as_uri() for file in pages.values()}
 
     def make(name: str, width: int = 1300, height: int = 900, **options: Any) -> Any:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **options))
@@ -45,10 +48,8 @@ def show(browser: Any, pages: dict[str, Path]) -> Any:
         page.wrong = []
         page.on("console", lambda line: page.wrong.append(f"{line.type}: {line.text}"))
         page.on("pageerror", lambda fault: page.wrong.append(str(fault)))
-        page.on(
-            "request",
-            lambda request: request.url.startswith("data:") or request.url in own or page.wrong.append(request.url),
-        )
+        known = ("data:", *addresses)
+        page.on("request", lambda request: request.url.startswith(known) or page.wrong.append(request.url))
         page.goto(pages[name].as_uri())
         page.wait_for_selector("html[data-drawn]", timeout=60_000)
         return page
@@ -59,17 +60,17 @@ def show(browser: Any, pages: dict[str, Path]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def shown(show: Open) -> Any:
-    """The page of one run, for several tests."""
+def shared_page(show: Open) -> Any:
+    """Return the page of one run, which several tests share."""
     return show("one", color_scheme="light")
 
 
 @pytest.fixture
-def page(shown: Any) -> Iterator[Any]:
-    yield shown
-    shown.keyboard.press("Escape")
-    shown.mouse.move(2, 2)
-    assert not shown.wrong
+def page(shared_page: Any) -> Iterator[Any]:
+    yield shared_page
+    shared_page.keyboard.press("Escape")
+    shared_page.mouse.move(2, 2)
+    assert not shared_page.wrong
 
 
 def open_folds(page: Any, opened: bool = True) -> None:
@@ -84,7 +85,7 @@ def test_every_plot_is_drawn_and_nothing_is_wider_than_the_page(show: Open, name
     count = 10 if name == "one" else 2 + 10 + 7
     for size in (width, 800, 2000 - width):
         page.set_viewport_size({"width": size, "height": 900})
-        page.wait_for_timeout(300)  # plots follow
+        page.wait_for_timeout(300)  # plots resize late
         drawn = page.eval_on_selector_all(
             "[data-figure]",
             "places => places.map(place => place.querySelectorAll('.main-svg .trace, .main-svg .hm').length"
@@ -110,21 +111,21 @@ def test_plots_follow_the_scheme(page: Any) -> None:
 
 @pytest.mark.parametrize("modality", ["image", "video", "audio", "depth", "text"])
 def test_pointing_at_a_sample_shows_it_and_marks_it_in_both_plots(page: Any, modality: str) -> None:
-    place, told = page.locator(SCATTER).first, page.locator("#sample")
+    place, box = page.locator(SCATTER).first, page.locator("#sample")
     place.scroll_into_view_if_needed()
-    assert told.is_hidden()
-    page.mouse.move(*place.evaluate(ALONE, modality), steps=2)
-    told.wait_for()
-    assert f"({modality})" in told.inner_text()
+    assert box.is_hidden()
+    page.mouse.move(*place.evaluate(LONELIEST_POINT, modality), steps=2)
+    box.wait_for()
+    assert f"({modality})" in box.inner_text()
     if modality == "text":
-        assert "word" in told.locator("q").inner_text()
+        assert "word" in box.locator("q").inner_text()
     else:
-        image = told.locator("img")
+        image = box.locator("img")
         width, height = image.evaluate("i => i.decode().then(() => [i.naturalWidth, i.naturalHeight])")
         assert width == (4 if modality == "video" else 1) * height
     assert page.locator(f"{SCATTER} .hovertext").count() == 2
     page.mouse.move(2, 2)
-    told.wait_for(state="hidden")
+    box.wait_for(state="hidden")
     assert page.locator(f"{SCATTER} .hovertext").count() == 0
 
 
@@ -135,26 +136,26 @@ def test_samples_are_reached_by_keyboard(page: Any) -> None:
             break
     else:
         pytest.fail("no press of Tab comes to the plot")
-    told = page.locator("#sample")
+    box = page.locator("#sample")
     seen = []
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
         page.keyboard.press(key)
-        told.wait_for()
-        told.evaluate("told => Promise.all([...told.querySelectorAll('img')].map(image => image.decode()))")
-        box = told.bounding_box()
-        assert min(box["x"], box["y"], 1300 - box["x"] - box["width"], 900 - box["y"] - box["height"]) >= 0
-        seen.append(told.inner_html())
+        box.wait_for()
+        box.evaluate("box => Promise.all([...box.querySelectorAll('img')].map(image => image.decode()))")
+        rect = box.bounding_box()
+        assert min(rect["x"], rect["y"], 1300 - rect["x"] - rect["width"], 900 - rect["y"] - rect["height"]) >= 0
+        seen.append(box.inner_html())
     assert seen[0] == seen[2] != seen[1]
     assert page.locator(f"{SCATTER} .hovertext").count() == 2
     page.keyboard.press("Escape")
-    told.wait_for(state="hidden")
+    box.wait_for(state="hidden")
 
 
 def test_a_finger_shows_a_sample(show: Open) -> None:
     page = show("one", 400, 800, has_touch=True, is_mobile=True)
     place = page.locator(SCATTER).first
     place.scroll_into_view_if_needed()
-    page.touchscreen.tap(*place.evaluate(ALONE, "audio"))
+    page.touchscreen.tap(*place.evaluate(LONELIEST_POINT, "audio"))
     page.locator("#sample").wait_for()
     assert not page.wrong
 

@@ -1,4 +1,4 @@
-"""The page holds the run's numbers and needs nothing else."""
+"""The page of a report holds the run's numbers and loads nothing."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ from tests.conftest import TASKS, summary_of
 
 
 def figures_of(text: str) -> list[dict]:
+    """Return the figures in a page, without the samples of scatter plots."""
     found = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)
     return [block for block in map(json.loads, found) if isinstance(block, dict)]
 
 
 def without_library(text: str) -> str:
+    """Check that a page holds plotly.js, and return the page without it."""
     from plotly.offline import get_plotlyjs
 
     packed = re.search(r'<script type="application/gzip" id="library">(.*?)</script>', text)
@@ -60,13 +62,13 @@ def test_names_from_data_cannot_become_markup(write_run) -> None:
     text = report.write(run).read_text()
     assert "<script>alert" not in text and "<b>food</b>" not in text
     name = figures_of(text)[0]["layout"]["xaxis"]["ticktext"][0]
-    assert name == "1 &lt;/script&gt;&lt;script&gt;alert(2)&lt;/script&gt;&lt;!--"  # plotly.js reads markup
+    assert name == "1 &lt;/script&gt;&lt;script&gt;alert(2)&lt;/script&gt;&lt;!--"  # plotly.js reads HTML in texts
     lines = (run / "report.md").read_text().splitlines()
     assert "- \\<script>alert(1)\\</script>" in lines and any("\\<b>food\\</b>, plant" in line for line in lines)
 
 
 class _Elements(HTMLParser):
-    """The elements of a page with the names of their attributes, and its text."""
+    """Parses a page: ``found`` has each element with the names of its attributes; ``text`` has its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -121,8 +123,8 @@ def test_matrix_shows_each_number_once_learned_or_not() -> None:
     assert written == {(t, i): f"{value:.0f}" for t, row in enumerate(R) for i, value in enumerate(row)}
 
 
-def light(colour: str) -> float:
-    """Relative luminance of #rrggbb or #rgb (WCAG 2)."""
+def luminance(colour: str) -> float:
+    """Return the relative luminance of #rrggbb or #rgb (WCAG 2)."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
     parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
     r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
@@ -130,7 +132,8 @@ def light(colour: str) -> float:
 
 
 def contrast(one: str, other: str) -> float:
-    low, high = sorted((light(one), light(other)))
+    """Return the contrast ratio of two colours (WCAG 2)."""
+    low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 
 

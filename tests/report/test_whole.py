@@ -1,4 +1,4 @@
-"""What a report says of runs that recorded everything; their data is gone."""
+"""Reports of runs that recorded everything, after their data was deleted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from mmcl_fast.learning.forgotten_classes import find_forgotten_classes
 from mmcl_fast.report.read_run import read_run
 from mmcl_fast.report.sections.contributions import when_learned
 from mmcl_fast.report.sections.embeddings import project
-from mmcl_fast.runs import sample_file as samples
+from mmcl_fast.runs import sample_file
 
 
 @pytest.fixture
 def finetune(whole_runs: dict[str, Path], tmp_path: Path) -> Path:
-    """A copy to change."""
+    """Return a copy of the run, to change."""
     return Path(shutil.copytree(whole_runs["finetune"], tmp_path / "finetune"))
 
 
@@ -38,15 +38,15 @@ def test_contributions_when_new_and_at_the_end(whole_runs: dict[str, Path], tmp_
     for m, row in enumerate(new):
         assert None not in row[: m + 1] and row[m + 1 :] == [None] * (len(names) - m - 1)
         assert sum(row[: m + 1]) == pytest.approx(1, abs=1e-5)
-    assert new[0][0] == 1 and new[4] != end[4]  # a depth task follows
+    assert new[0][0] == 1 and new[4] != end[4]  # the second depth task changes its row
     html, text = written(whole_runs["comm"], tmp_path)
-    for said in (html, text):
-        assert f"{new[1][0]:.3f}" in said and f"{end[1][0]:.3f}" in said and "What changed" in said
-        assert f"{end[0][0]:.3f}" in said
+    for page in (html, text):
+        assert f"{new[1][0]:.3f}" in page and f"{end[1][0]:.3f}" in page and "What changed" in page
+        assert f"{end[0][0]:.3f}" in page
 
 
 def test_embeddings_before_and_after_on_one_plane(whole_runs: dict[str, Path], tmp_path: Path) -> None:
-    found = samples.read(whole_runs["comm"])
+    found = sample_file.read_samples(whole_runs["comm"])
     html, text = written(whole_runs["comm"], tmp_path)
     blocks = [json.loads(block) for block in re.findall(r'/json" id="\w+">(.*?)</script>', html)]
     plots = [block for block in blocks if isinstance(block, dict) and any("customdata" in t for t in block["data"])]
@@ -54,10 +54,11 @@ def test_embeddings_before_and_after_on_one_plane(whole_runs: dict[str, Path], t
     stars = [plot["data"][-1] for plot in plots]
     assert stars[0]["x"] == stars[1]["x"] and len(stars[0]["x"]) == len(found.classes) == 16
     assert sum(len(trace["x"]) for trace in plots[0]["data"][:-1]) == sum(s.drawn for s in found.samples) == 64
-    told = next(block for block in blocks if isinstance(block, list))
-    assert len(told) == 64 and all(one.keys() >= {"about"} and ("picture" in one) != ("text" in one) for one in told)
-    for said in (html, text):
-        assert "before re-alignment" in said and "after re-alignment" in said
+    samples_of_plot = next(block for block in blocks if isinstance(block, list))
+    assert len(samples_of_plot) == 64
+    assert all(one.keys() >= {"about"} and ("picture" in one) != ("text" in one) for one in samples_of_plot)
+    for page in (html, text):
+        assert "before re-alignment" in page and "after re-alignment" in page
 
 
 def test_methods_without_realignment_have_one_plot(whole_runs: dict[str, Path], tmp_path: Path) -> None:
@@ -95,9 +96,9 @@ def test_classes_that_fell_with_examples_and_what_they_are_taken_for(finetune: P
     worst = found[0]
     task = run["tasks"][worst.task - 1]
     row = next(
-        line for line in text.splitlines() if line.startswith(f"| {task['classes'][worst.place]} | {worst.task} ")
+        line for line in text.splitlines() if line.startswith(f"| {task['classes'][worst.class_index]} | {worst.task} ")
     )
-    assert f"{worst.points:.1f}" in row and row.count("taken for ") == worst.tests - worst.now
+    assert f"{worst.forgetting:.1f}" in row and row.count("taken for ") == worst.test_samples - worst.final_correct
     assert len(re.findall(r'<img src="data:image/webp;base64,[^"]+" alt="', html)) > 4
 
 
@@ -105,7 +106,7 @@ def test_runs_that_forgot_nothing_or_cannot_say_so_do(finetune: Path, tmp_path: 
     events = [json.loads(line) for line in (finetune / "metrics.jsonl").read_text().splitlines()]
     whole = (finetune / "summary.json").read_text()
 
-    def said(change) -> str:
+    def report_after(change) -> str:
         summary = json.loads(whole)
         changed = json.loads(json.dumps(events))
         change(summary, changed)
@@ -118,16 +119,16 @@ def test_runs_that_forgot_nothing_or_cannot_say_so_do(finetune: Path, tmp_path: 
             if "by_class" in event:
                 event["by_class"] = [part and [4] * len(part) for part in event["by_class"]]
 
-    def at_once(summary: dict, changed: list[dict]) -> None:  # as joint: one row, at the end
+    def at_once(summary: dict, changed: list[dict]) -> None:  # as the method joint, which is evaluated at the end alone
         changed[:] = [event for event in changed if event.get("after", 99) >= len(summary["tasks"])]
 
     def older(summary: dict, changed: list[dict]) -> None:
         for task in summary["tasks"]:
             del task["test_by_class"]
 
-    assert "No class is right less often" in said(steady)
-    assert "not known which classes this run forgot" in said(at_once)
-    assert "not known which classes this run forgot" in said(older)
+    assert "No class is right less often" in report_after(steady)
+    assert "not known which classes this run forgot" in report_after(at_once)
+    assert "not known which classes this run forgot" in report_after(older)
 
     def other_stream(summary: dict, changed: list[dict]) -> None:
         for event in changed:
@@ -136,11 +137,11 @@ def test_runs_that_forgot_nothing_or_cannot_say_so_do(finetune: Path, tmp_path: 
                 event["by_class"] = event["by_class"][:1]
 
     with pytest.raises(RunError, match=r"metrics\.jsonl: right answers by class of other tasks"):
-        said(other_stream)
+        report_after(other_stream)
 
 
 def test_a_run_without_samples_says_how_to_get_them(finetune: Path, tmp_path: Path) -> None:
-    (finetune / samples.FILE).unlink()
+    (finetune / sample_file.SAMPLES_FILE).unlink()
     for text in written(finetune, tmp_path):
         assert "samples.safetensors is not in the run folder" in text and "--resume" in text
     text = report.write([finetune, finetune], tmp_path / "two.html").read_text()
@@ -157,6 +158,6 @@ def test_phases_with_their_work(whole_runs: dict[str, Path], tmp_path: Path) -> 
     assert f"{steps} steps" in rows["| prompts"] and " steps/s" in rows["| prompts"]
 
 
-def test_the_html_file_is_to_be_named(whole_runs: dict[str, Path], tmp_path: Path) -> None:
+def test_out_must_name_the_html_file(whole_runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"report\.html"):
         report.write(whole_runs["comm"], tmp_path / "report.md")
