@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-CUT = """() => {
+KEEP_SECTIONS = """() => {
   const main = document.querySelector('main'), kids = [...main.children];
   const at = title => kids.findIndex(kid => kid.tagName === 'H2' && kid.textContent === title);
   const parts = ['What it remembers', 'What it forgot', 'Where samples lie'].map(at);
@@ -24,7 +24,7 @@ CUT = """() => {
   document.querySelector('footer').remove();
   dispatchEvent(new Event('resize'));
 }"""
-PLACE = """plot => {
+SAMPLE_POSITION = """plot => {
   const box = plot.getBoundingClientRect(), {xaxis, yaxis} = plot._fullLayout, {x, y} = plot.data[0];
   return [box.left + xaxis._offset + xaxis.d2p(x[3]), box.top + yaxis._offset + yaxis.d2p(y[3])];
 }"""
@@ -32,6 +32,7 @@ WIDTH = 1500
 
 
 def main(page_file: Path, out: Path) -> None:
+    """Write the picture of a report to ``out``."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -41,11 +42,11 @@ def main(page_file: Path, out: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
         page.goto(page_file.resolve().as_uri())
         page.wait_for_selector("html[data-drawn]")
-        page.evaluate(CUT)
+        page.evaluate(KEEP_SECTIONS)
         page.wait_for_timeout(800)
         page.set_viewport_size({"width": WIDTH, "height": page.evaluate("document.documentElement.scrollHeight")})
         page.wait_for_timeout(500)
-        page.mouse.move(*page.locator("[data-figure][data-samples]").first.evaluate(PLACE), steps=2)
+        page.mouse.move(*page.locator("[data-figure][data-samples]").first.evaluate(SAMPLE_POSITION), steps=2)
         page.wait_for_timeout(700)
         picture = Image.open(io.BytesIO(page.screenshot()))
         browser.close()

@@ -70,7 +70,7 @@ def _facts(parameter: Any) -> Iterator[str]:
     least, most = parameter.min, parameter.max
     if least is not None or most is not None:
         yield f"{'At least' if most is None else 'From'} {least}{'' if most is None else f' to {most}'}."
-    if parameter.multiple and "given again" not in (parameter.help or ""):
+    if parameter.multiple and "may be given" not in (parameter.help or "").lower():
         yield "May be given again."
     default = parameter.default
     if default not in (None, False, (), [], "") and not callable(default):

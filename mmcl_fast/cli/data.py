@@ -22,7 +22,7 @@ def data_check(
         str,
         typer.Argument(
             help="A folder, a manifest (.jsonl, .parquet), a table (.csv, .tsv), tars or a folder of them, or a config "
-            "(.toml) whose [stream] to check, with its [media].",
+            "(.toml). Of a config [stream] and [media] are read.",
             show_default=False,
         ),
     ],

@@ -18,6 +18,7 @@ import pytest
 import typer
 
 from mmcl_fast import cli
+from tests import plain_words
 from tests.docs.pages import ROOT
 from tests.docs.test_api import public_names
 
@@ -154,6 +155,17 @@ def test_links_to_files_outside_docs_lead_to_pages_of_the_site() -> None:
         )[1]
     )
     assert "def learn(" in (ROOT / "mmcl_fast/learning/learner.py").read_text().splitlines()[line - 1]
+
+
+def test_text_from_the_code_is_plain(tmp_path: Path) -> None:
+    program = "import sys; sys.path.insert(0, 'docs'); import site_{0}; print(site_{0}.text())"
+    for name in ("cli", "config", "formats"):
+        command = [sys.executable, "-c", program.format(name)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        page = tmp_path / f"{name}.md"
+        page.write_text(re.sub(r"^:   ", "\n", done.stdout, flags=re.M))
+        assert list(plain_words.faults(page)) == []
 
 
 def test_a_link_to_nowhere_fails_the_build(tmp_path: Path) -> None:
