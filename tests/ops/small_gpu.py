@@ -17,7 +17,7 @@ from mmcl_fast import ops
 
 BF16, HALF, FLOAT = torch.bfloat16, torch.float16, torch.float32
 TOLERANCE = {FLOAT: 2e-5, HALF: 4e-3, BF16: 3e-2}  # of the largest true value
-# (rows, classes, width, whether the text wants a gradient); in half precision the last six take Hopper's one-pass kernel
+# (rows, classes, width, whether the text wants a gradient); in half precision the last six take Hopper's kernel
 LOSSES = [
     (33, 70, 41, True),
     (33, 70, 48, True),

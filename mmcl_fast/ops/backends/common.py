@@ -36,10 +36,11 @@ def reduce_rows(
     weights = (a.labels != a.ignore_index).float()
     if a.weight is not None:
         weights = torch.where(weights > 0, a.weight.float(), weights)
-    norm = weights.new_ones(())
     if a.reduction == "mean":
         total = weights.sum()
         norm = torch.where(total > 0, 1 / total, 0.0)
+    else:
+        norm = weights.new_ones(())
     rows = compute_rows(a, weights * norm if a.needs & NEEDS_TEXT else None)
     loss = rows.loss * weights if a.reduction == "none" else torch.dot(rows.loss, weights) * norm
     return AlignmentResult(loss, rows.loss, weights, norm, rows.dz, rows.dtext, rows.dscale)

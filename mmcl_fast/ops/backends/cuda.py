@@ -56,50 +56,45 @@ class CudaBackend(GpuBackend):
         return half and aligned and z.shape[1] <= 512 and z.shape[1] % 8 == 0 and _hopper(z.device.index) > 0
 
     def one_pass(self, inputs: LossInputs) -> RowSums:
-        z, text = inputs.z, inputs.text
+        z, text, labels, inv_z, inv_t, scale, *_ = inputs
         (b, d), c = z.shape, text.shape[0]
         splits, per_split = split_classes(c, -(-b // 64), _hopper(z.device.index))
         out = z.new_empty(splits, b, d, dtype=torch.float32)
         row_max, row_sum = z.new_empty(2, splits, b, dtype=torch.float32)
         label_logit = z.new_empty(b, dtype=torch.float32)
         _launch(
-            LIB.one_pass,
-            z,
-            *(z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0)),
-            *(inputs.labels.data_ptr(), inputs.inv_z.data_ptr(), inputs.inv_t.data_ptr(), *_scale(inputs.scale)),
-            *(out.data_ptr(), row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr()),
-            *(b, c, d, per_split),
-        )
+            LIB.one_pass, z, z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0), labels.data_ptr(),
+            inv_z.data_ptr(), inv_t.data_ptr(), *_scale(scale),
+            out.data_ptr(), row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr(), b, c, d, per_split,
+        )  # fmt: skip
         return RowSums(out, row_max, row_sum, label_logit)
 
     def exp_rows(self, x: Tensor, inputs: LossInputs, first: int, sums: RunningSums) -> None:
+        _, _, labels, inv_z, inv_t, scale, *_ = inputs
+        row_max, row_sum, row_fix, label_logit = sums
         _launch(
-            LIB.exp_rows,
-            x,
-            *(x.data_ptr(), x.stride(0), *x.shape, inputs.labels.data_ptr(), first),
-            *(inputs.inv_z.data_ptr(), inputs.inv_t.data_ptr() + 4 * first, *_scale(inputs.scale), first == 0),
-            *(s.data_ptr() for s in sums),
-        )
+            LIB.exp_rows, x, x.data_ptr(), x.stride(0), *x.shape, labels.data_ptr(), first,
+            inv_z.data_ptr(), inv_t.data_ptr() + 4 * first, *_scale(scale), first == 0,
+            row_max.data_ptr(), row_sum.data_ptr(), row_fix.data_ptr(), label_logit.data_ptr(),
+        )  # fmt: skip
 
     def finish(self, inputs: LossInputs, sums: RowSums, out: RowOutputs) -> None:
-        z, text = inputs.z, inputs.text
+        z, text, labels, inv_z, inv_t, scale, mean_text, label_smoothing, ignore_index = inputs
+        o, row_max, row_sum, label_logit = sums
+        loss, dz, dscale, ratio, label_coef = out
         _launch(
-            LIB.finish,
-            z,
-            *(sums.weighted_text.data_ptr(), z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0)),
-            *(_address(inputs.mean_text), inputs.labels.data_ptr()),
-            *(inputs.inv_z.data_ptr(), inputs.inv_t.data_ptr(), *_scale(inputs.scale)),
-            *(sums.row_max.data_ptr(), sums.row_sum.data_ptr(), sums.label_logit.data_ptr()),
-            *(_address(x) for x in out),
-            *(z.shape[0], text.shape[0], z.shape[1], inputs.ignore_index, inputs.label_smoothing),
-            sums.weighted_text.shape[0],
-        )
+            LIB.finish, z, o.data_ptr(), z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0),
+            _address(mean_text), labels.data_ptr(), inv_z.data_ptr(), inv_t.data_ptr(), *_scale(scale),
+            row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr(),
+            loss.data_ptr(), _address(dz), dscale.data_ptr(), _address(ratio), _address(label_coef),
+            z.shape[0], text.shape[0], z.shape[1], ignore_index, label_smoothing, o.shape[0],
+        )  # fmt: skip
 
     def shift_normalise(self, z: Tensor, h: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         (b, d), m, scaled = z.shape, gate.shape[1], torch.empty_like(h)
         e, inv = z.new_empty(b, d), z.new_empty(b, dtype=torch.float32)
-        sizes = b, m, h.shape[1] // m
-        _launch(LIB.gate_rows, z, h.data_ptr(), gate.data_ptr(), gate.stride(0), scaled.data_ptr(), *sizes)
+        rank = h.shape[1] // m
+        _launch(LIB.gate_rows, z, h.data_ptr(), gate.data_ptr(), gate.stride(0), scaled.data_ptr(), b, m, rank)
         shift = torch.mm(scaled, up)
         _launch(LIB.add_norm, z, z.data_ptr(), z.stride(0), shift.data_ptr(), e.data_ptr(), inv.data_ptr(), b, d)
         return e, inv
@@ -112,11 +107,9 @@ class CudaBackend(GpuBackend):
     def gate_back(self, dh: Tensor, h: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
         (b, m), scaled, dgate = gate.shape, torch.empty_like(h), h.new_empty(gate.shape)
         _launch(
-            LIB.gate_back,
-            h,
-            *(dh.data_ptr(), h.data_ptr(), gate.data_ptr(), gate.stride(0), scaled.data_ptr(), dgate.data_ptr()),
-            *(b, m, h.shape[1] // m),
-        )
+            LIB.gate_back, h, dh.data_ptr(), h.data_ptr(), gate.data_ptr(), gate.stride(0), scaled.data_ptr(),
+            dgate.data_ptr(), b, m, h.shape[1] // m,
+        )  # fmt: skip
         return scaled, dgate
 
 

@@ -63,7 +63,8 @@ class LossInputs(NamedTuple):
 
     def rows(self, r: slice) -> LossInputs:
         """Return the inputs of a chunk of rows."""
-        return self._replace(z=self.z[r], labels=self.labels[r], inv_z=self.inv_z[r])
+        z, text, labels, inv_z = self[:4]
+        return LossInputs(z[r], text, labels[r], inv_z[r], *self[4:])
 
 
 class RowSums(NamedTuple):
@@ -85,13 +86,18 @@ class RunningSums(NamedTuple):
 
 
 class RowOutputs(NamedTuple):
-    """Tensors that ``finish`` fills; dz, ratio and label_coef may be None."""
+    """Tensors that ``finish`` fills. dz, ratio and label_coef may be None; the latter two may be longer than B."""
 
     loss: Tensor  # (B,) float32
     dz: Tensor | None  # (B, D) in gradient_dtype
     dscale: Tensor  # (B,) float32
     ratio: Tensor | None  # (B,) float32, (1 - p_label) / row_sum
     label_coef: Tensor | None  # (B,) float32, smoothing - (1 - p_label)
+
+    def rows(self, r: slice) -> RowOutputs:
+        """Return the outputs of a chunk of rows; ratio and label_coef belong to the chunk anyway."""
+        loss, dz, dscale, ratio, label_coef = self
+        return RowOutputs(loss[r], None if dz is None else dz[r], dscale[r], ratio, label_coef)
 
 
 def device_of(x: Tensor) -> AbstractContextManager:
@@ -181,17 +187,16 @@ class GpuBackend(Backend):
             inputs = LossInputs(
                 z, text, a.labels.contiguous(), inv_z, inv_t, scale, mean, a.label_smoothing, a.ignore_index
             )
-            dtype = gradient_dtype(z.dtype)
-            dz = z.new_empty(z.shape if a.needs & NEEDS_Z else 0, dtype=dtype)
-            out = RowOutputs(
-                torch.empty_like(inv_z), dz if a.needs & NEEDS_Z else None, torch.empty_like(inv_z), None, None
-            )
+            dtype, need_z = gradient_dtype(z.dtype), a.needs & NEEDS_Z
+            loss, dscale = torch.empty_like(inv_z), torch.empty_like(inv_z)
+            dz = z.new_empty(z.shape if need_z else 0, dtype=dtype)
+            out = RowOutputs(loss, dz if need_z else None, dscale, None, None)
             if coef is None and self.one_pass_fits(z, text):
                 self.finish(inputs, self.one_pass(inputs), out)
                 dtext = z.new_empty(0, dtype=dtype)
             else:
                 dtext = self._chunks(inputs, coef, out)
-            return RowResult(out.loss, dz, dtext, out.dscale)
+            return RowResult(loss, dz, dtext, dscale)
 
     def _chunks(self, inputs: LossInputs, coef: Tensor | None, out: RowOutputs) -> Tensor:
         """Fill ``out`` with library products over chunks; return dtext, empty where coef is None."""
@@ -201,29 +206,26 @@ class GpuBackend(Backend):
         rows = min(b, ROWS if coef is None else TEXT_ROWS)
         cols = c if coef is not None else min(c, max(512, CHUNK_BYTES // (rows * dtype.itemsize)))
         row_max, row_sum, row_fix, label_logit, ratio, label_coef = z.new_empty(6, rows, dtype=torch.float32)
-        sums, o = RunningSums(row_max, row_sum, row_fix, label_logit), z.new_empty(0)
+        sums = RunningSums(row_max, row_sum, row_fix, label_logit)
+        o = row_sum  # a placeholder: the first chunk of classes makes o
+        out = out._replace(ratio=ratio, label_coef=label_coef)
         for start in range(0, b, rows):
+            # Each slice costs a microsecond: a loss in one chunk has none.
             r = slice(start, start + rows)
-            chunk = inputs.rows(r)
+            chunk, chunk_out = (inputs, out) if rows == b else (inputs.rows(r), out.rows(r))
             m = len(chunk.z)
             for n in range(0, c, cols):
-                t = text[n : n + cols]
+                t = text if cols == c else text[n : n + cols]
                 x = _logits(chunk.z, t)
                 self.exp_rows(x, chunk, n, sums)
                 x = x.to(z.dtype)
                 part = _weighted_text(x, t)
                 o = part.float() if n == 0 else torch.addcmul(part, o, row_fix[:m, None])
-            self.finish(
-                chunk,
-                RowSums(o[None], row_max[None, :m], row_sum[None, :m], label_logit),
-                RowOutputs(
-                    out.loss[r], None if out.dz is None else out.dz[r], out.dscale[r], ratio[:m], label_coef[:m]
-                ),
-            )
+            self.finish(chunk, RowSums(o[None], row_max[None, :m], row_sum[None, :m], label_logit), chunk_out)
             if coef is not None:
                 unit = chunk.z.float() * chunk.inv_z[:, None]
-                part_of_text = TextGradientChunk(x, unit, ratio[:m], label_coef[:m], chunk.labels, coef[r])
-                add_text_gradient(dtext, part_of_text, inputs.inv_t, inputs.label_smoothing, torch.mm)
+                text_chunk = TextGradientChunk(x, unit, ratio[:m], label_coef[:m], chunk.labels, coef[r])
+                add_text_gradient(dtext, text_chunk, inputs.inv_t, inputs.label_smoothing, torch.mm)
         return dtext if coef is None else finish_text_gradient(dtext, text, inputs.inv_t, inputs.scale)
 
     def realign(self, a: RealignArguments) -> RealignResult:

@@ -89,9 +89,8 @@ class ReferenceBackend(Backend):
         target = (1 - a.label_smoothing) * onehot + a.label_smoothing / len(text)
         row_loss = torch.where(valid, -(target * torch.log_softmax(logits, dim=1)).sum(1), 0)
         weights = _weights(a, z.dtype)
-        norm = weights.new_ones(())
-        if a.reduction == "mean":
-            norm = torch.where(weights.sum() > 0, 1 / weights.sum(), 0.0)
+        total = weights.sum()
+        norm = torch.where(total > 0, 1 / total, 0.0) if a.reduction == "mean" else torch.ones_like(total)
         loss = row_loss * weights if a.reduction == "none" else torch.dot(row_loss, weights) * norm
         g = torch.where(valid[:, None], torch.softmax(logits, dim=1) - target, 0)
         o = g @ texts
