@@ -1,4 +1,4 @@
-"""The load test: what the clients count, and the table of it."""
+"""The benchmarks of the server: the counts of the clients, and the tables."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def test_bench_serve_hands_its_options_to_the_suite(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_files_are_of_all_modalities_alike() -> None:
-    found = serve.files()
+    found = serve.choose_files()
     kinds = [modality for modality, _ in found]
-    assert {kinds.count(modality) for modality in ("image", "video", "audio", "depth", "text")} == {serve.PER_MODALITY}
+    assert {kinds.count(modality) for modality in ("image", "video", "audio", "depth", "text")} == {
+        serve.FILES_PER_MODALITY
+    }
     assert kinds != sorted(kinds) and all(sniff(path) == modality for modality, path in found[:20])
 
 
 def test_clients_count_errors_and_wrong_answers(tmp_path: Path) -> None:
-    """A server whose answers after the first are right, wrong, refused and broken off in turn."""
+    """The server's answers after the first are right, wrong, refused and broken off in turn."""
     file, turn = tmp_path / "a.txt", itertools.count()
     file.write_text("a text")
 
@@ -65,19 +67,19 @@ def test_clients_count_errors_and_wrong_answers(tmp_path: Path) -> None:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         files = [("text", str(file))]
-        return await serve_client.load({"port": port, "clients": 1, "seconds": 0.3, "files": files})
+        return await serve_client.run_clients({"port": port, "clients": 1, "seconds": 0.3, "files": files})
 
-    told = asyncio.run(run())
-    turns = told["answers"] // 2
-    assert turns > 3 and abs(told["wrong"] - turns) <= 1 and len(told["latencies"]["text"]) == told["answers"]
-    assert set(told["errors"]) == {"503", "IncompleteReadError"} and abs(told["errors"]["503"] - turns) <= 1
+    counts = asyncio.run(run())
+    turns = counts["answers"] // 2
+    assert turns > 3 and abs(counts["wrong"] - turns) <= 1 and len(counts["latencies"]["text"]) == counts["answers"]
+    assert set(counts["errors"]) == {"503", "IncompleteReadError"} and abs(counts["errors"]["503"] - turns) <= 1
 
 
 def test_the_table_of_isolation() -> None:
     rounds = {"in this process": [10.0, 30.0, 20.0], "in workers": [19.0, 18.0, 50.0]}
-    assert isolation.line("check, image", rounds) == ["check, image", "files/s", "20", "19", "0.95", "3"]
-    assert isolation.line("start-up of serve", rounds)[1] == "s"
-    assert isolation.line("serve, 9 clients", rounds)[1] == "requests/s"
+    assert isolation.make_row("check, image", rounds) == ["check, image", "files/s", "20", "19", "0.95", "3"]
+    assert isolation.make_row("start-up of serve", rounds)[1] == "s"
+    assert isolation.make_row("serve, 9 clients", rounds)[1] == "requests/s"
     assert len(isolation.COLUMNS) == 6
 
 
@@ -97,7 +99,7 @@ def test_the_table() -> None:
         "resident MB": [100.0, 500.0, 900.0, *[1000.0] * 4, 1003.0, 1004.0],
     }
     alone = {**result, "way": "no batching", "answers": 40, "errors": {}}
-    first, second = serve.lines([result, alone])
+    first, second = serve.make_rows([result, alone])
     assert len(first) == len(second) == len(serve.COLUMNS)
     assert first[:9] == ["batches of up to 32", "50", "2", "50.0", "51", "96", "100", "3", "4"]
     assert first[9:] == ["3.50", "1.50", "0.05", "1000", "1004", "+3.0", "2.50"] and second[-1] == "1.00"
