@@ -32,7 +32,11 @@ class CommOptions(MethodOptions):
     token_scale_shift: TokenScaleShift = True
     text_scale_shift: TextScaleShift = False
     channel_dropout: float = Field(
-        0.2, ge=0, le=0.9, description="Share of the token channels that a sample loses in each step of prompt learning"
+        0.2,
+        ge=0,
+        le=0.9,
+        description="Share of the token channels that a sample loses in a step of prompt learning, at all positions "
+        "alike",
     )
     class_targets: Annotated[Literal["texts", "learned"], FormerName("codes"), Symbol("V_t")] = Field(
         "learned",
@@ -65,8 +69,8 @@ class CommOptions(MethodOptions):
     )
     relevance: Literal["analytic", "mlp"] = Field(
         "analytic",
-        description="The relevance function: analytic: a ridge classifier; mlp: one hidden layer of 128, trained on "
-        "the task's queries and on queries sampled from the feature memory, modalities weighted alike",
+        description="The relevance function: analytic: a ridge classifier; mlp: one hidden layer of 128. It is "
+        "trained on the task's queries and on queries sampled from the feature memory, modalities weighted alike",
     )
     tau: Annotated[Positive, Symbol(r"\tau")] = Field(
         0.2, description="Temperature of the contributions; a lower one is nearer to one modality alone"
