@@ -1,4 +1,4 @@
-"""What several test folders share."""
+"""Fixtures and values that several test folders share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = [
 
 
 def summary_of(seed: int = 0, method: str = "comm") -> dict[str, Any]:
-    """A summary as a finished run writes it, its metrics computed by the package."""
+    """Return a summary as a finished run writes it; the package computes its metrics."""
     from mmcl_fast.learning.metrics import FORMULAS, summarize
 
     T = len(TASKS)
@@ -48,7 +48,7 @@ def summary_of(seed: int = 0, method: str = "comm") -> dict[str, Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _user_cache(tmp_path_factory):
-    """The user's own cache folder is left alone, in the processes that tests start too."""
+    """Keep tests, and the processes that they start, out of the user's own cache folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
         yield
@@ -56,7 +56,7 @@ def _user_cache(tmp_path_factory):
 
 @pytest.fixture
 def write_run(tmp_path: Path):
-    """Writes a finished run folder: ``write_run("a", seed=1) -> Path``."""
+    """Return a function that writes a finished run folder: ``write_run("a", seed=1) -> Path``."""
 
     def write(name: str = "run", seed: int = 0, method: str = "comm") -> Path:
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""What is one's own: a method, an encoder and a modality from a file that the command names."""
+"""Plugins: a method, an encoder and a modality from a file that the command names."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_run_of_all_that_is_ones_own(place: Path) -> None:
     # A run says nothing of what is to be imported: without --use it is refused, with a line that says how to go on.
     said = command(place, "predict", "run", file, code=2)
     assert "method.name = 'mine': no such method" in said and "--use FILE.py" in said
-    # What a sweep starts inherits it.
+    # The processes that a sweep starts inherit the plugin.
     rows = ("--methods", "mine,mine:mine=4", "--seeds", "0", "--jobs", "1", "--quiet", *own[2:])
     assert "mine:mine=4" in command(place, "--use", "own.py", "compare", "data", *rows)
 

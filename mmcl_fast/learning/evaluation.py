@@ -51,7 +51,7 @@ class Evaluation:
 
     def by_class(self, setting: str) -> list[list[int]]:
         """Return the number of right answers for each class of each task."""
-        return [[found[c, c] for c in own] for own, found in zip(self.classes, self.confusion[setting])]
+        return [[found[c, c] for c in classes] for classes, found in zip(self.classes, self.confusion[setting])]
 
     def top_confusions(self, setting: str, limit: int) -> list[list[list[tuple[ClassId, int]]]]:
         """Return the most frequent wrong predictions for each class of each task, with their counts.
@@ -62,12 +62,12 @@ class Evaluation:
             limit: the most predictions to list for a class.
         """
         out = []
-        for own, found in zip(self.classes, self.confusion[setting]):
-            wrong: dict[ClassId, Counter[ClassId]] = {c: Counter() for c in own}
+        for classes, found in zip(self.classes, self.confusion[setting]):
+            wrong: dict[ClassId, Counter[ClassId]] = {c: Counter() for c in classes}
             for (true, predicted), count in found.items():
                 if predicted != true:
                     wrong[true][predicted] = count
-            out.append([sorted(wrong[c].items(), key=lambda pair: (-pair[1], pair[0]))[:limit] for c in own])
+            out.append([sorted(wrong[c].items(), key=lambda pair: (-pair[1], pair[0]))[:limit] for c in classes])
         return out
 
     def accuracy(self, setting: str) -> list[float]:
@@ -141,11 +141,11 @@ def evaluate(
         with distributed.single_process():
             scores = {given: model.method.scores(tokens, task.modality, classes, given=given) for given in needed}
         keys = dict(zip(task.classes, task.class_ids))
-        own = learned_ids[task.modality]
-        new = {classes.ids[key] for key in task.class_ids} - own
+        old_ids = learned_ids[task.modality]
+        new_ids = {classes.ids[key] for key in task.class_ids} - old_ids
         for name in settings:
             competing = scores[name != "agnostic" or not routes][:, : known if task.name in learned else len(classes)]
-            columns = torch.tensor([*sorted(own), *sorted(new)]) if name == "given_masked" else None
+            columns = torch.tensor([*sorted(old_ids), *sorted(new_ids)]) if name == "given_masked" else None
             predicted = best_columns(competing, columns).tolist()
             confusion[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, predicted)))
     gathered = distributed.all_gather_object(confusion)

@@ -141,7 +141,7 @@ class Predictor:
             modality: the modality of all of it.
             data: ``[B, F, 3, size, size]`` as the encoder's spec has it, or B strings.
             names: B names, the ``file`` of each prediction.
-            top_k: in place of the predictor's own.
+            top_k: number of classes; None: the predictor's ``top_k``.
         """
         tokens = self.encoder.trunk(data, modality).rounded().to(self.encoder.device)
         scores = self.method.scores(tokens, modality, self.classes, given=self.given)
@@ -177,11 +177,11 @@ class Predictor:
                 found[position] = _failed(files[position], None, outcome.error)
             else:
                 positions.setdefault(outcome.modality, []).append(position)
-        for modality, some in positions.items():
+        for modality, found_at in positions.items():
             try:
-                found |= self._predict_modality(modality, {i: files[i] for i in sorted(some)}, decoders)
+                found |= self._predict_modality(modality, {i: files[i] for i in sorted(found_at)}, decoders)
             except UserError as fault:  # such as an encoder without this modality
-                found |= {i: _failed(files[i], modality, fault) for i in some}
+                found |= {i: _failed(files[i], modality, fault) for i in found_at}
         return [found[position] for position in range(len(files))]
 
     def _find_modalities(
@@ -232,8 +232,8 @@ class Predictor:
                 out[position] = _failed(files[position], modality, fault)
             decoded = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
             if decoded:
-                whole = chunk.data
-                data = whole[decoded] if isinstance(whole, Tensor) else [whole[slot] for slot in decoded]
+                batch = chunk.data
+                data = batch[decoded] if isinstance(batch, Tensor) else [batch[slot] for slot in decoded]
                 names = [samples[chunk.indices[slot]].key for slot in decoded]
                 predictions = self.predict_batch(modality, data, names)
                 out |= zip((positions[chunk.indices[slot]] for slot in decoded), predictions)

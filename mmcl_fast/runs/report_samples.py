@@ -58,18 +58,18 @@ def write_report_samples(run: Path, learner: Learner, stream: Stream, summary: d
     chosen = _choose_samples(stream, {(found.task, found.class_index) for found in forgotten})
     parts = []
     with learner.method.phase("samples for the report", sum(map(len, chosen.values()))) as bar:
-        for modality, some in chosen.items():
-            parts.append(_predict(learner, modality, some, given=setting != "agnostic"))
-            bar.advance(len(some))
-    samples = [sample for part, _ in parts for sample in part]
+        for modality, samples in chosen.items():
+            parts.append(_predict(learner, modality, samples, given=setting != "agnostic"))
+            bar.advance(len(samples))
+    predicted = [sample for part, _ in parts for sample in part]
     # The file lists the classes in use only, so the learner's ids become positions among those.
-    used = sorted({k for sample in samples for k in (sample.label, sample.guess)})
+    used = sorted({k for sample in predicted for k in (sample.label, sample.guess)})
     position = {k: i for i, k in enumerate(used)}
     write_samples(
         run / SAMPLES_FILE,
         ReportSamples(
             setting,
-            [dataclasses.replace(s, label=position[s.label], guess=position[s.guess]) for s in samples],
+            [dataclasses.replace(s, label=position[s.label], guess=position[s.guess]) for s in predicted],
             {name: _float16(torch.cat([e[name] for _, e in parts])) for name in parts[0][1]},
             [learner.classes.keys[k] for k in used],
             _float16(learner.classes.embedding[used]),
@@ -97,17 +97,17 @@ def _choose_samples(stream: Stream, forgotten: set[tuple[int, int]]) -> dict[str
         by_class: dict[str, list[Sample]] = {name: [] for name in task.classes}
         for sample in task.test:
             by_class[sample.label].append(sample)
-        for index, (some, label) in enumerate(zip(by_class.values(), task.class_ids)):
-            random.Random(0).shuffle(some)
+        for index, (samples, label) in enumerate(zip(by_class.values(), task.class_ids)):
+            random.Random(0).shuffle(samples)
             examples = EXAMPLES_PER_CLASS if (number, index) in forgotten else 0
             queues.setdefault(task.modality, []).append(
-                [_Chosen(s, number, label, turn < examples) for turn, s in enumerate(some)]
+                [_Chosen(s, number, label, turn < examples) for turn, s in enumerate(samples)]
             )
     out, share = {}, PLOT_SAMPLES // max(len(queues), 1)
     for modality, classes in queues.items():
-        in_turns = [one for turn in zip_longest(*classes) for one in turn if one is not None]
-        out[modality] = [dataclasses.replace(one, drawn=True) for one in in_turns[:share]]
-        out[modality] += [one for one in in_turns[share:] if one.example]
+        in_turns = [item for turn in zip_longest(*classes) for item in turn if item is not None]
+        out[modality] = [dataclasses.replace(item, drawn=True) for item in in_turns[:share]]
+        out[modality] += [item for item in in_turns[share:] if item.example]
     return out
 
 
@@ -120,14 +120,16 @@ def _predict(
     Returns:
         The samples, with ``label`` and ``guess`` as ids of the learner's classes, and their embeddings by name.
     """
-    samples = [one.sample for one in chosen]
+    samples = [item.sample for item in chosen]
     tokens = learner.cache.tokens(learner.encoder, samples)
     embeddings = learner.method.embeddings(tokens, modality)
     guesses = learner.method.scores(tokens, modality, learner.classes, given=given).argmax(1).tolist()
     previews = _previews(learner, modality, samples)
     out = [
-        ReportSample(modality, one.task, one.sample.key, learner.classes.ids[one.label], guess, one.drawn, **preview)
-        for one, guess, preview in zip(chosen, guesses, previews)
+        ReportSample(
+            modality, item.task, item.sample.key, learner.classes.ids[item.label], guess, item.drawn, **preview
+        )
+        for item, guess, preview in zip(chosen, guesses, previews)
     ]
     return out, embeddings
 

@@ -136,10 +136,12 @@ def test_bad_input_is_named(call, message):
 
 
 class Plugins:
-    """Avalanche's StreamForgetting, StreamBWT, StreamForwardTransfer and Top1_Acc_Stream, played event by event from
-    right and wrong answers, in words of ours, after avalanche/evaluation/metrics/{forgetting_bwt,forward_transfer,
-    accuracy}.py of ContinualAI/avalanche. An experience's first value is the one evaluated right after training it;
-    its last one that of the present evaluation, where it isn't the experience just trained."""
+    """Avalanche's StreamForgetting, StreamBWT, StreamForwardTransfer and Top1_Acc_Stream, computed event by event from
+    right and wrong answers, as in avalanche/evaluation/metrics/{forgetting_bwt,forward_transfer,accuracy}.py of
+    ContinualAI/avalanche.
+
+    An experience's first value is the one evaluated right after training it. Its last value is the present evaluation's,
+    except for the experience just trained."""
 
     def __init__(self):
         self.trained, self.first, self.before, self.at_start = None, {}, {}, {}

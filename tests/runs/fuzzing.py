@@ -1,7 +1,7 @@
-"""Loads damaged checkpoints and says what came of each: ``python -m tests.runs.fuzzing FOLDER COUNT SEED``.
+"""Load damaged checkpoints, and print the outcomes as one JSON object.
 
-Bytes are damaged without mending the checksums, and (one case in five) tensors and values are changed with checksums
-that fit, as by a program that writes nonsense. Prints one JSON object.
+Run it as ``python -m tests.runs.fuzzing FOLDER COUNT SEED``. In most cases bytes are damaged and the checksums stay. In
+one case of five tensors and values are changed with checksums that fit, as a program could that writes nonsense.
 """
 
 from __future__ import annotations

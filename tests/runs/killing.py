@@ -1,8 +1,8 @@
-"""Kills real training processes at chosen moments and compares what they resume to with a run in one go.
+"""Kill real training processes at chosen moments, and compare the resumed runs with a run without a stop.
 
 A moment is a call, counted over a run: a step of a loop, half of a file written, an fsync, a rename, an evaluation...
-Run as ``python -m tests.runs.killing FOLDER METHOD OPTIONS POINTS EVERY SEED``, EVERY being the steps between
-checkpoints; prints one JSON object.
+Run it as ``python -m tests.runs.killing FOLDER METHOD OPTIONS POINTS EVERY SEED``. EVERY is the number of steps between
+checkpoints. It prints one JSON object.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Moments:
 
 
 def prepare(moments: Moments) -> None:
-    """Put the moments where a run can be cut."""
+    """Count the calls at which a run can be cut."""
     real_put, real_write, real_step = (
         atomic_files.write_file,
         log.MetricsLog.write,

@@ -1,7 +1,7 @@
-"""Runs of 1, 2, 3 and 4 gloo processes, forked after the imports, for test_parallel.py to look at.
+"""Runs of 1, 2, 3 and 4 gloo processes, forked after the imports, for the tests of mmcl_fast.distributed.
 
-Run as ``python -m tests.runs.many FOLDER``; each run leaves its run folder in FOLDER, under the name of its case
-and number of processes, and what its processes said in ``said.json``.
+Run it as ``python -m tests.runs.process_groups FOLDER``. Each run leaves its run folder in FOLDER, under the name of its
+case and number of processes. ``said.json`` has the outcome of every process.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ said: dict[str, list[str]] = {}
 
 
 def small_blocks() -> None:
-    """As if the data were large: many batches, blocks of rows and blocks of classes."""
+    """Make batches and blocks small, so that little data fills many of them."""
     embedding.BATCH, relevance.BLOCK_ROWS, memory.BLOCK_CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
     learner.load_encoder = lambda name, **options: ToyEncoder()
 
 
 def ranks(name: str, world: int, work) -> list[str]:
-    """``work()`` in ``world`` processes; what each came to: its value as text, the fault, or its fatal signal."""
+    """Run ``work()`` in ``world`` processes; return each one's value as text, its error, or its fatal signal."""
     with tempfile.TemporaryDirectory() as folder:
         ids = []
         for number in range(world):
@@ -85,7 +85,7 @@ def ranks(name: str, world: int, work) -> list[str]:
 
 
 def at_step(rank: int, step: int, act) -> None:
-    """``act()`` before that step of the session, in one process."""
+    """Call ``act()`` before that step of the session, in one process."""
     real, count = task_checkpoints.TaskCheckpoints.step, [0]
 
     def watched(self, loop, state):
@@ -105,7 +105,7 @@ def full_disk() -> None:
 
 
 def sums() -> str:
-    """Digest of what is to be the same bits for any number of processes."""
+    """Return a digest of results that must be the same bits for any number of processes."""
     blocks = [torch.randn(7, 5, generator=torch.Generator().manual_seed(i)) for i in range(11)]
     found = distributed.tree_sum(11, lambda i: blocks[i].clone(), torch.empty(7, 5))
     shares = distributed.shard_ranges(11)

@@ -1,7 +1,7 @@
 """``mmcl-fast`` with the small encoder, as torchrun and ``--devices`` start it: ``python -m tests.runs.ranks ...``.
 
-RANKS_KILL = "rank,step": that process kills itself with SIGKILL before that step of its session; RANKS_TERM likewise
-sends itself SIGTERM; RANKS_FULL: the disk is full for the first process from that step on.
+The environment says what goes wrong. RANKS_KILL = "rank,step": that process kills itself with SIGKILL before that step
+of its session. RANKS_TERM: it sends itself SIGTERM. RANKS_FULL: the disk is full for rank 0 from that step on.
 """
 
 from __future__ import annotations

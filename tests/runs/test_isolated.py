@@ -49,7 +49,7 @@ def test_predictions_are_those_of_this_process(place: Path, tmp_path: Path, monk
 
 @pytest.fixture
 def killing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A stream of pictures and of ``planted`` files, of which one aborts and one hangs, and their names."""
+    """Return a stream of pictures with ``planted`` files, one that aborts and one that hangs, and their names."""
     monkeypatch.setattr(process, "_server", None)
     monkeypatch.setenv(plugins.ENVIRONMENT_VARIABLE, PLANTED)
     plugins.load()

@@ -1,5 +1,8 @@
-"""Several processes learn a stream together: the same statistics, the same metrics, one death ends all, and a stopped
-run goes on with any number of them. The runs are those of ``many.py``, and of the command line with ``ranks.py``."""
+"""Several processes learn a stream together, with the statistics and metrics of one process.
+
+One death ends all of them, and a stopped run goes on with any number of processes. ``process_groups.py`` makes the runs,
+and ``ranks.py`` the ones of the command line.
+"""
 
 from __future__ import annotations
 

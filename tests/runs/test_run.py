@@ -121,7 +121,7 @@ def test_another_config_is_refused_with_the_key(config, tmp_path):
 
 
 def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypatch):
-    """Keys that config.json and the checkpoint lack are at their defaults; those that are no more are named."""
+    """Keys that config.json and the checkpoint lack are at their defaults; keys that exist no more are named."""
     out, real = tmp_path / "run", Learner.learn
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "learn", lambda self, task: real(self, task) if task.index < 2 else exit())

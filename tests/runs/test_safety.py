@@ -1,4 +1,4 @@
-"""What can go wrong around a run: signals, a full disk, two processes, a folder without permission."""
+"""Interruptions of a run: signals, a full disk, two processes in one folder, a folder without permission."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""What a run folder must not make of a run: another run's or broken checkpoints, a damaged log; and numbers that are
-none."""
+"""Run folders that are damaged: checkpoints of another run, broken checkpoints, a damaged log; and losses that are NaN."""
 
 from __future__ import annotations
 

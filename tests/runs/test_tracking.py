@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases are shown of a run, offline."""
+"""TensorBoard and Weights & Biases follow a run, offline."""
 
 from __future__ import annotations
 
