@@ -17,7 +17,6 @@ from mmcl_fast.errors import EncoderError
 from mmcl_fast.media.spec import Spec
 
 RowIndex = Union[Tensor, slice, Sequence[int], int]
-OLD_NAMES = {"blocks": "num_prompted_blocks", "above": "trainable_modules"}
 
 
 class Tokens:
@@ -163,17 +162,19 @@ class Encoder(ABC):
 
     # ---- names until November 2026 --------------------------------------------------------------------------
 
+    above = trainable_modules
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Accept ``above`` and ``blocks`` in an encoder that a user wrote before these names were changed."""
         super().__init_subclass__(**options)
-        for old, new in OLD_NAMES.items():
-            if old in cls.__dict__ and new not in cls.__dict__:
-                setattr(cls, new, cls.__dict__[old])
-                delattr(cls, old)  # reading it then ends at the base class, which reads the new one
-
-    def above(self) -> list[nn.Module]:
-        """Return ``trainable_modules()``; the old name."""
-        return self.trainable_modules()
+        members = vars(cls)
+        modules = members.get("trainable_modules") or members.get("above")
+        if modules is not None:  # both names in each class, so that super().above() finds the class above
+            setattr(cls, "trainable_modules", modules)  # noqa: B010  # the type checker refuses an assignment
+            setattr(cls, "above", modules)  # noqa: B010
+        if "blocks" in members and "num_prompted_blocks" not in members:
+            setattr(cls, "num_prompted_blocks", members["blocks"])  # noqa: B010
+            del cls.blocks  # so that the property below is found, which reads the new name
 
     @property
     def blocks(self) -> int:

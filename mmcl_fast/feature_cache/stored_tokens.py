@@ -124,9 +124,9 @@ class StoredTokens(Tokens):
         Neighbours in a shard are one copy where all of the shard's samples have the full length.
         """
         shard, row = self._shard_of[positions], self._row_of[positions]
-        joins = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1)) + 1
+        breaks = np.flatnonzero((np.diff(shard) != 0) | (np.diff(row) != 1)) + 1
         not_stored: list[int] = []  # slots
-        for first, last in zip([0, *joins.tolist()], [*joins.tolist(), len(positions)]):
+        for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(positions)]):
             if first == last:
                 continue
             if shard[first] == NOT_STORED:
