@@ -197,6 +197,7 @@ class Bars:
     def phase(
         self, name: str, total: int | None = None, *, unit: str = "", lines: bool = True
     ) -> Iterator[TrackedPhase]:
+        # rich draws one live display at a time, so nested phases share it.
         if self._open == 0:
             self._bars = self._make_bars()
             self._bars.start()

@@ -41,6 +41,7 @@ class SweepDisplay:
     def begin(self, cell: Cell) -> None:
         """Show a cell that is being learned from now on."""
         self.display.log_detail(f"{cell.name}: {'goes on' if cell.begun else 'begins'}")
+        # Cells overlap and end in any order, so no with block fits their phases.
         manager = self.display.phase(cell.name, unit="tasks", lines=False)
         self._phases[cell.name] = manager, manager.__enter__()
 

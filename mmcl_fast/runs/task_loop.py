@@ -54,7 +54,7 @@ class RunResult:
 
 
 @dataclass
-class _Spent:
+class _TaskCost:
     """The cost of learning the newest task.
 
     Attributes:
@@ -106,7 +106,7 @@ def learn_stream(
                 checkpoint.remove_temporary_folders(out)
         with distributed.propagate_errors():
             log = MetricsLog(out / "metrics.jsonl")
-            spent = _restore(out, learner, len(stream), log, say)
+            cost = _restore(out, learner, len(stream), log, say)
         distributed.require_same(
             {
                 "the stream": stream.fingerprint,
@@ -128,7 +128,7 @@ def learn_stream(
         learner.checkpoints = checkpoints
         with checkpoints.stop_on_signals():
             started = time.perf_counter()
-            _learn_tasks(stream, learner, checkpoints, config, out, log, spent, progress)
+            _learn_tasks(stream, learner, checkpoints, config, out, log, cost, progress)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
             with distributed.propagate_errors():
@@ -166,7 +166,7 @@ def _learn_tasks(
     config: Config,
     out: Path,
     log: MetricsLog,
-    spent: _Spent,
+    cost: _TaskCost,
     progress: Progress | None,
 ) -> None:
     """Learn the tasks that are not learned yet, and evaluate after each task whose row is not in the log yet.
@@ -174,7 +174,7 @@ def _learn_tasks(
     A method that needs all tasks trains after the last one. It gets one checkpoint and one row there.
 
     Args:
-        spent: the cost of the newest task that is learned but not in the log.
+        cost: the cost of the newest task that is learned but not in the log.
     """
     total, needs_all_tasks = len(stream), learner.method.needs_all_tasks
     for number in range(len(learner.tasks), total + 1):
@@ -182,21 +182,21 @@ def _learn_tasks(
         if number > len(learner.tasks):
             checkpoints.start(total if needs_all_tasks else number)
             task = stream.tasks[number - 1]
-            spent = _Spent(learner.learn(task))
+            cost = _TaskCost(learner.learn(task))
             if needs_all_tasks and number == total:
-                spent.seconds |= learner.finish()
-            spent.counts = {"decode and trunk": len(task.train) * learner.views, **checkpoints.counts}
+                cost.seconds |= learner.finish()
+            cost.counts = {"decode and trunk": len(task.train) * learner.views, **checkpoints.counts}
             if trains_here:
                 before = time.perf_counter()
-                _write_checkpoint(out, learner, checkpoints, number, spent, config.train.keep_checkpoints)
-                spent.seconds["checkpoint"] = time.perf_counter() - before
+                _write_checkpoint(out, learner, checkpoints, number, cost, config.train.keep_checkpoints)
+                cost.seconds["checkpoint"] = time.perf_counter() - before
         if number in log.rows:
             continue
         before = time.perf_counter()
         events = list(_evaluate(learner, stream, number, config)) if trains_here or number == 0 else []
-        spent.seconds["evaluation"] = time.perf_counter() - before
-        spent.counts["evaluation"] = sum(n for n in events[0]["count"] if n is not None) if events else 0
-        costs = {"seconds": spent.seconds, "counts": spent.counts}
+        cost.seconds["evaluation"] = time.perf_counter() - before
+        cost.counts["evaluation"] = sum(n for n in events[0]["count"] if n is not None) if events else 0
+        costs = {"seconds": cost.seconds, "counts": cost.counts}
         if number:
             task = stream.tasks[number - 1]
             events.append({"event": "task", "task": number, "name": task.name, "modality": task.modality, **costs})
@@ -209,14 +209,14 @@ def _learn_tasks(
 
 
 def _write_checkpoint(
-    out: Path, learner: Learner, checkpoints: TaskCheckpoints, number: int, spent: _Spent, keep: int | str
+    out: Path, learner: Learner, checkpoints: TaskCheckpoints, number: int, cost: _TaskCost, keep: int | str
 ) -> None:
     """Write the checkpoint of a task's end; remove the ones inside the task, and older ones beyond ``keep``."""
     with checkpoints.finishing(), distributed.propagate_errors():
         if not distributed.is_main_process():
             return
         tensors, values = learner.contents()
-        values |= {"seconds": spent.seconds, "counts": spent.counts}
+        values |= {"seconds": cost.seconds, "counts": cost.counts}
         checkpoint.write(out / "checkpoints" / f"task-{number:03d}", tensors, values)
         checkpoints.clear(number)
         if keep != "all":
@@ -224,13 +224,13 @@ def _write_checkpoint(
                 checkpoint.remove(old)
 
 
-def _restore(out: Path, learner: Learner, total: int, log: MetricsLog, say: Callable[[str], None]) -> _Spent:
+def _restore(out: Path, learner: Learner, total: int, log: MetricsLog, say: Callable[[str], None]) -> _TaskCost:
     """Bring the learner and the log to where the run stopped; return the cost of its newest task."""
     broken: list[str] = []
     newest = checkpoint.find_latest(out, broken)
     for line in broken:
         say(f"passed over: {line}")
-    spent = _Spent()
+    cost = _TaskCost()
     if newest is not None:
         tensors, values = checkpoint.read(newest)
         expected = {"fingerprint": learner.encoder.fingerprint, **learner.settings}
@@ -244,10 +244,10 @@ def _restore(out: Path, learner: Learner, total: int, log: MetricsLog, say: Call
             )
         learner.restore(tensors, values, newest)
         set_random_states(tensors)
-        spent = _Spent(values.get("seconds", {}), values.get("counts", {}))
+        cost = _TaskCost(values.get("seconds", {}), values.get("counts", {}))
     log.load(total if learner.method.needs_all_tasks else len(learner.tasks))
     log.require_rows(len(learner.tasks))
-    return spent
+    return cost
 
 
 @contextmanager

@@ -140,8 +140,9 @@ class Plugins:
     right and wrong answers, as in avalanche/evaluation/metrics/{forgetting_bwt,forward_transfer,accuracy}.py of
     ContinualAI/avalanche.
 
-    An experience's first value is the one evaluated right after training it. Its last value is the present evaluation's,
-    except for the experience just trained."""
+    An experience's first value is its evaluation right after training it. Its last value is the present evaluation,
+    except for the experience just trained.
+    """
 
     def __init__(self):
         self.trained, self.first, self.before, self.at_start = None, {}, {}, {}

@@ -1,7 +1,7 @@
 """Runs of 1, 2, 3 and 4 gloo processes, forked after the imports, for the tests of mmcl_fast.distributed.
 
-Run it as ``python -m tests.runs.process_groups FOLDER``. Each run leaves its run folder in FOLDER, under the name of its
-case and number of processes. ``said.json`` has the outcome of every process.
+Run it as ``python -m tests.runs.process_groups FOLDER``. Each run leaves its folder in FOLDER, named by its case and
+number of processes. ``said.json`` has the outcome of every process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Several processes learn a stream together, with the statistics and metrics of one process.
 
-One death ends all of them, and a stopped run goes on with any number of processes. ``process_groups.py`` makes the runs,
-and ``ranks.py`` the ones of the command line.
+One death ends all of them, and a stopped run goes on with any number of processes. ``process_groups.py`` makes the
+runs, and ``ranks.py`` the ones of the command line.
 """
 
 from __future__ import annotations

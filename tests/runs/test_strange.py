@@ -1,4 +1,4 @@
-"""Run folders that are damaged: checkpoints of another run, broken checkpoints, a damaged log; and losses that are NaN."""
+"""Damaged run folders: checkpoints of another run, broken checkpoints, a damaged log; and losses that are NaN."""
 
 from __future__ import annotations
 
