@@ -81,6 +81,7 @@ LAZY = (
     "triton",
     "torch._dynamo",
     "plotly",
+    "jinja2",
     "av",
     "soundfile",
     "PIL",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from collections import Counter
 from html.parser import HTMLParser
@@ -110,6 +112,18 @@ def test_a_value_that_a_template_lacks_is_an_error(tmp_path: Path) -> None:
     assert template.render(name="<&") == "<p>&lt;&amp;</p>"
     with pytest.raises(UndefinedError, match="'name' is undefined"):
         template.render()
+
+
+@pytest.mark.parametrize(
+    ("packages", "call"), [(("torch",), "report.write"), (("torch", "jinja2", "plotly"), "report.read_run")]
+)
+def test_a_report_needs_no_torch_and_reading_a_run_nothing_to_draw(write_run, packages: tuple, call: str) -> None:
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({packages}))\n"  # None: importing it fails
+        f"from mmcl_fast import report; {call}({str(write_run())!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_matrix_shows_each_number_once_learned_or_not() -> None:
