@@ -19,7 +19,7 @@ import torch
 
 from mmcl_fast.learning import checkpoint
 from tests.runs.killing import outcome
-from tests.runs.many import CASES
+from tests.runs.process_groups import CASES
 from tests.toy import write_folder
 
 pytestmark = pytest.mark.slow  # a dozen runs of several processes
@@ -31,7 +31,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runs.many", str(folder)],
+        [sys.executable, "-m", "tests.runs.process_groups", str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -223,16 +223,16 @@ def test_devices_are_checked(config, tmp_path):
     from mmcl_fast.errors import ConfigError
 
     with pytest.raises(ConfigError, match="--devices 0: give a number from 1"):
-        launch.check(0, "cpu")
+        launch.check_device_count(0, "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         with pytest.raises(ConfigError, match="torchrun has started"):
-            launch.check(2, "cpu")
+            launch.check_device_count(2, "cpu")
         patch.setenv("WORLD_SIZE", "1")
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "device_count", lambda: 2)
-        launch.check(2, "auto")
+        launch.check_device_count(2, "auto")
         with pytest.raises(ConfigError, match="torch finds 2 CUDA GPUs here"):
-            launch.check(3, "auto")
+            launch.check_device_count(3, "auto")
         with pytest.raises(ConfigError, match="one GPU for each process"):
-            launch.check(2, "cuda:1")
+            launch.check_device_count(2, "cuda:1")
