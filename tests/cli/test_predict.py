@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.learning import Learner, Line
+from mmcl_fast.learning import Learner, Line, find_inputs
 from mmcl_fast.learning import predict as predicting
 from mmcl_fast.learning.predict_inputs import find_files
 from tests.cli.calls import call, error_of
@@ -49,6 +49,14 @@ def test_a_folder_in_order_with_its_faults(place: Path, mixed: Path) -> None:
         assert probabilities == sorted(probabilities, reverse=True)
         assert sum(one["contributions"].values()) == pytest.approx(1, abs=1e-4)
     assert "2 of 8" in error_of(result)
+
+
+def test_inputs_are_found_in_the_order_given_and_not_before_they_are_asked_for(mixed: Path) -> None:
+    stdin = io.BytesIO(b"\xef\xbb\xbfone\n\n two \xff\n")
+    found = find_inputs([str(mixed / "0.txt"), "-", mixed / "b", "gone.png"], stdin)
+    assert next(found) == mixed / "0.txt" and stdin.tell() == 0
+    names = [mixed / "b" / name for name in ("0.png", "1.png", "2.png", "broken.png")]
+    assert list(found) == [Line("stdin:1", "one"), Line("stdin:3", "two \udcff"), *names, Path("gone.png")]
 
 
 def test_a_folder_s_links_and_leavings(tmp_path: Path) -> None:

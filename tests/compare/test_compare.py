@@ -19,9 +19,10 @@ import pytest
 from typer.testing import CliRunner
 
 from mmcl_fast import atomic_files, cli, distributed, progress, runs
-from mmcl_fast.compare import display, processes, variants
+from mmcl_fast.compare import ablate, compare, display, processes, variants
 from mmcl_fast.compare.cell import Cell
 from mmcl_fast.config import load_config
+from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning import learner
 from mmcl_fast.runs.folder import SKIPPED
 from tests.toy import ToyEncoder, write_folder
@@ -190,6 +191,24 @@ def test_finished_cells_are_taken_as_they_are(config: Path, swept: Path, monkeyp
         "--quiet",
     )
     assert json.loads(result.stdout)["reference"] == "ridge" and result.stderr == ""
+    (swept / "results.json").write_text(before)
+
+
+def test_python_compares_as_the_command_does(config: Path, swept: Path, monkeypatch, capsys) -> None:
+    no_worker(monkeypatch)
+    before = (swept / "results.json").read_text()
+    results = compare(config, ["comm", "ridge"], range(2), swept)
+    assert results == json.loads(before) == json.loads((swept / "results.json").read_text())
+    assert capsys.readouterr() == ("", "")  # no display was given
+    again = compare(load_config(config), "ridge,comm", "0..1", swept, reference="ridge", title="mine")
+    assert again["reference"] == "ridge" and "<h1>mine</h1>" in (swept / "report.html").read_text()
+    with pytest.raises(ConfigError, match="the config is made already"):
+        compare(load_config(config), "comm", "0", swept, overrides=["train.workers=0"])
+    for methods, seeds, options in (([], "0", {}), ("comm", [], {}), ("comm", [-1], {}), ("comm", "0", {"jobs": 0})):
+        with pytest.raises(ConfigError, match=r"--methods|--seeds|--jobs"):
+            compare(config, methods, seeds, swept, **options)
+    with pytest.raises(ConfigError, match="--switches promts"):
+        ablate(config, ["promts"], "0", swept)
     (swept / "results.json").write_text(before)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 import mmcl_fast as mf
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.errors import EncoderError, RunError
-from mmcl_fast.export import export
+from mmcl_fast.export import export, folder
 from mmcl_fast.export.graph import trace
 from mmcl_fast.export.verify import largest_differences, synthetic_inputs
 from mmcl_fast.media import decode, spec_from_dict
@@ -167,6 +167,13 @@ def test_weights_are_kept_once_and_no_path_of_this_machine(place: Path) -> None:
         data = file.read_bytes()
         for path in (str(place), str(Path(mf.__file__).parent)):
             assert path.encode() not in data, f"{file.name} holds {path}"
+
+
+def test_a_run_is_exported_into_its_own_folder_by_default(toy_data: Path, tmp_path: Path, monkeypatch) -> None:
+    learner = toy_learner(toy_data, "zero_shot", {})
+    monkeypatch.setattr(folder.Learner, "load", lambda *args, **options: learner)
+    exported = folder.export_run(str(tmp_path), format="torch")
+    assert exported.folder == tmp_path / "export-torch" and "README.md" in exported.files
 
 
 def test_nothing_is_replaced_without_force(place: Path, tmp_path: Path) -> None:
