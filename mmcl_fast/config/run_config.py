@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.config.load import apply_overrides, build_config, make_paths_absolute
+from mmcl_fast.config.loading import apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.config.schema import Config
 from mmcl_fast.errors import RunError
 

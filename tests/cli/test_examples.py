@@ -19,7 +19,7 @@ import pytest
 import typer
 
 from mmcl_fast import bench, cli
-from mmcl_fast.config import load
+from mmcl_fast.config import loading
 from tests.cli.calls import call
 
 # Options added to an example, which override its own: enough to see that it runs.
@@ -103,7 +103,7 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
     if command in NEEDS:
         pytest.importorskip(NEEDS[command])
     monkeypatch.chdir(here)
-    monkeypatch.setattr(load, "SHIPPED", here / "configs")
+    monkeypatch.setattr(loading, "SHIPPED", here / "configs")
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT"):
         monkeypatch.delenv(name, raising=False)  # under these variables the benchmarks' own pytest measures nothing
     if command == "train":

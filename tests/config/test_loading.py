@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mmcl_fast.config import SHIPPED, build_config, load_config, read_run_config, require_same_data
-from mmcl_fast.errors import ConfigError, RunError
+from mmcl_fast import config
+from mmcl_fast.config import SHIPPED, build_config, load_config
+from mmcl_fast.errors import ConfigError
+from mmcl_fast.option_fields import FormerNameWarning
 
 
 def test_every_shipped_config_is_valid_and_complete() -> None:
@@ -116,31 +118,21 @@ def test_paths_of_a_file_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_config(file, ["encoder.name=./model"]).encoder.name == str(tmp_path / "model")
 
 
-def test_the_config_of_a_run_comes_back(tmp_path: Path) -> None:
-    loaded = load_config("demo", ["train.seed=4", "method.options.epochs=2"])
-    (tmp_path / "config.json").write_text(json.dumps({**loaded.model_dump(mode="json"), "stream_fingerprint": "x"}))
-    assert read_run_config(tmp_path) == loaded
-    require_same_data(tmp_path, "x")
-    with pytest.raises(RunError, match=r"config\.json: the data have changed since the run"):
-        require_same_data(tmp_path, "y")
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(RunError, match=r"no config\.json"):
-        read_run_config(tmp_path)
+def test_a_former_name_of_an_option_is_taken_with_a_warning(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[method.options]\ntoken_rows = false\nsampled_features = 9\n")
+    with pytest.warns(FormerNameWarning) as seen:
+        options = load_config(file, ["method.options.draws=5"]).method.options
+    assert (options["token_scale_shift"], options["sampled_features"]) == (False, 5)  # the override wins
+    assert "token_rows" not in options and "draws" not in options
+    assert {str(warning.message).split()[1] for warning in seen} == {"token_rows", "draws"}
+    with pytest.warns(FormerNameWarning), pytest.raises(ConfigError, match=r"sampled_features: .* from 1, got 0"):
+        load_config(file, ["method.options.draws=0"])
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("{", "not readable"), ("[]", "not a JSON object"), ("3", "not a JSON object"), ("[" * 100_000, "not readable")],
-    ids=["cut", "list", "number", "deep"],
-)
-def test_a_damaged_config_of_a_run_is_named(tmp_path: Path, content: str, message: str) -> None:
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(RunError, match=rf"config\.json: {message}") as caught:
-        read_run_config(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_run_without_the_fingerprint_of_its_stream_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(load_config("demo").model_dump(mode="json")))
-    with pytest.raises(RunError, match=r"config\.json: no stream_fingerprint"):
-        require_same_data(tmp_path, "x")
+def test_functions_by_their_former_names_work_with_a_warning() -> None:
+    for former, name in config.FORMER_NAMES.items():
+        with pytest.warns(FormerNameWarning, match=f"{former} is called {name} now"):
+            assert getattr(config, former) is getattr(config, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        config.nothing  # noqa: B018
