@@ -61,7 +61,7 @@ def test_the_accepted_values_follow_from_type_and_limits(name: str, words: str) 
 def test_a_wrong_value_is_one_line_with_key_accepted_values_and_the_value() -> None:
     for value, shown in ((9, "9"), ("x" * 100, '"' + "x" * 76 + "...")):
         with pytest.raises(ValidationError) as caught:
-            Model(limited=value)  # type: ignore[arg-type]
+            Model(limited=value)
         message = wrong_value("a.limited", Model.model_fields["limited"], caught.value.errors()[0])
         assert message == f"a.limited: expected a whole number from 1 to 5, got {shown}"
 

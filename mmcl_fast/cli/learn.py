@@ -45,7 +45,12 @@ def train(
     ] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config. Repeat it for more keys."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a key of the config. Repeat it for more keys. `mmcl-fast options METHOD` lists the options of a "
+            "method.",
+        ),
     ] = None,
     devices: Annotated[
         int | None,
