@@ -1,4 +1,4 @@
-"""Animated pictures that the tests write byte by byte: Pillow would optimise their frames away."""
+"""Animated images that tests write byte by byte, because Pillow would optimise their frames away."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ALL: Box = (0, 0, SIDE, SIDE)
 
 @dataclass
 class Drawn:
-    """A frame of one colour. ``dispose``, ``blend`` and ``delay``: in the numbers and units of its format."""
+    """A frame of one colour. ``dispose``, ``blend`` and ``delay`` have the numbers and units of the file format."""
 
     colour: Colour
     box: Box = ALL
@@ -28,7 +28,7 @@ def _chunk(name: bytes, data: bytes) -> bytes:
 
 
 def apng(frames: list[Drawn], default: Colour | None = None, plays: int = 0, unit: int = 100) -> bytes:
-    """``default``: a picture that is not part of the animation. ``unit``: delays in a second."""
+    """Return an animated PNG. ``default``: an image outside the animation. ``unit``: delay units in a second."""
     data = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 6, 0, 0, 0))
     data += _chunk(b"acTL", struct.pack(">II", len(frames), plays))
     number = 0
@@ -54,7 +54,7 @@ def _pixels(colour: Colour, box: Box) -> bytes:
 
 
 def gif(frames: list[Drawn], plays: int | None = 0) -> bytes:
-    """Colours of alpha 0 are transparent. ``plays``: None leaves the loop count out."""
+    """Return an animated GIF. Colours of alpha 0 are transparent. ``plays``: loop count; None: leave it out."""
     data = b"GIF89a" + struct.pack("<HHBBB", SIDE, SIDE, 0x70, 0, 0)
     if plays is not None:
         data += b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", plays) + b"\0"
@@ -63,7 +63,7 @@ def gif(frames: list[Drawn], plays: int | None = 0) -> bytes:
         data += b"!\xf9\x04" + struct.pack("<BHB", frame.dispose << 2 | clear, frame.delay, 0) + b"\0"
         left, top, width, height = frame.box
         data += b"," + struct.pack("<HHHHB", left, top, width, height, 0x86) + bytes(frame.colour[:3]) + bytes(127 * 3)
-        # Codes of 8 bits: 128 starts the table anew before codes grow, 129 ends.
+        # Codes of 8 bits: 128 clears the table before codes grow longer, 129 ends the data.
         codes = b"".join(b"\x80" + bytes(min(100, width * height - i)) for i in range(0, width * height, 100)) + b"\x81"
         blocks = (codes[i : i + 255] for i in range(0, len(codes), 255))
         data += b"\x07" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"

@@ -1,4 +1,4 @@
-"""Thousands of broken files from a seed: the originals truncated, flipped, cut up and given absurd headers."""
+"""Thousands of broken files from a seed: cut, with changed bytes, or with absurd numbers in the header."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.media.originals import Original, originals, sealed_ogg
 ABSURD = (0, 1, -1, 0xFFFF, 0x7FFFFFFF, 0x80000000)
 ABSURD_FLOATS = (0.0, -1.0, 1e9, 1e300, math.inf, math.nan)
 
-# By a file's first bytes: marks, the places of numbers behind each, and their length (8: a float).
+# By a file's first bytes: names in the header, the places of numbers behind each, and their length (8: a float).
 RIFF = tuple(
     (mark, (0, 4, 8, 16), 4)
     for mark in (
@@ -56,7 +56,7 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Case:
-    """``name``: number, original, damage and the suffix that the file gets; ``modality``: what it is asked for."""
+    """A broken file. ``name``: number, original, damage and suffix; ``modality``: to decode it as."""
 
     name: str
     modality: str
@@ -64,7 +64,7 @@ class Case:
 
 
 def cases(seed: int = 0) -> list[Case]:
-    """All cases, distinct in content or modality, in an order drawn from the seed."""
+    """Return all cases, distinct in content or modality, in an order drawn from the seed."""
     rng, files, seen, found = random.Random(seed), originals(), set(), []
     for file in files:
         own = random.Random(f"{seed}/{file.name}")
@@ -79,11 +79,11 @@ def cases(seed: int = 0) -> list[Case]:
     ]
 
 
-Damage = tuple[str, str, str, bytes]  # its name, the modality asked for, the file's suffix, the content
+Damage = tuple[str, str, str, bytes]  # name, modality to decode as, suffix, content
 
 
 def _damages(file: Original, files: list[Original], rng: random.Random) -> Iterator[Damage]:
-    for damage, data in (*_bytes(file.data, rng), *_fields(file, rng)):
+    for damage, data in (*_bytes(file.data, rng), *_replace_header_numbers(file, rng)):
         yield damage, file.modality, file.suffix, data
     others = sorted({f.modality for f in files} - {file.modality})
     for modality in others:
@@ -96,7 +96,7 @@ def _damages(file: Original, files: list[Original], rng: random.Random) -> Itera
 
 
 def _bytes(data: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Damage that needs no knowledge of the format."""
+    """Yield damage that needs no knowledge of the format."""
     size = len(data)
     for keep in (0, 1, 3, 8, 12, 16, 32, 64, 128, 256):
         yield f"first-{keep}", data[:keep]
@@ -105,10 +105,10 @@ def _bytes(data: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
     for missing in (1, 2, 12):
         yield f"without-last-{missing}", data[:-missing]
     for number in range(3):
-        yield f"bit-{number}", _flipped(data, 1, size, rng)
-        yield f"bit-in-head-{number}", _flipped(data, 1, min(size, 96), rng)
-        yield f"bits-10-{number}", _flipped(data, 10, size, rng)
-        yield f"bits-1%-{number}", _flipped(data, max(1, size // 100), size, rng)
+        yield f"bit-{number}", _change_bytes(data, 1, size, rng)
+        yield f"bit-in-head-{number}", _change_bytes(data, 1, min(size, 96), rng)
+        yield f"bits-10-{number}", _change_bytes(data, 10, size, rng)
+        yield f"bits-1%-{number}", _change_bytes(data, max(1, size // 100), size, rng)
     block = max(4, size // 8)
     for place, at in (("start", 0), ("head", min(size // 4, 16)), ("middle", size // 2), ("end", size - block)):
         for kind, fill in (("zeros", bytes(block)), ("random", rng.randbytes(block))):
@@ -126,17 +126,23 @@ def _bytes(data: bytes, rng: random.Random) -> Iterator[tuple[str, bytes]]:
         yield f"{kind}-behind", data + tail
 
 
-def _flipped(data: bytes, bits: int, within: int, rng: random.Random) -> bytes:
+def _change_bytes(data: bytes, bits: int, within: int, rng: random.Random) -> bytes:
     broken = bytearray(data)
     for _ in range(bits):
         broken[rng.randrange(within)] ^= 1 << rng.randrange(8)
     return bytes(broken)
 
 
-def _fields(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Numbers of the header replaced by absurd ones, with the checksums of PNG and Ogg made right again."""
-    fix = _png if file.data.startswith(b"\x89PNG") else sealed_ogg if file.data.startswith(b"OggS") else None
-    for start, size in _places(file):
+def _replace_header_numbers(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Yield files with absurd numbers in the header, and right checksums of PNG and Ogg."""
+    fix = (
+        _fix_png_checksums
+        if file.data.startswith(b"\x89PNG")
+        else sealed_ogg
+        if file.data.startswith(b"OggS")
+        else None
+    )
+    for start, size in _find_numbers(file):
         values: Sequence[float] = ABSURD_FLOATS if size == 8 else ABSURD
         for value in values if fix is sealed_ogg else rng.sample(values, 3):  # 0 in an Ogg once crashed libsndfile
             if isinstance(value, int):
@@ -145,12 +151,12 @@ def _fields(file: Original, rng: random.Random) -> Iterator[tuple[str, bytes]]:
                 new = struct.pack(">d", value)
             broken = file.data[:start] + new + file.data[start + size :]
             yield f"field-{start}-{new.hex()}", fix(broken) if fix else broken
-    for number in range(12 if fix else 0):  # behind a checksum that is right, the decoder itself is met
-        yield f"sealed-bits-{number}", fix(_flipped(file.data, rng.choice((1, 3, 10)), len(file.data), rng))
+    for number in range(12 if fix else 0):  # with a right checksum the decoder itself reads the damage
+        yield f"sealed-bits-{number}", fix(_change_bytes(file.data, rng.choice((1, 3, 10)), len(file.data), rng))
 
 
-def _places(file: Original) -> list[tuple[int, int]]:
-    """Start and length of up to 20 numbers of the headers, in the file's first and last 4096 bytes."""
+def _find_numbers(file: Original) -> list[tuple[int, int]]:
+    """Return start and length of up to 20 numbers of the header, in the first and last 4096 bytes of the file."""
     data = file.data
     found: dict[int, int] = {}
     ends = ((0, 4096), (max(len(data) - 4096, 0), len(data)))
@@ -178,8 +184,8 @@ def _all(pattern: bytes, data: bytes, ends: tuple[tuple[int, int], ...]) -> list
     return found
 
 
-def _png(data: bytes) -> bytes:
-    """The same chunks, each with the checksum of its content."""
+def _fix_png_checksums(data: bytes) -> bytes:
+    """Return the PNG with the right checksum in each chunk."""
     out, at = data[:8], 8
     while at + 12 <= len(data):
         size = int.from_bytes(data[at : at + 4], "big")

@@ -1,4 +1,4 @@
-"""Files that the tests of the DALI backend write: pictures that only one of the backends reads, clips in any codec."""
+"""Files that tests of the DALI backend write: images that only one backend reads, and videos in any codec."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class Item:
 
 
 def scene(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A smooth random picture."""
+    """Return a smooth random image."""
     small = np.random.default_rng(seed).integers(0, 256, (height // 16 + 2, width // 16 + 2, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def scenes(folder: Path, count: int) -> list[Item]:
-    """Pictures of 40 x 40: 00.png, 01.png, ..."""
+    """Write images of 40 x 40 pixels: 00.png, 01.png, and so on."""
     for i in range(count):
         scene(40, 40, i).save(folder / f"{i:02}.png")
     return [Item("image", folder / f"{i:02}.png") for i in range(count)]
 
 
 def damaged(path: Path) -> Path:
-    """A PNG whose checksum is wrong: DALI refuses it, Pillow reads it."""
+    """Write a PNG with a wrong checksum: DALI refuses it, Pillow reads it."""
     data = io.BytesIO()
     scene(40, 40).save(data, "PNG")
     png = data.getvalue()
@@ -47,7 +47,7 @@ def damaged(path: Path) -> Path:
 
 
 def broken(path: Path) -> Path:
-    """A PNG that neither reads: no picture between a good header and a good end."""
+    """Write a PNG that no backend reads: a good header and a good end without pixels."""
     data = io.BytesIO()
     scene(40, 40).save(data, "PNG")
     png = data.getvalue()
@@ -57,7 +57,7 @@ def broken(path: Path) -> Path:
 
 
 def clip(path: Path, codec: str, pix_fmt: str, frames: int = 30) -> Path:
-    """Part of a scene, moving to the left."""
+    """Write a video of a part of a scene that moves to the left."""
     pixels = np.asarray(scene(160 + 2 * frames, 120))
     with av.open(str(path), "w") as container:
         stream = cast(av.VideoStream, container.add_stream(codec, rate=25))

@@ -1,4 +1,4 @@
-"""Media that the tests write for themselves."""
+"""Small media files that tests write, and specs to decode them with."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mmcl_fast.media import VisualSpec
 
 
 def plain(modality: str = "image", size: int = 8, **values) -> VisualSpec:
-    """A spec whose result is the picture in 0..1."""
+    """Return a spec that gives values in 0..1, without normalisation."""
     return VisualSpec(modality=modality, size=size, mean=(0, 0, 0), std=(1, 1, 1), **values)
 
 
 def quarters(size: int = 64) -> Image.Image:
-    """Red, green / blue, white."""
+    """Return an image of four quarters: red and green above, blue and white below."""
     half, pixels = size // 2, np.zeros((size, size, 3), np.uint8)
     pixels[:half, :half, 0] = pixels[:half, half:, 1] = pixels[half:, :half, 2] = 255
     pixels[half:, half:] = 255
@@ -28,7 +28,7 @@ def quarters(size: int = 64) -> Image.Image:
 
 
 def corners(picture) -> list[tuple[int, ...]]:
-    """Colours near the corners of ``[1, 3, H, W]`` in 0..1: the upper two, then the lower two."""
+    """Return the colours near the corners of ``[1, 3, H, W]`` in 0..1: the upper two, then the lower two."""
     chw = (picture[0] * 255).round().int()
     return [tuple(chw[:, y, x].tolist()) for y in (1, -2) for x in (1, -2)]
 
@@ -37,7 +37,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def png16(pixels: np.ndarray, fmt: str) -> bytes:
-    """A PNG of 16 bits a channel, written by av: Pillow cannot."""
+    """Return a PNG of 16 bits a channel, written by PyAV because Pillow cannot."""
     codec = av.CodecContext.create("png", "w")
     codec.height, codec.width = pixels.shape[:2]
     codec.pix_fmt, codec.time_base = f"{fmt}be", Fraction(1)
@@ -59,7 +59,7 @@ def counting_video(
     times: list[int] | None = None,
     **options: str,
 ) -> Path:
-    """A video whose frames show their own number in binary, as black and white bars; ``times`` in 1 / rate s."""
+    """Write a video whose frames show their number in binary, as black and white bars; ``times`` in 1 / rate s."""
     with av.open(str(path), "w") as container:
         settings = {"g": str(gop), "preset": "ultrafast"} | options
         stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=settings))
@@ -79,7 +79,7 @@ def counting_video(
 
 
 def numbers(frames) -> list[int]:
-    """The numbers that ``[F, 3, H, W]`` frames of ``counting_video`` show."""
+    """Return the numbers that frames ``[F, 3, H, W]`` of ``counting_video`` show."""
     width = frames.shape[-1]
     middles = [int((bit + 0.5) * width / BITS) for bit in range(BITS)]
     rows = frames[:, 1, frames.shape[2] // 2]
@@ -91,7 +91,7 @@ def tone(hertz: float, rate: int, seconds: float = 1.0) -> np.ndarray:
 
 
 def av_audio(path: Path, codec: str, wave: np.ndarray, rate: int) -> Path:
-    """A mono recording in a codec that soundfile does not write."""
+    """Return a mono recording in a codec that soundfile cannot write."""
     with av.open(str(path), "w") as container:
         stream = cast(av.AudioStream, container.add_stream(codec, rate=rate, layout="mono"))
         frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")

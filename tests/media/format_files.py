@@ -1,4 +1,4 @@
-"""A small file of every format that this machine's libraries can write, by modality."""
+"""A small file of every format that the installed libraries can write, by modality."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKET = 188  # bytes of MPEG-TS
 
 @cache
 def sounds() -> dict[str, bytes]:
-    """Half a second of a tone in each."""
+    """Return half a second of a tone in each format."""
     written: tuple[tuple[str, ...], ...] = (
         ("wav", "WAV"),
         ("rifx", "WAV", "PCM_16", "BIG"),
@@ -137,7 +137,7 @@ def _amr(container: str) -> bytes:
 
 @cache
 def films() -> dict[str, bytes]:
-    """Eight frames of moving scenes in each, H.263 and DV in the sizes that these codecs have."""
+    """Return eight frames of moving scenes in each format; H.263 and DV have sizes of their own."""
     found = {
         name: film(container, codec, options)
         for name, container, codec, options in (
@@ -239,12 +239,12 @@ def by_modality() -> dict[str, dict[str, bytes]]:
 
 
 def box(kind: bytes, size: int) -> bytes:
-    """An empty box of ISO base media of so many bytes."""
+    """Return an empty box of ISO base media of ``size`` bytes."""
     return struct.pack(">I", size) + kind + bytes(size - 8)
 
 
 def id3_tag(data: bytes) -> bytes:
-    """The ID3v2 tag that an MP3 begins with."""
+    """Return the ID3v2 tag at the start of an MP3."""
     size = 0
     for byte in data[6:10]:
         size = size << 7 | byte

@@ -1,9 +1,9 @@
-"""Mutated files of every format through the door that uploads take: recognised, checked and decoded by workers.
+"""Fuzzing of the way that uploads take: workers recognise, check and decode mutated files of every format.
 
 python -m tests.media.fuzz [--count N] [--seed S] [--workers W] [--keep FOLDER]
 
-Of each file comes an item or one clean line. A file that ends its worker is counted and kept: it is a fault of a
-decoder that isolation has caught. Anything else is a fault of ours, and the exit code is 1.
+Each file must give an item or one clean line. A file that kills its worker is counted and kept, because isolation
+caught a bug of a decoder. Anything else is a bug of this package, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOGETHER = 16
 
 @dataclass
 class Found:
-    """``items``, ``errors``: trials by what came of them; ``killers``: files that ended a worker; ``faults``: ours."""
+    """Numbers of ``items`` and ``errors``, files that killed a worker, and bugs of this package (``faults``)."""
 
     items: int = 0
     errors: int = 0
@@ -42,16 +42,16 @@ class Found:
 
 
 def mutated(amount: int, seed: int) -> Iterator[Case]:
-    """So many distinct cases of every format, in an order drawn from the seed."""
+    """Return ``count`` distinct cases of every format, in an order drawn from the seed."""
     return islice((case for own in count(seed) for case in cases(own)), amount)
 
 
 def fuzz(chosen: list[Case], workers: int, keep: Path | None = None, say: float = 0.0) -> Found:
-    """Try each; ``say``: seconds between lines about how far it is, 0 for none."""
+    """Try each case; ``say``: seconds between lines of progress, 0 for none."""
     found, said = Found(), time.monotonic()
     groups = [chosen[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)]
     with Pool(workers, LIMITS) as pool, ThreadPoolExecutor(workers) as threads:
-        for number, (group, outcomes) in enumerate(zip(groups, threads.map(lambda g: trials(pool, g), groups))):
+        for number, (group, outcomes) in enumerate(zip(groups, threads.map(lambda g: make_jobs(pool, g), groups))):
             for case, tried in zip(group, outcomes):
                 judge(case, tried, found, keep)
             if say and time.monotonic() > said + say:
@@ -63,8 +63,8 @@ def fuzz(chosen: list[Case], workers: int, keep: Path | None = None, say: float 
     return found
 
 
-def trials(pool: Pool, group: list[Case]) -> list[list[Outcome] | Exception]:
-    """Of each case: recognised and decoded, checked as told, decoded as told."""
+def make_jobs(pool: Pool, group: list[Case]) -> list[list[Outcome] | Exception]:
+    """Return three jobs for each case: recognise and decode, check, and decode as the given modality."""
     specs = {modality: spec_of(modality) for modality in ("image", "video", "audio", "depth", "text")}
     jobs = []
     for case in group:
@@ -79,7 +79,7 @@ def trials(pool: Pool, group: list[Case]) -> list[list[Outcome] | Exception]:
     except Exception as fault:
         if len(group) == 1:
             return [fault]
-        return [found for case in group for found in trials(pool, [case])]
+        return [found for case in group for found in make_jobs(pool, [case])]
     return [outcomes[i : i + 3] for i in range(0, len(outcomes), 3)]
 
 

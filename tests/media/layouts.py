@@ -1,6 +1,6 @@
-"""What the numbers of a picture mean, worked out anew for the tests of layouts.
+"""The colours that the numbers of an image mean, computed independently for the tests of layouts.
 
-A picture is decoded at its own size, so that no resize hides what is wrong.
+Images are decoded at their own size, so that no resize hides an error.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS = {  # photometric, channels, ExtraSamples
 }
 
 
-def shown(data: bytes) -> np.ndarray:
+def decode_at_own_size(data: bytes) -> np.ndarray:
     """``[SIDE, SIDE, 3]`` in 0..1."""
     return decode(data, "image", plain(size=SIDE))[0].permute(1, 2, 0).numpy()
 
@@ -60,8 +60,8 @@ def premultiplied(values: np.ndarray, bits: int) -> np.ndarray:
     return np.concatenate([colours * alpha // ((1 << bits) - 1), alpha], -1).astype(values.dtype)
 
 
-def expected(values: np.ndarray, bits: int, kind: str) -> np.ndarray:
-    """What the numbers of a TIFF mean, by TIFF 6.0, sections 8 (colours), 16 (CMYK) and 18 (alpha)."""
+def expected_colours(values: np.ndarray, bits: int, kind: str) -> np.ndarray:
+    """Return the colours of a TIFF's numbers, by TIFF 6.0, sections 8 (colours), 16 (CMYK) and 18 (alpha)."""
     photometric, _, extra = KINDS[kind]
     unit = values / ((1 << bits) - 1)
     count = {RGB: 3, CMYK: 4}.get(photometric, 1)
@@ -79,7 +79,7 @@ def expected(values: np.ndarray, bits: int, kind: str) -> np.ndarray:
 
 
 def orient(picture: np.ndarray, orientation: int) -> np.ndarray:
-    """TIFF 6.0: which corner the first row and column are; row 0 is the visual top for 1, the left side for 5, ..."""
+    """Turn an image by TIFF 6.0's orientation: for 1 the first row is the visual top, for 5 the left side."""
     height, width = picture.shape[:2]
     result = np.empty((width, height, *picture.shape[2:]) if orientation > 4 else picture.shape, picture.dtype)
     for y, x in itertools.product(range(height), range(width)):
@@ -98,7 +98,7 @@ def orient(picture: np.ndarray, orientation: int) -> np.ndarray:
     return result
 
 
-def agree(data: bytes, want: np.ndarray, bits: int) -> None:
-    """To within one and a half of the last of 8 bits, or of 16 bits where a picture has more than 8."""
-    gap = np.abs(shown(data) - want).max()
+def assert_close(data: bytes, want: np.ndarray, bits: int) -> None:
+    """Check equality within 1.5 of the last bit, of 8 bits or of 16 in images of more than 8 bits."""
+    gap = np.abs(decode_at_own_size(data) - want).max()
     assert gap <= (1.51 / 255 if bits <= 8 else 2 / 65535), f"{gap * 255:.2f} of 255"

@@ -1,4 +1,4 @@
-"""Small good files of every format that the cpu backend reads, for ``corrupt`` to damage."""
+"""Small valid files of every format that the CPU backend reads, for ``corrupt`` to damage."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 from tests.media.png_files import exif, png
 from tests.media.tiff_files import DEFLATE, LZW, ZSTD, tiff
 
-WIDTH, HEIGHT = 75, 53  # numbers that ``corrupt`` finds again in the files' headers
+WIDTH, HEIGHT = 75, 53  # numbers that ``corrupt`` can find in the files' headers
 RATE, SAMPLES = 11025, 3307
 EXACT = {"fflags": "+bitexact"}  # no random numbers, no times of writing
 
 
 @dataclass(frozen=True)
 class Original:
-    """``fields``: numbers that its header states, such as the width; ``corrupt`` replaces them by absurd ones."""
+    """A valid file. ``fields``: numbers in its header, such as the width, that ``corrupt`` replaces by absurd ones."""
 
     name: str
     modality: str
@@ -36,7 +36,7 @@ class Original:
 
 
 def scene(number: int = 0, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """A smooth picture with a hard edge and a little noise; ``number`` moves it."""
+    """Return a smooth image with a hard edge and a little noise; ``number`` moves it."""
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:height, :width] / max(height, width)
     planes = [np.sin(7 * x + k + 0.3 * number) * np.cos(5 * y - k) for k in range(3)]
@@ -54,7 +54,7 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 def clip(
     container: str, codec: str, frames: int = 12, pix_fmt: str = "yuv420p", sound: str | None = None, **options: Any
 ) -> bytes:
-    """A video of ``scene``s, 76 x 54, 25 frames a second."""
+    """Return a video of ``scene``s, 76 x 54, 25 frames a second."""
     data = io.BytesIO()
     with av.open(data, "w", format=container, container_options=EXACT) as out:
         stream = cast(av.VideoStream, out.add_stream(codec, rate=25, options=options))
@@ -104,7 +104,7 @@ def written(kind: str, subtype: str | None = None, channels: int = 1, rate: int 
 
 
 def sealed_ogg(data: bytes, serial: int | None = None) -> bytes:
-    """The same pages, each with the checksum of its content (RFC 3533, section 6), and with this serial number."""
+    """Return the pages with right checksums (RFC 3533, section 6) and this serial number."""
     out, at = b"", 0
     while data[at : at + 4] == b"OggS" and at + 27 <= len(data):
         lengths = data[at + 27 : at + 27 + data[at + 26]]
@@ -184,7 +184,7 @@ def _images() -> list[Original]:
 
 
 def _by_av(codec: str, pix_fmt: str, **options: str) -> bytes:
-    """A picture that Pillow does not write: 16 bits a channel, OpenEXR."""
+    """Return an image that Pillow cannot write: 16 bits a channel, or OpenEXR."""
     data = io.BytesIO()
     with av.open(data, "w", format="image2pipe") as out:
         stream = cast(av.VideoStream, out.add_stream(codec, rate=1, options=options))

@@ -1,6 +1,6 @@
-"""A modality whose reader does what the file says: ``--use`` files of the tests of isolation.
+"""A modality whose reader does what the file says, for tests of isolation with ``--use``.
 
-A file of ``planted`` is a word, and after it a number where one is needed. A file of digits alone is a picture of that
+A file of ``planted`` holds a word, and a number behind it if needed. A file of digits alone is an image of that
 grey.
 """
 

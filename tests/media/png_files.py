@@ -1,4 +1,4 @@
-"""PNG files of any kind, written for tests from the numbers that they hold."""
+"""PNG files of any kind, written by tests from given numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def png(
     before: Chunks = (),
     after: Chunks = (),
 ) -> bytes:
-    """``[H, W]`` or ``[H, W, S]`` whole numbers; chunks (name, content) before and after the pixels."""
+    """Return a PNG of integers ``[H, W]`` or ``[H, W, S]``, with chunks (name, content) before and after the pixels."""
     values = values[..., None] if values.ndim == 2 else values
     height, width, samples = values.shape
     if colour is None:
@@ -40,12 +40,12 @@ def chunk(name: bytes, content: bytes) -> bytes:
 
 
 def exif(orientation: int) -> tuple[bytes, bytes]:
-    """The chunk eXIf with this orientation."""
+    """Return the chunk eXIf with an orientation."""
     return b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">HH", orientation, 0) + bytes(4)
 
 
 def _rows(values: np.ndarray, bits: int) -> bytes:
-    """Each row behind its filter type, which is 0."""
+    """Return the rows, each behind its filter type 0."""
     if not values.size:
         return b""
     if bits == 16:

@@ -1,4 +1,4 @@
-"""Animated pictures: which frame is shown when, and what it looks like."""
+"""Animated images: the times and the looks of their frames."""
 
 import io
 import struct
@@ -20,7 +20,7 @@ LEFT, RIGHT = (0, 0, 8, 16), (8, 0, 8, 16)
 
 
 def letters(data, frames: int, x: int = SIDE // 2, y: int = SIDE // 2) -> str:
-    """The colours at a pixel of the frames, one letter each; - is white."""
+    """Return the colours at a pixel of the frames, one letter each; - is white."""
     got = (decode(data, "video", plain("video", SIDE, frames=frames))[:, :, y, x] * 255).round().int()
     names = np.array(list(LETTERS))
     return "".join(list(LETTERS.values())[int(np.abs(names - pixel.numpy()).sum(1).argmin())] for pixel in got)
@@ -53,7 +53,7 @@ def test_what_webp_and_avif_say_of_a_background_does_not_show():
     assert letters(data, 2) == "-R"
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])  # Pillow crashes where it is to write an AVIF with it
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])  # Pillow crashes when it writes an AVIF with an orientation
 def test_the_orientation_of_an_animation(kind):
     exif = Image.Exif()
     exif[0x0112] = 6  # its first row is the right side
@@ -95,8 +95,8 @@ def test_more_frames_are_a_video():
     "dispose, blend, left, right",
     [
         (0, 0, "RRB", "RGG"),  # left as it is
-        (1, 0, "RRB", "RG-"),  # the frame's part cleared
-        (2, 0, "RRB", "RGR"),  # as it was before
+        (1, 0, "RRB", "RG-"),  # the frame's area is cleared
+        (2, 0, "RRB", "RGR"),  # restored to the state before
         (0, 1, "RRB", "RGG"),
     ],
 )
@@ -110,7 +110,7 @@ def test_how_png_frames_follow_each_other(dispose, blend, left, right):
 def test_png_frames_lie_over_or_replace():
     for blend, shown in ((0, "R-"), (1, "RR")):  # replace, over
         assert letters(apng([Drawn(RED), Drawn(CLEAR, RIGHT, blend=blend)]), 2, x=12) == shown
-    # The first frame cannot be undone to what was before: it is cleared.
+    # There is nothing before the first frame to restore, so its area is cleared.
     assert letters(apng([Drawn(RED, dispose=2), Drawn(GREEN, LEFT)]), 2, x=12) == "R-"
 
 
@@ -143,7 +143,7 @@ def test_a_disposal_counts_for_its_own_frame():
 
 @pytest.mark.parametrize("interlace", [False, True])
 def test_gif_as_pillow_writes_it(interlace):
-    """Local and global palettes, parts of frames, transparency, interlaced: as Pillow reads what it wrote."""
+    """Palettes, partial frames, transparency and interlacing give the images that Pillow reads from its own file."""
     rng = np.random.default_rng(0)
     pictures = [Image.new("RGB", (40, 30), (20, 200, 90))]
     for i in range(5):
@@ -175,7 +175,7 @@ def test_a_gif_cut_short():
 
 @pytest.mark.parametrize("delay", [0, 1])
 def test_a_delay_of_nothing_is_a_tenth_of_a_second(delay):
-    """As browsers do it, for all that is not above 10 ms."""
+    """Delays up to 10 ms count as 100 ms, as in browsers."""
     frames = [Drawn(RED, delay=delay), Drawn(GREEN, delay=10), Drawn(BLUE, delay=2)]
     for data in (gif(frames), apng(frames)):
         assert letters(data, 22) == 10 * "R" + 10 * "G" + 2 * "B"

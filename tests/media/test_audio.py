@@ -36,7 +36,7 @@ def test_a_tone_stays_where_it_is(rate, new):
 
 
 def test_resample_is_the_formula():
-    """Each output against the sum over all inputs, in float64."""
+    """Each output equals the sum over all inputs in float64."""
     wave = torch.randn(400, generator=torch.Generator().manual_seed(0))
     n, k = torch.arange(150, dtype=torch.float64)[:, None], torch.arange(400, dtype=torch.float64)
     cut = 0.95 * 3 / 8
@@ -49,7 +49,7 @@ def test_resample_is_the_formula():
 
 
 def test_mel_is_the_formula():
-    """Windowed DFT and triangles written out, against the fast path."""
+    """The fast way equals a plain windowed DFT with plain triangles."""
     spec = plain("audio", n_fft=256, hop=128, mels=12, sample_rate=8000, f_min=100.0, f_max=3500.0)
     wave = np.random.default_rng(0).standard_normal(1024)
     padded = np.pad(wave, 128)
@@ -162,7 +162,7 @@ def test_random_views_move_in_time():
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
 def test_the_window_of_a_long_file_is_that_of_the_whole(tmp_path, kind):
-    """libsndfile seeks in Vorbis exactly only while nothing was read."""
+    """libsndfile seeks exactly in Vorbis only before the first read."""
     path = tmp_path / f"a.{kind}"
     soundfile.write(path, tone(300, 48000, 4.0) * np.linspace(0.2, 1, 192000), 48000)
     whole = soundfile.read(path, dtype="float32")[0]

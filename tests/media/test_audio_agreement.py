@@ -1,4 +1,4 @@
-"""What ``read_wave`` reads is what a plain full decode by ffmpeg gives: container, codec, rate, channels and header."""
+"""``read_wave`` agrees with a plain full decode by FFmpeg, for containers, codecs, rates, channels and headers."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmcl_fast.media import check
-from tests.media.sound_files import by_av, by_ffmpeg, by_soundfile, ours, sweep
+from tests.media.audio_files import decode_by_ffmpeg, encode_by_ffmpeg, read_all, sweep, write_by_soundfile
 
 PCM = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 LIBSNDFILE = [
@@ -25,16 +25,16 @@ LIBSNDFILE = [
     *itertools.product(["MP3"], [None], [8000, 11025, 12000, 22050, 24000, 32000, 44100, 48000], [1, 2]),
 ]
 LOOSE = {"GSM610": 2e-3, "MS_ADPCM": 4e-3, "IMA_ADPCM": 2e-3, "OPUS": 2e-3}  # decoders round differently
-BLOCKS = {"GSM610", "MS_ADPCM", "IMA_ADPCM"}  # whose last block is filled up; ffmpeg may stop at a count of samples
-OTHERWISE = {"VORBIS", "ALAC_16", "ALAC_24"}  # ffmpeg does not cut a lone page, and takes the end of ALAC for priming
+BLOCKS = {"GSM610", "MS_ADPCM", "IMA_ADPCM"}  # their last block is padded; FFmpeg may stop at a count of samples
+OTHERWISE = {"VORBIS", "ALAC_16", "ALAC_24"}  # FFmpeg does not cut a single page, and takes the end of ALAC for priming
 
 
 @pytest.mark.parametrize("kind, codec, rate, channels", LIBSNDFILE)
 def test_files_of_libsndfile(kind, codec, rate, channels):
     samples = rate // 2 + (18 if kind == "AIFF" else 17)  # libsndfile counts AIFF's odd byte of padding as a sample
-    data = by_soundfile(kind, codec, rate, channels, wave=sweep(samples, rate))
-    got, got_rate = ours(data)
-    want, want_rate = by_ffmpeg(data)
+    data = write_by_soundfile(kind, codec, rate, channels, wave=sweep(samples, rate))
+    got, got_rate = read_all(data)
+    want, want_rate = decode_by_ffmpeg(data)
     assert got_rate == want_rate == rate
     if codec in BLOCKS:
         assert 0 <= len(got) - samples < 2048
@@ -68,9 +68,9 @@ FFMPEG = [
 
 @pytest.mark.parametrize("kind, codec, rate, layout", FFMPEG)
 def test_files_of_ffmpeg(kind, codec, rate, layout):
-    data = by_av(kind, codec, rate, layout)
-    got, got_rate = ours(data)
-    want, want_rate = by_ffmpeg(data)
+    data = encode_by_ffmpeg(kind, codec, rate, layout)
+    got, got_rate = read_all(data)
+    want, want_rate = decode_by_ffmpeg(data)
     assert got_rate == want_rate == rate and len(got) == len(want)
     assert abs(len(got) - rate) < 5000  # an encoder's delay and padding at most
     assert np.abs(got - want).max() < (2e-3 if "adpcm" in codec or codec == "libopus" else 2e-4)
@@ -79,15 +79,15 @@ def test_files_of_ffmpeg(kind, codec, rate, layout):
 
 @pytest.mark.parametrize("kind, codec", [("mp4", "aac"), ("mp4", "libopus"), ("mov", "pcm_s16le"), ("ipod", "alac")])
 def test_fragments_without_a_duration(kind, codec):
-    data = by_av(kind, codec, 48000, mux={"movflags": "frag_keyframe+empty_moov"})
-    got, rate = ours(data)
-    assert rate == 48000 and len(got) == len(by_ffmpeg(data)[0]) and abs(len(got) - 48000) < 3000
+    data = encode_by_ffmpeg(kind, codec, 48000, mux={"movflags": "frag_keyframe+empty_moov"})
+    got, rate = read_all(data)
+    assert rate == 48000 and len(got) == len(decode_by_ffmpeg(data)[0]) and abs(len(got) - 48000) < 3000
     check(data, "audio")
 
 
 @pytest.mark.parametrize("rate", [8000, 12000, 16000, 24000, 48000])
 def test_opus_lasts_as_long_at_any_rate(rate):
-    """libsndfile decodes at the rate of what was encoded, ffmpeg at 48 kHz."""
-    data = by_soundfile("OGG", "OPUS", rate, wave=sweep(rate, rate))
-    assert (len(ours(data)[0]), ours(data)[1], len(by_ffmpeg(data)[0])) == (rate, rate, 48000)
+    """libsndfile decodes at the rate of the original, FFmpeg at 48 kHz."""
+    data = write_by_soundfile("OGG", "OPUS", rate, wave=sweep(rate, rate))
+    assert (len(read_all(data)[0]), read_all(data)[1], len(decode_by_ffmpeg(data)[0])) == (rate, rate, 48000)
     check(data, "audio")

@@ -1,4 +1,4 @@
-"""Chains of Ogg links, streams that change on the way, and recordings with a cover."""
+"""Ogg chains, streams that change in the middle, and recordings with a cover."""
 
 import base64
 import io
@@ -18,14 +18,21 @@ from mmcl_fast.media.readers.audio import audio
 from mmcl_fast.media.readers.audio import ogg_links as sound_ogg
 from mmcl_fast.media.readers.audio.audio import read_wave
 from mmcl_fast.media.source import Slice
+from tests.media.audio_files import (
+    copy_with_cover,
+    decode_by_ffmpeg,
+    encode_by_ffmpeg,
+    read_all,
+    sweep,
+    write_by_soundfile,
+)
 from tests.media.files import jpeg, plain
-from tests.media.sound_files import by_av, by_ffmpeg, by_soundfile, ours, remuxed, sweep
 
-VORBIS = by_soundfile("OGG", "VORBIS")
-LOUD = by_soundfile("OGG", "VORBIS", 44100, 2, wave=sweep(44100, 44100))
-OPUS = by_soundfile("OGG", "OPUS")
-OPUS_48 = by_soundfile("OGG", "OPUS", 48000, wave=sweep(48000, 48000))
-FLAC = remuxed(by_soundfile("FLAC", "PCM_16"), "ogg")
+VORBIS = write_by_soundfile("OGG", "VORBIS")
+LOUD = write_by_soundfile("OGG", "VORBIS", 44100, 2, wave=sweep(44100, 44100))
+OPUS = write_by_soundfile("OGG", "OPUS")
+OPUS_48 = write_by_soundfile("OGG", "OPUS", 48000, wave=sweep(48000, 48000))
+FLAC = copy_with_cover(write_by_soundfile("FLAC", "PCM_16"), "ogg")
 COVER = jpeg(Image.new("RGB", (64, 48), "red"))
 CHAINS = {
     "equal": (VORBIS, VORBIS),
@@ -41,9 +48,9 @@ CHAINS = {
 
 @pytest.mark.parametrize("links", CHAINS.values(), ids=CHAINS)
 def test_a_chain_is_all_of_its_links(links, tmp_path):
-    waves = [ours(link) for link in links]
+    waves = [read_all(link) for link in links]
     rate = max(own for _, own in waves)
-    got, got_rate = ours(b"".join(links))
+    got, got_rate = read_all(b"".join(links))
     assert got_rate == rate
     place = 0
     for wave, own in waves:
@@ -55,13 +62,13 @@ def test_a_chain_is_all_of_its_links(links, tmp_path):
     path = tmp_path / "chain.ogg"
     path.write_bytes(b"before" + b"".join(links) + b"behind")
     inside = Slice(str(path), 6, sum(map(len, links)), "chain.ogg")
-    assert np.array_equal(ours(inside)[0], got)
+    assert np.array_equal(read_all(inside)[0], got)
 
 
 @pytest.mark.parametrize("links", [(VORBIS, VORBIS, VORBIS), (VORBIS, LOUD)], ids=["equal", "other rate"])
 def test_the_window_of_a_chain_lies_across_its_seams(links):
     data = b"".join(links)
-    whole, rate = ours(data)
+    whole, rate = read_all(data)
     spec = VisualSpec(modality="audio", seconds=1.0)
     for shift in (None, 0.0, 0.2, 0.7, 1.0):
         got, _ = read_wave(data, spec, shift)
@@ -101,10 +108,10 @@ def test_links_are_found_in_any_piecemeal_reading(monkeypatch):
 @pytest.mark.parametrize("kind, codec", [("adts", "aac"), ("ac3", "ac3")])
 def test_a_stream_that_changes_its_rate_on_the_way(kind, codec):
     slow, fast = 32000, 44100
-    first, second = by_av(kind, codec, slow), by_av(kind, codec, fast, "stereo")
+    first, second = encode_by_ffmpeg(kind, codec, slow), encode_by_ffmpeg(kind, codec, fast, "stereo")
     for parts in ((first, second), (second, first)):
-        counts = [-(-len(wave) * fast // rate) for wave, rate in map(ours, parts)]
-        wave, rate = ours(b"".join(parts))
+        counts = [-(-len(wave) * fast // rate) for wave, rate in map(read_all, parts)]
+        wave, rate = read_all(b"".join(parts))
         assert rate == fast and len(wave) == sum(counts)
         check(b"".join(parts), "audio")
 
@@ -112,23 +119,23 @@ def test_a_stream_that_changes_its_rate_on_the_way(kind, codec):
 @pytest.mark.parametrize(
     "kind, data",
     [
-        ("mp3", by_soundfile("MP3")),
-        ("flac", by_soundfile("FLAC", "PCM_16")),
-        ("mp4", by_av("mp4", "aac", 44100)),
+        ("mp3", write_by_soundfile("MP3")),
+        ("flac", write_by_soundfile("FLAC", "PCM_16")),
+        ("mp4", encode_by_ffmpeg("mp4", "aac", 44100)),
         ("matroska", OPUS),
     ],
 )
 def test_a_cover_changes_no_sound(kind, data):
-    covered = remuxed(data, kind, COVER)
+    covered = copy_with_cover(data, kind, COVER)
     assert COVER in covered
-    without = remuxed(data, kind)
-    assert np.array_equal(ours(covered)[0], ours(without)[0]) and ours(covered)[1] == ours(without)[1]
-    assert abs(len(ours(covered)[0]) - len(by_ffmpeg(covered)[0])) < 600
+    without = copy_with_cover(data, kind)
+    assert np.array_equal(read_all(covered)[0], read_all(without)[0]) and read_all(covered)[1] == read_all(without)[1]
+    assert abs(len(read_all(covered)[0]) - len(decode_by_ffmpeg(covered)[0])) < 600
     check(covered, "audio")
 
 
 def opus_with_cover() -> bytes:
-    """Its comment header holds a METADATA_BLOCK_PICTURE (RFC 7845, 5.2.1; FLAC's picture block, in base 64)."""
+    """Return an Opus file with a METADATA_BLOCK_PICTURE (RFC 7845, 5.2.1; FLAC's picture block, in base 64)."""
     kind = struct.pack(">II10s", 3, 10, b"image/jpeg")  # the front cover
     block = kind + struct.pack(">IIIIII", 0, 64, 48, 24, 0, len(COVER)) + COVER
     comment = b"METADATA_BLOCK_PICTURE=" + base64.b64encode(block)
@@ -142,7 +149,7 @@ def opus_with_cover() -> bytes:
 
 
 def checksum(page: bytes) -> int:
-    """Of an Ogg page (RFC 3533, section 6)."""
+    """Return the checksum of an Ogg page (RFC 3533, section 6)."""
     value = 0
     for byte in page:
         value ^= byte << 24
@@ -153,16 +160,16 @@ def checksum(page: bytes) -> int:
 
 def test_an_opus_with_a_cover_is_a_sound():
     data = opus_with_cover()
-    assert len(by_ffmpeg(data)[0]) == 48000
-    assert np.array_equal(ours(data)[0], ours(OPUS)[0]) and len(ours(data)[0]) == ours(data)[1]
-    assert len(ours(data + data)[0]) == 2 * ours(data)[1]
+    assert len(decode_by_ffmpeg(data)[0]) == 48000
+    assert np.array_equal(read_all(data)[0], read_all(OPUS)[0]) and len(read_all(data)[0]) == read_all(data)[1]
+    assert len(read_all(data + data)[0]) == 2 * read_all(data)[1]
     check(data, "audio")
 
 
 def test_dali_gets_only_what_its_header_describes():
-    """It would read a chain's first link, and what a header states of a length that is open or wrong."""
+    """DALI would read only a chain's first link, and would believe an open or wrong length in a header."""
     spec = plain("audio", seconds=5.0)
-    flac, wav = by_soundfile("FLAC", "PCM_16"), by_soundfile("WAV", "PCM_16")
+    flac, wav = write_by_soundfile("FLAC", "PCM_16"), write_by_soundfile("WAV", "PCM_16")
     for data in (VORBIS, flac, wav):
         feed = dali_routes.route_audio(data, spec, View(), False)
         assert feed is not None and feed.samples == 16000
@@ -173,8 +180,8 @@ def test_dali_gets_only_what_its_header_describes():
 
 @pytest.mark.parametrize("kind", ["one rate", "two rates", "links"])
 def test_a_long_sound_is_decoded_twice_and_not_kept(kind, monkeypatch):
-    aac = by_av("adts", "aac", 44100)
-    data = {"one rate": aac * 3, "two rates": by_av("adts", "aac", 32000) + aac, "links": FLAC + FLAC}[kind]
+    aac = encode_by_ffmpeg("adts", "aac", 44100)
+    data = {"one rate": aac * 3, "two rates": encode_by_ffmpeg("adts", "aac", 32000) + aac, "links": FLAC + FLAC}[kind]
     spec = VisualSpec(modality="audio", seconds=0.7)
     want = {shift: read_wave(data, spec, shift)[0] for shift in (None, 0.0, 0.3, 1.0)}
     monkeypatch.setattr(audio, "MAX_SAMPLES_IN_MEMORY", 1000)

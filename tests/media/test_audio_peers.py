@@ -1,4 +1,4 @@
-"""Resampling, filters and spectrogram against torchaudio, where it imports, and transformers; and their shapes."""
+"""Resampling, filters and spectrogram compared with torchaudio, where it is installed, and transformers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Thousands of broken files: each is an item of the right shape or one clean MediaError; no crash, hang or leak."""
+"""Thousands of broken files give an item of the right shape or one clean MediaError, without crash, hang or leak."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def results(corpus: Path, backend: str, first: int, step: int, passes: int = 1) -> list[dict]:
-    """What a process says of its files; fails with the name of the one under way if it crashed or hung."""
+    """Return a process's results. Fail with the name of the current file if the process crashed or hung."""
     out, errors = (corpus / f"{name}-{backend}-{first}-{step}" for name in ("out", "errors"))
     command = [
         sys.executable,
@@ -65,7 +65,7 @@ def judge(lines: list[dict]) -> None:
     first, last = trials[: len(names) // len(passes)], trials[-len(names) // len(passes) :]
     assert first == last, f"not the same twice: {[a['end'] for a, b in zip(first, last) if a != b]}"
     assert passes[0]["files"] == passes[-1]["files"] and passes[0]["threads"] == passes[-1]["threads"], passes
-    assert passes[-1]["kB"] - passes[0]["kB"] < 40_000, passes  # MB by MB: a leak of a frame a file is above it
+    assert passes[-1]["kB"] - passes[0]["kB"] < 40_000, passes  # the leak of a frame for each file would be more
 
 
 def test_the_corpus_is_large_distinct_and_of_its_seed(corpus):
@@ -78,14 +78,14 @@ def test_the_corpus_is_large_distinct_and_of_its_seed(corpus):
 
 
 def test_the_originals_know_no_time():
-    """Else another corpus, and of it another part, is tried each time."""
+    """Otherwise each run would try another corpus."""
     before = {file.name: file.data for file in originals()}
     time.sleep(1.1)
     assert [file.name for file in originals() if file.data != before[file.name]] == []
 
 
 def test_the_originals_are_sound():
-    """Else a corpus made of them says nothing."""
+    """Otherwise a corpus made of them would prove nothing."""
     for file in originals():
         assert sniff(file.data) == file.modality, file.name
         check(file.data, file.modality, spec_of(file.modality))

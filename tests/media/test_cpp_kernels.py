@@ -1,4 +1,4 @@
-"""The C++ kernels of sound and pictures against the plain torch and Pillow ways, for every instruction set."""
+"""The C++ kernels for audio and images agree with plain torch and Pillow, on every instruction set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 def photo(height: int, width: int) -> np.ndarray:
-    """Smooth, with a hard edge."""
+    """Return a smooth image with a hard edge."""
     y, x = np.mgrid[:height, :width]
     out = np.stack([127 + 120 * np.sin(x / 9 + c) * np.cos(y / 11 - c) for c in range(3)], -1)
     out[height // 3 :, width // 2 :] = 255 * (np.arange(3) == 1)
@@ -48,8 +48,8 @@ def photo(height: int, width: int) -> np.ndarray:
 
 
 @pytest.fixture
-def plainly(monkeypatch):
-    """Runs a function as if nothing had been compiled."""
+def without_kernels(monkeypatch):
+    """Run a function as if no kernel had been compiled."""
 
     def run(function, *args):
         with monkeypatch.context() as patch:
@@ -59,25 +59,25 @@ def plainly(monkeypatch):
     return run
 
 
-def close(got: torch.Tensor, want: torch.Tensor, atol: float, rtol: float = 0.0) -> None:
+def assert_close(got: torch.Tensor, want: torch.Tensor, atol: float, rtol: float = 0.0) -> None:
     torch.testing.assert_close(got, want, atol=atol, rtol=rtol)
 
 
 @pytest.mark.parametrize("change", SHAPES, ids=str)
 @pytest.mark.parametrize("length", [1, 5000, 80_000])
-def test_mel(plainly, change, length):
+def test_mel(without_kernels, change, length):
     spec, wave = replace(SPEC, **change), noise(2, length)
-    want = plainly(mel.mel_power, wave, spec)
-    close(mel.mel_power(wave, spec), want, 1e-6 * float(want.max()), 1e-3)
+    want = without_kernels(mel.mel_power, wave, spec)
+    assert_close(mel.mel_power(wave, spec), want, 1e-6 * float(want.max()), 1e-3)
     got = mel.log_mel_image(wave, spec)
-    close(got, plainly(mel.log_mel_image, wave, spec), 2e-5)
+    assert_close(got, without_kernels(mel.log_mel_image, wave, spec), 2e-5)
     assert got.min() >= 0 and got.max() <= 1
 
 
-def test_mel_of_a_length_without_small_factors_is_torchs(plainly):
+def test_mel_of_a_length_without_small_factors_is_torchs(without_kernels):
     spec, wave = replace(SPEC, n_fft=2 * 77, mels=16), noise(5000)
     assert cpp_kernels.fft_radices(77) is None
-    assert torch.equal(mel.log_mel_image(wave, spec), plainly(mel.log_mel_image, wave, spec))
+    assert torch.equal(mel.log_mel_image(wave, spec), without_kernels(mel.log_mel_image, wave, spec))
 
 
 def test_silence_and_one_click():
@@ -89,19 +89,19 @@ def test_silence_and_one_click():
 
 @pytest.mark.parametrize(("rate", "new"), RATES)
 @pytest.mark.parametrize("length", [1, 440, 50_001])
-def test_resample(plainly, rate, new, length):
+def test_resample(without_kernels, rate, new, length):
     wave = noise(3, length)
     got = resample(wave, rate, new)
-    close(got, plainly(resample, wave, rate, new), 2e-5)
+    assert_close(got, without_kernels(resample, wave, rate, new), 2e-5)
     assert torch.equal(got[1], resample(wave[1], rate, new))
 
 
 @pytest.mark.parametrize("channels", [1, 2, 5])
-def test_mono(plainly, channels):
+def test_mono(without_kernels, channels):
     shorts = np.random.default_rng(channels).integers(-32768, 32767, (999, channels), dtype=np.int16)
     floats = shorts.astype(np.float32) / 3000
     for samples in (shorts, floats):
-        close(sound_file._mono(samples), plainly(sound_file._mono, samples), 1e-5)
+        assert_close(sound_file._mono(samples), without_kernels(sound_file._mono, samples), 1e-5)
     for bad in (np.nan, np.inf, -2e10 * channels):
         broken = floats.copy()
         broken[500, channels - 1] = bad
@@ -109,7 +109,7 @@ def test_mono(plainly, channels):
             sound_file._mono(broken)
 
 
-def test_normalise(plainly):
+def test_normalise(without_kernels):
     spec = replace(default_spec("image"), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.5), size=37)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 37, 37, 4), dtype=np.uint8))
     for given in (
@@ -123,9 +123,9 @@ def test_normalise(plainly):
     ):
         assert cpp_kernels.can_normalise(given, torch.empty(2, 3, 37, 37))
         batch = torch.full((4, 2, 3, 37, 37), 9.0)
-        close(
+        assert_close(
             views.normalise(given, spec, batch[1]),
-            plainly(views.normalise, given, spec, torch.empty(2, 3, 37, 37)),
+            without_kernels(views.normalise, given, spec, torch.empty(2, 3, 37, 37)),
             1e-6,
             1e-6,
         )
@@ -202,12 +202,12 @@ def test_a_jpeg_cut_short_is_refused_and_a_turned_one_turned():
     exif = Image.Exif()
     exif[0x0112] = 3
     got, want = decode(written(im, exif=exif), "image", spec), decode(data, "image", spec)
-    close(got, want.flip(-1, -2), 8 / 255 / min(spec.std))
+    assert_close(got, want.flip(-1, -2), 8 / 255 / min(spec.std))
 
 
 @pytest.mark.parametrize("isa", ["generic", "avx2"])
 def test_lower_instruction_sets(isa):
-    """The same tests in a process that may use no more than these."""
+    """The same tests pass in a process that is limited to these instructions."""
     if os.environ.get("MMCL_FAST_ISA"):
         pytest.skip("already inside")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "not lower"]

@@ -1,4 +1,4 @@
-"""A modality of one's own: registered, decoded, cached under its reader's code, learned from a folder."""
+"""A user's modality: registered, decoded, cached under its reader's code, and learned from a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The DALI backend: the cpu backend's results, whatever is in a batch. Without a GPU but for the last tests."""
+"""The DALI backend gives the CPU backend's results for any batch. Only the last tests need a GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VIEWS = (0, 1, 2)
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> dict[str, list[Item]]:
-    """Files of each modality, most of which DALI decodes without a GPU."""
+    """Return files of each modality; DALI decodes most of them without a GPU."""
     root = tmp_path_factory.mktemp("dali")
     for i, kind in enumerate(("jpg", "png", "webp", "bmp", "gif")):
         scene(90 + 40 * i, 150 - 20 * i, i).save(root / f"{i}.{kind}")
@@ -77,8 +77,8 @@ def batches_of(count: int, size: int) -> list[list[int]]:
     return [list(range(count))[i : i + size] for i in range(0, count, size)]
 
 
-def both(items: list[Item], spec: VisualSpec, view: int = 0, size: int = 4, device: str = "cpu"):
-    """The chunks of DALI and of the cpu backend."""
+def run_both(items: list[Item], spec: VisualSpec, view: int = 0, size: int = 4, device: str = "cpu"):
+    """Return the chunks of DALI and of the CPU backend."""
     batches = batches_of(len(items), size)
     engines = dali.DaliEngine(spec, device=device, batch_size=size), ThreadEngine(spec, batch_size=size)
     ours, theirs = (list(engine.run(items, batches, view=view, seed=5)) for engine in engines)
@@ -87,7 +87,7 @@ def both(items: list[Item], spec: VisualSpec, view: int = 0, size: int = 4, devi
 
 
 def differences(ours, theirs) -> torch.Tensor:
-    """Absolute differences in 1/255, ``[items, F, 3, size, size]``."""
+    """Return absolute differences in 1/255, ``[items, F, 3, size, size]``."""
     assert not any(chunk.faults for chunk in (*ours, *theirs))
     return (torch.cat([c.data for c in ours]).cpu() - torch.cat([c.data for c in theirs])).abs() * 255
 
@@ -97,7 +97,7 @@ def differences(ours, theirs) -> torch.Tensor:
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_pictures(media, resize, interpolation):
     for view in VIEWS:
-        ours, theirs = both(media["image"], plain(size=48, resize=resize, interpolation=interpolation), view)
+        ours, theirs = run_both(media["image"], plain(size=48, resize=resize, interpolation=interpolation), view)
         assert differences(ours, theirs).max() <= 4
         assert sum(chunk.fallback for chunk in ours) == 1  # the gif
 
@@ -107,13 +107,13 @@ def test_unscaled_pictures_are_exact(tmp_path):
     for i, options in enumerate(({}, {"quality": 50}, {"progressive": True}, {"subsampling": 0})):
         scene(64, 64, i).save(tmp_path / f"{i}.jpg", **options)
     items = [Item("image", path) for path in sorted(tmp_path.iterdir())]
-    assert differences(*both(items, plain(size=64))).max() < 1e-3
+    assert differences(*run_both(items, plain(size=64))).max() < 1e-3
 
 
 @needs_dali
 def test_a_flip_is_a_flip(tmp_path):
     items = scenes(tmp_path, 8)
-    ours, theirs = both(items, plain(size=48), view=1)
+    ours, theirs = run_both(items, plain(size=48), view=1)
     assert {bool(dali.draw_view(1, 5, item.key).flip) for item in items} == {True, False}
     assert differences(ours, theirs).max() <= 4
 
@@ -121,7 +121,7 @@ def test_a_flip_is_a_flip(tmp_path):
 @needs_dali
 def test_normalised(media):
     spec = VisualSpec(size=32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
-    ours, theirs = both(media["image"], spec)
+    ours, theirs = run_both(media["image"], spec)
     worst = differences(ours, theirs).amax((0, 1, 3, 4))
     assert (worst * torch.tensor(spec.std) <= 4).all() and worst.max() > 0
 
@@ -130,7 +130,7 @@ def test_normalised(media):
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_video(media, resize):
     for view in VIEWS:
-        ours, theirs = both(media["video"], plain("video", 48, frames=4, resize=resize), view)
+        ours, theirs = run_both(media["video"], plain("video", 48, frames=4, resize=resize), view)
         assert differences(ours, theirs).mean((1, 2, 3, 4)).max() <= 1
         assert sum(chunk.fallback for chunk in ours) == 1  # H.264
 
@@ -149,7 +149,7 @@ def test_the_frames_wanted(tmp_path, name, codec):
 @pytest.mark.parametrize("policy", ["repeat", "pad"])
 def test_sound(media, policy):
     for view in VIEWS:
-        ours, theirs = both(media["audio"], plain("audio", 48, window_policy=policy), view)
+        ours, theirs = run_both(media["audio"], plain("audio", 48, window_policy=policy), view)
         assert differences(ours, theirs).max() <= 1e-3 * 255
         assert sum(chunk.fallback for chunk in ours) == 2  # mp3, and 25 seconds
 
@@ -157,14 +157,14 @@ def test_sound(media, policy):
 @needs_dali
 def test_depth(media):
     for view in VIEWS:
-        ours, theirs = both(media["depth"], plain("depth", 48), view)
+        ours, theirs = run_both(media["depth"], plain("depth", 48), view)
         assert differences(ours, theirs).max() < 1e-3
         assert sum(chunk.fallback for chunk in ours) == 1  # .npy
 
 
 @needs_dali
 def test_sound_and_depth_together_as_one_by_one(media):
-    """On a GPU a whole group is finished at once."""
+    """On a GPU a whole group is finished at once, which must not change results."""
     for modality, rows in (("audio", torch.rand(3, 9000).numpy()), ("depth", np.ones((3, 9, 7, 1), np.uint16))):
         engine = dali.DaliEngine(plain(modality, 32))
         feeds = [dali.Feed((), 0, (), dali.draw_view(view, 0, ""), 9000, 8000) for view in VIEWS]
@@ -179,7 +179,7 @@ def test_bad_files_do_not_take_their_batch_down(tmp_path):
     damaged(items[1].path), broken(items[4].path), broken(items[5].path)
     items[9].path.write_bytes(b"")
     items[10].path.unlink()
-    ours, theirs = both(items, plain(size=40), size=6)
+    ours, theirs = run_both(items, plain(size=40), size=6)
     assert [sorted(chunk.faults) for chunk in ours] == [[4, 5], [3, 4]]
     assert [{slot: str(error) for slot, error in chunk.faults.items()} for chunk in ours] == [
         {slot: str(error) for slot, error in chunk.faults.items()} for chunk in theirs
@@ -207,7 +207,7 @@ def test_a_fault_keeps_no_batch_alive(tmp_path):
 
 @needs_dali
 def test_an_item_of_another_modality_is_a_fault(media):
-    ours, theirs = both(media["audio"][:1] + media["image"][:1], plain(size=32))
+    ours, theirs = run_both(media["audio"][:1] + media["image"][:1], plain(size=32))
     assert str(ours[0].faults[0]) == str(theirs[0].faults[0]) and len(ours[0].faults) == 1
 
 
@@ -228,14 +228,14 @@ def test_sound_that_is_no_number(tmp_path):
     soundfile.write(tmp_path / "good.wav", wave + 0.1, 8000, subtype="FLOAT")
     wave[5] = np.nan
     soundfile.write(tmp_path / "nan.wav", wave, 8000, subtype="FLOAT")
-    ours, _ = both([Item("audio", tmp_path / "good.wav"), Item("audio", tmp_path / "nan.wav")], plain("audio"))
+    ours, _ = run_both([Item("audio", tmp_path / "good.wav"), Item("audio", tmp_path / "nan.wav")], plain("audio"))
     assert list(ours[0].faults) == [1] and "nan.wav: holds samples" in str(ours[0].faults[1])
 
 
 @needs_dali
 def test_groups_of_bounded_size(media, monkeypatch):
     spec = plain(size=48)
-    whole = torch.cat([chunk.data for chunk in both(media["image"], spec)[0]])
+    whole = torch.cat([chunk.data for chunk in run_both(media["image"], spec)[0]])
     costs, schedule = [], dali._Run._schedule
     monkeypatch.setattr(
         dali._Run,
@@ -245,12 +245,12 @@ def test_groups_of_bounded_size(media, monkeypatch):
         ),
     )
     monkeypatch.setattr(dali, "BUDGET", 60_000)  # one or two of them
-    parts, _ = both(media["image"], spec)
+    parts, _ = run_both(media["image"], spec)
     assert max(costs) <= 60_000 and len(costs) > len(parts)
     assert torch.equal(torch.cat([chunk.data for chunk in parts]), whole)
     assert sum(chunk.fallback for chunk in parts) == 1
     monkeypatch.setattr(dali, "BUDGET", 1)  # each is above it by itself
-    assert sum(chunk.fallback for chunk in both(media["image"], spec)[0]) == len(media["image"])
+    assert sum(chunk.fallback for chunk in run_both(media["image"], spec)[0]) == len(media["image"])
 
 
 @needs_dali
@@ -336,7 +336,7 @@ def test_on_a_gpu(media, modality, limit):
     """nvJPEG and NVDEC round otherwise: images and video by their mean difference."""
     spec = plain(modality, 48, frames=4 if modality == "video" else 1)
     for view in VIEWS:
-        ours, theirs = both(media[modality], spec, view, device=CUDA)
+        ours, theirs = run_both(media[modality], spec, view, device=CUDA)
         assert all(chunk.data.is_cuda for chunk in ours)
         found = differences(ours, theirs)
         assert (found.mean((1, 2, 3, 4)) if modality in ("image", "video") else found).max() <= limit

@@ -1,4 +1,4 @@
-"""Which files go to DALI: a look at the header, with or without DALI installed."""
+"""The choice of files for DALI from their headers, with or without DALI installed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.media.files import counting_video, jpeg, plain, png16, quarters, tone
 from tests.media.png_files import exif, png
 
 
-def routed(source, modality: str, gpu: bool = False, **values):
-    """The feed, or None where the cpu backend's turn is; as the engine takes it."""
+def find_route(source, modality: str, gpu: bool = False, **values):
+    """Return the feed as the engine gets it; None if the CPU backend decodes the file."""
     try:
         return ROUTES[modality](source, plain(modality, **values), View(), gpu)
     except Exception:
@@ -39,7 +39,7 @@ def turned(kind: str) -> bytes:
 
 
 def bmp32(image: Image.Image) -> bytes:
-    """A BMP of 32 bits a pixel, one of them unused."""
+    """Return a BMP of 32 bits a pixel with an unused channel."""
     data, pixels = saved(image, "BMP"), np.pad(np.asarray(image)[::-1, :, ::-1], ((0, 0), (0, 0), (0, 1))).tobytes()
     return b"BM" + struct.pack("<I", 54 + len(pixels)) + data[6:28] + b"\x20\0" + data[30:54] + pixels
 
@@ -83,20 +83,20 @@ OTHERS = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_pictures_for_dali(name):
-    feed = routed(GOOD[name], "image")
+    feed = find_route(GOOD[name], "image")
     assert feed.arrays[0].tobytes() == GOOD[name] and feed.cost == 64 * 64 * 3
     assert [a.tolist() for a in feed.arrays[1:]] == [[0, 0], [64, 64]]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_pictures_for_the_cpu_backend(name):
-    assert routed(OTHERS[name], "image") is None
+    assert find_route(OTHERS[name], "image") is None
 
 
 def test_limits_hold_before_decoding():
-    assert routed(GOOD["png"], "image", max_pixels=4096) and not routed(GOOD["png"], "image", max_pixels=4095)
+    assert find_route(GOOD["png"], "image", max_pixels=4096) and not find_route(GOOD["png"], "image", max_pixels=4095)
     size = len(GOOD["png"])
-    assert routed(GOOD["png"], "image", max_bytes=size) and not routed(GOOD["png"], "image", max_bytes=size - 1)
+    assert find_route(GOOD["png"], "image", max_bytes=size) and not find_route(GOOD["png"], "image", max_bytes=size - 1)
 
 
 def test_the_region_is_of_the_upright_picture():
@@ -118,15 +118,15 @@ def test_sound(tmp_path):
         ("none.wav", 0, False),
     ):
         soundfile.write(tmp_path / name, tone(440, 8000, seconds), 8000)
-        feed = routed(tmp_path / name, "audio")
+        feed = find_route(tmp_path / name, "audio")
         assert (feed is not None) == known, name
         if feed:
             assert feed.rate == 8000 and (feed.samples == 8000)
-    assert routed(tmp_path / "a.wav", "audio", max_seconds=0.5) is None
+    assert find_route(tmp_path / "a.wav", "audio", max_seconds=0.5) is None
 
 
 def test_depth():
-    assert routed(saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG"), "depth").cost == 128
+    assert find_route(saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG"), "depth").cost == 128
     data = io.BytesIO()
     np.save(data, np.ones((8, 8), np.float32))
     for other in (
@@ -137,7 +137,7 @@ def test_depth():
         GOOD["png"],
         saved(Image.fromarray(np.ones((8, 8), np.uint16)), "PNG")[:-1],
     ):
-        assert routed(other, "depth") is None
+        assert find_route(other, "depth") is None
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_depth():
 def test_video_by_codec_and_container(tmp_path, name, codec, cpu, gpu):
     path = counting_video(tmp_path / name, 30, codec)
     for on_gpu, known in ((False, cpu), (True, gpu)):
-        feed = routed(path, "video", on_gpu, frames=4)
+        feed = find_route(path, "video", on_gpu, frames=4)
         assert (feed is not None) == known
         if feed:
             assert feed.arrays[1].tolist() == [3, 11, 18, 26] and feed.cost == 4 * 80 * 80 * 3
 
 
 def test_video_frames_by_time(tmp_path):
-    """Frames of unequal length: the one shown at the time wanted, not the one of that share of the count."""
+    """With frames of unequal length the frame at the wanted time counts, not its share of the number of frames."""
     with av.open(str(tmp_path / "a.mkv"), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
         stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
@@ -173,7 +173,7 @@ def test_video_frames_by_time(tmp_path):
             frame.pts = number if number < 10 else 10 + 9 * (number - 10)  # of 25th seconds; the end is at 92
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    assert routed(tmp_path / "a.mkv", "video", frames=4).arrays[1].tolist() == [10, 12, 15, 17]
+    assert find_route(tmp_path / "a.mkv", "video", frames=4).arrays[1].tolist() == [10, 12, 15, 17]
 
 
 def test_videos_for_the_cpu_backend(tmp_path):
@@ -190,25 +190,25 @@ def test_videos_for_the_cpu_backend(tmp_path):
         return tmp_path / name
 
     good = clip("good.mov")
-    assert routed(good, "video")
-    assert not routed(clip("turned.mov", rotation=90), "video")
-    assert not routed(clip("other.mov", "yuvj444p"), "video")
-    assert not routed(good, "video", max_pixels=96 * 64 - 1)
-    assert not routed(good, "video", max_seconds=0.9)
-    assert not routed(good.read_bytes().replace(b"\x00\x60\x00\x40", b"\x00\x01\x00\x40"), "video")
+    assert find_route(good, "video")
+    assert not find_route(clip("turned.mov", rotation=90), "video")
+    assert not find_route(clip("other.mov", "yuvj444p"), "video")
+    assert not find_route(good, "video", max_pixels=96 * 64 - 1)
+    assert not find_route(good, "video", max_seconds=0.9)
+    assert not find_route(good.read_bytes().replace(b"\x00\x60\x00\x40", b"\x00\x01\x00\x40"), "video")
     webm = counting_video(tmp_path / "a.webm", 30, "libvpx-vp9").read_bytes()
-    assert routed(webm, "video") and not routed(webm[: len(webm) // 2], "video")
-    assert not routed(webm.replace(b"\xb0\x81\x50", b"\xb0\x81\x01"), "video")  # the header's width: 1
+    assert find_route(webm, "video") and not find_route(webm[: len(webm) // 2], "video")
+    assert not find_route(webm.replace(b"\xb0\x81\x50", b"\xb0\x81\x01"), "video")  # the header's width: 1
 
 
 @pytest.mark.parametrize("name, codec", [("a.mov", "mjpeg"), ("a.mkv", "libvpx"), ("a.webm", "libvpx-vp9")])
 def test_a_later_frame_of_another_size(tmp_path, name, codec):
-    """It makes DALI's decoder without a GPU write beyond its buffer."""
+    """It would make DALI's decoder without a GPU write beyond its buffer."""
     path = counting_video(tmp_path / name, 30, codec, gop=10)
     data = path.read_bytes()
     with av.open(str(path)) as container:
         keys = [bytes(packet) for packet in container.demux(video=0) if packet.is_keyframe and packet.size]
-    assert len(keys) > 1 and routed(data, "video")
+    assert len(keys) > 1 and find_route(data, "video")
     size = {"mjpeg": b"\0\x50\0\x50", "libvpx": b"\x50\0\x50\0"}.get(codec, keys[1][4:9])
     other = {"mjpeg": b"\0\x50\2\x50", "libvpx": b"\x50\2\x50\0"}.get(codec, bytes([size[0], size[1] | 1]) + size[2:])
-    assert size in keys[1] and not routed(data.replace(keys[1], keys[1].replace(size, other, 1)), "video")
+    assert size in keys[1] and not find_route(data.replace(keys[1], keys[1].replace(size, other, 1)), "video")

@@ -1,4 +1,4 @@
-"""DALI crashing or not coming back: what may set it off is kept from it, and what does not return is left."""
+"""Crashes and hangs of DALI: dangerous files are kept from it, and a call that does not return is abandoned."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ for _ in range(10):  # without the limit a crash came with the second to fourth
 
 @needs_dali
 def test_a_header_that_dali_cannot_read_among_many(tmp_path):
-    """In one group of 32 or more, the process would crash."""
+    """In a group of 32 or more files the process would crash."""
     for i in range(70):
         scene(40, 40, i).save(tmp_path / f"{i:02}.jpg")
     path = tmp_path / "00.jpg"
     jpeg = path.read_bytes()
     scan = jpeg.index(b"\xff\xda")
-    path.write_bytes(jpeg[:scan] + b"\0\0" + jpeg[scan:])  # between two segments, where Pillow passes over it
+    path.write_bytes(jpeg[:scan] + b"\0\0" + jpeg[scan:])  # between two segments, where Pillow ignores it
     run = subprocess.run(
         [sys.executable, "-c", MANY, str(tmp_path)], cwd=Path(__file__).parents[2], text=True, capture_output=True
     )
@@ -60,7 +60,7 @@ def test_groups_are_small_and_of_one_size(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hung(monkeypatch):
-    """Makes a step in the pipeline's thread hang: the n-th, counted from 1."""
+    """Make the n-th call of a step in the pipeline's thread hang, counted from 1."""
     go_on = threading.Event()
 
     def hang(step: str, number: int) -> None:
@@ -98,13 +98,13 @@ def test_what_does_not_come_back_is_left_to_itself(tmp_path, hung, step, number,
     assert list(found) == list(wanted) and [n for n, _ in batches.faults] == [17]
     assert all(torch.allclose(found[n], wanted[n], atol=1e-5) for n in found)
     assert batches.stats.fallbacks >= len(items) - 4 * (done + dali.GROUPS_IN_PIPELINE)
-    again = list(batches)  # not tried any more
+    again = list(batches)  # not tried again
     assert batches.stats.fallbacks >= 2 * len(items) - 4 * (done + dali.GROUPS_IN_PIPELINE) and len(again) == 8
 
 
 @needs_dali
 def test_a_pipeline_that_cannot_be_closed(tmp_path, monkeypatch):
-    """After an error DALI's threads are waited for."""
+    """After an error DALI waits for its threads."""
     go_on, closing = threading.Event(), []
 
     class Slow:

@@ -1,4 +1,4 @@
-"""What all modalities share: sniffing, errors, views."""
+"""The parts that all modalities share: sniffing, errors and views."""
 
 import io
 import random
@@ -20,7 +20,7 @@ from tests.media.files import av_audio, counting_video, jpeg, plain, quarters, t
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> dict[str, Path]:
-    """One file of each kind; names say what it is."""
+    """Return one file of each kind; its name says the modality."""
     root = tmp_path_factory.mktemp("media")
     quarters().save(root / "image.png")
     quarters().save(root / "image.jpg")

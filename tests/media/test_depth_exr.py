@@ -1,8 +1,8 @@
 """OpenEXR files by both decoders. The small ones are written here byte by byte, with any name and any broken header."""
 
-import contextlib
-import io
 import struct
+import sys
+import threading
 import zlib
 from fractions import Fraction
 
@@ -24,7 +24,7 @@ SPEC = plain("depth", size=8)
 
 @pytest.fixture(params=["OpenEXR", "FFmpeg"])
 def decoder(request, monkeypatch) -> str:
-    """Lets ``read_exr`` use this library."""
+    """Let ``read_exr`` use only this library."""
     monkeypatch.setattr(exr_reader, "_import_openexr", lambda: OpenEXR if request.param == "OpenEXR" else None)
     return request.param
 
@@ -43,7 +43,7 @@ def exr(
     kind: int | None = None,
     sampling: int = 1,
 ) -> bytes:
-    """A scanline file; 0: uncompressed, 2: ZIPS, 3: ZIP."""
+    """Return a file of rows; compression 0: none, 2: ZIPS, 3: ZIP."""
     names = sorted(planes)
     height, width = planes[names[0]].shape
     types = {np.dtype(np.uint32): 0, np.dtype(np.float16): 1, np.dtype(np.float32): 2}
@@ -137,10 +137,10 @@ def test_the_data_window_lies_within_the_display_window(decoder):
     assert got.shape == (80, 100) and np.array_equal(got[5:42, 10:31], PLANE) and got.sum() == got[5:42, 10:31].sum()
 
 
-def written(
+def write_by_openexr(
     channels, compression=OpenEXR.ZIP_COMPRESSION, *, tile=None, window=None, display=None, tmp_path, parts=None
 ) -> bytes:
-    """A file by the library's own writer. ``parts``: instead of ``channels``, {name: channels} of several parts."""
+    """Return a file by the library's writer. ``parts``: {name: channels} of several parts, in place of ``channels``."""
 
     def header():
         found = {"compression": compression, "type": OpenEXR.scanlineimage}
@@ -160,8 +160,8 @@ def written(
     return (tmp_path / "written.exr").read_bytes()
 
 
-def both(data: bytes, monkeypatch) -> list:
-    """What each library makes of a file: an array, or the message of the error."""
+def read_by_both(data: bytes, monkeypatch) -> list:
+    """Return the result of each library for a file: an array, or the message of the error."""
     found: list = []
     for library in (OpenEXR, None):
         monkeypatch.setattr(exr_reader, "_import_openexr", lambda library=library: library)
@@ -182,8 +182,8 @@ LOSSY = ("PXR24", "B44", "B44A", "DWAA", "DWAB")
 def test_both_decoders_give_the_same_values(compression, tile, dtype, tmp_path, monkeypatch):
     noise = np.random.default_rng(1).uniform(0, 0.1, (67, 53))  # B44 is coarse where neighbours differ much
     plane = (np.linspace(1, 4, 67 * 53).reshape(67, 53) + noise).astype(dtype)
-    data = written({"Z": plane}, getattr(OpenEXR, f"{compression}_COMPRESSION"), tile=tile, tmp_path=tmp_path)
-    by_openexr, by_ffmpeg = both(data, monkeypatch)
+    data = write_by_openexr({"Z": plane}, getattr(OpenEXR, f"{compression}_COMPRESSION"), tile=tile, tmp_path=tmp_path)
+    by_openexr, by_ffmpeg = read_by_both(data, monkeypatch)
     assert by_openexr.dtype == by_ffmpeg.dtype == dtype and np.array_equal(by_openexr, by_ffmpeg)
     assert np.allclose(by_openexr, plane, rtol=0.1) if compression in LOSSY else np.array_equal(by_openexr, plane)
 
@@ -205,18 +205,18 @@ WINDOWS = [
 @pytest.mark.parametrize("window, display", WINDOWS)
 def test_the_display_window_wherever_it_lies(window, display, tile, tmp_path, monkeypatch):
     plane = np.random.default_rng(2).uniform(1, 4, (67, 53)).astype(np.float32)
-    data = written({"Z": plane}, window=window, display=display, tile=tile, tmp_path=tmp_path)
+    data = write_by_openexr({"Z": plane}, window=window, display=display, tile=tile, tmp_path=tmp_path)
     canvas = np.zeros((1000, 1000), np.float32)  # pixel (0, 0) of the file lies at (500, 500)
     canvas[500 + window[1] : 501 + window[3], 500 + window[0] : 501 + window[2]] = plane
     wanted = canvas[500 + display[1] : 501 + display[3], 500 + display[0] : 501 + display[2]]
-    assert all(np.array_equal(found, wanted) for found in both(data, monkeypatch))
+    assert all(np.array_equal(found, wanted) for found in read_by_both(data, monkeypatch))
 
 
 @pytest.mark.parametrize("compression", ["DWAA", "DWAB", "HTJ2K32", "HTJ2K256", "ZSTD"])
 def test_compressions_that_only_openexr_reads(compression, tmp_path, monkeypatch):
     ramp = np.linspace(1, 4, 67 * 53, dtype=np.float32).reshape(67, 53)
-    data = written({"Z": ramp}, getattr(OpenEXR, f"{compression}_COMPRESSION"), tmp_path=tmp_path)
-    by_openexr, by_ffmpeg = both(data, monkeypatch)
+    data = write_by_openexr({"Z": ramp}, getattr(OpenEXR, f"{compression}_COMPRESSION"), tmp_path=tmp_path)
+    by_openexr, by_ffmpeg = read_by_both(data, monkeypatch)
     assert np.allclose(by_openexr, ramp, rtol=0.02)
     assert by_ffmpeg == (
         "an OpenEXR file with DWA or a newer compression: install the package OpenEXR, "
@@ -226,18 +226,18 @@ def test_compressions_that_only_openexr_reads(compression, tmp_path, monkeypatch
 
 def test_whole_numbers_and_names_of_two_letters_need_openexr(tmp_path, monkeypatch):
     numbers = np.arange(37 * 21, dtype=np.uint32).reshape(37, 21)
-    by_openexr, by_ffmpeg = both(exr({"Z": numbers}), monkeypatch)
+    by_openexr, by_ffmpeg = read_by_both(exr({"Z": numbers}), monkeypatch)
     assert by_openexr.dtype == np.uint32 and np.array_equal(by_openexr, numbers)
     assert "holds whole numbers: install the package OpenEXR" in by_ffmpeg
-    by_openexr, by_ffmpeg = both(exr({"dz": PLANE}), monkeypatch)
+    by_openexr, by_ffmpeg = read_by_both(exr({"dz": PLANE}), monkeypatch)
     assert np.array_equal(by_openexr, PLANE) and "'dz' has a name of two letters: install" in by_ffmpeg
 
 
 def test_of_several_parts_the_one_with_the_depth(tmp_path, monkeypatch):
     other = np.full_like(PLANE, 9)
     parts = {"colour": {"R": other, "G": other}, "depth": {"Z": PLANE, "N": other}, "right": {"Z": other}}
-    data = written(None, parts=parts, tmp_path=tmp_path)
-    by_openexr, by_ffmpeg = both(data, monkeypatch)
+    data = write_by_openexr(None, parts=parts, tmp_path=tmp_path)
+    by_openexr, by_ffmpeg = read_by_both(data, monkeypatch)
     assert np.array_equal(by_openexr, PLANE)
     assert "an OpenEXR file with several parts: install the package OpenEXR" in by_ffmpeg
     (tmp_path / "a.exr").write_bytes(data)
@@ -254,27 +254,36 @@ def test_files_of_many_channels_or_strange_names_are_left_to_ffmpeg(monkeypatch)
     many = {f"layer{i:02}.X": PLANE.astype(np.float16) for i in range(exr_reader.MOST_CHANNELS)} | {"Z": PLANE}
     strange = exr({"Z": PLANE, "abc": PLANE}).replace(b"abc\0", b"ab\xff\0", 1)
     for data in (exr(many), strange):
-        assert all(np.array_equal(found, PLANE) for found in both(data, monkeypatch))
+        assert all(np.array_equal(found, PLANE) for found in read_by_both(data, monkeypatch))
 
 
 def test_all_channels_together_have_a_limit(tmp_path, monkeypatch):
     layers = {f"layer{i:02}.X": PLANE for i in range(exr_reader.MOST_CHANNELS)} | {"Z": PLANE}
-    data = written(None, parts={"a": {"Z": PLANE}, "b": layers}, tmp_path=tmp_path)
+    data = write_by_openexr(None, parts={"a": {"Z": PLANE}, "b": layers}, tmp_path=tmp_path)
     spec = plain("depth", max_pixels=PLANE.size)
     with pytest.raises(MediaError, match=r"numbers in all channels, the limit is 16 times max_pixels"):
         read_exr(data, spec)
 
 
-def test_openexr_notices_damage_inside_a_chunk(tmp_path):
+def test_openexr_notices_damage_inside_a_chunk_and_stdout_stays_clean(tmp_path, capsys):
     ramp = np.linspace(1, 4, 67 * 53, dtype=np.float32).reshape(67, 53)
     data = bytearray(exr({"Z": ramp}))
     data[-200:-100] = bytes(100)
     (tmp_path / "a.exr").write_bytes(data)
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        pytest.raises(MediaError, match="a.exr: an OpenEXR file that is damaged"),
-    ):
+    stdout = sys.stdout
+    with pytest.raises(MediaError, match="a.exr: an OpenEXR file that is damaged"):
         decode(tmp_path / "a.exr", "depth")
+    assert sys.stdout is stdout and capsys.readouterr().out == ""
+
+
+def test_other_threads_still_print_while_a_file_is_decoded(capsys):
+    with exr_reader._silence_stdout():
+        print("from here")
+        thread = threading.Thread(target=print, args=("from another thread",))
+        thread.start()
+        thread.join()
+    print("afterwards")
+    assert capsys.readouterr().out == "from another thread\nafterwards\n"
 
 
 @pytest.mark.parametrize(

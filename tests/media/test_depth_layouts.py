@@ -1,4 +1,4 @@
-"""Depth maps of every layout against the numbers that they were written from, which must come back exactly."""
+"""Depth maps of every layout must give exactly the numbers that were written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SHAPE = (21, 26)
 
 
 def numbers(dtype: str) -> np.ndarray:
-    """Of the whole range of the type, or thirds of metres."""
+    """Return numbers of the whole range of the type, or thirds of metres."""
     kind, rng = np.dtype(dtype), np.random.default_rng(3)
     if kind.kind == "f":
         return (rng.integers(1, 30, SHAPE) / 3).astype(kind)
@@ -53,7 +53,7 @@ def same(data: bytes, values: np.ndarray, **spec) -> bool:
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_tiff_types(dtype):
-    """Type x block x compression x predictor x byte order x size of places x what is white: numbers as stored."""
+    """Every type, block, compression, predictor, byte order, offset size and white gives the numbers as stored."""
     values = numbers(dtype)
     predictors = (1, 2, 3) if dtype[0] == "f" else (1, 2)
     for blocks, compression, predictor, big_endian, big in itertools.product(
@@ -81,7 +81,7 @@ def test_tiff_of_packed_bits(bits, compression, blocks):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_maps_are_turned(orientation):
-    """By the EXIF orientation, and what follows in metres agrees with a map that was upright already."""
+    """Maps are turned by the EXIF orientation, and then agree with a map that was stored upright."""
     values = numbers("u2")
     upright = orient(values, orientation)
     spec = plain("depth", size=8, resize="crop", depth_range=(1.0, 60.0))
@@ -117,7 +117,7 @@ def test_png_chunks_change_no_number(chunk, interlaced):
 
 
 def jpeg2000(values: np.ndarray, bits: int) -> bytes:
-    """A lossless JPEG 2000 of grey in 9 to 16 bits, by ffmpeg."""
+    """Return a lossless grey JPEG 2000 of 9 to 16 bits, written by FFmpeg."""
     height, width = values.shape
     kind = f"gray{bits}le"
     codec = av.CodecContext.create("jpeg2000", "w")

@@ -1,4 +1,4 @@
-"""What the libraries read is recognised whatever its name; what is known and not read gets advice that helps."""
+"""Files that the libraries read are recognised whatever their name; known but unsupported files get helpful advice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.media.originals import saved, scene
 from tests.media.trial import spec_of
 
 CASES = [(modality, name) for modality, files in by_modality().items() for name in files]
-CUT_SHORT = ("wve",)  # libsndfile's own writer states another length than it writes
+CUT_SHORT = ("wve",)  # libsndfile's writer states a wrong length
 
 
 @pytest.mark.parametrize(("modality", "name"), CASES, ids=lambda part: str(part))
@@ -44,7 +44,7 @@ def test_the_lists_of_the_libraries_come_from_the_table():
     assert {"GIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP", "BMP", "AVIF", "PPM"} == set(PILLOW_FORMATS)
     names = {reader for row in TABLE if row.library == FFMPEG for reader in row.readers}
     assert set(DEMUXERS.split(",")) == names | {"png_pipe", "tiff_pipe"}
-    # None of these may ever open: they read other files, reach for the network, or take anything for their own.
+    # None of these may ever open a file: they read other files or the network, or accept any file.
     forbidden = "hls dash concat sdp rtsp rtp image2 lavfi data rawvideo s16le ffmetadata tty srt webvtt ass"
     assert not set(DEMUXERS.split(",")) & set(forbidden.split())
 
@@ -148,7 +148,7 @@ def test_every_mark_of_letters_may_begin_a_sentence():
     marks = [mark for row in TABLE for mark in row.marks if mark.isascii() and mark.decode().isprintable()]
     assert len(marks) > 40
     for mark in marks:
-        for place in (b"", b"Oh, ", b"A word w"):  # the marks of MP4 are at byte 4, those of RIFF's forms at byte 8
+        for place in (b"", b"Oh, ", b"A word w"):  # MP4 has its magic bytes at byte 4, RIFF's forms at byte 8
             assert sniff(place + mark + b" is how this sentence goes on, in plain English.") == "text", mark
     for letters in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"uuid", b"pnot", b"sidx", b"moof"):
         assert sniff(b"Our " + letters + b" is here.") == "text"
@@ -204,7 +204,7 @@ def heif(*brands: bytes) -> bytes:
 
 
 def tiff(**tags: bytes | int) -> bytes:
-    """A TIFF of one small picture with further fields."""
+    """Return a TIFF of one small image with further fields."""
     fields = TiffImagePlugin.ImageFileDirectory_v2()
     for name, value in tags.items():
         tag = {"dng_version": 50706, "reduced": 254, "further": 330}[name]

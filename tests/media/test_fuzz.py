@@ -1,4 +1,4 @@
-"""Mutated files through the workers: nothing but items and clean errors. ``make fuzz`` tries 20,000."""
+"""Workers give only items and clean errors for mutated files. ``make fuzz`` tries 20,000."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_what_is_not_clean_is_a_fault() -> None:
     for tried, faults in (
         ([clean, clean, clean], 0),
         ([item, clean, clean], 0),
-        ([item, passed, clean], 1),  # a check that lets pass what does not decode
+        ([item, passed, clean], 1),  # a check that accepts a file that does not decode
         ([Outcome("image", MediaError("<5 bytes>: two\x07 words: replace it")), clean, clean], 1),
         ([Outcome("image", MediaError("other: replace it")), clean, clean], 1),
         ([Outcome("image", MediaError("<5 bytes>: broken")), clean, clean], 1),

@@ -52,7 +52,7 @@ def test_normalised_by_mean_and_std():
 )
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "TIFF", "WEBP", "AVIF"])
 def test_exif_orientation(tag, move, kind):
-    """The stored picture is turned so that its tag undoes the turn."""
+    """The stored image is turned so that its tag undoes the turn."""
     stored = quarters() if move is None else quarters().transpose(getattr(Image.Transpose, move))
     exif = Image.Exif()
     exif[0x0112] = tag
@@ -116,7 +116,7 @@ def test_resize_of_both_kinds():
 @pytest.mark.parametrize("side", [(300, 200), (201, 333)])
 @pytest.mark.parametrize("method", ["bilinear", "bicubic"])
 def test_crop_is_shortest_edge_then_centre(side, method):
-    """The geometry of CLIPImageProcessor done step by step; 4 of 255 inside, edges see other neighbours."""
+    """The crop equals CLIPImageProcessor's steps within 4 of 255; at the edges the neighbours differ."""
     noise = np.random.default_rng(2).integers(0, 256, (side[1] // 4, side[0] // 4, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize(side, Image.Resampling.BICUBIC)
     size = 64
@@ -149,7 +149,7 @@ def test_jpeg_draft_stays_close_to_the_full_decode():
 
 
 def photo(width: int, height: int) -> Image.Image:
-    """Smooth noise of full contrast."""
+    """Return smooth noise of full contrast."""
     noise = np.random.default_rng(3).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -176,7 +176,7 @@ def test_planes_outlive_their_picture():
     want, got = np.array(image), arrow.view_pixels(image)
     del image
     gc.collect()
-    assert Image.new("RGB", (64, 48)).getpixel((0, 0)) == (0, 0, 0)  # would take the memory, were it free
+    assert Image.new("RGB", (64, 48)).getpixel((0, 0)) == (0, 0, 0)  # would reuse the memory if it were free
     assert np.array_equal(got[:3].permute(1, 2, 0).numpy(), want)
 
 
@@ -199,7 +199,7 @@ def test_a_damaged_png_is_refused(place):
             with pytest.raises(MediaError):
                 decode(bad, "image", plain(size=32))
         else:
-            assert place in (-20, -14, -6)  # what is behind the pixels
+            assert place in (-20, -14, -6)  # chunks behind the pixels
 
 
 def test_a_jpeg_of_12_bits_is_named():
@@ -212,7 +212,7 @@ def test_a_jpeg_of_12_bits_is_named():
 
 @pytest.mark.parametrize("kind, samples", [("rgb48le", 3), ("rgba64le", 4)])
 def test_jpeg_2000_of_16_bits_in_colour(kind, samples):
-    """Pillow reads 8 of the 16 bits, which is right as far as it goes."""
+    """Pillow reads 8 of the 16 bits, which are right."""
     y, x = np.mgrid[:16, :16] * 4096
     values = np.stack([x, y, (x + y) // 2, np.full_like(x, 51400)][:samples], -1).astype(np.uint16)
     codec = av.CodecContext.create("jpeg2000", "w")

@@ -1,4 +1,4 @@
-"""Workers decode as this process does, and a file that ends one costs its own answer."""
+"""Workers decode as this process does, and a file that kills a worker loses only its own result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if isolation.unavailable():
 
 @pytest.fixture(scope="module")
 def planted() -> Iterator[None]:
-    """The modality ``planted``, here and in the workers."""
+    """Register the modality ``planted`` here and in the workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "_server", None)
         patch.setenv(plugins.ENVIRONMENT_VARIABLE, PLANTED)
@@ -56,20 +56,20 @@ def pool(planted: None) -> Iterator[Pool]:
         yield pool
 
 
-def wanted() -> media.VisualSpec:
-    """Of the modality that is registered."""
+def planted_spec() -> media.VisualSpec:
+    """Return a spec of the registered modality."""
     return media.VisualSpec(modality="planted", size=8, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def grey(pool: Pool, text: str) -> float:
-    """What the file ``text`` is decoded to."""
-    data = pool.decode(text.encode(), "planted", wanted())
+    """Return the grey to which a file with ``text`` is decoded."""
+    data = pool.decode(text.encode(), "planted", planted_spec())
     assert isinstance(data, torch.Tensor) and data.unique().numel() == 1
     return round(float(data.flatten()[0]), 3)
 
 
-def running() -> set[int]:
-    """Processes below this one that are no zombies."""
+def running_children() -> set[int]:
+    """Return the child processes that are no zombies."""
     parents = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -84,7 +84,7 @@ def running() -> set[int]:
 
 @pytest.mark.parametrize("file", originals(), ids=lambda file: file.name)
 def test_workers_decode_as_this_process_does(file, tmp_path: Path, shared_pool: Pool) -> None:
-    """To the bit, as a file, as bytes, as a part of another file, and in views; and find the same modality."""
+    """Results are equal to the bit for files, bytes, slices and views; the modality found is the same, too."""
     wanted, name = spec_of(file.modality), tmp_path / f"a{file.suffix}"
     name.write_bytes(file.data)
     (tmp_path / "b.tar").write_bytes(b"before" + file.data + b"behind")
@@ -129,11 +129,11 @@ def test_errors_are_those_of_this_process(tmp_path: Path, shared_pool: Pool) -> 
                 with pytest.raises(MediaError) as theirs:
                     getattr(shared_pool, do)(source, modality, wanted)
                 assert str(ours.value) == str(theirs.value)
-        assert said(media.sniff, source) == said(shared_pool.sniff, source)
+        assert modality_or_reason(media.sniff, source) == modality_or_reason(shared_pool.sniff, source)
 
 
-def said(sniff: Callable[[Any], str], source: Any) -> str:
-    """The modality, or why there is none."""
+def modality_or_reason(sniff: Callable[[Any], str], source: Any) -> str:
+    """Return the modality, or the reason why there is none."""
     try:
         return sniff(source)
     except MediaError as error:
@@ -157,7 +157,7 @@ def test_many_at_once_come_back_in_their_places(shared_pool: Pool) -> None:
         if number % 7 == 0:
             del specs[file.modality]
         jobs.append(Job(file.data, None if number % 2 else file.modality, specs, whole=number % 5 == 0))
-    told = [job for job in jobs if job.modality in (None, *job.specs)]  # else there is no spec to decode by
+    told = [job for job in jobs if job.modality in (None, *job.specs)]  # otherwise there is no spec
     for ours, theirs in zip(isolation.InProcessDecoders().run(told), shared_pool.run(told), strict=True):
         assert (ours.modality, ours.error, type(ours.data)) == (theirs.modality, theirs.error, type(theirs.data))
         if isinstance(ours.data, torch.Tensor) and isinstance(theirs.data, torch.Tensor):
@@ -187,19 +187,19 @@ def test_a_file_that_ends_its_worker_costs_its_own_answer(pool: Pool, text: str,
     pool._died = told.append
     assert grey(pool, "250") == 0.25
     with pytest.raises(DecoderDied) as fault:
-        pool.decode(text.encode(), "planted", wanted())
+        pool.decode(text.encode(), "planted", planted_spec())
     assert str(fault.value).startswith(f"<{len(text)} bytes>: ") and line in str(fault.value)
     assert fault.value.reason == reason and set(told) == {reason} == set(pool.deaths)
     # A worker that had answered before may have been broken by an earlier file: a new one was tried.
     assert pool.deaths[reason] == len(told) == (2 if reason in ("signal", "exit", "memory") else 1)
     with pytest.raises(DecoderDied):
-        pool.check(text.encode(), "planted", wanted())
+        pool.check(text.encode(), "planted", planted_spec())
     assert grey(pool, "500") == 0.5
 
 
 def test_a_killer_among_others_is_the_one_that_is_named(pool: Pool) -> None:
     texts = ["100", "abort", "200", "sleep", "eat", "300", "spin", "400", "exit 1", "x" * 9, *map(str, range(500, 530))]
-    outcomes = pool.run([Job(text.encode(), "planted", {"planted": wanted()}) for text in texts])
+    outcomes = pool.run([Job(text.encode(), "planted", {"planted": planted_spec()}) for text in texts])
     for text, outcome in zip(texts, outcomes, strict=True):
         if text.isdigit():
             assert outcome.error is None
@@ -218,15 +218,15 @@ def test_many_more_files_than_descriptors(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "b").write_text("abort")
     names = ["a"] * min(3 * soft, 6000)
     names[777] = names[778] = "b"
-    jobs = [Job(tmp_path / name, "planted", {"planted": wanted()}, whole=True) for name in names]
+    jobs = [Job(tmp_path / name, "planted", {"planted": planted_spec()}, whole=True) for name in names]
     outcomes = pool.run(jobs)
     assert [i for i, outcome in enumerate(outcomes) if outcome.error is not None] == [777, 778]
     assert all(outcome.modality == "planted" for outcome in outcomes)
 
 
 def test_a_file_may_take_long_one_after_another(pool: Pool) -> None:
-    """Processor time is counted for each file, not for the worker's life."""
-    outcomes = pool.run([Job(b"cpu 0.6", "planted", {"planted": wanted()}) for _ in range(4)])
+    """Processor time is counted for each file, not for the life of the worker."""
+    outcomes = pool.run([Job(b"cpu 0.6", "planted", {"planted": planted_spec()}) for _ in range(4)])
     assert [outcome.error for outcome in outcomes] == [None] * 4 and not pool.deaths
 
 
@@ -262,15 +262,15 @@ def test_the_filter_knows_both_processors() -> None:
 
 
 def test_no_process_stays_behind(planted: None) -> None:
-    before = running()
+    before = running_children()
     with Pool(3, LIMITS) as pool:
         for text in ("1", "abort", "exit 1", "2"):
-            pool.run([Job(text.encode(), "planted", {"planted": wanted()})])
+            pool.run([Job(text.encode(), "planted", {"planted": planted_spec()})])
         with ThreadPoolExecutor(3) as threads:
             list(threads.map(lambda i: grey(pool, str(i)), range(30)))
         assert 1 <= pool.alive <= 3
     assert pool.alive == 0
-    left = running() - before - {process.fork_server().process.pid}
+    left = running_children() - before - {process.fork_server().process.pid}
     assert not left
 
 
@@ -302,7 +302,7 @@ def test_workers_end_with_the_process_that_asks(number: int, tmp_path: Path) -> 
 
 
 def _lives(child: int) -> bool:
-    """Whether it is there and no zombie, which only waits for somebody to ask how it ended."""
+    """Return whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -321,14 +321,14 @@ def test_the_process_that_starts_workers_may_be_killed(pool: Pool) -> None:
 def test_closing_ends_who_waits(planted: None) -> None:
     pool = Pool(1)
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(pool.decode, b"sleep", "planted", wanted())
+        waiting = threads.submit(pool.decode, b"sleep", "planted", planted_spec())
         while not pool.alive or pool._slots.qsize():
             time.sleep(0.01)
         pool.close()
         with pytest.raises(MediaError, match="stopped before it was decoded"):
             waiting.result(30)
     with pytest.raises(MediaError, match="stopped before it was decoded"):
-        pool.decode(b"1", "planted", wanted())
+        pool.decode(b"1", "planted", planted_spec())
 
 
 def test_an_own_reader_that_workers_do_not_know_is_called_here(pool: Pool) -> None:
@@ -338,9 +338,9 @@ def test_an_own_reader_that_workers_do_not_know_is_called_here(pool: Pool) -> No
         REGISTRY.register("planted", local_reader)
         assert not pool.workers_know("planted")
         picture = next(file for file in originals() if file.modality == "image")
-        (outcome,) = pool.run([Job(picture.data, None, {"planted": wanted(), "image": spec_of("image")})])
+        (outcome,) = pool.run([Job(picture.data, None, {"planted": planted_spec(), "image": spec_of("image")})])
         assert outcome.modality == "image" and outcome.data is not None
-        data = pool.decode(b"not a number", "planted", wanted())
+        data = pool.decode(b"not a number", "planted", planted_spec())
         assert isinstance(data, torch.Tensor) and torch.allclose(data, torch.tensor(os.getpid() % 100 / 100))
     finally:
         REGISTRY.register("planted", before)
@@ -380,7 +380,7 @@ def test_settings_choose_workers_and_their_limits(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_large_picture_fits_into_the_memory_of_a_worker(tmp_path: Path, shared_pool: Pool) -> None:
-    """As large as max_pixels lets pass; 16 bits a pixel take the most."""
+    """The largest image that max_pixels accepts fits; 16 bits a pixel need the most memory."""
     from PIL import Image
 
     Image.fromarray(np.full((10_000, 10_000), 9000, np.uint16)).save(tmp_path / "a.png", compress_level=1)

@@ -1,4 +1,4 @@
-"""The loader: order, shards, a position that is saved, broken files, memory."""
+"""The loader: order, ranks, saved positions, broken files and memory."""
 
 import json
 import random
@@ -30,7 +30,7 @@ class Item:
 
 @pytest.fixture
 def greys(tmp_path) -> list[Item]:
-    """Item i is a grey of 10 i."""
+    """Write item i as a grey of 10 i."""
     items = []
     for i in range(23):
         Image.new("L", (16, 16), i * 10).save(tmp_path / f"{i}.png")
@@ -39,7 +39,7 @@ def greys(tmp_path) -> list[Item]:
 
 
 def shown(batch: torch.Tensor) -> list[int]:
-    """The items that a batch's pixels show."""
+    """Return the items that the pixels of a batch show."""
     return (batch.mean((1, 2, 3, 4)) * 25.5).round().int().tolist()
 
 
@@ -117,7 +117,7 @@ def test_every_item_is_on_exactly_one_rank(greys, world, shuffle):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_where_another_stopped(greys, workers):
-    """At every batch of two epochs, though the threads had decoded further."""
+    """It works at every batch of two epochs, although the threads had decoded further."""
     options = {"batch_size": 4, "shuffle": True, "seed": 5, "workers": workers, "prefetch": 3, "rank": 1, "world": 2}
     whole, states = loader(greys, plain(), **options), []
     seen, wanted = [], []
@@ -262,7 +262,7 @@ def test_auto_takes_dali_on_a_gpu_where_it_is_usable(monkeypatch):
 
 
 def test_dali_behind_the_loader(greys):
-    """Order, position, what is skipped: the same as with the cpu backend."""
+    """Order, position and skipped items are the same as with the CPU backend."""
     pytest.importorskip("nvidia.dali")
     for i in (3, 11):
         greys[i].path.write_bytes(b"not a picture at all")
@@ -312,7 +312,7 @@ print(memory[1000], memory[10000], batches.stats.items, len(batches.faults))
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_memory_stays_flat_over_ten_thousand_files(tmp_path):
-    """Within 50 MB between the 1,000th and the 10,000th; one file in a hundred is cut off, and skipped."""
+    """Memory stays within 50 MB from the 1,000th to the 10,000th file; one file in a hundred is broken and skipped."""
     import io
 
     rng, kinds = random.Random(0), []

@@ -1,4 +1,4 @@
-"""PBM, PGM, PPM, PAM and PFM: pictures on white, depth maps as they are stored."""
+"""PBM, PGM, PPM, PAM and PFM: images on white, and depth maps as stored."""
 
 import io
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(7)
 
 
 def pnm(kind: int, values: np.ndarray, largest: int, comment: bytes = b"") -> bytes:
-    """Plain (1, 2, 3) or raw (4, 5, 6); ``values`` ``[H, W]`` or ``[H, W, 3]``."""
+    """Return a file in digits (kinds 1, 2, 3) or bytes (4, 5, 6) of ``values`` ``[H, W]`` or ``[H, W, 3]``."""
     height, width = values.shape[:2]
     head = b"P%d\n%s%d %d\n" % (kind, comment, width, height)
     if kind not in (1, 4):
@@ -40,7 +40,7 @@ def pam(values: np.ndarray, largest: int, kind: str) -> bytes:
 
 
 def pfm(values: np.ndarray, order: str = "<", scale: float = 1.0) -> bytes:
-    """The lower row comes first, as the format has it."""
+    """Return a PFM file, which stores the bottom row first."""
     kind = "PF" if values.ndim == 3 else "Pf"
     sign = -1 if order == "<" else 1
     head = f"{kind}\n{values.shape[1]} {values.shape[0]}\n{sign * scale}\n"
@@ -113,7 +113,7 @@ def test_depth_in_millimetres_whose_largest_value_is_invalid():
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.003922])
 def test_pfm_is_upright_and_not_scaled(order, scale):
     values = RNG.uniform(1, 9, (SIDE, SIDE + 3)).astype(np.float32)
-    values[2, 3] = np.inf  # Middlebury's mark of what is not known
+    values[2, 3] = np.inf  # Middlebury's mark of unknown values
     data = pfm(values, order, scale)
     check(data, "depth")
     assert np.array_equal(read_plane(data, plain("depth")), values)
@@ -149,7 +149,7 @@ def test_what_a_file_is(data, kind):
 @pytest.mark.parametrize("end", [b"\n", b" ", b"\r\n"])
 @pytest.mark.parametrize("first", [b"\n", b"\r", b"\0"])
 def test_line_ends_before_the_samples(end, first):
-    """One byte of white space; two where the file is one byte longer, as on Windows. The first sample may be one."""
+    """One byte of white space ends a header, or two on Windows. The first sample may look like white space."""
     body = first + bytes(range(200, 215))
     for kind, largest, modality, dtype in ((b"P5", b"65535", "depth", ">u2"), (b"P6", b"255", "image", "u1")):
         size = b"4 2" if kind == b"P5" else b"1 5"
@@ -174,7 +174,7 @@ COUNT = np.arange(9).reshape(3, 3)
         (pnm(4, COUNT % 2, 1)[:-1], "image", "P4 file that ends after .* of 9 numbers: cut short"),
         (pnm(5, COUNT, 7), "image", "holds 8, above its largest value 7: save it anew"),
         (pnm(2, COUNT * 1000, 7999), "depth", "holds 8000, above its largest value 7999: save it anew"),
-        (pnm(2, COUNT, 8) + b" x", "image", None),  # what comes behind the numbers does not count
+        (pnm(2, COUNT, 8) + b" x", "image", None),  # bytes behind the numbers do not count
         (pnm(2, COUNT, 8)[:-3] + b"x 8", "image", "holds more than numbers: save it anew"),
         (pnm(2, COUNT * 10000, 80000), "image", "cannot"),
         (pfm(COUNT.astype(np.float32)), "image", "an image of floats has no fixed white: save it"),

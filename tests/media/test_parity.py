@@ -1,4 +1,4 @@
-"""The image path against the processors that CLIP and SigLIP were trained and published with."""
+"""Images compared with the processors that CLIP and SigLIP were trained and published with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ siglip = pytest.importorskip("transformers.models.siglip.image_processing_pil_si
 
 BILINEAR = 2  # Pillow's number, as in preprocessor_config.json
 SMALL = [(224, 224), (224, 301), (500, 375), (375, 500), (251, 640), (895, 448)]
-CLOSE = 8.1  # of 255, at any pixel: where an edge overshoots and is cut, the order of the passes shows
+CLOSE = 8.1  # of 255, at any pixel: at clipped edges the order of the passes matters
 TINY = [(1, 1), (3, 2), (40, 30), (31, 97)]
 
 
@@ -38,8 +38,8 @@ def _spec(processor, resize: str, interpolation: str) -> VisualSpec:
     )
 
 
-def apart(data: bytes, name: str, turned: bool = False) -> torch.Tensor:
-    """How far the two pictures are apart, ``[3, 224, 224]`` in 1/255."""
+def difference(data: bytes, name: str, turned: bool = False) -> torch.Tensor:
+    """Return the difference of the two images, ``[3, 224, 224]`` in 1/255."""
     processor, spec = processors()[name]
     image = Image.open(io.BytesIO(data))
     want = torch.as_tensor(
@@ -50,8 +50,8 @@ def apart(data: bytes, name: str, turned: bool = False) -> torch.Tensor:
     return (got - want).abs() * torch.tensor(spec.std).view(3, 1, 1) * 255
 
 
-def natural(width: int, height: int) -> Image.Image:
-    """Noise whose amplitude falls with 1 / frequency, as that of photographs does."""
+def natural_noise(width: int, height: int) -> Image.Image:
+    """Return noise whose amplitude falls with 1 / frequency, as in photographs."""
     noise = np.random.default_rng(0).normal(size=(height, width, 3))
     waves = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / max(width, height)
     pixels = np.fft.irfft2(np.fft.rfft2(noise, axes=(0, 1)) / waves[..., None], s=(height, width), axes=(0, 1))
@@ -60,21 +60,21 @@ def natural(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "bilinear"])
 def test_pictures_below_four_times_the_size(name):
-    """Rounding between the two passes, whose order Pillow 13 chooses by the shape, and overshoot cut there."""
+    """The differences come from rounding and clipping between two passes, whose order Pillow 13 chooses by shape."""
     for width, height in SMALL + TINY:
-        for image in (scene(0, width, height), natural(width, height)):
+        for image in (scene(0, width, height), natural_noise(width, height)):
             for kind in ("PNG", "JPEG"):
-                error = apart(saved(image, kind), name)
+                error = difference(saved(image, kind), name)
                 assert error.max() < CLOSE and error.mean() < 0.3, (width, height, kind, error.max(), error.mean())
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 @pytest.mark.parametrize("size", [(1920, 1080), (1350, 1400)])
 def test_larger_pictures_are_reduced_on_the_way(name, size):
-    """By the JPEG decoder from 4 times the size on, in a crop by a box filter from 6 times on."""
-    image = natural(*size)
+    """The JPEG decoder reduces from 4 times the size on, a box filter reduces crops from 6 times on."""
+    image = natural_noise(*size)
     for kind in ("PNG", "JPEG"):
-        error = apart(saved(image, kind), name)
+        error = difference(saved(image, kind), name)
         assert error.max() < 16 and error.mean() < 2, (kind, error.max(), error.mean())
 
 
@@ -82,19 +82,19 @@ def test_larger_pictures_are_reduced_on_the_way(name, size):
 def test_modes(mode):
     image = scene(1, 300, 280).quantize(32) if mode == "P" else scene(1, 300, 280).convert(mode)
     kind = {"CMYK": "JPEG", "YCbCr": "JPEG"}.get(mode, "PNG")
-    assert apart(saved(image, kind), "clip").max() < CLOSE
+    assert difference(saved(image, kind), "clip").max() < CLOSE
 
 
 def test_the_orientation_of_a_photograph_is_applied_here():
-    """The processors leave that to whoever opens the file."""
+    """The processors leave the orientation to the code that opens the file."""
     exif = Image.Exif()
     exif[0x0112] = 6
     data = jpeg(scene(0, 300, 260), exif=exif)
-    assert apart(data, "clip", turned=True).max() < CLOSE < 50 < apart(data, "clip").max()
+    assert difference(data, "clip", turned=True).max() < CLOSE < 50 < difference(data, "clip").max()
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_lies_on_white(mode):
     image = scene(0, 256, 256).convert(mode)
     image.putalpha(scene(5, 256, 256).convert("L"))
-    assert apart(saved(image, "PNG"), "siglip").max() < CLOSE
+    assert difference(saved(image, "PNG"), "siglip").max() < CLOSE

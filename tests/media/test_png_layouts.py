@@ -1,4 +1,4 @@
-"""PNG pictures of every kind against the numbers that they were written from."""
+"""PNG images of every kind give the colours of the numbers that were written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media import check, decode
 from tests.media.files import plain
-from tests.media.layouts import SIDE, agree, expected, numbers, orient, shown
+from tests.media.layouts import SIDE, assert_close, decode_at_own_size, expected_colours, numbers, orient
 from tests.media.png_files import exif, png
 
 PNG_KINDS = {1: "grey", 2: "grey, alpha", 3: "rgb", 4: "rgb, alpha"}
@@ -21,9 +21,9 @@ PNG_KINDS = {1: "grey", 2: "grey, alpha", 3: "rgb", 4: "rgb, alpha"}
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_png_of_16_bits(samples, interlaced, orientation):
     values = numbers(16, samples)
-    want = orient(expected(values, 16, PNG_KINDS[samples]), orientation)
+    want = orient(expected_colours(values, 16, PNG_KINDS[samples]), orientation)
     for place in ("before", "after"):
-        agree(png(values, interlaced=interlaced, **{place: [exif(orientation)]}), want, 16)
+        assert_close(png(values, interlaced=interlaced, **{place: [exif(orientation)]}), want, 16)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -31,14 +31,14 @@ def test_png_of_16_bits(samples, interlaced, orientation):
 def test_png_of_8_bits_and_less(bits, interlaced):
     values, want = numbers(bits, 1), None
     for orientation in (1, 6):
-        want = orient(expected(values, bits, "grey"), orientation)
-        agree(png(values, bits=bits, interlaced=interlaced, after=[exif(orientation)]), want, 8)
+        want = orient(expected_colours(values, bits, "grey"), orientation)
+        assert_close(png(values, bits=bits, interlaced=interlaced, after=[exif(orientation)]), want, 8)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("samples", [1, 3])
 def test_png_with_a_transparent_colour(bits, samples):
-    """tRNS: pixels of exactly this colour are clear, so white; the low byte of 16 bits counts."""
+    """Pixels of exactly the colour of tRNS are transparent, so white; the low byte of 16 bits counts."""
     if samples == 3 and bits < 8:
         return  # there is no such PNG
     values = numbers(bits, samples)
@@ -47,10 +47,10 @@ def test_png_with_a_transparent_colour(bits, samples):
     near[0] ^= 1
     values[5, 6], values[7, 7] = clear, near
     data = png(values, bits=bits, before=[(b"tRNS", struct.pack(f">{samples}H", *clear.tolist()))])
-    want = expected(values, bits, PNG_KINDS[samples])
+    want = expected_colours(values, bits, PNG_KINDS[samples])
     want[(values == clear).all(-1)] = 1
-    agree(data, want, bits)
-    assert (shown(data)[3, 4] == 1).all() and (shown(data)[5, 6] == 1).all()
+    assert_close(data, want, bits)
+    assert (decode_at_own_size(data)[3, 4] == 1).all() and (decode_at_own_size(data)[5, 6] == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_png_with_a_transparent_colour(bits, samples):
 )
 def test_png_chunks_that_say_more_of_the_colours_change_none(chunk):
     values = numbers(16, 3)
-    agree(png(values, before=[chunk]), expected(values, 16, "rgb"), 16)
+    assert_close(png(values, before=[chunk]), expected_colours(values, 16, "rgb"), 16)
 
 
 @pytest.mark.parametrize("samples", PNG_KINDS)
@@ -94,7 +94,7 @@ PROFILE = b"\nexif\n%8d\n%s\n" % (6 + len(EXIF), (b"Exif\0\0" + EXIF).hex().enco
     ],
 )
 def test_where_a_png_states_its_orientation(bits, place, name, content, orientation):
-    """Broken EXIF turns nothing and is no reason to refuse the picture."""
+    """Broken EXIF does not turn the image, and is no reason to refuse it."""
     values = numbers(bits, 3)
-    want = orient(expected(values, bits, "rgb"), orientation)
-    agree(png(values, bits=bits, **{place: [(name, content)]}), want, bits)
+    want = orient(expected_colours(values, bits, "rgb"), orientation)
+    assert_close(png(values, bits=bits, **{place: [(name, content)]}), want, bits)

@@ -1,4 +1,4 @@
-"""What a hostile name or file could try: other files, the network, programs, pickles, and files without an end."""
+"""Hostile names and files: they reach no other file, network or program, load no pickle, and do not run for ever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media import MODALITIES, check, decode, sniff
 from tests.media.files import plain
 from tests.media.originals import clip, recording, saved, scene, written
-from tests.media.trial import forget, memory
+from tests.media.trial import memory, reset_peak_memory
 
 WORKS = (decode, check)
 
@@ -93,7 +93,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path):
 
 @pytest.fixture
 def listener():
-    """A port and the list of those who came."""
+    """Return a port, and the list of its connections."""
     came: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
@@ -147,7 +147,7 @@ def test_lists_and_documents_reach_for_nothing(tmp_path, listener):
 
 
 class Touch:
-    """Unpickled, it makes a file."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -179,7 +179,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def test_what_unpacks_to_much_is_refused_before_it_does(tmp_path):
-    """A process that could not hold what these pretend to be; of a sound that is too long to hold, a window."""
+    """A process refuses files that claim more than its memory, and reads only the window of a huge recording."""
     bomb = zlib.compress(bytes(200_000_000), 9)
 
     def png(width: int, height: int, extra: bytes = b"") -> bytes:
@@ -197,11 +197,11 @@ def test_what_unpacks_to_much_is_refused_before_it_does(tmp_path):
     with soundfile.SoundFile(tmp_path / "long.flac", "w", 48000, 8) as file:
         for _ in range(60):
             file.write(np.zeros((48000 * 5, 8), np.int16))
-    forget()
+    reset_peak_memory()
     before = memory("VmRSS")
     check(tmp_path / "long.flac", "audio")
     decode(tmp_path / "long.flac", "audio")
-    assert memory("VmHWM") - before < 100_000  # kB; the whole sound is 460 MB
+    assert memory("VmHWM") - before < 100_000  # kB; the whole recording has 460 MB
 
 
 def test_frames_that_grow_on_the_way_are_held_to_the_limit():
@@ -228,7 +228,7 @@ def test_a_still_picture_is_no_video(kind):
 
 
 def test_a_cut_recording_fails_its_check(tmp_path):
-    """Its header promises more; what is there still decodes."""
+    """The header states more samples; the samples that are there still decode."""
     for kind in ("WAV", "AIFF"):
         data = written(kind, "PCM_16")
         check(data, "audio")

@@ -1,4 +1,4 @@
-"""What workers may still open once they have given up files."""
+"""The files that workers may still open after they gave up the right to open files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if isolation.unavailable():
 
 
 def test_packages_that_a_pth_file_leads_to_may_be_opened(tmp_path: Path) -> None:
-    """FFmpeg's libraries are opened with the first film, behind what a worker may no longer open."""
+    """FFmpeg's libraries are opened with the first video, after the worker gave up its rights."""
     venv.create(tmp_path / "venv", with_pip=False)
     python = str(tmp_path / "venv" / "bin" / "python")
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"

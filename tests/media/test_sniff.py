@@ -1,4 +1,4 @@
-"""Recognition of files that begin oddly: junk, cuts, covers, boxes in another order, damage and noise."""
+"""Recognition of files with an unusual beginning: junk, cuts, covers, boxes in another order, damage and noise."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def noise(size: int, seed: int = 0) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-def agrees(data: bytes, modality: str) -> None:
-    """Recognised, and decoded when told."""
+def assert_recognised(data: bytes, modality: str) -> None:
+    """Check that a file is recognised, and decodes as this modality."""
     assert sniff(data) == modality
     decode(data, modality, spec_of(modality))
 
@@ -49,7 +49,7 @@ JUNK = {
 @pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("name", ["mp3", "mp2", "aac"])
 def test_mpeg_sound_behind_junk(name, junk):
-    agrees(JUNK[junk] + sounds()[name], "audio")
+    assert_recognised(JUNK[junk] + sounds()[name], "audio")
 
 
 def test_mpeg_sound_behind_odd_tags():
@@ -57,32 +57,32 @@ def test_mpeg_sound_behind_odd_tags():
     assert tag.startswith(b"ID3") and 10 < len(tag) < 1000
     for start in (tag, tag * 2, bytes(100) + tag, APE_TAG + tag, tag + bytes(700)):
         for name in ("mp3", "aac"):
-            agrees(start + sounds()[name], "audio")
-    agrees(tag + sounds()["flac"], "audio")
+            assert_recognised(start + sounds()[name], "audio")
+    assert_recognised(tag + sounds()["flac"], "audio")
     large = bytearray(tag)
     large[6:10] = 0, 0x10, 0, 0  # a tag of 256 KiB, as with a cover
-    agrees(bytes(large) + bytes((1 << 18) - len(tag) + 10) + sounds()["mp3"], "audio")
+    assert_recognised(bytes(large) + bytes((1 << 18) - len(tag) + 10) + sounds()["mp3"], "audio")
 
 
 def test_mpeg_sound_from_the_middle_of_a_frame():
     for name in ("mp3", "mp2", "aac"):
-        agrees((sounds()[name] * 4)[250:], "audio")
+        assert_recognised((sounds()[name] * 4)[250:], "audio")
 
 
 @pytest.mark.parametrize("junk", ["zeros", "noise"])
 @pytest.mark.parametrize("name", ["ts", "h264", "h265", "m1v", "m2v", "mpg", "vob"])
 def test_a_stream_of_film_behind_junk(name, junk):
-    agrees(JUNK[junk] + films()[name], "video")
+    assert_recognised(JUNK[junk] + films()[name], "video")
 
 
 def test_a_transport_stream_from_the_middle_of_a_packet():
     for name in ("ts", "mpeg2.ts"):
         for cut in (40, PACKET + 77):
-            agrees(films()[name][cut:], "video")
+            assert_recognised(films()[name][cut:], "video")
 
 
 def boxes(data: bytes) -> dict[bytes, bytes]:
-    """The top boxes of a film by their kind."""
+    """Return the top-level boxes of a video by their kind."""
     found, place = {}, 0
     while place < len(data):
         size = int.from_bytes(data[place : place + 4], "big")
@@ -105,21 +105,21 @@ def test_a_film_may_begin_with_its_samples_or_its_index():
     parts = boxes(films()["mp4"])
     assert next(iter(parts)) == b"ftyp"
     samples_first = b"".join(part for kind, part in parts.items() if kind != b"ftyp")
-    assert sniff(samples_first) == "video"  # its places are wrong now, which is not a question of what it is
+    assert sniff(samples_first) == "video"  # its offsets are wrong now, which does not change its format
     large = struct.pack(">I4sQ", 1, b"mdat", len(parts[b"mdat"]) + 8) + parts[b"mdat"][8:] + parts[b"moov"]
     assert sniff(large) == "video"
     fragments = films()["frag.mp4"]
-    agrees(fragments[len(boxes(fragments)[b"ftyp"]) :], "video")
+    assert_recognised(fragments[len(boxes(fragments)[b"ftyp"]) :], "video")
 
 
 def picture_block(data: bytes) -> bytes:
-    """The picture of a FLAC or Ogg comment (RFC 9639, section 8.8): a front cover in JPEG."""
+    """Return the picture block of FLAC and Ogg comments (RFC 9639, section 8.8) with a JPEG as front cover."""
     mime = b"image/jpeg"
     return struct.pack(">II", 3, len(mime)) + mime + bytes(4) + struct.pack(">IIIII", 32, 32, 24, 0, len(data)) + data
 
 
 def ogg_with_cover(kind: str) -> bytes:
-    """An Ogg recording with a cover in its comments: base64, as all players write it."""
+    """Return an Ogg recording with a cover in its comments, in base64 as players write it."""
     import base64
 
     data = written("OGG", kind, rate=16000)
@@ -158,7 +158,7 @@ def mp3_with_cover() -> bytes:
 
 
 def muxed_cover(container: str, codec: str, sound_first: bool) -> bytes:
-    """A recording and a picture in one container, the picture marked as attached."""
+    """Return a container with a recording and an image that is marked as attached."""
     data = io.BytesIO()
     with av.open(data, "w", format=container) as out:
         track = out.add_stream(codec, rate=RATE, layout="mono") if sound_first else None
@@ -192,7 +192,7 @@ COVERS = {
 
 
 def test_a_cover_makes_no_film_of_a_recording(tmp_path):
-    """In a process of its own: FFmpeg ended it when a cover was sought in."""
+    """It runs in a process of its own, because FFmpeg crashed when a cover was seeked in."""
     for name, make in COVERS.items():
         path = tmp_path / f"song.{name}"
         path.write_bytes(make())
@@ -219,7 +219,7 @@ for path in sys.argv[1:]:
 
 
 def test_damage_is_a_modality_or_one_clean_line(tmp_path):
-    """Heads that are cut or changed, of every format, whole and as a part of another file."""
+    """Files of every format with a cut or changed start, as files and as slices."""
     rng, outcomes = random.Random(3), set()
     pack = tmp_path / "pack.bin"
     for files in by_modality().values():
@@ -253,7 +253,7 @@ def test_noise_is_nothing():
 
 
 def test_a_picture_that_is_broken_is_no_film():
-    """FFmpeg's demuxers of single pictures may not be asked what a file is."""
+    """FFmpeg's demuxers of single images must not be used for recognition."""
     for kind, kept in (("PNG", 8), ("TIFF", 8), ("JPEG", 4), ("WEBP", 12), ("BMP", 8)):
         data = bytearray(saved(scene(), kind))
         data[kept : kept + 600] = bytes(600)
@@ -262,7 +262,7 @@ def test_a_picture_that_is_broken_is_no_film():
 
 
 def test_a_printable_picture_has_its_own_size():
-    """A sentence may begin like a portable picture; the picture's bytes are as many as its first line says."""
+    """A sentence may begin like a netpbm image, but an image has as many bytes as its first line says."""
     pixels = b"Words fill it up" * 4
     assert sniff(b"P5 8 8 255\n" + pixels) == "image"
     assert sniff(b"P5 8 8 255\n" + pixels[:-1]) == "text" and sniff(b"P5 8 8 255\n" + pixels + b"!") == "text"

@@ -1,4 +1,4 @@
-"""A byte range of a file stands wherever a file or its bytes do."""
+"""A slice of a file is accepted wherever a file or its bytes are."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,9 @@ from tests.media.files import counting_video, plain, quarters, tone
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory) -> tuple[Path, dict[str, tuple[Slice, Path]]]:
-    """One file that holds several, with noise between them."""
-    root = tmp_path_factory.mktemp("packed")
+def packed_files(tmp_path_factory) -> tuple[Path, dict[str, tuple[Slice, Path]]]:
+    """Return one file that contains several files, with noise between them."""
+    root = tmp_path_factory.mktemp("packed_files")
     quarters().save(root / "image.png")
     quarters().save(root / "image.jpg")
     np.save(root / "depth.npy", np.arange(1, 65, dtype=np.float32).reshape(8, 8))
@@ -39,10 +39,10 @@ def packed(tmp_path_factory) -> tuple[Path, dict[str, tuple[Slice, Path]]]:
 
 
 @pytest.mark.parametrize("whole", [sources.READ_AT_ONCE, 0], ids=["at once", "as asked for"])
-def test_a_slice_is_its_file(packed, monkeypatch, whole):
+def test_a_slice_is_its_file(packed_files, monkeypatch, whole):
     monkeypatch.setattr(sources, "READ_AT_ONCE", whole)
-    assert len(packed[1]) == 9
-    for name, (part, path) in packed[1].items():
+    assert len(packed_files[1]) == 9
+    for name, (part, path) in packed_files[1].items():
         modality = name.split(".")[0]
         assert sniff(part) == modality
         check(part, modality)
@@ -55,14 +55,14 @@ def test_a_slice_is_its_file(packed, monkeypatch, whole):
             assert file.seek(2) == 2 and file.read(4) == data[2:6] and file.read(0) == b""
 
 
-def test_threads_read_slices_of_one_file(packed):
-    parts = [pair for name, pair in packed[1].items()] * 20
+def test_threads_read_slices_of_one_file(packed_files):
+    parts = [pair for name, pair in packed_files[1].items()] * 20
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(lambda pair: read_bytes(pair[0]) == pair[1].read_bytes(), parts))
 
 
-def test_a_slice_is_named(packed, tmp_path):
-    pack, found = packed
+def test_a_slice_is_named(packed_files, tmp_path):
+    pack, found = packed_files
     part = Slice(str(pack), 0, 200, "cat.png")
     assert name_of(part) == f"{pack}/cat.png"
     with pytest.raises(MediaError, match="pack.bin/cat.png: cannot be decoded as image"):
@@ -76,9 +76,9 @@ def test_a_slice_is_named(packed, tmp_path):
 
 
 @pytest.mark.parametrize("whole", [sources.READ_AT_ONCE, 0], ids=["at once", "as asked for"])
-def test_a_slice_past_the_end_is_a_clean_error(packed, monkeypatch, whole):
+def test_a_slice_past_the_end_is_a_clean_error(packed_files, monkeypatch, whole):
     monkeypatch.setattr(sources, "READ_AT_ONCE", whole)
-    pack, _ = packed
+    pack, _ = packed_files
     long = Slice(str(pack), pack.stat().st_size - 100, 5000, "late.txt")
     for modality in ("image", "audio", "text"):
         with pytest.raises(MediaError, match="pack.bin/late.txt: .*ends inside it"):

@@ -1,4 +1,4 @@
-"""What is too large is refused before memory is used."""
+"""Files that are too large are refused before memory is used."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_bomb(side: int, bits: int = 8) -> bytes:
-    """``side`` x ``side`` grey zeros, compressed a thousandfold."""
+    """Return a PNG of ``side`` x ``side`` grey zeros, compressed by a factor of 1000."""
     total, block = side * (1 + side * bits // 8), 1 << 24
     packer = zlib.compressobj(9, wbits=-15)
     zeros = packer.compress(bytes(block)) + packer.flush(zlib.Z_FULL_FLUSH)  # each such block stands for itself
@@ -34,7 +34,7 @@ def png_bomb(side: int, bits: int = 8) -> bytes:
 
 
 def tiff_bomb(side: int) -> bytes:
-    """One strip of 2 bytes for ``side`` x ``side`` floats."""
+    """Return a TIFF with one strip of 2 bytes for ``side`` x ``side`` floats."""
     entries = [
         (256, 4, side),
         (257, 4, side),
@@ -74,7 +74,7 @@ def test_bombs_fail_with_memory_flat(tmp_path):
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    assert zlib.decompress(png_bomb(5000)[41:-16]) == bytes(5000 * 5001)  # it is a true one
+    assert zlib.decompress(png_bomb(5000)[41:-16]) == bytes(5000 * 5001)  # it is a valid one
     assert (tmp_path / "image-a.png").stat().st_size < 4_000_000  # 2.5 GB of pixels
     program = """
 import pathlib, resource, sys
@@ -146,7 +146,7 @@ def test_what_the_user_says_is_laid_on_the_encoders_spec():
 
 
 def test_fingerprints_of_saved_encoders_stay():
-    """They hold a spec's repr or its dict: fields that came later are in neither while they hold their defaults."""
+    """A fingerprint contains a spec's repr or dict, where added fields are missing while at their defaults."""
     assert repr(VisualSpec()).endswith("max_pixels=100000000, max_seconds=3600.0)")
     assert list(VisualSpec().to_dict())[-2:] == ["max_pixels", "max_seconds"]
     assert repr(TextSpec()) == "TextSpec(modality='text', max_chars=2000)"

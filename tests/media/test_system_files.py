@@ -1,4 +1,4 @@
-"""What systems leave behind, and names of a user's own that look a little like it."""
+"""Names that systems leave behind, and a user's names that look similar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TIFF pictures of every layout against the numbers that they were written from."""
+"""TIFF images of every layout give the colours of the numbers that were written."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.media.layouts import (
     SIDE,
     STRIPS,
     TILES,
-    agree,
-    expected,
+    assert_close,
+    decode_at_own_size,
+    expected_colours,
     numbers,
     orient,
     premultiplied,
-    shown,
 )
 from tests.media.png_files import png
 from tests.media.tiff_files import BYTE, CMYK, DEFLATE, LONG, LZW, NONE, PALETTE, SHORT, ZSTD, behind, tiff
@@ -36,12 +36,12 @@ from tests.media.tiff_files import BYTE, CMYK, DEFLATE, LONG, LZW, NONE, PALETTE
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [8, 16])
 def test_tiff_layouts(kind, bits):
-    """Block x planes x compression x predictor x byte order x size of places; of rare kinds, fewer compressions."""
+    """Every block, plane order, compression, predictor, byte order and offset size give the same colours."""
     photometric, samples, extra = KINDS[kind]
     values = numbers(bits, samples)
     if 1 in extra:
         values = premultiplied(values, bits)
-    want = expected(values, bits, kind)
+    want = expected_colours(values, bits, kind)
     compressions = COMPRESSIONS if kind in ("grey", "rgb", "rgb, premultiplied") else (NONE, LZW, DEFLATE)
     count = 0
     for blocks, planar, compression, predictor, big_endian, big in itertools.product(
@@ -59,7 +59,7 @@ def test_tiff_layouts(kind, bits):
             **blocks,
         )
         try:
-            agree(data, want, bits)
+            assert_close(data, want, bits)
         except (AssertionError, MediaError) as error:
             raise AssertionError(
                 f"{blocks} {planar=} {compression=} {predictor=} {big_endian=} {big=}: {error}"
@@ -75,7 +75,7 @@ def test_tiff_layouts(kind, bits):
 def test_tiff_orientation(kind, bits, orientation):
     photometric, samples, extra = KINDS[kind]
     values = numbers(bits, samples)
-    want = orient(expected(values, bits, kind), orientation)
+    want = orient(expected_colours(values, bits, kind), orientation)
     for blocks, planar, big_endian in itertools.product((STRIPS, TILES), (False, True), (False, True)):
         data = tiff(
             values,
@@ -86,15 +86,15 @@ def test_tiff_orientation(kind, bits, orientation):
             extra=extra,
             **blocks,
         )
-        agree(data, want, bits)
+        assert_close(data, want, bits)
 
 
 @pytest.mark.parametrize("words", ['tiff:Orientation="6"', "<tiff:Orientation>6</tiff:Orientation>"])
 def test_tiff_orientation_in_xmp_alone(words):
     values = numbers(16, 3)
     xmp = {700: (BYTE, list(f"<x:xmpmeta {words}/>".encode()))}
-    agree(tiff(values, tags=xmp, **TILES), orient(expected(values, 16, "rgb"), 6), 16)
-    agree(tiff(values, tags=xmp, orientation=3), orient(expected(values, 16, "rgb"), 3), 16)
+    assert_close(tiff(values, tags=xmp, **TILES), orient(expected_colours(values, 16, "rgb"), 6), 16)
+    assert_close(tiff(values, tags=xmp, orientation=3), orient(expected_colours(values, 16, "rgb"), 3), 16)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 6, 10, 12, 14])
@@ -102,7 +102,7 @@ def test_tiff_orientation_in_xmp_alone(words):
 def test_tiff_of_packed_bits(kind, bits):
     photometric, samples, extra = KINDS[kind]
     values = numbers(bits, samples)
-    want = expected(values, bits, kind)
+    want = expected_colours(values, bits, kind)
     for blocks, planar, compression, reverse in itertools.product(
         (STRIPS, TILES), (False, True), (NONE, LZW, DEFLATE), (False, True)
     ):
@@ -116,13 +116,13 @@ def test_tiff_of_packed_bits(kind, bits):
             extra=extra,
             **blocks,
         )
-        agree(data, want, bits)
+        assert_close(data, want, bits)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("step", [257, 256, 1])
 def test_tiff_palette(bits, step):
-    """Colours of 16 bits, written as v x 257 or v x 256, or as 8 bits by old writers."""
+    """Palettes hold 16 bits, written as v x 257 or v x 256, or 8 bits by old writers."""
     values = numbers(bits, 1)
     colours = np.random.default_rng(5).integers(0, 256, (1 << bits, 3))
     if bits == 16 and step == 1:
@@ -130,11 +130,11 @@ def test_tiff_palette(bits, step):
     tags = {320: (SHORT, (colours.T * step).reshape(-1).tolist())}
     data = tiff(values, bits=bits, photometric=PALETTE, tags=tags, compression=LZW, **TILES)
     want = colours[values[..., 0]] / 255
-    agree(data, want, 8)
+    assert_close(data, want, 8)
 
 
 def page(values: np.ndarray, kind: int | None = None, **options) -> bytes:
-    """``kind``: NewSubfileType; 1 is a small copy of another page, 2 a page of several."""
+    """Return a page. ``kind``: NewSubfileType; 1 is a reduced copy of another page, 2 is one of several pages."""
     return tiff(values, tags={} if kind is None else {254: (LONG, [kind])}, **options)
 
 
@@ -142,11 +142,11 @@ def page(values: np.ndarray, kind: int | None = None, **options) -> bytes:
 def test_the_first_page_that_is_no_small_copy(first, second, shown_first):
     one, two = numbers(16, 3), numbers(16, 3, seed=1)
     data = behind(page(one, first, compression=DEFLATE), page(two, second, rows=5))
-    agree(data, expected(one if shown_first else two, 16, "rgb"), 16)
+    assert_close(data, expected_colours(one if shown_first else two, 16, "rgb"), 16)
 
 
 def test_a_small_copy_without_the_picture_is_the_picture():
-    agree(page(numbers(8, 3), 1), expected(numbers(8, 3), 8, "rgb"), 8)
+    assert_close(page(numbers(8, 3), 1), expected_colours(numbers(8, 3), 8, "rgb"), 8)
 
 
 def test_a_camera_s_raw_picture_is_refused_not_shown_small():
@@ -160,13 +160,13 @@ def test_pages_in_a_circle_come_to_an_end():
     (place,) = struct.unpack_from("<I", first, 4)
     (count,) = struct.unpack_from("<H", first, place)
     struct.pack_into("<I", first, place + 2 + 12 * count, place)
-    agree(bytes(first), expected(numbers(16, 3), 16, "rgb"), 16)
+    assert_close(bytes(first), expected_colours(numbers(16, 3), 16, "rgb"), 16)
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
 @pytest.mark.parametrize("blocks", [STRIPS, TILES], ids=["strips", "tiles"])
 def test_a_tiff_that_is_cut_short_is_refused(compression, blocks):
-    """The directory comes last in the files of these tests, so it's the block's own length that is cut."""
+    """The directory comes last in these files, so the stated length of the block is changed instead."""
     data = bytearray(tiff(numbers(16, 3), compression=compression, **blocks))
     (place,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, place)
@@ -221,7 +221,7 @@ def test_tiff_of_ycbcr(compression, planar, blocks):
     values = np.asarray(Image.fromarray(want).convert("YCbCr"))
     tags = {530: (SHORT, [1, 1])}
     data = tiff(values, photometric=6, compression=compression, planar=planar, tags=tags, **blocks)
-    assert np.abs(shown(data) * 255 - want).max() <= 3.01
+    assert np.abs(decode_at_own_size(data) * 255 - want).max() <= 3.01
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -230,7 +230,7 @@ def test_tiff_with_jpeg_inside(mode):
     image = Image.fromarray(np.stack([x, y, (x + y) // 2], -1).astype(np.uint8)).convert(mode)
     file = io.BytesIO()
     image.save(file, "TIFF", compression="jpeg", quality=100)
-    assert np.abs(shown(file.getvalue()) * 255 - np.asarray(image.convert("RGB"))).max() <= 4
+    assert np.abs(decode_at_own_size(file.getvalue()) * 255 - np.asarray(image.convert("RGB"))).max() <= 4
 
 
 @pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
@@ -238,11 +238,11 @@ def test_tiff_of_a_fax(compression):
     black = np.random.default_rng(2).integers(0, 2, (SIDE, SIDE)).astype(bool)
     file = io.BytesIO()
     Image.fromarray(black).save(file, "TIFF", compression=compression)
-    assert np.array_equal(shown(file.getvalue()), black[..., None].repeat(3, 2))
+    assert np.array_equal(decode_at_own_size(file.getvalue()), black[..., None].repeat(3, 2))
 
 
 def tiff_with(data: bytes, tag: int, number: int) -> bytes:
-    """A little-endian TIFF with another number in a field of one."""
+    """Return a little-endian TIFF with another number in one field."""
     changed = bytearray(data)
     (place,) = struct.unpack_from("<I", data, 4)
     (count,) = struct.unpack_from("<H", data, place)
@@ -282,7 +282,7 @@ def test_what_a_tiff_is(big_endian, big, dtype, bits, samples, kind):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_views_and_sources_are_those_of_a_png(tmp_path, monkeypatch, bits, resize):
-    """Whole and in parts, from a file, from bytes and from within another file, with the C++ kernels and without."""
+    """Plain and random views of files, bytes and slices are equal to a PNG's, with and without the C++ kernels."""
     values = np.kron(numbers(bits, 3)[:8, :12], np.ones((5, 5, 1), np.uint8)).astype(numbers(bits, 3).dtype)
     data, spec = tiff(values, compression=LZW, **TILES), plain(size=16, resize=resize)
     (tmp_path / "a.tif").write_bytes(data)

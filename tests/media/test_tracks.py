@@ -1,4 +1,4 @@
-"""The tracks that are chosen from containers with more than one."""
+"""The choice of tracks in containers with several."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from mmcl_fast.media.source import open_av
 from tests.media.files import plain
 
 
-def container_with(path: Path, *tracks: tuple) -> Path:
-    """Writes tracks ``(codec, frames, side in pixels or channels, flags)`` in this order, half a second of sound."""
+def write_container(path: Path, *tracks: tuple) -> Path:
+    """Write tracks ``(codec, frames, side in pixels or channels, flags)``, with half a second of audio."""
     with av.open(str(path), "w") as container:
         streams = []
         for codec, _, size, flags in tracks:
@@ -65,10 +65,10 @@ def container_with(path: Path, *tracks: tuple) -> Path:
     ],
 )
 def test_the_tracks_chosen(tmp_path, name, tracks, film, sound):
-    with open_av(container_with(tmp_path / name, *tracks)) as container:
+    with open_av(write_container(tmp_path / name, *tracks)) as container:
         got = find_video_track(container), find_audio_track(container)
         assert [stream and stream.index for stream in got] == [film, sound]
-        if film is not None:  # the look for a second packet leaves the container at its start
+        if film is not None:  # after the search for a second packet the container is at its start again
             count = sum(1 for _ in container.decode(got[0]))
             assert count == tracks[film][1]
 
@@ -77,7 +77,7 @@ def test_the_tracks_chosen(tmp_path, name, tracks, film, sound):
 @pytest.mark.parametrize("first", [True, False])
 def test_a_film_with_a_cover_is_sampled_without_it(tmp_path, name, first):
     tracks = [("mjpeg", 1, 64, 0), ("mpeg4" if name == "a.avi" else "libx264", 40, 32, 0)]
-    path = container_with(tmp_path / name, *(tracks if first else tracks[::-1]))
+    path = write_container(tmp_path / name, *(tracks if first else tracks[::-1]))
     assert sniff(path) == "video"
     got = decode(path, "video", plain("video", 32, frames=8)).mean((1, 2, 3)) * 255 / 6
     assert got.tolist() == pytest.approx([2, 7, 12, 17, 22, 27, 32, 37], abs=0.8)
@@ -86,7 +86,7 @@ def test_a_film_with_a_cover_is_sampled_without_it(tmp_path, name, first):
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.mov", "a.avi"])
 def test_a_song_with_a_cover_is_a_sound(tmp_path, name):
-    path = container_with(tmp_path / name, ("mjpeg", 1, 64, 0), ("pcm_s16le", 0, 1, 0))
+    path = write_container(tmp_path / name, ("mjpeg", 1, 64, 0), ("pcm_s16le", 0, 1, 0))
     assert sniff(path) == "audio"
     with pytest.raises(MediaError, match="holds no video track"):
         decode(path, "video")
@@ -94,11 +94,11 @@ def test_a_song_with_a_cover_is_a_sound(tmp_path, name):
 
 
 def test_a_cover_is_known_by_its_flag(tmp_path):
-    path = container_with(tmp_path / "song.mp4", ("aac", 0, 1, 0), ("mjpeg", 1, 64, int(Disposition.attached_pic)))
+    path = write_container(tmp_path / "song.mp4", ("aac", 0, 1, 0), ("mjpeg", 1, 64, int(Disposition.attached_pic)))
     with open_av(path) as container:
         assert [is_cover(stream) for stream in container.streams.video] == [True]
         assert find_video_track(container) is None and find_audio_track(container).index == 0
-    path = container_with(tmp_path / "a.mp4", ("libx264", 3, 32, 1))
+    path = write_container(tmp_path / "a.mp4", ("libx264", 3, 32, 1))
     with open_av(path) as container:
         assert not is_cover(container.streams.video[0])
 

@@ -123,7 +123,7 @@ def test_crop_and_colours(tmp_path):
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_animated_pictures_count_durations(kind):
-    """The second frame lasts as long as the other two together."""
+    """The second frame is shown as long as the other two together."""
     frames = [Image.new("RGB", (16, 16), (level, level, level)) for level in (0, 120, 240)]
     data = io.BytesIO()
     options = {"lossless": True} if kind == "WEBP" else {}

@@ -1,4 +1,4 @@
-"""The frames that are taken are those which a plain decoder shows at these times, whatever the file says of times."""
+"""The sampled frames are the ones that a plain decoder shows at these times, whatever times the file states."""
 
 from fractions import Fraction
 
@@ -11,7 +11,7 @@ from mmcl_fast.media import check
 from mmcl_fast.media.readers.video.frame_reader import FrameReaderByNumber
 from mmcl_fast.media.readers.video.timeline import timeline_from_header, timeline_from_packets
 from mmcl_fast.media.source import open_av
-from tests.media.films import X264, all_numbers, copied, grey_film, shown_numbers
+from tests.media.video_files import X264, all_numbers, copy_video, shown_numbers, write_grey_video
 
 B3 = X264 | {"bf": 3}
 PYRAMID = X264 | {"x264_params": "bframes=7:b-adapt=0:b-pyramid=normal", "g": 40}
@@ -62,7 +62,7 @@ FILMS = [
     "name, codec, options", FILMS, ids=[f"{i}-{codec}-{name}" for i, (name, codec, _) in enumerate(FILMS)]
 )
 def test_frames_are_those_of_a_plain_decoder(tmp_path, name, codec, options):
-    path = grey_film(tmp_path / name, codec, **options)
+    path = write_grey_video(tmp_path / name, codec, **options)
     right = all_numbers(path)
     assert right == pytest.approx(range(40), abs=2.5)  # a codec may change a grey
     assert shown_numbers(path, 8) == pytest.approx([right[i] for i in (2, 7, 12, 17, 22, 27, 32, 37)], abs=0.3)
@@ -77,7 +77,7 @@ UNEVEN = [100 * i if i < 20 else 2000 + 300 * (i - 20) for i in range(40)]  # te
 @pytest.mark.parametrize("options", [B3, X264 | {"bf": 0}], ids=["b-frames", "none"])
 def test_frames_of_uneven_length(tmp_path, name, options):
     muxer = {"movflags": "frag_keyframe+empty_moov"} if name == "fragments.mp4" else {}
-    path = grey_film(tmp_path / name, times=UNEVEN, muxer=muxer, **options)
+    path = write_grey_video(tmp_path / name, times=UNEVEN, muxer=muxer, **options)
     got = shown_numbers(path, 16)
     # The last frame begins at 7.7 s; how long it is shown is not written anywhere.
     possible = []
@@ -90,9 +90,9 @@ def test_frames_of_uneven_length(tmp_path, name, options):
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.flv", "a.mov"])
 @pytest.mark.parametrize("seconds", [-0.4, 3, 1000])
 def test_a_film_that_starts_elsewhere(tmp_path, name, seconds):
-    film = grey_film(tmp_path / "film.mp4", **B3)
-    path = copied(film, tmp_path / name, shift=int(seconds * 10240))
-    right = all_numbers(path)  # an mp4 leaves out what is in front of zero
+    film = write_grey_video(tmp_path / "film.mp4", **B3)
+    path = copy_video(film, tmp_path / name, shift=int(seconds * 10240))
+    right = all_numbers(path)  # an mp4 leaves out frames before time zero
     assert len(right) == (36 if seconds < 0 and name in ("a.mp4", "a.mov") else 40)
     assert shown_numbers(path, 8) == pytest.approx([right[int((i + 0.5) * len(right) / 8)] for i in range(8)], abs=0.3)
     check(path, "video")
@@ -100,8 +100,8 @@ def test_a_film_that_starts_elsewhere(tmp_path, name, seconds):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
 def test_a_file_that_keeps_no_times_of_frames(tmp_path, name):
-    """Its writer took the times when frames are decoded for those when they are shown."""
-    path = copied(grey_film(tmp_path / "film.mp4", **B3), tmp_path / name, untimed=True)
+    """The writer stored decoding times as presentation times."""
+    path = copy_video(write_grey_video(tmp_path / "film.mp4", **B3), tmp_path / name, untimed=True)
     right = all_numbers(path)
     assert len(right) >= 38 and right == sorted(right)
     assert shown_numbers(path, len(right)) == pytest.approx(right, abs=0.3)
@@ -111,10 +111,10 @@ def test_a_file_that_keeps_no_times_of_frames(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.ts", "a.mpg"])
 @pytest.mark.parametrize("later", [0, 500])
 def test_two_films_joined(tmp_path, name, later):
-    """Times go back, or leap ahead, where two broadcasts were joined; the film goes on all the same."""
+    """Times jump back or ahead where two broadcasts were joined, but the video is continuous."""
     codec, options = ("libx264", B3) if name == "a.ts" else ("mpeg2video", MPEG | {"bf": 2, "rate": 25})
-    first = grey_film(tmp_path / f"first{name}", codec, **options)
-    second = copied(first, tmp_path / f"second{name}", shift=90000 * later)
+    first = write_grey_video(tmp_path / f"first{name}", codec, **options)
+    second = copy_video(first, tmp_path / f"second{name}", shift=90000 * later)
     path = tmp_path / name
     path.write_bytes(first.read_bytes() + second.read_bytes())
     one = all_numbers(first)
@@ -125,8 +125,8 @@ def test_two_films_joined(tmp_path, name, later):
 
 
 def test_a_broadcast_whose_first_frames_cannot_be_decoded(tmp_path):
-    """Frames in front of the first key frame are not shown, and take no time."""
-    whole = grey_film(tmp_path / "whole.ts", **X264 | {"bf": 0})
+    """Frames before the first key frame are not shown and take no time."""
+    whole = write_grey_video(tmp_path / "whole.ts", **X264 | {"bf": 0})
     with open_av(whole) as container:
         starts = [packet.pos for packet in container.demux(container.streams.video[0]) if packet.size]
     path = tmp_path / "later.ts"
@@ -139,7 +139,7 @@ def test_a_broadcast_whose_first_frames_cannot_be_decoded(tmp_path):
 
 @pytest.mark.parametrize("codec, options", [("libx264", OPEN), ("libx264", B3), ("mpeg4", MPEG | {"bf": 2})])
 def test_a_long_avi_is_searched_by_its_key_frames(tmp_path, monkeypatch, codec, options):
-    path = grey_film(tmp_path / "a.avi", codec, 400, **options)
+    path = write_grey_video(tmp_path / "a.avi", codec, 400, **options)
     decoded = []
     advance = FrameReaderByNumber._advance
     monkeypatch.setattr(FrameReaderByNumber, "_advance", lambda self: decoded.append(1) or advance(self))
@@ -152,8 +152,8 @@ def test_a_long_avi_is_searched_by_its_key_frames(tmp_path, monkeypatch, codec, 
 
 
 def test_packed_b_frames(tmp_path):
-    """As DivX wrote them: a packet holds the next frame and the B-frame in front of it, the one behind says nothing."""
-    source = grey_film(tmp_path / "source.avi", "mpeg4", g=12, bf=1)
+    """As in DivX files, a packet holds a frame and the B-frame before it, and the next packet is empty."""
+    source = write_grey_video(tmp_path / "source.avi", "mpeg4", g=12, bf=1)
     start, path = b"\0\0\1\xb6", tmp_path / "packed.avi"  # of a frame
     with av.open(str(source)) as film, av.open(str(path), "w") as container:
         stream = film.streams.video[0]
@@ -179,14 +179,14 @@ def test_packed_b_frames(tmp_path):
 
 
 def test_timelines(tmp_path):
-    film = grey_film(tmp_path / "a.mp4", **B3)
+    film = write_grey_video(tmp_path / "a.mp4", **B3)
     with open_av(film) as container:
         timeline = timeline_from_header(container, container.streams.video[0])
         assert timeline is not None and timeline.times is None
         assert (timeline.start, timeline.seconds, timeline.stated_end) == (0, 4.0, timeline.duration)
     with open_av(film) as container:
         assert timeline_from_packets(container, container.streams.video[0]) == timeline
-    with open_av(grey_film(tmp_path / "a.avi", **B3)) as container:
+    with open_av(write_grey_video(tmp_path / "a.avi", **B3)) as container:
         stream = container.streams.video[0]
         assert timeline_from_header(container, stream) is None
         timeline = timeline_from_packets(container, stream)
@@ -196,7 +196,7 @@ def test_timelines(tmp_path):
 
 @pytest.mark.parametrize("name, options", [("a.avi", B3), ("a.avi", X264 | {"bf": 0}), ("a.mkv", B3)])
 def test_a_film_cut_short(tmp_path, name, options):
-    path = grey_film(tmp_path / name, count=400, **options)
+    path = write_grey_video(tmp_path / name, count=400, **options)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 5])
     with pytest.raises(MediaError, match=r"ends after \d+\.\d\d of (40\.0|39\.8)0 s: the file is cut short"):

@@ -1,4 +1,4 @@
-"""TIFF files of any layout, written for tests from the numbers that they hold."""
+"""TIFF files of any layout, written by tests from given numbers."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def tiff(
     reverse_bits: bool = False,
     tags: dict[int, tuple[int, Sequence[int]]] | None = None,
 ) -> bytes:
-    """A TIFF of one page.
+    """Return a TIFF of one page.
 
     Args:
         values: ``[H, W]`` or ``[H, W, S]``, as they are stored; unsigned, signed or float.
-        bits: of a sample, where it is not that of the dtype: samples are packed.
+        bits: of a sample, if fewer than the dtype has; samples are then packed.
         big: BigTIFF, with 64-bit offsets.
         tile: height and width of tiles; None: strips of ``rows`` rows, all rows where ``rows`` is None.
         planar: one plane after the other.
         extra: ExtraSamples, one number for each; 1 is premultiplied alpha, 2 is alpha.
         reverse_bits: FillOrder 2.
-        tags: further ones, as number -> (type, numbers).
+        tags: further fields, as number -> (type, numbers).
     """
     values = values[..., None] if values.ndim == 2 else values
     height, width, samples = values.shape
@@ -59,10 +59,13 @@ def tiff(
         for top in range(0, height, block_rows):
             for left in range(0, width, block_columns):
                 block = plane[top : top + block_rows, left : left + block_columns]
-                if tile:  # padded with what is not zero, so that a reader that shows it is found out
+                # The padding is not zero, so that a reader that shows it is noticed.
+                if tile:
                     lack = (block_rows - block.shape[0], block_columns - block.shape[1])
                     block = np.pad(block, ((0, lack[0]), (0, lack[1]), (0, 0)), constant_values=1)
-                used = 1 if compression in (NONE, PACKBITS) else predictor  # these two have none, whatever is said
+                used = (
+                    1 if compression in (NONE, PACKBITS) else predictor
+                )  # these two have none, whatever the field says
                 packed = _packed(_differences(block, used, big_endian), bits, big_endian)
                 coded = compress(packed, compression)
                 blocks.append(coded.translate(REVERSED) if reverse_bits else coded)
@@ -103,7 +106,7 @@ def assemble(
     big_endian: bool = False,
     big: bool = False,
 ) -> bytes:
-    """Header, blocks, then the directory: ``entries`` and the blocks' places."""
+    """Join header, blocks and the directory of ``entries`` and the blocks' offsets."""
     order, place_type = (">" if big_endian else "<"), LONG8 if big else LONG
     start = 16 if big else 8
     data, places = bytearray(start), []
@@ -135,7 +138,7 @@ def assemble(
 
 
 def behind(first: bytes, second: bytes) -> bytes:
-    """Two little-endian TIFFs as the pages of one."""
+    """Return two little-endian TIFFs as the pages of one."""
     base, data = len(first) + len(first) % 2, bytearray(first.ljust(len(first) + len(first) % 2, b"\0") + second)
     (place,) = struct.unpack_from("<I", first, 4)
     (count,) = struct.unpack_from("<H", first, place)
@@ -156,7 +159,7 @@ def behind(first: bytes, second: bytes) -> bytes:
 
 
 def _differences(block: np.ndarray, predictor: int, big_endian: bool) -> np.ndarray:
-    """Adobe's predictors: 2 subtracts the neighbour on the left, 3 does so for bytes of floats, the highest first."""
+    """Apply Adobe's predictors: 2 subtracts the left neighbour, 3 does so for bytes of floats, highest first."""
     if predictor == 1:
         return block
     if predictor == 2:
@@ -184,7 +187,7 @@ def _packed(block: np.ndarray, bits: int, big_endian: bool) -> bytes:
 
 @lru_cache(maxsize=4096)
 def compress(data: bytes, compression: int) -> bytes:
-    """One strip or tile; what the standard library lacks is taken from a picture of one row that Pillow writes."""
+    """Compress a strip or tile. Pillow, with an image of one row, does what the standard library lacks."""
     if compression == NONE:
         return data
     if compression in (DEFLATE, OLD_DEFLATE):

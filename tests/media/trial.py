@@ -1,8 +1,8 @@
-"""A process that decodes broken files and says what came of each: run by ``test_corrupt``.
+"""A process that decodes broken files and reports each result, run by ``test_corrupt``.
 
-``python -m tests.media.trial FOLDER BACKEND FIRST STEP PASSES``: of ``FOLDER/cases.json``, a list of
-[name, modality], the files FIRST, FIRST + STEP, ...: each by itself, PASSES times (BACKEND ``none``), or all through
-that backend's loader.
+``python -m tests.media.trial FOLDER BACKEND FIRST STEP PASSES`` reads ``FOLDER/cases.json``, a list of [name,
+modality]. It takes the files FIRST, FIRST + STEP, and so on. BACKEND ``none`` decodes each file by itself, PASSES
+times. Another backend's loader decodes all of them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mmcl_fast.media import MODALITIES, Spec, TextSpec, check, decode, loader, s
 from tests.media.files import plain
 
 LIMIT = 30  # seconds for one file; a good one takes some milliseconds
-MEMORY = 250  # MB that one file may take on top; the limit of pixels allows a tenth of that
+MEMORY = 250  # additional MB for one file; the limit of pixels allows a tenth of it
 ADVICE = re.compile(r"(replace|remove|move|convert|smaller|shrink|raise|cut|check|use|save|install)\b")
 
 
 def spec_of(modality: str) -> Spec:
-    """Small results and small limits, so that thousands take seconds and absurd sizes are absurd."""
+    """Return a spec with a small result and small limits, so that thousands of files take seconds."""
     if modality == "text":
         return TextSpec(max_chars=200)
     sound = {"sample_rate": 8000, "seconds": 0.2, "n_fft": 256, "hop": 80, "mels": 32} if modality == "audio" else {}
@@ -37,7 +37,7 @@ def spec_of(modality: str) -> Spec:
 
 
 def outcome(work, path: Path) -> tuple[str, str]:
-    """("item", its digest) or ("refused", the message); anything else raises."""
+    """Return ("item", its digest) or ("refused", the message). Any other exception is raised."""
     try:
         return "item", work()
     except MediaError as error:
@@ -48,7 +48,7 @@ def outcome(work, path: Path) -> tuple[str, str]:
 
 
 def digest(item: torch.Tensor | str, spec: Spec) -> str:
-    """Of an item that is whole, finite and in range."""
+    """Return the digest of an item after a check of its shape and values."""
     if isinstance(spec, TextSpec):
         assert isinstance(item, str) and 0 < len(item) <= spec.max_chars and "\0" not in item
         return hashlib.md5(item.encode()).hexdigest()
@@ -59,8 +59,8 @@ def digest(item: torch.Tensor | str, spec: Spec) -> str:
     return hashlib.md5(item.numpy().tobytes()).hexdigest()
 
 
-def trial(path: Path, modality: str) -> dict[str, str]:
-    """What decoding as it is and in a view, checking and sniffing come to."""
+def try_file(path: Path, modality: str) -> dict[str, str]:
+    """Return the results of decoding with and without a random view, of checking and of sniffing."""
     spec = spec_of(modality)
     found = {}
     for name, view in (("decode", 0), ("view", 3)):
@@ -74,11 +74,11 @@ def trial(path: Path, modality: str) -> dict[str, str]:
 
 
 def memory(key: str) -> int:
-    """Resident kB now (VmRSS) or at most since ``forget`` (VmHWM)."""
+    """Return the resident kB now (VmRSS), or the maximum since ``forget`` (VmHWM)."""
     return int(re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())[1])
 
 
-def forget() -> None:
+def reset_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -91,16 +91,16 @@ class Item:
 
 
 def one_by_one(chosen: list[Item], passes: int) -> None:
-    """A line of JSON before and after each file, so that a crash or a hang names it, and one after each pass."""
+    """Print JSON before and after each file, so that a crash or hang can be attributed, and after each pass."""
     for _ in range(passes):
         for item in chosen:
             faulthandler.dump_traceback_later(LIMIT, exit=True)
             print(json.dumps({"start": item.key}), flush=True)
-            forget()
+            reset_peak_memory()
             before = memory("VmRSS")
             try:
-                found = trial(item.path, item.modality)
-            except BaseException as error:  # said in the result, the next file goes on
+                found = try_file(item.path, item.modality)
+            except BaseException as error:  # reported in the result; the next file follows
                 found = {"fault": f"{type(error).__name__}: {error}"}
             if memory("VmHWM") - before > MEMORY * 1000:
                 found["fault"] = f"took {(memory('VmHWM') - before) // 1000} MB"
@@ -110,7 +110,7 @@ def one_by_one(chosen: list[Item], passes: int) -> None:
 
 
 def in_batches(chosen: list[Item], backend: str) -> None:
-    """What the loader makes of the files: a line of JSON for each modality, and one of what is left open."""
+    """Print the loader's results as JSON: one line for each modality, and one line of open resources."""
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
     for modality in sorted({item.modality for item in chosen}):
         faulthandler.dump_traceback_later(10 * LIMIT, exit=True)
@@ -147,7 +147,7 @@ def in_batches(chosen: list[Item], backend: str) -> None:
 
 
 def stopped_at(items: list[Item], spec: Spec, backend: str, sound: set[int], first: int) -> int:
-    """Where a loader stops that is not to skip: whole batches come before, then the first broken item's error."""
+    """Return where a loader with on_error="error" stops: complete batches, then the first broken item's error."""
     broken = next((n for n in range(len(items)) if first + n not in sound), len(items))
     seen: list[int] = []
     try:

@@ -17,7 +17,7 @@ from mmcl_fast import plugins
 from mmcl_fast.learning import Learner
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.serve import Limits
-from tests.media.test_isolation import PLANTED, running
+from tests.media.test_isolation import PLANTED, running_children
 from tests.serve.calls import FORM, ask, form, read_counters, read_resources, serve_in_thread, serve_process
 
 CLIENTS, GOOD, BAD = 50, 2000, 200
@@ -118,7 +118,7 @@ def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path
 def children(parent: int) -> list[int]:
     """Return the processes that one has started, and theirs in turn, without zombies."""
     found = []
-    for child in running():
+    for child in running_children():
         status = Path(f"/proc/{child}/status")
         if status.exists() and f"PPid:\t{parent}\n" in status.read_text() and "State:\tZ" not in status.read_text():
             found += [child, *children(child)]

@@ -19,18 +19,18 @@ __all__ = [
     "REASONS",
     "DecoderDied",
     "Decoders",
-    "InProcess",
+    "InProcessDecoders",
     "IsolationError",
     "Job",
     "Limits",
     "Outcome",
     "Pool",
-    "decoders",
-    "describe",
+    "describe_sandbox",
     "limits_of",
+    "open_decoders",
     "prepare",
     "unavailable",
-    "wanted",
+    "uses_workers",
 ]
 
 

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -102,10 +107,39 @@ def _place_in_display_window(pixels: np.ndarray, part: Part) -> np.ndarray:
 def _decode_by_openexr(library: ModuleType, data: bytes, number: int, channel: Channel) -> np.ndarray:
     """Decode one channel over the data window of the part ``number``."""
     # Without threads of its own: the loader's threads and processes decode one file each.
-    with library.File(io.BytesIO(data), separate_channels=True, num_threads=0) as file:
+    with _silence_stdout(), library.File(io.BytesIO(data), separate_channels=True, num_threads=0) as file:
         if len(file.parts) <= number:  # it leaves out what it cannot decode
             raise MediaError("an OpenEXR file that is damaged: replace it")
         return file.parts[number].channels[channel.name.decode("utf-8", "replace")].pixels
+
+
+class _OtherThreads:
+    """Passes on what other threads write to a stream, and drops what this thread writes."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self.thread else self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+_stdout_lock = threading.Lock()
+
+
+@contextmanager
+def _silence_stdout() -> Iterator[None]:
+    """Keep commands' output clean: OpenEXR prints a line to ``sys.stdout`` for each part that it cannot decode."""
+    with _stdout_lock:  # costs little, because OpenEXR holds the interpreter's lock while it decodes
+        before, proxy = sys.stdout, _OtherThreads(sys.stdout)
+        sys.stdout = proxy
+        try:
+            yield
+        finally:
+            if sys.stdout is proxy:
+                sys.stdout = before
 
 
 def _decode_by_ffmpeg(data: bytes, part: Part, wanted: Channel) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The header of an OpenEXR file: its parts, their channels, and the checks to make before a decoder sees the file.
 
 The format: https://openexr.com/en/latest/OpenEXRFileLayout.html. Neither decoder makes these checks: FFmpeg leaves a
-missing chunk black, and OpenEXR prints to stdout what it cannot read.
+missing chunk black, and OpenEXR leaves out the whole part.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Recordings that the tests write, in containers, codecs and headers of many kinds, and what ffmpeg makes of them."""
+"""Recordings that tests write in many containers, codecs and headers, and their decoding by FFmpeg for comparison."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from mmcl_fast.media.readers.audio.audio import read_wave
 
 RATE = 16000
 SAMPLES = 16000
-ALL = VisualSpec(modality="audio", seconds=1000.0)  # the window is all of it
+ALL = VisualSpec(modality="audio", seconds=1000.0)  # the window is the whole recording
 
 
 def sweep(samples: int = SAMPLES, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """A tone that rises, over a little noise: no two moments of it are alike. float32 ``[samples]``."""
+    """Return a rising tone over a little noise, float32 ``[samples]``. No two moments of it are alike."""
     time = np.arange(samples) / rate
     noise = np.random.default_rng(seed).standard_normal(samples)
     return (0.4 * np.sin(2 * np.pi * (300 + 900 * time) * time) + 0.01 * noise).astype(np.float32)
 
 
-def by_soundfile(kind: str, subtype: str | None = None, rate: int = RATE, channels: int = 1, **more: Any) -> bytes:
-    """A file of libsndfile; ``wave`` is what it holds in each channel, the second one weaker."""
+def write_by_soundfile(
+    kind: str, subtype: str | None = None, rate: int = RATE, channels: int = 1, **more: Any
+) -> bytes:
+    """Write ``wave`` by libsndfile to each channel; the second one is weaker."""
     wave = more.pop("wave", None)
     wave = sweep() if wave is None else wave
     data = io.BytesIO()
@@ -46,7 +48,7 @@ class _Pipe:
         return len(data)
 
 
-def by_av(
+def encode_by_ffmpeg(
     kind: str,
     codec: str,
     rate: int = RATE,
@@ -55,7 +57,7 @@ def by_av(
     mux: dict[str, str] | None = None,
     **codec_options: str,
 ) -> bytes:
-    """One second of the sweep by an encoder of ffmpeg; ``pipe``: as its writer leaves it that cannot seek back."""
+    """Encode one second of the sweep by FFmpeg; ``pipe``: as a writer leaves it that cannot seek back."""
     out: Any = _Pipe() if pipe else io.BytesIO()
     with av.open(out, "w", format=kind, options=mux or {}) as container:
         track = cast(av.AudioStream, container.add_stream(codec, rate=rate, layout=layout, options=codec_options))
@@ -71,8 +73,8 @@ def by_av(
     return bytes(out.data) if pipe else out.getvalue()
 
 
-def remuxed(data: bytes, kind: str, cover: bytes = b"", **mux: str) -> bytes:
-    """The packets of a file in another container, with a JPEG as its cover."""
+def copy_with_cover(data: bytes, kind: str, cover: bytes = b"", **mux: str) -> bytes:
+    """Copy the packets of a file to another container, with a JPEG as its cover."""
     out = io.BytesIO()
     with av.open(io.BytesIO(data), "r") as source, av.open(out, "w", format=kind, options=mux) as target:
         track = source.streams.audio[0]
@@ -92,8 +94,8 @@ def remuxed(data: bytes, kind: str, cover: bytes = b"", **mux: str) -> bytes:
     return out.getvalue()
 
 
-def by_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
-    """A plain full decode: the channels' mean, float32 ``[T]``, and the rate in Hz."""
+def decode_by_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
+    """Decode a whole file by FFmpeg. Return the channels' mean, float32 ``[T]``, and the rate in Hz."""
     with av.open(io.BytesIO(data), "r") as container:
         track = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
@@ -101,7 +103,7 @@ def by_ffmpeg(data: bytes) -> tuple[np.ndarray, int]:
         return np.concatenate(blocks), track.rate
 
 
-def ours(data: Any) -> tuple[np.ndarray, int]:
-    """All that ``read_wave`` reads, and its rate."""
+def read_all(data: Any) -> tuple[np.ndarray, int]:
+    """Return all samples that ``read_wave`` reads, and their rate."""
     wave, rate = read_wave(data, ALL)
     return wave.numpy(), rate

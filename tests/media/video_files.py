@@ -1,4 +1,4 @@
-"""Films that the tests write: frame i is a plain grey of 6 i, or shows four colours."""
+"""Videos that tests write: frame i is a plain grey of 6 i, or all frames show four colours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ X264 = {"preset": "fast", "crf": "10", "g": "12", "b_strategy": "0"}
 CORNERS = ((220, 30, 30), (30, 200, 30), (30, 30, 220), (230, 220, 40))  # upper left and right, lower left and right
 
 
-def grey_film(
+def write_grey_video(
     path: Path,
     codec: str = "libx264",
     count: int = 40,
@@ -31,7 +31,7 @@ def grey_film(
     muxer: dict[str, str] | None = None,
     **options: Any,
 ) -> Path:
-    """``count`` frames; ``times`` in milliseconds. ``muxer``: options of the container. ``options``: of the codec."""
+    """Write ``count`` grey frames at ``times`` in milliseconds. ``muxer``, ``options``: of container and codec."""
     with av.open(str(path), "w", options=muxer or {}) as container:
         names = {name.replace("_params", "-params"): str(value) for name, value in options.items()}
         stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=names))
@@ -46,10 +46,10 @@ def grey_film(
     return path
 
 
-def copied(source: Path, path: Path, muxer: dict[str, str] | None = None, **change: Any) -> Path:
-    """The first film of ``source`` in another container, its packets unchanged but for their times.
+def copy_video(source: Path, path: Path, muxer: dict[str, str] | None = None, **change: Any) -> Path:
+    """Copy the first video track of ``source`` to another container. Its packets change only in their times.
 
-    ``shift``: ticks added to all times. ``untimed``: drops the times when frames are shown, as some writers do.
+    ``shift``: ticks added to all times. ``untimed``: drop presentation times, as some writers do.
     """
     with av.open(str(source)) as film, av.open(str(path), "w", options=muxer or {}) as container:
         stream = film.streams.video[0]
@@ -67,10 +67,10 @@ def copied(source: Path, path: Path, muxer: dict[str, str] | None = None, **chan
     return path
 
 
-def colour_film(path: Path, codec: str = "libx264", width: int = 64, height: int = 48, **about: Any) -> Path:
-    """Four frames of four colours, the corners, or of ``picture``.
+def write_colour_video(path: Path, codec: str = "libx264", width: int = 64, height: int = 48, **about: Any) -> Path:
+    """Write four frames of four colours in the corners, or of ``picture``.
 
-    ``turn``: degrees, and whether it is mirrored. ``aspect``: width of a pixel over its height.
+    ``turn``: degrees, and whether to mirror. ``aspect``: width of a pixel over its height.
     """
     picture = about.get("picture")
     if picture is None:
@@ -94,13 +94,13 @@ def colour_film(path: Path, codec: str = "libx264", width: int = 64, height: int
 
 
 def shown_numbers(path: Path | bytes, frames: int) -> list[float]:
-    """Which frame each sampled one is, by its grey."""
+    """Return the numbers of the sampled frames, read off their grey."""
     got = decode(path, "video", plain("video", 64, frames=frames)).mean((1, 2, 3)) * 255 / STEP
     return [round(float(number), 2) for number in got]
 
 
 def all_numbers(path: Path) -> list[float]:
-    """The same of every frame that a plain decoder shows, in its order."""
+    """Return the number of every frame that a plain decoder shows, in its order."""
     with open_av(path) as container:
         film = find_video_track(container)
         assert film is not None
@@ -110,6 +110,6 @@ def all_numbers(path: Path) -> list[float]:
 
 
 def corner_colours(path: Path, **spec: Any) -> list[tuple[int, ...]]:
-    """Colours in the middle of the four quarters of the first frame."""
+    """Return the colours in the middle of the four quarters of the first frame."""
     picture = (decode(path, "video", plain("video", 64, frames=2, **spec))[0] * 255).round().int()
     return [tuple(picture[:, y, x].tolist()) for y in (16, 48) for x in (16, 48)]
