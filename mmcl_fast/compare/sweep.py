@@ -143,7 +143,7 @@ def _run_sweep(
     finished = sum(cell.finished for cell in cells)
     if finished:
         display.log(f"{finished} of {len(cells)} cells are finished already")
-    skipped = check_data(cells, display)
+    skipped = check_data(cells, display)  # before anything is learned: a broken file would stop cells midway
     with atomic_files.lock_folder(out) as lock:
         with SweepDisplay(display, len(cells), finished) as shown:
             faults = learn_cells(cells, jobs, shown, skipped=skipped, lock=lock)

@@ -71,7 +71,7 @@ def _heatmap(
 
     cells = [(r, c, v) for r, row in enumerate(values) for c, v in enumerate(row) if v is not None]
     layers = []
-    for grey in (False, True):
+    for grey in (False, True):  # plotly.js has one colour scale for each layer
         layers.append(
             {
                 "type": "heatmap",

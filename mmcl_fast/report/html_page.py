@@ -24,6 +24,7 @@ def render_html(page: Page) -> str:
     """Return the page as HTML. Names from data are shown as text, whatever characters they hold."""
     from markupsafe import Markup
 
+    # Markup: these are files of this package, not data.
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     numbers = count()
     return _template().render(
@@ -66,4 +67,5 @@ def _packed_library() -> str:
     """Return plotly.js, compressed to a third by gzip, in base64. page.js unpacks it."""
     from plotly.offline import get_plotlyjs
 
+    # mtime=0: the packed bytes depend on plotly.js alone, not on the time.
     return b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()

@@ -45,7 +45,7 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
     runs = [read_run_with_samples(folder) for folder in folders]
     titles = [one["title"] for one in runs]
     for one, folder in zip(runs, folders):
-        if titles.count(one["title"]) > 1:
+        if titles.count(one["title"]) > 1:  # runs of one method and seed: their folders tell them apart
             one["title"] += f" ({folder.name})"
     page = make_page(runs)
     for name, text in ((file, render_html(page)), (file.with_suffix(".md"), render_markdown(page))):

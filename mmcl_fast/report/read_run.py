@@ -54,7 +54,7 @@ def _read_events(file: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(file.read_bytes().splitlines() if file.is_file() else [], 1):
         try:
             events.append(json.loads(line))
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # RecursionError: brackets nested very deep
             raise RunError(f"{file}:{number}: not readable as JSON; mend or remove that line") from None
         fault = run_schema.find_event_fault(events[-1])
         if fault:

@@ -24,6 +24,7 @@ LATEX_ESCAPES = {
     "–": "--",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
+# A number, with or without ± and a second one.
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?")
 
 
@@ -60,6 +61,7 @@ def make_tables(results: dict[str, Any]) -> list[TextTable]:
         for row in rows:
             found = [(_find(row, setting, metric) or {}).get("difference") for metric in COMPARED_METRICS]
             if any(found):
+                # A row's metrics are paired on the same seeds: any of them has the count.
                 count = next(d["difference"]["n"] for d in found if d)
                 body.append([row["title"], str(count), *(cell for d in found for cell in _format_difference(d))])
         if body:

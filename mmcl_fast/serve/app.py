@@ -91,7 +91,9 @@ class _Service:
             unread = False
             kind = request.headers.get("content-type", "")
             loop = asyncio.get_running_loop()
-            items = await loop.run_in_executor(self.batches.threads, find_items, body, kind, modality, self.limits)
+            items = await loop.run_in_executor(
+                self.batches.decode_threads, find_items, body, kind, modality, self.limits
+            )
             del body  # the items hold their bytes: keep no second copy while they wait
             predictions = await asyncio.gather(*(self.batches.predict(item, top_k) for item in items))
         except RequestRefused as refused:
@@ -207,6 +209,6 @@ def make_app(
         middleware=[Middleware(CountingMiddleware, service.metrics, paths)],
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
-    app.router.redirect_slashes = False
+    app.router.redirect_slashes = False  # after a redirect a client would send its body again
     app.state.metrics = service.metrics
     return app

@@ -87,37 +87,39 @@ class Batches:
         if isinstance(self.decoders, isolation.Pool):
             self.decoders.start()
         self.specs = dict(_supported_specs(learner))
-        self.threads = make_thread_pool(available_cores())
-        self._thread = ThreadPoolExecutor(1, "mmcl-fast-learner")
+        self.decode_threads = make_thread_pool(available_cores())
+        # One thread is enough: torch uses all cores for one batch.
+        self._learner_thread = ThreadPoolExecutor(1, "mmcl-fast-learner")
+        # (modality, given) -> items in the order of their arrival: only such items fit into one batch.
         self._waiting: dict[tuple[str, bool], deque[_DecodedItem]] = {}
-        self._changed = asyncio.Event()
-        self._room = asyncio.Semaphore(MAX_DECODED_BATCHES * limits.max_batch)
+        self._new_item = asyncio.Event()
+        self._decoded_slots = asyncio.Semaphore(MAX_DECODED_BATCHES * limits.max_batch)
 
     async def predict(self, item: Item, top_k: int) -> Prediction:
         """Predict an item. The prediction has ``error`` set if the item can't be read."""
         loop = asyncio.get_running_loop()
-        async with self._room:
-            kind, data, fault = await loop.run_in_executor(self.threads, self._decode, item)
-            if data is None or kind is None:
+        async with self._decoded_slots:
+            modality, data, fault = await loop.run_in_executor(self.decode_threads, self._decode, item)
+            if data is None or modality is None:
                 result = DecoderDeath if isinstance(fault, isolation.DecoderDied) else Prediction
                 line = f"{item.name}: {str(fault).removeprefix(name_of(item.data) + ': ')}"
-                return result(item.name, kind, [], [], None, line)
+                return result(item.name, modality, [], [], None, line)
             future: asyncio.Future[Prediction] = loop.create_future()
-            group = self._waiting.setdefault((kind, item.given), deque())
+            group = self._waiting.setdefault((modality, item.given), deque())
             group.append(_DecodedItem(loop.time(), item.name, data, top_k, future))
-            self._changed.set()
+            self._new_item.set()
             return await future
 
     def _decode(self, item: Item) -> tuple[str | None, Tensor | str | None, UserError | None]:
         """Return the modality, the data for the trunk, and the error if there is no data."""
         (outcome,) = self.decoders.run([isolation.Job(item.data, item.modality, self.specs)])
-        kind, data, fault = outcome.modality, outcome.data, outcome.error
-        if data is None and fault is None and kind is not None:
+        modality, data, fault = outcome.modality, outcome.data, outcome.error
+        if data is None and fault is None and modality is not None:
             try:
-                self.learner.spec(kind)
+                self.learner.spec(modality)
             except UserError as error:  # an encoder without this modality
-                return kind, None, error
-        return kind, data, fault
+                return modality, None, error
+        return modality, data, fault
 
     async def work(self) -> None:
         """Predict batch after batch until cancelled."""
@@ -127,46 +129,46 @@ class Batches:
             wait = None if key is None else self._due(key) - loop.time()
             if key is None or (wait and wait > 0):
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), wait)
-                self._changed.clear()
+                    await asyncio.wait_for(self._new_item.wait(), wait)
+                self._new_item.clear()
                 continue
             group = self._waiting[key]
-            some = [group.popleft() for _ in range(min(len(group), self.limits.max_batch))]
+            items = [group.popleft() for _ in range(min(len(group), self.limits.max_batch))]
             if not group:
                 del self._waiting[key]
-            self.on_batch(len(some))
+            self.on_batch(len(items))
             try:
-                found = await loop.run_in_executor(self._thread, self._predict_batch, key, some)
+                found = await loop.run_in_executor(self._learner_thread, self._predict_batch, key, items)
             except Exception as fault:  # a bug: it ends the requests of this batch, the others go on
-                for one in some:
-                    if not one.future.done():
-                        one.future.set_exception(fault)
+                for item in items:
+                    if not item.future.done():
+                        item.future.set_exception(fault)
                 continue
-            for one, prediction in zip(some, found):
-                if not one.future.done():  # a request that was cancelled when the server stopped is done
-                    one.future.set_result(prediction)
+            for item, prediction in zip(items, found):
+                if not item.future.done():  # a request that was cancelled when the server stopped is done
+                    item.future.set_result(prediction)
 
     def _due(self, key: tuple[str, bool]) -> float:
         """Return when to predict a group: at once if it fills a batch, else ``wait_ms`` after its first item."""
         group = self._waiting[key]
         return group[0].since + (0.0 if len(group) >= self.limits.max_batch else self.limits.wait_ms / 1000)
 
-    def _predict_batch(self, key: tuple[str, bool], some: Sequence[_DecodedItem]) -> list[Prediction]:
-        kind, given = key
-        data: list[Any] = [one.data for one in some]
+    def _predict_batch(self, key: tuple[str, bool], items: Sequence[_DecodedItem]) -> list[Prediction]:
+        modality, given = key
+        data: list[Any] = [item.data for item in items]
         batch = torch.stack(data) if isinstance(data[0], Tensor) else data
-        names = [one.name for one in some]
+        names = [item.name for item in items]
         try:
-            found = self.predictors[given].predict_batch(kind, batch, names, max(one.top_k for one in some))
+            found = self.predictors[given].predict_batch(modality, batch, names, max(item.top_k for item in items))
         except UserError as fault:  # an encoder without this modality
-            return [Prediction(name, kind, [], [], None, f"{name}: {fault}") for name in names]
-        return [_check_finite(p, one.top_k) for p, one in zip(found, some)]
+            return [Prediction(name, modality, [], [], None, f"{name}: {fault}") for name in names]
+        return [_check_finite(p, item.top_k) for p, item in zip(found, items)]
 
     def close(self) -> None:
         """End the threads and the decoding processes."""
         self.decoders.close()
-        self.threads.shutdown(cancel_futures=True)
-        self._thread.shutdown(cancel_futures=True)
+        self.decode_threads.shutdown(cancel_futures=True)
+        self._learner_thread.shutdown(cancel_futures=True)
 
 
 def _supported_specs(learner: Learner) -> Iterator[tuple[str, Spec]]:

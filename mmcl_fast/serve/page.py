@@ -21,6 +21,7 @@ def render_page(modalities: Iterable[str]) -> str:
     """Return the page as HTML, with the modalities to choose from."""
     from markupsafe import Markup
 
+    # Markup: the style and script are files of this package, and escaping would change their digests.
     return _template().render(
         modalities=list(modalities), style=Markup(_read("page.css")), script=Markup(_read("page.js"))
     )

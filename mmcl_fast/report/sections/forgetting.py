@@ -15,7 +15,7 @@ def forgetting_section(run: Run) -> ReportSection:
     """Return the classes whose accuracy fell most, or why they are not known."""
     title, found = "What it forgot", run["falls"]
     setting = next(iter(run["settings"]))
-    if len(run["tasks"]) < 2:
+    if len(run["tasks"]) < 2:  # a class can fall only after a later task
         return ReportSection(title, [Words("Only one task was learned, so there was nothing to forget.")])
     if found is None:
         why = (
