@@ -1,5 +1,4 @@
-"""The operations' benchmark: prints every case when it is measured, keeps JSON and Markdown, and can write the table
-of measured backends.
+"""The operations' benchmark. It prints each case when it is measured, writes JSON and Markdown, and fills table.json.
 
 python -m benchmarks [--out NAME] [--folder FOLDER] [--select WORDS] [--limit SECONDS] [--write-table FILE]
 """
@@ -34,16 +33,19 @@ COLUMNS = [
     "times ours",
 ]
 OURS = ("cpp", "triton", "cuda")
-FAILED_TO_END = "ended the process, or did not end in time"
+ENDED_PROCESS = "ended the process, or did not end in time"
 
 
 def machine() -> str:
+    """Return the GPU's name, or the number of CPU threads."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name().replace("NVIDIA ", "")
     return f"cpu-{torch.get_num_threads()}-threads"
 
 
-def lines(results: list[dict]) -> list[list[str]]:
+def table_lines(results: list[dict]) -> list[list[str]]:
+    """Return a line of the Markdown table for each case and competitor."""
+
     def number(row: dict, key: str, digits: int) -> str:
         return f"{row[key]:.{digits}f}" if key in row else ""
 
@@ -71,17 +73,17 @@ def lines(results: list[dict]) -> list[list[str]]:
     return table
 
 
-def brief(info: dict) -> str:
-    """One line of a case: every competitor's ms, the fastest first, then why the others have none."""
+def summary_line(info: dict) -> str:
+    """Return one line for a case: every competitor's ms, the fastest first, then the reasons of the others."""
     timed = sorted((row["median"], who) for who, row in info["rows"].items() if "median" in row)
-    said = [f"{'*' if who == info['ours'] else ''}{who} {ms:.3f}" for ms, who in timed]
+    times = [f"{'*' if who == info['ours'] else ''}{who} {ms:.3f}" for ms, who in timed]
     missing = [f"{who}: {row['why'][:60]}" for who, row in info["rows"].items() if "why" in row]
     lacking = f" | {'; '.join(missing)}" if missing else ""
-    return f"{info['label']}: floor {info['floor_ms']:.3f} ms; {', '.join(said)}{lacking}"
+    return f"{info['label']}: floor {info['floor_ms']:.3f} ms; {', '.join(times)}{lacking}"
 
 
-def choices(results: list[dict]) -> dict[str, list[dict]]:
-    """Rows of mmcl_fast/ops/table.json: what a case is found by, and ms of each backend of ours."""
+def backend_times(results: list[dict]) -> dict[str, list[dict]]:
+    """Return the entries of mmcl_fast/ops/table.json: the keys of a case, and ms of each backend of ours."""
     made: dict[str, list[dict]] = {}
     for info in results:
         ms = {who: info["rows"][who]["median"] for who in OURS if "median" in info["rows"].get(who, {})}
@@ -95,8 +97,8 @@ def choices(results: list[dict]) -> dict[str, list[dict]]:
     return made
 
 
-def merge(table: Path, made: dict[str, list[dict]]) -> None:
-    """Put rows into the table; a row of the same case is replaced."""
+def merge_table(table: Path, made: dict[str, list[dict]]) -> None:
+    """Put entries into the table; an entry of the same case is replaced."""
     old: dict[str, list[dict]] = json.loads(table.read_text()) if table.is_file() else {}
 
     def key(row: dict) -> tuple:
@@ -112,31 +114,34 @@ def merge(table: Path, made: dict[str, list[dict]]) -> None:
     table.write_text("{\n" + ",\n".join(listed) + "\n}\n")
 
 
-class Kept:
-    """The results in their folder: written after every case, so that a run that is cut off loses none."""
+class Results:
+    """The results in their folder, written after every case, so that a run that is cut off loses none.
+
+    The file <name>.now names the competitor that runs. If its process ends, the next process does not try it again.
+    """
 
     def __init__(self, folder: Path, name: str, again: bool):
         self.folder, self.name = folder, name
         self.now = folder / f"{name}.now"
         self.results: list[dict] = []
-        self.lost: dict[str, dict[str, str]] = {}
+        self.lost: dict[str, dict[str, str]] = {}  # for each case: competitor -> reason
         file = folder / f"{name}.json"
         if again and file.is_file():
             old = json.loads(file.read_text())
             self.results, self.lost = old["results"], old["about"].get("lost", {})
         if again and self.now.is_file():
             label, who = json.loads(self.now.read_text())
-            self.lost.setdefault(label, {}).setdefault(who, FAILED_TO_END)
+            self.lost.setdefault(label, {}).setdefault(who, ENDED_PROCESS)
 
-    def trying(self, label: str, who: str) -> None:
+    def mark_running(self, label: str, who: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.now.write_text(json.dumps([label, who]))
 
     def write(self, asked: list[str]) -> str:
-        """The files anew; returns the Markdown."""
+        """Write the files and return the Markdown; asked: the labels of all cases that this run shall measure."""
         done = {info["label"] for info in self.results}
         missing = [label for label in asked if label not in done]
-        facts = suite.about(
+        facts = suite.run_facts(
             machine(),
             threads=torch.get_num_threads(),
             clock="processor time" if machine() == "cpu-1-threads" else "wall time",
@@ -147,59 +152,69 @@ class Kept:
         )
         if self.lost:
             facts["lost"] = self.lost
-        return suite.keep(self.name, facts, self.results, COLUMNS, lines(self.results), notes, self.folder)
+        return suite.write_results(
+            self.name, facts, self.results, COLUMNS, table_lines(self.results), notes, self.folder
+        )
 
 
 def work(chosen: argparse.Namespace, folder: Path) -> int:
-    """Measure what is not measured yet; 3: nothing was, 75: a competitor made the GPU unusable for this process."""
-    kept, until = Kept(folder, chosen.out, chosen.again), time.monotonic() + chosen.limit
-    asked = cases.chosen(cases.all_cases(), chosen.select)
+    """Measure the cases that are not measured yet.
+
+    Returns:
+        the exit code: 0, 3 if nothing was measured, 75 if a competitor left the GPU unusable for this process.
+    """
+    results, until = Results(folder, chosen.out, chosen.again), time.monotonic() + chosen.limit
+    asked = cases.select_cases(cases.all_cases(), chosen.select)
     labels = [cases.label(case) for case in asked]
-    done = {info["label"] for info in kept.results}
-    patience = ops.patience() if torch.cuda.is_available() else lambda who: None
+    done = {info["label"] for info in results.results}
+    start_timer = ops.end_after() if torch.cuda.is_available() else lambda who: None
     for case in asked:
         label = cases.label(case)
-        if label in done or "all together" in kept.lost.get(label, {}):
+        if label in done or "all together" in results.lost.get(label, {}):
             continue
         if time.monotonic() > until:
             print(f"stopped after {chosen.limit:.0f} s; the rest was not measured", flush=True)
             break
 
         def watch(who: str, label: str = label) -> None:
-            kept.trying(label, who)
-            patience(who)
+            results.mark_running(label, who)
+            start_timer(who)
 
         try:
-            info = ops.run(case, chosen.seconds, kept.lost.get(label, {}), watch)
+            info = ops.measure_case(case, chosen.seconds, results.lost.get(label, {}), watch)
         except ops.DeviceLost as gone:
             who, why = gone.args
-            kept.lost.setdefault(label, {})[who] = f"{why} (the GPU was unusable afterwards)"
-            kept.write(labels)
-            kept.now.unlink(missing_ok=True)
+            results.lost.setdefault(label, {})[who] = f"{why} (the GPU was unusable afterwards)"
+            results.write(labels)
+            results.now.unlink(missing_ok=True)
             return 75
-        except Exception as error:  # a case that cannot be made at all, for want of memory perhaps
-            print(f"{label}: {ops.reason(error)}", flush=True)
-            kept.lost.setdefault(label, {})["all together"] = ops.reason(error)
+        except Exception as error:  # a case whose inputs cannot be made, perhaps for lack of memory
+            print(f"{label}: {ops.describe_error(error)}", flush=True)
+            results.lost.setdefault(label, {})["all together"] = ops.describe_error(error)
             continue
         if torch.cuda.is_available():
             info["capability"] = list(torch.cuda.get_device_capability())
-        kept.results.append(info)
-        kept.write(labels)
-        print(brief(info), flush=True)
+        results.results.append(info)
+        results.write(labels)
+        print(summary_line(info), flush=True)
         if chosen.write_table:
-            merge(chosen.write_table, choices([info]))
-    kept.now.unlink(missing_ok=True)
-    if not kept.results:
+            merge_table(chosen.write_table, backend_times([info]))
+    results.now.unlink(missing_ok=True)
+    if not results.results:
         print(f"error: no case was measured; --select {chosen.select!r} fits {len(asked)}", file=sys.stderr)
         return 3
-    text = kept.write(labels)
+    text = results.write(labels)
     if not chosen.quiet:
         print(text)
     return 0
 
 
 def supervise(command: list[str], seconds: float, most: int = 20) -> int:
-    """Run the worker again where it was ended before its time: a kernel that hangs or crashes ends one process only."""
+    """Run the worker, again if it ended early: a kernel that hangs or crashes ends one process only.
+
+    Returns:
+        the last exit code.
+    """
     until, code = time.monotonic() + seconds, 1
     for attempt in range(most):
         left = max(1.0, until - time.monotonic())
@@ -228,7 +243,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     chosen = parse()
-    chosen.out = suite.named(chosen.out, machine()) if not chosen.worker else chosen.out
+    chosen.out = suite.result_name(chosen.out, machine()) if not chosen.worker else chosen.out
     if chosen.worker:
         return work(chosen, chosen.folder)
     given: dict[str, Any] = {

@@ -214,11 +214,11 @@ def main(arguments: list[str] | None = None) -> int:
     times = measure(before, HERE, chosen.select, chosen.pairs, chosen.rounds)
     if not times:
         parser.error(f"--select {chosen.select!r} fits no case")
-    facts = suite.about("cpu-1-thread", clock="processor time", pairs=chosen.pairs, rounds=chosen.rounds)
+    facts = suite.run_facts("cpu-1-thread", clock="processor time", pairs=chosen.pairs, rounds=chosen.rounds)
     sizes = f"B = {ROWS}, C = {CLASSES}, D = {WIDTH}, M = {MODALITIES}, r = {RANK}; float32 unless the call says else."
     results = [t._asdict() | {"case": t.case.label} for t in times]
-    name = chosen.out or suite.named("", "call-cost")
-    print(suite.keep(name, facts, results, COLUMNS, table(times), [sizes], chosen.folder))
+    name = chosen.out or suite.result_name("", "call-cost")
+    print(suite.write_results(name, facts, results, COLUMNS, table(times), [sizes], chosen.folder))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The shapes of the operations' benchmarks, their inputs, and the least work that each needs."""
+"""The cases of the operations' benchmark: shapes, inputs, and the least arithmetic and traffic of each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LOGIT_SCALE = 100.0
 
 @dataclass(frozen=True)
 class LossCase:
-    """B rows, C classes, D wide; text: the class texts want gradients too."""
+    """An alignment loss of B = b rows, C = c classes and width D = d."""
 
     b: int
     c: int
     d: int
-    text: bool = False
+    text: bool = False  # whether the class texts want a gradient too
     op = "alignment_loss"
 
     @property
@@ -31,13 +31,17 @@ class LossCase:
         return (6.0 if self.text else 4.0) * self.b * self.c * self.d
 
     def bytes(self, size: int) -> float:
-        """Least traffic: z and the texts read once, dz (and the texts' gradient) written once, the labels."""
+        """Return the least traffic for numbers of ``size`` bytes.
+
+        z, the texts and the labels are read once; dz, and the texts' gradient if wanted, are written once.
+        """
         return size * (2 * self.b * self.d + (2 if self.text else 1) * self.c * self.d) + 8 * self.b
 
     def problem(self, dtype: torch.dtype) -> cost_model.LossShape:
         return cost_model.LossShape(self.b, self.c, self.d, dtype, self.text)
 
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return z, text, labels and the logit scale."""
         g = torch.Generator().manual_seed(0)
         text = torch.randn(self.c, self.d, generator=g)
         y = torch.randint(0, self.c, (self.b,), generator=g)
@@ -52,11 +56,11 @@ class LossCase:
 
 @dataclass(frozen=True)
 class RealignCase:
-    """B rows, D wide, source Du wide (None: z), M modalities, rank r; all gradients."""
+    """A re-alignment with all gradients: B = b rows, width D = d, M = m modalities of rank r."""
 
     b: int
     d: int
-    du: int | None
+    du: int | None  # width of the source; None: the source is z
     m: int
     r: int
     op = "realign"
@@ -70,13 +74,17 @@ class RealignCase:
         return 6.0 * self.b * ((self.du or self.d) + self.d) * self.m * self.r
 
     def bytes(self, size: int) -> float:
-        """Least traffic: z, source, de read once forward and back, e and the gradients written once."""
+        """Return the least traffic for numbers of ``size`` bytes.
+
+        z, source and de are read once forward and once backward; e and the gradients are written once.
+        """
         return size * self.b * (5 * self.d + 3 * (self.du or 0) + 2 * self.m)
 
     def problem(self, dtype: torch.dtype) -> cost_model.RealignShape:
         return cost_model.RealignShape(self.b, self.d, self.du or self.d, self.m, self.r, dtype)
 
     def inputs(self, device: str, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the arguments by name, and the gradient of e."""
         g = torch.Generator().manual_seed(0)
         du = self.du or self.d
         shapes = {
@@ -112,11 +120,11 @@ LARGE = [
 REALIGN = [
     RealignCase(b, d, du, 5, r) for b in (4096, 65536) for d in (512, 768) for du in (None, 1664) for r in (16, 32, 64)
 ]
-Case = tuple[LossCase | RealignCase, str, torch.dtype]
+Case = tuple[LossCase | RealignCase, str, torch.dtype]  # with the device and the dtype
 
 
-def on_gpu() -> list[Case]:
-    """The most important first: a run that is cut off has them."""
+def gpu_cases() -> list[Case]:
+    """Return the cases of a GPU. The most important come first, so that a run that is cut off has measured them."""
     first: list[LossCase | RealignCase] = [
         *FLAGSHIP[:1],
         *REALIGN[12:13],
@@ -134,24 +142,26 @@ def on_gpu() -> list[Case]:
     return found + [(case, "cuda", torch.float32) for case in single]
 
 
-def on_cpu() -> list[Case]:
-    """RealignCase with the small batch only: 65536 rows take seconds a step in float32."""
+def cpu_cases() -> list[Case]:
+    """Return the cases of the CPU. Realign has the small batch only: 65536 rows take seconds a step in float32."""
     small: list[LossCase | RealignCase] = [*SMALL, *(case for case in REALIGN if case.b == 4096)]
     loss: list[LossCase | RealignCase] = list(SMALL)
     return [(c, "cpu", torch.float32) for c in small] + [(c, "cpu", torch.bfloat16) for c in loss]
 
 
 def all_cases() -> list[Case]:
-    return on_gpu() if torch.cuda.is_available() else on_cpu()
+    """Return the cases of this machine."""
+    return gpu_cases() if torch.cuda.is_available() else cpu_cases()
 
 
 def label(case: Case) -> str:
+    """Return the name of a case: "alignment_loss 256x100x512 cpu float32"."""
     what, device, dtype = case
     return f"{what.op} {what.name} {device} {str(dtype).removeprefix('torch.')}"
 
 
-def chosen(cases: list[Case], expression: str) -> list[Case]:
-    """Those whose label holds the words, joined by ``and``, ``or`` and ``not``: "realign and not r64"."""
+def select_cases(cases: list[Case], expression: str) -> list[Case]:
+    """Return the cases whose label contains the words, joined by ``and``, ``or`` and ``not``: "realign and not r64"."""
 
     def fits(text: str) -> bool:
         return any(

@@ -1,5 +1,4 @@
-"""Interleaved timing and peak memory, on the CPU and on a GPU, for functions that run forward and backward
-once."""
+"""Interleaved timing and peak memory of functions that run forward and backward once, on the CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ import functools
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,10 +16,9 @@ Run = Callable[[], object]
 
 
 def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
-    """Milliseconds of one run; on a GPU between two events, after the level-2 cache was overwritten.
+    """Return the milliseconds of one run; on a GPU between two events, after ``flush`` has emptied the level-2 cache.
 
-    With one CPU thread it is that thread's processor time, which neighbours on a shared machine do not
-    stretch.
+    With one CPU thread it is the thread's processor time, which other programs on a shared machine do not lengthen.
     """
     if device == "cpu":
         clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
@@ -37,7 +35,7 @@ def _clock(run: Run, device: str, flush: torch.Tensor | None) -> float:
     return begin.elapsed_time(end)
 
 
-def interleaved(
+def time_interleaved(
     runs: Mapping[str, Run],
     device: str,
     seconds: float = 3.0,
@@ -45,12 +43,22 @@ def interleaved(
     most: int = 200,
     failed: dict[str, Exception] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Rounds of all runs in turn until the time is spent: median, 10 % and 90 % quantiles in ms, and
-    rounds. A run that raises is left out and told in `failed`; without `failed` it raises."""
+    """Time all runs in turn, round by round, so that a change of the machine's speed meets all of them.
+
+    Args:
+        runs: the functions by name.
+        device: "cpu" or "cuda".
+        seconds: no further round begins after them.
+        least, most: the bounds of the number of rounds.
+        failed: gets the exception of a run that raises, which is then left out; None: the exception is raised.
+
+    Returns:
+        for each name "median", "q10" and "q90", the 10 % and 90 % quantiles, in ms, and "rounds".
+    """
     flush = torch.empty(1 << 28, dtype=torch.int8, device=device) if device == "cuda" else None
     times: dict[str, list[float]] = {name: [] for name in runs}
 
-    def each(step: Callable[[str], object]) -> None:
+    def for_each_run(step: Callable[[str], object]) -> None:
         for name in list(times):
             try:
                 step(name)
@@ -61,11 +69,11 @@ def interleaved(
                 del times[name]
 
     for _ in range(2):  # warm: compilers, autotuners, allocators
-        each(lambda name: runs[name]())
+        for_each_run(lambda name: runs[name]())
     until = time.perf_counter() + seconds
     rounds = 0
     while times and (rounds < least or (time.perf_counter() < until and rounds < most)):
-        each(lambda name: times[name].append(_clock(runs[name], device, flush)))
+        for_each_run(lambda name: times[name].append(_clock(runs[name], device, flush)))
         rounds += 1
     return {
         name: {
@@ -80,25 +88,24 @@ def interleaved(
 
 @functools.cache
 def product_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square product of random numbers: what arithmetic can reach on this machine."""
+    """Return the FLOP/s of a large square matrix product: what arithmetic can reach on this machine."""
     n = 1024 if device == "cpu" else 8192 if dtype.itemsize == 2 else 4096
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    times = interleaved({"product": functools.partial(torch.mm, a, b)}, device, seconds=0.3)["product"]
-    return 2e3 * n**3 / times["q10"]  # neighbours on the machine must not raise the floor
+    times = time_interleaved({"product": functools.partial(torch.mm, a, b)}, device, seconds=0.3)["product"]
+    return 2e3 * n**3 / times["q10"]  # not the median: a busy machine must not raise the floor
 
 
 @functools.cache
 def copy_rate(device: str) -> float:
-    """Bytes/s of a large copy, read and written."""
+    """Return the bytes/s of a large copy, counting bytes read and bytes written."""
     a = torch.empty(1 << (26 if device == "cpu" else 30), dtype=torch.int8, device=device).fill_(1)
     b = torch.empty_like(a)
-    times = interleaved({"copy": functools.partial(b.copy_, a)}, device, seconds=0.2)["copy"]
+    times = time_interleaved({"copy": functools.partial(b.copy_, a)}, device, seconds=0.2)["copy"]
     return 2e3 * a.numel() / times["q10"]
 
 
-def graphed(run: Run) -> Run | None:
-    """The run as a CUDA graph, which shows the device's time without the host's; None where it cannot be
-    captured."""
+def capture_graph(run: Run) -> Run | None:
+    """Return the run as a CUDA graph, whose replay costs no time on the host; None if it cannot be captured."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -109,20 +116,20 @@ def graphed(run: Run) -> Run | None:
     try:
         with torch.cuda.graph(graph):
             run()
-    except Exception:  # a rival may do what a capture forbids, and raises what it likes
+    except Exception:  # a rival may do anything that a capture forbids
         torch.cuda.synchronize()
         return None
     return graph.replay
 
 
-def _status(key: str) -> int:
+def process_bytes(key: str) -> int:
+    """Return a memory size of this process in bytes; key: "VmRSS" (now), "VmHWM" (the peak), "RssAnon"."""
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
     return 1024 * int(line.split()[1])
 
 
 def peak_memory(run: Run, device: str) -> int:
-    """Bytes above what was allocated before, gradients included; on the CPU from the process' resident
-    set."""
+    """Return the peak of the run's memory above the memory before it, in bytes; on the CPU by the resident set."""
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -131,12 +138,7 @@ def peak_memory(run: Run, device: str) -> int:
         run()
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)
-    before = _status("VmRSS")
+    before = process_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     run()
-    return max(0, _status("VmHWM") - before)
-
-
-def fresh(tensors: Iterable[torch.Tensor]) -> None:
-    for x in tensors:
-        x.grad = None
+    return max(0, process_bytes("VmHWM") - before)

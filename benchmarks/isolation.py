@@ -145,8 +145,8 @@ def main() -> int:
     results = [{k: v for k, v in r.items() if k not in ("latencies", "resident MB")} for r in results]
     kept = [*results, {"rounds": measured, "replacement ms": new}]
     table = [make_row(what, rounds) for what, rounds in measured.items()]
-    facts = suite.about("isolation-cpu", cores=serve.SERVER_CORES, media="the demo")
-    print(suite.keep(suite.named(chosen.out, "isolation"), facts, kept, COLUMNS, table, notes))
+    facts = suite.run_facts("isolation-cpu", cores=serve.SERVER_CORES, media="the demo")
+    print(suite.write_results(suite.result_name(chosen.out, "isolation"), facts, kept, COLUMNS, table, notes))
     return int(any(r["errors"] or r["wrong"] or r["exit code"] or not r["answers"] for r in results))
 
 

@@ -83,15 +83,15 @@ def main() -> int:
     chosen = parser.parse_args()
     names = " or ".join(chosen.modality.split(",")) if chosen.modality else ""
     select = " and ".join(f"({part})" for part in (names, chosen.select) if part)
-    code, results = suite.run("test_media.py", select)
+    code, results = suite.run_cases("test_media.py", select)
     if not results:
         return code or 1
-    facts = suite.about(
+    facts = suite.run_facts(
         machine(max(info["threads"] for info in results)), media=os.environ.get("BENCH_DATA") or "written from a seed"
     )
     table = lines(results)
     absent = missing(results)
-    suite.keep(suite.named(chosen.out, facts["machine"]), facts, results, COLUMNS, table, absent)
+    suite.write_results(suite.result_name(chosen.out, facts["machine"]), facts, results, COLUMNS, table, absent)
     show(table)
     print(*absent, sep="\n")
     return code

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.rivals import CannotRun, need
+from benchmarks.rivals import CannotRun, import_rival
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.media import Loader, Spec, TextSpec, VisualSpec, loader
 
@@ -96,8 +96,8 @@ def pillow(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def torchvision(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    decode_image = need("torchvision.io", "decode_image")
-    resize = need("torchvision.transforms.v2.functional", "resize")
+    decode_image = import_rival("torchvision.io", "decode_image")
+    resize = import_rival("torchvision.transforms.v2.functional", "resize")
 
     def read(path: Path) -> Tensor:
         picture = resize(decode_image(str(path), mode="RGB"), [spec.size, spec.size], antialias=True)
@@ -143,7 +143,10 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     import soundfile as sf
 
-    resample, spectrogram = need("torchaudio.transforms", "Resample"), need("torchaudio.transforms", "MelSpectrogram")
+    resample, spectrogram = (
+        import_rival("torchaudio.transforms", "Resample"),
+        import_rival("torchaudio.transforms", "MelSpectrogram"),
+    )
     mel = spectrogram(
         spec.sample_rate,
         spec.n_fft,
@@ -195,7 +198,7 @@ def pyav(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def decord(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    reader = need("decord", "VideoReader")
+    reader = import_rival("decord", "VideoReader")
 
     def read(path: Path) -> Tensor:
         video = reader(str(path), num_threads=0 if workers else 1)
@@ -206,7 +209,7 @@ def decord(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def torchcodec(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    decoder = need("torchcodec.decoders", "VideoDecoder")
+    decoder = import_rival("torchcodec.decoders", "VideoDecoder")
 
     def read(path: Path) -> Tensor:
         video = decoder(str(path), num_ffmpeg_threads=0 if workers else 1)

@@ -1,8 +1,8 @@
-"""Measures one case of the operations' benchmark: ours beside the rivals, interleaved in one run.
+"""Measures one case of the operations' benchmark: our backends and the rivals, interleaved in one run.
 
-A row has median and quantiles in ms, rate, share of the floor, peak memory above the inputs and ratio to ours. The
-floor is the longer of two times: arithmetic at the measured product rate, least bytes at the measured copy rate. A
-competitor that cannot run has "why" in place of numbers, whatever it raised.
+A measurement has median and quantiles in ms, rate, share of the floor, peak memory above the inputs and ratio to ours.
+The floor is the longer of two times: the arithmetic at the measured product rate, and the least bytes at the measured
+copy rate. A competitor that raised an error has "why" in place of numbers.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from benchmarks import harness, rivals
 from benchmarks.cases import Case, LossCase, label
 from mmcl_fast.ops import choice
 
-Row = dict[str, object]
-Watch = Callable[[str], None]
-PATIENCE = 60.0  # seconds for a competitor to be built and run, or to be timed
+Measurement = dict[str, object]
+Watch = Callable[[str], None]  # called with the name of each competitor before it runs
+TIME_LIMIT = 60.0  # seconds for a competitor to be built and run, or to be timed
 
 
 class DeviceLost(Exception):
-    """A competitor left the GPU unusable for this process: (who, why)."""
+    """A competitor left the GPU unusable for this process; args are its name and the reason."""
 
 
-def reason(error: BaseException) -> str:
-    """One line of at most 120 characters."""
+def describe_error(error: BaseException) -> str:
+    """Return one line of at most 120 characters."""
     if isinstance(error, rivals.CannotRun):
         return str(error)
     if isinstance(error, torch.OutOfMemoryError):
@@ -35,15 +35,15 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}"[:120].rstrip(": ")
 
 
-def _check(who: str, device: str, error: BaseException) -> None:
-    """DeviceLost where no kernel can run any more: an illegal access stays until the process ends."""
+def check_device(who: str, device: str, error: BaseException) -> None:
+    """Raise DeviceLost if no kernel can run any more: after an illegal access none can until the process ends."""
     if device != "cuda":
         return
     try:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
     except RuntimeError:
-        raise DeviceLost(who, reason(error)) from error
+        raise DeviceLost(who, describe_error(error)) from error
 
 
 def measure(
@@ -55,10 +55,20 @@ def measure(
     seconds: float,
     lost: dict[str, str],
     watch: Watch = lambda who: None,
-) -> dict[str, Row]:
-    """Rows by competitor. `lost`: those that are not tried again, and why; `watch` is told what is tried next."""
+) -> dict[str, Measurement]:
+    """Return the measurement of each competitor.
+
+    Args:
+        makers: the competitors, see rivals.py.
+        device: "cpu" or "cuda".
+        ours: the backend that the ratios refer to.
+        flops, floor_ms: the case's arithmetic, and its least time.
+        seconds: of timing.
+        lost: competitors that are not tried again, with the reason.
+        watch: called with the name of each competitor before it runs.
+    """
     runs: dict[str, Callable[[], None]] = {}
-    rows: dict[str, Row] = {name: {"why": why} for name, why in lost.items()}
+    rows: dict[str, Measurement] = {name: {"why": why} for name, why in lost.items()}
     for name in (name for name in makers if name not in lost):
         watch(name)
         try:
@@ -67,16 +77,16 @@ def measure(
                 runs[name]()
             if device == "cuda":
                 torch.cuda.synchronize()
-        except Exception as error:  # whatever a rival raises, the others are measured
-            rows[name] = {"why": reason(error)}
+        except Exception as error:  # any error of a rival: the others are measured
+            rows[name] = {"why": describe_error(error)}
             runs.pop(name, None)
-            _check(name, device, error)
+            check_device(name, device, error)
     watch("all together")
     failed: dict[str, Exception] = {}
-    timed = harness.interleaved(runs, device, seconds, failed=failed)
+    timed = harness.time_interleaved(runs, device, seconds, failed=failed)
     for name, raised in failed.items():
-        rows[name] = {"why": reason(raised)}
-        _check(name, device, raised)
+        rows[name] = {"why": describe_error(raised)}
+        check_device(name, device, raised)
     for name, time in timed.items():
         rows[name] = {**time, "tflops": flops / time["median"] / 1e9, "floor_share": floor_ms / time["median"]}
         if ours in timed:
@@ -84,16 +94,16 @@ def measure(
         watch(name)
         try:
             rows[name]["peak_mb"] = harness.peak_memory(runs[name], device) / 2**20
-            if device == "cuda" and (replay := harness.graphed(runs[name])):
-                rows[name]["graph_ms"] = harness.interleaved({name: replay}, device, seconds / 4)[name]["median"]
+            if device == "cuda" and (replay := harness.capture_graph(runs[name])):
+                rows[name]["graph_ms"] = harness.time_interleaved({name: replay}, device, seconds / 4)[name]["median"]
         except Exception as error:
-            rows[name]["note"] = reason(error)
-            _check(name, device, error)
+            rows[name]["note"] = describe_error(error)
+            check_device(name, device, error)
     return {name: rows[name] for name in makers if name in rows}
 
 
-def patience(seconds: float = PATIENCE) -> Watch:
-    """A watch that ends the process where one competitor takes longer: a kernel that hangs cannot be interrupted."""
+def end_after(seconds: float = TIME_LIMIT) -> Watch:
+    """Return a watch that ends the process if one competitor takes longer: a hanging kernel cannot be interrupted."""
 
     def watch(who: str) -> None:
         faulthandler.dump_traceback_later(seconds, exit=True)
@@ -101,28 +111,30 @@ def patience(seconds: float = PATIENCE) -> Watch:
     return watch
 
 
-def run(case: Case, seconds: float, lost: dict[str, str], watch: Watch = lambda who: None) -> dict[str, object]:
-    """Everything known of one case."""
-    what, device, dtype = case
-    picked = choice.explain(what.problem(dtype), torch.device(device))
+def measure_case(
+    case: Case, seconds: float, lost: dict[str, str], watch: Watch = lambda who: None
+) -> dict[str, object]:
+    """Return the case's facts and the measurement of each competitor, as the results' JSON has them."""
+    shape, device, dtype = case
+    picked = choice.explain(shape.problem(dtype), torch.device(device))
     size = dtype.itemsize
-    arithmetic = 1e3 * what.flops / harness.product_rate(device, dtype)
-    traffic = 1e3 * what.bytes(size) / harness.copy_rate(device)
-    if isinstance(what, LossCase):
-        inputs = what.inputs(device, dtype)
+    arithmetic = 1e3 * shape.flops / harness.product_rate(device, dtype)
+    traffic = 1e3 * shape.bytes(size) / harness.copy_rate(device)
+    if isinstance(shape, LossCase):
+        inputs = shape.inputs(device, dtype)
         makers: dict = {name: (lambda make=make: make(*inputs)) for name, make in rivals.LOSS.items()}
     else:
-        makers = dict(rivals.realign_runs(*what.inputs(device, dtype)))
+        makers = dict(rivals.realign_makers(*shape.inputs(device, dtype)))
     floor = max(arithmetic, traffic)
-    rows = measure(makers, device, picked.backend, what.flops, floor, seconds, lost, watch)
+    rows = measure(makers, device, picked.backend, shape.flops, floor, seconds, lost, watch)
     for row in rows.values():
         if isinstance(row.get("median"), float):
-            row["gbs"] = what.bytes(size) / row["median"] / 1e6  # type: ignore[operator]
-    problem = what.problem(dtype)
+            row["gbs"] = shape.bytes(size) / row["median"] / 1e6  # type: ignore[operator]
+    problem = shape.problem(dtype)
     return {
         "label": label(case),
-        "op": what.op,
-        "case": what.name,
+        "op": shape.op,
+        "case": shape.name,
         "device": device,
         "dtype": str(dtype).removeprefix("torch."),
         "grads": problem.grads,

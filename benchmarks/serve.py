@@ -184,14 +184,15 @@ def main() -> int:
             {"way": way, "clients": chosen.clients, **measure(chosen.run, options, chosen.clients, chosen.seconds)}
         )
         print(f"{way}: {make_rows(results)[-1][3]} requests/s", flush=True)
-    facts = suite.about(
+    facts = suite.run_facts(
         "serve-cpu", cores=min(SERVER_CORES, len(os.sched_getaffinity(0))), media="the demo's test split"
     )
     kinds = [
         f"{r['way']}: " + ", ".join(f"{m} p50 {quantile(t, 0.5):.0f} ms" for m, t in r["latencies"].items())
         for r in results
     ]
-    print(suite.keep(suite.named(chosen.out, "serve"), facts, results, COLUMNS, make_rows(results), kinds))
+    name = suite.result_name(chosen.out, "serve")
+    print(suite.write_results(name, facts, results, COLUMNS, make_rows(results), kinds))
     return int(any(r["errors"] or r["wrong"] or r["exit code"] or not r["answers"] for r in results))
 
 

@@ -1,4 +1,4 @@
-"""Runs a suite of pytest-benchmark cases, and keeps what it measured as JSON and Markdown."""
+"""Shared by the benchmarks: runs pytest-benchmark cases, describes the machine, writes results as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ HERE = Path(__file__).parent
 
 
 def processor() -> str:
+    """Return the processor's name, "" if the system does not tell."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
     return found.group(1) if found else platform.processor()
 
 
-def about(machine: str, **more: object) -> dict:
+def run_facts(machine: str, **more: object) -> dict:
+    """Return the facts at the head of a result: machine, processor, ``more``, date, versions of torch and Python."""
     return {
         "machine": machine,
         "processor": processor(),
@@ -32,12 +34,16 @@ def about(machine: str, **more: object) -> dict:
     }
 
 
-def run(file: str, select: str) -> tuple[int, list[dict]]:
-    """Runs ``benchmarks/<file>``; pytest's exit code and each case's ``extra_info``, none where it did not start."""
+def run_cases(file: str, select: str) -> tuple[int, list[dict]]:
+    """Run ``benchmarks/<file>`` with pytest.
+
+    Returns:
+        pytest's exit code, and the ``extra_info`` of each case; none if pytest did not start.
+    """
     import pytest  # the operations' benchmark needs torch alone
 
     with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "benchmark.json"
+        report = Path(folder) / "benchmark.json"
         code = pytest.main(
             [
                 str(HERE / file),
@@ -48,23 +54,23 @@ def run(file: str, select: str) -> tuple[int, list[dict]]:
                 "addopts=",
                 "--benchmark-only",
                 "--benchmark-columns=median",
-                f"--benchmark-json={kept}",
+                f"--benchmark-json={report}",
                 "-k",
                 select,
             ]
         )
-        results = json.loads(kept.read_text())["benchmarks"] if kept.is_file() else []
+        results = json.loads(report.read_text())["benchmarks"] if report.is_file() else []
     return int(code), [b["extra_info"] for b in results]
 
 
-def named(asked: str | None, machine: str) -> str:
-    """The results' name: what was asked for, else ``<machine>-<date>`` with a number where that is taken."""
-    name = re.sub(r"[^\w.-]+", "-", asked or f"{machine}-{datetime.date.today()}")
-    taken = [] if asked else [file.stem for file in (HERE / "results").glob("*.json")]
+def result_name(requested: str | None, machine: str) -> str:
+    """Return the requested name, or else ``<machine>-<date>``, with a number if that name is taken."""
+    name = re.sub(r"[^\w.-]+", "-", requested or f"{machine}-{datetime.date.today()}")
+    taken = [] if requested else [file.stem for file in (HERE / "results").glob("*.json")]
     return next(n for n in (name, *(f"{name}-{k}" for k in range(2, len(taken) + 3))) if n not in taken)
 
 
-def keep(
+def write_results(
     name: str,
     facts: dict,
     results: list[dict],
@@ -73,9 +79,15 @@ def keep(
     notes: Sequence[str] = (),
     folder: Path | None = None,
 ) -> str:
-    """Writes ``<folder>/<name>.json`` and ``.md``, ``notes`` below the table; returns the latter's text.
+    """Write ``<folder>/<name>.json`` and ``<folder>/<name>.md``, and return the Markdown.
 
-    ``folder``: None: benchmarks/results.
+    Args:
+        name: the files' name.
+        facts: the first line of the Markdown, see ``run_facts``.
+        results: the measured numbers, for the JSON.
+        columns, table: head and rows of the Markdown's table.
+        notes: paragraphs below the table.
+        folder: None: benchmarks/results.
     """
     folder = folder or HERE / "results"
     lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *table]]
@@ -85,7 +97,7 @@ def keep(
         ("json", json.dumps({"about": facts, "results": results}, indent=1) + "\n"),
         ("md", text + "\n"),
     ):
-        part = folder / f"{name}.{suffix}.part"  # a run that is killed here leaves the file before it whole
+        part = folder / f"{name}.{suffix}.part"  # renamed last: a killed run leaves the old file intact
         part.write_text(content)
         part.replace(folder / f"{name}.{suffix}")
     return text

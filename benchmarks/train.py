@@ -196,7 +196,7 @@ def main() -> int:
         if device == "cuda"
         else f"cpu-{torch.get_num_threads()}-threads"
     )
-    facts = suite.about(
+    facts = suite.run_facts(
         f"train-{'scale-' if chosen.devices else ''}{machine}",
         cores=os.cpu_count(),
         seeds=[0] if chosen.devices else chosen.seeds,
@@ -204,8 +204,8 @@ def main() -> int:
         media=chosen.data or "written from a seed",
         sizes="quick" if chosen.quick else size,
     )
-    name = suite.named(chosen.out, facts["machine"])
-    print(suite.keep(name, facts, [*results, *costs, *([growth] if growth else [])], *tables[0]))
+    name = suite.result_name(chosen.out, facts["machine"])
+    print(suite.write_results(name, facts, [*results, *costs, *([growth] if growth else [])], *tables[0]))
     for table in tables[1:]:
         print("\n" + train_tables.markdown(*table))
     with (suite.HERE / "results" / f"{name}.md").open("a") as file:

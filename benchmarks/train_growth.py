@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 
-from benchmarks.harness import _status
+from benchmarks.harness import process_bytes
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.encoders.prompted_blocks import PreNormBlock, block_prefix
 from mmcl_fast.learning import Learner
@@ -148,7 +148,7 @@ def resident_mb() -> float:
     """Return the MB of this process without mapped files such as libraries, after free memory was given back."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return _status("RssAnon") / 1e6
+    return process_bytes("RssAnon") / 1e6
 
 
 def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[dict]:

@@ -35,17 +35,19 @@ def alignment_loss(a: AlignmentArguments, backend: str | None) -> Tensor:
     z, text, labels, weight, scale, smoothing, ignore_index, reduction, _ = a
     compiling = torch.compiler.is_compiling()
     graded = torch.is_grad_enabled()
+    device = z.device
+    on_cpu = device.type == "cpu"
     if compiling:
-        name = choice.traced("alignment_loss", z.device.type, z.device.index, z.dtype, backend)
+        name = choice.traced("alignment_loss", device.type, device.index, z.dtype, backend)
         fused = False  # settled at every call: the sizes may be symbols here
     else:
-        name = choice.choose(choice.loss_problem(z, text, graded and text.requires_grad), z.device, backend)
+        name = choice.choose(choice.loss_problem(z, text, graded and text.requires_grad), device, backend)
         chosen = choice.load_backend(name)
         fused = chosen.fuses(z, text, labels)
-        if z.device.type == "cpu" and not fused:
+        if on_cpu and not fused:
             checks.weights_and_scale(z, weight, scale)
     if name == "reference":
-        if z.device.type == "cpu" and not compiling:
+        if on_cpu and not compiling:
             checks.classes(text, labels, ignore_index)
         return reference.alignment_loss(a)
     if labels.dtype != torch.int64:

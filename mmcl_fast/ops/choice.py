@@ -282,8 +282,9 @@ def _aligned(x: Tensor) -> bool:
 
 def loss_problem(z: Tensor, text: Tensor, text_gradient: bool) -> LossShape:
     """Return the shapes of an alignment loss. Alignment in memory matters on a GPU only."""
-    aligned = z.device.type != "cuda" or (_aligned(z) and _aligned(text))
-    return LossShape(z.shape[0], text.shape[0], z.shape[1], z.dtype, text_gradient, aligned)
+    aligned = not z.is_cuda or (_aligned(z) and _aligned(text))
+    rows, width = z.shape
+    return LossShape(rows, text.shape[0], width, z.dtype, text_gradient, aligned)
 
 
 def realign_problem(z: Tensor, down: Tensor) -> RealignShape:

@@ -1,3 +1,5 @@
+"""`mmcl-fast bench` passes its options on, and the media benchmark compares equal work."""
+
 import subprocess
 import sys
 
@@ -61,7 +63,7 @@ def test_help(words):
     "name", ["image PNG 500x375", "audio WAV 16 kHz", "video MJPEG 224x224", "depth PNG 640x480", "text"]
 )
 def test_the_usual_way_and_ours_read_the_same(name, tmp_path):
-    """What is raced must be the same work: batches of the same shape and nearly the same numbers."""
+    """A race must compare equal work: batches of the same shape and nearly the same numbers."""
     case = next(case for case in media_cases.CASES if case.name == name)
     path = case.paths(tmp_path)[0]
     assert case.paths(tmp_path)[0] == path  # found again, not written again
@@ -76,7 +78,7 @@ def test_the_usual_way_and_ours_read_the_same(name, tmp_path):
     if case.modality == "text":
         assert got == want
         return
-    # Resampled by another filter, converted by other flags, quantiles before and not after the resize.
+    # The rivals resample by another filter, convert by other flags, and take quantiles after the resize, not before.
     assert (got.squeeze(0) - want.squeeze(0)).abs().mean() < {"image": 0.01, "audio": 0.02, "depth": 0.1}.get(
         case.modality, 0.03
     )

@@ -35,7 +35,7 @@ def test_forms_of_realign_compute_the_same():
     leaves, de = cases.RealignCase(9, 8, 12, 3, 2).inputs("cpu", torch.float32)
     grads = {}
     for name in ("loop", "concatenated", "cpp"):
-        rivals.realign_runs(leaves, de)[name]()()
+        rivals.realign_makers(leaves, de)[name]()()
         grads[name] = [x.grad.clone() for x in leaves.values()]
     torch.testing.assert_close(grads["loop"], grads["concatenated"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(grads["loop"], grads["cpp"], rtol=1e-4, atol=1e-5)
@@ -44,7 +44,7 @@ def test_forms_of_realign_compute_the_same():
 def test_rounds_are_interleaved():
     order = []
     runs = {name: (lambda name=name: order.append(name)) for name in ("a", "b")}
-    times = harness.interleaved(runs, "cpu", seconds=0.0, least=4)
+    times = harness.time_interleaved(runs, "cpu", seconds=0.0, least=4)
     assert order[4:] == ["a", "b"] * 4
     assert times["a"]["rounds"] == 4 and times["a"]["q10"] <= times["a"]["median"] <= times["a"]["q90"]
 
@@ -65,8 +65,12 @@ def result(label: str, dtype: str = "bfloat16", **ms: float) -> dict:
 
 def test_the_table_holds_every_measured_backend_and_a_new_measurement_replaces_the_old(tmp_path):
     table = tmp_path / "table.json"
-    bench.merge(table, bench.choices([result("a", triton=1.0, cuda=2.0), result("bb", cuda=5.0), {"rows": {}}]))
-    bench.merge(table, bench.choices([result("bb", cuda=4.0, triton=9.0), result("bb", "float16", cuda=3.0)]))
+    bench.merge_table(
+        table, bench.backend_times([result("a", triton=1.0, cuda=2.0), result("bb", cuda=5.0), {"rows": {}}])
+    )
+    bench.merge_table(
+        table, bench.backend_times([result("bb", cuda=4.0, triton=9.0), result("bb", "float16", cuda=3.0)])
+    )
     rows = json.loads(table.read_text())["alignment_loss"]
     assert [(row["sizes"][1], row["dtype"], row["ms"]) for row in rows] == [
         (1000, "bfloat16", {"triton": 1.0, "cuda": 2.0}),
@@ -76,7 +80,7 @@ def test_the_table_holds_every_measured_backend_and_a_new_measurement_replaces_t
     assert all(row["device"] == "sm_90" and row["grads"] == "z" for row in rows)
 
 
-def test_what_cannot_run_says_why_in_its_cell():
+def test_a_competitor_that_cannot_run_has_the_reason_in_its_cell():
     def raises(error: BaseException):
         def make():
             raise error
@@ -117,32 +121,32 @@ def test_the_cpu_backend_is_refused_for_tensors_of_a_gpu(op):
         z, text = (torch.empty(n, 16, dtype=torch.bfloat16, device="cuda") for n in (4, 9))
         with pytest.raises(rivals.CannotRun, match="computes on the CPU, and z is on cuda"):
             if op == "realign":
-                rivals._ours_realign("cpp", {"z": z}, z)
+                rivals._our_realign("cpp", {"z": z}, z)
             else:
                 rivals.LOSS["cpp"](z, text, torch.empty(4, dtype=torch.int64, device="cuda"), 10.0)
 
 
-def test_a_gpu_that_a_rival_made_unusable_is_told_apart(monkeypatch):
+def test_a_gpu_that_a_rival_made_unusable_raises_device_lost(monkeypatch):
     def gone() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(torch.cuda, "synchronize", gone)
     with pytest.raises(ops.DeviceLost) as lost:
-        ops._check("QuACK", "cuda", ValueError("bad launch"))
+        ops.check_device("QuACK", "cuda", ValueError("bad launch"))
     assert lost.value.args == ("QuACK", "ValueError: bad launch")
-    ops._check("QuACK", "cpu", ValueError("bad launch"))
+    ops.check_device("QuACK", "cpu", ValueError("bad launch"))
 
 
 def test_an_ended_process_is_followed_by_one_that_knows_what_ended_it(tmp_path):
-    kept = bench.Kept(tmp_path, "ops", again=False)
+    kept = bench.Results(tmp_path, "ops", again=False)
     kept.results.append(result("done", cuda=1.0) | {"case": "c", "ours": "cuda"})
     kept.results[0]["rows"] = {}
     kept.write(["done", "next"])
     assert "Not measured: next" in (tmp_path / "ops.md").read_text()
-    kept.trying("next", "QuACK")
-    again = bench.Kept(tmp_path, "ops", again=True)
+    kept.mark_running("next", "QuACK")
+    again = bench.Results(tmp_path, "ops", again=True)
     assert [info["label"] for info in again.results] == ["done"]
-    assert again.lost == {"next": {"QuACK": bench.FAILED_TO_END}}
+    assert again.lost == {"next": {"QuACK": bench.ENDED_PROCESS}}
 
 
 def test_the_supervisor_starts_again_until_the_worker_ends_by_itself(tmp_path):
@@ -161,7 +165,7 @@ sys.exit(75 if len(lines) == 2 else 0)
 
 
 def test_the_most_important_cases_come_first_and_none_comes_twice():
-    found = cases.on_gpu()
+    found = cases.gpu_cases()
     labels = [cases.label(case) for case in found]
     assert labels[0] == "alignment_loss 4096x131072x512 cuda bfloat16"
     for width in (512, 768, 1024):
@@ -170,11 +174,11 @@ def test_the_most_important_cases_come_first_and_none_comes_twice():
 
 
 def test_selecting_cases_by_words():
-    found = cases.on_cpu()
-    assert {case[0].name for case in cases.chosen(found, "1024x1000 and float32")} == {"1024x1000x512"}
-    names = [cases.label(case) for case in cases.chosen(found, "not realign and bfloat16 or 256x100")]
+    found = cases.cpu_cases()
+    assert {case[0].name for case in cases.select_cases(found, "1024x1000 and float32")} == {"1024x1000x512"}
+    names = [cases.label(case) for case in cases.select_cases(found, "not realign and bfloat16 or 256x100")]
     assert names and all("bfloat16" in name or "256x100" in name for name in names)
-    assert cases.chosen(found, "") == found and cases.chosen(found, "nothing so") == []
+    assert cases.select_cases(found, "") == found and cases.select_cases(found, "nothing so") == []
 
 
 def test_the_floor_is_arithmetic_and_bytes():

@@ -150,22 +150,23 @@ def _fused_alignment(a: AlignmentArguments, of_loss: bool) -> tuple[Tensor, Tens
     Raises:
         ValueError: a label, a weight or the scale is out of range.
     """
-    z, text, labels = unit_stride(a.z), unit_stride(a.text), a.labels.contiguous()
-    weight = None if a.weight is None else a.weight.float().contiguous()
-    scale = float(a.scale.detach()) if isinstance(a.scale, Tensor) else float(a.scale)
+    z, text, labels, weight, scale, smoothing, ignore_index, reduction_name, needs = a
+    z, text, labels = unit_stride(z), unit_stride(text), labels.contiguous()
+    weight = None if weight is None else weight.float().contiguous()
+    scale = float(scale.detach() if isinstance(scale, Tensor) else scale)
     (b, d), c = z.shape, text.shape[0]
-    reduction = REDUCTIONS.index(a.reduction)
+    need_z, reduction = needs & NEEDS_Z, REDUCTIONS.index(reduction_name)
     loss, stats = z.new_empty(() if reduction else b), z.new_empty(3 * b + 1)
-    dz = z.new_empty((b, d) if a.needs & NEEDS_Z else 0)
+    dz = z.new_empty((b, d) if need_z else 0)
     at, row = stats.data_ptr(), 4 * b
     refused = not scale > 0 or compiled().align_rows(  # inputs, outputs, strides and sizes, options
         z.data_ptr(), text.data_ptr(), 0 if weight is None else weight.data_ptr(), labels.data_ptr(),
-        loss.data_ptr(), at, at + row, at + 3 * row, dz.data_ptr() if a.needs & NEEDS_Z else 0, at + 2 * row,
+        loss.data_ptr(), at, at + row, at + 3 * row, dz.data_ptr() if need_z else 0, at + 2 * row,
         z.stride(0), text.stride(0), b, c, d,
-        a.ignore_index, scale, a.label_smoothing, FIXED_MAX, reduction, of_loss, threads_for(b * c * d >> 6),
+        ignore_index, scale, smoothing, FIXED_MAX, reduction, of_loss, threads_for(b * c * d >> 6),
     )  # fmt: skip
     if refused:  # the kernel only says that something is wrong
-        checks.classes(text, labels, a.ignore_index)
+        checks.classes(text, labels, ignore_index)
         checks.weights_and_scale(z, weight, scale)
     return loss, stats, dz
 
