@@ -18,8 +18,8 @@ def embeddings_section(found: ReportSamples | None) -> ReportSection:
     title = "Where samples lie"
     if found is None:
         text = (
-            f"{SAMPLES_FILE} is not in the run folder, so there are no samples to show. mmcl-fast train --resume writes "
-            "it if the data and the encoder are still in their places."
+            f"{SAMPLES_FILE} is not in the run folder, so there are no samples to show. mmcl-fast train --resume "
+            "writes it if the data and the encoder are still in their places."
         )
         return ReportSection(title, [Words(text)])
     rows = [i for i, sample in enumerate(found.samples) if sample.drawn]
