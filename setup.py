@@ -1,7 +1,6 @@
-"""Compiles csrc/ into mmcl_fast._C with ninja, without torch; CUDA too where nvcc is.
+"""Compiles csrc/ into mmcl_fast._C with ninja and without torch, the CUDA kernels too if there is an nvcc.
 
-MMCL_FAST_CUDA=0 forbids CUDA, =1 requires it. MMCL_FAST_CUDA_ARCHS="80;90a" replaces the list of
-architectures.
+MMCL_FAST_CUDA=0 forbids CUDA, =1 requires it. MMCL_FAST_CUDA_ARCHS="80;90a" replaces the list of architectures.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 ARCHS = ["80", "90a", "100", "120"]
 CPU_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-fopenmp"]
-# no -ffast-math: NaN must come through, and fast_exp rounds by adding and subtracting; omp simd frees the
-# sums
+# No -ffast-math: NaN must come through, and fast_exp rounds by adding and subtracting. `omp simd` lets the compiler
+# reorder sums without it.
 ROW_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
 ISAS = {
     "generic": [],
@@ -34,10 +33,12 @@ ISAS = {
 
 
 def run(*command: object) -> str:
+    """Return what the command prints; raises CalledProcessError if it fails."""
     return subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
 
 
 def find_nvcc() -> Path | None:
+    """Return the nvcc of CUDA_HOME, CUDA_PATH, /usr/local/cuda or the PATH."""
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
         if home and (Path(home) / "bin" / "nvcc").is_file():
             return Path(home) / "bin" / "nvcc"
@@ -46,13 +47,14 @@ def find_nvcc() -> Path | None:
 
 
 def cuda_home(nvcc: Path) -> Path:
-    """nvcc may be a link or a wrapper on PATH: it says itself where its toolkit is."""
+    """Return the toolkit's folder. nvcc itself tells it, because a link or a wrapper on the PATH lies elsewhere."""
     printed = subprocess.run([str(nvcc), "--dryrun", "-x", "cu", "-E", os.devnull], capture_output=True, text=True)
     top = re.search(r"TOP=(\S+)", printed.stderr)
     return Path(top.group(1)).resolve() if top else nvcc.resolve().parent.parent
 
 
-def wants_cuda() -> Path | None:
+def choose_nvcc() -> Path | None:
+    """Return the nvcc to compile with, or None for a build without CUDA, as MMCL_FAST_CUDA says."""
     choice = os.environ.get("MMCL_FAST_CUDA", "")
     if choice not in ("", "0", "1"):
         raise SystemExit(f"MMCL_FAST_CUDA must be 0 (forbid) or 1 (require), not {choice!r}")
@@ -65,9 +67,8 @@ def wants_cuda() -> Path | None:
     return nvcc
 
 
-def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
-    """Flags for general kernels, flags for Hopper-only ones (files named *_sm90a.cu), and the
-    architectures."""
+def architecture_flags(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return nvcc's flags for general kernels, its flags for Hopper's kernels (*_sm90a.cu), and the architectures."""
     asked = [a for a in re.split(r"[;, ]+", os.environ.get("MMCL_FAST_CUDA_ARCHS", "")) if a]
     known = {c.removeprefix("sm_") for c in run(nvcc, "--list-gpu-code").split()}
     archs = [a for a in asked or ARCHS if a.rstrip("af") in known]
@@ -77,34 +78,33 @@ def gencodes(nvcc: Path) -> tuple[list[str], list[str], list[str]]:
         )
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
     plain = sorted({a for a in archs if a.isdigit()}, key=int)
-    ptx = sorted(
-        {*plain[:1], *plain[-1:]}, key=int
-    )  # of the oldest for what lies between, of the newest for what follows
+    # PTX of the oldest architecture serves GPUs between the listed ones, PTX of the newest serves later GPUs.
+    ptx = sorted({*plain[:1], *plain[-1:]}, key=int)
     flags += [f"-gencode=arch=compute_{a},code=compute_{a}" for a in ptx]
     hopper = ["-gencode=arch=compute_90a,code=sm_90a"] if "90a" in archs else []
     return flags, hopper, archs + [f"{a}+PTX" for a in ptx]
 
 
 def nvcc_host(cxx: list[str]) -> list[str]:
-    """The C++ compiler for nvcc, which takes a program and no words before or after it."""
+    """Return nvcc's flag for the C++ compiler, which must be one program without a launcher or flags."""
     programs = [
         word for word in cxx if not word.startswith("-") and Path(word).name not in ("ccache", "sccache", "distcc")
     ]
     return [f"-ccbin={shutil.which(programs[0]) or programs[0]}"] if programs else []
 
 
-def words(flags: list[str]) -> str:
-    """Flags as ninja's file has them: ninja gives its commands to a shell, which would split a path at a space."""
+def quote_flags(flags: list[str]) -> str:
+    """Return flags as they stand in ninja's file: ninja runs commands in a shell, which splits a path at a space."""
     return " ".join(shlex.quote(flag) for flag in flags).replace("$", "$$")
 
 
-def escape(path: object) -> str:
-    """A path on a build line of ninja's file; ninja quotes it for the shell itself."""
+def escape_path(path: object) -> str:
+    """Return a path as it stands on a build line of ninja's file; ninja itself quotes it for the shell."""
     return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
 
 
 class NinjaBuild(build_ext):
-    """One extension, written out as build.ninja so that files and architectures compile in parallel."""
+    """Builds the extension through build.ninja, so that files and architectures compile in parallel."""
 
     def build_extension(self, ext: Extension) -> None:
         import pybind11
@@ -115,14 +115,14 @@ class NinjaBuild(build_ext):
         writable = os.access(ROOT, os.W_OK)
         work = ROOT / "build" / f"ninja-{tag}" if writable else Path(self.build_temp).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        # CXX may hold words, such as "ccache g++"; what is found on PATH is one word, with a space perhaps.
+        # CXX may be several words, such as "ccache g++". A path found on PATH is one word, and may contain a space.
         found = shutil.which("c++") or shutil.which("g++") or "c++"
         cxx = shlex.split(os.environ.get("CXX") or shlex.quote(found))
-        nvcc = wants_cuda()
+        nvcc = choose_nvcc()
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         flags = CPU_FLAGS + (["-DMMCL_X86"] if x86 else [])
         lines = [
-            f"cxx = {words(cxx)}",
+            f"cxx = {quote_flags(cxx)}",
             "rule cxx",
             "  command = $cxx -MMD -MF $out.d $flags -c $in -o $out",
             "  depfile = $out.d",
@@ -133,8 +133,9 @@ class NinjaBuild(build_ext):
 
         def compile_one(source: Path, rule: str, extra: list[str], suffix: str = "") -> None:
             name = f"{source.parent.name}_{source.stem}{suffix}.o"
-            # Relative: nvcc does not take every letter that a folder's name may have.
-            lines.extend([f"build {name}: {rule} {escape(os.path.relpath(source, work))}", f"  flags = {words(extra)}"])
+            # Relative: nvcc refuses some characters that the checkout's path may contain.
+            lines.append(f"build {name}: {rule} {escape_path(os.path.relpath(source, work))}")
+            lines.append(f"  flags = {quote_flags(extra)}")
             objects.append(name)
 
         cpu = ROOT / "csrc" / "cpu"
@@ -163,13 +164,13 @@ class NinjaBuild(build_ext):
             "  command = $cxx $in -o $out $flags",
             "  description = link $out",
             f"build _C.so: link {' '.join(objects)}",
-            f"  flags = {words(link)}",
+            f"  flags = {quote_flags(link)}",
             "default _C.so",
             "",
         ]
         (work / "build.ninja").write_bytes(os.fsencode("\n".join(lines)))
         self.ninja(work)
-        # Replaced as a whole: running processes have the old file mapped, and writing into it would crash them.
+        # Renamed over the old file: running processes have it mapped, and writing into it would crash them.
         shutil.copyfile(work / "_C.so", out.with_suffix(".new"))
         out.with_suffix(".new").replace(out)
 
@@ -177,7 +178,8 @@ class NinjaBuild(build_ext):
     def add_cuda(
         nvcc: Path, cxx: list[str], lines: list[str], compile_one, info: dict, includes: list[str]
     ) -> list[str]:
-        general, hopper, archs = gencodes(nvcc)
+        """Add the CUDA files to build.ninja's lines and the build information; return the linker's flags."""
+        general, hopper, archs = architecture_flags(nvcc)
         home = cuda_home(nvcc)
         common = [
             "-std=c++17",
@@ -193,7 +195,7 @@ class NinjaBuild(build_ext):
             *nvcc_host(cxx),
         ]
         lines += [
-            f"nvcc = {words([str(nvcc)])}",
+            f"nvcc = {quote_flags([str(nvcc)])}",
             "rule nvcc",
             "  command = $nvcc -MD -MF $out.d $flags -c $in -o $out",
             "  depfile = $out.d",
@@ -227,6 +229,7 @@ class NinjaBuild(build_ext):
         return [f"-L{libs}", "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
 
     def ninja(self, work: Path) -> None:
+        """Run ninja in the build folder."""
         try:
             from ninja import BIN_DIR
 
