@@ -169,8 +169,7 @@ def check_unrun(block: Block, variables: dict[str, str] | None = None) -> None:
         _check_names(ast.parse(block.text))
         return
     for line in block.text.replace("\\\n", "").splitlines():
-        for name, value in variables.items():
-            line = re.sub(rf"\${name}\b", lambda _, value=value: value, line)
+        line = re.sub(r"\$(\w+)", lambda found: variables.get(found[1], found[0]), line)
         variables |= dict(re.findall(r"^(\w+)=(\S+)", line))
         words = shlex.split(line, comments=True)
         starts = [i + 1 for i, word in enumerate(words) if word.endswith(("mmcl-fast", "mmcl_fast"))]
