@@ -122,25 +122,26 @@ class Results:
 
     def __init__(self, folder: Path, name: str, again: bool):
         self.folder, self.name = folder, name
-        self.now = folder / f"{name}.now"
-        self.results: list[dict] = []
+        self.running = folder / f"{name}.now"
+        self.measured: list[dict] = []
         self.lost: dict[str, dict[str, str]] = {}  # for each case: competitor -> reason
         file = folder / f"{name}.json"
         if again and file.is_file():
             old = json.loads(file.read_text())
-            self.results, self.lost = old["results"], old["about"].get("lost", {})
-        if again and self.now.is_file():
-            label, who = json.loads(self.now.read_text())
+            self.measured, self.lost = old["results"], old["about"].get("lost", {})
+        if again and self.running.is_file():
+            label, who = json.loads(self.running.read_text())
             self.lost.setdefault(label, {}).setdefault(who, ENDED_PROCESS)
 
     def mark_running(self, label: str, who: str) -> None:
+        """Note the case and the competitor that run now."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.now.write_text(json.dumps([label, who]))
+        self.running.write_text(json.dumps([label, who]))
 
-    def write(self, asked: list[str]) -> str:
-        """Write the files and return the Markdown; asked: the labels of all cases that this run shall measure."""
-        done = {info["label"] for info in self.results}
-        missing = [label for label in asked if label not in done]
+    def write(self, requested: list[str]) -> str:
+        """Write the files and return the Markdown; requested: the labels of all cases that this run shall measure."""
+        done = {info["label"] for info in self.measured}
+        missing = [label for label in requested if label not in done]
         facts = suite.run_facts(
             machine(),
             threads=torch.get_num_threads(),
@@ -153,7 +154,7 @@ class Results:
         if self.lost:
             facts["lost"] = self.lost
         return suite.write_results(
-            self.name, facts, self.results, COLUMNS, table_lines(self.results), notes, self.folder
+            self.name, facts, self.measured, COLUMNS, table_lines(self.measured), notes, self.folder
         )
 
 
@@ -164,11 +165,11 @@ def work(chosen: argparse.Namespace, folder: Path) -> int:
         the exit code: 0, 3 if nothing was measured, 75 if a competitor left the GPU unusable for this process.
     """
     results, until = Results(folder, chosen.out, chosen.again), time.monotonic() + chosen.limit
-    asked = cases.select_cases(cases.all_cases(), chosen.select)
-    labels = [cases.label(case) for case in asked]
-    done = {info["label"] for info in results.results}
+    requested = cases.select_cases(cases.all_cases(), chosen.select)
+    labels = [cases.label(case) for case in requested]
+    done = {info["label"] for info in results.measured}
     start_timer = ops.end_after() if torch.cuda.is_available() else lambda who: None
-    for case in asked:
+    for case in requested:
         label = cases.label(case)
         if label in done or "all together" in results.lost.get(label, {}):
             continue
@@ -186,7 +187,7 @@ def work(chosen: argparse.Namespace, folder: Path) -> int:
             who, why = gone.args
             results.lost.setdefault(label, {})[who] = f"{why} (the GPU was unusable afterwards)"
             results.write(labels)
-            results.now.unlink(missing_ok=True)
+            results.running.unlink(missing_ok=True)
             return 75
         except Exception as error:  # a case whose inputs cannot be made, perhaps for lack of memory
             print(f"{label}: {ops.describe_error(error)}", flush=True)
@@ -194,14 +195,14 @@ def work(chosen: argparse.Namespace, folder: Path) -> int:
             continue
         if torch.cuda.is_available():
             info["capability"] = list(torch.cuda.get_device_capability())
-        results.results.append(info)
+        results.measured.append(info)
         results.write(labels)
         print(summary_line(info), flush=True)
         if chosen.write_table:
             merge_table(chosen.write_table, backend_times([info]))
-    results.now.unlink(missing_ok=True)
-    if not results.results:
-        print(f"error: no case was measured; --select {chosen.select!r} fits {len(asked)}", file=sys.stderr)
+    results.running.unlink(missing_ok=True)
+    if not results.measured:
+        print(f"error: no case was measured; --select {chosen.select!r} fits {len(requested)}", file=sys.stderr)
         return 3
     text = results.write(labels)
     if not chosen.quiet:

@@ -138,14 +138,14 @@ def test_a_gpu_that_a_rival_made_unusable_raises_device_lost(monkeypatch):
 
 
 def test_an_ended_process_is_followed_by_one_that_knows_what_ended_it(tmp_path):
-    kept = bench.Results(tmp_path, "ops", again=False)
-    kept.results.append(result("done", cuda=1.0) | {"case": "c", "ours": "cuda"})
-    kept.results[0]["rows"] = {}
-    kept.write(["done", "next"])
+    results = bench.Results(tmp_path, "ops", again=False)
+    results.measured.append(result("done", cuda=1.0) | {"case": "c", "ours": "cuda"})
+    results.measured[0]["rows"] = {}
+    results.write(["done", "next"])
     assert "Not measured: next" in (tmp_path / "ops.md").read_text()
-    kept.mark_running("next", "QuACK")
+    results.mark_running("next", "QuACK")
     again = bench.Results(tmp_path, "ops", again=True)
-    assert [info["label"] for info in again.results] == ["done"]
+    assert [info["label"] for info in again.measured] == ["done"]
     assert again.lost == {"next": {"QuACK": bench.ENDED_PROCESS}}
 
 

@@ -51,5 +51,8 @@ class Backend(Protocol):
         ...
 
     def realign_backward(self, de: Tensor, result: RealignResult, a: RealignArguments, needs: int) -> RealignGradients:
-        """Return the gradients that ``needs`` asks for, given de (B, D), the gradient of ``result.e``."""
+        """Return the gradients of z, gate, down, up and source, given de (B, D), the gradient of ``result.e``.
+
+        Bit k of ``needs`` asks for the k-th gradient; the others are empty.
+        """
         ...
