@@ -108,7 +108,7 @@ def ours(
         cache: ``on``; or ``off``: every request decodes the files and runs the trunk again.
         query: ``trunk``: the query comes from the trunk's output. ``head`` adds a second forward of the head over
             cached tokens, ``files`` a whole second forward from the files.
-        folder: of the cache.
+        folder: where the feature cache is written.
         measure: also time decoding alone and the trunk alone.
 
     Returns:

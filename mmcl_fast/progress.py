@@ -57,9 +57,9 @@ class Display(Protocol):
         """Show a phase while the block runs.
 
         Args:
-            name: of the phase.
+            name: what the phase does, such as "decode".
             total: its number of steps; None where it is unknown.
-            unit: of the steps, such as "tasks".
+            unit: what a step is, such as "tasks".
             lines: False: only a bar shows the phase, because ``log_detail`` writes its lines.
         """
 

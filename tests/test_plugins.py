@@ -18,7 +18,7 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from tests.toy import write_folder
 
-OWN = """
+PLUGIN = """
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +52,10 @@ media.register("thermal", lambda file: np.load(file))
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """own.py and its neighbour, and a stream in two modalities, one of them own.py's, without split folders."""
+    """Write plugin.py and a module beside it, and a stream without split folders, with a modality of the plugin."""
     import numpy as np
 
-    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "plugin.py").write_text(PLUGIN)
     (tmp_path / "neighbour.py").write_text('NAME = "toy"\n')
     write_folder(tmp_path / "data", classes=2, train=4, test=3, modalities=("image",))
     rng = np.random.default_rng(0)
@@ -82,29 +82,31 @@ def command(place: Path, *words: str, code: int = 0) -> str:
 
 
 def test_a_run_of_all_that_is_ones_own(place: Path) -> None:
-    own = ("--set", "method.name=mine", "--set", "encoder.name=toy", "--set", "train.device=cpu")
-    command(place, "--use", "own.py", "train", "data", "--out", "run", "--quiet", *own)
+    overrides = ("--set", "method.name=mine", "--set", "encoder.name=toy", "--set", "train.device=cpu")
+    command(place, "--use", "plugin.py", "train", "data", "--out", "run", "--quiet", *overrides)
     record = json.loads((place / "run/config.json").read_text())
     assert record["method"] == {"name": "mine", "options": {"strength": 2.0, "mine": 3}}
     assert record["stream"]["path"] == str(place / "data")
     file = "data/thermal/class_1/0.npy"
-    said = command(place, "--use", "own.py", "predict", "run", file, "--modality", "thermal", "--format", "json", "-q")
-    assert json.loads(said)["labels"][0]["modality"] in ("image", "thermal")
-    # A run says nothing of what is to be imported: without --use it is refused, with a line that says how to go on.
-    said = command(place, "predict", "run", file, code=2)
-    assert "method.name = 'mine': no such method" in said and "--use FILE.py" in said
+    output = command(
+        place, "--use", "plugin.py", "predict", "run", file, "--modality", "thermal", "--format", "json", "-q"
+    )
+    assert json.loads(output)["labels"][0]["modality"] in ("image", "thermal")
+    # A run folder names no plugin. Without --use the run is refused, with a line that says what to do.
+    output = command(place, "predict", "run", file, code=2)
+    assert "method.name = 'mine': no such method" in output and "--use FILE.py" in output
     # The processes that a sweep starts inherit the plugin.
-    rows = ("--methods", "mine,mine:mine=4", "--seeds", "0", "--jobs", "1", "--quiet", *own[2:])
-    assert "mine:mine=4" in command(place, "--use", "own.py", "compare", "data", *rows)
+    rows = ("--methods", "mine,mine:mine=4", "--seeds", "0", "--jobs", "1", "--quiet", *overrides[2:])
+    assert "mine:mine=4" in command(place, "--use", "plugin.py", "compare", "data", *rows)
 
 
 @pytest.mark.parametrize(
     ("name", "code", "what"),
     [
         ("nowhere.py", "", "nowhere.py: no such file"),
-        ("own.py", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("plugin.py", "import nothing_of_this_name", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
         ("below/json.py", "", "another module is called json"),
-        ("own.py", "from mmcl_fast import methods\nmethods.register(int)", "not a method; derive its class"),
+        ("plugin.py", "from mmcl_fast import methods\nmethods.register(int)", "not a method; derive its class"),
         ("no_such_module", "", "ModuleNotFoundError"),
     ],
 )

@@ -21,7 +21,7 @@ from mmcl_fast.errors import RunError
 
 TENSORS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 FORMAT = 2
-KEYS: dict[str, type | tuple[type, ...]] = {  # of a learner's JSON values, with their types
+KEYS: dict[str, type | tuple[type, ...]] = {  # keys of a learner's JSON values, and their types
     "encoder": str,
     "fingerprint": str,
     "method": str,

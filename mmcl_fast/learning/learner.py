@@ -51,8 +51,8 @@ class Learner:
         workers: number of decoding threads.
         progress: a display of ``mmcl_fast.progress``; None shows nothing.
         cache_gb: limit of all trunk tokens in ``cache_dir``, in 10^9 bytes.
-        precision: of matrix products above the cut: ``fp32``, ``bf16``, or ``auto``, which is bf16 where the hardware
-            multiplies bf16.
+        precision: precision of matrix products above the cut: ``fp32``, ``bf16``, or ``auto``, which is bf16 where the
+            hardware multiplies bf16.
         media: the config's [media] section: limits of files, and what depth maps hold; see
             ``mmcl_fast.media.spec.adjust``.
 
@@ -291,7 +291,7 @@ class Learner:
             given: True lets the modality choose prompts and gates; None: True where ``modality`` is given.
             classes: texts that compete in place of the classes learned, whether learned or not. Samples are embedded
                 with the prompts and the re-alignment that were learned; the text encoder embeds the texts.
-            batch_size: of decoding and of the trunk.
+            batch_size: number of files that are decoded and embedded together.
             on_error: ``error`` raises at the first broken file; ``report`` yields a ``Prediction`` with ``error`` set
                 and goes on.
 

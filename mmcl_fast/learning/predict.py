@@ -48,7 +48,7 @@ class Prediction:
         file: the file as it was given, or the line's name.
         modality: the modality it was decoded as; None where the modality was not found.
         labels: the k best classes (modality, name), best first. A class given by its text has the modality "".
-        probabilities: of ``labels``: softmax over all classes that compete.
+        probabilities: probability of each class in ``labels``: softmax over all classes that compete.
         contributions: modality -> weight of its prompts and gate; None for methods without contributions.
         error: one line that names the file and says why there is no prediction; None where there is one.
 

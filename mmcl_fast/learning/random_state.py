@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PREFIX = "generator/"  # of their names among a checkpoint's tensors
+PREFIX = "generator/"  # begins their names among a checkpoint's tensors
 
 
 def get_random_states() -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from mmcl_fast.learning.model import Model
 from mmcl_fast.learning.random_state import get_random_states
 from mmcl_fast.methods import Classes
 
-TASK_KEYS = {"name", "modality", "classes", "class_ids"}  # of a task's record
+TASK_KEYS = {"name", "modality", "classes", "class_ids"}  # keys of a task's record
 
 
 def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -101,7 +101,7 @@ def paired(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, see
 
     Args:
         a, b: a metric of each method; ``a[i]`` and ``b[i]`` are from the same seed.
-        confidence: of the interval of the mean difference.
+        confidence: level of the interval of the mean difference.
         seed: fixes the swaps that are drawn where 2^n exceeds ``MAX_OUTCOMES`` (n > 16).
 
     Raises:

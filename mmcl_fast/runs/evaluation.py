@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmcl_fast.config import read_run_config, require_same_data
 from mmcl_fast.learning import Evaluation, Learner
 from mmcl_fast.runs.make_stream import make_stream
-from mmcl_fast.runs.summary import notes
+from mmcl_fast.runs.summary import result_notes
 
 if TYPE_CHECKING:
     from mmcl_fast.progress import Progress
@@ -73,4 +73,4 @@ def evaluate(
     learned = {task["name"] for task in learner.tasks}
     tasks = [task for task in stream.tasks if task.name in learned]
     result = learner.evaluate(tasks, setting=setting, split=split)
-    return RunEvaluation(result, len(learned), len(stream), notes(config, stream))
+    return RunEvaluation(result, len(learned), len(stream), result_notes(config, stream))

@@ -28,8 +28,8 @@ from mmcl_fast.streams.stream import Stream
 if TYPE_CHECKING:
     from mmcl_fast.learning.learner import Learner
 
-PLOT_SAMPLES = 400  # of the plot, equally many of each modality
-EXAMPLES_PER_CLASS = 10  # of a forgotten class
+PLOT_SAMPLES = 400  # samples of the plot, equally many of each modality
+EXAMPLES_PER_CLASS = 10  # examples of a forgotten class
 PICTURE_SIDE = 96  # pixels
 PICTURE_FRAMES = 4  # pictures of a video
 WEBP_QUALITY = 45
@@ -82,8 +82,8 @@ class _Chosen:
     sample: Sample
     task: int  # from 1
     label: ClassId
-    example: bool  # of a forgotten class
-    drawn: bool = False  # for the plot
+    example: bool  # True: an example of a forgotten class
+    drawn: bool = False  # True: a sample of the plot
 
 
 def _choose_samples(stream: Stream, forgotten: set[tuple[int, int]]) -> dict[str, list[_Chosen]]:

@@ -48,7 +48,7 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
         "contributions": {k: matrices[-1][k] for k in ("modalities", "matrix")} if matrices else None,
         "seconds": seconds,
         **learner.describe(),
-        "notes": notes(config, stream),
+        "notes": result_notes(config, stream),
     }
 
 
@@ -58,7 +58,7 @@ def _test_samples_by_class(task: Task) -> list[int]:
     return [counts[name] for name in task.classes]
 
 
-def notes(config: Config, stream: Stream) -> list[str]:
+def result_notes(config: Config, stream: Stream) -> list[str]:
     """Return the notes that must be shown wherever the numbers are shown, one sentence or two each."""
     out = [
         "R[t,i] is the accuracy in % on task i after task t; row 0 is the model before any task. "

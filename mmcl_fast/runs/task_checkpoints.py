@@ -19,7 +19,7 @@ from mmcl_fast.learning.random_state import PREFIX, get_random_states, set_rando
 from mmcl_fast.methods.shared.training_steps import State
 
 MAX_KEPT = 2  # checkpoints inside a task that stay on the disk
-KEYS = {"loops": dict, "under_way": str, "steps": int}  # of a checkpoint's JSON values
+KEYS = {"loops": dict, "under_way": str, "steps": int}  # keys of a checkpoint's JSON values, and their types
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -63,7 +63,7 @@ class TaskCheckpoints:
         self.counts: Counter[str] = Counter()
         self.stop_signal = 0
         self._agreed_signal = 0  # the signal that all processes know of, and stop for
-        self._number = 0  # of the newest checkpoint inside the task
+        self._number = 0  # running number of the newest checkpoint inside the task
         self._loops: dict[str, State] = {}
         self._random_states: dict[str, Tensor] = {}
         self._under_way: str | None = None  # the loop whose steps the newest checkpoint is inside

@@ -36,8 +36,8 @@ def test_train_writes_the_run_and_says_where(place: Path, tmp_path: Path) -> Non
 def test_same_command_same_numbers_and_json_alone(place: Path, tmp_path: Path) -> None:
     result = call("train", place / "mine.toml", "--out", tmp_path / "run", "--quiet", "--json")
     printed = json.loads(result.stdout)
-    kept = json.loads((place / "run" / "summary.json").read_text())
-    assert printed["settings"] == kept["settings"] and result.stderr == ""
+    stored = json.loads((place / "run" / "summary.json").read_text())
+    assert printed["settings"] == stored["settings"] and result.stderr == ""
 
 
 def test_a_finished_run_resumes_to_the_same_summary(place: Path, tmp_path: Path) -> None:
@@ -45,26 +45,26 @@ def test_a_finished_run_resumes_to_the_same_summary(place: Path, tmp_path: Path)
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "task-002")
     (tmp_path / "run" / "summary.json").unlink()
     call("train", place / "mine.toml", "--out", tmp_path / "run", "--quiet", "--resume")
-    again, kept = (json.loads((folder / "run" / "summary.json").read_text()) for folder in (tmp_path, place))
-    assert again["settings"] == kept["settings"]
+    again, stored = (json.loads((folder / "run" / "summary.json").read_text()) for folder in (tmp_path, place))
+    assert again["settings"] == stored["settings"]
 
 
 def test_a_run_folder_that_is_not_this_run_is_refused(place: Path, tmp_path: Path) -> None:
-    run, mine = place / "run", place / "mine.toml"
-    assert "--resume" in error_of(call("train", mine, "--out", run, code=2))
-    other = error_of(call("train", mine, "--out", run, "--resume", "--set", "train.seed=9", code=2))
+    run, toml = place / "run", place / "mine.toml"
+    assert "--resume" in error_of(call("train", toml, "--out", run, code=2))
+    other = error_of(call("train", toml, "--out", run, "--resume", "--set", "train.seed=9", code=2))
     assert "train.seed was 0, is 9" in other
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
-    assert "config.json" in error_of(call("train", mine, "--out", tmp_path / "full", "--resume", code=2))
+    assert "config.json" in error_of(call("train", toml, "--out", tmp_path / "full", "--resume", code=2))
     assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
 
 
 def test_evaluate_agrees_with_the_last_row_of_r(place: Path) -> None:
     found = json.loads(call("evaluate", place / "run", "--json", "--quiet", "--device", "cpu").stdout)
-    kept = json.loads((place / "run" / "summary.json").read_text())
+    stored = json.loads((place / "run" / "summary.json").read_text())
     for setting, accuracy in found["accuracy"].items():
-        assert accuracy == pytest.approx(kept["settings"][setting]["R"][-1])
+        assert accuracy == pytest.approx(stored["settings"][setting]["R"][-1])
     text = call("evaluate", place / "run", "--split", "val", "--setting", "given", "-q", "--device", "cpu").stdout
     assert "val split after 2 of 2 tasks" in text and "given_masked" in text and "agnostic" not in text
 
@@ -77,8 +77,8 @@ def test_evaluate_refuses_data_that_changed_since_the_run(place: Path, tmp_path:
     values["stream"]["path"] = str(tmp_path / "data")
     file.write_text(json.dumps(values))
     words = ["evaluate", tmp_path / "run", "--json", "--quiet", "--device", "cpu"]
-    elsewhere = json.loads(call(*words).stdout)
-    assert elsewhere["count"] == [6, 6]  # the same data in another place are the same data
+    moved = json.loads(call(*words).stdout)
+    assert moved["count"] == [6, 6]  # the same data in another place are the same data
     (tmp_path / "data/image/test/class_1/0.png").unlink()
     line = error_of(call(*words, code=2))
     assert "the data have changed since the run" in line and "restore" in line and str(file) in line
@@ -252,8 +252,8 @@ def test_an_interrupt_says_how_to_go_on(place: Path, tmp_path: Path, monkeypatch
         result = call(*words, code=130)
     assert f"mmcl-fast train --resume {tmp_path / 'run'}" in result.stderr
     call(*words, "--resume")
-    again, kept = (json.loads((folder / "run" / "summary.json").read_text()) for folder in (tmp_path, place))
-    assert again["settings"] == kept["settings"]
+    again, stored = (json.loads((folder / "run" / "summary.json").read_text()) for folder in (tmp_path, place))
+    assert again["settings"] == stored["settings"]
 
 
 def test_the_program_itself_ends_with_two_and_no_traceback(tmp_path: Path) -> None:

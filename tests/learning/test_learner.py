@@ -48,15 +48,15 @@ def test_every_method_learns_saves_loads_and_does_not_depend_on_the_batch(root, 
     for task in (stream[0], stream[-1]):
         tokens = learner.cache.tokens(learner.encoder, task.test)
         for given in (True, False):
-            whole = learner.method.scores(tokens, task.modality, learner.classes, given=given)
+            together = learner.method.scores(tokens, task.modality, learner.classes, given=given)
             alone = torch.cat(
                 [
                     learner.method.scores(tokens[i : i + 1], task.modality, learner.classes, given=given)
                     for i in range(len(tokens))
                 ]
             )
-            assert torch.equal(whole.argmax(1), alone.argmax(1))
-            torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)
+            assert torch.equal(together.argmax(1), alone.argmax(1))
+            torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_comm_learns_what_zero_shot_does_not(root):
@@ -134,9 +134,9 @@ def test_a_broken_file_names_itself_and_leaves_the_learner_as_it_was(root, tmp_p
 
 
 def test_an_interrupt_in_the_middle_restores_the_state(root, monkeypatch):
-    stream, whole = make(root)
+    stream, unstopped = make(root)
     for task in stream.tasks:
-        whole.learn(task)
+        unstopped.learn(task)
     stream, learner = make(root)
     modalities = set()
     for n, task in enumerate(stream.tasks):  # some bring a new modality, some do not; the first has nothing before
@@ -153,7 +153,7 @@ def test_an_interrupt_in_the_middle_restores_the_state(root, monkeypatch):
         learner.learn(task)
         modalities.add(task.modality)
     assert len(modalities) < len(stream)
-    ends = [x.method.state()[0] for x in (whole, learner)]
+    ends = [x.method.state()[0] for x in (unstopped, learner)]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
 
 
@@ -226,13 +226,13 @@ def test_who_competes_for_a_sample(root):
     for task in stream.tasks:
         classes = add_classes(classes, task, learner.encoder)
     for i, task in enumerate(stream.tasks):
-        own = {
+        competing = {
             classes.ids[k]
             for t in stream.tasks
             if t.modality == task.modality and (t.index < 3 or t is task)
             for k in t.class_ids
         }
-        masked = torch.tensor([c in own for c in range(len(classes))])
+        masked = torch.tensor([c in competing for c in range(len(classes))])
         seen = torch.arange(len(classes)) < (known if i < 3 else len(classes))
         tokens = learner.cache.tokens(learner.encoder, task.test)
         scores = learner.method.scores(tokens, task.modality, classes, given=True)
@@ -257,12 +257,12 @@ def test_the_batch_of_the_trunk_does_not_matter_and_predict_agrees_with_evaluati
 def test_save_replaces_a_saved_learner_and_nothing_else(root, tmp_path):
     stream, learner = make(root, "zero_shot")
     learner.learn(stream[0])
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.txt").write_text("years of work")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="holds other things"):
-        learner.save(mine)
-    assert (mine / "thesis.txt").read_text() == "years of work"
+        learner.save(folder)
+    assert (folder / "thesis.txt").read_text() == "years of work"
     learner.save(tmp_path / "run")
     learner.learn(stream[1])
     learner.save(tmp_path / "run")

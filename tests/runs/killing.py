@@ -155,22 +155,22 @@ def main(folder: Path, method: str, options: str, points: int, every: int, seed:
     def train(out):
         runs.learn_stream(config, out, resume=True)
 
-    whole = folder / "whole"
+    unstopped = folder / "unstopped"
     moments.reset(-1)
     assert in_a_process(lambda: train(folder / "warm")) == 0  # fills the feature cache
     moments.reset(-1)
     began = time.perf_counter()
-    assert in_a_process(lambda: train(whole)) == 0
+    assert in_a_process(lambda: train(unstopped)) == 0
     duration = time.perf_counter() - began
     count, total_steps, kinds = moments.read()
-    wanted = outcome(whole)
+    wanted = outcome(unstopped)
 
     rng = random.Random(seed)
     places = {kind: [i for i in range(count) if kinds[i] == kind] for kind in sorted(set(kinds))}
     chosen: list[int] = []
     while len(chosen) < points - points // TIMED:  # of all kinds as many, whatever their number
-        left = [kind for kind in places if places[kind]]
-        kind = min(left, key=lambda k: (sum(kinds[i] == k for i in chosen), k))
+        untried = [kind for kind in places if places[kind]]
+        kind = min(untried, key=lambda k: (sum(kinds[i] == k for i in chosen), k))
         chosen.append(places[kind].pop(rng.randrange(len(places[kind]))))
     report: dict[str, Any] = {
         "points": 0,

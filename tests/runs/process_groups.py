@@ -1,7 +1,7 @@
 """Runs of 1, 2, 3 and 4 gloo processes, forked after the imports, for the tests of mmcl_fast.distributed.
 
 Run it as ``python -m tests.runs.process_groups FOLDER``. Each run leaves its folder in FOLDER, named by its case and
-number of processes. ``said.json`` has the outcome of every process.
+number of processes. ``outcomes.json`` has the outcome of every process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CASES: dict[str, Any] = {
     "joint": ("joint", {"epochs": 1, "batch_size": 7}),
 }
 EVERY = 5
-said: dict[str, list[str]] = {}
+outcomes: dict[str, list[str]] = {}
 
 
 def small_blocks() -> None:
@@ -80,7 +80,7 @@ def ranks(name: str, world: int, work) -> list[str]:
             else Path(folder, str(number)).read_text()
             for number, status in enumerate(ended)
         ]
-    said[name] = out
+    outcomes[name] = out
     return out
 
 
@@ -109,17 +109,18 @@ def sums() -> str:
     blocks = [torch.randn(7, 5, generator=torch.Generator().manual_seed(i)) for i in range(11)]
     found = distributed.tree_sum(11, lambda i: blocks[i].clone(), torch.empty(7, 5))
     shares = distributed.shard_ranges(11)
-    own = shares[distributed.rank()]
+    indices = shares[distributed.rank()]
     joined = distributed.all_gather_rows(
-        torch.cat([torch.empty(0, 7, 5), *(b[None] for b in blocks[own.start : own.stop])]), [len(s) for s in shares]
+        torch.cat([torch.empty(0, 7, 5), *(b[None] for b in blocks[indices.start : indices.stop])]),
+        [len(s) for s in shares],
     )
     assert torch.equal(joined, torch.stack(blocks))
-    dealt = sorted(i for part in distributed.all_gather_object(distributed.shard(range(100))) for i in part)
-    assert dealt == list(range(100))
+    all_items = sorted(i for part in distributed.all_gather_object(distributed.shard(range(100))) for i in part)
+    assert all_items == list(range(100))
     rows, weight = torch.tensor([5, 0, 3]), torch.tensor([1.0, 9, 9, 2, 9, 3])
     for given in (None, weight):
-        mine, share = distributed.shard_batch(rows, given)
-        assert len(mine) and abs(sum(distributed.all_gather_object(float(share))) - 1) < 1e-6
+        chosen, share = distributed.shard_batch(rows, given)
+        assert len(chosen) and abs(sum(distributed.all_gather_object(float(share))) - 1) < 1e-6
     return hashlib.sha256(found.numpy().tobytes()).hexdigest()
 
 
@@ -158,7 +159,7 @@ def main(folder: Path) -> None:
 
     def ended(name: str, rank: int, step: int, act, on: int, going_on: int) -> None:
         ranks(name, on, train(name, before=lambda: at_step(rank, step, act)))
-        said[f"{name} left"] = sorted(p.name for p in (folder / name / "checkpoints").iterdir())
+        outcomes[f"{name} checkpoints"] = sorted(p.name for p in (folder / name / "checkpoints").iterdir())
         ranks(f"{name} resumed", going_on, train(name))
 
     def signalled(signum: int):
@@ -175,7 +176,7 @@ def main(folder: Path) -> None:
     for file in sorted((data / "image" / "train").rglob("*.png"))[-5:]:
         file.write_bytes(b"no picture")
     ranks("broken", 4, train("broken", cache=str(folder / "cold")))
-    (folder / "said.json").write_text(json.dumps(said))
+    (folder / "outcomes.json").write_text(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

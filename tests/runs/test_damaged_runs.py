@@ -20,13 +20,13 @@ from tests.toy import ToyEncoder
 
 
 def test_a_checkpoint_of_another_run_is_refused(config, tmp_path):
-    runs.learn_stream(config("ridge", {}), tmp_path / "mine")
+    runs.learn_stream(config("ridge", {}), tmp_path / "run")
     runs.learn_stream(config("ridge", {"penalty": 0.5}), tmp_path / "other")
     for name in ("task-003", "task-004"):
-        checkpoint.remove(tmp_path / "mine" / "checkpoints" / name)
-    (tmp_path / "other" / "checkpoints" / "task-004").rename(tmp_path / "mine" / "checkpoints" / "task-004")
+        checkpoint.remove(tmp_path / "run" / "checkpoints" / name)
+    (tmp_path / "other" / "checkpoints" / "task-004").rename(tmp_path / "run" / "checkpoints" / "task-004")
     with pytest.raises(RunError, match="task-004: learned otherwise: options.penalty was 0.5, is 0.005"):
-        runs.learn_stream(config("ridge", {}), tmp_path / "mine", resume=True)
+        runs.learn_stream(config("ridge", {}), tmp_path / "run", resume=True)
 
 
 def test_broken_checkpoints_are_named_and_the_one_before_is_taken(config, tmp_path):
@@ -97,8 +97,8 @@ def test_a_loss_of_nan_stops_before_it_is_kept(config, tmp_path, monkeypatch):
     assert len(Learner.load(tmp_path / "run", encoder=ToyEncoder()).tasks) == 2
     monkeypatch.setattr(Realigner, "train", real)
     runs.learn_stream(config(checkpoint_every=1), tmp_path / "run", resume=True)
-    runs.learn_stream(config(), tmp_path / "whole")
-    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    runs.learn_stream(config(), tmp_path / "unstopped")
+    assert bits(tmp_path / "run") == bits(tmp_path / "unstopped")
 
 
 def test_statistics_of_nan_are_not_kept_either(root):
@@ -109,10 +109,10 @@ def test_statistics_of_nan_are_not_kept_either(root):
             return out
 
     stream = Stream.from_folder(root, classes_per_task=2)
-    mine = Learner(Broken(), "ridge", device="cpu")
+    learner = Learner(Broken(), "ridge", device="cpu")
     with pytest.raises(RunError, match=f"task {stream[0].name}: gram is not finite after learning"):
-        mine.learn(stream[0])
-    assert mine.tasks == [] and mine.method.ridge.gram.isfinite().all()
+        learner.learn(stream[0])
+    assert learner.tasks == [] and learner.method.ridge.gram.isfinite().all()
 
 
 # ---- the log and the files --------------------------------------------------------------------------------------
@@ -121,11 +121,11 @@ def test_statistics_of_nan_are_not_kept_either(root):
 def test_a_damaged_line_of_metrics_is_refused_a_torn_last_one_is_not(config, tmp_path):
     runs.learn_stream(config("zero_shot", {}), tmp_path / "run")
     file = tmp_path / "run" / "metrics.jsonl"
-    whole = file.read_bytes()
-    file.write_bytes(whole.replace(b'"event"', b'"evnt"', 1))
+    contents = file.read_bytes()
+    file.write_bytes(contents.replace(b'"event"', b'"evnt"', 1))
     with pytest.raises(RunError, match=r"metrics.jsonl:1: no event of a run"):
         runs.learn_stream(config("zero_shot", {}), tmp_path / "run", resume=True)
-    lines = whole.splitlines(keepends=True)
+    lines = contents.splitlines(keepends=True)
     ends = [n for n, line in enumerate(lines) if b'"event": "task"' in line]
     file.write_bytes(b"".join(lines[: ends[0]] + lines[ends[1] + 1 :]))
     with pytest.raises(RunError, match="the row after task 1 is missing, but task 4 is learned"):

@@ -43,8 +43,8 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def said(runs):
-    return json.loads((runs / "said.json").read_text())
+def outcomes(runs):
+    return json.loads((runs / "outcomes.json").read_text())
 
 
 def learned(run: Path) -> tuple[dict[str, torch.Tensor], dict, list[dict]]:
@@ -61,16 +61,16 @@ def within(one: Path, several: Path) -> None:
         if key.split("/")[-1] == "mean" or "/prompt/" in key or "/row/" in key:
             torch.testing.assert_close(b[key], a[key], rtol=0, atol=2e-5, msg=lambda text: f"{key}: {text}")
     if "method/realign/down" in a:  # one of them can be turned against the other; their product says what they do
-        whole, parts = (t["method/realign/down"] @ t["method/realign/up"] for t in (a, b))
-        assert float((whole - parts).abs().max()) < 2e-3 * float(whole.abs().max())
+        expected, found = (t["method/realign/down"] @ t["method/realign/up"] for t in (a, b))
+        assert float((expected - found).abs().max()) < 2e-3 * float(expected.abs().max())
     assert len(rows) == len(others_rows)
     for row, other in zip(rows, others_rows):
         assert row["count"] == other["count"]
         assert all(abs((x or 0) - (y or 0)) <= 1 for x, y in zip(row["correct"], other["correct"]))
 
 
-def test_sums_and_shares_are_the_same_for_any_number_of_processes(said):
-    digests = {word for world in (1, 2, 3, 4) for word in said[f"sums-{world}"]}
+def test_sums_and_shares_are_the_same_for_any_number_of_processes(outcomes):
+    digests = {word for world in (1, 2, 3, 4) for word in outcomes[f"sums-{world}"]}
     assert len(digests) == 1 and len(digests.pop()) == 64
 
 
@@ -87,54 +87,54 @@ def test_statistics_are_the_same_bits(runs, world):
 @pytest.mark.parametrize(
     ("case", "world"), [("whole", 2), ("whole", 4), ("bare", 4), ("loops", 2), ("finetune", 2), ("joint", 2)]
 )
-def test_metrics_are_those_of_one_process(runs, said, case, world):
+def test_metrics_equal_a_single_process(runs, outcomes, case, world):
     within(runs / f"{case}-1", runs / f"{case}-{world}")
-    digests = {word.split()[1] for word in said[f"{case}-{world}"]}
-    assert len(said[f"{case}-{world}"]) == world and len(digests) == 1  # every process ends with the same bits
+    digests = {word.split()[1] for word in outcomes[f"{case}-{world}"]}
+    assert len(outcomes[f"{case}-{world}"]) == world and len(digests) == 1  # every process ends with the same bits
     assert json.loads((runs / f"{case}-{world}" / "environment.json").read_text())["processes"] == world
 
 
-def test_a_method_that_only_sums_moments_is_the_same_bits(runs, said):
+def test_a_method_that_only_sums_moments_is_the_same_bits(runs, outcomes):
     assert outcome(runs / "ridge-1") == outcome(runs / "ridge-2")
     assert set(CASES) == {"whole", "bare", "loops", "finetune", "ridge", "joint"}
 
 
-def test_each_sample_goes_through_the_trunk_once(said):
-    calls = [int(word.split()[0]) for word in said["whole-4"]]
-    alone = int(said["whole-1"][0].split()[0])
+def test_each_sample_goes_through_the_trunk_once(outcomes):
+    calls = [int(word.split()[0]) for word in outcomes["whole-4"]]
+    alone = int(outcomes["whole-1"][0].split()[0])
     assert all(c < alone for c in calls) and sum(calls) < 2 * alone  # batches are filled up, hence not equal
-    assert [word.split()[0] for word in said["whole-2"]] == ["0", "0"]  # what one process kept, others find
+    assert [word.split()[0] for word in outcomes["whole-2"]] == ["0", "0"]  # other processes find what one has cached
 
 
 @pytest.mark.parametrize(
-    ("name", "ended", "left"),
+    ("name", "ended", "checkpoints"),
     [
         ("killed-1", ["PeerLost", "SIGKILL"], ["inside-001-000003", "inside-001-000004"]),
         ("stopped", ["RunStopped: SIGTERM", "RunStopped: SIGTERM"], ["inside-001-000002", "inside-001-000003"]),
         ("full", ["RunError", "RunError"], ["inside-001-000001"]),
     ],
 )
-def test_an_ended_run_goes_on_to_the_same_bits(runs, said, name, ended, left):
-    assert [word[: len(start)] for word, start in zip(said[name], ended)] == ended
-    assert said[f"{name} left"] == left
+def test_an_ended_run_goes_on_to_the_same_bits(runs, outcomes, name, ended, checkpoints):
+    assert [word[: len(start)] for word, start in zip(outcomes[name], ended)] == ended
+    assert outcomes[f"{name} checkpoints"] == checkpoints
     assert outcome(runs / name) == outcome(runs / "whole-2")
 
 
-def test_the_first_process_can_die_and_another_number_goes_on(runs, said):
-    assert said["killed-0"][0] == "SIGKILL" and all(
-        "another process of this run ended" in w for w in said["killed-0"][1:]
+def test_the_first_process_can_die_and_another_number_goes_on(runs, outcomes):
+    assert outcomes["killed-0"][0] == "SIGKILL" and all(
+        "another process of this run ended" in w for w in outcomes["killed-0"][1:]
     )
     within(runs / "whole-1", runs / "killed-0")
 
 
-def test_a_broken_file_is_told_by_all(said):
-    assert len(said["broken"]) == 4 and len(set(said["broken"])) == 1
-    assert said["broken"][0].startswith("MediaError: ") and ".png" in said["broken"][0]
+def test_every_process_reports_a_broken_file(outcomes):
+    assert len(outcomes["broken"]) == 4 and len(set(outcomes["broken"])) == 1
+    assert outcomes["broken"][0].startswith("MediaError: ") and ".png" in outcomes["broken"][0]
 
 
-def test_a_method_that_cannot_share_is_refused(said):
+def test_a_method_for_one_process_is_refused(outcomes):
     line = "ConfigError: method finetune: learns in one process only; leave out --devices or torchrun"
-    assert said["one only"] == [line, line]
+    assert outcomes["one only"] == [line, line]
 
 
 # ---- the command line -----------------------------------------------------------------------------------------
@@ -166,25 +166,25 @@ def command(*words: object, runner: tuple[str, ...] = (), **environment: str) ->
 def test_devices_end_together_and_go_on(config, tmp_path):
     out = tmp_path / "run"
     train = command("train", config, "--out", out, "--devices", 2, "-q", RANKS_KILL="1,12")
-    _, told = train.communicate(timeout=300)
+    _, stderr = train.communicate(timeout=300)
     assert train.returncode == 2
-    assert told == (
+    assert stderr == (
         "error: process 1 of 2 was ended by SIGKILL; the others were ended and what was saved is as it "
         f"was: go on with: mmcl-fast train --resume {out} --devices 2\n"
     )
     train = command("train", "--resume", out, "--devices", 2, "-q", "--json")
-    printed, told = train.communicate(timeout=300)
-    assert (train.returncode, told) == (0, "")
-    assert json.loads(printed)["settings"]["agnostic"]["R"][-1] is not None and (out / "report.html").is_file()
+    stdout, stderr = train.communicate(timeout=300)
+    assert (train.returncode, stderr) == (0, "")
+    assert json.loads(stdout)["settings"]["agnostic"]["R"][-1] is not None and (out / "report.html").is_file()
 
 
 def test_torchrun_says_how_to_go_on(config, tmp_path):
     out = tmp_path / "run"
     runner = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
     train = command("train", config, "--out", out, "-q", runner=runner, RANKS_KILL="0,12")
-    _, told = train.communicate(timeout=300)
+    _, stderr = train.communicate(timeout=300)
     assert train.returncode == 1
-    assert f"go on with: mmcl-fast train --resume {out}\n" in told
+    assert f"go on with: mmcl-fast train --resume {out}\n" in stderr
 
 
 def test_processes_end_with_the_command_that_started_them(config, tmp_path):
@@ -196,8 +196,8 @@ def test_processes_end_with_the_command_that_started_them(config, tmp_path):
     train.send_signal(signal.SIGKILL)
     train.communicate(timeout=300)  # returns when nobody holds its standard error any more
     again = command("train", "--resume", out, "-q", RANKS_TERM="0,3")
-    _, told = again.communicate(timeout=300)
-    assert again.returncode == 143 and "in use" not in told
+    _, stderr = again.communicate(timeout=300)
+    assert again.returncode == 143 and "in use" not in stderr
 
 
 @pytest.mark.parametrize("seconds", [0.5, 6.0])
@@ -210,8 +210,8 @@ def test_a_signal_to_the_command_reaches_all(config, tmp_path, seconds):
         time.sleep(0.05)
     time.sleep(seconds)  # while they start, and while they learn or are about to
     train.send_signal(signal.SIGINT)
-    _, told = train.communicate(timeout=300)
-    assert train.returncode == 130 and "stopped: go on with: mmcl-fast train " in told and "--devices 2" in told
+    _, stderr = train.communicate(timeout=300)
+    assert train.returncode == 130 and "stopped: go on with: mmcl-fast train " in stderr and "--devices 2" in stderr
 
 
 def children(process: int) -> list[str]:

@@ -51,9 +51,9 @@ cli.app(sys.argv[3:])
 
 
 @pytest.mark.parametrize(
-    ("signals", "code", "kept"), [("SIGTERM", 143, 11), ("SIGINT", 130, 11), ("SIGINT,SIGINT", 130, 10)]
+    ("signals", "code", "steps"), [("SIGTERM", 143, 11), ("SIGINT", 130, 11), ("SIGINT,SIGINT", 130, 10)]
 )
-def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp_path, signals, code, kept):
+def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp_path, signals, code, steps):
     file = tmp_path / "mine.toml"
     options = "\n".join(f"{k} = {v}" for k, v in OPTIONS.items())
     file.write_text(
@@ -65,12 +65,12 @@ def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp
     assert done.returncode == code, done.stderr
     assert done.stderr.strip() == f"stopped: go on with: mmcl-fast train --resume {tmp_path / 'run'}"
     inside = checkpoint.find_step_checkpoints(tmp_path / "run", 1)
-    assert checkpoint.read(inside[-1][1], {})[1]["steps"] == kept
+    assert checkpoint.read(inside[-1][1], {})[1]["steps"] == steps
     if signals == "SIGTERM":
         result = CliRunner().invoke(cli.app, ["train", "--resume", str(tmp_path / "run"), "-q"])
         assert result.exit_code == 0, result.output
-        runs.learn_stream(config(checkpoint_every=5), tmp_path / "whole")
-        assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+        runs.learn_stream(config(checkpoint_every=5), tmp_path / "unstopped")
+        assert bits(tmp_path / "run") == bits(tmp_path / "unstopped")
 
 
 def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
@@ -83,7 +83,7 @@ def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
     checkpoints, done = TaskCheckpoints(tmp_path, every=1), []
     with pytest.raises(KeyboardInterrupt), checkpoints.stop_on_signals(), checkpoints.finishing():
         os.kill(os.getpid(), signal.SIGTERM)
-        done.append("written whole")
+        done.append("written")
     assert done
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
     try:
@@ -97,7 +97,7 @@ def test_outside_a_loop_a_signal_stops_at_once_and_handlers_come_back(tmp_path):
 
 
 def test_a_full_disk_is_one_line_wherever_it_comes_and_the_run_goes_on(config, tmp_path, monkeypatch):
-    runs.learn_stream(config(checkpoint_every=9), tmp_path / "whole")
+    runs.learn_stream(config(checkpoint_every=9), tmp_path / "unstopped")
     real, calls = os.fsync, []
 
     def fsync(handle):
@@ -117,13 +117,13 @@ def test_a_full_disk_is_one_line_wherever_it_comes_and_the_run_goes_on(config, t
             refused += 1
             full = {len(calls) + 6 + refused}
     assert refused > 8
-    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    assert bits(tmp_path / "run") == bits(tmp_path / "unstopped")
     names = [p.name for p in (tmp_path / "run").rglob("*") if "." in p.name]
     assert not [n for n in names if n.endswith(".part") or n.startswith((".task", ".inside"))]
 
 
 def test_a_file_system_that_takes_no_more_is_believed(config, tmp_path):
-    runs.learn_stream(config("ridge", {}), tmp_path / "whole")
+    runs.learn_stream(config("ridge", {}), tmp_path / "unstopped")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
     try:
@@ -132,7 +132,7 @@ def test_a_file_system_that_takes_no_more_is_believed(config, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     runs.learn_stream(config("ridge", {}), tmp_path / "run", resume=True)
-    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+    assert bits(tmp_path / "run") == bits(tmp_path / "unstopped")
 
 
 def test_a_small_disk_that_fills_up(config, tmp_path):
@@ -141,7 +141,7 @@ def test_a_small_disk_that_fills_up(config, tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
-        runs.learn_stream(config(), tmp_path / "whole")
+        runs.learn_stream(config(), tmp_path / "unstopped")
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(330_000))
         with pytest.raises(RunError, match="No space left"):
@@ -150,7 +150,7 @@ def test_a_small_disk_that_fills_up(config, tmp_path):
         assert good is None or checkpoint.read(good)
         ballast.unlink()
         runs.learn_stream(config(keep_checkpoints=2), disk / "run", resume=True)
-        assert bits(disk / "run") == bits(tmp_path / "whole")
+        assert bits(disk / "run") == bits(tmp_path / "unstopped")
         assert [p.name for _, p in checkpoint.find_task_checkpoints(disk / "run")] == ["task-003", "task-004"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -183,10 +183,10 @@ def test_a_folder_without_permission_is_named(config, tmp_path):
 
 def test_replacing_a_saved_learner_can_be_cut_anywhere(root, tmp_path, monkeypatch):
     stream = Stream.from_folder(root, classes_per_task=2)
-    mine = Learner(ToyEncoder(), "ridge", device="cpu")
-    mine.learn(stream[0])
-    mine.save(tmp_path / "model")
-    mine.learn(stream[1])
+    model = Learner(ToyEncoder(), "ridge", device="cpu")
+    model.learn(stream[0])
+    model.save(tmp_path / "model")
+    model.learn(stream[1])
     real = {name: getattr(os, name) for name in ("rename", "fsync")}
     for cut in range(9):
         calls = []
@@ -204,9 +204,9 @@ def test_replacing_a_saved_learner_can_be_cut_anywhere(root, tmp_path, monkeypat
             for name in real:
                 patch.setattr(os, name, counted(name))
             with contextlib.suppress(KeyboardInterrupt):
-                mine.save(tmp_path / "model")
+                model.save(tmp_path / "model")
         assert len(Learner.load(tmp_path / "model", encoder=ToyEncoder()).tasks) in (1, 2), calls
-    mine.save(tmp_path / "model")
+    model.save(tmp_path / "model")
     assert len(Learner.load(tmp_path / "model", encoder=ToyEncoder()).tasks) == 2
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 

@@ -50,8 +50,8 @@ def written(learned: tuple[Path, runs.RunResult], folder: Path) -> sample_file.R
 def test_samples_are_what_the_learner_says_of_them(learned: tuple[Path, runs.RunResult], tmp_path: Path) -> None:
     state = {k: v.clone() for k, v in learned[1].learner.contents()[0].items() if not k.startswith("generator/")}
     found = written(learned, tmp_path)
-    own, stream = learned[1].learner, learned[1].stream
-    after = own.contents()[0]
+    learner, stream = learned[1].learner, learned[1].stream
+    after = learner.contents()[0]
     assert all(torch.equal(after[k], v) for k, v in state.items())
     assert list(found.embeddings) == ["before re-alignment", "after re-alignment"]
     everything = {s.key: (task, s) for task in stream.tasks for s in task.test}
@@ -60,32 +60,32 @@ def test_samples_are_what_the_learner_says_of_them(learned: tuple[Path, runs.Run
         task, sample = everything[one.key]
         assert found.classes[one.label] == (sample.modality, sample.label)
         assert one.task == task.index + 1 and one.modality == sample.modality
-        tokens = own.cache.tokens(own.encoder, [sample])
-        scores = own.method.scores(tokens, one.modality, own.classes, given=False)
-        assert found.classes[one.guess] == own.classes.keys[int(scores.argmax())]
-        e = own.method.outputs(tokens, one.modality, own.classes)["embedding"][0]
+        tokens = learner.cache.tokens(learner.encoder, [sample])
+        scores = learner.method.scores(tokens, one.modality, learner.classes, given=False)
+        assert found.classes[one.guess] == learner.classes.keys[int(scores.argmax())]
+        e = learner.method.outputs(tokens, one.modality, learner.classes)["embedding"][0]
         assert np.abs(found.embeddings["after re-alignment"][i] - e.numpy()).max() < 2e-3
     right = sum(s.label == s.guess for s in found.samples)
-    result = own.evaluate(stream.tasks, setting="agnostic")
+    result = learner.evaluate(stream.tasks, setting="agnostic")
     assert right == sum(result.correct["agnostic"])
 
 
 def test_taken_is_counted_by_class(learned: tuple[Path, runs.RunResult], tmp_path: Path) -> None:
     found, result = written(learned, tmp_path), learned[1]
-    said = result.learner.evaluate(result.stream.tasks)
+    evaluation = result.learner.evaluate(result.stream.tasks)
     for place in range(len(result.stream.tasks)):
-        own = [s for s in found.samples if s.task == place + 1]
-        counted = Counter((found.classes[s.label], found.classes[s.guess]) for s in own)
-        assert said.confusion["agnostic"][place] == counted
-        for right, label in zip(said.by_class("agnostic")[place], said.classes[place]):
+        shown = [s for s in found.samples if s.task == place + 1]
+        counted = Counter((found.classes[s.label], found.classes[s.guess]) for s in shown)
+        assert evaluation.confusion["agnostic"][place] == counted
+        for right, label in zip(evaluation.by_class("agnostic")[place], evaluation.classes[place]):
             assert right == counted[label, label]
-        for wrong, label in zip(said.top_confusions("agnostic", 2)[place], said.classes[place]):
+        for wrong, label in zip(evaluation.top_confusions("agnostic", 2)[place], evaluation.classes[place]):
             counts = sorted((n for (a, b), n in counted.items() if a == label != b), reverse=True)
             assert [n for _, n in wrong] == counts[:2]
             assert all(counted[label, guess] == n for guess, n in wrong)
     events = [json.loads(line) for line in (learned[0] / "metrics.jsonl").read_text().splitlines()]
     last = [e for e in events if e["event"] == "evaluation"][0 - 3]
-    assert last["setting"] == "agnostic" and last["by_class"] == said.by_class("agnostic")
+    assert last["setting"] == "agnostic" and last["by_class"] == evaluation.by_class("agnostic")
     assert [task["test_by_class"] for task in result.summary["tasks"]] == [[5, 5]] * 6
 
 
@@ -125,12 +125,12 @@ def test_files_that_are_gone_are_named_and_nothing_is_written(
     learned: tuple[Path, runs.RunResult], tmp_path: Path
 ) -> None:
     moved = learned[0].parent / "data" / "image"
-    moved.rename(moved.with_name("elsewhere"))
+    moved.rename(moved.with_name("moved"))
     try:
         with pytest.raises(MediaError, match=r"image/test/.*check the path"):
             written(learned, tmp_path)
     finally:
-        moved.with_name("elsewhere").rename(moved)
+        moved.with_name("moved").rename(moved)
     assert not (tmp_path / sample_file.SAMPLES_FILE).exists()
 
 

@@ -29,7 +29,7 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
             "train": {"device": device, "deterministic": True, "checkpoint_every": 4},
         }
     )
-    runs.learn_stream(config, tmp_path / "whole")
+    runs.learn_stream(config, tmp_path / "unstopped")
     real, calls = task_checkpoints.TaskCheckpoints.step, []
 
     def stop_now_and_then(self, loop, state):
@@ -46,5 +46,5 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
         except task_checkpoints.RunStopped:
             stops += 1
     assert stops == 4 and set(calls) == {"prompts", "re-alignment"}
-    ends = [checkpoint.read(checkpoint.find_latest(tmp_path / name))[0] for name in ("whole", "parts")]
+    ends = [checkpoint.read(checkpoint.find_latest(tmp_path / name))[0] for name in ("unstopped", "parts")]
     assert ends[0].keys() == ends[1].keys() and all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])

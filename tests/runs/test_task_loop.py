@@ -41,7 +41,7 @@ def summary(out):
 
 
 def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch):
-    runs.learn_stream(config(), tmp_path / "whole")
+    runs.learn_stream(config(), tmp_path / "unstopped")
     real, calls = Learner.learn, []
 
     def stop_at_the_fourth(self, task):
@@ -58,8 +58,8 @@ def test_a_stopped_run_resumes_to_the_same_numbers(config, tmp_path, monkeypatch
     with open(tmp_path / "parts" / "metrics.jsonl", "a") as log:
         log.write('{"event": "evaluation", "after": 4, "row"')  # the line that a stop cut short
     runs.learn_stream(config(), tmp_path / "parts", resume=True)
-    assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
-    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+    assert summary(tmp_path / "parts") == summary(tmp_path / "unstopped")
+    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("unstopped", "parts")]
     assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
 
 
@@ -139,8 +139,8 @@ def test_a_folder_from_before_a_key_was_added_goes_on(config, tmp_path, monkeypa
         runs.learn_stream(config(options={**OPTIONS, "tau": 0.3}), out, resume=True)
     runs.learn_stream(config(), out, resume=True)
     assert len(checkpoint.find_task_checkpoints(out)) == 6
-    runs.learn_stream(config(), tmp_path / "whole")
-    assert summary(out) == summary(tmp_path / "whole")
+    runs.learn_stream(config(), tmp_path / "unstopped")
+    assert summary(out) == summary(tmp_path / "unstopped")
     for table, name in (
         (older["train"], "train.gone"),
         (older["method"]["options"], "method.options.gone"),
@@ -173,8 +173,8 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
     def make():
         return config("joint", {"epochs": 2, "batch_size": 8}, checkpoint_every=7)
 
-    runs.learn_stream(make(), tmp_path / "whole")
-    assert [p.name for p in (tmp_path / "whole" / "checkpoints").iterdir()] == ["task-006"]
+    runs.learn_stream(make(), tmp_path / "unstopped")
+    assert [p.name for p in (tmp_path / "unstopped" / "checkpoints").iterdir()] == ["task-006"]
     real, calls = task_checkpoints.TaskCheckpoints.step, []
 
     def stop_late(self, loop, state):
@@ -195,8 +195,8 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
     del calls[:]
     runs.learn_stream(make(), tmp_path / "parts", resume=True)
     assert len(calls) == 6 * 2 * 2 - 14  # six tasks of two batches, two epochs; 14 steps were kept
-    assert summary(tmp_path / "parts") == summary(tmp_path / "whole")
-    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+    assert summary(tmp_path / "parts") == summary(tmp_path / "unstopped")
+    tensors = [checkpoint.read(tmp_path / name / "checkpoints" / "task-006")[0] for name in ("unstopped", "parts")]
     assert tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
 
 

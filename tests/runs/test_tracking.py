@@ -68,14 +68,14 @@ def test_tensorboard_holds_the_events_once_after_a_resume_too(learn, tmp_path: P
         events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    whole = Learner.learn
+    real_learn = Learner.learn
     taught: list[Task] = []
 
     def interrupted(self, task):
         if taught:
             raise KeyboardInterrupt
         taught.append(task)
-        return whole(self, task)
+        return real_learn(self, task)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "learn", interrupted)
@@ -123,11 +123,11 @@ def test_wandb_gets_each_event_once_and_a_resumed_run_is_the_same_one(learn, wan
 
 
 def test_a_tracker_that_fails_costs_the_run_nothing(learn, wandb) -> None:
-    said = []
+    lines = []
 
     class Shown:
         def log(self, line):
-            said.append(line)
+            lines.append(line)
 
         def phase(self, *args):
             from mmcl_fast.progress import Silent
@@ -137,8 +137,8 @@ def test_a_tracker_that_fails_costs_the_run_nothing(learn, wandb) -> None:
     wandb.fails = True
     events = learn("wandb", progress=Shown())
     assert events[-1]["event"] == "summary"
-    assert [line for line in said if "wandb" in line and "no route to host" in line] and sum(
-        "wandb" in line for line in said
+    assert [line for line in lines if "wandb" in line and "no route to host" in line] and sum(
+        "wandb" in line for line in lines
     ) == 1
     assert {step for step, _ in wandb.runs[0].logged} == {0}
 
@@ -163,8 +163,8 @@ def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setenv(name, value if name == "WANDB_MODE" else str(tmp_path / value))
     log = MetricsLog(tmp_path / "metrics.jsonl")
-    said: list[str] = []
-    with tracking.follow(["wandb"], tmp_path, log, ["a"], {"seed": 1}, said.append):
+    lines: list[str] = []
+    with tracking.follow(["wandb"], tmp_path, log, ["a"], {"seed": 1}, lines.append):
         log.write({"event": "task", "task": 1, "seconds": {"prompts": 2.5}})
     written = b"".join(file.read_bytes() for file in tmp_path.glob("wandb/offline-run-*/*.wandb"))
-    assert said == [] and b"seconds/prompts" in written
+    assert lines == [] and b"seconds/prompts" in written

@@ -61,7 +61,7 @@ def test_train_checks_files_before_it_begins(toml, tmp_path):
 
 
 def test_resume_goes_on_with_the_runs_own_config(toml, tmp_path, monkeypatch):
-    runs.train(toml, tmp_path / "whole", overrides=["train.seed=5"])
+    runs.train(toml, tmp_path / "unstopped", overrides=["train.seed=5"])
     real, learned = Learner.learn, []
 
     def stop_at_the_third(self, task):
@@ -77,7 +77,7 @@ def test_resume_goes_on_with_the_runs_own_config(toml, tmp_path, monkeypatch):
     found = runs.evaluate(tmp_path / "parts", device="cpu")
     assert (found.tasks_learned, found.tasks_total) == (2, 4) and found.result.names == learned[:2]
     result = runs.resume(tmp_path / "parts", overrides=["train.workers=1"])
-    assert bits(tmp_path / "parts") == bits(tmp_path / "whole") and len(result.learner.tasks) == 4
+    assert bits(tmp_path / "parts") == bits(tmp_path / "unstopped") and len(result.learner.tasks) == 4
     with pytest.raises(RunError, match=r"train\.seed was 5, is 6"):
         runs.resume(tmp_path / "parts", overrides=["train.seed=6"])
 
