@@ -81,7 +81,7 @@ def size_of(source: Source) -> int:
 
 def _require_regular_file(path: str | Path) -> os.stat_result:
     """Return the status of a file. Raises OSError for a pipe or a device, because those may never end."""
-    if "\0" in str(path):
+    if "\0" in str(path):  # os.stat would raise ValueError
         raise FileNotFoundError(errno.ENOENT, "a name cannot hold a zero byte")
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -193,7 +193,7 @@ def open_container(source: Source, **options: str) -> InputContainer:
     target = "file:" + os.path.abspath(source) if is_file(source) else opened
     options |= {"protocol_whitelist": "file", "format_whitelist": DEMUXERS}
     try:
-        return av.open(target, "r", options=options, metadata_errors="replace")
+        return av.open(target, "r", options=options, metadata_errors="replace")  # tags may be in any charset
     except Exception as error:
         if opened is not None:  # the traceback refers to the file, so it would stay open
             opened.close()

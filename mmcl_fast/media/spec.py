@@ -118,6 +118,7 @@ class VisualSpec:
         for name in ("mean", "std", "depth_range"):
             value = getattr(self, name)
             if value is not None:
+                # JSON and TOML give lists, and a frozen dataclass needs this call.
                 object.__setattr__(self, name, tuple(float(v) for v in value))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ConfigError(f"mean = {self.mean}, std = {self.std}: three numbers each, std above 0")

@@ -99,17 +99,27 @@ def test_shuffle_draws_each_epoch_from_the_seed(greys):
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("world", [2, 4, 30])
-def test_every_item_is_on_exactly_one_rank(greys, world, shuffle):
+@pytest.mark.parametrize("world_size", [2, 4, 30])
+def test_every_item_is_on_exactly_one_rank(greys, world_size, shuffle):
     ranks = [
-        loader(greys, plain(), workers=0, batch_size=3, shuffle=shuffle, rank=rank, world=world)
-        for rank in range(world)
+        loader(greys, plain(), workers=0, batch_size=3, shuffle=shuffle, rank=rank, world_size=world_size)
+        for rank in range(world_size)
     ]
     parts = [list(rank) for rank in ranks]
     assert Counter(i for part in parts for i in indices_of(part)) == Counter(range(23))
     assert [len(part) for part in parts] == [len(rank) for rank in ranks]
     sizes = [len(indices_of(part)) for part in parts]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_former_name_of_the_world_size_still_works(greys):
+    former, present = (
+        loader(greys, plain(), workers=0, batch_size=3, rank=1, **{name: 2}) for name in ("world", "world_size")
+    )
+    assert former.world_size == 2 and former.state_dict() == present.state_dict()
+    assert indices_of(list(former)) == indices_of(list(present)) == list(range(1, 23, 2))
+    with pytest.raises(ConfigError, match="rank = 2, world_size = 2"):
+        loader(greys, plain(), rank=2, world_size=2)
 
 
 # position

@@ -65,7 +65,7 @@ def resize_weights(length: int, size: int, mode: str = "bilinear") -> tuple[Tens
     nonzero = full != 0
     first = nonzero.int().argmax(1)
     taps = int((nonzero * torch.arange(1, length + 1)).amax(1).sub(first).max())
-    first = first.clamp(max=length - taps)
+    first = first.clamp(max=length - taps)  # each sum has equally many inputs, the last ones begin earlier
     weights = full.gather(1, first[:, None] + torch.arange(taps))
     return first.int().contiguous(), weights.contiguous()
 
@@ -101,7 +101,7 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], u
         len(images),
         *images.shape[2:],
         frame,
-        channel if images.shape[1] == 3 else 0,
+        channel if images.shape[1] == 3 else 0,  # a stride of 0 repeats a single plane
         row,
         pixel,
         affine.data_ptr(),

@@ -57,13 +57,14 @@ class Loader:
         seed: of the random views and of the order.
         shuffle: draw the order of each epoch from (seed, epoch); otherwise it is the order of ``items``.
         epoch: number of the first epoch.
-        rank: number of this process, 0 to ``world`` - 1. It takes every ``world``-th item of the epoch's order,
-            beginning with item ``rank``.
-        world: number of processes. Each item is on exactly one rank. So the first ranks may have one item, and one
+        rank: number of this process, 0 to ``world_size`` - 1. It takes every ``world_size``-th item of the epoch's
+            order, beginning with item ``rank``.
+        world_size: number of processes. Each item is on exactly one rank. So the first ranks may have one item, and one
             batch, more than the last.
         prefetch: number of batches that are decoded while the caller works on one; DALI may run further ahead.
         on_error: ``error``: the first broken item in order raises its MediaError, and its batch is not yielded.
             ``skip``: broken items are left out of their batches and listed in ``faults``; an empty batch is left out.
+        world: former name of ``world_size``.
 
     Raises:
         ConfigError: a value is out of range, or the backend is not available.
@@ -83,21 +84,24 @@ class Loader:
         shuffle: bool = False,
         epoch: int = 0,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         prefetch: int = 2,
         on_error: str = "error",
+        world: int | None = None,
     ):
+        if world is not None:
+            world_size = world
         if workers < 0 or batch_size < 1 or prefetch < 0 or epoch < 0:
             raise ConfigError(
                 f"workers = {workers}, batch_size = {batch_size}, prefetch = {prefetch}, "
                 f"epoch = {epoch}: batch_size is at least 1, the others at least 0"
             )
-        if not 0 <= rank < world:
-            raise ConfigError(f"rank = {rank}, world = {world}: rank is from 0 up to, not with, world")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank = {rank}, world_size = {world_size}: rank is at least 0 and below world_size")
         if on_error not in ON_ERROR:
             raise ConfigError(f"on_error = {on_error!r}: use one of {', '.join(ON_ERROR)}")
         self.items, self.spec, self.batch_size, self.view, self.seed = items, spec, batch_size, view, seed
-        self.shuffle, self.epoch, self.rank, self.world, self.on_error = shuffle, epoch, rank, world, on_error
+        self.shuffle, self.epoch, self.rank, self.world_size, self.on_error = shuffle, epoch, rank, world_size, on_error
         self.engine = make_engine(spec, device, backend, workers=workers, batch_size=batch_size, prefetch=prefetch)
         self.stats = LoaderStats()
         self._faults: dict[int, MediaError] = {}
@@ -110,7 +114,7 @@ class Loader:
         return list(self._faults.items())
 
     def __len__(self) -> int:
-        return -(-len(range(self.rank, len(self.items), self.world)) // self.batch_size)
+        return -(-len(range(self.rank, len(self.items), self.world_size)) // self.batch_size)
 
     def __iter__(self) -> Generator[Batch, None, None]:
         start = self._done if self._loaded else 0
@@ -133,10 +137,11 @@ class Loader:
     def _order(self) -> range | Tensor:
         count = len(self.items)
         if not self.shuffle:
-            return range(count)[self.rank :: self.world]
+            return range(count)[self.rank :: self.world_size]
         digest = hashlib.sha256(f"{self.seed}/{self.epoch}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        return torch.randperm(count, generator=generator)[self.rank :: self.world]
+        seed = int.from_bytes(digest[:7], "big")  # fits the signed 64 bits of a seed
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(count, generator=generator)[self.rank :: self.world_size]
 
     def _without_broken_items(self, chunk: Chunk) -> Batch:
         """Return the batch without its broken items. Raises the first error if ``on_error`` is ``error``."""
@@ -193,7 +198,7 @@ class Loader:
             "seed": self.seed,
             "shuffle": self.shuffle,
             "rank": self.rank,
-            "world": self.world,
+            "world": self.world_size,  # the key of states that were saved before
         }
 
 

@@ -55,7 +55,7 @@ class ImageGraph:
 
     def place(self, output: Any, data: Tensor, slots: list[int]) -> None:
         """Write a pipeline's output to the rows ``slots`` of ``data``."""
-        rows = torch.from_dlpack(output.as_tensor())
+        rows = torch.from_dlpack(output.as_tensor())  # without a copy
         data[slots] = rows if self.is_video else rows[:, None]
 
 
@@ -75,7 +75,7 @@ class AudioGraph:
 
     def prepare(self, wave: np.ndarray, feed: Feed) -> Tensor:
         """Move a decoded wave ``[T]``, or the window of a longer one, to the device. Raises MediaError."""
-        if len(wave) != feed.samples or not np.abs(wave).max() <= LOUDEST:
+        if len(wave) != feed.samples or not np.abs(wave).max() <= LOUDEST:  # written so that NaN is refused
             raise MediaError("is not what its header says, or holds invalid samples")
         want, shift = math.ceil(self.spec.seconds * feed.rate) + 1, feed.view.shift
         start = int((0.5 if shift is None else shift) * max(len(wave) - want, 0))

@@ -82,6 +82,7 @@ def receive(sock: socket.socket, until: float | None = None) -> tuple[bytes, lis
     wanted = LENGTH.size
     try:
         while len(data) < wanted:
+            # A timeout of 0 would make the socket non-blocking.
             sock.settimeout(None if until is None else max(0.001, until - time.monotonic()))
             part, extra, _, _ = sock.recvmsg(
                 min(wanted - len(data), 1 << 16) if data else 1 << 16, socket.CMSG_LEN(MAX_DESCRIPTORS * found.itemsize)

@@ -113,6 +113,7 @@ def pack_source(source: Source) -> tuple[dict[str, Any], int]:
     try:
         if "whole" in packed:
             size_of(source)  # refuses a pipe or device, where opening might block
+        # O_NONBLOCK: the file may have become a pipe, and opening it would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

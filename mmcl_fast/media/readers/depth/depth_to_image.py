@@ -23,7 +23,7 @@ def to_metres(values: np.ndarray, spec: VisualSpec) -> Tensor:
     """
     if values.ndim != 2 or values.dtype.kind not in "uif" or 0 in values.shape:
         raise MediaError(f"a depth map is one plane of numbers, this is {values.dtype} {list(values.shape)}")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # float64 may exceed float32; the value becomes infinite, so invalid
         depth = torch.from_numpy((_rotate_bits(values) if spec.depth_kind == "sun_rgbd" else values).astype(np.float32))
     if spec.depth_invalid is not None:
         depth[torch.from_numpy(values == spec.depth_invalid)] = 0

@@ -86,6 +86,7 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
         kind = {tiff.FLOAT: "floats", tiff.SIGNED: "signed numbers"}.get(page.form, "whole numbers")
         raise MediaError(f"an image of {kind} of {page.bits} bits {NO_WHITE}")
     count = COLOURS[page.photometric]
+    # Some writers leave ExtraSamples out; a fourth channel of RGB then is alpha.
     extra = page.extra or ((ALPHA,) if page.photometric == tiff.RGB and page.samples == 4 else ())
     if page.samples < count or (count == 1 and page.samples > 2):
         raise MediaError(f"a TIFF of {page.samples} channels and colours {page.photometric}: save it as RGB")

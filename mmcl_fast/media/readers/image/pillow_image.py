@@ -58,6 +58,7 @@ def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False
         if fast and (pixels := _decode_plain_png(source, im)) is not None:
             return _resize_tensor(pixels, spec, view)[None]
         if im.format in ("JPEG", "MPO") and not whole and (factor := _spare_scale(*im.size, spec, view)) >= 2:
+            # The decoder chooses the next larger scale, so enough pixels are left for the resize.
             im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
         scale_transparent_grey(im)
         im.load()
@@ -100,6 +101,7 @@ def to_square(im: Picture, spec: VisualSpec, view: View) -> Tensor:
         return _resize_tensor(view_pixels(im), spec, view)
     box = view_region(*im.size, spec, view)
     method = Image.Resampling.BICUBIC if spec.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    # reducing_gap: a box filter reduces a much larger image first, which is faster and differs little.
     square = im.resize((spec.size, spec.size), method, box=box, reducing_gap=3.0)
     if view.flip:
         square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -112,6 +114,7 @@ def _array_to_square(pixels: np.ndarray, spec: VisualSpec, view: View) -> Tensor
 
     if pixels.dtype == np.uint8 and not _can_resize_tensor(pixels.shape[1], pixels.shape[0], spec, view):
         return to_square(Image.fromarray(pixels), spec, view)
+    # torch warns about arrays that cannot be written.
     planes = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()).permute(2, 0, 1)
     return _resize_tensor(planes, spec, view) if pixels.dtype == np.uint8 else crop_and_resize(planes, spec, view)
 
@@ -185,6 +188,7 @@ def _decode_plain_png(source: Source, im: Picture) -> Tensor | None:
     import av
 
     decoder = av.CodecContext.create("png", "r")
+    # A wrong checksum is an error, as it is for Pillow.
     decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
     try:
         (frame,) = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
