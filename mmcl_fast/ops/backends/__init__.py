@@ -1,0 +1,1 @@
+"""The backends of the operations, one module each. protocol.py says what a backend offers."""
