@@ -42,7 +42,7 @@ def make_config(folder: Path, method: str, options: dict, **train):
 
 
 def learned(folder: Path, method: str, options: dict) -> tuple[Learner, list]:
-    """A learner that learned the whole stream, and its tasks."""
+    """Learn the stream; return the learner and the tasks."""
     config = make_config(folder, method, options)
     tasks = make_stream(config).tasks
     out = Learner(ToyEncoder(), method, options=options, device="cpu")
@@ -102,19 +102,21 @@ def check_resume(folder: Path, method: str, options: dict, stops: tuple[int, ...
 
     with toy_encoder(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_checkpoints.TaskCheckpoints, "step", step)
-        runs.learn_stream(config, folder / "whole")
+        runs.learn_stream(config, folder / "uninterrupted")
         names = set(loops)
         for n, stop in enumerate(stops):
             assert stop < len(loops) or n, f"only {len(loops)} steps"
             del loops[:]
             left[:] = [stop]
             with pytest.raises(KeyboardInterrupt):
-                runs.learn_stream(config, folder / "parts", resume=n > 0)
+                runs.learn_stream(config, folder / "resumed", resume=n > 0)
         left.clear()
-        runs.learn_stream(config, folder / "parts", resume=True)
-    tensors = [checkpoint.read(folder / name / "checkpoints" / "task-006")[0] for name in ("whole", "parts")]
+        runs.learn_stream(config, folder / "resumed", resume=True)
+    tensors = [checkpoint.read(folder / name / "checkpoints" / "task-006")[0] for name in ("uninterrupted", "resumed")]
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0])
-    summaries = [json.loads((folder / name / "summary.json").read_text())["settings"] for name in ("whole", "parts")]
+    summaries = [
+        json.loads((folder / name / "summary.json").read_text())["settings"] for name in ("uninterrupted", "resumed")
+    ]
     assert summaries[0] == summaries[1]
     return names

@@ -43,7 +43,7 @@ def learn(setting, count, **options):
 
 
 def similarities(method, classes, data):
-    """s f' W_m' W_t t of a task's samples and its own classes."""
+    """s f' W_m' W_t t of a task's samples and its classes."""
     return method.scores(data.tokens, data.modality, classes, given=True)[:, data.classes]
 
 
@@ -141,12 +141,12 @@ def test_the_layer_is_that_of_the_given_modality_or_of_the_most_likely_one(setti
     for given in ("image", "audio"):
         expected = method.encoder.logit_scale * f @ method.layers[given].T @ text.T
         torch.testing.assert_close(method.scores(data.tokens, given, classes, given=True), expected)
-    own = method.relevance(F.normalize(data.tokens.query, dim=1)).argmax(1)
-    assert own.unique().tolist() == [0, 1] or own.unique().tolist() == [0]
-    e = torch.stack([f[i] @ method.layers[("image", "audio")[k]].T for i, k in enumerate(own.tolist())])
-    for said in ("image", "audio"):  # not told: it makes no difference what it is
+    likeliest = method.relevance(F.normalize(data.tokens.query, dim=1)).argmax(1)
+    assert likeliest.unique().tolist() == [0, 1] or likeliest.unique().tolist() == [0]
+    e = torch.stack([f[i] @ method.layers[("image", "audio")[k]].T for i, k in enumerate(likeliest.tolist())])
+    for modality in ("image", "audio"):  # not given: the modality makes no difference
         torch.testing.assert_close(
-            method.scores(data.tokens, said, classes, given=False), method.encoder.logit_scale * e @ text.T
+            method.scores(data.tokens, modality, classes, given=False), method.encoder.logit_scale * e @ text.T
         )
 
 

@@ -22,9 +22,9 @@ def two_tasks(name, **options):
     The state holds the prompt, the classifier's rows, and the old classes' logits of the second task's data.
     """
     encoder = ToyEncoder()
-    keys = [(m, str(c)) for m, own in TASKS for c in own]
+    keys = [(m, str(c)) for m, ids in TASKS for c in ids]
     texts = [str(k) for k in keys]
-    first, second = (task(encoder, i, m, own, i) for i, (m, own) in enumerate(TASKS))
+    first, second = (task(encoder, i, m, ids, i) for i, (m, ids) in enumerate(TASKS))
     method = method_class(name)(encoder, make_options(name, {**QUICK, "epochs": 8, **options}))
     method.learn(first, Classes(keys[:2], texts[:2], encoder.text(texts[:2])))
     classes = Classes(keys, texts, encoder.text(texts))
@@ -80,13 +80,13 @@ def test_the_fisher_is_the_mean_square_of_each_samples_own_gradient():
 
 def test_fishers_add_up_over_tasks_and_labels_are_drawn_from_the_model():
     method, second, _ = two_tasks("ewc", strength=0.0)
-    own = method._task_fisher(second, method.classifier)
+    new = method._task_fisher(second, method.classifier)
     again = method._task_fisher(second, method.classifier)
     for name, value in method.fisher.items():
-        assert torch.equal(own[name], again[name]) and (value >= own[name]).all() and (value >= 0).all()
-    assert (method.fisher["vision"] > own["vision"]).any()
+        assert torch.equal(new[name], again[name]) and (value >= new[name]).all() and (value >= 0).all()
+    assert (method.fisher["vision"] > new["vision"]).any()
     rows = (method.fisher["bias"] > 0).tolist()
-    assert rows == [True] * 4 and (own["bias"] > 0).tolist() == [False, False, True, True]
+    assert rows == [True] * 4 and (new["bias"] > 0).tolist() == [False, False, True, True]
     # for y ~ p the expectation of r^2 is p (1 - p): far from 0 for an untrained head, whatever the true labels are
     head = GrowingClassifier(method.encoder.dim, method.encoder.device)
     head.grow(4)

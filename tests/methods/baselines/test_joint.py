@@ -8,10 +8,10 @@ from tests.methods import end_to_end
 from tests.toy import ToyEncoder
 
 
-def data(index: int, modality: str, labels: list[int], places: int) -> TaskData:
+def data(index: int, modality: str, labels: list[int], positions: int) -> TaskData:
     generator = torch.Generator().manual_seed(index)
     count = 6 * len(labels)
-    tokens = Tokens(torch.randn(count, places, 16, generator=generator), torch.randn(count, 48, generator=generator))
+    tokens = Tokens(torch.randn(count, positions, 16, generator=generator), torch.randn(count, 48, generator=generator))
     return TaskData(index, modality, tokens, torch.tensor(labels).repeat(6), labels)
 
 

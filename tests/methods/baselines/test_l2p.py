@@ -15,11 +15,11 @@ from tests.toy import ToyEncoder
 def test_the_nearest_keys_are_chosen_for_each_sample():
     keys = torch.tensor([[3.0, 0.0], [0.0, 0.1], [-1.0, 0.0], [2.0, 2.0]])
     query = F.normalize(torch.tensor([[1.0, 0.0], [0.1, 1.0], [-1.0, 0.2]]), dim=1)
-    near, places = select_keys(query, keys, 2)
-    assert places.tolist() == [[0, 3], [1, 3], [2, 1]]
+    near, selected = select_keys(query, keys, 2)
+    assert selected.tolist() == [[0, 3], [1, 3], [2, 1]]
     torch.testing.assert_close(near[0], torch.tensor([0.0, 1 - 0.5**0.5]))
     for i in range(3):  # no vote of the batch
-        assert select_keys(query[i : i + 1], keys, 2)[1].tolist() == places[i : i + 1].tolist()
+        assert select_keys(query[i : i + 1], keys, 2)[1].tolist() == selected[i : i + 1].tolist()
 
 
 def test_chosen_prompts_follow_each_other():

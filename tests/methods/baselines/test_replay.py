@@ -23,10 +23,10 @@ def randn(*shape, seed=0):
 def test_the_reservoir_is_algorithm_r():
     u = torch.rand(4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     slots = [0, 1, 2]  # two were there of two seen, the first new one takes the free slot
-    for i, place in ((1, 3), (2, 4), (3, 5)):
+    for i, position in ((1, 3), (2, 4), (3, 5)):
         slot = int(u[i] * (2 + i + 1))
         if slot < 3:
-            slots[slot] = place
+            slots[slot] = position
     assert reservoir(3, 2, 4, torch.Generator().manual_seed(5)).tolist() == sorted(slots)
     assert reservoir(9, 2, 4, torch.Generator()).tolist() == list(range(6))
 
@@ -37,8 +37,8 @@ def test_every_sample_has_the_same_chance_over_all_tasks():
         held, seen = torch.empty(0, dtype=torch.int64), 0
         for count in (7, 33, 20):
             generator = torch.Generator().manual_seed(trial * 3 + count)
-            places = torch.cat([held, torch.arange(seen, seen + count)])
-            held = places[reservoir(12, seen, count, generator)]
+            samples = torch.cat([held, torch.arange(seen, seen + count)])
+            held = samples[reservoir(12, seen, count, generator)]
             seen += count
         assert len(held) == 12 == len(held.unique())
         chances[held] += 1 / 2000
@@ -86,11 +86,11 @@ def sequence(encoder, selection, budget, order=(("image", [0, 1]), ("depth", [2,
     """A method after tasks of 8 samples a class; class 1 comes twice."""
     method = Replay(encoder, make_options("replay", {**QUICK, "epochs": 1, "selection": selection, "budget": budget}))
     known = 0
-    for i, (modality, own) in enumerate(order):
-        known = max(known, *(c + 1 for c in own))
+    for i, (modality, ids) in enumerate(order):
+        known = max(known, *(c + 1 for c in ids))
         keys = [("any", str(c)) for c in range(known)]
         classes = Classes(keys, [str(k) for k in keys], encoder.text([str(k) for k in keys]))
-        data = task(encoder, i, modality, own, i)
+        data = task(encoder, i, modality, ids, i)
         yield method, data
         method.learn(data, classes)
     yield method, None
@@ -116,13 +116,13 @@ def test_the_budget_is_kept_and_exemplars_are_samples_of_their_class(selection, 
 
 def test_a_class_gives_up_its_last_exemplars_first():
     encoder = ToyEncoder()
-    kept = [
+    exemplars = [
         method.exemplars["image"].tokens[method.labels["image"] == 0].clone()
         for method, _ in sequence(encoder, "herding", 12)
         if "image" in method.exemplars
     ]
-    assert [len(k) for k in kept] == [6, 3, 3]
-    assert torch.equal(kept[0][:3], kept[1]) and torch.equal(kept[1], kept[2])
+    assert [len(k) for k in exemplars] == [6, 3, 3]
+    assert torch.equal(exemplars[0][:3], exemplars[1]) and torch.equal(exemplars[1], exemplars[2])
 
 
 def test_exemplars_lie_in_the_order_of_herding_on_unit_z_under_the_learned_prompt():
@@ -134,8 +134,8 @@ def test_exemplars_lie_in_the_order_of_herding_on_unit_z_under_the_learned_promp
     for c in (0, 1):
         order = herd(z[data.labels == c], 6)
         assert order.tolist() != list(range(6))
-        kept = method.exemplars["image"].tokens[method.labels["image"] == c]
-        assert torch.equal(kept, data.tokens.tokens[data.labels == c][order].bfloat16())
+        exemplars = method.exemplars["image"].tokens[method.labels["image"] == c]
+        assert torch.equal(exemplars, data.tokens.tokens[data.labels == c][order].bfloat16())
 
 
 def test_all_of_the_buffer_is_drawn_alike():

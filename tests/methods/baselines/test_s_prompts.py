@@ -72,7 +72,7 @@ def test_a_given_modality_chooses_among_its_own_domains():
         for given in (False, True)
     }
     assert finite == {False: [1, 3], True: [0, 1]}
-    assert method.scores(near_depth, "video", classes, given=True)[0, 3].isfinite()  # none of its own: as agnostic
+    assert method.scores(near_depth, "video", classes, given=True)[0, 3].isfinite()  # video has no domain: as agnostic
 
 
 def test_on_another_grid_of_tokens_the_prefix_alone_is_taken():

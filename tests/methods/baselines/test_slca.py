@@ -114,9 +114,9 @@ def test_the_prompt_is_the_slow_learner():
 def test_a_class_met_again_stays_in_its_first_tasks_block():
     encoder, method = ToyEncoder(), None
     method = Slca(encoder, make_options("slca", {**QUICK, "epochs": 1}))
-    for i, (own, known) in enumerate((([0, 1], 2), ([1, 2], 3), ([0, 2], 3))):
+    for i, (ids, known) in enumerate((([0, 1], 2), ([1, 2], 3), ([0, 2], 3))):
         keys = [("image", str(c)) for c in range(known)]
         texts = [str(k) for k in keys]
-        method.learn(task(encoder, i, "image", own, i), Classes(keys, texts, encoder.text(texts)))
+        method.learn(task(encoder, i, "image", ids, i), Classes(keys, texts, encoder.text(texts)))
     assert method.tasks == [[0, 1], [2]]
     assert [g.count for g in method.gaussians.values()] == [16, 16, 16]

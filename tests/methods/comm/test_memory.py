@@ -46,17 +46,17 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
     for seed, classes in enumerate(TASKS):
         u, labels = samples(classes, seed)
         for c in classes:
-            own = u[labels == c]
-            alone[c] = alone[c].merge(own, RANK) if c in alone else Gaussian.fit(own, RANK)
+            rows = u[labels == c]
+            alone[c] = alone[c].merge(rows, RANK) if c in alone else Gaussian.fit(rows, RANK)
     assert made.labels("image") == list(alone)
     assert [len(b) for b in made.blocks["image"][:-1]] == [size] * ((len(alone) - 1) // size)
     moment = 0
     for c, g in alone.items():
-        kept = made.gaussian("image", c)
-        assert kept.count == g.count
-        torch.testing.assert_close(kept.mean, g.mean)
-        torch.testing.assert_close(kept.factor.T @ kept.factor, g.factor.T @ g.factor, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(kept.diagonal, g.diagonal, rtol=1e-4, atol=1e-5)
+        found = made.gaussian("image", c)
+        assert found.count == g.count
+        torch.testing.assert_close(found.mean, g.mean)
+        torch.testing.assert_close(found.factor.T @ found.factor, g.factor.T @ g.factor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.diagonal, g.diagonal, rtol=1e-4, atol=1e-5)
         pooled = made.pooled["image"]
         moment = (
             moment
@@ -139,10 +139,10 @@ def test_a_checkpoint_of_one_entry_a_class_is_read(tmp_path):
     assert again.evaluate(stream.tasks[:3]) == learner.evaluate(stream.tasks[:3])
     for made in (again, learner):
         made.learn(stream.tasks[3])
-    mine, kept = (made.contents() for made in (again, learner))
-    assert json.dumps(mine[1]) == json.dumps(kept[1]) and mine[0].keys() == kept[0].keys()
-    for key in mine[0]:
-        torch.testing.assert_close(mine[0][key], kept[0][key])
+    state, saved = (made.contents() for made in (again, learner))
+    assert json.dumps(state[1]) == json.dumps(saved[1]) and state[0].keys() == saved[0].keys()
+    for key in state[0]:
+        torch.testing.assert_close(state[0][key], saved[0][key])
     older.pop("method/memory/class/image/1/mean")
     checkpoint.write(tmp_path / "older", older, values)
     with pytest.raises(RunError, match="does not fit method comm"):
@@ -189,10 +189,10 @@ def test_sampled_features_have_the_moments():
     torch.testing.assert_close((drawn.T @ drawn / 40000).float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
     a = memory.shrink
     for c, u in enumerate(drawn.float().split(40000)):
-        own, pooled = memory.gaussian("image", c), memory.pooled["image"]
-        torch.testing.assert_close(u.mean(0), own.mean, rtol=0, atol=0.1)
+        one, pooled = memory.gaussian("image", c), memory.pooled["image"]
+        torch.testing.assert_close(u.mean(0), one.mean, rtol=0, atol=0.1)
         torch.testing.assert_close(
-            torch.cov(u.T), (1 - a) * covariance(own) + a * covariance(pooled), rtol=0.1, atol=0.1
+            torch.cov(u.T), (1 - a) * covariance(one) + a * covariance(pooled), rtol=0.1, atol=0.1
         )
 
 

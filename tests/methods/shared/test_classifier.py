@@ -102,10 +102,10 @@ def test_training_stopped_inside_goes_on_to_the_same_bits():
         )
         return [prompt, *head.parameters, generator.get_state()]
 
-    whole, checkpoints = run(Kept()), Kept(5)
+    uninterrupted, checkpoints = run(Kept()), Kept(5)
     with pytest.raises(Stopped):
         run(checkpoints)
-    assert all(torch.equal(a, b) for a, b in zip(whole, run(Kept(state=checkpoints.state)), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(uninterrupted, run(Kept(state=checkpoints.state)), strict=True))
 
 
 def test_several_processes_are_refused(monkeypatch):

@@ -20,9 +20,11 @@ class Clips(ToyEncoder):
         return VisualSpec(modality=modality, size=32, frames=2) if modality == "video" else super().spec(modality)
 
 
-def tokens_of(count: int, places: int) -> Tokens:
-    generator = torch.Generator().manual_seed(places)
-    return Tokens(torch.randn(count, places, WIDTH, generator=generator), torch.randn(count, 16, generator=generator))
+def tokens_of(count: int, positions: int) -> Tokens:
+    generator = torch.Generator().manual_seed(positions)
+    return Tokens(
+        torch.randn(count, positions, WIDTH, generator=generator), torch.randn(count, 16, generator=generator)
+    )
 
 
 def moved_by(rows: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -39,8 +41,8 @@ def test_a_pair_scales_and_shifts_the_token_at_its_position_and_the_prefix_stays
     moved = Tokens(moved_by(rows, tokens.tokens), tokens.query)
     torch.testing.assert_close(head.head(tokens, prompt, "image"), encoder.head(moved, prefix, "image"))
     assert not torch.allclose(encoder.head(tokens, prefix, "image"), encoder.head(moved, prefix, "image"))
-    own = torch.stack([prompt, 2 * prompt, prompt, prompt, prompt])  # one for each sample
-    z = head.head(tokens, own, "image")
+    per_sample = torch.stack([prompt, 2 * prompt, prompt, prompt, prompt])  # one for each sample
+    z = head.head(tokens, per_sample, "image")
     torch.testing.assert_close(z[:1], head.head(tokens[:1], prompt, "image"))
     torch.testing.assert_close(z[1:2], head.head(tokens[1:2], 2 * prompt, "image"))
 
@@ -51,8 +53,8 @@ def test_a_clips_pair_is_the_sum_of_its_cells_and_its_frames():
     prompt = torch.randn(head.prompt_size(tokens, "video"), generator=torch.Generator().manual_seed(0))
     prefix, rows = head.unpack(prompt, "video", WIDTH)
     assert rows.shape == (4 + 2, 2 * WIDTH)
-    places = torch.stack([rows[cell] + rows[4 + frame] for frame in range(2) for cell in range(4)])
-    moved = Tokens(moved_by(places, tokens.tokens), tokens.query)
+    positions = torch.stack([rows[cell] + rows[4 + frame] for frame in range(2) for cell in range(4)])
+    moved = Tokens(moved_by(positions, tokens.tokens), tokens.query)
     torch.testing.assert_close(head.head(tokens, prompt, "video"), encoder.head(moved, prefix, "video"))
 
 
@@ -93,8 +95,8 @@ def test_the_parts_of_a_prompt_are_copies_and_make_it_whole_again():
 
 def test_prompts_for_another_grid_lend_their_prefix_alone():
     bank, generator = TokenScaleShiftBank(Clips(), 3, True), torch.Generator().manual_seed(0)
-    for modality, places in (("image", 16), ("depth", 16), ("video", 8)):
-        bank.reserve(tokens_of(2, places), modality)
+    for modality, positions in (("image", 16), ("depth", 16), ("video", 8)):
+        bank.reserve(tokens_of(2, positions), modality)
         bank.prompts[modality] = bank.fresh(modality, generator) + 1
     names, weight = ["image", "depth", "video"], torch.tensor([0.25, 0.25, 0.5])
     prefix, rows = bank.head.unpack(bank.blend("image", weight, names), "image", WIDTH)
@@ -150,6 +152,6 @@ def test_scales_and_shifts_learn_what_a_frozen_head_cannot_tell():
 
 def test_dropped_channels_are_missing_in_all_places_and_the_mean_stays():
     tokens, kept = tokens_of(2000, 4), torch.rand(2000, WIDTH, generator=torch.Generator().manual_seed(2)) >= 0.25
-    x, places = drop_channels(tokens, kept, 0.25).tokens, kept[:, None].expand(-1, 4, -1)
-    assert torch.equal(x != 0, places)
-    torch.testing.assert_close(x[places] * 0.75, tokens.tokens[places])
+    x, positions = drop_channels(tokens, kept, 0.25).tokens, kept[:, None].expand(-1, 4, -1)
+    assert torch.equal(x != 0, positions)
+    torch.testing.assert_close(x[positions] * 0.75, tokens.tokens[positions])

@@ -72,7 +72,7 @@ def run(kind, checkpoints, factor=1.0):
 
 @pytest.mark.parametrize("kind", ["adamw", "cosine", "lambda"])
 def test_stopped_after_any_step_it_comes_to_the_same_bits(kind):
-    whole = run(kind, Kept())
+    uninterrupted = run(kind, Kept())
     for stop in range(1, STEPS + 1):
         checkpoints = Kept(stop)
         with pytest.raises(Stopped):
@@ -80,9 +80,12 @@ def test_stopped_after_any_step_it_comes_to_the_same_bits(kind):
         again = Kept(state=checkpoints.state)
         parts = run(kind, again)
         assert again.done == STEPS - stop
-        assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(uninterrupted, parts, strict=True))
         finished = Kept(state=again.result)
-        assert all(torch.equal(a, b) for a, b in zip(whole, run(kind, finished), strict=True)) and finished.done == 0
+        assert (
+            all(torch.equal(a, b) for a, b in zip(uninterrupted, run(kind, finished), strict=True))
+            and finished.done == 0
+        )
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_is_never_kept():
