@@ -31,14 +31,14 @@ def register(modality: str, read: Reader) -> None:
     REGISTRY.register(modality, read)
 
 
-def read_custom(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_custom(source: Source, spec: VisualSpec, view: View, to_end: bool = False) -> Tensor:
     """Read a file of a registered modality to ``[1, 1 or 3, size, size]`` in 0..1.
 
     Args:
         source: the file.
         spec: the preparation; its ``modality`` selects the reader.
         view: the part to show.
-        whole: ignored, because the reader always sees the whole file.
+        to_end: ignored, because the reader always sees the whole file.
 
     Raises:
         MediaError: the reader returns another shape, or numbers outside 0..1.

@@ -102,9 +102,9 @@ def check(source: Source, modality: str, spec: Spec | None = None) -> None:
     """Decode a file to its end. Raises MediaError with its name and what is wrong with it."""
     spec = spec or default_spec(modality)
     if isinstance(spec, VisualSpec):
-        _run_decoder(source, spec, lambda: _choose_reader(modality)(source, spec, draw_view(0, 0, ""), whole=True))
+        _run_decoder(source, spec, lambda: _choose_reader(modality)(source, spec, draw_view(0, 0, ""), to_end=True))
     else:
-        _run_decoder(source, spec, lambda: _read_text(source, spec, whole=True))
+        _run_decoder(source, spec, lambda: _read_text(source, spec, to_end=True))
 
 
 def _choose_reader(modality: str) -> Callable[..., Tensor]:
@@ -158,16 +158,16 @@ def _with_advice(source: Source, modality: str, message: str) -> str:
     return f"{name}: {message}: its content is {kind}; move it to {kind} or replace it"
 
 
-def _read_text(source: Source, spec: TextSpec, whole: bool = False) -> str:
-    """Return the first ``spec.max_chars`` characters without white space around them; ``whole`` checks all bytes."""
+def _read_text(source: Source, spec: TextSpec, to_end: bool = False) -> str:
+    """Return the first ``spec.max_chars`` characters without white space around them; ``to_end`` checks all bytes."""
     limit = max(4 * spec.max_chars + 4, HEAD)  # a character and a byte order mark take at most 4 bytes each
     with open_binary(source) as file:
-        data = file.read(-1 if whole else limit)
+        data = file.read(-1 if to_end else limit)
     row = recognise(data[:HEAD])
     if row is not None and not row.library:
         raise MediaError(row.refusal)
     try:
-        text = codecs.getincrementaldecoder(text_encoding(data))().decode(data, final=whole or len(data) < limit)
+        text = codecs.getincrementaldecoder(text_encoding(data))().decode(data, final=to_end or len(data) < limit)
     except UnicodeDecodeError as error:
         if row is not None and row.modalities == ("text",):
             raise MediaError(f"is not UTF-8 from byte {error.start} on: save it as UTF-8") from error

@@ -62,7 +62,7 @@ def check_files(
     decoders = isolation.open_decoders(settings, workers)
 
     def decode_group(group: Sequence[tuple[Sample, Path | Slice]]) -> list[MediaError | None]:
-        jobs = [isolation.Job(path, s.modality, {s.modality: specs[s.modality]}, whole=True) for s, path in group]
+        jobs = [isolation.Job(path, s.modality, {s.modality: specs[s.modality]}, check_only=True) for s, path in group]
         return [outcome.error for outcome in decoders.run(jobs)]
 
     broken = []

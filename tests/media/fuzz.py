@@ -71,7 +71,7 @@ def make_jobs(pool: Pool, group: list[Case]) -> list[list[Outcome] | Exception]:
         own = {case.modality: specs[case.modality]}
         jobs += [
             Job(case.data, None, specs),
-            Job(case.data, case.modality, own, whole=True),
+            Job(case.data, case.modality, own, check_only=True),
             Job(case.data, case.modality, own, view=1),
         ]
     try:

@@ -156,7 +156,7 @@ def test_many_at_once_come_back_in_their_places(shared_pool: Pool) -> None:
         specs = {modality: spec_of(modality) for modality in ("image", "video", "audio", "depth", "text")}
         if number % 7 == 0:
             del specs[file.modality]
-        jobs.append(Job(file.data, None if number % 2 else file.modality, specs, whole=number % 5 == 0))
+        jobs.append(Job(file.data, None if number % 2 else file.modality, specs, check_only=number % 5 == 0))
     told = [job for job in jobs if job.modality in (None, *job.specs)]  # otherwise there is no spec
     for ours, theirs in zip(isolation.InProcessDecoders().run(told), shared_pool.run(told), strict=True):
         assert (ours.modality, ours.error, type(ours.data)) == (theirs.modality, theirs.error, type(theirs.data))
@@ -218,7 +218,7 @@ def test_many_more_files_than_descriptors(pool: Pool, tmp_path: Path) -> None:
     (tmp_path / "b").write_text("abort")
     names = ["a"] * min(3 * soft, 6000)
     names[777] = names[778] = "b"
-    jobs = [Job(tmp_path / name, "planted", {"planted": planted_spec()}, whole=True) for name in names]
+    jobs = [Job(tmp_path / name, "planted", {"planted": planted_spec()}, check_only=True) for name in names]
     outcomes = pool.run(jobs)
     assert [i for i, outcome in enumerate(outcomes) if outcome.error is not None] == [777, 778]
     assert all(outcome.modality == "planted" for outcome in outcomes)

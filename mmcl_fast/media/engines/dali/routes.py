@@ -122,7 +122,7 @@ def route_audio(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed
         rate, samples = file.samplerate, file.frames
         seconds = samples / rate
         check_format(rate, file.channels)
-        if make_plan(data, file, whole=True) != ReadPlan():
+        if make_plan(data, file, to_end=True) != ReadPlan():
             return None
         if file.format not in AUDIO_FORMATS or not 0 < seconds <= min(MAX_WINDOWS * spec.seconds, spec.max_seconds):
             return None
@@ -176,7 +176,7 @@ def route_video(source: Source, spec: VisualSpec, view: View, gpu: bool) -> Feed
     times.sort()
     wanted = (timeline.start + int((i + 0.5) * timeline.duration / spec.frames) for i in range(spec.frames))
     frames = np.array([max(bisect.bisect_right(times, time) - 1, 0) for time in wanted], np.int32)
-    arrays = _array(data), frames, *_roi(width, height, spec, view, whole=True)
+    arrays = _array(data), frames, *_roi(width, height, spec, view, on_pixels=True)
     cost = spec.frames * width * height * 3
     return Feed(arrays, cost, (codec, frame.format.name), view, seconds=timeline.seconds)
 
@@ -215,13 +215,15 @@ def _ends_with(data: bytes, mark: bytes) -> bool:
     return data[-1024:].rstrip(b"\0\r\n").endswith(mark)
 
 
-def _roi(width: int, height: int, spec: VisualSpec, view: View, whole: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _roi(
+    width: int, height: int, spec: VisualSpec, view: View, on_pixels: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Return begin and end of the view's region as (y, x). For a flipped view left and right are exchanged.
 
-    ``whole``: round to whole pixels of the scaled frame, where the CPU backend cuts a video.
+    ``on_pixels``: round to whole pixels of the scaled frame, where the CPU backend cuts a video.
     """
     left, top, right, bottom = view_region(width, height, spec, view)
-    if whole:
+    if on_pixels:
         left, right = _on_pixels(left, right, width, spec.size)
         top, bottom = _on_pixels(top, bottom, height, spec.size)
     if view.flip:

@@ -23,7 +23,7 @@ class Job:
         source: see ``media.decode``.
         modality: of the file; None: find it from the content.
         specs: modality -> preparation. A file of another modality is recognised, but not decoded.
-        whole: check the file to its end, and return no data.
+        check_only: check the file to its end, and return no data.
         out: float32 tensor of the spec's shape that receives the result. None: a new tensor.
         view, seed, key: see ``media.decode``.
     """
@@ -31,7 +31,7 @@ class Job:
     source: Source
     modality: str | None
     specs: Mapping[str, Spec]
-    whole: bool = False
+    check_only: bool = False
     out: Tensor | None = None
     view: int = 0
     seed: int = 0
@@ -86,7 +86,7 @@ def decode_in_process(job: Job) -> Outcome:
         spec = job.specs.get(modality)
         if spec is None:
             return Outcome(modality)
-        if job.whole:
+        if job.check_only:
             check(job.source, modality, spec)
             return Outcome(modality)
         return Outcome(

@@ -22,16 +22,16 @@ class PassedFile(Slice):
 
     Attributes:
         descriptor: of the file.
-        whole: whether it is the whole file ``path``, not a slice.
+        is_whole_file: whether it is all of the file ``path``, not a slice.
         fault: number, message and file name of the OSError that opening the file raised. Reading raises it again.
     """
 
     descriptor: int = -1
-    whole: bool = False
+    is_whole_file: bool = False
     fault: tuple[Any, ...] | None = None
 
     def __str__(self) -> str:
-        return self.path if self.whole else super().__str__()
+        return self.path if self.is_whole_file else super().__str__()
 
     def open_raw(self) -> io.RawIOBase:
         if self.fault is not None:
@@ -39,7 +39,7 @@ class PassedFile(Slice):
         return _DescriptorReader(self.descriptor, self.path)
 
     def open_buffered(self) -> BinaryIO:
-        if not self.whole:
+        if not self.is_whole_file:
             return super().open_buffered()
         if self.size <= READ_AT_ONCE and self.fault is None:
             data = _NamedBytes(read_bytes(self))
@@ -108,10 +108,10 @@ def pack_source(source: Source) -> tuple[dict[str, Any], int]:
         path = source.path
     else:
         path = str(source)
-        packed = {"path": path, "whole": True}
+        packed = {"path": path, "is_whole_file": True}
     descriptor = -1
     try:
-        if "whole" in packed:
+        if "is_whole_file" in packed:
             size_of(source)  # refuses a pipe or device, where opening might block
         # O_NONBLOCK: the file may have become a pipe, and opening it would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -138,7 +138,7 @@ def unpack_source(packed: dict[str, Any], descriptor: int) -> Source:
         packed.get("name", ""),
         tuple(packed["planes"]) if packed.get("planes") else None,
         descriptor,
-        packed.get("whole", False),
+        packed.get("is_whole_file", False),
         tuple(packed["fault"]) if "fault" in packed else None,
     )
 

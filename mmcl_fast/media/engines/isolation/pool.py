@@ -104,7 +104,7 @@ class Pool:
 
     def check(self, source: Source, modality: str, spec: Spec | None = None) -> None:
         """See ``media.check``."""
-        _raise_error(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, whole=True)]))
+        _raise_error(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, check_only=True)]))
 
     def sniff(self, source: Source) -> str:
         """See ``media.sniff``."""
@@ -146,7 +146,7 @@ class Pool:
     def _run_in_workers(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Return the outcomes of jobs that workers decode."""
         found: dict[int, Outcome] = {}
-        sizes = [0 if job.whole else _plane_bytes(self.visual_specs(job)) for job in jobs]
+        sizes = [0 if job.check_only else _plane_bytes(self.visual_specs(job)) for job in jobs]
         waiting, suspect, restarts = deque(range(len(jobs))), -1, 0
         while waiting:
             numbers = [waiting.popleft()] if suspect >= 0 else _take_request(sizes, waiting)
@@ -210,7 +210,8 @@ class Pool:
             worker = worker or self._start_worker()
             alone = worker.answered == 0 and len(jobs) == 1
             visual = [self.visual_specs(job) for job in jobs]
-            *places, size = accumulate((0 if job.whole else _plane_bytes(v) for job, v in zip(jobs, visual)), initial=0)
+            sizes = (0 if job.check_only else _plane_bytes(specs) for job, specs in zip(jobs, visual))
+            *places, size = accumulate(sizes, initial=0)
             numbered = [{name: _numbered_spec(spec) for name, spec in specs.items()} for specs in visual]
             sent = [descriptor for _, descriptor in opened if descriptor >= 0]
             wanted = [
@@ -219,7 +220,7 @@ class Pool:
                     "descriptor": sent.index(descriptor) if descriptor >= 0 else None,
                     "modality": job.modality,
                     "specs": {name: number for name, (number, _) in specs.items()},
-                    "place": None if job.whole else place,
+                    "place": None if job.check_only else place,
                     "view": job.view,
                     "seed": job.seed,
                     "key": job.key,
@@ -251,7 +252,7 @@ class Pool:
         if "error" in answer:
             return Outcome(modality, MediaError(answer["error"]))
         spec = self.visual_specs(job).get(modality or "")
-        if job.whole or spec is None:
+        if job.check_only or spec is None:
             return Outcome(modality)
         shape = spec.shape
         out = torch.empty(shape) if job.out is None else job.out

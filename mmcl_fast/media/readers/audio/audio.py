@@ -27,28 +27,28 @@ from mmcl_fast.media.spec import VisualSpec
 MAX_FLAC_SAMPLES = 1 << 36  # a FLAC file states fewer; libsndfile reports more where the file states none
 
 
-def read_audio(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_audio(source: Source, spec: VisualSpec, view: View, to_end: bool = False) -> Tensor:
     """Read a recording to its log-mel image ``[1, 1, size, size]`` in 0..1.
 
     Args:
         source: the file.
         spec: the preparation.
         view: its ``shift`` places the window.
-        whole: decode all of it, and refuse a recording that is cut short.
+        to_end: decode all of it, and refuse a recording that is cut short.
     """
-    wave, rate = read_wave(source, spec, view.shift, whole)
+    wave, rate = read_wave(source, spec, view.shift, to_end)
     wave = mel.take_window(resample(wave, rate, spec.sample_rate), spec, view.shift)
     return mel.log_mel_image(wave, spec)
 
 
-def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whole: bool = False) -> tuple[Tensor, int]:
+def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, to_end: bool = False) -> tuple[Tensor, int]:
     """Read the window of a recording as the mean of its channels.
 
     Args:
         source: the recording.
         spec: ``seconds`` is the length of the window, ``max_seconds`` the limit of the recording.
         shift: the window's place in the recording, 0 to 1. None: the centre.
-        whole: decode all of it, and refuse a recording that is cut short.
+        to_end: decode all of it, and refuse a recording that is cut short.
 
     Returns:
         Mono float32 ``[T]``, and its rate in Hz.
@@ -60,30 +60,32 @@ def read_wave(source: Source, spec: VisualSpec, shift: float | None = None, whol
 
     try:
         with open_soundfile(source) as file:
-            plan = make_plan(source, file, whole)
+            plan = make_plan(source, file, to_end)
             if not plan.by_pyav and plan.parts is None:
                 limit_seconds(file.frames / file.samplerate, spec)
-                if not whole and file.frames:
+                if not to_end and file.frames:
                     segment = FileSegment(file)
                     return segment.read(*locate_window(segment.samples, segment.rate, spec, shift)), segment.rate
     except soundfile.LibsndfileError:  # PyAV may read it
         plan = _plan_ogg(source) if head(source, 4) == b"OggS" else _plan_by_stated_size(source)
         plan = plan if plan.parts else ReadPlan(truncation=plan.truncation, by_pyav=True)
-    if whole and plan.truncation:
+    if to_end and plan.truncation:
         raise MediaError(f"{plan.truncation}: cut short, replace it")
     parts: Sequence[Source] = [source] if plan.parts is None else plan.parts
     max_samples = MAX_SAMPLES_IN_MEMORY // len(parts)
-    segments = [segment for part in parts for segment in _open_segments(part, spec, whole, plan.by_pyav, max_samples)]
+    segments = [segment for part in parts for segment in _open_segments(part, spec, to_end, plan.by_pyav, max_samples)]
     return read_window(segments, spec, shift)
 
 
-def _open_segments(source: Source, spec: VisualSpec, whole: bool, by_pyav: bool, max_samples: int) -> Sequence[Segment]:
+def _open_segments(
+    source: Source, spec: VisualSpec, to_end: bool, by_pyav: bool, max_samples: int
+) -> Sequence[Segment]:
     """Open a file or a part of one by libsndfile, or by PyAV where libsndfile cannot read it.
 
     Args:
         source: the file.
         spec: its ``max_seconds`` is the limit.
-        whole: decode all of it, and refuse a file that is cut short.
+        to_end: decode all of it, and refuse a file that is cut short.
         by_pyav: do not try libsndfile.
         max_samples: PyAV's samples stay in memory up to this number.
     """
@@ -93,13 +95,13 @@ def _open_segments(source: Source, spec: VisualSpec, whole: bool, by_pyav: bool,
         try:
             segment = ReopenedSegment(source)
             limit_seconds(segment.samples / segment.rate, spec)
-            if whole:
+            if to_end:
                 segment.check()
             return [segment]
         except soundfile.LibsndfileError:
             pass
     try:
-        sound = AvRecording(source, spec, whole, max_samples)
+        sound = AvRecording(source, spec, to_end, max_samples)
     except MediaError:
         raise
     except Exception as error:
@@ -109,7 +111,7 @@ def _open_segments(source: Source, spec: VisualSpec, whole: bool, by_pyav: bool,
             raise
         raise MediaError(f"{truncation}: cut short, replace it") from error
     truncation = sound.find_truncation()
-    if whole and truncation:
+    if to_end and truncation:
         raise MediaError(f"{truncation}: cut short, replace it")
     return sound.segments()
 
@@ -129,13 +131,13 @@ class ReadPlan:
     by_pyav: bool = False
 
 
-def make_plan(source: Source, file: Any, whole: bool = False) -> ReadPlan:
+def make_plan(source: Source, file: Any, to_end: bool = False) -> ReadPlan:
     """Return the way to read a file that libsndfile can open.
 
     Args:
         source: the file.
         file: its open SoundFile.
-        whole: look for a missing end, too, which costs more.
+        to_end: look for a missing end, too, which costs more.
     """
     if file.format == "MP3":
         return _plan_mpeg(source, file)
@@ -146,7 +148,7 @@ def make_plan(source: Source, file: Any, whole: bool = False) -> ReadPlan:
     if file.subtype.startswith("MPEG"):  # in a WAV file, where libsndfile guesses the length
         return ReadPlan(by_pyav=True)
     # libsndfile's log has "should be" or "Should be" where sizes do not fit.
-    if whole or file.frames <= 0 or "hould be" in file.extra_info:
+    if to_end or file.frames <= 0 or "hould be" in file.extra_info:
         return _plan_by_stated_size(source)
     return ReadPlan()
 

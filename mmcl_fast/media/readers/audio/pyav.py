@@ -27,7 +27,7 @@ class AvRecording:
     Args:
         source: the file.
         spec: its ``max_seconds`` is the limit.
-        whole: refuse invalid samples anywhere in the file, not only in the window.
+        to_end: refuse invalid samples anywhere in the file, not only in the window.
         max_samples: number of samples that may stay in memory. A longer file is decoded twice: to count, and to read.
 
     Attributes:
@@ -41,7 +41,7 @@ class AvRecording:
         MediaError: no audio track, damage before the end, or more seconds than the limit.
     """
 
-    def __init__(self, source: Source, spec: VisualSpec, whole: bool, max_samples: int = MAX_SAMPLES_IN_MEMORY):
+    def __init__(self, source: Source, spec: VisualSpec, to_end: bool, max_samples: int = MAX_SAMPLES_IN_MEMORY):
         self.source = source
         self.runs: list[tuple[int, int]] = []
         self.stated_seconds, self.states_exactly, self.ends_in_packet = 0.0, False, False
@@ -53,7 +53,7 @@ class AvRecording:
             total += len(block)
             seconds += len(block) / rate
             limit_seconds(seconds, spec)
-            if whole:
+            if to_end:
                 check_range(block.min(initial=0), block.max(initial=0))
             if self._blocks_in_memory is not None:
                 self._blocks_in_memory.append(block)

@@ -21,14 +21,14 @@ from mmcl_fast.media.spec import VisualSpec
 SAVE = "use 16-bit grey PNG"
 
 
-def read_depth(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_depth(source: Source, spec: VisualSpec, view: View, to_end: bool = False) -> Tensor:
     """Read a depth map to ``[1, 1, size, size]``, see ``depth_to_image.to_image``.
 
     Args:
         source: the file.
         spec: the preparation; its ``depth_*`` fields say what the numbers of the file mean.
         view: the part to show.
-        whole: ignored, because the whole file is read in any case.
+        to_end: ignored, because the whole file is read in any case.
     """
     return to_image(to_metres(read_plane(source, spec), spec), spec, view)
 

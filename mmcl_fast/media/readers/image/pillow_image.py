@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 
-def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_image(source: Source, spec: VisualSpec, view: View, to_end: bool = False) -> Tensor:
     """Read an image of any mode to ``[1, 3, size, size]``: uint8, or float32 in 0..1 from more than 8 bits.
 
     The EXIF orientation is applied, transparency is blended with white, grey and CMYK become RGB.
@@ -34,13 +34,13 @@ def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False
         source: the file.
         spec: the preparation.
         view: the part to show.
-        whole: decode every byte; without it a JPEG may be decoded at a smaller scale.
+        to_end: decode every byte; without it a JPEG may be decoded at a smaller scale.
     """
     from PIL import Image, UnidentifiedImageError
 
     with ExitStack() as stack:
         file = stack.enter_context(open_binary(source))
-        if not whole and (square := _read_plain_jpeg(file, spec, view)) is not None:
+        if not to_end and (square := _read_plain_jpeg(file, spec, view)) is not None:
             return square[None]
         if (rgb := high_bit_depth.read_rgb(file, spec.max_pixels)) is not None:
             return _array_to_square(rgb, spec, view)[None]
@@ -54,10 +54,10 @@ def read_image(source: Source, spec: VisualSpec, view: View, whole: bool = False
         limit_pixels(im, spec)
         if im.format == "PNG" and has_16_bits(im):
             return _array_to_square(_read_16_bit_png(source, im), spec, view)[None]
-        fast = im.format == "PNG" and not whole and _can_resize_tensor(*im.size, spec, view)
+        fast = im.format == "PNG" and not to_end and _can_resize_tensor(*im.size, spec, view)
         if fast and (pixels := _decode_plain_png(source, im)) is not None:
             return _resize_tensor(pixels, spec, view)[None]
-        if im.format in ("JPEG", "MPO") and not whole and (factor := _spare_scale(*im.size, spec, view)) >= 2:
+        if im.format in ("JPEG", "MPO") and not to_end and (factor := _spare_scale(*im.size, spec, view)) >= 2:
             # The decoder chooses the next larger scale, so enough pixels are left for the resize.
             im.draft(None, (math.ceil(im.width / factor), math.ceil(im.height / factor)))
         scale_transparent_grey(im)

@@ -291,10 +291,10 @@ def read_samples(page: Page, file: BinaryIO) -> np.ndarray:
 def _dtype(page: Page) -> np.dtype:
     """Return the dtype of a sample as it is stored or, where its bits fill no whole bytes, as it is unpacked to."""
     kind = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(page.form)
-    whole = page.bits in (8, 16, 32, 64)
-    if kind == "u" and 1 <= page.bits < 16 and not whole:
+    fills_bytes = page.bits in (8, 16, 32, 64)
+    if kind == "u" and 1 <= page.bits < 16 and not fills_bytes:
         return np.dtype(np.uint8 if page.bits < 8 else np.uint16)
-    if kind is None or not whole or (kind == "f" and page.bits == 8):
+    if kind is None or not fills_bytes or (kind == "f" and page.bits == 8):
         raise MediaError(f"a TIFF of {page.bits} bits a channel in sample format {page.form}: {SAVE}")
     return np.dtype(f"{page.order}{kind}{page.bits // 8}")
 
@@ -374,9 +374,9 @@ def _unpack_samples(page: Page, raw: np.ndarray, columns: int, channels: int, dt
             return _undo_float_predictor(raw, columns, channels, dtype)
         values = np.ascontiguousarray(raw).view(dtype).reshape(rows, columns, channels)
         if page.predictor == 2:
-            whole = np.dtype(f"u{dtype.itemsize}")
-            differences = values.view(f"{page.order}u{dtype.itemsize}").astype(whole)
-            return np.cumsum(differences, axis=1, dtype=whole).view(dtype.newbyteorder("="))
+            unsigned = np.dtype(f"u{dtype.itemsize}")
+            differences = values.view(f"{page.order}u{dtype.itemsize}").astype(unsigned)
+            return np.cumsum(differences, axis=1, dtype=unsigned).view(dtype.newbyteorder("="))
         if page.predictor == 1:
             return values
     elif page.predictor == 1:

@@ -34,7 +34,7 @@ class FrameReader(Protocol):
         """Decode the remaining frames. Raises MediaError if the video ends long before its stated end."""
 
 
-def open_frames(container: Any, stream: Any, timeline: Timeline, times: list[int], whole: bool) -> FrameReader:
+def open_frames(container: Any, stream: Any, timeline: Timeline, times: list[int], to_end: bool) -> FrameReader:
     """Return the reader that suits a timeline.
 
     Args:
@@ -42,11 +42,11 @@ def open_frames(container: Any, stream: Any, timeline: Timeline, times: list[int
         stream: its video track.
         timeline: of the track.
         times: the times in ticks at which frames will be asked for, in order.
-        whole: decode every frame.
+        to_end: decode every frame.
     """
     if timeline.times is None:
-        return FrameReaderByTime(container, stream, timeline, times, whole)
-    return FrameReaderByNumber(container, stream, timeline, whole)
+        return FrameReaderByTime(container, stream, timeline, times, to_end)
+    return FrameReaderByNumber(container, stream, timeline, to_end)
 
 
 class SelectiveDecoder:
@@ -118,12 +118,12 @@ class FrameReaderByTime:
         OutOfOrderError: the times turn out to be wrong.
     """
 
-    def __init__(self, container: Any, stream: Any, timeline: Timeline, times: list[int], whole: bool):
+    def __init__(self, container: Any, stream: Any, timeline: Timeline, times: list[int], to_end: bool):
         self.container, self.stream, self.timeline = container, stream, timeline
-        self.times = None if whole else times
+        self.times = None if to_end else times
         self.keys: list[int] = []
         kind = container_kind(container)
-        if not whole and timeline.duration > MIN_FRAMES_FOR_INDEX * timeline.frame_duration and kind in SEEKABLE:
+        if not to_end and timeline.duration > MIN_FRAMES_FOR_INDEX * timeline.frame_duration and kind in SEEKABLE:
             if len(stream.index_entries) <= 1 and kind == "matroska":
                 container.seek(timeline.start, stream=stream)  # FFmpeg reads the index of Matroska at the first seek
             self.keys = sorted(entry.timestamp for entry in stream.index_entries if entry.is_keyframe)
@@ -191,13 +191,13 @@ def _decode_frames(container: Any, stream: Any) -> Iterator[Any]:
 class FrameReaderByNumber:
     """Frames of a file whose times cannot be trusted. They are shown in the order in which the decoder returns them."""
 
-    def __init__(self, container: Any, stream: Any, timeline: Timeline, whole: bool):
+    def __init__(self, container: Any, stream: Any, timeline: Timeline, to_end: bool):
         assert timeline.times is not None
         self.container, self.stream, self.timeline = container, stream, timeline
         self.times = timeline.times
         # A decoder also states which packet made it return a frame. A seek does not lose this count.
         self.places = (
-            {time: i for i, time in enumerate(timeline.packet_times)} if timeline.packet_times and not whole else {}
+            {time: i for i, time in enumerate(timeline.packet_times)} if timeline.packet_times and not to_end else {}
         )
         self.keys = [
             self.places[entry.timestamp]

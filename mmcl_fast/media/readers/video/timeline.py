@@ -60,10 +60,10 @@ class Timeline:
         """Raise MediaError if the header states a frame at ``needed`` and the video ends long before, at ``end``."""
         if self.stated_end is None:
             return
-        whole = (self.stated_end - self.start) * self.tick
-        if (needed - end) * self.tick > max(0.5, 0.1 * whole):
+        stated = (self.stated_end - self.start) * self.tick
+        if (needed - end) * self.tick > max(0.5, 0.1 * stated):
             raise MediaError(
-                f"ends after {(end - self.start) * self.tick:.2f} of {whole:.2f} s: the file is cut short, replace it"
+                f"ends after {(end - self.start) * self.tick:.2f} of {stated:.2f} s: the file is cut short, replace it"
             )
 
 

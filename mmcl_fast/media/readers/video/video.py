@@ -19,7 +19,7 @@ from mmcl_fast.media.source import Source, head, limit_seconds, open_av
 from mmcl_fast.media.spec import VisualSpec
 
 
-def read_video(source: Source, spec: VisualSpec, view: View, whole: bool = False) -> Tensor:
+def read_video(source: Source, spec: VisualSpec, view: View, to_end: bool = False) -> Tensor:
     """Read a video to uint8 ``[F, 3, size, size]``: frame i is the one shown at ``(i + 1/2) / F`` of the duration.
 
     The header's times are used where they can be trusted. Else the packets are read for the times first. If frames then
@@ -29,7 +29,7 @@ def read_video(source: Source, spec: VisualSpec, view: View, whole: bool = False
         source: the file.
         spec: the preparation.
         view: the part to show.
-        whole: decode all frames, and refuse a video that is cut short.
+        to_end: decode all frames, and refuse a video that is cut short.
     """
     start = head(source, 64)
     if is_animation(start):
@@ -40,16 +40,16 @@ def read_video(source: Source, spec: VisualSpec, view: View, whole: bool = False
         with open_av(source) as container:
             stream = _open_track(container, spec)
             if timeline := timeline_from_header(container, stream):
-                return _read_frames(container, stream, timeline, spec, view, whole)
+                return _read_frames(container, stream, timeline, spec, view, to_end)
         with open_av(source) as container:
             timeline = timeline_from_packets(container, _open_track(container, spec))
         with open_av(source) as container:
-            return _read_frames(container, _open_track(container, spec), timeline, spec, view, whole)
+            return _read_frames(container, _open_track(container, spec), timeline, spec, view, to_end)
     except OutOfOrderError:
         with open_av(source) as container:
             timeline = timeline_from_packets(container, _open_track(container, spec), numbered=True)
         with open_av(source) as container:
-            return _read_frames(container, _open_track(container, spec), timeline, spec, view, whole)
+            return _read_frames(container, _open_track(container, spec), timeline, spec, view, to_end)
 
 
 def _open_track(container: Any, spec: VisualSpec) -> Any:
@@ -70,12 +70,12 @@ def _open_track(container: Any, spec: VisualSpec) -> Any:
     return stream
 
 
-def _read_frames(container: Any, stream: Any, timeline: Timeline, spec: VisualSpec, view: View, whole: bool) -> Tensor:
+def _read_frames(container: Any, stream: Any, timeline: Timeline, spec: VisualSpec, view: View, to_end: bool) -> Tensor:
     from av.video.reformatter import VideoReformatter
 
     limit_seconds(timeline.seconds, spec)
     times = [timeline.start + int((i + 0.5) * timeline.duration / spec.frames) for i in range(spec.frames)]
-    frames = open_frames(container, stream, timeline, times, whole)
+    frames = open_frames(container, stream, timeline, times, to_end)
     # A matrix in the stream comes with its first frame and is valid for the frames behind it.
     orientation = (read_display_matrix(frames.first) if frames.first is not None else None) or UPRIGHT
     aspect = pixel_aspect_ratio(stream)
@@ -88,7 +88,7 @@ def _read_frames(container: Any, stream: Any, timeline: Timeline, spec: VisualSp
         else:
             _scale_frame(reformatter, frame, read_display_matrix(frame) or orientation, aspect, spec, view, out[i])
         last = frame
-    if whole:
+    if to_end:
         frames.decode_rest()
     return torch.from_numpy(out)
 
