@@ -37,7 +37,7 @@ def init(
     written = config_to_toml(load_config(name, overrides or ()), Path(name).stem)
     out = out or Path(f"{Path(name).stem}.toml")
     try:
-        with open(out, "x", encoding="utf-8") as file:
+        with open(out, "x", encoding="utf-8") as file:  # never overwrites
             file.write(written)
     except FileExistsError:
         raise UserError(f"{out}: is there already; give another --out") from None

@@ -121,7 +121,7 @@ def _entries(model: type[BaseModel], path: str) -> Iterator[Entry]:
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _entries(field.annotation, f"{path}{name}.")
-        elif not (model is MethodSection and name == "options"):
+        elif not (model is MethodSection and name == "options"):  # each method has options of its own
             symbol, former = marker(field, Symbol), marker(field, FormerName)
             yield Entry(
                 path + name,

@@ -88,6 +88,7 @@ def _sections(values: dict[str, Any]) -> dict[str, Any]:
 
     sections = {key: value for key, value in values.items() if key in Config.model_fields}
     method = sections.get("method")
+    # Anything malformed is left as it is: build_config names it.
     if isinstance(method, dict) and method.get("name") in METHODS and isinstance(method.get("options"), dict):
         sections["method"] = method | {"options": upgrade_options(method["name"], method["options"])}
     return sections

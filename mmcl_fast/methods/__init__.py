@@ -46,7 +46,7 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
-BUILT_IN = tuple(METHODS)
+BUILT_IN = tuple(METHODS)  # their names; METHODS also gets custom methods
 
 CustomMethod = TypeVar("CustomMethod", bound=type[Method])
 

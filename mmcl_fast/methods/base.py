@@ -108,6 +108,7 @@ class Method(ABC):
         super().__init_subclass__(**others)
         for former, (name, kind) in FORMER_ATTRIBUTES.items():
             value = vars(cls).get(former)
+            # The kind is checked: a custom method may use such a name for something of its own.
             if isinstance(value, kind) and name not in vars(cls):
                 warnings.warn(
                     f"{cls.__name__}.{former} is called {name} now; the former name still works",
@@ -193,7 +194,7 @@ class Method(ABC):
         """Return a CPU generator fixed by the seed and the salt, so that a resumed run draws the same numbers."""
         key = self.seed
         for value in salt:
-            key = (key * 1_000_003 + value + 1) % (2**63 - 1)
+            key = (key * 1_000_003 + value + 1) % (2**63 - 1)  # manual_seed takes 64 bits with a sign
         return torch.Generator().manual_seed(key)
 
     @contextmanager

@@ -80,7 +80,7 @@ def orthonormal_rows(count: int, known: Tensor, generator: torch.Generator) -> T
     known_count, width = known.shape
     rows = torch.randn(count, width, generator=generator, dtype=torch.float64)
     if known_count and known_count + count <= width:
-        basis = torch.linalg.qr(known.double().cpu().T).Q
+        basis = torch.linalg.qr(known.double().cpu().T).Q  # on the CPU: the same components for any device
         rows = rows - rows @ basis @ basis.T
     if count <= width:
         rows = torch.linalg.qr(rows.T).Q.T
@@ -112,6 +112,7 @@ class CodaPrompt(PromptPool):
         }
 
         def whole_pool() -> dict[str, Tensor]:
+            # Only ``new`` is trained: the old components take part in the sum, frozen.
             return {k: torch.cat([old[k], new[k]], dim=1) for k in old}
 
         def compose(query: Tensor) -> PrefixAndLoss:

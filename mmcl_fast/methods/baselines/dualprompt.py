@@ -82,6 +82,7 @@ class DualPrompt(PromptPool):
             prefix = join_blocks(general, expert.expand(len(query), *expert.shape))
             return prefix, o.match * cosine_distance(query, key.unsqueeze(0)).mean()
 
+        # With one prompted block there is no general prompt.
         self.fit(data, classes, [expert, key] + ([general] if early else []), compose, generator)
         new = {"experts": expert.unsqueeze(0), "keys": key.unsqueeze(0)}
         if old is not None:

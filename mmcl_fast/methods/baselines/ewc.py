@@ -113,7 +113,7 @@ class Ewc(PromptAndClassifier):
             for name, new in self._task_fisher(data, head).items():
                 old = self.fisher.get(name)
                 if old is not None:
-                    new[: len(old)] += old
+                    new[: len(old)] += old  # the classifier has got rows since
                 self.fisher[name] = new
 
     def _task_fisher(self, data: TaskData, head: GrowingClassifier) -> dict[str, Tensor]:

@@ -116,13 +116,13 @@ class Joint(Method):
             for modality, (_, labels) in pools.items()
             for rows in batches(len(labels), o.batch_size, o.epochs, generator)
         ]
-        order = torch.randperm(len(plan), generator=generator).tolist()
+        order = torch.randperm(len(plan), generator=generator).tolist()  # mixes the modalities' batches
 
         def loss(step: int) -> Tensor:
             modality, rows = plan[order[step]]
             tokens, labels = pools[modality]
             rows, share = distributed.shard_batch(rows)
-            with precision:
+            with precision:  # the head's copy is float32, its matrix products need not be
                 z = trained.head(subset(tokens, rows), prompts[modality], modality).float()
             scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
             return share * F.cross_entropy(scores, labels[rows.to(labels.device)])
@@ -177,6 +177,7 @@ class Joint(Method):
         z = embed_all(self.bank.head, tokens, modality, prompts, shares, one_batch=one_batch)
         source = F.pad(torch.cat([F.normalize(z, dim=-1), query], dim=1), (0, 1), value=1.0)
         out = source @ classifier
+        # Classes that were not trained can't be predicted.
         return F.pad(out, (0, len(classes) - out.shape[1]), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -101,7 +101,7 @@ class L2p(PromptPool):
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, tower, generator = self.options, self.encoder.tower(data.modality), self.generator(data.index, 3)
         old = self.pools.get(tower) or self._new_pool(data.modality, generator)
-        pool = {k: v.clone() for k, v in old.items()}
+        pool = {k: v.clone() for k, v in old.items()}  # training is in place; a failed task leaves the old pool
 
         def compose(query: Tensor) -> PrefixAndLoss:
             near, selected = select_keys(query, pool["keys"], o.selected)

@@ -66,7 +66,7 @@ class Lwf(PromptAndClassifier):
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, known, target, head = self.options, len(self.classifier), data.targets, self.classifier
-        with torch.no_grad():
+        with torch.no_grad():  # recorded before ``fit`` trains prompt and classifier
             prompt = self.prompt(data.modality)
             recorded = head(self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt))
 

@@ -142,7 +142,7 @@ class RanPac(Method):
                 for moments in (task, total):
                     moments.add(h[rows], data.labels[rows], len(classes))
             chosen_on = task_moments if self.options.held_out == "task" else (self.fitted, self.held)
-            if chosen_on[1].count:
+            if chosen_on[1].count:  # fewer than 5 samples hold none out: lambda stays
                 self.penalty = choose_lambda(*chosen_on)
             self._weight = None
 
@@ -196,6 +196,7 @@ class RanPac(Method):
         return F.pad(out, (0, len(classes) - known), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        # W is stored: another version of torch may draw other numbers from the same seed.
         tensors = {f"prompt/{k}": v for k, v in self.bank.prompts.items()} | {"random": self.random}
         for name, moments in (("fitted", self.fitted), ("held", self.held)):
             tensors |= {f"{name}/gram": moments.gram, f"{name}/cross": moments.cross}

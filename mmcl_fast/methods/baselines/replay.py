@@ -72,7 +72,7 @@ def herd(features: Tensor, count: int) -> Tensor:
     chosen: list[int] = []
     for k in range(1, min(count, len(features)) + 1):
         distance = (mean - (total + features) / k).norm(dim=1)
-        chosen.append(int(distance.masked_fill(~free, float("inf")).argmin()))
+        chosen.append(int(distance.masked_fill(~free, float("inf")).argmin()))  # no sample twice
         total, free[chosen[-1]] = total + features[chosen[-1]], False
     return torch.tensor(chosen, dtype=torch.int64, device=features.device)
 
@@ -181,7 +181,7 @@ class Replay(PromptAndClassifier):
         old_tokens = subset(self.exemplars[data.modality], old)
         order = herd(torch.cat([F.normalize(old_z, dim=1), z[new]]), count)
         both = concat_tokens(old_tokens, without_query(subset(data.tokens, new)))
-        self._keep_rows(data.modality, (labels != c).nonzero()[:, 0])
+        self._keep_rows(data.modality, (labels != c).nonzero()[:, 0])  # the class's exemplars come back below
         self._append(data.modality, subset(both, order), torch.full_like(order, c))
 
     def _keep_rows(self, modality: str, rows: Tensor) -> None:

@@ -57,6 +57,7 @@ class RidgeMethod(Method):
         if known == 0:
             return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         out = self.ridge(self._features(tokens, modality))
+        # Classes that were not trained can't be predicted.
         return F.pad(out, (0, len(classes) - known), value=float("-inf"))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

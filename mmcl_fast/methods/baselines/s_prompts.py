@@ -88,6 +88,7 @@ def k_means(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
     for _ in range(ROUNDS):
         nearest = F.one_hot(distances(x, centroids).argmin(1), len(centroids)).double()
         size = nearest.sum(0).unsqueeze(1)
+        # A centroid without samples stays where it is.
         moved = torch.where(size > 0, nearest.T @ x / size.clamp(min=1), centroids)
         if torch.equal(moved, centroids):
             break

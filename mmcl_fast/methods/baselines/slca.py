@@ -106,7 +106,7 @@ def _at_most_square(rows: Tensor) -> Tensor:
 
 def normalise_logits(logits: Tensor, tasks: list[list[int]], tau: float) -> Tensor:
     """Return H / (tau |H|_mean) of logits ``[B, C]``; ``tasks`` holds the class ids of each block h_k."""
-    size = torch.stack([logits[:, ids].norm(dim=-1) for ids in tasks]).mean(0) + 1e-7
+    size = torch.stack([logits[:, ids].norm(dim=-1) for ids in tasks]).mean(0) + 1e-7  # not 0 before training
     return logits / (tau * size.unsqueeze(1))
 
 

@@ -48,7 +48,7 @@ class GrowingClassifier:
 
     def grow(self, count: int) -> None:
         """Add rows up to ``count`` classes, in new tensors; the present rows keep their values."""
-        more = count - len(self)
+        more = count - len(self)  # padding makes new tensors: a state that was handed out does not change
         self.weight, self.bias = F.pad(self.weight.detach(), (0, 0, 0, more)), F.pad(self.bias.detach(), (0, more))
 
     def __call__(self, z: Tensor) -> Tensor:

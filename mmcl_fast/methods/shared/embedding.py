@@ -97,7 +97,7 @@ def embed_all(
     with torch.no_grad():
         for batch in batches[mine.start : mine.stop]:
             count = len(batch)
-            batch = torch.cat([batch, batch[-1:].expand(BATCH - count)])
+            batch = torch.cat([batch, batch[-1:].expand(BATCH - count)])  # libraries choose kernels by batch size
             prefix = mix(prompts, shares if shares.dim() == 1 else shares[batch.to(shares.device)])
             out.append(encoder.head(tokens[batch], prefix, modality)[:count])
     counts = [sum(len(batches[i]) for i in numbers) for numbers in batches_of_rank]
@@ -179,7 +179,7 @@ class EmbeddingCache:
         slots = self._cached.setdefault(tokens, {})
         z = torch.empty(len(tokens), encoder.dim, device=encoder.device)
         missing = torch.ones(len(tokens), dtype=torch.bool, device=encoder.device)
-        for cached in slots.values():
+        for cached in slots.values():  # a sample may be found in any slot
             found = missing & cached.valid_rows(digests, columns)
             z[found] = cached.z[found]
             missing &= ~found

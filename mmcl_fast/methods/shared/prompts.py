@@ -63,6 +63,7 @@ class PromptBank:
         c = weight[..., [modalities.index(m) for m in names]]
         if names:
             c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
+            # The largest of K shares is 1 / K at least, so it passes this limit.
             c = torch.where(c >= min(least, 1 / len(names)), c, 0.0)
             c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
         return names, c
@@ -130,7 +131,7 @@ def train_groups(
         remedy=remedy,
     )
     for p in parameters:
-        p.requires_grad_(False)
+        p.requires_grad_(False)  # they are stored and blended from here on, without a graph
 
 
 def batches(count: int, size: int, epochs: int, generator: torch.Generator) -> list[Tensor]:

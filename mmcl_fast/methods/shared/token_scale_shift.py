@@ -128,7 +128,7 @@ class TokenScaleShiftHead:
         """Return z ``[B, D]``. The prompt is ``[P]``, or ``[B, P]`` with one for each sample."""
         if prompt is None:
             return self.encoder.head(tokens, None, modality)
-        x = tokens.tokens.float()
+        x = tokens.tokens.float()  # a product of bfloat16 tokens would lose small shifts
         prefix, pairs = self.unpack(prompt, modality, x.shape[2])
         if pairs.shape[-2]:
             rms = x.square().mean(-1, keepdim=True).sqrt()
