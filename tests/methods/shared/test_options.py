@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -12,11 +13,13 @@ from pydantic import Field, ValidationError
 
 from mmcl_fast import methods
 from mmcl_fast.errors import ConfigError
+from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.methods import METHODS, MethodOptions, make_options, option_values, options, register, upgrade_options
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from mmcl_fast.methods.comm.method import CommOptions
 from mmcl_fast.methods.shared.options import option_model
 from mmcl_fast.option_fields import FormerNameWarning, former_names
+from tests.toy import ToyEncoder
 
 
 @dataclass(frozen=True)
@@ -190,3 +193,18 @@ def test_options_that_cannot_be_checked_are_refused_at_once(
     with pytest.raises(ConfigError, match=words) as caught:
         custom(kind, monkeypatch)
     assert "\n" not in str(caught.value)
+
+
+def test_a_learner_saved_under_former_names_loads_without_a_warning(tmp_path: Path) -> None:
+    chosen = {"draws": 5, "token_rows": False, "codes": "texts", "epochs": 3}
+    with pytest.warns(FormerNameWarning):
+        learner = Learner(ToyEncoder(), "comm", options=chosen, device="cpu")
+    assert not chosen.keys() - {"epochs"} & learner.settings["options"].keys()
+    tensors, values = learner.contents()
+    options = {key: value for key, value in values["options"].items() if key not in FORMER["comm"].values()}
+    checkpoint.write(tmp_path / "saved", tensors, values | {"options": options | chosen})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = Learner.load(tmp_path / "saved", encoder=ToyEncoder(), device="cpu")
+    assert again.settings["options"]["sampled_features"] == 5 and again.settings["options"]["class_targets"] == "texts"
+    assert again.method.options.token_scale_shift is False and again.method.options.epochs == 3
