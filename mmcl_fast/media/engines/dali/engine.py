@@ -174,7 +174,7 @@ class _Run:
         self.pipe: PipelineThread | None = None
         self.jobs: deque[BatchJob] = deque()  # batches under way, in order
         self.waiting: deque[Group] = deque()  # groups to feed
-        self.in_pipeline: deque[Group] = deque()  # in the pipeline
+        self.in_pipeline: deque[Group] = deque()
 
     def chunks(self, batches: Iterator[Sequence[int]]) -> Generator[Chunk, None, None]:
         """Yield the decoded batches in their order."""

@@ -98,17 +98,17 @@ class Pool:
     ) -> Tensor | str:
         """See ``media.decode``. Raises DecoderDied, a MediaError, for a file that kills its worker."""
         specs = {modality: spec or default_spec(modality)}
-        data = _raise_error(*self.run([Job(source, modality, specs, False, out, view, seed, key)])).data
+        data = _require_success(*self.run([Job(source, modality, specs, False, out, view, seed, key)])).data
         assert data is not None
         return data
 
     def check(self, source: Source, modality: str, spec: Spec | None = None) -> None:
         """See ``media.check``."""
-        _raise_error(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, check_only=True)]))
+        _require_success(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, check_only=True)]))
 
     def sniff(self, source: Source) -> str:
         """See ``media.sniff``."""
-        modality = _raise_error(*self.run([Job(source, None, {})])).modality
+        modality = _require_success(*self.run([Job(source, None, {})])).modality
         assert modality is not None
         return modality
 
@@ -310,7 +310,7 @@ def _death_error(source: Source, death: WorkerDied, limits: Limits) -> DecoderDi
     return DecoderDied(line, death.reason)
 
 
-def _raise_error(outcome: Outcome) -> Outcome:
+def _require_success(outcome: Outcome) -> Outcome:
     if outcome.error is not None:
         raise outcome.error
     return outcome
