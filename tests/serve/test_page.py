@@ -62,7 +62,7 @@ def test_it_needs_nothing_else_and_every_field_has_a_name(port: int) -> None:
 def test_names_of_modalities_are_text() -> None:
     names = ["image", "{{ 7 * 7 }}", "</select><script>alert(1)</script>", '"x"']
     page = _Elements(render_page(names))
-    assert page.options == ["found from content", *names] and len(page.all("script")) == 1
+    assert page.options == ["automatic", *names] and len(page.all("script")) == 1
 
 
 def test_files_and_lines_are_answered_in_a_browser(port: int, media: dict[str, Path], tmp_path: Path) -> None:
