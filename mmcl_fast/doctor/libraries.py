@@ -86,6 +86,7 @@ def check_extras() -> Iterator[CheckResult]:
     """Report the packages of the optional extras. They are found by name: importing transformers takes seconds."""
     for package, module, purpose, mend in (
         ("transformers", "transformers", "CLIP and SigLIP encoders", "pip install 'mmcl-fast[clip]'"),
+        ("OpenEXR", "OpenEXR", "every kind of OpenEXR file", "pip install 'mmcl-fast[exr]'"),
         ("pyarrow", "pyarrow", "manifests and tables in Parquet", "pip install 'mmcl-fast[parquet]'"),
         ("triton", "triton", "Triton kernels", "pip install 'mmcl-fast[triton]'"),
         ("starlette", "starlette", "mmcl-fast serve", "pip install 'mmcl-fast[serve]'"),

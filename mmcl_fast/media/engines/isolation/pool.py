@@ -104,7 +104,8 @@ class Pool:
 
     def check(self, source: Source, modality: str, spec: Spec | None = None) -> None:
         """See ``media.check``."""
-        _require_success(*self.run([Job(source, modality, {modality: spec or default_spec(modality)}, check_only=True)]))
+        specs = {modality: spec or default_spec(modality)}
+        _require_success(*self.run([Job(source, modality, specs, check_only=True)]))
 
     def sniff(self, source: Source) -> str:
         """See ``media.sniff``."""

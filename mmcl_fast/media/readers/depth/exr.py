@@ -22,7 +22,7 @@ from mmcl_fast.errors import MediaError
 from mmcl_fast.media.readers.depth.exr_header import SAVE, UINT, Channel, Part, choose_channel, read_parts
 from mmcl_fast.media.spec import VisualSpec
 
-INSTALL = f"install the package OpenEXR, or {SAVE}"
+INSTALL = f"pip install 'mmcl-fast[exr]', or {SAVE}"
 FFMPEG_COMPRESSIONS = 8  # none to B44A
 MOST_CHANNELS = 16  # of all parts; OpenEXR decodes each of them, FFmpeg only the one that is wanted
 
