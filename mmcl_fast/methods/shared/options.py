@@ -70,7 +70,9 @@ def option_model(kind: Any) -> type[BaseModel]:
         try:
             hints = get_type_hints(kind)
             fields: dict[str, Any] = {f.name: (hints[f.name], _field_of(f)) for f in dataclasses.fields(kind)}
-            model = create_model(kind.__name__, __base__=MethodOptions, **fields)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a field such as ``copy`` hides a method of the model
+                model = create_model(kind.__name__, __base__=MethodOptions, **fields)
         except Exception as fault:  # whatever a user's types raise
             reason = str(fault).splitlines()[0]
             raise ConfigError(f"{kind.__name__}: its fields can't be checked ({reason}); use plain types") from fault

@@ -31,6 +31,7 @@ class PlainOptions:
     epochs: int = -1
     kind: Literal["a", "b"] = "a"
     sizes: list[int] = field(default_factory=lambda: [1])
+    copy: bool = True  # also the name of a method of pydantic's models
 
     def __post_init__(self) -> None:
         if self.rank > 9:
@@ -148,7 +149,11 @@ def test_a_custom_method_is_checked_by_its_own_options_alone(kind: Any, monkeypa
 
 
 def test_options_of_a_dataclass_have_the_types_of_its_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = custom(PlainOptions, monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        option_model.cache_clear()
+        name = custom(PlainOptions, monkeypatch)
+    assert make_options(name, {"copy": False}).copy is False
     chosen = make_options(name, {"rank": 0, "epochs": -1, "kind": "b", "sizes": [2, 3], "penalty": -5})
     assert chosen == PlainOptions(-5.0, 0, -1, "b", [2, 3]) and type(chosen.penalty) is float
     for values, words in (
