@@ -57,6 +57,8 @@ def on_page_content(text: str, page: Any, config: Any, files: Files) -> str:
 
 def _formula(latex: str, block: bool) -> str:
     written = convert(html.unescape(latex).strip(), display="block" if block else "inline")
+    if block:  # a wide formula scrolls, by the keyboard too
+        written = written.replace("<math ", '<math tabindex="0" ', 1)
     return LETTER.sub(lambda found: f"<mi>{_letter(found[1], found[2])}</mi>", written)
 
 
