@@ -152,9 +152,9 @@ class Loader:
         for slot in sorted(chunk.faults):
             # A copy: the traceback of the error itself would keep the whole batch in memory.
             self._faults.setdefault(chunk.indices[slot], MediaError(chunk.faults[slot]))
-        kept = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
-        data = chunk.data[kept] if isinstance(chunk.data, Tensor) else [chunk.data[slot] for slot in kept]
-        return [chunk.indices[slot] for slot in kept], data
+        good = [slot for slot in range(len(chunk.indices)) if slot not in chunk.faults]
+        data = chunk.data[good] if isinstance(chunk.data, Tensor) else [chunk.data[slot] for slot in good]
+        return [chunk.indices[slot] for slot in good], data
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position behind the last yielded batch, as plain values for JSON."""

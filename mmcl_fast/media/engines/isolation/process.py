@@ -53,7 +53,7 @@ class ForkServer:
             f"import sys; sys.path[:] = {paths!r}; "
             f"from mmcl_fast.media.engines.isolation.fork_server import main; main({theirs.fileno()})"
         )
-        kept = {k: v for k, v in os.environ.items() if k in KEPT_VARIABLES or k.startswith(KEPT_PREFIXES)}
+        environment = {k: v for k, v in os.environ.items() if k in KEPT_VARIABLES or k.startswith(KEPT_PREFIXES)}
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -61,7 +61,7 @@ class ForkServer:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,  # so that Ctrl-C at a terminal reaches only the parent
-                env={**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                env={**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             )
         except OSError as fault:
             ours.close()

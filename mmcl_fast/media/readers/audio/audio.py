@@ -101,7 +101,7 @@ def _open_segments(
         except soundfile.LibsndfileError:
             pass
     try:
-        sound = AvRecording(source, spec, to_end, max_samples)
+        recording = AvRecording(source, spec, to_end, max_samples)
     except MediaError:
         raise
     except Exception as error:
@@ -110,10 +110,10 @@ def _open_segments(
         if truncation is None:
             raise
         raise MediaError(f"{truncation}: cut short, replace it") from error
-    truncation = sound.find_truncation()
+    truncation = recording.find_truncation()
     if to_end and truncation:
         raise MediaError(f"{truncation}: cut short, replace it")
-    return sound.segments()
+    return recording.segments()
 
 
 @dataclass(frozen=True)

@@ -124,12 +124,12 @@ class AvSegment:
         samples: per channel.
     """
 
-    def __init__(self, sound: AvRecording, start: int, rate: int, samples: int):
-        self.sound, self.start, self.rate, self.samples = sound, start, rate, samples
+    def __init__(self, recording: AvRecording, start: int, rate: int, samples: int):
+        self.recording, self.start, self.rate, self.samples = recording, start, rate, samples
 
     def read(self, start: int, count: int) -> Tensor:
         """Return mono float32 ``[count]`` from sample ``start`` on."""
-        wave = torch.from_numpy(self.sound.read(self.start + start, count))
+        wave = torch.from_numpy(self.recording.read(self.start + start, count))
         check_range(*wave.aminmax())
         return wave
 

@@ -96,12 +96,12 @@ def _place_in_display_window(pixels: np.ndarray, part: Part) -> np.ndarray:
     if part.data_window == part.display_window:
         return pixels
     left, top, right, bottom = part.display_window
-    shown = np.zeros((bottom - top + 1, right - left + 1), pixels.dtype)
+    canvas = np.zeros((bottom - top + 1, right - left + 1), pixels.dtype)
     x, y = part.data_window[0] - left, part.data_window[1] - top
-    inside = pixels[max(0, -y) : max(0, len(shown) - y), max(0, -x) : max(0, shown.shape[1] - x)]
+    inside = pixels[max(0, -y) : max(0, len(canvas) - y), max(0, -x) : max(0, canvas.shape[1] - x)]
     x, y = max(0, x), max(0, y)
-    shown[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    return shown
+    canvas[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return canvas
 
 
 def _decode_by_openexr(library: ModuleType, data: bytes, number: int, channel: Channel) -> np.ndarray:

@@ -71,7 +71,7 @@ def decode_plain(data: bytes, width: int, height: int) -> Tensor | None:
         if count <= BUFFER_LIMIT:
             _buffers.pixels = buffer
     try:
-        picture = library.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=buffer)
+        image = library.decode_jpeg(data, fastdct=False, fastupsample=False, buffer=buffer)
     except ValueError:
         return None
-    return torch.from_numpy(picture).permute(2, 0, 1) if picture.shape == (height, width, 3) else None
+    return torch.from_numpy(image).permute(2, 0, 1) if image.shape == (height, width, 3) else None

@@ -25,10 +25,10 @@ def decode_16_bits(data: bytes) -> np.ndarray:
 
     # Only the chunks that make the pixels: FFmpeg refuses an image because of a broken eXIf.
     pixels = (b"IHDR", b"tRNS", b"IDAT", b"IEND")
-    kept = [data[start:end] for name, start, end in _chunks(data) if name in pixels]
+    needed = [data[start:end] for name, start, end in _chunks(data) if name in pixels]
     decoder = av.CodecContext.create("png", "r")
     decoder.thread_count, decoder.options = 1, {"err_detect": "crccheck+explode"}
-    (frame,) = [*decoder.decode(av.Packet(data[:8] + b"".join(kept))), *decoder.decode(None)]
+    (frame,) = [*decoder.decode(av.Packet(data[:8] + b"".join(needed))), *decoder.decode(None)]
     samples = {"gray16be": 1, "ya16be": 2, "rgb48be": 3, "rgba64be": 4}.get(frame.format.name)
     if samples is None:
         raise ValueError(f"a PNG of 16 bits that is decoded as {frame.format.name}")

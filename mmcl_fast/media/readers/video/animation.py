@@ -62,8 +62,8 @@ def read_animation(source: Source, spec: VisualSpec, view: View) -> Tensor:
             found = list(gif_frames.split_frames(read_bytes(source)))
             ends = _frame_ends((frame.milliseconds for frame in found), spec)
             wanted = _choose_frames(ends, spec)
-            pictures = enumerate(gif_frames.compose_frames(found, im.size))
-            squares = {number: to_square(picture, spec, view) for number, picture in pictures if number in wanted}
+            images = enumerate(gif_frames.compose_frames(found, im.size))
+            squares = {number: to_square(image, spec, view) for number, image in images if number in wanted}
         else:  # only decoding tells how long each frame is shown
             squares = {}
             ends = _frame_ends(_decode_all(im, numbers, spec, view, squares), spec)

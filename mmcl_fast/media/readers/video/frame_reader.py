@@ -133,36 +133,38 @@ class FrameReaderByTime:
     def _begin(self) -> None:
         self.packets = SelectiveDecoder(self.container, self.stream, self.times)
         self.decoded = self.packets.frames()
-        self.shown: Any = None
+        self.current_frame: Any = None
         self.next_frame: Any = None
         self._advance()
 
     def _advance(self) -> None:
-        self.shown = self.next_frame or self.shown
+        self.current_frame = self.next_frame or self.current_frame
         self.next_frame = next(self.decoded, None)
         if self.next_frame is None:
             return
-        if self.next_frame.pts is None or (self.shown is not None and self.next_frame.pts < self.shown.pts):
+        if self.next_frame.pts is None or (
+            self.current_frame is not None and self.next_frame.pts < self.current_frame.pts
+        ):
             raise OutOfOrderError
 
     def end(self) -> int:
         """Return the end of the last decoded frame in ticks."""
-        frame = self.next_frame or self.shown
+        frame = self.next_frame or self.current_frame
         return frame.pts + self.timeline.frame_duration if frame is not None else self.timeline.start
 
     def frame_at(self, time: int) -> Any:
         self._skip(time)
-        while self.next_frame is not None and (self.shown is None or self.next_frame.pts <= time):
-            if self.shown is None and self.next_frame.pts > time:
+        while self.next_frame is not None and (self.current_frame is None or self.next_frame.pts <= time):
+            if self.current_frame is None and self.next_frame.pts > time:
                 return self.next_frame  # no frame is shown before the first one
             if self.packets.shows(self.next_frame.pts, time):
                 return self.next_frame
             self._advance()
-        if self.shown is None:
+        if self.current_frame is None:
             raise MediaError(NO_FRAME)
         if self.next_frame is None:
             self.timeline.check_end(time, self.end())
-        return self.shown
+        return self.current_frame
 
     def _skip(self, time: int) -> None:
         key = self.keys[max(bisect.bisect_right(self.keys, time) - 1, 0)] if self.keys else self.timeline.start
@@ -208,7 +210,7 @@ class FrameReaderByNumber:
         self.first = next(self.decoded, None)
         if self.first is None:
             raise MediaError(NO_FRAME)
-        self.shown, self.number = self.first, 0
+        self.current_frame, self.number = self.first, 0
         self.delay = self.places.get(self.first.dts, 0)  # number of packets that the decoder holds back
 
     def _advance(self) -> bool:
@@ -216,7 +218,7 @@ class FrameReaderByNumber:
         frame = next(self.decoded, None)
         if frame is None:
             return False
-        self.shown, self.number = frame, self.number + 1
+        self.current_frame, self.number = frame, self.number + 1
         return True
 
     def frame_at(self, time: int) -> Any:
@@ -226,7 +228,7 @@ class FrameReaderByNumber:
             if not self._advance():
                 self.timeline.check_end(time, self.end())
                 break
-        return self.shown
+        return self.current_frame
 
     def _skip(self, wanted: int) -> None:
         """Seek to a key frame that is certainly before the wanted frame, if that frame is far away."""
@@ -234,7 +236,7 @@ class FrameReaderByNumber:
         if place < 0 or self.keys[place] - self.number < SEEK_FRAMES:
             return
         self._go_to(self.keys[place])
-        self.number = self.places.get(self.shown.dts, -1) - self.delay
+        self.number = self.places.get(self.current_frame.dts, -1) - self.delay
         if not 0 <= self.number <= wanted:  # the seek landed at a wrong place: decode every frame instead
             self.keys, self.number = [], -1
             self._go_to(0)

@@ -56,8 +56,8 @@ def split_frames(data: bytes) -> Iterator[GifFrame]:
             pixels = file.read(1) + _read_blocks(file) + b"\0"
             screen = struct.pack("<HHBBB", width, height, colours[1], 0, 0)
             extension = b"!\xf9\x04" + bytes([control[0] & 1]) + b"\0\0" + control[3:] + b"\0"
-            picture = b"," + struct.pack("<4HB", 0, 0, width, height, flags & 0x40)  # interlaced or not
-            single = b"GIF89a" + screen + colours[0] + extension + picture + pixels + b";"
+            image = b"," + struct.pack("<4HB", 0, 0, width, height, flags & 0x40)  # interlaced or not
+            single = b"GIF89a" + screen + colours[0] + extension + image + pixels + b";"
             delay = 10 * int.from_bytes(control[1:3], "little")
             yield GifFrame(left, top, width, height, control[0] >> 2 & 7, delay, single)
             control = bytes(4)  # a control block counts for one frame

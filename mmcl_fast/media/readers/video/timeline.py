@@ -119,13 +119,13 @@ def timeline_from_packets(container: Any, stream: Any, numbered: bool = False) -
     )
     frame = (kind in TIMED and found.last) or length
     # In a program stream some packets have times. libavformat fills in the others, and then no two are equal.
-    kept = _has_presentation_times(kind, stream.codec_context) or (
-        kind in BROADCAST and times == sorted(set(found.shown))
+    has_times = _has_presentation_times(kind, stream.codec_context) or (
+        kind in BROADCAST and times == sorted(set(found.presentation_times))
     )
-    by_time = found.shown and kept and not found.jumps and not numbered
-    index = found.decoded if kind == "avi" and len(set(found.decoded)) == len(times) else None
+    by_time = found.presentation_times and has_times and not found.jumps and not numbered
+    index = found.decoding_times if kind == "avi" and len(set(found.decoding_times)) == len(times) else None
     duration = times[-1] - times[0] + frame
-    start = min(found.decoded[:1] + times[:1])
+    start = min(found.decoding_times[:1] + times[:1])
     timeline = Timeline(
         tick=base,
         start=times[0],
@@ -179,26 +179,28 @@ class _PacketTimes:
     """The times that the packets of a video state, from its first key frame on.
 
     Attributes:
-        shown: when their frames are shown; empty where some packets do not state it.
-        decoded: when their frames are decoded; empty where some packets do not state it.
+        presentation_times: when their frames are shown; empty where some packets do not state it.
+        decoding_times: when their frames are decoded; empty where some packets do not state it.
         lengths: duration of each frame; 0: not stated.
         jumps: whether the times jump where parts were joined. The times here are made continuous.
     """
 
-    shown: list[int]
-    decoded: list[int]
+    presentation_times: list[int]
+    decoding_times: list[int]
     lengths: list[int]
     jumps: bool = False
 
     @property
     def last(self) -> int:
         """The duration of the frame that is shown last; 0: unknown."""
-        return self.lengths[self.shown.index(max(self.shown)) if self.shown else -1]
+        return self.lengths[
+            self.presentation_times.index(max(self.presentation_times)) if self.presentation_times else -1
+        ]
 
     @property
     def typical(self) -> int:
         """The median duration of a frame, by the times where there are any; 0: unknown."""
-        times = sorted(self.shown or self.decoded)
+        times = sorted(self.presentation_times or self.decoding_times)
         steps = [after - before for before, after in itertools.pairwise(times) if after > before]
         return statistics.median_low(steps or self.lengths)
 
@@ -242,14 +244,14 @@ def _all_or_none(times: list[int | None], kept: list[int]) -> list[int]:
 
 def _presentation_times(found: _PacketTimes, kind: str) -> list[int]:
     """Return the times at which the frames are shown, in order; empty where the packets do not state them."""
-    times = sorted(found.shown)
+    times = sorted(found.presentation_times)
     stated = kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times))
     return times if stated and not found.jumps else []
 
 
 def _output_times(found: _PacketTimes, delay: int, length: int) -> list[int]:
     """Return the times at which the decoder returns the frames, ``delay`` packets late; empty where unknown."""
-    times = sorted(found.decoded)
+    times = sorted(found.decoding_times)
     if not times or len(set(times)) < len(times):
         return []
     return [*times[delay:], *(times[-1] + length * (i + 1) for i in range(min(delay, len(times))))]
