@@ -53,7 +53,7 @@ ROUNDING = 1e-8  # an eigenvalue below this share of the largest one is rounding
 
 class DnsOptions(MethodOptions):
     source: Literal["z", "zq"] = Field(
-        "zq", description="Features f: z: the bare head's output, as in the paper; zq: z and the trunk's query q"
+        "zq", description="Features f. z: the bare head's output, as in the paper. zq: z and the trunk's query q"
     )
     lambda_min: Weight = Field(0.001, description="Directions of earlier features with a larger eigenvalue are kept")
     epochs: Epochs = 20

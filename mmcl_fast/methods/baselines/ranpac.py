@@ -45,12 +45,12 @@ LAMBDAS = [10.0**k for k in range(-8, 9)]
 class RanPacOptions(MethodOptions):
     source: Literal["q", "zq", "tuned"] = Field(
         "tuned",
-        description="Features f: q: the trunk's query; zq: the bare head's z and q; tuned: z under a prompt that is "
+        description="Features f. q: the trunk's query. zq: the bare head's z, and q. tuned: z under a prompt that is "
         "trained on the first task, and q",
     )
     projections: Annotated[int, Symbol("M")] = Field(2000, ge=1, le=20_000, description="Random features")
     held_out: Literal["all", "task"] = Field(
-        "all", description="Held-out samples that lambda is chosen on: of all tasks so far, or of the last task"
+        "all", description="Held-out samples that lambda is chosen on. all: of all tasks so far. task: of the last task"
     )
     prompt_length: PromptLength = 8
     epochs: Epochs = 20

@@ -24,7 +24,7 @@ from mmcl_fast.methods.shared.options import MethodOptions, RidgePenalty
 
 class RidgeOptions(MethodOptions):
     source: Literal["q", "zq"] = Field(
-        "q", description="Features: q: the trunk's query, pooled tokens; zq: the bare head's z and q"
+        "q", description="Features. q: the trunk's query, which pools its tokens. zq: the bare head's z and q"
     )
     penalty: RidgePenalty = 0.005
 

@@ -40,7 +40,7 @@ class CommOptions(MethodOptions):
     )
     class_targets: Annotated[Literal["texts", "learned"], FormerName("codes"), Symbol("V_t")] = Field(
         "learned",
-        description="What prompts are learned towards: texts: the frozen class texts; learned: targets that start from "
+        description="The targets of prompt learning. texts: the frozen class texts. learned: targets that start from "
         "the texts' dual basis and are trained with the prompt",
     )
     class_targets_lr: Annotated[LearningRate, FormerName("codes_lr")] = Field(
@@ -69,7 +69,7 @@ class CommOptions(MethodOptions):
     )
     relevance: Literal["analytic", "mlp"] = Field(
         "analytic",
-        description="The relevance function: analytic: a ridge classifier; mlp: one hidden layer of 128. It is "
+        description="The relevance function. analytic: a ridge classifier. mlp: one hidden layer of 128. It is "
         "trained on the task's queries and on queries sampled from the feature memory, modalities weighted alike",
     )
     tau: Annotated[Positive, Symbol(r"\tau")] = Field(
@@ -81,13 +81,13 @@ class CommOptions(MethodOptions):
     relevance_penalty: RelevancePenalty = 0.01
     realignment: Literal["off", "closed", "trained"] = Field(
         "trained",
-        description="Align the embeddings with all class texts after each task: off: never; closed: by the closed form "
-        "alone; trained: by training that begins with `start`",
+        description="Alignment of the embeddings with all class texts after each task. off: none. closed: the closed "
+        "form. trained: training that begins with the option start",
     )
     start: Literal["ridge", "zero"] = Field(
         "ridge",
-        description="What re-alignment begins with: ridge: the closed form; zero: A random and B zero, which makes "
-        "closed do nothing",
+        description="The beginning of re-alignment. ridge: the closed form. zero: A random and B zero, so that "
+        "realignment = closed does nothing",
     )
     rank: Annotated[int, Symbol("r")] = Field(32, ge=1, description="Rank of each modality's re-alignment")
     reads_query: bool = Field(
