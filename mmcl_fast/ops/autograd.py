@@ -73,17 +73,23 @@ def alignment_loss(a: AlignmentArguments, backend: str | None) -> Tensor:
 def realign(a: RealignArguments, backend: str | None) -> Tensor:
     """Return the unit rows, differentiable in every tensor of ``a``."""
     z, gate, down, up, source = a
+    dtype = z.dtype
     compiling = torch.compiler.is_compiling()
     if torch.compiler.is_exporting():
         backend = "reference"  # an exported program must not depend on mmcl_fast
     if compiling:
-        name = choice.traced("realign", z.device.type, z.device.index, z.dtype, backend)
+        name = choice.traced("realign", z.device.type, z.device.index, dtype, backend)
     else:
         name = choice.choose(choice.realign_problem(z, down), z.device, backend)
-    gate, down, up = (x if x.dtype == z.dtype else x.to(z.dtype) for x in (gate, down, up))
-    if source is not None and source.dtype != z.dtype:
-        source = source.to(z.dtype)
-    a = RealignArguments(z, gate, down, up, source)
+    if (
+        gate.dtype != dtype
+        or down.dtype != dtype
+        or up.dtype != dtype
+        or (source is not None and source.dtype != dtype)
+    ):
+        a = RealignArguments(
+            z, gate.to(dtype), down.to(dtype), up.to(dtype), None if source is None else source.to(dtype)
+        )
     if name == "reference":
         return reference.realign(a)
     if compiling:
@@ -100,7 +106,7 @@ def save_alignment(ctx: Any, a: AlignmentArguments, result: AlignmentResult, bac
     # "none" computes d text anew: the upstream gradient of each row is a factor inside its sum.
     again = (a.z, a.text) if a.needs & NEEDS_TEXT and a.reduction == "none" else ()
     ctx.save_for_backward(*result, a.labels, a.weight, scale, *again)
-    ctx.options = (0.0 if scale is not None else a.scale, *a[5:], backend)
+    ctx.options = (0.0 if scale is not None else float(a.scale), *a[5:], backend)
     ctx.dtype = a.z.dtype
     ctx.set_materialize_grads(False)
 

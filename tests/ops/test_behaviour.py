@@ -285,3 +285,14 @@ def test_compiled_sizes_may_change():
         want = ops.alignment_loss(ops.realign(*leaves[:4]), leaves[4], labels, logit_scale=10.0)
         torch.testing.assert_close(step(*leaves, labels), want)
     assert len(graphs) == 2
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_whole_number_is_a_scale(backend):
+    """Also with the gradient of the text's rows, which goes through the registered operation."""
+    grads = []
+    for scale in (9, 9.0):
+        text = TEXT.clone().requires_grad_()
+        ops.alignment_loss(Z, text, Y, logit_scale=scale, reduction="none", backend=backend).sum().backward()
+        grads.append(text.grad)
+    assert torch.equal(*grads)

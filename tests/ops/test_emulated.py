@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmcl_fast import ops
 from mmcl_fast.ops import choice
 from mmcl_fast.ops.arguments import NEEDS_Z, AlignmentArguments
 from mmcl_fast.ops.backends import cuda as cuda_
@@ -160,6 +161,17 @@ def test_float16_and_nan(name, path, monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 1, None, 1, 1), (3, 8, 5, 1, 2), (20, 48, None, 5, 16), (9, 33, 77, 3, 7)])
 def test_realign(dtype, shape):
     check_realign("cuda", dtype, *shape)
+
+
+def test_a_whole_number_reaches_the_kernels_as_a_float(monkeypatch):
+    """Triton would compile another kernel for an integer."""
+    scales = []
+    before = cuda_.CudaBackend.finish
+    monkeypatch.setattr(
+        cuda_.CudaBackend, "finish", lambda k, inputs, *a: scales.append(inputs.scale) or before(k, inputs, *a)
+    )
+    ops.alignment_loss(torch.randn(2, 8), torch.randn(3, 8), torch.arange(2), logit_scale=9, backend="cuda")
+    assert scales == [9.0] and isinstance(scales[0], float)
 
 
 def test_labels_out_of_range_are_nan():

@@ -182,7 +182,7 @@ class GpuBackend(Backend):
             z, text = unit_stride(a.z), unit_stride(a.text)
             inv_z, inv_t = self.row_norm(z), self.row_norm(text)
             # The kernels read a 0-d float32 on the device: its value on the host would mean waiting.
-            scale = a.scale.detach().to(z.device, torch.float32) if isinstance(a.scale, Tensor) else a.scale
+            scale = a.scale.detach().to(z.device, torch.float32) if isinstance(a.scale, Tensor) else float(a.scale)
             mean = mean_unit(text, inv_t) if a.label_smoothing else None
             inputs = LossInputs(
                 z, text, a.labels.contiguous(), inv_z, inv_t, scale, mean, a.label_smoothing, a.ignore_index

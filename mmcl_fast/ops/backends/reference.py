@@ -33,9 +33,8 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _weights(a: AlignmentArguments, dtype: torch.dtype) -> Tensor:
-    """Return the weight of each row (B,), 0 for ignored rows."""
-    valid = a.labels != a.ignore_index
+def _weights(a: AlignmentArguments, valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weight of each row (B,), 0 where ``valid`` is false."""
     return valid.to(dtype) if a.weight is None else torch.where(valid, a.weight.to(dtype), 0)
 
 
@@ -49,7 +48,7 @@ def alignment_loss(a: AlignmentArguments) -> Tensor:
     rows = -log_p.gather(1, target[:, None]).squeeze(1)
     if a.label_smoothing:
         rows = (1 - a.label_smoothing) * rows - a.label_smoothing * log_p.mean(1)
-    coef = _weights(a, rows.dtype)
+    coef = _weights(a, valid, rows.dtype)
     rows = torch.where(valid, rows, 0) * coef
     if a.reduction == "none":
         return rows
@@ -88,7 +87,7 @@ class ReferenceBackend(Backend):
         onehot = F.one_hot(torch.where(valid, a.labels, 0), len(text)).to(z.dtype)
         target = (1 - a.label_smoothing) * onehot + a.label_smoothing / len(text)
         row_loss = torch.where(valid, -(target * torch.log_softmax(logits, dim=1)).sum(1), 0)
-        weights = _weights(a, z.dtype)
+        weights = _weights(a, valid, z.dtype)
         total = weights.sum()
         norm = torch.where(total > 0, 1 / total, 0.0) if a.reduction == "mean" else torch.ones_like(total)
         loss = row_loss * weights if a.reduction == "none" else torch.dot(row_loss, weights) * norm
