@@ -13,6 +13,7 @@ from mmcl_fast.methods import METHODS, options
 from mmcl_fast.methods.shared.options import option_model
 from mmcl_fast.option_fields import expected_words
 from tests.cli.calls import call, error_of
+from tests.plain_words import MOST_WORDS, RIDDLES, sentences, words
 
 NAMES = sorted(file.stem for file in SHIPPED.glob("*.toml"))
 
@@ -32,6 +33,8 @@ def limits(field) -> list[float]:
 
 def check_described(name: str, field) -> None:
     assert field.description, f"{name}: say in its description what it is for"
+    for sentence in sentences(field.description):
+        assert words(sentence) <= MOST_WORDS and not RIDDLES.search(sentence), f"{name}: {sentence}"
     expected = expected_words(field)
     assert expected != "a value", f"{name}: say with Expected what it takes"
     for bound in limits(field):
