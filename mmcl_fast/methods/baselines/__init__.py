@@ -1,0 +1,1 @@
+"""Methods from the literature and simple bounds, one file each."""

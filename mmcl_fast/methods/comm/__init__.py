@@ -1,0 +1,1 @@
+"""COMM, the package's own method."""
