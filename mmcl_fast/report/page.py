@@ -76,7 +76,7 @@ def _comparison_section(runs: Sequence[Run]) -> ReportSection:
         for setting, found in run["settings"].items()
     ]
     formulas = "; ".join(f"{name}: {text}" for name, text in runs[0].get("formulas", {}).items())
-    metrics = Table(["run", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
+    metrics = Table(["run", "setting", *names], rows, ["k", "", *("n" for _ in names)])
     last = Plot(figures.metric_bars(runs, "last"), "last in %, of each run", metric_table(runs, "last"))
     mean = "Mean accuracy over the tasks seen"
     means = Plot(figures.mean_accuracy_lines(runs), mean, means_table(runs))

@@ -99,4 +99,4 @@ def modality_table(run: Run) -> Table:
         for setting, found in run["settings"].items()
         for modality, values in found["metrics"].get("per_modality", {}).items()
     ]
-    return Table(["modality", "setting", *names], rows, ["k", "k", *("n" for _ in names)])
+    return Table(["modality", "setting", *names], rows, ["k", "", *("n" for _ in names)])
