@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,19 @@ from mmcl_fast.feature_cache.cache import CACHE_GB, FeatureCache, machine_memory
 from mmcl_fast.learning import checkpoint, evaluation, saving
 from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.learning.evaluation import Evaluation
-from mmcl_fast.learning.model import spec_of, trunk_tokens, trunk_tokens_of_shard
+from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_shard
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, raise_first_error
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
 from mmcl_fast.streams.sample import Sample, Task
+
+FORMER_NAMES = {  # of attributes: what each is now
+    "classes_with": "mmcl_fast.learning.classes.add_classes(classes, task, encoder)",
+    "journal": "Learner.checkpoints",
+    "own_tokens": "mmcl_fast.learning.model.trunk_tokens_of_shard(learner, samples, title)",
+}
 
 
 class Learner:
@@ -154,21 +160,14 @@ class Learner:
         self.method.checkpoints = self.checkpoints
         try:
             self.method.learn(data, classes)
-            _require_finite(self.method.state()[0])
+            require_finite(self.method.state()[0])
         except BaseException as fault:
             self._reset(tensors, values)
             if isinstance(fault, RunError):
                 raise type(fault)(f"task {task.name}: {fault}") from None
             raise
         self.classes = classes
-        self.tasks.append(
-            {
-                "name": task.name,
-                "modality": task.modality,
-                "classes": list(task.classes),
-                "class_ids": [list(c) for c in task.class_ids],
-            }
-        )
+        self.tasks.append(saving.task_record(task))
         seconds = {"decode and trunk": trunk_seconds, **self.method.seconds}
         return {**seconds, "bookkeeping": time.perf_counter() - started - sum(seconds.values())}
 
@@ -387,11 +386,8 @@ class Learner:
             "seed": self.seed,
         }
 
+    if not TYPE_CHECKING:  # a type checker would take every attribute for granted
 
-def _require_finite(tensors: dict[str, Tensor]) -> None:
-    for key, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        # NaN and infinity show in the extremes, which are found far faster than isfinite() of every element.
-        if not torch.stack(tensor.aminmax()).isfinite().all():
-            raise RunError(f"{key} is not finite after learning; look at the task's files, or change method.options")
+        def __getattr__(self, name: str) -> object:
+            now = f": it is now {FORMER_NAMES[name]}" if name in FORMER_NAMES else ""
+            raise AttributeError(f"'Learner' object has no attribute {name!r}{now}")

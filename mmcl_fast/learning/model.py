@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
 from mmcl_fast import distributed
 from mmcl_fast.encoders import Encoder, Tokens
+from mmcl_fast.errors import RunError
 from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.media.spec import Spec, adjust
 from mmcl_fast.methods import Classes, Method
@@ -65,3 +69,17 @@ def trunk_tokens_of_shard(
         return trunk_tokens(model, samples, title, views=views, keep=keep)
     with distributed.propagate_errors():  # the other processes meet here too
         return None
+
+
+def require_finite(tensors: dict[str, Tensor]) -> None:
+    """Check that learned tensors have no NaN and no infinity.
+
+    Raises:
+        RunError: names the first tensor that has.
+    """
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        # NaN and infinity show in the extremes, which are found far faster than isfinite() of every element.
+        if not torch.stack(tensor.aminmax()).isfinite().all():
+            raise RunError(f"{key} is not finite after learning; look at the task's files, or change method.options")

@@ -14,8 +14,19 @@ from mmcl_fast.learning.classes import canonical_names
 from mmcl_fast.learning.model import Model
 from mmcl_fast.learning.random_state import get_random_states
 from mmcl_fast.methods import Classes
+from mmcl_fast.streams.sample import Task
 
 TASK_KEYS = {"name", "modality", "classes", "class_ids"}  # keys of a task's record
+
+
+def task_record(task: Task) -> dict[str, Any]:
+    """Return the JSON values that a model keeps of a task that it has learned."""
+    return {
+        "name": task.name,
+        "modality": task.modality,
+        "classes": list(task.classes),
+        "class_ids": [list(c) for c in task.class_ids],
+    }
 
 
 def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -279,3 +279,12 @@ def test_joint_stopped_before_the_end_says_so(root, tmp_path):
     learner.save(tmp_path / "run")
     with pytest.raises(RunError, match="start the run anew"):
         Learner.load(tmp_path / "run", encoder=ToyEncoder())
+
+
+def test_former_attributes_say_what_they_are_now():
+    learner = Learner(ToyEncoder(), "ridge", device="cpu")
+    with pytest.raises(AttributeError, match=r"no attribute 'classes_with': it is now mmcl_fast\.learning\.classes"):
+        _ = learner.classes_with
+    with pytest.raises(AttributeError, match="no attribute 'never'$"):
+        _ = learner.never
+    assert not hasattr(learner, "own_tokens")
