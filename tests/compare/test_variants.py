@@ -11,6 +11,7 @@ import pytest
 from mmcl_fast.compare import variants
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
+from mmcl_fast.option_fields import FormerNameWarning
 from mmcl_fast.report import results, tables
 
 # ---- variants and seeds ---------------------------------------------------------------------------------------------
@@ -50,6 +51,16 @@ def test_wrong_names_and_values_are_named(make, text: str, message: str) -> None
     with pytest.raises(ConfigError) as caught:
         make(text, load_config("demo"))
     assert message in str(caught.value)
+
+
+def test_an_option_by_its_former_name_changes_the_base_configs() -> None:
+    base = load_config("demo", ["method.options.sampled_features=9"])
+    with pytest.warns(FormerNameWarning, match="option draws is called sampled_features now"):
+        same, changed = variants.parse_methods("comm,comm:draws=5", base)
+        options = [variant.make_config(base, 0).method.options for variant in (same, changed)]
+    assert [values["sampled_features"] for values in options] == [9, 5] and "draws" not in options[1]
+    with pytest.warns(FormerNameWarning), pytest.raises(ConfigError, match="the same as"):
+        variants.parse_methods("comm:sampled_features=5,comm:draws=5", base)
 
 
 def test_seeds() -> None:
