@@ -126,7 +126,7 @@ def check_options(kind: Any, method: str, values: Mapping[str, Any]) -> Any:
 
 
 def option_values(options: Any) -> dict[str, Any]:
-    """The options of a method as JSON values by name."""
+    """Return the options of a method as JSON values by name."""
     return options.model_dump(mode="json") if isinstance(options, BaseModel) else dataclasses.asdict(options)
 
 
