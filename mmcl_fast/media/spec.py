@@ -55,7 +55,7 @@ class VisualSpec:
     for ``crop``, SiglipImageProcessor for ``squash``. The difference is at most 6 of 255 at any pixel and 0.3 on
     average, because both round twice, in another order. A JPEG of 4 times ``size`` or more is scaled by its decoder. A
     crop of 6 times ``size`` or more is first reduced by a box filter. Then the difference is at most 16 at any pixel
-    and 2 on average, for images with the spectrum of photographs. tests/media/test_parity.py holds both limits.
+    and 2 on average, for images with the spectrum of photographs. tests/media/readers/test_parity.py holds both limits.
 
     Attributes:
         modality: one of image, video, audio, depth, or one that ``media.register`` added.

@@ -14,8 +14,8 @@ from mmcl_fast.media.engines import isolation
 from mmcl_fast.media.engines.isolation import process
 from mmcl_fast.media.registry import REGISTRY
 from mmcl_fast.streams import Stream, file_check
+from tests.media.engines.test_isolation import PLANTED
 from tests.media.originals import originals
-from tests.media.test_isolation import PLANTED
 from tests.toy import write_folder
 
 if isolation.unavailable():

@@ -17,7 +17,7 @@ from mmcl_fast import plugins
 from mmcl_fast.learning import Learner
 from mmcl_fast.media.engines import isolation
 from mmcl_fast.serve import Limits
-from tests.media.test_isolation import PLANTED, running_children
+from tests.media.engines.test_isolation import PLANTED, running_children
 from tests.serve.calls import FORM, ask, form, read_counters, read_resources, serve_in_thread, serve_process
 
 CLIENTS, GOOD, BAD = 50, 2000, 200

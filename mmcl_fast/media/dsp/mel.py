@@ -1,7 +1,7 @@
 """Audio to an image: a window of the recording, and its log-mel spectrogram in 0..1.
 
 Not by torchaudio: with the same filters its resampling and spectrogram give the same numbers (within 1e-4) in more than
-twice the time. The script tests/media/test_audio_peers.py compares both.
+twice the time. The script tests/media/dsp/test_audio_peers.py compares both.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import av
 from mmcl_fast.media.dsp.views import View
 from mmcl_fast.media.engines.dali.routes import ROUTES
 from tests.media.files import plain
-from tests.media.test_tracks import write_container
+from tests.media.readers.test_tracks import write_container
 from tests.media.video_files import X264, copy_video, write_colour_video, write_grey_video
 
 B3 = X264 | {"bf": 3}

@@ -31,6 +31,6 @@ def test_packages_that_a_pth_file_leads_to_may_be_opened(tmp_path: Path) -> None
         "with Pool(1, Limits()) as pool:\n"
         f"    print(tuple(pool.decode({str(tmp_path / 'film')!r}, 'video').shape))\n"
     )
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run([python, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert done.stdout == "(8, 3, 224, 224)\n", done.stderr

@@ -14,8 +14,8 @@ from mmcl_fast.media import loader
 from mmcl_fast.media.engines.dali import engine as dali
 from mmcl_fast.media.engines.dali import pipeline_thread
 from tests.media.dali_files import broken, damaged, scene, scenes
+from tests.media.engines.test_dali import batches_of, needs_dali
 from tests.media.files import plain
-from tests.media.test_dali import batches_of, needs_dali
 
 MANY = """
 import sys
@@ -41,7 +41,7 @@ def test_a_header_that_dali_cannot_read_among_many(tmp_path):
     scan = jpeg.index(b"\xff\xda")
     path.write_bytes(jpeg[:scan] + b"\0\0" + jpeg[scan:])  # between two segments, where Pillow ignores it
     run = subprocess.run(
-        [sys.executable, "-c", MANY, str(tmp_path)], cwd=Path(__file__).parents[2], text=True, capture_output=True
+        [sys.executable, "-c", MANY, str(tmp_path)], cwd=Path(__file__).parents[3], text=True, capture_output=True
     )
     assert run.returncode == 0, f"{run.returncode}: {run.stderr[-2000:]}"
 

@@ -212,6 +212,6 @@ def test_lower_instruction_sets(isa):
         pytest.skip("already inside")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "not lower"]
     done = subprocess.run(
-        command, env={**os.environ, "MMCL_FAST_ISA": isa}, cwd=Path(__file__).parents[2], capture_output=True, text=True
+        command, env={**os.environ, "MMCL_FAST_ISA": isa}, cwd=Path(__file__).parents[3], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-3000:]
