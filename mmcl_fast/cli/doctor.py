@@ -14,12 +14,12 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 
     Example: `mmcl-fast doctor`
     """
-    from mmcl_fast import doctor as examination
+    from mmcl_fast.doctor import examine, show
 
-    findings = examination.examine()
+    findings = examine()
     if as_json:
         print_json([vars(finding) for finding in findings])
     else:
-        examination.show(findings, make_console())
+        show(findings, make_console())
     if any(finding.state == "broken" and finding.core for finding in findings):
         raise typer.Exit(1)

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from mmcl_fast.errors import ConfigError, MediaError
-from mmcl_fast.learning import Learner, Line, find_inputs
-from mmcl_fast.learning import predict as predicting
+from mmcl_fast.learning import Learner, Line, find_inputs, predict
 from mmcl_fast.learning.predict_inputs import find_files
 from tests.cli.calls import call, error_of
 
@@ -159,7 +158,7 @@ def test_python_raises_or_reports_and_reads_no_further_than_asked(place: Path, m
     endless = (drawn.append(i) or Line(str(i), f"word{i}") for i in range(10**9))
     found = learner.predictions(endless, batch_size=4)
     assert [next(found).file for _ in range(50)] == [str(i) for i in range(50)]
-    assert len(drawn) <= 50 + 2 * predicting.BATCHES_AHEAD * 4
+    assert len(drawn) <= 50 + 2 * predict.BATCHES_AHEAD * 4
 
 
 def test_a_method_that_does_not_score_texts_says_so(place: Path, tmp_path: Path) -> None:

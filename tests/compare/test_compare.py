@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -204,9 +204,10 @@ def test_python_compares_as_the_command_does(config: Path, swept: Path, monkeypa
     assert again["reference"] == "ridge" and "<h1>mine</h1>" in (swept / "report.html").read_text()
     with pytest.raises(ConfigError, match="the config is made already"):
         compare(load_config(config), "comm", "0", swept, overrides=["train.workers=0"])
-    for methods, seeds, options in (([], "0", {}), ("comm", [], {}), ("comm", [-1], {}), ("comm", "0", {"jobs": 0})):
+    wrong: tuple[tuple[Any, Any, int], ...] = (([], "0", 1), ("comm", [], 1), ("comm", [-1], 1), ("comm", "0", 0))
+    for methods, seeds, jobs in wrong:
         with pytest.raises(ConfigError, match=r"--methods|--seeds|--jobs"):
-            compare(config, methods, seeds, swept, **options)
+            compare(config, methods, seeds, swept, jobs=jobs)
     with pytest.raises(ConfigError, match="--switches promts"):
         ablate(config, ["promts"], "0", swept)
     (swept / "results.json").write_text(before)

@@ -90,7 +90,7 @@ HOSTILE = ["{{ 7 * 7 }}", "{% include 'page.css' %}", "{# gone #}", '" onmouseov
 
 def test_hostile_names_are_shown_as_text_wherever_they_stand(write_run) -> None:
     plain, run = write_run("plain"), write_run("hostile")
-    summary, config = summary_of(), json.loads((run / "config.json").read_text())
+    summary, config = (json.loads((run / name).read_text()) for name in ("summary.json", "config.json"))
     summary["notes"] = HOSTILE
     for number, name in enumerate(HOSTILE):
         summary["tasks"][number] |= {"name": name, "classes": [name, "plant"]}

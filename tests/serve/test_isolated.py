@@ -98,7 +98,8 @@ def test_bad_items_among_good_ones(place: Path, media: dict[str, Path], tmp_path
         )
         expected = Counter(KINDS[kind][0] for kind in [*bad, "abort", "eat"])
         for reason, count in expected.items():  # a death that may not be the file's fault is tried once more
-            assert count <= dead[reason] <= (count if reason in ("cpu", "wall") else 2 * count), (reason, dead, expected)
+            most = count if reason in ("cpu", "wall") else 2 * count
+            assert count <= dead[reason] <= most, (reason, dead, expected)
         assert found["mmcl_fast_decoders{}"] >= 1 and found["mmcl_fast_requests_in_flight{}"] == 0
         for _ in range(100):  # connections close a little after their answers
             after = read_resources(process.pid)
