@@ -42,18 +42,18 @@ class SharedWeights:
 
     def __init__(self, folder: Path):
         self.file, self.size = folder / WEIGHTS, 0
-        self.places: dict[bytes, int] = {}
+        self.offsets: dict[bytes, int] = {}
         self.file.touch()
 
-    def place(self, data: bytes) -> int:
+    def store(self, data: bytes) -> int:
         """Return the offset of these bytes in the file, and append them if they are new."""
         key = hashlib.sha256(data).digest()
-        if key not in self.places:
+        if key not in self.offsets:
             start = -(-self.size // PAGE) * PAGE
             with self.file.open("ab") as stream:
                 stream.write(bytes(start - self.size) + data)
-            self.places[key], self.size = start, start + len(data)
-        return self.places[key]
+            self.offsets[key], self.size = start, start + len(data)
+        return self.offsets[key]
 
 
 def write_onnx(traced: Traced, file: Path, weights: SharedWeights) -> None:
@@ -76,6 +76,7 @@ def write_onnx(traced: Traced, file: Path, weights: SharedWeights) -> None:
             f"{file.stem}: torch {torch.__version__} wrote opset {model.opset_imports['']}, not {OPSET}; "
             "use --format torch"
         )
+    # torch's symbol for a size that may vary -> its name in ``traced.inputs``.
     names = {
         str(size): named
         for value, shape in zip(model.graph.inputs, traced.inputs.values())
@@ -100,7 +101,7 @@ def write_onnx(traced: Traced, file: Path, weights: SharedWeights) -> None:
             data = tensor.tobytes()
             value.const_value = ir.ExternalTensor(
                 WEIGHTS,
-                weights.place(data),
+                weights.store(data),
                 len(data),
                 tensor.dtype,
                 shape=cast(ir.Shape, tensor.shape),
