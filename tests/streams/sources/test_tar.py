@@ -314,7 +314,7 @@ def test_damaged_tars(tars, tmp_path):
     os.mkfifo(tmp_path / "pipe.tar")
     assert_refused(lambda: Stream.from_tar(str(tmp_path / "f*.tar")), "folder.tar: not a regular file: check the path")
     assert_refused(lambda: Stream.from_tar(tmp_path / "pipe.tar"), "pipe.tar: not a regular file")
-    assert_refused(lambda: Stream.from_tar("a\0b.tar"), "null byte")
+    assert_refused(lambda: Stream.from_tar("a\0b.tar"), "null ")  # Python 3.13 says "null character"
     huge = tarfile.TarInfo("x" * 200 + ".png").tobuf(tarfile.GNU_FORMAT)
     lie = bytearray(huge[:512])
     lie[124:136] = b"77777777777\0"  # a name of 8 GB
