@@ -88,7 +88,7 @@ def calls() -> dict[str, Callable[[str], object]]:
 
 
 def work() -> None:
-    """Answer requests on stdin: "0" asks for the names of the calls, "COUNT\\tBACKEND\\tCALL" for microseconds."""
+    """Print the checkout and the names of the calls; then answer each line "COUNT\\tBACKEND\\tCALL" with microseconds."""
     import torch
 
     import mmcl_fast
@@ -107,7 +107,7 @@ def work() -> None:
 
 
 class Worker:
-    """A process that calls the operations of one checkout."""
+    """A process that calls the operations of one checkout; ends the program if it imports another mmcl_fast."""
 
     def __init__(self, checkout: Path) -> None:
         self.process = subprocess.Popen(
@@ -176,10 +176,10 @@ def measure(before: Path, after: Path, select: str, pairs: int, rounds: int) -> 
                     # The order alternates, so that neither process is always the second one.
                     for worker, values in ((old, olds), (new, news))[:: 1 if turn % 2 else -1]:
                         values.append(worker.microseconds(case, count))
-                kept = times.setdefault(case, ([], [], []))
-                kept[0].extend(olds)
-                kept[1].extend(news)
-                kept[2].append(statistics.median(b / a for a, b in zip(olds, news, strict=True)))
+                all_olds, all_news, ratios = times.setdefault(case, ([], [], []))
+                all_olds.extend(olds)
+                all_news.extend(news)
+                ratios.append(statistics.median(b / a for a, b in zip(olds, news, strict=True)))
     return [Times(case, statistics.median(a), statistics.median(b), ratios) for case, (a, b, ratios) in times.items()]
 
 
