@@ -88,7 +88,7 @@ def calls() -> dict[str, Callable[[str], object]]:
 
 
 def work() -> None:
-    """Print the checkout and the names of the calls; then answer each line "COUNT\\tBACKEND\\tCALL" with microseconds."""
+    """Print the checkout and the names of the calls. Then answer each line "COUNT\\tBACKEND\\tCALL" by microseconds."""
     import torch
 
     import mmcl_fast
