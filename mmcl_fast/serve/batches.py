@@ -178,10 +178,10 @@ def _supported_specs(learner: Learner) -> Iterator[tuple[str, Spec]]:
             yield modality, learner.spec(modality)
 
 
-def _lower_limits(limits: Limits, settings: Mapping[str, Any] | None) -> isolation.Limits:
+def _lower_limits(limits: Limits, settings: Mapping[str, Any] | None) -> isolation.DecodeLimits:
     """Return the lower one of each decoding limit of the server and of the run."""
     run = isolation.limits_of(settings)
-    return isolation.Limits(
+    return isolation.DecodeLimits(
         min(run.max_decode_mb, limits.max_decode_mb),
         min(run.max_decode_seconds, limits.max_decode_seconds),
         min(run.max_decode_wait, limits.max_decode_wait),

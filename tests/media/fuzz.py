@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from mmcl_fast.media import MODALITIES
-from mmcl_fast.media.engines.isolation import DecoderDied, Job, Limits, Outcome, Pool
+from mmcl_fast.media.engines.isolation import DecodeLimits, DecoderDied, Job, Outcome, Pool
 from tests.media.corrupt import Case, cases
 from tests.media.trial import ADVICE, digest, spec_of
 
-LIMITS = Limits(max_decode_mb=500, max_decode_seconds=20, max_decode_wait=60)
+LIMITS = DecodeLimits(max_decode_mb=500, max_decode_seconds=20, max_decode_wait=60)
 TOGETHER = 16
 
 

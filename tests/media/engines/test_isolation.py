@@ -21,7 +21,7 @@ import torch
 from mmcl_fast import media, plugins
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.media.engines import isolation
-from mmcl_fast.media.engines.isolation import DecoderDied, Job, Limits, Pool, landlock, process, seccomp
+from mmcl_fast.media.engines.isolation import DecodeLimits, DecoderDied, Job, Pool, landlock, process, seccomp
 from mmcl_fast.media.registry import REGISTRY
 from mmcl_fast.media.source import Slice
 from mmcl_fast.media.spec import adjust
@@ -29,7 +29,7 @@ from tests.media.originals import originals
 from tests.media.trial import spec_of
 
 PLANTED = str(Path(__file__).with_name("planted.py"))
-LIMITS = Limits(max_decode_mb=300, max_decode_seconds=1, max_decode_wait=6)
+LIMITS = DecodeLimits(max_decode_mb=300, max_decode_seconds=1, max_decode_wait=6)
 
 if isolation.unavailable():
     pytest.skip(f"isolation: {isolation.unavailable()}", allow_module_level=True)
@@ -361,7 +361,7 @@ def test_a_fault_in_a_use_file_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_settings_choose_workers_and_their_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"isolate": True, "max_decode_mb": 10, "max_decode_seconds": 3, "max_decode_wait": 4.5, "max_pixels": 9}
-    for given, limits in ((settings, Limits(10.0, 3.0, 4.5)), ({}, Limits()), (None, Limits())):
+    for given, limits in ((settings, DecodeLimits(10.0, 3.0, 4.5)), ({}, DecodeLimits()), (None, DecodeLimits())):
         chosen = isolation.open_decoders(given, 1)
         assert isinstance(chosen, Pool) and chosen.limits == limits
         chosen.close()
@@ -369,7 +369,7 @@ def test_settings_choose_workers_and_their_limits(monkeypatch: pytest.MonkeyPatc
     assert "isolate" not in adjust(media.VisualSpec(), settings).to_dict()
     for name in ("max_decode_mb", "max_decode_seconds", "max_decode_wait"):
         with pytest.raises(ConfigError, match=name):
-            Limits(**{name: 0})
+            DecodeLimits(**{name: 0})
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "0")
     assert isinstance(isolation.open_decoders(settings, 1), isolation.InProcessDecoders)
     monkeypatch.setenv("MMCL_FAST_ISOLATE", "1")

@@ -27,8 +27,8 @@ def test_packages_that_a_pth_file_leads_to_may_be_opened(tmp_path: Path) -> None
     (Path(place) / "below.pth").write_text("\n".join(folders) + "\n")
     (tmp_path / "film").write_bytes(next(file.data for file in originals() if file.modality == "video"))
     script = (
-        "from mmcl_fast.media.engines.isolation import Limits, Pool\n"
-        "with Pool(1, Limits()) as pool:\n"
+        "from mmcl_fast.media.engines.isolation import DecodeLimits, Pool\n"
+        "with Pool(1, DecodeLimits()) as pool:\n"
         f"    print(tuple(pool.decode({str(tmp_path / 'film')!r}, 'video').shape))\n"
     )
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}

@@ -11,18 +11,18 @@ from typing import Any
 
 from mmcl_fast.media.engines.isolation import landlock, seccomp
 from mmcl_fast.media.engines.isolation.jobs import Decoders, InProcessDecoders, Job, Outcome
-from mmcl_fast.media.engines.isolation.limits import Limits, limits_of, uses_workers
+from mmcl_fast.media.engines.isolation.limits import DecodeLimits, limits_of, uses_workers
 from mmcl_fast.media.engines.isolation.pool import REASONS, DecoderDied, Pool
 from mmcl_fast.media.engines.isolation.process import IsolationError, fork_server, unavailable
 
 __all__ = [
     "REASONS",
+    "DecodeLimits",
     "DecoderDied",
     "Decoders",
     "InProcessDecoders",
     "IsolationError",
     "Job",
-    "Limits",
     "Outcome",
     "Pool",
     "describe_sandbox",
@@ -37,7 +37,7 @@ __all__ = [
 def open_decoders(
     settings: Mapping[str, Any] | None,
     workers: int,
-    limits: Limits | None = None,
+    limits: DecodeLimits | None = None,
     died: Callable[[str], None] | None = None,
 ) -> Pool | InProcessDecoders:
     """Return decoders in worker processes, or in this process where isolation is off or not supported.

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmcl_fast.errors import UserError
 from mmcl_fast.media.engines.isolation import messages, sandbox
-from mmcl_fast.media.engines.isolation.limits import Limits
+from mmcl_fast.media.engines.isolation.limits import DecodeLimits
 
 
 def main(descriptor: int) -> None:
@@ -60,13 +60,13 @@ def _reply(
     code = 1
     try:
         control.close()
-        _become_worker(descriptors[0], Limits(**request["limits"]))
+        _become_worker(descriptors[0], DecodeLimits(**request["limits"]))
         code = 0
     finally:
         os._exit(code)  # exit handlers of the parent must not run a second time
 
 
-def _become_worker(descriptor: int, limits: Limits) -> None:
+def _become_worker(descriptor: int, limits: DecodeLimits) -> None:
     """Serve jobs in this fork. ``descriptor``: of the socket to the parent."""
     parent = os.getppid()
     sandbox.die_with_parent()

@@ -14,7 +14,7 @@ LIMIT_NAMES = ("max_decode_mb", "max_decode_seconds", "max_decode_wait")
 
 
 @dataclass(frozen=True)
-class Limits:
+class DecodeLimits:
     """Limits of decoding one file.
 
     Attributes:
@@ -36,10 +36,10 @@ class Limits:
                 raise ConfigError(f"{name} = {getattr(self, name)!r}: give a number above 0")
 
 
-def limits_of(settings: Mapping[str, Any] | None) -> Limits:
+def limits_of(settings: Mapping[str, Any] | None) -> DecodeLimits:
     """Return the limits in a config's [media] table, with the default for each that is missing or None."""
     given = {name: (settings or {}).get(name) for name in LIMIT_NAMES}
-    return Limits(**{name: float(value) for name, value in given.items() if value is not None})
+    return DecodeLimits(**{name: float(value) for name, value in given.items() if value is not None})
 
 
 def uses_workers(settings: Mapping[str, Any] | None) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.engines.isolation import process
 from mmcl_fast.media.engines.isolation.jobs import Job, Outcome, decode_in_process
-from mmcl_fast.media.engines.isolation.limits import Limits
+from mmcl_fast.media.engines.isolation.limits import DecodeLimits
 from mmcl_fast.media.engines.isolation.passed_files import pack_source
 from mmcl_fast.media.engines.isolation.process import IsolationError, Worker, WorkerDied
 from mmcl_fast.media.registry import BUILT_IN, REGISTRY, Reader, source_hash
@@ -59,11 +59,13 @@ class Pool:
         IsolationError: this system cannot fork processes.
     """
 
-    def __init__(self, workers: int, limits: Limits | None = None, died: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, workers: int, limits: DecodeLimits | None = None, died: Callable[[str], None] | None = None
+    ) -> None:
         reason = process.unavailable()
         if reason is not None:
             raise IsolationError(f"decoding in workers: {reason}: {process.ADVICE}")
-        self.limits, self.deaths = limits or Limits(), Counter[str]()
+        self.limits, self.deaths = limits or DecodeLimits(), Counter[str]()
         self._died = died or (lambda reason: None)
         self._slots: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         self._alive: set[Worker] = set()
@@ -301,7 +303,7 @@ class _WorkerLost(Exception):
         self.death, self.known, self.alone, self.job = death, known, alone, death.job
 
 
-def _death_error(source: Source, death: WorkerDied, limits: Limits) -> DecoderDied:
+def _death_error(source: Source, death: WorkerDied, limits: DecodeLimits) -> DecoderDied:
     name, how = name_of(source), death.how
     if death.reason in ("signal", "exit"):
         return DecoderDied(f"{name}: the decoder died ({how}) on this file: convert it or leave it out", death.reason)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import UserError
 from mmcl_fast.media.engines.isolation import messages
-from mmcl_fast.media.engines.isolation.limits import Limits
+from mmcl_fast.media.engines.isolation.limits import DecodeLimits
 from mmcl_fast.media.engines.isolation.passed_files import SHARED_HEADER, make_shared_memory
 
 START_SECONDS = 120.0  # enough to import torch and the decoders on a busy machine
@@ -86,7 +86,7 @@ class ForkServer:
             raise IsolationError(f"decoding in workers: {self.first_answer['error']}: {ADVICE}")
         return self.first_answer.get("readers", {})
 
-    def start(self, limits: Limits) -> tuple[int, socket.socket]:
+    def start(self, limits: DecodeLimits) -> tuple[int, socket.socket]:
         """Start a worker. Return its process number and the socket on which it answers."""
         ours, theirs = socket.socketpair()
         try:
@@ -167,7 +167,7 @@ class WorkerDied(Exception):
 class Worker:
     """One worker. Only one thread at a time may use it. Raises WorkerDied if it ends at once."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: DecodeLimits) -> None:
         self.limits, self.answered, self.killed, self.ended = limits, 0, False, False
         self.ending = threading.Lock()
         self.memory: mmap.mmap | None = None

@@ -26,7 +26,7 @@ import sysconfig
 from pathlib import Path
 
 from mmcl_fast.media.engines.isolation import landlock, seccomp
-from mmcl_fast.media.engines.isolation.limits import Limits
+from mmcl_fast.media.engines.isolation.limits import DecodeLimits
 
 NO_NEW_PRIVS, DEATH_SIGNAL = 38, 1  # prctl's numbers
 OPEN_FILES = 256
@@ -93,7 +93,7 @@ def drop_rights() -> list[str]:
 class FileLimits:
     """Sets the limits of memory once, and of processor time for each file."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: DecodeLimits) -> None:
         self.limits, self.initial_peak = limits, self._peak_bytes()
 
     def limit_memory(self) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmcl_fast.errors import MediaError
 from mmcl_fast.media.decode import check, decode
 from mmcl_fast.media.engines.isolation import messages, sandbox
-from mmcl_fast.media.engines.isolation.limits import Limits
+from mmcl_fast.media.engines.isolation.limits import DecodeLimits
 from mmcl_fast.media.engines.isolation.passed_files import SHARED_HEADER, unpack_source
 from mmcl_fast.media.sniff import sniff
 from mmcl_fast.media.source import Source
@@ -24,7 +24,7 @@ from mmcl_fast.media.spec import Spec, VisualSpec, spec_from_dict
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad_alloc")  # parts of the messages of torch and C++
 
 
-def serve(sock: socket.socket, limits: Limits) -> None:
+def serve(sock: socket.socket, limits: DecodeLimits) -> None:
     """Give up all rights, send the list of them, and answer requests until the parent is gone."""
     file_limits = sandbox.FileLimits(limits)
     try:
@@ -35,12 +35,12 @@ def serve(sock: socket.socket, limits: Limits) -> None:
         return
     messages.send_answer(sock, {"forbidden": forbidden})
     try:
-        _Worker(sock, file_limits).serve()
+        _DecodeServer(sock, file_limits).serve()
     except messages.ConnectionEnded:
         return
 
 
-class _Worker:
+class _DecodeServer:
     def __init__(self, sock: socket.socket, limits: sandbox.FileLimits) -> None:
         self.sock, self.limits = sock, limits
         self.memory: mmap.mmap | None = None

@@ -114,7 +114,7 @@ def _read_tiff(file: BinaryIO, max_pixels: int) -> np.ndarray | None:
     return np.ascontiguousarray(apply_orientation(result, page.orientation))
 
 
-def _apply_palette(page: tiff.Page, values: np.ndarray) -> np.ndarray:
+def _apply_palette(page: tiff.TiffPage, values: np.ndarray) -> np.ndarray:
     if len(page.palette) != 3 << page.bits:
         raise MediaError(f"a TIFF with a palette of {len(page.palette)} numbers, not {3 << page.bits}: save it anew")
     table: np.ndarray = np.array(page.palette, np.uint16).reshape(3, -1).T

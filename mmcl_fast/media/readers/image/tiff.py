@@ -59,7 +59,7 @@ SAVE = "save it as PNG, or as TIFF with LZW or deflate"
 
 
 @dataclass(frozen=True)
-class Page:
+class TiffPage:
     """The fields of one directory, which describe one image.
 
     Attributes:
@@ -131,7 +131,7 @@ class Page:
             raise MediaError(f"a {what} with {compression} and {colours}: {SAVE}")
 
 
-def read_page(file: BinaryIO, max_pixels: int) -> Page:
+def read_page(file: BinaryIO, max_pixels: int) -> TiffPage:
     """Return the first page that is not marked as a reduced copy of another page.
 
     Raises:
@@ -168,7 +168,7 @@ def read_page(file: BinaryIO, max_pixels: int) -> Page:
     block = (numbers(323)[0], numbers(322)[0]) if tiled else (min(numbers(278, (height,))[0], height), width)
     if min(block) < 1 or math.prod(block) > max(max_pixels, 1 << 20):
         raise MediaError(f"a TIFF in blocks of {block[1]} x {block[0]} pixels: replace the file")
-    return Page(
+    return TiffPage(
         order=order,
         width=width,
         height=height,
@@ -247,7 +247,7 @@ def _read_bytes(file: BinaryIO, place: int, size: int) -> bytes:
     return file.read(size)
 
 
-def read_samples(page: Page, file: BinaryIO) -> np.ndarray:
+def read_samples(page: TiffPage, file: BinaryIO) -> np.ndarray:
     """Read the samples ``[H, W, samples]`` as they are stored, not turned upright.
 
     Returns:
@@ -288,7 +288,7 @@ def read_samples(page: Page, file: BinaryIO) -> np.ndarray:
     return result
 
 
-def _dtype(page: Page) -> np.dtype:
+def _dtype(page: TiffPage) -> np.dtype:
     """Return the dtype of a sample as it is stored or, where its bits fill no whole bytes, as it is unpacked to."""
     kind = {UNSIGNED: "u", SIGNED: "i", FLOAT: "f"}.get(page.form)
     fills_bytes = page.bits in (8, 16, 32, 64)
@@ -299,7 +299,7 @@ def _dtype(page: Page) -> np.dtype:
     return np.dtype(f"{page.order}{kind}{page.bits // 8}")
 
 
-def _read_plane(page: Page, file: BinaryIO, blocks: slice, height: int, row_bytes: int) -> np.ndarray:
+def _read_plane(page: TiffPage, file: BinaryIO, blocks: slice, height: int, row_bytes: int) -> np.ndarray:
     """Read the blocks of one plane below each other and decompressed: uint8 ``[height, row_bytes]``."""
     places, sizes, rows = page.block_offsets[blocks], page.block_sizes[blocks], page.block_shape[0]
     wanted = [min(rows, height - i * rows) * row_bytes for i in range(len(places))]
@@ -330,7 +330,7 @@ def _inflate(part: bytes, need: int) -> bytes:
     return found
 
 
-def _decompress_by_libtiff(page: Page, parts: Sequence[bytes], height: int, row_bytes: int) -> np.ndarray:
+def _decompress_by_libtiff(page: TiffPage, parts: Sequence[bytes], height: int, row_bytes: int) -> np.ndarray:
     """Decompress by libtiff: wrap the blocks into a TIFF of a grey 8-bit image that is ``row_bytes`` pixels wide."""
     from PIL.TiffImagePlugin import TiffImageFile
 
@@ -366,7 +366,7 @@ def _decompress_by_libtiff(page: Page, parts: Sequence[bytes], height: int, row_
         return np.asarray(im)
 
 
-def _unpack_samples(page: Page, raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
+def _unpack_samples(page: TiffPage, raw: np.ndarray, columns: int, channels: int, dtype: np.dtype) -> np.ndarray:
     """Convert bytes ``[rows, row_bytes]`` to samples ``[rows, columns, channels]`` and undo the predictor."""
     rows = len(raw)
     if page.bits in (8, 16, 32, 64):
