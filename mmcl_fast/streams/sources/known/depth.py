@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.sources.known.layout import DatasetFolder, KnownSample, Layout, underscores_to_spaces
 
 # Gupta et al. (2013): the nine most frequent of the 27 scene types are classes, all others together are one class.
@@ -80,12 +79,8 @@ def _read_sun_rgbd(folder: DatasetFolder) -> list[KnownSample]:
 def _read_split_folders(folder: DatasetFolder) -> dict[str, list[str]]:
     """Return split -> folders of its images. The file has them with the authors' own prefix, /n/fs/sun3d/data/."""
     place = folder.first(SPLIT_FILE)
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise StreamError(
-            f"{folder.root / place}: MATLAB's files need the package scipy: pip install 'mmcl-fast[matlab]'"
-        ) from None
+    from scipy.io import loadmat  # here, because importing scipy takes longer than starting a command
+
     try:
         content = loadmat(folder.root / place, simplify_cells=True, variable_names=["alltrain", "alltest"])
         return {
