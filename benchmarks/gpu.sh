@@ -1,12 +1,21 @@
 #!/usr/bin/env bash
-# Builds, checks and times the kernels on a machine with an NVIDIA GPU, in under nine minutes, without a network.
-#   bash benchmarks/gpu.sh FOLDER [STEP ...]
-# FOLDER takes the results: summary.txt (read this first), log.txt, ops.json, ops.md, table.json, counters.txt.
-# Every step writes as it goes, so a run that is cut off keeps what it had.
-# STEP: build smoke test ops sanitize profile (the default, in this order), and media train (they need the whole package).
-# The default steps need torch, triton, pybind11, ninja, setuptools and pytest, and nothing else.
-# PYTHON: the interpreter (default python3). WHEELS: a folder of wheels to use (default wheels/ where it is there).
-# GPU_SECONDS: the whole limit (default 520). BENCH_SECONDS: for each case. GPU_DEVICE=cpu: a rehearsal without a GPU.
+# Build, check and time the kernels on a machine with an NVIDIA GPU, in under nine minutes, without a network.
+#
+# Usage: bash benchmarks/gpu.sh FOLDER [STEP ...]
+#
+# FOLDER: takes the results: summary.txt (read this first), log.txt, ops.json, ops.md, table.json and counters.txt.
+# Every step writes its results as it runs. A run that is cut off keeps the results up to then.
+#
+# STEP: build, smoke, test, ops, sanitize or profile. Without a STEP, these six run in this order.
+# The steps media and train need the whole package. The other steps need torch, triton, pybind11, ninja, setuptools and
+# pytest, and nothing else.
+#
+# Environment variables:
+# PYTHON: the interpreter (default: python3).
+# WHEELS: a folder of wheels to install first (default: wheels/ if it exists).
+# GPU_SECONDS: limit of the run (default: 520).
+# BENCH_SECONDS: seconds to measure each case (default: 0.2).
+# GPU_DEVICE: cpu is a rehearsal without a GPU (default: cuda).
 set -uo pipefail
 [[ $# -ge 1 ]] || { echo "error: no folder for the results: bash benchmarks/gpu.sh FOLDER [STEP ...]" >&2; exit 2; }
 mkdir -p "$1" || exit 2
@@ -22,15 +31,16 @@ running=()
 : >"$out/log.txt"
 
 note() { echo "$*" | cut -c1-400 | tee -a "$out/summary.txt"; }
-left() { echo $((total - SECONDS)); }
+seconds_left() { echo $((total - SECONDS)); }
 wants() { [[ $steps == *" $1 "* ]]; }
 trap 'kill "${running[@]}" 2>/dev/null; note "CUT OFF after ${SECONDS} s: the steps above are complete, log.txt has the rest"; exit 143' TERM INT
 
-# step NAME LIMIT COMMAND...: the command's output goes to log.txt, its end to summary.txt
+# step NAME LIMIT COMMAND...: run a command for at most LIMIT seconds.
+# Its output goes to log.txt, and one line about its end to summary.txt.
 step() {
   local name=$1 limit=$2 start=$SECONDS code lines
   shift 2
-  ((limit > $(left))) && limit=$(left)
+  ((limit > $(seconds_left))) && limit=$(seconds_left)
   if ((limit < 5)); then note "$name: NOT RUN, the time was up"; failed=1; return 1; fi
   lines=$(wc -l <"$out/log.txt")
   echo "=== $name: $*" >>"$out/log.txt"
@@ -47,7 +57,8 @@ step() {
   esac
   return "$code"
 }
-shown() { grep -aE "$1" "$out/.step" | tail -n "$2" | cut -c1-300 | sed 's/^/    /' | tee -a "$out/summary.txt"; }
+# summarise PATTERN COUNT: copy the last COUNT matching lines of the step's output to summary.txt.
+summarise() { grep -aE "$1" "$out/.step" | tail -n "$2" | cut -c1-300 | sed 's/^/    /' | tee -a "$out/summary.txt"; }
 
 wheels=${WHEELS:-wheels}
 if compgen -G "$wheels/*.whl" >/dev/null; then
@@ -63,7 +74,7 @@ except ImportError as error:
     sys.exit(f"{error}: install torch for CUDA, triton, ninja, pybind11, setuptools and pytest")
 about = f"torch {torch.__version__}, triton {triton.__version__}, Python {sys.version.split()[0]}"
 if sys.argv[1] == "cpu":
-    print("rehearsal on the CPU, nothing here speaks of a GPU:", about)
+    print("rehearsal on the CPU; these results say nothing about a GPU:", about)
     sys.exit()
 if not torch.cuda.is_available():
     sys.exit(f"no GPU: torch {torch.__version__} finds none; this script needs an NVIDIA GPU and torch for CUDA")
@@ -74,7 +85,7 @@ CHECK
 note "$(head -n 1 "$out/.step")"
 arch=$(sed -n 2p "$out/.step")
 
-if wants build; then  # in place, for this GPU alone
+if wants build; then  # in place, for this GPU's architecture alone
   if [[ $device == cuda ]]; then export MMCL_FAST_CUDA=1 MMCL_FAST_CUDA_ARCHS=${MMCL_FAST_CUDA_ARCHS:-$arch}; fi
   step build 150 "$python" setup.py build_ext --inplace
   "$python" -c 'import mmcl_fast.kernels' 2>/dev/null || ln -sfn ../kernels mmcl_fast/kernels
@@ -82,10 +93,10 @@ fi
 
 kernels="cuda triton"
 [[ $device == cpu ]] && kernels=cpp
-if wants smoke; then  # each backend by itself: a kernel that hangs or crashes ends its own process only
+if wants smoke; then  # one process a backend: a kernel that hangs or crashes ends its own process only
   for name in $kernels; do
     step "smoke $name" 60 "$python" -m tests.ops.small_gpu "$name" --device "$device"
-    shown "error|wrong|Error" 12
+    summarise "error|wrong|Error" 12
   done
 fi
 
@@ -94,26 +105,26 @@ if wants test; then
   "$python" -c 'import xdist' 2>/dev/null && tests+=(-n 4)  # most of the time goes into compiling Triton's kernels
   step test 110 "$python" -m pytest "${tests[@]}" -v -rfE --tb=short -p no:cacheprovider -o addopts= \
     -o faulthandler_timeout=60
-  shown "^(FAILED|ERROR)|^=+ .*(passed|failed|error)|Timeout" 20
+  summarise "^(FAILED|ERROR)|^=+ .*(passed|failed|error)|Timeout" 20
 fi
 
 profiles=0 checks=0
 if wants profile && [[ $device == cuda ]] && command -v ncu >/dev/null; then profiles=45; fi
 if wants sanitize && [[ $device == cuda ]] && command -v compute-sanitizer >/dev/null; then checks=120; fi
 if wants ops; then
-  limit=$(($(left) - profiles - checks - 10))
+  limit=$(($(seconds_left) - profiles - checks - 10))
   select=()
   [[ $device == cpu ]] && select=(--select "256x100 and float32")
   cp mmcl_fast/ops/table.json "$out/table.json"
   step ops "$limit" "$python" -m benchmarks --folder "$out" --out ops --quiet --limit $((limit - 25)) \
     --write-table "$out/table.json" "${select[@]}"
-  shown "floor .* ms;|^stopped|^error" 60
+  summarise "floor .* ms;|^stopped|^error" 60
 fi
 
 if wants sanitize && [[ $device == cuda ]]; then
-  if command -v compute-sanitizer >/dev/null; then  # both at once
+  if command -v compute-sanitizer >/dev/null; then  # both tools at the same time
     ids=()
-    limit=$(($(left) - profiles < 120 ? $(left) - profiles : 120))
+    limit=$(($(seconds_left) - profiles < 120 ? $(seconds_left) - profiles : 120))
     ((limit < 5)) && limit=5
     for tool in memcheck racecheck; do
       PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout -k 5 "$limit" compute-sanitizer --tool "$tool" --error-exitcode 9 \
@@ -145,18 +156,18 @@ if wants profile && [[ $device == cuda ]]; then
     metrics+=",regex:smsp__average_warps_issue_stalled_.*_per_issue_active.ratio"
     step "profile, counters" 45 "${common[@]}" --metrics "$metrics" "${run[@]}"
     cp "$out/.step" "$out/counters.txt"
-    if ! grep -aq lts__t_bytes "$out/.step"; then  # another generation has other names: whole sections, then
+    if ! grep -aq lts__t_bytes "$out/.step"; then  # other GPU generations name these counters differently: take sections
       step "profile, sections" 45 "${common[@]}" --section SpeedOfLight --section ComputeWorkloadAnalysis \
         --section MemoryWorkloadAnalysis --section WarpStateStats --print-details all "${run[@]}"
       cat "$out/.step" >>"$out/counters.txt"
     fi
-    shown "one_pass|exp_kernel|gpu__time|pipe_tensor|lts__t_bytes|dram__bytes|long_scoreboard|barrier|Tensor|L2 Hit" 40
+    summarise "one_pass|exp_kernel|gpu__time|pipe_tensor|lts__t_bytes|dram__bytes|long_scoreboard|barrier|Tensor|L2 Hit" 40
   else
     note "profile: NOT RUN, ncu is not on the PATH"
   fi
 fi
 
-if wants media; then  # each file's modality through DALI on the GPU where it is installed
+if wants media; then  # through DALI on the GPU if it is installed
   step media 60 "$python" -m benchmarks.media --select "256x256 or H.264 320x240 or FLAC"
 fi
 if wants train; then

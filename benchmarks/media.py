@@ -1,9 +1,12 @@
-"""Runs benchmarks/test_media.py, prints one table, keeps JSON and Markdown.
+"""Run benchmarks/test_media.py, print one table, and write it as JSON and Markdown.
 
 python -m benchmarks.media [--out NAME] [--modality NAMES] [--select EXPRESSION]
 
-"ratio" is items a second over those of the first DataLoader in the same rows; "CPU share" is processor time, worker
-processes included, over wall time and cores; "where the time goes" is of one item on one thread of the cpu backend.
+Columns of the table:
+
+- ratio: items a second, divided by the items a second of the case's first DataLoader.
+- CPU share: processor time of all processes, divided by elapsed time and by the number of cores.
+- where the time goes: the stages of decoding one item on one thread of the cpu backend.
 """
 
 from __future__ import annotations
@@ -29,23 +32,29 @@ COLUMNS = [
 ]
 
 
-def machine(threads: int) -> str:
+def machine_name(threads: int) -> str:
+    """Return the name of a measurement on this machine: "media-<GPU or cpu>-<threads>-threads"."""
     device = torch.cuda.get_device_name().replace("NVIDIA ", "") if torch.cuda.is_available() else "cpu"
     return f"media-{device}-{threads}-threads"
 
 
-def lines(results: list[dict]) -> list[list[str]]:
+def table_rows(results: list[dict]) -> list[list[str]]:
+    """Return a row of cells for each way that ran, columns as in ``COLUMNS``.
+
+    Args:
+        results: the ``extra_info`` of each case of benchmarks/test_media.py.
+    """
     table = []
     for info in results:
         for way, row in info["rows"].items():
             if "why" in row:
                 continue
-            head = [info["case"], str(info["threads"]), f"**{way}**" if way in ("cpu", "dali") else way]
+            first = [info["case"], str(info["threads"]), f"**{way}**" if way in ("cpu", "dali") else way]
             stages = [f"{stage} {share:.0%}" for stage, share in row.get("stages", {}).items() if share >= 0.03]
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
             table.append(
                 [
-                    *head,
+                    *first,
                     f"{row['rate']:.4g}",
                     f"{row['q10']:.4g}-{row['q90']:.4g}",
                     ratio,
@@ -57,28 +66,31 @@ def lines(results: list[dict]) -> list[list[str]]:
     return table
 
 
-def missing(results: list[dict]) -> list[str]:
-    """The ways that could not run, each with its reason, once."""
+def ways_not_measured(results: list[dict]) -> list[str]:
+    """Return one line for each way that could not run, with the reason."""
     return sorted(
         {f"Not measured: {way}: {row['why']}" for info in results for way, row in info["rows"].items() if "why" in row}
     )
 
 
-def show(table: list[list[str]]) -> None:
+def print_table(table: list[list[str]]) -> None:
+    """Print rows of ``table_rows``; our own ways are bold."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    shown = Table(*COLUMNS)
+    printed = Table(*COLUMNS)
     for row in table:
-        shown.add_row(*(escape(cell.strip("*")) for cell in row), style="bold" if row[2].startswith("**") else None)
-    Console(width=None if sys.stdout.isatty() else 160).print(shown)
+        printed.add_row(*(escape(cell.strip("*")) for cell in row), style="bold" if row[2].startswith("**") else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(printed)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.media", description=__doc__)
-    parser.add_argument("--out", help="name under benchmarks/results, default <machine>-<date>, a new one")
-    parser.add_argument("--modality", default="", help="such as 'image' or 'image,audio'; default all")
+    parser.add_argument(
+        "--out", help="name of the files in benchmarks/results; default: <machine>-<date>, numbered if taken"
+    )
+    parser.add_argument("--modality", default="", help="such as 'image' or 'image,audio'; default: all")
     parser.add_argument("--select", default="", help="pytest -k expression, such as 'JPEG' or '1-threads'")
     chosen = parser.parse_args()
     names = " or ".join(chosen.modality.split(",")) if chosen.modality else ""
@@ -87,13 +99,14 @@ def main() -> int:
     if not results:
         return code or 1
     facts = suite.run_facts(
-        machine(max(info["threads"] for info in results)), media=os.environ.get("BENCH_DATA") or "written from a seed"
+        machine_name(max(info["threads"] for info in results)),
+        media=os.environ.get("BENCH_DATA") or "written from a seed",
     )
-    table = lines(results)
-    absent = missing(results)
-    suite.write_results(suite.result_name(chosen.out, facts["machine"]), facts, results, COLUMNS, table, absent)
-    show(table)
-    print(*absent, sep="\n")
+    table = table_rows(results)
+    notes = ways_not_measured(results)
+    suite.write_results(suite.result_name(chosen.out, facts["machine"]), facts, results, COLUMNS, table, notes)
+    print_table(table)
+    print(*notes, sep="\n")
     return code
 
 

@@ -1,4 +1,4 @@
-"""Media of natural statistics from a seed: power falls with frequency as in photographs, with edges and motion."""
+"""Media files from a seed with natural statistics: a spectrum as in photographs, with edges and motion."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import cast
 import numpy as np
 
 
-def field(rng: np.random.Generator, height: int, width: int, power: float = 1.0) -> np.ndarray:
-    """Gaussian noise with an amplitude spectrum of 1 / frequency ** power, ``[height, width]`` in 0..1.
+def noise_field(rng: np.random.Generator, height: int, width: int, power: float = 1.0) -> np.ndarray:
+    """Return Gaussian noise with an amplitude spectrum of 1 / frequency ** power: float32 ``[height, width]`` in 0..1.
 
-    Photographs have power near 1 (Field 1987), which is what gives a JPEG or H.264 file its usual size.
+    Photographs have a power near 1 (Field 1987). With it, JPEG and H.264 files have their usual size.
     """
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     radius = np.hypot(fy * max(height, width), fx * max(height, width)).clip(1)
@@ -21,8 +21,8 @@ def field(rng: np.random.Generator, height: int, width: int, power: float = 1.0)
     return ((values - low) / (high - low)).clip(0, 1).astype(np.float32)
 
 
-def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """uint8 ``[height, width, 3]``: a coloured field, and parts of a second one before it in discs and boxes."""
+def draw_picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Return uint8 ``[height, width, 3]``: coloured noise, with discs and boxes of a second noise in front of it."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     out, front = _surface(rng, height, width), _surface(rng, height, width)
     for index in range(6):
@@ -33,40 +33,46 @@ def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _surface(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """``[height, width, 3]`` in 0..1: light varies much, colour little, as in photographs."""
-    light = field(rng, height, width, 1.2)[..., None]
-    tint = np.stack([field(rng, height, width, 1.6) for _ in range(3)], -1)
+    """Return ``[height, width, 3]`` in 0..1. Light varies much and colour little, as in photographs."""
+    light = noise_field(rng, height, width, 1.2)[..., None]
+    tint = np.stack([noise_field(rng, height, width, 1.6) for _ in range(3)], -1)
     return (0.75 * light + 0.25 * tint) * rng.uniform(0.5, 1.0, 3).astype(np.float32)
 
 
-def images(folder: Path, rng: np.random.Generator, kind: str, size: tuple[int, int], count: int) -> list[Path]:
-    """``count`` pictures of ``size`` (width, height); every fourth stands upright."""
+def write_images(folder: Path, rng: np.random.Generator, kind: str, size: tuple[int, int], count: int) -> list[Path]:
+    """Write ``count`` pictures of ``size`` (width, height), and return their paths.
+
+    Every fourth picture, from the first on, has width and height exchanged.
+    """
     from PIL import Image
 
     paths = []
     for index in range(count):
         width, height = size if index % 4 else size[::-1]
-        im = Image.fromarray(picture(rng, height, width))
+        im = Image.fromarray(draw_picture(rng, height, width))
         paths.append(folder / f"{index}.{kind}")
-        im.save(paths[-1], quality=85)  # a PNG has none
+        im.save(paths[-1], quality=85)  # Pillow ignores it for PNG
     return paths
 
 
-def depths(folder: Path, rng: np.random.Generator, count: int) -> list[Path]:
-    """16-bit PNG, millimetres from 0.5 to 8 m, 640 x 480, with invalid zeros."""
+def write_depth_maps(folder: Path, rng: np.random.Generator, count: int) -> list[Path]:
+    """Write 16-bit PNGs of 640 x 480, in millimetres from 0.5 to 8 m, and return their paths. 0 is invalid."""
     from PIL import Image
 
     paths = []
     for index in range(count):
-        millimetres = (500 + 7500 * field(rng, 480, 640, 1.8)).astype(np.uint16)
-        millimetres[field(rng, 480, 640, 1.4) < 0.08] = 0
+        millimetres = (500 + 7500 * noise_field(rng, 480, 640, 1.8)).astype(np.uint16)
+        millimetres[noise_field(rng, 480, 640, 1.4) < 0.08] = 0
         paths.append(folder / f"{index}.png")
         Image.fromarray(millimetres).save(paths[-1])
     return paths
 
 
-def sounds(folder: Path, rng: np.random.Generator, kind: str, rate: int, count: int) -> list[Path]:
-    """Mono, 16 bits, 5 to 10 s: pink noise in bursts with a few harmonic tones."""
+def write_sounds(folder: Path, rng: np.random.Generator, kind: str, rate: int, count: int) -> list[Path]:
+    """Write mono files of 5 to 10 s (16 bits in WAV and FLAC), and return their paths.
+
+    They hold pink noise in bursts, with three harmonic tones.
+    """
     import soundfile
 
     paths = []
@@ -83,25 +89,28 @@ def sounds(folder: Path, rng: np.random.Generator, kind: str, rate: int, count: 
     return paths
 
 
-CODECS = {
+CODECS = {  # file ending, encoder, options
     "h264": ("mp4", "libx264", {"crf": "23", "preset": "veryfast"}),
     "vp9": ("webm", "libvpx-vp9", {"crf": "32", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
     "mjpeg": ("avi", "mjpeg", {"qmin": "4", "qmax": "4"}),
 }
 
 
-def videos(
+def write_videos(
     folder: Path, rng: np.random.Generator, codec: str, size: tuple[int, int], seconds: tuple[float, ...]
 ) -> list[Path]:
-    """One for each length, 25 frames a second: two layers that move apart, with a little noise of the sensor."""
+    """Write one video for each length, with 25 frames a second, and return their paths.
+
+    Two layers move apart, under a little noise as from a sensor.
+    """
     import av
 
     ending, encoder, options = CODECS[codec]
     width, height = size
     paths = []
     for index, length in enumerate(seconds):
-        back, front = picture(rng, 2 * height, 2 * width), picture(rng, 2 * height, 2 * width)
-        shape = field(rng, 2 * height, 2 * width, 1.8) > 0.65
+        back, front = draw_picture(rng, 2 * height, 2 * width), draw_picture(rng, 2 * height, 2 * width)
+        shape = noise_field(rng, 2 * height, 2 * width, 1.8) > 0.65
         noise = rng.integers(-3, 4, (8, height, width, 1), dtype=np.int16)
         paths.append(folder / f"{index}.{ending}")
         with av.open(str(paths[-1]), "w") as container:
@@ -120,14 +129,14 @@ def videos(
 
 
 def _crop(plane: np.ndarray, time: float, height: int, width: int, speed: float) -> np.ndarray:
-    """A window that swings over ``plane``, in whole pixels."""
+    """Return a window of ``plane`` that swings with ``time``, in whole pixels."""
     y = int((plane.shape[0] - height) * (0.5 + 0.5 * np.sin(speed * time)))
     x = int((plane.shape[1] - width) * (0.5 + 0.5 * np.cos(1.3 * speed * time)))
     return plane[y : y + height, x : x + width]
 
 
-def texts(folder: Path, rng: np.random.Generator, count: int) -> list[Path]:
-    """UTF-8 files of about 600 characters."""
+def write_texts(folder: Path, rng: np.random.Generator, count: int) -> list[Path]:
+    """Write UTF-8 files of about 600 characters, and return their paths."""
     paths = []
     for index in range(count):
         words = ("".join(rng.choice(list("etaoinshrdlucmfwyp"), rng.integers(2, 10))) for _ in range(100))

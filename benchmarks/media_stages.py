@@ -1,4 +1,4 @@
-"""Where the time of one item goes on the CPU backend: reading, decoding, resizing, mel, normalising, the rest."""
+"""Processor time of one item on the cpu backend by stage: read, decode, resize, mel, normalise and the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from mmcl_fast.media import Spec, decode
 
-# A stage's functions, by modality; the time of a function called inside another's counts for its own stage only.
+# The functions of each stage, by modality. A function called by another stage's function counts for its own stage only.
 FUNCTIONS = {
     "image": {
         "decode": [
@@ -48,29 +48,38 @@ FUNCTIONS = {
 READ, NORMALISE = "read", "mmcl_fast.media.decode.normalise"
 
 
-class Clock:
-    """Processor seconds by stage, each moment counted once."""
+class StageClock:
+    """Processor seconds of this thread by stage. Time in an inner stage does not count for the outer one.
+
+    Attributes:
+        seconds: by stage.
+        stack: the stages that run now, the innermost last.
+        since: the time from which the innermost stage counts.
+    """
 
     def __init__(self) -> None:
-        self.spent: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
         self.stack: list[str] = []
         self.since = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self._turn()
+        """Count the time inside for one stage."""
+        self._count()
         self.stack.append(name)
         yield
-        self._turn()
+        self._count()
         self.stack.pop()
 
-    def _turn(self) -> None:
+    def _count(self) -> None:
         now = time.thread_time()
         if self.stack:
-            self.spent[self.stack[-1]] = self.spent.get(self.stack[-1], 0.0) + now - self.since
+            self.seconds[self.stack[-1]] = self.seconds.get(self.stack[-1], 0.0) + now - self.since
         self.since = now
 
     def wrap(self, name: str, function: Callable) -> Callable:
+        """Return the function with its time counted for one stage."""
+
         def timed(*args: object, **options: object) -> object:
             with self.stage(name):
                 return function(*args, **options)
@@ -78,8 +87,8 @@ class Clock:
         return timed
 
 
-def _place(name: str) -> tuple[object, str]:
-    """The object that holds the attribute at the end of a dotted name."""
+def _find_attribute(name: str) -> tuple[object, str]:
+    """Return the module or class that holds the last part of a dotted name, and that part."""
     parts = name.split(".")
     for cut in range(len(parts) - 1, 0, -1):
         try:
@@ -92,29 +101,34 @@ def _place(name: str) -> tuple[object, str]:
     raise ModuleNotFoundError(name)
 
 
-def shares(paths: list[Path], spec: Spec, seconds: float = 0.5) -> dict[str, float]:
-    """Share of the processor time of one thread by stage, largest first; "rest" is Python and opening.
+def stage_shares(paths: list[Path], spec: Spec, seconds: float = 0.5) -> dict[str, float]:
+    """Return each stage's share of the processor time of one thread, largest first.
 
-    "read" is the file's bytes from the page cache, measured on its own; what the decoder read is taken out of its
-    share.
+    "rest" is Python and opening. "read" is the time to read a file's bytes from the page cache. It is measured apart,
+    and subtracted from the stage that reads the file.
+
+    Args:
+        paths: files of the spec's modality.
+        spec: the modality's spec.
+        seconds: the shortest time to measure.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for path in paths:
-        decode(path, spec.modality, spec)  # warm
-    clock, read = Clock(), 0.0
+        decode(path, spec.modality, spec)  # the first call makes tables and fills the page cache
+    clock, read = StageClock(), 0.0
     stages = {**FUNCTIONS[spec.modality]}
     stages["normalise"] = [*stages.get("normalise", []), NORMALISE]
     patches = []
     for stage, names in stages.items():
         for name in names:
-            holder, attribute = _place(name)
+            holder, attribute = _find_attribute(name)
             patches.append(mock.patch.object(holder, attribute, clock.wrap(stage, getattr(holder, attribute))))
     for patch in patches:
         patch.start()
     try:
         until = time.perf_counter() + seconds
-        while not clock.spent or time.perf_counter() < until:
+        while not clock.seconds or time.perf_counter() < until:
             for path in paths:
                 with clock.stage("rest"):
                     decode(path, spec.modality, spec)
@@ -125,9 +139,10 @@ def shares(paths: list[Path], spec: Spec, seconds: float = 0.5) -> dict[str, flo
         for patch in patches:
             patch.stop()
         torch.set_num_threads(threads)
-    spent = clock.spent
-    source = "decode" if "decode" in spent else "rest"
-    spent[READ] = min(read, spent[source])
-    spent[source] -= spent[READ]
-    whole = sum(spent.values())
-    return {stage: value / whole for stage, value in sorted(spent.items(), key=lambda pair: -pair[1])}
+    by_stage = clock.seconds
+    reading_stage = "decode" if "decode" in by_stage else "rest"
+    # The bytes are read a second time here, so that a clock's noise could make the rest of the stage negative.
+    by_stage[READ] = min(read, by_stage[reading_stage])
+    by_stage[reading_stage] -= by_stage[READ]
+    total = sum(by_stage.values())
+    return {stage: value / total for stage, value in sorted(by_stage.items(), key=lambda pair: -pair[1])}

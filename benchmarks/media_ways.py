@@ -1,7 +1,10 @@
-"""Ways from files to batches: ours by backend, and what a PyTorch user writes instead.
+"""Ways from files to batches: our loader by backend, and a PyTorch DataLoader with the usual libraries.
 
-Each maker takes a list of files, a spec, a number of workers (0: the caller's thread) and a batch size, and returns a
-function that goes through all files once; or it raises CannotRun.
+A maker is a function of a list of files, a spec, a number of workers and a batch size. With 0 workers, the caller's
+thread reads. The maker returns a function that reads all files once. A way that cannot run raises CannotRun.
+
+A reader, such as ``pillow``, is a function of a spec and a number of workers, and returns a function that reads one
+file.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from mmcl_fast.errors import ConfigError
 from mmcl_fast.media import Loader, Spec, TextSpec, VisualSpec, loader
 
 Epoch = Callable[[], None]
-Maker = Callable[[list[Path], Any, int, int], Epoch]  # of the spec that the modality has
+Maker = Callable[[list[Path], Any, int, int], Epoch]  # Any: the modality's class of spec
 
 
-def ours(backend: str) -> Maker:
+def our_loader(backend: str) -> Maker:
+    """Return the maker of ``mmcl_fast.media.loader`` with one backend."""
+
     def make(paths: list[Path], spec: Spec, workers: int, batch: int) -> Epoch:
         if backend != "cpu" and spec.modality == "text":
             raise CannotRun("text is read by the cpu backend")
@@ -36,12 +41,13 @@ def ours(backend: str) -> Maker:
             batches = loader(items, spec, device, backend=backend, workers=workers, batch_size=batch)
         except ConfigError as error:
             raise CannotRun(str(error).splitlines()[0]) from error
-        return lambda: _drain(batches)
+        return lambda: _read_all(batches)
 
     return make
 
 
-def _drain(batches: Loader) -> None:
+def _read_all(batches: Loader) -> None:
+    """Go through all batches, and wait for the GPU."""
     data: Tensor | list[str] | None = None
     for _, data in batches:  # noqa: B007
         pass
@@ -49,8 +55,8 @@ def _drain(batches: Loader) -> None:
         torch.cuda.synchronize()
 
 
-class Files(Dataset):
-    """A dataset as tutorials write it: a list of paths and a function that reads one of them."""
+class FileDataset(Dataset):
+    """A dataset as tutorials write it: a list of paths, and a function that reads one file."""
 
     def __init__(self, paths: list[Path], read: Callable[[Path], object]):
         self.paths, self.read = paths, read
@@ -62,12 +68,12 @@ class Files(Dataset):
         return self.read(self.paths[index])
 
 
-def plain(reader: Callable[[Any, int], Callable[[Path], object]]) -> Maker:
-    """A torch DataLoader of processes that live on between epochs, and its default collate."""
+def torch_loader(reader: Callable[[Any, int], Callable[[Path], object]]) -> Maker:
+    """Return the maker of a torch DataLoader with persistent workers and the default collate function."""
 
     def make(paths: list[Path], spec: Spec, workers: int, batch: int) -> Epoch:
-        data = Files(paths, reader(spec, workers))
-        batches = DataLoader(data, batch, num_workers=workers, persistent_workers=workers > 0)
+        dataset = FileDataset(paths, reader(spec, workers))
+        batches = DataLoader(dataset, batch, num_workers=workers, persistent_workers=workers > 0)
 
         def epoch() -> None:
             for _ in batches:
@@ -79,11 +85,13 @@ def plain(reader: Callable[[Any, int], Callable[[Path], object]]) -> Maker:
 
 
 def _normalise(picture: Tensor, spec: VisualSpec) -> Tensor:
+    """Subtract the spec's mean from ``[..., 3, H, W]``, and divide by its standard deviation."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
     return (picture - mean) / std
 
 
 def pillow(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """Return a reader of images by Pillow, which also resizes them."""
     from PIL import Image
 
     def read(path: Path) -> Tensor:
@@ -96,6 +104,7 @@ def pillow(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def torchvision(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """Return a reader of images by torchvision, which also resizes them."""
     decode_image = import_rival("torchvision.io", "decode_image")
     resize = import_rival("torchvision.transforms.v2.functional", "resize")
 
@@ -107,7 +116,10 @@ def torchvision(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    """The whole file, resampled and turned to log-mel as torchaudio's transforms do it, tables made once."""
+    """Return a reader of audio by soundfile, with resampling and log-mel as in torchaudio's transforms.
+
+    The reader decodes whole files, and makes its tables once.
+    """
     import soundfile as sf
 
     from mmcl_fast.media.dsp.mel import filterbank
@@ -117,7 +129,7 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     kernels: dict[int, Tensor] = {}
 
     def resample(wave: Tensor, rate: int) -> Tensor:
-        """torchaudio.transforms.Resample: Hann-windowed sinc of 6 zeros, a convolution with one filter a phase."""
+        """Resample as torchaudio.transforms.Resample does: a Hann-windowed sinc of 6 zeros, one filter a phase."""
         step, phases = (r // math.gcd(rate, spec.sample_rate) for r in (rate, spec.sample_rate))
         base = min(step, phases) * 0.99
         width = math.ceil(6 * step / base)
@@ -133,14 +145,15 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     def read(path: Path) -> Tensor:
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
         wave = torch.from_numpy(samples.mean(1))
-        wave = _window(wave if rate == spec.sample_rate else resample(wave, rate), spec)
+        wave = _middle_window(wave if rate == spec.sample_rate else resample(wave, rate), spec)
         spectrum = torch.stft(wave, spec.n_fft, spec.hop, window=hann, pad_mode="constant", return_complex=True)
-        return _log_picture(bank @ spectrum.abs().square(), spec)
+        return _log_mel_picture(bank @ spectrum.abs().square(), spec)
 
     return read
 
 
 def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """Return a reader of audio by soundfile, with torchaudio's own transforms."""
     import soundfile as sf
 
     resample, spectrogram = (
@@ -162,20 +175,25 @@ def torchaudio(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
         samples, rate = sf.read(path, dtype="float32", always_2d=True)
         if rate not in resamplers:
             resamplers[rate] = resample(rate, spec.sample_rate)
-        wave = _window(resamplers[rate](torch.from_numpy(samples.mean(1))), spec)
-        return _log_picture(mel(wave), spec)
+        wave = _middle_window(resamplers[rate](torch.from_numpy(samples.mean(1))), spec)
+        return _log_mel_picture(mel(wave), spec)
 
     return read
 
 
-def _window(wave: Tensor, spec: VisualSpec) -> Tensor:
-    want = round(spec.seconds * spec.sample_rate)
-    start = max(0, (len(wave) - want) // 2)
-    wave = wave[start : start + want]
-    return F.pad(wave, (0, want - len(wave)))
+def _middle_window(wave: Tensor, spec: VisualSpec) -> Tensor:
+    """Return the middle ``spec.seconds`` of a wave, with zeros behind a shorter one."""
+    length = round(spec.seconds * spec.sample_rate)
+    start = max(0, (len(wave) - length) // 2)
+    wave = wave[start : start + length]
+    return F.pad(wave, (0, length - len(wave)))
 
 
-def _log_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+def _log_mel_picture(power: Tensor, spec: VisualSpec) -> Tensor:
+    """Return the log-mel picture ``[3, size, size]`` of mel power ``[mels, time]``.
+
+    The maximum is 1, ``db_range`` decibels below it and less are 0. Low frequencies are at the bottom.
+    """
     level = 10 * torch.log10(power.clamp(min=1e-10))
     level = (level - level.max()).clamp(min=-spec.db_range) / spec.db_range + 1
     picture = F.interpolate(level.flip(0)[None, None], size=(spec.size, spec.size), mode="bilinear", antialias=True)
@@ -183,49 +201,52 @@ def _log_picture(power: Tensor, spec: VisualSpec) -> Tensor:
 
 
 def pyav(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    """All frames decoded and turned to arrays; those wanted are picked from them."""
+    """Return a reader of video by PyAV, which decodes all frames to arrays and picks the spec's frames."""
     import av
 
     def read(path: Path) -> Tensor:
         with av.open(str(path)) as container:
             if not workers:
-                container.streams.video[0].thread_count = 1
+                container.streams.video[0].thread_count = 1  # the measurement is of one thread
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
         picked = [frames[int((i + 0.5) * len(frames) / spec.frames)] for i in range(spec.frames)]
-        return _clip(torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2), spec)
+        return _resize_frames(torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2), spec)
 
     return read
 
 
 def decord(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """Return a reader of video by decord, which decodes the spec's frames."""
     reader = import_rival("decord", "VideoReader")
 
     def read(path: Path) -> Tensor:
         video = reader(str(path), num_threads=0 if workers else 1)
         picked = [int((i + 0.5) * len(video) / spec.frames) for i in range(spec.frames)]
-        return _clip(torch.from_numpy(video.get_batch(picked).asnumpy()).permute(0, 3, 1, 2), spec)
+        return _resize_frames(torch.from_numpy(video.get_batch(picked).asnumpy()).permute(0, 3, 1, 2), spec)
 
     return read
 
 
 def torchcodec(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
+    """Return a reader of video by torchcodec, which decodes the spec's frames."""
     decoder = import_rival("torchcodec.decoders", "VideoDecoder")
 
     def read(path: Path) -> Tensor:
         video = decoder(str(path), num_ffmpeg_threads=0 if workers else 1)
         picked = [int((i + 0.5) * len(video) / spec.frames) for i in range(spec.frames)]
-        return _clip(video.get_frames_at(picked).data, spec)
+        return _resize_frames(video.get_frames_at(picked).data, spec)
 
     return read
 
 
-def _clip(frames: Tensor, spec: VisualSpec) -> Tensor:
+def _resize_frames(frames: Tensor, spec: VisualSpec) -> Tensor:
+    """Resize and normalise uint8 frames ``[T, 3, H, W]``."""
     small = F.interpolate(frames.float().div(255), size=(spec.size, spec.size), mode="bilinear", antialias=True)
     return _normalise(small, spec)
 
 
 def depth(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
-    """Inverse depth of the valid pixels, scaled to 0..1 by its own 1 % and 99 % quantiles, resized."""
+    """Return a reader of depth maps by Pillow: inverse depth, scaled so that its 1 % and 99 % quantiles are 0 and 1."""
     from PIL import Image
 
     def read(path: Path) -> Tensor:
@@ -242,22 +263,24 @@ def depth(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
 
 
 def text(spec: TextSpec, workers: int) -> Callable[[Path], str]:
+    """Return a reader of text files."""
     return lambda path: path.read_text(encoding="utf-8").strip()[: spec.max_chars]
 
 
-# The first one is the way that ratios are told against.
-PLAIN: dict[str, dict[str, Maker]] = {
-    "image": {"DataLoader + Pillow": plain(pillow), "DataLoader + torchvision": plain(torchvision)},
-    "audio": {"DataLoader + soundfile": plain(soundfile), "DataLoader + torchaudio": plain(torchaudio)},
+# The table's ratios are relative to the first loader of each modality.
+TORCH_LOADERS: dict[str, dict[str, Maker]] = {
+    "image": {"DataLoader + Pillow": torch_loader(pillow), "DataLoader + torchvision": torch_loader(torchvision)},
+    "audio": {"DataLoader + soundfile": torch_loader(soundfile), "DataLoader + torchaudio": torch_loader(torchaudio)},
     "video": {
-        "DataLoader + PyAV": plain(pyav),
-        "DataLoader + decord": plain(decord),
-        "DataLoader + torchcodec": plain(torchcodec),
+        "DataLoader + PyAV": torch_loader(pyav),
+        "DataLoader + decord": torch_loader(decord),
+        "DataLoader + torchcodec": torch_loader(torchcodec),
     },
-    "depth": {"DataLoader + Pillow": plain(depth)},
-    "text": {"DataLoader + read_text": plain(text)},
+    "depth": {"DataLoader + Pillow": torch_loader(depth)},
+    "text": {"DataLoader + read_text": torch_loader(text)},
 }
 
 
 def ways(modality: str) -> dict[str, Maker]:
-    return {"cpu": ours("cpu"), "dali": ours("dali"), **PLAIN[modality]}
+    """Return the makers of all ways to read a modality, by name."""
+    return {"cpu": our_loader("cpu"), "dali": our_loader("dali"), **TORCH_LOADERS[modality]}

@@ -1,7 +1,7 @@
-"""Files to batches: our backends beside a torch DataLoader with the usual libraries, interleaved in one run.
+"""Files to batches: our backends and a torch DataLoader with the usual libraries, in turn in one run.
 
-`python -m benchmarks.media` runs this and prints the table. pytest-benchmark keeps the time of one epoch of the cpu
-backend, extra_info one row for each way: items a second (median and quantiles over epochs), processor share, ratio.
+``python -m benchmarks.media`` runs this file and prints the table. The ``extra_info`` of each case has one row for each
+way: items a second (median and quantiles over epochs), processor share and ratio.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmcl_fast import distributed
 SECONDS = float(os.environ.get("BENCH_SECONDS", "0.6"))
 DATA = os.environ.get("BENCH_DATA")
 CORES = distributed.available_cores()
-ROUNDS = 3
+MIN_ROUNDS = 3  # epochs of each way, even if the time is up
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def processor_seconds() -> float:
-    """Of this process and its children that live, where the system tells."""
+    """Return the processor seconds of this process and its living children; without /proc, of this process alone."""
     total = time.process_time()
     for child in multiprocessing.active_children():
         stat = Path(f"/proc/{child.pid}/stat")
@@ -43,9 +43,17 @@ def processor_seconds() -> float:
 
 
 def measure(makers: dict, paths: list[Path], spec, workers: int, batch: int, seconds: float = SECONDS) -> dict:
-    """Rows by way, from epochs run in turn; one that cannot run has "why" in place of numbers.
+    """Return one row for each way, from epochs that run in turn. A way that cannot run has only "why" in its row.
 
-    DALI comes after the others: the threads that it keeps would take their time.
+    DALI runs after the other ways, because its threads would take their time.
+
+    Args:
+        makers: of ``media_ways``, by way.
+        paths: the items of an epoch.
+        spec: the modality's spec.
+        workers: number of workers; 0: the caller's thread.
+        batch: number of items in a batch.
+        seconds: the shortest time to measure each way.
     """
     epochs: dict[str, media_ways.Epoch] = {}
     rows: dict[str, dict] = {}
@@ -55,19 +63,19 @@ def measure(makers: dict, paths: list[Path], spec, workers: int, batch: int, sec
         for name in group:
             try:
                 epochs[name] = makers[name](paths, spec, workers, batch)
-                epochs[name]()  # warm: worker processes, tables, the page cache
+                epochs[name]()  # the first epoch starts workers, makes tables and fills the page cache
                 walls[name], busy[name] = [], 0.0
             except CannotRun as why:
                 rows[name] = {"why": str(why)}
         running = [name for name in group if name in walls]
         until = time.perf_counter() + seconds * len(running)
-        while running and (len(walls[running[0]]) < ROUNDS or time.perf_counter() < until):
+        while running and (len(walls[running[0]]) < MIN_ROUNDS or time.perf_counter() < until):
             for name in running:
                 before, start = processor_seconds(), time.perf_counter()
                 epochs[name]()
                 walls[name].append(time.perf_counter() - start)
                 busy[name] += processor_seconds() - before
-    usual = next((name for name in epochs if name not in ("cpu", "dali")), None)
+    reference = next((name for name in epochs if name not in ("cpu", "dali")), None)
     for name, wall in walls.items():
         rates = sorted(len(paths) / w for w in wall)
         median = statistics.median(rates)
@@ -80,25 +88,29 @@ def measure(makers: dict, paths: list[Path], spec, workers: int, batch: int, sec
             "cpu_share": busy[name] / sum(wall) / CORES,
         }
     for name in walls:
-        if usual:
-            rows[name]["ratio"] = rows[name]["rate"] / rows[usual]["rate"]
+        if reference:
+            rows[name]["ratio"] = rows[name]["rate"] / rows[reference]["rate"]
     return {name: rows[name] for name in makers}
 
 
 def cases() -> list[media_cases.Case]:
-    return media_cases.found(Path(DATA)) if DATA else media_cases.CASES
+    """Return the cases of the folder $BENCH_DATA, otherwise the cases that are written from a seed."""
+    return media_cases.find_cases(Path(DATA)) if DATA else media_cases.CASES
 
 
-def apart(name: str, folder: Path, workers: int) -> dict[str, dict]:
-    """``measure`` of a case, for a process of its own: memory that another case left in pieces costs page faults."""
+def measure_case(name: str, folder: Path, workers: int) -> dict[str, dict]:
+    """Return the rows of one case; for a process of its own.
+
+    In a process that measured another case, fragmented memory costs page faults.
+    """
     case = next(case for case in cases() if case.name == name)
     if "fork" in multiprocessing.get_all_start_methods():
-        multiprocessing.set_start_method("fork", force=True)  # of the DataLoader's workers
+        multiprocessing.set_start_method("fork", force=True)  # for the DataLoader's workers
     torch.set_num_threads(max(1, workers))
     paths = case.paths(folder)
     rows = measure(media_ways.ways(case.modality), case.epoch(paths, workers), case.spec, workers, case.batch)
     if not workers:
-        rows["cpu"]["stages"] = media_stages.shares(paths, case.spec)
+        rows["cpu"]["stages"] = media_stages.stage_shares(paths, case.spec)
     return rows
 
 
@@ -107,7 +119,7 @@ def apart(name: str, folder: Path, workers: int) -> dict[str, dict]:
 def test_media(benchmark, folder, case, workers):
     paths = case.paths(folder)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        rows = benchmark.pedantic(lambda: pool.submit(apart, case.name, folder, workers).result(), rounds=1)
+        rows = benchmark.pedantic(lambda: pool.submit(measure_case, case.name, folder, workers).result(), rounds=1)
     size = statistics.mean(path.stat().st_size for path in paths)
     benchmark.extra_info |= {
         "case": case.name,

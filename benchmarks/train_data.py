@@ -1,4 +1,4 @@
-"""Data of `bench train`: media written from a seed, and a CLIP of stated size with random weights."""
+"""Data of `bench train`: media files from a seed, and a CLIP of a standard size with random weights."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.media_files import picture
+from benchmarks.media_files import draw_picture
 from mmcl_fast.streams import Stream
 
-RATE = 16000  # Hz, as the encoder has it: readers resample with different filters, which would change the results
+RATE = 16000  # Hz, the encoder's own: readers resample with different filters, which would change the results
 SIZES = {  # width, layers, heads of the vision tower and of the text tower; D; pixels; patch
     "vit-b16": ((768, 12, 12), (512, 12, 8), 512, 224, 16),
     "clip-small": ((128, 4, 4), (64, 2, 2), 64, 64, 16),
@@ -42,7 +42,7 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
 
     rng = np.random.default_rng(0)
     width, height = (96, 72) if small else (500, 375)
-    backgrounds = [picture(rng, height, width) for _ in range(24)]
+    backgrounds = [draw_picture(rng, height, width) for _ in range(24)]
     for c in range(classes):
         turn, pitch = np.pi * rng.uniform(), rng.uniform(6, 30)
         colour, chord = rng.uniform(-1, 1, 3), 110 * 2 ** (rng.choice(36, 3, replace=False) / 12)
@@ -61,11 +61,13 @@ def write_media(root: Path, *, classes: int, train: int, test: int, small: bool 
 
 
 def _stripes(height: int, width: int, turn: float, pitch: float) -> np.ndarray:
+    """Return ``[height, width]`` in -1..1: stripes in direction ``turn`` (radians), ``pitch`` over the height."""
     y, x = np.mgrid[:height, :width] / height
     return np.sin(2 * np.pi * pitch * (np.cos(turn) * x + np.sin(turn) * y))
 
 
 def _chord(rng: np.random.Generator, chord: np.ndarray, rate: int, seconds: float) -> np.ndarray:
+    """Return a wave ``[rate * seconds]`` of noise and of the tones ``chord`` (Hz), a little out of tune."""
     time = np.arange(int(rate * seconds)) / rate
     wave = rng.normal(0, 1, len(time)).astype(np.float32)
     strength = rng.uniform(0.01, 0.3)
@@ -75,7 +77,7 @@ def _chord(rng: np.random.Generator, chord: np.ndarray, rate: int, seconds: floa
 
 
 def write_clip(folder: Path, size: str) -> Path:
-    """Write a CLIP with random weights in Hugging Face's format, and return its folder; needs transformers.
+    """Write a CLIP with random weights in Hugging Face's format, and return its folder. Needs transformers.
 
     Args:
         folder: the folder to write.
@@ -89,7 +91,7 @@ def write_clip(folder: Path, size: str) -> Path:
     names = [*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
     end = len(names) - 1
 
-    def tower(width: int, layers: int, heads: int) -> dict[str, int]:
+    def tower_config(width: int, layers: int, heads: int) -> dict[str, int]:
         return {
             "hidden_size": width,
             "intermediate_size": 4 * width,
@@ -99,14 +101,14 @@ def write_clip(folder: Path, size: str) -> Path:
 
     vocab = {name: i for i, name in enumerate(names)}
     CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77).save_pretrained(folder)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the seed is for the weights alone
         torch.manual_seed(0)
         model = CLIPModel(
             CLIPConfig(
                 projection_dim=dim,
-                vision_config={**tower(*vision), "image_size": pixels, "patch_size": patch},
+                vision_config={**tower_config(*vision), "image_size": pixels, "patch_size": patch},
                 text_config={
-                    **tower(*text),
+                    **tower_config(*text),
                     "max_position_embeddings": 77,
                     "vocab_size": len(names),
                     "bos_token_id": end - 1,

@@ -80,6 +80,7 @@ class SmallHead(Encoder):
 
 
 def _normal(name: str, *shape: int) -> torch.Tensor:
+    """Return standard normal values that depend on the name alone."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
 
 
@@ -90,23 +91,30 @@ class SyntheticCache:
     """
 
     def __init__(self) -> None:
-        self.kept: dict[str, Tokens] = {}
+        self.test_tokens: dict[str, Tokens] = {}
 
     def tokens(self, encoder: Encoder, samples: Sequence[Sample], *, keep: bool = False, **_: Any) -> Tokens:
         name = samples[0].key
-        if name not in self.kept:
-            kinds = [_normal(f"{s.modality} {s.label}", WIDTH) + _normal(s.modality, WIDTH) for s in samples]
-            x = torch.stack(kinds)[:, None] + _normal(name, len(samples), TOKENS, WIDTH)
+        if name not in self.test_tokens:
+            means = [_normal(f"{s.modality} {s.label}", WIDTH) + _normal(s.modality, WIDTH) for s in samples]
+            x = torch.stack(means)[:, None] + _normal(name, len(samples), TOKENS, WIDTH)
             query = (x.mean(1) @ _normal("query", WIDTH, QUERY)).relu()
-            made = Tokens(x.bfloat16(), query)
+            tokens = Tokens(x.bfloat16(), query)
             if not keep:
-                return made
-            self.kept[name] = made
-        return self.kept[name]
+                return tokens
+            self.test_tokens[name] = tokens
+        return self.test_tokens[name]
 
 
 def make_task(index: int, *, fresh: bool, train: int, test: int) -> Task:
-    """Return a task of ``PER_TASK`` new classes; with ``fresh`` False, of the classes of its modality's first task."""
+    """Return the task at ``index``; modalities take turns.
+
+    Args:
+        index: number of the task, from 0.
+        fresh: True: ``PER_TASK`` new classes; False: the classes of the first task of its modality.
+        train, test: number of samples of a class. With ``fresh`` False, a task has half the classes and twice the
+            samples of a class.
+    """
     modality = MODALITIES[index % len(MODALITIES)]
     first = PER_TASK * index if fresh else PER_TASK * (index % len(MODALITIES)) // len(MODALITIES)
     names = [f"class {first + i}" for i in range(PER_TASK if fresh else PER_TASK // len(MODALITIES))]
@@ -173,25 +181,24 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
             begun = CLOCK()
             learner.learn(task)
             total = CLOCK() - begun
-        seen.append(replace(task, _samples=tuple(task.test)))  # a growing list of samples would be measured too
+        seen.append(replace(task, _samples=tuple(task.test)))  # without training samples, which would count as memory
         spent.append({"learn": total, "re-alignment": phases["re-alignment"], "statistics": phases["statistics"]})
         spent[-1]["the rest"] = 2 * total - sum(spent[-1].values())
-        if any(
-            0 <= point - index - 1 < 4 for point in tasks
-        ):  # evaluating after every task would cost more than all learning
+        # Evaluating after every task would cost more than all learning.
+        if any(0 <= point - index - 1 < 4 for point in tasks):
             before = encoder.embedded
             begun = CLOCK()
             result = learner.evaluate(seen, setting="agnostic")
             spent[-1] |= {"evaluation": CLOCK() - begun, "embedded": encoder.embedded - before}
         if index + 1 in tasks:
-            last = sorted(spent[-3:], key=lambda s: s["learn"])
+            last_three = sorted(spent[-3:], key=lambda s: s["learn"])
             rows.append(
                 {
                     "tasks": index + 1,
                     "classes": len(learner.classes),
                     "fresh": fresh,
                     "test samples": sum(result.counts),
-                    **last[len(last) // 2],
+                    **last_three[len(last_three) // 2],
                     **_sizes(learner, cache),
                 }
             )
@@ -199,25 +206,27 @@ def grow(tasks: Sequence[int], *, fresh: bool, train: int, test: int) -> list[di
 
 
 def _sizes(learner: Learner, cache: SyntheticCache) -> dict[str, float]:
+    """Return the seconds of a checkpoint, and sizes: of statistics, of test tokens, on disk, of the process."""
     tensors, _ = learner.contents()
-    kept = sum(t.nbytes for k, t in tensors.items() if k.startswith("method/memory/class/"))
+    statistics = sum(t.nbytes for k, t in tensors.items() if k.startswith("method/memory/class/"))
     with tempfile.TemporaryDirectory() as folder:
         begun = CLOCK()
         learner.save(Path(folder) / "saved")
         seconds = CLOCK() - begun
         disk = sum(f.stat().st_size for f in (Path(folder) / "saved").iterdir())
-    del tensors
+    del tensors  # before the process is measured
     return {
         "checkpoint": seconds,
-        "bytes per class": kept / len(learner.classes),
-        "statistics MB": kept / 1e6,
-        "test tokens MB": sum(t.nbytes for t in cache.kept.values()) / 1e6,
+        "bytes per class": statistics / len(learner.classes),
+        "statistics MB": statistics / 1e6,
+        "test tokens MB": sum(t.nbytes for t in cache.test_tokens.values()) / 1e6,
         "checkpoint MB": disk / 1e6,
         "resident MB": resident_mb(),
     }
 
 
 def main() -> None:
+    """Measure growth with new classes and with the same classes, and print both as JSON."""
     settings = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     size = {"train": settings["train"], "test": settings["test"]}

@@ -1,7 +1,8 @@
 """Scaling of training over the processes of ``train --devices``: the same stream, learned by 1, 2, 4, ... processes.
 
-Each run starts with an empty feature cache. Every process has cores // N threads, also where it is alone. Efficiency is
-t(1) / (n t(n)) for each phase. The times are rank 0's, with its waiting for the others.
+Each run starts with an empty feature cache. With N as the largest number of processes, every process has cores // N
+threads, also in the run with one process. Efficiency is t(1) / (n t(n)) for each phase. The times are rank 0's, with
+its waiting for the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-PHASES = {
+PHASES = {  # a phase's name in the run's summary, and in the table
     "decode and trunk": "first pass",
     "prompts": "prompts",
     "re-alignment": "re-alignment",
@@ -61,7 +62,7 @@ def measure(
             ]
             if settings["data"] != "demo":
                 overrides += ["stream.source=folder", f"stream.path={settings['data']}"]
-            done = subprocess.run(
+            ended = subprocess.run(
                 [
                     *command,
                     "train",
@@ -78,11 +79,11 @@ def measure(
                 text=True,
                 env=os.environ | {"OMP_NUM_THREADS": str(threads)},
             )
-            if done.returncode:
-                lines = done.stderr.splitlines()
-                result["why"] = f"exit code {done.returncode}: {lines[-1] if lines else 'no message'}"
+            if ended.returncode:
+                lines = ended.stderr.splitlines()
+                result["why"] = f"exit code {ended.returncode}: {lines[-1] if lines else 'no message'}"
             else:
-                summary = json.loads(done.stdout)
+                summary = json.loads(ended.stdout)
                 result |= {
                     "seconds": {PHASES[k]: v for k, v in summary["seconds"].items() if k in PHASES},
                     "trained": sum(task["train"] for task in summary["tasks"]),
@@ -95,12 +96,14 @@ def measure(
 
 def table(results: list[dict]) -> list[list[str]]:
     """Return a row of cells for each result, columns as in ``COLUMNS``."""
-    rows, alone = [], results[0].get("seconds")
+    rows, one_process = [], results[0].get("seconds")
     for result in results:
         row = [str(result["processes"]), str(result["threads"])]
         for name in PHASES.values():
             seconds = result.get("seconds", {}).get(name)
             row.append("" if seconds is None else f"{seconds:.2f}")
-            row.append("" if seconds is None or not alone else f"{alone[name] / seconds / result['processes']:.2f}")
+            row.append(
+                "" if seconds is None or not one_process else f"{one_process[name] / seconds / result['processes']:.2f}"
+            )
         rows.append([*row, f"{result['last']:.1f}" if "last" in result else f"({result['why']})"])
     return rows

@@ -85,30 +85,34 @@ def test_the_usual_way_and_ours_read_the_same(name, tmp_path):
 
 
 def test_rows_of_a_small_epoch(tmp_path):
-    paths = media_files.texts(tmp_path, np.random.default_rng(0), 8)
+    paths = media_files.write_texts(tmp_path, np.random.default_rng(0), 8)
     rows = test_media.measure(media_ways.ways("text"), paths, default_spec("text"), 0, 4, seconds=0.01)
     assert "why" in rows["dali"] and rows["DataLoader + read_text"]["ratio"] == 1
     assert rows["cpu"]["rate"] > 0 and rows["cpu"]["rounds"] >= 3
-    rows["cpu"]["stages"] = media_stages.shares(paths, default_spec("text"), seconds=0.01)
+    rows["cpu"]["stages"] = media_stages.stage_shares(paths, default_spec("text"), seconds=0.01)
     assert sum(rows["cpu"]["stages"].values()) == pytest.approx(1)
     info = [{"case": "text", "threads": 1, "rows": rows}]
-    assert [line[2] for line in media.lines(info)] == ["**cpu**", "DataLoader + read_text"]
-    assert media.missing(info) == ["Not measured: dali: text is read by the cpu backend"]
+    assert [line[2] for line in media.table_rows(info)] == ["**cpu**", "DataLoader + read_text"]
+    assert media.ways_not_measured(info) == ["Not measured: dali: text is read by the cpu backend"]
 
 
 def test_stages_of_a_picture_hold_its_time(tmp_path):
-    paths = media_files.images(tmp_path, np.random.default_rng(0), "jpg", (640, 480), 2)
-    shares = media_stages.shares(paths, default_spec("image"), seconds=0.05)
+    paths = media_files.write_images(tmp_path, np.random.default_rng(0), "jpg", (640, 480), 2)
+    shares = media_stages.stage_shares(paths, default_spec("image"), seconds=0.05)
     assert set(shares) == {"read", "decode", "resize", "normalise", "rest"} and sum(shares.values()) == pytest.approx(1)
     assert shares["decode"] > shares["read"]
 
 
 def test_media_found_in_a_folder(tmp_path):
-    for kind, write in (("image", media_files.depths), ("depth", media_files.depths), ("b", media_files.texts)):
+    for kind, write in (
+        ("image", media_files.write_depth_maps),
+        ("depth", media_files.write_depth_maps),
+        ("b", media_files.write_texts),
+    ):
         (tmp_path / kind / "a").mkdir(parents=True)
         write(tmp_path / kind / "a", np.random.default_rng(0), 2)
     (tmp_path / "strange.bin").write_bytes(bytes(range(256)))
-    found = media_cases.found(tmp_path)
+    found = media_cases.find_cases(tmp_path)
     assert [(case.name, len(case.paths(tmp_path))) for case in found] == [
         ("image found", 2),
         ("depth found", 2),
