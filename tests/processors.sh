@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The tests with the arithmetic of other processors: each line of SETTINGS is one run of pytest.
-# Usage: tests/processors.sh [pytest arguments]; results go to build/processors/, the last lines are the summary.
+# Run the tests with the arithmetic of other processors. Each line of SETTINGS is one run of pytest.
+# Usage: tests/processors.sh [pytest arguments]
+# The output of the runs goes to build/processors/. The last lines are the summary.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-.venv/bin/python}
 out=build/processors
 mkdir -p "$out"
 
-# MMCL_FAST_ISA: our own kernels. ATEN_CPU_CAPABILITY: torch's. MKL_*: the matrix products of torch's library.
+# MMCL_FAST_ISA chooses our kernels, ATEN_CPU_CAPABILITY torch's, and MKL_* the matrix products of MKL.
 SETTINGS='
 OMP_NUM_THREADS=1
 OMP_NUM_THREADS=2
@@ -24,7 +25,7 @@ summary=()
 while read -r setting; do
   [ -n "$setting" ] || continue
   log="$out/${setting// /,}.txt"
-  # shellcheck disable=SC2086  # a setting is several words
+  # shellcheck disable=SC2086  # a setting is several variables
   env $setting "$python" -m pytest -q "$@" >"$log" 2>&1
   code=$?
   [ "$code" -eq 0 ] || failed=1

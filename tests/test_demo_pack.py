@@ -1,4 +1,4 @@
-"""The demo media pack: its manifest, its splits, and some of its files decoded by outside libraries."""
+"""Tests of the demo's media files: the manifest, the splits, and some files decoded by other libraries."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ SPLITS = ("train", "val", "test")
 
 @pytest.fixture(scope="module")
 def lines() -> list[dict]:
+    """Return the lines of the manifest."""
     return [json.loads(line) for line in (DEMO / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def some(lines: list[dict], modality: str, step: int) -> list[Path]:
+def every_nth(lines: list[dict], modality: str, step: int) -> list[Path]:
+    """Return every ``step``-th file of a modality."""
     return [DEMO / x["path"] for x in lines if x["modality"] == modality][::step]
 
 
@@ -59,7 +61,7 @@ def test_no_content_twice(lines):
 
 
 def test_splits_share_no_source(lines):
-    """Photo, near-duplicate group, pitch, mesh, animation or synset: each stands in one split only."""
+    """Each photo, group of near-duplicates, pitch, mesh, animation and synset is in one split only."""
     split_of: dict = {}
     for x in lines:
         keys = x["source"].split("/") if x["modality"] == "image" else [x["source"]]
@@ -71,8 +73,8 @@ def test_splits_share_no_source(lines):
 
 
 def test_size_and_attribution(lines):
-    made = {"__pycache__", "order", "place"}  # demo/order.py writes the latter two
-    files = [p for p in DEMO.rglob("*") if p.is_file() and not made & set(p.relative_to(DEMO).parts)]
+    not_stored = {"__pycache__", "order", "place"}  # demo/order.py writes the latter two
+    files = [p for p in DEMO.rglob("*") if p.is_file() and not not_stored & set(p.relative_to(DEMO).parts)]
     assert sum(p.stat().st_size for p in files) <= 24e6
     rows = (DEMO / "ATTRIBUTION-furniture.md").read_text(encoding="utf-8")
     for mesh in {x["source"] for x in lines if x["modality"] == "depth"}:
@@ -83,10 +85,10 @@ def test_size_and_attribution(lines):
 def test_images_and_depth_maps_decode(lines):
     image = pytest.importorskip("PIL.Image")
     numpy = pytest.importorskip("numpy")
-    for path in some(lines, "image", 60):
+    for path in every_nth(lines, "image", 60):
         with image.open(path) as im:
             assert im.format == "JPEG" and max(im.convert("RGB").size) == 256
-    for path in some(lines, "depth", 60):
+    for path in every_nth(lines, "depth", 60):
         with image.open(path) as im:
             assert im.format == "PNG" and im.mode.startswith("I")
             depth = numpy.asarray(im)
@@ -102,7 +104,7 @@ def test_sounds_decode(lines):
         if x["modality"] == "audio":
             formats.setdefault(Path(x["path"]).suffix, DEMO / x["path"])
     assert {".ogg", ".mp3", ".flac", ".opus"} <= set(formats)
-    for path in [*formats.values(), *some(lines, "audio", 60)]:
+    for path in [*formats.values(), *every_nth(lines, "audio", 60)]:
         wave, rate = soundfile.read(path)
         assert wave.ndim == 1 and 0.5 < len(wave) / rate < 4 and numpy.abs(wave).max() > 0.02
 
@@ -111,7 +113,7 @@ def test_videos_decode_and_move(lines):
     av = pytest.importorskip("av")
     numpy = pytest.importorskip("numpy")
     codecs = set()
-    for path in some(lines, "video", 24):
+    for path in every_nth(lines, "video", 24):
         with av.open(str(path)) as clip:
             codecs.add(clip.streams.video[0].codec_context.name)
             frames = [f.to_ndarray(format="gray").astype(float) for f in clip.decode(video=0)]
@@ -121,6 +123,6 @@ def test_videos_decode_and_move(lines):
 
 
 def test_texts_are_sentences_without_markup(lines):
-    for path in some(lines, "text", 1):
+    for path in every_nth(lines, "text", 1):
         text = path.read_text(encoding="utf-8").strip()
         assert len(text.split()) >= 6 and "|" not in text and "\n" not in text

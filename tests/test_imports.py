@@ -15,7 +15,7 @@ from tests.import_circles import circles, import_graph
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mmcl_fast"
 
-# What each room may import, besides itself, errors and what lies outside the package.
+# The rooms that each room may import. Itself, errors and other packages are always allowed.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_renamed": set(),
@@ -76,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"_renamed", "learning", "ops", "streams"},
     "__main__": {"cli"},
 }
+# Packages that importing mmcl_fast must not need.
 LAZY = (
     "transformers",
     "triton",
@@ -101,13 +102,20 @@ LAZY = (
 
 
 def room_of(file: Path) -> str:
+    """Return the name of a file's room: a folder or a module at the top of the package, or "kernels"."""
     if file.is_relative_to(ROOT / "kernels"):
         return "kernels"
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(tree: ast.AST, package: list[str], names: list[str]) -> Iterator[tuple[int, str]]:
-    """(line, room) of every import from the package, relative too; ``from mmcl_fast import x`` is x."""
+    """Yield (line, room) of every import from the package, absolute or relative.
+
+    Args:
+        tree: the syntax tree of a module.
+        package: the parts of the dotted name of its package.
+        names: the rooms to look for. ``from mmcl_fast import x`` imports the room x.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found = [alias.name.split(".") for alias in node.names]
@@ -123,10 +131,12 @@ def imports(tree: ast.AST, package: list[str], names: list[str]) -> Iterator[tup
 
 
 def sources() -> list[Path]:
+    """Return the modules of the package and the kernels."""
     return [*sorted(PACKAGE.rglob("*.py")), *sorted((ROOT / "kernels").rglob("*.py"))]
 
 
 def wrong_imports(source: str, room: str, package: list[str]) -> list[str]:
+    """Return one line for each import in ``source`` that ``ALLOWED`` does not allow to the room."""
     allowed = ALLOWED[room] | {room, "errors"}
     return [
         f"line {line}: {room} imports {other}"
@@ -138,9 +148,9 @@ def wrong_imports(source: str, room: str, package: list[str]) -> list[str]:
 @pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_go_one_way(file: Path) -> None:
     room = room_of(file)
-    assert room in ALLOWED, f"{room}: a new room; say in ALLOWED what it may import"
-    inside = ["kernels"] if room == "kernels" else list(file.relative_to(PACKAGE).parts[:-1])
-    assert not wrong_imports(file.read_text(), room, ["mmcl_fast", *inside])
+    assert room in ALLOWED, f"{room}: a new room is not in ALLOWED: add the rooms that it may import"
+    folders = ["kernels"] if room == "kernels" else list(file.relative_to(PACKAGE).parts[:-1])
+    assert not wrong_imports(file.read_text(), room, ["mmcl_fast", *folders])
 
 
 @pytest.mark.parametrize(
