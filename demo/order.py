@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Two streams in which it matters where or when a thing is, composed from the demo media: ``order`` and ``place``.
+"""Compose two streams from the demo's media, ``order`` and ``place``: the class depends on where or when a thing is.
 
-The demo's own classes can be told from the mean of an encoder's frozen features, so that nothing which learns can do
-better than a ridge on them. Here a sample shows several things, and its class is
+The mean of an encoder's frozen features separates the demo's own classes. No training can do better there than ridge
+regression on these features. In these streams a sample shows several things, and its class is:
 
-- ``order``: which of two comes first (sounds, clips and sentences: in time; pictures and depth maps: on the left);
-- ``place``: which of four places holds the thing that the class names; the others hold things of one other kind.
+- ``order``: which of two things comes first. In audio, video and text: earlier; in images and depth maps: on the left.
+- ``place``: which of four places holds the thing that the class names. The other places hold things of one other class.
 
-``python demo/order.py OUT`` writes OUT/order and OUT/place, each with a manifest and class texts; the same seed and
-library versions give the same bytes. A sample of a split is composed from demo files of that split alone. Pictures are
-JPEG, depth maps 16-bit PNG, sounds FLAC, clips H.264 in mp4; nothing is lost of the demo's own splits.
+``python demo/order.py OUT`` writes OUT/order and OUT/place, each with a manifest and class texts. The same seed and
+library versions give the same bytes. A sample is composed from files of its own split alone. Images are JPEG, depth
+maps 16-bit PNG, audio FLAC, and video H.264 in mp4.
 """
 
 from __future__ import annotations
@@ -26,54 +26,63 @@ from clips import write_audio, write_video
 
 HERE = Path(__file__).resolve().parent
 SIZES = {"train": 40, "val": 12, "test": 16}  # samples of a class
-SIDE = {"image": 224, "depth": 160, "video": 96}
-RATE, SECONDS, FRAMES, FPS = 22_050, 2.4, 20, 10
-SEEN = {
+SIDE = {"image": 224, "depth": 160, "video": 96}  # pixels
+RATE, SECONDS = 22_050, 2.4  # of audio: Hz, length
+FRAMES, FPS = 20, 10  # of video
+PHRASES = {
     "image": "a photo of",
     "depth": "a depth map of",
     "audio": "the sound of",
     "video": "a video of",
     "text": "text",
 }
-WHERE = {
+PLACES = {
     "image": ("at the top left", "at the top right", "at the bottom left", "at the bottom right"),
     "video": ("first", "second", "third", "last"),
 }
-WHERE |= {"depth": WHERE["image"], "audio": WHERE["video"], "text": WHERE["video"]}
+PLACES |= {"depth": PLACES["image"], "audio": PLACES["video"], "text": PLACES["video"]}
 Part = np.ndarray | str
 
 
-def words(label: str) -> str:
-    """``granny_smith_apple`` -> ``granny smith apple``."""
+def label_words(label: str) -> str:
+    """Return a label with spaces: ``granny_smith_apple`` gives ``granny smith apple``."""
     return label.replace("_", " ")
 
 
 def order_classes(modality: str, labels: Sequence[str]) -> dict[str, tuple[str, list[str]]]:
-    """Name -> (text, the things in their order): neighbours in the list of labels, in both orders."""
+    """Return (class text, the two things in order) by class name: neighbours in ``labels``, in both orders."""
     out = {}
     then = "to the left of" if modality in ("image", "depth") else "and then"
     for a, b in zip(labels[::2], labels[1::2]):
         for first, second in ((a, b), (b, a)):
             name = f"{first}_before_{second}"
-            out[name] = (f"{SEEN[modality]} {words(first)} {then} {words(second)}", [first, second])
+            out[name] = (f"{PHRASES[modality]} {label_words(first)} {then} {label_words(second)}", [first, second])
     return out
 
 
 def place_classes(modality: str, labels: Sequence[str]) -> dict[str, tuple[str, list[str | None]]]:
-    """Name -> (text, four things, None for any other): the first two labels, each at every place."""
+    """Return (class text, four things) by class name: each of the first two labels at every place.
+
+    The thing None stands for another class.
+    """
     out = {}
     for label in labels[:2]:
-        for k, where in enumerate(WHERE[modality]):
+        for k, place in enumerate(PLACES[modality]):
             things = [label if n == k else None for n in range(4)]
-            out[f"{label}_{where.removeprefix('at the ').replace(' ', '_')}"] = (
-                f"{SEEN[modality]} {words(label)} {where}",
+            out[f"{label}_{place.removeprefix('at the ').replace(' ', '_')}"] = (
+                f"{PHRASES[modality]} {label_words(label)} {place}",
                 things,
             )
     return out
 
 
 class Media:
-    """The demo's files, read once each, and how several become one."""
+    """The demo's files; each is read once.
+
+    Attributes:
+        files: paths by modality, split and label.
+        texts: texts by modality, split and label, for texts that stand in the manifest itself.
+    """
 
     def __init__(self, demo: Path):
         self.files: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
@@ -88,9 +97,11 @@ class Media:
         self._read: dict[Path, Part] = {}
 
     def count(self, modality: str, split: str, label: str) -> int:
+        """Return the number of samples of a class in a split."""
         return len(self.files[modality, split, label]) or len(self.texts[modality, split, label])
 
     def part(self, modality: str, split: str, label: str, number: int) -> Part:
+        """Return one decoded sample, as a part of a new sample."""
         if texts := self.texts[modality, split, label]:
             return texts[number]
         path = self.files[modality, split, label][number]
@@ -100,11 +111,12 @@ class Media:
 
 
 def read_text(path: Path) -> str:
+    """Return the text without white space around it."""
     return path.read_text(encoding="utf-8").strip()
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 ``[S, S, 3]``: the square in the middle."""
+    """Return the square in the middle, uint8 ``[S, S, 3]`` with S as in ``SIDE``."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as im:
@@ -112,7 +124,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_depth(path: Path) -> np.ndarray:
-    """uint16 ``[S, S]``, millimetres."""
+    """Return millimetres, uint16 ``[S, S]``."""
     from PIL import Image
 
     with Image.open(path) as im:
@@ -120,7 +132,7 @@ def read_depth(path: Path) -> np.ndarray:
 
 
 def read_audio(path: Path) -> np.ndarray:
-    """float32 ``[n]`` at ``RATE``."""
+    """Return the mono wave at ``RATE``, float32 ``[n]``."""
     import soundfile
     from scipy.signal import resample_poly
 
@@ -129,7 +141,7 @@ def read_audio(path: Path) -> np.ndarray:
 
 
 def read_video(path: Path) -> np.ndarray:
-    """uint8 ``[FRAMES, S, S, 3]``."""
+    """Return the first frames, uint8 ``[FRAMES, S, S, 3]``. A shorter clip is repeated."""
     import av
     from PIL import Image
 
@@ -148,8 +160,8 @@ READ: dict[str, Callable[[Path], Part]] = {
 }
 
 
-def beside(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Two: the middle halves, left and right; four: a square of quarters."""
+def tile(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return one picture: the middle halves of two parts, left and right, or four parts at half size in a square."""
     side = parts[0].shape[0]
     if len(parts) == 2:
         return np.concatenate([p[:, side // 4 : side // 4 + side // 2] for p in parts], axis=1)
@@ -157,8 +169,15 @@ def beside(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.concatenate(small[:2], axis=1), np.concatenate(small[2:], axis=1)])
 
 
-def one_by_one(parts: Sequence[np.ndarray], size: int, rnd: random.Random, moving: bool) -> np.ndarray:
-    """Equal stretches of each, in turn; a clip's may begin anywhere, a note begins with its onset and fades out."""
+def concatenate_in_time(parts: Sequence[np.ndarray], size: int, rnd: random.Random, moving: bool) -> np.ndarray:
+    """Return equal stretches of the parts, one after the other, ``size`` frames or samples in all.
+
+    Args:
+        parts: video frames or waves, time first.
+        size: length of the result.
+        rnd: chooses where a video's stretch begins.
+        moving: True: video; False: audio, where a stretch begins with the note's onset and fades out.
+    """
     each, out = size // len(parts), []
     for part in parts:
         first = rnd.randrange(len(part) - each + 1) if moving and len(part) > each else 0
@@ -171,32 +190,40 @@ def one_by_one(parts: Sequence[np.ndarray], size: int, rnd: random.Random, movin
 
 
 def compose(modality: str, parts: Sequence[Part], path: Path, rnd: random.Random) -> None:
+    """Write one sample that shows all parts."""
     from PIL import Image
 
     arrays = [part for part in parts if not isinstance(part, str)]
     if modality == "text":
         path.write_text(" ".join(f"{str(p).rstrip('.;')}." for p in parts) + "\n", encoding="utf-8")
     elif modality == "image":
-        Image.fromarray(beside(arrays)).save(path, quality=88)
+        Image.fromarray(tile(arrays)).save(path, quality=88)
     elif modality == "depth":
-        Image.fromarray(beside(arrays)).save(path)
+        Image.fromarray(tile(arrays)).save(path)
     elif modality == "audio":
-        write_audio(path, one_by_one(arrays, int(RATE * SECONDS), rnd, moving=False), RATE)
+        write_audio(path, concatenate_in_time(arrays, int(RATE * SECONDS), rnd, moving=False), RATE)
     else:
-        write_video(path, list(one_by_one(arrays, FRAMES, rnd, moving=True)), FPS)
+        write_video(path, list(concatenate_in_time(arrays, FRAMES, rnd, moving=True)), FPS)
 
 
 EXTENSION = {"image": "jpg", "depth": "png", "audio": "flac", "video": "mp4", "text": "txt"}
 
 
 def build(media: Media, out: Path, kind: str, seed: int) -> int:
-    """Write one stream; returns how many samples it has."""
+    """Write one stream, and return its number of samples.
+
+    Args:
+        media: the demo's files.
+        out: the folder to write.
+        kind: "order" or "place".
+        seed: chooses the samples' parts.
+    """
     lines, texts = [], {}
     labels_of: dict[str, list[str]] = defaultdict(list)
     for modality, split, label in [*media.files, *media.texts]:
         if split == "train" and label not in labels_of[modality] and media.count(modality, split, label):
             labels_of[modality].append(label)
-    for modality in SEEN:
+    for modality in PHRASES:
         labels = sorted(labels_of[modality])
         classes = (order_classes if kind == "order" else place_classes)(modality, labels)
         texts[modality] = {name: text for name, (text, _) in classes.items()}
@@ -208,12 +235,12 @@ def build(media: Media, out: Path, kind: str, seed: int) -> int:
                 folder.mkdir(parents=True, exist_ok=True)
                 for n in range(size):
                     other = rnd.choice(others)
-                    shown = [thing or other for thing in things]
-                    numbers = [rnd.randrange(media.count(modality, split, label)) for label in shown]
+                    chosen = [thing or other for thing in things]
+                    numbers = [rnd.randrange(media.count(modality, split, label)) for label in chosen]
                     path = folder / f"{n:03d}.{EXTENSION[modality]}"
-                    parts = [media.part(modality, split, label, k) for label, k in zip(shown, numbers)]
+                    parts = [media.part(modality, split, label, k) for label, k in zip(chosen, numbers)]
                     compose(modality, parts, path, rnd)
-                    source = " ".join(f"{label}/{k}" for label, k in zip(shown, numbers))
+                    source = " ".join(f"{label}/{k}" for label, k in zip(chosen, numbers))
                     lines.append(
                         {
                             "path": path.relative_to(out).as_posix(),
@@ -229,9 +256,12 @@ def build(media: Media, out: Path, kind: str, seed: int) -> int:
 
 
 def main() -> None:
+    """Parse the command line and write both streams."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write order/ and place/ to")
-    parser.add_argument("--demo", type=Path, default=HERE, help="the demo media")
+    parser.add_argument(
+        "--demo", type=Path, default=HERE, help="folder of the demo's media (default: the script's folder)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     media = Media(arguments.demo)

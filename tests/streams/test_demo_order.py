@@ -37,7 +37,7 @@ def media(order):
 def test_each_split_is_made_from_files_of_that_split_and_reproducible(order, media, tmp_path, kind):
     assert order.build(media, tmp_path / "a", kind, 0) == 5 * 8 * 4
     stream = Stream.from_manifest(tmp_path / "a", classes_per_task=4, check=True)
-    assert Counter(task.modality for task in stream.tasks) == dict.fromkeys(order.SEEN, 2)
+    assert Counter(task.modality for task in stream.tasks) == dict.fromkeys(order.PHRASES, 2)
     assert len(set(stream.class_text.values())) == 40
     known = Counter((row["modality"], row["split"], row["label"]) for row in read(DEMO))
     for row in read(tmp_path / "a"):
@@ -55,19 +55,19 @@ def read(folder: Path) -> list[dict]:
 
 def test_the_object_is_where_the_class_says(order):
     left, right = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)
-    pair = order.beside([left, right])
+    pair = order.tile([left, right])
     assert pair.shape == (4, 4, 3) and not pair[:, :2].any() and (pair[:, 2:] == 9).all()
     for place, (name, (text, things)) in enumerate(
         list(order.place_classes("image", ["pear", "plum", "fig"]).items())[:4]
     ):
         assert things.index("pear") == place and things.count(None) == 3
-        square = order.beside([right if thing else left for thing in things])
+        square = order.tile([right if thing else left for thing in things])
         row, column = divmod(place, 2)
         assert square.sum() == square[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].sum() > 0
         assert name == "pear_" + text.removeprefix("a photo of pear at the ").replace(" ", "_")
     first = list(order.order_classes("audio", ["a", "b", "c", "d"]).items())[1]
     assert first == ("b_before_a", ("the sound of b and then a", ["b", "a"]))
-    wave = order.one_by_one([np.ones(9000, np.float32), np.zeros(9000, np.float32)], 10000, None, moving=False)
+    wave = order.concatenate_in_time([np.ones(9000, np.float32), np.zeros(9000, np.float32)], 10000, None, moving=False)
     assert wave[:4000].all() and not wave[5000:].any() and len(wave) == 10000
 
 
