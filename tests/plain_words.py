@@ -1,7 +1,7 @@
-"""Finds sentences that are too long, and phrases that make a reader guess: ``python -m tests.plain_words FILES``.
+"""Find sentences that are too long, and phrases that make a reader guess: ``python -m tests.plain_words FILES``.
 
-It reads docstrings and comments of Python files, ``//`` comments of C++ and CUDA files, and the text of Markdown pages.
-Code blocks, tables, formulas and URLs are left out. Inline code counts as one word.
+The command reads docstrings and comments of Python, comments of C++, CUDA and shell, and the text of Markdown pages.
+Code blocks, tables, headings and URLs are left out. Inline code counts as one word.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-MOST_WORDS = 25
+MOST_WORDS = 25  # in a sentence
+SUFFIXES = {".py", ".md", ".cpp", ".cu", ".h", ".cuh", ".sh"}
 RIDDLES = re.compile(
     r"\b(those of|that of|what is of|that which|whoever|whatever it|what it takes|of which|of whose|as ever|"
     r"not with which|those that|what there is|be it)\b",
@@ -27,7 +28,10 @@ ABBREVIATION = re.compile(r"\b(e\.g|i\.e|et al|cf|vs|etc|Fig|Eq|Sec|No)\.", re.I
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The sentences of a paragraph; a semicolon does not end one, a colon before a list does."""
+    """Yield the sentences of a paragraph, with ``CODE`` in place of inline code.
+
+    A semicolon does not end a sentence.
+    """
     text = re.sub(r"``.+?``|`[^`]+`", "CODE", text)
     text = re.sub(r"https?://\S+", "", text)
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
@@ -41,8 +45,13 @@ def words(sentence: str) -> int:
 
 
 def paragraphs(text: str, first: int) -> Iterator[tuple[int, str]]:
-    """(line, paragraph) of a docstring or a Markdown page, without code blocks, tables and headings."""
-    held: list[str] = []
+    """Yield (line, paragraph) of a docstring or a Markdown page, without code blocks, tables and headings.
+
+    Args:
+        text: the docstring or page.
+        first: the number of its first line.
+    """
+    lines: list[str] = []
     start, fenced, code_indent = first, False, None
     for number, raw in enumerate(text.splitlines(), first):
         line, indent = raw.strip(), len(raw) - len(raw.lstrip())
@@ -55,29 +64,30 @@ def paragraphs(text: str, first: int) -> Iterator[tuple[int, str]]:
             if not line or indent > code_indent:
                 continue
             code_indent = None
-        new = (
+        # A list's entry, a quotation and an argument's description are paragraphs of their own.
+        starts_anew = (
             not line
             or SECTION.match(line)
             or ENTRY.match(line)
             or re.match(r"([-*+]|\d+\.) |[|#<>!]|>>>|\.\.\. ", line)
         )
-        if new and held:
-            yield start, " ".join(held)
-            held = []
+        if starts_anew and lines:
+            yield start, " ".join(lines)
+            lines = []
         if not line or SECTION.match(line) or re.match(r"[|#<!]|>>>|\.\.\. |---", line):
             continue
-        if not held:
+        if not lines:
             start = number
-        held.append(re.sub(r"^([-*+>]|\d+\.) ", "", line))
+        lines.append(re.sub(r"^([-*+>]|\d+\.) ", "", line))
         if line.endswith("::"):
-            yield start, " ".join(held)
-            held, code_indent = [], indent
-    if held:
-        yield start, " ".join(held)
+            yield start, " ".join(lines)
+            lines, code_indent = [], indent
+    if lines:
+        yield start, " ".join(lines)
 
 
 def python_texts(source: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of every docstring and of every block of comments."""
+    """Yield (line, text) of every docstring and of every block of comments of Python code."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             body = node.body[0] if node.body else None
@@ -92,45 +102,50 @@ def python_texts(source: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type != tokenize.COMMENT or re.match(r"#(!| noqa| type:|\s*-{3,}|\s*%%)", token.string):
             continue
-        said = re.sub(r"# (noqa|type: ignore|pragma).*", "", token.string).lstrip("# ").strip()
+        comment = re.sub(r"# (noqa|type: ignore|pragma).*", "", token.string).lstrip("# ").strip()
         alone = token.line.strip().startswith("#")
         if block and not (alone and token.start[0] == last + 1):
             yield start, " ".join(block)
             block = []
         if not block:
             start = token.start[0]
-        block.append(said)
+        block.append(comment)
         last = token.start[0] if alone else -1
     if block:
         yield start, " ".join(block)
 
 
-def c_texts(source: str) -> Iterator[tuple[int, str]]:
-    """(line, text) of every block of ``//`` comments."""
+def comment_texts(source: str, mark: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of every block of comments, and of every comment behind code.
+
+    Args:
+        source: the code.
+        mark: the signs that begin a comment: "//" or "#".
+    """
     block: list[str] = []
     start = 0
     for number, line in enumerate([*source.splitlines(), ""], 1):
-        found = re.match(r"\s*//+ ?(.*)", line)
-        if found and not re.match(r"-{3,}", found.group(1)):
+        found = re.match(rf"\s*(?:{mark})+ ?(.*)", line)
+        if found and not re.match(r"-{3,}|!", found.group(1)):
             start = start if block else number
             block.append(found.group(1))
             continue
         if block:
             yield start, " ".join(block)
             block = []
-        if trailing := re.search(r"[;{},)]\s+// ?(.*)", line):
+        if trailing := re.search(rf"\S\s+{mark} ?(.*)", line):
             yield number, trailing.group(1)
 
 
 def faults(file: Path) -> Iterator[str]:
-    """One line for each sentence of a file that is too long or has a riddle in it."""
+    """Yield "FILE:LINE: FAULT: SENTENCE" for each sentence that is too long, is a riddle or begins with a clause."""
     source = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         texts = python_texts(source)
     elif file.suffix == ".md":
         texts = iter([(1, source)])
     else:
-        texts = c_texts(source)
+        texts = comment_texts(source, "#" if file.suffix == ".sh" else "//")
     for first, text in texts:
         if file.suffix == ".py" and (found := CLAUSE.match(text.strip())):
             yield f"{file}:{first}: begins with {found.group(1)!r}: {text.strip().splitlines()[0]}"
@@ -143,7 +158,7 @@ def faults(file: Path) -> Iterator[str]:
 
 
 def comments_per_100(file: Path) -> float:
-    """Comments on 100 lines of a Python file, docstrings apart."""
+    """Return the number of comments on 100 lines of a Python file; docstrings are not comments."""
     source = file.read_text(encoding="utf-8")
     count = sum(
         token.type == tokenize.COMMENT and "noqa" not in token.string
@@ -153,11 +168,12 @@ def comments_per_100(file: Path) -> float:
 
 
 def main(names: list[str]) -> int:
+    """Print the faults of files, and of all files in folders; return the exit code: 1 if there are any."""
     files = [
         file
         for name in map(Path, names)
         for file in (sorted(name.rglob("*")) if name.is_dir() else [name])
-        if file.suffix in {".py", ".md", ".cpp", ".cu", ".h", ".cuh"}
+        if file.suffix in SUFFIXES
     ]
     found = [fault for file in files for fault in faults(file)]
     print("\n".join(found))
