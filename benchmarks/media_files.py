@@ -79,7 +79,7 @@ def write_sounds(folder: Path, rng: np.random.Generator, kind: str, rate: int, c
     for index in range(count):
         length = int(rate * np.linspace(5, 10, count)[index])
         time = np.arange(length) / rate
-        spectrum = np.fft.rfft(rng.standard_normal(length)) / np.sqrt(np.arange(length // 2 + 1).clip(20))
+        spectrum = np.fft.rfft(rng.standard_normal(length)) / np.sqrt(np.arange(length // 2 + 1).clip(20))  # no rumble
         wave = np.fft.irfft(spectrum, length)
         wave *= 0.1 / wave.std() * (0.3 + np.abs(np.sin(np.pi * rng.uniform(0.5, 2) * time)))
         for pitch in rng.uniform(100, 2000, 3):

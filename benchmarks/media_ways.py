@@ -131,7 +131,7 @@ def soundfile(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
     def resample(wave: Tensor, rate: int) -> Tensor:
         """Resample as torchaudio.transforms.Resample does: a Hann-windowed sinc of 6 zeros, one filter a phase."""
         step, phases = (r // math.gcd(rate, spec.sample_rate) for r in (rate, spec.sample_rate))
-        base = min(step, phases) * 0.99
+        base = min(step, phases) * 0.99  # torchaudio's default rolloff
         width = math.ceil(6 * step / base)
         if rate not in kernels:
             index = torch.arange(-width, width + step, dtype=torch.float64)[None] / step
@@ -194,7 +194,7 @@ def _log_mel_picture(power: Tensor, spec: VisualSpec) -> Tensor:
 
     The maximum is 1, ``db_range`` decibels below it and less are 0. Low frequencies are at the bottom.
     """
-    level = 10 * torch.log10(power.clamp(min=1e-10))
+    level = 10 * torch.log10(power.clamp(min=1e-10))  # the same floor as torchaudio's AmplitudeToDB
     level = (level - level.max()).clamp(min=-spec.db_range) / spec.db_range + 1
     picture = F.interpolate(level.flip(0)[None, None], size=(spec.size, spec.size), mode="bilinear", antialias=True)
     return _normalise(picture[0].expand(3, -1, -1), spec)
@@ -209,6 +209,7 @@ def pyav(spec: VisualSpec, workers: int) -> Callable[[Path], Tensor]:
             if not workers:
                 container.streams.video[0].thread_count = 1  # the measurement is of one thread
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        # The middle frames of equal segments, which our reader takes too.
         picked = [frames[int((i + 0.5) * len(frames) / spec.frames)] for i in range(spec.frames)]
         return _resize_frames(torch.from_numpy(np.stack(picked)).permute(0, 3, 1, 2), spec)
 

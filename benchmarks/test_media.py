@@ -37,6 +37,7 @@ def processor_seconds() -> float:
     for child in multiprocessing.active_children():
         stat = Path(f"/proc/{child.pid}/stat")
         if stat.is_file():
+            # A process's name stands in parentheses and may hold spaces. Fields 11 and 12 after it: utime, stime.
             fields = stat.read_text().rpartition(")")[2].split()
             total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return total

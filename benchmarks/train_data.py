@@ -87,6 +87,7 @@ def write_clip(folder: Path, size: str) -> Path:
     from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
     vision, text, dim, pixels, patch = SIZES[size]
+    # CLIP's vocabulary without merges: each byte is a token, and a second token at the end of a word.
     symbols = sorted(ByteLevel.alphabet())
     names = [*symbols, *(s + "</w>" for s in symbols), "<|startoftext|>", "<|endoftext|>"]
     end = len(names) - 1

@@ -21,6 +21,7 @@ RIDDLES = re.compile(
     r"not with which|those that|what there is|be it)\b",
     re.IGNORECASE,
 )
+# A section's title and the name of an argument are not a part of a sentence.
 SECTION = re.compile(r"^(Args|Arguments|Returns|Raises|Yields|Example|Examples|Note|Notes|Attributes|Shape|Shapes):$")
 ENTRY = re.compile(r"^\*{0,2}[\w.]+(?: \([^)]*\))?(?:, [\w.]+)*: ")
 CLAUSE = re.compile(r"(What|How|Which|Where|Who|When) (?!.*\?)")  # a first line is an imperative or a noun
@@ -34,6 +35,7 @@ def sentences(text: str) -> Iterator[str]:
     """
     text = re.sub(r"``.+?``|`[^`]+`", "CODE", text)
     text = re.sub(r"https?://\S+", "", text)
+    # A link in Markdown is read as its text.
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = ABBREVIATION.sub(lambda found: found.group(1).replace(".", ""), text)
     yield from (part for part in re.split(r"(?<=[.!?])[)\"']*\s+(?=[A-Z\d(\"'`])", " ".join(text.split())) if part)
