@@ -41,7 +41,12 @@ def train(
         Path | None, typer.Option("--out", "-o", help="The run folder to write.", show_default=False)
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run stopped, with the run's own config.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where the run stopped. Without --out: with the run's own config. With --out: CONFIG must be "
+            "the config of the run.",
+        ),
     ] = False,
     overrides: Annotated[
         list[str] | None,
@@ -55,7 +60,8 @@ def train(
     devices: Annotated[
         int | None,
         typer.Option(
-            help="Number of processes on this machine that learn together, one per GPU or sharing the cores.",
+            help="Number of processes on this machine that learn together, one per GPU or sharing the cores. Without "
+            "it: one process, or as many as torchrun started.",
             show_default=False,
         ),
     ] = None,

@@ -24,7 +24,7 @@ class Cell:
 
     Attributes:
         begun: the folder holds a run of this config; learning resumes it.
-        finished: that run is finished; its results are used as they are.
+        finished: that run is finished and its files can be read; its results are used as they are.
     """
 
     variant: MethodVariant
@@ -36,11 +36,12 @@ class Cell:
 
     @property
     def name(self) -> str:
+        """Return the cell's name in messages, such as "comm, seed 0"."""
         return f"{self.variant.title}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
-        """Return the file of what the cell's process prints, its tracebacks too."""
+        """Return the file beside the run folder that gets what the cell's process prints, tracebacks too."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
 
@@ -69,7 +70,10 @@ def plan_cells(base: Config, variants: Sequence[MethodVariant], seeds: Sequence[
 
 
 def _is_finished(folder: Path) -> bool:
-    """Return whether the run has a readable summary. If it is damaged, resuming the run writes it again."""
+    """Return whether ``read_run`` can read the run: it is finished, and no file of it is damaged.
+
+    Resuming the run writes a damaged summary.json again, and drops a last line of metrics.jsonl that was cut short.
+    """
     try:
         read_run(folder)
     except RunError:
@@ -78,13 +82,16 @@ def _is_finished(folder: Path) -> bool:
 
 
 def check_data(cells: Sequence[Cell], progress: Any = None) -> list[BrokenSample]:
-    """Decode every file once for all cells that have not begun, if the config asks for this check.
+    """Decode every file of the first new cell's stream, if its config has stream.check.
+
+    With stream.share, the cells of another seed may learn samples that this stream lacks. They are not checked.
 
     Returns:
-        The broken samples that these cells leave out, if the config has stream.on_broken = "skip".
+        The broken samples that this stream leaves out, if the config has stream.on_broken = "skip".
 
     Raises:
-        MediaError: a file does not decode.
+        MediaError: a file does not decode, and stream.on_broken is "error".
+        StreamError: too little remains of a class, or two splits hold equal content.
     """
     new = [cell for cell in cells if not cell.begun]
     if not new or not new[0].config.stream.check:
@@ -94,7 +101,7 @@ def check_data(cells: Sequence[Cell], progress: Any = None) -> list[BrokenSample
 
 
 def count_learned_tasks(folder: Path) -> int:
-    """Return how many tasks a run has learned and evaluated. A log that ends inside a line is read as well."""
+    """Return how many tasks a run has learned and evaluated: the task lines of its log, a last one cut short too."""
     try:
         return (folder / "metrics.jsonl").read_bytes().count(b'\n{"event": "task"')
     except OSError:

@@ -48,7 +48,7 @@ def compare(
             method and seed.
         jobs: runs learned at once. They share the cores.
         reference: the method that the others are compared with; None: comm if it is there, else the first.
-        overrides: ``KEY=VALUE`` for keys of a config that is given by its name.
+        overrides: ``KEY=VALUE`` for keys of the config, unless it is given as a ``Config``.
         progress: a display of ``mmcl_fast.progress``; None shows nothing.
         title: the title of report.html.
 

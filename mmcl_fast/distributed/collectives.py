@@ -1,4 +1,4 @@
-"""Exchanges between the processes of the group; with one process each returns its input."""
+"""Exchanges between the processes of the group. A process that is alone gets its own values back, at once."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ def all_reduce_gradients(parameters: Iterable[Tensor], loss: Tensor, stop_signal
         stop_signal: the signal that asked this process to stop; 0 where none did.
 
     Returns:
-        The sums of ``loss`` and of ``stop_signal`` over the processes, two scalars.
+        The sums of ``loss`` and of ``stop_signal`` over the processes, two scalars without a graph.
     """
+    if world_size() == 1:
+        return loss.detach(), loss.new_tensor(float(stop_signal))
     grads = [p.grad for p in parameters if p.grad is not None]
     # One exchange carries all of it: its latency, not its bytes, is the cost of a small step.
     flat = torch.cat(
@@ -164,7 +166,8 @@ def _pairwise_sum(items: Iterable[Tensor | None]) -> Tensor:
 def propagate_errors() -> Iterator[None]:
     """Leave the block in all processes at once; a ``UserError`` inside one of them is raised in all.
 
-    Without it the other processes would wait for the failed one. Rank 0's error comes first where several failed.
+    Without it the other processes would wait for the failed one. The lowest rank's error is raised where several
+    failed. ``PeerLost`` and errors that are no ``UserError`` leave at once, in their own process alone.
 
     Example::
 

@@ -21,11 +21,11 @@ PARENT_PIPE = "MMCL_FAST_PARENT"  # file descriptor of a pipe that closes when t
 CONCURRENT_RUNS = "MMCL_FAST_CONCURRENT_RUNS"  # how many runs a sweep learns at once on this machine
 
 JOIN_TIMEOUT = timedelta(minutes=10)  # to find each other, and for one exchange between GPUs
-WAIT_TIMEOUT = timedelta(days=2)  # to wait while another process decodes; gloo notices a death at once
+WAIT_TIMEOUT = timedelta(days=2)  # for one exchange over gloo, while another process decodes; a death shows at once
 
 
 class PeerLost(RunError):
-    """Another process of the run is gone."""
+    """Another process of the run has ended, or cannot be reached."""
 
 
 @dataclass
@@ -44,13 +44,13 @@ _single = False  # True inside ``single_process``
 def init_process_group(device: str) -> None:
     """Join the processes that RANK, WORLD_SIZE and LOCAL_RANK describe, as torchrun sets these variables.
 
-    Without them the process stays alone.
+    Without them, or with WORLD_SIZE 1, the process stays alone.
 
     Args:
         device: ``train.device`` of the config; ``auto`` and ``cuda`` become GPU number LOCAL_RANK where GPUs exist.
 
     Raises:
-        ConfigError: ``device`` names one GPU.
+        ConfigError: ``device`` names one GPU, such as ``cuda:0``, and there are several processes.
         PeerLost: the other processes cannot be reached.
         RunError: a machine has fewer GPUs than processes.
     """
@@ -117,7 +117,7 @@ def _wait_for_parent(pipe: int) -> None:
 
 
 def rank() -> int:
-    """Return this process's number, from 0."""
+    """Return this process's number, from 0; 0 inside ``single_process``."""
     return 0 if _group is None or _single else _group.rank
 
 
@@ -127,7 +127,10 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this process has rank 0; it alone writes files and reports progress."""
+    """Return whether this process has rank 0 in the group, inside ``single_process`` too.
+
+    It alone writes files and reports progress.
+    """
     return _group is None or _group.rank == 0
 
 
@@ -137,7 +140,7 @@ def is_multi_node() -> bool:
 
 
 def processes_per_machine() -> int:
-    """Return how many processes share this machine's memory: the group's processes, or a sweep's runs."""
+    """Return how many processes share this machine's memory: the group's on this machine, or a sweep's runs."""
     return int(os.environ.get(CONCURRENT_RUNS, "1")) if _group is None else _group.local_world_size
 
 
@@ -152,15 +155,16 @@ def cpu_group() -> Any:
 
 
 def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
+    """Return the number of CPU cores that this process may use, not divided among the processes on the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def should_report(error: BaseException) -> bool:
     """Return whether this process prints the error that ends the run.
 
-    One process prints it. Ranks 0 and 1 both do where rank 0 may be dead: nobody knows who is left after
-    ``PeerLost`` or a crash.
+    Under torchrun, rank 0 prints an error that all processes raise. Ranks 0 and 1 print any other error (``PeerLost``,
+    a stop by a signal, a crash), because rank 0 may be dead. Under ``train --devices`` rank 0 prints every error except
+    ``PeerLost``, which the parent prints.
     """
     if PARENT_PIPE in os.environ:  # the parent prints which process died
         return is_main_process() and not isinstance(error, PeerLost)
@@ -170,7 +174,9 @@ def should_report(error: BaseException) -> bool:
 
 @contextmanager
 def single_process() -> Iterator[None]:
-    """Inside, act as a process that is alone: rank 0 of 1, no exchange with the others.
+    """Inside, act as a process that is alone: ``rank`` is 0, ``world_size`` is 1, and collectives exchange nothing.
+
+    ``is_main_process``, ``local_device`` and ``processes_per_machine`` still answer for the group.
 
     Example: evaluation, where each process scores its own shard of samples::
 

@@ -195,7 +195,10 @@ class Request:
 
 
 def _split(out: Tokens) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Split a batch into (tokens as int16 up to the last real one, query, mask) for each sample."""
+    """Split a batch into (tokens up to the last real one, query, mask) for each sample.
+
+    Tokens are the bits of bfloat16 as int16. The mask is None for a batch without masks.
+    """
     tokens = out.tokens.bfloat16().cpu().contiguous().view(torch.int16).numpy()  # numpy has no bfloat16
     query = out.query.float().cpu().numpy()
     masks = None if out.mask is None else out.mask.cpu().numpy()

@@ -235,7 +235,8 @@ class Learner:
         """Return the mean contribution of each modality (column) to samples of each modality (row).
 
         Returns:
-            The M modalities seen so far and M rows of M weights; None for a method without contributions.
+            The M modalities seen so far and M rows of M weights. None for a method without contributions, and before
+            the first task.
         """
         return self.method.contribution_matrix()
 
@@ -287,7 +288,8 @@ class Learner:
             files: paths of files, and a ``Line`` for each text that is not in a file.
             modality: the modality of all files; None: found from the content of each file.
             top_k: number of classes in each prediction.
-            given: True lets the modality choose prompts and gates; None: True where ``modality`` is given.
+            given: whether the modality, besides the sample, may choose prompts and gates. It never limits the classes.
+                None: True where ``modality`` is given, else False.
             classes: texts that compete in place of the classes learned, whether learned or not. Samples are embedded
                 with the prompts and the re-alignment that were learned; the text encoder embeds the texts.
             batch_size: number of files that are decoded and embedded together.
@@ -295,7 +297,7 @@ class Learner:
                 and goes on.
 
         Raises:
-            RunError: nothing has been learned.
+            RunError: nothing has been learned, and there are no ``classes``.
             ConfigError: a value is out of range, or ``classes`` is given for a method that does not score texts.
             MediaError: the first broken file, with ``on_error="error"``.
         """

@@ -47,9 +47,11 @@ class Prediction:
     Attributes:
         file: the file as it was given, or the line's name.
         modality: the modality it was decoded as; None where the modality was not found.
-        labels: the k best classes (modality, name), best first. A class given by its text has the modality "".
+        labels: the k best classes (modality, name), best first; all classes if there are fewer than k. A class given
+            by its text has the modality "". Empty where there is no prediction.
         probabilities: probability of each class in ``labels``: softmax over all classes that compete.
-        contributions: modality -> weight of its prompts and gate; None for methods without contributions.
+        contributions: modality -> weight of its prompts and gate. None for methods without contributions, before the
+            first task, and where there is no prediction.
         error: one line that names the file and says why there is no prediction; None where there is one.
 
     Example::
@@ -80,10 +82,19 @@ class Prediction:
 
 
 class Predictor:
-    """Predicts files and decoded batches with a model; ``Learner.predictions`` documents the arguments.
+    """Predicts files and decoded batches with a model.
+
+    Args:
+        model: the learner, or another ``Model``.
+        modality: the modality of all files; None: found from the content of each file.
+        top_k: number of classes in each prediction.
+        given: whether the modality, besides the sample, may choose prompts and gates. It never limits the classes.
+            None: True where ``modality`` is given, else False.
+        classes: texts that compete in place of the classes learned.
+        batch_size: number of files that are decoded and embedded together.
 
     Raises:
-        RunError: nothing has been learned.
+        RunError: nothing has been learned, and there are no ``classes``.
         ConfigError: a value is out of range, or ``classes`` is given for a method that does not score texts.
     """
 
@@ -161,18 +172,18 @@ class Predictor:
         """Sort files by modality, predict each modality's files in batches, and put them back in order."""
         found: dict[int, Prediction] = {}  # position in ``files`` -> prediction
         positions: dict[str, list[int]] = {}  # modality -> positions of its files
-        unknown: list[int] = []
+        unknown: dict[int, str | Path] = {}  # position -> file whose modality is not known yet
         for position, file in enumerate(files):
             try:
                 modality = _modality_of_line(file) if isinstance(file, Line) else self.modality
             except MediaError as fault:
                 found[position] = _failed(file, None, fault)
                 continue
-            if modality is None:
-                unknown.append(position)
-            else:
+            if modality is not None:
                 positions.setdefault(modality, []).append(position)
-        for position, outcome in zip(unknown, self._find_modalities([files[i] for i in unknown], decoders)):
+            elif not isinstance(file, Line):  # a line has its modality already
+                unknown[position] = file
+        for position, outcome in zip(unknown, self._find_modalities(list(unknown.values()), decoders)):
             if outcome.modality is None:
                 found[position] = _failed(files[position], None, outcome.error)
             else:
@@ -185,10 +196,10 @@ class Predictor:
         return [found[position] for position in range(len(files))]
 
     def _find_modalities(
-        self, files: Sequence[str | Path | Line], decoders: isolation.Decoders
+        self, files: Sequence[str | Path], decoders: isolation.Decoders
     ) -> Iterator[isolation.Outcome]:
         """Yield the modality of each file from its content, or the error that explains why there is none."""
-        jobs = [isolation.Job(file, None, {}) for file in files if not isinstance(file, Line)]
+        jobs = [isolation.Job(file, None, {}) for file in files]
         if not decoders.workers or len(jobs) < 2:
             yield from decoders.run(jobs)
             return
@@ -198,7 +209,11 @@ class Predictor:
                 yield from outcomes
 
     def _engine(self, modality: str, decoders: isolation.Decoders) -> Engine:
-        """Return what decodes a modality's files in batches: isolated workers before a GPU, as workers are safe."""
+        """Return what decodes a modality's files in batches, made once for each modality.
+
+        It is the isolated workers where there are any, even on a GPU, because they survive a crash. Texts, and files
+        without workers, get the engine of ``make_engine``.
+        """
         if modality not in self.engines:
             spec, device, workers = spec_of(self.model, modality), self.encoder.device, self.model.cache.workers
             self.engines[modality] = (
@@ -253,7 +268,7 @@ def _failed(file: str | Path | Line, modality: str | None, error: Exception | st
 
 
 def _modality_of_line(line: Line) -> str:
-    """Return "text"; raise MediaError where the line holds nothing that an encoder could read."""
+    """Return "text"; raise MediaError where the line holds no words, or bytes that are not UTF-8."""
     if not line.text.strip():
         raise MediaError(f"{line.name}: holds no words: leave it out")
     try:

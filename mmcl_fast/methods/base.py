@@ -180,13 +180,16 @@ class Method(ABC):
         return tensors, values
 
     def contributions(self, tokens: Tokens, modality: str, *, given: bool) -> dict[str, float] | None:
-        """Return each modality's mean contribution to these samples; None for a method without contributions."""
+        """Return each modality's mean contribution to these samples.
+
+        None for a method without contributions, and before the first task.
+        """
         return None
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
         """Return the modalities seen, and for samples of each (row) every modality's mean contribution (column).
 
-        None for a method without contributions.
+        None for a method without contributions, and before the first task.
         """
         return None
 

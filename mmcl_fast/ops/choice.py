@@ -1,7 +1,8 @@
 """The choice of a backend for each call.
 
-A backend asked for by name is taken, or BackendError says why it cannot compute the call. Otherwise the fastest one by
-the nearest measurement in table.json is taken, or by the cost model where no measurement is near.
+A backend asked for by name is taken, or BackendError says why it cannot compute the call. Otherwise cpp is taken on the
+CPU, and the faster of cuda and triton on a GPU. The faster one is found by the nearest measurement in table.json, or by
+the cost model where no measurement is near. The reference is taken for float64, and where no other can compute.
 """
 
 from __future__ import annotations
@@ -39,18 +40,24 @@ class BackendError(UserError):
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a backend can run on this machine."""
+    """Whether a backend can run on this machine.
+
+    Attributes:
+        available: it can run.
+        why: the reason if it cannot, else "".
+        built: version or compiler, and architectures, in words; "" if it is not installed or was not built.
+    """
 
     available: bool
-    why: str  # the reason if it cannot run, else ""
-    built: str  # compiler, version and architectures; "" if it was not built
+    why: str
+    built: str
 
 
 class Choice(NamedTuple):
     """A backend's name and the reason for it."""
 
     backend: str
-    by: str  # "forced", "measured", "model", "no other backend" or "float64"
+    by: str  # "forced" (asked for by name), "measured", "model", "no other backend" (only this one can), "float64"
 
 
 @cache
@@ -82,8 +89,14 @@ def sm(number: tuple[int, int]) -> str:
 def unserved(name: str, archs: Iterable[str], number: tuple[int, int]) -> str:
     """Return why code for ``archs`` ("80", "90a", "120+PTX") does not run on this compute capability; "" if it does.
 
-    Machine code runs on GPUs of its major version whose minor version is the same or newer. Code with an "a" runs on
-    its exact version only. PTX runs on every newer architecture: the driver compiles it.
+    Machine code runs on GPUs of its major version whose minor version is the same or newer. Code with an "a" or "f" is
+    taken to run on its exact version only. PTX runs on every newer architecture: the driver compiles it. GPUs before
+    ``OLDEST`` are never served.
+
+    Args:
+        name: of the backend, for the message.
+        archs: architectures that the code was compiled for.
+        number: the GPU's compute capability, such as (9, 0).
     """
     if number < OLDEST:
         return f"this GPU is {sm(number)}: the {name} kernels need {sm(OLDEST)} or newer; use a GPU from Ampere on"
@@ -100,7 +113,7 @@ def unserved(name: str, archs: Iterable[str], number: tuple[int, int]) -> str:
 
 
 def _triton() -> Availability:
-    """Return whether Triton is installed and serves a GPU of this machine."""
+    """Return whether Triton is installed and serves a GPU of this machine; TRITON_INTERPRET=1 needs no GPU."""
     try:
         import triton
     except ImportError as error:
@@ -145,7 +158,7 @@ def _available(name: str) -> Availability:
 
 
 def backends() -> dict[str, Availability]:
-    """Return the availability of every backend by name."""
+    """Return the availability of every backend by name, as it was when it was first asked for."""
     return {name: _available(name) for name in NAMES}
 
 
@@ -176,7 +189,10 @@ def refusal(name: str, device: torch.device, dtype: torch.dtype) -> str:
 
 @cache
 def _table() -> dict[str, list[dict]]:
-    """Return the measured times: for each operation a list of device, dtype, grads, sizes and ms by backend."""
+    """Return the measured times: for each operation a list of device, dtype, grads, sizes and ms by backend.
+
+    The environment variable MMCL_FAST_TABLE names a file to read in place of table.json.
+    """
     path = os.environ.get("MMCL_FAST_TABLE")
     return json.loads((Path(path) if path else TABLE).read_text())
 
@@ -188,7 +204,10 @@ def key(problem: Problem, device: str) -> dict[str, object]:
 
 
 def _measured(problem: Problem, device: str, among: tuple[str, ...]) -> str | None:
-    """Return the fastest backend by the nearest measurement of the same kind; None if none is near."""
+    """Return the fastest of the backends ``among`` by the nearest measurement with the same device, dtype and grads.
+
+    None if none is near, and for tensors that are not aligned: all measurements are of aligned ones.
+    """
     wanted = key(problem, device)
 
     def distance(row: dict) -> float:
@@ -210,7 +229,7 @@ def _measured(problem: Problem, device: str, among: tuple[str, ...]) -> str | No
 
 @lru_cache(maxsize=1 << 14)
 def _best(problem: Problem, device: str, index: int | None) -> Choice:
-    """Return the choice of "auto"; cached, because it costs more than a small call."""
+    """Return the choice of "auto", by the rules of the module; cached, because it costs more than a small call."""
     if problem.dtype == torch.float64:
         return Choice("reference", "float64")
     candidates = ("cpp", *GPU_NAMES) if device == "cuda" else ("cpp",)
@@ -226,7 +245,7 @@ def _best(problem: Problem, device: str, index: int | None) -> Choice:
 
 
 def _requested(backend: str | None) -> str:
-    """Return the name that the call or MMCL_FAST_BACKEND asks for, "auto" if neither does."""
+    """Return the name that the call asks for, else the one that MMCL_FAST_BACKEND asks for, else "auto"."""
     name = backend if backend not in (None, "auto") else os.environ.get("MMCL_FAST_BACKEND") or "auto"
     if name not in (*NAMES, "auto"):
         raise BackendError(f"there is no backend {name!r}: choose one of auto, {', '.join(NAMES)}")
@@ -255,7 +274,11 @@ def choose(problem: Problem, device: torch.device, backend: str | None = None) -
 def traced(op: str, device: str, index: int | None, dtype: torch.dtype, backend: str | None) -> str:
     """Return the backend's name for a compiled graph.
 
-    Sizes may be symbols there, so "auto" stays "auto": each call of the graph chooses.
+    Sizes may be symbols there, so "auto" stays "auto": each call of the graph chooses. Where only the reference
+    computes this dtype on this device, "auto" becomes "reference".
+
+    Raises:
+        BackendError: as for ``explain``.
     """
     name = _requested(backend)
     if name == "auto":
@@ -272,7 +295,7 @@ traced._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _aligned(x: Tensor) -> bool:
-    """Tell whether each row of x begins at a multiple of 16 bytes.
+    """Return whether each row of x is contiguous and begins at a multiple of 16 bytes.
 
     Read from strides and offset, not from the address: a fake tensor has none.
     """
@@ -281,14 +304,23 @@ def _aligned(x: Tensor) -> bool:
 
 
 def loss_problem(z: Tensor, text: Tensor, text_gradient: bool) -> LossShape:
-    """Return the shapes of an alignment loss. Alignment in memory matters on a GPU only."""
+    """Return the problem of an alignment loss: its sizes, its dtype, and whether its rows are aligned in memory.
+
+    Args:
+        z: ``[B, D]``, the samples' embeddings.
+        text: ``[C, D]``, the class embeddings.
+        text_gradient: the gradient to ``text`` is wanted, too.
+
+    Returns:
+        ``aligned`` is always True off the GPU, where alignment does not matter.
+    """
     aligned = not z.is_cuda or (_aligned(z) and _aligned(text))
     rows, width = z.shape
     return LossShape(rows, text.shape[0], width, z.dtype, text_gradient, aligned)
 
 
 def realign_problem(z: Tensor, down: Tensor) -> RealignShape:
-    """Return the shapes of a re-alignment."""
+    """Return the problem of a re-alignment: the sizes of features z and of the down projections, and the dtype."""
     return RealignShape(z.shape[0], z.shape[1], down.shape[1], down.shape[0], down.shape[2], z.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints inside a task, and stopping by a signal without losing a step."""
+"""Checkpoints inside a task, and stopping by a first signal without losing a step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunStopped(KeyboardInterrupt):
-    """SIGINT or SIGTERM ended a run. Everything learned up to then is on the disk.
+    """SIGINT or SIGTERM ended a run.
+
+    After a first signal everything learned is on the disk. A second signal loses the steps since the last checkpoint.
 
     Attributes:
         signum: the number of the signal.
@@ -42,7 +44,7 @@ class TaskCheckpoints:
     parameters, the optimiser, the schedule, the step and the generator, and the states of torch's global generators.
     Everything else that a task computes follows from the state before the task and is computed again.
 
-    Of several processes rank 0 reads and writes. A signal to any of them stops all of them after the same step.
+    Of several processes rank 0 reads and writes. A first signal to any of them stops all of them after the same step.
 
     Args:
         run: the run folder, with its lock held.
@@ -51,8 +53,8 @@ class TaskCheckpoints:
 
     Attributes:
         task: number of the task under way, from 1.
-        steps: steps of all loops of the task so far.
-        counts: loop -> steps that this process took in it.
+        steps: steps of all loops of the task so far, earlier sessions' included.
+        counts: loop -> steps of the task that this session took in it.
         stop_signal: the signal that this process got; 0 where none came.
     """
 
@@ -70,7 +72,11 @@ class TaskCheckpoints:
         self._defer_signal = False  # True: a first signal waits for the end of a step
 
     def start(self, task: int) -> None:
-        """Begin the ``task``-th task, from its newest readable checkpoint where there is one."""
+        """Begin the ``task``-th task, from its newest readable checkpoint where there is one.
+
+        Do nothing more if it is the task under way already. Else remove the checkpoints inside other tasks, and newer
+        ones of this task that cannot be read.
+        """
         self._defer_signal = False
         if task == self.task:
             return
@@ -115,12 +121,17 @@ class TaskCheckpoints:
     # ---- called by the training loops, see StepCheckpoints ------------------------------------------------------
 
     def begin(self, loop: str) -> State | None:
+        """Return the state of a loop's last step or its result, and from now on let a first signal wait; None: new.
+
+        The loop under way at the newest checkpoint gets torch's global random states back.
+        """
         self._defer_signal = True
         if loop == self._under_way:
             set_random_states(self._random_states)
         return self._loops.get(loop)
 
     def step(self, loop: str, state: Callable[[], State]) -> None:
+        """Count a step. Write a checkpoint at every ``every``-th, and for a stop that all agreed on: then raise it."""
         self.steps += 1
         self.counts[loop] += 1
         if not self._agreed_signal and self.steps % self.every:
@@ -132,12 +143,14 @@ class TaskCheckpoints:
         self._stop_if_agreed()
 
     def end(self, loop: str, result: State) -> None:
+        """Keep a loop's result for the next checkpoint. Raise RunStopped in all processes if one got a signal."""
         self._loops[loop] = {k: v.clone() for k, v in result[0].items()}, result[1]
         self._defer_signal = False
         self.agree_to_stop()
         self._stop_if_agreed()
 
     def agree_to_stop(self) -> None:
+        """Tell each other of signals, in all processes together; the next ``step`` or ``end`` raises RunStopped."""
         self._agreed_signal = max(distributed.all_gather_object(self.stop_signal))
 
     def _write(self) -> None:
@@ -160,10 +173,13 @@ class TaskCheckpoints:
 
     @contextmanager
     def stop_on_signals(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM raise :class:`RunStopped`.
+        """Inside, SIGINT and SIGTERM raise :class:`RunStopped`, unless the process ignored them before.
 
-        Within a training loop it comes after the step under way and a checkpoint, within :meth:`finishing` at its end,
-        and elsewhere at once. A second signal stops at once anywhere. Outside the main thread nothing changes.
+        Within a training loop it is raised after a checkpoint: after the step under way, or up to 64 steps later with
+        several processes on GPUs. Within :meth:`finishing` it is raised at the end, and elsewhere at once. A second
+        signal stops at once anywhere. Outside the main thread nothing changes.
+
+        Where one process stops at once, the others raise ``PeerLost``, or RunStopped if they got a signal too.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -184,7 +200,7 @@ class TaskCheckpoints:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Inside, a first signal waits until the end of the block."""
+        """Inside, a first signal waits until the end of the block. Then all processes raise RunStopped."""
         self._defer_signal = True
         try:
             yield

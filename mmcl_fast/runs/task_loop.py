@@ -86,7 +86,7 @@ def learn_stream(
 
     Raises:
         UserError: wrong input, such as a run of another config in ``out``. What was learned before is on the disk.
-        RunStopped: SIGINT or SIGTERM came, in the main thread. All that was learned is on the disk.
+        RunStopped: SIGINT or SIGTERM came, in the main thread; the class says what is on the disk then.
     """
     with distributed.propagate_errors():
         tracking.require_packages(config.train.track)

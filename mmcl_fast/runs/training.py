@@ -27,8 +27,9 @@ def train(
 ) -> RunResult:
     """Learn a stream, task after task, into a run folder, as ``mmcl-fast train`` does.
 
-    Every file is decoded first (``stream.check``). The folder then holds config.json, environment.json, metrics.jsonl,
-    checkpoints, summary.json, and test samples for the report, which ``mmcl_fast.report.write(out)`` makes.
+    If the run is new, every file is decoded first, unless ``stream.check`` is false. The folder then holds config.json,
+    environment.json, metrics.jsonl, checkpoints, summary.json, and test samples for the report, which
+    ``mmcl_fast.report.write(out)`` makes.
 
     Example::
 
@@ -41,13 +42,15 @@ def train(
     Args:
         config: a config, a TOML file, the name of a config that ships, or a folder of your own files.
         out: the run folder to write.
-        overrides: ``KEY=VALUE`` for keys of a config that is given by its name.
-        resume: go on with the run in ``out`` if it has begun.
+        overrides: ``KEY=VALUE`` for keys of the config, unless it is given as a ``Config``.
+        resume: go on with the run in ``out`` if it has begun; its config must be equal but for keys that may change.
+            Without it ``out`` must hold no run.
         progress: a display of ``mmcl_fast.progress``; None shows nothing.
 
     Raises:
         UserError: a wrong config, a broken file, or ``out`` in use. What was learned before is on the disk.
-        RunStopped: SIGINT or SIGTERM came, in the main thread. All that was learned is on the disk.
+        RunStopped: SIGINT or SIGTERM came, in the main thread. After a first signal all that was learned is on the
+            disk; a second one loses the steps since the last checkpoint.
     """
     out = Path(out)
     if not isinstance(config, Config):
@@ -67,7 +70,10 @@ def train(
 
 
 def resume(run: str | Path, *, overrides: Sequence[str] = (), progress: Progress | None = None) -> RunResult:
-    """Go on with a run that was stopped, with its own config; a finished run is only loaded.
+    """Go on with a run that was stopped, with its own config.
+
+    A finished run learns nothing more. It gets an event in metrics.jsonl, a new summary.json, and samples for the
+    report where they are missing.
 
     Example::
 

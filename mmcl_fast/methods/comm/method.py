@@ -44,7 +44,8 @@ class Comm(Method):
         bank: P_m, a prompt for each modality.
         memory: the statistics of each class's features.
         realigner: the re-alignment of embeddings.
-        mean_contributions: modality -> mean contributions to its samples, over ``relevance.modalities``.
+        mean_contributions: modality -> ``[M]``, the mean of c(x) over queries sampled from its classes' statistics, in
+            the order of ``relevance.modalities``.
     """
 
     name = "comm"
@@ -64,6 +65,7 @@ class Comm(Method):
     # ---- learning -------------------------------------------------------------------------------------------
 
     def learn(self, data: TaskData, classes: Classes) -> None:
+        """Learn one task by the steps that the module lists."""
         modality = data.modality
         first = modality not in self.relevance.modalities
         if self.options.prompts:
@@ -86,9 +88,9 @@ class Comm(Method):
             self._realign(classes, data.index)
 
     def _blend_of_others(self, query: Tensor, modality: str) -> Tensor | None:
-        """The starting point of a new modality's prompt: the other modalities' blend, by their contributions.
+        """Return the starting point of a new modality's prompt: the other modalities' blend, by their contributions.
 
-        None where the tower has no prompt.
+        None without ``options.blending``, and where no modality of its tower has learned a prompt.
         """
         if not (self.options.blending and self.bank.prompts):
             return None
@@ -178,13 +180,23 @@ class Comm(Method):
             prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
         self.bank.prompts[modality] = prompt
 
-    def _prompt_shift(self, data: TaskData, shares: Tensor, prompts: list[Tensor], old: Tensor) -> float:
-        """Mean of 1 - cos between embeddings under the old and the new prompt, on the task's data."""
-        new = embed_all(self.bank.head, data.tokens, data.modality, prompts, shares)
-        return float((1 - F.cosine_similarity(old, new)).mean())
+    def _prompt_shift(self, data: TaskData, shares: Tensor, prompts: list[Tensor], old_z: Tensor) -> float:
+        """Return the mean of 1 - cos between z under the old and under the new prompts, on the task's data.
+
+        Args:
+            data: the task, with n samples.
+            shares: of ``prompts``, as ``tower_shares`` returns them.
+            prompts: the prompts after training.
+            old_z: ``[n, D]``, z under the prompts before the task.
+        """
+        new_z = embed_all(self.bank.head, data.tokens, data.modality, prompts, shares)
+        return float((1 - F.cosine_similarity(old_z, new_z)).mean())
 
     def _remember(self, data: TaskData, before: Tensor | None, after: Tensor) -> None:
-        """Correct the drift of the modality's old classes, and add the task's. ``before``, ``after``: ``[n, D_u]``."""
+        """Correct the drift of the modality's old classes with ``options.drift``, and add the task's classes.
+
+        ``before`` and ``after`` are features ``[n, D_u]``; ``before`` is None for a new modality.
+        """
         if before is not None and self.options.drift:
             dim = self.encoder.dim
             self.memory.correct_drift(
@@ -198,6 +210,7 @@ class Comm(Method):
         self.memory.add(data.modality, data.classes, after, data.labels)
 
     def _realign(self, classes: Classes, index: int) -> None:
+        """Compute the re-alignment anew from the feature memory; ``index``: of the task, for the generator."""
         o, names = self.options, self.relevance.modalities
         generator, texts = self.generator(index, 4), classes.embedding
         with self.phase("re-alignment", o.steps if o.realignment == "trained" else None) as shown:
@@ -228,16 +241,21 @@ class Comm(Method):
 
     def _routing(self, query: Tensor) -> Tensor:
         """Contributions ``[n, M]`` that blend prompts and gate re-alignment: c(x), or one-hot without blending."""
-        return self._sharpen(self.relevance(query))
+        return self._one_hot_without_blending(self.relevance(query))
 
-    def _sharpen(self, c: Tensor) -> Tensor:
+    def _one_hot_without_blending(self, c: Tensor) -> Tensor:
+        """Return ``c [n, M]`` unchanged with ``options.blending``, and one-hot at the largest entry without it."""
         return c if self.options.blending else F.one_hot(c.argmax(1), c.shape[1]).to(c.dtype)
 
     def _gate(self, query: Tensor, modality: str | None) -> Tensor:
-        """Contributions ``[n, M]``: c(x), or for a given modality the mean contributions to its samples."""
+        """Contributions ``[n, M]``: a given modality's mean contributions for all rows, or ``_routing``.
+
+        The mean contributions are one-hot too without blending. ``_routing`` also serves a modality that has not been
+        learned.
+        """
         if modality is None or modality not in self.mean_contributions:
             return self._routing(query)
-        return self._sharpen(self.mean_contributions[modality].expand(len(query), -1))
+        return self._one_hot_without_blending(self.mean_contributions[modality].expand(len(query), -1))
 
     def _features(
         self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None, slot: str | None = None
@@ -261,7 +279,7 @@ class Comm(Method):
         return torch.cat([F.normalize(z, dim=-1), query], dim=1)
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
-        """Return e ``[n, D]``, unit rows: the embeddings after re-alignment."""
+        """Return e ``[n, D]``, unit rows: the embeddings after re-alignment; the encoder's before the first task."""
         query = unit_query(tokens)
         if not self.relevance.modalities:
             one_batch = self.embedding_cache.tracing
@@ -274,7 +292,10 @@ class Comm(Method):
         return self.encoder.logit_scale * self.embed(tokens, modality, given=given) @ classes.embedding.T
 
     def outputs(self, tokens: Tokens, modality: str, classes: Classes) -> dict[str, Tensor]:
-        """Return ``logits``, ``embedding [B, D]`` (e), and ``contributions [B, M]``, c(x) over the modalities seen."""
+        """Return ``logits [B, C]``, ``embedding [B, D]`` (e), and ``contributions [B, M]`` over the modalities seen.
+
+        The contributions are c(x), or one-hot without blending.
+        """
         e = self.embed(tokens, modality, given=False)
         return {
             "logits": self.encoder.logit_scale * e @ classes.embedding.T,
@@ -283,6 +304,7 @@ class Comm(Method):
         }
 
     def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        """Return z before and e after re-alignment; the encoder's embeddings before the first task."""
         if not self.relevance.modalities:
             return super().embeddings(tokens, modality)
         query = unit_query(tokens)
@@ -293,15 +315,18 @@ class Comm(Method):
 
     @property
     def uses_given_modality(self) -> bool:
+        """Whether a modality has been learned: from then on a given one has mean contributions of its own."""
         return bool(self.relevance.modalities)
 
     def contributions(self, tokens: Tokens, modality: str, *, given: bool) -> dict[str, float] | None:
+        """Return modality -> mean over the samples of what ``_gate`` gives; None before the first task."""
         if not self.relevance.modalities:
             return None
         gate = self._gate(unit_query(tokens), modality if given else None)
         return dict(zip(self.relevance.modalities, gate.mean(0).tolist()))
 
     def contribution_matrix(self) -> tuple[list[str], list[list[float]]] | None:
+        """Return the modalities, and a row of ``mean_contributions`` for each; None before the first task."""
         names, means = self.relevance.modalities, self.mean_contributions
         return (list(names), [means[m].tolist() for m in names]) if means else None
 
@@ -321,7 +346,8 @@ class Comm(Method):
     def migrate_state(
         self, tensors: dict[str, Tensor], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        if not isinstance(values["memory"]["classes"], list):  # before blocks: a list with an entry for each class
+        """Convert a memory that lists classes one by one into the blocks of today; leave any other state as it is."""
+        if not isinstance(values["memory"]["classes"], list):
             return tensors, values
         memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
         memory.load_state(strip_prefix("memory/", tensors), values["memory"])

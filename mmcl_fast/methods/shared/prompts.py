@@ -53,10 +53,10 @@ class PromptBank:
             modalities: M names.
             least: smaller shares become 0 and the others are scaled to a sum of 1 again, so that most samples depend
                 on few prompts. The largest share always stays.
-            also: a modality that counts although its prompt is not in the bank yet.
+            also: a modality of the tower that counts although its prompt is not in the bank yet.
 
         Returns:
-            K names, and shares ``[n, K]`` or ``[K]``.
+            K names, and shares ``[n, K]`` or ``[K]``. K is 0 where the tower has no prompt.
         """
         tower = self.encoder.tower(modality)
         names = [m for m in modalities if (m in self.prompts or m == also) and self.encoder.tower(m) == tower]

@@ -68,7 +68,8 @@ class TokenScaleShiftHead:
         """Return a checkpoint's prompt as ``[P]``. A prompt without the second part may be ``[J, 2, L, d]``.
 
         Raises:
-            ValueError: it has another shape.
+            ValueError: it is neither of this shape nor a vector of at least as many numbers. The checkpoint does not
+                say how many pairs follow the prefix, so any longer vector passes.
         """
         shape = self.prefix(modality)
         if prompt.shape != shape and (prompt.dim() != 1 or len(prompt) < shape.numel()):
@@ -78,7 +79,7 @@ class TokenScaleShiftHead:
     def split(self, prompt: Tensor, modality: str) -> list[Tensor]:
         """Return copies of the two parts, ``[n]`` and ``[P - n]``, so that each can be trained at its own rate.
 
-        ``torch.cat`` of the two is the prompt again.
+        ``torch.cat`` of the two is the prompt again. The second is empty for a prompt that has a prefix alone.
         """
         count = self.prefix(modality).numel()
         return [prompt[:count].clone(), prompt[count:].clone()]
@@ -94,6 +95,8 @@ class TokenScaleShiftHead:
 
     def prompt_size(self, tokens: Tokens, modality: str) -> int:
         """Return P for such tokens: with one pair for each grid cell, and one for each frame where there are several.
+
+        It is the size of a prefix alone where the options give the modality no second part.
 
         Args:
             tokens: of samples of the modality.
@@ -125,7 +128,7 @@ class TokenScaleShiftHead:
         return F.pad(kept, (0, size - len(kept)))
 
     def head(self, tokens: Tokens, prompt: Tensor | None, modality: str) -> Tensor:
-        """Return z ``[B, D]``. The prompt is ``[P]``, or ``[B, P]`` with one for each sample."""
+        """Return z ``[B, D]``. The prompt is ``[P]``, ``[B, P]`` with one for each sample, or None for no prompt."""
         if prompt is None:
             return self.encoder.head(tokens, None, modality)
         x = tokens.tokens.float()  # a product of bfloat16 tokens would lose small shifts
@@ -166,7 +169,10 @@ class TokenScaleShiftBank(PromptBank):
         self.sizes: dict[str, int] = {}
 
     def reserve(self, tokens: Tokens, modality: str) -> None:
-        """Make prompts of a modality large enough for such tokens: texts may be longer than before."""
+        """Make the present and the next prompts of a modality large enough for such tokens, with zeros at the end.
+
+        Texts may be longer than before, and an old prompt may lack scales and shifts. No prompt becomes smaller.
+        """
         size = max(self.head.prompt_size(tokens, modality), self.sizes.get(modality, 0))
         self.sizes[modality] = size
         if (known := self.prompts.get(modality)) is not None and len(known) < size:
@@ -182,6 +188,9 @@ class TokenScaleShiftBank(PromptBank):
         return self.head.resize(self.prompts[name], modality, self.sizes.get(modality))
 
     def load(self, prompts: dict[str, Tensor]) -> None:
-        """Take over a checkpoint's prompts. Prompts from before scales and shifts existed stay without them."""
+        """Take over a checkpoint's prompts.
+
+        A prompt without scales and shifts stays so until ``reserve`` enlarges it, when its modality is learned again.
+        """
         self.prompts = {m: self.head.check_shape(p, m) for m, p in prompts.items()}
         self.sizes = {m: len(p) for m, p in self.prompts.items()}

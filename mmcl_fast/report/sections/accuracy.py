@@ -12,7 +12,7 @@ from mmcl_fast.report.read_run import Run
 
 
 def accuracy_section(run: Run) -> ReportSection:
-    """Return what the run remembers: accuracy after each task, and the metrics."""
+    """Return the section "What it remembers": accuracy after each task, and the metrics."""
     return ReportSection(
         "What it remembers",
         [
@@ -57,7 +57,7 @@ def _modality_curves_panel(run: Run) -> Panel:
 
 
 def matrix_table(run: Run, setting: str) -> Table:
-    """Return R of one setting: a row after each task, a column for each task."""
+    """Return R of one setting: a row before the first task and after each task, a column for each task."""
     rows = [
         [f"after {t}" if t else "before", *(format_number(value) for value in row)]
         for t, row in enumerate(run["settings"][setting]["R"])

@@ -12,7 +12,11 @@ Matrix = Sequence[Sequence[float | None]]
 
 
 def contributions_section(run: Run) -> ReportSection:
-    """Return the contributions when each modality was new, at the end, and what changed."""
+    """Return the contributions when each modality was new, at the end, and what changed.
+
+    Words stand for all of it if the method has no contributions. They stand for the first panel and the changes if the
+    run recorded contributions at the end only.
+    """
     title, shares = "Who borrows from whom", run.get("contributions")
     if not shares:
         return ReportSection(title, [Words("This method blends nothing of one modality into another.")])
@@ -41,10 +45,10 @@ def contributions_section(run: Run) -> ReportSection:
     return ReportSection(title, [ReportRow([first, last, changes])])
 
 
-def _matrix_panel(title: str, about: str, plot: str, run: Run, names: Sequence[str], values: Matrix) -> Panel:
+def _matrix_panel(title: str, about: str, plot_title: str, run: Run, names: Sequence[str], values: Matrix) -> Panel:
     rows = [[name, *("–" if v is None else f"{v:.3f}" for v in row)] for name, row in zip(names, values)]
     table = Table(["sample of", *(f"from {name}" for name in names)], rows)
-    return Panel(title, about, [Plot(contribution_heatmap(names, values), f"{plot}, of {run['title']}", table)])
+    return Panel(title, about, [Plot(contribution_heatmap(names, values), f"{plot_title}, of {run['title']}", table)])
 
 
 def when_learned(run: Run, names: Sequence[str]) -> list[list[float | None]] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmcl_fast.report import figures
 from mmcl_fast.report.blocks import Panel, Plot, ReportRow, ReportSection, Table, Words
@@ -13,7 +14,7 @@ IN_SAMPLES = ("decode and trunk", "evaluation")  # phases whose work is counted 
 
 
 def cost_section(run: Run) -> ReportSection:
-    """Return the time that the run took."""
+    """Return the time that the run took: a plot and a table of seconds by phase; words where it recorded no times."""
     title = "What it cost"
     events = [event for event in run["events"] if event["event"] in ("start", "task") and event.get("seconds")]
     if not events:
@@ -35,7 +36,11 @@ def cost_section(run: Run) -> ReportSection:
     return ReportSection(title, [ReportRow(panels)])
 
 
-def _phases_table(events: Sequence[Run], phases: Sequence[str]) -> Table:
+def _phases_table(events: Sequence[Mapping[str, Any]], phases: Sequence[str]) -> Table:
+    """Return the seconds, the work and the throughput of all events together: a row for each phase, and one for all.
+
+    ``events`` are the "start" and "task" events of metrics.jsonl.
+    """
     seconds: Counter[str] = Counter()
     work: Counter[str] = Counter()
     seconds_of_work: Counter[str] = Counter()  # of the events that recorded their work

@@ -111,9 +111,13 @@ def project(
 def cosine_table(
     samples: Sequence[ReportSample], groups: dict[str, list[int]], spaces: dict[str, np.ndarray], texts: np.ndarray
 ) -> Table:
-    """Return, by modality, the accuracy and the mean cosines to the own class text and to the nearest other one.
+    """Return accuracy and mean cosines to class texts: a row for each modality, and one for all.
+
+    Columns: number of samples, % of them that the run predicted right, and two for each space. These are the mean
+    cosine to the text of the own class, and to the nearest text of another class.
 
     Args:
+        samples: the n samples.
         groups: modality -> indices of its samples.
         spaces: name -> the samples' embeddings, ``[n, D]``, unit rows.
         texts: the class texts, ``[C, D]``, unit rows.
@@ -145,7 +149,10 @@ def make_example(found: ReportSamples, sample: ReportSample, with_class: bool = 
     """Return a sample for the report.
 
     Args:
-        with_class: name its class and all modalities. False: a table names the class and its modality already.
+        found: the samples of the run, for the names of classes.
+        sample: one of them.
+        with_class: begin the words with the class, and put its modality behind the name of every class. False: a table
+            names the class already, so only other modalities than the sample's are named.
     """
     home = None if with_class else sample.modality
     label, guess = found.classes[sample.label], found.classes[sample.guess]

@@ -1,4 +1,4 @@
-"""The section of a report about forgetting: the classes that fell most, with examples."""
+"""The section of a report about forgetting: the classes that lost most of their best accuracy, with examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUM_EXAMPLES = 4
 
 
 def forgetting_section(run: Run) -> ReportSection:
-    """Return the classes whose accuracy fell most, or why they are not known."""
+    """Return the classes furthest below their best accuracy after an earlier task, or why they are not known."""
     title, found = "What it forgot", run["falls"]
     setting = next(iter(run["settings"]))
     if len(run["tasks"]) < 2:  # a class can fall only after a later task

@@ -39,7 +39,7 @@ def read_index(path: Path) -> list[Member]:
     """Return the members of a tar in their order, from its index if there is one for its size and modification time.
 
     Raises:
-        StreamError: one line that names the tar and the member.
+        StreamError: the tar cannot be read, or a member is wrong; one line that names both.
     """
     try:
         info = os.stat(path)
@@ -261,7 +261,7 @@ def _find_kind(path: Path, file: BinaryIO, name: str, offset: int, size: int) ->
 
 
 def _recognise_modalities(path: Path, members: list[Member]) -> None:
-    """Set the kind of these members by their content.
+    """Set the kind of these members by their content, or to the first modality of their ending where that fits none.
 
     A worker process looks at the content, because a file may crash the process that decodes it.
     """

@@ -21,7 +21,8 @@ BROADCAST = ("mpegts", "mpeg")  # files of these may be joined from parts, so th
 # As in FFmpeg, a step back by more than MAX_BACK seconds, or ahead by more than MAX_AHEAD, is such a jump.
 MAX_BACK, MAX_AHEAD = 0.1, 10.0
 TAIL = 18  # packets; frames are reordered by at most 16
-LATE = 1.0  # seconds; writers of Matroska disagree whether the length includes a later start
+# Seconds. Writers of Matroska disagree whether the length includes the start, so after a later start it is not trusted.
+MAX_TRUSTED_START = 1.0
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,16 @@ class Timeline:
         return self.duration * self.tick
 
     def end(self) -> int:
-        """Return the end of the video, by its header where that states one."""
+        """Return the end of the video in ticks, by its header where that states one."""
         return self.start + self.duration if self.stated_end is None else self.stated_end
 
     def check_end(self, needed: int, end: int) -> None:
-        """Raise MediaError if the header states a frame at ``needed`` and the video ends long before, at ``end``."""
+        """Check that the video does not end long before a time that is needed. Both times are in ticks.
+
+        Raises:
+            MediaError: the header states an end, and ``end`` lies before ``needed`` by more than 0.5 s and more than a
+                tenth of the stated length.
+        """
         if self.stated_end is None:
             return
         stated = (self.stated_end - self.start) * self.tick
@@ -87,7 +93,7 @@ def timeline_from_header(container: Any, stream: Any) -> Timeline | None:
     if not duration and (text := stream.metadata.get("DURATION")):  # a tag of Matroska, such as 00:00:04.000000000
         hours, minutes, seconds = (float(part) for part in text.split(":"))
         duration = round((hours * 3600 + minutes * 60 + seconds) / base) - start
-        if start * base > LATE:
+        if start * base > MAX_TRUSTED_START:
             return None
     if not duration and container.duration:  # of the longest track, perhaps the audio
         duration, sure = round(container.duration / 1e6 / base), False
@@ -146,8 +152,11 @@ def _may_reorder(context: Any) -> bool:
 
 
 def _has_presentation_times(kind: str, context: Any) -> bool:
-    """Return whether packets state when their frames are shown."""
-    # Matroska may contain a codec copied from AVI, which has a tag there, together with AVI's times.
+    """Return whether packets state when their frames are shown: in containers of ``TIMED``, with one exception.
+
+    The exception is Matroska with a codec copied from AVI that may reorder frames: the packets have AVI's times then.
+    """
+    # A codec copied from AVI has a tag in Matroska.
     foreign = kind == "matroska" and context.codec_tag.strip("\0") and _may_reorder(context)
     return kind in TIMED and not foreign
 
@@ -165,7 +174,10 @@ def _ends_unevenly(stream: Any) -> bool:
 
 
 def _stated_end(stream: Any, kind: str, start: int) -> int | None:
-    """Return the end of the video by its header, in ticks; None: it states none that can be trusted."""
+    """Return the end of the video by its header, in ticks; None in ``BROADCAST``, and where it states no duration.
+
+    ``start`` is the earliest time of a packet or frame.
+    """
     if kind in BROADCAST or not stream.duration:  # libavformat reads a broadcast's length off the end of the file
         return None
     if kind == "mov" and stream.duration > start:  # fragments count from zero
@@ -243,7 +255,10 @@ def _all_or_none(times: list[int | None], kept: list[int]) -> list[int]:
 
 
 def _presentation_times(found: _PacketTimes, kind: str) -> list[int]:
-    """Return the times at which the frames are shown, in order; empty where the packets do not state them."""
+    """Return the times at which the frames are shown, in order.
+
+    Empty where the packets do not state them, and where times jump.
+    """
     times = sorted(found.presentation_times)
     stated = kind in TIMED or (kind in BROADCAST and len(set(times)) == len(times))
     return times if stated and not found.jumps else []
