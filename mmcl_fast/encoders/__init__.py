@@ -26,7 +26,8 @@ def register(name: str, make: Callable[..., Encoder]) -> None:
             is part of the feature cache's key. A run that was learned with another fingerprint is refused.
 
     Raises:
-        ConfigError: the name has other signs, or it is ``embedded``.
+        ConfigError: the name has signs other than letters, digits, ``_``, ``-`` and ``.``, begins with a dot, or is
+            ``embedded``.
     """
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith(".") or name == "embedded":
         raise ConfigError(f"encoder {name!r}: give another name, of letters, digits, _, - and .")
@@ -47,6 +48,7 @@ def load_encoder(
 
     Raises:
         EncoderError: one line that says what is missing.
+        ConfigError: ``precision`` has another value.
     """
     options: dict[str, Any] = {}
     make: Callable[..., Encoder]

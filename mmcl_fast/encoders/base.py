@@ -27,7 +27,7 @@ class Tokens:
     Attributes:
         tokens: ``[B, N, d_tok]``, any float dtype.
         query: ``[B, Dq]`` float32, pooled from the trunk's output. Each tower fills its own columns; the others are 0.
-        mask: ``[B, N]`` bool, True for real tokens; None when all are real.
+        mask: ``[B, N]`` bool, True for real tokens; None: all are real.
     """
 
     def __init__(self, tokens: Tensor, query: Tensor, mask: Tensor | None = None):
@@ -129,11 +129,19 @@ class Encoder(ABC):
         """Move the frozen weights to a device and return self."""
 
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Return token ids ``[B, N]`` int64 and mask ``[B, N]`` bool for ``trunk_of_ids``, on any device."""
+        """Return token ids ``[B, N]`` int64 and mask ``[B, N]`` bool for ``trunk_of_ids``, on any device.
+
+        Raises:
+            EncoderError: the encoder's texts have no token ids, as by default. Text can't be exported then.
+        """
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 
     def trunk_of_ids(self, ids: Tensor, mask: Tensor) -> Tokens:
-        """Run ``trunk`` on the ids and mask from ``encode``. Only tensor operations, so that it can be exported."""
+        """Run ``trunk`` on the ids and mask from ``encode``. Only tensor operations, so that it can be exported.
+
+        Raises:
+            EncoderError: as for ``encode``.
+        """
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 
     def tokenizer(self) -> tuple[str, dict[str, Any]]:
@@ -142,6 +150,9 @@ class Encoder(ABC):
         Returns:
             The JSON text with padding and truncation set, then ``lowercase`` (apply it before), ``max_tokens`` and
             ``dynamic`` (False: every text is padded to ``max_tokens``).
+
+        Raises:
+            EncoderError: as for ``encode``.
         """
         raise EncoderError(f"{self.name}: its texts have no token ids, so that text can't be exported")
 

@@ -28,7 +28,7 @@ class Evaluation:
 
     Attributes:
         names: the tasks' names.
-        counts: number of samples of each task.
+        counts: number of samples of each task in the evaluated split.
         classes: the classes (modality, name) of each task.
         confusion: setting -> for each task: (true class, predicted class) -> number of samples.
 
@@ -136,15 +136,15 @@ def evaluate(
                 confusion[name].append(Counter())
             continue
         # One computation serves all settings where the modality cannot change the scores.
-        routes = model.method.uses_given_modality
-        needed = {name != "agnostic" for name in settings} if routes else {True}
+        uses_given = model.method.uses_given_modality
+        needed = {name != "agnostic" for name in settings} if uses_given else {True}
         with distributed.single_process():
             scores = {given: model.method.scores(tokens, task.modality, classes, given=given) for given in needed}
         keys = dict(zip(task.classes, task.class_ids))
         old_ids = learned_ids[task.modality]
         new_ids = {classes.ids[key] for key in task.class_ids} - old_ids
         for name in settings:
-            competing = scores[name != "agnostic" or not routes][:, : known if task.name in learned else len(classes)]
+            competing = scores[name != "agnostic" or not uses_given][:, : known if task.name in learned else len(classes)]
             columns = torch.tensor([*sorted(old_ids), *sorted(new_ids)]) if name == "given_masked" else None
             predicted = best_columns(competing, columns).tolist()
             confusion[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, predicted)))

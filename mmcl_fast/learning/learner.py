@@ -50,8 +50,8 @@ class Learner:
         options: options of the method, by name; the others keep their defaults.
         seed: fixes everything random.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``auto`` takes a CUDA GPU where there is one.
-        cache_dir: the folder that keeps trunk tokens between runs; ``"auto"``: the user's cache folder; None: tokens
-            are kept while this process runs.
+        cache_dir: the folder that keeps trunk tokens between runs; ``"auto"``: the user's cache folder; None: a
+            temporary folder that is deleted with the learner.
         prompt_blocks: number of blocks of a CLIP or SigLIP that get prompts, or ``"all"``; see ``load_encoder``.
         views: cached views of each training sample: the plain one and ``views - 1`` random ones.
         workers: number of decoding threads.
@@ -222,6 +222,7 @@ class Learner:
             upcoming: tasks whose classes also compete for the samples of tasks that are not learned.
 
         Raises:
+            ValueError: ``setting`` has another value.
             StreamError: no task, or a task without a sample in the split.
             MediaError: a file is broken.
         """
@@ -335,7 +336,7 @@ class Learner:
 
         Args:
             folder: the saved learner or the run folder.
-            encoder: in place of the encoder's name in the checkpoint, for example the folder of its weights.
+            encoder: in place of the encoder that the checkpoint names, for example the folder of its weights.
             precision: None: the precision that the learner learned with.
 
         The other arguments are the arguments of ``Learner``.

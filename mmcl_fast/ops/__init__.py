@@ -2,7 +2,8 @@
 
 Backends: `reference` (plain PyTorch, the definition), `cpp` (CPU), `triton` and `cuda` (GPU). The default,
 ``backend="auto"``, chooses by device, dtype, shape and gradients: from measured times, or else from a cost model. The
-environment variable MMCL_FAST_BACKEND forces one. Every backend but the reference gives first derivatives only.
+environment variable MMCL_FAST_BACKEND names one for calls that name none. Every backend but the reference gives first
+derivatives only. Inside ``torch.autocast`` z is first converted to its dtype.
 
 A call goes through three places. A function here checks the arguments. autograd.py, or registered.py in a compiled
 graph, chooses the backend. The backend computes; each has a module in backends/.
@@ -52,10 +53,10 @@ def alignment_loss(
         ignore_index: the label of a row that has no loss and no weight.
         reduction: ``"mean"`` for the formula above (0 with zero gradients if the weights sum to 0), ``"sum"`` for
             sum_i w_i CE_i, ``"none"`` for the rows w_i CE_i.
-        backend: a backend's name; None: ``"auto"``.
+        backend: a backend's name. None or ``"auto"``: MMCL_FAST_BACKEND if it is set, else the choice by cost.
 
     Returns:
-        a 0-d tensor, or ``[B]`` for ``"none"``; float32, or float64 for float64.
+        A 0-d tensor, or ``[B]`` for ``"none"``; float32, or float64 for float64.
 
     Raises:
         ValueError: a shape, a dtype or a device does not fit. On the CPU also a label, a weight or a scale out of
@@ -84,10 +85,10 @@ def realign(
         down: ``[M, Du, r]`` projections to rank r.
         up: ``[M, r, D]`` projections back.
         source: ``[B, Du]`` what is projected; None: z itself, with Du = D.
-        backend: a backend's name; None: ``"auto"``.
+        backend: as for ``alignment_loss``.
 
     Returns:
-        ``[B, D]`` unit rows in z's dtype.
+        ``[B, D]`` unit rows in z's dtype, or in the dtype of ``torch.autocast`` inside it.
 
     Raises:
         ValueError: a shape, a dtype or a device does not fit.
