@@ -71,7 +71,8 @@ def parse_seeds(seeds: str | Iterable[int]) -> list[int]:
         seeds: numbers, or a text such as ``0..4`` or ``0,3,7``.
 
     Raises:
-        ConfigError: the text is of another form, or a seed is negative or too large.
+        ConfigError: the text is of another form, a seed is negative or too large, or a range has more than
+            ``MAX_SEEDS`` seeds.
     """
     text = seeds if isinstance(seeds, str) else ",".join(map(str, seeds))
     out: dict[int, None] = {}

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmcl_fast.errors import ConfigError
 from mmcl_fast.ops.attention import prefix_attention
 
 
@@ -35,7 +36,12 @@ def head_dtype(precision: str, device: torch.device) -> torch.dtype:
         precision: ``fp32``, ``bf16``, or ``auto``: bfloat16 where the hardware multiplies it. That is a CUDA GPU, or a
             CPU with AMX or AVX512_BF16.
         device: the head's device.
+
+    Raises:
+        ConfigError: ``precision`` has another value.
     """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"precision = {precision!r}: use auto, fp32 or bf16")
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16

@@ -102,8 +102,9 @@ def export(
 
     Raises:
         ConfigError: the format is not known.
-        RunError: nothing was learned, the method can't be exported, or a graph differs from the learner by more than
-            ``TOLERANCE``. Then nothing is written.
+        RunError: nothing was learned, the learner is not on the CPU in float32, or the method can't be exported. Also
+            if a graph differs from the learner by more than ``TOLERANCE``, or if ``folder`` exists or cannot be
+            written. Then nothing is written.
 
     Example::
 

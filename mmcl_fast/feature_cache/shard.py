@@ -58,6 +58,7 @@ class CachedSample:
 
     @property
     def nbytes(self) -> int:
+        """The bytes of tokens and query; the mask, which is small, does not count."""
         return self.tokens.nbytes + self.query.nbytes
 
 

@@ -244,14 +244,15 @@ def size_of(root: Path) -> int:
 def clear(root: Path, stores: Sequence[str] | None = None, older: float = 0.0) -> tuple[int, int]:
     """Delete shards, and the folders of stores that are then empty.
 
+    Without any limit the memo of files' contents goes too. Files that the cache did not write stay.
+
     Args:
         root: the cache folder.
         stores: names of the stores to delete from; None: all.
         older: delete only shards whose last use is more than so many seconds ago; 0: all.
 
     Returns:
-        How many shards were deleted, and their bytes. Without any limit the memo of files' contents goes too. Files
-        that the cache did not write stay.
+        How many shards were deleted, and their bytes.
     """
     count = size = 0
     for path, info in _shards(root):

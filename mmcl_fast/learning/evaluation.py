@@ -144,7 +144,8 @@ def evaluate(
         old_ids = learned_ids[task.modality]
         new_ids = {classes.ids[key] for key in task.class_ids} - old_ids
         for name in settings:
-            competing = scores[name != "agnostic" or not uses_given][:, : known if task.name in learned else len(classes)]
+            given, count = name != "agnostic" or not uses_given, known if task.name in learned else len(classes)
+            competing = scores[given][:, :count]
             columns = torch.tensor([*sorted(old_ids), *sorted(new_ids)]) if name == "given_masked" else None
             predicted = best_columns(competing, columns).tolist()
             confusion[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, predicted)))

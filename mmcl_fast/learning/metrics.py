@@ -2,9 +2,9 @@
 
 R has T + 1 rows of T entries for T tasks. ``R[t][i - 1]`` is the accuracy on task i after task t, in per cent; tasks
 count from 1. Row 0 is the model before any task (zero-shot). An entry that was not evaluated is None, and a metric
-that needs it is None.
+that needs it is None. So is a metric without a task to average over, such as the forgetting of a single task.
 
-Every function takes ``tasks``, the numbers of the tasks to average over; None: all. ``FORMULAS`` has the definitions.
+Each metric takes ``tasks``, the numbers of the tasks to average over; None: all. ``FORMULAS`` has the definitions.
 
 Example::
 
@@ -48,7 +48,10 @@ def last(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
 
 
 def avg(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    """Return the mean over t of the mean accuracy on the tasks learned up to t (average incremental accuracy)."""
+    """Return the mean over t of the mean accuracy on the tasks learned up to t (average incremental accuracy).
+
+    t runs from the first of ``tasks`` to the last row of R.
+    """
     chosen = _chosen(R, tasks)
     return _mean([_mean([R[t][i - 1] for i in chosen if i <= t]) for t in range(min(chosen), len(R))])
 
@@ -68,13 +71,19 @@ def forgetting(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
 
 
 def bwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    """Return backward transfer: the mean change of a task's accuracy since it was learned (GEM, 2017)."""
+    """Return backward transfer: the mean change of a task's accuracy since it was learned (GEM, 2017).
+
+    The last task is left out.
+    """
     T = len(R) - 1
     return _mean([_difference(R[T][i - 1], R[i][i - 1]) for i in _chosen(R, tasks) if i < T])
 
 
 def fwt(R: Matrix, tasks: Sequence[int] | None = None) -> float | None:
-    """Return forward transfer: the mean gain over zero-shot on a task just before it is learned (GEM, 2017)."""
+    """Return forward transfer: the mean gain over zero-shot on a task just before it is learned (GEM, 2017).
+
+    The first task is left out.
+    """
     return _mean([_difference(R[i - 1][i - 1], R[0][i - 1]) for i in _chosen(R, tasks) if i > 1])
 
 

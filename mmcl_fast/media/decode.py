@@ -67,19 +67,20 @@ def decode(
     """Decode one item.
 
     Args:
-        source: a path, or the file's bytes.
+        source: a path, the file's bytes, or a ``Slice`` of a file.
         modality: one of ``MODALITIES``; ``sniff`` finds it where it is not known.
         spec: the encoder's preparation; None: ``default_spec(modality)``.
         view: 0 is the plain item; each other number is a random view drawn from (seed, view, key).
         seed: of the random views.
-        key: the item's identity; None: the file's name.
-        out: float32 ``[F, 3, size, size]`` that receives the result.
+        key: the item's identity; None: the file's name, or "" for bytes.
+        out: float32 ``[F, 3, size, size]`` that receives the result; None: a new tensor. Not for text.
 
     Returns:
         float32 ``[F, 3, size, size]``, normalised; for text the string, whatever the view.
 
     Raises:
         MediaError: the file is missing, empty, broken or of another modality. The message is one line with its name.
+            Also if ``spec`` is for another modality.
     """
     spec = spec or default_spec(modality)
     if modality not in MODALITIES or spec.modality != modality:

@@ -133,7 +133,7 @@ class Plan:
 
 
 def one_pass(backend: str, p: Problem, capability: tuple[int, int]) -> bool:
-    """Tell whether the backend has a kernel with both products for this problem."""
+    """Return whether the backend has a kernel with both products for this problem."""
     if not isinstance(p, LossShape) or p.text_gradient or p.dtype not in HALF or p.width > ONE_PASS_WIDTH[backend]:
         return False
     return backend == "triton" or (capability == (9, 0) and p.aligned and p.width % 8 == 0)

@@ -29,7 +29,7 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
         The HTML file.
 
     Raises:
-        RunError: a run is not finished or cannot be read, or a file cannot be written.
+        RunError: a run is not finished or cannot be read, a file cannot be written, or ``out`` ends in .md.
 
     Example::
 

@@ -31,7 +31,8 @@ def collect(
 
         ``statistics[setting][metric]`` holds the fields of ``statistics.Interval``, or is None if a run lacks the
         metric. Its ``difference`` holds the fields of ``statistics.Paired``: the difference to the reference on
-        the seeds that both rows have. ``statistics[setting]["per_modality"][modality][metric]`` has no difference.
+        the seeds that both rows have. It is missing in the reference's own row, and where no seed is common or a run
+        lacks the metric. ``statistics[setting]["per_modality"][modality][metric]`` has no difference.
 
     Raises:
         RunError: a run can't be read.

@@ -177,9 +177,10 @@ def write_csv(results: dict[str, Any]) -> str:
 
 
 def format_mean(interval: dict[str, Any] | None, sign: str = "") -> str:
-    """Return an interval as ``89.3 ± 0.4``, or ``–`` for None.
+    """Return an interval as ``89.3 ± 0.4``, as ``89.3`` for a single seed, or as ``–`` for None.
 
     Args:
+        interval: the fields of ``statistics.Interval``.
         sign: "+" writes a plus before positive numbers.
     """
     if interval is None:

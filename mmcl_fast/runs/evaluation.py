@@ -56,7 +56,9 @@ def evaluate(
         progress: a display of ``mmcl_fast.progress``; None shows nothing.
 
     Raises:
-        UserError: no run, no finished task, or data that differ from what was learned.
+        UserError: no run, no finished task, a task without a sample in the split, or data that differ from what was
+            learned.
+        ValueError: ``setting`` has another value.
     """
     run = Path(run)
     config = read_run_config(run)

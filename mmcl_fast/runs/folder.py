@@ -51,13 +51,14 @@ def holds_run(out: Path, resume: bool) -> bool:
 def check_run_folder(config: Config, out: Path, stream: Stream, resume: bool) -> dict[str, Any]:
     """Check that ``out`` is empty or holds a run of this config and stream; write nothing.
 
-    A key that the stored config.json lacks counts as today's default.
+    Keys of ``CHANGEABLE`` and the limits of decoding workers may differ. A key that the stored config.json lacks counts
+    as today's default.
 
     Returns:
         The values that config.json is to hold.
 
     Raises:
-        RunError: ``out`` holds a run of another config, or no run.
+        RunError: ``out`` holds a run of another config, or a run and ``resume`` is False, or something else.
         ConfigError: the stored config is wrong.
     """
     settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}

@@ -66,7 +66,8 @@ def serve(
         classes: texts to choose from in place of the classes learned.
 
     Raises:
-        UserError: a package or the run is missing, the address is taken, or the method scores no texts.
+        UserError: a package or the run is missing, the address is taken, or there are ``classes`` and the method scores
+            no texts.
 
     Example::
 

@@ -56,8 +56,8 @@ class _DecodedItem:
 class Batches:
     """Predicts items of many requests together, each as ``Learner.predict`` predicts its file alone.
 
-    The CPU decodes, also for a learner on a GPU. It does so in worker processes, unless the run's ``media.isolate`` or
-    the environment variable MMCL_FAST_ISOLATE turns these off.
+    The CPU decodes, also for a learner on a GPU. It does so in worker processes, unless the system has none (Windows),
+    or the run's ``media.isolate`` or the environment variable MMCL_FAST_ISOLATE turns these off.
 
     Args:
         classes: texts to choose from in place of the classes learned; None: the classes learned.

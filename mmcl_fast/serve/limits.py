@@ -22,8 +22,8 @@ class Limits:
         stop_seconds: time to answer the requests in flight when the server stops.
         max_decode_mb: memory to decode one item, in 10^6 bytes. For this limit and the next two the run's [media]
             limits hold if they are lower; see ``media.engines.isolation.DecodeLimits``.
-        max_decode_seconds: processor time to decode one item.
-        max_decode_wait: time to decode one item.
+        max_decode_seconds: processor time to decode one item, in seconds.
+        max_decode_wait: time by the clock to decode one item, in seconds.
 
     Example::
 

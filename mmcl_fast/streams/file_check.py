@@ -29,8 +29,8 @@ def check_files(
 ) -> list[BrokenSample]:
     """Decode every file to its end and return the samples that do not decode as their modality, in order.
 
-    Decoding runs in worker processes. A file that kills its process is in the result like any other broken file.
-    Samples that hold their text themselves have no file and are not checked.
+    Decoding runs in worker processes where the system and ``settings`` allow it. A file that kills its process is then
+    in the result like any other broken file. Samples that hold their text themselves have no file and are not checked.
 
     Args:
         data: a stream, or some of its samples.

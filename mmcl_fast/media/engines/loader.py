@@ -36,7 +36,7 @@ class LoaderStats:
 
 
 class Loader:
-    """Iterate over one epoch as ``(indices, batch)``; ``len`` is the number of batches.
+    """Iterate over one epoch as ``(indices, batch)``; ``len`` is the number of batches, empty ones included.
 
     A batch is float32 ``[B, F, 3, size, size]`` on ``device`` or, for text, B strings; ``indices`` are the B positions
     in ``items``. A complete iteration adds 1 to ``epoch``. An iteration that is left early does not, and the next one
@@ -52,7 +52,7 @@ class Loader:
         backend: ``cpu``, ``dali`` or ``auto``, which is DALI if the device is a GPU and the package is usable. The CPU
             backend always reads text and registered modalities.
         workers: number of threads; 0: decode in the caller's thread.
-        batch_size: B; the last batch may be smaller.
+        batch_size: B; the last batch may be smaller, and each batch with ``on_error="skip"``.
         view: see ``decode``.
         seed: of the random views and of the order.
         shuffle: draw the order of each epoch from (seed, epoch); otherwise it is the order of ``items``.

@@ -170,7 +170,7 @@ class FeatureMemory:
         return torch.cat([block.mean for block in self.blocks[modality]])
 
     def sample(self, modality: str, count: int, generator: torch.Generator, most_classes: int | None = None) -> Tensor:
-        """Sample features of a modality's n classes, ``[n * count, D_u]``, in the order of :meth:`labels`.
+        """Sample features of n classes of a modality, ``[n * count, D_u]``, in the order of :meth:`labels`.
 
         Args:
             modality: whose classes are sampled.
@@ -239,9 +239,9 @@ class FeatureMemory:
             return torch.softmax(-distance / scale, dim=1) @ moved
 
         blocks_of_rank = distributed.shard_ranges(len(blocks))
-        mine = [moves(blocks[number]) for number in blocks_of_rank[distributed.rank()]]
+        computed = [moves(blocks[number]) for number in blocks_of_rank[distributed.rank()]]
         counts = [sum(len(blocks[number]) for number in numbers) for numbers in blocks_of_rank]
-        found = distributed.all_gather_rows(torch.cat([moved.new_empty(0, dims), *mine]), counts)
+        found = distributed.all_gather_rows(torch.cat([moved.new_empty(0, dims), *computed]), counts)
         found[[row for row, c in enumerate(self.counts[modality]) if c in current]] = 0
         for block, move in zip(blocks, found.split(BLOCK_CLASSES)):
             block.mean[:, :dims] += move

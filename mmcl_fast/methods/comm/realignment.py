@@ -132,7 +132,7 @@ class Realigner:
         return u if self.reads_query else u[:, : self.dim]
 
     def __call__(self, u: Tensor, gate: Tensor) -> Tensor:
-        """Return e ``[B, D]``, unit rows.
+        """Return e ``[B, D]``, unit rows; z / |z| before the first solution.
 
         Args:
             u: ``[B, D_u]``; its first D coordinates are z.

@@ -17,10 +17,10 @@ MLP_WIDTH, MLP_STEPS, MLP_BATCH = 128, 300, 128
 
 
 class Ridge:
-    """Ridge regression from accumulated moments: W = (X'X + lambda tr(X'X)/d I)^-1 X'Y.
+    """Ridge regression from accumulated moments: W = (X'X + lambda tr(X'X)/(d + 1) I)^-1 X'Y.
 
-    A constant 1 is appended to each x. Tasks may come in any order, or in batches: the solution is the joint one,
-    without replay. The moments of a task are the same bits for any number of processes.
+    A row of X is x with a constant 1 at its end. Tasks may come in any order, or in batches: the solution is the joint
+    one, without replay. The moments of a task are the same bits for any number of processes.
 
     Args:
         width: d, numbers of an x.
@@ -85,7 +85,7 @@ class Relevance:
     Args:
         width: Dq, numbers of a query.
         kind: ``analytic``: a ridge classifier, whatever the order of tasks. ``mlp``: one hidden layer, trained on the
-            task's queries and on queries sampled from the other modalities' Gaussians.
+            task's queries and on queries sampled from the Gaussians of all classes learned before.
         tau: temperature.
         penalty: ridge penalty relative to the mean of the Gram matrix's diagonal.
     """
@@ -109,7 +109,7 @@ class Relevance:
         Args:
             query: ``[n, Dq]``, unit rows.
             modality: of the task.
-            sampled: for mlp: modality -> unit queries that stand for earlier tasks.
+            sampled: for mlp: modality -> unit queries that stand for earlier tasks, of this modality too.
             generator: for mlp: the source of random numbers.
             checkpoints: for mlp: where the training loop's state is kept.
         """

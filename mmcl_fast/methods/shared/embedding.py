@@ -71,8 +71,8 @@ def embed_all(
 ) -> Tensor:
     """Compute z of many samples without gradient, ``[n, D]``.
 
-    All batches have the same size; the last one is filled up. Then z of a sample is the same bits whatever the other
-    samples are. Several processes compute some of the batches each, and all of them get all rows.
+    Without ``one_batch`` all batches have the same size; the last one is filled up. Then z of a sample is the same bits
+    whatever the other samples are. Several processes compute some of the batches each, and all of them get all rows.
 
     Args:
         encoder: the head.
@@ -81,7 +81,8 @@ def embed_all(
         prompts: K prompts; none: a bare head.
         shares: ``[n, K]`` or ``[K]``, the weight of each prompt; None: 1 for the one prompt.
         rows: only these samples, in this order; None: all.
-        one_batch: all samples in one batch of any size, as an exported graph computes them.
+        one_batch: all samples in one batch of any size, by this process alone, as an exported graph computes them.
+            ``rows`` is ignored, and gradients are not switched off.
     """
     if shares is None:
         shares = torch.ones(len(prompts), device=encoder.device)
@@ -93,14 +94,14 @@ def embed_all(
     out = [torch.empty(0, encoder.dim, device=encoder.device)]
     batches = rows.split(BATCH) if len(rows) else ()
     batches_of_rank = distributed.shard_ranges(len(batches))
-    mine = batches_of_rank[distributed.rank()]
+    numbers = batches_of_rank[distributed.rank()]
     with torch.no_grad():
-        for batch in batches[mine.start : mine.stop]:
+        for batch in batches[numbers.start : numbers.stop]:
             count = len(batch)
             batch = torch.cat([batch, batch[-1:].expand(BATCH - count)])  # libraries choose kernels by batch size
             prefix = mix(prompts, shares if shares.dim() == 1 else shares[batch.to(shares.device)])
             out.append(encoder.head(tokens[batch], prefix, modality)[:count])
-    counts = [sum(len(batches[i]) for i in numbers) for numbers in batches_of_rank]
+    counts = [sum(len(batches[i]) for i in some) for some in batches_of_rank]
     return distributed.all_gather_rows(torch.cat(out), counts)
 
 

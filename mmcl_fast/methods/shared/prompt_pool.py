@@ -76,14 +76,15 @@ def embed_with_own_prefix(
 ) -> Tensor:
     """Compute z without gradient, ``[n, D]``, each sample under the prefix that is composed from its query.
 
-    Batches have one size and the last one is filled up, as in ``embed_all``.
+    Without ``one_batch`` batches have one size and the last one is filled up, as in ``embed_all``.
 
     Args:
         encoder: the encoder.
         tokens: the trunk's output of n samples.
         modality: of the samples.
         prefix: unit queries ``[B, Dq]`` -> ``[B, J, 2, L, d]``.
-        one_batch: all samples in one batch of any size, as an exported graph computes them.
+        one_batch: all samples in one batch of any size, as an exported graph computes them. Gradients are not switched
+            off then.
     """
     if one_batch:
         return encoder.head(tokens, prefix(unit_query(tokens)), modality)
