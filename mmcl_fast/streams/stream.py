@@ -172,9 +172,9 @@ class Stream:
     ) -> Stream:
         """Read ``root/<modality>/<split>/<class>/files``, or ``root/<modality>/<class>/files``.
 
-        Without split folders a fifth of each class is held out for testing. ``root/classes.json`` may give class
-        texts. Text samples may also be the rows of ``root/text/<split>.csv`` (tsv, jsonl, parquet); ``text``, ``label``
-        and ``header`` are as in ``from_table``. Tasks take the classes in sorted order.
+        Without split folders a fifth of each class, at least one file, is held out for testing. ``root/classes.json``
+        may give class texts. Text samples may also be the rows of ``root/text/<split>.csv`` (tsv, jsonl, parquet);
+        ``text``, ``label`` and ``header`` are as in ``from_table``. Tasks take the classes in sorted order.
 
         Raises:
             StreamError: one line that names what is wrong.

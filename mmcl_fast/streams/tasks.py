@@ -75,7 +75,7 @@ def group_by_task(
 def hold_out_validation(samples: list[Sample], share: float, seed: int) -> list[Sample]:
     """Move a share of each class's training samples to validation, if the class has no validation sample yet.
 
-    At least one training sample of each class stays.
+    At least one training sample of each class stays. Of two or more, at least one is moved.
     """
     moved = set()
     for label in dict.fromkeys(sample.label for sample in samples) if share else ():

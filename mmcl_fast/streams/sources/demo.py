@@ -11,10 +11,13 @@ VARIABLE = "MMCL_FAST_DEMO"
 
 
 def find_demo(root: str | Path | None = None) -> Path:
-    """Return the path of the demo's manifest: in ``root``, else in $MMCL_FAST_DEMO, ./demo, or the checkout's demo/.
+    """Return the path of the demo's manifest.
+
+    Args:
+        root: the folder of the demo. None: $MMCL_FAST_DEMO if it is set, else ./demo or the checkout's demo/.
 
     Raises:
-        StreamError: it is in none of these.
+        StreamError: it is not there. Other places are not searched where ``root`` or the variable names one.
     """
     configured = root or os.environ.get(VARIABLE)
     if configured:

@@ -1,9 +1,9 @@
 """Samples from folders: ``root/<modality>/<split>/<class>/files``, and text tables ``root/text/<split>.csv``.
 
-Split folders may be missing, as in ``root/<modality>/<class>/files``. Then a fifth of each class is held out to test
-on: the files whose paths have the smallest sha256. A file that is added later therefore moves few other files. Links
-are followed, and each file of a class counts once. Hidden files, files that an operating system writes, and other files
-beside the class folders are passed over.
+Split folders may be missing, as in ``root/<modality>/<class>/files``. Then a fifth of each class, at least one file, is
+held out to test on: the files whose paths have the smallest sha256. A file that is added later therefore moves few
+other files. Links are followed, and each file of a class counts once. Hidden files, files that an operating system
+writes, and other files beside the class folders are passed over.
 """
 
 from __future__ import annotations

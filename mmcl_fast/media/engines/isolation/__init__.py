@@ -43,7 +43,8 @@ def open_decoders(
     """Return decoders in worker processes, or in this process where isolation is off or not supported.
 
     Args:
-        settings: the [media] table of a config; ``isolate`` false turns isolation off.
+        settings: the [media] table of a config; ``isolate`` false turns isolation off. The variable MMCL_FAST_ISOLATE
+            goes before it.
         workers: number of processes at most.
         limits: of one file; None: the limits in ``settings``.
         died: called with the reason of each worker's death, one of ``REASONS``.

@@ -131,7 +131,11 @@ class Pool:
         }
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """Decode files in one worker, one after another. A file that kills it is tried again alone in a new worker."""
+        """Decode files in one worker, one after another.
+
+        A file that kills its worker is tried again alone in a new one. It is not if it took too long, or if its worker
+        had decoded no other file.
+        """
         found: dict[int, Outcome] = {}
         for_workers = []
         for i, job in enumerate(jobs):

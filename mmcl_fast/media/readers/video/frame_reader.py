@@ -28,7 +28,11 @@ class FrameReader(Protocol):
     first: Any
 
     def frame_at(self, time: int) -> Any:
-        """Return the frame shown at ``time`` in ticks: the last one that begins at or before it."""
+        """Return the frame shown at ``time`` in ticks: the last one that begins at or before it, or else the first.
+
+        Raises:
+            MediaError: no frame can be decoded, or the video ends long before ``time``; see ``Timeline.check_end``.
+        """
 
     def decode_rest(self) -> None:
         """Decode the remaining frames. Raises MediaError if the video ends long before its stated end."""
@@ -90,7 +94,7 @@ class SelectiveDecoder:
             self.times = None
 
     def _can_skip(self, packet: Any) -> bool:
-        """Return whether no wanted time lies within the frame of a packet."""
+        """Return whether it is certain that no wanted time lies within the frame of a packet."""
         if not self.times or packet.pts is None:
             return False
         place = bisect.bisect_right(self.begins, packet.pts)
