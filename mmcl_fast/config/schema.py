@@ -172,7 +172,7 @@ class EncoderSection(Section):
     prompt_blocks: Annotated[
         int | Literal["all"] | None,
         Nullable,
-        Expected('a whole number from 0, "all", or "none" for the encoder\'s default'),
+        Expected('a whole number from 1, "all", or "none" for the encoder\'s default'),
     ] = Field(None, description="How many of the last blocks take prompts; for CLIP and SigLIP")
     views: int = Field(1, ge=1, description="Views of each training sample: the first is plain, the others are random")
     precision: Literal["auto", "fp32", "bf16"] = Field(

@@ -28,7 +28,7 @@ def shard(items: Sequence[T]) -> list[T]:
 
 
 def shard_ranges(count: int) -> list[range]:
-    """Return contiguous parts of ``range(count)``, one for each process, of equal length up to one item."""
+    """Return contiguous parts of ``range(count)``, one for each process; their lengths differ by at most one."""
     edges = [count * i // world_size() for i in range(world_size() + 1)]
     return [range(a, b) for a, b in itertools.pairwise(edges)]
 

@@ -59,7 +59,7 @@ class StoredTokens(Tokens):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows, as if they were in memory."""
+        """Bytes of the tokens and queries of all rows, as if they were in memory; the mask does not count."""
         return len(self) * self._longest * self._width * 2 + self.query.numel() * 4
 
     @property

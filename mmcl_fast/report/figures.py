@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmcl_fast.report.labels import setting_label
@@ -116,8 +116,8 @@ def _line_plot(lines: list[dict[str, Any]]) -> Figure:
 # ---- bars -----------------------------------------------------------------------------------------------------
 
 
-def phase_bars(events: Sequence[Run]) -> Figure:
-    """Return the seconds of each phase: a stacked bar for each event that was timed."""
+def phase_bars(events: Sequence[Mapping[str, Any]]) -> Figure:
+    """Return the seconds of each phase: a stacked bar for each event of metrics.jsonl; all were timed."""
     labels = [event_label(event) for event in events]
     bars = [
         {
@@ -148,8 +148,8 @@ def phase_bars(events: Sequence[Run]) -> Figure:
     }
 
 
-def event_label(event: Run) -> str:
-    """Return the number and name of the task that an event is about, or "before" for the start of a run."""
+def event_label(event: Mapping[str, Any]) -> str:
+    """Return the number and name of the task that a "task" event is about, or "before" for a "start" event."""
     return f"{event['task']} {event['name']}" if event["event"] == "task" else "before"
 
 

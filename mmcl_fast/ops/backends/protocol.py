@@ -32,7 +32,7 @@ class Backend(Protocol):
         ...
 
     def fuses(self, z: Tensor, text: Tensor, labels: Tensor) -> bool:
-        """Tell whether one kernel computes this whole loss.
+        """Return whether one kernel computes this whole loss.
 
         Such a kernel raises ValueError for bad labels, weights and scales, so nobody checks them before.
         """

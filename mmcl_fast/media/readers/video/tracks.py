@@ -40,7 +40,8 @@ def is_cover(stream: Any) -> bool:
 def find_video_track(container: InputContainer) -> VideoStream | None:
     """Return the video track that FFmpeg would choose: the largest one. None: there is none.
 
-    The track that is marked as default counts as larger by ``DEFAULT_BONUS`` pixels. Attached images do not count. Neither does a track of one image if the container has other tracks.
+    The track that is marked as default counts as larger by ``DEFAULT_BONUS`` pixels. Attached images do not count.
+    Neither does a track of one image if the container has other tracks.
     """
     tracks = [stream for stream in container.streams.video if not is_cover(stream)]
     if len(tracks) > 1 or container.streams.audio:
