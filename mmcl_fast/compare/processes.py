@@ -101,7 +101,8 @@ def learn_cells(
         Name of a failed cell -> why it failed.
 
     Raises:
-        RunStopped: SIGINT or SIGTERM came. The workers stopped after their current step.
+        RunStopped: SIGINT or SIGTERM came. The workers stopped after their current step, at once after a second signal.
+            A third one kills them.
     """
     waiting = deque(cell for cell in cells if not cell.finished)
     jobs = min(jobs, len(waiting))

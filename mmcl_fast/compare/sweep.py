@@ -59,7 +59,7 @@ def compare(
         ConfigError: a name, an option or a value is wrong.
         RunError: ``out`` holds other runs, or another process uses it.
         MediaError: a file of the stream does not decode.
-        RunStopped: SIGINT or SIGTERM came.
+        RunStopped: SIGINT or SIGTERM came. The same call goes on from there.
 
     Example::
 

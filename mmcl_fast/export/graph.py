@@ -67,6 +67,8 @@ def trace(learner: Learner, modality: str, example: tuple[Tensor, ...]) -> Trace
     """Trace the prediction of a modality.
 
     Args:
+        learner: the learner.
+        modality: a modality that it has learned.
         example: inputs of at least two samples: torch.export takes a size of 1 for a constant.
 
     Raises:

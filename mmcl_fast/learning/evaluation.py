@@ -59,6 +59,7 @@ class Evaluation:
         Example: ``[[[(("image", "cat"), 3)], []]]`` says that 3 samples of the first class were taken for a cat.
 
         Args:
+            setting: a key of ``confusion``.
             limit: the most predictions to list for a class.
         """
         out = []
@@ -109,7 +110,7 @@ def settings_of(setting: str) -> tuple[str, ...]:
 def evaluate(
     model: Model, tasks: Sequence[Task], setting: str = "both", split: str = "test", upcoming: Sequence[Task] = ()
 ) -> Evaluation:
-    """Evaluate a model; ``Learner.evaluate`` documents the arguments."""
+    """Evaluate a model on tasks; ``Learner.evaluate`` documents the arguments and errors."""
     settings = settings_of(setting)
     if not tasks:
         raise StreamError("evaluate: no task given; learn one first")

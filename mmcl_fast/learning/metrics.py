@@ -91,7 +91,9 @@ def pooled(R: Matrix, counts: Sequence[int], tasks: Sequence[int] | None = None)
     """Return the accuracy over all samples, not over tasks, after the last task.
 
     Args:
-        counts: number of test samples of each task.
+        R: T + 1 rows of T accuracies.
+        counts: number of test samples of each of the T tasks.
+        tasks: numbers of the tasks that count; None: all.
     """
     chosen = _chosen(R, tasks)
     known = [(r, counts[i - 1]) for i in chosen if (r := R[-1][i - 1]) is not None]

@@ -46,6 +46,8 @@ def trunk_tokens(model: Model, samples: Sequence[Sample], title: str, *, views: 
     """Return the trunk tokens of one or more samples of one modality, from the cache or computed now.
 
     Args:
+        model: its encoder computes them, and its cache keeps them.
+        samples: n samples.
         title: names the progress display's phase.
         views: the plain view and ``views - 1`` random ones, one after another: ``views`` x n rows.
         keep: keep the result in memory for the next call with the same samples.

@@ -65,6 +65,8 @@ def restore(model: Model, tensors: dict[str, Tensor], values: dict[str, Any], wh
     """Put a checkpoint's contents into a model with the same encoder and options.
 
     Args:
+        model: the model; its former state is lost, also where an error is raised.
+        tensors, values: as ``contents`` returns them.
         where: the checkpoint's folder, for the error's message.
 
     Raises:

@@ -173,6 +173,8 @@ def _learn_tasks(
 
     A method that needs all tasks trains after the last one. It gets one checkpoint and one row there.
 
+    The arguments are the parts of the run in ``out``.
+
     Args:
         cost: the cost of the newest task that is learned but not in the log.
     """

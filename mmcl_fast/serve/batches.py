@@ -60,6 +60,8 @@ class Batches:
     or the run's ``media.isolate`` or the environment variable MMCL_FAST_ISOLATE turns these off.
 
     Args:
+        learner: the learner.
+        limits: the size of a batch, the time that an item waits, and the limits of decoding.
         classes: texts to choose from in place of the classes learned; None: the classes learned.
         on_batch: called with the size of each batch.
         on_death: called with the reason why a decoding process ended, one of ``isolation.REASONS``.

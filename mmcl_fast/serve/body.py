@@ -98,7 +98,10 @@ def find_items(body: bytes, content_type: str, modality: str | None, limits: Lim
     names the charset. Markup and tables are refused, because their signs would be read as words.
 
     Args:
+        body: the bytes.
+        content_type: the request's header of this name, with its options; "" if there is none.
         modality: the modality that the client gave; None: found from the content.
+        limits: ``max_items`` is the most items of a request.
 
     Raises:
         RequestRefused: the body is damaged, holds nothing or too much, or is of a type that is refused.

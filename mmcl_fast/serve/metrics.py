@@ -43,6 +43,8 @@ class CountingMiddleware:
     """Counts the requests to an application.
 
     Args:
+        app: the application.
+        metrics: the counters.
         paths: paths that are counted by their name; all others are counted as "other".
     """
 

@@ -28,6 +28,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     """Return a socket bound to an address.
 
     Args:
+        host: an address, or the name of one.
         port: 0 chooses a free one.
 
     Raises:
@@ -61,6 +62,8 @@ class Server(uvicorn.Server):
     uvicorn raises the signal again when it has stopped; this server does not, so that the process ends with 0.
 
     Args:
+        app: the application, with its ``ServerMetrics`` as ``app.state.metrics``.
+        limits: the time for a request to arrive, and the time to answer when the server stops.
         on_ready: called once the server answers.
     """
 

@@ -39,6 +39,8 @@ class Stream:
     ``from_path``, which picks one of them. They share these options:
 
     Args:
+        samples, root, task_names, class_texts, official: what these methods pass on from the data. ``task_names`` is
+            sample key -> task, where a manifest names the tasks.
         classes_per_task: classes of one modality in a task; None: one task per modality.
         order: ``blocks``, ``random``, ``interleaved`` or a list such as ``["image:0", "audio:0", "image:1"]``; see
             ``streams.task_order``.

@@ -35,6 +35,7 @@ def read_table_rows(path: Path, *, header: bool = True, choice: ColumnChoice | N
     CSV, TSV and JSONL are UTF-8, or UTF-16 with a byte order mark.
 
     Args:
+        path: the file.
         header: the first line of CSV or TSV names the columns; False: they are called "1", "2", ...
         choice: called with the names of the columns before the first row. It is not called for JSONL, whose rows have
             all fields of their lines.

@@ -55,6 +55,7 @@ class TarShard:
     """One tar, with its members grouped by their key.
 
     Args:
+        file: the tar.
         name: the tar's path relative to the stream's root. Sample keys begin with it.
         split: the split of samples whose .json has none; None where nothing says it.
         label: the field of a .json that holds the class.
