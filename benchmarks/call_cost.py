@@ -120,6 +120,7 @@ class Worker:
         )
         found, *self.calls = self._answer().split("\t")
         if Path(found) != checkout:
+            self.close()  # else the process would wait for calls as long as this one lives
             raise SystemExit(f"{checkout}: Python imports mmcl_fast from {found}; pass the root folder of a checkout")
 
     def _answer(self) -> str:
