@@ -53,8 +53,8 @@ def train(
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Override a key of the config. Repeat it for more keys. `mmcl-fast options METHOD` lists the options "
-            "of a method.",
+            help="Override a key of the config. Repeat it for more keys. With --resume: only keys that do not change "
+            "what is learned. `mmcl-fast options METHOD` lists the options of a method.",
         ),
     ] = None,
     devices: Annotated[

@@ -31,7 +31,7 @@ NAMES = ("reference", "cpp", "triton", "cuda")
 GPU_NAMES = ("cuda", "triton")  # at equal cost the first: its launches need no Python
 TABLE = Path(__file__).with_name("table.json")
 OLDEST = (8, 0)  # compute capability of Ampere: bfloat16 products and asynchronous copies
-NEAR = 1.0  # in powers of two: a measurement counts for sizes from half to twice its own
+NEAR = 1.0  # in powers of two: a measurement counts where each size is from half to twice its own
 
 
 class BackendError(UserError):
