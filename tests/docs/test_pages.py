@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.errors import UserError
-from tests import plain_words
 from tests.docs import pages
 
 TUTORIAL = pages.DOCS / "tutorial.md"  # test_tutorial.py runs it, in a folder of its own
@@ -97,8 +96,3 @@ def test_the_readme_is_short() -> None:
     assert [len(table.splitlines()) - 2 for table in tables] == [5]
     (program,) = (block.text for block in pages.blocks(pages.ROOT / "README.md") if block.language == "python")
     assert len([line for line in program.splitlines() if line.strip()]) <= 10
-
-
-@pytest.mark.parametrize("page", ALL, ids=name)
-def test_sentences_are_plain(page: Path) -> None:
-    assert list(plain_words.faults(page)) == []
