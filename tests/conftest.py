@@ -91,27 +91,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_place(tmp_path_factory.mktemp("cli"))
 
 
-def _reset_scheduling() -> None:
-    """Give this process its ordinary priority back.
+def pytest_runtest_makereport() -> None:
+    """Give this process its ordinary priority back after each phase of a test.
 
     SVT-AV1, run by root, asks for the highest real-time priority for the process that encodes a video. Such a process
     starves all others of the machine, the other test processes too.
     """
     if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup() -> Any:
-    try:
-        return (yield)
-    finally:
-        _reset_scheduling()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Any:
-    try:
-        return (yield)
-    finally:
-        _reset_scheduling()

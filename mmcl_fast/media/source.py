@@ -137,14 +137,11 @@ def _cut_short(source: Slice) -> MediaError:
     return MediaError(f"{source.path} ends inside it: copy that file again")
 
 
-class _SliceReader(io.RawIOBase):
-    """A slice as a file."""
+class RawReader(io.RawIOBase):
+    """A file of ``size`` bytes whose bytes come from another open file. A subclass gives ``readinto``."""
 
-    def __init__(self, source: Slice):
-        self.source, self.place = source, 0
-        self.file = source.open_raw()
-        if os.fstat(self.file.fileno()).st_size < source.offset + source.size:
-            raise _cut_short(source)
+    def __init__(self, file: Any, size: int):
+        self.file, self.size, self.place = file, size, 0
 
     def readable(self) -> bool:
         return True
@@ -153,19 +150,29 @@ class _SliceReader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.place = max(0, offset + (0, self.place, self.source.size)[whence])
+        self.place = max(0, offset + (0, self.place, self.size)[whence])
         return self.place
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)[: max(0, self.source.size - self.place)]
-        self.file.seek(self.source.offset + self.place)
-        count = self.file.readinto(view) or 0
-        self.place += count
-        return count
 
     def close(self) -> None:
         self.file.close()
         super().close()
+
+
+class _SliceReader(RawReader):
+    """A slice as a file."""
+
+    def __init__(self, source: Slice):
+        super().__init__(source.open_raw(), source.size)
+        self.start = source.offset
+        if os.fstat(self.file.fileno()).st_size < source.offset + source.size:
+            raise _cut_short(source)
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: max(0, self.size - self.place)]
+        self.file.seek(self.start + self.place)
+        count = self.file.readinto(view) or 0
+        self.place += count
+        return count
 
 
 def open_av(source: Source) -> InputContainer:

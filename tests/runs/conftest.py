@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,3 +43,17 @@ def config(root, monkeypatch):
 def bits(out: Path) -> dict[str, bytes]:
     tensors, _ = checkpoint.read(checkpoint.find_latest(out))
     return {k: v.contiguous().view(torch.uint8).numpy().tobytes() for k, v in tensors.items()}
+
+
+def report_of(program: str, *words: object, timeout: int) -> dict[str, Any]:
+    """Run a program of this folder in a process of its own, and return the JSON object of its last line."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.runs.{program}", *map(str, words)],
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])

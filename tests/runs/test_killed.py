@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.runs.conftest import report_of
+
 COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 3}
 
 
@@ -27,17 +25,8 @@ COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 3}
 def test_killed_anywhere_a_run_resumes_to_the_same_bits(
     tmp_path: Path, method: str, options: dict, points: int, every: int
 ):
-    words = [str(tmp_path), method, json.dumps(options), str(points), str(every), "0"]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.runs.killing", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=1800,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    words = (tmp_path, method, json.dumps(options), points, every, 0)
+    report = report_of("killing", *words, timeout=1800)
     print(json.dumps(report))
     assert report["faults"] == []
     assert report["identical"] == points and report["points"] >= points - 1  # one from outside may come too late

@@ -5,33 +5,19 @@ import pytest
 import torch
 
 from mmcl_fast import runs
-from mmcl_fast.config import build_config
 from mmcl_fast.errors import EncoderError, RunError, UserError
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.runs.folder import SKIPPED
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.streams.broken_samples import BrokenSample, broken_samples_to_jsonl
+from tests.runs.conftest import OPTIONS
 from tests.toy import ToyEncoder, write_folder
-
-OPTIONS = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 8}
 
 
 @pytest.fixture
-def config(tmp_path, monkeypatch):
-    monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
-    root = write_folder(tmp_path / "data")
-
-    def make(method="comm", options=OPTIONS, **train):
-        return build_config(
-            {
-                "stream": {"source": "folder", "path": str(root), "classes_per_task": 2, "order": "random"},
-                "method": {"name": method, "options": options},
-                "train": {"device": "cpu", **train},
-            }
-        )
-
-    return make
+def root(tmp_path):
+    return write_folder(tmp_path / "data")
 
 
 def summary(out):

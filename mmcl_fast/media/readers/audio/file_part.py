@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from mmcl_fast.media.source import Slice, Source, name_of, open_binary
+from mmcl_fast.media.source import RawReader, Slice, Source, name_of, open_binary
 
 BUFFER = 1 << 18  # bytes
 
@@ -49,23 +48,12 @@ def make_part(
     return FilePart(name_of(source), 0, size, f"{start}-{end}", None, source, start, end, header, samples)
 
 
-class _FilePartReader(io.RawIOBase):
+class _FilePartReader(RawReader):
     """A ``FilePart`` as a file. It holds only the part's header in memory."""
 
     def __init__(self, part: FilePart):
-        self.part, self.place = part, 0
-        self.padding_start = len(part.header) + part.end - part.start
-        self.file = open_binary(part.source)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self.place = max(0, offset + (0, self.place, self.part.size)[whence])
-        return self.place
+        super().__init__(open_binary(part.source), part.size)
+        self.part, self.padding_start = part, len(part.header) + part.end - part.start
 
     def readinto(self, buffer: Any) -> int:
         view, header = memoryview(buffer).cast("B"), self.part.header
@@ -75,7 +63,7 @@ class _FilePartReader(io.RawIOBase):
             view[:count] = piece
         elif self.place < self.padding_start:
             self.file.seek(self.part.start + self.place - len(header))
-            count = self.file.readinto(view[: self.padding_start - self.place])  # type: ignore[attr-defined]
+            count = self.file.readinto(view[: self.padding_start - self.place])
         else:
             count = max(0, min(len(view), self.part.size - self.place))
             view[:count] = bytes(count)
