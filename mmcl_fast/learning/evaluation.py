@@ -13,13 +13,8 @@ from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
 from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.learning.model import Model, trunk_tokens_of_shard
+from mmcl_fast.learning.settings import SETTINGS
 from mmcl_fast.streams.sample import ClassId, Task
-
-SETTINGS = {
-    "agnostic": "the model is not told the modality; all classes compete",
-    "given": "the modality chooses prompts and gates; all classes compete",
-    "given_masked": "as given, and only the given modality's classes compete",
-}
 
 
 @dataclass

@@ -217,7 +217,7 @@ class Learner:
 
         Args:
             tasks: one or more tasks.
-            setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.evaluation.SETTINGS``.
+            setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.settings.SETTINGS``.
             split: ``test`` or ``val``.
             upcoming: tasks whose classes also compete for the samples of tasks that are not learned.
 

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SETTINGS = {
-    "agnostic": "the modality is not given; all classes compete",
-    "given": "the given modality chooses prompts and gates; all classes compete",
-    "given_masked": "as given, but only the classes of the given modality compete",
-}
+from mmcl_fast.learning.settings import SETTINGS
 
 
 def setting_label(name: str) -> str:

@@ -49,7 +49,7 @@ def evaluate(
 
     Args:
         run: the run folder.
-        setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.evaluation.SETTINGS``.
+        setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.settings.SETTINGS``.
         split: ``test`` or ``val``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: number of decoding threads.
