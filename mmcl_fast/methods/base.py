@@ -89,6 +89,8 @@ class Method(ABC):
             its part of a batch, ``distributed.shard_batch``.
         needs_all_tasks: it learns from all tasks' data at once, after the last task, and is evaluated only then.
         scores_texts: it can score any class by its text, learned or not.
+        class_state: prefixes of the names in ``state()[0]`` whose tensors are kept for single classes. The other
+            tensors count as a fixed cost.
         encoder: the frozen encoder.
         options: an ``Options``.
         seed: fixes everything random.
@@ -103,6 +105,7 @@ class Method(ABC):
     supports_distributed: ClassVar[bool] = False
     needs_all_tasks: ClassVar[bool] = False
     scores_texts: ClassVar[bool] = False
+    class_state: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **others: Any) -> None:
         super().__init_subclass__(**others)
