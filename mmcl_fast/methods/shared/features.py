@@ -1,0 +1,197 @@
+"""The features that closed-form classifiers read: u = [z / |z| ; q / |q|], as COMM reads it.
+
+z comes from the bare head. With ``adaptation``, each modality learns one prompt on its first task and z is taken under
+it. That is the first phase of RanPAC (McDonnell et al. 2023, arXiv 2307.02251), here once for each modality. The prompt
+is trained together with a linear classifier on z, and the classifier is thrown away:
+
+    loss = CE(sqrt(D) z / |z| W + b, y) over the task's classes
+
+Later tasks of the modality leave its prompt as it is, so features of old samples never change.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from mmcl_fast import distributed
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods.base import Method, TaskData
+from mmcl_fast.methods.comm.relevance import Relevance
+from mmcl_fast.methods.shared.classifier import GrowingClassifier
+from mmcl_fast.methods.shared.embedding import unit_query
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    MethodOptions,
+    PromptLength,
+    PromptRate,
+    ScaleShiftRate,
+)
+from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
+from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+
+FeatureSource = Literal["q", "z", "zq"]
+Features = Annotated[
+    FeatureSource,
+    Field(description="What the classifier reads. q: the trunk's query. z: the head's embedding. zq: both"),
+]
+Adaptation = Annotated[
+    Literal["none", "prefix", "scale_shift"],
+    Field(
+        description="The prompt of z that each modality learns on its first task. none: the bare head. prefix: a "
+        "prefix. scale_shift: a prefix, and outside text also scales and shifts of the trunk's tokens"
+    ),
+]
+RECOGNISER_PENALTY = 0.01  # COMM's default for its relevance function
+
+
+class FeatureOptions(MethodOptions):
+    """Options of methods that read features by a :class:`FeatureReader`."""
+
+    features: Features = "zq"
+    adaptation: Adaptation = "none"
+    prompt_length: PromptLength = 8
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: PromptRate = 0.01
+    scale_shift_lr: ScaleShiftRate = 0.02
+    classifier_lr: ClassifierRate = 0.003
+
+    @model_validator(mode="after")
+    def _adaptation_needs_z(self) -> Self:
+        if self.features == "q" and self.adaptation != "none":
+            raise ValueError(
+                f'adaptation = "{self.adaptation}" changes z alone, and features = "q" reads no z; '
+                'set features = "zq" or adaptation = "none"'
+            )
+        return self
+
+
+class FeatureReader:
+    """Turns tokens into features ``[n, width]`` float32. Each part of a row has length 1.
+
+    Without adaptation it holds nothing and learns nothing. With adaptation it holds a prompt for each modality. Where
+    the modality is not given, a ridge classifier of the modality chooses the prompt, among those of the sample's tower.
+
+    Args:
+        method: its options are :class:`FeatureOptions`; its encoder, cache, generator and checkpoints are used.
+
+    Attributes:
+        width: D for z, Dq for q, D + Dq for both.
+        bank: the prompt of each modality.
+        recogniser: the classifier of the modality.
+    """
+
+    def __init__(self, method: Method):
+        self.method, self.encoder, self.options = method, method.encoder, method.options
+        o = self.options
+        self.width = (self.encoder.dim if "z" in o.features else 0) + (
+            self.encoder.query_dim if "q" in o.features else 0
+        )
+        self.bank = TokenScaleShiftBank(
+            self.encoder, o.prompt_length, o.adaptation == "scale_shift", text_scale_shift=False
+        )
+        self.recogniser = Relevance(self.encoder.query_dim, "analytic", 1.0, RECOGNISER_PENALTY)
+
+    @property
+    def uses_given_modality(self) -> bool:
+        """Whether ``given`` changes features in the present state."""
+        return bool(self.bank.prompts)
+
+    def learn(self, data: TaskData) -> None:
+        """Call it at the start of each task. With adaptation, train the prompt of a modality that has none yet.
+
+        Several processes train it together.
+
+        Raises:
+            RunError: the loss became NaN or infinite.
+        """
+        if self.options.adaptation == "none":
+            return
+        with self.method.phase("relevance"):
+            generator = self.method.generator(data.index, 1)
+            self.recogniser.learn(unit_query(data.tokens), data.modality, {}, generator)
+        if data.modality not in self.bank.prompts:
+            self._train_prompt(data)
+
+    def _train_prompt(self, data: TaskData) -> None:
+        o, generator, target = self.options, self.method.generator(data.index, 3), data.targets
+        self.bank.reserve(data.tokens, data.modality)
+        head = self.bank.head
+        prefix, scale_shift = parts = head.split(self.bank.fresh(data.modality, generator), data.modality)
+        classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
+        classifier.grow(len(data.classes))
+        columns = list(range(len(data.classes)))
+        plan = batches(len(target), o.batch_size, o.epochs, generator)
+
+        def loss(step: int) -> Tensor:
+            rows, share = distributed.shard_batch(plan[step].to(target.device))
+            z = head.head(subset(data.tokens, rows), torch.cat(parts), data.modality)
+            return share * classifier.loss(z, target[rows], columns)
+
+        groups = [
+            ([prefix], o.lr),
+            ([scale_shift] if len(scale_shift) else [], o.scale_shift_lr),
+            (classifier.parameters, o.classifier_lr),
+        ]
+        with self.method.phase("prompts", len(plan)) as shown:
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.method.checkpoints)
+        self.bank.prompts[data.modality] = torch.cat(parts)
+
+    def __call__(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
+        """Return features ``[n, width]`` of n samples, without gradient.
+
+        Args:
+            tokens: the trunk's output.
+            modality: how the samples were decoded.
+            given: the modality also chooses the prompt, if it has one. Learning passes True.
+        """
+        parts = []
+        if "z" in self.options.features:
+            parts.append(F.normalize(self.embed(tokens, modality, given=given), dim=-1))
+        if "q" in self.options.features:
+            parts.append(unit_query(tokens))
+        return torch.cat(parts, dim=1)
+
+    def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
+        """Return z ``[n, D]`` float32, not normalised. A call explains the arguments."""
+        cache, names = self.method.embedding_cache, self._candidates(modality)
+        if not names:
+            return cache.embed_with_prompt(self.encoder, tokens, modality)
+        if given and modality in names:
+            chosen = torch.full((len(tokens),), names.index(modality), device=self.encoder.device)
+        else:
+            columns = [self.recogniser.modalities.index(name) for name in names]
+            chosen = self.recogniser(unit_query(tokens))[:, columns].argmax(1)
+        prompts = {name: self.bank.prompt_for(name, modality) for name in names}
+        shares = F.one_hot(chosen, len(names)).float()
+        return cache.embed(self.bank.head, tokens, modality, prompts, shares, "given" if given else "agnostic")
+
+    def _candidates(self, modality: str) -> list[str]:
+        """The modalities with a prompt whose samples go through the same tower."""
+        tower = self.encoder.tower(modality)
+        return [name for name in self.bank.prompts if self.encoder.tower(name) == tower]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors whose names begin with ``adaptation/``, and values; both are empty without adaptation."""
+        if self.options.adaptation == "none":
+            return {}, {}
+        recogniser, values = self.recogniser.state()
+        tensors = {f"adaptation/prompt/{name}": prompt for name, prompt in self.bank.prompts.items()}
+        tensors |= {f"adaptation/recogniser/{name}": tensor for name, tensor in recogniser.items()}
+        return tensors, {"adaptation": values}
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Take over what :meth:`state` returned; other tensors and values are left to the method."""
+        if self.options.adaptation == "none":
+            return
+        self.recogniser.load_state(strip_prefix("adaptation/recogniser/", tensors), values["adaptation"])
+        prompts = strip_prefix("adaptation/prompt/", tensors)
+        self.bank.load({name: prompts[name] for name in self.recogniser.modalities})
