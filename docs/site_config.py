@@ -46,6 +46,7 @@ def _definitions(entries: Iterable[Entry]) -> Iterator[str]:
     for entry in entries:
         yield f"`{entry.name}`{f' (${entry.symbol}$)' if entry.symbol else ''}"
         facts = f"Takes {entry.expected}. Default: `{entry.default_text}`."
+        facts += f" `tune` searches {entry.search}." if entry.search else ""
         former = f" Former name: `{entry.former_name}`." if entry.former_name else ""
         yield from (f":   {_sentence(entry.help)} {facts}{former}", "")
 

@@ -7,15 +7,19 @@ The ``description`` of a field says what it is for. The accepted values follow f
 from __future__ import annotations
 
 import json
+import math
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from mmcl_fast.errors import ConfigError
+
+EDGE = 0.05  # the share of a range that counts as its edge, at both ends
 LONGEST_VALUE = 80  # characters of a wrong value in a message
 SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", types.NoneType: '"none"'}
 LIMITS = {Ge: ("ge", "from"), Gt: ("gt", "above"), Le: ("le", "to"), Lt: ("lt", "below")}
@@ -45,6 +49,110 @@ class Symbol:
     """The symbol of a field in the formulas of the documentation, as LaTeX."""
 
     latex: str
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """The range of a number that ``mmcl-fast tune`` searches: ``Annotated[float, Tunable(1e-4, 1.0)]``.
+
+    Attributes:
+        low, high: its ends; both can be chosen.
+        log: search the logarithm of the number. ``low`` is above 0 then.
+        whole: only whole numbers are chosen; ``search_space`` sets it for a field of whole numbers.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    whole: bool = False
+
+    @property
+    def words(self) -> str:
+        """The range in words, such as "0.0001 to 1, log"."""
+        return f"{toml(self.low)} to {toml(self.high)}" + (", log" if self.log else "")
+
+    def value(self, position: float) -> float | int:
+        """Return the number at a position from 0 (``low``) to 1 (``high``), rounded to 3 significant digits."""
+        low, high = map(self._scaled, (self.low, self.high))
+        scaled = low + position * (high - low)
+        number = float(f"{math.exp(scaled) if self.log else scaled:.3g}")
+        number = min(max(number, self.low), self.high)
+        return round(number) if self.whole else float(number)
+
+    def position(self, value: float) -> float:
+        """Return the position of a number in the range, the inverse of ``value``."""
+        low, high = map(self._scaled, (self.low, self.high))
+        return (self._scaled(value) - low) / (high - low)
+
+    def at_edge(self, value: Any) -> bool:
+        """Return whether a number lies in the outer 5 % of the range, at either end."""
+        return not EDGE < self.position(value) < 1 - EDGE
+
+    def _scaled(self, value: float) -> float:
+        return math.log(value) if self.log else value
+
+
+@dataclass(frozen=True, init=False)
+class TunableChoices:
+    """The values of an option that ``mmcl-fast tune`` tries: ``Annotated[int, TunableChoices(500, 2000, 8000)]``."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any):
+        object.__setattr__(self, "values", values)
+
+    @property
+    def words(self) -> str:
+        """The values in words, such as ``500, 2000 or 8000``."""
+        return _join(map(toml, self.values))
+
+    def value(self, position: float) -> Any:
+        """Return the value at a position from 0 to 1; each has an equal share of the positions."""
+        return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
+
+    def at_edge(self, value: Any) -> bool:
+        """Return whether a value is the first or the last one of ascending numbers."""
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in self.values)
+        return numbers and self.values == tuple(sorted(self.values)) and value in (self.values[0], self.values[-1])
+
+
+SearchSpace = dict[str, Tunable | TunableChoices]  # name of an option -> what tune tries of it
+
+
+def search_space(model: type[BaseModel]) -> SearchSpace:
+    """Return what ``mmcl-fast tune`` searches of a method's options: option name -> marker, in the fields' order.
+
+    Raises:
+        ConfigError: a range is empty or its logarithm does not exist, or there are fewer than two choices. Or the
+            default is outside the space, or the field does not accept one of the values.
+    """
+    space: SearchSpace = {}
+    for name, field in model.model_fields.items():
+        found = marker(field, Tunable) or marker(field, TunableChoices)
+        if found is None:
+            continue
+        where, default = f"{model.__name__}.{name}", default_of(field)
+        if isinstance(found, Tunable):
+            if not found.low < found.high or (found.log and found.low <= 0):
+                raise ConfigError(f"{where}: Tunable({found.words}): give low < high, and low > 0 with log")
+            if float not in (field.annotation, *get_args(field.annotation)):
+                found = replace(found, whole=True)
+            inside = isinstance(default, (int, float)) and found.low <= default <= found.high
+            tried: tuple[Any, ...] = (found.low, found.high)
+        else:
+            tried = found.values
+            if len(set(map(toml, tried))) < max(2, len(tried)):
+                raise ConfigError(f"{where}: TunableChoices({found.words}): give two or more different values")
+            inside = default in tried
+        if not inside:
+            raise ConfigError(f"{where}: the default {toml(default)} is not in its search space {found.words}; add it")
+        for value in tried:
+            try:
+                model.model_validate({name: value})
+            except ValidationError as fault:
+                raise ConfigError(f"search space: {wrong_value(where, field, fault.errors()[0])}") from None
+        space[name] = found
+    return space
 
 
 def marker(field: FieldInfo, kind: type[Marker]) -> Marker | None:

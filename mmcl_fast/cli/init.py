@@ -53,7 +53,7 @@ def options(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the options of a method: accepted values, default, and purpose of each.
+    """List the options of a method: accepted values, what `tune` searches, default, and purpose of each.
 
     Set one with `--set method.options.NAME=VALUE`, or in a config below `[method.options]`.
 
@@ -70,8 +70,9 @@ def options(
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("option", "values", "default", "what it does", title=f"Options of {method}", title_justify="left")
+    head = ("option", "values", "tune searches", "default", "what it does")
+    table = Table(*head, title=f"Options of {method}", title_justify="left")
     for entry in entries:
-        table.add_row(*map(escape, (entry.name, entry.expected, entry.default_text, entry.help)))
+        table.add_row(*map(escape, (entry.name, entry.expected, entry.search, entry.default_text, entry.help)))
     make_console().print(table if entries else f"{method} has no options")
     print(f"Methods: {', '.join(METHODS)}")

@@ -19,7 +19,7 @@ from mmcl_fast.config.schema import Config, MethodSection, Section
 from mmcl_fast.errors import ConfigError, suggest
 from mmcl_fast.methods import METHODS, options
 from mmcl_fast.methods.shared.options import option_model
-from mmcl_fast.option_fields import FormerName, Symbol, default_of, expected_words, marker, toml
+from mmcl_fast.option_fields import FormerName, Symbol, default_of, expected_words, marker, search_space, toml
 
 TABLE = re.compile(r"(<!-- options: (\w+)((?: \w+)*) -->\n)(.*?)(<!-- /options -->)", re.S)
 
@@ -35,6 +35,7 @@ class Entry:
         help: its purpose.
         symbol: its symbol in formulas, as LaTeX without dollars; "" without any.
         former_name: the name that the option had in earlier versions; "" without any.
+        search: what ``mmcl-fast tune`` searches, in words such as "0.001 to 1, log"; "" where it searches nothing.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Entry:
     help: str
     symbol: str = ""
     former_name: str = ""
+    search: str = ""
 
     @property
     def name(self) -> str:
@@ -85,14 +87,17 @@ def about_section(kind: type[Section]) -> str:
 
 
 def markdown_table(entries: Iterable[Entry]) -> str:
-    """Return a Markdown table of entries: name, symbol where any has one, accepted values, default, and purpose."""
+    """Return a Markdown table of entries: name, accepted values, default, and purpose.
+
+    Columns with symbols, and with what ``mmcl-fast tune`` searches, are there if any entry has one.
+    """
     rows = list(entries)
-    symbols = any(row.symbol for row in rows)
-    head = ["option", *(["symbol"] if symbols else []), "values", "default", "what it does"]
+    symbols, searched = any(row.symbol for row in rows), any(row.search for row in rows)
+    head = ["option", *["symbol"] * symbols, "values", *["tune searches"] * searched, "default", "what it does"]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in rows:
-        symbol = [f"${row.symbol}$" if row.symbol else ""] if symbols else []
-        cells = [f"`{row.name}`", *symbol, row.expected, f"`{row.default_text}`", row.help]
+        symbol = [f"${row.symbol}$" if row.symbol else ""] * symbols
+        cells = [f"`{row.name}`", *symbol, row.expected, *[row.search] * searched, f"`{row.default_text}`", row.help]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -118,6 +123,7 @@ def _chosen(method: str, names: Sequence[str]) -> list[Entry]:
 
 
 def _entries(model: type[BaseModel], path: str) -> Iterator[Entry]:
+    space = search_space(model)
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _entries(field.annotation, f"{path}{name}.")
@@ -130,6 +136,7 @@ def _entries(model: type[BaseModel], path: str) -> Iterator[Entry]:
                 field.description or "",
                 symbol.latex if symbol else "",
                 former.name if former else "",
+                space[name].words if name in space else "",
             )
 
 

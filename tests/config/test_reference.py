@@ -12,7 +12,7 @@ from mmcl_fast.config.reference import all_entries, config_entries, markdown_tab
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import METHODS, MethodOptions
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
-from mmcl_fast.option_fields import Expected, FormerName, Symbol
+from mmcl_fast.option_fields import Expected, FormerName, Symbol, Tunable
 
 
 def flat(values: dict, path: str = "") -> dict[str, object]:
@@ -44,6 +44,11 @@ class CustomOptions(MethodOptions):
     where: Annotated[str | None, Expected('a path, or "none"')] = Field(None, description="A place")
 
 
+class SearchedOptions(MethodOptions):
+    lr: Annotated[float, Tunable(0.01, 1)] = Field(0.1, description="A rate")
+    kind: Literal["a", "b"] = Field("a", description="A kind")
+
+
 def test_a_table_says_what_the_fields_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS, "custom", type("Custom", (ZeroShot,), {"name": "custom", "Options": CustomOptions}))
     entries = list(option_entries("custom"))
@@ -56,6 +61,16 @@ def test_a_table_says_what_the_fields_say(monkeypatch: pytest.MonkeyPatch) -> No
         '| `where` |  | a path, or "none" | `"none"` | A place |',
     ]
     assert markdown_table(entries[1:]).splitlines()[0] == "| option | values | default | what it does |"
+
+
+def test_a_table_says_what_tune_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "custom", type("Custom", (ZeroShot,), {"name": "custom", "Options": SearchedOptions}))
+    assert markdown_table(option_entries("custom")).splitlines() == [
+        "| option | values | tune searches | default | what it does |",
+        "|---|---|---|---|---|",
+        "| `lr` | a number | 0.01 to 1, log | `0.1` | A rate |",
+        '| `kind` | "a" or "b" |  | `"a"` | A kind |',
+    ]
 
 
 def test_sections_have_a_purpose_and_an_unknown_method_is_named() -> None:
