@@ -24,8 +24,8 @@ from mmcl_fast.distributed import sharding
 from mmcl_fast.errors import UserError
 from mmcl_fast.learning import learner
 from mmcl_fast.methods.baselines.finetune import Finetune
-from mmcl_fast.methods.comm import memory, relevance
-from mmcl_fast.methods.shared import embedding
+from mmcl_fast.methods.comm import memory
+from mmcl_fast.methods.shared import embedding, ridge_regression
 from mmcl_fast.runs import task_checkpoints
 from tests.toy import ToyEncoder, write_folder
 
@@ -45,7 +45,7 @@ outcomes: dict[str, list[str]] = {}
 
 def small_blocks() -> None:
     """Make batches and blocks small, so that little data fills many of them."""
-    embedding.BATCH, relevance.BLOCK_ROWS, memory.BLOCK_CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
+    embedding.BATCH, ridge_regression.BLOCK_ROWS, memory.BLOCK_CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
     learner.load_encoder = lambda name, **options: ToyEncoder()
 
 

@@ -28,7 +28,7 @@ from mmcl_fast import distributed
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.comm.relevance import Relevance, Ridge
+from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.shared.embedding import embed_all, unit_query
 from mmcl_fast.methods.shared.options import (
     BatchSize,
@@ -45,6 +45,7 @@ from mmcl_fast.methods.shared.options import (
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, concat_tokens, subset, train_groups
+from mmcl_fast.methods.shared.ridge_regression import Ridge
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
 
 

@@ -30,13 +30,13 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.comm.relevance import BLOCK_ROWS
 from mmcl_fast.methods.shared.classifier import GrowingClassifier, require_one_process, train_in_one_process
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.gram import gram_matrix
 from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset
+from mmcl_fast.methods.shared.ridge_regression import BLOCK_ROWS
 from mmcl_fast.option_fields import Symbol
 
 LAMBDAS = [10.0**k for k in range(-8, 9)]

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.comm.relevance import Ridge
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.options import MethodOptions, RidgePenalty
+from mmcl_fast.methods.shared.ridge_regression import Ridge
 
 
 class RidgeOptions(MethodOptions):
