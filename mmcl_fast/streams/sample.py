@@ -22,6 +22,8 @@ class Sample:
         text: the item itself, or None.
         split: train, val or test.
         key: stable identity in the stream: path relative to the root, manifest id, or hash of the text.
+        group: names the recording or picture that the sample was cut or rendered from; empty: the sample stands for
+            itself. Intervals resample groups as wholes.
     """
 
     modality: str
@@ -30,6 +32,7 @@ class Sample:
     text: str | None
     split: str
     key: str
+    group: str = ""
 
 
 @dataclass

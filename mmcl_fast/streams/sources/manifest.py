@@ -3,9 +3,11 @@
 - ``path``, relative to the manifest's folder and never outside it, or ``text`` for a text sample;
 - ``modality``, ``label`` (the class name) and ``split`` (train, val or test);
 - optionally ``task``, the name of its task, on every line or on none;
-- optionally ``id``, which is unique.
+- optionally ``id``, which is unique;
+- optionally ``group``, the recording or picture that the sample was made from. Intervals count the samples of one group
+  as one. In JSONL the first word of ``source`` stands in for it.
 
-Other fields are ignored and may hold notes, such as sources. Null and an empty cell mean no value.
+Other fields are ignored and may hold notes. Null and an empty cell mean no value.
 
 Example of a line::
 
@@ -31,7 +33,8 @@ from mmcl_fast.streams.sources.table_reader import read_table_rows
 from mmcl_fast.streams.sources.table_row import TableRow
 from mmcl_fast.streams.validate import check_characters, check_file, check_modality, check_split
 
-FIELDS = ("path", "text", "modality", "label", "split", "task", "id")
+FIELDS = ("path", "text", "modality", "label", "split", "task", "id", "group")
+SOURCE = "source"  # a note of any form; its first word is the group of a row without one
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.parquet", "manifest.csv", "manifest.tsv")  # that a folder may hold
 _NEEDED = ("modality", "label", "split")
 
@@ -124,14 +127,14 @@ class _Manifest:
         self.samples.append(sample)
 
     def _sample(self, record: dict[str, str], where: str, number: int) -> Sample:
-        modality, label, split = record["modality"], record["label"], record["split"]
+        modality, label, split, group = (record[field] for field in ("modality", "label", "split", "group"))
         check_modality(modality, where)
         check_split(split, where)
         if "text" in record:
             if modality != "text":
                 raise StreamError(f"{where}: 'text' is for modality text, not {modality}: give a 'path'")
             digest = hashlib.sha256("\0".join((label, record["text"])).encode()).hexdigest()[:20]
-            return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"))
+            return Sample(modality, label, None, record["text"], split, record.get("id", f"text-{digest}"), group)
         place = self.folder.locate(record["path"], where)
         file = self.folder.path / place
         # Empty files are left to validate_samples, which a check may tell to keep them.
@@ -142,7 +145,7 @@ class _Manifest:
             raise StreamError(
                 f"{where}: path {record['path']!r} is the file on {self.unit} {line}: keep one of the two {self.unit}s"
             )
-        return Sample(modality, label, file, None, split, record.get("id", place))
+        return Sample(modality, label, file, None, split, record.get("id", place), group)
 
 
 def _read_fields(row: TableRow, empty_means_missing: bool) -> dict[str, str]:
@@ -158,7 +161,7 @@ def _read_fields(row: TableRow, empty_means_missing: bool) -> dict[str, str]:
     }
     for field in FIELDS:
         value = record.get(field)
-        if field in ("id", "task") and isinstance(value, int) and not isinstance(value, bool):
+        if field in ("id", "task", "group") and isinstance(value, int) and not isinstance(value, bool):
             record[field] = value = str(value)
         if field in record and not (isinstance(value, str) and value.strip()):
             given = "" if isinstance(value, str) else f", not {type(value).__name__}"
@@ -167,6 +170,10 @@ def _read_fields(row: TableRow, empty_means_missing: bool) -> dict[str, str]:
         check_characters(record.get(field, ""), f"{where}: {field!r}")
         if field in record and field not in ("path", "text"):
             record[field] = record[field].strip()
+    if "group" not in record:
+        # A sample composed of several sources names them all; its group is the first.
+        words = source.split() if isinstance(source := record.get(SOURCE), str) else []
+        record["group"] = words[0] if words else ""
     for field in _NEEDED:
         if field not in record:
             others = [name for name in record if name not in FIELDS]

@@ -208,6 +208,7 @@ def test_manifests_in_other_tables(root, ending):
         ({"id": 1.5}, ["'id' must be a string", "not float"]),
         ({"task": True}, ["'task' must be a string", "not bool"]),
         ({"path": ["a"]}, ["'path' must be a string", "not list"]),
+        ({"group": ["a"]}, ["'group' must be a string", "not list"]),
     ],
 )
 def test_fields_that_are_no_strings(root, fields, parts):
@@ -221,6 +222,23 @@ def test_a_field_that_is_there_twice(root):
     assert_refused(
         lambda: Stream.from_manifest(write_manifest(root, [line])), "line 1: an object has the key 'label' twice"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "group"),
+    [
+        ({}, ""),
+        ({"source": "apple/3"}, "apple/3"),
+        ({"source": "apple/3 pear/1"}, "apple/3"),
+        ({"source": "apple/3", "group": "tree 1"}, "tree 1"),
+        ({"group": 7}, "7"),
+        ({"source": {"url": "a"}}, ""),
+        ({"source": ""}, ""),
+    ],
+)
+def test_the_group_of_a_sample(root, fields, group):
+    samples = Stream.from_manifest(manifest(root, *PLACES, **fields)).tasks[0].test
+    assert [sample.group for sample in samples] == [group]
 
 
 def test_every_line_with_an_error_is_found(folder):
