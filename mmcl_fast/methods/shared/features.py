@@ -78,7 +78,7 @@ class FeatureReader:
     """Turns tokens into features ``[n, width]`` float32. Each part of a row has length 1.
 
     Without adaptation it holds nothing and learns nothing. With adaptation it holds a prompt for each modality. Where
-    the modality is not given, a ridge classifier of the modality chooses the prompt, among those of the sample's tower.
+    the modality is not given, a ridge classifier of the modality chooses one of the prompts of the sample's tower.
 
     Args:
         method: its options are :class:`FeatureOptions`; its encoder, cache, generator and checkpoints are used.
@@ -165,11 +165,12 @@ class FeatureReader:
         cache, names = self.method.embedding_cache, self._candidates(modality)
         if not names:
             return cache.embed_with_prompt(self.encoder, tokens, modality)
+        query = unit_query(tokens)
         if given and modality in names:
-            chosen = torch.full((len(tokens),), names.index(modality), device=self.encoder.device)
+            chosen = torch.full((query.shape[0],), names.index(modality), device=query.device)
         else:
             columns = [self.recogniser.modalities.index(name) for name in names]
-            chosen = self.recogniser(unit_query(tokens))[:, columns].argmax(1)
+            chosen = self.recogniser(query)[:, columns].argmax(1)
         prompts = {name: self.bank.prompt_for(name, modality) for name in names}
         shares = F.one_hot(chosen, len(names)).float()
         return cache.embed(self.bank.head, tokens, modality, prompts, shares, "given" if given else "agnostic")
