@@ -93,10 +93,20 @@ class StreamSection(Section):
     share: Annotated[dict[str, float], Expected("a table such as {image = 1.0, audio = 0.1}")] = Field(
         default_factory=dict, description="The share of each class's training samples that is used, by modality"
     )
+    max_train_per_class: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]], Expected("a table of whole numbers from 1, such as {audio = 2}")
+    ] = Field(default_factory=dict, description="The most training samples of a class that are used, by modality")
     seed: Seed = Field(
-        0, description="Seed of the random order, the shuffled classes, the shares and the validation split"
+        0,
+        description="Seed of the random order, the shuffled classes, the training samples that are used, and the "
+        "validation split",
     )
     shuffle_classes: bool = Field(False, description="Draw from the seed which classes go into which task")
+    classes_together: int = Field(
+        1,
+        ge=1,
+        description="With shuffle_classes, so many consecutive classes stay in one task; it divides classes_per_task",
+    )
     shared_classes: bool = Field(False, description="A class name means the same class in every modality")
     validation: float = Field(
         0.0,

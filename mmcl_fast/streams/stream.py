@@ -42,12 +42,16 @@ class Stream:
         samples, root, task_names, class_texts, official: what these methods pass on from the data. ``task_names`` is
             sample key -> task, where a manifest names the tasks.
         classes_per_task: classes of one modality in a task; None: one task per modality.
+        classes_together: with ``shuffle_classes``, so many consecutive classes stay in one task. An example are the two
+            orders of a pair of things. It divides ``classes_per_task``.
         order: ``blocks``, ``random``, ``interleaved`` or a list such as ``["image:0", "audio:0", "image:1"]``; see
             ``streams.task_order``.
         modalities: only these, in this order; None: all.
         late: the modality whose tasks come after all others.
         share: modality -> the part of each class's training samples that is used, for unbalanced modalities.
-        seed: fixes the random order, the class shuffle, the shares and the validation split.
+        max_train_per_class: modality -> the most training samples of a class that are used, for modalities with few
+            samples.
+        seed: fixes the random order, the class shuffle, the training samples that are used and the validation split.
         validation: share of each class's training samples that becomes validation where the class has none.
         shuffle_classes: draw the classes of each task from ``seed``; otherwise classes keep their order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
@@ -92,9 +96,11 @@ class Stream:
         modalities: Sequence[str] | None = None,
         late: str | None = None,
         share: Mapping[str, float] | None = None,
+        max_train_per_class: Mapping[str, int] | None = None,
         seed: int = 0,
         validation: float = 0.0,
         shuffle_classes: bool = False,
+        classes_together: int = 1,
         shared_classes: bool = False,
         test_on: str = "test",
         check: bool = False,
@@ -106,7 +112,7 @@ class Stream:
             raise StreamError(f"validation = {validation}: give a share from 0 up to, but not including, 1")
         findings = Findings() if findings is None else findings
         try:
-            samples = select_samples(samples, modalities, share or {}, seed)
+            samples = select_samples(samples, modalities, share or {}, max_train_per_class or {}, seed)
         except StreamError:
             findings.raise_worst_error()  # a modality may be missing because its folder can't be read
             raise
@@ -125,7 +131,7 @@ class Stream:
         self.without_text = [class_id for class_id in classes if class_id not in texts]
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
-        groups = group_by_task(samples, task_names, classes_per_task, shuffle_classes, seed)
+        groups = group_by_task(samples, task_names, classes_per_task, shuffle_classes, seed, classes_together)
         names: dict[str, list[str]] = {}
         for modality, name in groups:
             names.setdefault(modality, []).append(name)

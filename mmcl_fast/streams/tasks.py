@@ -36,24 +36,49 @@ def normalize_labels(samples: Sequence[Sample], findings: Findings) -> tuple[Seq
 
 
 def split_classes(
-    classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str
+    classes: list[str], per_task: int | None, *, shuffle: bool, seed: int, modality: str, together: int = 1
 ) -> list[list[str]]:
-    """Split the classes into consecutive groups of ``per_task``; None gives one group. The last one may be smaller."""
+    """Split the classes into consecutive groups of ``per_task``; None gives one group. The last one may be smaller.
+
+    Args:
+        classes: in their own order.
+        per_task: the size of a group.
+        shuffle: draw the groups from ``seed`` and ``modality``.
+        together: so many consecutive classes stay together when they are shuffled.
+
+    Raises:
+        StreamError: a number below 1, or ``per_task`` is no multiple of ``together``.
+    """
+    if together < 1:
+        raise StreamError(f"classes_together = {together}: give 1 or more")
+    if per_task is not None and per_task % together:
+        raise StreamError(
+            f"classes_together = {together}: does not divide classes_per_task = {per_task}, so that a task would "
+            f"separate classes; give a multiple of {together}"
+        )
     if per_task is not None and per_task < 1:
         raise StreamError(f"classes_per_task = {per_task}: give 1 or more, or leave it out for one task per modality")
     if shuffle:
-        classes = random.Random(f"{seed}/{modality}").sample(classes, len(classes))
+        units = [classes[i : i + together] for i in range(0, len(classes), together)]
+        units = random.Random(f"{seed}/{modality}").sample(units, len(units))
+        units.sort(key=lambda unit: len(unit) < together)  # a smaller unit comes last, as the tasks count classes
+        classes = [name for unit in units for name in unit]
     step = per_task or max(len(classes), 1)
     return [classes[i : i + step] for i in range(0, len(classes), step)]
 
 
 def group_by_task(
-    samples: Sequence[Sample], task_names: Mapping[str, str] | None, per_task: int | None, shuffle: bool, seed: int
+    samples: Sequence[Sample],
+    task_names: Mapping[str, str] | None,
+    per_task: int | None,
+    shuffle: bool,
+    seed: int,
+    together: int = 1,
 ) -> dict[tuple[str, str], list[Sample]]:
     """Return ``(modality, task name) -> samples``. The samples of a task are grouped by class.
 
-    ``task_names``: sample key -> task name, where a manifest names the tasks. ``per_task``, ``shuffle`` and ``seed``:
-    as in ``split_classes``.
+    ``task_names``: sample key -> task name, where a manifest names the tasks. ``per_task``, ``shuffle``, ``seed``
+    and ``together``: as in ``split_classes``.
     """
     groups: dict[tuple[str, str], list[Sample]] = {}
     if task_names:
@@ -66,7 +91,9 @@ def group_by_task(
     for sample in samples:
         by_class.setdefault(sample.modality, {}).setdefault(sample.label, []).append(sample)
     for modality, classes in by_class.items():
-        chunks = split_classes(list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality)
+        chunks = split_classes(
+            list(classes), per_task, shuffle=shuffle, seed=seed, modality=modality, together=together
+        )
         for i, labels in enumerate(chunks):
             groups[modality, f"{modality}-{i}"] = [sample for label in labels for sample in classes[label]]
     return groups

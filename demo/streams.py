@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Compose streams from the demo's media that ask when knowledge of other tasks and modalities helps.
+
+- ``long``: which of two things comes first, as in ``order``, for 16 of the 28 pairs of the eight labels. With both
+  orders of a pair that is 32 classes a modality, with few samples each.
+- ``scarce``: the same for four pairs in image, depth, audio and video, with enough training samples to learn one
+  modality well. The config then limits the samples of another one that comes late. In these videos the two things are
+  side by side, so that all four modalities share one relation: what is on the left, or earlier in a spectrogram.
+
+``python demo/streams.py OUT`` writes all of them to folders in OUT, each with a manifest and class texts. The same seed
+and library versions give the same bytes. A sample is composed from files of its own split alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from clips import write_video
+from order import HERE, neighbours, order_classes
+from stream_parts import FPS, PHRASES, Media, Part
+from stream_writer import compose, tile, write_stream
+
+SIZES = {
+    "long": {"train": 16, "val": 6, "test": 10},  # samples of a class
+    "scarce": {"train": 40, "val": 12, "test": 24},
+}
+PICTURES = ("image", "depth", "audio", "video")  # the modalities that become pictures
+
+
+def sixteen_pairs(labels: Sequence[str]) -> list[tuple[str, str]]:
+    """Return 16 pairs of eight labels, each label in four of them.
+
+    The pairs at places 0 and 1, 2 and 3, and so on, have no label in common. A task may take two of them.
+    """
+    pairs = []
+    for start, step in ((0, 1), (1, 1), (0, 2), (2, 2)):
+        firsts = [(start + k) % 8 for k in ((0, 2, 4, 6) if step == 1 else (0, 1, 4, 5))]
+        pairs += [(labels[k], labels[(k + step) % 8]) for k in firsts]
+    return pairs
+
+
+def compose_side_by_side(modality: str, parts: Sequence[Part], path: Path, rnd: random.Random) -> None:
+    """Write one sample; a video shows its two things at once, the first one on the left."""
+    if modality != "video":
+        compose(modality, parts, path, rnd)
+        return
+    clips = [part for part in parts if not isinstance(part, str)]
+    write_video(path, [tile(frames) for frames in zip(*clips)], FPS)
+
+
+def build_long(media: Media, out: Path, seed: int) -> int:
+    """Write the stream ``long`` and return its number of samples."""
+    classes = {m: order_classes(m, sixteen_pairs(media.labels(m))) for m in PHRASES}
+    return write_stream(media, out, classes, SIZES["long"], seed=f"{seed}/long")
+
+
+def build_scarce(media: Media, out: Path, seed: int) -> int:
+    """Write the stream ``scarce`` and return its number of samples."""
+    classes = {m: order_classes(m, neighbours(media.labels(m))) for m in PICTURES}
+    return write_stream(media, out, classes, SIZES["scarce"], seed=f"{seed}/scarce", compose=compose_side_by_side)
+
+
+BUILDERS: dict[str, Callable[[Media, Path, int], int]] = {"long": build_long, "scarce": build_scarce}
+
+
+def main() -> None:
+    """Parse the command line and write the streams."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write the streams to")
+    parser.add_argument(
+        "--demo", type=Path, default=HERE, help="folder of the demo's media (default: the script's folder)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=BUILDERS, action="append", help="write these streams only")
+    arguments = parser.parse_args()
+    media = Media(arguments.demo)
+    for name in arguments.only or list(BUILDERS):
+        print(f"{arguments.out / name}: {BUILDERS[name](media, arguments.out / name, arguments.seed)} samples")
+
+
+if __name__ == "__main__":
+    main()
