@@ -3,7 +3,8 @@
     loss = CE(s cos(z, T), y) over the task's classes
 
 z is the head's output under the tower's prompt, T are the class texts, s is the encoder's logit scale. Nothing keeps
-the prompt near its values after earlier tasks.
+the prompt near its values after earlier tasks. It has no classifier, so it has no option ``features``. EWC with
+``strength = 0`` is fine-tuning with a classifier.
 
 Options: :class:`FinetuneOptions`.
 """
@@ -18,15 +19,13 @@ from torch import Tensor
 from mmcl_fast import distributed, ops
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.options import BatchSize, Epochs, MethodOptions, PromptLength, PromptRate
-from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset, train_prefix
+from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
+from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
+from mmcl_fast.methods.shared.tower_prompts import TowerPromptOptions, TowerPrompts, join_parts
 
 
-class FinetuneOptions(MethodOptions):
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: PromptRate = 0.1
+class FinetuneOptions(TowerPromptOptions):
+    """Options of sequential fine-tuning."""
 
 
 class Finetune(Method):
@@ -39,37 +38,39 @@ class Finetune(Method):
 
     def __init__(self, encoder: Encoder, options: FinetuneOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.bank = PromptBank(encoder, options.prompt_length)  # names of prompts are towers
+        self.prompts = TowerPrompts(encoder, options)
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        o, tower = self.options, self.encoder.tower(data.modality)
-        generator = self.generator(data.index, 3)
-        prompt = self.bank.prompts.get(tower)
-        prompt = (self.bank.fresh(data.modality, generator) if prompt is None else prompt).clone()
+        o, generator = self.options, self.generator(data.index, 3)
+        parts = self.prompts.parts_to_train(data.tokens, data.modality, generator)
         texts = classes.embedding[data.classes]
         target = data.targets
         plan = batches(len(target), o.batch_size, o.epochs, generator)
 
         def loss(step: int) -> Tensor:
             rows, share = distributed.shard_batch(plan[step].to(target.device))
-            z = self.encoder.head(subset(data.tokens, rows), prompt, data.modality)
+            z = self.prompts.head.head(subset(data.tokens, rows), join_parts(parts), data.modality)
             return share * ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
 
         with self.phase("prompts", len(plan)) as shown:
-            train_prefix(prompt, len(plan), o.lr, loss, shown.advance, generator, self.checkpoints)
-        self.bank.prompts[tower] = prompt
+            groups = self.prompts.groups(parts)
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
+        self.prompts.stored |= parts
+
+    def embed(self, tokens: Tokens, modality: str) -> Tensor:
+        """Return unit z ``[n, D]`` under the tower's prompt, without gradient."""
+        prompt = self.prompts.prompt(tokens, modality)
+        z = self.embedding_cache.embed_with_prompt(self.prompts.head, tokens, modality, prompt)
+        return F.normalize(z, dim=-1)
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        prompt = self.bank.prompts.get(self.encoder.tower(modality))
-        return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding, prompt)
+        return self.encoder.logit_scale * self.embed(tokens, modality) @ classes.embedding.T
 
     def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
-        prompt = self.bank.prompts.get(self.encoder.tower(modality))
-        z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality, prompt)
-        return {"under the tower's prompt": F.normalize(z, dim=-1)}
+        return {"under the tower's prompt": self.embed(tokens, modality)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {f"prompt/{k}": v for k, v in self.bank.prompts.items()}, {}
+        return {f"prompt/{k}": v for k, v in self.prompts.stored.items()}, {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.bank.prompts = {k.removeprefix("prompt/"): v for k, v in tensors.items()}
+        self.prompts.stored = strip_prefix("prompt/", tensors)

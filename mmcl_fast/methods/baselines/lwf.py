@@ -13,6 +13,7 @@ Departures from the paper:
   order of classes across tasks.
 - The new rows of the classifier are not warmed up alone.
 - The first task of a tower has no prompt before it: then o* comes from the bare head.
+- The paper does not have ``token_scale_shift``, nor a classifier that reads q (``features``).
 
 Options: :class:`LwfOptions`.
 """
@@ -26,27 +27,17 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    ClassifierRate,
-    Epochs,
-    MethodOptions,
-    Positive,
-    PromptLength,
-    PromptRate,
-    Weight,
-)
-from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier
-from mmcl_fast.option_fields import Symbol
+from mmcl_fast.methods.shared.classifier import cross_entropy_of_task
+from mmcl_fast.methods.shared.embedding import unit_query
+from mmcl_fast.methods.shared.options import ClassifierRate, Positive, PromptRate, Weight
+from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, PromptAndClassifierOptions
+from mmcl_fast.option_fields import Symbol, Tunable
 
 
-class LwfOptions(MethodOptions):
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: PromptRate = 0.001
-    classifier_lr: ClassifierRate = 0.0003
-    distillation: Annotated[Weight, Symbol(r"\lambda_o")] = Field(
+class LwfOptions(PromptAndClassifierOptions):
+    lr: Annotated[PromptRate, Tunable(1e-5, 1.0)] = 0.001
+    classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.0003
+    distillation: Annotated[Weight, Symbol(r"\lambda_o"), Tunable(0.1, 100.0)] = Field(
         1.0, description="Weight of the loss that keeps the recorded outputs for old classes"
     )
     temperature: Annotated[Positive, Symbol("T")] = Field(2.0, description="Temperature of the recorded outputs")
@@ -65,15 +56,14 @@ class Lwf(PromptAndClassifier):
     Options = LwfOptions
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        o, known, target, head = self.options, len(self.classifier), data.targets, self.classifier
+        o, known, target = self.options, len(self.classifier), data.targets
         with torch.no_grad():  # recorded before ``fit`` trains prompt and classifier
-            prompt = self.prompt(data.modality)
-            recorded = head(self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt))
+            recorded = self.classifier(self.embed(data.tokens, data.modality), unit_query(data.tokens))
 
-        def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
-            value = head.loss(z, target[rows], data.classes)
+        def loss(logits: Tensor, rows: Tensor, parts: dict[str, Tensor]) -> Tensor:
+            value = cross_entropy_of_task(logits, target[rows], data.classes)
             if known:
-                value = value + o.distillation * distillation_loss(head(z)[:, :known], recorded[rows], o.temperature)
+                value = value + o.distillation * distillation_loss(logits[:, :known], recorded[rows], o.temperature)
             return value
 
         self.fit(data, classes, loss, self.generator(data.index, 3))

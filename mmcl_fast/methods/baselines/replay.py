@@ -11,18 +11,20 @@ algorithm R: the i-th sample takes slot j = floor(U i) if j < budget).
 ``selection = "herding"``: the budget is divided evenly among the classes. A class's exemplars are in the order of iCaRL
 (Rebuffi et al. 2017, arXiv 1611.07725, algorithms 4 and 5):
 
-    p_k = argmin_x || mu - (f(x) + f(p_1) + ... + f(p_{k-1})) / k ||,   f(x) = z / |z|,  mu = mean f(x)
+    p_k = argmin_x || mu - (f(x) + f(p_1) + ... + f(p_{k-1})) / k ||,   mu = mean f(x)
 
-When classes are added, the last exemplars of each class go.
+f is what the classifier reads, at unit length: z / |z|, or u / |u| with ``features = "zq"``. When classes are added,
+the last exemplars of each class go.
 
-Departures: iCaRL's nearest-mean prediction and its distillation are not part of this method.
+Departures: iCaRL's nearest-mean prediction and its distillation are not part of this method. The papers do not have
+``token_scale_shift``, nor a classifier that reads q (``features``). With q an exemplar keeps its query too.
 
 Options: :class:`ReplayOptions`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,18 +33,17 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.embedding import embed_all
-from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
-from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, strip_prefix
+from mmcl_fast.methods.shared.embedding import embed_all, unit_query
+from mmcl_fast.methods.shared.options import BatchSize, PromptRate
+from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, PromptAndClassifierOptions, strip_prefix
 from mmcl_fast.methods.shared.prompts import concat_tokens, subset
+from mmcl_fast.methods.shared.tower_prompts import join_parts
+from mmcl_fast.option_fields import Tunable
 
 
-class ReplayOptions(MethodOptions):
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
+class ReplayOptions(PromptAndClassifierOptions):
     batch_size: BatchSize = Field(32, description="Samples of the task in a training step, and as many exemplars")
-    lr: PromptRate = 0.01
-    classifier_lr: ClassifierRate = 0.003
+    lr: Annotated[PromptRate, Tunable(1e-4, 1.0)] = 0.01
     budget: int = Field(400, ge=1, description="Exemplars of all classes together")
     selection: Literal["reservoir", "herding"] = Field("reservoir", description="How exemplars are selected")
 
@@ -85,9 +86,9 @@ def quotas(budget: int, classes: int) -> list[int]:
     return [budget // classes + (c < budget % classes) for c in range(classes)]
 
 
-def without_query(tokens: Tokens) -> Tokens:
-    """Return what the head reads of samples, in bfloat16; the query is dropped."""
-    return Tokens(tokens.tokens.bfloat16(), tokens.query[:, :0], tokens.mask)
+def exemplar(tokens: Tokens, keep_query: bool) -> Tokens:
+    """Return what is kept of samples: their tokens in bfloat16, and with ``keep_query`` their queries, in float32."""
+    return Tokens(tokens.tokens.bfloat16(), tokens.query if keep_query else tokens.query[:, :0], tokens.mask)
 
 
 class Replay(PromptAndClassifier):
@@ -101,6 +102,7 @@ class Replay(PromptAndClassifier):
 
     name = "replay"
     Options = ReplayOptions
+    class_state: ClassVar[tuple[str, ...]] = ("classifier/", "exemplars/")
 
     def __init__(self, encoder: Encoder, options: ReplayOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
@@ -110,16 +112,18 @@ class Replay(PromptAndClassifier):
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         generator, size = self.generator(data.index, 3), self.options.batch_size
-        tower = self.encoder.tower(data.modality)
 
-        def loss(z: Tensor, rows: Tensor, prompt: Tensor) -> Tensor:
-            parts, labels = [z], [data.labels[rows]]
+        def loss(logits: Tensor, rows: Tensor, parts: dict[str, Tensor]) -> Tensor:
+            all_logits, labels = [logits], [data.labels[rows]]
             for modality, drawn in self._draw(size, generator):
-                # The task's tower is being trained: its exemplars are embedded under the prompt of this step.
-                under = prompt if self.encoder.tower(modality) == tower else self.prompt(modality)
-                parts.append(self.encoder.head(subset(self.exemplars[modality], drawn), under, modality))
+                old = subset(self.exemplars[modality], drawn)
+                # Parts that are being trained are taken as they are in this step.
+                stored = self.prompts.parts(old, modality)
+                prompt = join_parts({name: parts.get(name, part) for name, part in stored.items()})
+                z = self.prompts.head.head(old, prompt, modality)
+                all_logits.append(self.classifier(z, unit_query(old)))
                 labels.append(self.labels[modality][drawn])
-            return F.cross_entropy(self.classifier(torch.cat(parts)), torch.cat(labels))
+            return F.cross_entropy(torch.cat(all_logits), torch.cat(labels))
 
         self.fit(data, classes, loss, generator)
         with self.phase("statistics"):
@@ -155,32 +159,33 @@ class Replay(PromptAndClassifier):
         for modality, labels in list(self.labels.items()):
             rows = [(labels == c).nonzero()[: quota[c], 0] for c in labels.unique().tolist()]
             self._keep_rows(modality, torch.cat(rows))
-        prompt = self.prompt(data.modality)
-        z = self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt)
-        z = F.normalize(z, dim=1)
+        features = F.normalize(self.features(data.tokens, data.modality), dim=1)
         for c in data.classes:
-            self._herd_class(data, c, (data.labels == c).nonzero()[:, 0], z, quota[c])
+            self._herd_class(data, c, (data.labels == c).nonzero()[:, 0], features, quota[c])
 
-    def _herd_class(self, data: TaskData, c: int, new: Tensor, z: Tensor, count: int) -> None:
+    def _herd_class(self, data: TaskData, c: int, new: Tensor, features: Tensor, count: int) -> None:
         """Select the exemplars of a class; a class met again is selected from its exemplars and its new samples.
 
         Args:
             data: the task.
             c: the class.
             new: row numbers of its samples in the task.
-            z: ``[n, D]``, unit rows of all the task's samples.
+            features: f ``[n, d]``, unit rows of all the task's samples.
             count: exemplars to select.
         """
         labels = self.labels.get(data.modality)
         old = new[:0] if labels is None else (labels == c).nonzero()[:, 0]
         if labels is None or not len(old):
-            self._add_samples(data, new[herd(z[new], count)])
+            self._add_samples(data, new[herd(features[new], count)])
             return
-        prompt = self.bank.prompts[self.encoder.tower(data.modality)]
-        old_z = embed_all(self.encoder, self.exemplars[data.modality], data.modality, [prompt], rows=old)
-        old_tokens = subset(self.exemplars[data.modality], old)
-        order = herd(torch.cat([F.normalize(old_z, dim=1), z[new]]), count)
-        both = concat_tokens(old_tokens, without_query(subset(data.tokens, new)))
+        kept = self.exemplars[data.modality]
+        prompt = self.prompts.prompt(kept, data.modality)
+        assert prompt is not None
+        old_z = embed_all(self.prompts.head, kept, data.modality, [prompt], rows=old)
+        old_tokens = subset(kept, old)
+        old_features = F.normalize(self.classifier.features(old_z, unit_query(old_tokens)), dim=1)
+        order = herd(torch.cat([old_features, features[new]]), count)
+        both = concat_tokens(old_tokens, self._exemplars_of(data, new))
         self._keep_rows(data.modality, (labels != c).nonzero()[:, 0])  # the class's exemplars come back below
         self._append(data.modality, subset(both, order), torch.full_like(order, c))
 
@@ -192,7 +197,10 @@ class Replay(PromptAndClassifier):
 
     def _add_samples(self, data: TaskData, rows: Tensor) -> None:
         """Add samples of the task to the buffer."""
-        self._append(data.modality, without_query(subset(data.tokens, rows)), data.labels[rows])
+        self._append(data.modality, self._exemplars_of(data, rows), data.labels[rows])
+
+    def _exemplars_of(self, data: TaskData, rows: Tensor) -> Tokens:
+        return exemplar(subset(data.tokens, rows), self.classifier.reads_query)
 
     def _append(self, modality: str, tokens: Tokens, labels: Tensor) -> None:
         if not len(labels):
@@ -207,6 +215,8 @@ class Replay(PromptAndClassifier):
         for modality, exemplars in self.exemplars.items():
             tensors[f"exemplars/{modality}/tokens"] = exemplars.tokens
             tensors[f"exemplars/{modality}/labels"] = self.labels[modality]
+            if self.classifier.reads_query:
+                tensors[f"exemplars/{modality}/query"] = exemplars.query
             if exemplars.mask is not None:
                 tensors[f"exemplars/{modality}/mask"] = exemplars.mask
         return tensors, {**values, "modalities": list(self.exemplars), "seen": self.seen}
@@ -217,5 +227,5 @@ class Replay(PromptAndClassifier):
         for modality in values["modalities"]:
             saved = strip_prefix(f"exemplars/{modality}/", tensors)
             no_query = torch.zeros(len(saved["labels"]), 0, device=saved["labels"].device)
-            self.exemplars[modality] = Tokens(saved["tokens"], no_query, saved.get("mask"))
+            self.exemplars[modality] = Tokens(saved["tokens"], saved.get("query", no_query), saved.get("mask"))
             self.labels[modality] = saved["labels"]

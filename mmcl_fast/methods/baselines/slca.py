@@ -2,7 +2,8 @@
 
 1. The representation (here: the prompts) learns at a much smaller rate than the classifier, with cross-entropy over
    the task's classes.
-2. For each class, mean and covariance of its features f(z) are kept, N(mu_c, Sigma_c).
+2. For each class, mean and covariance of what the classifier reads are kept, N(mu_c, Sigma_c). It reads f(z), or f(u)
+   with ``features = "zq"``.
 3. From the second task on, the classifier alone is aligned after each task. Features are sampled from all classes'
    Gaussians. With logits H = [h_1, ..., h_t], a block h_k for each task's classes,
 
@@ -18,6 +19,8 @@ Departures from the paper and its public code:
 - Step 1 uses Adam, as all methods here do.
 - Old means stay where they were measured. The authors' code multiplies them by 0.9 to 1.0 by the age of the task, which
   the paper does not have.
+- The paper does not have ``token_scale_shift``, nor a classifier that reads q (``features``). Scales and shifts learn
+  as slowly as prefixes.
 
 Options: :class:`SlcaOptions`.
 """
@@ -25,7 +28,7 @@ Options: :class:`SlcaOptions`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,32 +37,23 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.classifier import classifier_input
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    ClassifierRate,
-    Epochs,
-    LearningRate,
-    MethodOptions,
-    Positive,
-    PromptLength,
-    PromptRate,
-)
-from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier
+from mmcl_fast.methods.shared.classifier import cross_entropy_of_task
+from mmcl_fast.methods.shared.options import LearningRate, Positive, PromptRate
+from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, PromptAndClassifierOptions
+from mmcl_fast.methods.shared.tower_prompts import ScalesRate
 from mmcl_fast.methods.shared.training_steps import optimise
-from mmcl_fast.option_fields import FormerName, Symbol
+from mmcl_fast.option_fields import FormerName, Symbol, Tunable
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of alignment
 
 
-class SlcaOptions(MethodOptions):
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: PromptRate = 0.0001
-    classifier_lr: ClassifierRate = 0.003
+class SlcaOptions(PromptAndClassifierOptions):
+    lr: Annotated[PromptRate, Tunable(1e-6, 0.1)] = 0.0001
+    scale_shift_lr: Annotated[ScalesRate, Tunable(1e-6, 0.1)] = 0.0001
     align_epochs: int = Field(5, ge=0, description="Epochs of classifier alignment after each task from the second on")
-    align_lr: LearningRate = Field(0.01, description="Largest learning rate of classifier alignment")
+    align_lr: Annotated[LearningRate, Tunable(0.001, 0.3)] = Field(
+        0.01, description="Largest learning rate of classifier alignment"
+    )
     sampled_features: Annotated[int, FormerName("draws")] = Field(
         256, ge=1, description="Features sampled for each class and epoch of classifier alignment; also its batch size"
     )
@@ -68,7 +62,7 @@ class SlcaOptions(MethodOptions):
 
 @dataclass
 class ClassGaussian:
-    """A class's features: count, mean ``[D]``, and factor ``[r, D]`` with covariance factor'factor, r <= D."""
+    """A class's features: count, mean ``[d]``, and factor ``[r, d]`` with covariance factor'factor, r <= d."""
 
     count: int
     mean: Tensor
@@ -76,7 +70,7 @@ class ClassGaussian:
 
     @staticmethod
     def fit(x: Tensor) -> ClassGaussian:
-        """Return the Gaussian of features ``[n, D]``, with the unbiased covariance."""
+        """Return the Gaussian of features ``[n, d]``, with the unbiased covariance."""
         mean = x.mean(0)
         return ClassGaussian(len(x), mean, _at_most_square((x - mean) / max(len(x) - 1, 1) ** 0.5))
 
@@ -94,13 +88,13 @@ class ClassGaussian:
         return ClassGaussian(total, mean, _at_most_square(rows / (total - 1) ** 0.5))
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return ``[count, D]`` random features."""
+        """Return ``[count, d]`` random features."""
         noise = torch.randn(count, len(self.factor), generator=generator).to(self.mean.device)
         return self.mean + noise @ self.factor
 
 
 def _at_most_square(rows: Tensor) -> Tensor:
-    """Return a factor of rows'rows with at most D rows, for rows ``[n, D]``: nothing beyond the rank is kept."""
+    """Return a factor of rows'rows with at most d rows, for rows ``[n, d]``: nothing beyond the rank is kept."""
     return rows if len(rows) <= rows.shape[1] else torch.linalg.qr(rows, mode="r").R
 
 
@@ -120,6 +114,7 @@ class Slca(PromptAndClassifier):
 
     name = "slca"
     Options = SlcaOptions
+    class_state: ClassVar[tuple[str, ...]] = ("classifier/", "gaussian/")
 
     def __init__(self, encoder: Encoder, options: SlcaOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
@@ -131,7 +126,7 @@ class Slca(PromptAndClassifier):
         self.fit(
             data,
             classes,
-            lambda z, rows, prompt: self.classifier.loss(z, target[rows], data.classes),
+            lambda logits, rows, parts: cross_entropy_of_task(logits, target[rows], data.classes),
             self.generator(data.index, 3),
         )
         with self.phase("statistics"):
@@ -141,9 +136,7 @@ class Slca(PromptAndClassifier):
 
     def _remember(self, data: TaskData) -> None:
         """Step 2: update the Gaussians of the task's classes."""
-        prompt = self.prompt(data.modality)
-        z = self.embedding_cache.embed_with_prompt(self.encoder, data.tokens, data.modality, prompt)
-        x = classifier_input(z)
+        x = self.features(data.tokens, data.modality)
         new = [c for c in data.classes if c not in self.gaussians]
         if new:
             self.tasks.append(new)

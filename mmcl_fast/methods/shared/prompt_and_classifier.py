@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,32 +11,44 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import GrowingClassifier, train_in_one_process
-from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset
+from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier, train_in_one_process
+from mmcl_fast.methods.shared.embedding import unit_query
+from mmcl_fast.methods.shared.options import ClassifierRate
+from mmcl_fast.methods.shared.prompts import batches, subset
+from mmcl_fast.methods.shared.tower_prompts import TowerPromptOptions, TowerPrompts, join_parts
+from mmcl_fast.option_fields import Tunable
+
+
+class PromptAndClassifierOptions(TowerPromptOptions):
+    """Options of methods that train a prompt for each tower together with a classifier."""
+
+    features: ClassifierFeatures = "z"
+    classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.003
 
 
 class PromptAndClassifier(Method):
-    """A method that trains one prompt for all modalities of a tower, as finetune does, and a linear classifier over z.
+    """A method that trains one prompt for all modalities of a tower, as finetune does, and a linear classifier.
 
-    Its options have ``prompt_length``, ``epochs``, ``batch_size``, ``lr`` (of prompts) and ``classifier_lr``. The given
-    modality changes nothing. Before the first task the scores are zero-shot; later they are -inf for classes that were
-    never trained.
+    Its options are :class:`PromptAndClassifierOptions`. The given modality changes nothing. Before the first task the
+    scores are zero-shot; later they are -inf for classes that were never trained.
+
+    Attributes:
+        prompts: the prompts of all towers.
+        classifier: reads z, or z and q.
     """
+
+    class_state: ClassVar[tuple[str, ...]] = ("classifier/",)
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.bank = PromptBank(encoder, options.prompt_length)  # names of prompts are towers
-        self.classifier = GrowingClassifier(encoder.dim, encoder.device)
-
-    def prompt(self, modality: str) -> Tensor | None:
-        """Return the prompt of a modality's tower; None where the tower learned none yet."""
-        return self.bank.prompts.get(self.encoder.tower(modality))
+        self.prompts = TowerPrompts(encoder, options)
+        self.classifier = GrowingClassifier.of(encoder, options.features)
 
     def fit(
         self,
         data: TaskData,
         classes: Classes,
-        loss: Callable[[Tensor, Tensor, Tensor], Tensor],
+        loss: Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor],
         generator: torch.Generator,
     ) -> None:
         """Train the tower's prompt and the classifier, which gets its new rows here.
@@ -44,47 +56,57 @@ class PromptAndClassifier(Method):
         Args:
             data: the task.
             classes: all classes, the task's included.
-            loss: (z ``[B, D]`` of the batch, its row numbers ``[B]`` in the task's data, prompt) -> scalar.
+            loss: (logits ``[B, C]`` of the batch over all classes, its row numbers ``[B]`` in the task's data, the
+                prompt's parts by name, see ``TowerPrompts``) -> scalar.
             generator: the source of all random numbers.
         """
-        o, prompt = self.options, self.prompt(data.modality)
-        prompt = (self.bank.fresh(data.modality, generator) if prompt is None else prompt).clone()
-        self.classifier.grow(len(classes))
+        o, classifier = self.options, self.classifier
+        parts = self.prompts.parts_to_train(data.tokens, data.modality, generator)
+        classifier.grow(len(classes))
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
 
         def step_loss(step: int) -> Tensor:
             rows = plan[step].to(data.labels.device)
-            return loss(self.encoder.head(subset(data.tokens, rows), prompt, data.modality), rows, prompt)
+            batch = subset(data.tokens, rows)
+            z = self.prompts.head.head(batch, join_parts(parts), data.modality)
+            return loss(classifier(z, unit_query(batch)), rows, parts)
 
         with self.phase("prompts", len(plan)) as shown:
             train_in_one_process(
                 self,
-                [([prompt], o.lr), (self.classifier.parameters, o.classifier_lr)],
+                [*self.prompts.groups(parts), (classifier.parameters, o.classifier_lr)],
                 len(plan),
                 step_loss,
                 advance=shown.advance,
                 generator=generator,
             )
-        self.bank.prompts[self.encoder.tower(data.modality)] = prompt
+        self.prompts.stored |= parts
+
+    def embed(self, tokens: Tokens, modality: str) -> Tensor:
+        """Return z ``[n, D]`` under the tower's prompt, without gradient; of the bare head where it has none."""
+        prompt = self.prompts.prompt(tokens, modality)
+        return self.embedding_cache.embed_with_prompt(self.prompts.head, tokens, modality, prompt)
+
+    def features(self, tokens: Tokens, modality: str) -> Tensor:
+        """Return what the classifier reads, without gradient: ``[n, D]``, or ``[n, D + Dq]`` with the query."""
+        return self.classifier.features(self.embed(tokens, modality), unit_query(tokens))
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not len(self.classifier):
             return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality, self.prompt(modality))
-        return self.classifier.scores(z, len(classes))
+        return self.classifier.scores(self.embed(tokens, modality), len(classes), unit_query(tokens))
 
     def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
-        z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality, self.prompt(modality))
-        return {"under the tower's prompt": F.normalize(z, dim=-1)}
+        return {"under the tower's prompt": F.normalize(self.embed(tokens, modality), dim=-1)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return (
-            {f"prompt/{k}": v for k, v in self.bank.prompts.items()}
+            {f"prompt/{k}": v for k, v in self.prompts.stored.items()}
             | {f"classifier/{k}": v for k, v in self.classifier.state().items()}
         ), {}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.bank.prompts = strip_prefix("prompt/", tensors)
+        self.prompts.stored = strip_prefix("prompt/", tensors)
         self.classifier.load_state(strip_prefix("classifier/", tensors))
 
 

@@ -5,6 +5,7 @@ from mmcl_fast.methods import Classes, make_options, method_class
 from mmcl_fast.methods.baselines.ewc import classifier_fisher, fisher_penalty, prompt_fisher
 from mmcl_fast.methods.baselines.lwf import distillation_loss
 from mmcl_fast.methods.shared.classifier import GrowingClassifier
+from mmcl_fast.methods.shared.tower_prompts import join_parts
 from tests.methods.comm.test_method import task
 from tests.toy import ToyEncoder
 
@@ -29,7 +30,7 @@ def two_tasks(name, **options):
     method.learn(first, Classes(keys[:2], texts[:2], encoder.text(texts[:2])))
     classes = Classes(keys, texts, encoder.text(texts))
     old = {
-        "prompt": method.prompt("image"),
+        "prompt": method.prompts.prompt(first.tokens, "image"),
         "weight": method.classifier.weight,
         "logits": method.scores(second.tokens, "depth", classes, given=False)[:, :2],
     }
@@ -69,11 +70,11 @@ def test_the_fisher_is_the_mean_square_of_each_samples_own_gradient():
         for total, leaf in zip(expected, leaves):
             total += leaf.grad.square()
         head.weight, head.bias = (p.detach() for p in leaves[1:])
-    prefix = prompt.expand(16, *prompt.shape).clone().requires_grad_(True)
-    z = encoder.head(data.tokens, prefix, "image")
+    prompts = prompt.flatten().repeat(16, 1).requires_grad_(True)
+    z = encoder.head(data.tokens, prompts.unflatten(1, prompt.shape), "image")
     logits = head(z)[:, [1, 3]]
-    weight, bias = classifier_fisher(z.detach(), logits.detach(), drawn)
-    torch.testing.assert_close(prompt_fisher(logits, prefix, drawn), expected[0], rtol=1e-4, atol=1e-8)
+    weight, bias = classifier_fisher(head.features(z.detach()), logits.detach(), drawn)
+    torch.testing.assert_close(prompt_fisher(logits, prompts, drawn), expected[0].flatten(), rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(weight, expected[1][[1, 3]], rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(bias, expected[2][[1, 3]], rtol=1e-4, atol=1e-8)
 
@@ -97,7 +98,7 @@ def test_a_strong_penalty_keeps_the_prompt_where_its_fisher_is():
     moved = {}
     for strength in (0.0, 1e4, 1e8):
         method, _, old = two_tasks("ewc", strength=strength)
-        moved[strength] = float((method.prompt("image") - old["prompt"]).norm())
+        moved[strength] = float((join_parts(method.prompts.stored) - old["prompt"]).norm())
         assert torch.equal(method.classifier.weight[:2], old["weight"])  # other classes' rows have no gradient
     assert moved[1e8] < moved[1e4] < moved[0.0]
 

@@ -130,7 +130,7 @@ def test_exemplars_lie_in_the_order_of_herding_on_unit_z_under_the_learned_promp
     steps = sequence(encoder, "herding", 12)
     _, data = next(steps)
     method, _ = next(steps)
-    z = F.normalize(encoder.head(data.tokens, method.prompt("image"), "image"), dim=1)
+    z = F.normalize(encoder.head(data.tokens, method.prompts.stored["vision"], "image"), dim=1)
     for c in (0, 1):
         order = herd(z[data.labels == c], 6)
         assert order.tolist() != list(range(6))

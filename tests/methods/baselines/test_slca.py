@@ -4,6 +4,7 @@ import torch
 from mmcl_fast.methods import Classes, make_options
 from mmcl_fast.methods.baselines.slca import ClassGaussian, Slca, normalise_logits
 from mmcl_fast.methods.shared.classifier import classifier_input
+from mmcl_fast.methods.shared.prompts import PromptBank
 from tests.methods.comm.test_method import task
 from tests.toy import ToyEncoder
 
@@ -62,7 +63,7 @@ def test_a_class_met_again_has_the_statistics_of_all_its_samples():
 
 def test_what_is_kept_of_a_class_are_its_features_under_the_learned_prompt():
     method, _, data = two_tasks()
-    x = classifier_input(method.encoder.head(data.tokens, method.prompt("image"), "image"))[data.labels == 3]
+    x = classifier_input(method.prompts.head.head(data.tokens, method.prompts.prompt(data.tokens, "image"), "image"))[data.labels == 3]
     torch.testing.assert_close(method.gaussians[3].mean, x.mean(0), rtol=1e-4, atol=1e-4)
     factor = method.gaussians[3].factor
     torch.testing.assert_close(factor.T @ factor, torch.cov(x.T), rtol=1e-3, atol=1e-3)
@@ -71,7 +72,7 @@ def test_what_is_kept_of_a_class_are_its_features_under_the_learned_prompt():
 def test_alignment_moves_the_classifier_alone_and_lowers_the_loss_over_all_classes():
     method, (weight, bias), _ = two_tasks(align_epochs=5, sampled_features=128)
     without, *_ = two_tasks(align_epochs=0)
-    assert torch.equal(method.prompt("image"), without.prompt("image"))
+    assert torch.equal(method.prompts.stored["vision"], without.prompts.stored["vision"])
     assert torch.equal(weight, without.classifier.weight)
     generator = torch.Generator().manual_seed(9)
     x = torch.cat([g.sample(200, generator) for g in method.gaussians.values()])
@@ -105,8 +106,8 @@ def test_features_are_sampled_anew_for_each_epoch_and_seed(monkeypatch):
 def test_the_prompt_is_the_slow_learner():
     method, *_ = two_tasks(epochs=1)
     encoder, other = method.encoder, two_tasks(epochs=1, lr=0.01)[0]
-    start = method.bank.fresh("image", method.generator(0, 3))
-    moved = [float((m.prompt("image") - start).abs().mean()) for m in (method, other)]
+    start = PromptBank(encoder, 8).fresh("image", method.generator(0, 3))
+    moved = [float((m.prompts.stored["vision"] - start).abs().mean()) for m in (method, other)]
     assert 0 < moved[0] < moved[1] / 20
     assert encoder.num_prompted_blocks == len(start)
 

@@ -1,0 +1,123 @@
+"""One prompt for each tower, for methods that train the same prompt in every task.
+
+A prompt is a prefix that all modalities of a tower share. With ``token_scale_shift`` it also scales and shifts the
+trunk's tokens, as COMM's prompts do (``token_scale_shift.py``). A scale and shift belongs to a position. So samples
+share them only where their tokens have one layout: the same number of frames, and of tokens in a frame. The layout can
+be seen from a sample's tokens. So the prompt of a sample never depends on whether its modality is given.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.methods.shared.options import BatchSize, Epochs, LearningRate, MethodOptions, PromptLength, PromptRate
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from mmcl_fast.option_fields import Tunable
+
+ScalesTokens = Annotated[
+    bool,
+    Field(description="A prompt also scales and shifts the trunk's tokens, as COMM's do; false: it is a prefix alone"),
+]
+ScalesTextTokens = Annotated[
+    bool, Field(description="Prompts of text scale and shift tokens too, where a token's position says little")
+]
+ScalesRate = Annotated[LearningRate, Field(description="Largest learning rate of the scales and shifts of tokens")]
+
+
+class TowerPromptOptions(MethodOptions):
+    """Options of methods that train :class:`TowerPrompts`."""
+
+    prompt_length: PromptLength = 8
+    token_scale_shift: ScalesTokens = False
+    text_scale_shift: ScalesTextTokens = False
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    lr: Annotated[PromptRate, Tunable(1e-4, 3.0)] = 0.1
+    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3)] = 0.01
+
+
+class TowerPrompts:
+    """The prompts of all towers, in parts by name.
+
+    The part "vision" is the prefix ``[J, 2, L, d]`` of that tower. The part "vision/8x49" holds the scales and shifts,
+    flat, of samples with 8 frames of 49 tokens. Texts have any length, so all of them share "text/any".
+
+    Args:
+        encoder: the encoder.
+        options: of the method.
+
+    Attributes:
+        stored: name -> part.
+        head: the encoder's head for prompts ``[P]``: the parts of a sample in one vector.
+    """
+
+    def __init__(self, encoder: Encoder, options: TowerPromptOptions):
+        o = options
+        self.encoder, self.options = encoder, o
+        self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
+        self.head = self.bank.head
+        self.stored: dict[str, Tensor] = {}
+
+    def layout(self, tokens: Tokens, modality: str) -> str:
+        """Return the name of the part that holds the scales and shifts of such samples."""
+        tower = self.encoder.tower(modality)
+        if tower == "text":
+            return f"{tower}/any"
+        frames = self.head.frames(modality)
+        return f"{tower}/{frames}x{tokens.tokens.shape[1] // frames}"
+
+    def parts_to_train(self, tokens: Tokens, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return copies of the parts of such samples by name, new ones included; the prefix comes first.
+
+        A new prefix is small random numbers. New scales and shifts change nothing. ``generator`` is used only where a
+        part is new.
+        """
+        tower, layout = self.encoder.tower(modality), self.layout(tokens, modality)
+        count = self.head.prompt_size(tokens, modality) - self.head.prefix(modality).numel()
+        prefix, scale_shift = self.stored.get(tower), self.stored.get(layout)
+        if prefix is None or (scale_shift is None and count):
+            self.bank.reserve(tokens, modality)
+            fresh = self.head.split(self.bank.fresh(modality, generator), modality)
+            prefix = fresh[0].view(self.head.prefix(modality)) if prefix is None else prefix
+            scale_shift = fresh[1] if scale_shift is None else scale_shift
+        parts = {tower: prefix.clone()}
+        if count:
+            assert scale_shift is not None
+            parts[layout] = F.pad(scale_shift.clone(), (0, max(0, count - len(scale_shift))))  # a text may be longer
+        return parts
+
+    def groups(self, parts: dict[str, Tensor]) -> list[tuple[list[Tensor], float]]:
+        """Return the groups of parts and their learning rates, as ``train_groups`` takes them."""
+        prefix, *scale_shift = parts.values()
+        return [([prefix], self.options.lr), *[([part], self.options.scale_shift_lr) for part in scale_shift]]
+
+    def prompt(self, tokens: Tokens, modality: str) -> Tensor | None:
+        """Return the prompt ``[P]`` that such samples take; None where the tower has learned none yet.
+
+        It is the prefix alone where no sample of that layout has been learned.
+        """
+        parts = self.parts(tokens, modality)
+        return join_parts(parts) if parts else None
+
+    def parts(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
+        """Return the stored parts of such samples by name: the prefix, then scales and shifts; empty where none are."""
+        tower = self.encoder.tower(modality)
+        names = (tower, self.layout(tokens, modality)) if tower in self.stored else ()
+        return {name: self.stored[name] for name in names if name in self.stored}
+
+
+def join_parts(parts: dict[str, Tensor]) -> Tensor:
+    """Return parts of a prompt as one vector ``[P]``, in their order."""
+    return torch.cat([part.flatten() for part in parts.values()])
+
+
+def split_like(prompt: Tensor, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Split a vector ``[P]`` into parts of the names and shapes of ``parts``: the inverse of :func:`join_parts`."""
+    pieces = prompt.split([part.numel() for part in parts.values()])
+    return {name: piece.view(part.shape) for piece, (name, part) in zip(pieces, parts.items())}
