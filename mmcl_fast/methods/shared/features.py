@@ -11,11 +11,11 @@ Later tasks of the modality leave its prompt as it is, so features of old sample
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast import distributed
@@ -28,14 +28,15 @@ from mmcl_fast.methods.shared.options import (
     BatchSize,
     ClassifierRate,
     Epochs,
+    LearningRate,
     MethodOptions,
     PromptLength,
     PromptRate,
-    ScaleShiftRate,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from mmcl_fast.option_fields import Tunable, TunableChoices
 
 FeatureSource = Literal["q", "z", "zq"]
 Features = Annotated[
@@ -46,7 +47,8 @@ Adaptation = Annotated[
     Literal["none", "prefix", "scale_shift"],
     Field(
         description="The prompt of z that each modality learns on its first task. none: the bare head. prefix: a "
-        "prefix. scale_shift: a prefix, and outside text also scales and shifts of the trunk's tokens"
+        "prefix. scale_shift: a prefix, and outside text also scales and shifts of the trunk's tokens. Without z among "
+        "the features nothing is learned"
     ),
 ]
 RECOGNISER_PENALTY = 0.01  # COMM's default for its relevance function
@@ -56,22 +58,15 @@ class FeatureOptions(MethodOptions):
     """Options of methods that read features by a :class:`FeatureReader`."""
 
     features: Features = "zq"
-    adaptation: Adaptation = "none"
+    adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
     prompt_length: PromptLength = 8
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: PromptRate = 0.01
-    scale_shift_lr: ScaleShiftRate = 0.02
+    scale_shift_lr: Annotated[LearningRate, Tunable(0.002, 0.2)] = Field(
+        0.02, description="Largest learning rate of the scales and shifts of tokens"
+    )
     classifier_lr: ClassifierRate = 0.003
-
-    @model_validator(mode="after")
-    def _adaptation_needs_z(self) -> Self:
-        if self.features == "q" and self.adaptation != "none":
-            raise ValueError(
-                f'adaptation = "{self.adaptation}" changes z alone, and features = "q" reads no z; '
-                'set features = "zq" or adaptation = "none"'
-            )
-        return self
 
 
 class FeatureReader:
@@ -85,6 +80,7 @@ class FeatureReader:
 
     Attributes:
         width: D for z, Dq for q, D + Dq for both.
+        adapts: prompts are learned.
         bank: the prompt of each modality.
         recogniser: the classifier of the modality.
     """
@@ -95,6 +91,7 @@ class FeatureReader:
         self.width = (self.encoder.dim if "z" in o.features else 0) + (
             self.encoder.query_dim if "q" in o.features else 0
         )
+        self.adapts = o.adaptation != "none" and "z" in o.features
         self.bank = TokenScaleShiftBank(
             self.encoder, o.prompt_length, o.adaptation == "scale_shift", text_scale_shift=False
         )
@@ -113,7 +110,7 @@ class FeatureReader:
         Raises:
             RunError: the loss became NaN or infinite.
         """
-        if self.options.adaptation == "none":
+        if not self.adapts:
             return
         with self.method.phase("relevance"):
             generator = self.method.generator(data.index, 1)
@@ -182,7 +179,7 @@ class FeatureReader:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors whose names begin with ``adaptation/``, and values; both are empty without adaptation."""
-        if self.options.adaptation == "none":
+        if not self.adapts:
             return {}, {}
         recogniser, values = self.recogniser.state()
         tensors = {f"adaptation/prompt/{name}": prompt for name, prompt in self.bank.prompts.items()}
@@ -191,7 +188,7 @@ class FeatureReader:
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned; other tensors and values are left to the method."""
-        if self.options.adaptation == "none":
+        if not self.adapts:
             return
         self.recogniser.load_state(strip_prefix("adaptation/recogniser/", tensors), values["adaptation"])
         prompts = strip_prefix("adaptation/prompt/", tensors)

@@ -162,3 +162,10 @@ TextScaleShift = Annotated[
 ScaleShiftRate = Annotated[
     LearningRate, Field(description="Largest learning rate of the scales and shifts of tokens"), FormerName("rows_lr")
 ]
+CovarianceShrinkage = Annotated[
+    float,
+    Field(
+        ge=TINY, le=1, description="Share of a multiple of the identity, with the same mean variance, in the covariance"
+    ),
+    Symbol("e"),
+]
