@@ -36,7 +36,7 @@ def penalty_grid(scale: float, per_decade: int = PENALTIES_PER_DECADE) -> Tensor
 
 @dataclass(frozen=True)
 class RidgeSpectrum:
-    """What GCV needs of a regression, in the eigenvectors of its Gram matrix.
+    """The quantities from which GCV is computed, in the eigenvectors of the Gram matrix.
 
     Attributes:
         eigenvalues: e ``[r]`` float64, above 0, ascending; r is at most n - ``free``.
@@ -163,7 +163,7 @@ class Ridge:
         return weight
 
     def spectrum(self) -> RidgeSpectrum:
-        """Return the spectrum of the centred regression, of which GCV is computed."""
+        """Return the spectrum of the centred regression; GCV is computed from it."""
         return self._centred()[0]
 
     def _centred(self) -> tuple[RidgeSpectrum, Tensor, Tensor, Tensor]:

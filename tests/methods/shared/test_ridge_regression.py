@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +31,7 @@ def gcv_from_residuals(x: Tensor, y: Tensor, penalty: float) -> float:
     return float(n * residuals.square().sum() / (n - hat.trace()) ** 2)
 
 
-def learned(x: Tensor, labels: Tensor, classes: int, penalty: float | str = "auto") -> Ridge:
+def learned(x: Tensor, labels: Tensor, classes: int, penalty: float | Literal["auto"] = "auto") -> Ridge:
     ridge = Ridge(x.shape[1], penalty)
     for part in (slice(0, 5), slice(5, None)):
         ridge.add(x[part], labels[part], classes)
