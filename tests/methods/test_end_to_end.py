@@ -47,7 +47,7 @@ CASES = {
     ),
     "ranpac": Case("ranpac", RANPAC, {"agnostic": 50}, RANPAC, (1, 3)),
     "dns": Case(
-        "dns", DNS, {"agnostic": 16, "given": 16}, {"epochs": 2, "batch_size": 8, "source": "z"}, (3, 6), {"layers"}
+        "dns", DNS, {"agnostic": 16, "given": 16}, {"epochs": 2, "batch_size": 8, "features": "z"}, (3, 6), {"layers"}
     ),
     **{
         f"replay-{kind}": Case(

@@ -15,6 +15,7 @@ Departures from the paper:
 - The paper divides 100 components among the tasks, 10 for each in most of its streams. Here the number of tasks is not
   known, so each task adds ``components``. Length 8 is the paper's.
 - Each tower has its own components.
+- In the paper the classifier reads z alone. Here it can read q too (``features``).
 
 Options: :class:`CodaPromptOptions`.
 """
@@ -29,27 +30,17 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    ClassifierRate,
-    Epochs,
-    LearningRate,
-    MethodOptions,
-    PromptLength,
-    Weight,
-)
-from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool
-from mmcl_fast.option_fields import Symbol
+from mmcl_fast.methods.shared.options import LearningRate, Weight
+from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, PromptPoolOptions
+from mmcl_fast.option_fields import Symbol, Tunable
 
 
-class CodaPromptOptions(MethodOptions):
+class CodaPromptOptions(PromptPoolOptions):
     components: int = Field(10, ge=1, description="Prompt components that each task adds")
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: LearningRate = Field(0.03, description="Largest learning rate of components, keys and attention vectors")
-    classifier_lr: ClassifierRate = 0.0003
-    orthogonality: Annotated[Weight, Symbol(r"\lambda")] = Field(
+    lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
+        0.03, description="Largest learning rate of components, keys and attention vectors"
+    )
+    orthogonality: Annotated[Weight, Symbol(r"\lambda"), Tunable(0.001, 10.0)] = Field(
         0.1, description="Weight of the loss term that keeps components, keys and attention vectors orthogonal"
     )
 

@@ -22,6 +22,7 @@ Departures from that code:
 - P' is made with the layers of today, which old similarities are computed with. The code sums it up over past layers.
 - No bias. The code trains one without projection.
 - The contrastive loss runs over the task's class texts, because all samples of a class share their text.
+- The paper has f = z alone (``features``). It has no trained classifier: classes are scored by their texts.
 - Without a given modality, the layer of the modality that the relevance function finds most likely is used. The paper
   always knows the modality.
 
@@ -31,7 +32,7 @@ Options: :class:`DnsOptions`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,18 +48,25 @@ from mmcl_fast.methods.shared.gram import gram_matrix
 from mmcl_fast.methods.shared.options import BatchSize, Epochs, LearningRate, MethodOptions, RelevancePenalty, Weight
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches
+from mmcl_fast.option_fields import FormerName, Tunable
 
 ROUNDING = 1e-8  # an eigenvalue below this share of the largest one is rounding
 
 
 class DnsOptions(MethodOptions):
-    source: Literal["z", "zq"] = Field(
-        "zq", description="Features f. z: the bare head's output, as in the paper. zq: z and the trunk's query q"
+    features: Annotated[Literal["z", "zq"], FormerName("source")] = Field(
+        "zq",
+        description="What the linear layers read. z: the bare head's output, as in the paper. zq: z and the trunk's "
+        "query q",
     )
-    lambda_min: Weight = Field(0.001, description="Directions of earlier features with a larger eigenvalue are kept")
+    lambda_min: Annotated[Weight, Tunable(1e-6, 0.1)] = Field(
+        0.001, description="Directions of earlier features with a larger eigenvalue are kept"
+    )
     epochs: Epochs = 20
     batch_size: BatchSize = 32
-    lr: LearningRate = Field(0.001, description="Largest learning rate of the linear layers")
+    lr: Annotated[LearningRate, Tunable(1e-5, 0.1)] = Field(
+        0.001, description="Largest learning rate of the linear layers"
+    )
     relevance_penalty: RelevancePenalty = 0.01
 
 
@@ -113,7 +121,7 @@ class Dns(Method):
     def __init__(self, encoder: Encoder, options: DnsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
-        self.width = encoder.dim + (encoder.query_dim if options.source == "zq" else 0)
+        self.width = encoder.dim + (encoder.query_dim if options.features == "zq" else 0)
         self.layers: dict[str, Tensor] = {}
         self.text_layer = torch.eye(encoder.dim, device=encoder.device)
         self.features: dict[str, SecondMoment] = {}
@@ -181,7 +189,7 @@ class Dns(Method):
     def _features(self, tokens: Tokens, modality: str) -> Tensor:
         """f, ``[n, d]`` float32."""
         z = F.normalize(self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality), dim=-1)
-        return z if self.options.source == "z" else torch.cat([z, unit_query(tokens)], dim=1)
+        return z if self.options.features == "z" else torch.cat([z, unit_query(tokens)], dim=1)
 
     @property
     def uses_given_modality(self) -> bool:

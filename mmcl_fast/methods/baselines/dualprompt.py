@@ -15,6 +15,7 @@ Departures from the paper and its public code:
 - The paper prompts five blocks: the first two by g (length 5), three by e (length 20). Here, of J prompted blocks the
   first J // 2 have g, and both prompts have one length, as the prompts of all methods here.
 - Each tower has its own g, e and keys; a sample is matched with the tasks of its tower.
+- In the paper the classifier reads z alone. Here it can read q too (``features``).
 
 Options: :class:`DualPromptOptions`.
 """
@@ -28,26 +29,16 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    ClassifierRate,
-    Epochs,
-    LearningRate,
-    MethodOptions,
-    PromptLength,
-    Weight,
-)
-from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, cosine_distance
-from mmcl_fast.option_fields import Symbol
+from mmcl_fast.methods.shared.options import LearningRate, Weight
+from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, PromptPoolOptions, cosine_distance
+from mmcl_fast.option_fields import Symbol, Tunable
 
 
-class DualPromptOptions(MethodOptions):
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: LearningRate = Field(0.03, description="Largest learning rate of prompts and keys")
-    classifier_lr: ClassifierRate = 0.0003
-    match: Annotated[Weight, Symbol(r"\lambda")] = Field(
+class DualPromptOptions(PromptPoolOptions):
+    lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
+        0.03, description="Largest learning rate of prompts and keys"
+    )
+    match: Annotated[Weight, Symbol(r"\lambda"), Tunable(0.01, 10.0)] = Field(
         1.0, description="Weight of the loss term that moves a task's key to its queries"
     )
 

@@ -15,6 +15,7 @@ Departures from the paper and its public code:
   and values of every prompted block, as for all methods. They are so short that a sample gets 8 tokens in all, as with
   the other methods (N = 4, length 2).
 - Each tower has its own pool.
+- In the paper the classifier reads z alone. Here it can read q too (``features``).
 
 Options: :class:`L2pOptions`.
 """
@@ -28,28 +29,20 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    ClassifierRate,
-    Epochs,
-    LearningRate,
-    MethodOptions,
-    PromptLength,
-    Weight,
-)
-from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, cosine_distance
-from mmcl_fast.option_fields import Symbol
+from mmcl_fast.methods.shared.options import ClassifierRate, LearningRate, PromptLength, Weight
+from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, PromptPoolOptions, cosine_distance
+from mmcl_fast.option_fields import Symbol, Tunable
 
 
-class L2pOptions(MethodOptions):
+class L2pOptions(PromptPoolOptions):
     pool_size: Annotated[int, Symbol("M")] = Field(10, ge=1, description="Prompts in the pool of a tower")
     selected: Annotated[int, Symbol("N")] = Field(4, ge=1, description="Prompts that each sample selects from the pool")
     prompt_length: PromptLength = 2
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: LearningRate = Field(0.1, description="Largest learning rate of prompts and keys")
-    classifier_lr: ClassifierRate = 0.003
-    pull: Annotated[Weight, Symbol(r"\lambda")] = Field(
+    lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
+        0.1, description="Largest learning rate of prompts and keys"
+    )
+    classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.003
+    pull: Annotated[Weight, Symbol(r"\lambda"), Tunable(0.01, 10.0)] = Field(
         0.5, description="Weight of the loss term that moves selected keys to the sample's query"
     )
 

@@ -18,6 +18,7 @@ Departures from the paper and its public code:
   the length that all methods have. K = 5 is the paper's.
 - The paper does not have ``token_scale_shift``. It gives each domain COMM's scales and shifts of tokens too, for a
   comparison in which both methods have prompts of one kind (``methods/shared/token_scale_shift.py``).
+- In the paper a domain's classifier reads z alone. Here it can read q too (``features``).
 
 Options: :class:`SPromptsOptions`.
 """
@@ -25,7 +26,7 @@ Options: :class:`SPromptsOptions`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import GrowingClassifier
+from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.options import (
     BatchSize,
@@ -50,7 +51,7 @@ from mmcl_fast.methods.shared.options import (
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompt_pool import train_prompts_and_classifier
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
-from mmcl_fast.option_fields import Symbol
+from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
 
 ROUNDS = 100  # most rounds of K-means; it mostly ends earlier
 
@@ -61,10 +62,13 @@ class SPromptsOptions(MethodOptions):
     text_scale_shift: TextScaleShift = False
     epochs: Epochs = 20
     batch_size: BatchSize = 32
-    lr: LearningRate = Field(0.1, description="Largest learning rate of the prefixes")
-    scale_shift_lr: ScaleShiftRate = 0.01
-    classifier_lr: ClassifierRate = 0.003
-    centroids: Annotated[int, Symbol("K")] = Field(5, ge=1, description="K-means centroids of each task's queries")
+    lr: Annotated[LearningRate, Tunable(1e-3, 3.0)] = Field(0.1, description="Largest learning rate of the prefixes")
+    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(3e-4, 0.3)] = 0.01
+    features: ClassifierFeatures = "z"
+    classifier_lr: Annotated[ClassifierRate, Tunable(1e-4, 0.1)] = 0.003
+    centroids: Annotated[int, Symbol("K"), TunableChoices(1, 2, 5, 10, 20)] = Field(
+        5, ge=1, description="K-means centroids of each task's queries"
+    )
 
 
 def distances(x: Tensor, centroids: Tensor) -> Tensor:
@@ -120,6 +124,7 @@ class SPrompts(Method):
 
     name = "s_prompts"
     Options = SPromptsOptions
+    class_state: ClassVar[tuple[str, ...]] = ("classifier/",)
 
     def __init__(self, encoder: Encoder, options: SPromptsOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
@@ -132,7 +137,7 @@ class SPrompts(Method):
         bank = TokenScaleShiftBank(self.encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
         bank.reserve(data.tokens, data.modality)
         prefix, scale_shift = parts = self.head.split(bank.fresh(data.modality, generator), data.modality)
-        classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
+        classifier = GrowingClassifier.of(self.encoder, o.features)
         classifier.grow(len(data.classes))
         with self.phase("statistics"):
             centroids = k_means(unit_query(data.tokens), o.centroids, generator)
@@ -180,7 +185,8 @@ class SPrompts(Method):
         if not candidates:
             return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         domains = [self.domains[i] for i in candidates]
-        chosen = self._nearest(unit_query(tokens), candidates)
+        query = unit_query(tokens)
+        chosen = self._nearest(query, candidates)
         z = self.embedding_cache.embed(
             self.head,
             tokens,
@@ -191,22 +197,32 @@ class SPrompts(Method):
         )
         out = z.new_full((z.shape[0], len(classes)), float("-inf"))
         for position, domain in enumerate(domains):
-            scores = domain.classifier.scores(z, len(domain.classes))
+            scores = domain.classifier.scores(z, len(domain.classes), query)
             out[:, domain.classes] = torch.where((chosen == position).unsqueeze(1), scores, out[:, domain.classes])
         return out
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors: dict[str, Tensor] = {}
         for i, domain in enumerate(self.domains):
-            tensors |= {f"{i}/{k}": v for k, v in domain.classifier.state().items()}
-            tensors |= {f"{i}/prompt": domain.prompt, f"{i}/centroids": domain.centroids}
+            tensors |= {f"classifier/{i}/{k}": v for k, v in domain.classifier.state().items()}
+            tensors |= {f"domain/{i}/prompt": domain.prompt, f"domain/{i}/centroids": domain.centroids}
         return tensors, {"domains": [[domain.modality, domain.classes] for domain in self.domains]}
+
+    def migrate_state(
+        self, tensors: dict[str, Tensor], values: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Name the tensors by their kind; older versions named them by the domain's number alone."""
+        kinds = {"weight": "classifier", "bias": "classifier", "prompt": "domain", "centroids": "domain"}
+        return {
+            f"{kinds[name.split('/')[1]]}/{name}" if name[0].isdigit() else name: tensor
+            for name, tensor in tensors.items()
+        }, values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.domains = []
         for i, (modality, classes) in enumerate(values["domains"]):
-            saved = strip_prefix(f"{i}/", tensors)
-            classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
-            classifier.load_state(saved)
+            saved = strip_prefix(f"domain/{i}/", tensors)
+            classifier = GrowingClassifier.of(self.encoder, self.options.features)
+            classifier.load_state(strip_prefix(f"classifier/{i}/", tensors))
             prompt = self.head.check_shape(saved["prompt"], modality)
             self.domains.append(_Domain(modality, classes, prompt, classifier, saved["centroids"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,29 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import GrowingClassifier, require_one_process, train_in_one_process
+from mmcl_fast.methods.shared.classifier import (
+    ClassifierFeatures,
+    GrowingClassifier,
+    require_one_process,
+    train_in_one_process,
+)
 from mmcl_fast.methods.shared.embedding import BATCH, Head, unit_query
+from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, subset
+from mmcl_fast.option_fields import Tunable
 
 PrefixAndLoss = tuple[Tensor, Tensor | float]  # a prefix, and a further term of the loss
+
+
+class PromptPoolOptions(MethodOptions):
+    """Options of methods that have a pool of prompts. Each of them adds its learning rate ``lr``."""
+
+    prompt_length: PromptLength = 8
+    features: ClassifierFeatures = "z"
+    epochs: Epochs = 20
+    batch_size: BatchSize = 32
+    classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.0003
 
 
 def cosine_distance(query: Tensor, keys: Tensor) -> Tensor:
@@ -56,9 +73,10 @@ def train_prompts_and_classifier(
     def loss(step: int) -> Tensor:
         rows = plan[step].to(target.device)
         batch = subset(data.tokens, rows)
-        prefix, further = compose(unit_query(batch))
+        query = unit_query(batch)
+        prefix, further = compose(query)
         z = head.head(batch, prefix, data.modality)
-        return classifier.loss(z, target[rows], columns) + further
+        return classifier.loss(z, target[rows], columns, query) + further
 
     with method.phase("prompts", len(plan)) as shown:
         train_in_one_process(
@@ -99,18 +117,25 @@ def embed_with_own_prefix(
 class PromptPool(Method):
     """A method with a pool of prompts for each tower, and one classifier for all classes.
 
-    The papers' q(x) comes from a forward pass of the frozen model without prompts. Here it is ``unit_query``, which
-    comes with the tokens and costs no second pass. The given modality changes nothing. Before the first task the scores
-    are zero-shot; later they are -inf for classes that were never trained. A tower without a pool uses its bare head.
+    Its options are :class:`PromptPoolOptions`. The papers' q(x) comes from a forward pass of the frozen model without
+    prompts. Here it is ``unit_query``, which comes with the tokens and costs no second pass. The given modality changes
+    nothing. Before the first task the scores are zero-shot; later they are -inf for classes that were never trained. A
+    tower without a pool uses its bare head.
+
+    No pool has COMM's scale and shift of tokens. They belong to positions of one layout of tokens, while a pool serves
+    all layouts of its tower and composes a prompt for each sample.
 
     Attributes:
         pools: tower -> the tensors of its pool by name.
+        classifier: reads z, or z and q.
     """
+
+    class_state: ClassVar[tuple[str, ...]] = ("classifier/",)
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.pools: dict[str, dict[str, Tensor]] = {}
-        self.classifier = GrowingClassifier(encoder.dim, encoder.device)
+        self.classifier = GrowingClassifier.of(encoder, options.features)
 
     @abstractmethod
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
@@ -142,7 +167,7 @@ class PromptPool(Method):
                 lambda query: self.prefix(query, pool),
                 one_batch=self.embedding_cache.tracing,
             )
-        return self.classifier.scores(z, len(classes))
+        return self.classifier.scores(z, len(classes), unit_query(tokens))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return (

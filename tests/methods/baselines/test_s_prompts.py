@@ -104,7 +104,7 @@ def test_a_later_domain_changes_nothing_of_the_earlier_ones():
     method.learn(task(pictures(seed=1), 1), CLASSES)
     after = method.state()[0]
     assert len(before) == 4 and all(torch.equal(after[k], v) for k, v in before.items())
-    assert not torch.equal(after["0/prompt"], after["1/prompt"])
+    assert not torch.equal(after["domain/0/prompt"], after["domain/1/prompt"])
 
 
 def test_centroids_are_those_of_the_queries():

@@ -98,6 +98,7 @@ FORMER = {
         "codes_lr": "class_targets_lr",
         "draws": "sampled_features",
     },
+    "dns": {"source": "features"},
     "joint": {"token_rows": "token_scale_shift"},
     "s_prompts": {"token_rows": "token_scale_shift", "text_rows": "text_scale_shift", "rows_lr": "scale_shift_lr"},
     "slca": {"draws": "sampled_features"},
