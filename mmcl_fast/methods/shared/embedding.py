@@ -191,7 +191,7 @@ class EmbeddingCache:
         return z
 
     def embed_with_prompt(
-        self, encoder: Encoder, tokens: Tokens, modality: str, prompt: Tensor | None = None
+        self, encoder: Head, tokens: Tokens, modality: str, prompt: Tensor | None = None
     ) -> Tensor:
         """Return z under one prompt for all samples, ``[n, D]``; without a prompt, of the bare head."""
         if self.tracing:
