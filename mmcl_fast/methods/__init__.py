@@ -10,16 +10,22 @@ from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.baselines.coda_prompt import CodaPrompt
 from mmcl_fast.methods.baselines.dns import Dns
 from mmcl_fast.methods.baselines.dualprompt import DualPrompt
+from mmcl_fast.methods.baselines.ease import Ease
 from mmcl_fast.methods.baselines.ewc import Ewc
+from mmcl_fast.methods.baselines.fecam import FeCam
 from mmcl_fast.methods.baselines.finetune import Finetune
+from mmcl_fast.methods.baselines.inflora import InfLora
 from mmcl_fast.methods.baselines.joint import Joint
+from mmcl_fast.methods.baselines.klda import Klda
 from mmcl_fast.methods.baselines.l2p import L2p
 from mmcl_fast.methods.baselines.lwf import Lwf
+from mmcl_fast.methods.baselines.ncm import Ncm
 from mmcl_fast.methods.baselines.ranpac import RanPac
 from mmcl_fast.methods.baselines.replay import Replay
 from mmcl_fast.methods.baselines.ridge import RidgeMethod
 from mmcl_fast.methods.baselines.s_prompts import SPrompts
 from mmcl_fast.methods.baselines.slca import Slca
+from mmcl_fast.methods.baselines.slda import Slda
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from mmcl_fast.methods.comm.method import Comm
 from mmcl_fast.methods.shared.options import MethodOptions, check_options, option_model, option_values
@@ -32,16 +38,22 @@ METHODS: dict[str, type[Method]] = {
         Comm,
         Dns,
         DualPrompt,
+        Ease,
         Ewc,
+        FeCam,
         Finetune,
+        InfLora,
         Joint,
+        Klda,
         L2p,
         Lwf,
+        Ncm,
         RanPac,
         Replay,
         RidgeMethod,
         SPrompts,
         Slca,
+        Slda,
         ZeroShot,
     )
 }

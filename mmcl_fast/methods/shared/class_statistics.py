@@ -62,7 +62,7 @@ class ClassStatistics:
 
         added = torch.bincount(labels, minlength=classes)
         batch_mean = distributed.tree_sum(blocks, class_sums, self.mean) / added.clamp(min=1).unsqueeze(1)
-        share = (added / (self.count + added).clamp(min=1)).double().unsqueeze(1)
+        share = (added.double() / (self.count + added).clamp(min=1)).unsqueeze(1)
         difference = (batch_mean - self.mean) * (added > 0).unsqueeze(1)
         if self.scatter is not None:
 
@@ -93,10 +93,11 @@ class LinearDiscriminant(ClassStatistics):
     """Linear discriminant analysis with one covariance and equal priors.
 
         Sigma = S / n,    Sigma_e = (1 - e) Sigma + e tr(Sigma) / d I
-        score_c(x) = w_c'x + b_c,    w_c = Sigma_e^-1 mu_c,    b_c = -1/2 mu_c' Sigma_e^-1 mu_c
+        score_c(x) = v_c' Sigma_e^-1 (x - m) - 1/2 v_c' Sigma_e^-1 v_c,    v_c = mu_c - m
 
-    The shrinkage is relative to the mean variance, so that it means the same for features of any scale. Where no class
-    has two different samples, Sigma is 0 and the identity is taken: the nearest mean wins.
+    m is the mean of all samples. Any m gives the same differences between classes, and this one keeps scores small, so
+    that float32 suffices. The shrinkage is relative to the mean variance, so that it means the same for features of any
+    scale. Where no class has two different samples, Sigma is 0 and the identity is taken: the nearest mean wins.
 
     Args:
         width: d.
@@ -106,7 +107,7 @@ class LinearDiscriminant(ClassStatistics):
     def __init__(self, width: int, shrinkage: float):
         super().__init__(width)
         self.shrinkage = shrinkage
-        self._weights: tuple[Tensor, Tensor] | None = None
+        self._weights: tuple[Tensor, Tensor, Tensor] | None = None
 
     def add(self, x: Tensor, labels: Tensor, classes: int) -> None:
         super().add(x, labels, classes)
@@ -126,14 +127,16 @@ class LinearDiscriminant(ClassStatistics):
         sigma = self.scatter / self.count.sum()
         return (1 - self.shrinkage) * sigma + self.shrinkage * variance * identity
 
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Return w ``[d, C]`` and b ``[C]``, float32; a class without samples has zeros."""
+    def weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return m ``[d]``, Sigma_e^-1 v ``[d, C]``, and the constant of each score ``[C]``; float32."""
         if self._weights is None:
-            solved = torch.cholesky_solve(self.mean.T, torch.linalg.cholesky(self.covariance()))
-            self._weights = solved.float(), (-0.5 * (self.mean.T * solved).sum(0)).float()
+            centre = self.count.double() @ self.mean / self.count.sum()
+            difference = (self.mean - centre).T
+            solved = torch.cholesky_solve(difference, torch.linalg.cholesky(self.covariance()))
+            self._weights = centre.float(), solved.float(), (-0.5 * (difference * solved).sum(0)).float()
         return self._weights
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return scores ``[n, C]`` float32 of x ``[n, d]``."""
-        weight, bias = (tensor.to(x.device) for tensor in self.weights())
-        return x.float() @ weight + bias
+        centre, weight, constant = (tensor.to(x.device) for tensor in self.weights())
+        return (x.float() - centre) @ weight + constant
