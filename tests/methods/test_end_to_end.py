@@ -13,6 +13,8 @@ QUICK = {"batch_size": 8, "epochs": 4}
 SLCA = {"batch_size": 8, "sampled_features": 32, "classifier_lr": 0.01}
 RANPAC = {"projections": 300, "epochs": 2, "batch_size": 8}
 REPLAY = {**QUICK, "budget": 40}
+ZQ = {"features": "zq"}
+SCALED = {**ZQ, "token_scale_shift": True, "scale_shift_lr": 0.01}
 DNS = {"epochs": 10, "batch_size": 4, "lr": 0.01}
 
 
@@ -32,16 +34,17 @@ class Case:
 ONE_EPOCH = {"epochs": 1, "batch_size": 8}
 CASES = {
     "l2p": Case("l2p", PROMPTED, {"agnostic": 20}, ONE_EPOCH, (3, 4)),
-    "dualprompt": Case("dualprompt", PROMPTED, {"agnostic": 20}, ONE_EPOCH, (3, 4)),
+    "dualprompt": Case("dualprompt", {**PROMPTED, **ZQ}, {"agnostic": 20}, {**ONE_EPOCH, **ZQ}, (3, 4)),
     "coda_prompt": Case("coda_prompt", PROMPTED, {"agnostic": 20}, {**ONE_EPOCH, "components": 3}, (3, 4)),
-    "s_prompts": Case("s_prompts", PROMPTED, {"agnostic": 40, "given": 40}, ONE_EPOCH, (3, 4)),
-    "ewc": Case("ewc", QUICK, {"agnostic": 20}, {**QUICK, "epochs": 3}, (8, 15)),
+    "s_prompts": Case("s_prompts", {**PROMPTED, **ZQ}, {"agnostic": 40, "given": 40}, {**ONE_EPOCH, **ZQ}, (3, 4)),
+    "ease": Case("ease", {**PROMPTED, **SCALED}, {"agnostic": 40}, {**ONE_EPOCH, **SCALED}, (3, 4)),
+    "ewc": Case("ewc", {**QUICK, **SCALED}, {"agnostic": 20}, {**QUICK, **SCALED, "epochs": 3}, (8, 15)),
     "lwf": Case("lwf", QUICK, {"agnostic": 20}, {**QUICK, "epochs": 3}, (8, 15)),
     "slca": Case(
         "slca",
-        {**SLCA, "epochs": 6, "align_epochs": 5},
+        {**SLCA, **SCALED, "epochs": 6, "align_epochs": 5},
         {"agnostic": 40},
-        {**SLCA, "epochs": 2, "align_epochs": 2},
+        {**SLCA, **SCALED, "epochs": 2, "align_epochs": 2},
         (7, 19, 31),
         {"prompts", "alignment"},
     ),
@@ -52,12 +55,12 @@ CASES = {
     **{
         f"replay-{kind}": Case(
             "replay",
-            {**REPLAY, "selection": kind},
+            {**REPLAY, **more, "selection": kind},
             {"agnostic": 35},
-            {**REPLAY, "epochs": 3, "selection": kind},
+            {**REPLAY, **more, "epochs": 3, "selection": kind},
             (8, 15),
         )
-        for kind in ("reservoir", "herding")
+        for kind, more in (("reservoir", {}), ("herding", SCALED))
     },
 }
 
