@@ -59,7 +59,7 @@ class FeatureClassifier(Method):
         return self.reader.uses_given_modality
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        if not self.count.any():
+        if not len(self.count):
             return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
         out = self.class_scores(self.reader(tokens, modality, given=given))
         out = out.masked_fill((self.count == 0).to(out.device), float("-inf"))
