@@ -7,6 +7,10 @@ The whole head and one prompt per modality are trained together with a linear cl
 Then a ridge classifier on [z / |z| ; q / |q|] is fitted in closed form. It has the features of ``ridge`` and the
 trained z besides them.
 
+It can train everything that COMM can: prefixes with a rate for each tower, scales and shifts of tokens, and dropped
+channels. ``penalty = "auto"`` chooses the ridge penalty by generalised cross-validation. The method is a bound only for
+what its own settings can learn, so its rates have to be chosen for a stream too.
+
 It keeps every task's tokens, so it is no continual learner. It is trained after the last task, or when scores are first
 asked for. A state saved before that can't be continued; a stopped run reads the tasks' tokens again. A sample's prompt
 is the one of its given modality, or else of the modality that the relevance function finds most likely.
@@ -17,7 +21,7 @@ Options: :class:`JointOptions`.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -38,29 +42,48 @@ from mmcl_fast.methods.shared.options import (
     MethodOptions,
     Positive,
     PromptLength,
-    PromptRate,
     RelevancePenalty,
-    RidgePenalty,
     TokenScaleShift,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, concat_tokens, subset, train_groups
 from mmcl_fast.methods.shared.ridge_regression import Ridge
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead, drop_channels
+from mmcl_fast.methods.shared.tower_prompts import ScalesRate, ScalesTextTokens
+from mmcl_fast.option_fields import Symbol, Tunable
 
 
 class JointOptions(MethodOptions):
     prompt_length: PromptLength = 8
     token_scale_shift: TokenScaleShift = True
+    text_scale_shift: ScalesTextTokens = True
+    channel_dropout: float = Field(
+        0.0,
+        ge=0,
+        le=0.9,
+        description="Share of the token channels that a sample loses in a step, at all positions alike",
+    )
     epochs: Epochs = 20
     batch_size: BatchSize = 32
-    lr: PromptRate = 0.01
+    lr: Annotated[LearningRate, Tunable(1e-4, 1.0)] = Field(
+        0.01, description="Largest learning rate of the vision tower's prefixes"
+    )
+    text_lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
+        0.01, description="Largest learning rate of the text tower's prefixes"
+    )
+    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3)] = 0.01
     head: bool = Field(
         True, description="Train the encoder's head too; false: it stays frozen, as for methods that learn a stream"
     )
-    head_lr: LearningRate = Field(0.0003, description="Largest learning rate of the encoder's head")
+    head_lr: Annotated[LearningRate, Tunable(1e-5, 0.01)] = Field(
+        0.0003, description="Largest learning rate of the encoder's head"
+    )
     classifier_lr: ClassifierRate = 0.003
-    penalty: RidgePenalty = 0.005
+    penalty: Annotated[Positive | Literal["auto"], Symbol(r"\lambda")] = Field(
+        0.005,
+        description="Ridge penalty, relative to the mean of the Gram matrix's diagonal. auto: generalised "
+        "cross-validation chooses it",
+    )
     relevance_penalty: RelevancePenalty = 0.01
     scale: Positive = Field(20.0, description="Factor from scores to the logits that head and prompts are trained with")
 
@@ -77,11 +100,13 @@ class Joint(Method):
     supports_distributed = True
     Options = JointOptions
     needs_all_tasks = True
+    class_state: ClassVar[tuple[str, ...]] = ("weight",)
 
     def __init__(self, encoder: Encoder, options: JointOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.tasks: list[TaskData] = []
-        self.bank = TokenScaleShiftBank(encoder, options.prompt_length, options.token_scale_shift)
+        o = options
+        self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
         self.relevance = Relevance(encoder.query_dim, "analytic", 1.0, options.relevance_penalty)
         self.weight: Tensor | None = None
 
@@ -104,14 +129,22 @@ class Joint(Method):
         """Train head and prompts from scratch on all tasks so far; return the classifier ``[D + Dq + 1, C]``."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
         pools = self._data_by_modality()
-        prompts = {modality: self.bank.fresh(modality, generator) for modality in pools}
+        # Prefix, and scale and shift, of each modality's prompt.
+        parts = {modality: self.bank.head.split(self.bank.fresh(modality, generator), modality) for modality in pools}
         device = self.tasks[0].labels.device
         trained = self._copy_head()
         head = self._head_parameters() if o.head else []
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
         weight = torch.zeros(self.encoder.dim, len(classes), device=device)
         bias = torch.zeros(len(classes), device=device)
-        groups = [(list(prompts.values()), o.lr), ([weight, bias], o.classifier_lr), (head, o.head_lr)]
+        towers = {modality: self.encoder.tower(modality) for modality in parts}
+        groups: list[tuple[list[Tensor], float]] = [
+            ([prefix for m, (prefix, _) in parts.items() if towers[m] != "text"], o.lr),
+            ([prefix for m, (prefix, _) in parts.items() if towers[m] == "text"], o.text_lr),
+            ([scale_shift for _, scale_shift in parts.values() if len(scale_shift)], o.scale_shift_lr),
+            ([weight, bias], o.classifier_lr),
+            (head, o.head_lr),
+        ]
         plan = [
             (modality, rows)
             for modality, (_, labels) in pools.items()
@@ -121,17 +154,22 @@ class Joint(Method):
 
         def loss(step: int) -> Tensor:
             modality, rows = plan[order[step]]
-            tokens, labels = pools[modality]
+            pool, labels = pools[modality]
+            count = len(rows)
             rows, share = distributed.shard_batch(rows)
+            tokens = subset(pool, rows)
+            if o.channel_dropout:
+                # Drawn for the batch of all processes: then any number of them drops the same channels.
+                kept = torch.rand(count, tokens.tokens.shape[2], generator=generator) >= o.channel_dropout
+                tokens = drop_channels(tokens, distributed.shard_batch(kept)[0].to(tokens.device), o.channel_dropout)
             with precision:  # the head's copy is float32, its matrix products need not be
-                z = trained.head(subset(tokens, rows), prompts[modality], modality).float()
+                z = trained.head(tokens, torch.cat(parts[modality]), modality).float()
             scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
             return share * F.cross_entropy(scores, labels[rows.to(labels.device)])
 
         with self.phase("prompts", len(plan)) as shown:
-            remedy = f"lower method.options.lr (now {o.lr}) and start a new run"
-            train_groups(groups, len(plan), loss, remedy, shown.advance, generator, self.checkpoints)
-        self.bank.prompts = {m: p.detach() for m, p in prompts.items()}
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
+        self.bank.prompts = {modality: torch.cat(both) for modality, both in parts.items()}
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
             z = embed_all(self.bank.head, data.tokens, data.modality, [self.bank.prompts[data.modality]])
@@ -153,7 +191,8 @@ class Joint(Method):
         if self.options.head and self.encoder.trainable_modules():
             encoder = copy.deepcopy(self.encoder)
             encoder.set_precision(torch.float32)
-            self.bank.head = TokenScaleShiftHead(encoder, self.options.prompt_length, self.options.token_scale_shift)
+            o = self.options
+            self.bank.head = TokenScaleShiftHead(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
         return self.bank.head
 
     def _head_parameters(self) -> list[Tensor]:
