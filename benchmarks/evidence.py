@@ -32,7 +32,7 @@ def describe_machines(results: dict[str, Any]) -> str:
 def accuracy_matrices(results: dict[str, Any]) -> dict[str, Any]:
     """Return method -> seed -> setting -> R, accuracies in % with two decimals."""
     return {
-        row["title"]: {
+        row.get("name", row["title"]): {
             str(cell["seed"]): {
                 name: [[None if x is None else round(x, 2) for x in line] for line in setting["R"]]
                 for name, setting in cell["settings"].items()

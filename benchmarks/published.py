@@ -73,17 +73,14 @@ def measure(sweep: Path) -> dict[str, dict[str, dict[int, float]]]:
     """Return row -> "last" or "told" (the task is given) -> seed -> accuracy in %."""
     found = {}
     for row in json.loads((sweep / "results.json").read_text())["rows"]:
-        if row["title"] in ROWS:
+        name = row.get("name", row["title"])  # sweeps of before had titles alone
+        if name in ROWS:
             cells = {cell["seed"]: cell for cell in row["cells"]}
-            found[row["title"]] = {
+            found[name] = {
                 "last": {seed: cell["settings"]["agnostic"]["metrics"]["last"] for seed, cell in cells.items()},
                 "told": {seed: accuracy_with_task_given(sweep / cell["folder"]) for seed, cell in cells.items()},
             }
-            print(
-                row["title"],
-                *(format_interval(interval(list(v.values()))) for v in found[row["title"]].values()),
-                flush=True,
-            )
+            print(name, *(format_interval(interval(list(v.values()))) for v in found[name].values()), flush=True)
     if missing := [name for name in ROWS if name not in found]:
         raise SystemExit(
             f"{sweep}: no row {', '.join(missing)}; learn the rows that python benchmarks/published.py --rows prints"

@@ -50,6 +50,7 @@ ALLOWED: dict[str, set[str]] = {
         "distributed",
         "learning",
         "methods",
+        "option_fields",
         "plugins",
         "report",
         "runs",

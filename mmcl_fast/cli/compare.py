@@ -15,14 +15,23 @@ from mmcl_fast.errors import UserError
 ConfigName = Annotated[
     str, typer.Argument(help="A folder of your own files, a TOML file, or a config that ships (demo, clip...).")
 ]
-Seeds = Annotated[str, typer.Option(help="0..4 or 0,3,7. A seed fixes both training and the order of the tasks.")]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help="Names of methods with commas between. An option follows its method after a colon: "
+        "comm,ridge,ridge:features=z. stream.classes_per_task=none there learns one task per modality."
+    ),
+]
+Seeds = Annotated[
+    str, typer.Option(help="0..4 or 0,3,7. A seed fixes training, the order of the tasks, and which classes they have.")
+]
 Jobs = Annotated[int, typer.Option(help="Runs learned at once. They share the cores.")]
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
         "-o",
-        help="The folder to write; default: runs/compare-CONFIG or runs/ablate-CONFIG.",
+        help="The folder to write; default: runs/compare-CONFIG, runs/ablate-CONFIG or runs/tune-CONFIG.",
         show_default=False,
     ),
 ]
@@ -43,17 +52,17 @@ Reference = Annotated[
 @handle_errors
 def compare(
     config: ConfigName,
-    methods: Annotated[
-        str,
-        typer.Option(
-            help="Names of methods with commas between. An option follows its method after a colon: "
-            "comm,ridge,ridge:source=zq"
-        ),
-    ],
+    methods: Methods,
     seeds: Seeds = "0..4",
     jobs: Jobs = 1,
     out: Out = None,
     reference: Reference = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of `mmcl-fast tune`: each row takes the options that were chosen for it.", show_default=False
+        ),
+    ] = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -72,7 +81,8 @@ def compare(
     base = load_config(config, overrides or ())
     check_device(base.train.device)
     out = out or Path("runs") / f"compare-{Path(config).stem}"
-    words = ["compare", config, "--methods", methods, *_common_words(seeds, jobs, out, reference, overrides)]
+    words = ["compare", config, "--methods", methods, *(("--tuned", str(tuned)) if tuned is not None else ())]
+    words += _common_words(seeds, jobs, out, reference, overrides)
     _run_and_print(
         lambda: learn_and_compare(
             base,
@@ -81,6 +91,7 @@ def compare(
             out,
             jobs=jobs,
             reference=reference,
+            tuned=tuned,
             progress=progress.make(quiet),
             title=f"compare {config}",
         ),
@@ -142,6 +153,47 @@ def ablate(
     )
 
 
+@app.command()
+@handle_errors
+def tune(
+    config: ConfigName,
+    methods: Methods,
+    trials: Annotated[int, typer.Option(help="Trials of each row; the first one has the row's own options.")] = 16,
+    seeds: Seeds = "0",
+    jobs: Jobs = 1,
+    out: Out = None,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Choose the options of methods on validation samples, with the same number of trials for every row.
+
+    `mmcl-fast options METHOD` shows what is searched. An option that a row gives itself is not searched. `compare`
+    takes the options that were chosen with `--tuned`. The same command resumes a search that was stopped.
+
+    Example: `mmcl-fast tune demo --methods comm,ridge --trials 16 --set stream.validation=0.2 --out runs/tuned`
+    """
+    from mmcl_fast import progress
+    from mmcl_fast.compare import tune as choose_options
+    from mmcl_fast.compare.tuning import write_tuned
+    from mmcl_fast.config import load_config
+
+    base = load_config(config, overrides or ())
+    check_device(base.train.device)
+    out = out or Path("runs") / f"tune-{Path(config).stem}"
+    words = ["tune", config, "--methods", methods, "--trials", str(trials)]
+    words += _common_words(seeds, jobs, out, None, overrides)
+    _run_and_print(
+        lambda: choose_options(base, methods, trials, seeds, out, jobs=jobs, progress=progress.make(quiet)),
+        words,
+        out,
+        as_json,
+        write_tuned,
+        ("tuned.json", "tuned.md"),
+    )
+
+
 def _common_words(
     seeds: str, jobs: int, out: Path, reference: str | None, overrides: Sequence[str] | None
 ) -> list[str]:
@@ -150,9 +202,23 @@ def _common_words(
     return words + [part for text in overrides or () for part in ("--set", text)]
 
 
-def _run_and_print(run: Callable[[], dict[str, Any]], words: Sequence[str], out: Path, as_json: bool) -> None:
-    """Run a sweep and print its tables. ``words`` are the command that resumes the sweep."""
+def _run_and_print(
+    run: Callable[[], dict[str, Any]],
+    words: Sequence[str],
+    out: Path,
+    as_json: bool,
+    write: Callable[[dict[str, Any]], str] | None = None,
+    files: Sequence[str] = (),
+) -> None:
+    """Run a sweep and print its tables.
+
+    Args:
+        words: the command that resumes the sweep.
+        write: makes text of the results; None: the tables of a comparison.
+        files: the files that the sweep wrote into ``out``; none: the files of a comparison.
+    """
     from mmcl_fast import plugins
+    from mmcl_fast.compare.sweep import FILES
     from mmcl_fast.report import tables
     from mmcl_fast.runs.task_checkpoints import RunStopped
 
@@ -164,14 +230,11 @@ def _run_and_print(run: Callable[[], dict[str, Any]], words: Sequence[str], out:
     if as_json:
         print_json(results)
     else:
-        from mmcl_fast.compare.sweep import FILES
-
-        print(tables.write_markdown(results))
-        print(f"written: {out}/{', '.join(FILES)}")
+        print((write or tables.write_markdown)(results))
+        print(f"written: {out}/{', '.join(files or FILES)}")
     if results["failed"]:
         cell, fault = next(iter(results["failed"].items()))
-        count = len(results["failed"]) + sum(len(row["cells"]) for row in results["rows"])
         raise UserError(
-            f"{len(results['failed'])} of {count} cells failed, first {cell}: {fault}; the tables hold the others; "
+            f"{len(results['failed'])} cells failed, first {cell}: {fault}; the tables hold the others; "
             f"mend the fault, then go on with: {resume}"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmcl_fast.compare.variants import MethodVariant
 from mmcl_fast.config import Config
-from mmcl_fast.errors import RunError
+from mmcl_fast.errors import RunError, StreamError
 from mmcl_fast.report.read_run import read_run
 from mmcl_fast.runs.folder import SKIPPED, check_run_folder, holds_run
 from mmcl_fast.runs.make_stream import check_stream_files, make_stream
@@ -37,7 +37,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Return the cell's name in messages, such as "comm, seed 0"."""
-        return f"{self.variant.title}, seed {self.seed}"
+        return f"{self.variant.name}, seed {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -63,7 +63,12 @@ def plan_cells(base: Config, variants: Sequence[MethodVariant], seeds: Sequence[
             # Cells of one seed share a stream. A run that left out broken samples has its own.
             key = json.dumps([config.stream.model_dump(mode="json"), str(folder) * (folder / SKIPPED).is_file()])
             if key not in streams:
-                streams[key] = make_stream(config, folder)
+                try:
+                    streams[key] = make_stream(config, folder)
+                except StreamError as fault:
+                    if not variant.stream:
+                        raise
+                    raise StreamError(f"{variant.spec}: {fault}") from None
             check_run_folder(config, folder, streams[key], resume=True)
             cells.append(Cell(variant, seed, config, folder, begun, begun and _is_finished(folder)))
     return cells

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from types import FrameType
 from typing import IO, Any, cast
@@ -84,7 +84,13 @@ def _choose_device(name: str, number: int) -> str:
 
 
 def learn_cells(
-    cells: Sequence[Cell], jobs: int, display: SweepDisplay, *, skipped: Sequence[BrokenSample] = (), lock: int
+    cells: Sequence[Cell],
+    jobs: int,
+    display: SweepDisplay,
+    *,
+    skipped: Sequence[BrokenSample] = (),
+    lock: int,
+    on_finished: Callable[[Cell], None] = lambda cell: None,
 ) -> dict[str, str]:
     """Learn every cell that is not finished, ``jobs`` at once. Call it in the main thread: it handles signals.
 
@@ -96,6 +102,7 @@ def learn_cells(
         skipped: samples that cells leave out if they have not begun.
         lock: the open file whose lock keeps other sweeps out. Workers inherit it, so that it holds until the last one
             has ended.
+        on_finished: called with each cell that finished without a fault.
 
     Returns:
         Name of a failed cell -> why it failed.
@@ -142,6 +149,8 @@ def learn_cells(
                 display.end(cell, fault)
                 if fault:
                     faults[cell.name] = fault
+                else:
+                    on_finished(cell)
 
             for number in range(jobs):
                 start_worker(number)

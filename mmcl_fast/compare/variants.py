@@ -1,7 +1,8 @@
 """Parse the methods, switches and seeds that a sweep compares.
 
-A variant is a method with some of its options changed: ``ridge``, ``ridge:source=zq``, or for an ablation of COMM
-``rank=8:drift=false``.
+A variant is a method with some of its options changed: ``ridge``, ``ridge:features=z``, or for an ablation of COMM
+``rank=8:drift=false``. Keys of ``STREAM_KEYS`` can change, too: ``comm:stream.classes_per_task=none`` learns one task
+per modality.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from typing import Any
 
 from mmcl_fast.config import LARGEST_SEED, Config, build_config, parse_override
 from mmcl_fast.errors import ConfigError, suggest
-from mmcl_fast.methods import METHODS
+from mmcl_fast.methods import BUILT_IN, METHODS
 
 MAX_SEEDS = 1000
 ENCODER_KEYS = ("prompt_blocks",)  # keys of [encoder]; all other keys of a variant are options of its method
+STREAM_KEYS = ("classes_per_task", "order")  # keys of [stream] that a variant may change: its samples stay the same
+TITLES = {"comm": "COMM (ours)", "comm_abstract": "COMM, abstract only"}  # of rows with a method's defaults
+ONE_TASK = ":stream.classes_per_task=none"
 FIXED_BLOCKS = "the embedded encoder always prompts its own two blocks"
 
 
@@ -25,20 +29,41 @@ class MethodVariant:
     """A method with some of its options changed: a row of the tables.
 
     Attributes:
-        title: its name in tables and plots.
+        name: how the user names it, such as "ridge:features=z".
         folder: the name of its folder in the folder of the sweep.
         method: the method's name.
         options: options of the method that differ from the base config.
         encoder: keys of [encoder] that differ from the base config.
-        spec: how the user named it, such as "--methods ridge:source=zq"; error messages begin with it.
+        stream: keys of [stream] that differ from the base config.
+        spec: where the user named it, such as "--methods ridge:features=z"; error messages begin with it.
+        tuned: what ``mmcl-fast tune`` found for it, as in tuned.json; None: its options are not tuned.
     """
 
-    title: str
+    name: str
     folder: str
     method: str
     options: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
+    stream: dict[str, Any] = field(default_factory=dict)
     spec: str = ""
+    tuned: dict[str, Any] | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name in tables and plots, such as "COMM (ours), tuned"."""
+        name = self.name.removesuffix(ONE_TASK)
+        one_task = ", one task per modality" if name != self.name else ""
+        return TITLES.get(name, name) + one_task + (", tuned" if self.tuned else "")
+
+    def features(self, base: Config) -> str:
+        """Return what its classifier reads: "z" (embeddings), "q" (queries), or "zq"; "" for a custom method."""
+        options = self.make_config(base, 0).method.options
+        named = options.get("features", options.get("source"))
+        if named is not None:
+            return str(named)
+        if self.method not in BUILT_IN:
+            return ""
+        return "zq" if options.get("reads_query") else "z"
 
     def make_config(self, base: Config, seed: int) -> Config:
         """Return the base config with the changes of this variant.
@@ -46,8 +71,11 @@ class MethodVariant:
         Options of the base config apply to the method that the base config names; other methods start from their
         defaults. A sweep has many runs: if the base config keeps all checkpoints, its runs keep two each.
 
+        Where tasks have a number of classes, the seed also draws which ones. A base config that gives
+        ``stream.shuffle_classes`` itself decides that.
+
         Args:
-            seed: fixes both training and the order of the tasks.
+            seed: fixes training, the order of the tasks and their classes.
 
         Raises:
             ConfigError: a key or value is wrong; the message names the variant and the key.
@@ -56,12 +84,20 @@ class MethodVariant:
         options = values["method"]["options"] if values["method"]["name"] == self.method else {}
         values["method"] = {"name": self.method, "options": options | self.options}
         values["encoder"] |= self.encoder
+        values["stream"] |= self.stream
         values["stream"]["seed"] = values["train"]["seed"] = seed
+        if values["stream"]["classes_per_task"] not in (None, "none") and not keeps_class_groups(base):
+            values["stream"]["shuffle_classes"] = True
         if base.train.keep_checkpoints == "all":
             values["train"]["keep_checkpoints"] = 2
         if "prompt_blocks" in self.encoder and base.encoder.name == "embedded":
             raise ConfigError(f"{self.spec}: prompt_blocks: {FIXED_BLOCKS}; leave it out or use a CLIP")
         return build_config(values, self.spec)
+
+
+def keeps_class_groups(base: Config) -> bool:
+    """Return whether a config itself sets ``stream.shuffle_classes``, so that seeds do not set it."""
+    return "shuffle_classes" in base.stream.model_fields_set
 
 
 def parse_seeds(seeds: str | Iterable[int]) -> list[int]:
@@ -86,7 +122,7 @@ def parse_seeds(seeds: str | Iterable[int]) -> list[int]:
 
 
 def parse_methods(methods: str | Sequence[str], base: Config) -> list[MethodVariant]:
-    """Return the variants that a text such as ``comm,ridge,ridge:source=zq``, or a list of its parts, names.
+    """Return the variants that a text such as ``comm,ridge,ridge:features=z``, or a list of its parts, names.
 
     Raises:
         ConfigError: a method or option does not exist, a value is out of range, or a variant is given twice.
@@ -96,8 +132,8 @@ def parse_methods(methods: str | Sequence[str], base: Config) -> list[MethodVari
         name, _, changes = piece.partition(":")
         if name not in METHODS:
             raise ConfigError(f"--methods {piece}: no such method; {suggest(name, list(METHODS))}")
-        options, encoder = _parse_changes(changes, f"--methods {piece}")
-        variants.append(MethodVariant(piece, _folder_name(piece), name, options, encoder, f"--methods {piece}"))
+        spec = f"--methods {piece}"
+        variants.append(MethodVariant(piece, _folder_name(piece), name, *_parse_changes(changes, spec), spec))
     return _require_different(variants, base)
 
 
@@ -184,7 +220,7 @@ def parse_switches(switches: str | Sequence[str] | None, base: Config) -> tuple[
             left_out.append(f"{piece}: left out: the config already has this change")
         for title, changes in found:
             folder = _folder_name(":".join(f"{key}={str(value).lower()}" for key, value in changes.items()))
-            variants.append(MethodVariant(title, folder, "comm", *_split_encoder_keys(changes), spec))
+            variants.append(MethodVariant(title, folder, "comm", *_split_changes(changes, spec), spec))
     return _require_different(variants, base), left_out
 
 
@@ -195,23 +231,30 @@ def _split(names: str | Sequence[str], option: str) -> list[str]:
     return pieces
 
 
-def _parse_changes(text: str, spec: str) -> tuple[Options, Options]:
-    """Return the changes of ``a=1:b=x`` as options of the method, and keys of [encoder]."""
+def _parse_changes(text: str, spec: str) -> tuple[Options, Options, Options]:
+    """Return the changes of ``a=1:b=x`` as ``_split_changes`` does."""
     changes: Options = {}
     for part in text.split(":") if text else ():
-        if not re.fullmatch(r"\w+=.+", part):
+        if not re.fullmatch(r"(stream\.)?\w+=.+", part):
             raise ConfigError(f"{spec}: {part!r}: expected key=value, for example rank=8")
         key, value = parse_override(part)
         changes[key] = value
-    return _split_encoder_keys(changes)
+    return _split_changes(changes, spec)
 
 
-def _split_encoder_keys(changes: Options) -> tuple[Options, Options]:
-    """Return the options of the method, and the keys of [encoder]."""
-    return (
-        {key: value for key, value in changes.items() if key not in ENCODER_KEYS},
-        {key: value for key, value in changes.items() if key in ENCODER_KEYS},
-    )
+def _split_changes(changes: Options, spec: str) -> tuple[Options, Options, Options]:
+    """Return the options of the method, the keys of [encoder], and the keys of [stream]."""
+    options, encoder, stream = Options(), Options(), Options()
+    for key, value in changes.items():
+        section, _, name = key.rpartition(".")
+        if not section:
+            (encoder if key in ENCODER_KEYS else options)[key] = value
+        elif name in STREAM_KEYS:
+            stream[name] = value
+        else:
+            known = " and ".join(f"stream.{key}" for key in STREAM_KEYS)
+            raise ConfigError(f"{spec}: {key}: all rows have the same samples; only {known} can differ between rows")
+    return options, encoder, stream
 
 
 def _folder_name(text: str) -> str:
@@ -224,8 +267,9 @@ def _require_different(variants: Sequence[MethodVariant], base: Config) -> list[
     by_folder: dict[str, MethodVariant] = {}
     for variant in variants:
         config = variant.make_config(base, 0)
-        key = (variant.method, *sorted(config.method.options.items()), config.encoder.prompt_blocks)
+        stream = [getattr(config.stream, name) for name in STREAM_KEYS]
+        key = (variant.method, *sorted(config.method.options.items()), config.encoder.prompt_blocks, repr(stream))
         for first in (by_config.setdefault(key, variant), by_folder.setdefault(variant.folder, variant)):
             if first is not variant:
-                raise ConfigError(f"{variant.spec}: the same as {first.title}; name it once")
+                raise ConfigError(f"{variant.spec}: the same as {first.name}; name it once")
     return list(variants)

@@ -130,21 +130,23 @@ def free(out: Path) -> bool:
 
 def test_a_cell_is_the_run_that_train_would_make(config: Path, swept: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
-    alone = load_config(config, ["stream.seed=1", "train.seed=1"])
+    alone = load_config(config, ["stream.seed=1", "train.seed=1", "stream.shuffle_classes=true"])
     runs.learn_stream(alone, tmp_path / "alone")
     assert outcome(tmp_path / "alone") == outcome(swept / "comm" / "seed-1")
     assert len(list((swept / "comm" / "seed-1" / "checkpoints").iterdir())) == 2
-    assert outcome(swept / "comm" / "seed-0")["tasks"] != outcome(swept / "comm" / "seed-1")["tasks"]  # their order
+    assert outcome(swept / "comm" / "seed-0")["tasks"] != outcome(swept / "comm" / "seed-1")["tasks"]  # order, classes
 
 
 def test_the_files_hold_every_seed(swept: Path) -> None:
     values = json.loads((swept / "results.json").read_text())
-    assert [row["title"] for row in values["rows"]] == ["comm", "ridge"] and values["reference"] == "comm"
+    assert [row["name"] for row in values["rows"]] == ["comm", "ridge"]
+    assert [row["title"] for row in values["rows"]] == ["COMM (ours)", "ridge"] and values["reference"] == "COMM (ours)"
+    assert values["rows"][0]["features"] == "zq" and values["rows"][0]["tuned"] is None
     for row in values["rows"]:
         assert [cell["seed"] for cell in row["cells"]] == [0, 1]
         for cell in row["cells"]:
-            kept = outcome(swept / row["title"] / f"seed-{cell['seed']}")
-            assert cell["folder"] == f"{row['title']}/seed-{cell['seed']}"
+            kept = outcome(swept / row["name"] / f"seed-{cell['seed']}")
+            assert cell["folder"] == f"{row['name']}/seed-{cell['seed']}"
             assert cell["settings"] == kept["settings"] and cell["tasks"] == kept["tasks"]
             assert cell["seconds"]["evaluation"] > 0 and cell["environment"]["python"]
     lines = list(csv.DictReader((swept / "table.csv").open()))
@@ -165,7 +167,7 @@ def test_what_was_found_can_be_kept(swept: Path, tmp_path: Path) -> None:
     for row in values["rows"]:
         for cell in row["cells"]:
             whole = cell["settings"]["given"]["R"][-1]
-            assert kept[row["title"]][str(cell["seed"])]["given"][-1] == [x and round(x, 2) for x in whole]
+            assert kept[row["name"]][str(cell["seed"])]["given"][-1] == [x and round(x, 2) for x in whole]
     table = (tmp_path / "kept.md").read_text()
     assert table.endswith((swept / "table.md").read_text()) and "thread" in table
 
@@ -234,7 +236,7 @@ def test_a_failing_cell_does_not_stop_the_others(config: Path, tmp_path: Path, m
         tmp_path / "out",
         code=2,
     )
-    assert "2 of 3 cells failed" in result.stderr and "| zero_shot | 1 |" in result.stdout
+    assert "2 cells failed" in result.stderr and "| zero_shot | 1 |" in result.stdout
     assert "| ridge | 0 | – |" in result.stdout and "was ended by SIGKILL" in result.stdout
     assert "ValueError: no such thing" in result.stdout
     assert "Traceback" in (tmp_path / "out" / "finetune-epochs-1" / "seed-0.log").read_text()
@@ -343,7 +345,7 @@ def test_ablate_throws_each_switch(config: Path, tmp_path: Path, monkeypatch) ->
         for row in values["rows"]
     }
     assert changed == {
-        "comm": {},
+        "COMM (ours)": {},
         "no prompts": {"prompts": False},
         "no intra-modal aggregation": {"aggregation": False},
         "no self-regularisation": {"self_regularisation": 0.0},

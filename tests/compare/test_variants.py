@@ -11,6 +11,8 @@ import pytest
 from mmcl_fast.compare import variants
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
+from mmcl_fast.methods import METHODS
+from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from mmcl_fast.option_fields import FormerNameWarning
 from mmcl_fast.report import results, tables
 
@@ -25,7 +27,46 @@ def test_methods_and_switches_with_options() -> None:
     assert both.make_config(base, 0).stream.seed == 0 and both.options == {"rank": 8, "drift": False}
     assert both.folder == "comm-rank-8-drift-false"
     chosen, left_out = variants.parse_switches("prompt_blocks,rank=8", base)
-    assert [row.title for row in chosen] == ["comm", "rank = 8"] and "own two blocks" in left_out[0]
+    assert [row.title for row in chosen] == ["COMM (ours)", "rank = 8"] and "own two blocks" in left_out[0]
+
+
+def test_a_row_with_one_task_per_modality() -> None:
+    base = load_config("demo", ["stream.order=interleaved"])
+    comm, one, blocks, ridge = variants.parse_methods(
+        "comm,comm:stream.classes_per_task=none,comm:stream.order=blocks,ridge:stream.classes_per_task=none", base
+    )
+    assert [row.title for row in (comm, one, ridge)] == [
+        "COMM (ours)",
+        "COMM (ours), one task per modality",
+        "ridge, one task per modality",
+    ]
+    streams = [row.make_config(base, 1).stream for row in (comm, one, blocks)]
+    assert [stream.classes_per_task for stream in streams] == [4, None, 4]
+    assert [stream.order for stream in streams] == ["interleaved", "interleaved", "blocks"]
+    assert one.method == "comm" and one.options == {} and one.folder == "comm-stream.classes_per_task-none"
+
+
+def test_seeds_draw_the_classes_of_tasks_unless_the_config_decides() -> None:
+    def shuffled(*overrides: str, row: str = "comm") -> bool:
+        base = load_config("demo", overrides)
+        return variants.parse_methods(row, base)[0].make_config(base, 3).stream.shuffle_classes
+
+    assert shuffled() and not shuffled("stream.shuffle_classes=false") and shuffled("stream.shuffle_classes=true")
+    # One task per modality, or tasks that the manifest names: there is nothing to draw.
+    assert not shuffled("stream.classes_per_task=none") and not shuffled(row="comm:stream.classes_per_task=none")
+    assert shuffled("stream.classes_per_task=none", row="comm:stream.classes_per_task=2")
+
+
+def test_the_title_and_the_features_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_config("demo")
+    comm, embedding = variants.parse_methods("comm,comm:reads_query=false", base)
+    assert (comm.features(base), embedding.features(base)) == ("zq", "z")
+    (zero_shot,) = variants.parse_methods("zero_shot", base)
+    assert zero_shot.features(base) == "z" and zero_shot.title == "zero_shot"
+    monkeypatch.setitem(METHODS, "custom", type("Custom", (ZeroShot,), {"name": "custom"}))
+    assert variants.parse_methods("custom", base)[0].features(base) == ""
+    assert variants.MethodVariant("comm_abstract", "x", "comm_abstract").title == "COMM, abstract only"
+    assert variants.MethodVariant("comm", "x", "comm", tuned={"chosen": {}}).title == "COMM (ours), tuned"
 
 
 @pytest.mark.parametrize(
@@ -40,6 +81,9 @@ def test_methods_and_switches_with_options() -> None:
         ),
         (variants.parse_methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
         (variants.parse_methods, "ridge:q", "expected key=value"),
+        (variants.parse_methods, "ridge:stream.seed=1", "only stream.classes_per_task and stream.order can differ"),
+        (variants.parse_methods, "ridge:stream.order=x:stream.classes_per_task=0", "stream.classes_per_task: expected"),
+        (variants.parse_methods, "ridge,ridge:stream.order=random", "the same as ridge"),
         (variants.parse_methods, "comm:prompt_blocks=1", "own two blocks"),
         (variants.parse_methods, "comm,", "an empty name"),
         (variants.parse_switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
