@@ -39,6 +39,14 @@ CASES = {
     "s_prompts": Case("s_prompts", {**PROMPTED, **ZQ}, {"agnostic": 40, "given": 40}, {**ONE_EPOCH, **ZQ}, (3, 4)),
     "ease": Case("ease", {**PROMPTED, **SCALED}, {"agnostic": 40}, {**ONE_EPOCH, **SCALED}, (3, 4)),
     "ewc": Case("ewc", {**QUICK, **SCALED}, {"agnostic": 20}, {**QUICK, **SCALED, "epochs": 3}, (8, 15)),
+    "inflora": Case(
+        "inflora",
+        {**QUICK, "lr": 0.01, "classifier_lr": 0.01, "energy": 0.8},
+        {"agnostic": 20},
+        {**ONE_EPOCH, **ZQ, "rank": 2, "energy": 0.5},
+        (3, 4),
+        {"weights"},
+    ),
     "lwf": Case("lwf", QUICK, {"agnostic": 20}, {**QUICK, "epochs": 3}, (8, 15)),
     "slca": Case(
         "slca",

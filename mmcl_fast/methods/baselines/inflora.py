@@ -49,6 +49,8 @@ from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, subset
 from mmcl_fast.option_fields import Symbol, Tunable
 
+ROUNDING = 1e-9  # share of the squared inputs that is taken for 0
+
 
 class InfLoraOptions(MethodOptions):
     rank: Annotated[int, Symbol("r")] = Field(10, ge=1, description="Rank of a task's update of a layer")
@@ -109,8 +111,8 @@ class OldInputs:
         """Return the span with the inputs of one more task; ``moment`` is as for ``design``."""
         free, total = self.free(), moment.trace()
         values, directions = principal_directions(free.T @ moment @ free)
-        rest = (values.sum() - F.pad(values.cumsum(0), (1, 0))).clamp(min=0)  # outside the span with r more directions
-        enough = rest <= (1 - energy) * total
+        rest = (values.sum() - F.pad(values.cumsum(0), (1, 0))).clamp(min=0)  # left out with r more directions
+        enough = rest <= (1 - energy + ROUNDING) * total
         enough[-1] = True
         count = int(enough.int().argmax())
         rotated = (free @ directions).float()
@@ -225,7 +227,9 @@ class InfLora(Method):
         for i, (a, b) in self.factors.items():
             tensors |= {f"up/{i}": a, f"down/{i}": b, f"inputs/{i}": self.old_inputs[i].basis}
         complements = sorted(i for i, inputs in self.old_inputs.items() if inputs.complement)
-        return tensors, {"of_tower": self.head.of_tower, "complements": complements}
+        # A task under way may have added a tower that has learned nothing yet.
+        of_tower = {tower: self.head.of_tower[tower] for tower in self.updates}
+        return tensors, {"of_tower": of_tower, "complements": complements}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.classifier.load_state(strip_prefix("classifier/", tensors))

@@ -61,7 +61,7 @@ class UpdatedWeights:
 
 
 def find_weights(module: nn.Module, layers: AdaptedLayers) -> list[UpdatedWeights]:
-    """Return the weights to update, those that read the same input together.
+    """Return the weights to update. Layers that read the same input come together.
 
     Args:
         module: holds the layers.
@@ -108,7 +108,7 @@ class LowRankHead:
 
     Attributes:
         weights: all weights that can get an update.
-        of_tower: tower -> positions in ``weights`` of those that its samples pass, in the order of its update.
+        of_tower: tower -> positions in ``weights`` of what its samples pass, in the order of the tower's update.
             ``input_moments`` fills it.
 
     Raises:
