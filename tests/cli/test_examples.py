@@ -26,6 +26,7 @@ from tests.cli.calls import call
 SMALLER = {
     "train": "--quiet",
     "compare": "--seeds 0 --methods ridge --jobs 1 --quiet",
+    "tune": "--methods ridge --trials 2 --jobs 1 --quiet",
     "ablate": "--seeds 0 --switches blending --jobs 1 --quiet",
     "bench ops": "--seconds 0.01 --select '256x100x512 and float32'",
     "serve": "--port 0",

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, TaskData
-from mmcl_fast.methods.baselines.ridge import RidgeMethod
+from mmcl_fast.methods.baselines.ridge import RidgeMethod, RidgeOptions
 from mmcl_fast.option_fields import Tunable, TunableChoices
 
 
-class LimitedOptions(RidgeMethod.Options):
+class LimitedOptions(RidgeOptions):
     known: Annotated[int, TunableChoices(2, 4)] = Field(2, ge=0, description="Classes that are predicted; 0 fails")
     unused: Annotated[float, Tunable(0.01, 1)] = Field(0.1, description="Changes nothing")
 
