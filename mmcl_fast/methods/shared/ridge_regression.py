@@ -2,7 +2,7 @@
 
 The penalty is a number, or generalised cross-validation chooses it (Golub, Heath and Wahba 1979, Technometrics 21):
 
-    GCV(lambda) = n RSS(lambda) / (n - df(lambda))^2,    RSS = |Y - X W|^2 = |Y|^2 - 2 tr W'C + tr W'G W
+    GCV(lambda) = n RSS(lambda) / (n - rho df(lambda))^2,    RSS = |Y - X W|^2 = |Y|^2 - 2 tr W'C + tr W'G W
 
 with G = X'X, C = X'Y and df the trace of the hat matrix X (G + lambda I)^-1 X'. With eigenvalues e_i and eigenvectors
 v_i of G, and b_i = |v_i'C|^2 / e_i the part of |Y|^2 along v_i:
@@ -10,6 +10,10 @@ v_i of G, and b_i = |v_i'C|^2 / e_i the part of |Y|^2 along v_i:
     df = sum_i e_i / (e_i + lambda),    RSS = |Y|^2 - sum_i b_i + sum_i b_i (lambda / (e_i + lambda))^2
 
 So one eigendecomposition gives GCV for every lambda, and no sample is needed.
+
+rho = 1 is GCV itself. It fails where samples come in near-duplicates, such as clips of one recording. With as many
+coordinates as samples, few pairs that predict each other then make lambda = 0 look best. Kim and Gu (2004, Journal of
+the Royal Statistical Society B 66) count df ``rho`` times against such choices. Then df stays below n / rho.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from mmcl_fast import distributed
 from mmcl_fast.methods.shared.gram import gram_matrix, symmetric
 
 BLOCK_ROWS = 2048  # samples whose moments are summed at once
+RHO = 1.1  # larger than the share of samples with a near-duplicate; the choice is then near leaving one sample out
 PENALTIES_PER_DECADE, LOWEST_DECADE, HIGHEST_DECADE = 8, -8, 3  # tried penalties, relative to the mean eigenvalue
 
 
@@ -34,12 +39,18 @@ def penalty_grid(scale: float, per_decade: int = PENALTIES_PER_DECADE) -> Tensor
     return scale * 10 ** torch.linspace(LOWEST_DECADE, HIGHEST_DECADE, count, dtype=torch.float64)
 
 
+def gcv_value(count: int, squares: Tensor, df: Tensor, rho: float = RHO) -> Tensor:
+    """Return n RSS / (n - rho df)^2, infinite where rho df is n or more; of tensors of one shape, elementwise."""
+    left = count - rho * df
+    return torch.where(left > 0, count * squares / left.square(), torch.inf)
+
+
 @dataclass(frozen=True)
 class RidgeSpectrum:
     """The quantities from which GCV is computed, in the eigenvectors of the Gram matrix.
 
     Attributes:
-        eigenvalues: e ``[r]`` float64, above 0, ascending; r is at most n - ``free``.
+        eigenvalues: e ``[r]`` float64, none below 0; r is at most n - ``free``.
         explained: b ``[r]`` float64, the part of |Y|^2 along each eigenvector.
         residual: the part of |Y|^2 along none of them.
         count: n, the number of samples.
@@ -52,17 +63,15 @@ class RidgeSpectrum:
     count: int
     free: int = 0
 
-    def gcv(self, penalties: Tensor) -> Tensor:
-        """Return GCV ``[p]`` float64 of penalties ``[p]``, each above 0."""
+    def gcv(self, penalties: Tensor, rho: float = RHO) -> Tensor:
+        """Return GCV ``[p]`` float64 of penalties ``[p]``, each above 0; infinite where rho df is n or more."""
         shrunk = penalties[:, None] / (self.eigenvalues + penalties[:, None])
         squares = self.residual + shrunk.square() @ self.explained
-        # n - df as a sum of positive terms, so that it never becomes 0 by rounding.
-        left = self.count - self.free - len(self.eigenvalues) + shrunk.sum(1)
-        return self.count * squares / left.square()
+        return gcv_value(self.count, squares, self.free + (1 - shrunk).sum(1), rho)
 
     def best_penalty(self) -> float:
         """Return the penalty of the grid with the least GCV, the largest of equal ones; 1 where X is constant."""
-        if not len(self.eigenvalues):
+        if not bool((self.eigenvalues > 0).any()):
             return 1.0
         grid = penalty_grid(float(self.eigenvalues.mean()))
         values = self.gcv(grid)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast.methods.shared.ridge_regression import Ridge, RidgeSpectrum, decompose, penalty_grid
+from mmcl_fast.methods.shared.ridge_regression import RHO, Ridge, RidgeSpectrum, decompose, penalty_grid
 
 
 def samples(count: int, width: int, noise: float = 1.0, classes: int = 3) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ def samples(count: int, width: int, noise: float = 1.0, classes: int = 3) -> tup
     return x, labels
 
 
-def gcv_from_residuals(x: Tensor, y: Tensor, penalty: float) -> float:
+def gcv_from_residuals(x: Tensor, y: Tensor, penalty: float, rho: float) -> float:
     """GCV of ridge regression with a free intercept, from all samples and the hat matrix."""
     n = len(x)
     centring = torch.eye(n).double() - 1 / n
@@ -28,7 +28,8 @@ def gcv_from_residuals(x: Tensor, y: Tensor, penalty: float) -> float:
     # The hat matrix by the normal equations of the centred rows, and 1/n for the intercept.
     hat = rows @ torch.linalg.inv(rows.T @ rows + penalty * torch.eye(x.shape[1]).double()) @ rows.T + 1 / n
     residuals = y - hat @ y
-    return float(n * residuals.square().sum() / (n - hat.trace()) ** 2)
+    left = float(n - rho * hat.trace())
+    return float(n * residuals.square().sum()) / left**2 if left > 0 else torch.inf
 
 
 def learned(x: Tensor, labels: Tensor, classes: int, penalty: float | Literal["auto"] = "auto") -> Ridge:
@@ -38,15 +39,17 @@ def learned(x: Tensor, labels: Tensor, classes: int, penalty: float | Literal["a
     return ridge
 
 
+@pytest.mark.parametrize("rho", [1.0, 1.3])
 @pytest.mark.parametrize(("count", "width"), [(60, 8), (12, 30), (25, 25)])
-def test_gcv_from_moments_is_gcv_from_the_residuals(count: int, width: int) -> None:
+def test_gcv_from_moments_is_gcv_from_the_residuals(count: int, width: int, rho: float) -> None:
     x, labels = samples(count, width)
     y = F.one_hot(labels, 3).double()
     spectrum = learned(x, labels, 3).spectrum()
     assert len(spectrum.eigenvalues) == min(count - 1, width)
     penalties = torch.tensor([0.01, 1.0, 30.0], dtype=torch.float64)
-    direct = [gcv_from_residuals(x, y, float(penalty)) for penalty in penalties]
-    torch.testing.assert_close(spectrum.gcv(penalties), torch.tensor(direct, dtype=torch.float64), rtol=1e-6, atol=0)
+    direct = [gcv_from_residuals(x, y, float(penalty), rho) for penalty in penalties]
+    found = spectrum.gcv(penalties, rho)
+    torch.testing.assert_close(found, torch.tensor(direct, dtype=torch.float64), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("count", "width", "noise"), [(60, 8, 3.0), (12, 30, 6.0), (30, 60, 12.0)])
@@ -59,12 +62,26 @@ def test_the_chosen_penalty_has_the_least_gcv_and_gives_the_joint_solution(
     chosen = ridge.spectrum().best_penalty()
     grid = penalty_grid(float(ridge.spectrum().eigenvalues.mean()))
     # The lowest penalties are left out of the comparison: there the explicit inverse has no digits left.
-    direct = torch.tensor([gcv_from_residuals(x, y, float(p)) if p > 1e-4 else torch.inf for p in grid])
+    direct = torch.tensor([gcv_from_residuals(x, y, float(p), RHO) if p > 1e-4 else torch.inf for p in grid])
     assert chosen == float(grid[direct.argmin()])
     rows = x - x.mean(0)
     weight = torch.linalg.solve(rows.T @ rows + chosen * torch.eye(width).double(), rows.T @ (y - y.mean(0)))
     scores = rows @ weight + y.mean(0)
     torch.testing.assert_close(ridge(x), scores.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_pairs_of_near_duplicates_do_not_make_the_penalty_vanish() -> None:
+    """A few pairs that predict each other, among noise that tells nothing, and more coordinates than samples."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 80, generator=generator, dtype=torch.float64)
+    labels = torch.randint(3, (60,), generator=generator)
+    x[1:6:2] = x[0:6:2] + 1e-5 * torch.randn(3, 80, generator=generator, dtype=torch.float64)
+    labels[1:6:2] = labels[0:6:2]
+    spectrum = learned(x, labels, 3).spectrum()
+    scale = float(spectrum.eigenvalues.mean())
+    grid = penalty_grid(scale)
+    assert float(grid[spectrum.gcv(grid, 1.0).argmin()]) < 1e-6 * scale
+    assert spectrum.best_penalty() > scale
 
 
 def test_coordinates_that_are_always_zero_change_nothing() -> None:
