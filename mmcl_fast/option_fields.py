@@ -11,7 +11,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
@@ -233,6 +233,9 @@ def _alternatives(annotation: Any, limits: str) -> list[str]:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return [toml(value) for value in args]
+    if origin is Annotated:  # a member of a union with limits of its own
+        member = FieldInfo.from_annotation(annotation)
+        return _alternatives(member.annotation, _limits(member))
     if origin in (Union, types.UnionType):
         return [words for arg in args for words in _alternatives(arg, limits)]
     if annotation in (int, float) and limits:

@@ -38,6 +38,7 @@ class Model(BaseModel):
     three: Literal["a", "b", 3] = "a"
     maybe: int | None = Field(None, ge=2)
     either: Annotated[int | Literal["all"], Field(ge=2)] = "all"
+    limited_or_word: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     words: str = ""
     table: dict[str, int] = {}
     inner: Inner = Inner()
@@ -59,6 +60,7 @@ class Model(BaseModel):
         ("three", '"a", "b" or 3'),
         ("maybe", 'a whole number from 2 or "none"'),
         ("either", 'a whole number from 2 or "all"'),
+        ("limited_or_word", 'a number above 0 or "auto"'),
         ("words", "text"),
         ("table", "a table"),
         ("inner", "a table"),
