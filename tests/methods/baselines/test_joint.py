@@ -1,9 +1,12 @@
+import pytest
 import torch
+import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.baselines import joint as module
 from mmcl_fast.methods.baselines.joint import Joint
+from mmcl_fast.methods.shared.ridge_regression import Ridge
 from tests.methods import end_to_end
 from tests.toy import ToyEncoder
 
@@ -30,6 +33,62 @@ def test_a_batch_is_of_one_modality_and_of_all_its_tasks(monkeypatch):
     images = [set(y) for y in seen if set(y) <= {0, 1, 4, 5}]
     assert len(images) + sum(set(y) == {2, 3} for y in seen) == len(seen) == 2 * 3
     assert all(batch & {0, 1} and batch & {4, 5} for batch in images)
+
+
+def fitted(**options):
+    """A method after two tasks of images and one of texts, and the prompts that its training began with."""
+    encoder = ToyEncoder()
+    method = Joint(encoder, make_options("joint", {"epochs": 1, "batch_size": 6, **options}))
+    keys = [(m, str(c)) for c, m in enumerate(("image", "image", "text", "text", "image", "image"))]
+    classes = Classes(keys, [str(k) for k in keys], encoder.text([str(k) for k in keys]))
+    for task in (data(0, "image", [0, 1], 16), data(1, "text", [2, 3], 5), data(2, "image", [4, 5], 16)):
+        method.learn(task, classes)
+    generator = method.generator(3, 3)
+    start = {m: method.bank.fresh(m, generator) for m in ("image", "text")}
+    method.finish(classes)
+    return method, start
+
+
+@pytest.mark.parametrize("rate", ["lr", "text_lr", "scale_shift_lr"])
+def test_each_rate_moves_its_own_part_of_the_prompts(rate):
+    rates = {"lr": 0.0, "text_lr": 0.0, "scale_shift_lr": 0.0, rate: 0.01}
+    method, start = fitted(**rates)
+    moved = {}
+    for modality, prompt in method.bank.prompts.items():
+        parts = zip(*(method.bank.head.split(p, modality) for p in (prompt, start[modality])))
+        moved[modality] = [not torch.equal(now, before) for now, before in parts]
+    assert moved == {
+        "image": [rate == "lr", rate == "scale_shift_lr"],
+        "text": [rate == "text_lr", rate == "scale_shift_lr"],
+    }
+
+
+def test_prompts_of_text_need_not_scale_tokens():
+    method, _ = fitted(text_scale_shift=False)
+    extra = {m: len(p) - method.bank.head.prefix(m).numel() for m, p in method.bank.prompts.items()}
+    assert extra == {"image": 16 * 2 * 16, "text": 0}
+
+
+def test_channels_are_dropped_in_training_alone(monkeypatch):
+    shares, real = [], module.drop_channels
+    monkeypatch.setattr(module, "drop_channels", lambda t, kept, share: shares.append(kept) or real(t, kept, share))
+    method, _ = fitted(channel_dropout=0.3)
+    assert {kept.shape for kept in shares} == {(6, 16)} and len(shares) == 6
+    assert float(torch.cat(shares).float().mean()) == pytest.approx(0.7, abs=0.08)
+    method.scores(method.tasks[0].tokens, "image", Classes([("any", "any")] * 6), given=True)
+    assert len(shares) == 6
+    assert not torch.equal(method.bank.prompts["image"], fitted()[0].bank.prompts["image"])
+
+
+@pytest.mark.parametrize("penalty", [0.02, "auto"])
+def test_the_final_classifier_is_ridge_regression_with_this_penalty(penalty):
+    method, _ = fitted(penalty=penalty)
+    ridge = Ridge(24 + 48, penalty)
+    for task in method.tasks:
+        z = method.bank.head.head(task.tokens, method.bank.prompts[task.modality], task.modality)
+        u = torch.cat([F.normalize(z, dim=1), F.normalize(task.tokens.query, dim=1)], dim=1).detach()
+        ridge.add(u, task.labels, 6)
+    torch.testing.assert_close(method.weight, ridge.weight(), rtol=1e-3, atol=1e-3)
 
 
 def test_it_learns_the_toy_stream(tmp_path):

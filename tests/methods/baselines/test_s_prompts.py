@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.baselines.s_prompts import SPrompts, SPromptsOptions, k_means
+from mmcl_fast.methods.shared.classifier import classifier_input
 from mmcl_fast.methods.shared.embedding import unit_query
 from tests.methods.baselines.prompt_pools import CLASSES, pictures, task
 from tests.toy import ToyEncoder
@@ -94,6 +95,30 @@ def test_rows_come_back_from_their_state():
     tokens = towards(5)
     before = method.scores(tokens, "image", classes, given=False)
     assert torch.equal(other.scores(tokens, "image", classes, given=False), before)
+
+
+def test_a_state_of_earlier_versions_comes_back():
+    method, classes = two_domains()
+    tensors, values = method.state()
+    former = {name.split("/", 1)[1]: tensor for name, tensor in tensors.items()}
+    assert {"0/weight", "1/prompt"} <= former.keys() and len(former) == len(tensors)
+    other = SPrompts(ToyEncoder(), method.options)
+    other.load_state(*other.migrate_state(former, values))
+    tokens = towards(5)
+    scores = [m.scores(tokens, "image", classes, given=False) for m in (method, other)]
+    assert torch.equal(*scores)
+    assert other.migrate_state(tensors, values)[0].keys() == tensors.keys()
+
+
+def test_a_domains_classifier_may_read_the_query():
+    method, classes = two_domains()
+    method = SPrompts(ToyEncoder(), method.options.model_copy(update={"features": "zq"}))
+    method.learn(TaskData(0, "image", towards(0), torch.tensor([0, 1] * 3), [0, 1]), classes)
+    tokens, domain = towards(5), method.domains[0]
+    f = classifier_input(method.head.head(tokens, domain.prompt, "image"), tokens.query)
+    expected = f @ domain.classifier.weight.T + domain.classifier.bias
+    scores = method.scores(tokens, "image", classes, given=False)
+    torch.testing.assert_close(scores[:, :2], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_later_domain_changes_nothing_of_the_earlier_ones():

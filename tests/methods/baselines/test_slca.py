@@ -63,7 +63,8 @@ def test_a_class_met_again_has_the_statistics_of_all_its_samples():
 
 def test_what_is_kept_of_a_class_are_its_features_under_the_learned_prompt():
     method, _, data = two_tasks()
-    x = classifier_input(method.prompts.head.head(data.tokens, method.prompts.prompt(data.tokens, "image"), "image"))[data.labels == 3]
+    prompt = method.prompts.prompt(data.tokens, "image")
+    x = classifier_input(method.prompts.head.head(data.tokens, prompt, "image"))[data.labels == 3]
     torch.testing.assert_close(method.gaussians[3].mean, x.mean(0), rtol=1e-4, atol=1e-4)
     factor = method.gaussians[3].factor
     torch.testing.assert_close(factor.T @ factor, torch.cov(x.T), rtol=1e-3, atol=1e-3)

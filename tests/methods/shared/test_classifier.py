@@ -29,6 +29,32 @@ def test_a_feature_keeps_the_direction_and_has_entries_of_mean_square_one():
     torch.testing.assert_close(classifier_input(z / 7), classifier_input(z))
 
 
+def test_with_a_query_both_parts_count_alike_and_the_length_stays():
+    z, query = randn(5, 8) * 30, randn(5, 20, seed=1) * 0.1
+    f = classifier_input(z, query)
+    assert f.shape == (5, 28)
+    torch.testing.assert_close(f.norm(dim=1), classifier_input(z).norm(dim=1))
+    torch.testing.assert_close(f[:, :8], classifier_input(z) / 2**0.5)
+    torch.testing.assert_close(F.cosine_similarity(f[:, 8:], query), torch.ones(5))
+    torch.testing.assert_close(classifier_input(z / 7, query * 9), f)
+
+
+def test_a_classifier_reads_the_query_only_where_it_was_made_for_it():
+    z, query = randn(4, 24), randn(4, 48, seed=1)
+    alone, both = (GrowingClassifier.of(ToyEncoder(), features) for features in ("z", "zq"))
+    for head in (alone, both):
+        head.grow(3)
+        head.weight += randn(*head.weight.shape, seed=2)
+        head.bias += randn(3, seed=3)
+    assert (alone.weight.shape, both.weight.shape) == ((3, 24), (3, 72))
+    assert torch.equal(alone(z, query), alone(z))
+    expected = classifier_input(z, query) @ both.weight.T + both.bias
+    torch.testing.assert_close(both(z, query), expected)
+    torch.testing.assert_close(both.scores(z, 5, query)[:, :3], expected)
+    targets = torch.tensor([0, 1, 1, 0])
+    torch.testing.assert_close(both.loss(z, targets, [2, 0], query), F.cross_entropy(expected[:, [2, 0]], targets))
+
+
 def test_growing_keeps_the_old_rows_and_unknown_classes_never_win():
     head = GrowingClassifier(8, CPU)
     assert head.scores(randn(2, 8), 3).tolist() == [[float("-inf")] * 3] * 2
