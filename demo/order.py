@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from stream_parts import PHRASES, Media
-from stream_writer import Class, write_stream
+from stream_writer import Class, Recipe, write_stream
 
 HERE = Path(__file__).resolve().parent
 SIZES = {"train": 40, "val": 12, "test": 16}  # samples of a class
@@ -83,7 +83,7 @@ def build(media: Media, out: Path, kind: str, seed: int) -> int:
         classes = {modality: place_classes(modality, names) for modality, names in labels.items()}
     others = {modality: names[2:] for modality, names in labels.items()}
     # These two streams are older than ``distinct``: a sample may show the same files as another one.
-    return write_stream(media, out, classes, SIZES, seed=f"{seed}/{kind}", others=others, distinct=False)
+    return write_stream(media, out, classes, Recipe(SIZES, others=others, distinct=False), seed=f"{seed}/{kind}")
 
 
 def main() -> None:

@@ -28,13 +28,12 @@ class Media:
     Attributes:
         files: paths by modality, split and label.
         texts: texts by modality, split and label, for texts that stand in the manifest itself.
-        groups: for each of them, the name of the photo group, pitch, mesh, animation or synset that it comes from.
     """
 
     def __init__(self, demo: Path):
         self.files: dict[tuple[str, str, str], list[Path]] = defaultdict(list)
         self.texts: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-        self.groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        self._groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
         for line in (demo / "manifest.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             key = (row["modality"], row["split"], row["label"])
@@ -42,7 +41,7 @@ class Media:
                 self.files[key].append(demo / row["path"])
             else:
                 self.texts[key].append(row["text"])
-            self.groups[key].append(row.get("group", row["source"]))
+            self._groups[key].append(row.get("group", row["source"]))
         self._read: dict[Path, Part] = {}
 
     def labels(self, modality: str) -> list[str]:
@@ -53,6 +52,10 @@ class Media:
     def count(self, modality: str, split: str, label: str) -> int:
         """Return the number of samples of a class in a split."""
         return len(self.files[modality, split, label]) or len(self.texts[modality, split, label])
+
+    def group(self, modality: str, split: str, label: str, number: int) -> str:
+        """Return the name of the photo group, pitch, mesh, animation or synset that a sample comes from."""
+        return self._groups[modality, split, label][number]
 
     def part(self, modality: str, split: str, label: str, number: int) -> Part:
         """Return one decoded sample, as a part of a new sample."""

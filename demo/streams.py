@@ -20,12 +20,15 @@ from pathlib import Path
 
 from clips import write_video
 from order import HERE, neighbours, order_classes
+from pictures import DOMAINS, Pictures, compose_veiled
 from stream_parts import FPS, PHRASES, Media, Part
-from stream_writer import compose, tile, write_stream
+from stream_writer import EMPTY, Class, Recipe, compose, tile, write_stream
 
 SIZES = {
     "long": {"train": 16, "val": 6, "test": 10},  # samples of a class
     "scarce": {"train": 40, "val": 12, "test": 24},
+    "masked": {"train": 40, "val": 12, "test": 16},
+    "shared": {"train": 40, "val": 12, "test": 16},
 }
 PICTURES = ("image", "depth", "audio", "video")  # the modalities that become pictures
 
@@ -51,19 +54,51 @@ def compose_side_by_side(modality: str, parts: Sequence[Part], path: Path, rnd: 
     write_video(path, [tile(frames) for frames in zip(*clips)], FPS)
 
 
+def where_classes() -> dict[str, Class]:
+    """Return (class text, four things) by class name: a thing at one of four places alone, or at all others."""
+    out: dict[str, Class] = {}
+    for k, place in enumerate(("first", "second", "third", "last")):
+        out[f"only_{place}"] = (f"something at the {place} place alone", [None if n == k else EMPTY for n in range(4)])
+        out[f"not_{place}"] = (
+            f"something everywhere but at the {place} place",
+            [EMPTY if n == k else None for n in range(4)],
+        )
+    return out
+
+
 def build_long(media: Media, out: Path, seed: int) -> int:
     """Write the stream ``long`` and return its number of samples."""
     classes = {m: order_classes(m, sixteen_pairs(media.labels(m))) for m in PHRASES}
-    return write_stream(media, out, classes, SIZES["long"], seed=f"{seed}/long")
+    return write_stream(media, out, classes, Recipe(SIZES["long"]), seed=f"{seed}/long")
 
 
 def build_scarce(media: Media, out: Path, seed: int) -> int:
     """Write the stream ``scarce`` and return its number of samples."""
     classes = {m: order_classes(m, neighbours(media.labels(m))) for m in PICTURES}
-    return write_stream(media, out, classes, SIZES["scarce"], seed=f"{seed}/scarce", compose=compose_side_by_side)
+    return write_stream(media, out, classes, Recipe(SIZES["scarce"], compose_side_by_side), seed=f"{seed}/scarce")
 
 
-BUILDERS: dict[str, Callable[[Media, Path, int], int]] = {"long": build_long, "scarce": build_scarce}
+def build_masked(media: Media, out: Path, seed: int) -> int:
+    """Write the stream ``masked`` and return its number of samples."""
+    pictures = Pictures(media)
+    labels = {m: pictures.labels(m) for m in DOMAINS}
+    classes = {m: order_classes("image", neighbours(names)) for m, names in labels.items()}
+    recipe = Recipe(SIZES["masked"], compose_veiled, dict.fromkeys(DOMAINS, "jpg"), veils=labels)
+    return write_stream(pictures, out, classes, recipe, seed=f"{seed}/masked")
+
+
+def build_shared(media: Media, out: Path, seed: int) -> int:
+    """Write the stream ``shared`` and return its number of samples."""
+    recipe = Recipe(SIZES["shared"], others={m: media.labels(m) for m in PICTURES})
+    return write_stream(media, out, dict.fromkeys(PICTURES, where_classes()), recipe, seed=f"{seed}/shared")
+
+
+BUILDERS: dict[str, Callable[[Media, Path, int], int]] = {
+    "long": build_long,
+    "scarce": build_scarce,
+    "masked": build_masked,
+    "shared": build_shared,
+}
 
 
 def main() -> None:
