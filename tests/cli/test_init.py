@@ -14,7 +14,7 @@ from tests.cli.calls import call, error_of
 
 def test_the_options_of_a_method_are_listed() -> None:
     said = " ".join(call("options", "ridge").stdout.split())
-    assert "penalty" in said and "a number from 1e-06" in said and "0.005" in said and "Ridge penalty" in said
+    assert "penalty" in said and "a number from 1e-06" in said and '"auto"' in said and "Ridge penalty" in said
     assert all(name in said for name in METHODS)
     listed = json.loads(call("options", "--json").stdout)
     assert [entry["key"] for entry in listed] == [f"method.options.{name}" for name in CommOptions.model_fields]

@@ -11,7 +11,8 @@ import pytest
 from mmcl_fast.compare import variants
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.methods import METHODS
+from mmcl_fast.methods import METHODS, option_values
+from mmcl_fast.methods.baselines.ridge import RidgeOptions
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
 from mmcl_fast.option_fields import FormerNameWarning
 from mmcl_fast.report import results, tables
@@ -21,9 +22,9 @@ from mmcl_fast.report import results, tables
 
 def test_methods_and_switches_with_options() -> None:
     base = load_config("demo", ["method.options.epochs=2"])
-    comm, ridge, both = variants.parse_methods("comm, ridge:source=zq, comm:rank=8:drift=false", base)
+    comm, ridge, both = variants.parse_methods("comm, ridge:features=q, comm:rank=8:drift=false", base)
     assert comm.make_config(base, 5).method.options["epochs"] == 2 and comm.make_config(base, 5).train.seed == 5
-    assert ridge.make_config(base, 5).method.options == {"source": "zq", "penalty": 0.005}
+    assert ridge.make_config(base, 5).method.options == option_values(RidgeOptions(features="q"))
     assert both.make_config(base, 0).stream.seed == 0 and both.options == {"rank": 8, "drift": False}
     assert both.folder == "comm-rank-8-drift-false"
     chosen, left_out = variants.parse_switches("prompt_blocks,rank=8", base)
@@ -73,13 +74,13 @@ def test_the_title_and_the_features_of_a_row(monkeypatch: pytest.MonkeyPatch) ->
     ("make", "text", "message"),
     [
         (variants.parse_methods, "com", "--methods com: no such method; did you mean 'comm'"),
-        (variants.parse_methods, "ridge:sorce=q", "ridge has no such option; did you mean 'source'"),
+        (variants.parse_methods, "ridge:feature=q", "ridge has no such option; did you mean 'features'"),
         (
             variants.parse_methods,
             "comm:rank=0",
             "comm:rank=0: method.options.rank: expected a whole number from 1, got 0",
         ),
-        (variants.parse_methods, "ridge,ridge:source=q", "--methods ridge:source=q: the same as ridge"),
+        (variants.parse_methods, "ridge,ridge:features=zq", "--methods ridge:features=zq: the same as ridge"),
         (variants.parse_methods, "ridge:q", "expected key=value"),
         (variants.parse_methods, "ridge:stream.seed=1", "only stream.classes_per_task and stream.order can differ"),
         (variants.parse_methods, "ridge:stream.order=x:stream.classes_per_task=0", "stream.classes_per_task: expected"),

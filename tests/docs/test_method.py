@@ -29,7 +29,7 @@ def test_every_option_of_comm_is_on_the_methods_page_once() -> None:
 
 def test_a_table_of_all_options_and_a_wrong_name() -> None:
     page = fill_tables("# Ridge\n\n<!-- options: ridge -->\n<!-- /options -->\n")
-    assert "| `source` |" in page and "| `penalty` | $\\lambda$ | a number from 1e-06 | `0.005` |" in page
+    assert "| `features` |" in page and '| `penalty` | $\\lambda$ | "auto" or a number from 1e-06 |' in page
     with pytest.raises(ConfigError, match="options of ridge: penaltie: no such option; did you mean 'penalty'"):
         fill_tables("<!-- options: ridge penaltie -->\n<!-- /options -->\n")
     with pytest.raises(ConfigError, match="'ride': no such method"):

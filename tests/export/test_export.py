@@ -209,7 +209,13 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
-    options = {"comm": {"steps": 5, "sampled_features": 32}, "ranpac": {"projections": 50}, "slca": {"align_epochs": 1}}
+    options = {
+        "comm": {"steps": 5, "sampled_features": 32},
+        "klda": {"random_features": 50},
+        "ranpac": {"projections": 50},
+        "slca": {"align_epochs": 1},
+        "slda": {"adaptation": "scale_shift", "epochs": 1},
+    }
     learner = toy_learner(toy_data, method, options.get(method, {}))
     inputs = synthetic_inputs(learner, "image")
     module = trace(learner, "image", inputs).program.module()
@@ -282,7 +288,7 @@ def test_siglips_texts_have_one_length_and_lower_case(tmp_path: Path) -> None:
     learner = mf.Learner(
         str(write_siglip(tmp_path / "model")),
         "ridge",
-        options={"source": "zq"},
+        options={"features": "zq"},
         device="cpu",
         precision="fp32",
         prompt_blocks=1,

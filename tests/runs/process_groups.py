@@ -25,7 +25,7 @@ from mmcl_fast.errors import UserError
 from mmcl_fast.learning import learner
 from mmcl_fast.methods.baselines.finetune import Finetune
 from mmcl_fast.methods.comm import memory
-from mmcl_fast.methods.shared import embedding, ridge_regression
+from mmcl_fast.methods.shared import class_statistics, embedding, ridge_regression
 from mmcl_fast.runs import task_checkpoints
 from tests.toy import ToyEncoder, write_folder
 
@@ -36,8 +36,10 @@ CASES: dict[str, Any] = {
     "bare": ("comm", {**COMM, "prompts": False}),
     "loops": ("comm", LOOPS),
     "finetune": ("finetune", {"epochs": 1, "batch_size": 7}),
-    "ridge": ("ridge", {"source": "zq"}),
+    "ridge": ("ridge", {"features": "zq"}),
     "joint": ("joint", {"epochs": 1, "batch_size": 7}),
+    "fecam": ("fecam", {}),
+    "adapted": ("slda", {"adaptation": "scale_shift", "epochs": 1, "batch_size": 7}),
 }
 EVERY = 5
 outcomes: dict[str, list[str]] = {}
@@ -46,6 +48,7 @@ outcomes: dict[str, list[str]] = {}
 def small_blocks() -> None:
     """Make batches and blocks small, so that little data fills many of them."""
     embedding.BATCH, ridge_regression.BLOCK_ROWS, memory.BLOCK_CLASSES, sharding.SHARD_BLOCK = 4, 5, 1, 3
+    class_statistics.BLOCK_ROWS = 5
     learner.load_encoder = lambda name, **options: ToyEncoder()
 
 

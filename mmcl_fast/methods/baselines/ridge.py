@@ -1,67 +1,68 @@
 """A ridge classifier on frozen features, in closed form from accumulated moments.
 
-It is RanPAC (McDonnell et al. 2023, arXiv 2307.02251) without the random layer. It equals joint ridge regression on all
-tasks' data, whatever the order of the tasks.
+    W = (X'X + lambda I)^-1 X'Y,    scores = x W
+
+A row of X is u = [z / |z| ; q / |q|], and Y is one-hot. It is RanPAC (McDonnell et al. 2023, arXiv 2307.02251) without
+the random layer. It equals joint ridge regression on all tasks' data, whatever the order of the tasks.
+
+With ``penalty = "auto"`` X and Y are centred and generalised cross-validation chooses lambda after each task
+(:mod:`mmcl_fast.methods.shared.ridge_regression`). With a number, X has a column of ones, penalised like the rest.
+lambda is then the number times the mean of the diagonal of X'X.
 
 Options: :class:`RidgeOptions`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any
 
-import torch
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.embedding import unit_query
-from mmcl_fast.methods.shared.options import MethodOptions, RidgePenalty
+from mmcl_fast.encoders.base import Encoder
+from mmcl_fast.methods.base import TaskData
+from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
+from mmcl_fast.methods.shared.features import Adaptation, FeatureOptions, Features
+from mmcl_fast.methods.shared.options import ChosenPenalty
 from mmcl_fast.methods.shared.ridge_regression import Ridge
+from mmcl_fast.option_fields import FormerName, TunableChoices
 
 
-class RidgeOptions(MethodOptions):
-    source: Literal["q", "zq"] = Field(
-        "q", description="Features. q: the trunk's query, which pools its tokens. zq: the bare head's z and q"
-    )
-    penalty: RidgePenalty = 0.005
+class RidgeOptions(FeatureOptions):
+    features: Annotated[Features, FormerName("source")] = "zq"
+    adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
+    penalty: Annotated[ChosenPenalty, TunableChoices("auto", 0.005, 0.02, 0.05, 0.2)] = "auto"
 
 
-class RidgeMethod(Method):
-    """Ridge regression onto one-hot classes. Before the first task the scores are zero-shot."""
+class RidgeMethod(FeatureClassifier):
+    """Ridge regression onto one-hot classes; see the module's docstring.
+
+    Attributes:
+        ridge: the moments and the solution.
+    """
 
     name = "ridge"
     supports_distributed = True
+    class_state = ("cross",)
     Options = RidgeOptions
 
     def __init__(self, encoder: Encoder, options: RidgeOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        self.ridge = Ridge(encoder.query_dim + (encoder.dim if options.source == "zq" else 0), options.penalty)
+        self.ridge = Ridge(self.reader.width, options.penalty)
 
-    def _features(self, tokens: Tokens, modality: str) -> Tensor:
-        """``[n, Dq]``, or ``[n, D + Dq]`` with z."""
-        query = unit_query(tokens)
-        if self.options.source == "q":
-            return query
-        z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality)
-        return torch.cat([F.normalize(z, dim=-1), query], dim=1)
+    @property
+    def count(self) -> Tensor:
+        return self.ridge.cross[-1].round().long()  # the constant's row counts the samples
 
-    def learn(self, data: TaskData, classes: Classes) -> None:
-        with self.phase("statistics"):
-            self.ridge.add(self._features(data.tokens, data.modality), data.labels, len(classes))
+    def add(self, u: Tensor, data: TaskData, classes: int) -> None:
+        self.ridge.add(u, data.labels, classes)
 
-    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        known = self.ridge.cross.shape[1]
-        if known == 0:
-            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        out = self.ridge(self._features(tokens, modality))
-        # Classes that were not trained can't be predicted.
-        return F.pad(out, (0, len(classes) - known), value=float("-inf"))
+    def class_scores(self, u: Tensor) -> Tensor:
+        return self.ridge(u)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self.ridge.state(), {}
+        tensors, values = super().state()
+        return tensors | self.ridge.state(), values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        super().load_state(tensors, values)
         self.ridge.load_state(tensors)

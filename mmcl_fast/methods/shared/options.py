@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -143,6 +143,14 @@ Weight = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(ge=TINY)]
 RidgePenalty = Annotated[
     Positive, Field(description="Ridge penalty, relative to the mean of the Gram matrix's diagonal"), Symbol(r"\lambda")
+]
+ChosenPenalty = Annotated[
+    Literal["auto"] | Annotated[float, Field(ge=TINY)],
+    Field(
+        description="Ridge penalty, relative to the mean of the Gram matrix's diagonal. auto: generalised "
+        "cross-validation chooses it after each task"
+    ),
+    Symbol(r"\lambda"),
 ]
 RelevancePenalty = Annotated[
     Positive,
