@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,19 +15,20 @@ from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
 from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.learning.model import Model, trunk_tokens_of_shard
-from mmcl_fast.learning.settings import SETTINGS
-from mmcl_fast.streams.sample import ClassId, Task
+from mmcl_fast.learning.settings import SETTINGS, setting_label
+from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 
 @dataclass
 class Evaluation:
-    """Right and wrong answers on some tasks, in each setting (``SETTINGS``).
+    """Predictions for the samples of some tasks, in each setting (``SETTINGS``).
 
     Attributes:
         names: the tasks' names.
-        counts: number of samples of each task in the evaluated split.
         classes: the classes (modality, name) of each task.
-        confusion: setting -> for each task: (true class, predicted class) -> number of samples.
+        samples: the samples of each task in the evaluated split.
+        labels: the true class of each sample of each task.
+        predicted: setting -> for each task: the predicted class of each sample.
 
     Example::
 
@@ -35,9 +38,23 @@ class Evaluation:
     """
 
     names: list[str]
-    counts: list[int]
     classes: list[Sequence[ClassId]] = field(default_factory=list)
-    confusion: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = field(default_factory=dict)
+    samples: list[list[Sample]] = field(default_factory=list)
+    labels: list[list[ClassId]] = field(default_factory=list)
+    predicted: dict[str, list[list[ClassId]]] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> list[int]:
+        """Return the number of samples of each task."""
+        return [len(samples) for samples in self.samples]
+
+    @cached_property
+    def confusion(self) -> dict[str, list[Counter[tuple[ClassId, ClassId]]]]:
+        """Setting -> for each task: (true class, predicted class) -> number of samples."""
+        return {
+            name: [Counter(zip(labels, found)) for labels, found in zip(self.labels, tasks)]
+            for name, tasks in self.predicted.items()
+        }
 
     @property
     def correct(self) -> dict[str, list[int]]:
@@ -79,11 +96,11 @@ class Evaluation:
         """Return a plain text table of accuracies in per cent: a line per task, a column per setting, the mean last."""
         settings = list(self.correct)
         width = max(len(n) for n in [*self.names, "mean"])
-        lines = [" " * width + "".join(f"{s:>14}" for s in settings)]
+        lines = [" " * width + "".join(f"{setting_label(s):>20}" for s in settings)]
         columns = {s: self.accuracy(s) for s in settings}
         for i, name in enumerate(self.names):
-            lines.append(f"{name:<{width}}" + "".join(f"{columns[s][i]:14.1f}" for s in settings))
-        lines.append(f"{'mean':<{width}}" + "".join(f"{self.mean(s):14.1f}" for s in settings))
+            lines.append(f"{name:<{width}}" + "".join(f"{columns[s][i]:20.1f}" for s in settings))
+        lines.append(f"{'mean':<{width}}" + "".join(f"{self.mean(s):20.1f}" for s in settings))
         return "\n".join(lines)
 
 
@@ -118,38 +135,45 @@ def evaluate(
     for t in model.tasks:
         learned_ids.setdefault(t["modality"], set()).update(classes.ids[tuple(key)] for key in t["class_ids"])
 
-    result = Evaluation([t.name for t in tasks], [], [t.class_ids for t in tasks])
-    confusion: dict[str, list[Counter[tuple[ClassId, ClassId]]]] = {s: [] for s in settings}
+    # For each task [k, 1 + settings]: the position of this process's k samples in the task, and the ids predicted.
+    found: list[np.ndarray] = []
     for task in tasks:
-        samples = task.split(split)
-        if not samples:
+        all_samples = task.split(split)
+        if not all_samples:
             raise StreamError(f"task {task.name}: no sample in its {split} split; add files or choose another split")
-        result.counts.append(len(samples))
-        samples = distributed.shard(samples)
+        samples = distributed.shard(all_samples)
         tokens = trunk_tokens_of_shard(model, samples, f"{task.name}: decode and trunk", keep=True)
         if tokens is None:
-            for name in settings:
-                confusion[name].append(Counter())
+            found.append(np.empty((0, 1 + len(settings)), np.int32))
             continue
         # One computation serves all settings where the modality cannot change the scores.
         uses_given = model.method.uses_given_modality
         needed = {name != "agnostic" for name in settings} if uses_given else {True}
         with distributed.single_process():
             scores = {given: model.method.scores(tokens, task.modality, classes, given=given) for given in needed}
-        keys = dict(zip(task.classes, task.class_ids))
         old_ids = learned_ids[task.modality]
         new_ids = {classes.ids[key] for key in task.class_ids} - old_ids
+        columns = [torch.tensor(distributed.shard(range(len(all_samples))))]
         for name in settings:
             given, count = name != "agnostic" or not uses_given, known if task.name in learned else len(classes)
             competing = scores[given][:, :count]
-            columns = torch.tensor([*sorted(old_ids), *sorted(new_ids)]) if name == "given_masked" else None
-            predicted = best_columns(competing, columns).tolist()
-            confusion[name].append(Counter((keys[s.label], classes.keys[k]) for s, k in zip(samples, predicted)))
-    gathered = distributed.all_gather_object(confusion)
-    result.confusion = {
-        name: [sum(parts, Counter()) for parts in zip(*(g[name] for g in gathered))] for name in settings
-    }
-    return result
+            own = torch.tensor([*sorted(old_ids), *sorted(new_ids)]) if name == "given_masked" else None
+            columns.append(best_columns(competing, own).cpu())
+        found.append(torch.stack(columns, 1).int().numpy())
+    gathered = [np.concatenate(parts) for parts in zip(*distributed.all_gather_object(found))]
+    in_order = [rows[rows[:, 0].argsort()] for rows in gathered]
+    keys = [dict(zip(task.classes, task.class_ids)) for task in tasks]
+    all_of = [task.split(split) for task in tasks]
+    return Evaluation(
+        [task.name for task in tasks],
+        [task.class_ids for task in tasks],
+        all_of,
+        [[key[sample.label] for sample in some] for key, some in zip(keys, all_of)],
+        {
+            name: [[classes.keys[k] for k in rows[:, column].tolist()] for rows in in_order]
+            for column, name in enumerate(settings, 1)
+        },
+    )
 
 
 def best_columns(scores: Tensor, columns: Tensor | None = None) -> Tensor:

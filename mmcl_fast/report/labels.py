@@ -5,11 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmcl_fast.learning.settings import SETTINGS
-
-
-def setting_label(name: str) -> str:
-    """Return a setting's name for people; files name the setting ``given_masked``."""
-    return "given, own classes" if name == "given_masked" else name
+from mmcl_fast.learning.settings import setting_label as setting_label
 
 
 def explain_setting(name: str) -> str:

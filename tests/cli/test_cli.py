@@ -66,7 +66,7 @@ def test_evaluate_agrees_with_the_last_row_of_r(place: Path) -> None:
     for setting, accuracy in found["accuracy"].items():
         assert accuracy == pytest.approx(stored["settings"][setting]["R"][-1])
     text = call("evaluate", place / "run", "--split", "val", "--setting", "given", "-q", "--device", "cpu").stdout
-    assert "val split after 2 of 2 tasks" in text and "given_masked" in text and "agnostic" not in text
+    assert "val split after 2 of 2 tasks" in text and "given, own classes" in text and "agnostic" not in text
 
 
 def test_evaluate_refuses_data_that_changed_since_the_run(place: Path, tmp_path: Path) -> None:
