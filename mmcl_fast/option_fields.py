@@ -69,7 +69,7 @@ class Tunable:
     @property
     def words(self) -> str:
         """The range in words, such as "0.0001 to 1, log"."""
-        return f"{toml(self.low)} to {toml(self.high)}" + (", log" if self.log else "")
+        return f"{self.low:g} to {self.high:g}" + (", log" if self.log else "")
 
     def value(self, position: float) -> float | int:
         """Return the number at a position from 0 (``low``) to 1 (``high``), rounded to 3 significant digits."""
@@ -85,8 +85,10 @@ class Tunable:
         return (self._scaled(value) - low) / (high - low)
 
     def at_edge(self, value: Any) -> bool:
-        """Return whether a number lies in the outer 5 % of the range, at either end."""
-        return not EDGE < self.position(value) < 1 - EDGE
+        """Return whether a number lies in the outer 5 % of the range, at either end, or beyond; False for words."""
+        if not _is_number(value):
+            return False
+        return not self.low < value < self.high or not EDGE < self.position(value) < 1 - EDGE
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if self.log else value
@@ -111,9 +113,9 @@ class TunableChoices:
         return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
 
     def at_edge(self, value: Any) -> bool:
-        """Return whether a value is the first or the last one of ascending numbers."""
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in self.values)
-        return numbers and self.values == tuple(sorted(self.values)) and value in (self.values[0], self.values[-1])
+        """Return whether a value is the first or the last one of the numbers among the choices, if these ascend."""
+        numbers = [choice for choice in self.values if _is_number(choice)]
+        return _is_number(value) and numbers == sorted(numbers) and value in (*numbers[:1], *numbers[-1:])
 
 
 SearchSpace = dict[str, Tunable | TunableChoices]  # name of an option -> what tune tries of it
@@ -137,7 +139,7 @@ def search_space(model: type[BaseModel]) -> SearchSpace:
                 raise ConfigError(f"{where}: Tunable({found.words}): give low < high, and low > 0 with log")
             if float not in (field.annotation, *get_args(field.annotation)):
                 found = replace(found, whole=True)
-            inside = isinstance(default, (int, float)) and found.low <= default <= found.high
+            inside = _is_number(default) and found.low <= default <= found.high
             tried: tuple[Any, ...] = (found.low, found.high)
         else:
             tried = found.values
@@ -216,6 +218,10 @@ def toml(value: Any) -> str:
             "\x7f", "\\u007f"
         )  # JSON allows DEL in a string, TOML doesn't
     return json.dumps(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _limits(field: FieldInfo) -> str:

@@ -139,6 +139,9 @@ def test_what_lies_at_an_edge() -> None:
         assert not any(space[name].at_edge(value) for value in inside), name
         assert all(space[name].at_edge(value) for value in at_edge), name
     assert not TunableChoices(3, 1, 2).at_edge(3) and not TunableChoices(False, True).at_edge(True)
+    mixed = TunableChoices("auto", 0.1, 1, 10)
+    assert mixed.at_edge(0.1) and mixed.at_edge(10) and not mixed.at_edge("auto") and not mixed.at_edge(1)
+    assert space["lr"].at_edge(0) and space["lr"].at_edge(20) and not space["lr"].at_edge("auto")  # of a base config
 
 
 @pytest.mark.parametrize(
@@ -165,5 +168,5 @@ def test_the_search_space_of_a_method_holds_its_default_and_its_own_values(metho
     model = option_model(options(method))
     space = search_space(model)  # checks ranges, defaults and limits
     assert len(space) <= 4
-    for position in (0.0, 0.3, 0.999):
-        model.model_validate({name: found.value(position) for name, found in space.items()})
+    for name, found in space.items():
+        assert all(model.model_validate({name: found.value(position)}) for position in (0.0, 0.3, 0.999))
