@@ -43,12 +43,16 @@ class Pack:
     lines: list[dict] = field(default_factory=list)
     count: dict = field(default_factory=lambda: defaultdict(int))
 
-    def path(self, modality: str, split: str, label: str, source: str, ext: str) -> Path:
-        """Add the next file of a class to the manifest, and return its path. Names are numbers, which give no hint."""
+    def path(self, modality: str, split: str, label: str, source: str, ext: str, group: str | None = None) -> Path:
+        """Add the next file of a class to the manifest, and return its path. Names are numbers, which give no hint.
+
+        ``group``: what the file shares with near-equal files; None: its source.
+        """
         key = (modality, split, label)
         name = f"{modality}/{split}/{label}/{self.count[key]:03d}.{ext}"
         self.count[key] += 1
-        self.lines.append({"path": name, "modality": modality, "label": label, "split": split, "source": source})
+        line = {"path": name, "modality": modality, "label": label, "split": split, "source": source}
+        self.lines.append(line | {"group": group or source})
         out = self.root / name
         out.parent.mkdir(parents=True, exist_ok=True)
         return out
@@ -162,7 +166,8 @@ def build_image(pack: Pack, src: dict[str, Path], seed: int) -> None:
             for source, im in items:
                 im = im.copy()
                 im.thumbnail((256, 256), Image.Resampling.LANCZOS)
-                im.save(pack.path("image", split, label, source, "jpg"), quality=82)
+                group_name = source.rpartition("/")[2]
+                im.save(pack.path("image", split, label, source, "jpg", group_name), quality=82)
 
 
 def build_audio(pack: Pack, src: dict[str, Path], seed: int) -> None:

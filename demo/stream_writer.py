@@ -180,7 +180,7 @@ def write_stream(
                             "label": name,
                             "split": split,
                             "source": " ".join(f"{label}/{number}" for _, label, number in (*own, *draw.veil)),
-                            "group": " ".join(sorted({media.group(part[0], split, *part[1:]) for part in own})),
+                            "group": media.group(own[0][0], split, *own[0][1:]),
                         }
                     )
     texts = {modality: {name: text for name, (text, _) in made.items()} for modality, made in classes.items()}

@@ -5,9 +5,9 @@
 - optionally ``task``, the name of its task, on every line or on none;
 - optionally ``id``, which is unique;
 - optionally ``group``, the recording or picture that the sample was made from. Intervals count the samples of one group
-  as one. In JSONL the first word of ``source`` stands in for it.
+  as one.
 
-Other fields are ignored and may hold notes. Null and an empty cell mean no value.
+Other fields are ignored and may hold notes, such as sources. Null and an empty cell mean no value.
 
 Example of a line::
 
@@ -34,7 +34,6 @@ from mmcl_fast.streams.sources.table_row import TableRow
 from mmcl_fast.streams.validate import check_characters, check_file, check_modality, check_split
 
 FIELDS = ("path", "text", "modality", "label", "split", "task", "id", "group")
-SOURCE = "source"  # a note of any form; its first word is the group of a row without one
 MANIFEST_NAMES = ("manifest.jsonl", "manifest.parquet", "manifest.csv", "manifest.tsv")  # that a folder may hold
 _NEEDED = ("modality", "label", "split")
 
@@ -127,7 +126,8 @@ class _Manifest:
         self.samples.append(sample)
 
     def _sample(self, record: dict[str, str], where: str, number: int) -> Sample:
-        modality, label, split, group = (record[field] for field in ("modality", "label", "split", "group"))
+        modality, label, split = record["modality"], record["label"], record["split"]
+        group = record.get("group", "")
         check_modality(modality, where)
         check_split(split, where)
         if "text" in record:
@@ -170,10 +170,6 @@ def _read_fields(row: TableRow, empty_means_missing: bool) -> dict[str, str]:
         check_characters(record.get(field, ""), f"{where}: {field!r}")
         if field in record and field not in ("path", "text"):
             record[field] = record[field].strip()
-    if "group" not in record:
-        # A sample composed of several sources names them all; its group is the first.
-        words = source.split() if isinstance(source := record.get(SOURCE), str) else []
-        record["group"] = words[0] if words else ""
     for field in _NEEDED:
         if field not in record:
             others = [name for name in record if name not in FIELDS]
