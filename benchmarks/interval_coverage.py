@@ -130,7 +130,10 @@ def main() -> None:
             f"{design.seeds} seeds, {design.samples} samples in groups of {design.group}, {design.tasks} tasks; "
             f"effects {design.seed_effect:g}, {design.sample_effect:g}, {design.group_effect:g}, {design.noise:g}"
         )
-        lines.append("| " + " | ".join([about, *(f"{100 * share:.1f}" for share in found.values())]) + " |")
+        cells = [
+            f"{100 * share:.1f}" if design.seeds > 1 or "alone" not in name else "–" for name, share in found.items()
+        ]
+        lines.append("| " + " | ".join([about, *cells]) + " |")
         print(lines[-1], flush=True)
     if args.out:
         head = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmcl_fast.learning import metrics
 from mmcl_fast.learning.evaluation import settings_of
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.state_size import state_bytes
 from mmcl_fast.runs.folder import SKIPPED
 from mmcl_fast.streams.sample import Task
 from mmcl_fast.streams.stream import Stream
@@ -47,6 +48,7 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
         "formulas": metrics.FORMULAS,
         "contributions": {k: matrices[-1][k] for k in ("modalities", "matrix")} if matrices else None,
         "seconds": seconds,
+        "state_bytes": state_bytes(learner.method, len(learner.classes)),
         **learner.describe(),
         "notes": result_notes(config, stream),
     }

@@ -16,7 +16,7 @@ import torch
 from mmcl_fast import atomic_files, distributed
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import checkpoint
-from mmcl_fast.learning.evaluation import settings_of
+from mmcl_fast.learning.evaluation import Evaluation, settings_of
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.random_state import set_random_states
 from mmcl_fast.methods import make_options, option_values, upgrade_options
@@ -25,6 +25,7 @@ from mmcl_fast.runs import tracking
 from mmcl_fast.runs.folder import check_run_folder, compare_environment, first_difference, write_run_start
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.streams.stream import Stream
@@ -71,9 +72,9 @@ def learn_stream(
 ) -> RunResult:
     """Learn a stream into the run folder ``out``, without a check of its files; ``train`` includes the check.
 
-    The folder holds config.json, environment.json, metrics.jsonl, checkpoints and summary.json. With ``resume`` the run
-    goes on from the newest readable checkpoint, inside a task too. On the same machine with as many threads it comes to
-    the same bits as a run without a stop. On a GPU that needs ``train.deterministic``.
+    The folder holds config.json, environment.json, metrics.jsonl, checkpoints, predictions.json.gz and summary.json.
+    With ``resume`` the run goes on from the newest readable checkpoint, inside a task too. On the same machine with as
+    many threads it comes to the same bits as a run without a stop. On a GPU that needs ``train.deterministic``.
 
     Several processes (``mmcl_fast.distributed``) learn the stream together. Rank 0 writes and all read.
 
@@ -128,7 +129,8 @@ def learn_stream(
         learner.checkpoints = checkpoints
         with checkpoints.stop_on_signals():
             started = time.perf_counter()
-            _learn_tasks(stream, learner, checkpoints, config, out, log, cost, progress)
+            last = _learn_tasks(stream, learner, checkpoints, config, out, log, cost, progress)
+            _keep_predictions(out, last, learner, stream, config, checkpoints)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
             with distributed.propagate_errors():
@@ -168,7 +170,7 @@ def _learn_tasks(
     log: MetricsLog,
     cost: _TaskCost,
     progress: Progress | None,
-) -> None:
+) -> Evaluation | None:
     """Learn the tasks that are not learned yet, and evaluate after each task whose row is not in the log yet.
 
     A method that needs all tasks trains after the last one. It gets one checkpoint and one row there.
@@ -177,7 +179,11 @@ def _learn_tasks(
 
     Args:
         cost: the cost of the newest task that is learned but not in the log.
+
+    Returns:
+        The evaluation after the last task, unless its row was in the log already.
     """
+    result: Evaluation | None = None
     total, needs_all_tasks = len(stream), learner.method.needs_all_tasks
     for number in range(len(learner.tasks), total + 1):
         trains_here = not needs_all_tasks or number == total
@@ -195,7 +201,8 @@ def _learn_tasks(
         if number in log.rows:
             continue
         before = time.perf_counter()
-        events = list(_evaluate(learner, stream, number, config)) if trains_here or number == 0 else []
+        result = _evaluate(learner, stream, number, config) if trains_here or number == 0 else None
+        events = [] if result is None else list(_evaluation_events(result, learner, len(stream), number, config))
         cost.seconds["evaluation"] = time.perf_counter() - before
         cost.counts["evaluation"] = sum(n for n in events[0]["count"] if n is not None) if events else 0
         costs = {"seconds": cost.seconds, "counts": cost.counts}
@@ -208,6 +215,22 @@ def _learn_tasks(
             log.write(*events)
         if number and progress is not None and distributed.is_main_process():
             progress.log(_task_line(log, number, total, task.name))
+    return result
+
+
+def _keep_predictions(
+    out: Path, last: Evaluation | None, learner: Learner, stream: Stream, config: Config, checkpoints: TaskCheckpoints
+) -> None:
+    """Write the predictions after the last task; evaluate again where an earlier session ended before it wrote them.
+
+    ``last`` is the evaluation after the last task, if this session made it.
+    """
+    if last is None and distributed.broadcast_object((out / PREDICTIONS_FILE).is_file()):
+        return
+    result = _evaluate(learner, stream, len(stream), config) if last is None else last
+    with checkpoints.finishing(), distributed.propagate_errors():
+        if result is not None and distributed.is_main_process():
+            write_predictions(out / PREDICTIONS_FILE, result)
 
 
 def _write_checkpoint(
@@ -287,16 +310,22 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> Iterator[dict[str, Any]]:
-    """Evaluate after ``number`` tasks, and yield the events of that row of R."""
+def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> Evaluation | None:
+    """Evaluate after ``number`` tasks; None where there is no task to evaluate yet."""
     unseen = config.train.evaluate_unseen
     tasks = stream.tasks[:number]
     if unseen:  # forward transfer needs all of row 0, and later the next task only
         tasks = stream.tasks[: number + 1] if number else stream.tasks
     if not tasks:
-        return
-    result = learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
-    padding = [None] * (len(stream) - len(tasks))
+        return None
+    return learner.evaluate(tasks, setting=config.train.evaluate, upcoming=stream.tasks if unseen else ())
+
+
+def _evaluation_events(
+    result: Evaluation, learner: Learner, total: int, number: int, config: Config
+) -> Iterator[dict[str, Any]]:
+    """Yield the events of the row of R after ``number`` of ``total`` tasks."""
+    padding = [None] * (total - len(result.names))
     for setting in settings_of(config.train.evaluate):
         event = {
             "event": "evaluation",
@@ -307,7 +336,7 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> 
             "count": result.counts + padding,
             "by_class": result.by_class(setting) + padding,
         }
-        if number == len(stream):
+        if number == total:
             event["taken_for"] = result.top_confusions(setting, MAX_CONFUSIONS)
         yield event
     matrix = learner.contribution_matrix()

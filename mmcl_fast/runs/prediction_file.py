@@ -1,0 +1,115 @@
+"""The file of a run that says what was predicted for each test sample at the end: predictions.json.gz.
+
+Intervals over test samples are computed from it, and anybody can count its right answers. It needs no torch.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmcl_fast import atomic_files
+from mmcl_fast.errors import RunError
+
+if TYPE_CHECKING:
+    from mmcl_fast.learning.evaluation import Evaluation
+
+PREDICTIONS_FILE = "predictions.json.gz"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The n test samples of a run, in the order of its tasks, and the class predicted for each after the last task.
+
+    Attributes:
+        classes: C classes (modality, name).
+        keys: n identities of samples in the stream.
+        groups: for each sample the recording or picture that it was made from; empty: the sample itself.
+        tasks: ``[n]`` int64, the number of its task, from 1.
+        labels: ``[n]`` int64, its true class, a position in ``classes``.
+        predicted: setting -> ``[n]`` int64, its predicted class, likewise.
+    """
+
+    classes: list[tuple[str, str]]
+    keys: list[str]
+    groups: list[str]
+    tasks: np.ndarray
+    labels: np.ndarray
+    predicted: dict[str, np.ndarray]
+
+    def correct(self, setting: str) -> np.ndarray:
+        """Return whether each sample's class is predicted, ``[n]`` bool."""
+        return self.predicted[setting] == self.labels
+
+
+def write_predictions(file: Path, result: Evaluation) -> None:
+    """Write an evaluation of all tasks. The same evaluation gives the same bytes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    samples = [sample for some in result.samples for sample in some]
+    used = [*result.labels, *(found for tasks in result.predicted.values() for found in tasks)]
+    classes = list(dict.fromkeys(key for some in used for key in some))
+    ids = {key: position for position, key in enumerate(classes)}
+
+    def positions(tasks: Sequence[Sequence[tuple[str, str]]]) -> list[int]:
+        return [ids[key] for some in tasks for key in some]
+
+    values = {
+        "classes": classes,
+        "keys": [sample.key for sample in samples],
+        "groups": [sample.group for sample in samples],
+        "tasks": [number for number, some in enumerate(result.samples, 1) for _ in some],
+        "labels": positions(result.labels),
+        "predicted": {setting: positions(tasks) for setting, tasks in result.predicted.items()},
+    }
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    atomic_files.replace_file(file, gzip.compress(text, mtime=0))
+
+
+def read_predictions(run: Path) -> Predictions | None:
+    """Read the predictions of a run folder; return None where it has none, as of an older version.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    file = run / PREDICTIONS_FILE
+    if not file.is_file():
+        return None
+    try:
+        found = parse_predictions(json.loads(gzip.decompress(file.read_bytes())))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise RunError(
+            f"{file}: not readable ({fault}); remove it, and mmcl-fast train --resume writes it again"
+        ) from None
+    return found
+
+
+def parse_predictions(values: dict[str, Any]) -> Predictions:
+    """Return the predictions that the values of the file say.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: the values are of another form.
+    """
+    found = Predictions(
+        [(modality, name) for modality, name in values["classes"]],
+        [str(key) for key in values["keys"]],
+        [str(group) for group in values["groups"]],
+        np.asarray(values["tasks"], np.int64),
+        np.asarray(values["labels"], np.int64),
+        {name: np.asarray(ids, np.int64) for name, ids in values["predicted"].items()},
+    )
+    count = len(found.keys)
+    columns = [found.labels, *found.predicted.values()]
+    if not count or len(found.groups) != count or any(c.shape != (count,) for c in (found.tasks, *columns)):
+        raise ValueError("its columns are of unlike lengths")
+    if found.tasks.min() < 1 or any(c.min() < 0 or c.max() >= len(found.classes) for c in columns):
+        raise ValueError("it names a task or a class that is not there")
+    return found
