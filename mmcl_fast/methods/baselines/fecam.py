@@ -15,7 +15,7 @@ Departures from the paper and its public code:
 - The transform keeps the sign of a feature, because z has both signs. The paper's features come after a ReLU.
 - Features are transformed before their mean is taken, as in the paper; the public code transforms the mean.
 - The paper has a gamma for V_1 and one for V_2. Here both are the same.
-- The public code shrinks twice. That is one shrinkage by gamma (2 + gamma), so its gamma of 1 is 3 here.
+- The public code shrinks twice. That is one shrinkage by gamma (2 + gamma), so its gamma of 1 is the default 3 here.
 - A V_2 below 0 counts as 0. Then Sigma_s can be inverted, whatever the features are.
 - A class whose samples are all the same, such as a class of one sample, has V_1 = 0. Its Sigma_n is the identity.
 - The scatter of a class is kept as R with R'R = (n - 1) Sigma_c. For n samples R has min(n - 1, d) rows, while Sigma_c
@@ -48,7 +48,7 @@ class FeCamOptions(FeatureOptions):
         0.5, gt=0, le=1, description="Power of Tukey's transform; 1: features as they are"
     )
     shrinkage: Annotated[Positive, Symbol(r"\gamma"), Tunable(0.1, 100.0)] = Field(
-        1.0, description="Weight of the mean variance and covariance, which are added to each variance and covariance"
+        3.0, description="Weight of the mean variance and covariance, which are added to each variance and covariance"
     )
 
 
@@ -125,6 +125,7 @@ class FeCam(FeatureClassifier):
     """
 
     name = "fecam"
+    supports_distributed = True
     class_state = ("count", "mean", "factor")
     Options = FeCamOptions
 

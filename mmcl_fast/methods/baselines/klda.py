@@ -43,15 +43,15 @@ KernelWidth = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class KldaOptions(FeatureOptions):
-    random_features: Annotated[int, Symbol("M"), TunableChoices(1000, 2000, 4000)] = Field(
-        2000, ge=1, le=20_000, description="Random Fourier features"
-    )
-    gamma: Annotated[KernelWidth | Literal["auto"], Symbol(r"\gamma")] = Field(
+    random_features: Annotated[int, Symbol("M")] = Field(2000, ge=1, le=20_000, description="Random Fourier features")
+    gamma: Annotated[
+        KernelWidth | Literal["auto"], Symbol(r"\gamma"), TunableChoices("auto", 0.03, 0.1, 0.3, 1.0, 3.0)
+    ] = Field(
         "auto",
         description="Inverse width of the kernel exp(-gamma |u - v|^2). auto: 1 / the median of |u - v|^2 over pairs "
         "of samples of the first task",
     )
-    shrinkage: Annotated[CovarianceShrinkage, Tunable(1e-4, 1.0)] = 0.1
+    shrinkage: Annotated[CovarianceShrinkage, Tunable(1e-3, 1.0)] = 0.2
 
 
 def median_gamma(u: Tensor, generator: torch.Generator) -> float:
@@ -78,6 +78,7 @@ class Klda(FeatureClassifier):
     """
 
     name = "klda"
+    supports_distributed = True
     class_state = ("phi/count", "phi/mean")
     Options = KldaOptions
 

@@ -46,6 +46,7 @@ class Ncm(FeatureClassifier):
     """
 
     name = "ncm"
+    supports_distributed = True
     class_state = ("count", "mean")
     Options = NcmOptions
 

@@ -36,7 +36,7 @@ from mmcl_fast.option_fields import Tunable
 
 
 class SldaOptions(FeatureOptions):
-    shrinkage: Annotated[CovarianceShrinkage, Tunable(1e-4, 1.0)] = 0.1
+    shrinkage: Annotated[CovarianceShrinkage, Tunable(1e-3, 1.0)] = 0.2
 
 
 class Slda(FeatureClassifier):
@@ -47,6 +47,7 @@ class Slda(FeatureClassifier):
     """
 
     name = "slda"
+    supports_distributed = True
     class_state = ("count", "mean")
     Options = SldaOptions
 

@@ -16,14 +16,13 @@ from mmcl_fast.methods.shared.features import FeatureReader
 class FeatureClassifier(Method):
     """A classifier of features u that keeps statistics of them and no sample.
 
-    Its options are ``features.FeatureOptions``. Before the first task the scores are zero-shot; later they are -inf for
-    classes without samples. The given modality chooses the prompt of z where there is adaptation, and nothing else.
+    Its options are ``features.FeatureOptions``. Several processes may learn it together; a subclass says so. Before the
+    first task the scores are zero-shot; later they are -inf for classes without samples. The given modality chooses the
+    prompt of z where there is adaptation, and nothing else.
 
     Attributes:
         reader: turns tokens into u ``[n, reader.width]``.
     """
-
-    supports_distributed = True
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
