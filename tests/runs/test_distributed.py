@@ -85,7 +85,8 @@ def test_statistics_are_the_same_bits(runs, world):
 
 
 @pytest.mark.parametrize(
-    ("case", "world"), [("whole", 2), ("whole", 4), ("bare", 4), ("loops", 2), ("finetune", 2), ("joint", 2)]
+    ("case", "world"),
+    [("whole", 2), ("whole", 4), ("bare", 4), ("loops", 2), ("finetune", 2), ("joint", 2), ("adapted", 2)],
 )
 def test_metrics_equal_a_single_process(runs, outcomes, case, world):
     within(runs / f"{case}-1", runs / f"{case}-{world}")
@@ -94,9 +95,10 @@ def test_metrics_equal_a_single_process(runs, outcomes, case, world):
     assert json.loads((runs / f"{case}-{world}" / "environment.json").read_text())["processes"] == world
 
 
-def test_a_method_that_only_sums_moments_is_the_same_bits(runs, outcomes):
-    assert outcome(runs / "ridge-1") == outcome(runs / "ridge-2")
-    assert set(CASES) == {"whole", "bare", "loops", "finetune", "ridge", "joint"}
+@pytest.mark.parametrize("case", ["ridge", "fecam"])
+def test_a_method_that_only_sums_moments_is_the_same_bits(runs, outcomes, case):
+    assert outcome(runs / f"{case}-1") == outcome(runs / f"{case}-2")
+    assert set(CASES) == {"whole", "bare", "loops", "finetune", "ridge", "joint", "fecam", "adapted"}
 
 
 def test_each_sample_goes_through_the_trunk_once(outcomes):
