@@ -5,36 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mmcl_fast import runs
 from mmcl_fast.cli.compare import tune as tune_command
-from mmcl_fast.compare import compare, processes, sweep, tune
-from mmcl_fast.compare.cell import Cell
+from mmcl_fast.compare import compare, processes, tune
 from mmcl_fast.compare.tuned_options import read_tuned
 from mmcl_fast.compare.tuning import write_tuned
 from mmcl_fast.errors import ConfigError, RunError
-from mmcl_fast.learning import learner
 from mmcl_fast.methods import METHODS
+from tests.compare.in_process import without_workers
 from tests.compare.limited import Limited
 from tests.compare.test_compare import call, worker
-from tests.toy import ToyEncoder, write_folder
+from tests.toy import write_folder
 
 REGISTER = "from mmcl_fast.methods import register; from tests.compare.limited import Limited; register(Limited)"
 HOLD_OUT = "stream.validation=0.5"
 ROWS = "limited,limited:known=3,zero_shot,limited:known=0:unused=0.5"  # the last one fails
-
-
-def learn_here(cells: Sequence[Cell], jobs: int, shown: Any, **options: Any) -> dict[str, str]:
-    """Stand in for ``processes.learn_cells``: learn in this process."""
-    for cell in cells:
-        if not cell.finished:
-            runs.learn_stream(cell.config, cell.folder, resume=True)
-    return {}
 
 
 @pytest.fixture(autouse=True)
@@ -130,8 +118,7 @@ def test_finished_trials_are_not_learned_again(config: Path, tuned: Path, no_wor
 
 
 def test_compare_takes_the_chosen_options(config: Path, tuned: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(sweep, "learn_cells", learn_here)
-    monkeypatch.setattr(learner, "load_encoder", lambda name, **options: ToyEncoder())
+    without_workers(monkeypatch)
     words = ("compare", config, "--methods", "limited,zero_shot", "--seeds", "0", "--out", tmp_path / "out")
     result = call(*words, "--tuned", tuned, "--set", "stream.late=image")
     values = json.loads((tmp_path / "out" / "results.json").read_text())
