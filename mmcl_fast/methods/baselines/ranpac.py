@@ -1,20 +1,23 @@
 """RanPAC: random projections and a ridge classifier (McDonnell et al. 2023, arXiv 2307.02251).
 
-    h = max(0, f W), W ~ N(0, 1) fixed;  G = sum h h',  C = sum h y';  scores = h (G + lambda I)^-1 C
+    h = max(0, u W), W ~ N(0, 1) fixed;  G = sum h h',  C = sum h y';  scores = h (G + lambda I)^-1 C
 
-f = [z / |z| ; q / |q|] here. G and C are sums over all samples, so the order of the tasks does not matter. lambda is
-chosen anew at each task. A random 80 % of the samples is fitted, and the lambda of 10^-8 ... 10^8 with the least mean
-squared error on the others is taken. The final G and C have all samples.
+u = [z / |z| ; q / |q|] by default. G and C are sums over all samples, so the order of the tasks does not matter. They
+are kept as a triangular factor (:mod:`mmcl_fast.methods.shared.triangular_ridge`), which is smaller than G while there
+are fewer samples than features.
+
+The first phase of the paper tunes the encoder on the first task alone, by scales and shifts of features (SSF). A linear
+classifier is trained with them and thrown away. Here each modality learns a prompt on its first task (``adaptation``).
+By default the prompt is a prefix with scales and shifts of the trunk's tokens.
 
 Departures from the paper:
 
-- The paper chooses lambda on the last task's samples alone (``held_out = "task"``). Its result then depends on which
-  task comes last, and says little for a task of one class or of few samples. The default chooses on the held-out
-  samples of all tasks so far, by their second moments. For one task the two are the same.
-- The paper's first phase is a parameter-efficient tuning on the first task alone, with a linear classifier that is
-  thrown away. Here it trains the prompt of that task's tower (``source = "tuned"``); the other tower keeps its bare
-  head.
-- The paper's W has 10,000 columns. The default is smaller, because every checkpoint holds G.
+- lambda is chosen after each task by generalised cross-validation from G and C. The paper fits 80 % of the last task's
+  samples and takes the lambda of 10^-8 ... 10^8 with the least squared error on the others (``penalty = "held_out"``).
+  Its result depends on which task comes last, and says little for a task of few samples.
+- The paper adapts on one task of one modality. Later modalities would then have features that nothing adapted.
+- W has the paper's 10,000 columns. ``projections = "auto"`` also tries 2,000 and 5,000, and takes the width with the
+  least value of generalised cross-validation. A smaller width is the first columns of the same W.
 
 Options: :class:`RanPacOptions`.
 """
@@ -25,185 +28,177 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import GrowingClassifier, require_one_process, train_in_one_process
-from mmcl_fast.methods.shared.embedding import unit_query
-from mmcl_fast.methods.shared.gram import gram_matrix
-from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength, PromptRate
-from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import PromptBank, batches, subset
+from mmcl_fast.encoders.base import Encoder
+from mmcl_fast.errors import RunError
+from mmcl_fast.methods.base import TaskData
+from mmcl_fast.methods.shared.classifier import require_one_process
+from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
+from mmcl_fast.methods.shared.features import Adaptation, FeatureOptions, Features
+from mmcl_fast.methods.shared.options import TINY, PromptRate
 from mmcl_fast.methods.shared.ridge_regression import BLOCK_ROWS
-from mmcl_fast.option_fields import Symbol
+from mmcl_fast.methods.shared.triangular_ridge import RidgeSystem, TriangularMoments
+from mmcl_fast.option_fields import FormerName, Symbol, Tunable, TunableChoices
 
-LAMBDAS = [10.0**k for k in range(-8, 9)]
+LAMBDAS = [10.0**k for k in range(-8, 9)]  # the paper's candidates
+WIDTHS = (2_000, 5_000, 10_000)  # the widths that projections = "auto" tries
+FORMER_PENALTIES = {"all": "auto", "task": "held_out"}  # values of the former option held_out
 
 
-class RanPacOptions(MethodOptions):
-    source: Literal["q", "zq", "tuned"] = Field(
-        "tuned",
-        description="Features f. q: the trunk's query. zq: the bare head's z, and q. tuned: z under a prompt that is "
-        "trained on the first task, and q",
+class RanPacOptions(FeatureOptions):
+    """Options of RanPAC. The former options ``source``, with "tuned", and ``held_out`` are taken too."""
+
+    features: Annotated[Features, FormerName("source")] = "zq"
+    adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "scale_shift"
+    lr: Annotated[PromptRate, Tunable(0.001, 0.1)] = 0.01
+    projections: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=20_000)], Symbol("M")] = Field(
+        10_000, description="Random features. auto: 2,000, 5,000 or 10,000, chosen by generalised cross-validation"
     )
-    projections: Annotated[int, Symbol("M")] = Field(2000, ge=1, le=20_000, description="Random features")
-    held_out: Literal["all", "task"] = Field(
-        "all", description="Held-out samples that lambda is chosen on. all: of all tasks so far. task: of the last task"
+    penalty: Annotated[
+        Literal["auto", "held_out"] | Annotated[float, Field(ge=TINY)],
+        Symbol(r"\lambda"),
+        FormerName("held_out"),
+        TunableChoices("auto", "held_out"),
+    ] = Field(
+        "auto",
+        description="Ridge penalty, relative to the mean of the Gram matrix's diagonal. auto: generalised "
+        "cross-validation chooses it after each task. held_out: the least squared error on a fifth of the last task",
     )
-    prompt_length: PromptLength = 8
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: PromptRate = 0.01
-    classifier_lr: ClassifierRate = 0.003
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_values(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values, former = dict(values), "source" in values
+        for name in ("penalty", "held_out"):
+            if isinstance(values.get(name), str) and values[name] in FORMER_PENALTIES:
+                values[name], former = FORMER_PENALTIES[values[name]], True
+        for name in ("features", "source"):
+            if values.get(name) == "tuned":
+                values[name] = "zq"
+                values.setdefault("adaptation", "prefix")
+        if former:  # then features were adapted with source = "tuned" alone
+            values.setdefault("adaptation", "none")
+        return values
 
 
-class RidgeMoments:
-    """The sums that ridge regression onto one-hot y needs, float64.
+class RanPac(FeatureClassifier):
+    """RanPAC; see the module's docstring.
 
     Attributes:
-        gram: G = sum h h' ``[M, M]``.
-        cross: C = sum h y' ``[M, C]``.
-        count: the number of samples, which is sum |y|^2.
-    """
-
-    def __init__(self, size: int):
-        self.gram = torch.zeros(size, size, dtype=torch.float64)
-        self.cross = torch.zeros(size, 0, dtype=torch.float64)
-        self.count = 0
-
-    def add(self, h: Tensor, labels: Tensor, outputs: int) -> None:
-        """Add samples.
-
-        Args:
-            h: ``[n, M]``.
-            labels: ``[n]`` int64, columns of C.
-            outputs: the number of columns that C has from now on.
-        """
-        self.cross = F.pad(self.cross, (0, outputs - self.cross.shape[1]))
-        for rows, block_labels in zip(h.split(BLOCK_ROWS), labels.split(BLOCK_ROWS)):
-            rows = rows.double().cpu()
-            self.gram += gram_matrix(rows)
-            self.cross += rows.T @ F.one_hot(block_labels.cpu(), outputs).double()
-        self.count += len(h)
-
-
-def choose_lambda(fitted: RidgeMoments, held: RidgeMoments) -> float:
-    """Return the lambda of ``LAMBDAS`` whose ridge solution on ``fitted`` has the least squared error on ``held``.
-
-    The error is sum |y - W'h|^2 = sum |y|^2 - 2 tr W'C + tr W'G W, with G and C of ``held``.
-    """
-    errors = []
-    for weight in LAMBDAS:
-        factor, failed = torch.linalg.cholesky_ex(fitted.gram + weight * torch.eye(len(fitted.gram)).double())
-        solved = torch.cholesky_solve(fitted.cross, factor)
-        error = held.count - 2 * (solved * held.cross).sum() + (solved * (held.gram @ solved)).sum()
-        errors.append(float("inf") if failed else float(error))  # too small a lambda for a G without full rank
-    return LAMBDAS[errors.index(min(errors))]
-
-
-class RanPac(Method):
-    """RanPAC. The given modality changes nothing.
-
-    Before the first task the scores are zero-shot; later they are -inf for classes that were never trained.
-
-    Attributes:
-        bank: the prompt of the first task's tower.
-        random: W ``[d, M]``.
-        fitted: moments of the 80 % of samples that lambda's candidates are fitted on.
-        held: moments of the held-out 20 %.
-        penalty: lambda.
+        random: W ``[width, M]``.
+        moments: the factor of G, and C, over M features.
+        penalty: lambda as it was chosen on held-out samples; 1 before.
     """
 
     name = "ranpac"
+    class_state = ("targets",)
     Options = RanPacOptions
 
     def __init__(self, encoder: Encoder, options: RanPacOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
-        width = encoder.query_dim + (0 if options.source == "q" else encoder.dim)
-        size = options.projections
-        self.bank = PromptBank(encoder, options.prompt_length)
-        self.random = torch.randn(width, size, generator=self.generator(1)).to(encoder.device)
-        self.fitted, self.held = RidgeMoments(size), RidgeMoments(size)
+        self.widths = WIDTHS if options.projections == "auto" else (options.projections,)
+        size = max(self.widths)
+        self.random = torch.randn(self.reader.width, size, generator=self.generator(1)).to(encoder.device)
+        self.moments = TriangularMoments(size, encoder.device)
         self.penalty = 1.0
         self._weight: Tensor | None = None
 
-    def learn(self, data: TaskData, classes: Classes) -> None:
+    @property
+    def count(self) -> Tensor:
+        """1 for each class that has samples, else 0, ``[C]`` int64."""
+        return (self.moments.targets != 0).any(0).long()
+
+    def add(self, u: Tensor, data: TaskData, classes: int) -> None:
         require_one_process(self)
-        if self.options.source == "tuned" and not self.fitted.count:
-            self._tune(data)
-        with self.phase("statistics"):
-            h = self._random_features(data.tokens, data.modality)
-            order = torch.randperm(len(h), generator=self.generator(data.index, 6)).to(h.device)
-            parts = order.split([len(h) - len(h) // 5, len(h) // 5])
-            task_moments = [RidgeMoments(len(self.fitted.gram)) for _ in parts]
-            for rows, task, total in zip(parts, task_moments, (self.fitted, self.held)):
-                for moments in (task, total):
-                    moments.add(h[rows], data.labels[rows], len(classes))
-            chosen_on = task_moments if self.options.held_out == "task" else (self.fitted, self.held)
-            if chosen_on[1].count:  # fewer than 5 samples hold none out: lambda stays
-                self.penalty = choose_lambda(*chosen_on)
-            self._weight = None
+        self._add(self.moments, u, data.labels, classes)
+        if self.options.penalty == "held_out":
+            order = torch.randperm(len(u), generator=self.generator(data.index, 6)).to(u.device)
+            fitted, held = order.split([len(u) - len(u) // 5, len(u) // 5])
+            if len(held):  # fewer than 5 samples hold none out: lambda stays
+                moments = TriangularMoments(self.random.shape[1], u.device)
+                self._add(moments, u[fitted], data.labels[fitted], classes)
+                self.penalty = self._least_error(moments.system(), u[held], data.labels[held], classes)
+        self._weight = None
 
-    def _tune(self, data: TaskData) -> None:
-        """Run the first phase: train a prompt and a linear classifier on the first task."""
-        o, generator = self.options, self.generator(data.index, 3)
-        prompt = self.bank.fresh(data.modality, generator)
-        classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
-        classifier.grow(len(data.classes))
-        target, columns = data.targets, list(range(len(data.classes)))
-        plan = batches(len(target), o.batch_size, o.epochs, generator)
+    def _add(self, moments: TriangularMoments, u: Tensor, labels: Tensor, classes: int) -> None:
+        parts = zip(u.split(BLOCK_ROWS), labels.split(BLOCK_ROWS))
+        moments.add(((self.random_features(rows), y) for rows, y in parts), len(u), classes)
 
-        def loss(step: int) -> Tensor:
-            rows = plan[step].to(target.device)
-            z = self.encoder.head(subset(data.tokens, rows), prompt, data.modality)
-            return classifier.loss(z, target[rows], columns)
+    def _least_error(self, system: RidgeSystem, u: Tensor, labels: Tensor, classes: int) -> float:
+        """Return the lambda of ``LAMBDAS`` whose solution has the least squared error on samples."""
+        h, y = self.random_features(u).double(), F.one_hot(labels, classes).double().to(u.device)
+        errors = [float((h @ system.weight(penalty) - y).square().sum()) for penalty in LAMBDAS]
+        return LAMBDAS[errors.index(min(errors))]
 
-        with self.phase("prompts", len(plan)) as shown:
-            train_in_one_process(
-                self,
-                [([prompt], o.lr), (classifier.parameters, o.classifier_lr)],
-                len(plan),
-                loss,
-                advance=shown.advance,
-                generator=generator,
-            )
-        self.bank.prompts[self.encoder.tower(data.modality)] = prompt
-
-    def _random_features(self, tokens: Tokens, modality: str) -> Tensor:
-        """h, ``[n, M]`` float32."""
-        f = unit_query(tokens)
-        if self.options.source != "q":
-            prompt = self.bank.prompts.get(self.encoder.tower(modality))
-            z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality, prompt)
-            f = torch.cat([F.normalize(z, dim=-1), f], dim=1)
-        return (f @ self.random).relu()
+    def random_features(self, u: Tensor, width: int | None = None) -> Tensor:
+        """Return h ``[n, width]`` float32 of features u ``[n, d]``; all M where ``width`` is None."""
+        return (u @ self.random[:, :width]).relu()
 
     def weight(self) -> Tensor:
-        """Return (G + lambda I)^-1 C, ``[M, C]`` float32."""
+        """Return (G + lambda I)^-1 C ``[k, C]`` float32, for the first k random features."""
         if self._weight is None:
-            gram, cross = self.fitted.gram + self.held.gram, self.fitted.cross + self.held.cross
-            lift = self.penalty * torch.eye(len(gram), dtype=torch.float64)
-            self._weight = torch.linalg.solve(gram + lift, cross).float().to(self.random.device)
+            best = None
+            for width in self.widths:
+                system = self.moments.system(width)
+                penalty = self._penalty(system)
+                value = system.gcv(penalty) if len(self.widths) > 1 else 0.0
+                if best is None or value < best[0]:
+                    best = value, system.weight(penalty).float()
+            assert best is not None
+            self._weight = best[1]
         return self._weight
 
-    def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
-        known = self.fitted.cross.shape[1]
-        if not known:
-            return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)
-        out = self._random_features(tokens, modality) @ self.weight()
-        return F.pad(out, (0, len(classes) - known), value=float("-inf"))
+    def _penalty(self, system: RidgeSystem) -> float:
+        if self.options.penalty == "auto":
+            return system.best_penalty()
+        if self.options.penalty == "held_out":
+            return self.penalty
+        # G and R R' have the same trace.
+        return self.options.penalty * system.scale * len(system.factor) / system.factor.shape[1]
+
+    def class_scores(self, u: Tensor) -> Tensor:
+        weight = self.weight()
+        # A graph for export has any number of samples, so it can't be cut into blocks.
+        parts = [u] if self.embedding_cache.tracing else u.split(BLOCK_ROWS)
+        return torch.cat([self.random_features(rows, len(weight)) @ weight for rows in parts])
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors, values = super().state()
         # W is stored: another version of torch may draw other numbers from the same seed.
-        tensors = {f"prompt/{k}": v for k, v in self.bank.prompts.items()} | {"random": self.random}
-        for name, moments in (("fitted", self.fitted), ("held", self.held)):
-            tensors |= {f"{name}/gram": moments.gram, f"{name}/cross": moments.cross}
-        return tensors, {"penalty": self.penalty, "counts": [self.fitted.count, self.held.count]}
+        tensors |= {"random": self.random, "factor": self.moments.factor, "targets": self.moments.targets}
+        return tensors, values | {"samples": self.moments.count, "penalty": self.penalty}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        self.bank.prompts = strip_prefix("prompt/", tensors)
+        super().load_state(tensors, values)
         self.random, self.penalty, self._weight = tensors["random"], values["penalty"], None
-        for name, moments, count in zip(("fitted", "held"), (self.fitted, self.held), values["counts"]):
-            moments.gram, moments.cross, moments.count = tensors[f"{name}/gram"], tensors[f"{name}/cross"], count
+        self.moments.factor, self.moments.targets = tensors["factor"], tensors["targets"]
+        self.moments.count = values["samples"]
+
+    def migrate_state(
+        self, tensors: dict[str, Tensor], values: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Convert the moments of fitted and of held-out samples of earlier versions into one factor.
+
+        Raises:
+            RunError: the state has a prompt, which served all modalities of its tower then.
+        """
+        if "fitted/gram" not in tensors:
+            return tensors, values
+        if self.reader.adapts:
+            raise RunError(
+                'ranpac: its state was learned by an earlier version with source = "tuned", with one prompt for a '
+                "tower; prompts belong to modalities now, so learn the run anew"
+            )
+        gram, cross = (tensors[f"fitted/{name}"] + tensors[f"held/{name}"] for name in ("gram", "cross"))
+        moments = TriangularMoments(len(gram), gram.device)
+        moments.load_moments(gram, cross, sum(values["counts"]))
+        device = tensors["random"].device
+        tensors = {"random": tensors["random"]} | {
+            "factor": moments.factor.to(device),
+            "targets": moments.targets.to(device),
+        }
+        return tensors, {"samples": moments.count, "penalty": values["penalty"]}

@@ -21,7 +21,7 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder
 from mmcl_fast.methods.base import TaskData
 from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
-from mmcl_fast.methods.shared.features import Adaptation, FeatureOptions, Features
+from mmcl_fast.methods.shared.features import FeatureOptions, Features
 from mmcl_fast.methods.shared.options import ChosenPenalty
 from mmcl_fast.methods.shared.ridge_regression import Ridge
 from mmcl_fast.option_fields import FormerName, TunableChoices
@@ -29,7 +29,6 @@ from mmcl_fast.option_fields import FormerName, TunableChoices
 
 class RidgeOptions(FeatureOptions):
     features: Annotated[Features, FormerName("source")] = "zq"
-    adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
     penalty: Annotated[ChosenPenalty, TunableChoices("auto", 0.005, 0.02, 0.05, 0.2)] = "auto"
 
 

@@ -100,6 +100,7 @@ FORMER = {
     },
     "dns": {"source": "features"},
     "joint": {"token_rows": "token_scale_shift"},
+    "ranpac": {"source": "features", "held_out": "penalty"},
     "ridge": {"source": "features"},
     "s_prompts": {"token_rows": "token_scale_shift", "text_rows": "text_scale_shift", "rows_lr": "scale_shift_lr"},
     "slca": {"draws": "sampled_features"},
