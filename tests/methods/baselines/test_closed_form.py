@@ -13,7 +13,8 @@ from tests.methods.baselines.closed_form import build
 from tests.toy import ToyEncoder
 
 ADAPTED = {"adaptation": "scale_shift", "epochs": 4, "batch_size": 8}
-OPTIONS = {"klda": {"random_features": 200}, "slda": ADAPTED}
+SMALL = {"klda": {"random_features": 200}}
+OPTIONS = {**SMALL, "slda": ADAPTED}
 METHODS = ("ncm", "slda", "klda", "fecam")
 
 
@@ -68,7 +69,7 @@ def known(count: int) -> Classes:
 
 @pytest.mark.parametrize("samples", [1, 2, 6])
 def test_classes_without_samples_are_never_predicted_and_few_samples_suffice(name: str, samples: int) -> None:
-    method: Method = build(name)
+    method: Method = build(name, **SMALL.get(name, {}))
     first, again = task(samples, [0, 2]), task(samples, [2, 3], index=1)
     zero_shot = method.scores(first.tokens, "image", known(5), given=False)
     encoder = method.encoder
@@ -85,7 +86,7 @@ def test_classes_without_samples_are_never_predicted_and_few_samples_suffice(nam
 
 def test_it_is_the_same_with_and_without_the_modality_unless_it_adapts(name: str) -> None:
     for adaptation, differs in (("none", False), ("prefix", True)):
-        method = build(name, adaptation=adaptation, epochs=1, **({"random_features": 50} if name == "klda" else {}))
+        method = build(name, adaptation=adaptation, epochs=1, **SMALL.get(name, {}))
         assert not method.uses_given_modality
         method.learn(task(3, [0, 1]), known(2))
         assert method.uses_given_modality is differs
