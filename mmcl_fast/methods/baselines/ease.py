@@ -136,10 +136,8 @@ def ensemble_scores(features: list[Tensor], prototypes: Tensor, own: Tensor, alp
         alpha: weight of the other subspaces.
     """
     unit = F.normalize(prototypes, dim=-1)
-    out = features[0].new_zeros(len(features[0]), len(prototypes))
-    for i, phi in enumerate(features):
-        out = out + (phi @ unit[:, i].T) * torch.where(own == i, 1.0, alpha)
-    return out
+    scores = [phi @ unit[:, i].T * torch.where(own == i, 1.0, alpha) for i, phi in enumerate(features)]
+    return sum(scores[1:], start=scores[0])
 
 
 class Ease(Method):
@@ -201,8 +199,11 @@ class Ease(Method):
         for i, prompt in enumerate(prompts):
             if self.encoder.tower(modality) != "text" and len(prompt) != size:
                 prompt = self.head.resize(prompt, modality, None)  # learned on another layout: its prefix alone
-            name, shares = f"subspace {i}", torch.ones(len(tokens), 1, device=self.encoder.device)
-            z = self.embedding_cache.embed(self.head, tokens, modality, {name: prompt}, shares, name)
+            if self.embedding_cache.tracing:
+                z = self.head.head(tokens, prompt, modality)
+            else:
+                name, shares = f"subspace {i}", torch.ones(len(tokens), 1, device=self.encoder.device)
+                z = self.embedding_cache.embed(self.head, tokens, modality, {name: prompt}, shares, name)
             out.append(F.normalize(classifier_input(z, query), dim=-1))
         return out
 
