@@ -20,6 +20,7 @@ from mmcl_fast.methods.baselines.klda import Klda
 from mmcl_fast.methods.baselines.l2p import L2p
 from mmcl_fast.methods.baselines.lwf import Lwf
 from mmcl_fast.methods.baselines.ncm import Ncm
+from mmcl_fast.methods.baselines.rail import Rail
 from mmcl_fast.methods.baselines.ranpac import RanPac
 from mmcl_fast.methods.baselines.replay import Replay
 from mmcl_fast.methods.baselines.ridge import RidgeMethod
@@ -48,6 +49,7 @@ METHODS: dict[str, type[Method]] = {
         L2p,
         Lwf,
         Ncm,
+        Rail,
         RanPac,
         Replay,
         RidgeMethod,
