@@ -12,7 +12,7 @@ from stream_parts import FRAMES, RATE, Media, Part
 SIDE = 224  # pixels of a picture, which shows two things side by side
 DOMAINS = {"photograph": "image", "frame": "video", "depth_map": "depth", "spectrogram": "audio"}  # -> in the demo
 FRAME_STEP = 5  # one frame in five is a part
-LARGEST_VEIL = 0.42  # the veil's weight is below it; at 0.5 nothing says which of the two pictures is the veil
+LARGEST_VEIL = 0.47  # the veil's weight is below it; at 0.5 nothing says which of the two pictures is the veil
 SECONDS, WINDOW, HOP, BANDS, RANGE_DB = 1.2, 1024, 128, 112, 70.0  # of a spectrogram
 
 

@@ -100,6 +100,43 @@ def test_unbalanced_modalities(folder):
     ]
 
 
+def test_at_most_so_many_training_samples_of_a_class(folder):
+    def make(limit, seed=4, **options):
+        stream = Stream.from_folder(folder, classes_per_task=2, max_train_per_class=limit, seed=seed, **options)
+        assert counts(stream, "test") == counts(Stream.from_folder(folder, classes_per_task=2), "test")
+        kept = {sample.key for task in stream.tasks for sample in task.train if sample.modality == "audio"}
+        return kept, {n for (modality, _), n in counts(stream).items() if modality == "audio"}, stream
+
+    two, of_two, stream = make({"audio": 2})
+    four, of_four, _ = make({"audio": 4})
+    assert (of_two, of_four) == ({2}, {4}) and two < four
+    assert {n for (modality, _), n in counts(stream).items() if modality != "audio"} == {10}
+    assert make({"audio": 2}, seed=5)[0] != two == make({"audio": 2})[0]
+    assert make({"audio": 10})[1] == make({"audio": 99})[1] == {10}
+    assert make({"audio": 4}, share={"audio": 0.2})[0] == two == make({"audio": 2}, share={"audio": 0.9})[0]
+
+
+def test_classes_that_stay_together(folder):
+    def tasks(seed, **options):
+        options = {"classes_per_task": 2, "classes_together": 2, "shuffle_classes": True} | options
+        return [task.classes for task in Stream.from_folder(folder, seed=seed, **options).tasks]
+
+    pairs = {("c00", "c01"), ("c02", "c03"), ("c04", "c05")}
+    drawn = [tasks(seed, modalities=["image"]) for seed in range(12)]
+    assert all(set(found) == pairs for found in drawn) and len(set(map(tuple, drawn))) > 3
+    apart = [tasks(seed, modalities=["image"], classes_together=1) for seed in range(12)]
+    assert any(set(found) != pairs for found in apart)
+    four = [tasks(seed, modalities=["image"], classes_per_task=4) for seed in range(12)]
+    assert all(set(zip(found[0][::2], found[0][1::2])) | {found[1]} == pairs for found in four)
+    # Four and two of six classes: the smaller group comes last, so that all tasks but the last one are whole.
+    assert {
+        tuple(tasks(seed, modalities=["image"], classes_together=4, classes_per_task=4)[1]) for seed in range(9)
+    } == {("c04", "c05")}
+    assert tasks(0, shuffle_classes=False) == [task.classes for task in Stream.from_folder(folder, classes_per_task=2)]
+    one_task = tasks(1, modalities=["image"], classes_per_task=None)[0]
+    assert set(zip(one_task[::2], one_task[1::2])) == pairs
+
+
 def test_classes_shared_between_modalities(folder):
     apart, shared = (
         Stream.from_folder(folder, classes_per_task=2, order="interleaved", shared_classes=x) for x in (False, True)
@@ -128,6 +165,10 @@ def test_a_hundred_tasks(tmp_path):
         ({"share": {"depth": 0.5}}, "share: no 'depth'"),
         ({"share": {"image": 0.0}}, "share of image = 0.0"),
         ({"share": {"image": 1.5}}, "share of image = 1.5"),
+        ({"max_train_per_class": {"depth": 2}}, "max_train_per_class: no 'depth'"),
+        ({"max_train_per_class": {"image": 0}}, "max_train_per_class of image = 0: give 1 or more"),
+        ({"classes_together": 0}, "classes_together = 0: give 1 or more"),
+        ({"classes_together": 3}, "classes_together = 3: does not divide classes_per_task = 2"),
         ({"order": "interleave"}, "'interleaved' or a list"),
     ],
 )
@@ -146,11 +187,19 @@ def test_the_config_has_the_same_options(tmp_path):
         "modalities": ["text", "depth"],
         "late": "text",
         "share": {"depth": 0.5, "text": 1},
+        "max_train_per_class": {"text": 3},
     }
     made = make_stream(build_config({"stream": stream}))
     assert [task.name for task in made.tasks] == ["depth-0", "depth-1", "text-0", "text-1"]
-    assert [len(task.train) for task in made.tasks] == [2, 2, 4, 4]
+    assert [len(task.train) for task in made.tasks] == [2, 2, 3, 3]
     assert build_config({"stream": {"modalities": "none", "late": "none"}}).stream == build_config({}).stream
+    together = {"classes_per_task": 2, "classes_together": 2, "shuffle_classes": True, "late": "none"}
+    assert all(len(task.classes) == 2 for task in make_stream(build_config({"stream": stream | together})).tasks)
+    with pytest.raises(StreamError, match="classes_together = 2"):
+        make_stream(build_config({"stream": stream | {"classes_together": 2}}))
+    for wrong in ({"max_train_per_class": {"image": 0}}, {"max_train_per_class": 2}, {"classes_together": 0}):
+        with pytest.raises(ConfigError, match=f"stream.{next(iter(wrong))}"):
+            build_config({"stream": wrong})
     for wrong in ({"share": {"image": "half"}}, {"order": "interleave"}, {"modalities": "image"}, {"late": 3}):
         with pytest.raises(ConfigError, match=f"stream.{next(iter(wrong))}: expected"):
             build_config({"stream": wrong})
