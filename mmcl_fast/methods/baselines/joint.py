@@ -5,11 +5,10 @@ The whole head and one prompt per modality are trained together with a linear cl
     loss = CE(scale * z / |z| W + b, y) over all classes
 
 Then a ridge classifier on [z / |z| ; q / |q|] is fitted in closed form. It has the features of ``ridge`` and the
-trained z besides them.
+trained z besides them. Generalised cross-validation chooses its penalty (``penalty = "auto"``).
 
-It can train everything that COMM can: prefixes with a rate for each tower, scales and shifts of tokens, and dropped
-channels. ``penalty = "auto"`` chooses the ridge penalty by generalised cross-validation. The method is a bound only for
-what its own settings can learn, so its rates have to be chosen for a stream too.
+Prompts have prefixes with a rate for each tower, scales and shifts of tokens, and dropped channels, as in COMM. The
+method is a bound only for what its own settings can learn, so its rates have to be chosen for a stream too.
 
 It keeps every task's tokens, so it is no continual learner. It is trained after the last task, or when scores are first
 asked for. A state saved before that can't be continued; a stopped run reads the tasks' tokens again. A sample's prompt
@@ -80,7 +79,7 @@ class JointOptions(MethodOptions):
     )
     classifier_lr: ClassifierRate = 0.003
     penalty: Annotated[Positive | Literal["auto"], Symbol(r"\lambda")] = Field(
-        0.005,
+        "auto",
         description="Ridge penalty, relative to the mean of the Gram matrix's diagonal. auto: generalised "
         "cross-validation chooses it",
     )
