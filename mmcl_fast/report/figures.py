@@ -192,6 +192,61 @@ def metric_bars(runs: Sequence[Run], metric: str) -> Figure:
 # ---- points ---------------------------------------------------------------------------------------------------
 
 
+def cost_points(
+    names: Sequence[str], costs: Numbers, values: Numbers, halves: Numbers, cost: str, metric: str
+) -> Figure:
+    """Return a metric over a cost on a logarithmic axis: a point for each row, and a line through the best ones.
+
+    A row is on the line if no other row has both a lower cost and a higher metric. A row whose metric is not known, or
+    whose cost is not known or 0, is left out.
+
+    Args:
+        names: the rows' names.
+        costs: the cost of each row.
+        values: the metric of each row, in %.
+        halves: half the width of each interval; None: no error bar.
+        cost, metric: titles of the axes.
+    """
+    known = [(i, c, v) for i, (c, v) in enumerate(zip(costs, values)) if c and v is not None]
+    best: list[tuple[float, float]] = []
+    for _, c, v in sorted(known, key=lambda point: (point[1], -point[2])):
+        if not best or v > best[-1][1]:
+            best.append((c, v))
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [c for c, _ in best],
+        "y": [v for _, v in best],
+        "line": {"color": "--soft", "width": 1, "dash": "dot", "shape": "hv"},
+        "hoverinfo": "skip",
+        "name": "best for its cost",
+    }
+    points = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [c],
+            "y": [v],
+            "name": escape_text(names[i]),
+            "marker": {"color": series_colour(i), "symbol": MARKERS[i // NUM_COLOURS % len(MARKERS)], "size": 11},
+            "error_y": {"array": [halves[i]], "thickness": 1, "width": 3},
+            "hovertemplate": f"%{{x:.3s}}, %{{y:.1f}} %<extra>{escape_text(names[i])}</extra>",
+        }
+        for i, c, v in known
+    ]
+    return {
+        "data": [line, *points],
+        "layout": {
+            "height": max(380, 120 + 20 * len(points)),
+            "margin": MARGIN,
+            "hovermode": "closest",
+            "legend": LEGEND_RIGHT if len(points) > MOST_ABOVE else LEGEND_ABOVE,
+            "xaxis": {"title": {"text": cost}, "type": "log", "exponentformat": "SI"},
+            "yaxis": {"title": {"text": metric}},
+        },
+    }
+
+
 def sample_points(
     places: Sequence[Sequence[float]],
     labels: Sequence[str],

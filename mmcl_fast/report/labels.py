@@ -22,3 +22,18 @@ def metric_names(summary: dict[str, Any]) -> list[str]:
     """Return the metrics that a summary has over all tasks, in their order."""
     first = next(iter(summary["settings"].values()))["metrics"]
     return [name for name in first if name != "per_modality"]
+
+
+def format_bytes(count: float | None) -> str:
+    """Return a number of bytes with three digits and a unit, such as ``1.24 MB`` (10^6 bytes); ``–`` for None."""
+    if count is None:
+        return "–"
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while round(value, 1) >= 1000 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:.3g} {units[0]}"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a number of seconds with three digits at most; ``–`` for None."""
+    return "–" if seconds is None else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"

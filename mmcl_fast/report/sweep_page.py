@@ -8,7 +8,7 @@ from mmcl_fast.report import figures, tables
 from mmcl_fast.report.blocks import Notes, Page, Panel, Part, Plot, ReportRow, ReportSection, Table, Words
 from mmcl_fast.report.heatmaps import accuracy_heatmap
 from mmcl_fast.report.html_page import render_html
-from mmcl_fast.report.labels import setting_label
+from mmcl_fast.report.labels import format_bytes, format_seconds, setting_label
 from mmcl_fast.report.page import metric_table
 from mmcl_fast.report.sections.accuracy import matrix_table, means_table
 
@@ -27,7 +27,7 @@ def render_sweep_page(results: dict[str, Any], title: str) -> str:
     if runs:
         parts += _plot_sections(results, runs)
     about = f"{len(results['rows'])} rows, seeds {', '.join(map(str, seeds))}"
-    return render_html(Page(title, about, parts, "the runs' summary.json and metrics.jsonl"))
+    return render_html(Page(title, about, parts, "the runs' summary.json, metrics.jsonl and predictions.json.gz"))
 
 
 def _plot_sections(results: dict[str, Any], runs: list[dict[str, Any]]) -> list[Part]:
@@ -52,10 +52,40 @@ def _plot_sections(results: dict[str, Any], runs: list[dict[str, Any]]) -> list[
             about = f"Accuracy in %. Row: after each task learned. Column: each task. Setting: {setting}."
             matrices.append(Panel(f"{row['title']}, seed {cell['seed']}", about, [matrix], "Grey: not learned yet."))
     narrow = len(runs) > MOST_SIDE_BY_SIDE
+    costs = _cost_panels(results["rows"], setting)
     return [
         ReportSection("Plots", [ReportRow([panel]) for panel in panels] if narrow else [ReportRow(panels)]),
+        ReportSection("Accuracy and cost", [ReportRow([panel]) for panel in costs] if narrow else [ReportRow(costs)]),
         ReportSection("R of the first seed", [ReportRow(matrices)]),
     ]
+
+
+def _cost_panels(rows: list[dict[str, Any]], setting: str) -> list[Panel]:
+    """Return ``last`` over the bytes that a row keeps, and over its seconds of learning."""
+    known = [row for row in rows if row["statistics"].get(setting, {}).get("last") and row.get("cost")]
+    names = [row["title"] for row in known]
+    found = [row["statistics"][setting]["last"] for row in known]
+    values = [interval["mean"] for interval in found]
+    halves = [None if interval["high"] is None else interval["high"] - interval["mean"] for interval in found]
+    y = f"last in %, {setting_label(setting)}"
+    sizes: list[float | None] = []
+    for row in known:
+        cost = row["cost"]
+        # A method that needs the data of all tasks keeps more than its state.
+        unknown = cost["fixed"] is None or cost["all_data"]
+        sizes.append(None if unknown else cost["fixed"] + cost["of_classes"])
+    seconds = [row["cost"]["seconds"] for row in known]
+    panels = []
+    for title, costs, unit, format_cost, left_out in (
+        ("bytes kept", sizes, "bytes", format_bytes, "Rows that keep nothing, or need all data, are not drawn. "),
+        ("seconds of learning", seconds, "seconds", format_seconds, ""),
+    ):
+        about = f"{left_out}Dotted: the best accuracy up to a cost. Logarithmic axis."
+        numbers = [[n, format_cost(c), tables.format_mean(i)] for n, c, i in zip(names, costs, found)]
+        figure = figures.cost_points(names, costs, values, halves, f"{unit}, logarithmic", y)
+        table = Table(["", unit, y], numbers)
+        panels.append(Panel(f"last over {title}", about, [Plot(figure, f"{y}, over {title}, of each row", table)]))
+    return panels
 
 
 def _average_seeds(row: dict[str, Any]) -> dict[str, Any] | None:

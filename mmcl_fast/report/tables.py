@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmcl_fast.report.labels import explain_setting, setting_label
+from mmcl_fast.report.labels import explain_setting, format_bytes, format_seconds, setting_label
 
 METRICS = ("last", "avg", "forgetting", "bwt", "fwt")
-COMPARED_METRICS = ("last", "avg", "forgetting")
+SEED_METRICS = ("avg", "forgetting")  # compared beside ``last``; their intervals are over seeds alone
+COST_METRICS = {"fixed": "fixed_bytes", "of_classes": "bytes_of_classes"}  # other costs keep their names in the CSV
+COSTS = ("fixed", "a class", "seconds")
 NONE = "–"
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -40,40 +43,86 @@ class TextTable:
 def make_tables(results: dict[str, Any]) -> list[TextTable]:
     """Return the tables of a sweep.
 
-    First come the metrics of each setting. Then come the differences to the reference in each setting that is not
-    masked, and ``last`` by modality in the first setting.
+    First come the metrics and costs of each setting. Then come the differences to the reference in each setting that is
+    not masked, and ``last`` by modality in the first setting.
 
     Args:
         results: as ``results.collect`` returns it.
     """
     rows = results["rows"]
     settings = list(dict.fromkeys(name for row in rows for name in row["statistics"]))
+    about = {name: _about_columns(rows, name) for name in ("features", "tuned")}
+    shown = [name for name, cells in about.items() if any(cell != NONE for cell in cells)]
     out = []
     for setting in settings:
         body = [
-            [row["title"], str(len(row["cells"])), *(format_mean(_find(row, setting, metric)) for metric in METRICS)]
-            for row in rows
+            [
+                row["title"],
+                *(about[name][i] for name in shown),
+                str(len(row["cells"])),
+                *(format_mean(_find(row, setting, metric)) for metric in METRICS),
+                *_format_cost(row.get("cost")),
+            ]
+            for i, row in enumerate(rows)
         ]
         title = f"{setting_label(setting)}, in %: {explain_setting(setting)}"
-        out.append(TextTable(title, ["", "seeds", *METRICS], body))
+        out.append(TextTable(title, ["", *shown, "seeds", *METRICS, *COSTS], body))
     for setting in (name for name in settings if not name.endswith("_masked")):
-        body = []
-        for row in rows:
-            found = [(_find(row, setting, metric) or {}).get("difference") for metric in COMPARED_METRICS]
-            if any(found):
-                # A row's metrics are paired on the same seeds: any of them has the count.
-                count = next(d["difference"]["n"] for d in found if d)
-                body.append([row["title"], str(count), *(cell for d in found for cell in _format_difference(d))])
-        if body:
-            head = [cell for metric in COMPARED_METRICS for cell in (metric, "p")]
-            title = f"{setting}: difference to {results['reference']} on the same seeds, in points"
-            out.append(TextTable(title, ["", "seeds", *head], body))
+        out += _difference_tables(results, setting)
     for setting in settings[:1]:
         modalities = list(
             dict.fromkeys(m for row in rows for m in row["statistics"].get(setting, {}).get("per_modality", {}))
         )
-        body = [[row["title"], *(format_mean(_find(row, setting, "last", m)) for m in modalities)] for row in rows]
-        out.append(TextTable(f"last by modality, {setting}, in %", ["", *modalities], body))
+        body = [
+            [
+                row["title"],
+                *(format_mean(_find(row, setting, "last", m)) for m in modalities),
+                *_format_cost(row.get("cost")),
+            ]
+            for row in rows
+        ]
+        out.append(TextTable(f"last by modality, {setting}, in %", ["", *modalities, *COSTS], body))
+    return out
+
+
+def _about_columns(rows: Sequence[dict[str, Any]], name: str) -> list[str]:
+    """Return what each row's classifier reads ("features"), or in how many trials it was tuned ("tuned")."""
+    if name == "features":
+        return [row.get("features") or NONE for row in rows]
+    if not any(row.get("tuned") for row in rows):
+        return [NONE for _ in rows]
+    return [f"{row['tuned'].get('trials', '?')} trials" if row.get("tuned") else "no" for row in rows]
+
+
+def _difference_tables(results: dict[str, Any], setting: str) -> list[TextTable]:
+    """Return the tables of differences to the reference: of ``last``, and of the metrics over seeds alone."""
+    found = [
+        (row, {m: (_find(row, setting, m) or {}).get("difference") for m in ("last", *SEED_METRICS)})
+        for row in results["rows"]
+    ]
+    out = []
+    body = []
+    for row, tests in found:
+        if test := tests["last"]:
+            gap = test["difference"]
+            tested = f"{gap['samples']} in {gap['groups']}" if "samples" in gap else "seeds alone"
+            cells = [str(gap["n"]), tested, *_format_difference(test), "yes" if test["clear"] else "no"]
+            body.append([row["title"], *cells, *_format_cost(row.get("cost"))])
+    if body:
+        title = f"{setting}: difference to {results['reference']} in last, paired by seed and test sample, in points"
+        head = ["", "seeds", "test samples in groups", "last", "p / Holm's p", "clear", *COSTS]
+        out.append(TextTable(title, head, body))
+    body = []
+    for row, tests in found:
+        others = [tests[metric] for metric in SEED_METRICS]
+        if any(others):
+            count = next(test["difference"]["n"] for test in others if test)  # all are paired on the same seeds
+            cells = [cell for test in others for cell in _format_difference(test)]
+            body.append([row["title"], str(count), *cells, *_format_cost(row.get("cost"))])
+    if body:
+        head = [cell for metric in SEED_METRICS for cell in (metric, "p / Holm's p")]
+        title = f"{setting}: difference to {results['reference']} in {' and '.join(SEED_METRICS)}, over seeds alone"
+        out.append(TextTable(title, ["", "seeds", *head, *COSTS], body))
     return out
 
 
@@ -82,10 +131,19 @@ def explain_columns(results: dict[str, Any]) -> list[str]:
     share = f"{100 * results['confidence']:g} %"
     return [
         *(f"{name}: {text}" for name, text in results["formulas"].items()),
-        f"±: half the width of Student's {share} interval of the mean over seeds: t sd / sqrt(n), where sd divides by "
-        "n - 1. A seed fixes the order of the tasks and every draw. The interval says nothing about other data.",
-        "p: of the paired t-test / of the sign-flip permutation test over seeds. Both are two-sided and not corrected "
-        "for the number of rows. With n seeds the permutation test gives at least 2 / 2^n.",
+        f"±, of last: half the width of the {share} interval over seeds and test samples. It comes from a bootstrap in "
+        "which a test sample has one weight for all seeds (mmcl_fast.learning.sample_bootstrap). Samples made from one "
+        "source are one group. Where runs kept no predictions, the interval is over seeds alone.",
+        f"±, of all other metrics: half the width of Student's {share} interval over seeds alone: t sd / sqrt(n), "
+        "where sd divides by n - 1. A seed fixes the order of the tasks and every draw.",
+        "No interval says anything about other data.",
+        "p: two-sided, of the same bootstrap for last, else of the paired t-test over seeds. Holm's p is corrected for "
+        f"all tests of the table (Holm 1979). clear: Holm's p is below {1 - results['confidence']:.2g}.",
+        "fixed, a class: bytes of the tensors that the method keeps, without the frozen encoder. fixed is what all "
+        "classes share, a class is what is kept for a single one. +data: it also needs the data of all tasks.",
+        "seconds: of learning all tasks, median over seeds. Decoding, the frozen trunk, evaluation and checkpoints are "
+        "left out, because they are the same for every row. Runs that are learned at once slow each other.",
+        "features: what the classifier reads: z (embedding), q (the trunk's query) or zq (both).",
     ]
 
 
@@ -132,47 +190,33 @@ def write_latex(results: dict[str, Any]) -> str:
 
 
 def write_csv(results: dict[str, Any]) -> str:
-    """Return all numbers of a sweep unrounded: a line for each row, setting, modality (empty: all) and metric."""
-    head = [
-        "row",
-        "setting",
-        "modality",
-        "metric",
-        "seeds",
-        "mean",
-        "sd",
-        "low",
-        "high",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "t_p",
-        "permutation_p",
-    ]
+    """Return all numbers of a sweep unrounded: a line for each row, setting, modality (empty: all) and metric.
+
+    The costs of a row are lines without a setting.
+    """
+    statistics = ["seeds", "mean", "sd", "low", "high", "over", "samples", "groups"]
+    tests = ["difference", "difference_low", "difference_high", "p", "holm_p", "clear", "t_p", "permutation_p"]
     out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(head)
+    lines = csv.DictWriter(out, ["row", "setting", "modality", "metric", *statistics, *tests], lineterminator="\n")
+    lines.writeheader()
     for row in results["rows"]:
         for setting, found in row["statistics"].items():
             groups = {"": {k: v for k, v in found.items() if k != "per_modality"}, **found["per_modality"]}
             for modality, values in groups.items():
-                for metric, statistics in values.items():
-                    statistics = statistics or {}
-                    pair = statistics.get("difference") or {}
-                    gap = pair.get("difference") or {}
-                    lines.writerow(
-                        [
-                            row["title"],
-                            setting,
-                            modality,
-                            metric,
-                            statistics.get("n", len(row["cells"])),
-                            *(statistics.get(key) for key in ("mean", "sd", "low", "high")),
-                            *(gap.get(key) for key in ("mean", "low", "high")),
-                            pair.get("t_p"),
-                            pair.get("permutation_p"),
-                        ]
-                    )
+                for metric, interval in values.items():
+                    cells = {"row": row["title"], "setting": setting, "modality": modality, "metric": metric}
+                    cells |= {"seeds": len(row["cells"])}
+                    if interval:
+                        cells |= {key: interval.get(key) for key in statistics[1:]} | {"seeds": interval["n"]}
+                        if pair := interval.get("difference"):
+                            gap = pair["difference"]
+                            cells |= {key: pair.get(key) for key in tests}
+                            cells |= dict(zip(tests, (gap["mean"], gap["low"], gap["high"])))
+                    lines.writerow(cells)
+        cost = row.get("cost") or {}
+        for name in ("fixed", "of_classes", "classes", "seconds") if row["cells"] else ():
+            cells = {"row": row["title"], "metric": COST_METRICS.get(name, name), "mean": cost.get(name)}
+            lines.writerow(cells | {"seeds": len(row["cells"])})
     return out.getvalue()
 
 
@@ -190,10 +234,19 @@ def format_mean(interval: dict[str, Any] | None, sign: str = "") -> str:
 
 
 def _format_difference(pair: dict[str, Any] | None) -> tuple[str, str]:
-    """Return a difference with its interval, and the two p values."""
+    """Return a difference with its interval, and its p before and after Holm's correction."""
     if pair is None:
         return NONE, NONE
-    return format_mean(pair["difference"], "+"), f"{_format_p(pair['t_p'])} / {_format_p(pair['permutation_p'])}"
+    return format_mean(pair["difference"], "+"), f"{_format_p(pair['p'])} / {_format_p(pair['holm_p'])}"
+
+
+def _format_cost(cost: dict[str, Any] | None) -> tuple[str, str, str]:
+    """Return the cells of ``COSTS``."""
+    if cost is None:
+        return NONE, NONE, NONE
+    fixed = format_bytes(cost["fixed"]) + (" +data" if cost["all_data"] else "")
+    a_class = cost["of_classes"] / cost["classes"] if cost["classes"] else None
+    return fixed, format_bytes(a_class), format_seconds(cost["seconds"])
 
 
 def _format_p(value: float | None) -> str:
