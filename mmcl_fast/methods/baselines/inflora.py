@@ -68,7 +68,7 @@ class InfLoraOptions(MethodOptions):
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: Annotated[LearningRate, Tunable(1e-5, 0.1)] = Field(
-        0.0005, description="Largest learning rate of the low-rank updates"
+        0.002, description="Largest learning rate of the low-rank updates"
     )
     classifier_lr: Annotated[ClassifierRate, Tunable(1e-4, 0.1)] = 0.003
     features: ClassifierFeatures = "z"
