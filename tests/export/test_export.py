@@ -209,7 +209,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
-    options = {
+    options: dict[str, dict] = {
         "comm": {"steps": 5, "sampled_features": 32},
         "klda": {"random_features": 50},
         "ranpac": {"projections": 50},

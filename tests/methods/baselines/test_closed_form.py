@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.learning import Learner
 from mmcl_fast.methods import Classes, TaskData
 from mmcl_fast.methods.base import Method
+from mmcl_fast.streams.sample import Task
 from tests.methods import end_to_end
 from tests.methods.baselines.closed_form import build
 from tests.toy import ToyEncoder
 
-ADAPTED = {"adaptation": "scale_shift", "epochs": 4, "batch_size": 8}
-SMALL = {"klda": {"random_features": 200}}
-OPTIONS = {**SMALL, "slda": ADAPTED}
+ADAPTED: dict[str, Any] = {"adaptation": "scale_shift", "epochs": 4, "batch_size": 8}
+SMALL: dict[str, dict[str, Any]] = {"klda": {"random_features": 200}}
+OPTIONS: dict[str, dict[str, Any]] = {**SMALL, "slda": ADAPTED}
 METHODS = ("ncm", "slda", "klda", "fecam")
 
 
@@ -24,16 +29,16 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def learned(name: str, tmp_path_factory: pytest.TempPathFactory):
+def learned(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Learner, list[Task]]:
     return end_to_end.learned(tmp_path_factory.mktemp(name), name, OPTIONS.get(name, {}))
 
 
-def test_it_learns(learned) -> None:
+def test_it_learns(learned: tuple[Learner, list[Task]]) -> None:
     for setting in ("agnostic", "given"):
-        end_to_end.check_learning(*learned, last=50, setting=setting)
+        end_to_end.check_learning(learned[0], learned[1], last=50, setting=setting)
 
 
-def test_predictions_are_per_instance(learned) -> None:
+def test_predictions_are_per_instance(learned: tuple[Learner, list[Task]]) -> None:
     learner, tasks = learned
     for data in tasks[-3:]:
         tokens = learner.tokens(data.test, "test")
@@ -45,11 +50,11 @@ def test_predictions_are_per_instance(learned) -> None:
             torch.testing.assert_close(alone, together, rtol=0, atol=1e-6 * float(together.abs().max()))
 
 
-def test_the_state_comes_back(learned, tmp_path) -> None:
-    end_to_end.check_state(*learned, tmp_path)  # learns on: last
+def test_the_state_comes_back(learned: tuple[Learner, list[Task]], tmp_path: Path) -> None:
+    end_to_end.check_state(learned[0], learned[1], tmp_path)  # learns on: last
 
 
-def test_a_run_stopped_inside_an_adaptation_resumes_to_the_same_bits(tmp_path) -> None:
+def test_a_run_stopped_inside_an_adaptation_resumes_to_the_same_bits(tmp_path: Path) -> None:
     options = {**ADAPTED, "epochs": 2, "random_features": 50}
     assert end_to_end.check_resume(tmp_path, "klda", options, (3, 4)) == {"prompts"}
 

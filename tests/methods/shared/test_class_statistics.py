@@ -25,11 +25,12 @@ def test_any_division_into_batches_gives_the_direct_sums(
     monkeypatch.setattr(class_statistics, "BLOCK_ROWS", block)
     statistics = ClassStatistics(12)
     for rows in parts:
-        statistics.add(X[rows], LABELS[rows], int(max(LABELS[rows].max() + 1, len(statistics.count))))
+        statistics.add(X[rows], LABELS[rows], max(int(LABELS[rows].max()) + 1, len(statistics.count)))
     assert statistics.count.tolist() == [9, 9, 0, 11, 1]
     for c in (0, 1, 3, 4):
         torch.testing.assert_close(statistics.mean[c], X[c == LABELS].double().mean(0))
     assert not statistics.mean[2].any()
+    assert statistics.scatter is not None
     torch.testing.assert_close(statistics.scatter, within(X, LABELS), rtol=1e-9, atol=1e-12)
     assert torch.equal(statistics.scatter, statistics.scatter.T)
 
