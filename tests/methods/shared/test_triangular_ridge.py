@@ -43,7 +43,7 @@ def direct_gcv(h: Tensor, labels: Tensor, penalty: float) -> float:
 
 @pytest.fixture(params=[3000, 0], ids=["eigendecomposition", "Cholesky"])
 def slack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
-    """How far above the least GCV a choice may be: the Cholesky way tries fewer penalties."""
+    """The factor above the least GCV that a choice may have. The Cholesky way tries fewer penalties."""
     monkeypatch.setattr(triangular_ridge, "LARGEST_EIGENPROBLEM", request.param)
     return 1.001 if request.param else 1.1
 
