@@ -96,7 +96,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the samples of a stream are composed.
+    """The way in which the samples of a stream are composed.
 
     Attributes:
         sizes: split -> samples of a class.
@@ -144,7 +144,8 @@ def write_stream(
 ) -> int:
     """Write one stream, with manifest and class texts, and return its number of samples.
 
-    A sample is composed from files of its own split alone.
+    A sample is composed from files of its own split alone. It belongs to the group of one part: of the first thing that
+    the class names, or else of the first thing that is shown.
 
     Args:
         media: the parts.
@@ -173,6 +174,8 @@ def write_stream(
                     filled = [empty_like(modality, shown) if part is None else part for part in parts]
                     recipe.compose(modality, filled, path, rnd)
                     own = [part for part in draw.parts if part]
+                    named = [part for thing, part in zip(things, draw.parts) if thing and part]
+                    first = (named or own)[0]
                     lines.append(
                         {
                             "path": path.relative_to(out).as_posix(),
@@ -180,7 +183,7 @@ def write_stream(
                             "label": name,
                             "split": split,
                             "source": " ".join(f"{label}/{number}" for _, label, number in (*own, *draw.veil)),
-                            "group": media.group(own[0][0], split, *own[0][1:]),
+                            "group": media.group(first[0], split, *first[1:]),
                         }
                     )
     texts = {modality: {name: text for name, (text, _) in made.items()} for modality, made in classes.items()}

@@ -5,7 +5,10 @@
   orders of a pair that is 32 classes a modality, with few samples each.
 - ``scarce``: the same for four pairs in image, depth, audio and video, with enough training samples to learn one
   modality well. The config then limits the samples of another one that comes late. In these videos the two things are
-  side by side, so that all four modalities share one relation: what is on the left, or earlier in a spectrogram.
+  side by side. So all four modalities share one relation: the first thing is on the left, in a spectrogram too.
+- ``masked``: the same as grey pictures of one histogram, in four modalities of one file kind. A picture of another
+  modality lies over each, so that the modality can be missed. ``picture_modalities.py`` registers the modalities.
+- ``shared``: which of four places hold something. Image, depth, audio and video share these classes.
 
 ``python demo/streams.py OUT`` writes all of them to folders in OUT, each with a manifest and class texts. The same seed
 and library versions give the same bytes. A sample is composed from files of its own split alone.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,14 @@ def test_each_split_is_made_from_files_of_that_split_and_reproducible(order, med
     assert Counter(task.modality for task in stream.tasks) == dict.fromkeys(order.PHRASES, 2)
     assert len(set(stream.class_text.values())) == 40
     known = Counter((row["modality"], row["split"], row["label"]) for row in read(DEMO))
+    groups = defaultdict(list)
+    for row in read(DEMO):
+        groups[row["modality"], row["split"], row["label"]].append(row["group"])
     for row in read(tmp_path / "a"):
         parts = [part.rsplit("/", 1) for part in row["source"].split()]
         assert len(parts) == {"order": 2, "place": 4}[kind]
+        named = next((label, k) for label, k in parts if row["label"].startswith(label))
+        assert row["group"] == groups[row["modality"], row["split"], named[0]][int(named[1])]
         assert all(int(k) < known[row["modality"], row["split"], label] for label, k in parts)
     order.build(media, tmp_path / "b", kind, 0)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
