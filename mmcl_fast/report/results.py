@@ -19,6 +19,7 @@ CONFIDENCE = 0.95
 KEYS_OF_RUN = ("tasks", "settings", "contributions", "seconds", "state_bytes", "environment")
 SHARED_PHASES = ("decode and trunk", "evaluation", "checkpoint")  # whose time does not depend on the method
 # Metrics whose differences to the reference are tested together, in one table each.
+TASK_METRICS = ("avg", "forgetting", "bwt", "fwt")  # depend on how the classes are divided into tasks
 TESTED_TOGETHER = (("last",), ("avg", "forgetting"))
 
 
@@ -47,6 +48,9 @@ def collect(
         (``TESTED_TOGETHER``), and ``clear`` says whether it is below 1 - ``confidence``. It is missing in the
         reference's own row, and where no seed is common or a run lacks the metric.
         ``statistics[setting]["per_modality"][modality][metric]`` has no difference.
+
+        A row whose ``stream`` changes ``classes_per_task`` has other tasks than the other rows. Its metrics of
+        ``TASK_METRICS`` are None.
 
         ``cost`` has ``seconds`` of learning: the median over seeds, without ``SHARED_PHASES``. The other keys are the
         keys of ``learning.state_size.state_bytes``, as means over seeds. A value that a run lacks is None.
@@ -77,6 +81,7 @@ def collect(
         row["cost"] = _cost(row["cells"])
     position = next((i for i, row in enumerate(out) if row["title"] == reference), None)
     lines = add_sample_intervals(out, predictions, position)
+    _leave_out_task_metrics(out, position)
     _correct_p_values(out)
     return {
         "reference": reference,
@@ -86,6 +91,19 @@ def collect(
         "formulas": formulas,
         "notes": [*notes, *lines],
     }
+
+
+def _leave_out_task_metrics(rows: Sequence[dict[str, Any]], reference: int | None) -> None:
+    """Leave out the metrics of rows with other tasks, and all differences to such a row."""
+    own_tasks = ["classes_per_task" in row.get("stream", {}) for row in rows]
+    for row, other in zip(rows, own_tasks):
+        for found in row["statistics"].values():
+            for some in (found, *found["per_modality"].values()):
+                if other:
+                    some |= dict.fromkeys(some.keys() & TASK_METRICS)
+                elif reference is not None and own_tasks[reference]:
+                    for metric in TASK_METRICS:
+                        (some.get(metric) or {}).pop("difference", None)
 
 
 def _correct_p_values(rows: Sequence[dict[str, Any]]) -> None:

@@ -37,6 +37,12 @@ def test_tables_have_rows_with_one_task_per_modality(
     assert [len(row["cells"][0]["tasks"]) for row in (many, one)] == [4, 2]
     drawn = [[task["classes"] for task in cell["tasks"]] for cell in many["cells"]]
     assert drawn[0] != drawn[1]  # each seed has other tasks
+    whole, of_one = many["statistics"]["agnostic"], one["statistics"]["agnostic"]
+    for metric in ("avg", "forgetting", "bwt", "fwt"):  # say nothing beside a row that has other tasks
+        assert of_one[metric] is None and whole[metric]["mean"] is not None
+        assert of_one["per_modality"]["image"].get(metric) is None
+    assert one["statistics"]["agnostic"]["last"]["difference"]["difference"]["samples"] == 12
+    assert any("one task per modality: learned other tasks than ridge" in note for note in results["notes"])
     for row in (many, one):
         last = row["statistics"]["agnostic"]["last"]["mean"]
         by_modality = row["statistics"]["agnostic"]["per_modality"]
@@ -46,6 +52,10 @@ def test_tables_have_rows_with_one_task_per_modality(
     for name in ("table.md", "table.tex", "report.html"):
         assert "one task per modality" in (out / name).read_text()
     assert json.loads((out / "results.json").read_text()) == results
+    again = compare(config, ["ridge", ONE_TASK], "0,1", out, reference=ONE_TASK)  # learns nothing
+    assert again["reference"] == "ridge, one task per modality"
+    found = again["rows"][0]["statistics"]["agnostic"]
+    assert "difference" in found["last"] and "difference" not in found["avg"]
 
 
 def test_a_stream_that_fits_the_other_rows_alone_is_named(config: Path, tmp_path: Path) -> None:
