@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmcl_fast.report.labels import setting_label
@@ -22,6 +24,7 @@ from mmcl_fast.report.plot_style import (
 from mmcl_fast.report.read_run import Run
 
 Numbers = Sequence[float | None]
+ZEROS = re.compile(r"\.0+(?!\d)|(?<=\.\d)0+(?!\d)")  # that say nothing: "2.00 MB" is "2 MB"
 MOST_ABOVE = 8  # lines that a legend above the plot leaves room for
 
 
@@ -193,7 +196,12 @@ def metric_bars(runs: Sequence[Run], metric: str) -> Figure:
 
 
 def cost_points(
-    names: Sequence[str], costs: Numbers, values: Numbers, halves: Numbers, cost: str, metric: str
+    names: Sequence[str],
+    costs: Numbers,
+    values: Numbers,
+    halves: Numbers,
+    axes: tuple[str, str],
+    format_cost: Callable[[float], str],
 ) -> Figure:
     """Return a metric over a cost on a logarithmic axis: a point for each row, and a line through the best ones.
 
@@ -205,7 +213,8 @@ def cost_points(
         costs: the cost of each row.
         values: the metric of each row, in %.
         halves: half the width of each interval; None: no error bar.
-        cost, metric: titles of the axes.
+        axes: titles of the axis of the cost and of the metric.
+        format_cost: writes a cost.
     """
     known = [(i, c, v) for i, (c, v) in enumerate(zip(costs, values)) if c and v is not None]
     best: list[tuple[float, float]] = []
@@ -230,10 +239,11 @@ def cost_points(
             "name": escape_text(names[i]),
             "marker": {"color": series_colour(i), "symbol": MARKERS[i // NUM_COLOURS % len(MARKERS)], "size": 11},
             "error_y": {"array": [halves[i]], "thickness": 1, "width": 3},
-            "hovertemplate": f"%{{x:.3s}}, %{{y:.1f}} %<extra>{escape_text(names[i])}</extra>",
+            "hovertemplate": f"{format_cost(c)}, %{{y:.1f}} %<extra>{escape_text(names[i])}</extra>",
         }
         for i, c, v in known
     ]
+    ticks = _log_ticks([c for _, c, _ in known])
     return {
         "data": [line, *points],
         "layout": {
@@ -241,10 +251,25 @@ def cost_points(
             "margin": MARGIN,
             "hovermode": "closest",
             "legend": LEGEND_RIGHT if len(points) > MOST_ABOVE else LEGEND_ABOVE,
-            "xaxis": {"title": {"text": cost}, "type": "log", "exponentformat": "SI"},
-            "yaxis": {"title": {"text": metric}},
+            "xaxis": {
+                "title": {"text": axes[0]},
+                "type": "log",
+                "tickvals": ticks,
+                "ticktext": [ZEROS.sub("", format_cost(tick)) for tick in ticks],
+            },
+            "yaxis": {"title": {"text": axes[1]}},
         },
     }
+
+
+def _log_ticks(values: Sequence[float]) -> list[float]:
+    """Return round numbers from just below the smallest positive value to just above the largest."""
+    if not values:
+        return []
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1,) if high - low > 4 else (1, 2, 5)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return [tick for tick in ticks if min(values) / 3 <= tick <= 3 * max(values)]
 
 
 def sample_points(

@@ -31,9 +31,9 @@ def format_bytes(count: float | None) -> str:
     value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
     while round(value, 1) >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:.3g} {units[0]}"
+    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:#.3g} {units[0]}"
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Return a number of seconds with three digits at most; ``–`` for None."""
-    return "–" if seconds is None else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+    """Return a number of seconds with three digits or more; ``–`` for None."""
+    return "–" if seconds is None else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:#.3g}"

@@ -80,9 +80,9 @@ def _cost_panels(rows: list[dict[str, Any]], setting: str) -> list[Panel]:
         ("bytes kept", sizes, "bytes", format_bytes, "Rows that keep nothing, or need all data, are not drawn. "),
         ("seconds of learning", seconds, "seconds", format_seconds, ""),
     ):
-        about = f"{left_out}Dotted: the best accuracy up to a cost. Logarithmic axis."
+        about = f"{left_out}Dotted: the best accuracy up to a cost."
         numbers = [[n, format_cost(c), tables.format_mean(i)] for n, c, i in zip(names, costs, found)]
-        figure = figures.cost_points(names, costs, values, halves, f"{unit}, logarithmic", y)
+        figure = figures.cost_points(names, costs, values, halves, (f"{unit}, logarithmic", y), format_cost)
         table = Table(["", unit, y], numbers)
         panels.append(Panel(f"last over {title}", about, [Plot(figure, f"{y}, over {title}, of each row", table)]))
     return panels

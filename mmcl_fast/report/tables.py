@@ -230,7 +230,7 @@ def format_mean(interval: dict[str, Any] | None, sign: str = "") -> str:
     if interval is None:
         return NONE
     half = "" if interval["high"] is None else f" ± {interval['high'] - interval['mean']:.1f}"
-    return f"{interval['mean']:{sign}.1f}{half}"
+    return f"{round(interval['mean'], 1) + 0.0:{sign}.1f}{half}"  # + 0.0 makes -0.0 positive
 
 
 def _format_difference(pair: dict[str, Any] | None) -> tuple[str, str]:

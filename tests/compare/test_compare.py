@@ -24,6 +24,7 @@ from mmcl_fast.compare.cell import Cell
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.learning import learner
+from mmcl_fast.report import tables
 from mmcl_fast.runs.folder import SKIPPED
 from tests.toy import ToyEncoder, write_folder
 
@@ -168,6 +169,11 @@ def test_what_was_found_can_be_kept(swept: Path, tmp_path: Path) -> None:
         for cell in row["cells"]:
             whole = cell["settings"]["given"]["R"][-1]
             assert kept[row["name"]][str(cell["seed"])]["given"][-1] == [x and round(x, 2) for x in whole]
+    again = subprocess.run(
+        [sys.executable, script, "--check", tmp_path / "kept"], check=True, capture_output=True, text=True
+    ).stdout
+    last = values["rows"][1]["statistics"]["given"]["last"]
+    assert last["over"] == "seeds and test samples" and f"| ridge | given | {tables.format_mean(last)} |" in again
     table = (tmp_path / "kept.md").read_text()
     assert table.endswith((swept / "table.md").read_text()) and "thread" in table
 

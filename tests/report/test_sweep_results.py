@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import evidence
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.metrics import summarize
 from mmcl_fast.learning.sample_bootstrap import SeedSamples, holm, sample_intervals
 from mmcl_fast.report import results, tables
 from mmcl_fast.report.figures import cost_points
+from mmcl_fast.report.labels import format_bytes, format_seconds
 from mmcl_fast.report.sweep_page import render_sweep_page
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE
 from tests.conftest import TASKS
@@ -164,6 +166,32 @@ def test_other_samples_are_not_paired(write_cell):
         results.collect([({"title": "b"}, {0: b})], "b")
 
 
+def test_intervals_can_be_computed_again_from_what_evidence_stores(write_cell, tmp_path):
+    rng = np.random.default_rng(5)
+    a = {s: write_cell(f"a{s}", answers(rng, 0.9), rng.permutation(6)[TASK_OF]) for s in range(3)}
+    b = {s: write_cell(f"b{s}", answers(rng, 0.6)) for s in range(3)}
+    c = {s: write_cell(f"c{s}", answers(rng, 0.6)) for s in range(2)}
+    (c[0] / PREDICTIONS_FILE).unlink()
+    values = json.loads(gzip.decompress((b[2] / PREDICTIONS_FILE).read_bytes()))
+    values |= {key: values[key][1:] for key in ("keys", "groups", "tasks", "labels")}
+    values["predicted"] = {"agnostic": values["predicted"]["agnostic"][1:]}  # a run that left out a broken file
+    (c[1] / PREDICTIONS_FILE).write_bytes(gzip.compress(json.dumps(values).encode()))
+    found = results.collect([({"title": t}, row) for t, row in (("a", a), ("b", b), ("c", c))], "a")
+    for row in found["rows"]:
+        for cell in row["cells"]:
+            cell["folder"] = cell["folder"].split("/")[-1]
+    stored = json.loads(json.dumps(evidence.right_answers(tmp_path, found)))
+    again = {row["title"]: row["statistics"]["agnostic"]["last"] for row in evidence.recompute(stored)}
+    for row in found["rows"][:2]:
+        last = row["statistics"]["agnostic"]["last"]
+        assert (again[row["title"]]["low"], again[row["title"]]["high"]) == pytest.approx((last["low"], last["high"]))
+    assert again["b"]["difference"]["p"] == pytest.approx(gap_of(found["rows"][1])["p"])
+    assert len(stored["cells"]) == 7 and [cell["samples"] is None for cell in stored["cells"]] == [True] * 6 + [False]
+    (tmp_path / "x-samples.json.gz").write_bytes(gzip.compress(json.dumps(stored).encode()))
+    table = evidence.check(tmp_path / "x-samples.json.gz")
+    assert f"| b | agnostic | {tables.format_mean(again['b'])} |" in table
+
+
 def test_costs_and_what_a_row_reads_are_in_every_table(write_cell):
     right = np.ones(len(KEYS), bool)
     size = {"fixed": 1_240_000, "of_classes": 24_000, "classes": 12, "all_data": False}
@@ -180,7 +208,7 @@ def test_costs_and_what_a_row_reads_are_in_every_table(write_cell):
     for table in tables.make_tables(found):
         assert table.head[-3:] == ["fixed", "a class", "seconds"]
         cells = {row[0]: row[-3:] for row in table.rows}
-        assert cells["b"] == ["1.24 MB +data", "2 kB", "6"] and cells["c"] == ["–", "–", "6"]
+        assert cells["b"] == ["1.24 MB +data", "2.00 kB", "6.00"] and cells["c"] == ["–", "–", "6.00"]
     assert tables.make_tables(found)[0].rows[0][:4] == ["a", "zq", "16 trials", "1"]
     assert tables.make_tables(found)[0].rows[1][:4] == ["b", "–", "no", "1"]
     lines = list(csv.DictReader(tables.write_csv(found).splitlines()))
@@ -191,14 +219,24 @@ def test_costs_and_what_a_row_reads_are_in_every_table(write_cell):
 
 
 def test_the_line_through_the_best_rows_of_each_cost():
-    figure = cost_points(
-        ["a", "b", "c", "d", "e"],
-        [10, 100, 50, 0, None],
-        [50.0, 90.0, 40.0, 99.0, 98.0],
-        [1.0, None, 2.0, 0, 0],
-        "bytes",
-        "last",
-    )
+    costs, values = [10, 100, 50, 0, None], [50.0, 90.0, 40.0, 99.0, 98.0]
+    figure = cost_points(["a", "b", "c", "d", "e"], costs, values, [1.0, None, 2.0, 0, 0], ("x", "y"), str)
     line, *points = figure["data"]
     assert (line["x"], line["y"]) == ([10, 100], [50.0, 90.0])
     assert [p["name"] for p in points] == ["a", "b", "c"] and figure["layout"]["xaxis"]["type"] == "log"
+    assert figure["layout"]["xaxis"]["ticktext"] == ["10", "20", "50", "100", "200"]
+    nothing = cost_points(["a"], [None], [1.0], [None], ("x", "y"), str)
+    assert nothing["layout"]["xaxis"]["tickvals"] == [] and len(nothing["data"]) == 1
+
+
+def test_numbers_of_bytes_and_seconds():
+    assert [format_bytes(n) for n in (None, 0, 999, 1000, 147_456, 1_240_000, 999_960)] == [
+        "–",
+        "0 B",
+        "999 B",
+        "1.00 kB",
+        "147 kB",
+        "1.24 MB",
+        "1.00 MB",
+    ]
+    assert [format_seconds(s) for s in (None, 0.5, 12.0, 1234.5)] == ["–", "0.500", "12.0", "1,234"]
