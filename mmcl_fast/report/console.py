@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mmcl_fast.report.labels import explain_setting, format_number, metric_names, setting_label
+from mmcl_fast.report.labels import explain_setting, format_number, format_state, metric_names, setting_label
 
 
 def print_tables(summary: dict[str, Any], console: Console) -> None:
@@ -20,6 +20,10 @@ def print_tables(summary: dict[str, Any], console: Console) -> None:
     if "given_masked" in summary["settings"]:
         label, about = setting_label("given_masked"), explain_setting("given_masked")
         console.print(f"{label} (given_masked in files): {about}.", style="dim", highlight=False, markup=False)
+    if summary.get("state_bytes"):
+        fixed, a_class = format_state(summary["state_bytes"])
+        text = f"The method keeps {fixed}, and {a_class} a class besides, without the frozen encoder."
+        console.print(text, style="dim", highlight=False, markup=False)
     for note in summary.get("notes", []):
         console.print(f"Note: {note}", style="dim", highlight=False, markup=False)
 

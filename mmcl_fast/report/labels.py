@@ -37,3 +37,15 @@ def format_bytes(count: float | None) -> str:
 def format_seconds(seconds: float | None) -> str:
     """Return a number of seconds with three digits or more; ``–`` for None."""
     return "–" if seconds is None else f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:#.3g}"
+
+
+def format_state(state: dict[str, Any] | None) -> tuple[str, str]:
+    """Return the fixed bytes of a method's state and its bytes a class.
+
+    Args:
+        state: ``state_bytes`` of summary.json, or None for a run that lacks it.
+    """
+    if not state or state["fixed"] is None:
+        return "–", "–"
+    fixed = format_bytes(state["fixed"]) + (" +data" if state["all_data"] else "")
+    return fixed, format_bytes(state["of_classes"] / state["classes"] if state["classes"] else None)

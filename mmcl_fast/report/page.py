@@ -9,12 +9,14 @@ from mmcl_fast.errors import RunError
 from mmcl_fast.report import figures
 from mmcl_fast.report.blocks import Page, Panel, Part, Plot, ReportRow, ReportSection, Table, Words
 from mmcl_fast.report.html_page import render_html
-from mmcl_fast.report.labels import format_number, metric_names, setting_label
+from mmcl_fast.report.labels import format_number, format_seconds, format_state, metric_names, setting_label
 from mmcl_fast.report.markdown import render_markdown
 from mmcl_fast.report.read_run import Run, read_run_with_samples
+from mmcl_fast.report.results import learning_seconds
 from mmcl_fast.report.sections import describe_run, make_sections
 from mmcl_fast.report.sections.accuracy import means_table
 from mmcl_fast.report.sections.configuration import flatten, format_value
+from mmcl_fast.report.tables import COST_COLUMNS, COSTS
 from mmcl_fast.runs import sample_file
 
 
@@ -71,12 +73,19 @@ def make_page(runs: Sequence[Run]) -> Page:
 def _comparison_section(runs: Sequence[Run]) -> ReportSection:
     names = metric_names(runs[0])
     rows = [
-        [run["title"], setting_label(setting), *(format_number(found["metrics"].get(name)) for name in names)]
+        [
+            run["title"],
+            setting_label(setting),
+            *(format_number(found["metrics"].get(name)) for name in names),
+            *format_state(run.get("state_bytes")),
+            format_seconds(learning_seconds(run["seconds"]) if run.get("seconds") else None),
+        ]
         for run in runs
         for setting, found in run["settings"].items()
     ]
     formulas = "; ".join(f"{name}: {text}" for name, text in runs[0].get("formulas", {}).items())
-    metrics = Table(["run", "setting", *names], rows, ["k", "", *("n" for _ in names)])
+    head = ["run", "setting", *names, *COSTS]
+    metrics = Table(head, rows, ["k", "", *("n" for _ in head[2:])])
     last = Plot(figures.metric_bars(runs, "last"), "last in %, of each run", metric_table(runs, "last"))
     mean = "Mean accuracy over the tasks seen"
     means = Plot(figures.mean_accuracy_lines(runs), mean, means_table(runs))
@@ -84,7 +93,7 @@ def _comparison_section(runs: Sequence[Run]) -> ReportSection:
     parts: list[Part] = [
         ReportRow(
             [
-                Panel("Metrics in %", formulas, [metrics]),
+                Panel("Metrics in %, bytes and seconds", f"{formulas}. {COST_COLUMNS}", [metrics]),
                 Panel("last", "Mean accuracy over all tasks at the end.", [last]),
             ]
         ),

@@ -120,13 +120,14 @@ def _correct_p_values(rows: Sequence[dict[str, Any]]) -> None:
                 test |= {"holm_p": p, "clear": p is not None and p < 1 - CONFIDENCE}
 
 
+def learning_seconds(seconds: Mapping[str, float]) -> float:
+    """Return a run's seconds of learning, without ``SHARED_PHASES``. ``seconds`` is phase -> seconds of a summary."""
+    return sum(v for k, v in seconds.items() if k not in SHARED_PHASES and not k.startswith("total"))
+
+
 def _cost(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the seconds of learning, and the bytes of the state."""
-    seconds = [
-        sum(v for k, v in cell["seconds"].items() if k not in SHARED_PHASES and not k.startswith("total"))
-        for cell in cells
-        if cell["seconds"]
-    ]
+    seconds = [learning_seconds(cell["seconds"]) for cell in cells if cell["seconds"]]
     sizes = [cell["state_bytes"] for cell in cells if cell["state_bytes"]]
     out: dict[str, Any] = {"seconds": statistics.median(seconds) if seconds else None}
     for key in ("fixed", "of_classes", "classes"):

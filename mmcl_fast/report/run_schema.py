@@ -51,12 +51,20 @@ class _ContributionMatrix(_StrictModel):
         return self
 
 
+class _StateBytes(_StrictModel):
+    fixed: int
+    of_classes: int
+    classes: int
+    all_data: bool
+
+
 class _Summary(_StrictModel):
     tasks: list[_SummaryTask]
     settings: dict[str, _Setting]
     formulas: dict[str, str] = {}
     notes: list[str] = []
     contributions: _ContributionMatrix | None = None
+    state_bytes: _StateBytes | None = None  # missing in runs of older versions
 
     @model_validator(mode="after")
     def _check_sizes(self) -> _Summary:

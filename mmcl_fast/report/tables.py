@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmcl_fast.report.labels import explain_setting, format_bytes, format_seconds, setting_label
+from mmcl_fast.report.labels import explain_setting, format_seconds, format_state, setting_label
 
 METRICS = ("last", "avg", "forgetting", "bwt", "fwt")
 SEED_METRICS = ("avg", "forgetting")  # compared beside ``last``; their intervals are over seeds alone
@@ -27,6 +27,12 @@ LATEX_ESCAPES = {
     "–": "--",
     **{c: f"\\{c}" for c in "&%$#_{}"},
 }
+COST_COLUMNS = (
+    "fixed, a class: bytes of the tensors that the method keeps, without the frozen encoder. fixed is what all classes "
+    "share, a class is what is kept for a single one. +data: it also needs the data of all tasks. seconds: of learning "
+    "all tasks; the median over seeds, if there are several. Decoding, the frozen trunk, evaluation and checkpoints "
+    "are left out, because they are the same for all methods. Runs that are learned at once slow each other."
+)
 # A number, with or without ± and a second one.
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?)(?: ± (\d+(?:\.\d+)?))?")
 
@@ -139,10 +145,7 @@ def explain_columns(results: dict[str, Any]) -> list[str]:
         "No interval says anything about other data.",
         "p: two-sided, of the same bootstrap for last, else of the paired t-test over seeds. Holm's p is corrected for "
         f"all tests of the table (Holm 1979). clear: Holm's p is below {1 - results['confidence']:.2g}.",
-        "fixed, a class: bytes of the tensors that the method keeps, without the frozen encoder. fixed is what all "
-        "classes share, a class is what is kept for a single one. +data: it also needs the data of all tasks.",
-        "seconds: of learning all tasks, median over seeds. Decoding, the frozen trunk, evaluation and checkpoints are "
-        "left out, because they are the same for every row. Runs that are learned at once slow each other.",
+        COST_COLUMNS,
         "features: what the classifier reads: z (embedding), q (the trunk's query) or zq (both).",
     ]
 
@@ -244,9 +247,7 @@ def _format_cost(cost: dict[str, Any] | None) -> tuple[str, str, str]:
     """Return the cells of ``COSTS``."""
     if cost is None:
         return NONE, NONE, NONE
-    fixed = format_bytes(cost["fixed"]) + (" +data" if cost["all_data"] else "")
-    a_class = cost["of_classes"] / cost["classes"] if cost["classes"] else None
-    return fixed, format_bytes(a_class), format_seconds(cost["seconds"])
+    return *format_state(cost), format_seconds(cost["seconds"])
 
 
 def _format_p(value: float | None) -> str:

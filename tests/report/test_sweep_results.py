@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks import evidence
+from mmcl_fast import report
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.metrics import summarize
 from mmcl_fast.learning.sample_bootstrap import SeedSamples, holm, sample_intervals
 from mmcl_fast.report import results, tables
+from mmcl_fast.report.console import print_tables
 from mmcl_fast.report.figures import cost_points
 from mmcl_fast.report.labels import format_bytes, format_seconds
+from mmcl_fast.report.read_run import read_run
 from mmcl_fast.report.sweep_page import render_sweep_page
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE
 from tests.conftest import TASKS
@@ -216,6 +220,30 @@ def test_costs_and_what_a_row_reads_are_in_every_table(write_cell):
     assert costs == {"fixed_bytes": "1240000", "bytes_of_classes": "24000", "classes": "12", "seconds": "6.0"}
     page = render_sweep_page(found, "x")
     assert "Accuracy and cost" in page and "last over bytes kept" in page
+
+
+def test_a_report_of_runs_says_what_their_methods_keep(write_cell):
+    size = {"fixed": 1_240_000, "of_classes": 24_000, "classes": 12, "all_data": False}
+    right = np.ones(len(KEYS), bool)
+    folders = [
+        write_cell(f"run{n}", right, cost=cost) for n, cost in enumerate((size, {**size, "all_data": True}, None))
+    ]
+    page = report.write(folders).with_suffix(".md").read_text()
+    assert (
+        "| 1.24 MB | 2.00 kB | 6.00 |" in page and "| 1.24 MB +data | 2.00 kB |" in page and "| – | – | 6.00 |" in page
+    )
+    assert (
+        "| shared by all classes | of its 12 classes |" in page and "| 1.24 MB | 24.0 kB | 2.00 kB | 1.26 MB |" in page
+    )
+    assert page.count("Bytes kept") == 2 and page.count("needs the data of all tasks") == 2
+    console = Console(record=True, width=200)
+    print_tables(read_run(folders[1]), console)
+    assert "The method keeps 1.24 MB +data, and 2.00 kB a class besides" in console.export_text()
+    summary = json.loads((folders[0] / "summary.json").read_text())
+    summary["state_bytes"]["fixed"] = "many"
+    (folders[0] / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(RunError, match=r"summary\.json: state_bytes\.fixed"):
+        read_run(folders[0])
 
 
 def test_the_line_through_the_best_rows_of_each_cost():
