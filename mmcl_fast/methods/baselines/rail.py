@@ -138,12 +138,16 @@ class Rail(FeatureClassifier):
     def __init__(self, encoder: Encoder, options: RailOptions, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
         self.regression = KernelRidge(self.reader.width, options.gamma, options.penalty, encoder.device)
-        self._classes = 0
-        self._weight: Tensor | None = None
+        self._count_samples(0)
 
     @property
     def count(self) -> Tensor:
-        return self.regression.labels.bincount(minlength=self._classes)
+        return self._count
+
+    def _count_samples(self, classes: int) -> None:
+        """Count the samples of each class once, since a traced graph can't; forget alpha."""
+        self._count = self.regression.labels.bincount(minlength=classes)
+        self._weight: Tensor | None = None
 
     def add(self, u: Tensor, data: TaskData, classes: int) -> None:
         require_one_process(self)
@@ -154,11 +158,11 @@ class Rail(FeatureClassifier):
                 f"{MOST_SAMPLES:,}; learn fewer samples, or use ranpac"
             )
         self.regression.add(u, data.labels)
-        self._classes, self._weight = classes, None
+        self._count_samples(classes)
 
     def class_scores(self, u: Tensor) -> Tensor:
         if self._weight is None:
-            self._weight = self.regression.weight(self._classes)
+            self._weight = self.regression.weight(len(self._count))
         known, gamma = self.regression.features, self.options.gamma
         # A graph for export has any number of samples, so it can't be cut into blocks.
         parts = [u] if self.embedding_cache.tracing else u.split(ROWS)
@@ -179,9 +183,9 @@ class Rail(FeatureClassifier):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super().state()
         tensors |= {"features": self.regression.features, "labels": self.regression.labels}
-        return tensors, values | {"blocks": list(self.regression.blocks), "classes": self._classes}
+        return tensors, values | {"blocks": list(self.regression.blocks), "classes": len(self._count)}
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         super().load_state(tensors, values)
         self.regression.load(tensors["features"], tensors["labels"], list(values["blocks"]))
-        self._classes, self._weight = values["classes"], None
+        self._count_samples(values["classes"])
