@@ -28,6 +28,7 @@ from mmcl_fast.methods.baselines.s_prompts import SPrompts
 from mmcl_fast.methods.baselines.slca import Slca
 from mmcl_fast.methods.baselines.slda import Slda
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
+from mmcl_fast.methods.comm.abstract import CommAbstract
 from mmcl_fast.methods.comm.method import Comm
 from mmcl_fast.methods.shared.options import MethodOptions, check_options, option_model, option_values
 from mmcl_fast.option_fields import use_current_names
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     for m in (
         CodaPrompt,
         Comm,
+        CommAbstract,
         Dns,
         DualPrompt,
         Ease,
@@ -118,8 +120,10 @@ def options(name: str) -> type:
 
 
 def upgrade_options(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Replace the former names of options in the record of a saved run, without a warning."""
-    return use_current_names(option_model(options(name)), values)
+    """Replace the former names of options in the record of a saved run, and drop removed ones, without a warning."""
+    model = option_model(options(name))
+    removed = getattr(model, "removed", {})
+    return use_current_names(model, {key: value for key, value in values.items() if key not in removed})
 
 
 def make_options(name: str, values: dict[str, Any] | None) -> Any:

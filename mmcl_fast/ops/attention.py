@@ -9,6 +9,9 @@ prompted block, whose input is frozen.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -24,6 +27,24 @@ from mmcl_fast.ops.backends.cpp_products import DTYPES, threads_for
 def _most_columns() -> int:
     """Return how many columns a row of mmcl_fast._C's softmax may have; 0 if it was not compiled."""
     return getattr(load()[0], "ATTENTION_COLUMNS", 0)
+
+
+_measured: ContextVar[list[Tensor] | None] = ContextVar("measured", default=None)
+
+
+@contextmanager
+def measure_keys_and_values() -> Iterator[list[Tensor]]:
+    """Inside, every call of ``prefix_attention`` in this thread appends the size of its keys and values.
+
+    Yields:
+        A list that gets a tensor ``[2]`` for each call: the root mean squares of k and of v, float32.
+    """
+    out: list[Tensor] = []
+    token = _measured.set(out)
+    try:
+        yield out
+    finally:
+        _measured.reset(token)
 
 
 def prefix_attention(
@@ -49,6 +70,8 @@ def prefix_attention(
     Returns:
         ``[B, N, d]``.
     """
+    if not torch.compiler.is_compiling() and (sizes := _measured.get()) is not None:
+        sizes.append(torch.stack([x.detach().float().square().mean().sqrt() for x in (k, v)]))
     scale = (q.shape[2] // heads) ** -0.5 if scale is None else scale
     if prefix is not None and prefix.shape[-2] == 0:
         prefix = None

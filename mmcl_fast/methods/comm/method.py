@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcl_fast import distributed, ops
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.options import CommOptions
-from mmcl_fast.methods.comm.realignment import Realigner, class_targets
+from mmcl_fast.methods.comm.prompt_learning import PromptLearner
+from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
-from mmcl_fast.methods.shared.embedding import embed_all, merge_equal_rows, mix, unit_query
+from mmcl_fast.methods.comm.token_means import TokenMeans
+from mmcl_fast.methods.shared.embedding import embed_all, merge_equal_rows, unit_query
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, drop_channels
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 
 __all__ = ["Comm", "CommOptions"]
 
@@ -43,9 +43,11 @@ class Comm(Method):
         relevance: c(x), the contribution of each modality to a sample.
         bank: P_m, a prompt for each modality.
         memory: the statistics of each class's features.
+        token_means: the mean trunk tokens of each class.
         realigner: the re-alignment of embeddings.
         mean_contributions: modality -> ``[M]``, the mean of c(x) over queries sampled from its classes' statistics, in
             the order of ``relevance.modalities``.
+        prompts_pay: modality -> what the last test with ``prompts = "auto"`` measured and decided.
     """
 
     name = "comm"
@@ -58,9 +60,11 @@ class Comm(Method):
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
         self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
+        self.token_means = TokenMeans()
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.mean_contributions: dict[str, Tensor] = {}
+        self.prompts_pay: dict[str, dict[str, Any]] = {}
 
     # ---- learning -------------------------------------------------------------------------------------------
 
@@ -72,31 +76,34 @@ class Comm(Method):
             self.bank.reserve(data.tokens, modality)
         with self.phase("relevance"):
             query = unit_query(data.tokens)
-            blend_of_others = self._blend_of_others(query, modality) if first else None
             others = {} if self.options.relevance == "analytic" else self._sample_all_queries(data.index)
             self.relevance.learn(query, modality, others, self.generator(data.index, 1), self.checkpoints)
         with self.phase("features"):
             before = None if first else self._features(data.tokens, modality, query)
+        old = self.bank.prompts.get(modality)
         if self.options.prompts:
-            self._learn_prompt(data, classes, query, blend_of_others, before)
+            self._learn_prompt(data, classes, query)
         with self.phase("features"):
             after = self._features(data.tokens, modality, query)
         with self.phase("statistics"):
-            self._remember(data, before, after)
+            if before is not None and self.options.drift:
+                self._correct_drift(data, before, after, old)
+            self.memory.add(modality, data.classes, after, data.labels)
+            if self.options.token_means:
+                self.token_means.add(modality, data.classes, data.tokens, data.labels)
             self._update_mean_contributions(data.index)
         if self.options.realignment != "off":
             self._realign(classes, data.index)
 
-    def _blend_of_others(self, query: Tensor, modality: str) -> Tensor | None:
-        """Return the starting point of a new modality's prompt: the other modalities' blend, by their contributions.
-
-        None without ``options.blending``, and where no modality of its tower has learned a prompt.
-        """
-        if not (self.options.blending and self.bank.prompts):
-            return None
-        return self.bank.blend(
-            modality, self.relevance(query).mean(0), self.relevance.modalities, self.options.least_share
+    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor) -> None:
+        """Learn the modality's prompt, where it pays; see :mod:`mmcl_fast.methods.comm.prompt_learning`."""
+        o, modality = self.options, data.modality
+        names, shares = self.bank.tower_shares(
+            modality, self._routing(query), self.relevance.modalities, o.least_share, modality
         )
+        learner = PromptLearner(self, data, classes, query, names, merge_equal_rows(shares))
+        if (prompt := learner.learn()) is not None:
+            self.bank.prompts[modality] = prompt
 
     def _sample_all_queries(self, index: int) -> dict[str, Tensor]:
         """Modality -> sampled unit queries of its classes; ``index``: of the task, for the generator."""
@@ -122,92 +129,25 @@ class Comm(Method):
             queries = self._sample_queries(m, *CONTRIBUTION_QUERIES, generator)
             self.mean_contributions[m] = self.relevance(queries).mean(0)
 
-    def _learn_prompt(
-        self, data: TaskData, classes: Classes, query: Tensor, start: Tensor | None, before: Tensor | None
-    ) -> None:
-        """Train the modality's prompt, and average it with its previous one.
+    def _correct_drift(self, data: TaskData, before: Tensor, after: Tensor, old: Tensor | None) -> None:
+        """Move the means of the modality's old classes as the new prompt moves their embeddings.
 
         Args:
             data: the task.
-            classes: all classes, the task's included.
-            query: ``[n, Dq]``, unit queries of the task's samples.
-            start: where a new modality's prompt begins; None: small random numbers.
-            before: ``[n, D_u]``, features under the prompts before the task; None for a new modality.
+            before: ``[n, D_u]``, features of its samples under the prompts before it.
+            after: the same under the prompts of now.
+            old: the modality's prompt before the task; None: the bare head.
         """
-        o, modality, head = self.options, data.modality, self.bank.head
-        generator = self.generator(data.index, 3)
-        old = self.bank.prompts.get(modality)
-        initial = old if old is not None else start if start is not None else self.bank.fresh(modality, generator)
-        prefix, scale_shift = parts = head.split(initial, modality)
-        names, shares = self.bank.tower_shares(
-            modality, self._routing(query), self.relevance.modalities, o.least_share, modality
-        )
-        shares = merge_equal_rows(shares)
-        texts = classes.embedding[data.classes]
-        learns_targets = o.class_targets == "learned"
-        targets = F.normalize(class_targets(texts, dual=True), dim=1) if learns_targets else texts
-        labels = data.targets
-        z_before = None if before is None else before[:, : head.dim]
-        plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
-        lr = o.text_lr if self.encoder.tower(modality) == "text" else o.lr
-        groups = [([prefix], lr), ([scale_shift] if len(scale_shift) else [], o.scale_shift_lr)]
-        groups += [([targets] if learns_targets else [], o.class_targets_lr)]
-
-        def blended(prompt: Tensor) -> list[Tensor]:
-            """The prompts of ``names``, with ``prompt`` as the modality's."""
-            return [prompt if m == modality else self.bank.prompt_for(m, modality) for m in names]
-
-        def loss(step: int) -> Tensor:
-            rows, share = distributed.shard_batch(plan[step].to(query.device))
-            mixed = mix(blended(torch.cat(parts)), shares if shares.dim() == 1 else shares[rows])
-            tokens = subset(data.tokens, rows)
-            if o.channel_dropout:
-                # Drawn for the batch of all processes: then any number of them drops the same channels.
-                kept = torch.rand(len(plan[step]), tokens.tokens.shape[2], generator=generator) >= o.channel_dropout
-                tokens = drop_channels(tokens, distributed.shard_batch(kept)[0].to(query.device), o.channel_dropout)
-            z = head.head(tokens, mixed, modality)
-            value = ops.alignment_loss(z, targets, labels[rows], logit_scale=self.encoder.logit_scale)
-            if z_before is not None and o.self_regularisation:
-                value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_before[rows])).mean()
-            return value * share
-
-        with self.phase("prompts", len(plan)) as shown:
-            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
-        prompt = torch.cat(parts)
-        if old is not None and z_before is not None and o.aggregation:
-            with self.phase("features"):
-                shift = self._prompt_shift(data, shares, blended(prompt), z_before)
-            prompt = torch.lerp(old, prompt, o.lambda_max / (1 + shift / o.sigma))
-        self.bank.prompts[modality] = prompt
-
-    def _prompt_shift(self, data: TaskData, shares: Tensor, prompts: list[Tensor], old_z: Tensor) -> float:
-        """Return the mean of 1 - cos between z under the old and under the new prompts, on the task's data.
-
-        Args:
-            data: the task, with n samples.
-            shares: of ``prompts``, as ``tower_shares`` returns them.
-            prompts: the prompts after training.
-            old_z: ``[n, D]``, z under the prompts before the task.
-        """
-        new_z = embed_all(self.bank.head, data.tokens, data.modality, prompts, shares)
-        return float((1 - F.cosine_similarity(old_z, new_z)).mean())
-
-    def _remember(self, data: TaskData, before: Tensor | None, after: Tensor) -> None:
-        """Correct the drift of the modality's old classes with ``options.drift``, and add the task's classes.
-
-        ``before`` and ``after`` are features ``[n, D_u]``; ``before`` is None for a new modality.
-        """
-        if before is not None and self.options.drift:
-            dim = self.encoder.dim
-            self.memory.correct_drift(
-                data.modality,
-                set(data.classes),
-                after[:, :dim] - before[:, :dim],
-                before,
-                self.options.drift_width,
-                dim,
-            )
-        self.memory.add(data.modality, data.classes, after, data.labels)
+        modality, dim = data.modality, self.encoder.dim
+        ids, tokens = self.token_means.others(modality, data.classes)
+        if tokens is None:
+            width = self.options.drift_width
+            moved = after[:, :dim] - before[:, :dim]
+            self.memory.correct_drift(modality, set(data.classes), moved, before, width, dim)
+        elif (now := self.bank.prompts.get(modality)) is not old and now is not None:
+            start = [] if old is None else [old]
+            z = [F.normalize(embed_all(self.bank.head, tokens, modality, p), dim=1) for p in (start, [now])]
+            self.memory.move_means(modality, ids, z[1] - z[0])
 
     def _realign(self, classes: Classes, index: int) -> None:
         """Compute the re-alignment anew from the feature memory; ``index``: of the task, for the generator."""
@@ -339,9 +279,12 @@ class Comm(Method):
         tensors |= {f"memory/{k}": v for k, v in memory.items()}
         tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
         tensors |= {f"row/{m}": c for m, c in self.mean_contributions.items()}
+        means, classes_of_means = self.token_means.state()
+        tensors |= {f"tokens/{k}": v for k, v in means.items()}
         if self.realigner.down is not None and self.realigner.up is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
-        return tensors, {"relevance": relevance_values, "memory": memory_values}
+        values = {"relevance": relevance_values, "memory": memory_values, "token_means": classes_of_means}
+        return tensors, values | {"prompts_pay": dict(self.prompts_pay)}
 
     def migrate_state(
         self, tensors: dict[str, Tensor], values: dict[str, Any]
@@ -358,6 +301,8 @@ class Comm(Method):
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.memory.load_state(strip_prefix("memory/", tensors), values["memory"])
+        self.token_means.load_state(strip_prefix("tokens/", tensors), values.get("token_means", {}))
+        self.prompts_pay = dict(values.get("prompts_pay", {}))
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)
         self.bank.load({m: prompts[m] for m in order if m in prompts})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from mmcl_fast.methods.shared.options import (
+    TINY,
     BatchSize,
     Epochs,
     LearningRate,
@@ -14,23 +16,33 @@ from mmcl_fast.methods.shared.options import (
     Positive,
     PromptLength,
     RelevancePenalty,
-    RidgePenalty,
+    ScaleShiftRank,
     ScaleShiftRate,
     Share,
     TextScaleShift,
     TokenScaleShift,
     Weight,
 )
-from mmcl_fast.option_fields import FormerName, Symbol
+from mmcl_fast.option_fields import FormerName, Symbol, Tunable
 
 
 class CommOptions(MethodOptions):
     """Switches and sizes of COMM's steps. ``mmcl-fast train demo`` uses the defaults."""
 
-    prompts: bool = Field(True, description="Learn prompts; false: embeddings come from the bare head")
+    removed: ClassVar[Mapping[str, str]] = {
+        "lambda_max": "prompt_prior now says how far an update is shrunk",
+        "sigma": "prompt_prior now says how far an update is shrunk",
+    }
+
+    prompts: bool | Literal["auto"] = Field(
+        "auto",
+        description="Learn prompts; false: embeddings come from the bare head. auto: a modality learns them where they "
+        "lower the error on held-out training samples",
+    )
     prompt_length: PromptLength = 8
     token_scale_shift: TokenScaleShift = True
     text_scale_shift: TextScaleShift = False
+    scale_shift_rank: ScaleShiftRank = 4
     channel_dropout: float = Field(
         0.2,
         ge=0,
@@ -47,25 +59,35 @@ class CommOptions(MethodOptions):
         0.003, description="Largest learning rate of learned class targets"
     )
     epochs: Epochs = 20
+    least_steps: int = Field(40, ge=0, description="Least training steps of a task's prompt, whatever epochs says")
     batch_size: BatchSize = 32
-    lr: LearningRate = Field(0.01, description="Largest learning rate of the vision tower's prefixes")
-    text_lr: LearningRate = Field(0.3, description="Largest learning rate of the text tower's prefixes")
-    scale_shift_lr: ScaleShiftRate = 0.02
-    self_regularisation: Annotated[Weight, Symbol(r"\beta")] = Field(
-        4.0, description="Weight of keeping the embeddings that the previous prompt gave; 0 switches it off"
+    lr: Annotated[LearningRate, Tunable(0.001, 0.3)] = Field(
+        0.015, description="Largest learning rate of the vision tower's prefixes, in units of its keys and values"
+    )
+    text_lr: Annotated[LearningRate, Tunable(0.01, 3.0)] = Field(
+        0.4, description="Largest learning rate of the text tower's prefixes, in units of its keys and values"
+    )
+    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(0.005, 0.5)] = 0.06
+    self_regularisation: Annotated[Weight, Symbol(r"\beta"), Tunable(0.5, 32.0)] = Field(
+        4.0,
+        description="Weight of keeping the embeddings that the starting prompt gave, of the task's samples and of old "
+        "classes' mean tokens; 0 switches it off",
     )
     aggregation: bool = Field(
-        True, description="Average a modality's new prompt with its previous one; false: the new prompt replaces it"
+        True, description="Shrink a prompt's update towards its start; false: the new prompt stays as it was trained"
     )
-    lambda_max: Annotated[Share, Symbol(r"\lambda_{\max}")] = Field(
-        1.0, description="Largest weight of the new prompt in that average"
+    prompt_prior: Annotated[float, Symbol(r"\kappa")] = Field(
+        4.0, ge=0, description="Samples of a class that the starting prompt counts for in that shrinkage"
     )
-    sigma: Annotated[Positive, Symbol(r"\sigma")] = Field(
-        0.5, description="Shift of the embeddings at which the new prompt's weight is halved"
+    token_means: bool = Field(
+        True,
+        description="Keep the mean trunk tokens of each class, for self-regularisation and drift; false: estimate "
+        "drift from the task's samples",
     )
     blending: bool = Field(
         True,
-        description="Blend prompts and re-alignments by contribution; false: take the most relevant modality's alone",
+        description="Blend prompts and re-alignments by contribution, and begin a new modality's prompt from others; "
+        "false: take the most relevant modality's alone, and begin anew",
     )
     relevance: Literal["analytic", "mlp"] = Field(
         "analytic",
@@ -89,14 +111,20 @@ class CommOptions(MethodOptions):
         description="The beginning of re-alignment. ridge: the closed form. zero: A random and B zero, so that "
         "realignment = closed does nothing",
     )
-    rank: Annotated[int, Symbol("r")] = Field(32, ge=1, description="Rank of each modality's re-alignment")
+    rank: Annotated[int, Symbol("r")] = Field(
+        512, ge=1, description="Largest rank of each modality's re-alignment; its spectrum may need less"
+    )
     reads_query: bool = Field(
         True, description="Re-alignment reads the embedding and the trunk's query; false: the embedding alone"
     )
     dual_targets: bool = Field(
         True, description="The closed form regresses onto the class texts' dual basis; false: onto the class texts"
     )
-    penalty: RidgePenalty = Field(0.02, description="Ridge penalty of the closed form")
+    penalty: Literal["auto"] | Annotated[float, Field(ge=TINY)] = Field(
+        "auto",
+        description="Penalty of the closed form, relative to the mean variance within a class. auto: generalised "
+        "cross-validation chooses it after each task",
+    )
     steps: int = Field(200, ge=0, description="Training steps of re-alignment after each task")
     sampled_features: Annotated[int, FormerName("draws")] = Field(
         512, ge=1, description="Features of a re-alignment step, taken from a pool of four times as many"
@@ -124,6 +152,8 @@ class CommOptions(MethodOptions):
     modality_rank: Annotated[int, Symbol("r_m")] = Field(
         128, ge=1, description="Rank of the pooled covariance kept for a modality"
     )
-    shrink: Annotated[Share, Symbol("a")] = Field(
-        0.5, description="Share of the modality's pooled covariance in the covariance of a class"
+    shrink: Annotated[Literal["auto"] | Share, Symbol("a")] = Field(
+        "auto",
+        description="Share of the modality's pooled covariance in the covariance of a class. auto: 16 / (n + 15) for a "
+        "class of n samples",
     )

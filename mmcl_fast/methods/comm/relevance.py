@@ -9,10 +9,42 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast import distributed
+from mmcl_fast.methods.shared.gram import symmetric
 from mmcl_fast.methods.shared.ridge_regression import Ridge
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
 MLP_WIDTH, MLP_STEPS, MLP_BATCH = 128, 300, 128
+
+
+def discriminant(gram: Tensor, cross: Tensor, penalty: float) -> Tensor:
+    """Return linear discriminants of the modalities, alike for many and for few samples, from the moments of a ridge.
+
+    With the mean mu_m of a modality's queries, and S the covariance around these means,
+
+        R_m(q) = (q - mu)' S^-1 (mu_m - mu) - 1/2 |mu_m - mu|^2_{S^-1},   mu = the mean of all mu_m
+
+    divided by the mean of |mu_m - mu|^2_{S^-1}. Every modality counts alike. Ridge regression would favour one with
+    many samples, and never find one with few.
+
+    Args:
+        gram: X'X ``[d + 1, d + 1]`` float64; rows of X are queries with a constant 1 at the end.
+        cross: X'Y ``[d + 1, M]``, with one-hot rows of Y.
+        penalty: added to the diagonal of S, relative to the mean of the Gram matrix's diagonal for one sample.
+
+    Returns:
+        ``[d + 1, M]`` float64, with the constant's row last.
+    """
+    counts = cross[-1].clamp(min=1)
+    total = counts.sum()
+    means = cross[:-1] / counts  # [d, M]
+    covariance = (gram[:-1, :-1] - (cross[:-1] / counts) @ cross[:-1].T) / total
+    covariance = symmetric(covariance)
+    covariance.diagonal().add_(penalty * gram.diagonal().mean() / total)
+    centre = means.mean(1, keepdim=True)
+    directions = torch.linalg.solve(covariance, means - centre)
+    squares = (directions * (means - centre)).sum(0)
+    bias = -0.5 * squares - (directions * centre).sum(0)
+    return torch.cat([directions, bias.unsqueeze(0)]) / squares.mean().clamp(min=1e-30)
 
 
 class Relevance:
@@ -20,16 +52,17 @@ class Relevance:
 
     Args:
         width: Dq, numbers of a query.
-        kind: ``analytic``: a ridge classifier, whatever the order of tasks. ``mlp``: one hidden layer, trained on the
-            task's queries and on queries sampled from the Gaussians of all classes learned before.
+        kind: ``analytic``: :func:`discriminant`, whatever the order of tasks. ``mlp``: one hidden layer, trained on
+            the task's queries and on queries sampled from the Gaussians of all classes learned before.
         tau: temperature.
-        penalty: ridge penalty relative to the mean of the Gram matrix's diagonal.
+        penalty: see :func:`discriminant`.
     """
 
     def __init__(self, width: int, kind: str, tau: float, penalty: float):
-        self.kind, self.tau = kind, tau
+        self.kind, self.tau, self.penalty = kind, tau, penalty
         self.modalities: list[str] = []
-        self.ridge = Ridge(width, penalty)
+        self.ridge = Ridge(width, penalty)  # its moments
+        self._weight: Tensor | None = None
         self.mlp: nn.Sequential | None = None
 
     def learn(
@@ -54,6 +87,7 @@ class Relevance:
         if self.kind == "analytic":
             column = self.modalities.index(modality)
             self.ridge.add(query, torch.full((len(query),), column), len(self.modalities))
+            self._weight = None
         else:
             earlier = [sampled[modality]] if modality in sampled else []
             self._train_mlp({**sampled, modality: torch.cat([query, *earlier])}, generator, checkpoints)
@@ -88,8 +122,16 @@ class Relevance:
 
     def __call__(self, query: Tensor) -> Tensor:
         """Return contributions ``[n, M]`` of unit queries ``[n, Dq]``; each row sums to 1."""
-        logits = self.ridge(query) if self.mlp is None else self.mlp(query)
-        return (logits / self.tau).softmax(-1)
+        return (self._scores(query) / self.tau).softmax(-1)
+
+    def _scores(self, query: Tensor) -> Tensor:
+        """R(q) ``[n, M]`` float32."""
+        if self.mlp is not None:
+            return self.mlp(query)
+        if self._weight is None:
+            self._weight = discriminant(self.ridge.gram, self.ridge.cross, self.penalty).float()
+        weight = self._weight.to(query.device)
+        return query.float() @ weight[:-1] + weight[-1]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = self.ridge.state() if self.kind == "analytic" else dict(self.mlp.state_dict()) if self.mlp else {}
@@ -99,6 +141,7 @@ class Relevance:
         self.modalities = list(values["modalities"])
         if self.kind == "analytic":
             self.ridge.load_state(tensors)
+            self._weight = None
         elif tensors:
             self.mlp = self._network(tensors["0.weight"].shape[1]).to(tensors["0.weight"].device)
             self.mlp.load_state_dict(tensors)

@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
@@ -25,6 +25,10 @@ class MethodOptions(BaseModel):
 
     A value must have the field's type: a float takes whole numbers too, nothing else is converted. Floats are finite.
     Options can't be changed after they are made.
+
+    Attributes:
+        removed: option of an earlier version -> what to write in its place, a clause for the error's message. The
+            records of saved runs may still have it.
 
     Example::
 
@@ -41,6 +45,8 @@ class MethodOptions(BaseModel):
         protected_namespaces=(),
         arbitrary_types_allowed=True,
     )
+
+    removed: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -107,6 +113,8 @@ def check_options(kind: Any, method: str, values: Mapping[str, Any]) -> Any:
     model = option_model(kind)
     known = {*model.model_fields, *former_names(model)}
     for key in values:
+        if advice := getattr(model, "removed", {}).get(key):
+            raise ConfigError(f"method.options.{key}: {method} has this option no more; {advice}")
         if key not in known:
             raise ConfigError(
                 f"method.options.{key}: {method} has no such option; {suggest(key, model.model_fields, 0.6)}"
@@ -176,4 +184,13 @@ CovarianceShrinkage = Annotated[
         ge=TINY, le=1, description="Share of a multiple of the identity, with the same mean variance, in the covariance"
     ),
     Symbol("e"),
+]
+ScaleShiftRank = Annotated[
+    int,
+    Field(
+        ge=0,
+        description="Rank of a training's change of the scales and shifts: directions that all channels of a position "
+        "move along. 0: every number moves by itself",
+    ),
+    Symbol("k"),
 ]

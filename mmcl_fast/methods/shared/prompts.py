@@ -12,6 +12,7 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.shared.embedding import mix
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
+from mmcl_fast.ops.attention import measure_keys_and_values
 
 INITIAL_SCALE = 0.02  # standard deviation of a new prompt's entries
 
@@ -19,6 +20,25 @@ INITIAL_SCALE = 0.02  # standard deviation of a new prompt's entries
 def prefix_shape(encoder: Encoder, length: int, modality: str) -> torch.Size:
     """Return the shape of a prefix, ``[J, 2, L, d]``: keys and values of L tokens for each of J blocks."""
     return torch.Size((encoder.num_prompted_blocks, 2, length, encoder.prefix_width(modality)))
+
+
+def prefix_units(encoder: Encoder, tokens: Tokens, modality: str) -> Tensor:
+    """Return the sizes of each block's own keys and values on some samples, ``[J, 2]`` float32.
+
+    A prefix in these units means the same for every encoder, and so does its learning rate. The sizes are root mean
+    squares, without a prefix. They are 1 for an encoder whose head does not call ``ops.attention.prefix_attention``
+    once for each of its J blocks.
+
+    Args:
+        encoder: the encoder.
+        tokens: the trunk's output of a few samples.
+        modality: of the samples.
+    """
+    with torch.no_grad(), measure_keys_and_values() as sizes:
+        encoder.head(tokens, None, modality)
+    if len(sizes) != encoder.num_prompted_blocks:
+        return torch.ones(encoder.num_prompted_blocks, 2, device=encoder.device)
+    return torch.stack(sizes).clamp(min=1e-6)
 
 
 class PromptBank:

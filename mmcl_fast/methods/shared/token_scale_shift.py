@@ -154,6 +154,63 @@ class TokenScaleShiftHead:
         return pairs[..., :count, :]
 
 
+class PromptInTraining:
+    """A prompt ``[P]`` as the parameters that an optimiser changes; calling it gives the prompt.
+
+    The prefix is one parameter, in units of the blocks' own keys and values. With a rank k, the table of pairs
+    ``[R, 2 width]`` is its start plus a product S V. S ``[R, k]`` begins at 0, V ``[k, 2 width]`` at random numbers. The
+    first row of V gains all channels alike. So a step moves all channels of a position along k common directions.
+    The table itself has a number for each position and channel, and few samples can't determine them all. Low-rank
+    updates are LoRA's (Hu et al. 2021, arXiv 2106.09685).
+
+    Args:
+        head: the head that the prompt is for.
+        start: the prompt to begin from, ``[P]``; it is not changed.
+        modality: of the samples.
+        width: numbers of a token.
+        rank: k; 0: the table is one parameter.
+        generator: the source of V's numbers.
+        units: ``[J, 2]``, as ``prompts.prefix_units`` returns them; None: 1.
+
+    Attributes:
+        prefix: the prefix's parameter.
+        pairs: the parameters of the table; empty for a prompt that has a prefix alone.
+    """
+
+    def __init__(
+        self,
+        head: TokenScaleShiftHead,
+        start: Tensor,
+        modality: str,
+        *,
+        width: int,
+        rank: int,
+        generator: torch.Generator,
+        units: Tensor | None = None,
+    ):
+        self.prefix, self._table = head.split(start, modality)
+        self._units: Tensor | None = None
+        if units is not None:
+            self._units = units[:, :, None, None].expand(head.prefix(modality)).flatten()
+            self.prefix = self.prefix / self._units
+        self._factors: tuple[Tensor, Tensor] | None = None
+        self.pairs = [self._table] if len(self._table) else []
+        if self.pairs and rank:
+            directions = torch.randn(rank, 2 * width, generator=generator)
+            directions[0, :width], directions[0, width:] = 0.0, 1.0
+            sizes = torch.zeros(len(self._table) // (2 * width), rank)
+            self._factors = sizes.to(start.device), directions.to(start.device)
+            self.pairs = list(self._factors)
+
+    def __call__(self) -> Tensor:
+        """Return the prompt ``[P]``, differentiable with respect to the parameters."""
+        table = self._table
+        if self._factors is not None:
+            table = table + (self._factors[0] @ self._factors[1]).flatten()
+        prefix = self.prefix if self._units is None else self.prefix * self._units
+        return torch.cat([prefix, table])
+
+
 class TokenScaleShiftBank(PromptBank):
     """Prompts ``[P]`` of both parts, one for each modality.
 

@@ -1,0 +1,195 @@
+"""Prompt learning of COMM: one rule for knowledge of the modality itself and of the other modalities.
+
+    P0 = the modality's prompt, or for its first task the blend sum_k b_k P_k of the other modalities' prompts
+    P  = argmin  loss(P) + beta (1 - cos(z(P), z(P0)))       on the task's samples and on old classes' mean tokens
+    P <- P0 + n / (n + kappa) (P - P0)                        n: the task's samples of a class
+
+The shares b_k say whose knowledge helps: b = softmax(-E / T) with the leave-one-out error E_k of a ridge regression on
+the task's features under P_k. Where no prompt has a smaller error than the bare head, nothing is borrowed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcl_fast import distributed, ops
+from mmcl_fast.methods.base import Classes, TaskData
+from mmcl_fast.methods.comm.closed_form import dual_basis
+from mmcl_fast.methods.comm.held_out import held_out_error, leave_one_out_error
+from mmcl_fast.methods.shared.embedding import embed_all, mix
+from mmcl_fast.methods.shared.prompts import batches, prefix_units, subset, train_groups
+from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, drop_channels
+
+if TYPE_CHECKING:
+    from mmcl_fast.methods.comm.method import Comm
+
+BORROWING_TEMPERATURE = 0.05  # T of the shares of borrowed prompts
+UNIT_SAMPLES = 32  # samples on which the units of a prefix are measured
+MEANS_PER_STEP = 16  # mean tokens of old classes in a step
+TEST_SHARE = 0.25  # share of the samples that is held out to test whether prompts pay
+TEST_STEPS = 40  # training steps of that test
+LEAST_HELD_OUT = 16  # with fewer held-out samples the test says nothing
+LEAST_GAIN = 0.05  # by which a prompt has to lower the held-out error
+
+
+class PromptLearner:
+    """Learns a modality's prompt from one task.
+
+    Args:
+        method: the method, whose options, encoder, bank and token means are used.
+        data: the task, with n samples.
+        classes: all classes, the task's included.
+        query: ``[n, Dq]``, unit queries of the samples.
+        names: the modalities whose prompts the samples blend, this one among them.
+        shares: ``[n, K]`` or ``[K]``, the share of each in a sample's blend.
+    """
+
+    def __init__(self, method: Comm, data: TaskData, classes: Classes, query: Tensor, names: list[str], shares: Tensor):
+        self.method, self.data, self.query, self.names, self.shares = method, data, query, names, shares
+        self.options, self.bank, self.head, self.modality = method.options, method.bank, method.bank.head, data.modality
+        self.texts = classes.embedding[data.classes]
+        self.old_classes = method.token_means.others(self.modality, data.classes)[1]
+
+    def learn(self) -> Tensor | None:
+        """Return the modality's new prompt ``[P]``; None where it has none and prompts do not pay."""
+        o, data, generator = self.options, self.data, self.method.generator(self.data.index, 3)
+        start = self.bank.prompts.get(self.modality)
+        informed = start is not None
+        if start is None:
+            with self.method.phase("borrowing"):
+                start = self._borrow() if o.blending else None
+            informed = start is not None
+            start = self.bank.fresh(self.modality, generator) if start is None else start
+            if o.prompts == "auto" and not self._pays(start, informed):
+                return None
+        steps = self._steps(len(data.labels))
+        prompt = self._train(start, torch.arange(len(data.labels)), steps, informed, generator, "prompts")
+        if o.aggregation and informed:
+            seen = len(data.labels) / len(data.classes)
+            prompt = torch.lerp(start, prompt, seen / (seen + o.prompt_prior))
+        return prompt
+
+    def _steps(self, count: int) -> int:
+        """Training steps for ``count`` samples: ``epochs`` passes, and at least ``least_steps``."""
+        o = self.options
+        return max(o.epochs * math.ceil(count / o.batch_size), o.least_steps if o.epochs else 0)
+
+    # ---- whose knowledge helps ------------------------------------------------------------------------------
+
+    def _features(self, prompt: Tensor | None) -> Tensor:
+        """u under one prompt, or under none, ``[n, D_u]``."""
+        z = embed_all(self.head, self.data.tokens, self.modality, [] if prompt is None else [prompt])
+        return torch.cat([F.normalize(z, dim=1), self.query], dim=1)
+
+    def _borrow(self) -> Tensor | None:
+        """Blend the prompts of the other modalities by how much each helps; None where none does."""
+        tower = self.method.encoder.tower(self.modality)
+        others = [m for m in self.bank.prompts if m != self.modality and self.method.encoder.tower(m) == tower]
+        if not others:
+            return None
+        prompts = [self.bank.prompt_for(m, self.modality) for m in others]
+        targets, count = self.data.targets, len(self.data.classes)
+        errors = [leave_one_out_error(self._features(p), targets, count) for p in (None, *prompts)]
+        if min(errors[1:]) >= errors[0]:
+            return None
+        return mix(prompts, torch.softmax(-torch.tensor(errors[1:]) / BORROWING_TEMPERATURE, 0).to(self.query.device))
+
+    def _pays(self, start: Tensor, informed: bool) -> bool:
+        """Train a prompt on a part of the samples, and return whether it lowers the error on the others.
+
+        Too few samples can't tell. Then prompts pay if they did for another modality, or if none has been tested.
+        """
+        data, generator = self.data, self.method.generator(self.data.index, 7)
+        order = torch.randperm(len(data.labels), generator=generator)
+        held, rows = order.split([int(TEST_SHARE * len(order)), len(order) - int(TEST_SHARE * len(order))])
+        known = self.method.prompts_pay
+        if len(held) < LEAST_HELD_OUT:
+            return informed or not known or any(test["pays"] for test in known.values())
+        steps = min(TEST_STEPS, self._steps(len(rows)))
+        prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
+        with self.method.phase("test of prompts"):
+            bare, prompted = (
+                held_out_error(self._features(p), data.targets, len(data.classes), rows, held) for p in (None, prompt)
+            )
+        pays = prompted < bare - LEAST_GAIN
+        known[self.modality] = {"task": data.index, "bare": bare, "prompted": prompted, "pays": pays}
+        return pays
+
+    # ---- training -------------------------------------------------------------------------------------------
+
+    def _train(
+        self, start: Tensor, rows: Tensor, steps: int, informed: bool, generator: torch.Generator, loop: str
+    ) -> Tensor:
+        """Train the prompt on some of the task's samples, from ``start``.
+
+        Args:
+            start: ``[P]``.
+            rows: numbers of the samples.
+            steps: number of steps.
+            informed: ``start`` holds knowledge, so that embeddings under it are kept.
+            generator: the source of all random numbers.
+            loop: name of the training loop and of its phase.
+
+        Returns:
+            The trained prompt ``[P]``.
+        """
+        o, data, head, modality = self.options, self.data, self.head, self.modality
+        encoder, device, width = self.method.encoder, self.query.device, data.tokens.tokens.shape[2]
+        units = prefix_units(encoder, data.tokens[:UNIT_SAMPLES], modality)
+        trained = PromptInTraining(
+            head, start, modality, width=width, rank=o.scale_shift_rank, generator=generator, units=units
+        )
+        targets = self.texts
+        if o.class_targets == "learned":
+            weights = torch.ones(len(targets), dtype=torch.float64, device=targets.device)
+            targets = F.normalize(dual_basis(targets.double(), weights), dim=1).to(targets.dtype)
+        epochs = math.ceil(steps / math.ceil(len(rows) / o.batch_size)) if steps else 0
+        plan = [rows[batch] for batch in batches(len(rows), o.batch_size, epochs, generator)][:steps]
+        text = encoder.tower(modality) == "text"
+        groups = [
+            ([trained.prefix], o.text_lr if text else o.lr),
+            (trained.pairs, o.scale_shift_lr),
+            ([targets] if o.class_targets == "learned" else [], o.class_targets_lr),
+        ]
+        regularised = informed and o.self_regularisation > 0
+        z_start = None
+        if regularised:
+            z_start = embed_all(head, data.tokens, modality, self._blended(start), self.shares)
+        means, z_means = self.old_classes, None
+        if regularised and means is not None:
+            z_means = embed_all(head, means, modality, [start])
+
+        def loss(step: int) -> Tensor:
+            chosen, share = distributed.shard_batch(plan[step].to(device))
+            prompt = trained()
+            mixed = mix(self._blended(prompt), self.shares if self.shares.dim() == 1 else self.shares[chosen])
+            tokens = subset(data.tokens, chosen)
+            if o.channel_dropout:
+                # Drawn for the batch of all processes: then any number of them drops the same channels.
+                kept = torch.rand(len(plan[step]), width, generator=generator) >= o.channel_dropout
+                tokens = drop_channels(tokens, distributed.shard_batch(kept)[0].to(device), o.channel_dropout)
+            z = head.head(tokens, mixed, modality)
+            value = ops.alignment_loss(z, targets, data.targets[chosen], logit_scale=encoder.logit_scale)
+            if z_start is not None:
+                value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_start[chosen])).mean()
+            value = value * share
+            if means is not None and z_means is not None:
+                drawn = torch.randperm(len(means), generator=generator)[:MEANS_PER_STEP]
+                drawn, share = distributed.shard_batch(drawn.to(device))
+                z = head.head(subset(means, drawn), prompt, modality)
+                kept_in_place = (1 - F.cosine_similarity(z, z_means[drawn])).mean()
+                value = value + share * o.self_regularisation * kept_in_place
+            return value
+
+        with self.method.phase(loop, len(plan)) as shown:
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.method.checkpoints, loop)
+        return trained().detach()
+
+    def _blended(self, prompt: Tensor) -> list[Tensor]:
+        """The prompts of ``names``, with ``prompt`` as the modality's own."""
+        return [prompt if m == self.modality else self.bank.prompt_for(m, self.modality) for m in self.names]
