@@ -194,7 +194,7 @@ def test_views_add_training_tokens(root):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_agnostic_scores_do_not_depend_on_the_name_of_the_modality(root, method):
+def test_agnostic_scores_do_not_depend_on_the_name_of_the_modality_and_class_state_names_tensors(root, method):
     stream, learner = make(root, method)
     for task in stream:
         learner.learn(task)
@@ -202,6 +202,9 @@ def test_agnostic_scores_do_not_depend_on_the_name_of_the_modality(root, method)
     tokens = learner.cache.tokens(learner.encoder, task.test)
     scores = [learner.method.scores(tokens, name, learner.classes, given=False) for name in ("image", "depth")]
     assert torch.equal(*scores)
+    names = learner.method.state()[0]
+    for prefix in learner.method.class_state:
+        assert any(name.startswith(prefix) for name in names), f"{prefix}: no such tensor among {list(names)}"
 
 
 @pytest.mark.parametrize("method", ["comm", "ridge"])
