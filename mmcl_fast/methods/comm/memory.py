@@ -4,40 +4,56 @@ For each class it keeps the count, and the mean and a low-rank-plus-diagonal cov
 modality it keeps a pooled within-class covariance in the same form, towards which each class's is shrunk. A class takes
 ``(rank + 2) * D_u * 4`` bytes. Classes lie in blocks, so that an operation on all of them is a few tensor operations
 for each block.
+
+A factor of n samples has at most n / 4 rows. A factor of n - 1 rows would hold the samples themselves.
+docs/method.md says what the statistics give away.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import distributed
-from mmcl_fast.methods.shared.gram import gram_matrix
+from mmcl_fast.methods.shared.gram import gram_matrix, symmetric
 
 BLOCK_CLASSES = 256  # most classes of a block
 FIELDS = ("mean", "factor", "diagonal")  # the tensors of a Gaussian and of a block
+SAMPLES_PER_ROW = 4  # least number of samples for each row of a class's factor
+POOLED_SAMPLES_PER_ROW = 2  # and of a modality's pooled factor
+PRIOR_SAMPLES = 16  # samples that the pooled covariance counts for in a class's, where the share is "auto"
 
 
 def low_rank(rows: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Approximate the covariance rows'rows of ``[k, D]`` by factor'factor + diag(diagonal).
 
-    The approximation has the same diagonal and the same leading subspace.
+    The approximation has the same diagonal and the same leading subspace. The matrix whose eigenvectors give it has k
+    by k or D by D numbers, whichever is fewer.
 
     Returns:
-        factor ``[r, D]``, r <= rank, and diagonal ``[D]``.
+        factor ``[r, D]``, r <= rank, with orthogonal rows; and diagonal ``[D]``.
     """
-    if len(rows) > rank:
-        gram = (rows @ rows.T).double()
-        vectors = torch.linalg.eigh(gram).eigenvectors
-        factor = vectors[:, -rank:].T.to(rows.dtype) @ rows
+    count, width = rows.shape
+    kept = min(rank, count, width)
+    if not kept:
+        factor = rows.new_zeros(0, width)
+    elif count <= width:
+        vectors = torch.linalg.eigh(symmetric((rows @ rows.T).double())).eigenvectors
+        factor = vectors[:, -kept:].T.to(rows.dtype) @ rows
     else:
-        factor = rows
+        values, vectors = torch.linalg.eigh(gram_matrix(rows).double())
+        factor = (vectors[:, -kept:] * values[-kept:].clamp(min=0).sqrt()).T.to(rows.dtype)
     return factor, (rows.square().sum(0) - factor.square().sum(0)).clamp(min=0)  # rounding may give less than 0
+
+
+def allowed_rank(count: int, rank: int, per_row: int) -> int:
+    """Return the rank of a factor of ``count`` samples: ``rank``, and at most one for each ``per_row`` samples."""
+    return min(rank, count // per_row)
 
 
 @dataclass
@@ -50,18 +66,18 @@ class Gaussian:
     diagonal: Tensor
 
     @staticmethod
-    def fit(x: Tensor, rank: int) -> Gaussian:
-        """Return the Gaussian of features ``[n, D]``."""
+    def fit(x: Tensor, rank: int, per_row: int = SAMPLES_PER_ROW) -> Gaussian:
+        """Return the Gaussian of features ``[n, D]``; see ``allowed_rank``. One sample has no covariance."""
         mean = x.mean(0)
-        factor, diagonal = low_rank((x - mean) / max(len(x) - 1, 1) ** 0.5, rank)
+        factor, diagonal = low_rank((x - mean) / max(len(x) - 1, 1) ** 0.5, allowed_rank(len(x), rank, per_row))
         return Gaussian(len(x), mean, factor, diagonal)
 
-    def merge(self, x: Tensor, rank: int) -> Gaussian:
-        """Return the Gaussian of the present samples and new ones, by Chan's merge; the factor is cut to ``rank``."""
+    def merge(self, x: Tensor, rank: int, per_row: int = SAMPLES_PER_ROW) -> Gaussian:
+        """Return the Gaussian of the present samples and new ones, by Chan's merge; the factor is cut as in ``fit``."""
         other_mean, total = x.mean(0), self.count + len(x)
         between = ((other_mean - self.mean) * (self.count * len(x) / total) ** 0.5).unsqueeze(0)
         rows = torch.cat([self.factor * max(self.count - 1, 1) ** 0.5, x - other_mean, between])
-        factor, diagonal = low_rank(rows / max(total - 1, 1) ** 0.5, rank)
+        factor, diagonal = low_rank(rows / max(total - 1, 1) ** 0.5, allowed_rank(total, rank, per_row))
         diagonal = diagonal + self.diagonal * (max(self.count - 1, 1) / max(total - 1, 1))
         return Gaussian(total, self.mean + (other_mean - self.mean) * (len(x) / total), factor, diagonal)
 
@@ -99,7 +115,8 @@ class FeatureMemory:
     Args:
         class_rank: rank of the covariance kept for a class.
         modality_rank: rank of the pooled covariance kept for a modality.
-        shrink: share of the modality's covariance in a class's.
+        shrink: share of the modality's covariance in the covariance of a class. ``"auto"``: k / (n - 1 + k) for n
+            samples, with k = ``PRIOR_SAMPLES``. A class of one sample has the modality's alone.
 
     Attributes:
         counts: modality -> class id -> number of samples; a class of several modalities has a count in each.
@@ -107,7 +124,7 @@ class FeatureMemory:
         pooled: modality -> the pooled Gaussian.
     """
 
-    def __init__(self, class_rank: int, modality_rank: int, shrink: float):
+    def __init__(self, class_rank: int, modality_rank: int, shrink: float | Literal["auto"]):
         self.class_rank, self.modality_rank, self.shrink = class_rank, modality_rank, shrink
         self.counts: dict[str, dict[int, int]] = {}
         self.blocks: dict[str, list[Block]] = {}
@@ -124,20 +141,26 @@ class FeatureMemory:
         """
         rows = {c: row for row, c in enumerate(self.counts.get(modality, ()))}
         new: dict[int, Gaussian] = {}
+        all_centred = []
         for c in classes:
             samples = u[labels == c]
             if c in rows:
                 block, row = self.blocks[modality][rows[c] // BLOCK_CLASSES], rows[c] % BLOCK_CLASSES
                 merged = self._gaussian_at(modality, c, rows[c]).merge(samples, self.class_rank)
-                block.mean[row], block.factor[row], block.diagonal[row] = merged.mean, merged.factor, merged.diagonal
+                filled = Block.stack([merged], self.class_rank)
+                for field in FIELDS:
+                    getattr(block, field)[row] = getattr(filled, field)[0]
                 self.counts[modality][c] = merged.count
             else:
                 new[c] = Gaussian.fit(samples, self.class_rank)
-            centred = samples - samples.mean(0)
-            pooled = self.pooled.get(modality)
-            self.pooled[modality] = (
-                pooled.merge(centred, self.modality_rank) if pooled else Gaussian.fit(centred, self.modality_rank)
-            )
+            all_centred.append(samples - samples.mean(0))
+        # All classes at once: a factor that is cut after each class would lose more.
+        centred, pooled = torch.cat(all_centred), self.pooled.get(modality)
+        self.pooled[modality] = (
+            pooled.merge(centred, self.modality_rank, POOLED_SAMPLES_PER_ROW)
+            if pooled
+            else Gaussian.fit(centred, self.modality_rank, POOLED_SAMPLES_PER_ROW)
+        )
         self._append(modality, new)
 
     def _append(self, modality: str, new: dict[int, Gaussian]) -> None:
@@ -169,8 +192,29 @@ class FeatureMemory:
         """Return the means of a modality's n classes ``[n, D_u]``, in the order of :meth:`labels`."""
         return torch.cat([block.mean for block in self.blocks[modality]])
 
+    def shares(self, modality: str) -> Tensor:
+        """Return the share ``[n]`` of the modality's covariance in each of its n classes', float32 on the CPU."""
+        count = torch.tensor(list(self.counts[modality].values()), dtype=torch.float32)
+        if self.shrink == "auto":
+            return PRIOR_SAMPLES / (count - 1 + PRIOR_SAMPLES)
+        return torch.where(count > 1, float(self.shrink), 1.0)
+
+    def sizes(self, modality: str) -> Tensor:
+        """Return the trace of the covariance of each of a modality's n classes, relative to the pooled one's, ``[n]``.
+
+        The pooled trace counts for one sample: a trace sums many variances, so few samples tell it well.
+        """
+        pooled = self.pooled[modality]
+        own = torch.cat([b.factor.square().sum((1, 2)) + b.diagonal.sum(1) for b in self.blocks[modality]])
+        of_pool = pooled.factor.square().sum() + pooled.diagonal.sum()
+        count = torch.tensor(list(self.counts[modality].values()), dtype=torch.float32).to(own.device)
+        return (own / of_pool.clamp(min=1e-30) * (count - 1) + 1) / count
+
     def sample(self, modality: str, count: int, generator: torch.Generator, most_classes: int | None = None) -> Tensor:
         """Sample features of n classes of a modality, ``[n * count, D_u]``, in the order of :meth:`labels`.
+
+        A mean of k samples is known up to a k-th of the covariance. So the covariance of the samples of a class is
+        (1 + 1/k) times the class's.
 
         Args:
             modality: whose classes are sampled.
@@ -178,40 +222,27 @@ class FeatureMemory:
             generator: the source of random numbers, on the CPU.
             most_classes: where there are more classes, sample only so many of them, evenly spaced.
         """
-        total, pooled, a = len(self.counts[modality]), self.pooled[modality], self.shrink
+        total, pooled = len(self.counts[modality]), self.pooled[modality]
         chosen = torch.arange(total if most_classes is None else min(total, most_classes))
         chosen = chosen * total // len(chosen)
+        device, share, sizes = pooled.mean.device, self.shares(modality), self.sizes(modality).cpu()
+        wider = (1 + 1 / torch.tensor(list(self.counts[modality].values()), dtype=torch.float32)).sqrt()
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(pooled.mean.device)
+            return torch.randn(shape, generator=generator).to(device)
 
         out = []
         for number, block in enumerate(self.blocks[modality]):
-            rows = chosen[chosen // BLOCK_CLASSES == number] % BLOCK_CLASSES
-            part = block if len(rows) == len(block) else block[rows.to(block.mean.device)]
-            diagonal = (1 - a) * part.diagonal + a * pooled.diagonal
-            x = normal(len(part), count, diagonal.shape[1]) * diagonal.sqrt().unsqueeze(1) + part.mean.unsqueeze(1)
-            x += (1 - a) ** 0.5 * normal(len(part), count, self.class_rank) @ part.factor
-            x += a**0.5 * normal(len(part), count, len(pooled.factor)) @ pooled.factor
-            out.append(x.flatten(0, 1))
+            of_block = chosen[chosen // BLOCK_CLASSES == number]
+            rows = of_block % BLOCK_CLASSES
+            part = block if len(rows) == len(block) else block[rows.to(device)]
+            own, common, scale = (x[of_block].to(device).view(-1, 1, 1) for x in (1 - share, share * sizes, wider))
+            diagonal = own * part.diagonal.unsqueeze(1) + common * pooled.diagonal
+            x = normal(len(part), count, diagonal.shape[2]) * diagonal.sqrt()
+            x += own.sqrt() * (normal(len(part), count, self.class_rank) @ part.factor)
+            x += common.sqrt() * (normal(len(part), count, len(pooled.factor)) @ pooled.factor)
+            out.append((part.mean.unsqueeze(1) + scale * x).flatten(0, 1))
         return torch.cat(out)
-
-    def second_moment(self, modality: str) -> Tensor:
-        """Return the sum over a modality's classes of E[u u'], ``[D_u, D_u]``."""
-        blocks, pooled = self.blocks[modality], self.pooled[modality]
-        a, n = self.shrink, len(self.counts[modality])
-
-        def moment(number: int) -> Tensor:
-            block = blocks[number]
-            # The pooled covariance counts once for each class; the first block adds all of them.
-            common = [(n * a) ** 0.5 * pooled.factor] if number == 0 else []
-            rows = torch.cat([(1 - a) ** 0.5 * block.factor.flatten(0, 1), *common, block.mean])
-            out, diagonal = gram_matrix(rows), (1 - a) * block.diagonal.sum(0)
-            out.diagonal().add_(diagonal if number else diagonal + n * a * pooled.diagonal)
-            return out.double()
-
-        like = torch.empty(len(pooled.mean), len(pooled.mean), dtype=torch.float64, device=pooled.mean.device)
-        return distributed.tree_sum(len(blocks), moment, like).to(pooled.mean.dtype)
 
     def correct_drift(
         self, modality: str, current: Collection[int], moved: Tensor, at: Tensor, width: float, dims: int
@@ -245,6 +276,18 @@ class FeatureMemory:
         found[[row for row, c in enumerate(self.counts[modality]) if c in current]] = 0
         for block, move in zip(blocks, found.split(BLOCK_CLASSES)):
             block.mean[:, :dims] += move
+
+    def move_means(self, modality: str, labels: Sequence[int], moves: Tensor) -> None:
+        """Add moves ``[k, dims]`` to the leading coordinates of k classes' means.
+
+        Args:
+            modality: of the classes.
+            labels: their k ids.
+            moves: what is added.
+        """
+        rows = {c: row for row, c in enumerate(self.counts[modality])}
+        for c, move in zip(labels, moves):
+            self.blocks[modality][rows[c] // BLOCK_CLASSES].mean[rows[c] % BLOCK_CLASSES, : len(move)] += move
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         named: dict[str, Block | Gaussian] = {

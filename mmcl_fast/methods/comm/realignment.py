@@ -1,31 +1,38 @@
 """Re-alignment of the modalities' embeddings after a task, from sampled features only.
 
-e = normalize(z + sum_k c_k (u A_k) B_k), u = [z ; q], trained with the contribution-weighted cross-modal alignment
-loss L = sum_i w_i CE(s cos(e_i, T), y_i) / sum_i w_i. A_k and B_k start from the closed-form ridge solution.
+e = normalize(z + sum_k c_k (v A_k) B_k), v = [z ; q ; 1]. A_k and B_k start from a closed form and are trained with the
+contribution-weighted cross-modal alignment loss L = sum_i w_i CE(s cos(e_i, T), y_i) / sum_i w_i. Other samples then
+decide how far to go from the closed form to the trained solution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import distributed, ops
+from mmcl_fast.methods.comm.closed_form import closed_form, dual_basis
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
-DUAL_PENALTY = 1e-3  # eps of the dual basis
 POOL_FACTOR = 4  # features sampled once, for each feature of a step
+LEAST_SAMPLED = 20  # features of a class, in the pool and over all steps; with fewer, training is worse than none
+POOL_BYTES = 2**30  # largest pool
+HELD_OUT, MOST_HELD_OUT = 10, 20_000  # held-out features: of a class, and of a modality
+ZERO_RANK = 32  # largest rank of a re-alignment that starts from zero
+ROWS = 4096  # features whose scores are computed at once
+TRAINED_SHARES = (0.25, 0.5, 0.75, 1.0)  # tried positions between the closed form (0) and the trained solution (1)
 
 
 def class_targets(texts: Tensor, dual: bool) -> Tensor:
-    """Return regression targets ``[C, D]`` of the classes.
+    """Return one target vector ``[C, D]`` for each class.
 
-    They are the class texts T themselves, or their dual basis Y = (T T' + eps I)^-1 T. For the latter Y T' = I, so that
-    after regression onto it e T' are the scores of one-hot ridge regression.
+    They are the class texts T themselves, or their dual basis Y with Y T' = I.
 
     Args:
         texts: T ``[C, D]``.
@@ -33,74 +40,34 @@ def class_targets(texts: Tensor, dual: bool) -> Tensor:
     """
     if not dual:
         return texts
-    if len(texts) > texts.shape[1]:  # T (T' T + eps I)^-1: the same, without a matrix of C by C
-        gram = texts.double().T @ texts.double()
-        return torch.linalg.solve(
-            gram + DUAL_PENALTY * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), texts.double().T
-        ).T.to(texts.dtype)
-    gram = texts.double() @ texts.double().T
-    return torch.linalg.solve(
-        gram + DUAL_PENALTY * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), texts.double()
-    ).to(texts.dtype)
+    return dual_basis(texts.double(), texts.new_ones(len(texts), dtype=torch.float64)).to(texts.dtype)
 
 
-def closed_form(
-    memory: FeatureMemory, targets: Tensor, modality: str, rank: int, penalty: float, source_dims: slice
-) -> tuple[Tensor, Tensor]:
-    """Solve the reduced-rank ridge regression of (class target - z) on u over a modality's classes.
-
-    It needs their moments alone: W = (E[uu'] + lambda tr/d I)^-1 E[u (y - z)'], cut to rank r by the SVD of L' W, with
-    G = L L' the regularised moment.
+def trains(classes: int, wide: int, steps: int, per_step: int) -> bool:
+    """Return whether re-alignment is trained: with ``LEAST_SAMPLED`` features of every class, or not at all.
 
     Args:
-        memory: the feature memory.
-        targets: ``[C, D]``, ``class_targets`` of all classes.
-        modality: whose classes are taken.
-        rank: r.
-        penalty: lambda.
-        source_dims: the coordinates of u that are read.
-
-    Returns:
-        down ``[D_u, r]`` and up ``[r, D]``.
+        classes: C.
+        wide: D_u.
+        steps: number of steps.
+        per_step: features in a step.
     """
-    dim, labels = targets.shape[1], memory.labels(modality)
-    moment = memory.second_moment(modality)[source_dims]
-    means = memory.means(modality)
-    live = (moment[:, source_dims].diagonal() > 0).nonzero().squeeze(1)  # the other tower's coordinates are all zero
-    cross = (means[:, source_dims].T @ targets[labels] - moment[:, :dim])[live]
-    gram = moment[:, source_dims][live][:, live]
-    gram.diagonal().add_(penalty * moment[:, source_dims].diagonal().mean())
-    root = torch.linalg.cholesky(gram)
-    white = torch.linalg.solve_triangular(root, cross, upper=False)
-    values, right = torch.linalg.eigh((white.T @ white).double())
-    rank_now = min(rank, dim)
-    values, right = values[-rank_now:].clamp(min=1e-12), right[:, -rank_now:].to(white.dtype)
-    down = torch.linalg.solve_triangular(root.T, white @ right, upper=True)  # W = down right'
-    scale = (down.norm(dim=0).clamp(min=1e-12)).sqrt()
-    full = down.new_zeros(len(moment), rank_now)
-    full[live] = down / scale
-    return _pad_rank(full, 1, rank), _pad_rank((right * scale).T.contiguous(), 0, rank)
-
-
-def _pad_rank(x: Tensor, dim: int, rank: int) -> Tensor:
-    """Fill up a dimension of a matrix with zeros to ``rank``."""
-    missing = rank - x.shape[dim]
-    return x if missing <= 0 else F.pad(x, (0, missing) if dim == 1 else (0, 0, 0, missing))
+    return steps * per_step >= LEAST_SAMPLED * classes and 4 * LEAST_SAMPLED * classes * wide <= POOL_BYTES
 
 
 def _realigned_loss(
-    u: Tensor,
+    z: Tensor,
+    source: Tensor,
     gate: Tensor,
     label: Tensor,
     weight: Tensor,
     texts: Tensor,
     down: Tensor,
     up: Tensor,
-    width: int,
     logit_scale: float,
 ) -> Tensor:
-    """The alignment loss of features u ``[B, D_u]`` after re-alignment, which reads their first ``width`` numbers."""
-    e = ops.realign(u[:, : texts.shape[1]], gate, down, up, source=u[:, :width])
+    """The alignment loss of embeddings z ``[B, D]`` after re-alignment, which reads ``source``."""
+    e = ops.realign(z, gate, down, up, source=source)
     return ops.alignment_loss(e, texts, label, weight=weight, logit_scale=logit_scale)
 
 
@@ -110,15 +77,15 @@ def _compiled_loss() -> Callable[..., Tensor]:
 
 
 class Realigner:
-    """The re-alignment: A ``[M, D_u, r]`` and B ``[M, r, D]``, one pair for each modality seen so far.
+    """The re-alignment: A ``[M, D_u + 1, r]`` and B ``[M, r, D]``, one pair for each modality seen so far.
 
     Args:
         dim: D.
-        rank: r.
+        rank: largest r.
         reads_query: u = [z ; q] is read; False: z alone.
 
     Attributes:
-        down: A; None before the first solution.
+        down: A; None before the first solution. Its last row belongs to a constant 1; older versions had none.
         up: B; None before the first solution.
     """
 
@@ -128,8 +95,10 @@ class Realigner:
         self.up: Tensor | None = None
 
     def source(self, u: Tensor) -> Tensor:
-        """Return the coordinates of features u ``[B, D_u]`` that re-alignment reads."""
-        return u if self.reads_query else u[:, : self.dim]
+        """Return what re-alignment reads of features u ``[B, D_u]``: their coordinates, and a constant 1."""
+        read = u if self.reads_query else u[:, : self.dim]
+        constants = 1 if self.down is None else self.down.shape[1] - read.shape[1]
+        return F.pad(read, (0, constants), value=1.0)
 
     def __call__(self, u: Tensor, gate: Tensor) -> Tensor:
         """Return e ``[B, D]``, unit rows; z / |z| before the first solution.
@@ -143,20 +112,23 @@ class Realigner:
             return F.normalize(z, dim=-1)
         return ops.realign(z, gate, self.down, self.up, source=self.source(u))
 
-    def solve(self, memory: FeatureMemory, texts: Tensor, modalities: list[str], penalty: float, dual: bool) -> None:
-        """Take the closed-form solution of every modality, see ``closed_form`` and ``class_targets``."""
-        dims = slice(None) if self.reads_query else slice(0, self.dim)
-        targets = class_targets(texts, dual)
-        pairs = [closed_form(memory, targets, m, self.rank, penalty, dims) for m in modalities]
-        self.down, self.up = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+    def solve(
+        self, memory: FeatureMemory, texts: Tensor, modalities: list[str], penalty: float | Literal["auto"], dual: bool
+    ) -> None:
+        """Take the solution of :func:`closed_form` for every modality."""
+        width = len(memory.pooled[modalities[0]].mean) if self.reads_query else self.dim
+        self.down, self.up = closed_form(
+            memory, texts, modalities, rank=self.rank, penalty=penalty, width=width, dual=dual
+        )
+        distributed.broadcast_tensors(self.down, self.up)  # the same bits on unlike machines too
 
     def start_at_zero(
         self, width: int, modalities: list[str], generator: torch.Generator, device: torch.device
     ) -> None:
         """Set A to random numbers and B to zero, so that re-alignment does nothing. ``width``: D_u."""
-        width = width if self.reads_query else self.dim
-        self.down = (torch.randn(len(modalities), width, self.rank, generator=generator) * width**-0.5).to(device)
-        self.up = torch.zeros(len(modalities), self.rank, self.dim, device=device)
+        width, rank = (width if self.reads_query else self.dim) + 1, min(self.rank, ZERO_RANK)
+        self.down = (torch.randn(len(modalities), width, rank, generator=generator) * width**-0.5).to(device)
+        self.up = torch.zeros(len(modalities), rank, self.dim, device=device)
 
     def train(
         self,
@@ -176,8 +148,11 @@ class Realigner:
         checkpoints: StepCheckpoints = NoCheckpoints(),
         dtype: torch.dtype = torch.float32,
         compiled: bool = False,
-    ) -> None:
+    ) -> float:
         """Minimise the weighted alignment loss on sampled features, balanced over modalities.
+
+        Other samples then decide. A and B stay at the starting point, unless a point on the way to the trained solution
+        is better by more than a standard error.
 
         Args:
             memory: the feature memory.
@@ -196,37 +171,39 @@ class Realigner:
             checkpoints: where the training loop's state is kept.
             dtype: of the features and the matrix products; A, B and the loss are float32.
             compiled: run forward and backward of a step through torch.compile.
+
+        Returns:
+            The share of the way from the starting point to the trained solution: 0 to 1. It is 0 without training,
+            where ``trains`` says that it would see too few features of each class.
         """
         if self.down is None or self.up is None:
             raise ValueError("nothing to train from: call solve or start_at_zero first")
-        features, classes, modality_of = [], [], []
-        for number, modality in enumerate(modalities):
-            labels = memory.labels(modality)
-            per_class = max(1, round(POOL_FACTOR * per_step / (len(modalities) * len(labels))))
-            features.append(memory.sample(modality, per_class, generator))
-            classes.append(torch.tensor(labels).repeat_interleave(per_class))
-            modality_of.append(torch.full((len(classes[-1]),), number))
-        u = torch.cat(features)
-        label, true_modality = torch.cat(classes).to(u.device), torch.cat(modality_of).to(u.device)
+        classes = sum(len(memory.labels(m)) for m in modalities)
+        if not trains(classes, len(memory.pooled[modalities[0]].mean), steps, per_step):
+            return 0.0
+        per_modality = POOL_FACTOR * per_step / len(modalities)
+        u, label, true_modality = _draw(
+            memory, modalities, generator, lambda k: max(LEAST_SAMPLED, round(per_modality / k))
+        )
+        held_out = _draw(memory, modalities, generator, lambda k: max(1, min(HELD_OUT, MOST_HELD_OUT // k)))
         gate = gate_of(u)
         weight = 1.0 / torch.bincount(true_modality, minlength=len(modalities))[true_modality].float()
         if weighted:
             weight = weight * gate.gather(1, true_modality.unsqueeze(1)).squeeze(1)
         weight = weight / weight.mean()
-        u = u.to(dtype)
+        z, source = u[:, : self.dim].to(dtype), self.source(u).to(dtype)
         plan = torch.randint(len(u), (steps, per_step), generator=generator).to(u.device)  # no step waits for a draw
         start = [self.down.clone(), self.up.clone()]
         down, up = self.down.requires_grad_(True), self.up.requires_grad_(True)
         optimiser = torch.optim.Adam([down, up], lr, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        width = u.shape[1] if self.reads_query else self.dim
         realigned_loss = _compiled_loss() if compiled else _realigned_loss
 
         def loss(step: int) -> Tensor:
             rows, share = distributed.shard_batch(plan[step], weight)
             with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 value = realigned_loss(
-                    u[rows], gate[rows], label[rows], weight[rows], texts, down, up, width, logit_scale
+                    z[rows], source[rows], gate[rows], label[rows], weight[rows], texts, down, up, logit_scale
                 )
                 value = value * share
             if decay:
@@ -244,4 +221,73 @@ class Realigner:
             advance=advance,
             remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run",
         )
-        self.down, self.up = down.detach(), up.detach()
+        return self._choose(start, [down.detach(), up.detach()], held_out, gate_of, texts)
+
+    @torch.no_grad()
+    def _choose(
+        self,
+        start: list[Tensor],
+        trained: list[Tensor],
+        held_out: tuple[Tensor, Tensor, Tensor],
+        gate_of: Callable[[Tensor], Tensor],
+        texts: Tensor,
+    ) -> float:
+        """Set A and B to the best point between two solutions, by accuracy on held-out samples.
+
+        The line between two solutions often holds better ones than its ends (Wortsman et al. 2022, arXiv 2109.01903).
+
+        Args:
+            start: A and B before training.
+            trained: A and B after training.
+            held_out: features, labels and modalities, as ``_draw`` returns them.
+            gate_of: as in :meth:`train`.
+            texts: T ``[C, D]``.
+
+        Returns:
+            The chosen point's share of the way, one of 0 and ``TRAINED_SHARES``.
+        """
+        u, label, modality = held_out
+        gate = gate_of(u)
+        weight = 1.0 / torch.bincount(modality)[modality].double()
+        weight = weight / weight.sum()
+
+        def right(share: float) -> Tensor:
+            self.down, self.up = (torch.lerp(a, b, share) for a, b in zip(start, trained))
+            found = [(self(rows, gates) @ texts.T).argmax(1) for rows, gates in zip(u.split(ROWS), gate.split(ROWS))]
+            return (torch.cat(found) == label).double()
+
+        first, best, chosen = right(0.0), 0.0, 0.0
+        for share in TRAINED_SHARES:
+            gain = right(share) - first
+            mean = (weight * gain).sum()
+            error = (weight.square() * (gain - mean).square()).sum().sqrt()
+            if float(mean) > max(best, float(error)):
+                best, chosen = float(mean), share
+        chosen = distributed.broadcast_object(chosen)
+        self.down, self.up = (torch.lerp(a, b, chosen) if chosen else a for a, b in zip(start, trained))
+        return chosen
+
+
+def _draw(
+    memory: FeatureMemory, modalities: list[str], generator: torch.Generator, per_class: Callable[[int], int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample features of all classes.
+
+    Args:
+        memory: the feature memory.
+        modalities: M names.
+        generator: the source of random numbers.
+        per_class: number of a modality's classes -> samples of each.
+
+    Returns:
+        u ``[n, D_u]``, labels ``[n]`` and numbers of modalities ``[n]``.
+    """
+    features, labels, numbers = [], [], []
+    for number, modality in enumerate(modalities):
+        known = memory.labels(modality)
+        count = per_class(len(known))
+        features.append(memory.sample(modality, count, generator))
+        labels.append(torch.tensor(known).repeat_interleave(count))
+        numbers.append(torch.full((len(labels[-1]),), number))
+    u = torch.cat(features)
+    return u, torch.cat(labels).to(u.device), torch.cat(numbers).to(u.device)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import Learner, checkpoint
@@ -50,20 +51,12 @@ def test_blocks_hold_what_each_class_alone_would(size, monkeypatch):
             alone[c] = alone[c].merge(rows, RANK) if c in alone else Gaussian.fit(rows, RANK)
     assert made.labels("image") == list(alone)
     assert [len(b) for b in made.blocks["image"][:-1]] == [size] * ((len(alone) - 1) // size)
-    moment = 0
     for c, g in alone.items():
         found = made.gaussian("image", c)
         assert found.count == g.count
         torch.testing.assert_close(found.mean, g.mean)
         torch.testing.assert_close(found.factor.T @ found.factor, g.factor.T @ g.factor, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.diagonal, g.diagonal, rtol=1e-4, atol=1e-5)
-        pooled = made.pooled["image"]
-        moment = (
-            moment
-            + torch.outer(g.mean, g.mean)
-            + sum(share * (x.factor.T @ x.factor + torch.diag(x.diagonal)) for share, x in ((0.6, g), (0.4, pooled)))
-        )
-    torch.testing.assert_close(made.second_moment("image"), moment, rtol=1e-4, atol=1e-4)
     assert torch.equal(made.means("image"), torch.stack([made.gaussian("image", c).mean for c in alone]))
 
 
@@ -163,9 +156,9 @@ def covariance(g: Gaussian):
 
 
 def test_gaussian_merge_equals_one_pass():
-    x = randn(30, 6) @ randn(6, 6, seed=1) + 3
-    merged = Gaussian.fit(x[:9], 6).merge(x[9:20], 6).merge(x[20:], 6)
-    assert merged.count == 30
+    x = randn(90, 6) @ randn(6, 6, seed=1) + 3
+    merged = Gaussian.fit(x[:29], 6).merge(x[29:60], 6).merge(x[60:], 6)
+    assert merged.count == 90
     torch.testing.assert_close(merged.mean, x.mean(0))
     torch.testing.assert_close(covariance(merged), torch.cov(x.T), rtol=1e-3, atol=1e-4)
 
@@ -182,18 +175,56 @@ def pairs(count):
     return torch.arange(2).repeat_interleave(count)
 
 
-def test_sampled_features_have_the_moments():
-    memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=0.3)
+@pytest.mark.parametrize("shrink", [0.3, "auto"])
+def test_sampled_features_have_the_moments(shrink):
+    memory = FeatureMemory(class_rank=8, modality_rank=8, shrink=shrink)
     memory.add("image", [0, 1], torch.cat([randn(40, 8) * 2 + 1, randn(40, 8, seed=2)]), pairs(40))
-    drawn = memory.sample("image", 40000, torch.Generator().manual_seed(1)).double()
-    torch.testing.assert_close((drawn.T @ drawn / 40000).float(), memory.second_moment("image"), rtol=0.1, atol=0.15)
-    a = memory.shrink
-    for c, u in enumerate(drawn.float().split(40000)):
-        one, pooled = memory.gaussian("image", c), memory.pooled["image"]
+    drawn = memory.sample("image", 40000, torch.Generator().manual_seed(1))
+    a, pooled = 0.3 if shrink == 0.3 else 16 / 55, memory.pooled["image"]
+    for c, u in enumerate(drawn.split(40000)):
+        one = memory.gaussian("image", c)
+        ratio = (covariance(one).trace() / covariance(pooled).trace() * 39 + 1) / 40
+        want = (1 + 1 / 40) * ((1 - a) * covariance(one) + a * ratio * covariance(pooled))
         torch.testing.assert_close(u.mean(0), one.mean, rtol=0, atol=0.1)
-        torch.testing.assert_close(
-            torch.cov(u.T), (1 - a) * covariance(one) + a * covariance(pooled), rtol=0.1, atol=0.1
-        )
+        torch.testing.assert_close(torch.cov(u.T), want, rtol=0.1, atol=0.1)
+
+
+def test_a_class_of_one_sample_has_the_modalitys_covariance_alone():
+    memory = FeatureMemory(8, 8, 0.0)
+    memory.add("image", [0, 1], torch.cat([randn(40, 8), randn(1, 8, seed=2) + 5]), torch.tensor([0] * 40 + [1]))
+    assert memory.shares("image").tolist() == [0.0, 1.0] and memory.sizes("image")[1] == 1
+    drawn = memory.sample("image", 40000, torch.Generator().manual_seed(1))[40000:]
+    torch.testing.assert_close(torch.cov(drawn.T), 2 * covariance(memory.pooled["image"]), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(1, 0), (3, 0), (4, 1), (11, 2), (64, 16), (100, 16)])
+def test_a_factor_has_at_most_a_row_for_four_samples(count, kept):
+    x = randn(count, 40)
+    g = Gaussian.fit(x, 16)
+    assert g.factor.shape == (kept, 40)
+    merged = Gaussian.fit(x[: count // 2 + 1], 16).merge(x[count // 2 + 1 :], 16) if count > 1 else g
+    assert len(merged.factor) <= count // 4
+    torch.testing.assert_close(covariance(merged).diagonal(), x.var(0) if count > 1 else torch.zeros(40))
+
+
+def test_more_samples_than_coordinates_are_factored_in_the_coordinates(monkeypatch):
+    real, sizes = torch.linalg.eigh, []
+    monkeypatch.setattr(torch.linalg, "eigh", lambda x: sizes.append(len(x)) or real(x))
+    x = randn(500, 6) @ randn(6, 6, seed=1)
+    torch.testing.assert_close(covariance(Gaussian.fit(x, 6)), torch.cov(x.T), rtol=1e-4, atol=1e-4)
+    assert sizes == [6]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_statistics_of_a_class_do_not_give_its_samples_back(count, merged):
+    """The mean is known, so what counts is the direction from it to a sample."""
+    x = F.normalize(randn(1, 96) + randn(count, 96, seed=count + 1), dim=1)
+    half = count // 2
+    g = Gaussian.fit(x[:half], 16).merge(x[half:], 16) if merged else Gaussian.fit(x, 16)
+    rows = F.normalize(torch.cat([g.factor, g.diagonal.sqrt().unsqueeze(0)]), dim=1)
+    cosines = rows @ F.normalize(x - g.mean, dim=1).T
+    assert cosines.abs().max() < 0.9
 
 
 def test_drift_moves_near_means_by_the_local_drift():
