@@ -58,12 +58,15 @@ class Tunable:
     Attributes:
         low, high: its ends; both can be chosen.
         log: search the logarithm of the number. ``low`` is above 0 then.
+        needs: (another option, its values) with which the number has an effect, such as
+            ``("adaptation", ("scale_shift",))``; None: it always has. With other values it is not searched.
         whole: only whole numbers are chosen; ``search_space`` sets it for a field of whole numbers.
     """
 
     low: float
     high: float
     log: bool = True
+    needs: tuple[str, tuple[Any, ...]] | None = None
     whole: bool = False
 
     @property
@@ -83,6 +86,10 @@ class Tunable:
         """Return the position of a number in the range, the inverse of ``value``."""
         low, high = map(self._scaled, (self.low, self.high))
         return (self._scaled(value) - low) / (high - low)
+
+    def has_effect(self, options: Mapping[str, Any]) -> bool:
+        """Return whether the number changes anything beside the other options of its method."""
+        return self.needs is None or options[self.needs[0]] in self.needs[1]
 
     def at_edge(self, value: Any) -> bool:
         """Return whether a number lies in the outer 5 % of the range, at either end, or beyond; False for words."""
@@ -112,6 +119,10 @@ class TunableChoices:
         """Return the value at a position from 0 to 1; each has an equal share of the positions."""
         return self.values[min(int(position * len(self.values)), len(self.values) - 1)]
 
+    def has_effect(self, options: Mapping[str, Any]) -> bool:
+        """Return True: choices are always searched."""
+        return True
+
     def at_edge(self, value: Any) -> bool:
         """Return whether a value is the first or the last one of the numbers among the choices, if these ascend."""
         numbers = [choice for choice in self.values if _is_number(choice)]
@@ -125,8 +136,9 @@ def search_space(model: type[BaseModel]) -> SearchSpace:
     """Return what ``mmcl-fast tune`` searches of a method's options: option name -> marker, in the fields' order.
 
     Raises:
-        ConfigError: a range is empty or its logarithm does not exist, or there are fewer than two choices. Or the
-            default is outside the space, or the field does not accept one of the values.
+        ConfigError: a range is empty or its logarithm does not exist, or there are fewer than two choices. Or a range
+            needs an option that does not exist, the default is outside the space, or the field does not accept one of
+            the values.
     """
     space: SearchSpace = {}
     for name, field in model.model_fields.items():
@@ -137,6 +149,8 @@ def search_space(model: type[BaseModel]) -> SearchSpace:
         if isinstance(found, Tunable):
             if not found.low < found.high or (found.log and found.low <= 0):
                 raise ConfigError(f"{where}: Tunable({found.words}): give low < high, and low > 0 with log")
+            if found.needs and found.needs[0] not in model.model_fields:
+                raise ConfigError(f"{where}: Tunable(needs={found.needs}): there is no such option; correct its name")
             if float not in (field.annotation, *get_args(field.annotation)):
                 found = replace(found, whole=True)
             inside = _is_number(default) and found.low <= default <= found.high

@@ -149,6 +149,7 @@ def test_what_lies_at_an_edge() -> None:
     [
         (Annotated[float, Tunable(1.0, 1.0)], 1.0, "give low < high"),
         (Annotated[float, Tunable(0, 1)], 0.5, "low > 0 with log"),
+        (Annotated[float, Tunable(0.1, 1, needs=("y", (1,)))], 0.5, "there is no such option"),
         (Annotated[float, Tunable(0.1, 1)], 0.01, "default 0.01 is not in its search space 0.1 to 1, log"),
         (Annotated[float, Field(le=1), Tunable(0.1, 2)], 0.5, "O.x: expected a number to 1, got 2"),
         (Annotated[int, TunableChoices(1)], 1, "two or more different values"),

@@ -13,7 +13,7 @@ from mmcl_fast.config import Config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.methods import options as options_of
 from mmcl_fast.methods.shared.options import option_model
-from mmcl_fast.option_fields import SearchSpace, search_space, use_current_names
+from mmcl_fast.option_fields import SearchSpace, Tunable, search_space, use_current_names
 
 POINTS_PER_TRIAL = 50  # points of the space that are looked at for one new trial
 
@@ -25,12 +25,18 @@ class Search:
     Attributes:
         row: the row as the user gave it.
         space: the options that are searched; options that the row gives itself are not.
+        start: all options of the row's method, before any search.
         options: the searched options of each trial. The first trial has the row's own.
     """
 
     row: MethodVariant
     space: SearchSpace
+    start: dict[str, Any]
     options: list[dict[str, Any]]
+
+    def with_effect(self, options: dict[str, Any]) -> list[str]:
+        """Return the searched options that change anything in a trial with these options."""
+        return [name for name, found in self.space.items() if found.has_effect(self.start | options)]
 
     @property
     def trials(self) -> list[MethodVariant]:
@@ -49,8 +55,9 @@ class Search:
 def plan_search(row: MethodVariant, base: Config, trials: int, seed: int) -> Search:
     """Choose the trials of a row.
 
-    Trials differ. Options that the method refuses together are passed over. So a small space gives fewer trials, and
-    an empty one gives a single trial. More trials with the same seed begin with the same ones.
+    Trials differ in options that have an effect. Options that the method refuses together are passed over. So a small
+    space gives fewer trials, and an empty one gives a single trial. More trials with the same seed begin with the same
+    ones.
 
     Args:
         row: its own options stay as they are.
@@ -65,16 +72,25 @@ def plan_search(row: MethodVariant, base: Config, trials: int, seed: int) -> Sea
     fixed = use_current_names(model, row.options)
     space = {name: found for name, found in search_space(model).items() if name not in fixed}
     start = row.make_config(base, seed).method.options
-    options = [{name: start[name] for name in space}]
-    known = {json.dumps(options[0])}
-    for point in _points(len(space), row.name, seed, POINTS_PER_TRIAL * (trials - 1)):
-        if len(options) == trials:
+    # A number without effect whatever is drawn, because the option that it needs is fixed.
+    idle = [
+        name
+        for name, found in space.items()
+        if isinstance(found, Tunable) and found.needs and found.needs[0] not in space and not found.has_effect(start)
+    ]
+    search = Search(row, {name: found for name, found in space.items() if name not in idle}, start, [])
+    search.options.append({name: start[name] for name in search.space})
+    known = {json.dumps(search.options[0])}
+    for point in _points(len(search.space), row.name, seed, POINTS_PER_TRIAL * (trials - 1)):
+        if len(search.options) == trials:
             break
-        drawn = {name: found.value(position) for (name, found), position in zip(space.items(), point)}
+        drawn = {name: found.value(position) for (name, found), position in zip(search.space.items(), point)}
+        used = search.with_effect(drawn)
+        drawn = {name: value if name in used else start[name] for name, value in drawn.items()}
         if json.dumps(drawn) not in known and _accepts(row, base, drawn):
             known.add(json.dumps(drawn))
-            options.append(drawn)
-    return Search(row, space, options)
+            search.options.append(drawn)
+    return search
 
 
 def _points(dimensions: int, name: str, seed: int, count: int) -> Iterator[list[float]]:

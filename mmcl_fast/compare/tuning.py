@@ -156,6 +156,7 @@ def _summarize(search: Search, cells: Sequence[Cell], faults: dict[str, str]) ->
     done = [number for number, trial in enumerate(trials) if trial["mean"] is not None]
     best = max(done, key=lambda number: round(trials[number]["mean"], DIGITS)) if done else None  # the first of equals
     chosen = None if best is None else trials[best]["options"]
+    used = search.with_effect(chosen or {})
     return {
         "name": search.row.name,
         "title": search.row.title,
@@ -163,7 +164,7 @@ def _summarize(search: Search, cells: Sequence[Cell], faults: dict[str, str]) ->
         "changes": row_key(search.row),
         "chosen": chosen,
         "best": best,
-        "edges": [name for name, found in search.space.items() if chosen and found.at_edge(chosen[name])],
+        "edges": [name for name in used if chosen and search.space[name].at_edge(chosen[name])],
         "space": {name: found.words for name, found in search.space.items()},
         "trials": trials,
     }

@@ -32,9 +32,14 @@ class Choices(MethodOptions):
     kind: Annotated[Literal["a", "b", "c"], TunableChoices("a", "b", "c")] = Field("b", description="A kind")
 
 
+class Dependent(MethodOptions):
+    kind: Annotated[Literal["a", "b"], TunableChoices("a", "b")] = Field("a", description="A kind")
+    rate: Annotated[float, Tunable(0.1, 10, needs=("kind", ("b",)))] = Field(1.0, description="A rate of b alone")
+
+
 @pytest.fixture
 def base(monkeypatch: pytest.MonkeyPatch) -> Config:
-    for name, kind in (("searched", Options), ("choices", Choices)):
+    for name, kind in (("searched", Options), ("choices", Choices), ("dependent", Dependent)):
         monkeypatch.setitem(METHODS, name, type(name, (ZeroShot,), {"name": name, "Options": kind}))
     return load_config("demo", ["method.name=searched", "method.options={size = 20}"])
 
@@ -82,3 +87,15 @@ def test_a_small_space_gives_fewer_trials(base: Config) -> None:
     found = plan_search(row("choices", base), base, 16, 0).options
     assert found[0] == {"kind": "b"} and sorted(options["kind"] for options in found) == ["a", "b", "c"]
     assert plan_search(row("choices", base), base, 1, 0).options == [{"kind": "b"}]
+
+
+def test_a_number_is_searched_only_where_it_has_an_effect(base: Config) -> None:
+    search = plan_search(row("dependent", base), base, 6, 0)
+    assert search.options[0] == {"kind": "a", "rate": 1.0}
+    others = search.options[1:]  # a second trial with kind a would be the first one again
+    assert len(others) == 5 and {options["kind"] for options in others} == {"b"}
+    assert len({options["rate"] for options in others}) == 5
+    assert search.with_effect(search.options[0]) == ["kind"] and search.with_effect(others[0]) == ["kind", "rate"]
+    assert plan_search(row("dependent:kind=a", base), base, 6, 0).options == [{}]
+    assert len(plan_search(row("dependent:kind=b", base), base, 6, 0).options) == 6
+    assert plan_search(row("dependent:rate=2", base), base, 6, 0).options == [{"kind": "a"}, {"kind": "b"}]

@@ -52,7 +52,7 @@ class RanPacOptions(FeatureOptions):
 
     features: Annotated[Features, FormerName("source")] = "zq"
     adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "scale_shift"
-    lr: Annotated[PromptRate, Tunable(0.001, 0.1)] = 0.01
+    lr: Annotated[PromptRate, Tunable(0.001, 0.1, needs=("adaptation", ("prefix", "scale_shift")))] = 0.01
     projections: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=20_000)], Symbol("M")] = Field(
         10_000, description="Random features. auto: 2,000, 5,000 or 10,000, chosen by generalised cross-validation"
     )

@@ -63,7 +63,7 @@ class FeatureOptions(MethodOptions):
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: PromptRate = 0.01
-    scale_shift_lr: Annotated[LearningRate, Tunable(0.002, 0.2)] = Field(
+    scale_shift_lr: Annotated[LearningRate, Tunable(0.002, 0.2, needs=("adaptation", ("scale_shift",)))] = Field(
         0.02, description="Largest learning rate of the scales and shifts of tokens"
     )
     classifier_lr: ClassifierRate = 0.003
