@@ -48,7 +48,7 @@ from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClass
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.options import ClassifierRate, LearningRate, Weight
 from mmcl_fast.methods.shared.prompt_pool import train_prompts_and_classifier
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank
 from mmcl_fast.methods.shared.tower_prompts import TowerPromptOptions
 from mmcl_fast.option_fields import Symbol, Tunable
 
@@ -176,7 +176,14 @@ class Ease(Method):
     def _train_prompt(self, data: TaskData) -> Tensor:
         o, generator, bank = self.options, self.generator(data.index, 3), self._new_bank()
         bank.reserve(data.tokens, data.modality)
-        prefix, scale_shift = parts = bank.head.split(bank.fresh(data.modality, generator), data.modality)
+        prompt = PromptInTraining(
+            bank.head,
+            bank.fresh(data.modality, generator),
+            data.modality,
+            width=data.tokens.tokens.shape[2],
+            rank=o.scale_shift_rank,
+            generator=generator,
+        )
         classifier = GrowingClassifier.of(self.encoder, o.features)
         classifier.grow(len(data.classes))
         train_prompts_and_classifier(
@@ -184,13 +191,13 @@ class Ease(Method):
             data,
             classifier,
             list(range(len(data.classes))),
-            [prefix],
-            lambda query: (torch.cat(parts), 0.0),
+            [prompt.prefix],
+            lambda query: (prompt(), 0.0),
             generator,
             bank.head,
-            more_groups=[([scale_shift], o.scale_shift_lr)] if len(scale_shift) else [],
+            more_groups=[(prompt.pairs, o.scale_shift_lr)],
         )
-        return torch.cat(parts)
+        return prompt()
 
     def _features(self, tokens: Tokens, modality: str, prompts: list[Tensor]) -> list[Tensor]:
         """phi ``[n, d]`` under each of the prompts of the samples' tower, unit rows."""

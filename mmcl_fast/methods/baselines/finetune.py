@@ -42,20 +42,19 @@ class Finetune(Method):
 
     def learn(self, data: TaskData, classes: Classes) -> None:
         o, generator = self.options, self.generator(data.index, 3)
-        parts = self.prompts.parts_to_train(data.tokens, data.modality, generator)
+        training = self.prompts.start_training(data.tokens, data.modality, generator)
         texts = classes.embedding[data.classes]
         target = data.targets
         plan = batches(len(target), o.batch_size, o.epochs, generator)
 
         def loss(step: int) -> Tensor:
             rows, share = distributed.shard_batch(plan[step].to(target.device))
-            z = self.prompts.head.head(subset(data.tokens, rows), join_parts(parts), data.modality)
+            z = self.prompts.head.head(subset(data.tokens, rows), join_parts(training.parts()), data.modality)
             return share * ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
 
         with self.phase("prompts", len(plan)) as shown:
-            groups = self.prompts.groups(parts)
-            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
-        self.prompts.stored |= parts
+            train_groups(training.groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
+        self.prompts.stored |= training.result()
 
     def embed(self, tokens: Tokens, modality: str) -> Tensor:
         """Return unit z ``[n, D]`` under the tower's prompt, without gradient."""

@@ -42,12 +42,18 @@ from mmcl_fast.methods.shared.options import (
     Positive,
     PromptLength,
     RelevancePenalty,
+    ScaleShiftRank,
     TokenScaleShift,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompts import batches, concat_tokens, subset, train_groups
 from mmcl_fast.methods.shared.ridge_regression import Ridge
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead, drop_channels
+from mmcl_fast.methods.shared.token_scale_shift import (
+    PromptInTraining,
+    TokenScaleShiftBank,
+    TokenScaleShiftHead,
+    drop_channels,
+)
 from mmcl_fast.methods.shared.tower_prompts import ScalesRate, ScalesTextTokens
 from mmcl_fast.option_fields import Symbol, Tunable
 
@@ -56,6 +62,7 @@ class JointOptions(MethodOptions):
     prompt_length: PromptLength = 8
     token_scale_shift: TokenScaleShift = True
     text_scale_shift: ScalesTextTokens = True
+    scale_shift_rank: ScaleShiftRank = 0
     channel_dropout: float = Field(
         0.0,
         ge=0,
@@ -128,19 +135,28 @@ class Joint(Method):
         """Train head and prompts from scratch on all tasks so far; return the classifier ``[D + Dq + 1, C]``."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
         pools = self._data_by_modality()
-        # Prefix, and scale and shift, of each modality's prompt.
-        parts = {modality: self.bank.head.split(self.bank.fresh(modality, generator), modality) for modality in pools}
+        prompts = {
+            modality: PromptInTraining(
+                self.bank.head,
+                self.bank.fresh(modality, generator),
+                modality,
+                width=tokens.tokens.shape[2],
+                rank=o.scale_shift_rank,
+                generator=generator,
+            )
+            for modality, (tokens, _) in pools.items()
+        }
         device = self.tasks[0].labels.device
         trained = self._copy_head()
         head = self._head_parameters() if o.head else []
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
         weight = torch.zeros(self.encoder.dim, len(classes), device=device)
         bias = torch.zeros(len(classes), device=device)
-        towers = {modality: self.encoder.tower(modality) for modality in parts}
+        towers = {modality: self.encoder.tower(modality) for modality in prompts}
         groups: list[tuple[list[Tensor], float]] = [
-            ([prefix for m, (prefix, _) in parts.items() if towers[m] != "text"], o.lr),
-            ([prefix for m, (prefix, _) in parts.items() if towers[m] == "text"], o.text_lr),
-            ([scale_shift for _, scale_shift in parts.values() if len(scale_shift)], o.scale_shift_lr),
+            ([p.prefix for m, p in prompts.items() if towers[m] != "text"], o.lr),
+            ([p.prefix for m, p in prompts.items() if towers[m] == "text"], o.text_lr),
+            ([pair for p in prompts.values() for pair in p.pairs], o.scale_shift_lr),
             ([weight, bias], o.classifier_lr),
             (head, o.head_lr),
         ]
@@ -162,13 +178,13 @@ class Joint(Method):
                 kept = torch.rand(count, tokens.tokens.shape[2], generator=generator) >= o.channel_dropout
                 tokens = drop_channels(tokens, distributed.shard_batch(kept)[0].to(tokens.device), o.channel_dropout)
             with precision:  # the head's copy is float32, its matrix products need not be
-                z = trained.head(tokens, torch.cat(parts[modality]), modality).float()
+                z = trained.head(tokens, prompts[modality](), modality).float()
             scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
             return share * F.cross_entropy(scores, labels[rows.to(labels.device)])
 
         with self.phase("prompts", len(plan)) as shown:
             train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
-        self.bank.prompts = {modality: torch.cat(both) for modality, both in parts.items()}
+        self.bank.prompts = {modality: prompt() for modality, prompt in prompts.items()}
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
             z = embed_all(self.bank.head, data.tokens, data.modality, [self.bank.prompts[data.modality]])

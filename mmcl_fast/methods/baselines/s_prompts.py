@@ -44,13 +44,14 @@ from mmcl_fast.methods.shared.options import (
     LearningRate,
     MethodOptions,
     PromptLength,
+    ScaleShiftRank,
     ScaleShiftRate,
     TextScaleShift,
     TokenScaleShift,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
 from mmcl_fast.methods.shared.prompt_pool import train_prompts_and_classifier
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
+from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank, TokenScaleShiftHead
 from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
 
 ROUNDS = 100  # most rounds of K-means; it mostly ends earlier
@@ -60,6 +61,7 @@ class SPromptsOptions(MethodOptions):
     prompt_length: PromptLength = 8
     token_scale_shift: TokenScaleShift = False
     text_scale_shift: TextScaleShift = False
+    scale_shift_rank: ScaleShiftRank = 0
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: Annotated[LearningRate, Tunable(1e-3, 3.0)] = Field(0.1, description="Largest learning rate of the prefixes")
@@ -136,7 +138,14 @@ class SPrompts(Method):
         o, generator = self.options, self.generator(data.index, 3)
         bank = TokenScaleShiftBank(self.encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
         bank.reserve(data.tokens, data.modality)
-        prefix, scale_shift = parts = self.head.split(bank.fresh(data.modality, generator), data.modality)
+        prompt = PromptInTraining(
+            self.head,
+            bank.fresh(data.modality, generator),
+            data.modality,
+            width=data.tokens.tokens.shape[2],
+            rank=o.scale_shift_rank,
+            generator=generator,
+        )
         classifier = GrowingClassifier.of(self.encoder, o.features)
         classifier.grow(len(data.classes))
         with self.phase("statistics"):
@@ -147,13 +156,13 @@ class SPrompts(Method):
             data,
             classifier,
             columns,
-            [prefix],
-            lambda query: (torch.cat(parts), 0.0),
+            [prompt.prefix],
+            lambda query: (prompt(), 0.0),
             generator,
             self.head,
-            more_groups=[([scale_shift], o.scale_shift_lr)] if len(scale_shift) else [],
+            more_groups=[(prompt.pairs, o.scale_shift_lr)],
         )
-        self.domains.append(_Domain(data.modality, list(data.classes), torch.cat(parts), classifier, centroids))
+        self.domains.append(_Domain(data.modality, list(data.classes), prompt(), classifier, centroids))
 
     def _candidates(self, modality: str, given: bool) -> list[int]:
         """Numbers of the domains that compete for a sample."""

@@ -61,26 +61,26 @@ class PromptAndClassifier(Method):
             generator: the source of all random numbers.
         """
         o, classifier = self.options, self.classifier
-        parts = self.prompts.parts_to_train(data.tokens, data.modality, generator)
+        training = self.prompts.start_training(data.tokens, data.modality, generator)
         classifier.grow(len(classes))
         plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
 
         def step_loss(step: int) -> Tensor:
             rows = plan[step].to(data.labels.device)
-            batch = subset(data.tokens, rows)
+            batch, parts = subset(data.tokens, rows), training.parts()
             z = self.prompts.head.head(batch, join_parts(parts), data.modality)
             return loss(classifier(z, unit_query(batch)), rows, parts)
 
         with self.phase("prompts", len(plan)) as shown:
             train_in_one_process(
                 self,
-                [*self.prompts.groups(parts), (classifier.parameters, o.classifier_lr)],
+                [*training.groups, (classifier.parameters, o.classifier_lr)],
                 len(plan),
                 step_loss,
                 advance=shown.advance,
                 generator=generator,
             )
-        self.prompts.stored |= parts
+        self.prompts.stored |= training.result()
 
     def embed(self, tokens: Tokens, modality: str) -> Tensor:
         """Return z ``[n, D]`` under the tower's prompt, without gradient; of the bare head where it has none."""

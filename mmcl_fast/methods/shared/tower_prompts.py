@@ -16,8 +16,16 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.shared.options import BatchSize, Epochs, LearningRate, MethodOptions, PromptLength, PromptRate
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    PromptLength,
+    PromptRate,
+    ScaleShiftRank,
+)
+from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank
 from mmcl_fast.option_fields import Tunable
 
 ScalesTokens = Annotated[
@@ -36,6 +44,7 @@ class TowerPromptOptions(MethodOptions):
     prompt_length: PromptLength = 8
     token_scale_shift: ScalesTokens = False
     text_scale_shift: ScalesTextTokens = False
+    scale_shift_rank: ScaleShiftRank = 0
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: Annotated[PromptRate, Tunable(1e-4, 3.0)] = 0.1
@@ -72,7 +81,15 @@ class TowerPrompts:
         frames = self.head.frames(modality)
         return f"{tower}/{frames}x{tokens.tokens.shape[1] // frames}"
 
-    def parts_to_train(self, tokens: Tokens, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
+    def start_training(self, tokens: Tokens, modality: str, generator: torch.Generator) -> TowerPromptTraining:
+        """Return the prompt of such samples as parameters; the stored parts do not change.
+
+        ``generator`` draws a new prefix, and the directions of ``scale_shift_rank``.
+        """
+        parts = self.initial_parts(tokens, modality, generator)
+        return TowerPromptTraining(self, parts, tokens, modality, generator)
+
+    def initial_parts(self, tokens: Tokens, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
         """Return copies of the parts of such samples by name, new ones included; the prefix comes first.
 
         A new prefix is small random numbers. New scales and shifts change nothing. ``generator`` is used only where a
@@ -92,11 +109,6 @@ class TowerPrompts:
             parts[layout] = F.pad(scale_shift.clone(), (0, max(0, count - len(scale_shift))))  # a text may be longer
         return parts
 
-    def groups(self, parts: dict[str, Tensor]) -> list[tuple[list[Tensor], float]]:
-        """Return the groups of parts and their learning rates, as ``train_groups`` takes them."""
-        prefix, *scale_shift = parts.values()
-        return [([prefix], self.options.lr), *[([part], self.options.scale_shift_lr) for part in scale_shift]]
-
     def prompt(self, tokens: Tokens, modality: str) -> Tensor | None:
         """Return the prompt ``[P]`` that such samples take; None where the tower has learned none yet.
 
@@ -110,6 +122,43 @@ class TowerPrompts:
         tower = self.encoder.tower(modality)
         names = (tower, self.layout(tokens, modality)) if tower in self.stored else ()
         return {name: self.stored[name] for name in names if name in self.stored}
+
+
+class TowerPromptTraining:
+    """The prompt of a tower while it is trained.
+
+    Args:
+        prompts: the prompts of all towers.
+        parts: the parts that training begins from, the prefix first.
+        tokens: of the samples.
+        modality: of the samples.
+        generator: the source of random numbers.
+
+    Attributes:
+        groups: the parameters and their learning rates, as ``train_groups`` takes them.
+    """
+
+    def __init__(
+        self, prompts: TowerPrompts, parts: dict[str, Tensor], tokens: Tokens, modality: str, generator: torch.Generator
+    ):
+        o, self._parts = prompts.options, parts
+        self._prompt = PromptInTraining(
+            prompts.head,
+            join_parts(parts),
+            modality,
+            width=tokens.tokens.shape[2],
+            rank=o.scale_shift_rank,
+            generator=generator,
+        )
+        self.groups = [([self._prompt.prefix], o.lr), (self._prompt.pairs, o.scale_shift_lr)]
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return the parts by name as they are now, differentiable with respect to the parameters."""
+        return split_like(self._prompt(), self._parts)
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the trained parts by name, without a graph and each in memory of its own."""
+        return {name: part.detach().clone() for name, part in self.parts().items()}
 
 
 def join_parts(parts: dict[str, Tensor]) -> Tensor:

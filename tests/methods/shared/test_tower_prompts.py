@@ -67,44 +67,44 @@ def test_a_tower_has_one_prefix_and_each_layout_its_own_scales_and_shifts() -> N
         ("audio", 9, "vision/1x9", 9),
         ("video", 16, "vision/2x8", 8 + 2),
     ):
-        parts = prompts.parts_to_train(tokens_of(positions), modality, generator)
+        parts = prompts.initial_parts(tokens_of(positions), modality, generator)
         assert sizes(parts) == {"vision": prefix, layout: pairs * PAIR}
         assert parts[layout].eq(0).all()
-    text = prompts.parts_to_train(tokens_of(5), "text", generator)
+    text = prompts.initial_parts(tokens_of(5), "text", generator)
     assert sizes(text) == {"text": prefix}  # tokens of text lie on no grid
-    plain = prompts_of().parts_to_train(tokens_of(16), "image", torch.Generator().manual_seed(5))
+    plain = prompts_of().initial_parts(tokens_of(16), "image", torch.Generator().manual_seed(5))
     fresh = PromptBank(ToyEncoder(), 8).fresh("image", torch.Generator().manual_seed(5))
     assert list(plain) == ["vision"] and torch.equal(plain["vision"], fresh)
 
 
 def test_known_parts_are_copied_and_draw_no_numbers() -> None:
     prompts, generator = prompts_of(token_scale_shift=True), torch.Generator()
-    prompts.stored |= prompts.parts_to_train(tokens_of(16), "image", generator)
+    prompts.stored |= prompts.initial_parts(tokens_of(16), "image", generator)
     before = generator.get_state()
-    again = prompts.parts_to_train(tokens_of(16), "depth", generator)
+    again = prompts.initial_parts(tokens_of(16), "depth", generator)
     assert torch.equal(generator.get_state(), before)
     assert all(torch.equal(part, prompts.stored[name]) for name, part in again.items())
     again["vision"] += 1
     assert not torch.equal(again["vision"], prompts.stored["vision"])
-    other = prompts.parts_to_train(tokens_of(9), "audio", generator)
+    other = prompts.initial_parts(tokens_of(9), "audio", generator)
     assert torch.equal(other["vision"], prompts.stored["vision"])
 
 
 def test_a_longer_text_adds_positions_and_keeps_the_others() -> None:
     prompts = prompts_of(token_scale_shift=True, text_scale_shift=True)
-    prompts.stored |= prompts.parts_to_train(tokens_of(5), "text", torch.Generator())
+    prompts.stored |= prompts.initial_parts(tokens_of(5), "text", torch.Generator())
     prompts.stored["text/any"] += 1
-    longer = prompts.parts_to_train(tokens_of(7), "text", torch.Generator())["text/any"]
+    longer = prompts.initial_parts(tokens_of(7), "text", torch.Generator())["text/any"]
     assert longer.eq(1).sum() == 5 * PAIR and longer[5 * PAIR :].eq(0).all() and len(longer) == 7 * PAIR
     prompts.stored["text/any"] = longer
-    assert len(prompts.parts_to_train(tokens_of(4), "text", torch.Generator())["text/any"]) == 7 * PAIR
+    assert len(prompts.initial_parts(tokens_of(4), "text", torch.Generator())["text/any"]) == 7 * PAIR
 
 
 def test_a_sample_takes_the_parts_of_its_tower_and_layout_whatever_its_modality_is_called() -> None:
     prompts = prompts_of(token_scale_shift=True)
     assert prompts.prompt(tokens_of(16), "image") is None
     prompts.stored |= {
-        name: part + 1 for name, part in prompts.parts_to_train(tokens_of(16), "image", torch.Generator()).items()
+        name: part + 1 for name, part in prompts.initial_parts(tokens_of(16), "image", torch.Generator()).items()
     }
     whole = join_parts(prompts.stored)
     for modality in ("image", "depth"):
@@ -131,6 +131,24 @@ def test_scales_and_shifts_learn_at_their_own_rate(name: str) -> None:
     tokens = tokens_of(16, seed=7)
     scores = [m.scores(tokens, "image", known(m.encoder), given=False) for m in (moved, again)]
     assert torch.equal(*scores)
+
+
+@pytest.mark.parametrize("name", ["finetune", "replay", "s_prompts", "ease", "joint"])
+def test_one_task_changes_scales_and_shifts_by_a_table_of_the_given_rank(name: str) -> None:
+    for rank, least in ((2, 1), (0, 3)):
+        method = learned(name, task(0, [0, 1]), token_scale_shift=True, scale_shift_rank=rank, lr=0.01)
+        method.finish(known(method.encoder))
+        if name in ("finetune", "replay"):
+            table = method.prompts.stored["vision/1x16"]
+        else:
+            prompts = {
+                "s_prompts": lambda: method.domains[0].prompt,
+                "ease": lambda: method.towers["vision"].prompts[0],
+                "joint": lambda: method.bank.prompts["image"],
+            }
+            table = prompts[name]()[2 * 2 * 8 * 16 :]
+        found = int(torch.linalg.matrix_rank(table.view(16, PAIR), rtol=1e-4))
+        assert least <= found and (not rank or found <= rank)
 
 
 def test_finetune_scores_texts_under_the_whole_prompt() -> None:
