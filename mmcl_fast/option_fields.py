@@ -137,8 +137,8 @@ def search_space(model: type[BaseModel]) -> SearchSpace:
 
     Raises:
         ConfigError: a range is empty or its logarithm does not exist, or there are fewer than two choices. Or a range
-            needs an option that does not exist, the default is outside the space, or the field does not accept one of
-            the values.
+            needs an option that does not exist. Or the default is outside the space, or the field does not accept one
+            of the values.
     """
     space: SearchSpace = {}
     for name, field in model.model_fields.items():
