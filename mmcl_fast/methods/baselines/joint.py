@@ -77,7 +77,7 @@ class JointOptions(MethodOptions):
     text_lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
         0.01, description="Largest learning rate of the text tower's prefixes"
     )
-    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3)] = 0.01
+    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3, needs=("token_scale_shift", (True,)))] = 0.01
     head: bool = Field(
         True, description="Train the encoder's head too; false: it stays frozen, as for methods that learn a stream"
     )

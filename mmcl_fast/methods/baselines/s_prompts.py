@@ -65,7 +65,7 @@ class SPromptsOptions(MethodOptions):
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: Annotated[LearningRate, Tunable(1e-3, 3.0)] = Field(0.1, description="Largest learning rate of the prefixes")
-    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(3e-4, 0.3)] = 0.01
+    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(3e-4, 0.3, needs=("token_scale_shift", (True,)))] = 0.01
     features: ClassifierFeatures = "z"
     classifier_lr: Annotated[ClassifierRate, Tunable(1e-4, 0.1)] = 0.003
     centroids: Annotated[int, Symbol("K"), TunableChoices(1, 2, 5, 10, 20)] = Field(

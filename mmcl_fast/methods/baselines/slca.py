@@ -49,7 +49,7 @@ MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4  # of alignment
 
 class SlcaOptions(PromptAndClassifierOptions):
     lr: Annotated[PromptRate, Tunable(1e-6, 0.1)] = 0.0001
-    scale_shift_lr: Annotated[ScalesRate, Tunable(1e-6, 0.1)] = 0.0001
+    scale_shift_lr: Annotated[ScalesRate, Tunable(1e-6, 0.1, needs=("token_scale_shift", (True,)))] = 0.0001
     align_epochs: int = Field(5, ge=0, description="Epochs of classifier alignment after each task from the second on")
     align_lr: Annotated[LearningRate, Tunable(0.001, 0.3)] = Field(
         0.01, description="Largest learning rate of classifier alignment"

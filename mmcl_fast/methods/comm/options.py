@@ -67,7 +67,7 @@ class CommOptions(MethodOptions):
     text_lr: Annotated[LearningRate, Tunable(0.01, 3.0)] = Field(
         0.4, description="Largest learning rate of the text tower's prefixes, in units of its keys and values"
     )
-    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(0.005, 0.5)] = 0.06
+    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(0.005, 0.5, needs=("token_scale_shift", (True,)))] = 0.06
     self_regularisation: Annotated[Weight, Symbol(r"\beta"), Tunable(0.5, 32.0)] = Field(
         4.0,
         description="Weight of keeping the embeddings that the starting prompt gave, of the task's samples and of old "

@@ -48,7 +48,7 @@ class TowerPromptOptions(MethodOptions):
     epochs: Epochs = 20
     batch_size: BatchSize = 32
     lr: Annotated[PromptRate, Tunable(1e-4, 3.0)] = 0.1
-    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3)] = 0.01
+    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3, needs=("token_scale_shift", (True,)))] = 0.01
 
 
 class TowerPrompts:
