@@ -47,12 +47,13 @@ class Comm(Method):
         realigner: the re-alignment of embeddings.
         mean_contributions: modality -> ``[M]``, the mean of c(x) over queries sampled from its classes' statistics, in
             the order of ``relevance.modalities``.
-        prompts_pay: modality -> what the last test with ``prompts = "auto"`` measured and decided.
+        prompts_pay: modality -> what each test with ``prompts = "auto"`` measured and decided.
     """
 
     name = "comm"
     scores_texts = True
     supports_distributed = True
+    class_state = ("memory/class/", "tokens/")
     Options = CommOptions
 
     def __init__(self, encoder: Encoder, options: CommOptions, *, seed: int = 0, progress: Any = None):
@@ -64,7 +65,7 @@ class Comm(Method):
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.mean_contributions: dict[str, Tensor] = {}
-        self.prompts_pay: dict[str, dict[str, Any]] = {}
+        self.prompts_pay: dict[str, list[dict[str, Any]]] = {}
 
     # ---- learning -------------------------------------------------------------------------------------------
 
@@ -284,7 +285,7 @@ class Comm(Method):
         if self.realigner.down is not None and self.realigner.up is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
         values = {"relevance": relevance_values, "memory": memory_values, "token_means": classes_of_means}
-        return tensors, values | {"prompts_pay": dict(self.prompts_pay)}
+        return tensors, values | {"prompts_pay": {m: list(tests) for m, tests in self.prompts_pay.items()}}
 
     def migrate_state(
         self, tensors: dict[str, Tensor], values: dict[str, Any]
@@ -302,7 +303,7 @@ class Comm(Method):
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.memory.load_state(strip_prefix("memory/", tensors), values["memory"])
         self.token_means.load_state(strip_prefix("tokens/", tensors), values.get("token_means", {}))
-        self.prompts_pay = dict(values.get("prompts_pay", {}))
+        self.prompts_pay = {m: list(tests) for m, tests in values.get("prompts_pay", {}).items()}
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)
         self.bank.load({m: prompts[m] for m in order if m in prompts})

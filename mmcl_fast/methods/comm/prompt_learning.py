@@ -102,14 +102,15 @@ class PromptLearner:
     def _pays(self, start: Tensor, informed: bool) -> bool:
         """Train a prompt on a part of the samples, and return whether it lowers the error on the others.
 
-        Too few samples can't tell. Then prompts pay if they did for another modality, or if none has been tested.
+        It is compared with the bare head. Too few samples can't tell. Then prompts pay if they did in any test, or if
+        there was none.
         """
         data, generator = self.data, self.method.generator(self.data.index, 7)
         order = torch.randperm(len(data.labels), generator=generator)
         held, rows = order.split([int(TEST_SHARE * len(order)), len(order) - int(TEST_SHARE * len(order))])
         known = self.method.prompts_pay
         if len(held) < LEAST_HELD_OUT:
-            return informed or not known or any(test["pays"] for test in known.values())
+            return informed or not known or any(test["pays"] for tests in known.values() for test in tests)
         steps = min(TEST_STEPS, self._steps(len(rows)))
         prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
         with self.method.phase("test of prompts"):
@@ -117,7 +118,8 @@ class PromptLearner:
                 held_out_error(self._features(p), data.targets, len(data.classes), rows, held) for p in (None, prompt)
             )
         pays = prompted < bare - LEAST_GAIN
-        known[self.modality] = {"task": data.index, "bare": bare, "prompted": prompted, "pays": pays}
+        test = {"task": data.index, "bare": bare, "prompted": prompted, "pays": pays}
+        known.setdefault(self.modality, []).append(test)
         return pays
 
     # ---- training -------------------------------------------------------------------------------------------
