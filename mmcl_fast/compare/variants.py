@@ -147,17 +147,30 @@ def _turn_off(key: str, title: str) -> _MakeVariants:
 
 
 def _halve_and_double(key: str, title: str) -> _MakeVariants:
-    return lambda base: [(f"{title} {value}", {key: value}) for value in (max(1, base[key] // 2), base[key] * 2)]
+    def change(base: Options) -> list[tuple[str, Options]]:
+        values = (max(1, base[key] // 2), base[key] * 2) if isinstance(base[key], int) else ()
+        return [(f"{title} {value}", {key: value}) for value in values]
+
+    return change
 
 
 # Name of a switch -> (what it changes, its variants).
 SWITCHES: dict[str, tuple[str, _MakeVariants]] = {
-    "prompts": ("no prompts at all", _turn_off("prompts", "no prompts")),
+    "prompts": (
+        "no prompts at all, or prompts whether they pay or not",
+        lambda base: [("no prompts", {"prompts": False}), ("prompts always", {"prompts": True})],
+    ),
+    "scale_shift": ("prompts are prefixes alone", _turn_off("token_scale_shift", "no scales and shifts of tokens")),
     "aggregation": ("no intra-modal aggregation", _turn_off("aggregation", "no intra-modal aggregation")),
     "self_regularisation": (
         "no self-regularisation",
         lambda base: [("no self-regularisation", {"self_regularisation": 0.0})],
     ),
+    "assimilation": (
+        "neither intra-modal aggregation nor self-regularisation",
+        lambda base: [("no intra-modal assimilation", {"aggregation": False, "self_regularisation": 0.0})],
+    ),
+    "token_means": ("no mean tokens of old classes", _turn_off("token_means", "no mean tokens")),
     "blending": ("no inter-modal blending", _turn_off("blending", "no inter-modal blending")),
     "relevance": (
         "the other relevance function, mlp or analytic",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 
+from mmcl_fast.cli import compare as compare_command
 from mmcl_fast.compare import variants
 from mmcl_fast.config import load_config
 from mmcl_fast.errors import ConfigError
@@ -29,6 +31,36 @@ def test_methods_and_switches_with_options() -> None:
     assert both.folder == "comm-rank-8-drift-false"
     chosen, left_out = variants.parse_switches("prompt_blocks,rank=8", base)
     assert [row.title for row in chosen] == ["COMM (ours)", "rank = 8"] and "own two blocks" in left_out[0]
+
+
+def test_every_switch_changes_what_it_names() -> None:
+    base = load_config("demo", ["encoder.name=openai/clip-vit-base-patch32", "method.options.rank=32"])
+    rows, left_out = variants.parse_switches(None, base)
+    assert left_out == []
+    assert {row.title: row.options | row.encoder for row in rows} == {
+        "COMM (ours)": {},
+        "no prompts": {"prompts": False},
+        "prompts always": {"prompts": True},
+        "no scales and shifts of tokens": {"token_scale_shift": False},
+        "no intra-modal aggregation": {"aggregation": False},
+        "no self-regularisation": {"self_regularisation": 0.0},
+        "no intra-modal assimilation": {"aggregation": False, "self_regularisation": 0.0},
+        "no mean tokens": {"token_means": False},
+        "no inter-modal blending": {"blending": False},
+        "relevance mlp": {"relevance": "mlp"},
+        "re-alignment in closed form alone": {"realignment": "closed"},
+        "no re-alignment": {"realignment": "off"},
+        "no drift correction": {"drift": False},
+        "no weights w": {"weighted": False},
+        "prompt_blocks 1": {"prompt_blocks": 1},
+        "prompt_blocks all": {"prompt_blocks": "all"},
+        "prompt length 4": {"prompt_length": 4},
+        "prompt length 16": {"prompt_length": 16},
+        "rank 16": {"rank": 16},
+        "rank 64": {"rank": 64},
+    }
+    help = " ".join(inspect.getsource(compare_command.ablate).split()).replace('" "', "")
+    assert f"{', '.join(variants.SWITCHES)}. Changes of options" in help
 
 
 def test_a_row_with_one_task_per_modality() -> None:
@@ -88,7 +120,7 @@ def test_the_title_and_the_features_of_a_row(monkeypatch: pytest.MonkeyPatch) ->
         (variants.parse_methods, "comm:prompt_blocks=1", "own two blocks"),
         (variants.parse_methods, "comm,", "an empty name"),
         (variants.parse_switches, "promts", "--switches promts: no such switch; did you mean 'prompts'"),
-        (variants.parse_switches, "rank=32", "the same as comm"),
+        (variants.parse_switches, "drift=true", "the same as comm"),
         (variants.parse_switches, "realignment=of", 'expected "off", "closed" or "trained", got "of"'),
     ],
 )
