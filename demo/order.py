@@ -35,10 +35,13 @@ def label_words(label: str) -> str:
     return label.replace("_", " ")
 
 
-def order_classes(modality: str, pairs: Iterable[tuple[str, str]]) -> dict[str, Class]:
-    """Return (class text, the two things in order) by class name: each pair in both orders."""
+def order_classes(modality: str, pairs: Iterable[tuple[str, str]], *, side_by_side: bool = False) -> dict[str, Class]:
+    """Return (class text, the two things in order) by class name: each pair in both orders.
+
+    ``side_by_side``: the text says that the first thing is on the left, whatever the modality.
+    """
     out: dict[str, Class] = {}
-    then = "to the left of" if modality in ("image", "depth") else "and then"
+    then = "to the left of" if side_by_side or modality in ("image", "depth") else "and then"
     for a, b in pairs:
         for first, second in ((a, b), (b, a)):
             name = f"{first}_before_{second}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmcl_fast.media import register
 
-DOMAINS = {"photograph": "image", "frame": "video", "depth_map": "depth", "spectrogram": "audio"}  # -> in the demo
+NAMES = ("photograph", "frame", "depth_map", "spectrogram")
 
 
 def read_picture(file: BinaryIO) -> np.ndarray:
@@ -22,5 +22,5 @@ def read_picture(file: BinaryIO) -> np.ndarray:
         return np.asarray(picture.convert("L"), np.float32) / 255
 
 
-for _name in DOMAINS:
+for _name in NAMES:
     register(_name, read_picture)

@@ -77,7 +77,7 @@ def build_long(media: Media, out: Path, seed: int) -> int:
 
 def build_scarce(media: Media, out: Path, seed: int) -> int:
     """Write the stream ``scarce`` and return its number of samples."""
-    classes = {m: order_classes(m, neighbours(media.labels(m))) for m in PICTURES}
+    classes = {m: order_classes(m, neighbours(media.labels(m)), side_by_side=m == "video") for m in PICTURES}
     return write_stream(media, out, classes, Recipe(SIZES["scarce"], compose_side_by_side), seed=f"{seed}/scarce")
 
 
@@ -85,7 +85,7 @@ def build_masked(media: Media, out: Path, seed: int) -> int:
     """Write the stream ``masked`` and return its number of samples."""
     pictures = Pictures(media)
     labels = {m: pictures.labels(m) for m in DOMAINS}
-    classes = {m: order_classes("image", neighbours(names)) for m, names in labels.items()}
+    classes = {m: order_classes(DOMAINS[m], neighbours(names), side_by_side=True) for m, names in labels.items()}
     recipe = Recipe(SIZES["masked"], compose_veiled, dict.fromkeys(DOMAINS, "jpg"), veils=labels)
     return write_stream(pictures, out, classes, recipe, seed=f"{seed}/masked")
 

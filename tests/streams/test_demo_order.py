@@ -71,6 +71,8 @@ def test_the_object_is_where_the_class_says(order):
         assert name == "pear_" + text.removeprefix("a photo of pear at the ").replace(" ", "_")
     first = list(order.order_classes("audio", [("a", "b"), ("c", "d")]).items())[1]
     assert first == ("b_before_a", ("the sound of b and then a", ["b", "a"]))
+    beside = order.order_classes("video", [("a", "b")], side_by_side=True)
+    assert [text for text, _ in beside.values()] == ["a video of a to the left of b", "a video of b to the left of a"]
     wave = concatenate_in_time([np.ones(9000, np.float32), np.zeros(9000, np.float32)], 10000, None, moving=False)
     assert wave[:4000].all() and not wave[5000:].any() and len(wave) == 10000
 

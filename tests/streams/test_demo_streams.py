@@ -46,7 +46,7 @@ def media(streams):
 def picture_modalities(streams):
     module = importlib.reload(importlib.import_module("picture_modalities"))
     yield module
-    for name in module.DOMAINS:
+    for name in module.NAMES:
         REGISTRY.unregister(name)
 
 
@@ -115,8 +115,9 @@ def test_in_scarce_both_things_of_a_video_are_seen_at_once(streams, tmp_path):
 
 
 def test_masked_pictures_have_one_histogram_and_a_veil_that_is_weaker(streams, media, picture_modalities, tmp_path):
-    from pictures import LARGEST_VEIL, Pictures, compose_veiled
+    from pictures import DOMAINS, LARGEST_VEIL, Pictures, compose_veiled
 
+    assert tuple(DOMAINS) == picture_modalities.NAMES
     pictures = Pictures(media)
     own, veil = (
         [pictures.part(modality, "test", label, 0) for label in pictures.labels(modality)[:2]]
