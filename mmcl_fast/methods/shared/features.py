@@ -31,11 +31,11 @@ from mmcl_fast.methods.shared.options import (
     LearningRate,
     MethodOptions,
     PromptLength,
-    PromptRate,
+    ScaleShiftRank,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from mmcl_fast.methods.shared.prompts import batches, prefix_units, subset, train_groups
+from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank
 from mmcl_fast.option_fields import Tunable, TunableChoices
 
 FeatureSource = Literal["q", "z", "zq"]
@@ -52,6 +52,7 @@ Adaptation = Annotated[
     ),
 ]
 RECOGNISER_PENALTY = 0.01  # COMM's default for its relevance function
+UNIT_SAMPLES = 32  # samples on which the units of a prefix are measured
 
 
 class FeatureOptions(MethodOptions):
@@ -60,9 +61,15 @@ class FeatureOptions(MethodOptions):
     features: Features = "zq"
     adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
     prompt_length: PromptLength = 8
+    scale_shift_rank: ScaleShiftRank = 0
     epochs: Epochs = 20
     batch_size: BatchSize = 32
-    lr: PromptRate = 0.01
+    lr: LearningRate = Field(
+        0.01, description="Largest learning rate of the vision tower's prefixes, in units of its keys and values"
+    )
+    text_lr: LearningRate = Field(
+        0.4, description="Largest learning rate of the text tower's prefixes, in units of its keys and values"
+    )
     scale_shift_lr: Annotated[LearningRate, Tunable(0.002, 0.2, needs=("adaptation", ("scale_shift",)))] = Field(
         0.02, description="Largest learning rate of the scales and shifts of tokens"
     )
@@ -121,8 +128,16 @@ class FeatureReader:
     def _train_prompt(self, data: TaskData) -> None:
         o, generator, target = self.options, self.method.generator(data.index, 3), data.targets
         self.bank.reserve(data.tokens, data.modality)
-        head = self.bank.head
-        prefix, scale_shift = parts = head.split(self.bank.fresh(data.modality, generator), data.modality)
+        head, text = self.bank.head, self.encoder.tower(data.modality) == "text"
+        prompt = PromptInTraining(
+            head,
+            self.bank.fresh(data.modality, generator),
+            data.modality,
+            width=data.tokens.tokens.shape[2],
+            rank=o.scale_shift_rank,
+            generator=generator,
+            units=prefix_units(self.encoder, data.tokens[:UNIT_SAMPLES], data.modality),
+        )
         classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
         classifier.grow(len(data.classes))
         columns = list(range(len(data.classes)))
@@ -130,17 +145,17 @@ class FeatureReader:
 
         def loss(step: int) -> Tensor:
             rows, share = distributed.shard_batch(plan[step].to(target.device))
-            z = head.head(subset(data.tokens, rows), torch.cat(parts), data.modality)
+            z = head.head(subset(data.tokens, rows), prompt(), data.modality)
             return share * classifier.loss(z, target[rows], columns)
 
         groups = [
-            ([prefix], o.lr),
-            ([scale_shift] if len(scale_shift) else [], o.scale_shift_lr),
+            ([prompt.prefix], o.text_lr if text else o.lr),
+            (prompt.pairs, o.scale_shift_lr),
             (classifier.parameters, o.classifier_lr),
         ]
         with self.method.phase("prompts", len(plan)) as shown:
             train_groups(groups, len(plan), loss, None, shown.advance, generator, self.method.checkpoints)
-        self.bank.prompts[data.modality] = torch.cat(parts)
+        self.bank.prompts[data.modality] = prompt().detach()
 
     def __call__(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
         """Return features ``[n, width]`` of n samples, without gradient.

@@ -80,6 +80,13 @@ def test_each_modality_learns_one_prompt_on_its_first_task(adaptation: Any) -> N
     assert all(torch.equal(method.reader.bank.prompts[name], prompts[name]) for name in prompts)
 
 
+def test_scales_and_shifts_change_along_few_directions_where_a_rank_is_given() -> None:
+    method = Reading(adaptation="scale_shift", scale_shift_rank=2, **TRAINED)
+    method.reader.learn(task("image"))
+    _, pairs = method.reader.bank.head.unpack(method.reader.bank.prompts["image"], "image", 16)
+    assert pairs.shape == (4, 32) and torch.linalg.matrix_rank(pairs, rtol=1e-5) == 2
+
+
 def test_adaptation_separates_the_classes_of_its_task() -> None:
     """The least-squares error of the classes on z falls, on new samples too."""
 
