@@ -60,7 +60,7 @@ class Comm(Method):
         super().__init__(encoder, options, seed=seed, progress=progress)
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
-        self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
+        self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift, regrid=True)
         self.token_means = TokenMeans()
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
@@ -285,6 +285,7 @@ class Comm(Method):
         if self.realigner.down is not None and self.realigner.up is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
         values = {"relevance": relevance_values, "memory": memory_values, "token_means": classes_of_means}
+        values["token_widths"] = dict(self.bank.widths)
         return tensors, values | {"prompts_pay": {m: list(tests) for m, tests in self.prompts_pay.items()}}
 
     def migrate_state(
@@ -306,5 +307,5 @@ class Comm(Method):
         self.prompts_pay = {m: list(tests) for m, tests in values.get("prompts_pay", {}).items()}
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)
-        self.bank.load({m: prompts[m] for m in order if m in prompts})
+        self.bank.load({m: prompts[m] for m in order if m in prompts}, values.get("token_widths"))
         self.realigner.down, self.realigner.up = tensors.get("realign/down"), tensors.get("realign/up")

@@ -77,7 +77,7 @@ class CommOptions(MethodOptions):
         True, description="Shrink a prompt's update towards its start; false: the new prompt stays as it was trained"
     )
     prompt_prior: Annotated[float, Symbol(r"\kappa")] = Field(
-        4.0, ge=0, description="Samples of a class that the starting prompt counts for in that shrinkage"
+        2.0, ge=0, description="Samples of a class that the starting prompt counts for in that shrinkage"
     )
     token_means: bool = Field(
         True,

@@ -34,7 +34,7 @@ MEANS_PER_STEP = 16  # mean tokens of old classes in a step
 TEST_SHARE = 0.25  # share of the samples that is held out to test whether prompts pay
 TEST_STEPS = 40  # training steps of that test
 LEAST_HELD_OUT = 16  # with fewer held-out samples the test says nothing
-LEAST_GAIN = 0.05  # by which a prompt has to lower the held-out error
+LEAST_GAIN = 0.05  # by which a prompt has to lower an error to count as helpful
 
 
 class PromptLearner:
@@ -95,7 +95,7 @@ class PromptLearner:
         prompts = [self.bank.prompt_for(m, self.modality) for m in others]
         targets, count = self.data.targets, len(self.data.classes)
         errors = [leave_one_out_error(self._features(p), targets, count) for p in (None, *prompts)]
-        if min(errors[1:]) >= errors[0]:
+        if min(errors[1:]) > errors[0] - LEAST_GAIN:
             return None
         return mix(prompts, torch.softmax(-torch.tensor(errors[1:]) / BORROWING_TEMPERATURE, 0).to(self.query.device))
 

@@ -12,6 +12,9 @@ place learnable (docs/evidence.md). Such prompts are one vector, so they are ble
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -127,6 +130,37 @@ class TokenScaleShiftHead:
         kept = prompt if same_modality else prompt[:prefix]
         return F.pad(kept, (0, size - len(kept)))
 
+    def regrid(self, prompt: Tensor, source: str, modality: str, size: int, width: int) -> Tensor:
+        """Return a prompt of another modality in the size that samples of ``modality`` take.
+
+        The table of cells is interpolated from one square grid to the other, and that of frames from one number to the
+        other. So a place keeps its meaning, such as left or right. Frames that the source lacks get 0.
+
+        Args:
+            prompt: ``[P]``, learned for ``source``.
+            source: its modality.
+            modality: of the samples.
+            size: numbers of the modality's prompts.
+            width: numbers of a token.
+        """
+        prefix = self.prefix(modality).numel()
+        tables = [self._cells_and_frames(x, m, width) for x, m in ((prompt, source), (prompt.new_zeros(size), modality))]
+        (cells, times), (new_cells, new_times) = tables
+        side, new_side = math.isqrt(len(cells)), math.isqrt(len(new_cells))
+        if side * side != len(cells) or new_side * new_side != len(new_cells) or not side or not new_side:
+            return self.resize(prompt, modality, size)
+        grid = cells.T.reshape(1, -1, side, side)
+        cells = F.interpolate(grid, (new_side, new_side), mode="bilinear", antialias=True).flatten(2)[0].T
+        if len(times) and len(new_times):
+            new_times = F.interpolate(times.T.unsqueeze(0), len(new_times), mode="linear")[0].T
+        return torch.cat([prompt[:prefix], cells.flatten(), new_times.flatten()])
+
+    def _cells_and_frames(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
+        """The pairs of a prompt ``[P]`` for cells, ``[R - F, 2 width]``, and for F frames of a clip; F = 0 without."""
+        pairs, frames = self.unpack(prompt, modality, width)[1], self.frames(modality)
+        count = len(pairs) - (frames if frames > 1 else 0)
+        return pairs[:count], pairs[count:]
+
     def head(self, tokens: Tokens, prompt: Tensor | None, modality: str) -> Tensor:
         """Return z ``[B, D]``. The prompt is ``[P]``, ``[B, P]`` with one for each sample, or None for no prompt."""
         if prompt is None:
@@ -214,16 +248,22 @@ class PromptInTraining:
 class TokenScaleShiftBank(PromptBank):
     """Prompts ``[P]`` of both parts, one for each modality.
 
-    Tokens of another grid have other positions: in a blend, a prompt of another size takes part with its prefix alone.
+    Tokens of another grid have other positions. In a blend, a prompt of another size takes part with its prefix alone,
+    or with ``regrid`` also with its table brought to that grid, see ``TokenScaleShiftHead.regrid``.
 
     Attributes:
         sizes: modality -> P of its prompts.
+        widths: modality -> numbers of its tokens; stays empty without ``regrid``.
     """
 
-    def __init__(self, encoder: Encoder, length: int, scale_shift: bool, text_scale_shift: bool = True):
+    def __init__(
+        self, encoder: Encoder, length: int, scale_shift: bool, text_scale_shift: bool = True, regrid: bool = False
+    ):
         super().__init__(encoder, length)
+        self.regrid = regrid
         self.head = TokenScaleShiftHead(encoder, length, scale_shift, text_scale_shift)
         self.sizes: dict[str, int] = {}
+        self.widths: dict[str, int] = {}
 
     def reserve(self, tokens: Tokens, modality: str) -> None:
         """Make the present and the next prompts of a modality large enough for such tokens, with zeros at the end.
@@ -232,6 +272,8 @@ class TokenScaleShiftBank(PromptBank):
         """
         size = max(self.head.prompt_size(tokens, modality), self.sizes.get(modality, 0))
         self.sizes[modality] = size
+        if self.regrid:
+            self.widths[modality] = tokens.tokens.shape[2]
         if (known := self.prompts.get(modality)) is not None and len(known) < size:
             self.prompts[modality] = F.pad(known, (0, size - len(known)))
 
@@ -241,13 +283,19 @@ class TokenScaleShiftBank(PromptBank):
         return F.pad(prefix, (0, self.sizes[modality] - len(prefix)))
 
     def prompt_for(self, name: str, modality: str) -> Tensor:
-        """Return P_name in the size that samples of ``modality`` take, see ``TokenScaleShiftHead.resize``."""
-        return self.head.resize(self.prompts[name], modality, self.sizes.get(modality))
+        """Return P_name in the size that samples of ``modality`` take."""
+        prompt, size, width = self.prompts[name], self.sizes.get(modality), self.widths.get(modality)
+        if size is None or len(prompt) == size or width is None or self.widths.get(name) != width:
+            return self.head.resize(prompt, modality, size)
+        if self.encoder.tower(modality) == "text" or len(prompt) == self.head.prefix(name).numel():
+            return self.head.resize(prompt, modality, size)
+        return self.head.regrid(prompt, name, modality, size, width)
 
-    def load(self, prompts: dict[str, Tensor]) -> None:
-        """Take over a checkpoint's prompts.
+    def load(self, prompts: dict[str, Tensor], widths: Mapping[str, int] | None = None) -> None:
+        """Take over a checkpoint's prompts, and the widths of tokens that it knows.
 
         A prompt without scales and shifts stays so until ``reserve`` enlarges it, when its modality is learned again.
         """
         self.prompts = {m: self.head.check_shape(p, m) for m, p in prompts.items()}
         self.sizes = {m: len(p) for m, p in self.prompts.items()}
+        self.widths = dict(widths or {})
