@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from mmcl_fast.methods import METHODS
+from mmcl_fast.methods.baselines.ridge import RidgeOptions
 from mmcl_fast.methods.comm.options import CommOptions
+from mmcl_fast.option_fields import search_space
 from tests.cli.calls import call, error_of
 
 
@@ -18,7 +20,10 @@ def test_the_options_of_a_method_are_listed() -> None:
     assert all(name in said for name in METHODS)
     listed = json.loads(call("options", "--json").stdout)
     assert [entry["key"] for entry in listed] == [f"method.options.{name}" for name in CommOptions.model_fields]
-    assert listed[0]["default"] is True and listed[0]["expected"] == "true or false"
+    of_comm = {entry["key"].rpartition(".")[2]: entry for entry in listed}
+    assert of_comm["blending"]["default"] is True and of_comm["blending"]["expected"] == "true or false"
+    assert of_comm["lr"]["search"] == search_space(CommOptions)["lr"].words and of_comm["blending"]["search"] == ""
+    assert "tune searches" in said and search_space(RidgeOptions)["penalty"].words in said
     assert "zero_shot has no options" in call("options", "zero_shot").stdout
     assert "did you mean 'ridge'" in error_of(call("options", "rigde", code=2))
 
