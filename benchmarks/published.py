@@ -41,8 +41,8 @@ PAIRS = {
     "SLCA: alignment, against none": ("slca", "slca:align_epochs=0"),
     "SLCA: prompts learned slowly, against fast": ("slca:align_epochs=0", "slca:lr=0.03:align_epochs=0"),
     "SLCA against neither": ("slca", "slca:lr=0.03:align_epochs=0"),
-    "RanPAC: random features, against ridge on the same": ("ranpac:source=zq", "ridge:source=zq"),
-    "RanPAC: first phase, against none": ("ranpac", "ranpac:source=zq"),
+    "RanPAC: random features, against ridge on the same": ("ranpac:adaptation=none", "ridge"),
+    "RanPAC: first phase, against none": ("ranpac", "ranpac:adaptation=none"),
 }
 ROWS = tuple(dict.fromkeys([name for pair in PAIRS.values() for name in pair] + [*ALONE]))
 
