@@ -79,7 +79,8 @@ def sample_intervals(
 ) -> list[SampleInterval]:
     """Return the interval of each row's mean over seeds, tasks and test samples.
 
-    With one seed the interval is over test samples alone.
+    With one seed the interval is over test samples alone. Where all values are equal, its width is 0: no bootstrap can
+    say how rare other values are.
 
     Args:
         seeds: the test samples of each of S seeds.

@@ -91,18 +91,14 @@ def _comparison_section(runs: Sequence[Run]) -> ReportSection:
     means = Plot(figures.mean_accuracy_lines(runs), mean, means_table(runs))
     different = _different_keys(runs)
     parts: list[Part] = [
+        Panel("Metrics in %, bytes and seconds", f"{formulas}. {COST_COLUMNS}", [metrics]),
         ReportRow(
             [
-                Panel("Metrics in %, bytes and seconds", f"{formulas}. {COST_COLUMNS}", [metrics]),
                 Panel("last", "Mean accuracy over all tasks at the end.", [last]),
-            ]
-        ),
-        ReportRow(
-            [
                 Panel(mean, "After each task learned.", [means]),
-                Panel("Where the configurations differ", f"{len(different.rows)} keys.", [different]),
             ]
         ),
+        Panel("Where the configurations differ", f"{len(different.rows)} keys.", [different]),
     ]
     return ReportSection("All runs", parts)
 

@@ -142,7 +142,8 @@ def explain_columns(results: dict[str, Any]) -> list[str]:
         "source are one group. Where runs kept no predictions, the interval is over seeds alone.",
         f"±, of all other metrics: half the width of Student's {share} interval over seeds alone: t sd / sqrt(n), "
         "where sd divides by n - 1. A seed fixes the order of the tasks and every draw.",
-        "No interval says anything about other data.",
+        "No interval says anything about other data. Where all answers of all seeds are right, or all are wrong, its "
+        "width is 0, which is too narrow.",
         "p: two-sided, of the same bootstrap for last, else of the paired t-test over seeds. Holm's p is corrected for "
         f"all tests of the table (Holm 1979). clear: Holm's p is below {1 - results['confidence']:.2g}.",
         COST_COLUMNS,
