@@ -5,10 +5,9 @@ of class c, with mean mu_c, count n_c and covariance Sigma_c, is
 
     s_c(u) = (u - centre_m)' S^-1 (mu_c - centre_m) - 1/2 (|mu_c - centre_m|^2_{S^-1} - tr(S^-1 Sigma_c) / n_c)
 
-with S of ``Moments.inverse``, g being the noise's share in the spread of the means. The square of an estimated mean is
-too large by the last term, so it is taken away. Discriminants are scaled so that a class's own mean has on average 1
-more than the mean of its modality, and 1 / K_m is added. So they resemble scores of regression on one-hots. A class of
-another modality has the score ``OTHERS``.
+with S of ``Moments.inverse``. The square of an estimated mean is too large by the last term, so it is taken away.
+Discriminants are scaled so that a class's own mean has on average 1 more than the mean of its modality, and 1 / K_m is
+added. So they resemble scores of regression on one-hots. A class of another modality has the score ``OTHERS``.
 
 Scores become embeddings by the dual basis Y of the class texts: Y T' = I, so e = s Y has the cosines s / |s Y|.
 """
@@ -98,14 +97,12 @@ def discriminants(
         texts: T ``[C, D]`` float64.
         dual: as in :func:`closed_form`.
     """
-    between = moments.noise_share()
-    inverse, share = moments.inverse(penalty, between), 1 - moments.classes / moments.count
+    inverse, share = moments.inverse(penalty), 1 - moments.classes / moments.count
     weights = [inverse(deviation) for deviation in moments.deviations]  # [K_m, p]
     squares = [(w * deviation).sum(1) for w, deviation in zip(weights, moments.deviations)]
     # tr(S^-1 W), from tr(S^-1 S) = p
-    of_between = sum(float(n @ square) for n, square in zip(moments.counts, squares)) / moments.count
     lift = penalty * moments.scale
-    trace = (len(moments.live) - between * of_between - lift * inverse.trace()) / share if share else 0.0
+    trace = (len(moments.live) - lift * inverse.trace()) / share if share else 0.0
     margin = torch.cat(squares).mean().clamp(min=1e-30)
     is_z = (moments.live < texts.shape[1]).nonzero().flatten()
     maps = []

@@ -43,10 +43,8 @@ def direct(u, labels, penalty):
     within = (u - means[labels]).T @ (u - means[labels])
     centre = u.mean(0)
     deviation = means - centre
-    between = (deviation * count[:, None]).T @ deviation / n
     unbiased = within / (n - k)
-    noise = min(1.0, float(unbiased.trace() * k / n / between.trace()))
-    system = within / n + noise * between + penalty * unbiased.trace() / WIDE * torch.eye(WIDE).double()
+    system = within / n + penalty * unbiased.trace() / WIDE * torch.eye(WIDE).double()
     weight = torch.linalg.solve(system, deviation.T)
     sizes = torch.stack([(u[labels == c] - means[c]).square().sum() for c in range(k)]) / (count - 1)
     sizes = (sizes / (unbiased.trace() * (n - k) / (n - 1)) * (count - 1) + 1) / count * (n - k + k) / (n - k)
