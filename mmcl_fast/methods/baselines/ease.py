@@ -18,8 +18,9 @@ Inference costs one head pass for each task of the sample's tower, and so does e
 
 Departures from the paper and its public code:
 
-- The subspace of a task is a prompt of every prompted block, as for all methods here; the paper's is an adapter. The
-  paper does not have ``token_scale_shift``. It gives each prompt COMM's scales and shifts of tokens too.
+- The subspace of a task is a prompt of every prompted block, as for all methods here; the paper's is an adapter.
+- The paper does not have ``token_scale_shift``. It gives each prompt COMM's scales and shifts of tokens too. Training
+  then also drops channels and takes a least number of steps, as in COMM (``methods/shared/prompt_training.py``).
 - phi is the unit vector z / |z|, or u = [z / |z| ; q / |q|] at unit length with ``features = "zq"``. The paper has the
   mean of z without normalisation. The classifier that is thrown away reads the same features. It is linear; the paper's
   is a cosine classifier.
@@ -44,19 +45,23 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier, classifier_input
+from mmcl_fast.methods.shared.classifier import (
+    ClassifierFeatures,
+    GrowingClassifier,
+    classifier_input,
+    require_one_process,
+)
 from mmcl_fast.methods.shared.embedding import unit_query
-from mmcl_fast.methods.shared.options import ClassifierRate, LearningRate, Weight
-from mmcl_fast.methods.shared.prompt_pool import train_prompts_and_classifier
-from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank
-from mmcl_fast.methods.shared.tower_prompts import TowerPromptOptions
-from mmcl_fast.option_fields import Symbol, Tunable
+from mmcl_fast.methods.shared.options import ClassifierRate, Weight
+from mmcl_fast.methods.shared.prompt_training import PromptOptions, TextRate, train_with_classifier
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
 
 
-class EaseOptions(TowerPromptOptions):
-    lr: Annotated[LearningRate, Tunable(1e-3, 3.0)] = Field(0.1, description="Largest learning rate of the prefixes")
+class EaseOptions(PromptOptions):
+    text_lr: Annotated[TextRate, TunableChoices("auto", 0.015, 0.05, 0.15, 0.5, 1.5)] = "auto"
     features: ClassifierFeatures = "z"
-    classifier_lr: Annotated[ClassifierRate, Tunable(1e-4, 0.1)] = 0.003
+    classifier_lr: ClassifierRate = 0.003
     alpha: Annotated[Weight, Symbol(r"\alpha"), Tunable(0.001, 1.0)] = Field(
         0.1, description="Weight of a class's score in the subspaces of other tasks"
     )
@@ -161,7 +166,10 @@ class Ease(Method):
         return TokenScaleShiftBank(self.encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        prompt = self._train_prompt(data)  # first: a task that fails leaves the towers as they were
+        require_one_process(self)
+        # Before the towers change: a task that fails leaves them as they were.
+        classifier = GrowingClassifier.of(self.encoder, self.options.features)
+        prompt = train_with_classifier(self, data, self._new_bank(), classifier, self.generator(data.index, 3))
         tower = self.towers.setdefault(self.encoder.tower(data.modality), _Ensemble())
         tower.prompts.append(prompt)
         with self.phase("statistics"):
@@ -172,32 +180,6 @@ class Ease(Method):
                 if len(samples):
                     tower.prototypes[c] = tower.prototypes.get(c, none).add(samples.mean(0), len(samples))
             tower.synthesise()
-
-    def _train_prompt(self, data: TaskData) -> Tensor:
-        o, generator, bank = self.options, self.generator(data.index, 3), self._new_bank()
-        bank.reserve(data.tokens, data.modality)
-        prompt = PromptInTraining(
-            bank.head,
-            bank.fresh(data.modality, generator),
-            data.modality,
-            width=data.tokens.tokens.shape[2],
-            rank=o.scale_shift_rank,
-            generator=generator,
-        )
-        classifier = GrowingClassifier.of(self.encoder, o.features)
-        classifier.grow(len(data.classes))
-        train_prompts_and_classifier(
-            self,
-            data,
-            classifier,
-            list(range(len(data.classes))),
-            [prompt.prefix],
-            lambda query: (prompt(), 0.0),
-            generator,
-            bank.head,
-            more_groups=[(prompt.pairs, o.scale_shift_lr)],
-        )
-        return prompt()
 
     def _features(self, tokens: Tokens, modality: str, prompts: list[Tensor]) -> list[Tensor]:
         """phi ``[n, d]`` under each of the prompts of the samples' tower, unit rows."""

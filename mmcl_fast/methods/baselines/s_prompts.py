@@ -17,7 +17,8 @@ Departures from the paper and its public code:
 - The paper prepends prompts of length 10 to the input. Here they are prefix keys and values of every prompted block, of
   the length that all methods have. K = 5 is the paper's.
 - The paper does not have ``token_scale_shift``. It gives each domain COMM's scales and shifts of tokens too, for a
-  comparison in which both methods have prompts of one kind (``methods/shared/token_scale_shift.py``).
+  comparison in which both methods have prompts of one kind. Training then also drops channels and takes a least number
+  of steps, as in COMM (``methods/shared/prompt_training.py``). Set ``text_lr`` for a rate of texts of its own.
 - In the paper a domain's classifier reads z alone. Here it can read q too (``features``).
 
 Options: :class:`SPromptsOptions`.
@@ -35,42 +36,22 @@ from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier
+from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier, require_one_process
 from mmcl_fast.methods.shared.embedding import unit_query
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    ClassifierRate,
-    Epochs,
-    LearningRate,
-    MethodOptions,
-    PromptLength,
-    ScaleShiftRank,
-    ScaleShiftRate,
-    TextScaleShift,
-    TokenScaleShift,
-)
+from mmcl_fast.methods.shared.options import ClassifierRate
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompt_pool import train_prompts_and_classifier
-from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank, TokenScaleShiftHead
+from mmcl_fast.methods.shared.prompt_training import PromptOptions, TextRate, train_with_classifier
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
 from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
 
 ROUNDS = 100  # most rounds of K-means; it mostly ends earlier
 
 
-class SPromptsOptions(MethodOptions):
-    prompt_length: PromptLength = 8
-    token_scale_shift: TokenScaleShift = False
-    text_scale_shift: TextScaleShift = False
-    scale_shift_rank: ScaleShiftRank = 0
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: Annotated[LearningRate, Tunable(1e-3, 3.0)] = Field(0.1, description="Largest learning rate of the prefixes")
-    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(3e-4, 0.3, needs=("token_scale_shift", (True,)))] = 0.01
+class SPromptsOptions(PromptOptions):
+    text_lr: Annotated[TextRate, TunableChoices("auto", 0.015, 0.05, 0.15, 0.5, 1.5)] = "auto"
     features: ClassifierFeatures = "z"
     classifier_lr: Annotated[ClassifierRate, Tunable(1e-4, 0.1)] = 0.003
-    centroids: Annotated[int, Symbol("K"), TunableChoices(1, 2, 5, 10, 20)] = Field(
-        5, ge=1, description="K-means centroids of each task's queries"
-    )
+    centroids: Annotated[int, Symbol("K")] = Field(5, ge=1, description="K-means centroids of each task's queries")
 
 
 def distances(x: Tensor, centroids: Tensor) -> Tensor:
@@ -135,34 +116,14 @@ class SPrompts(Method):
         self.domains: list[_Domain] = []
 
     def learn(self, data: TaskData, classes: Classes) -> None:
+        require_one_process(self)
         o, generator = self.options, self.generator(data.index, 3)
-        bank = TokenScaleShiftBank(self.encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
-        bank.reserve(data.tokens, data.modality)
-        prompt = PromptInTraining(
-            self.head,
-            bank.fresh(data.modality, generator),
-            data.modality,
-            width=data.tokens.tokens.shape[2],
-            rank=o.scale_shift_rank,
-            generator=generator,
-        )
-        classifier = GrowingClassifier.of(self.encoder, o.features)
-        classifier.grow(len(data.classes))
         with self.phase("statistics"):
             centroids = k_means(unit_query(data.tokens), o.centroids, generator)
-        columns = list(range(len(data.classes)))
-        train_prompts_and_classifier(
-            self,
-            data,
-            classifier,
-            columns,
-            [prompt.prefix],
-            lambda query: (prompt(), 0.0),
-            generator,
-            self.head,
-            more_groups=[(prompt.pairs, o.scale_shift_lr)],
-        )
-        self.domains.append(_Domain(data.modality, list(data.classes), prompt(), classifier, centroids))
+        bank = TokenScaleShiftBank(self.encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
+        classifier = GrowingClassifier.of(self.encoder, o.features)
+        prompt = train_with_classifier(self, data, bank, classifier, generator)
+        self.domains.append(_Domain(data.modality, list(data.classes), prompt, classifier, centroids))
 
     def _candidates(self, modality: str, given: bool) -> list[int]:
         """Numbers of the domains that compete for a sample."""

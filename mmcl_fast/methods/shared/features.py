@@ -6,6 +6,7 @@ is trained together with a linear classifier on z, and the classifier is thrown 
 
     loss = CE(sqrt(D) z / |z| W + b, y) over the task's classes
 
+It has COMM's prompt and COMM's way to train one (``prompt_training.py``), with COMM's defaults.
 Later tasks of the modality leave its prompt as it is, so features of old samples never change.
 """
 
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mmcl_fast import distributed
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Method, TaskData
 from mmcl_fast.methods.comm.relevance import Relevance
@@ -28,14 +28,22 @@ from mmcl_fast.methods.shared.options import (
     BatchSize,
     ClassifierRate,
     Epochs,
-    LearningRate,
     MethodOptions,
     PromptLength,
     ScaleShiftRank,
+    ScaleShiftRate,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import batches, prefix_units, subset, train_groups
-from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank
+from mmcl_fast.methods.shared.prompt_training import (
+    COMM_CHANNEL_DROPOUT,
+    COMM_LEAST_STEPS,
+    ChannelDropout,
+    LeastSteps,
+    PrefixRate,
+    TextRate,
+    train_with_classifier,
+)
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 from mmcl_fast.option_fields import Tunable, TunableChoices
 
 FeatureSource = Literal["q", "z", "zq"]
@@ -52,7 +60,6 @@ Adaptation = Annotated[
     ),
 ]
 RECOGNISER_PENALTY = 0.01  # COMM's default for its relevance function
-UNIT_SAMPLES = 32  # samples on which the units of a prefix are measured
 
 
 class FeatureOptions(MethodOptions):
@@ -61,18 +68,14 @@ class FeatureOptions(MethodOptions):
     features: Features = "zq"
     adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
     prompt_length: PromptLength = 8
-    scale_shift_rank: ScaleShiftRank = 0
+    scale_shift_rank: ScaleShiftRank = 4
+    channel_dropout: ChannelDropout = COMM_CHANNEL_DROPOUT
     epochs: Epochs = 20
+    least_steps: LeastSteps = COMM_LEAST_STEPS
     batch_size: BatchSize = 32
-    lr: LearningRate = Field(
-        0.01, description="Largest learning rate of the vision tower's prefixes, in units of its keys and values"
-    )
-    text_lr: LearningRate = Field(
-        0.4, description="Largest learning rate of the text tower's prefixes, in units of its keys and values"
-    )
-    scale_shift_lr: Annotated[LearningRate, Tunable(0.002, 0.2, needs=("adaptation", ("scale_shift",)))] = Field(
-        0.02, description="Largest learning rate of the scales and shifts of tokens"
-    )
+    lr: PrefixRate = 0.015
+    text_lr: TextRate = 0.4
+    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(0.005, 0.5, needs=("adaptation", ("scale_shift",)))] = 0.06
     classifier_lr: ClassifierRate = 0.003
 
 
@@ -123,39 +126,11 @@ class FeatureReader:
             generator = self.method.generator(data.index, 1)
             self.recogniser.learn(unit_query(data.tokens), data.modality, {}, generator)
         if data.modality not in self.bank.prompts:
-            self._train_prompt(data)
-
-    def _train_prompt(self, data: TaskData) -> None:
-        o, generator, target = self.options, self.method.generator(data.index, 3), data.targets
-        self.bank.reserve(data.tokens, data.modality)
-        head, text = self.bank.head, self.encoder.tower(data.modality) == "text"
-        prompt = PromptInTraining(
-            head,
-            self.bank.fresh(data.modality, generator),
-            data.modality,
-            width=data.tokens.tokens.shape[2],
-            rank=o.scale_shift_rank,
-            generator=generator,
-            units=prefix_units(self.encoder, data.tokens[:UNIT_SAMPLES], data.modality),
-        )
-        classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
-        classifier.grow(len(data.classes))
-        columns = list(range(len(data.classes)))
-        plan = batches(len(target), o.batch_size, o.epochs, generator)
-
-        def loss(step: int) -> Tensor:
-            rows, share = distributed.shard_batch(plan[step].to(target.device))
-            z = head.head(subset(data.tokens, rows), prompt(), data.modality)
-            return share * classifier.loss(z, target[rows], columns)
-
-        groups = [
-            ([prompt.prefix], o.text_lr if text else o.lr),
-            (prompt.pairs, o.scale_shift_lr),
-            (classifier.parameters, o.classifier_lr),
-        ]
-        with self.method.phase("prompts", len(plan)) as shown:
-            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.method.checkpoints)
-        self.bank.prompts[data.modality] = prompt().detach()
+            classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
+            generator = self.method.generator(data.index, 3)
+            self.bank.prompts[data.modality] = train_with_classifier(
+                self.method, data, self.bank, classifier, generator
+            )
 
     def __call__(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
         """Return features ``[n, width]`` of n samples, without gradient.
