@@ -1,0 +1,132 @@
+"""The training of prompts with COMM's aids: steps, dropped channels, units, rates of towers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods import Classes, TaskData, make_options, method_class
+from mmcl_fast.methods.base import Method
+from mmcl_fast.methods.comm.options import CommOptions
+from mmcl_fast.methods.shared import prompt_training
+from mmcl_fast.methods.shared.features import FeatureOptions
+from mmcl_fast.methods.shared.prompt_training import (
+    PromptOptions,
+    PromptTraining,
+    channel_dropout,
+    drop_random_channels,
+    step_batches,
+    step_count,
+)
+from mmcl_fast.methods.shared.prompts import batches, prefix_units
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
+from tests.toy import ToyEncoder
+
+KEYS = [("image", "0"), ("image", "1")]
+ON: dict[str, dict[str, Any]] = {  # options with which a method trains COMM's kind of prompt
+    **{name: {"adaptation": "scale_shift"} for name in ("ncm", "slda", "ridge")},
+    **{name: {"token_scale_shift": True} for name in ("s_prompts", "ease")},
+}
+
+
+def tokens_of(count: int = 12, positions: int = 4, modality_seed: int = 0) -> Tokens:
+    generator = torch.Generator().manual_seed(modality_seed)
+    return Tokens(torch.randn(count, positions, 16, generator=generator), torch.randn(count, 48, generator=generator))
+
+
+def learned(name: str, modality: str = "image", **options: Any) -> Method:
+    encoder = ToyEncoder()
+    method = method_class(name)(encoder, make_options(name, {"epochs": 1, "batch_size": 6, **options}))
+    data = TaskData(0, modality, tokens_of(), torch.arange(12) % 2, [0, 1])
+    method.learn(data, Classes(KEYS, ["0", "1"], encoder.text(["0", "1"])))
+    return method
+
+
+def test_a_task_takes_its_epochs_and_at_least_the_given_steps() -> None:
+    options = PromptOptions(epochs=3, batch_size=4, least_steps=10)
+    assert [step_count(n, options) for n in (3, 9, 13, 40)] == [10, 10, 12, 30]
+    assert step_count(9, PromptOptions(epochs=0, least_steps=10)) == 0
+    first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+    plan = step_batches(9, 4, 7, first)
+    assert [len(rows) for rows in plan] == [4, 4, 1, 4, 4, 1, 4]
+    expected = batches(9, 4, 3, second)
+    assert all(torch.equal(a, b) for a, b in zip(plan, expected)) and step_batches(9, 4, 0, first) == []
+
+
+def test_auto_follows_token_scale_shift_with_the_defaults_of_comm() -> None:
+    comm = CommOptions()
+    plain, ours = PromptOptions(), PromptOptions(token_scale_shift=True)
+    assert (channel_dropout(plain), step_count(1, plain)) == (0.0, plain.epochs)
+    assert channel_dropout(ours) == comm.channel_dropout == FeatureOptions().channel_dropout
+    assert step_count(1, ours) == comm.least_steps == FeatureOptions().least_steps
+    assert channel_dropout(PromptOptions(channel_dropout=0.5)) == 0.5
+    assert step_count(1, PromptOptions(token_scale_shift=True, least_steps=0)) == ours.epochs
+    for options in (PromptOptions(), FeatureOptions()):
+        assert options.scale_shift_rank == comm.scale_shift_rank
+        assert options.scale_shift_lr == comm.scale_shift_lr
+    assert (FeatureOptions().lr, FeatureOptions().text_lr) == (comm.lr, comm.text_lr)
+
+
+def test_each_sample_loses_its_own_channels_at_all_positions() -> None:
+    tokens, generator = tokens_of(200), torch.Generator().manual_seed(1)
+    before = generator.get_state()
+    assert drop_random_channels(tokens, 200, 0.0, generator) is tokens and torch.equal(generator.get_state(), before)
+    x = drop_random_channels(tokens, 200, 0.25, generator).tokens
+    lost = x.eq(0)
+    assert torch.equal(lost.all(1), lost.any(1)) and float(lost.float().mean()) == pytest.approx(0.25, abs=0.03)
+    torch.testing.assert_close(x[~lost], tokens.tokens[~lost] / 0.75)
+    assert not torch.equal(lost[0], lost[1])
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_step_moves_a_prefix_by_its_towers_rate_times_the_units(modality: str) -> None:
+    """Adam's first step moves each number by the rate."""
+    encoder, tokens, generator = ToyEncoder(), tokens_of(), torch.Generator().manual_seed(0)
+    bank = TokenScaleShiftBank(encoder, 8, False)
+    bank.reserve(tokens, modality)
+    start = bank.fresh(modality, generator)
+    for text_lr, rate in (("auto", 0.01), (0.1, 0.1 if modality == "text" else 0.01)):
+        options = PromptOptions(lr=0.01, text_lr=text_lr)
+        training = PromptTraining(bank.head, start, tokens, modality, options, generator)
+        parameters, lr = training.groups[0]
+        optimiser = torch.optim.Adam([p.requires_grad_(True) for p in parameters], lr=lr)
+        bank.head.head(tokens, training(), modality).square().sum().backward()
+        optimiser.step()
+        moved = (training().detach() - start).abs().view(bank.head.prefix(modality)).amax((2, 3))
+        torch.testing.assert_close(moved, rate * prefix_units(encoder, tokens, modality), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted(ON))
+def test_methods_drop_channels_and_take_the_least_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    real = prompt_training.drop_channels
+
+    def recorded(tokens: Tokens, kept: torch.Tensor, share: float) -> Tokens:
+        shares.append(share)
+        return real(tokens, kept, share)
+
+    monkeypatch.setattr(prompt_training, "drop_channels", recorded)
+    learned(name, **ON[name])
+    assert shares == [0.2] * 40  # two batches a pass, but 40 steps at least
+    shares.clear()
+    learned(name, **ON[name], channel_dropout=0.5, least_steps=3)
+    assert shares == [0.5] * 3
+    shares.clear()
+    learned(name, **ON[name], channel_dropout=0.0)
+    learned(name)
+    assert not shares
+
+
+@pytest.mark.parametrize("name", sorted(ON))
+def test_methods_train_texts_at_their_own_rate(name: str) -> None:
+    def prefix(**options: Any) -> torch.Tensor:
+        method = learned(name, "text", **ON[name], lr=0.01, **options)
+        if name == "s_prompts":
+            return method.domains[0].prompt
+        return method.towers["text"].prompts[0] if name == "ease" else method.reader.bank.prompts["text"]
+
+    slow, fast = prefix(text_lr="auto"), prefix(text_lr=0.2)
+    assert torch.equal(slow, prefix(text_lr=0.01)) and float((slow - fast).abs().max()) > 0.1
