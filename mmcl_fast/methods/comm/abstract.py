@@ -1,7 +1,11 @@
 """COMM with no more than its paper's abstract says (Jin and Kim, arXiv 2503.08064): a row to compare with.
 
-It leaves out what this package adds: scales and shifts of tokens, learned class targets, mean tokens, the closed form
-of re-alignment, and the test of whether prompts pay.
+It leaves out what this package adds:
+
+- scales and shifts of tokens, and learned class targets
+- mean tokens of old classes
+- the closed form of re-alignment
+- the test of whether prompts pay
 """
 
 from __future__ import annotations
@@ -11,17 +15,16 @@ from typing import Literal
 from pydantic import Field
 
 from mmcl_fast.methods.comm.method import Comm
-from mmcl_fast.methods.comm.options import CommOptions
+from mmcl_fast.methods.comm.options import ClassTargets, CommOptions
+from mmcl_fast.methods.shared.options import TokenScaleShift
 
 
 class CommAbstractOptions(CommOptions):
     """COMM's options with other defaults."""
 
     prompts: bool | Literal["auto"] = Field(True, description=CommOptions.model_fields["prompts"].description)
-    token_scale_shift: bool = Field(False, description=CommOptions.model_fields["token_scale_shift"].description)
-    class_targets: Literal["texts", "learned"] = Field(
-        "texts", description=CommOptions.model_fields["class_targets"].description
-    )
+    token_scale_shift: TokenScaleShift = False
+    class_targets: ClassTargets = "texts"
     token_means: bool = Field(False, description=CommOptions.model_fields["token_means"].description)
     start: Literal["ridge", "zero"] = Field("zero", description=CommOptions.model_fields["start"].description)
     rank: int = Field(32, ge=1, description=CommOptions.model_fields["rank"].description)

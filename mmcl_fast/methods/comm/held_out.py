@@ -10,7 +10,7 @@ PENALTIES = torch.logspace(-3, 2, 11, dtype=torch.float64)  # tried, relative to
 
 
 def leave_one_out_error(features: Tensor, targets: Tensor, classes: int) -> float:
-    """Return the leave-one-out error of ridge regression onto one-hot classes, divided by that of the mean.
+    """Return the leave-one-out error of ridge regression onto one-hot classes, relative to their variance.
 
     With the hat matrix H the error of sample i is (y_i - (H y)_i) / (1 - H_ii), so nothing is fitted n times (Allen
     1974, Technometrics 16). The least error over ``PENALTIES`` counts. 1 means that the features say nothing.

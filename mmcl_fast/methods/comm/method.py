@@ -102,7 +102,10 @@ class Comm(Method):
         names, shares = self.bank.tower_shares(
             modality, self._routing(query), self.relevance.modalities, o.least_share, modality
         )
-        learner = PromptLearner(self, data, classes, query, names, merge_equal_rows(shares))
+        old_classes = self.token_means.others(modality, data.classes)[1]
+        learner = PromptLearner(
+            self, self.bank, data, classes, query, names, merge_equal_rows(shares), old_classes, self.prompts_pay
+        )
         if (prompt := learner.learn()) is not None:
             self.bank.prompts[modality] = prompt
 
@@ -213,10 +216,20 @@ class Comm(Method):
         weight = self._routing(query) if gate is None else gate
         names, shares = self.bank.tower_shares(modality, weight, self.relevance.modalities, self.options.least_share)
         prompts = {m: self.bank.prompt_for(m, modality) for m in names}
-        if slot is None:
-            z = embed_all(self.bank.head, tokens, modality, list(prompts.values()), shares)
-        else:
-            z = self.embedding_cache.embed(self.bank.head, tokens, modality, prompts, shares, slot)
+
+        def embed(prompts: dict[str, Tensor], slot: str | None) -> Tensor:
+            columns = shares[:, : len(prompts)]
+            if slot is None:
+                return embed_all(self.bank.head, tokens, modality, list(prompts.values()), columns)
+            return self.embedding_cache.embed(self.bank.head, tokens, modality, prompts, columns, slot)
+
+        bare = self.bank.bare_rows(modality, weight, self.relevance.modalities) if names else None
+        if bare is None or not (self.embedding_cache.tracing or bool(bare.any())):
+            z = embed(prompts, slot)
+        else:  # prompts did not pay for the modality that these samples resemble
+            z = embed({}, slot and f"{slot}, bare head")
+            if self.embedding_cache.tracing or not bool(bare.all()):
+                z = torch.where(bare.unsqueeze(1), z, embed(prompts, slot))
         return torch.cat([F.normalize(z, dim=-1), query], dim=1)
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
@@ -285,13 +298,15 @@ class Comm(Method):
         if self.realigner.down is not None and self.realigner.up is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
         values = {"relevance": relevance_values, "memory": memory_values, "token_means": classes_of_means}
-        values["token_widths"] = dict(self.bank.widths)
+        values |= {"token_widths": dict(self.bank.widths), "prompt_sizes": dict(self.bank.sizes)}
         return tensors, values | {"prompts_pay": {m: list(tests) for m, tests in self.prompts_pay.items()}}
 
     def migrate_state(
         self, tensors: dict[str, Tensor], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Convert a memory that lists classes one by one into the blocks of today; leave any other state as it is."""
+        """Add what older states lack, and convert a memory that lists classes one by one into the blocks of today."""
+        sizes = {k.removeprefix("prompt/"): p.numel() for k, p in tensors.items() if k.startswith("prompt/")}
+        values = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes} | values
         if not isinstance(values["memory"]["classes"], list):
             return tensors, values
         memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
@@ -303,9 +318,10 @@ class Comm(Method):
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.memory.load_state(strip_prefix("memory/", tensors), values["memory"])
-        self.token_means.load_state(strip_prefix("tokens/", tensors), values.get("token_means", {}))
-        self.prompts_pay = {m: list(tests) for m, tests in values.get("prompts_pay", {}).items()}
+        self.token_means.load_state(strip_prefix("tokens/", tensors), values["token_means"])
+        self.prompts_pay = {m: [dict(test) for test in tests] for m, tests in values["prompts_pay"].items()}
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)
-        self.bank.load({m: prompts[m] for m in order if m in prompts}, values.get("token_widths"))
+        known = {m: prompts[m] for m in order if m in prompts}
+        self.bank.load(known, values["token_widths"], values["prompt_sizes"])
         self.realigner.down, self.realigner.up = tensors.get("realign/down"), tensors.get("realign/up")

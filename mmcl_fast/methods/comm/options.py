@@ -25,6 +25,16 @@ from mmcl_fast.methods.shared.options import (
 )
 from mmcl_fast.option_fields import FormerName, Symbol, Tunable
 
+ClassTargets = Annotated[
+    Literal["texts", "learned"],
+    Field(
+        description="The targets of prompt learning. texts: the frozen class texts. learned: targets that start from "
+        "the texts' dual basis and are trained with the prompt"
+    ),
+    FormerName("codes"),
+    Symbol("V_t"),
+]
+
 
 class CommOptions(MethodOptions):
     """Switches and sizes of COMM's steps. ``mmcl-fast train demo`` uses the defaults."""
@@ -50,11 +60,7 @@ class CommOptions(MethodOptions):
         description="Share of the token channels that a sample loses in a step of prompt learning, at all positions "
         "alike",
     )
-    class_targets: Annotated[Literal["texts", "learned"], FormerName("codes"), Symbol("V_t")] = Field(
-        "learned",
-        description="The targets of prompt learning. texts: the frozen class texts. learned: targets that start from "
-        "the texts' dual basis and are trained with the prompt",
-    )
+    class_targets: ClassTargets = "learned"
     class_targets_lr: Annotated[LearningRate, FormerName("codes_lr")] = Field(
         0.003, description="Largest learning rate of learned class targets"
     )

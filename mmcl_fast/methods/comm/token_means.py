@@ -80,11 +80,20 @@ class TokenMeans:
         """Take over what :meth:`state` returned.
 
         Raises:
-            ValueError: there is not one mean for each class.
+            ValueError: shapes do not belong together, or there is not one mean for each class.
         """
-        self.classes = {m: list(ids) for m, ids in values.items()}
+        self.classes = {m: [int(c) for c in ids] for m, ids in values.items()}
         self.means = {m: tensors[f"mean/{m}"] for m in self.classes}
         self.counts = {m: tensors[f"count/{m}"] for m in self.classes}
         for m, ids in self.classes.items():
-            if not len(ids) == len(self.means[m]) == len(self.counts[m]):
-                raise ValueError(f"mean tokens of {m}: not one for each class")
+            means, counts = self.means[m], self.counts[m]
+            if (
+                means.dim() != 3
+                or counts.shape != means.shape[:2]
+                or len(means) != len(set(ids))
+                or len(ids) != len(means)
+            ):
+                shapes = f"means {tuple(means.shape)}, counts {tuple(counts.shape)}"
+                raise ValueError(f"mean tokens of {m}: {shapes} for {len(ids)} classes")
+            if not means.is_floating_point() or not counts.is_floating_point():
+                raise ValueError(f"mean tokens of {m}: of types {means.dtype} and {counts.dtype}")

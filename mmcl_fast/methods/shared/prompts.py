@@ -88,6 +88,16 @@ class PromptBank:
             c = c / c.sum(-1, keepdim=True).clamp(min=1e-12)
         return names, c
 
+    def bare_rows(self, modality: str, weight: Tensor, modalities: list[str]) -> Tensor | None:
+        """Return ``[n]`` bool: the samples that most resemble a modality without a prompt, so they take the bare head.
+
+        None where every modality of the tower has a prompt. The arguments are as in ``tower_shares``.
+        """
+        tower = self.encoder.tower(modality)
+        columns = [k for k, m in enumerate(modalities) if self.encoder.tower(m) == tower]
+        bare = torch.tensor([modalities[k] not in self.prompts for k in columns], device=weight.device)
+        return bare[weight[:, columns].argmax(1)] if bare.any() else None
+
     def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
         """Return sum_k c_k P_k, see ``tower_shares`` and ``mix``; None where the tower has no prompt."""
         names, shares = self.tower_shares(modality, weight, modalities, least)

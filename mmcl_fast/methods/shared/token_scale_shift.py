@@ -133,8 +133,8 @@ class TokenScaleShiftHead:
     def regrid(self, prompt: Tensor, source: str, modality: str, size: int, width: int) -> Tensor:
         """Return a prompt of another modality in the size that samples of ``modality`` take.
 
-        The table of cells is interpolated from one square grid to the other, and that of frames from one number to the
-        other. So a place keeps its meaning, such as left or right. Frames that the source lacks get 0.
+        The table of cells is interpolated from one square grid to the other. The table of frames is interpolated too.
+        So a place keeps its meaning, such as left or right. Frames that the source lacks get 0.
 
         Args:
             prompt: ``[P]``, learned for ``source``.
@@ -144,8 +144,8 @@ class TokenScaleShiftHead:
             width: numbers of a token.
         """
         prefix = self.prefix(modality).numel()
-        tables = [self._cells_and_frames(x, m, width) for x, m in ((prompt, source), (prompt.new_zeros(size), modality))]
-        (cells, times), (new_cells, new_times) = tables
+        cells, times = self._cells_and_frames(prompt, source, width)
+        new_cells, new_times = self._cells_and_frames(prompt.new_zeros(size), modality, width)
         side, new_side = math.isqrt(len(cells)), math.isqrt(len(new_cells))
         if side * side != len(cells) or new_side * new_side != len(new_cells) or not side or not new_side:
             return self.resize(prompt, modality, size)
@@ -192,8 +192,8 @@ class PromptInTraining:
     """A prompt ``[P]`` as the parameters that an optimiser changes; calling it gives the prompt.
 
     The prefix is one parameter, in units of the blocks' own keys and values. With a rank k, the table of pairs
-    ``[R, 2 width]`` is its start plus a product S V. S ``[R, k]`` begins at 0, V ``[k, 2 width]`` at random numbers. The
-    first row of V gains all channels alike. So a step moves all channels of a position along k common directions.
+    ``[R, 2 width]`` is its start plus a product S V. S ``[R, k]`` begins at 0, V ``[k, 2 width]`` at random numbers.
+    The first row of V gains all channels alike. So a step moves all channels of a position along k common directions.
     The table itself has a number for each position and channel, and few samples can't determine them all. Low-rank
     updates are LoRA's (Hu et al. 2021, arXiv 2106.09685).
 
@@ -248,8 +248,8 @@ class PromptInTraining:
 class TokenScaleShiftBank(PromptBank):
     """Prompts ``[P]`` of both parts, one for each modality.
 
-    Tokens of another grid have other positions. In a blend, a prompt of another size takes part with its prefix alone,
-    or with ``regrid`` also with its table brought to that grid, see ``TokenScaleShiftHead.regrid``.
+    Tokens of another grid have other positions. In a blend, a prompt of another size takes part with its prefix alone.
+    With ``regrid`` its table takes part too, brought to the grid by ``TokenScaleShiftHead.regrid``.
 
     Attributes:
         sizes: modality -> P of its prompts.
@@ -291,11 +291,16 @@ class TokenScaleShiftBank(PromptBank):
             return self.head.resize(prompt, modality, size)
         return self.head.regrid(prompt, name, modality, size, width)
 
-    def load(self, prompts: dict[str, Tensor], widths: Mapping[str, int] | None = None) -> None:
-        """Take over a checkpoint's prompts, and the widths of tokens that it knows.
+    def load(
+        self,
+        prompts: dict[str, Tensor],
+        widths: Mapping[str, int] | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        """Take over a checkpoint's prompts, and the widths of tokens and sizes of prompts that it knows.
 
         A prompt without scales and shifts stays so until ``reserve`` enlarges it, when its modality is learned again.
         """
         self.prompts = {m: self.head.check_shape(p, m) for m, p in prompts.items()}
-        self.sizes = {m: len(p) for m, p in self.prompts.items()}
+        self.sizes = {m: len(p) for m, p in self.prompts.items()} | dict(sizes or {})
         self.widths = dict(widths or {})
