@@ -136,6 +136,8 @@ class Comm(Method):
     def _correct_drift(self, data: TaskData, before: Tensor, after: Tensor, old: Tensor | None) -> None:
         """Move the means of the modality's old classes as the new prompt moves their embeddings.
 
+        Classes without mean tokens move by the drift of the task's samples.
+
         Args:
             data: the task.
             before: ``[n, D_u]``, features of its samples under the prompts before it.
@@ -144,11 +146,11 @@ class Comm(Method):
         """
         modality, dim = data.modality, self.encoder.dim
         ids, tokens = self.token_means.others(modality, data.classes)
-        if tokens is None:
-            width = self.options.drift_width
+        stay = {*data.classes, *ids}
+        if not stay.issuperset(self.memory.labels(modality)):
             moved = after[:, :dim] - before[:, :dim]
-            self.memory.correct_drift(modality, set(data.classes), moved, before, width, dim)
-        elif (now := self.bank.prompts.get(modality)) is not old and now is not None:
+            self.memory.correct_drift(modality, stay, moved, before, self.options.drift_width, dim)
+        if tokens is not None and (now := self.bank.prompts.get(modality)) is not old and now is not None:
             start = [] if old is None else [old]
             z = [F.normalize(embed_all(self.bank.head, tokens, modality, p), dim=1) for p in (start, [now])]
             self.memory.move_means(modality, ids, z[1] - z[0])
