@@ -17,6 +17,7 @@ the task's features under P_k. Where no prompt has a smaller error than the bare
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -167,6 +168,20 @@ class PromptLearner:
     def _train(
         self, start: Tensor, rows: Tensor, steps: int, informed: bool, generator: torch.Generator, loop: str
     ) -> Tensor:
+        """Train a prompt as ``_optimise`` does, in a phase with the loop's name."""
+        with self.method.phase(loop, steps) as shown:
+            return self._optimise(start, rows, steps, informed, generator, loop, shown.advance)
+
+    def _optimise(
+        self,
+        start: Tensor,
+        rows: Tensor,
+        steps: int,
+        informed: bool,
+        generator: torch.Generator,
+        loop: str,
+        advance: Callable[[int], None],
+    ) -> Tensor:
         """Train the prompt on some of the task's samples, from ``start``.
 
         Args:
@@ -175,7 +190,8 @@ class PromptLearner:
             steps: number of steps.
             informed: ``start`` holds knowledge, so that embeddings under it are kept.
             generator: the source of all random numbers.
-            loop: name of the training loop and of its phase.
+            loop: name of the training loop.
+            advance: called with the number of steps done since the last call.
 
         Returns:
             The trained prompt ``[P]``.
@@ -228,8 +244,7 @@ class PromptLearner:
                 value = value + share * o.self_regularisation * kept_in_place
             return value
 
-        with self.method.phase(loop, len(plan)) as shown:
-            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.method.checkpoints, loop)
+        train_groups(groups, len(plan), loss, None, advance, generator, self.method.checkpoints, loop)
         return trained().detach()
 
     def _blended(self, prompt: Tensor) -> list[Tensor]:
