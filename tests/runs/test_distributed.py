@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from mmcl_fast.learning import checkpoint
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE
 from tests.runs.killing import outcome
 from tests.runs.process_groups import CASES
 from tests.toy import write_folder
@@ -98,6 +99,8 @@ def test_metrics_equal_a_single_process(runs, outcomes, case, world):
 @pytest.mark.parametrize("case", ["ridge", "fecam"])
 def test_a_method_that_only_sums_moments_is_the_same_bits(runs, outcomes, case):
     assert outcome(runs / f"{case}-1") == outcome(runs / f"{case}-2")
+    one, two = ((runs / f"{case}-{world}" / PREDICTIONS_FILE).read_bytes() for world in (1, 2))
+    assert one == two
     assert set(CASES) == {"whole", "bare", "loops", "finetune", "ridge", "joint", "fecam", "adapted"}
 
 

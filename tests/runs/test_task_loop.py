@@ -72,6 +72,7 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
         if event["event"] == "task":
             assert event["seconds"].keys() == {
                 "decode and trunk",
+                "borrowing",
                 "relevance",
                 "features",
                 "prompts",
