@@ -11,7 +11,7 @@ Options: :class:`FinetuneOptions`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,12 +20,23 @@ from mmcl_fast import distributed, ops
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import batches, subset, train_groups
-from mmcl_fast.methods.shared.tower_prompts import TowerPromptOptions, TowerPrompts, join_parts
+from mmcl_fast.methods.shared.prompt_training import (
+    PromptOptions,
+    TextRate,
+    channel_dropout,
+    drop_random_channels,
+    step_batches,
+    step_count,
+)
+from mmcl_fast.methods.shared.prompts import subset, train_groups
+from mmcl_fast.methods.shared.tower_prompts import TowerPrompts, join_parts
+from mmcl_fast.option_fields import TunableChoices
 
 
-class FinetuneOptions(TowerPromptOptions):
+class FinetuneOptions(PromptOptions):
     """Options of sequential fine-tuning."""
+
+    text_lr: Annotated[TextRate, TunableChoices("auto", 0.015, 0.05, 0.15, 0.5, 1.5)] = "auto"
 
 
 class Finetune(Method):
@@ -44,12 +55,13 @@ class Finetune(Method):
         o, generator = self.options, self.generator(data.index, 3)
         training = self.prompts.start_training(data.tokens, data.modality, generator)
         texts = classes.embedding[data.classes]
-        target = data.targets
-        plan = batches(len(target), o.batch_size, o.epochs, generator)
+        target, dropped = data.targets, channel_dropout(o)
+        plan = step_batches(len(target), o.batch_size, step_count(len(target), o), generator)
 
         def loss(step: int) -> Tensor:
             rows, share = distributed.shard_batch(plan[step].to(target.device))
-            z = self.prompts.head.head(subset(data.tokens, rows), join_parts(training.parts()), data.modality)
+            batch = drop_random_channels(subset(data.tokens, rows), len(plan[step]), dropped, generator)
+            z = self.prompts.head.head(batch, join_parts(training.parts()), data.modality)
             return share * ops.alignment_loss(z, texts, target[rows], logit_scale=self.encoder.logit_scale)
 
         with self.phase("prompts", len(plan)) as shown:

@@ -7,8 +7,10 @@ The whole head and one prompt per modality are trained together with a linear cl
 Then a ridge classifier on [z / |z| ; q / |q|] is fitted in closed form. It has the features of ``ridge`` and the
 trained z besides them. Generalised cross-validation chooses its penalty (``penalty = "auto"``).
 
-Prompts have prefixes with a rate for each tower, scales and shifts of tokens, and dropped channels, as in COMM. The
-method is a bound only for what its own settings can learn, so its rates have to be chosen for a stream too.
+Prompts have prefixes with a rate for each tower, scales and shifts of tokens, dropped channels and a least number of
+steps, as in COMM (``methods/shared/prompt_training.py``). By default no channel is dropped, because the samples of all
+tasks are there at once. The method is a bound only for what its own settings can learn, so its rates have to be chosen
+for a stream too.
 
 It keeps every task's tokens, so it is no continual learner. It is trained after the last task, or when scores are first
 asked for. A state saved before that can't be continued; a stopped run reads the tasks' tokens again. A sample's prompt
@@ -43,41 +45,41 @@ from mmcl_fast.methods.shared.options import (
     PromptLength,
     RelevancePenalty,
     ScaleShiftRank,
+    ScaleShiftRate,
+    TextScaleShift,
     TokenScaleShift,
 )
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import batches, concat_tokens, subset, train_groups
-from mmcl_fast.methods.shared.ridge_regression import Ridge
-from mmcl_fast.methods.shared.token_scale_shift import (
-    PromptInTraining,
-    TokenScaleShiftBank,
-    TokenScaleShiftHead,
-    drop_channels,
+from mmcl_fast.methods.shared.prompt_training import (
+    COMM_LEAST_STEPS,
+    ChannelDropout,
+    LeastSteps,
+    PrefixRate,
+    PromptTraining,
+    drop_random_channels,
+    step_batches,
+    step_count,
 )
-from mmcl_fast.methods.shared.tower_prompts import ScalesRate, ScalesTextTokens
+from mmcl_fast.methods.shared.prompts import concat_tokens, subset, train_groups
+from mmcl_fast.methods.shared.ridge_regression import Ridge
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead
 from mmcl_fast.option_fields import Symbol, Tunable
 
 
 class JointOptions(MethodOptions):
     prompt_length: PromptLength = 8
     token_scale_shift: TokenScaleShift = True
-    text_scale_shift: ScalesTextTokens = True
-    scale_shift_rank: ScaleShiftRank = 0
-    channel_dropout: float = Field(
-        0.0,
-        ge=0,
-        le=0.9,
-        description="Share of the token channels that a sample loses in a step, at all positions alike",
-    )
+    text_scale_shift: TextScaleShift = True
+    scale_shift_rank: ScaleShiftRank = 4
+    channel_dropout: ChannelDropout = 0.0
     epochs: Epochs = 20
+    least_steps: LeastSteps = COMM_LEAST_STEPS
     batch_size: BatchSize = 32
-    lr: Annotated[LearningRate, Tunable(1e-4, 1.0)] = Field(
-        0.01, description="Largest learning rate of the vision tower's prefixes"
+    lr: Annotated[PrefixRate, Tunable(1e-3, 1.0)] = 0.015
+    text_lr: Annotated[LearningRate, Tunable(1e-3, 3.0)] = Field(
+        0.015, description="Largest learning rate of the text tower's prefixes, in units of its keys and values"
     )
-    text_lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
-        0.01, description="Largest learning rate of the text tower's prefixes"
-    )
-    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3, needs=("token_scale_shift", (True,)))] = 0.01
+    scale_shift_lr: Annotated[ScaleShiftRate, Tunable(0.005, 0.5, needs=("token_scale_shift", (True,)))] = 0.06
     head: bool = Field(
         True, description="Train the encoder's head too; false: it stays frozen, as for methods that learn a stream"
     )
@@ -135,35 +137,25 @@ class Joint(Method):
         """Train head and prompts from scratch on all tasks so far; return the classifier ``[D + Dq + 1, C]``."""
         o, generator = self.options, self.generator(len(self.tasks), 3)
         pools = self._data_by_modality()
+        device = self.tasks[0].labels.device
+        trained = self._copy_head()  # before the units of its keys and values are measured
         prompts = {
-            modality: PromptInTraining(
-                self.bank.head,
-                self.bank.fresh(modality, generator),
-                modality,
-                width=tokens.tokens.shape[2],
-                rank=o.scale_shift_rank,
-                generator=generator,
-            )
+            modality: PromptTraining(trained, self.bank.fresh(modality, generator), tokens, modality, o, generator)
             for modality, (tokens, _) in pools.items()
         }
-        device = self.tasks[0].labels.device
-        trained = self._copy_head()
         head = self._head_parameters() if o.head else []
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)
         weight = torch.zeros(self.encoder.dim, len(classes), device=device)
         bias = torch.zeros(len(classes), device=device)
-        towers = {modality: self.encoder.tower(modality) for modality in prompts}
         groups: list[tuple[list[Tensor], float]] = [
-            ([p.prefix for m, p in prompts.items() if towers[m] != "text"], o.lr),
-            ([p.prefix for m, p in prompts.items() if towers[m] == "text"], o.text_lr),
-            ([pair for p in prompts.values() for pair in p.pairs], o.scale_shift_lr),
+            *(group for prompt in prompts.values() for group in prompt.groups),
             ([weight, bias], o.classifier_lr),
             (head, o.head_lr),
         ]
         plan = [
             (modality, rows)
             for modality, (_, labels) in pools.items()
-            for rows in batches(len(labels), o.batch_size, o.epochs, generator)
+            for rows in step_batches(len(labels), o.batch_size, step_count(len(labels), o), generator)
         ]
         order = torch.randperm(len(plan), generator=generator).tolist()  # mixes the modalities' batches
 
@@ -172,11 +164,7 @@ class Joint(Method):
             pool, labels = pools[modality]
             count = len(rows)
             rows, share = distributed.shard_batch(rows)
-            tokens = subset(pool, rows)
-            if o.channel_dropout:
-                # Drawn for the batch of all processes: then any number of them drops the same channels.
-                kept = torch.rand(count, tokens.tokens.shape[2], generator=generator) >= o.channel_dropout
-                tokens = drop_channels(tokens, distributed.shard_batch(kept)[0].to(tokens.device), o.channel_dropout)
+            tokens = drop_random_channels(subset(pool, rows), count, o.channel_dropout, generator)
             with precision:  # the head's copy is float32, its matrix products need not be
                 z = trained.head(tokens, prompts[modality](), modality).float()
             scores = o.scale * F.normalize(z, dim=-1) @ weight + bias
@@ -184,7 +172,7 @@ class Joint(Method):
 
         with self.phase("prompts", len(plan)) as shown:
             train_groups(groups, len(plan), loss, None, shown.advance, generator, self.checkpoints)
-        self.bank.prompts = {modality: prompt() for modality, prompt in prompts.items()}
+        self.bank.prompts = {modality: prompt().detach() for modality, prompt in prompts.items()}
         ridge = Ridge(self.encoder.dim + self.encoder.query_dim, o.penalty)
         for data in self.tasks:
             z = embed_all(self.bank.head, data.tokens, data.modality, [self.bank.prompts[data.modality]])

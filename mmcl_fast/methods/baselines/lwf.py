@@ -29,13 +29,14 @@ from torch import Tensor
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.classifier import cross_entropy_of_task
 from mmcl_fast.methods.shared.embedding import unit_query
-from mmcl_fast.methods.shared.options import ClassifierRate, Positive, PromptRate, Weight
+from mmcl_fast.methods.shared.options import ClassifierRate, Positive, Weight
 from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, PromptAndClassifierOptions
+from mmcl_fast.methods.shared.prompt_training import PrefixRate
 from mmcl_fast.option_fields import Symbol, Tunable
 
 
 class LwfOptions(PromptAndClassifierOptions):
-    lr: Annotated[PromptRate, Tunable(1e-5, 1.0)] = 0.001
+    lr: Annotated[PrefixRate, Tunable(1e-4, 1.0)] = 0.0015
     classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.0003
     distillation: Annotated[Weight, Symbol(r"\lambda_o"), Tunable(0.1, 100.0)] = Field(
         1.0, description="Weight of the loss that keeps the recorded outputs for old classes"

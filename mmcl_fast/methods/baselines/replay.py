@@ -34,16 +34,18 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.embedding import embed_all, unit_query
-from mmcl_fast.methods.shared.options import BatchSize, PromptRate
+from mmcl_fast.methods.shared.options import BatchSize
 from mmcl_fast.methods.shared.prompt_and_classifier import PromptAndClassifier, PromptAndClassifierOptions, strip_prefix
+from mmcl_fast.methods.shared.prompt_training import PrefixRate, TextRate, channel_dropout, drop_random_channels
 from mmcl_fast.methods.shared.prompts import concat_tokens, subset
 from mmcl_fast.methods.shared.tower_prompts import join_parts
-from mmcl_fast.option_fields import Tunable
+from mmcl_fast.option_fields import Tunable, TunableChoices
 
 
 class ReplayOptions(PromptAndClassifierOptions):
     batch_size: BatchSize = Field(32, description="Samples of the task in a training step, and as many exemplars")
-    lr: Annotated[PromptRate, Tunable(1e-4, 1.0)] = 0.01
+    lr: Annotated[PrefixRate, Tunable(1e-3, 1.0)] = 0.015
+    text_lr: Annotated[TextRate, TunableChoices("auto", 0.015, 0.05, 0.15, 0.5, 1.5)] = "auto"
     budget: int = Field(400, ge=1, description="Exemplars of all classes together")
     selection: Literal["reservoir", "herding"] = Field("reservoir", description="How exemplars are selected")
 
@@ -111,7 +113,7 @@ class Replay(PromptAndClassifier):
         self.seen = 0
 
     def learn(self, data: TaskData, classes: Classes) -> None:
-        generator, size = self.generator(data.index, 3), self.options.batch_size
+        generator, size, dropped = self.generator(data.index, 3), self.options.batch_size, channel_dropout(self.options)
 
         def loss(logits: Tensor, rows: Tensor, parts: dict[str, Tensor]) -> Tensor:
             all_logits, labels = [logits], [data.labels[rows]]
@@ -120,6 +122,7 @@ class Replay(PromptAndClassifier):
                 # Parts that are being trained are taken as they are in this step.
                 stored = self.prompts.parts(old, modality)
                 prompt = join_parts({name: parts.get(name, part) for name, part in stored.items()})
+                old = drop_random_channels(old, len(drawn), dropped, generator)
                 z = self.prompts.head.head(old, prompt, modality)
                 all_logits.append(self.classifier(z, unit_query(old)))
                 labels.append(self.labels[modality][drawn])

@@ -14,12 +14,19 @@ from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier, train_in_one_process
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.options import ClassifierRate
-from mmcl_fast.methods.shared.prompts import batches, subset
-from mmcl_fast.methods.shared.tower_prompts import TowerPromptOptions, TowerPrompts, join_parts
+from mmcl_fast.methods.shared.prompt_training import (
+    PromptOptions,
+    channel_dropout,
+    drop_random_channels,
+    step_batches,
+    step_count,
+)
+from mmcl_fast.methods.shared.prompts import subset
+from mmcl_fast.methods.shared.tower_prompts import TowerPrompts, join_parts
 from mmcl_fast.option_fields import Tunable
 
 
-class PromptAndClassifierOptions(TowerPromptOptions):
+class PromptAndClassifierOptions(PromptOptions):
     """Options of methods that train a prompt for each tower together with a classifier."""
 
     features: ClassifierFeatures = "z"
@@ -63,11 +70,12 @@ class PromptAndClassifier(Method):
         o, classifier = self.options, self.classifier
         training = self.prompts.start_training(data.tokens, data.modality, generator)
         classifier.grow(len(classes))
-        plan = batches(len(data.labels), o.batch_size, o.epochs, generator)
+        count, dropped = len(data.labels), channel_dropout(o)
+        plan = step_batches(count, o.batch_size, step_count(count, o), generator)
 
         def step_loss(step: int) -> Tensor:
-            rows = plan[step].to(data.labels.device)
-            batch, parts = subset(data.tokens, rows), training.parts()
+            rows, parts = plan[step].to(data.labels.device), training.parts()
+            batch = drop_random_channels(subset(data.tokens, rows), len(rows), dropped, generator)
             z = self.prompts.head.head(batch, join_parts(parts), data.modality)
             return loss(classifier(z, unit_query(batch)), rows, parts)
 

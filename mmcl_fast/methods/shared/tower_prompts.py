@@ -8,47 +8,13 @@ be seen from a sample's tokens. So the prompt of a sample never depends on wheth
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.shared.options import (
-    BatchSize,
-    Epochs,
-    LearningRate,
-    MethodOptions,
-    PromptLength,
-    PromptRate,
-    ScaleShiftRank,
-)
-from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank
-from mmcl_fast.option_fields import Tunable
-
-ScalesTokens = Annotated[
-    bool,
-    Field(description="A prompt also scales and shifts the trunk's tokens, as COMM's do; false: it is a prefix alone"),
-]
-ScalesTextTokens = Annotated[
-    bool, Field(description="Prompts of text scale and shift tokens too, where a token's position says little")
-]
-ScalesRate = Annotated[LearningRate, Field(description="Largest learning rate of the scales and shifts of tokens")]
-
-
-class TowerPromptOptions(MethodOptions):
-    """Options of methods that train :class:`TowerPrompts`."""
-
-    prompt_length: PromptLength = 8
-    token_scale_shift: ScalesTokens = False
-    text_scale_shift: ScalesTextTokens = False
-    scale_shift_rank: ScaleShiftRank = 0
-    epochs: Epochs = 20
-    batch_size: BatchSize = 32
-    lr: Annotated[PromptRate, Tunable(1e-4, 3.0)] = 0.1
-    scale_shift_lr: Annotated[ScalesRate, Tunable(3e-4, 0.3, needs=("token_scale_shift", (True,)))] = 0.01
+from mmcl_fast.methods.shared.prompt_training import PromptOptions, PromptTraining
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 
 
 class TowerPrompts:
@@ -66,7 +32,7 @@ class TowerPrompts:
         head: the encoder's head for prompts ``[P]``: the parts of a sample in one vector.
     """
 
-    def __init__(self, encoder: Encoder, options: TowerPromptOptions):
+    def __init__(self, encoder: Encoder, options: PromptOptions):
         o = options
         self.encoder, self.options = encoder, o
         self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift)
@@ -141,16 +107,9 @@ class TowerPromptTraining:
     def __init__(
         self, prompts: TowerPrompts, parts: dict[str, Tensor], tokens: Tokens, modality: str, generator: torch.Generator
     ):
-        o, self._parts = prompts.options, parts
-        self._prompt = PromptInTraining(
-            prompts.head,
-            join_parts(parts),
-            modality,
-            width=tokens.tokens.shape[2],
-            rank=o.scale_shift_rank,
-            generator=generator,
-        )
-        self.groups = [([self._prompt.prefix], o.lr), (self._prompt.pairs, o.scale_shift_lr)]
+        self._parts = parts
+        self._prompt = PromptTraining(prompts.head, join_parts(parts), tokens, modality, prompts.options, generator)
+        self.groups = self._prompt.groups
 
     def parts(self) -> dict[str, Tensor]:
         """Return the parts by name as they are now, differentiable with respect to the parameters."""

@@ -6,6 +6,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.baselines import joint as module
 from mmcl_fast.methods.baselines.joint import Joint
+from mmcl_fast.methods.shared import prompt_training
 from mmcl_fast.methods.shared.ridge_regression import Ridge
 from tests.methods import end_to_end
 from tests.toy import ToyEncoder
@@ -23,7 +24,7 @@ def test_a_batch_is_of_one_modality_and_of_all_its_tasks(monkeypatch):
     entropy = module.F.cross_entropy
     monkeypatch.setattr(module.F, "cross_entropy", lambda s, y, **k: seen.append(y.tolist()) or entropy(s, y, **k))
     encoder = ToyEncoder()
-    method = Joint(encoder, make_options("joint", {"epochs": 2, "batch_size": 12}))
+    method = Joint(encoder, make_options("joint", {"epochs": 2, "batch_size": 12, "least_steps": 0}))
     keys = [("image", "a"), ("image", "b"), ("text", "c"), ("text", "d"), ("image", "e"), ("image", "f")]
     texts = [name for _, name in keys]
     classes = Classes(keys, texts, encoder.text(texts))
@@ -38,7 +39,8 @@ def test_a_batch_is_of_one_modality_and_of_all_its_tasks(monkeypatch):
 def fitted(**options):
     """A method after two tasks of images and one of texts, and the prompts that its training began with."""
     encoder = ToyEncoder()
-    method = Joint(encoder, make_options("joint", {"epochs": 1, "batch_size": 6, **options}))
+    quick = {"epochs": 1, "batch_size": 6, "least_steps": 0, "scale_shift_rank": 0}
+    method = Joint(encoder, make_options("joint", {**quick, **options}))
     keys = [(m, str(c)) for c, m in enumerate(("image", "image", "text", "text", "image", "image"))]
     classes = Classes(keys, [str(k) for k in keys], encoder.text([str(k) for k in keys]))
     for task in (data(0, "image", [0, 1], 16), data(1, "text", [2, 3], 5), data(2, "image", [4, 5], 16)):
@@ -56,7 +58,7 @@ def test_each_rate_moves_its_own_part_of_the_prompts(rate):
     moved = {}
     for modality, prompt in method.bank.prompts.items():
         parts = zip(*(method.bank.head.split(p, modality) for p in (prompt, start[modality])))
-        moved[modality] = [not torch.equal(now, before) for now, before in parts]
+        moved[modality] = [not torch.allclose(now, before) for now, before in parts]
     assert moved == {
         "image": [rate == "lr", rate == "scale_shift_lr"],
         "text": [rate == "text_lr", rate == "scale_shift_lr"],
@@ -70,14 +72,23 @@ def test_prompts_of_text_need_not_scale_tokens():
 
 
 def test_channels_are_dropped_in_training_alone(monkeypatch):
-    shares, real = [], module.drop_channels
-    monkeypatch.setattr(module, "drop_channels", lambda t, kept, share: shares.append(kept) or real(t, kept, share))
+    shares, real = [], prompt_training.drop_channels
+    monkeypatch.setattr(
+        prompt_training, "drop_channels", lambda t, kept, share: shares.append(kept) or real(t, kept, share)
+    )
     method, _ = fitted(channel_dropout=0.3)
     assert {kept.shape for kept in shares} == {(6, 16)} and len(shares) == 6
     assert float(torch.cat(shares).float().mean()) == pytest.approx(0.7, abs=0.08)
     method.scores(method.tasks[0].tokens, "image", Classes([("any", "any")] * 6), given=True)
     assert len(shares) == 6
     assert not torch.equal(method.bank.prompts["image"], fitted()[0].bank.prompts["image"])
+
+
+def test_each_modality_takes_the_least_steps(monkeypatch):
+    steps, real = [], module.train_groups
+    monkeypatch.setattr(module, "train_groups", lambda g, count, *a: steps.append(count) or real(g, count, *a))
+    fitted(least_steps=5)  # of its own 4 batches of images, and 2 of texts
+    assert steps == [5 + 5]
 
 
 @pytest.mark.parametrize("penalty", [0.02, "auto"])

@@ -9,7 +9,6 @@ import torch
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, TaskData, make_options, method_class
-from mmcl_fast.methods.base import Method
 from mmcl_fast.methods.comm.options import CommOptions
 from mmcl_fast.methods.shared import prompt_training
 from mmcl_fast.methods.shared.features import FeatureOptions
@@ -26,9 +25,10 @@ from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 from tests.toy import ToyEncoder
 
 KEYS = [("image", "0"), ("image", "1")]
+TOWERS = ("finetune", "lwf", "replay")  # methods with one prompt for a tower
 ON: dict[str, dict[str, Any]] = {  # options with which a method trains COMM's kind of prompt
-    **{name: {"adaptation": "scale_shift"} for name in ("ncm", "slda", "ridge")},
-    **{name: {"token_scale_shift": True} for name in ("s_prompts", "ease")},
+    "ncm": {"adaptation": "scale_shift"},
+    **{name: {"token_scale_shift": True} for name in ("s_prompts", "ease", *TOWERS)},
 }
 
 
@@ -37,7 +37,7 @@ def tokens_of(count: int = 12, positions: int = 4, modality_seed: int = 0) -> To
     return Tokens(torch.randn(count, positions, 16, generator=generator), torch.randn(count, 48, generator=generator))
 
 
-def learned(name: str, modality: str = "image", **options: Any) -> Method:
+def learned(name: str, modality: str = "image", **options: Any) -> Any:
     encoder = ToyEncoder()
     method = method_class(name)(encoder, make_options(name, {"epochs": 1, "batch_size": 6, **options}))
     data = TaskData(0, modality, tokens_of(), torch.arange(12) % 2, [0, 1])
@@ -120,10 +120,25 @@ def test_methods_drop_channels_and_take_the_least_steps(name: str, monkeypatch: 
     assert not shares
 
 
+def test_exemplars_lose_channels_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    real = prompt_training.drop_channels
+    monkeypatch.setattr(
+        prompt_training, "drop_channels", lambda t, kept, share: counts.append(len(kept)) or real(t, kept, share)
+    )
+    method = learned("replay", channel_dropout=0.3, least_steps=1)
+    assert counts == [6, 6]
+    data = TaskData(1, "image", tokens_of(6), torch.arange(6) % 2, [0, 1])
+    method.learn(data, Classes(KEYS, ["0", "1"], method.encoder.text(["0", "1"])))
+    assert counts[2:] == [6, 6]  # a batch of the task and as many exemplars
+
+
 @pytest.mark.parametrize("name", sorted(ON))
 def test_methods_train_texts_at_their_own_rate(name: str) -> None:
     def prefix(**options: Any) -> torch.Tensor:
         method = learned(name, "text", **ON[name], lr=0.01, **options)
+        if name in TOWERS:
+            return method.prompts.stored["text"]
         if name == "s_prompts":
             return method.domains[0].prompt
         return method.towers["text"].prompts[0] if name == "ease" else method.reader.bank.prompts["text"]
