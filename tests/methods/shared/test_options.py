@@ -60,7 +60,9 @@ def test_options_are_checked_by_name_type_and_limits() -> None:
         ({"rank": True}, "a whole number from 1, got true"),
         ({"rank": 4.0}, "a whole number from 1, got 4.0"),
         ({"relevance": "magic"}, 'expected "analytic" or "mlp", got "magic"'),
-        ({"prompts": 1}, "expected true or false, got 1"),
+        ({"prompts": 1}, 'expected true or false or "auto", got 1'),
+        ({"prompts": "yes"}, 'expected true or false or "auto", got "yes"'),
+        ({"lambda_max": 0.5}, "comm has this option no more; prompt_prior now says"),
         ({"tau": 0.0}, "a number from 1e-06, got 0.0"),
         ({"lr": float("nan")}, "a number from 0 to 10, got NaN"),
         ({"lr": float("inf")}, "a number from 0 to 10, got Infinity"),
@@ -89,26 +91,25 @@ def test_options_come_back_from_json(method: str) -> None:
     assert list(values) == list(option_model(options(method)).model_fields)
 
 
+# Of types that several methods share: whichever method has such an option takes its former name too.
+SHARED = {"token_rows": "token_scale_shift", "text_rows": "text_scale_shift", "rows_lr": "scale_shift_lr"}
+COMM = SHARED | {"codes": "class_targets", "codes_lr": "class_targets_lr", "draws": "sampled_features"}
 FORMER = {
-    "comm": {
-        "token_rows": "token_scale_shift",
-        "text_rows": "text_scale_shift",
-        "rows_lr": "scale_shift_lr",
-        "codes": "class_targets",
-        "codes_lr": "class_targets_lr",
-        "draws": "sampled_features",
-    },
+    "comm": COMM,
+    "comm_abstract": COMM,
     "dns": {"source": "features"},
     "joint": {"token_rows": "token_scale_shift"},
     "ranpac": {"source": "features", "held_out": "penalty"},
     "ridge": {"source": "features"},
-    "s_prompts": {"token_rows": "token_scale_shift", "text_rows": "text_scale_shift", "rows_lr": "scale_shift_lr"},
+    "s_prompts": SHARED,
     "slca": {"draws": "sampled_features"},
 }
 
 
 def test_former_names_are_taken_with_a_warning_and_from_saved_runs_without() -> None:
-    assert {name: found for name in METHODS if (found := former_names(option_model(options(name))))} == FORMER
+    for name in METHODS:
+        found, known = former_names(option_model(options(name))), FORMER.get(name, {})
+        assert known.items() <= found.items() and found.items() <= (known | SHARED).items(), name
     old = {"token_rows": False, "rows_lr": 0.5, "codes": "texts", "draws": 7}
     with pytest.warns(FormerNameWarning) as seen:
         chosen = make_options("comm", old)
@@ -124,6 +125,14 @@ def test_former_names_are_taken_with_a_warning_and_from_saved_runs_without() -> 
         assert make_options("comm", upgrade_options("comm", old)) == chosen
     with pytest.warns(FormerNameWarning):
         assert CommOptions(draws=7).sampled_features == 7  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("method", ["comm", "comm_abstract"])
+def test_removed_options_are_explained_and_left_out_of_saved_runs(method: str) -> None:
+    old = {"lambda_max": 1.0, "sigma": 0.5, "epochs": 3}
+    with pytest.raises(ConfigError, match=rf"method\.options\.lambda_max: {method} has this option no more"):
+        make_options(method, old)
+    assert make_options(method, upgrade_options(method, old)).epochs == 3
 
 
 def test_of_two_names_the_later_one_counts() -> None:
