@@ -142,7 +142,8 @@ class PromptLearner:
         """Train a prompt on a part of the samples, and return whether it lowers the error on the others.
 
         It is compared with the bare head. Too few samples can't tell. Then prompts pay if they did in any test, or if
-        there was none.
+        there was none. A modality whose earlier tasks needed none is tested again only on a harder task: one whose
+        leave-one-out error under the bare head is larger than that of all tested tasks.
         """
         data, generator = self.data, self.method.generator(self.data.index, 7)
         order = torch.randperm(len(data.labels), generator=generator)
@@ -150,6 +151,11 @@ class PromptLearner:
         known = self.prompts_pay
         if len(held) < LEAST_HELD_OUT:
             return informed or not known or any(test["pays"] for tests in known.values() for test in tests)
+        with self.method.phase("test of prompts"):
+            error = leave_one_out_error(self._features(None), data.targets, len(data.classes))
+            error = distributed.broadcast_object(error)
+        if self.modality in known and error <= max(test["leave_one_out"] for test in known[self.modality]) + LEAST_GAIN:
+            return False
         steps = min(TEST_STEPS, self._steps(len(rows)))
         prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
         with self.method.phase("test of prompts"):
@@ -157,7 +163,7 @@ class PromptLearner:
                 [held_out_error(self._features(p), data.targets, len(data.classes), rows, held) for p in (None, prompt)]
             )
         pays = prompted < bare - LEAST_GAIN
-        test = {"task": data.index, "bare": bare, "prompted": prompted, "pays": pays}
+        test = {"task": data.index, "leave_one_out": error, "bare": bare, "prompted": prompted, "pays": pays}
         known.setdefault(self.modality, []).append(test)
         if self.method.progress is not None and distributed.is_main_process():
             self.method.progress.log(describe_test(self.modality, test))
