@@ -70,9 +70,9 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
     assert [e["task"] for e in events if e["event"] == "task"] == [1, 2, 3, 4, 5, 6]
     for event in events:
         if event["event"] == "task":
-            assert event["seconds"].keys() == {
+            # A task may also borrow from other modalities.
+            assert event["seconds"].keys() - {"borrowing"} == {
                 "decode and trunk",
-                "borrowing",
                 "relevance",
                 "features",
                 "prompts",
