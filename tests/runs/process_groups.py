@@ -39,7 +39,7 @@ CASES: dict[str, Any] = {
     "ridge": ("ridge", {"features": "zq"}),
     "joint": ("joint", {"epochs": 1, "batch_size": 7}),
     "fecam": ("fecam", {}),
-    "adapted": ("slda", {"adaptation": "scale_shift", "epochs": 1, "batch_size": 7}),
+    "adapted": ("slda", {"adaptation": "scale_shift", "epochs": 1, "batch_size": 7, "text_lr": 0.02}),
 }
 EVERY = 5
 outcomes: dict[str, list[str]] = {}
