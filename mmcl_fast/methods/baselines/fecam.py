@@ -2,7 +2,7 @@
 
     t = sign(u) |u|^lambda
     mu_c, Sigma_c = mean and covariance of t over class c
-    Sigma_s = Sigma_c + gamma V_1 I + gamma V_2 (1 1' - I)
+    Sigma_s = Sigma_c + gamma_1 V_1 I + gamma_2 V_2 (1 1' - I)
     Sigma_n(i, j) = Sigma_s(i, j) / sqrt(Sigma_s(i, i) Sigma_s(j, j))
     x_c = t / |t| - mu_c / |mu_c|,    score_c = - x_c' Sigma_n^-1 x_c
 
@@ -12,11 +12,12 @@ met again, so the order of the tasks does not matter.
 
 Departures from the paper and its public code:
 
-- The transform keeps the sign of a feature, because z has both signs. The paper's features come after a ReLU.
+- The transform keeps the sign of a feature, because z has both signs. The paper's features come after a ReLU. A power
+  below 1 makes such features less like a Gaussian, not more, so the default is lambda = 1: no transform.
 - Features are transformed before their mean is taken, as in the paper; the public code transforms the mean.
-- The paper has a gamma for V_1 and one for V_2. Here both are the same.
-- The public code shrinks twice. That is one shrinkage by gamma (2 + gamma), so its gamma of 1 is the default 3 here.
-- A V_2 below 0 counts as 0. Then Sigma_s can be inverted, whatever the features are.
+- The public code shrinks twice. That is one shrinkage by gamma (2 + gamma), so its gammas of 1 are the defaults 3 here.
+- A V_2 below 0 counts as 0, and gamma_2 V_2 as gamma_1 V_1 at most. Then Sigma_s can be inverted, whatever the features
+  are. For features of both signs V_2 is near 0, so gamma_2 changes little and is not searched.
 - A class whose samples are all the same, such as a class of one sample, has V_1 = 0. Its Sigma_n is the identity.
 - The scatter of a class is kept as R with R'R = (n - 1) Sigma_c. For n samples R has min(n - 1, d) rows, while Sigma_c
   has d. R and the mean of a class with few samples reveal its features up to a rotation.
@@ -39,16 +40,21 @@ from mmcl_fast.methods.base import TaskData
 from mmcl_fast.methods.shared.class_statistics import ClassStatistics
 from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import FeatureOptions
-from mmcl_fast.methods.shared.options import TINY, Positive
+from mmcl_fast.methods.shared.options import TINY, Positive, Weight
+from mmcl_fast.methods.shared.prompt_training import PrefixRate
 from mmcl_fast.option_fields import Symbol, Tunable
 
 
 class FeCamOptions(FeatureOptions):
-    tukey: Annotated[float, Symbol(r"\lambda"), Tunable(0.25, 1.0)] = Field(
-        0.5, gt=0, le=1, description="Power of Tukey's transform; 1: features as they are"
+    lr: PrefixRate = 0.015
+    tukey: Annotated[float, Symbol(r"\lambda"), Tunable(0.25, 4.0)] = Field(
+        1.0, gt=0, le=8, description="Power of Tukey's transform; 1: features as they are"
     )
-    shrinkage: Annotated[Positive, Symbol(r"\gamma"), Tunable(0.1, 100.0)] = Field(
-        3.0, description="Weight of the mean variance and covariance, which are added to each variance and covariance"
+    variance_shrinkage: Annotated[Positive, Symbol(r"\gamma_1"), Tunable(0.1, 100.0)] = Field(
+        3.0, description="Weight of the mean variance, which is added to each variance of a class"
+    )
+    covariance_shrinkage: Annotated[Weight, Symbol(r"\gamma_2")] = Field(
+        3.0, description="Weight of the mean covariance, which is added to each covariance of a class"
     )
 
 
@@ -74,22 +80,22 @@ def compressed(rows: Tensor) -> Tensor:
 class Mahalanobis:
     """Squared Mahalanobis distances by the shrunk correlations of one class, from a factor of its scatter.
 
-    Sigma_s = U'U + a I, where U has the rows of R / sqrt(n - 1) and sqrt(gamma V_2) 1', and a = gamma (V_1 - V_2). With
-    s = sqrt(diag(Sigma_s)) and y = s * x the distance is y' Sigma_s^-1 y. By Woodbury's identity it is
+    U has the rows of R / sqrt(n - 1) and sqrt(gamma_2 V_2) 1'. With a = gamma_1 V_1 - gamma_2 V_2, Sigma_s = U'U + a I.
+    With s = sqrt(diag(Sigma_s)) and y = s * x the distance is y' Sigma_s^-1 y. By Woodbury's identity it is
 
         (|y|^2 - |K y|^2) / a,    K = L^-1 U,    L L' = U U' + a I
 
     Args:
         factor: R ``[r, d]``.
         count: n, the number of samples.
-        gamma: the shrinkage.
+        gamma: the shrinkages gamma_1 of variances and gamma_2 of covariances.
 
     Attributes:
         scale: s / sqrt(a) ``[d]`` float32.
         whitening: K ``[r + 1, d]`` float32; no rows where the correlations are the identity.
     """
 
-    def __init__(self, factor: Tensor, count: int, gamma: float):
+    def __init__(self, factor: Tensor, count: int, gamma: tuple[float, float]):
         rows, width = factor.double() / max(count - 1, 1) ** 0.5, factor.shape[1]
         variance = rows.square().sum(0)
         mean_variance = float(variance.mean())
@@ -98,11 +104,13 @@ class Mahalanobis:
             return
         total = float(rows.sum(1).square().sum() - variance.sum())  # of the entries beside the diagonal
         mean_covariance = max(total / max(width * (width - 1), 1), 0.0)
-        level = max(gamma * (mean_variance - mean_covariance), TINY * mean_variance)
-        u = torch.cat([rows, rows.new_full((1, width), (gamma * mean_covariance) ** 0.5)])
+        lift = gamma[0] * mean_variance  # of each variance
+        common = min(gamma[1] * mean_covariance, (1 - TINY) * lift)  # of each covariance
+        level = lift - common
+        u = torch.cat([rows, rows.new_full((1, width), common**0.5)])
         gram = u @ u.T + level * torch.eye(len(u), dtype=torch.float64)
         whitening = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), u, upper=False)
-        self.scale = ((variance + gamma * mean_covariance + level) / level).sqrt().float()
+        self.scale = ((variance + lift) / level).sqrt().float()
         self.whitening = whitening.float()
 
     def to(self, device: torch.device) -> Mahalanobis:
@@ -156,7 +164,8 @@ class FeCam(FeatureClassifier):
 
     def _distance(self, c: int) -> Mahalanobis:
         if c not in self._distances:
-            distance = Mahalanobis(self.factors[c], int(self.count[c]), self.options.shrinkage)
+            gamma = self.options.variance_shrinkage, self.options.covariance_shrinkage
+            distance = Mahalanobis(self.factors[c], int(self.count[c]), gamma)
             self._distances[c] = distance.to(self.encoder.device)
         return self._distances[c]
 

@@ -7,10 +7,10 @@ The whole head and one prompt per modality are trained together with a linear cl
 Then a ridge classifier on [z / |z| ; q / |q|] is fitted in closed form. It has the features of ``ridge`` and the
 trained z besides them. Generalised cross-validation chooses its penalty (``penalty = "auto"``).
 
-Prompts have prefixes with a rate for each tower, scales and shifts of tokens, dropped channels and a least number of
-steps, as in COMM (``methods/shared/prompt_training.py``). By default no channel is dropped, because the samples of all
-tasks are there at once. The method is a bound only for what its own settings can learn, so its rates have to be chosen
-for a stream too.
+Prompts are trained as COMM's (``methods/shared/prompt_training.py``): prefixes with a rate for each tower, scales and
+shifts of tokens, dropped channels, a least number of steps. By default no channel is dropped, because the samples of
+all tasks are there at once. The method is a bound only for what its own settings can learn, so its rates have to be
+chosen for a stream too.
 
 It keeps every task's tokens, so it is no continual learner. It is trained after the last task, or when scores are first
 asked for. A state saved before that can't be continued; a stopped run reads the tasks' tokens again. A sample's prompt

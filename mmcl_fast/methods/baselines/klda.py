@@ -10,7 +10,10 @@ tasks does not matter.
 Departures from the paper:
 
 - gamma = "auto" takes the median heuristic of Garreau, Jitkrittum and Kanagawa 2017 (arXiv 1707.07269) on the first
-  task: 1 / (the median of |u - v|^2 over pairs of its samples). The paper tunes gamma for each encoder.
+  task: a factor / (the median of |u - v|^2 over pairs of its samples). The median over all classes so far would need
+  their samples, and another gamma would need their statistics anew. So a first task whose samples are unlike the later
+  ones gives a gamma that does not suit these. ``gamma_factor`` can be tuned for that. The paper tunes gamma for each
+  encoder.
 - The paper inverts the covariance by a pseudo-inverse; its public code scores by the Mahalanobis distance, which ranks
   classes alike. Here the covariance is shrunk first, relative to the mean variance.
 - The paper has 5,000 features. The default is smaller, because every checkpoint holds a matrix of M x M numbers.
@@ -35,7 +38,8 @@ from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import FeatureOptions
 from mmcl_fast.methods.shared.options import CovarianceShrinkage
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
+from mmcl_fast.methods.shared.prompt_training import PrefixRate
+from mmcl_fast.option_fields import Symbol, Tunable
 
 MEDIAN_SAMPLES = 1000  # most samples whose pairs give the median distance
 ROWS = 8192  # samples whose random features are in memory at once
@@ -44,12 +48,14 @@ KernelWidth = Annotated[float, Field(gt=0, le=1e6)]
 
 class KldaOptions(FeatureOptions):
     random_features: Annotated[int, Symbol("M")] = Field(2000, ge=1, le=20_000, description="Random Fourier features")
-    gamma: Annotated[
-        KernelWidth | Literal["auto"], Symbol(r"\gamma"), TunableChoices("auto", 0.03, 0.1, 0.3, 1.0, 3.0)
-    ] = Field(
+    lr: PrefixRate = 0.015
+    gamma: Annotated[KernelWidth | Literal["auto"], Symbol(r"\gamma")] = Field(
         "auto",
-        description="Inverse width of the kernel exp(-gamma |u - v|^2). auto: 1 / the median of |u - v|^2 over pairs "
-        "of samples of the first task",
+        description="Inverse width of the kernel exp(-gamma |u - v|^2). auto: gamma_factor / the median of |u - v|^2 "
+        "over pairs of samples of the first task",
+    )
+    gamma_factor: Annotated[float, Tunable(0.05, 20.0, needs=("gamma", ("auto",)))] = Field(
+        1.0, gt=0, le=1e6, description="Factor of gamma = auto"
     )
     shrinkage: Annotated[CovarianceShrinkage, Tunable(1e-3, 1.0)] = 0.2
 
@@ -96,7 +102,7 @@ class Klda(FeatureClassifier):
 
     def add(self, u: Tensor, data: TaskData, classes: int) -> None:
         if self.gamma is None:
-            self.gamma = median_gamma(u, self.generator(data.index, 6))
+            self.gamma = self.options.gamma_factor * median_gamma(u, self.generator(data.index, 6))
         for rows, labels in zip(u.split(ROWS), data.labels.split(ROWS)):
             self.discriminant.add(self.random_features(rows), labels, classes)
 

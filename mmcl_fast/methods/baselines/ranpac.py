@@ -38,10 +38,9 @@ from mmcl_fast.methods.shared.classifier import require_one_process
 from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import Adaptation, FeatureOptions, Features
 from mmcl_fast.methods.shared.options import TINY
-from mmcl_fast.methods.shared.prompt_training import PrefixRate
 from mmcl_fast.methods.shared.ridge_regression import BLOCK_ROWS
 from mmcl_fast.methods.shared.triangular_ridge import RidgeSystem, TriangularMoments
-from mmcl_fast.option_fields import FormerName, Symbol, Tunable, TunableChoices
+from mmcl_fast.option_fields import FormerName, Symbol, TunableChoices
 
 LAMBDAS = [10.0**k for k in range(-8, 9)]  # the paper's candidates
 WIDTHS = (2_000, 5_000, 10_000)  # the widths that projections = "auto" tries
@@ -53,7 +52,6 @@ class RanPacOptions(FeatureOptions):
 
     features: Annotated[Features, FormerName("source")] = "zq"
     adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "scale_shift"
-    lr: Annotated[PrefixRate, Tunable(0.001, 0.3, needs=("adaptation", ("prefix", "scale_shift")))] = 0.015
     projections: Annotated[Literal["auto"] | Annotated[int, Field(ge=1, le=20_000)], Symbol("M")] = Field(
         10_000, description="Random features. auto: 2,000, 5,000 or 10,000, chosen by generalised cross-validation"
     )

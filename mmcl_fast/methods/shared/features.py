@@ -73,7 +73,7 @@ class FeatureOptions(MethodOptions):
     epochs: Epochs = 20
     least_steps: LeastSteps = COMM_LEAST_STEPS
     batch_size: BatchSize = 32
-    lr: PrefixRate = 0.015
+    lr: Annotated[PrefixRate, Tunable(0.001, 0.3, needs=("adaptation", ("prefix", "scale_shift")))] = 0.015
     text_lr: TextRate = 0.4
     scale_shift_lr: Annotated[ScaleShiftRate, Tunable(0.005, 0.5, needs=("adaptation", ("scale_shift",)))] = 0.06
     classifier_lr: ClassifierRate = 0.003

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,12 +14,13 @@ SEEN = [0, 1, 2, 4]
 
 
 def correlations(x, gamma):
-    """The shrunk correlation matrix of samples, entry by entry as in the paper."""
+    """The shrunk correlation matrix of samples, entry by entry as in the paper. ``gamma``: gamma_1 and gamma_2."""
     covariance = torch.cov(x.double().T)
     width = len(covariance)
     beside = ~torch.eye(width).bool()
     mean_variance, mean_covariance = covariance.diagonal().mean(), covariance[beside].mean().clamp(min=0)
-    shrunk = covariance + gamma * mean_variance * torch.eye(width) + gamma * mean_covariance * beside
+    common = torch.minimum(gamma[1] * mean_covariance, gamma[0] * mean_variance)
+    shrunk = covariance + gamma[0] * mean_variance * torch.eye(width) + common * beside
     deviation = shrunk.diagonal().sqrt()
     return shrunk / torch.outer(deviation, deviation)
 
@@ -32,11 +35,12 @@ def direct(x, power, gamma):
     return torch.stack(columns, 1).float()
 
 
-@pytest.mark.parametrize(("power", "gamma"), [(0.5, 1.0), (1.0, 0.1), (0.25, 100.0)])
+@pytest.mark.parametrize(("power", "gamma"), [(0.5, (1.0, 1.0)), (1.0, (0.1, 0.5)), (2.0, (100.0, 0.0))])
 def test_scores_are_mahalanobis_distances_in_any_order_of_tasks(power, gamma):
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     for parts in ([order], order.split(50), order.split(1)):  # 20 or 40 samples a class, fewer than features
-        method = learned("fecam", U, LABELS, 5, parts, tukey=power, shrinkage=gamma)
+        shrinkage = dict(zip(("variance_shrinkage", "covariance_shrinkage"), gamma))
+        method = learned("fecam", U, LABELS, 5, parts, tukey=power, **shrinkage)
         torch.testing.assert_close(method.class_scores(NEW)[:, SEEN], direct(NEW, power, gamma), rtol=1e-3, atol=1e-3)
         assert [len(factor) for factor in method.factors] == [39, 19, 39, 0, 19]
 
@@ -46,7 +50,7 @@ def test_more_samples_than_features_keep_as_many_rows_as_features():
     u = features(labels)
     method = learned("fecam", u, labels, 1, [torch.arange(130), torch.arange(130, 200)])
     assert method.factors[0].shape == (WIDTH, WIDTH)
-    t = tukey_transform(u, 0.5).double()
+    t = u.double()
     torch.testing.assert_close(
         method.factors[0].double().T @ method.factors[0].double() / 199, torch.cov(t.T), rtol=1e-4, atol=1e-6
     )
@@ -69,8 +73,9 @@ def test_a_factor_of_the_scatter_has_a_row_less_than_samples():
 def test_covariances_with_a_negative_mean_and_features_that_vary_as_one_can_be_inverted():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(9, 6, generator=generator).double()
-    for rows in (x - x.mean(1, keepdim=True), x[:, :1].expand(-1, 6)):
-        distance = Mahalanobis(scatter_factor(rows), 9, 1.0)(torch.randn(50, 6, generator=generator))
+    sets = x - x.mean(1, keepdim=True), x[:, :1].expand(-1, 6)
+    for rows, gamma in itertools.product(sets, [(1.0, 1.0), (0.1, 10.0), (1.0, 0.0)]):
+        distance = Mahalanobis(scatter_factor(rows), 9, gamma)(torch.randn(50, 6, generator=generator))
         assert distance.isfinite().all() and (distance > 0).all()
 
 
@@ -88,7 +93,7 @@ def test_classes_with_one_or_two_samples(samples):
     scores = method.class_scores(u[:1000])
     assert scores.isfinite().all() and torch.equal(scores.argmax(1), labels[:1000])
     if samples == 1:  # the identity: squared distances of unit vectors
-        t = F.normalize(tukey_transform(u, 0.5), dim=1)
+        t = F.normalize(u, dim=1)
         torch.testing.assert_close(scores, 2 * t @ t.T - 2, rtol=1e-3, atol=1e-4)
     again = build("fecam")
     again.load_state(*method.state())

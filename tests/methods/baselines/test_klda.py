@@ -44,6 +44,8 @@ def test_auto_takes_the_median_distance_in_the_first_task(monkeypatch):
     assert again.gamma == method.gamma and torch.equal(again.class_scores(NEW), method.class_scores(NEW))
     generator = torch.Generator().manual_seed(0)
     assert median_gamma(U[:1], generator) == median_gamma(U[:1].expand(3, -1), generator) == 1.0
+    half = learned("klda", U, LABELS, 5, parts, gamma_factor=0.5, **OPTIONS)
+    assert half.gamma == pytest.approx(method.gamma / 2, rel=1e-6)
     monkeypatch.setattr(module, "MEDIAN_SAMPLES", 15)
     assert median_gamma(U, generator) == pytest.approx(method.gamma, rel=0.3)
 

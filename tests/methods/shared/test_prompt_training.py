@@ -88,7 +88,8 @@ def test_a_step_moves_a_prefix_by_its_towers_rate_times_the_units(modality: str)
     bank = TokenScaleShiftBank(encoder, 8, False)
     bank.reserve(tokens, modality)
     start = bank.fresh(modality, generator)
-    for text_lr, rate in (("auto", 0.01), (0.1, 0.1 if modality == "text" else 0.01)):
+    cases: list[tuple[Any, float]] = [("auto", 0.01), (0.1, 0.1 if modality == "text" else 0.01)]
+    for text_lr, rate in cases:
         options = PromptOptions(lr=0.01, text_lr=text_lr)
         training = PromptTraining(bank.head, start, tokens, modality, options, generator)
         parameters, lr = training.groups[0]
