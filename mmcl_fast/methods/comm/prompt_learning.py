@@ -101,8 +101,8 @@ class PromptLearner:
         if start is None:
             with self.method.phase("borrowing"):
                 start = self._borrow() if o.blending else None
-            informed = start is not None
-            start = self.bank.fresh(self.modality, generator) if start is None else start
+                informed = start is not None
+                start = self._fresh(generator) if start is None else start
             if o.prompts == "auto" and not self._pays(start, informed):
                 return None
         steps = self._steps(len(data.labels))
@@ -116,6 +116,16 @@ class PromptLearner:
         """Training steps for ``count`` samples: ``epochs`` passes, and at least ``least_steps``."""
         o = self.options
         return max(o.epochs * math.ceil(count / o.batch_size), o.least_steps if o.epochs else 0)
+
+    def _fresh(self, generator: torch.Generator) -> Tensor:
+        """A new prompt ``[P]``; the small random numbers of its prefix are in units of the blocks' keys and values."""
+        prefix, table = self.head.split(self.bank.fresh(self.modality, generator), self.modality)
+        units = self._units()[:, :, None, None].expand(self.head.prefix(self.modality))
+        return torch.cat([prefix * units.flatten(), table])
+
+    def _units(self) -> Tensor:
+        """Units of prefixes ``[J, 2]``, see ``prompts.prefix_units``."""
+        return prefix_units(self.method.encoder, self.data.tokens[:UNIT_SAMPLES], self.modality)
 
     # ---- whose knowledge helps ------------------------------------------------------------------------------
 
@@ -204,9 +214,8 @@ class PromptLearner:
         """
         o, data, head, modality = self.options, self.data, self.head, self.modality
         encoder, device, width = self.method.encoder, self.query.device, data.tokens.tokens.shape[2]
-        units = prefix_units(encoder, data.tokens[:UNIT_SAMPLES], modality)
         trained = PromptInTraining(
-            head, start, modality, width=width, rank=o.scale_shift_rank, generator=generator, units=units
+            head, start, modality, width=width, rank=o.scale_shift_rank, generator=generator, units=self._units()
         )
         targets = self.texts
         if o.class_targets == "learned":

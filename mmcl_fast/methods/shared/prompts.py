@@ -95,8 +95,8 @@ class PromptBank:
         """
         tower = self.encoder.tower(modality)
         columns = [k for k, m in enumerate(modalities) if self.encoder.tower(m) == tower]
-        bare = torch.tensor([modalities[k] not in self.prompts for k in columns], device=weight.device)
-        return bare[weight[:, columns].argmax(1)] if bare.any() else None
+        bare = [modalities[k] not in self.prompts for k in columns]
+        return torch.tensor(bare, device=weight.device)[weight[:, columns].argmax(1)] if any(bare) else None
 
     def blend(self, modality: str, weight: Tensor, modalities: list[str], least: float = 0.0) -> Tensor | None:
         """Return sum_k c_k P_k, see ``tower_shares`` and ``mix``; None where the tower has no prompt."""

@@ -71,8 +71,10 @@ def test_vision_prefixes_text_prefixes_and_tables_have_rates_of_their_own(settin
     encoder, classes, _ = setting
     method = Comm(encoder, make_options("comm", {**QUICK, **still}))
     method.learn(task(encoder, 0, modality, [0, 1], 0), classes)
-    start = method.bank.fresh(modality, method.generator(0, 3))
-    parts = [method.bank.head.split(p, modality) for p in (start, method.bank.prompts[modality])]
+    still_standing = {"lr": 0.0, "text_lr": 0.0, "scale_shift_lr": 0.0}
+    start = Comm(encoder, make_options("comm", {**QUICK, **still_standing}))
+    start.learn(task(encoder, 0, modality, [0, 1], 0), classes)
+    parts = [m.bank.head.split(m.bank.prompts[modality], modality) for m in (start, method)]
     # In units and back is rounded.
     assert tuple(not torch.allclose(*pair, rtol=1e-6, atol=0) for pair in zip(*parts) if len(pair[0])) == moves
 
@@ -192,7 +194,7 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         "train_groups": {("prompts",), ("test of prompts",)},
         "held_out_error": {("test of prompts",)},
         "embed_all": {("borrowing",), ("prompts",), ("test of prompts",)},
-        "prefix_units": {("prompts",), ("test of prompts",)},
+        "prefix_units": {("borrowing",), ("prompts",), ("test of prompts",)},
         "unit_query": {("relevance",)},
     }
     assert method.seconds.keys() == {inside[0] for found in steps.values() for inside in found}
