@@ -49,6 +49,7 @@ from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import FeatureOptions
 from mmcl_fast.methods.shared.gram import symmetric
 from mmcl_fast.methods.shared.options import Positive, Share
+from mmcl_fast.methods.shared.prompt_training import PrefixRate
 from mmcl_fast.option_fields import Symbol, Tunable
 
 MOST_SAMPLES = 30_000  # their Cholesky factor has 7 GB
@@ -113,13 +114,14 @@ class KernelRidge:
 
 
 class RailOptions(FeatureOptions):
+    lr: PrefixRate = 0.015
     gamma: Annotated[Positive, Symbol(r"\gamma"), Tunable(0.01, 10.0)] = Field(
         0.1, description="Inverse width of the kernel exp(-gamma |u - v|^2)"
     )
     penalty: Annotated[Positive, Symbol(r"\lambda"), Tunable(0.0001, 1.0)] = Field(
         0.001, description="Ridge penalty, added to the diagonal of the kernel matrix, which is 1"
     )
-    fusion: Annotated[Share, Symbol(r"\beta"), Tunable(0.5, 1.0, log=False)] = Field(
+    fusion: Annotated[Share, Symbol(r"\beta")] = Field(
         0.9, description="Share of the kernel's scores in the fused scores; the rest is the zero-shot probability"
     )
 
