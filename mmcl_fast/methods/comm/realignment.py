@@ -25,6 +25,7 @@ LEAST_SAMPLED = 20  # features of a class, in the pool and over all steps; with 
 POOL_BYTES = 2**30  # largest pool
 HELD_OUT, MOST_HELD_OUT = 10, 20_000  # held-out features: of a class, and of a modality
 ZERO_RANK = 32  # largest rank of a re-alignment that starts from zero
+STANDARD_ERRORS = 2  # that training must gain on held-out features
 ROWS = 4096  # features whose scores are computed at once
 TRAINED_SHARES = (0.25, 0.5, 0.75, 1.0)  # tried positions between the closed form (0) and the trained solution (1)
 
@@ -152,7 +153,7 @@ class Realigner:
         """Minimise the weighted alignment loss on sampled features, balanced over modalities.
 
         Other samples then decide. A and B stay at the starting point, unless a point on the way to the trained solution
-        is better by more than a standard error.
+        is better by more than two standard errors.
 
         Args:
             memory: the feature memory.
@@ -261,7 +262,7 @@ class Realigner:
             gain = right(share) - first
             mean = (weight * gain).sum()
             error = (weight.square() * (gain - mean).square()).sum().sqrt()
-            if float(mean) > max(best, float(error)):
+            if float(mean) > max(best, STANDARD_ERRORS * float(error)):
                 best, chosen = float(mean), share
         chosen = distributed.broadcast_object(chosen)
         self.down, self.up = (torch.lerp(a, b, chosen) if chosen else a for a, b in zip(start, trained))
