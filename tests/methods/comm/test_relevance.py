@@ -38,3 +38,42 @@ def test_relevance_tells_modalities_apart(kind):
     again = Relevance(10, kind, 0.2, 0.01)
     again.load_state(tensors, values)
     torch.testing.assert_close(again(queries["audio"]), relevance(queries["audio"]))
+
+
+def discriminant_by_definition(queries, at, penalty):
+    """R ``[n, M]`` from the queries themselves."""
+    x = [q.double() for q in queries]
+    means = torch.stack([q.mean(0) for q in x])
+    total = sum(map(len, x))
+    within = sum((q - q.mean(0)).T @ (q - q.mean(0)) for q in x) / total
+    squares = sum(float(q.square().sum()) for q in x) + total  # with the constant's
+    within += penalty * squares / (at.shape[1] + 1) / total * torch.eye(at.shape[1], dtype=torch.float64)
+    centre = means.mean(0)
+    directions = torch.linalg.inv(within) @ (means - centre).T
+    distance = ((means - centre).T * directions).sum(0)
+    return ((at.double() - centre) @ directions - distance / 2) / distance.mean()
+
+
+def test_the_relevance_function_is_the_stated_discriminant():
+    queries = [F.normalize(randn(n, 6, seed=n) + 2 * randn(1, 6, seed=50 + n), dim=1) for n in (30, 7, 12)]
+    relevance = Relevance(6, "analytic", 0.3, 0.02)
+    for number, q in enumerate(queries):
+        relevance.learn(q, f"modality {number}", {}, torch.Generator())
+    at = F.normalize(randn(5, 6, seed=99), dim=1)
+    want = (discriminant_by_definition(queries, at, 0.02) / 0.3).softmax(1).float()
+    torch.testing.assert_close(relevance(at), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_modality_with_few_samples_is_recognised_beside_one_with_many():
+    """Ridge regression onto one-hot modalities, which weighs samples alike, misses it on the same queries."""
+    centres = [randn(1, 12, seed=s) for s in (1, 2)]
+    queries = [
+        F.normalize(c + 0.6 * randn(n, 12, seed=s), dim=1) for c, n, s in zip(centres, (400, 4), (3, 4), strict=True)
+    ]
+    relevance, ridge = Relevance(12, "analytic", 0.2, 0.01), Ridge(12, 0.01)
+    for number, q in enumerate(queries):
+        relevance.learn(q, f"modality {number}", {}, torch.Generator())
+        ridge.add(q, torch.full((len(q),), number), number + 1)
+    fresh = F.normalize(centres[1] + 0.6 * randn(200, 12, seed=5), dim=1)
+    assert (relevance(fresh).argmax(1) == 1).float().mean() > 0.9
+    assert (ridge(fresh).argmax(1) == 1).float().mean() < 0.5
