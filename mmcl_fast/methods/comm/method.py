@@ -102,7 +102,7 @@ class Comm(Method):
         names, shares = self.bank.tower_shares(
             modality, self._routing(query), self.relevance.modalities, o.least_share, modality
         )
-        old_classes = self.token_means.others(modality, data.classes)[1]
+        old_classes = self.token_means.others(modality, data.classes, data.tokens.mask is not None)[1]
         learner = PromptLearner(
             self, self.bank, data, classes, query, names, merge_equal_rows(shares), old_classes, self.prompts_pay
         )
@@ -145,7 +145,7 @@ class Comm(Method):
             old: the modality's prompt before the task; None: the bare head.
         """
         modality, dim = data.modality, self.encoder.dim
-        ids, tokens = self.token_means.others(modality, data.classes)
+        ids, tokens = self.token_means.others(modality, data.classes, data.tokens.mask is not None)
         stay = {*data.classes, *ids}
         if not stay.issuperset(self.memory.labels(modality)):
             moved = after[:, :dim] - before[:, :dim]

@@ -97,6 +97,8 @@ class PromptLearner:
         """Return the modality's new prompt ``[P]``; None where it has none and prompts do not pay."""
         o, data, generator = self.options, self.data, self.method.generator(self.data.index, 3)
         start = self.bank.prompts.get(self.modality)
+        if len(data.classes) < 2:
+            return start  # there is nothing to tell apart: the loss is 0 whatever the prompt is
         informed = start is not None
         if start is None:
             with self.method.phase("borrowing"):

@@ -59,17 +59,22 @@ class TokenMeans:
             counts[row] = total
         self.means[modality], self.counts[modality] = means, counts
 
-    def others(self, modality: str, current: Collection[int]) -> tuple[list[int], Tokens | None]:
+    def others(self, modality: str, current: Collection[int], masked: bool) -> tuple[list[int], Tokens | None]:
         """Return the ids of a modality's classes outside ``current``, and their mean tokens; None without such a class.
 
         The query of these ``Tokens`` is empty: the head does not read it.
+
+        Args:
+            modality: of the classes.
+            current: ids of the classes that are left out.
+            masked: the trunk gives the modality's tokens a mask; its head may need one where all tokens are real too.
         """
         known = self.classes.get(modality, [])
         rows = [row for row, c in enumerate(known) if c not in current]
         if not rows:
             return [], None
         means, real = self.means[modality][rows], self.counts[modality][rows] > 0
-        tokens = Tokens(means, means.new_empty(len(rows), 0), None if bool(real.all()) else real)
+        tokens = Tokens(means, means.new_empty(len(rows), 0), real if masked else None)
         return [known[row] for row in rows], tokens
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
