@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.ops import attention
-from mmcl_fast.ops.attention import prefix_attention
+from mmcl_fast.ops.attention import measure_keys_and_values, prefix_attention
 
 # (B, N, L, d, heads, whether the batch shares one prefix, whether there is a mask, causal)
 CASES = {
@@ -82,3 +82,23 @@ def test_only_the_prefix_needs_a_gradient(case, dtype):
 def test_an_empty_prefix_is_none():
     q = torch.randn(2, 5, 8)
     assert torch.equal(prefix_attention(q, q, q, 2, torch.empty(2, 0, 8)), prefix_attention(q, q, q, 2))
+
+
+@pytest.mark.parametrize("case", ["per sample", "no prefix, causal, masked"])
+def test_sizes_of_keys_and_values_are_measured_inside_the_block_alone(case):
+    q, k, v, _, heads, prefix, mask, causal = inputs(case, torch.float32)
+
+    def attend(scale=1.0):
+        return prefix_attention(q, scale * k, v, heads, prefix, mask, causal)
+
+    with measure_keys_and_values() as sizes:
+        plain = attend()
+        attend(3.0)
+        with measure_keys_and_values() as inner:
+            attend()
+    assert torch.equal(attend(), plain)
+    want = torch.stack([x.square().mean().sqrt() for x in (k, v)])
+    assert len(sizes) == 2 and len(inner) == 1  # without the prefix, and not what ran outside
+    torch.testing.assert_close(sizes[0], want)
+    torch.testing.assert_close(sizes[1], want * torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(inner[0], want)

@@ -34,3 +34,14 @@ def test_small_shares_are_left_out_and_one_always_stays():
     assert shares[0].tolist() == [1, 0, 0] and shares[1].tolist() == [0.5, 0.5, 0]
     torch.testing.assert_close(shares[2], c[2])
     assert bank.tower_shares("image", c, names, 1.0)[1].sum(1).tolist() == pytest.approx([1, 1, 1])
+
+
+def test_samples_that_resemble_a_modality_without_a_prompt_take_the_bare_head():
+    bank = PromptBank(ToyEncoder(), 3)
+    names = ["image", "text", "depth"]
+    bank.prompts = {m: torch.zeros(2, 2, 3, 16) for m in ("text", "depth")}
+    c = torch.tensor([[0.4, 0.5, 0.1], [0.1, 0.0, 0.9]])
+    assert bank.bare_rows("audio", c, names).tolist() == [True, False]  # text is of another tower
+    assert bank.bare_rows("text", c, names) is None
+    bank.prompts["image"] = bank.prompts["depth"]
+    assert bank.bare_rows("image", c, names) is None

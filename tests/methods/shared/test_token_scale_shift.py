@@ -7,7 +7,13 @@ import torch
 
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.media.spec import VisualSpec
-from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank, TokenScaleShiftHead, drop_channels
+from mmcl_fast.methods.shared.prompts import train_groups
+from mmcl_fast.methods.shared.token_scale_shift import (
+    PromptInTraining,
+    TokenScaleShiftBank,
+    TokenScaleShiftHead,
+    drop_channels,
+)
 from tests.toy import ToyEncoder
 
 WIDTH = 16
@@ -155,3 +161,63 @@ def test_dropped_channels_are_missing_in_all_places_and_the_mean_stays():
     x, positions = drop_channels(tokens, kept, 0.25).tokens, kept[:, None].expand(-1, 4, -1)
     assert torch.equal(x != 0, positions)
     torch.testing.assert_close(x[positions] * 0.75, tokens.tokens[positions])
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_training_changes_the_table_by_a_matrix_of_at_most_that_rank(rank):
+    """Rank 0 trains every number. Targets for each number make the change of full rank possible."""
+    bank, generator = TokenScaleShiftBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
+    bank.reserve(tokens_of(2, 16), "image")
+    start = torch.randn(bank.sizes["image"], generator=generator)
+    units = torch.tensor([[0.5, 2.0], [3.0, 4.0]])
+    trained = PromptInTraining(bank.head, start, "image", width=WIDTH, rank=rank, generator=generator, units=units)
+    torch.testing.assert_close(trained(), start)
+    wanted, kept = torch.randn(len(start), generator=generator), start.clone()
+    groups = [([trained.prefix], 0.05), (trained.pairs, 0.05)]
+    train_groups(groups, 60, lambda step: (trained() - wanted).square().sum(), None, lambda n: None, generator)
+    assert torch.equal(start, kept)
+    change = bank.head.unpack((trained() - start).detach(), "image", WIDTH)[1]
+    sizes = torch.linalg.svdvals(change)
+    assert int((sizes > 1e-4 * sizes[0]).sum()) == (rank or 16) and sizes[0] > 0.1
+    assert len(trained.pairs) == (2 if rank else 1)
+
+
+def test_a_step_moves_keys_and_values_of_a_block_by_their_units():
+    """Adam's first step has the size of the rate for every parameter."""
+    bank, generator = TokenScaleShiftBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
+    bank.reserve(tokens_of(2, 16), "image")
+    start, units = torch.zeros(bank.sizes["image"]), torch.tensor([[0.5, 2.0], [3.0, 4.0]])
+    trained = PromptInTraining(bank.head, start, "image", width=WIDTH, rank=2, generator=generator, units=units)
+    train_groups([([trained.prefix], 0.1)], 1, lambda step: trained().sum(), None, lambda n: None, generator)
+    prefix = bank.head.unpack(trained(), "image", WIDTH)[0]
+    torch.testing.assert_close(prefix, -0.1 * units[:, :, None, None].expand(prefix.shape))
+
+
+def test_the_first_direction_gains_all_channels_alike():
+    bank, generator = TokenScaleShiftBank(ToyEncoder(), 3, True), torch.Generator().manual_seed(0)
+    bank.reserve(tokens_of(2, 16), "image")
+    start = torch.zeros(bank.sizes["image"])
+    trained = PromptInTraining(bank.head, start, "image", width=WIDTH, rank=2, generator=generator)
+    trained.pairs[0][3, 0] = 0.7
+    pairs = bank.head.unpack(trained(), "image", WIDTH)[1]
+    assert torch.equal(pairs[3, WIDTH:], torch.full((WIDTH,), 0.7)) and pairs.count_nonzero() == WIDTH
+
+
+def test_a_table_is_brought_to_another_grid_and_places_keep_their_meaning():
+    bank, generator = TokenScaleShiftBank(Clips(), 3, True, regrid=True), torch.Generator().manual_seed(0)
+    for modality, positions in (("image", 16), ("video", 8)):
+        bank.reserve(tokens_of(2, positions), modality)
+        bank.prompts[modality] = bank.fresh(modality, generator)
+    split = bank.head.prefix("image").numel()
+    cells = bank.prompts["image"][split:].view(4, 4, 2 * WIDTH)
+    cells[:, 2:] = 1.0  # the right half
+    pairs = bank.head.unpack(bank.prompt_for("image", "video"), "video", WIDTH)[1]
+    assert pairs.shape == (4 + 2, 2 * WIDTH)
+    left, right = pairs[[0, 2]], pairs[[1, 3]]
+    assert (right > 0.8).all() and (left < 0.2).all() and not pairs[4:].any()
+    back = bank.head.unpack(bank.prompt_for("video", "image"), "image", WIDTH)[1]
+    assert back.shape == (16, 2 * WIDTH) and not back.any()
+    assert torch.equal(bank.prompt_for("image", "image"), bank.prompts["image"])
+    again = TokenScaleShiftBank(Clips(), 3, True, regrid=True)
+    again.load(bank.prompts, bank.widths, bank.sizes)
+    assert torch.equal(again.prompt_for("image", "video"), bank.prompt_for("image", "video"))
