@@ -31,15 +31,19 @@ from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.options import LearningRate, Weight
-from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, PromptPoolOptions
-from mmcl_fast.option_fields import Symbol, Tunable
+from mmcl_fast.methods.shared.prompt_pool import PoolTextRate, PromptPool, PromptPoolOptions, PromptsAndLoss
+from mmcl_fast.methods.shared.prompt_training import ChannelDropout, LeastSteps
+from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
 
 
 class CodaPromptOptions(PromptPoolOptions):
+    channel_dropout: ChannelDropout = 0.0
+    least_steps: LeastSteps = 0
     components: int = Field(10, ge=1, description="Prompt components that each task adds")
     lr: Annotated[LearningRate, Tunable(1e-4, 3.0)] = Field(
         0.03, description="Largest learning rate of components, keys and attention vectors"
     )
+    text_lr: Annotated[PoolTextRate, TunableChoices("auto", 0.003, 0.01, 0.03, 0.1, 0.3)] = "auto"
     orthogonality: Annotated[Weight, Symbol(r"\lambda"), Tunable(0.001, 10.0)] = Field(
         0.1, description="Weight of the loss term that keeps components, keys and attention vectors orthogonal"
     )
@@ -106,7 +110,7 @@ class CodaPrompt(PromptPool):
             # Only ``new`` is trained: the old components take part in the sum, frozen.
             return {k: torch.cat([old[k], new[k]], dim=1) for k in old}
 
-        def compose(query: Tensor) -> PrefixAndLoss:
+        def compose(query: Tensor) -> PromptsAndLoss:
             pool = whole_pool()
             return self.prefix(query, pool), o.orthogonality * sum(orthogonality_loss(x) for x in pool.values())
 

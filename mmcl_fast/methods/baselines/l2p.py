@@ -30,11 +30,20 @@ from torch import Tensor
 
 from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.options import ClassifierRate, LearningRate, PromptLength, Weight
-from mmcl_fast.methods.shared.prompt_pool import PrefixAndLoss, PromptPool, PromptPoolOptions, cosine_distance
-from mmcl_fast.option_fields import Symbol, Tunable
+from mmcl_fast.methods.shared.prompt_pool import (
+    PoolTextRate,
+    PromptPool,
+    PromptPoolOptions,
+    PromptsAndLoss,
+    cosine_distance,
+)
+from mmcl_fast.methods.shared.prompt_training import ChannelDropout, LeastSteps
+from mmcl_fast.option_fields import Symbol, Tunable, TunableChoices
 
 
 class L2pOptions(PromptPoolOptions):
+    channel_dropout: ChannelDropout = 0.0
+    least_steps: LeastSteps = 0
     pool_size: Annotated[int, Symbol("M")] = Field(10, ge=1, description="Prompts in the pool of a tower")
     selected: Annotated[int, Symbol("N")] = Field(4, ge=1, description="Prompts that each sample selects from the pool")
     prompt_length: PromptLength = 2
@@ -42,6 +51,7 @@ class L2pOptions(PromptPoolOptions):
         0.1, description="Largest learning rate of prompts and keys"
     )
     classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.003
+    text_lr: Annotated[PoolTextRate, TunableChoices("auto", 0.01, 0.03, 0.1, 0.3, 1.0)] = "auto"
     pull: Annotated[Weight, Symbol(r"\lambda"), Tunable(0.01, 10.0)] = Field(
         0.5, description="Weight of the loss term that moves selected keys to the sample's query"
     )
@@ -96,7 +106,7 @@ class L2p(PromptPool):
         old = self.pools.get(tower) or self._new_pool(data.modality, generator)
         pool = {k: v.clone() for k, v in old.items()}  # training is in place; a failed task leaves the old pool
 
-        def compose(query: Tensor) -> PrefixAndLoss:
+        def compose(query: Tensor) -> PromptsAndLoss:
             near, selected = select_keys(query, pool["keys"], o.selected)
             return concat_prompts(pool["prompts"], selected), o.pull * near.sum(1).mean()
 

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
-from mmcl_fast.methods.shared.classifier import (
-    ClassifierFeatures,
-    GrowingClassifier,
-    require_one_process,
-    train_in_one_process,
-)
+from mmcl_fast.methods.shared.classifier import ClassifierFeatures, GrowingClassifier, train_in_one_process
 from mmcl_fast.methods.shared.embedding import BATCH, Head, unit_query
-from mmcl_fast.methods.shared.options import BatchSize, ClassifierRate, Epochs, MethodOptions, PromptLength
+from mmcl_fast.methods.shared.options import (
+    BatchSize,
+    ClassifierRate,
+    Epochs,
+    LearningRate,
+    MethodOptions,
+    PromptLength,
+)
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
-from mmcl_fast.methods.shared.prompts import batches, subset
+from mmcl_fast.methods.shared.prompt_training import channel_dropout, drop_random_channels, step_batches, step_count
+from mmcl_fast.methods.shared.prompts import subset
 from mmcl_fast.option_fields import Tunable
 
-PrefixAndLoss = tuple[Tensor, Tensor | float]  # a prefix, and a further term of the loss
+PromptsAndLoss = tuple[Tensor, Tensor | float]  # prompts, and a further term of the loss
+PoolTextRate = Annotated[
+    Literal["auto"] | LearningRate,
+    Field(description="Largest learning rate of the text tower's pool. auto: the option lr"),
+]
 
 
 class PromptPoolOptions(MethodOptions):
-    """Options of methods that have a pool of prompts. Each of them adds its learning rate ``lr``."""
+    """Options of methods with a pool of prompts. Each adds ``lr``, ``channel_dropout`` and ``least_steps``."""
 
     prompt_length: PromptLength = 8
     features: ClassifierFeatures = "z"
     epochs: Epochs = 20
     batch_size: BatchSize = 32
+    text_lr: PoolTextRate = "auto"
     classifier_lr: Annotated[ClassifierRate, Tunable(3e-5, 0.1)] = 0.0003
 
 
@@ -42,75 +51,28 @@ def cosine_distance(query: Tensor, keys: Tensor) -> Tensor:
     return 1 - query @ F.normalize(keys, dim=-1).T
 
 
-def train_prompts_and_classifier(
-    method: Method,
-    data: TaskData,
-    classifier: GrowingClassifier,
-    columns: list[int],
-    trained: Sequence[Tensor],
-    compose: Callable[[Tensor], PrefixAndLoss],
-    generator: torch.Generator,
-    head: Head | None = None,
-    more_groups: Sequence[tuple[Sequence[Tensor], float]] = (),
-) -> None:
-    """Train prompts and a classifier on a task, in place: loss = CE(task's classes) + a further term.
-
-    Args:
-        method: its options have ``epochs``, ``batch_size``, ``lr`` (of ``trained``) and ``classifier_lr``.
-        data: the task.
-        classifier: the classifier.
-        columns: the classifier's rows for ``data.classes``.
-        trained: the tensors that ``compose`` makes prefixes from.
-        compose: unit queries ``[B, Dq]`` -> prefix ``[J, 2, L, d]`` or ``[B, J, 2, L, d]``, and the further term.
-        generator: the source of all random numbers.
-        head: takes the prompts; None: the encoder's head.
-        more_groups: further trained tensors, with their learning rates.
-    """
-    require_one_process(method)
-    o, target, head = method.options, data.targets, head or method.encoder
-    plan = batches(len(target), o.batch_size, o.epochs, generator)
-
-    def loss(step: int) -> Tensor:
-        rows = plan[step].to(target.device)
-        batch = subset(data.tokens, rows)
-        query = unit_query(batch)
-        prefix, further = compose(query)
-        z = head.head(batch, prefix, data.modality)
-        return classifier.loss(z, target[rows], columns, query) + further
-
-    with method.phase("prompts", len(plan)) as shown:
-        train_in_one_process(
-            method,
-            [(trained, o.lr), *more_groups, (classifier.parameters, o.classifier_lr)],
-            len(plan),
-            loss,
-            advance=shown.advance,
-            generator=generator,
-        )
-
-
 def embed_with_own_prefix(
-    encoder: Encoder, tokens: Tokens, modality: str, prefix: Callable[[Tensor], Tensor], one_batch: bool = False
+    head: Head, tokens: Tokens, modality: str, prompts: Callable[[Tensor], Tensor], one_batch: bool = False
 ) -> Tensor:
-    """Compute z without gradient, ``[n, D]``, each sample under the prefix that is composed from its query.
+    """Compute z without gradient, ``[n, D]``, each sample under the prompt that is composed from its query.
 
     Without ``one_batch`` batches have one size and the last one is filled up, as in ``embed_all``.
 
     Args:
-        encoder: the encoder.
+        head: takes the prompts, such as the encoder.
         tokens: the trunk's output of n samples.
         modality: of the samples.
-        prefix: unit queries ``[B, Dq]`` -> ``[B, J, 2, L, d]``.
+        prompts: unit queries ``[B, Dq]`` -> ``[B, ...]``, as ``head`` takes them.
         one_batch: all samples in one batch of any size, as an exported graph computes them. Gradients are not switched
             off then.
     """
     if one_batch:
-        return encoder.head(tokens, prefix(unit_query(tokens)), modality)
-    out = [torch.empty(0, encoder.dim, device=encoder.device)]
+        return head.head(tokens, prompts(unit_query(tokens)), modality)
+    out = [torch.empty(0, head.dim, device=head.device)]
     with torch.no_grad():
         for rows in torch.arange(len(tokens), device=tokens.device).split(BATCH) if len(tokens) else ():
             batch = tokens[torch.cat([rows, rows[-1:].expand(BATCH - len(rows))])]
-            out.append(encoder.head(batch, prefix(unit_query(batch)), modality)[: len(rows)])
+            out.append(head.head(batch, prompts(unit_query(batch)), modality)[: len(rows)])
     return torch.cat(out)
 
 
@@ -122,10 +84,12 @@ class PromptPool(Method):
     nothing. Before the first task the scores are zero-shot; later they are -inf for classes that were never trained. A
     tower without a pool uses its bare head.
 
-    No pool has COMM's scale and shift of tokens. They belong to positions of one layout of tokens, while a pool serves
-    all layouts of its tower and composes a prompt for each sample.
+    Of COMM's aids a pool has dropped channels, a least number of steps and a rate for texts. Its rates are absolute,
+    because its keys have the same one. L2P and CODA-Prompt have no scale and shift of tokens. They compose one prompt
+    of several, learned from samples of all layouts of tokens, while a scale and shift belongs to one layout.
 
     Attributes:
+        head: takes the prompts.
         pools: tower -> the tensors of its pool by name.
         classifier: reads z, or z and q.
     """
@@ -134,6 +98,7 @@ class PromptPool(Method):
 
     def __init__(self, encoder: Encoder, options: Any, *, seed: int = 0, progress: Any = None):
         super().__init__(encoder, options, seed=seed, progress=progress)
+        self.head: Head = encoder
         self.pools: dict[str, dict[str, Tensor]] = {}
         self.classifier = GrowingClassifier.of(encoder, options.features)
 
@@ -141,17 +106,59 @@ class PromptPool(Method):
     def prefix(self, query: Tensor, pool: dict[str, Tensor]) -> Tensor:
         """Compose prefixes ``[B, J, 2, L, d]`` from unit queries ``[B, Dq]``, each from its own query alone."""
 
+    def prompts(self, query: Tensor, pool: dict[str, Tensor], tokens: Tokens, modality: str) -> Tensor:
+        """Compose prompts as ``head`` takes them: prefixes alone, unless a method adds something.
+
+        Args:
+            query: ``[B, Dq]``, unit rows.
+            pool: of the samples' tower.
+            tokens: of samples of the same layout.
+            modality: of the samples.
+        """
+        return self.prefix(query, pool)
+
     def fit(
         self,
         data: TaskData,
         classes: Classes,
         trained: Sequence[Tensor],
-        compose: Callable[[Tensor], PrefixAndLoss],
+        compose: Callable[[Tensor], PromptsAndLoss],
         generator: torch.Generator,
+        more_groups: Sequence[tuple[Sequence[Tensor], float]] = (),
     ) -> None:
-        """Call ``train_prompts_and_classifier`` with the one classifier, which gets its new rows here."""
-        self.classifier.grow(len(classes))
-        train_prompts_and_classifier(self, data, self.classifier, data.classes, trained, compose, generator)
+        """Train prompts and the classifier on a task, in place: loss = CE(task's classes) + a further term.
+
+        Args:
+            data: the task.
+            classes: all classes, the task's included. The classifier gets their rows here.
+            trained: the tensors that ``compose`` makes prompts from.
+            compose: unit queries ``[B, Dq]`` -> prompts as ``head`` takes them, and the further term.
+            generator: the source of all random numbers.
+            more_groups: further trained tensors, with their learning rates.
+        """
+        o, target, classifier = self.options, data.targets, self.classifier
+        classifier.grow(len(classes))
+        plan = step_batches(len(target), o.batch_size, step_count(len(target), o), generator)
+        own_rate = self.encoder.tower(data.modality) == "text" and o.text_lr != "auto"
+        dropped = channel_dropout(o)
+
+        def loss(step: int) -> Tensor:
+            rows = plan[step].to(target.device)
+            batch = drop_random_channels(subset(data.tokens, rows), len(rows), dropped, generator)
+            query = unit_query(batch)
+            prompts, further = compose(query)
+            z = self.head.head(batch, prompts, data.modality)
+            return classifier.loss(z, target[rows], data.classes, query) + further
+
+        with self.phase("prompts", len(plan)) as shown:
+            train_in_one_process(
+                self,
+                [(trained, o.text_lr if own_rate else o.lr), *more_groups, (classifier.parameters, o.classifier_lr)],
+                len(plan),
+                loss,
+                advance=shown.advance,
+                generator=generator,
+            )
 
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         if not len(self.classifier):
@@ -161,10 +168,10 @@ class PromptPool(Method):
             z = self.embedding_cache.embed_with_prompt(self.encoder, tokens, modality)
         else:
             z = embed_with_own_prefix(
-                self.encoder,
+                self.head,
                 tokens,
                 modality,
-                lambda query: self.prefix(query, pool),
+                lambda query: self.prompts(query, pool, tokens, modality),
                 one_batch=self.embedding_cache.tracing,
             )
         return self.classifier.scores(z, len(classes), unit_query(tokens))

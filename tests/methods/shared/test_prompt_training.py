@@ -121,6 +121,24 @@ def test_methods_drop_channels_and_take_the_least_steps(name: str, monkeypatch: 
     assert not shares
 
 
+@pytest.mark.parametrize("name", ["l2p", "dualprompt", "coda_prompt"])
+def test_pools_have_dropped_channels_least_steps_and_a_rate_of_texts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    real = prompt_training.drop_channels
+    monkeypatch.setattr(
+        prompt_training, "drop_channels", lambda t, kept, share: counts.append(len(kept)) or real(t, kept, share)
+    )
+    learned(name)
+    assert not counts
+    learned(name, channel_dropout=0.3, least_steps=3)
+    assert counts == [6] * 3
+    pools = [learned(name, "text", lr=0.01, text_lr=rate).pools["text"] for rate in ("auto", 0.01, 0.1)]
+    same = [all(torch.equal(pools[0][k], pool[k]) for k in pool) for pool in pools]
+    assert same == [True, True, False]
+
+
 def test_exemplars_lose_channels_too(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     real = prompt_training.drop_channels
