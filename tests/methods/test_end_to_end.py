@@ -14,7 +14,7 @@ SLCA = {"batch_size": 8, "sampled_features": 32, "classifier_lr": 0.01}
 RANPAC = {"projections": 300, "epochs": 2, "batch_size": 8}
 REPLAY = {**QUICK, "budget": 40}
 ZQ = {"features": "zq"}
-SCALED = {**ZQ, "token_scale_shift": True, "scale_shift_lr": 0.01}
+SCALED = {**ZQ, "token_scale_shift": True, "scale_shift_lr": 0.01, "least_steps": 0}
 DNS = {"epochs": 10, "batch_size": 4, "lr": 0.01}
 
 
@@ -34,7 +34,7 @@ class Case:
 ONE_EPOCH = {"epochs": 1, "batch_size": 8}
 CASES = {
     "l2p": Case("l2p", PROMPTED, {"agnostic": 20}, ONE_EPOCH, (3, 4)),
-    "dualprompt": Case("dualprompt", {**PROMPTED, **ZQ}, {"agnostic": 20}, {**ONE_EPOCH, **ZQ}, (3, 4)),
+    "dualprompt": Case("dualprompt", {**PROMPTED, **SCALED}, {"agnostic": 20}, {**ONE_EPOCH, **SCALED}, (3, 4)),
     "coda_prompt": Case("coda_prompt", PROMPTED, {"agnostic": 20}, {**ONE_EPOCH, "components": 3}, (3, 4)),
     "s_prompts": Case("s_prompts", {**PROMPTED, **ZQ}, {"agnostic": 40, "given": 40}, {**ONE_EPOCH, **ZQ}, (3, 4)),
     "ease": Case("ease", {**PROMPTED, **SCALED}, {"agnostic": 40}, {**ONE_EPOCH, **SCALED}, (3, 4)),
