@@ -87,8 +87,8 @@ class CommOptions(MethodOptions):
     )
     token_means: bool = Field(
         True,
-        description="Keep the mean trunk tokens of each class, for self-regularisation and drift; false: estimate "
-        "drift from the task's samples",
+        description="Keep the mean trunk tokens of each class, for self-regularisation and drift. false, and for texts "
+        "always: estimate drift from the task's samples",
     )
     blending: bool = Field(
         True,

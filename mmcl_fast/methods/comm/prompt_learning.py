@@ -37,7 +37,6 @@ BORROWING_TEMPERATURE = 0.05  # T of the shares of borrowed prompts
 UNIT_SAMPLES = 32  # samples on which the units of a prefix are measured
 MEANS_PER_STEP = 16  # mean tokens of old classes in a step
 TEST_SHARE = 0.25  # share of the samples that is held out to test whether prompts pay
-TEST_STEPS = 40  # training steps of that test
 LEAST_HELD_OUT = 16  # with fewer held-out samples the test says nothing
 LEAST_GAIN = 0.05  # by which a prompt has to lower an error to count as helpful
 
@@ -168,8 +167,8 @@ class PromptLearner:
             error = distributed.broadcast_object(error)
         if self.modality in known and error <= max(test["leave_one_out"] for test in known[self.modality]) + LEAST_GAIN:
             return False
-        steps = min(TEST_STEPS, self._steps(len(rows)))
-        prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
+        # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
+        prompt = self._train(start, rows, self._steps(len(rows)), informed, generator, "test of prompts")
         with self.method.phase("test of prompts"):
             bare, prompted = distributed.broadcast_object(
                 [held_out_error(self._features(p), data.targets, len(data.classes), rows, held) for p in (None, prompt)]
