@@ -40,8 +40,21 @@ class FormerName:
     name: str
 
 
+@dataclass(frozen=True)
+class FormerValue:
+    """A value of a field that had another name in earlier versions; configs and saved runs may still use it.
+
+    Attributes:
+        former: the value of earlier versions.
+        current: the same value of today.
+    """
+
+    former: str
+    current: str
+
+
 class FormerNameWarning(FutureWarning):
-    """A field was given by the name of an earlier version."""
+    """A field was given by the name of an earlier version, or its value was."""
 
 
 @dataclass(frozen=True)
@@ -194,14 +207,20 @@ def former_names(model: type[BaseModel]) -> dict[str, str]:
     return {former.name: name for name, former in found.items() if former}
 
 
+def former_values(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, FormerValue]:
+    """Return name -> its ``FormerValue``, for each of the fields in ``values`` that has a former value there."""
+    found = {name: marker(model.model_fields[name], FormerValue) for name in values if name in model.model_fields}
+    return {name: former for name, former in found.items() if former and values[name] == former.former}
+
+
 def use_current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace former names of fields by the names of today. Where both names are given, the later one counts."""
+    """Replace former names of fields and of values by those of today. Of two names of a field the later one counts."""
     renamed, out = former_names(model), dict[str, Any]()
     for key, value in values.items():
         name = renamed.get(key, key)
         out.pop(name, None)
         out[name] = value
-    return out
+    return out | {name: former.current for name, former in former_values(model, out).items()}
 
 
 def wrong_value(key: str, field: FieldInfo | None, error: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from mmcl_fast.methods.shared.options import option_model
 from mmcl_fast.option_fields import (
     Expected,
     FormerName,
+    FormerValue,
     Tunable,
     TunableChoices,
     expected_words,
@@ -46,6 +47,7 @@ class Model(BaseModel):
     own: Annotated[str, Expected("a colour")] = "red"
     anything: Any = None
     renamed: Annotated[int, FormerName("old")] = 0
+    revalued: Annotated[Literal["new", "other"], FormerValue("old", "new"), FormerName("older")] = "new"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,12 @@ def test_of_a_former_and_a_present_name_the_later_one_counts() -> None:
     assert use_current_names(Model, {"old": 1, "flag": False}) == {"renamed": 1, "flag": False}
     assert use_current_names(Model, {"old": 1, "renamed": 2}) == {"renamed": 2}
     assert use_current_names(Model, {"renamed": 2, "old": 1}) == {"renamed": 1}
+
+
+def test_a_former_value_becomes_the_value_of_today() -> None:
+    assert use_current_names(Model, {"revalued": "old", "words": "old"}) == {"revalued": "new", "words": "old"}
+    assert use_current_names(Model, {"older": "old"}) == {"revalued": "new"}
+    assert use_current_names(Model, {"revalued": "other"}) == {"revalued": "other"}
 
 
 @pytest.mark.parametrize("value", [True, 3, 1e-7, 'a"b\\\x7fé\n', [1, ["x"]], {"a b": {"c": 1.5}}])

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmcl_fast.methods.comm.method import Comm
-from mmcl_fast.methods.comm.options import ClassTargets, CommOptions
+from mmcl_fast.methods.comm.options import ClassTargets, CommOptions, RealignmentStart
 from mmcl_fast.methods.shared.options import TokenScaleShift
 
 
@@ -26,7 +26,7 @@ class CommAbstractOptions(CommOptions):
     token_scale_shift: TokenScaleShift = False
     class_targets: ClassTargets = "texts"
     token_means: bool = Field(False, description=CommOptions.model_fields["token_means"].description)
-    start: Literal["ridge", "zero"] = Field("zero", description=CommOptions.model_fields["start"].description)
+    start: RealignmentStart = "zero"
     rank: int = Field(32, ge=1, description=CommOptions.model_fields["rank"].description)
 
 

@@ -161,7 +161,7 @@ class Comm(Method):
         o, names = self.options, self.relevance.modalities
         generator, texts = self.generator(index, 4), classes.embedding
         with self.phase("re-alignment", o.steps if o.realignment == "trained" else None) as shown:
-            if o.start == "ridge":
+            if o.start == "closed":
                 self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets)
             else:
                 self.realigner.start_at_zero(self.encoder.dim + self.encoder.query_dim, names, generator, texts.device)

@@ -23,7 +23,7 @@ from mmcl_fast.methods.shared.options import (
     TokenScaleShift,
     Weight,
 )
-from mmcl_fast.option_fields import FormerName, Symbol, Tunable
+from mmcl_fast.option_fields import FormerName, FormerValue, Symbol, Tunable
 
 ClassTargets = Annotated[
     Literal["texts", "learned"],
@@ -33,6 +33,14 @@ ClassTargets = Annotated[
     ),
     FormerName("codes"),
     Symbol("V_t"),
+]
+RealignmentStart = Annotated[
+    Literal["closed", "zero"],
+    Field(
+        description="The beginning of re-alignment. closed: the closed form. zero: A random and B zero, so that "
+        "realignment = closed does nothing"
+    ),
+    FormerValue("ridge", "closed"),
 ]
 
 
@@ -112,11 +120,7 @@ class CommOptions(MethodOptions):
         description="Alignment of the embeddings with all class texts after each task. off: none. closed: the closed "
         "form. trained: training that begins with the option start",
     )
-    start: Literal["ridge", "zero"] = Field(
-        "ridge",
-        description="The beginning of re-alignment. ridge: the closed form. zero: A random and B zero, so that "
-        "realignment = closed does nothing",
-    )
+    start: RealignmentStart = "closed"
     rank: Annotated[int, Symbol("r")] = Field(
         512, ge=1, description="Largest rank of each modality's re-alignment; its spectrum may need less"
     )

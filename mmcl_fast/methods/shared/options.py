@@ -15,7 +15,15 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from mmcl_fast.errors import ConfigError, suggest
-from mmcl_fast.option_fields import FormerName, FormerNameWarning, Symbol, former_names, use_current_names, wrong_value
+from mmcl_fast.option_fields import (
+    FormerName,
+    FormerNameWarning,
+    Symbol,
+    former_names,
+    former_values,
+    use_current_names,
+    wrong_value,
+)
 
 TINY = 1e-6  # the smallest value of options that a formula divides by
 
@@ -60,6 +68,12 @@ class MethodOptions(BaseModel):
                     FormerNameWarning,
                     stacklevel=2,
                 )
+        for name, value in former_values(cls, values).items():
+            warnings.warn(
+                f'{name} = "{value.former}" is called "{value.current}" now; the former value still works',
+                FormerNameWarning,
+                stacklevel=2,
+            )
         return use_current_names(cls, values)
 
 

@@ -128,6 +128,16 @@ def test_former_names_are_taken_with_a_warning_and_from_saved_runs_without() -> 
 
 
 @pytest.mark.parametrize("method", ["comm", "comm_abstract"])
+def test_a_former_value_is_taken_with_a_warning_and_from_saved_runs_without(method: str) -> None:
+    with pytest.warns(FormerNameWarning) as seen:
+        assert make_options(method, {"start": "ridge"}).start == "closed"
+    assert [str(w.message) for w in seen] == ['start = "ridge" is called "closed" now; the former value still works']
+    assert upgrade_options(method, {"start": "ridge"}) == {"start": "closed"}
+    with pytest.raises(ConfigError, match=r'start: expected "closed" or "zero", got "none"'):
+        make_options(method, {"start": "none"})
+
+
+@pytest.mark.parametrize("method", ["comm", "comm_abstract"])
 def test_removed_options_are_explained_and_left_out_of_saved_runs(method: str) -> None:
     old = {"lambda_max": 1.0, "sigma": 0.5, "epochs": 3}
     with pytest.raises(ConfigError, match=rf"method\.options\.lambda_max: {method} has this option no more"):
