@@ -214,7 +214,7 @@ def former_values(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str
 
 
 def use_current_names(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace former names of fields and of values by those of today. Of two names of a field the later one counts."""
+    """Replace former names of fields and former values by today's. Of two names of a field the later one counts."""
     renamed, out = former_names(model), dict[str, Any]()
     for key, value in values.items():
         name = renamed.get(key, key)

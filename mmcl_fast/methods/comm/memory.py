@@ -81,6 +81,17 @@ class Gaussian:
         diagonal = diagonal + self.diagonal * (max(self.count - 1, 1) / max(total - 1, 1))
         return Gaussian(total, self.mean + (other_mean - self.mean) * (len(x) / total), factor, diagonal)
 
+    def limit_rank(self, per_row: int = SAMPLES_PER_ROW) -> Gaussian:
+        """Return this Gaussian with a factor as short as ``fit`` gives; itself where it is short enough.
+
+        States of earlier versions have longer factors. The diagonal of the covariance stays.
+        """
+        allowed = allowed_rank(self.count, len(self.factor), per_row)
+        if int(self.factor.any(1).sum()) <= allowed:
+            return self
+        factor, rest = low_rank(self.factor, allowed)
+        return Gaussian(self.count, self.mean, factor, self.diagonal + rest)
+
 
 @dataclass
 class Block:
@@ -303,6 +314,8 @@ class FeatureMemory:
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned, or the older form with tensors for each class.
 
+        Factors of an earlier version that have more rows than today's are cut.
+
         Raises:
             ValueError: the statistics are not one for each class.
         """
@@ -311,12 +324,18 @@ class FeatureMemory:
             return [tensors[f"{key}/{field}"] for field in FIELDS]
 
         self.counts, self.blocks = {}, {}
-        self.pooled = {m: Gaussian(n, *read(f"pooled/{m}")) for m, n in values["pooled"].items()}
+        self.pooled = {
+            m: Gaussian(n, *read(f"pooled/{m}")).limit_rank(POOLED_SAMPLES_PER_ROW) for m, n in values["pooled"].items()
+        }
         if isinstance(values["classes"], list):  # the older form
             for modality in dict.fromkeys(m for m, _, _ in values["classes"]):
                 self._append(
                     modality,
-                    {c: Gaussian(n, *read(f"class/{m}/{c}")) for m, c, n in values["classes"] if m == modality},
+                    {
+                        c: Gaussian(n, *read(f"class/{m}/{c}")).limit_rank()
+                        for m, c, n in values["classes"]
+                        if m == modality
+                    },
                 )
             return
         for modality, known in values["classes"].items():
@@ -325,3 +344,18 @@ class FeatureMemory:
             self.blocks[modality] = [Block(*read(f"class/{modality}/{number}")) for number in range(count)]
             if sum(map(len, self.blocks[modality])) != len(self.counts[modality]):
                 raise ValueError(f"statistics of {modality}: not one for each class")
+            self.blocks[modality] = [
+                self._limit_ranks(block, known["counts"][number * BLOCK_CLASSES :])
+                for number, block in enumerate(self.blocks[modality])
+            ]
+
+    def _limit_ranks(self, block: Block, counts: Sequence[int]) -> Block:
+        """Return a block with factors as short as today's; itself where they are short enough."""
+        rows = block.factor.any(2).sum(1).tolist()
+        if all(r <= count // SAMPLES_PER_ROW for r, count in zip(rows, counts)):
+            return block
+        gaussians = [
+            Gaussian(count, block.mean[k], block.factor[k], block.diagonal[k]).limit_rank()
+            for k, count in zip(range(len(block)), counts)
+        ]
+        return Block.stack(gaussians, block.factor.shape[1])

@@ -16,7 +16,6 @@ the task's features under P_k. Where no prompt has a smaller error than the bare
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,11 +29,17 @@ from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.closed_form import dual_basis
 from mmcl_fast.methods.comm.held_out import held_out_error, leave_one_out_error
 from mmcl_fast.methods.shared.embedding import embed_all, mix
-from mmcl_fast.methods.shared.prompts import batches, prefix_units, subset, train_groups
-from mmcl_fast.methods.shared.token_scale_shift import PromptInTraining, TokenScaleShiftBank, drop_channels
+from mmcl_fast.methods.shared.prompt_training import (
+    PromptTraining,
+    drop_random_channels,
+    fresh_prompt,
+    step_batches,
+    step_count,
+)
+from mmcl_fast.methods.shared.prompts import subset, train_groups
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 
 BORROWING_TEMPERATURE = 0.05  # T of the shares of borrowed prompts
-UNIT_SAMPLES = 32  # samples on which the units of a prefix are measured
 MEANS_PER_STEP = 16  # mean tokens of old classes in a step
 TEST_SHARE = 0.25  # share of the samples that is held out to test whether prompts pay
 LEAST_HELD_OUT = 16  # with fewer held-out samples the test says nothing
@@ -103,30 +108,16 @@ class PromptLearner:
             with self.method.phase("borrowing"):
                 start = self._borrow() if o.blending else None
                 informed = start is not None
-                start = self._fresh(generator) if start is None else start
+                if start is None:
+                    start = fresh_prompt(self.bank, data.tokens, self.modality, generator)
             if o.prompts == "auto" and not self._pays(start, informed):
                 return None
-        steps = self._steps(len(data.labels))
+        steps = step_count(len(data.labels), o)
         prompt = self._train(start, torch.arange(len(data.labels)), steps, informed, generator, "prompts")
         if o.aggregation and informed:
             seen = len(data.labels) / len(data.classes)
             prompt = torch.lerp(start, prompt, seen / (seen + o.prompt_prior))
         return prompt
-
-    def _steps(self, count: int) -> int:
-        """Training steps for ``count`` samples: ``epochs`` passes, and at least ``least_steps``."""
-        o = self.options
-        return max(o.epochs * math.ceil(count / o.batch_size), o.least_steps if o.epochs else 0)
-
-    def _fresh(self, generator: torch.Generator) -> Tensor:
-        """A new prompt ``[P]``; the small random numbers of its prefix are in units of the blocks' keys and values."""
-        prefix, table = self.head.split(self.bank.fresh(self.modality, generator), self.modality)
-        units = self._units()[:, :, None, None].expand(self.head.prefix(self.modality))
-        return torch.cat([prefix * units.flatten(), table])
-
-    def _units(self) -> Tensor:
-        """Units of prefixes ``[J, 2]``, see ``prompts.prefix_units``."""
-        return prefix_units(self.method.encoder, self.data.tokens[:UNIT_SAMPLES], self.modality)
 
     # ---- whose knowledge helps ------------------------------------------------------------------------------
 
@@ -153,8 +144,8 @@ class PromptLearner:
         """Train a prompt on a part of the samples, and return whether it lowers the error on the others.
 
         It is compared with the bare head. Too few samples can't tell. Then prompts pay if they did in any test, or if
-        there was none. A modality whose earlier tasks needed none is tested again only on a harder task: one whose
-        leave-one-out error under the bare head is larger than that of all tested tasks.
+        there was none. A modality whose earlier tasks needed none is tested again only on a harder task. Its
+        leave-one-out error under the bare head is larger than in all tested tasks.
         """
         data, generator = self.data, self.method.generator(self.data.index, 7)
         order = torch.randperm(len(data.labels), generator=generator)
@@ -168,7 +159,7 @@ class PromptLearner:
         if self.modality in known and error <= max(test["leave_one_out"] for test in known[self.modality]) + LEAST_GAIN:
             return False
         # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
-        prompt = self._train(start, rows, self._steps(len(rows)), informed, generator, "test of prompts")
+        prompt = self._train(start, rows, step_count(len(rows), self.options), informed, generator, "test of prompts")
         with self.method.phase("test of prompts"):
             bare, prompted = distributed.broadcast_object(
                 [held_out_error(self._features(p), data.targets, len(data.classes), rows, held) for p in (None, prompt)]
@@ -214,22 +205,14 @@ class PromptLearner:
             The trained prompt ``[P]``.
         """
         o, data, head, modality = self.options, self.data, self.head, self.modality
-        encoder, device, width = self.method.encoder, self.query.device, data.tokens.tokens.shape[2]
-        trained = PromptInTraining(
-            head, start, modality, width=width, rank=o.scale_shift_rank, generator=generator, units=self._units()
-        )
+        encoder, device = self.method.encoder, self.query.device
+        trained = PromptTraining(head, start, data.tokens, modality, o, generator)
         targets = self.texts
         if o.class_targets == "learned":
             weights = torch.ones(len(targets), dtype=torch.float64, device=targets.device)
             targets = F.normalize(dual_basis(targets.double(), weights), dim=1).to(targets.dtype)
-        epochs = math.ceil(steps / math.ceil(len(rows) / o.batch_size)) if steps else 0
-        plan = [rows[batch] for batch in batches(len(rows), o.batch_size, epochs, generator)][:steps]
-        text = encoder.tower(modality) == "text"
-        groups = [
-            ([trained.prefix], o.text_lr if text else o.lr),
-            (trained.pairs, o.scale_shift_lr),
-            ([targets] if o.class_targets == "learned" else [], o.class_targets_lr),
-        ]
+        plan = [rows[batch] for batch in step_batches(len(rows), o.batch_size, steps, generator)]
+        groups = [*trained.groups, ([targets] if o.class_targets == "learned" else [], o.class_targets_lr)]
         regularised = informed and o.self_regularisation > 0
         z_start = None
         if regularised:
@@ -242,11 +225,7 @@ class PromptLearner:
             chosen, share = distributed.shard_batch(plan[step].to(device))
             prompt = trained()
             mixed = mix(self._blended(prompt), self.shares if self.shares.dim() == 1 else self.shares[chosen])
-            tokens = subset(data.tokens, chosen)
-            if o.channel_dropout:
-                # Drawn for the batch of all processes: then any number of them drops the same channels.
-                kept = torch.rand(len(plan[step]), width, generator=generator) >= o.channel_dropout
-                tokens = drop_channels(tokens, distributed.shard_batch(kept)[0].to(device), o.channel_dropout)
+            tokens = drop_random_channels(subset(data.tokens, chosen), len(plan[step]), o.channel_dropout, generator)
             z = head.head(tokens, mixed, modality)
             value = ops.alignment_loss(z, targets, data.targets[chosen], logit_scale=encoder.logit_scale)
             if z_start is not None:

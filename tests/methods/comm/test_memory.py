@@ -207,6 +207,38 @@ def test_a_factor_has_at_most_a_row_for_four_samples(count, kept):
     torch.testing.assert_close(covariance(merged).diagonal(), x.var(0) if count > 1 else torch.zeros(40))
 
 
+@pytest.mark.parametrize("listed", [False, True], ids=["blocks", "one entry a class"])
+def test_longer_factors_of_an_earlier_version_are_cut_on_loading(listed):
+    """They could give the features of a class back."""
+    counts, width = {0: 3, 1: 9, 2: 40}, 60
+    u = torch.cat([F.normalize(randn(1, width, seed=c) + randn(n, width, seed=c + 9)) for c, n in counts.items()])
+    labels = torch.tensor([c for c, n in counts.items() for _ in range(n)])
+    today = FeatureMemory(16, 32, 0.5)
+    today.add("image", list(counts), u, labels)
+    values = today.state()[1]
+    old = [Gaussian.fit(u[labels == c], 16, per_row=1) for c in counts]
+    centred = torch.cat([u[labels == c] - g.mean for c, g in zip(counts, old)])
+    named = {"pooled/image": Gaussian.fit(centred, 32, per_row=1)}
+    if listed:
+        named |= {f"class/image/{c}": g for c, g in zip(counts, old)}
+        values |= {"classes": [["image", c, n] for c, n in counts.items()]}
+    else:
+        named["class/image/0"] = memory.Block.stack(old, 16)
+    older = {f"{key}/{field}": getattr(g, field) for key, g in named.items() for field in memory.FIELDS}
+    again = FeatureMemory(16, 32, 0.5)
+    again.load_state(older, values)
+    for c, long in zip(counts, old):
+        g = again.gaussian("image", c)
+        assert g.factor.any(1).sum() == counts[c] // 4 and g.factor.shape == (16, width)
+        torch.testing.assert_close(covariance(g), covariance(today.gaussian("image", c)), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(covariance(g).diagonal(), covariance(long).diagonal())
+    assert len(again.pooled["image"].factor) == len(u) // 2
+    state, saved = again.state(), FeatureMemory(16, 32, 0.5)
+    saved.load_state(*state)  # short factors stay as they are
+    assert saved.state()[0].keys() == state[0].keys()
+    assert all(torch.equal(t, state[0][key]) for key, t in saved.state()[0].items())
+
+
 def test_more_samples_than_coordinates_are_factored_in_the_coordinates(monkeypatch):
     real, sizes = torch.linalg.eigh, []
     monkeypatch.setattr(torch.linalg, "eigh", lambda x: sizes.append(len(x)) or real(x))
