@@ -57,6 +57,7 @@ from mmcl_fast.methods.shared.prompt_training import (
     PrefixRate,
     PromptTraining,
     drop_random_channels,
+    fresh_prompt,
     step_batches,
     step_count,
 )
@@ -140,8 +141,8 @@ class Joint(Method):
         device = self.tasks[0].labels.device
         trained = self._copy_head()  # before the units of its keys and values are measured
         prompts = {
-            modality: PromptTraining(trained, self.bank.fresh(modality, generator), tokens, modality, o, generator)
-            for modality, (tokens, _) in pools.items()
+            m: PromptTraining(trained, fresh_prompt(self.bank, tokens, m, generator), tokens, m, o, generator)
+            for m, (tokens, _) in pools.items()
         }
         head = self._head_parameters() if o.head else []
         precision = torch.autocast(device.type, torch.bfloat16, enabled=self.encoder.precision == torch.bfloat16)

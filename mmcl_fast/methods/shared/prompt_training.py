@@ -133,6 +133,22 @@ def drop_random_channels(tokens: Tokens, count: int, share: float, generator: to
     return drop_channels(tokens, distributed.shard_batch(kept)[0].to(tokens.device), share)
 
 
+def fresh_prompt(bank: TokenScaleShiftBank, tokens: Tokens, modality: str, generator: torch.Generator) -> Tensor:
+    """Return a new prompt ``[P]`` for samples of a modality, which the bank has room for (``reserve``).
+
+    The prefix is small random numbers in units of the blocks' keys and values. Scales and shifts change nothing.
+
+    Args:
+        bank: makes the prompt; its prompts do not change.
+        tokens: of some samples.
+        modality: of the samples.
+        generator: the source of random numbers.
+    """
+    prefix, table = bank.head.split(bank.fresh(modality, generator), modality)
+    units = prefix_units(bank.encoder, tokens[:UNIT_SAMPLES], modality)[:, :, None, None]
+    return torch.cat([prefix * units.expand(bank.head.prefix(modality)).flatten(), table])
+
+
 class PromptTraining:
     """A prompt ``[P]`` while it is trained; calling it gives the prompt, differentiable.
 
@@ -201,7 +217,8 @@ def train_with_classifier(
     """
     o, target, head, modality = method.options, data.targets, bank.head, data.modality
     bank.reserve(data.tokens, modality)
-    prompt = PromptTraining(head, bank.fresh(modality, generator), data.tokens, modality, o, generator)
+    start = fresh_prompt(bank, data.tokens, modality, generator)
+    prompt = PromptTraining(head, start, data.tokens, modality, o, generator)
     classifier.grow(len(data.classes))
     columns, dropped = list(range(len(data.classes))), channel_dropout(o)
     plan = step_batches(len(target), o.batch_size, step_count(len(target), o), generator)

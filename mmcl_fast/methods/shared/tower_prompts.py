@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
-from mmcl_fast.methods.shared.prompt_training import PromptOptions, PromptTraining
+from mmcl_fast.methods.shared.prompt_training import PromptOptions, PromptTraining, fresh_prompt
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 
 
@@ -58,15 +58,15 @@ class TowerPrompts:
     def initial_parts(self, tokens: Tokens, modality: str, generator: torch.Generator) -> dict[str, Tensor]:
         """Return copies of the parts of such samples by name, new ones included; the prefix comes first.
 
-        A new prefix is small random numbers. New scales and shifts change nothing. ``generator`` is used only where a
-        part is new.
+        A new prefix is small random numbers, in units of the blocks' keys and values. New scales and shifts change
+        nothing. ``generator`` is used only where a part is new.
         """
         tower, layout = self.encoder.tower(modality), self.layout(tokens, modality)
         count = self.head.prompt_size(tokens, modality) - self.head.prefix(modality).numel()
         prefix, scale_shift = self.stored.get(tower), self.stored.get(layout)
         if prefix is None or (scale_shift is None and count):
             self.bank.reserve(tokens, modality)
-            fresh = self.head.split(self.bank.fresh(modality, generator), modality)
+            fresh = self.head.split(fresh_prompt(self.bank, tokens, modality, generator), modality)
             prefix = fresh[0].view(self.head.prefix(modality)) if prefix is None else prefix
             scale_shift = fresh[1] if scale_shift is None else scale_shift
         parts = {tower: prefix.clone()}

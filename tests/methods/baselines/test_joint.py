@@ -7,6 +7,7 @@ from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.baselines import joint as module
 from mmcl_fast.methods.baselines.joint import Joint
 from mmcl_fast.methods.shared import prompt_training
+from mmcl_fast.methods.shared.prompt_training import fresh_prompt
 from mmcl_fast.methods.shared.ridge_regression import Ridge
 from tests.methods import end_to_end
 from tests.toy import ToyEncoder
@@ -46,7 +47,8 @@ def fitted(**options):
     for task in (data(0, "image", [0, 1], 16), data(1, "text", [2, 3], 5), data(2, "image", [4, 5], 16)):
         method.learn(task, classes)
     generator = method.generator(3, 3)
-    start = {m: method.bank.fresh(m, generator) for m in ("image", "text")}
+    pools = method._data_by_modality()
+    start = {m: fresh_prompt(method.bank, pools[m][0], m, generator) for m in ("image", "text")}
     method.finish(classes)
     return method, start
 

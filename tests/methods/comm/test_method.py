@@ -14,6 +14,7 @@ from mmcl_fast.methods.comm.prompt_learning import PromptLearner
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.comm.token_means import TokenMeans
+from mmcl_fast.methods.shared import prompt_training
 from tests.toy import ToyEncoder
 
 QUICK = {"epochs": 1, "least_steps": 4, "steps": 5, "sampled_features": 32, "batch_size": 8}
@@ -176,7 +177,7 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         (prompt_learning, "train_groups"),
         (prompt_learning, "held_out_error"),
         (prompt_learning, "embed_all"),
-        (prompt_learning, "prefix_units"),
+        (prompt_training, "prefix_units"),
         (comm, "unit_query"),
     ):
         watch(owner, name)

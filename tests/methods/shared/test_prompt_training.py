@@ -17,6 +17,7 @@ from mmcl_fast.methods.shared.prompt_training import (
     PromptTraining,
     channel_dropout,
     drop_random_channels,
+    fresh_prompt,
     step_batches,
     step_count,
 )
@@ -79,6 +80,20 @@ def test_each_sample_loses_its_own_channels_at_all_positions() -> None:
     assert torch.equal(lost.all(1), lost.any(1)) and float(lost.float().mean()) == pytest.approx(0.25, abs=0.03)
     torch.testing.assert_close(x[~lost], tokens.tokens[~lost] / 0.75)
     assert not torch.equal(lost[0], lost[1])
+
+
+def test_a_new_prefix_is_in_the_units_of_keys_and_values() -> None:
+    encoder, tokens = ToyEncoder(), tokens_of()
+    bank = TokenScaleShiftBank(encoder, 8, True)
+    bank.reserve(tokens, "image")
+    prompt, plain = (
+        make(torch.Generator().manual_seed(2))
+        for make in (lambda g: fresh_prompt(bank, tokens, "image", g), lambda g: bank.fresh("image", g))
+    )
+    prefix, pairs = bank.head.unpack(prompt, "image", 16)
+    units = prefix_units(encoder, tokens, "image")
+    torch.testing.assert_close(prefix, bank.head.unpack(plain, "image", 16)[0] * units[:, :, None, None])
+    assert units.sub(1).abs().min() > 0.01 and pairs.shape == (4, 32) and not pairs.any()
 
 
 @pytest.mark.parametrize("modality", ["image", "text"])

@@ -14,7 +14,8 @@ from mmcl_fast.methods.baselines.finetune import FinetuneOptions
 from mmcl_fast.methods.shared.classifier import classifier_input
 from mmcl_fast.methods.shared.embedding import unit_query
 from mmcl_fast.methods.shared.prompt_pool import embed_with_own_prefix
-from mmcl_fast.methods.shared.prompts import PromptBank
+from mmcl_fast.methods.shared.prompt_training import fresh_prompt
+from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 from mmcl_fast.methods.shared.tower_prompts import TowerPrompts, join_parts, split_like
 from tests.toy import ToyEncoder
 
@@ -55,6 +56,12 @@ def prompts_of(encoder: ToyEncoder | None = None, **options) -> TowerPrompts:
     return TowerPrompts(encoder or ToyEncoder(), FinetuneOptions(**options))
 
 
+def new_prefix(tokens: Tokens, generator: torch.Generator) -> torch.Tensor:
+    bank = TokenScaleShiftBank(ToyEncoder(), 8, False)
+    bank.reserve(tokens, "image")
+    return fresh_prompt(bank, tokens, "image", generator).view(2, 2, 8, 16)
+
+
 def sizes(parts: dict[str, torch.Tensor]) -> dict[str, int]:
     return {name: part.numel() for name, part in parts.items()}
 
@@ -73,7 +80,7 @@ def test_a_tower_has_one_prefix_and_each_layout_its_own_scales_and_shifts() -> N
     text = prompts.initial_parts(tokens_of(5), "text", generator)
     assert sizes(text) == {"text": prefix}  # tokens of text lie on no grid
     plain = prompts_of().initial_parts(tokens_of(16), "image", torch.Generator().manual_seed(5))
-    fresh = PromptBank(ToyEncoder(), 8).fresh("image", torch.Generator().manual_seed(5))
+    fresh = new_prefix(tokens_of(16), torch.Generator().manual_seed(5))
     assert list(plain) == ["vision"] and torch.equal(plain["vision"], fresh)
 
 
@@ -123,7 +130,7 @@ def test_scales_and_shifts_learn_at_their_own_rate(name: str) -> None:
     moved = learned(name, *tasks, token_scale_shift=True, scale_shift_lr=0.01, lr=0.0, **options)
     for layout in ("vision/1x16", "vision/1x9"):
         assert still.prompts.stored[layout].eq(0).all() and moved.prompts.stored[layout].ne(0).any()
-    start = PromptBank(ToyEncoder(), 8).fresh("image", moved.generator(0, 3))
+    start = new_prefix(tasks[0].tokens, moved.generator(0, 3))
     torch.testing.assert_close(moved.prompts.stored["vision"], start)
     assert not torch.allclose(still.prompts.stored["vision"], start)
     again = type(moved)(ToyEncoder(), moved.options)
