@@ -3,9 +3,10 @@
 A DataLoader decodes the files in every epoch. Each step runs the frozen encoder from the pixels: once for the query, as
 in L2P, and once more under the prompts.
 
-Model, prompts, steps, statistics and re-alignment are the ones of ``mmcl_fast.methods.comm.method``, so accuracies
-compare. Where a choice was open, this loop has the cheaper way. It keeps the queries and the embeddings under the old
-prompts in memory while a task is learned. The trunk, which does not depend on prompts, runs without gradient.
+Model, prompts, steps, statistics and re-alignment are the ones of ``mmcl_fast.methods.comm.method`` with the options
+``SIMPLEST``, so accuracies compare. Where a choice was open, this loop has the cheaper way. It keeps the queries and
+the embeddings under the old prompts in memory while a task is learned. The trunk, which does not depend on prompts,
+runs without gradient.
 """
 
 from __future__ import annotations
@@ -26,9 +27,24 @@ from benchmarks import media_ways
 from mmcl_fast.encoders import Encoder, Tokens
 from mmcl_fast.learning.metrics import last
 from mmcl_fast.media import Spec
+from mmcl_fast.methods.comm.held_out import leave_one_out_error
 from mmcl_fast.methods.comm.method import Comm, CommOptions
-from mmcl_fast.methods.shared.prompts import PromptBank
+from mmcl_fast.methods.comm.prompt_learning import BORROWING_TEMPERATURE, LEAST_GAIN
+from mmcl_fast.methods.shared.prompt_training import UNIT_SAMPLES
+from mmcl_fast.methods.shared.prompts import PromptBank, concat_tokens, prefix_units
 from mmcl_fast.streams import Sample, Stream, Task
+
+# The options whose steps are not written out here.
+SIMPLEST: dict[str, Any] = {
+    "prompts": True,
+    "token_scale_shift": False,
+    "channel_dropout": 0.0,
+    "class_targets": "texts",
+    "token_means": False,
+    "least_steps": 0,
+}
+
+PHASES = ("relevance", "borrowing", "prompts", "features", "statistics", "re-alignment")
 
 READERS: dict[str, Callable[[Any, int], Callable[[Path], Any]]] = {
     "image": media_ways.pillow,
@@ -62,7 +78,7 @@ class PlainComm:
 
     Args:
         encoder: the frozen encoder.
-        options: the method's options.
+        options: the method's options, with the values of ``SIMPLEST``.
         seed: fixes everything random.
         workers: number of processes of each DataLoader.
         two_forward: True: the query costs a forward of its own. False: it comes from the forward of the step.
@@ -72,10 +88,15 @@ class PlainComm:
         bank: the prompts, prefixes alone.
         texts: ``[C, D]``, embeddings of the class texts.
         labels: (modality, class name) -> column of ``texts``.
-        prompt: the prompt that is being trained; empty between tasks.
+        prompt: the prompt that is being trained, in units of the blocks' keys and values; empty between tasks.
+
+    Raises:
+        ValueError: an option has another value than in ``SIMPLEST``.
     """
 
     def __init__(self, encoder: Encoder, options: CommOptions, *, seed: int, workers: int, two_forward: bool = True):
+        if other := {name for name, value in SIMPLEST.items() if getattr(options, name) != value}:
+            raise ValueError(f"the plain loop has only {SIMPLEST}; other values: {', '.join(sorted(other))}")
         self.encoder, self.options, self.two_forward, self.workers = encoder, options, two_forward, workers
         self.comm = Comm(encoder, options, seed=seed)
         self.bank = PromptBank(encoder, options.prompt_length)
@@ -141,7 +162,7 @@ class PlainComm:
         """
         names, encoder, prompts = self.comm.relevance.modalities, self.encoder, dict(self.bank.prompts)
         if self.prompt.numel():
-            prompts[modality] = self.prompt
+            prompts[modality] = self.prompt * self.units
         same = [m for m in names if m in prompts and encoder.tower(m) == encoder.tower(modality)]
         if not same:
             return None
@@ -156,6 +177,36 @@ class PlainComm:
         for x, number in self._each(batches):
             z[number] = self.forward(x, modality, self.queries[number])[0]
         return z
+
+    @torch.no_grad()
+    def _borrow(self, batches: DataLoader, modality: str) -> Tensor | None:
+        """Return a blend of the tower's prompts by how much each helps with the task; None where none does."""
+        tower = self.encoder.tower(modality)
+        prompts = [p for m, p in self.bank.prompts.items() if self.encoder.tower(m) == tower]
+        z = torch.empty(1 + len(prompts), len(self.queries), self.encoder.dim, device=self.encoder.device)
+        if not prompts:
+            return None
+        for x, number in self._each(batches):
+            tokens = self.encoder.trunk(x, modality)
+            for k, prompt in enumerate([None, *prompts]):
+                z[k, number] = self.encoder.head(tokens, prompt, modality)
+        targets = torch.tensor(self.data.labels, device=z.device) - self.target0
+        features = [torch.cat([_unit(some), self.queries], dim=1) for some in z]
+        bare, *errors = [leave_one_out_error(u, targets, len(self.task.classes)) for u in features]
+        if min(errors) > bare - LEAST_GAIN:
+            return None
+        shares = torch.softmax(-torch.tensor(errors) / BORROWING_TEMPERATURE, 0).to(z.device)
+        return torch.einsum("k,kjpld->jpld", shares, torch.stack(prompts))
+
+    def _units(self, batches: DataLoader, modality: str) -> Tensor:
+        """Return the units of a prefix, ``[J, 2, 1, 1]``, from the first samples of the task."""
+        count, parts = 0, []
+        for x, _ in self._each(batches):
+            parts.append(self.encoder.trunk(x, modality))
+            count += len(x)
+            if count >= UNIT_SAMPLES:
+                break
+        return prefix_units(self.encoder, concat_tokens(*parts)[:UNIT_SAMPLES], modality)[:, :, None, None]
 
     # ---- a task ---------------------------------------------------------------------------------------------
 
@@ -180,17 +231,18 @@ class PlainComm:
                         self.encoder.head(tokens, None, modality)
                 self.queries[number] = _unit(tokens.query)
             first = modality not in comm.relevance.modalities
-            start = None
-            if first and self.bank.prompts:
-                start = self._prefix(modality, comm.relevance(self.queries).mean(0))
             comm.relevance.learn(self.queries, modality, {}, comm.generator(self.index, 1))
         with comm.phase("features"):
             self.before = None if first else self._embed(self.sequential, modality)
         self.generator = comm.generator(self.index, 3)
-        old = self.bank.prompts.get(modality)
-        self.prompt = (
-            old if old is not None else start if start is not None else self.bank.fresh(modality, self.generator)
-        ).clone()
+        with comm.phase("borrowing"):
+            start = self._borrow(self.sequential, modality) if first else self.bank.prompts[modality]
+            self.units = self._units(self.sequential, modality)
+        fresh = self.bank.fresh(modality, self.generator) if start is None else None
+        self.start, self.anchor = start, None
+        self.prompt = start / self.units if start is not None else cast(Tensor, fresh)
+        if start is not None:
+            self.anchor = self._embed(self.sequential, modality) if first else self.before
 
     def loss(self, z: Tensor, labels: Tensor, number: Tensor) -> Tensor:
         """Return the cross-entropy over the task's classes plus the self-regularisation.
@@ -202,27 +254,27 @@ class PlainComm:
         """
         logits = self.encoder.logit_scale * _unit(z) @ self.texts[self.target0 :].T
         value = F.cross_entropy(logits, labels - self.target0)
-        if self.before is not None:
-            value = value + self.options.self_regularisation * (1 - F.cosine_similarity(z, self.before[number])).mean()
+        if self.anchor is not None:
+            value = value + self.options.self_regularisation * (1 - F.cosine_similarity(z, self.anchor[number])).mean()
         return value
 
     def optimiser(self, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         """Return Adam over the prompt, and its schedule over ``steps`` steps."""
-        adam = torch.optim.Adam([self.prompt.requires_grad_(True)], self.options.lr)
+        text = self.encoder.tower(self.task.modality) == "text"
+        rate = self.options.text_lr if text else self.options.lr
+        adam = torch.optim.Adam([self.prompt.requires_grad_(True)], rate)
         return adam, schedule(adam, steps)
 
     def end(self) -> None:
-        """End a task: aggregate the prompt, update the statistics and re-align."""
+        """End a task: shrink the prompt's update, update the statistics and re-align."""
         o, comm, modality = self.options, self.comm, self.task.modality
-        self.prompt = self.prompt.detach()
+        prompt = self.prompt.detach() * self.units
+        if self.start is not None and o.aggregation:
+            seen = len(self.data) / len(self.task.classes)
+            prompt = torch.lerp(self.start, prompt, seen / (seen + o.prompt_prior))
+        self.bank.prompts[modality], self.prompt = prompt, torch.empty(0)
         with comm.phase("features"):
             after = self._embed(self.sequential, modality)
-            if self.before is not None:
-                shift = float((1 - F.cosine_similarity(self.before, after)).mean())
-                self.prompt = torch.lerp(self.bank.prompts[modality], self.prompt, o.lambda_max / (1 + shift / o.sigma))
-                after = self._embed(self.sequential, modality)
-        self.bank.prompts[modality] = self.prompt
-        self.prompt = torch.empty(0)
         with comm.phase("statistics"):
             self._remember(_unit(after), modality)
         with comm.phase("re-alignment"):
@@ -290,7 +342,9 @@ def run(
     later: list[float] = []
     R: list[list[float | None]] = [[None] * len(stream)]
     seen, evaluated, spent = 0, 0, 0.0
-    model.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
+    model.comm.seconds = dict.fromkeys(
+        ("relevance", "features", "borrowing", "prompts", "statistics", "re-alignment"), 0.0
+    )
     started = time.perf_counter()
     for task in stream:
         model.begin(task)

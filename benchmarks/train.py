@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks import suite, train_checkpoints, train_data, train_scale, train_tables
+from benchmarks.plain_loop import SIMPLEST
 from benchmarks.train_rows import ON_REQUEST, ROWS, is_plain
 
 Table = tuple[list[str], list[list[str]]]  # columns, rows of cells
@@ -176,7 +177,7 @@ def main() -> int:
         size = {"classes": 2, "train": 4, "test": 2, "small": True}
     options: dict[str, Any] = {"epochs": 2, "steps": 10, "sampled_features": 64} if chosen.quick else {"epochs": 6}
     # The plain loops write out prefixes alone, so ours trains no more than those.
-    options |= {"token_scale_shift": False, "channel_dropout": 0.0, "class_targets": "texts"}
+    options |= SIMPLEST
     settings = {"classes_per_task": 2 if chosen.quick else 3, "options": options, "device": device}
     results: list[dict[str, Any]] = []
     costs: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.plain_loop import PlainComm, schedule
+from benchmarks.plain_loop import PHASES, PlainComm, schedule
 from benchmarks.rivals import CannotRun
 from mmcl_fast.encoders import Encoder
 from mmcl_fast.learning.metrics import last
@@ -120,7 +120,7 @@ def run(
     R: list[list[float | None]] = [[None] * len(stream)]
     tests: list[Any] = []
     trained, evaluated, spent = 0, 0, 0.0
-    plain.comm.seconds = dict.fromkeys(("relevance", "features", "prompts", "statistics", "re-alignment"), 0.0)
+    plain.comm.seconds = dict.fromkeys(PHASES, 0.0)
     started = time.perf_counter()
     for task in stream:
         plain.begin(task)

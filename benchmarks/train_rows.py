@@ -27,7 +27,7 @@ from mmcl_fast.methods.comm.method import CommOptions
 from mmcl_fast.ops import attention
 from mmcl_fast.streams import Sample, Stream
 
-PHASES = ("first pass", "relevance", "prompts", "features", "statistics", "re-alignment", "bookkeeping", "evaluation")
+PHASES = ("first pass", *plain_loop.PHASES, "bookkeeping", "evaluation")
 
 
 class SecondForward(Tokens):

@@ -25,6 +25,7 @@ PHASE_COLUMNS = [
     "trunk alone",
     "first pass",
     "relevance",
+    "borrowing",
     "prompts, all epochs",
     "features",
     "statistics",
