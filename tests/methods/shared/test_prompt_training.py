@@ -38,8 +38,8 @@ def tokens_of(count: int = 12, positions: int = 4, modality_seed: int = 0) -> To
     return Tokens(torch.randn(count, positions, 16, generator=generator), torch.randn(count, 48, generator=generator))
 
 
-def learned(name: str, modality: str = "image", **options: Any) -> Any:
-    encoder = ToyEncoder()
+def learned(name: str, modality: str = "image", encoder: ToyEncoder | None = None, **options: Any) -> Any:
+    encoder = encoder or ToyEncoder()
     method = method_class(name)(encoder, make_options(name, {"epochs": 1, "batch_size": 6, **options}))
     data = TaskData(0, modality, tokens_of(), torch.arange(12) % 2, [0, 1])
     method.learn(data, Classes(KEYS, ["0", "1"], encoder.text(["0", "1"])))
@@ -113,6 +113,26 @@ def test_a_step_moves_a_prefix_by_its_towers_rate_times_the_units(modality: str)
         optimiser.step()
         moved = (training().detach() - start).abs().view(bank.head.prefix(modality)).amax((2, 3))
         torch.testing.assert_close(moved, rate * prefix_units(encoder, tokens, modality), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("name", ["ncm", "s_prompts", "finetune"])
+def test_an_encoder_with_scaled_weights_learns_the_same(name: str) -> None:
+    """Its keys and values are 7 times as large, and its queries and output projections as much smaller."""
+    scores = []
+    for factor in (1.0, 7.0):
+        encoder = ToyEncoder()
+        with torch.no_grad():
+            for block in encoder.layers["vision"]:
+                for weight in (block.qkv.weight, block.qkv.bias):
+                    q, k, v = weight.chunk(3)
+                    q /= factor
+                    k *= factor
+                    v *= factor
+                block.out.weight /= factor
+        method = learned(name, encoder=encoder, **ON[name])
+        classes = Classes(KEYS, ["0", "1"], encoder.text(["0", "1"]))
+        scores.append(method.scores(tokens_of(5, modality_seed=3), "image", classes, given=True))
+    torch.testing.assert_close(*scores, rtol=5e-3, atol=5e-3)
 
 
 @pytest.mark.parametrize("name", sorted(ON))
