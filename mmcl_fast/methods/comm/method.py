@@ -91,7 +91,7 @@ class Comm(Method):
                 self._correct_drift(data, before, after, old)
             self.memory.add(modality, data.classes, after, data.labels)
             # Texts have no common layout: the mean of several is like none of them, and its embedding says nothing.
-            if self.options.token_means and data.tokens.mask is None:
+            if self.options.prompts and self.options.token_means and data.tokens.mask is None:
                 self.token_means.add(modality, data.classes, data.tokens, data.labels)
             self._update_mean_contributions(data.index)
         if self.options.realignment != "off":

@@ -74,7 +74,7 @@ def test_an_update_is_shrunk_by_the_samples_of_a_class():
 
 
 def moved(method, before, prompt, data):
-    """How far the embeddings of samples turned, as a mean of 1 - cos."""
+    """Return the mean of 1 - cos between the embeddings of samples under two prompts."""
     z = [embed_all(method.bank.head, data, "image", [p]) for p in (before, prompt)]
     return float((1 - F.cosine_similarity(*z)).mean())
 
@@ -283,6 +283,30 @@ def test_prompts_are_learned_only_where_held_out_samples_say_that_they_pay():
     assert [len(method.prompts_pay[m]) for m in ("image", "audio")] == [1, 2] and "audio" in method.bank.prompts
 
 
+def test_where_prompts_did_not_pay_only_a_harder_task_is_tested_and_one_class_learns_none():
+    encoder = ToyEncoder()
+    method = comm(encoder, **AUTO)
+    for index in range(2):
+        data = task(encoder, index, "audio", [4, 5], index, per_class=40)
+        data.tokens.tokens[data.labels == 4] += 3.0
+        method.learn(data, classes_of(encoder))
+    assert [t["task"] for t in method.prompts_pay["audio"]] == [0] and not method.bank.prompts
+    method.learn(halves(encoder, 2, "audio", [4, 5]), classes_of(encoder))
+    assert [t["task"] for t in method.prompts_pay["audio"]] == [0, 2] and "audio" in method.bank.prompts
+    method.learn(task(encoder, 3, "image", [0], 3), classes_of(encoder))
+    assert "image" not in method.bank.prompts and "image" not in method.prompts_pay
+
+
+def test_texts_have_no_mean_tokens():
+    """Their tokens have no common layout."""
+    encoder = ToyEncoder()
+    method = comm(encoder)
+    data = task(encoder, 0, "text", [0, 1], 0)
+    data.tokens = Tokens(data.tokens.tokens, data.tokens.query, torch.ones(16, 4, dtype=torch.bool))
+    method.learn(data, classes_of(encoder))
+    assert not method.token_means.classes
+
+
 def test_the_line_about_a_test():
     test = {"task": 0, "bare": 0.581, "prompted": 0.069, "pays": True}
     assert describe_test("image", test) == "image: prompts pay (error 0.58 -> 0.07 on held-out samples): learned"
@@ -345,7 +369,7 @@ def test_a_learner_that_learned_no_prompt_is_saved_and_goes_on_to_the_same_bits(
 def test_a_state_of_an_older_version_loads_predicts_and_goes_on(tmp_path):
     """It has no mean tokens and no tests of prompts, and its record has options that are gone."""
     encoder = ToyEncoder()
-    root = write_folder(tmp_path / "data", classes=4, train=4, modalities=("image", "text"))
+    root = write_folder(tmp_path / "data", classes=4, train=4, modalities=("image", "depth"))
     stream = Stream.from_folder(root, classes_per_task=2)
     options = {"epochs": 1, "least_steps": 2, "steps": 5, "sampled_features": 32, "token_means": False}
     learner = Learner(encoder, "comm", options=options, device="cpu", cache_dir=tmp_path / "cache")
