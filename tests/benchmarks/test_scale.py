@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from benchmarks import scale
+from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.method import CommOptions
+from mmcl_fast.methods.comm.realignment import trains
+from mmcl_fast.methods.comm.token_means import TokenMeans
 
 DEFAULTS = {name: float(value) for name, (value, _) in {**scale.WORK, **scale.RATES}.items()}
 
@@ -26,7 +29,7 @@ def test_the_page_holds_what_the_command_prints():
 
 def test_what_is_shared_out_halves_with_twice_the_gpus():
     one, two = hours(), hours(gpus=128)
-    for phase in ("decode", "prompts: products", "drift of old classes"):
+    for phase in ("decode", "prompts: products", "mean tokens of old classes"):
         assert two[phase] == pytest.approx(one[phase] / 2, abs=0.01)
     assert two["statistics"] == one["statistics"] and hours(classes=5e5)["statistics"] == pytest.approx(13.89, abs=0.01)
 
@@ -38,6 +41,17 @@ def test_bytes_of_a_class_are_those_of_the_memory():
     size = sum(t.numel() * t.element_size() for key, t in memory.state()[0].items() if key.startswith("class/"))
     rows = {row[0]: row[1] for row in scale.estimate(SimpleNamespace(**DEFAULTS))[1]}
     assert rows["statistics of a class"] == f"{size / 1e3:.0f} kB"
+    means, shape = TokenMeans(), (int(DEFAULTS["tokens"]), int(DEFAULTS["width"]))
+    means.add("image", [0], Tokens(torch.randn(2, *shape), torch.randn(2, 3)), torch.zeros(2))
+    size = sum(t.numel() * t.element_size() for t in means.state()[0].values())
+    assert rows["mean tokens of a class"] == f"{size / 1e3:.0f} kB"
+
+
+def test_re_alignment_is_trained_up_to_the_number_of_classes_that_the_page_says():
+    options, wide = CommOptions(), int(DEFAULTS["dim"] + DEFAULTS["query"])
+    most = scale.trainable_classes(wide, options)
+    assert trains(most, wide, options.steps, options.sampled_features)
+    assert not trains(most + 1, wide, options.steps, options.sampled_features)
 
 
 def test_rates_are_taken_from_a_file(tmp_path, monkeypatch, capsys):
