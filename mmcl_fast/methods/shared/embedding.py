@@ -190,9 +190,7 @@ class EmbeddingCache:
         slots[slot] = _CachedEmbeddings(digests, columns, z)
         return z
 
-    def embed_with_prompt(
-        self, encoder: Head, tokens: Tokens, modality: str, prompt: Tensor | None = None
-    ) -> Tensor:
+    def embed_with_prompt(self, encoder: Head, tokens: Tokens, modality: str, prompt: Tensor | None = None) -> Tensor:
         """Return z under one prompt for all samples, ``[n, D]``; without a prompt, of the bare head."""
         if self.tracing:
             return encoder.head(tokens, prompt, modality)
