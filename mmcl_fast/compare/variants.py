@@ -161,6 +161,10 @@ SWITCHES: dict[str, tuple[str, _MakeVariants]] = {
         lambda base: [("no prompts", {"prompts": False}), ("prompts always", {"prompts": True})],
     ),
     "scale_shift": ("prompts are prefixes alone", _turn_off("token_scale_shift", "no scales and shifts of tokens")),
+    "class_targets": (
+        "class texts as the targets of prompt learning",
+        lambda base: [("class texts as targets", {"class_targets": "texts"})],
+    ),
     "aggregation": ("no intra-modal aggregation", _turn_off("aggregation", "no intra-modal aggregation")),
     "self_regularisation": (
         "no self-regularisation",
