@@ -9,6 +9,20 @@ from torch import Tensor
 PENALTIES = torch.logspace(-3, 2, 11, dtype=torch.float64)  # tried, relative to the mean eigenvalue of the kernel
 
 
+def _kernel_spectrum(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues ``[k]`` of XX' and its eigenvectors ``[n, k]`` for rows X ``[n, d]``.
+
+    With more samples than features they come from X'X: k is d then, without the directions of eigenvalue 0.
+    """
+    if len(rows) <= rows.shape[1]:
+        values, vectors = torch.linalg.eigh(rows @ rows.T)
+        return values.clamp(min=0), vectors
+    values, vectors = torch.linalg.eigh(rows.T @ rows)
+    kept = values > 1e-12 * values[-1]
+    values = values[kept]
+    return values, rows @ vectors[:, kept] / values.sqrt()
+
+
 def leave_one_out_error(features: Tensor, targets: Tensor, classes: int) -> float:
     """Return the leave-one-out error of ridge regression onto one-hot classes, relative to their variance.
 
@@ -25,11 +39,10 @@ def leave_one_out_error(features: Tensor, targets: Tensor, classes: int) -> floa
     total = float(y.square().sum())
     if not total:
         return 1.0
-    values, vectors = torch.linalg.eigh(x @ x.T)
-    values = values.clamp(min=0)
+    values, vectors = _kernel_spectrum(x)
     rotated = vectors.T @ y
     errors = []
-    for penalty in PENALTIES * float(values.mean().clamp(min=1e-30)):
+    for penalty in PENALTIES * max(float(values.sum()) / len(x), 1e-30):
         kept = values / (values + penalty)
         hat = 1 / len(x) + (vectors.square() * kept).sum(1)
         residual = y - (vectors * kept) @ rotated
@@ -53,12 +66,11 @@ def held_out_error(features: Tensor, targets: Tensor, classes: int, fitted: Tens
     fitted, held = fitted.to(x.device), held.to(x.device)
     centre, mean = x[fitted].mean(0), y[fitted].mean(0)
     rows, wanted = x[fitted] - centre, y[held] - mean
-    values, vectors = torch.linalg.eigh(rows @ rows.T)
-    values = values.clamp(min=0)
+    values, vectors = _kernel_spectrum(rows)
     rotated = vectors.T @ (y[fitted] - mean)
     across = (x[held] - centre) @ rows.T @ vectors
     errors = []
-    for penalty in PENALTIES * float(values.mean().clamp(min=1e-30)):
+    for penalty in PENALTIES * max(float(values.sum()) / len(rows), 1e-30):
         predicted = across @ (rotated / (values + penalty).unsqueeze(1))
         errors.append(float((wanted - predicted).square().sum()))
     return min(errors) / max(float(wanted.square().sum()), 1e-30)

@@ -9,7 +9,7 @@ from tests.methods.comm.test_memory import randn
 
 CLASSES = 3
 TARGETS = torch.arange(12) % CLASSES
-X = randn(12, 5, seed=4) + 0.8 * randn(CLASSES, 5, seed=5)[TARGETS]
+NARROW, WIDE = (randn(12, d, seed=4) + 0.8 * randn(CLASSES, d, seed=5)[TARGETS] for d in (5, 20))
 
 
 def refit(x, y, penalty, at):
@@ -25,8 +25,9 @@ def kernel_scale(x):
     return float(x.square().sum()) / len(x)  # the mean eigenvalue of x x'
 
 
-def test_leaving_one_out_is_what_refits_without_each_sample_give():
-    x, y = X.double(), F.one_hot(TARGETS, CLASSES).double()
+@pytest.mark.parametrize("features", [NARROW, WIDE], ids=["more samples", "more features"])
+def test_leaving_one_out_is_what_refits_without_each_sample_give(features):
+    x, y = features.double(), F.one_hot(TARGETS, CLASSES).double()
     errors = []
     for penalty in PENALTIES.tolist():
         error = 0.0
@@ -35,18 +36,19 @@ def test_leaving_one_out_is_what_refits_without_each_sample_give():
             error += float((y[i] - refit(x[rest], y[rest], penalty * kernel_scale(x), x[i])).square().sum())
         errors.append(error)
     want = min(errors) / float((y - y.mean(0)).square().sum())
-    assert leave_one_out_error(X, TARGETS, CLASSES) == pytest.approx(want, rel=1e-6)
+    assert leave_one_out_error(features, TARGETS, CLASSES) == pytest.approx(want, rel=1e-6)
 
 
-def test_the_held_out_error_is_that_of_a_refit():
-    x, y = X.double(), F.one_hot(TARGETS, CLASSES).double()
+@pytest.mark.parametrize("features", [NARROW, WIDE], ids=["more samples", "more features"])
+def test_the_held_out_error_is_that_of_a_refit(features):
+    x, y = features.double(), F.one_hot(TARGETS, CLASSES).double()
     held, fitted = torch.tensor([7, 0, 4]), torch.tensor([1, 2, 3, 5, 6, 8, 9, 10, 11])
     scale = kernel_scale(x[fitted])
     errors = [
         float((y[held] - refit(x[fitted], y[fitted], p * scale, x[held])).square().sum()) for p in PENALTIES.tolist()
     ]
     want = min(errors) / float((y[held] - y[fitted].mean(0)).square().sum())
-    assert held_out_error(X, TARGETS, CLASSES, fitted, held) == pytest.approx(want, rel=1e-6)
+    assert held_out_error(features, TARGETS, CLASSES, fitted, held) == pytest.approx(want, rel=1e-6)
 
 
 def test_features_that_tell_nothing_have_an_error_near_one_and_clear_ones_near_zero():
