@@ -44,11 +44,13 @@ class TokenMeans:
         known = self.classes.setdefault(modality, [])
         means = self.means.get(modality, x.new_empty(0, count, width, dtype=torch.bfloat16))
         counts = self.counts.get(modality, x.new_empty(0, count, dtype=torch.float32))
-        more, new = max(0, count - means.shape[1]), [c for c in classes if c not in known]
-        known.extend(new)  # texts may be longer than before
+        before = set(known)
+        more, new = max(0, count - means.shape[1]), [c for c in classes if c not in before]  # texts may be longer now
+        known.extend(new)
         means, counts = F.pad(means, (0, 0, 0, more, 0, len(new))), F.pad(counts, (0, more, 0, len(new)))
+        number = {c: row for row, c in enumerate(known)}
         for c in classes:
-            rows, row = (labels == c).nonzero().flatten(), known.index(c)
+            rows, row = (labels == c).nonzero().flatten(), number[c]
             real = x.new_ones(len(rows), count, dtype=torch.float32) if mask is None else mask[rows].float()
             total = counts[row].clone()
             total[:count] += real.sum(0)
