@@ -158,7 +158,7 @@ def test_joint_takes_the_tokens_anew_and_goes_on_inside_its_fit(config, tmp_path
     from mmcl_fast.runs import task_checkpoints
 
     def make():
-        return config("joint", {"epochs": 2, "batch_size": 8}, checkpoint_every=7)
+        return config("joint", {"epochs": 2, "batch_size": 8, "least_steps": 0}, checkpoint_every=7)
 
     runs.learn_stream(make(), tmp_path / "unstopped")
     assert [p.name for p in (tmp_path / "unstopped" / "checkpoints").iterdir()] == ["task-006"]
