@@ -4,7 +4,8 @@ import torch
 from mmcl_fast.methods import Classes, make_options
 from mmcl_fast.methods.baselines.slca import ClassGaussian, Slca, normalise_logits
 from mmcl_fast.methods.shared.classifier import classifier_input
-from mmcl_fast.methods.shared.prompts import PromptBank
+from mmcl_fast.methods.shared.prompt_training import UNIT_SAMPLES
+from mmcl_fast.methods.shared.prompts import PromptBank, prefix_units
 from tests.methods.comm.test_method import task
 from tests.toy import ToyEncoder
 
@@ -107,7 +108,8 @@ def test_features_are_sampled_anew_for_each_epoch_and_seed(monkeypatch):
 def test_the_prompt_is_the_slow_learner():
     method, *_ = two_tasks(epochs=1)
     encoder, other = method.encoder, two_tasks(epochs=1, lr=0.01)[0]
-    start = PromptBank(encoder, 8).fresh("image", method.generator(0, 3))
+    units = prefix_units(encoder, task(encoder, 0, "image", [0, 1], 0).tokens[:UNIT_SAMPLES], "image")
+    start = PromptBank(encoder, 8).fresh("image", method.generator(0, 3)) * units[:, :, None, None]
     moved = [float((m.prompts.stored["vision"] - start).abs().mean()) for m in (method, other)]
     assert 0 < moved[0] < moved[1] / 20
     assert encoder.num_prompted_blocks == len(start)
