@@ -145,7 +145,7 @@ def main(folder: Path) -> None:
             result = runs.learn_stream(config, folder / out, resume=True)
             trunk = len(cast(ToyEncoder, result.learner.encoder).trunk_calls)
             state = result.learner.method.state()[0]
-            bits = b"".join(v.numpy().tobytes() for _, v in sorted(state.items()))
+            bits = b"".join(v.flatten().view(torch.uint8).numpy().tobytes() for _, v in sorted(state.items()))
             return f"{trunk} {hashlib.sha256(bits).hexdigest()}"
 
         return work

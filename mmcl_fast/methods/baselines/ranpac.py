@@ -62,8 +62,8 @@ class RanPacOptions(FeatureOptions):
         TunableChoices("auto", "held_out"),
     ] = Field(
         "auto",
-        description="Ridge penalty, relative to the mean of the Gram matrix's diagonal. auto: generalised "
-        "cross-validation chooses it after each task. held_out: the least squared error on a fifth of the last task",
+        description="Ridge penalty, relative to the mean of the Gram matrix's diagonal. auto: by generalised "
+        "cross-validation. held_out: the least squared error on held-out samples",
     )
 
     @model_validator(mode="before")

@@ -54,9 +54,8 @@ Features = Annotated[
 Adaptation = Annotated[
     Literal["none", "prefix", "scale_shift"],
     Field(
-        description="The prompt of z that each modality learns on its first task. none: the bare head. prefix: a "
-        "prefix. scale_shift: a prefix, and outside text also scales and shifts of the trunk's tokens. Without z among "
-        "the features nothing is learned"
+        description="The prompt of z that each modality learns on its first task, if any. scale_shift: a prefix, and "
+        "scales and shifts of tokens except for text"
     ),
 ]
 RECOGNISER_PENALTY = 0.01  # COMM's default for its relevance function

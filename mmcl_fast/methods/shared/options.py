@@ -158,6 +158,7 @@ PromptLength = Annotated[int, Field(ge=1, le=512, description="Tokens of a promp
 Epochs = Annotated[int, Field(ge=0, description="Passes over a task's samples")]
 BatchSize = Annotated[int, Field(ge=1, description="Samples of a training step, of all processes together")]
 LearningRate = Annotated[float, Field(ge=0, le=10)]
+PromptRate = Annotated[LearningRate, Field(description="Largest learning rate of the prompts")]
 ClassifierRate = Annotated[LearningRate, Field(description="Largest learning rate of the classifier")]
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
