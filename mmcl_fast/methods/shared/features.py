@@ -55,7 +55,7 @@ Adaptation = Annotated[
     Literal["none", "prefix", "scale_shift"],
     Field(
         description="The prompt of z that each modality learns on its first task, if any. scale_shift: a prefix, and "
-        "scales and shifts of tokens except for text"
+        "scales and shifts of tokens except for text. Without z among the features nothing is learned"
     ),
 ]
 RECOGNISER_PENALTY = 0.01  # COMM's default for its relevance function
