@@ -74,6 +74,21 @@ class ToyEncoder(Encoder):
         return self
 
 
+class ScaledEncoder(ToyEncoder):
+    """The same function of tokens, with queries / c, keys * c, values * c and the output projection / c."""
+
+    def __init__(self, c: float):
+        super().__init__()
+        with torch.no_grad():
+            for block in self.layers["vision"]:
+                for weight in (block.qkv.weight, block.qkv.bias):
+                    q, k, v = weight.chunk(3)
+                    q /= c
+                    k *= c
+                    v *= c
+                block.out.weight /= c
+
+
 def write_folder(
     root: Path,
     *,

@@ -82,13 +82,14 @@ class Comm(Method):
         with self.phase("features"):
             before = None if first else self._features(data.tokens, modality, query)
         old = self.bank.prompts.get(modality)
+        old_classes = self.token_means.others(modality, data.classes, data.tokens.mask is not None)
         if self.options.prompts:
-            self._learn_prompt(data, classes, query)
+            self._learn_prompt(data, classes, query, old_classes[1])
         with self.phase("features"):
             after = self._features(data.tokens, modality, query)
         with self.phase("statistics"):
             if before is not None and self.options.drift:
-                self._correct_drift(data, before, after, old)
+                self._correct_drift(data, before, after, old, *old_classes)
             self.memory.add(modality, data.classes, after, data.labels)
             # Texts have no common layout: the mean of several is like none of them, and its embedding says nothing.
             if self.options.prompts and self.options.token_means and data.tokens.mask is None:
@@ -97,13 +98,12 @@ class Comm(Method):
         if self.options.realignment != "off":
             self._realign(classes, data.index)
 
-    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor) -> None:
+    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, old_classes: Tokens | None) -> None:
         """Learn the modality's prompt, where it pays; see :mod:`mmcl_fast.methods.comm.prompt_learning`."""
         o, modality = self.options, data.modality
         names, shares = self.bank.tower_shares(
             modality, self._routing(query), self.relevance.modalities, o.least_share, modality
         )
-        old_classes = self.token_means.others(modality, data.classes, data.tokens.mask is not None)[1]
         learner = PromptLearner(
             self, self.bank, data, classes, query, names, merge_equal_rows(shares), old_classes, self.prompts_pay
         )
@@ -134,7 +134,9 @@ class Comm(Method):
             queries = self._sample_queries(m, *CONTRIBUTION_QUERIES, generator)
             self.mean_contributions[m] = self.relevance(queries).mean(0)
 
-    def _correct_drift(self, data: TaskData, before: Tensor, after: Tensor, old: Tensor | None) -> None:
+    def _correct_drift(
+        self, data: TaskData, before: Tensor, after: Tensor, old: Tensor | None, ids: list[int], tokens: Tokens | None
+    ) -> None:
         """Move the means of the modality's old classes as the new prompt moves their embeddings.
 
         Classes without mean tokens move by the drift of the task's samples.
@@ -144,9 +146,10 @@ class Comm(Method):
             before: ``[n, D_u]``, features of its samples under the prompts before it.
             after: the same under the prompts of now.
             old: the modality's prompt before the task; None: the bare head.
+            ids: the old classes that have mean tokens.
+            tokens: these mean tokens, ``TokenMeans.others`` returns both; None: there are none.
         """
         modality, dim = data.modality, self.encoder.dim
-        ids, tokens = self.token_means.others(modality, data.classes, data.tokens.mask is not None)
         stay = {*data.classes, *ids}
         if not stay.issuperset(self.memory.labels(modality)):
             moved = after[:, :dim] - before[:, :dim]

@@ -17,6 +17,7 @@ the task's features under P_k. Where no prompt has a smaller error than the bare
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -121,10 +122,20 @@ class PromptLearner:
 
     # ---- whose knowledge helps ------------------------------------------------------------------------------
 
-    def _features(self, prompt: Tensor | None) -> Tensor:
+    def _features(self, prompts: list[Tensor]) -> Tensor:
         """u under one prompt, or under none, ``[n, D_u]``."""
-        z = embed_all(self.head, self.data.tokens, self.modality, [] if prompt is None else [prompt])
+        z = embed_all(self.head, self.data.tokens, self.modality, prompts)
         return torch.cat([F.normalize(z, dim=1), self.query], dim=1)
+
+    @cached_property
+    def _bare_features(self) -> Tensor:
+        """u under the bare head, ``[n, D_u]``."""
+        return self._features([])
+
+    @cached_property
+    def _bare_error(self) -> float:
+        """The leave-one-out error under the bare head."""
+        return leave_one_out_error(self._bare_features, self.data.targets, len(self.data.classes))
 
     def _borrow(self) -> Tensor | None:
         """Blend the prompts of the other modalities by how much each helps; None where none does."""
@@ -134,7 +145,7 @@ class PromptLearner:
             return None
         prompts = [self.bank.prompt_for(m, self.modality) for m in others]
         targets, count = self.data.targets, len(self.data.classes)
-        errors = [leave_one_out_error(self._features(p), targets, count) for p in (None, *prompts)]
+        errors = [self._bare_error, *(leave_one_out_error(self._features([p]), targets, count) for p in prompts)]
         errors = distributed.broadcast_object(errors)  # all processes decide alike, on unlike machines too
         if min(errors[1:]) > errors[0] - LEAST_GAIN:
             return None
@@ -154,15 +165,17 @@ class PromptLearner:
         if len(held) < LEAST_HELD_OUT:
             return informed or not known or any(test["pays"] for tests in known.values() for test in tests)
         with self.method.phase("test of prompts"):
-            error = leave_one_out_error(self._features(None), data.targets, len(data.classes))
-            error = distributed.broadcast_object(error)
+            error = distributed.broadcast_object(self._bare_error)
         if self.modality in known and error <= max(test["leave_one_out"] for test in known[self.modality]) + LEAST_GAIN:
             return False
         # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
         prompt = self._train(start, rows, step_count(len(rows), self.options), informed, generator, "test of prompts")
         with self.method.phase("test of prompts"):
             bare, prompted = distributed.broadcast_object(
-                [held_out_error(self._features(p), data.targets, len(data.classes), rows, held) for p in (None, prompt)]
+                [
+                    held_out_error(features, data.targets, len(data.classes), rows, held)
+                    for features in (self._bare_features, self._features([prompt]))
+                ]
             )
         pays = prompted < bare - LEAST_GAIN
         test = {"task": data.index, "leave_one_out": error, "bare": bare, "prompted": prompted, "pays": pays}

@@ -17,7 +17,7 @@ from mmcl_fast.methods.shared.embedding import embed_all, unit_query
 from mmcl_fast.methods.shared.prompts import prefix_units
 from mmcl_fast.streams import Stream
 from tests.methods.comm.test_method import task
-from tests.toy import WIDTH, ToyEncoder, write_folder
+from tests.toy import WIDTH, ScaledEncoder, ToyEncoder, write_folder
 
 QUICK = {"prompts": True, "epochs": 1, "least_steps": 12, "realignment": "off", "batch_size": 8}
 KEYS = [(m, str(i)) for m, n in (("image", 4), ("audio", 2), ("depth", 2)) for i in range(n)]
@@ -138,21 +138,6 @@ def test_classes_of_an_older_run_follow_the_drift_of_the_samples():
     method.learn(task(encoder, 3, "image", [4, 5], 6), classes_of(encoder))
     drift = (method.memory.means("image")[:4] - means[:4])[:, : encoder.dim].abs().amax(1)
     assert (drift > 1e-4).all()
-
-
-class ScaledEncoder(ToyEncoder):
-    """The same function of tokens, with queries / c, keys * c, values * c and the output projection / c."""
-
-    def __init__(self, c):
-        super().__init__()
-        with torch.no_grad():
-            for block in self.layers["vision"]:
-                for weight in (block.qkv.weight, block.qkv.bias):
-                    q, k, v = weight.chunk(3)
-                    q /= c
-                    k *= c
-                    v *= c
-                block.out.weight /= c
 
 
 def test_an_encoder_with_scaled_weights_learns_the_same():

@@ -23,7 +23,7 @@ from mmcl_fast.methods.shared.prompt_training import (
 )
 from mmcl_fast.methods.shared.prompts import batches, prefix_units
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
-from tests.toy import ToyEncoder
+from tests.toy import ScaledEncoder, ToyEncoder
 
 KEYS = [("image", "0"), ("image", "1")]
 TOWERS = ("finetune", "lwf", "replay")  # methods with one prompt for a tower
@@ -120,15 +120,7 @@ def test_an_encoder_with_scaled_weights_learns_the_same(name: str) -> None:
     """Its keys and values are 7 times as large, and its queries and output projections as much smaller."""
     scores = []
     for factor in (1.0, 7.0):
-        encoder = ToyEncoder()
-        with torch.no_grad():
-            for block in encoder.layers["vision"]:
-                for weight in (block.qkv.weight, block.qkv.bias):
-                    q, k, v = weight.chunk(3)
-                    q /= factor
-                    k *= factor
-                    v *= factor
-                block.out.weight /= factor
+        encoder = ScaledEncoder(factor)
         method = learned(name, encoder=encoder, **ON[name])
         classes = Classes(KEYS, ["0", "1"], encoder.text(["0", "1"]))
         scores.append(method.scores(tokens_of(5, modality_seed=3), "image", classes, given=True))
