@@ -105,7 +105,7 @@ class CommOptions(MethodOptions):
     )
     relevance: Literal["analytic", "mlp"] = Field(
         "analytic",
-        description="The relevance function. analytic: a ridge classifier. mlp: one hidden layer of 128. It is "
+        description="The relevance function. analytic: a linear discriminant. mlp: one hidden layer of 128. It is "
         "trained on the task's queries and on queries sampled from the feature memory, modalities weighted alike",
     )
     tau: Annotated[Positive, Symbol(r"\tau")] = Field(

@@ -82,7 +82,7 @@ class FeatureReader:
     """Turns tokens into features ``[n, width]`` float32. Each part of a row has length 1.
 
     Without adaptation it holds nothing and learns nothing. With adaptation it holds a prompt for each modality. Where
-    the modality is not given, a ridge classifier of the modality chooses one of the prompts of the sample's tower.
+    the modality is not given, a linear discriminant of the modalities chooses one of the prompts of the sample's tower.
 
     Args:
         method: its options are :class:`FeatureOptions`; its encoder, cache, generator and checkpoints are used.
