@@ -162,9 +162,13 @@ SWITCHES: dict[str, tuple[str, _MakeVariants]] = {
     ),
     "scale_shift": ("prompts are prefixes alone", _turn_off("token_scale_shift", "no scales and shifts of tokens")),
     "class_targets": (
-        "class texts as the targets of prompt learning",
-        lambda base: [("class texts as targets", {"class_targets": "texts"})],
+        "class texts, or targets learned from them, instead of a classifier in prompt learning",
+        lambda base: [
+            ("class texts as targets", {"class_targets": "texts"}),
+            ("learned class targets", {"class_targets": "learned"}),
+        ],
     ),
+    "reading_prompts": ("no reading prompts", lambda base: [("no reading prompts", {"reading_prompts": 0})]),
     "aggregation": ("no intra-modal aggregation", _turn_off("aggregation", "no intra-modal aggregation")),
     "self_regularisation": (
         "no self-regularisation",

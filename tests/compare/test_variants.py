@@ -43,6 +43,8 @@ def test_every_switch_changes_what_it_names() -> None:
         "prompts always": {"prompts": True},
         "no scales and shifts of tokens": {"token_scale_shift": False},
         "class texts as targets": {"class_targets": "texts"},
+        "learned class targets": {"class_targets": "learned"},
+        "no reading prompts": {"reading_prompts": 0},
         "no intra-modal aggregation": {"aggregation": False},
         "no self-regularisation": {"self_regularisation": 0.0},
         "no intra-modal assimilation": {"aggregation": False, "self_regularisation": 0.0},

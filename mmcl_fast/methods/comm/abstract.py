@@ -2,7 +2,7 @@
 
 It leaves out what this package adds:
 
-- scales and shifts of tokens, and learned class targets
+- scales and shifts of tokens, reading prompts, and a classifier to train prompts with
 - mean tokens of old classes
 - the closed form of re-alignment
 - the test of whether prompts pay
@@ -25,6 +25,7 @@ class CommAbstractOptions(CommOptions):
     prompts: bool | Literal["auto"] = Field(True, description=CommOptions.model_fields["prompts"].description)
     token_scale_shift: TokenScaleShift = False
     class_targets: ClassTargets = "texts"
+    reading_prompts: int = Field(0, ge=0, le=16, description=CommOptions.model_fields["reading_prompts"].description)
     token_means: bool = Field(False, description=CommOptions.model_fields["token_means"].description)
     start: RealignmentStart = "zero"
     rank: int = Field(32, ge=1, description=CommOptions.model_fields["rank"].description)

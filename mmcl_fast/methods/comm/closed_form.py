@@ -5,9 +5,10 @@ of class c, with mean mu_c, count n_c and covariance Sigma_c, is
 
     s_c(u) = (u - centre_m)' S^-1 (mu_c - centre_m) - 1/2 (|mu_c - centre_m|^2_{S^-1} - tr(S^-1 Sigma_c) / n_c)
 
-with S of ``Moments.inverse``. The square of an estimated mean is too large by the last term, so it is taken away.
-Discriminants are scaled so that a class's own mean has on average 1 more than the mean of its modality, and 1 / K_m is
-added. So they resemble scores of regression on one-hots. A class of another modality has the score ``OTHERS``.
+with S of ``Moments.inverse``, on the coordinates that the modality's features have. The square of an estimated mean is
+too large by the last term, so it is taken away. Discriminants are scaled so that a class's own mean has on average 1
+more than the mean of its modality, and 1 / K_m is added. So they resemble scores of regression on one-hots. A class of
+another modality has the score ``OTHERS``.
 
 Scores become embeddings by the dual basis Y of the class texts: Y T' = I, so e = s Y has the cosines s / |s Y|.
 """
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.methods.comm.memory import FeatureMemory
-from mmcl_fast.methods.comm.moments import Moments
+from mmcl_fast.methods.comm.moments import Inverse, Moments
 from mmcl_fast.methods.shared.gram import gram_matrix
 
 DUAL_PENALTY = 1e-3  # eps of the dual basis
@@ -97,12 +98,20 @@ def discriminants(
         texts: T ``[C, D]`` float64.
         dual: as in :func:`closed_form`.
     """
-    inverse, share = moments.inverse(penalty), 1 - moments.classes / moments.count
-    weights = [inverse(deviation) for deviation in moments.deviations]  # [K_m, p]
-    squares = [(w * deviation).sum(1) for w, deviation in zip(weights, moments.deviations)]
-    # tr(S^-1 W), from tr(S^-1 S) = p
-    lift = penalty * moments.scale
-    trace = (len(moments.live) - lift * inverse.trace()) / share if share else 0.0
+    share, lift = 1 - moments.classes / moments.count, penalty * moments.scale
+    inverses: dict[tuple[int, ...], Inverse] = {}  # modalities with the same coordinates share one
+    weights, squares, traces = [], [], []
+    for own, deviation in zip(moments.own, moments.deviations):
+        key = tuple(own.tolist())
+        if key not in inverses:
+            inverses[key] = moments.inverse(penalty, own)
+        inverse = inverses[key]
+        weight = torch.zeros_like(deviation)  # [K_m, p]
+        weight[:, own] = inverse(deviation[:, own])
+        weights.append(weight)
+        squares.append((weight * deviation).sum(1))
+        # tr(S^-1 W), from tr(S^-1 S) = p
+        traces.append((len(own) - lift * inverse.trace()) / share if share else 0.0)
     margin = torch.cat(squares).mean().clamp(min=1e-30)
     is_z = (moments.live < texts.shape[1]).nonzero().flatten()
     maps = []
@@ -112,7 +121,7 @@ def discriminants(
         size = (pooled.factor.square().sum() + pooled.diagonal.sum()).double() * pooled.count
         size = size / max(1, pooled.count - len(n)) / max(moments.within_trace, 1e-30)
         spread = memory.sizes(modality).double() * size  # Sigma_c as a multiple of W
-        bias = -0.5 * (squares[number] - trace * spread / n) - weight @ moments.centre[number]
+        bias = -0.5 * (squares[number] - traces[number] * spread / n) - weight @ moments.centre[number]
         own = torch.tensor(memory.labels(modality), device=texts.device)
         of_class = torch.full((len(texts),), OTHERS_WEIGHT, dtype=texts.dtype, device=texts.device)
         of_class[own] = 1

@@ -187,6 +187,13 @@ class FeatureMemory:
                 blocks.append(Block.stack(gaussians[:room], self.class_rank))
             gaussians = gaussians[room:]
 
+    def widen(self, width: int) -> None:
+        """Give features ``width`` coordinates; new ones are 0 in all statistics. Wider features stay as they are."""
+        for gaussian in [*self.pooled.values(), *(block for blocks in self.blocks.values() for block in blocks)]:
+            more = width - gaussian.mean.shape[-1]
+            for field in FIELDS if more > 0 else ():
+                setattr(gaussian, field, F.pad(getattr(gaussian, field), (0, more)))
+
     def labels(self, modality: str) -> list[int]:
         """Return the ids of a modality's classes."""
         return list(self.counts.get(modality, ()))

@@ -3,8 +3,8 @@
 The paper's equations are not public to us. Every formula here is our choice, and an option switches it off or changes
 it. docs/method.md has the formulas.
 
-A task of modality m is learned in these steps: relevance, prompts, aggregation within the modality, feature memory,
-re-alignment.
+A task of modality m is learned in these steps: relevance, prompts, aggregation within the modality, reading prompts,
+feature memory, re-alignment.
 
 Options: :class:`~mmcl_fast.methods.comm.options.CommOptions`.
 """
@@ -22,6 +22,7 @@ from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.options import CommOptions
 from mmcl_fast.methods.comm.prompt_learning import PromptLearner
+from mmcl_fast.methods.comm.reading_prompts import ReadingPrompts
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.comm.token_means import TokenMeans
@@ -42,6 +43,7 @@ class Comm(Method):
     Attributes:
         relevance: c(x), the contribution of each modality to a sample.
         bank: P_m, a prompt for each modality.
+        reading: the further prompts under which samples are embedded.
         memory: the statistics of each class's features.
         token_means: the mean trunk tokens of each class.
         realigner: the re-alignment of embeddings.
@@ -61,6 +63,7 @@ class Comm(Method):
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
         self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift, regrid=True)
+        self.reading = ReadingPrompts(encoder, o)
         self.token_means = TokenMeans()
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
@@ -86,7 +89,12 @@ class Comm(Method):
         if self.options.prompts:
             self._learn_prompt(data, classes, query, old_classes[1])
         with self.phase("features"):
-            after = self._features(data.tokens, modality, query)
+            if before is None:
+                self._choose_reading_prompts(data)
+                after = self._features(data.tokens, modality, query)
+            else:  # only z has changed
+                z = self._embed(data.tokens, modality, self._routing(query))
+                after = torch.cat([F.normalize(z, dim=-1), before[:, self.encoder.dim :]], dim=1)
         with self.phase("statistics"):
             if before is not None and self.options.drift:
                 self._correct_drift(data, before, after, old, *old_classes)
@@ -110,6 +118,15 @@ class Comm(Method):
         if (prompt := learner.learn()) is not None:
             self.bank.prompts[modality] = prompt
 
+    def _choose_reading_prompts(self, data: TaskData) -> None:
+        """Choose the reading prompts of a modality on its first task, if it learned a prompt there."""
+        if data.modality in self.bank.prompts:
+            generator = self.generator(data.index, 8)
+            self.reading.choose(data.modality, data.tokens, self.bank, self.options.blending, generator)
+        if self.reading.modalities:  # until a modality has reading prompts, no feature has room for them
+            o, encoder = self.options, self.encoder
+            self.memory.widen(encoder.dim + encoder.query_dim + o.reading_prompts * encoder.dim)
+
     def _sample_all_queries(self, index: int) -> dict[str, Tensor]:
         """Modality -> sampled unit queries of its classes; ``index``: of the task, for the generator."""
         generator = self.generator(index, 2)
@@ -125,7 +142,11 @@ class Comm(Method):
             generator: the source of random numbers.
         """
         count = max(1, min(per_class, limit // len(self.memory.labels(modality))))
-        return F.normalize(self.memory.sample(modality, count, generator, limit)[:, self.encoder.dim :], dim=1)
+        return self._sampled_queries(self.memory.sample(modality, count, generator, limit))
+
+    def _sampled_queries(self, u: Tensor) -> Tensor:
+        """Return the unit queries ``[n, Dq]`` in sampled features ``[n, D_u]``."""
+        return F.normalize(u[:, self.encoder.dim :][:, : self.encoder.query_dim], dim=1)
 
     def _update_mean_contributions(self, index: int) -> None:
         """Measure mean contributions to every modality's samples, on sampled queries: no old sample is needed."""
@@ -167,13 +188,14 @@ class Comm(Method):
             if o.start == "closed":
                 self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets)
             else:
-                self.realigner.start_at_zero(self.encoder.dim + self.encoder.query_dim, names, generator, texts.device)
+                width = len(self.memory.pooled[names[0]].mean)
+                self.realigner.start_at_zero(width, names, generator, texts.device)
             if o.realignment == "trained":
                 self.realigner.train(
                     self.memory,
                     texts,
                     names,
-                    lambda u: self._routing(F.normalize(u[:, self.encoder.dim :], dim=1)),
+                    lambda u: self._routing(self._sampled_queries(u)),
                     steps=o.steps,
                     per_step=o.sampled_features,
                     lr=o.realignment_lr,
@@ -210,33 +232,60 @@ class Comm(Method):
     def _features(
         self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None, slot: str | None = None
     ) -> Tensor:
-        """u = [z / |z| ; q / |q|], ``[n, D_u]``.
+        """u = [z / |z| ; q / |q| ; z_1 / |z_1| ; ...], ``[n, D_u]``; see :mod:`mmcl_fast.methods.comm.reading_prompts`.
 
         Args:
             tokens: of n samples.
             modality: of the samples.
             query: their unit queries.
             gate: ``[n, M]``; None: ``_routing``.
-            slot: keeps z in the cache, see ``EmbeddingCache.embed``; None: z is not kept.
+            slot: keeps embeddings in the cache, see ``EmbeddingCache.embed``; None: they are not kept.
         """
         weight = self._routing(query) if gate is None else gate
-        names, shares = self.bank.tower_shares(modality, weight, self.relevance.modalities, self.options.least_share)
-        prompts = {m: self.bank.prompt_for(m, modality) for m in names}
+        parts = [F.normalize(self._embed(tokens, modality, weight, slot), dim=-1), query]
+        if self.reading.modalities:
+            # One-hot: these embeddings then stay the same after later tasks, so they are computed once.
+            same = [self.encoder.tower(m) == self.encoder.tower(modality) for m in self.relevance.modalities]
+            of_tower = weight.masked_fill(~torch.tensor(same, device=weight.device), -1.0)
+            chosen = F.one_hot(of_tower.argmax(1), weight.shape[1]).to(weight.dtype)
+            parts += [self._embed(tokens, modality, chosen, slot, k) for k in range(len(self.reading.banks))]
+        return torch.cat(parts, dim=1)
+
+    def _embed(
+        self, tokens: Tokens, modality: str, weight: Tensor, slot: str | None = None, reading: int | None = None
+    ) -> Tensor:
+        """Embed samples under the blend of a bank's prompts, ``[n, D]``.
+
+        Args:
+            tokens: of n samples.
+            modality: of the samples.
+            weight: contributions ``[n, M]``.
+            slot: as in ``_features``.
+            reading: number of a bank of reading prompts. Its embeddings are unit vectors. Samples of modalities that
+                have no reading prompts get 0. None: the modalities' own prompts, or the bare head.
+        """
+        bank = self.bank if reading is None else self.reading.banks[reading]
+        label = "" if reading is None else f", reading {reading}"
+        names, shares = bank.tower_shares(modality, weight, self.relevance.modalities, self.options.least_share)
+        prompts = {m + label: bank.prompt_for(m, modality) for m in names}
 
         def embed(prompts: dict[str, Tensor], slot: str | None) -> Tensor:
             columns = shares[:, : len(prompts)]
+            if reading is not None and not prompts:
+                return weight.new_zeros(len(weight), self.encoder.dim)
             if slot is None:
-                return embed_all(self.bank.head, tokens, modality, list(prompts.values()), columns)
-            return self.embedding_cache.embed(self.bank.head, tokens, modality, prompts, columns, slot)
+                z = embed_all(bank.head, tokens, modality, list(prompts.values()), columns)
+            else:
+                z = self.embedding_cache.embed(bank.head, tokens, modality, prompts, columns, slot + label)
+            return z if reading is None else F.normalize(z, dim=-1)
 
-        bare = self.bank.bare_rows(modality, weight, self.relevance.modalities) if names else None
+        bare = bank.bare_rows(modality, weight, self.relevance.modalities) if names else None
         if bare is None or not (self.embedding_cache.tracing or bool(bare.any())):
-            z = embed(prompts, slot)
-        else:  # prompts did not pay for the modality that these samples resemble
-            z = embed({}, slot and f"{slot}, bare head")
-            if self.embedding_cache.tracing or not bool(bare.all()):
-                z = torch.where(bare.unsqueeze(1), z, embed(prompts, slot))
-        return torch.cat([F.normalize(z, dim=-1), query], dim=1)
+            return embed(prompts, slot)
+        z = embed({}, slot and f"{slot}, bare head")  # prompts did not pay for the modality that these samples resemble
+        if self.embedding_cache.tracing or not bool(bare.all()):
+            z = torch.where(bare.unsqueeze(1), z, embed(prompts, slot))
+        return z
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
         """Return e ``[n, D]``, unit rows: the embeddings after re-alignment; the encoder's before the first task."""
@@ -299,12 +348,15 @@ class Comm(Method):
         tensors |= {f"memory/{k}": v for k, v in memory.items()}
         tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
         tensors |= {f"row/{m}": c for m, c in self.mean_contributions.items()}
+        reading, reading_widths = self.reading.state()
+        tensors |= {f"reading/{k}": p for k, p in reading.items()}
         means, classes_of_means = self.token_means.state()
         tensors |= {f"tokens/{k}": v for k, v in means.items()}
         if self.realigner.down is not None and self.realigner.up is not None:
             tensors |= {"realign/down": self.realigner.down, "realign/up": self.realigner.up}
         values = {"relevance": relevance_values, "memory": memory_values, "token_means": classes_of_means}
         values |= {"token_widths": dict(self.bank.widths), "prompt_sizes": dict(self.bank.sizes)}
+        values |= {"reading_widths": reading_widths}
         return tensors, values | {"prompts_pay": {m: list(tests) for m, tests in self.prompts_pay.items()}}
 
     def migrate_state(
@@ -313,6 +365,7 @@ class Comm(Method):
         """Add what older states lack, and convert a memory that lists classes one by one into the blocks of today."""
         sizes = {k.removeprefix("prompt/"): p.numel() for k, p in tensors.items() if k.startswith("prompt/")}
         values = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes} | values
+        values = {"reading_widths": {}} | values
         if not isinstance(values["memory"]["classes"], list):
             return tensors, values
         memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
@@ -330,4 +383,5 @@ class Comm(Method):
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)
         known = {m: prompts[m] for m in order if m in prompts}
         self.bank.load(known, values["token_widths"], values["prompt_sizes"])
+        self.reading.load_state(strip_prefix("reading/", tensors), values["reading_widths"], order)
         self.realigner.down, self.realigner.up = tensors.get("realign/down"), tensors.get("realign/up")

@@ -77,6 +77,7 @@ class Moments:
 
     Attributes:
         live: numbers ``[p]`` of the coordinates that are read and not always 0.
+        own: for each modality the positions in ``live`` of the coordinates that are not always 0 in its features.
         count: N, the number of samples.
         counts: for each modality the number of samples of its classes, ``[K_m]`` float64.
         classes: K, the number of classes, counted once in each modality.
@@ -92,9 +93,16 @@ class Moments:
         self.counts = [torch.tensor(list(memory.counts[m].values())).double().to(device) for m in modalities]
         self.count = int(sum(float(n.sum()) for n in self.counts))
         self.classes = sum(len(n) for n in self.counts)
-        squares = [g.factor[:, :width].square().sum(0) + g.diagonal[:width] for g in pooled]
-        squares += [block.mean[:, :width].square().sum(0) for m in modalities for block in memory.blocks[m]]
-        self.live = (torch.stack(squares).sum(0) > 0).nonzero().flatten()
+        used = [
+            sum(
+                (block.mean[:, :width].square().sum(0) for block in memory.blocks[m]),
+                g.factor[:, :width].square().sum(0) + g.diagonal[:width],
+            )
+            > 0
+            for m, g in zip(modalities, pooled)
+        ]
+        self.live = torch.stack(used).any(0).nonzero().flatten()
+        self.own = [coordinates[self.live].nonzero().flatten() for coordinates in used]
         means = [memory.means(m)[:, self.live].double() for m in modalities]
         self.centre = [n @ mean / n.sum() for n, mean in zip(self.counts, means)]
         self.deviations = [mean - centre for mean, centre in zip(means, self.centre)]
@@ -123,10 +131,16 @@ class Moments:
         """The mean variance within a class; 1 where there is none."""
         return self.within_trace / len(self.live) or 1.0
 
-    def inverse(self, penalty: float) -> Inverse:
-        """Return the inverse of S = (1 - K/N) W + penalty * scale * I, with W the covariance within the classes."""
+    def inverse(self, penalty: float, columns: Tensor) -> Inverse:
+        """Return the inverse of S = (1 - K/N) W + penalty * scale * I, with W the covariance within the classes.
+
+        Args:
+            penalty: relative to ``scale``.
+            columns: positions in ``live`` of the rows and columns of S that are taken.
+        """
         share = 1 - self.classes / self.count
-        return Inverse(share * self.within_diagonal + penalty * self.scale, share**0.5 * self.within_rows)
+        diagonal = share * self.within_diagonal[columns] + penalty * self.scale
+        return Inverse(diagonal, share**0.5 * self.within_rows[:, columns])
 
     def spectrum(self) -> RidgeSpectrum:
         """Return the spectrum of ridge regression of the centred one-hots on the centred features, for GCV.

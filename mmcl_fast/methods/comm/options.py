@@ -26,10 +26,10 @@ from mmcl_fast.methods.shared.options import (
 from mmcl_fast.option_fields import FormerName, FormerValue, Symbol, Tunable
 
 ClassTargets = Annotated[
-    Literal["texts", "learned"],
+    Literal["classifier", "texts", "learned"],
     Field(
-        description="The targets of prompt learning. texts: the frozen class texts. learned: targets that start from "
-        "the texts' dual basis and are trained with the prompt"
+        description="What prompt learning tells the task's classes apart by. classifier: a linear classifier that "
+        "starts at 0. texts: the frozen class texts. learned: targets that start from the texts' dual basis"
     ),
     FormerName("codes"),
     Symbol("V_t"),
@@ -68,9 +68,9 @@ class CommOptions(MethodOptions):
         description="Share of the token channels that a sample loses in a step of prompt learning, at all positions "
         "alike",
     )
-    class_targets: ClassTargets = "learned"
+    class_targets: ClassTargets = "classifier"
     class_targets_lr: Annotated[LearningRate, FormerName("codes_lr")] = Field(
-        0.003, description="Largest learning rate of learned class targets"
+        0.003, description="Largest learning rate of the classifier, or of learned class targets"
     )
     epochs: Epochs = 20
     least_steps: int = Field(40, ge=0, description="Least training steps of a task's prompt, whatever epochs says")
@@ -98,10 +98,17 @@ class CommOptions(MethodOptions):
         description="Keep the mean trunk tokens of each class, for self-regularisation and drift. false, and for texts "
         "always: estimate drift from the task's samples",
     )
+    reading_prompts: Annotated[int, Symbol("K")] = Field(
+        4,
+        ge=0,
+        le=16,
+        description="Further prompts under which a sample is embedded: those that other modalities had when its own "
+        "came, and random ones. 0: none",
+    )
     blending: bool = Field(
         True,
-        description="Blend prompts and re-alignments by contribution, and begin a new modality's prompt from others; "
-        "false: take the most relevant modality's alone, and begin anew",
+        description="Blend prompts and re-alignments by contribution, and take a new modality's first prompt and "
+        "reading prompts from others. false: the most relevant modality's alone, a fresh prompt and random ones",
     )
     relevance: Literal["analytic", "mlp"] = Field(
         "analytic",

@@ -29,6 +29,7 @@ from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.closed_form import dual_basis
 from mmcl_fast.methods.comm.held_out import held_out_error, leave_one_out_error
+from mmcl_fast.methods.shared.classifier import GrowingClassifier
 from mmcl_fast.methods.shared.embedding import embed_all, mix
 from mmcl_fast.methods.shared.prompt_training import (
     PromptTraining,
@@ -218,14 +219,11 @@ class PromptLearner:
             The trained prompt ``[P]``.
         """
         o, data, head, modality = self.options, self.data, self.head, self.modality
-        encoder, device = self.method.encoder, self.query.device
+        device = self.query.device
         trained = PromptTraining(head, start, data.tokens, modality, o, generator)
-        targets = self.texts
-        if o.class_targets == "learned":
-            weights = torch.ones(len(targets), dtype=torch.float64, device=targets.device)
-            targets = F.normalize(dual_basis(targets.double(), weights), dim=1).to(targets.dtype)
+        class_loss, of_classes = self._class_loss()
         plan = [rows[batch] for batch in step_batches(len(rows), o.batch_size, steps, generator)]
-        groups = [*trained.groups, ([targets] if o.class_targets == "learned" else [], o.class_targets_lr)]
+        groups = [*trained.groups, (of_classes, o.class_targets_lr)]
         regularised = informed and o.self_regularisation > 0
         z_start = None
         if regularised:
@@ -240,7 +238,7 @@ class PromptLearner:
             mixed = mix(self._blended(prompt), self.shares if self.shares.dim() == 1 else self.shares[chosen])
             tokens = drop_random_channels(subset(data.tokens, chosen), len(plan[step]), o.channel_dropout, generator)
             z = head.head(tokens, mixed, modality)
-            value = ops.alignment_loss(z, targets, data.targets[chosen], logit_scale=encoder.logit_scale)
+            value = class_loss(z, data.targets[chosen])
             if z_start is not None:
                 value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_start[chosen])).mean()
             value = value * share
@@ -254,6 +252,24 @@ class PromptLearner:
 
         train_groups(groups, len(plan), loss, None, advance, generator, self.method.checkpoints, loop)
         return trained().detach()
+
+    def _class_loss(self) -> tuple[Callable[[Tensor, Tensor], Tensor], list[Tensor]]:
+        """Return the loss of z ``[B, D]`` and targets ``[B]``, and the tensors that are trained with the prompt."""
+        encoder, targets = self.method.encoder, self.texts
+        if self.options.class_targets == "classifier":
+            classifier = GrowingClassifier(encoder.dim, encoder.device)
+            classifier.grow(len(targets))
+            classes = list(range(len(targets)))
+            return lambda z, y: classifier.loss(z, y, classes), classifier.parameters
+        learned = self.options.class_targets == "learned"
+        if learned:
+            weights = torch.ones(len(targets), dtype=torch.float64, device=targets.device)
+            targets = F.normalize(dual_basis(targets.double(), weights), dim=1).to(targets.dtype)
+
+        def loss(z: Tensor, y: Tensor) -> Tensor:
+            return ops.alignment_loss(z, targets, y, logit_scale=encoder.logit_scale)
+
+        return loss, [targets] if learned else []
 
     def _blended(self, prompt: Tensor) -> list[Tensor]:
         """The prompts of ``names``, with ``prompt`` as the modality's own."""

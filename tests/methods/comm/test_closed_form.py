@@ -142,3 +142,24 @@ def test_unused_targets_are_the_texts():
     dual, plain = (closed_form(memory, texts(4), ["image"], rank=99, penalty=1.0, width=WIDE, dual=d) for d in (1, 0))
     assert not torch.allclose(dual[0][0] @ dual[1][0], plain[0][0] @ plain[1][0], atol=1e-3)
     assert module.DUAL_PENALTY > 0
+
+
+def test_a_modality_is_scored_on_the_coordinates_that_its_features_have():
+    """Images have half of the coordinates alone, so their scores are those of a discriminant on this half."""
+    u, labels = samples(3)
+    v, sounds = samples(3, first=3)
+    u[:, WIDE // 2 :] = 0
+    moments = Moments(memory_of((u, labels), (v, sounds)), ["image", "audio"], WIDE)
+    assert moments.own[0].tolist() == list(range(WIDE // 2)) and moments.own[1].tolist() == list(range(WIDE))
+    within = torch.diag(moments.within_diagonal) + moments.within_rows.T @ moments.within_rows
+    share = 1 - moments.classes / moments.count
+    system = share * within + 0.3 * moments.scale * torch.eye(WIDE).double()
+    half = slice(WIDE // 2)
+    x = randn(2, WIDE // 2).double()
+    found = moments.inverse(0.3, moments.own[0])(x)
+    torch.testing.assert_close(found, torch.linalg.solve(system[half, half], x.T).T)
+    memory = memory_of((u, labels), (v, sounds))
+    maps = module.discriminants(memory, moments, ["image", "audio"], 0.3, texts(6).double(), True)
+    lost = maps[0][:-1].clone()
+    lost[:DIM] += texts(6).double().T @ dual_basis(texts(6).double(), torch.tensor([1.0] * 3 + [0.1] * 3).double())
+    assert not lost[WIDE // 2 :].any()

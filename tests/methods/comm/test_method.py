@@ -113,6 +113,8 @@ def test_self_regularisation_keeps_embeddings_nearer(setting):
         {"drift": False},
         {"token_means": False},
         {"class_targets": "texts"},
+        {"class_targets": "learned"},
+        {"reading_prompts": 0},
         {"token_scale_shift": False},
         {"scale_shift_rank": 0},
         {"self_regularisation": 0.0},

@@ -55,7 +55,9 @@ def test_the_covariances_are_those_of_the_samples(monkeypatch):
     torch.testing.assert_close(rows.T @ rows, spread.T @ spread / n, rtol=1e-4, atol=1e-5)
     assert (found.count, found.classes) == (n, 7)
     x, system = randn(2, WIDE).double(), (1 - 7 / n) * within + 0.5 * found.scale * torch.eye(WIDE).double()
-    torch.testing.assert_close(found.inverse(0.5)(x), torch.linalg.solve(system, x.T).T, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.inverse(0.5, torch.arange(WIDE))(x), torch.linalg.solve(system, x.T).T, rtol=1e-4, atol=1e-5
+    )
     assert abs(found.scale - float(within.diagonal().mean())) < 1e-6
 
 
