@@ -28,8 +28,8 @@ from mmcl_fast.option_fields import FormerName, FormerValue, Symbol, Tunable
 ClassTargets = Annotated[
     Literal["classifier", "texts", "learned"],
     Field(
-        description="What prompt learning tells the task's classes apart by. classifier: a linear classifier that "
-        "starts at 0. texts: the frozen class texts. learned: targets that start from the texts' dual basis"
+        description="What tells the classes apart in prompt learning: a linear classifier, the class texts, or targets "
+        "learned from their dual basis"
     ),
     FormerName("codes"),
     Symbol("V_t"),
@@ -102,13 +102,13 @@ class CommOptions(MethodOptions):
         4,
         ge=0,
         le=16,
-        description="Further prompts under which a sample is embedded: those that other modalities had when its own "
-        "came, and random ones. 0: none",
+        description="Further prompts under which a sample is embedded: the prompts of modalities that came earlier, and "
+        "random ones. 0: none",
     )
     blending: bool = Field(
         True,
-        description="Blend prompts and re-alignments by contribution, and take a new modality's first prompt and "
-        "reading prompts from others. false: the most relevant modality's alone, a fresh prompt and random ones",
+        description="Blend prompts and re-alignments by contribution, and borrow prompts of other modalities; false: "
+        "use the most relevant modality's alone",
     )
     relevance: Literal["analytic", "mlp"] = Field(
         "analytic",

@@ -197,7 +197,7 @@ def test_every_step_of_a_task_is_under_a_phase(setting, monkeypatch):
         "train_groups": {("prompts",), ("test of prompts",)},
         "held_out_error": {("test of prompts",)},
         "embed_all": {("borrowing",), ("prompts",), ("test of prompts",)},
-        "prefix_units": {("borrowing",), ("prompts",), ("test of prompts",)},
+        "prefix_units": {("borrowing",), ("prompts",), ("test of prompts",), ("features",)},
         "unit_query": {("relevance",)},
     }
     assert method.seconds.keys() == {inside[0] for found in steps.values() for inside in found}
