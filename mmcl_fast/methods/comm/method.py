@@ -272,7 +272,7 @@ class Comm(Method):
         def embed(prompts: dict[str, Tensor], slot: str | None) -> Tensor:
             columns = shares[:, : len(prompts)]
             if reading is not None and not prompts:
-                return weight.new_zeros(len(weight), self.encoder.dim)
+                return weight.new_zeros(weight.shape[0], self.encoder.dim)
             if slot is None:
                 z = embed_all(bank.head, tokens, modality, list(prompts.values()), columns)
             else:

@@ -102,8 +102,8 @@ class CommOptions(MethodOptions):
         4,
         ge=0,
         le=16,
-        description="Further prompts under which a sample is embedded: the prompts of modalities that came earlier, and "
-        "random ones. 0: none",
+        description="Further prompts under which a sample is embedded: the prompts of modalities that came earlier, "
+        "and random ones. 0: none",
     )
     blending: bool = Field(
         True,
