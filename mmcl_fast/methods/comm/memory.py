@@ -189,7 +189,10 @@ class FeatureMemory:
 
     def widen(self, width: int) -> None:
         """Give features ``width`` coordinates; new ones are 0 in all statistics. Wider features stay as they are."""
-        for gaussian in [*self.pooled.values(), *(block for blocks in self.blocks.values() for block in blocks)]:
+        widened: list[Gaussian | Block] = [*self.pooled.values()]
+        for blocks in self.blocks.values():
+            widened += blocks
+        for gaussian in widened:
             more = width - gaussian.mean.shape[-1]
             for field in FIELDS if more > 0 else ():
                 setattr(gaussian, field, F.pad(getattr(gaussian, field), (0, more)))

@@ -364,8 +364,8 @@ class Comm(Method):
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Add what older states lack, and convert a memory that lists classes one by one into the blocks of today."""
         sizes = {k.removeprefix("prompt/"): p.numel() for k, p in tensors.items() if k.startswith("prompt/")}
-        values = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes} | values
-        values = {"reading_widths": {}} | values
+        missing: dict[str, Any] = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes}
+        values = missing | {"reading_widths": {}} | values
         if not isinstance(values["memory"]["classes"], list):
             return tensors, values
         memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)

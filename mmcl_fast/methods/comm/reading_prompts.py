@@ -3,7 +3,7 @@
     u = [z ; q ; z_1 ; ... ; z_K]
 
 z_k is the unit embedding under the k-th reading prompt. A modality gets its K reading prompts on its first task. The
-first ones are the prompts that the other modalities of its tower have by then: what they learned to look at tells this
+first ones are the prompts that the other modalities of its tower have by then. What they learned to look at tells this
 modality's classes apart too. Random prompts take the places that are left.
 
 Reading prompts never change. So the features under them never drift, and all classes of a modality have them.

@@ -145,7 +145,7 @@ def test_unused_targets_are_the_texts():
 
 
 def test_a_modality_is_scored_on_the_coordinates_that_its_features_have():
-    """Images have half of the coordinates alone, so their scores are those of a discriminant on this half."""
+    """Images have half of the coordinates alone, so their scores equal a discriminant on this half."""
     u, labels = samples(3)
     v, sounds = samples(3, first=3)
     u[:, WIDE // 2 :] = 0
