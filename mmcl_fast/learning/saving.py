@@ -82,6 +82,7 @@ def restore(model: Model, tensors: dict[str, Tensor], values: dict[str, Any], wh
             and len(model.classes.keys) == len(model.classes.texts)
             and model.classes.embedding.shape == (len(model.classes), model.encoder.dim)
             and all(task.keys() == TASK_KEYS for task in model.tasks)
+            and all(isinstance(task[key], list) for task in values["tasks"] for key in ("classes", "class_ids"))
         )
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as fault:
         raise RunError(f"{misfit} ({type(fault).__name__}: {fault}); use an older checkpoint") from None

@@ -93,6 +93,6 @@ def test_the_readme_is_short() -> None:
     text = (pages.ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     tables = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert [len(table.splitlines()) - 2 for table in tables] == [4]
+    assert [len(table.splitlines()) - 2 for table in tables] == [2]
     (program,) = (block.text for block in pages.blocks(pages.ROOT / "README.md") if block.language == "python")
     assert len([line for line in program.splitlines() if line.strip()]) <= 10

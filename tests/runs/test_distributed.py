@@ -60,7 +60,9 @@ def within(one: Path, several: Path) -> None:
     assert a.keys() == b.keys() and values["state"] == others["state"]
     for key in a:
         if key.split("/")[-1] == "mean" or "/prompt/" in key or "/row/" in key:
-            torch.testing.assert_close(b[key], a[key], rtol=0, atol=2e-5, msg=lambda text: f"{key}: {text}")
+            # The classifier starts at 0, so a prompt's first gradients are tiny. Adam enlarges them with their rounding.
+            atol = 2e-4 if "/prompt/" in key else 2e-5
+            torch.testing.assert_close(b[key], a[key], rtol=0, atol=atol, msg=lambda text: f"{key}: {text}")
     if "method/realign/down" in a:  # one of them can be turned against the other; their product says what they do
         expected, found = (t["method/realign/down"] @ t["method/realign/up"] for t in (a, b))
         assert float((expected - found).abs().max()) < 2e-3 * float(expected.abs().max())

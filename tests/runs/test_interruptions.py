@@ -138,12 +138,12 @@ def test_a_file_system_that_takes_no_more_is_believed(config, tmp_path):
 def test_a_small_disk_that_fills_up(config, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], capture_output=True).returncode:
         pytest.skip("may not mount here")
     try:
         runs.learn_stream(config(), tmp_path / "unstopped")
         ballast = disk / "ballast"
-        ballast.write_bytes(bytes(330_000))
+        ballast.write_bytes(bytes(630_000))
         with pytest.raises(RunError, match="No space left"):
             runs.learn_stream(config(), disk / "run")
         good = checkpoint.find_latest(disk / "run")
