@@ -60,7 +60,7 @@ def within(one: Path, several: Path) -> None:
     assert a.keys() == b.keys() and values["state"] == others["state"]
     for key in a:
         if key.split("/")[-1] == "mean" or "/prompt/" in key or "/row/" in key:
-            # The classifier starts at 0, so a prompt's first gradients are tiny. Adam enlarges them with their rounding.
+            # The classifier starts at 0, so a prompt's first gradients are tiny. Adam enlarges them, rounding included.
             atol = 2e-4 if "/prompt/" in key else 2e-5
             torch.testing.assert_close(b[key], a[key], rtol=0, atol=atol, msg=lambda text: f"{key}: {text}")
     if "method/realign/down" in a:  # one of them can be turned against the other; their product says what they do
