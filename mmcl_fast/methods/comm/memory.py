@@ -1,6 +1,6 @@
 """Feature memory: what is kept of a class instead of its data.
 
-For each class it keeps the count, and the mean and a low-rank-plus-diagonal covariance of u = [z ; q]. For each
+For each class it keeps the count, and the mean and a low-rank-plus-diagonal covariance of the features u. For each
 modality it keeps a pooled within-class covariance in the same form, towards which each class's is shrunk. A class takes
 ``(rank + 2) * D_u * 4`` bytes. Classes lie in blocks, so that an operation on all of them is a few tensor operations
 for each block.

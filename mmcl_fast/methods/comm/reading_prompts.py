@@ -46,17 +46,14 @@ def random_prompt(bank: TokenScaleShiftBank, tokens: Tokens, modality: str, gene
         modality: of the samples.
         generator: the source of random numbers, on the CPU.
     """
-    prefix, table = bank.head.split(fresh_prompt(bank, tokens, modality, generator), modality)
-    width, frames = tokens.tokens.shape[2], bank.head.frames(modality)
-    pairs = table.view(-1, 2 * width)
-    times = frames if frames > 1 else 0
-    side = math.isqrt(len(pairs) - times)
-    shape = (side, side) if side * side == len(pairs) - times else (len(pairs) - times,)
-    gains = [random_pattern(shape, generator).flatten()]
-    if times:
-        gains.append(random_pattern((times,), generator))
-    pairs[:, width:] += torch.cat(gains).unsqueeze(1).to(pairs.device)
-    return torch.cat([prefix, pairs.flatten()])
+    prompt, width = fresh_prompt(bank, tokens, modality, generator), tokens.tokens.shape[2]
+    cells, frames = bank.head.cells_and_frames(prompt, modality, width)  # views
+    side = math.isqrt(len(cells))
+    shape = (side, side) if side * side == len(cells) else (len(cells),)
+    cells[:, width:] += random_pattern(shape, generator).flatten().unsqueeze(1).to(prompt.device)
+    if len(frames):
+        frames[:, width:] += random_pattern((len(frames),), generator).unsqueeze(1).to(prompt.device)
+    return prompt
 
 
 class ReadingPrompts:

@@ -1,6 +1,6 @@
 """Re-alignment of the modalities' embeddings after a task, from sampled features only.
 
-e = normalize(z + sum_k c_k (v A_k) B_k), v = [z ; q ; 1]. A_k and B_k start from a closed form and are trained with the
+e = normalize(z + sum_k c_k (v A_k) B_k), v = [u ; 1]. A_k and B_k start from a closed form and are trained with the
 contribution-weighted cross-modal alignment loss L = sum_i w_i CE(s cos(e_i, T), y_i) / sum_i w_i. Other samples then
 decide how far to go from the closed form to the trained solution.
 """
@@ -83,7 +83,7 @@ class Realigner:
     Args:
         dim: D.
         rank: largest r.
-        reads_query: u = [z ; q] is read; False: z alone.
+        reads_query: all of u is read; False: z alone.
 
     Attributes:
         down: A; None before the first solution. Its last row belongs to a constant 1; older versions had none.

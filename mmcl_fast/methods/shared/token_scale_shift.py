@@ -144,8 +144,8 @@ class TokenScaleShiftHead:
             width: numbers of a token.
         """
         prefix = self.prefix(modality).numel()
-        cells, times = self._cells_and_frames(prompt, source, width)
-        new_cells, new_times = self._cells_and_frames(prompt.new_zeros(size), modality, width)
+        cells, times = self.cells_and_frames(prompt, source, width)
+        new_cells, new_times = self.cells_and_frames(prompt.new_zeros(size), modality, width)
         side, new_side = math.isqrt(len(cells)), math.isqrt(len(new_cells))
         if side * side != len(cells) or new_side * new_side != len(new_cells) or not side or not new_side:
             return self.resize(prompt, modality, size)
@@ -155,7 +155,7 @@ class TokenScaleShiftHead:
             new_times = F.interpolate(times.T.unsqueeze(0), len(new_times), mode="linear")[0].T
         return torch.cat([prompt[:prefix], cells.flatten(), new_times.flatten()])
 
-    def _cells_and_frames(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
+    def cells_and_frames(self, prompt: Tensor, modality: str, width: int) -> tuple[Tensor, Tensor]:
         """The pairs of a prompt ``[P]`` for cells, ``[R - F, 2 width]``, and for F frames of a clip; F = 0 without."""
         pairs, frames = self.unpack(prompt, modality, width)[1], self.frames(modality)
         count = len(pairs) - (frames if frames > 1 else 0)

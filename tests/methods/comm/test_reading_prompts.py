@@ -36,8 +36,7 @@ def test_the_prompts_of_earlier_modalities_come_first_and_random_ones_fill_up(se
     method = learn(comm(setting[0]), setting, 1)
     image = method.bank.prompts["image"].clone()
     assert method.reading.modalities == ["image"]
-    learn_audio = setting[2][1]
-    method.learn(learn_audio, setting[1])
+    method.learn(setting[2][1], setting[1])
     first, *others = [bank.prompts["audio"] for bank in method.reading.banks]
     assert torch.equal(first, image)  # both modalities have the same grid
     for k, prompt in enumerate(others):
@@ -104,12 +103,17 @@ def test_features_have_no_room_for_reading_prompts_before_there_are_some(setting
 
 
 @pytest.mark.parametrize(
-    "options", [{"reading_prompts": 0}, {"prompts": False}, {"token_scale_shift": False}, {"modality": "text"}]
+    "modality, options",
+    [
+        ("image", {"reading_prompts": 0}),
+        ("image", {"prompts": False}),
+        ("image", {"token_scale_shift": False}),
+        ("text", {}),
+    ],
 )
-def test_where_there_are_none_features_are_z_and_q(setting, options):  # noqa: F811
+def test_where_there_are_none_features_are_z_and_q(setting, modality, options):  # noqa: F811
     encoder, classes, _ = setting
-    modality = options.pop("modality", "image") if "modality" in options else "image"
-    method = comm(encoder, **{k: v for k, v in options.items() if k != "modality"})
+    method = comm(encoder, **options)
     method.learn(task(encoder, 0, modality, [0, 1], 0), classes)
     assert not method.reading.modalities
     assert len(method.memory.pooled[modality].mean) == encoder.dim + encoder.query_dim
@@ -127,7 +131,7 @@ def test_a_state_holds_them_and_an_older_state_goes_on_without(setting):  # noqa
     for data in tasks:
         scores = [m.scores(data.tokens, data.modality, classes, given=False) for m in (method, again)]
         assert torch.equal(*scores)
-    with pytest.raises(ValueError, match="audio|image: 3 reading prompts, not 2"):
+    with pytest.raises(ValueError, match="(audio|image): 3 reading prompts, not 2"):
         comm(encoder, reading_prompts=2).load_state(tensors, values)
 
     older = learn(comm(encoder, reading_prompts=0), setting, 1)
