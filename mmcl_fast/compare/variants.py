@@ -56,14 +56,18 @@ class MethodVariant:
         return TITLES.get(name, name) + one_task + (", tuned" if self.tuned else "")
 
     def features(self, base: Config) -> str:
-        """Return what its classifier reads: "z" (embeddings), "q" (queries), or "zq"; "" for a custom method."""
+        """Return what its classifier reads: "z" (embeddings), "q" (queries), or "zq"; "" for a custom method.
+
+        "zq+4" also has embeddings under 4 reading prompts.
+        """
         options = self.make_config(base, 0).method.options
         named = options.get("features", options.get("source"))
-        if named is not None:
-            return str(named)
-        if self.method not in BUILT_IN:
-            return ""
-        return "zq" if options.get("reads_query") else "z"
+        if named is None:
+            named = ("zq" if options.get("reads_query") else "z") if self.method in BUILT_IN else ""
+        reading = options.get("reading_prompts", 0)
+        if not (options.get("prompts", True) and options.get("token_scale_shift", True)):
+            reading = 0  # of COMM: where nothing scales tokens, there are none
+        return f"{named}+{reading}" if named and reading else str(named)
 
     def make_config(self, base: Config, seed: int) -> Config:
         """Return the base config with the changes of this variant.

@@ -147,7 +147,8 @@ def explain_columns(results: dict[str, Any]) -> list[str]:
         "p: two-sided, of the same bootstrap for last, else of the paired t-test over seeds. Holm's p is corrected for "
         f"all tests of the table (Holm 1979). clear: Holm's p is below {1 - results['confidence']:.2g}.",
         COST_COLUMNS,
-        "features: what the classifier reads: z (embedding), q (the trunk's query) or zq (both).",
+        "features: what the classifier reads: z (embedding), q (the trunk's query) or zq (both). "
+        "+4: and embeddings under 4 reading prompts.",
     ]
 
 

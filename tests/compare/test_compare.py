@@ -144,7 +144,7 @@ def test_the_files_hold_every_seed(swept: Path) -> None:
     values = json.loads((swept / "results.json").read_text())
     assert [row["name"] for row in values["rows"]] == ["comm", "ridge"]
     assert [row["title"] for row in values["rows"]] == ["COMM (ours)", "ridge"] and values["reference"] == "COMM (ours)"
-    assert values["rows"][0]["features"] == "zq" and values["rows"][0]["tuned"] is None
+    assert values["rows"][0]["features"] == "zq+4" and values["rows"][0]["tuned"] is None
     for row in values["rows"]:
         assert [cell["seed"] for cell in row["cells"]] == [0, 1]
         for cell in row["cells"]:

@@ -96,7 +96,9 @@ def test_seeds_draw_the_classes_of_tasks_unless_the_config_decides() -> None:
 def test_the_title_and_the_features_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     base = load_config("demo")
     comm, embedding = variants.parse_methods("comm,comm:reads_query=false", base)
-    assert (comm.features(base), embedding.features(base)) == ("zq", "z")
+    assert (comm.features(base), embedding.features(base)) == ("zq+4", "z+4")
+    rows = variants.parse_methods("comm:prompts=false,comm:reading_prompts=0,slda,slda:reading_prompts=2", base)
+    assert [row.features(base) for row in rows] == ["zq", "zq", "zq", "zq+2"]
     (zero_shot,) = variants.parse_methods("zero_shot", base)
     assert zero_shot.features(base) == "z" and zero_shot.title == "zero_shot"
     monkeypatch.setitem(METHODS, "custom", type("Custom", (ZeroShot,), {"name": "custom"}))

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from mmcl_fast.methods.comm.method import Comm
 from mmcl_fast.methods.comm.options import ClassTargets, CommOptions, RealignmentStart
-from mmcl_fast.methods.shared.options import TokenScaleShift
+from mmcl_fast.methods.shared.options import ReadingPromptCount, TokenScaleShift
 
 
 class CommAbstractOptions(CommOptions):
@@ -25,7 +25,7 @@ class CommAbstractOptions(CommOptions):
     prompts: bool | Literal["auto"] = Field(True, description=CommOptions.model_fields["prompts"].description)
     token_scale_shift: TokenScaleShift = False
     class_targets: ClassTargets = "texts"
-    reading_prompts: int = Field(0, ge=0, le=16, description=CommOptions.model_fields["reading_prompts"].description)
+    reading_prompts: ReadingPromptCount = 0
     token_means: bool = Field(False, description=CommOptions.model_fields["token_means"].description)
     start: RealignmentStart = "zero"
     rank: int = Field(32, ge=1, description=CommOptions.model_fields["rank"].description)

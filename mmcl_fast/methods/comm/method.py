@@ -22,12 +22,12 @@ from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.options import CommOptions
 from mmcl_fast.methods.comm.prompt_learning import PromptLearner
-from mmcl_fast.methods.comm.reading_prompts import ReadingPrompts
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.comm.token_means import TokenMeans
 from mmcl_fast.methods.shared.embedding import embed_all, merge_equal_rows, unit_query
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
+from mmcl_fast.methods.shared.reading_prompts import ReadingPrompts
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 
 __all__ = ["Comm", "CommOptions"]
@@ -63,7 +63,8 @@ class Comm(Method):
         o = options
         self.relevance = Relevance(encoder.query_dim, o.relevance, o.tau, o.relevance_penalty)
         self.bank = TokenScaleShiftBank(encoder, o.prompt_length, o.token_scale_shift, o.text_scale_shift, regrid=True)
-        self.reading = ReadingPrompts(encoder, o)
+        count = o.reading_prompts if o.prompts and o.token_scale_shift else 0
+        self.reading = ReadingPrompts(encoder, count, o.prompt_length, o.text_scale_shift)
         self.token_means = TokenMeans()
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
@@ -232,7 +233,7 @@ class Comm(Method):
     def _features(
         self, tokens: Tokens, modality: str, query: Tensor, gate: Tensor | None = None, slot: str | None = None
     ) -> Tensor:
-        """u = [z / |z| ; q / |q| ; z_1 / |z_1| ; ...], ``[n, D_u]``; see :mod:`mmcl_fast.methods.comm.reading_prompts`.
+        """u = [z / |z| ; q / |q| ; z_1 / |z_1| ; ...], ``[n, D_u]``; :mod:`mmcl_fast.methods.shared.reading_prompts`.
 
         Args:
             tokens: of n samples.

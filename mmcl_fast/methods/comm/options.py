@@ -15,6 +15,7 @@ from mmcl_fast.methods.shared.options import (
     MethodOptions,
     Positive,
     PromptLength,
+    ReadingPromptCount,
     RelevancePenalty,
     ScaleShiftRank,
     ScaleShiftRate,
@@ -98,13 +99,7 @@ class CommOptions(MethodOptions):
         description="Keep the mean trunk tokens of each class, for self-regularisation and drift. false, and for texts "
         "always: estimate drift from the task's samples",
     )
-    reading_prompts: Annotated[int, Symbol("K")] = Field(
-        4,
-        ge=0,
-        le=16,
-        description="Further prompts under which a sample is embedded: the prompts of modalities that came earlier, "
-        "and random ones. 0: none",
-    )
+    reading_prompts: ReadingPromptCount = 4
     blending: bool = Field(
         True,
         description="Blend prompts and re-alignments by contribution, and borrow prompts of other modalities; false: "

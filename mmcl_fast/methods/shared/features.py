@@ -8,6 +8,9 @@ is trained together with a linear classifier on z, and the classifier is thrown 
 
 It has COMM's prompt and COMM's way to train one (``prompt_training.py``), with COMM's defaults.
 Later tasks of the modality leave its prompt as it is, so features of old samples never change.
+
+With ``reading_prompts`` K, u has K further parts, as COMM's has: unit embeddings under other modalities' prompts and
+under random ones (``reading_prompts.py``).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from mmcl_fast.methods.shared.options import (
     Epochs,
     MethodOptions,
     PromptLength,
+    ReadingPromptCount,
     ScaleShiftRank,
     ScaleShiftRate,
 )
@@ -43,6 +47,7 @@ from mmcl_fast.methods.shared.prompt_training import (
     TextRate,
     train_with_classifier,
 )
+from mmcl_fast.methods.shared.reading_prompts import ReadingPrompts
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 from mmcl_fast.option_fields import Tunable, TunableChoices
 
@@ -66,6 +71,7 @@ class FeatureOptions(MethodOptions):
 
     features: Features = "zq"
     adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
+    reading_prompts: Annotated[ReadingPromptCount, TunableChoices(0, 4)] = 0
     prompt_length: PromptLength = 8
     scale_shift_rank: ScaleShiftRank = 4
     channel_dropout: ChannelDropout = COMM_CHANNEL_DROPOUT
@@ -81,16 +87,18 @@ class FeatureOptions(MethodOptions):
 class FeatureReader:
     """Turns tokens into features ``[n, width]`` float32. Each part of a row has length 1.
 
-    Without adaptation it holds nothing and learns nothing. With adaptation it holds a prompt for each modality. Where
-    the modality is not given, a linear discriminant of the modalities chooses one of the prompts of the sample's tower.
+    By default it holds nothing and learns nothing. With adaptation it holds a prompt for each modality, and with
+    ``reading_prompts`` K further ones. Where the modality is not given, a linear discriminant of the modalities chooses
+    among the modalities of the sample's tower that have prompts.
 
     Args:
         method: its options are :class:`FeatureOptions`; its encoder, cache, generator and checkpoints are used.
 
     Attributes:
-        width: D for z, Dq for q, D + Dq for both.
+        width: D for z, Dq for q, D + Dq for both, and D for each reading prompt.
         adapts: prompts are learned.
         bank: the prompt of each modality.
+        reading: the reading prompts of each modality.
         recogniser: the classifier of the modality.
     """
 
@@ -100,36 +108,45 @@ class FeatureReader:
         self.width = (self.encoder.dim if "z" in o.features else 0) + (
             self.encoder.query_dim if "q" in o.features else 0
         )
+        self.width += o.reading_prompts * self.encoder.dim
         self.adapts = o.adaptation != "none" and "z" in o.features
         self.bank = TokenScaleShiftBank(
-            self.encoder, o.prompt_length, o.adaptation == "scale_shift", text_scale_shift=False
+            self.encoder,
+            o.prompt_length,
+            o.adaptation == "scale_shift",
+            text_scale_shift=False,
+            regrid=o.reading_prompts > 0,
         )
+        self.reading = ReadingPrompts(self.encoder, o.reading_prompts, o.prompt_length, text_scale_shift=False)
         self.recogniser = Relevance(self.encoder.query_dim, "analytic", 1.0, RECOGNISER_PENALTY)
 
     @property
     def uses_given_modality(self) -> bool:
         """Whether ``given`` changes features in the present state."""
-        return bool(self.bank.prompts)
+        return bool(self.bank.prompts or self.reading.modalities)
 
     def learn(self, data: TaskData) -> None:
-        """Call it at the start of each task. With adaptation, train the prompt of a modality that has none yet.
+        """Call it at the start of each task. A modality gets its prompts on its first task.
 
         Several processes train it together.
 
         Raises:
             RunError: the loss became NaN or infinite.
         """
-        if not self.adapts:
+        if not (self.adapts or self.reading.banks):
             return
         with self.method.phase("relevance"):
             generator = self.method.generator(data.index, 1)
             self.recogniser.learn(unit_query(data.tokens), data.modality, {}, generator)
-        if data.modality not in self.bank.prompts:
+        if self.adapts and data.modality not in self.bank.prompts:
             classifier = GrowingClassifier(self.encoder.dim, self.encoder.device)
             generator = self.method.generator(data.index, 3)
             self.bank.prompts[data.modality] = train_with_classifier(
                 self.method, data, self.bank, classifier, generator
             )
+        if data.modality not in self.reading.modalities:
+            generator = self.method.generator(data.index, 8)
+            self.reading.choose(data.modality, data.tokens, self.bank, borrow=True, generator=generator)
 
     def __call__(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
         """Return features ``[n, width]`` of n samples, without gradient.
@@ -144,41 +161,60 @@ class FeatureReader:
             parts.append(F.normalize(self.embed(tokens, modality, given=given), dim=-1))
         if "q" in self.options.features:
             parts.append(unit_query(tokens))
+        for k, bank in enumerate(self.reading.banks):
+            z = self._embed_under(bank, f", reading {k}", tokens, modality, given)
+            none = parts[0].new_zeros(len(parts[0]), self.encoder.dim)
+            parts.append(none if z is None else F.normalize(z, dim=-1))
         return torch.cat(parts, dim=1)
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
         """Return z ``[n, D]`` float32, not normalised. A call explains the arguments."""
-        cache, names = self.method.embedding_cache, self._candidates(modality)
+        z = self._embed_under(self.bank, "", tokens, modality, given)
+        return self.method.embedding_cache.embed_with_prompt(self.encoder, tokens, modality) if z is None else z
+
+    def _embed_under(
+        self, bank: TokenScaleShiftBank, label: str, tokens: Tokens, modality: str, given: bool
+    ) -> Tensor | None:
+        """Return embeddings ``[n, D]`` under a bank's prompts; None: it has none for the samples' tower.
+
+        Args:
+            bank: the prompts.
+            label: tells the bank's embeddings from other banks' in the cache.
+            tokens: as in a call.
+            modality: as in a call.
+            given: as in a call.
+        """
+        tower = self.encoder.tower(modality)
+        names = [name for name in bank.prompts if self.encoder.tower(name) == tower]
         if not names:
-            return cache.embed_with_prompt(self.encoder, tokens, modality)
+            return None
         query = unit_query(tokens)
         if given and modality in names:
             chosen = torch.full((query.shape[0],), names.index(modality), device=query.device)
         else:
             columns = [self.recogniser.modalities.index(name) for name in names]
             chosen = self.recogniser(query)[:, columns].argmax(1)
-        prompts = {name: self.bank.prompt_for(name, modality) for name in names}
-        shares = F.one_hot(chosen, len(names)).float()
-        return cache.embed(self.bank.head, tokens, modality, prompts, shares, "given" if given else "agnostic")
-
-    def _candidates(self, modality: str) -> list[str]:
-        """The modalities with a prompt whose samples go through the same tower."""
-        tower = self.encoder.tower(modality)
-        return [name for name in self.bank.prompts if self.encoder.tower(name) == tower]
+        prompts = {name + label: bank.prompt_for(name, modality) for name in names}
+        shares, slot = F.one_hot(chosen, len(names)).float(), ("given" if given else "agnostic") + label
+        return self.method.embedding_cache.embed(bank.head, tokens, modality, prompts, shares, slot)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return tensors whose names begin with ``adaptation/``, and values; both are empty without adaptation."""
-        if not self.adapts:
+        """Return tensors whose names begin with ``adaptation/``, and values; both are empty without prompts."""
+        if not (self.adapts or self.reading.banks):
             return {}, {}
         recogniser, values = self.recogniser.state()
+        reading, widths = self.reading.state()
         tensors = {f"adaptation/prompt/{name}": prompt for name, prompt in self.bank.prompts.items()}
+        tensors |= {f"adaptation/reading/{name}": prompt for name, prompt in reading.items()}
         tensors |= {f"adaptation/recogniser/{name}": tensor for name, tensor in recogniser.items()}
-        return tensors, {"adaptation": values}
+        return tensors, {"adaptation": values} | ({"reading_widths": widths} if widths else {})
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned; other tensors and values are left to the method."""
-        if not self.adapts:
+        if not (self.adapts or self.reading.banks):
             return
         self.recogniser.load_state(strip_prefix("adaptation/recogniser/", tensors), values["adaptation"])
-        prompts = strip_prefix("adaptation/prompt/", tensors)
-        self.bank.load({name: prompts[name] for name in self.recogniser.modalities})
+        prompts, order = strip_prefix("adaptation/prompt/", tensors), self.recogniser.modalities
+        widths = values.get("reading_widths", {})
+        self.bank.load({name: prompts[name] for name in order if name in prompts}, widths)
+        self.reading.load_state(strip_prefix("adaptation/reading/", tensors), widths, order)

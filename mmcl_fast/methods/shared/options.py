@@ -199,6 +199,16 @@ CovarianceShrinkage = Annotated[
     ),
     Symbol("e"),
 ]
+ReadingPromptCount = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=16,
+        description="Further prompts under which a sample is embedded: the prompts of modalities that came earlier, "
+        "and random ones. 0: none",
+    ),
+    Symbol("K"),
+]
 ScaleShiftRank = Annotated[
     int,
     Field(

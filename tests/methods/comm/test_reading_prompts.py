@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.methods import make_options
-from mmcl_fast.methods.comm import reading_prompts as module
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.method import Comm
+from mmcl_fast.methods.shared import reading_prompts as module
 from mmcl_fast.methods.shared.embedding import embed_all, unit_query
 from tests.methods.comm.test_memory import randn
 from tests.methods.comm.test_method import QUICK, setting, task  # noqa: F401  (a fixture)

@@ -149,3 +149,48 @@ def test_without_z_among_the_features_nothing_is_learned() -> None:
     method = Reading(features="q", adaptation="prefix")
     method.reader.learn(task("image"))
     assert not method.reader.bank.prompts and method.reader.state() == ({}, {})
+
+
+@pytest.mark.parametrize("adaptation", ["none", "prefix", "scale_shift"])
+def test_reading_prompts_add_embeddings_that_later_tasks_do_not_change(adaptation: Any) -> None:
+    method = Reading(adaptation=adaptation, reading_prompts=3, **TRAINED)
+    image, depth, text = task("image"), task("depth", 1), task("text", 2)
+    method.reader.learn(image)
+    before = method.reader(image.tokens, "image", given=True)
+    for data in (depth, text, task("image", 3)):
+        method.reader.learn(data)
+    assert method.reader.width == 72 + 3 * 24 and method.reader.reading.modalities == ["image", "depth"]
+    assert torch.equal(method.reader(image.tokens, "image", given=True), before)
+    parts = [
+        F.normalize(bank.head.head(image.tokens, bank.prompts["image"], "image"), dim=1)
+        for bank in method.reader.reading.banks
+    ]
+    torch.testing.assert_close(before[:, 72:], torch.cat(parts, dim=1))
+    assert not method.reader(text.tokens, "text", given=True)[:, 72:].any()
+    borrowed = method.reader.reading.banks[0].prompts["depth"]
+    own = method.reader.bank.prompts.get("image")
+    assert (own is not None and torch.equal(borrowed[: len(own)], own)) == (adaptation != "none")
+
+
+def test_the_recogniser_chooses_among_reading_prompts_too() -> None:
+    method = Reading(reading_prompts=2)
+    for index, modality in enumerate(("image", "depth")):
+        method.reader.learn(task(modality, index))
+    pictures = task("image", 4)
+    found = {m: method.reader(pictures.tokens, m, given=True)[:, 72:] for m in ("image", "depth")}
+    assert not torch.allclose(found["image"], found["depth"])
+    agnostic = method.reader(pictures.tokens, "depth", given=False)[:, 72:]  # the queries are those of images
+    torch.testing.assert_close(agnostic, found["image"])
+
+
+@pytest.mark.parametrize("adaptation", ["none", "scale_shift"])
+def test_the_state_with_reading_prompts_comes_back(adaptation: Any) -> None:
+    method, again = (Reading(adaptation=adaptation, reading_prompts=2, **TRAINED) for _ in range(2))
+    for index, modality in enumerate(("text", "image")):
+        method.reader.learn(task(modality, index))
+    tensors, values = method.reader.state()
+    again.reader.load_state(dict(sorted(tensors.items())), values)
+    for reading in (method, again):
+        reading.reader.learn(task("depth", 2))
+    for data in (task("image", 4), task("depth", 5), task("text", 6)):
+        assert torch.equal(*[x.reader(data.tokens, data.modality, given=False) for x in (method, again)])

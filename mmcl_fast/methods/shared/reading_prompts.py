@@ -61,18 +61,17 @@ class ReadingPrompts:
 
     Args:
         encoder: the encoder.
-        options: of COMM.
+        count: K.
+        length: tokens of a prompt's prefix.
+        text_scale_shift: texts get reading prompts too.
 
     Attributes:
         banks: K banks. The k-th one has the k-th reading prompt of each modality.
     """
 
-    def __init__(self, encoder: Encoder, options: Any):
-        o, self.encoder = options, encoder
-        count = o.reading_prompts if o.prompts and o.token_scale_shift else 0
-        self.banks = [
-            TokenScaleShiftBank(encoder, o.prompt_length, True, o.text_scale_shift, regrid=True) for _ in range(count)
-        ]
+    def __init__(self, encoder: Encoder, count: int, length: int, text_scale_shift: bool):
+        self.encoder = encoder
+        self.banks = [TokenScaleShiftBank(encoder, length, True, text_scale_shift, regrid=True) for _ in range(count)]
 
     @property
     def modalities(self) -> list[str]:
@@ -84,18 +83,18 @@ class ReadingPrompts:
     ) -> None:
         """Choose the reading prompts of a modality.
 
-        A modality whose prompt has a prefix alone, as texts have, gets none.
+        A modality whose prompts are prefixes alone, as those of texts, gets none.
 
         Args:
-            modality: it has no reading prompts yet, and a prompt in ``learned``.
+            modality: it has no reading prompts yet.
             tokens: of some of its samples.
-            learned: the prompts of all modalities.
+            learned: the prompts that modalities have learned.
             borrow: take prompts of other modalities; False: random ones alone.
             generator: the source of random numbers, on the CPU.
         """
-        if len(learned.prompts[modality]) == learned.head.prefix(modality).numel():
-            return
         tower = self.encoder.tower(modality)
+        if tower == "text" and not all(bank.head.text_scale_shift for bank in self.banks):
+            return
         others = [m for m in learned.prompts if m != modality and self.encoder.tower(m) == tower] if borrow else []
         for number, bank in enumerate(self.banks):
             bank.reserve(tokens, modality)
