@@ -215,7 +215,7 @@ def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
         "klda": {"random_features": 50},
         "ranpac": {"projections": 50},
         "slca": {"align_epochs": 1},
-        "slda": {"adaptation": "scale_shift", "epochs": 1},
+        "slda": {"adaptation": "scale_shift", "epochs": 1, "reading_prompts": 2},
     }
     learner = toy_learner(toy_data, method, options.get(method, {}))
     inputs = synthetic_inputs(learner, "image")

@@ -163,7 +163,7 @@ class FeatureReader:
             parts.append(unit_query(tokens))
         for k, bank in enumerate(self.reading.banks):
             z = self._embed_under(bank, f", reading {k}", tokens, modality, given)
-            none = parts[0].new_zeros(len(parts[0]), self.encoder.dim)
+            none = parts[0].new_zeros(parts[0].shape[0], self.encoder.dim)
             parts.append(none if z is None else F.normalize(z, dim=-1))
         return torch.cat(parts, dim=1)
 

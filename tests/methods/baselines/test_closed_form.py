@@ -19,7 +19,7 @@ from tests.toy import ToyEncoder
 
 ADAPTED: dict[str, Any] = {"adaptation": "scale_shift", "epochs": 4, "batch_size": 8}
 SMALL: dict[str, dict[str, Any]] = {"klda": {"random_features": 200}}
-OPTIONS: dict[str, dict[str, Any]] = {**SMALL, "slda": ADAPTED}
+OPTIONS: dict[str, dict[str, Any]] = {**SMALL, "slda": ADAPTED, "ncm": {"reading_prompts": 2}}
 METHODS = ("ncm", "slda", "klda", "fecam")
 
 
