@@ -15,7 +15,8 @@ maps 16-bit PNG, audio FLAC, and video H.264 in mp4. ``streams.py`` writes more 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from stream_parts import PHRASES, Media
@@ -70,13 +71,13 @@ def place_classes(modality: str, labels: Sequence[str]) -> dict[str, Class]:
     return out
 
 
-def build(media: Media, out: Path, kind: str, seed: int) -> int:
+def build(kind: str, media: Media, out: Path, seed: int) -> int:
     """Write one stream, and return its number of samples.
 
     Args:
+        kind: "order" or "place".
         media: the demo's files.
         out: the folder to write.
-        kind: "order" or "place".
         seed: chooses the samples' parts.
     """
     labels = {modality: media.labels(modality) for modality in PHRASES}
@@ -89,19 +90,25 @@ def build(media: Media, out: Path, kind: str, seed: int) -> int:
     return write_stream(media, out, classes, Recipe(SIZES, others=others, distinct=False), seed=f"{seed}/{kind}")
 
 
-def main() -> None:
-    """Parse the command line and write both streams."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write order/ and place/ to")
+def main(builders: dict[str, Callable[[Media, Path, int], int]], description: str) -> None:
+    """Parse the command line and write streams.
+
+    Args:
+        builders: name of a stream -> what writes it from the demo's files to a folder, by a seed.
+        description: for ``--help``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write the streams to")
     parser.add_argument(
         "--demo", type=Path, default=HERE, help="folder of the demo's media (default: the script's folder)"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=builders, action="append", help="write these streams only")
     arguments = parser.parse_args()
     media = Media(arguments.demo)
-    for kind in ("order", "place"):
-        print(f"{arguments.out / kind}: {build(media, arguments.out / kind, kind, arguments.seed)} samples")
+    for name in arguments.only or list(builders):
+        print(f"{arguments.out / name}: {builders[name](media, arguments.out / name, arguments.seed)} samples")
 
 
 if __name__ == "__main__":
-    main()
+    main({kind: partial(build, kind) for kind in ("order", "place")}, __doc__.splitlines()[0])

@@ -16,13 +16,12 @@ and library versions give the same bytes. A sample is composed from files of its
 
 from __future__ import annotations
 
-import argparse
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from clips import write_video
-from order import HERE, neighbours, order_classes
+from order import main, neighbours, order_classes
 from pictures import DOMAINS, Pictures, compose_veiled
 from stream_parts import FPS, PHRASES, Media, Part
 from stream_writer import EMPTY, Class, Recipe, compose, tile, write_stream
@@ -96,28 +95,8 @@ def build_shared(media: Media, out: Path, seed: int) -> int:
     return write_stream(media, out, dict.fromkeys(PICTURES, where_classes()), recipe, seed=f"{seed}/shared")
 
 
-BUILDERS: dict[str, Callable[[Media, Path, int], int]] = {
-    "long": build_long,
-    "scarce": build_scarce,
-    "masked": build_masked,
-    "shared": build_shared,
-}
-
-
-def main() -> None:
-    """Parse the command line and write the streams."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write the streams to")
-    parser.add_argument(
-        "--demo", type=Path, default=HERE, help="folder of the demo's media (default: the script's folder)"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=BUILDERS, action="append", help="write these streams only")
-    arguments = parser.parse_args()
-    media = Media(arguments.demo)
-    for name in arguments.only or list(BUILDERS):
-        print(f"{arguments.out / name}: {BUILDERS[name](media, arguments.out / name, arguments.seed)} samples")
+BUILDERS = {"long": build_long, "scarce": build_scarce, "masked": build_masked, "shared": build_shared}
 
 
 if __name__ == "__main__":
-    main()
+    main(BUILDERS, __doc__.splitlines()[0])
