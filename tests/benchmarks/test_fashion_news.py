@@ -85,6 +85,8 @@ def test_every_sample_stands_in_one_split_under_its_class(package, tmp_path, mon
         "And a second line."
     )
     assert "train 0 " not in "".join(file.read_text() for file in (out / "text" / "train" / "atheism").iterdir())
+    with pytest.raises(SystemExit, match="splits would mix"):
+        write(monkeypatch, package, out)
     tasks = make_stream(load_config(str(tmp_path / "out.toml"), ())).tasks
     assert sorted((task.modality, len({s.label for s in task.train})) for task in tasks) == [
         *[("image", 5)] * 2,

@@ -32,7 +32,7 @@ def media(order):
 
 @pytest.mark.parametrize("kind", ["order", "place"])
 def test_each_split_is_made_from_files_of_that_split_and_reproducible(order, media, tmp_path, kind):
-    assert order.build(media, tmp_path / "a", kind, 0) == 5 * 8 * 4
+    assert order.build(kind, media, tmp_path / "a", 0) == 5 * 8 * 4
     stream = Stream.from_manifest(tmp_path / "a", classes_per_task=4, check=True)
     assert Counter(task.modality for task in stream.tasks) == dict.fromkeys(order.PHRASES, 2)
     assert len(set(stream.class_text.values())) == 40
@@ -46,7 +46,7 @@ def test_each_split_is_made_from_files_of_that_split_and_reproducible(order, med
         named = next((label, k) for label, k in parts if row["label"].startswith(label))
         assert row["group"] == groups[row["modality"], row["split"], named[0]][int(named[1])]
         assert all(int(k) < known[row["modality"], row["split"], label] for label, k in parts)
-    order.build(media, tmp_path / "b", kind, 0)
+    order.build(kind, media, tmp_path / "b", 0)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert all((tmp_path / "a" / p).read_bytes() == (tmp_path / "b" / p).read_bytes() for p in files)
 

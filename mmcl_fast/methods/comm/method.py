@@ -86,7 +86,8 @@ class Comm(Method):
         with self.phase("features"):
             before = None if first else self._features(data.tokens, modality, query)
         old = self.bank.prompts.get(modality)
-        old_classes = self.token_means.others(modality, data.classes, data.tokens.mask is not None)
+        masked = data.tokens.mask is not None
+        old_classes = self.token_means.others(modality, data.classes, masked)
         if self.options.prompts:
             self._learn_prompt(data, classes, query, old_classes[1])
         with self.phase("features"):
@@ -98,10 +99,12 @@ class Comm(Method):
                 after = torch.cat([F.normalize(z, dim=-1), before[:, self.encoder.dim :]], dim=1)
         with self.phase("statistics"):
             if before is not None and self.options.drift:
-                self._correct_drift(data, before, after, old, *old_classes)
+                # A class that comes again moves too, before its new samples are merged.
+                self._correct_drift(modality, before, after, old, *self.token_means.others(modality, (), masked))
             self.memory.add(modality, data.classes, after, data.labels)
             # Texts have no common layout: the mean of several is like none of them, and its embedding says nothing.
-            if self.options.prompts and self.options.token_means and data.tokens.mask is None:
+            text = masked or self.encoder.tower(modality) == "text"
+            if self.options.prompts and self.options.token_means and not text:
                 self.token_means.add(modality, data.classes, data.tokens, data.labels)
             self._update_mean_contributions(data.index)
         if self.options.realignment != "off":
@@ -157,22 +160,21 @@ class Comm(Method):
             self.mean_contributions[m] = self.relevance(queries).mean(0)
 
     def _correct_drift(
-        self, data: TaskData, before: Tensor, after: Tensor, old: Tensor | None, ids: list[int], tokens: Tokens | None
+        self, modality: str, before: Tensor, after: Tensor, old: Tensor | None, ids: list[int], tokens: Tokens | None
     ) -> None:
         """Move the means of the modality's old classes as the new prompt moves their embeddings.
 
         Classes without mean tokens move by the drift of the task's samples.
 
         Args:
-            data: the task.
+            modality: of the task.
             before: ``[n, D_u]``, features of its samples under the prompts before it.
             after: the same under the prompts of now.
             old: the modality's prompt before the task; None: the bare head.
             ids: the old classes that have mean tokens.
             tokens: these mean tokens, ``TokenMeans.others`` returns both; None: there are none.
         """
-        modality, dim = data.modality, self.encoder.dim
-        stay = {*data.classes, *ids}
+        dim, stay = self.encoder.dim, {*ids}
         if not stay.issuperset(self.memory.labels(modality)):
             moved = after[:, :dim] - before[:, :dim]
             self.memory.correct_drift(modality, stay, moved, before, self.options.drift_width, dim)

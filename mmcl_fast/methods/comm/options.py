@@ -127,10 +127,14 @@ class CommOptions(MethodOptions):
         512, ge=1, description="Largest rank of each modality's re-alignment; its spectrum may need less"
     )
     reads_query: bool = Field(
-        True, description="Re-alignment reads the embedding and the trunk's query; false: the embedding alone"
+        True,
+        description="Re-alignment reads the embedding, the trunk's query and the embeddings under reading prompts; "
+        "false: the embedding alone",
     )
     dual_targets: bool = Field(
-        True, description="The closed form regresses onto the class texts' dual basis; false: onto the class texts"
+        True,
+        description="The closed form turns class scores into embeddings by the class texts' dual basis; false: by the "
+        "class texts",
     )
     penalty: Literal["auto"] | Annotated[float, Field(ge=TINY)] = Field(
         "auto",

@@ -18,7 +18,7 @@ class FeatureClassifier(Method):
 
     Its options are ``features.FeatureOptions``. Several processes may learn it together; a subclass says so. Before the
     first task the scores are zero-shot; later they are -inf for classes without samples. The given modality chooses the
-    prompt of z where there is adaptation, and nothing else.
+    prompts, where there are some, and nothing else.
 
     Attributes:
         reader: turns tokens into u ``[n, reader.width]``.
@@ -66,7 +66,7 @@ class FeatureClassifier(Method):
 
     def embeddings(self, tokens: Tokens, modality: str) -> dict[str, Tensor]:
         """Return z under the prompt that is chosen for each sample; the encoder's z without adaptation."""
-        if not self.reader.uses_given_modality:
+        if not self.reader.bank.prompts:
             return super().embeddings(tokens, modality)
         z = self.reader.embed(tokens, modality, given=False)
         return {"under the modality's prompt": F.normalize(z, dim=-1)}

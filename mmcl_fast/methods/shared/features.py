@@ -9,8 +9,8 @@ is trained together with a linear classifier on z, and the classifier is thrown 
 It has COMM's prompt and COMM's way to train one (``prompt_training.py``), with COMM's defaults.
 Later tasks of the modality leave its prompt as it is, so features of old samples never change.
 
-With ``reading_prompts`` K, u has K further parts, as COMM's has: unit embeddings under other modalities' prompts and
-under random ones (``reading_prompts.py``).
+With ``reading_prompts`` K, u has K further parts, made as COMM's are (``reading_prompts.py``), for every modality but
+texts. Prompts that ``adaptation`` learned for earlier modalities come first. Without adaptation all K are random.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class FeatureOptions(MethodOptions):
 
     features: Features = "zq"
     adaptation: Annotated[Adaptation, TunableChoices("none", "prefix", "scale_shift")] = "none"
-    reading_prompts: Annotated[ReadingPromptCount, TunableChoices(0, 4)] = 0
+    reading_prompts: ReadingPromptCount = 0
     prompt_length: PromptLength = 8
     scale_shift_rank: ScaleShiftRank = 4
     channel_dropout: ChannelDropout = COMM_CHANNEL_DROPOUT
@@ -86,6 +86,8 @@ class FeatureOptions(MethodOptions):
 
 class FeatureReader:
     """Turns tokens into features ``[n, width]`` float32. Each part of a row has length 1.
+
+    The part of a reading prompt is 0 for texts, and before the tower has reading prompts.
 
     By default it holds nothing and learns nothing. With adaptation it holds a prompt for each modality, and with
     ``reading_prompts`` K further ones. Where the modality is not given, a linear discriminant of the modalities chooses

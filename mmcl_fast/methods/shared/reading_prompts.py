@@ -98,11 +98,11 @@ class ReadingPrompts:
         others = [m for m in learned.prompts if m != modality and self.encoder.tower(m) == tower] if borrow else []
         for number, bank in enumerate(self.banks):
             bank.reserve(tokens, modality)
-            bank.prompts[modality] = (
-                learned.prompt_for(others[number], modality).clone()
-                if number < len(others)
-                else random_prompt(bank, tokens, modality, generator)
-            )
+            if number < len(others):  # a prompt that is a prefix alone gets scales and shifts of 0
+                borrowed, size = learned.prompt_for(others[number], modality), bank.sizes[modality]
+                bank.prompts[modality] = bank.head.resize(borrowed, modality, size, same_modality=True).clone()
+            else:
+                bank.prompts[modality] = random_prompt(bank, tokens, modality, generator)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the prompts as ``NUMBER/MODALITY``, and the widths of tokens."""

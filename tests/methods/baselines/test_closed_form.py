@@ -89,11 +89,15 @@ def test_classes_without_samples_are_never_predicted_and_few_samples_suffice(nam
         assert torch.equal(scores.argmax(1), data.labels)
 
 
-def test_it_is_the_same_with_and_without_the_modality_unless_it_adapts(name: str) -> None:
-    for adaptation, differs in (("none", False), ("prefix", True)):
-        method = build(name, adaptation=adaptation, epochs=1, **SMALL.get(name, {}))
+def test_it_is_the_same_with_and_without_the_modality_unless_it_has_prompts(name: str) -> None:
+    for options, differs, under in (
+        ({}, False, "of the encoder, without prompts"),
+        ({"reading_prompts": 1}, True, "of the encoder, without prompts"),
+        ({"adaptation": "prefix"}, True, "under the modality's prompt"),
+    ):
+        method = build(name, epochs=1, **options, **SMALL.get(name, {}))
         assert not method.uses_given_modality
         method.learn(task(3, [0, 1]), known(2))
         assert method.uses_given_modality is differs
         (described,) = method.embeddings(task(3, [0, 1]).tokens, "image")
-        assert described == ("under the modality's prompt" if differs else "of the encoder, without prompts")
+        assert described == under

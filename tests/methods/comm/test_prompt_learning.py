@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -109,6 +110,25 @@ def test_means_of_old_classes_move_as_the_embeddings_of_their_mean_tokens_do():
     drift = method.memory.means("image")[:2] - means
     torch.testing.assert_close(drift[:, : encoder.dim], z[1] - z[0], rtol=1e-4, atol=1e-5)
     assert drift[:, : encoder.dim].abs().max() > 1e-3 and not drift[:, encoder.dim :].any()
+
+
+@pytest.mark.parametrize("token_means", [True, False])
+def test_a_class_that_comes_again_moves_before_its_new_samples_are_merged(monkeypatch, token_means):
+    encoder = ToyEncoder()
+    method = comm(encoder, token_means=token_means)
+    method.learn(task(encoder, 0, "image", [0, 1], 0), classes_of(encoder))
+    before, moved = method.memory.means("image").clone(), []
+    add = method.memory.add
+    monkeypatch.setattr(
+        method.memory, "add", lambda *args: moved.append(method.memory.means("image").clone()) or add(*args)
+    )
+    data = task(encoder, 1, "image", [0, 1], 1)
+    method.learn(data, classes_of(encoder))
+    (moved,) = moved
+    assert ((moved - before)[:, : encoder.dim].abs().amax(1) > 1e-4).all()
+    u = method._features(data.tokens, "image", unit_query(data.tokens))
+    new = torch.stack([u[data.labels == c].mean(0) for c in (0, 1)])
+    torch.testing.assert_close(method.memory.means("image"), (moved + new) / 2)
 
 
 def test_classes_of_an_older_run_follow_the_drift_of_the_samples():
@@ -277,12 +297,13 @@ def test_where_prompts_did_not_pay_only_a_harder_task_is_tested_and_one_class_le
     assert "image" not in method.bank.prompts and "image" not in method.prompts_pay
 
 
-def test_texts_have_no_mean_tokens():
+@pytest.mark.parametrize("mask", [torch.ones(16, 4, dtype=torch.bool), None])  # some encoders mask no padding
+def test_texts_have_no_mean_tokens(mask):
     """Their tokens have no common layout."""
     encoder = ToyEncoder()
     method = comm(encoder)
     data = task(encoder, 0, "text", [0, 1], 0)
-    data.tokens = Tokens(data.tokens.tokens, data.tokens.query, torch.ones(16, 4, dtype=torch.bool))
+    data.tokens = Tokens(data.tokens.tokens, data.tokens.query, mask)
     method.learn(data, classes_of(encoder))
     assert not method.token_means.classes
 

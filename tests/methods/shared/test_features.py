@@ -183,14 +183,16 @@ def test_the_recogniser_chooses_among_reading_prompts_too() -> None:
     torch.testing.assert_close(agnostic, found["image"])
 
 
-@pytest.mark.parametrize("adaptation", ["none", "scale_shift"])
+@pytest.mark.parametrize("adaptation", ["none", "prefix", "scale_shift"])
 def test_the_state_with_reading_prompts_comes_back(adaptation: Any) -> None:
     method, again = (Reading(adaptation=adaptation, reading_prompts=2, **TRAINED) for _ in range(2))
-    for index, modality in enumerate(("text", "image")):
+    for index, modality in enumerate(("text", "image", "depth")):
         method.reader.learn(task(modality, index))
     tensors, values = method.reader.state()
     again.reader.load_state(dict(sorted(tensors.items())), values)
     for reading in (method, again):
-        reading.reader.learn(task("depth", 2))
-    for data in (task("image", 4), task("depth", 5), task("text", 6)):
+        reading.reader.learn(task("image", 3))
+    image, depth = task("image", 4), task("depth", 5)
+    misread = TaskData(6, "depth", Tokens(depth.tokens.tokens, image.tokens.query), depth.labels, [0, 1])
+    for data in (image, depth, task("text", 6), misread):
         assert torch.equal(*[x.reader(data.tokens, data.modality, given=False) for x in (method, again)])
