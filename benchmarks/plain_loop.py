@@ -42,6 +42,7 @@ SIMPLEST: dict[str, Any] = {
     "class_targets": "texts",
     "token_means": False,
     "least_steps": 0,
+    "realignment": "trained",
 }
 
 PHASES = ("relevance", "borrowing", "prompts", "features", "statistics", "re-alignment")

@@ -33,7 +33,7 @@ from mmcl_fast.streams import Sample, Task
 
 WIDTH, QUERY, TOKENS, PER_TASK = 64, 128, 8, 10  # D = d; Dq; tokens of a sample; classes of a task
 MODALITIES = ("image", "audio")
-OPTIONS = {"epochs": 1, "steps": 20, "sampled_features": 256}
+OPTIONS = {"epochs": 1, "realignment": "trained", "steps": 20, "sampled_features": 256}
 CLOCK = time.process_time  # processor time, which other work on a shared machine does not stretch
 
 

@@ -189,14 +189,18 @@ SWITCHES: dict[str, tuple[str, _MakeVariants]] = {
         lambda base: [(f"relevance {kind}", {"relevance": kind}) for kind in ("analytic", "mlp")],
     ),
     "realignment": (
-        "re-alignment in closed form alone, or none",
+        "re-alignment trained after its closed form, in closed form alone, or none",
         lambda base: [
             ("re-alignment in closed form alone", {"realignment": "closed"}),
+            ("re-alignment trained", {"realignment": "trained"}),
             ("no re-alignment", {"realignment": "off"}),
         ],
     ),
     "drift": ("no drift correction", _turn_off("drift", "no drift correction")),
-    "weighted": ("no contribution weights w in re-alignment", _turn_off("weighted", "no weights w")),
+    "weighted": (
+        "re-alignment trained without contribution weights w",
+        lambda base: [("re-alignment trained, no weights w", {"realignment": "trained", "weighted": False})],
+    ),
     "prompt_blocks": (
         "prompts in one block, or in all",
         lambda base: [(f"prompt_blocks {n}", {"prompt_blocks": n}) for n in (1, "all")],

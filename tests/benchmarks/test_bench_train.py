@@ -265,7 +265,7 @@ def test_scaling(media):
         "data": str(media),
         "classes_per_task": 2,
         "device": "cpu",
-        "options": {"epochs": 1, "steps": 5, "sampled_features": 16},
+        "options": {"epochs": 1, "realignment": "trained", "steps": 5, "sampled_features": 16},
     }
     result = train_scale.measure("toy", asked, 1, (sys.executable, "-m", "tests.runs.ranks"))[0]
     assert result["trained"] == 24 and result["seconds"].keys() == set(train_scale.PHASES.values())

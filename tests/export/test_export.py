@@ -46,7 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
         'precision = "bf16"\n'
-        "[method.options]\nepochs = 1\nsteps = 5\nsampled_features = 32\nbatch_size = 8\ntext_scale_shift = true\n"
+        '[method.options]\nepochs = 1\nrealignment = "trained"\nsteps = 5\nsampled_features = 32\n'
+        "batch_size = 8\ntext_scale_shift = true\n"
         '[train]\ndevice = "cpu"\n'
     )
     call("train", root / "mine.toml", "--out", root / "run", "--quiet")
@@ -211,7 +212,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
     options: dict[str, dict] = {
-        "comm": {"steps": 5, "sampled_features": 32},
+        "comm": {"realignment": "trained", "steps": 5, "sampled_features": 32},
         "klda": {"random_features": 50},
         "ranpac": {"projections": 50},
         "slca": {"align_epochs": 1},
@@ -225,7 +226,11 @@ def test_every_method_can_be_traced(method: str, toy_data: Path) -> None:
 
 
 def test_comms_mlp_relevance_without_blending(toy_data: Path) -> None:
-    learner = toy_learner(toy_data, "comm", {"steps": 5, "sampled_features": 32, "relevance": "mlp", "blending": False})
+    learner = toy_learner(
+        toy_data,
+        "comm",
+        {"realignment": "trained", "steps": 5, "sampled_features": 32, "relevance": "mlp", "blending": False},
+    )
     inputs = synthetic_inputs(learner, "depth")
     module = trace(learner, "depth", inputs).program.module()
     assert max(largest_differences(learner, "depth", inputs, lambda x: module(*x)).values()) < 1e-4

@@ -17,7 +17,7 @@ from mmcl_fast.streams import Stream
 from tests.toy import ToyEncoder, write_folder
 
 FAST = {
-    "comm": {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 8},
+    "comm": {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 64, "batch_size": 8},
     "finetune": {"epochs": 2, "batch_size": 8},
     "joint": {"epochs": 2, "batch_size": 8},
     "ranpac": {"projections": 200},

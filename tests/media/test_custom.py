@@ -103,7 +103,7 @@ def test_it_is_learned_beside_others_and_read_anew_by_a_changed_reader(tmp_path:
     _manifest(data)
     stream = Stream.from_folder(data)
     assert stream.modalities == ["image", "thermal"] and len(Stream.from_manifest(data / "manifest.jsonl")) == 1
-    options = {"epochs": 2, "steps": 20, "sampled_features": 32}
+    options = {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 32}
     encoder = ToyEncoder()
     learner = Learner(encoder, options=options, device="cpu", cache_dir=tmp_path / "cache", workers=0)
     for task in stream:

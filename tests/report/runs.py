@@ -19,7 +19,10 @@ from tests.media.files import counting_video, tone
 from tests.toy import ToyEncoder, write_folder
 
 ORDER = ["video", "image", "audio", "text", "depth"]
-OPTIONS = {"comm": {"prompts": False, "steps": 20, "sampled_features": 64}, "finetune": {"epochs": 8, "batch_size": 4}}
+OPTIONS = {
+    "comm": {"prompts": False, "realignment": "trained", "steps": 20, "sampled_features": 64},
+    "finetune": {"epochs": 8, "batch_size": 4},
+}
 
 
 class FourFrameEncoder(ToyEncoder):

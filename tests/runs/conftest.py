@@ -16,7 +16,7 @@ from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from tests.toy import ToyEncoder, write_folder
 
-OPTIONS = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 8}
+OPTIONS = {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 64, "batch_size": 8}
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,12 @@ def change(folder: Path, tensors: dict, values: dict, rng: random.Random) -> str
 def main(root: Path, count: int, seed: int) -> dict[str, Any]:
     encoder, rng = ToyEncoder(), random.Random(seed)
     stream = Stream.from_folder(write_folder(root / "data", modalities=("image", "text")), classes_per_task=2)
-    learner = Learner(encoder, "comm", options={"epochs": 1, "steps": 5, "sampled_features": 16}, device="cpu")
+    learner = Learner(
+        encoder,
+        "comm",
+        options={"epochs": 1, "realignment": "trained", "steps": 5, "sampled_features": 16},
+        device="cpu",
+    )
     for task in stream.tasks[:3]:
         learner.learn(task)
     learner.save(root / "good")

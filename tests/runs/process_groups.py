@@ -29,7 +29,7 @@ from mmcl_fast.methods.shared import class_statistics, embedding, ridge_regressi
 from mmcl_fast.runs import task_checkpoints
 from tests.toy import ToyEncoder, write_folder
 
-COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 7}
+COMM = {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 64, "batch_size": 7}
 LOOPS = {**COMM, "relevance": "mlp", "realignment_decay": 0.1}
 CASES: dict[str, Any] = {
     "whole": ("comm", COMM),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.runs.conftest import report_of
 
-COMM = {"epochs": 2, "steps": 20, "sampled_features": 64, "batch_size": 3}
+COMM = {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 64, "batch_size": 3}
 
 
 @pytest.mark.slow

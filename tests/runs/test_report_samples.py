@@ -28,7 +28,10 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, runs.RunRes
     config = build_config(
         {
             "stream": {"source": "folder", "path": str(folder / "data"), "classes_per_task": 2},
-            "method": {"name": "comm", "options": {"prompts": False, "steps": 10, "sampled_features": 32}},
+            "method": {
+                "name": "comm",
+                "options": {"prompts": False, "realignment": "trained", "steps": 10, "sampled_features": 32},
+            },
             "train": {"device": "cpu"},
         }
     )

@@ -25,7 +25,16 @@ def test_a_stopped_clip_run_resumes_to_the_same_bits(tmp_path: Path, monkeypatch
         {
             "stream": {"source": "folder", "path": str(tmp_path / "data")},
             "encoder": {"name": str(tmp_path / "model"), "prompt_blocks": 2},
-            "method": {"name": "comm", "options": {"epochs": 3, "steps": 12, "sampled_features": 32, "batch_size": 4}},
+            "method": {
+                "name": "comm",
+                "options": {
+                    "epochs": 3,
+                    "realignment": "trained",
+                    "steps": 12,
+                    "sampled_features": 32,
+                    "batch_size": 4,
+                },
+            },
             "train": {"device": device, "deterministic": True, "checkpoint_every": 4},
         }
     )

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmcl_fast.methods.comm.method import Comm
-from mmcl_fast.methods.comm.options import ClassTargets, CommOptions, RealignmentStart
+from mmcl_fast.methods.comm.options import ClassTargets, CommOptions, Realignment, RealignmentStart
 from mmcl_fast.methods.shared.options import ReadingPromptCount, TokenScaleShift
 
 
@@ -27,6 +27,7 @@ class CommAbstractOptions(CommOptions):
     class_targets: ClassTargets = "texts"
     reading_prompts: ReadingPromptCount = 0
     token_means: bool = Field(False, description=CommOptions.model_fields["token_means"].description)
+    realignment: Realignment = "trained"
     start: RealignmentStart = "zero"
     rank: int = Field(32, ge=1, description=CommOptions.model_fields["rank"].description)
 

@@ -24,7 +24,9 @@ from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.moments import Inverse, Moments
 from mmcl_fast.methods.shared.gram import gram_matrix
 
-DUAL_PENALTY = 1e-3  # eps of the dual basis
+# eps of the dual basis. Texts that differ in one word differ by little: T'T has eigenvalues down to 3e-5 on the stream
+# place. Scores in directions with eigenvalues below eps are lost, so eps has to be far below them.
+DUAL_PENALTY = 1e-6
 OTHERS = -0.5  # score of another modality's classes
 OTHERS_WEIGHT = 0.1  # weight of those scores, where there are more classes than coordinates
 LOST_VARIANCE = 1e-6  # largest share of the map's variance that the cut of its rank may lose

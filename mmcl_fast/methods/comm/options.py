@@ -45,6 +45,15 @@ RealignmentStart = Annotated[
 ]
 
 
+Realignment = Annotated[
+    Literal["off", "closed", "trained"],
+    Field(
+        description="Alignment of the embeddings with all class texts after each task. off: none. closed: the closed "
+        "form. trained: training that begins with the option start"
+    ),
+]
+
+
 class CommOptions(MethodOptions):
     """Switches and sizes of COMM's steps. ``mmcl-fast train demo`` uses the defaults."""
 
@@ -117,11 +126,7 @@ class CommOptions(MethodOptions):
         0.02, description="Prompts with a smaller share of a sample's blend are left out"
     )
     relevance_penalty: RelevancePenalty = 0.01
-    realignment: Literal["off", "closed", "trained"] = Field(
-        "trained",
-        description="Alignment of the embeddings with all class texts after each task. off: none. closed: the closed "
-        "form. trained: training that begins with the option start",
-    )
+    realignment: Realignment = "closed"
     start: RealignmentStart = "closed"
     rank: Annotated[int, Symbol("r")] = Field(
         512, ge=1, description="Largest rank of each modality's re-alignment; its spectrum may need less"

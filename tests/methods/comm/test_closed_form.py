@@ -74,6 +74,17 @@ def test_scores_are_those_of_linear_discriminant_analysis(penalty):
     assert (scores.argmax(1) == want.argmax(1)).float().mean() > 0.99
 
 
+def test_texts_that_differ_by_little_still_tell_classes_apart():
+    """Such as "a photo of a pear at the top left" and "... at the top right"."""
+    u, labels = samples(4)
+    alike = F.normalize(randn(1, DIM, seed=5) + 0.02 * randn(4, DIM, seed=6), dim=1)
+    assert torch.linalg.eigvalsh((alike @ alike.T).double())[0] < 1e-3
+    realigner = Realigner(DIM, rank=99, reads_query=True)
+    realigner.solve(memory_of((u, labels)), alike, ["image"], 0.1, True)
+    found = realigner(u, torch.ones(len(u), 1)) @ alike.T
+    assert (found.argmax(1) == direct(u, labels, 0.1).argmax(1)).float().mean() > 0.99
+
+
 def test_a_class_of_another_modality_has_a_low_score_and_gates_decide():
     parts = samples(4), samples(3, first=4, at=0.3)
     memory, realigner = memory_of(*parts), Realigner(DIM, rank=99, reads_query=True)

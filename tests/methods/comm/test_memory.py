@@ -109,7 +109,12 @@ def test_a_checkpoint_of_one_entry_a_class_is_read(tmp_path):
     """As format 2 was written before classes lay in blocks."""
     root = write_folder(tmp_path / "data", modalities=("image", "text"))
     stream = Stream.from_folder(root, classes_per_task=2)
-    learner = Learner(ToyEncoder(), "comm", options={"epochs": 1, "steps": 5, "sampled_features": 16}, device="cpu")
+    learner = Learner(
+        ToyEncoder(),
+        "comm",
+        options={"epochs": 1, "realignment": "trained", "steps": 5, "sampled_features": 16},
+        device="cpu",
+    )
     for task in stream.tasks[:3]:
         learner.learn(task)
     learner.save(tmp_path / "now")

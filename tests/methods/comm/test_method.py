@@ -17,7 +17,7 @@ from mmcl_fast.methods.comm.token_means import TokenMeans
 from mmcl_fast.methods.shared import prompt_training
 from tests.toy import ToyEncoder
 
-QUICK = {"epochs": 1, "least_steps": 4, "steps": 5, "sampled_features": 32, "batch_size": 8}
+QUICK = {"epochs": 1, "least_steps": 4, "realignment": "trained", "steps": 5, "sampled_features": 32, "batch_size": 8}
 
 
 def task(encoder, index, modality, classes, seed, per_class=8):
@@ -133,7 +133,7 @@ def test_every_switch_changes_what_is_learned_and_still_works(setting, switch):
 def test_switches_of_training_change_it_where_held_out_samples_take_it(setting, switch):
     """From zero, as training from the closed form may be left out."""
     _encoder, classes, tasks = setting
-    from_zero = {"start": "zero", "steps": 40, "realignment_lr": 0.02}
+    from_zero = {"start": "zero", "realignment": "trained", "steps": 40, "realignment_lr": 0.02}
     plain, other = run(setting, **from_zero), run(setting, **{**from_zero, **switch})
     e = [m.scores(tasks[0].tokens, "image", classes, given=False) for m in (plain, other)]
     assert not torch.allclose(e[0], e[1], atol=1e-6)

@@ -13,7 +13,7 @@ from tests.toy import ToyEncoder, write_folder
 def test_a_learner_that_learned_no_prompt_is_saved_and_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "data", classes=4, train=10, modalities=("image", "depth"))
     stream = Stream.from_folder(root, classes_per_task=2)
-    options = {"epochs": 2, "steps": 5, "sampled_features": 32}
+    options = {"epochs": 2, "realignment": "trained", "steps": 5, "sampled_features": 32}
     learner = Learner(ToyEncoder(), "comm", options=options, device="cpu", cache_dir=tmp_path / "cache")
     monkeypatch.setattr(prompt_learning, "LEAST_HELD_OUT", 5)
     monkeypatch.setattr(prompt_learning, "LEAST_GAIN", 2.0)
@@ -38,7 +38,14 @@ def test_a_state_of_an_older_version_loads_predicts_and_goes_on(tmp_path):
     encoder = ToyEncoder()
     root = write_folder(tmp_path / "data", classes=4, train=4, modalities=("image", "depth"))
     stream = Stream.from_folder(root, classes_per_task=2)
-    options = {"epochs": 1, "least_steps": 2, "steps": 5, "sampled_features": 32, "token_means": False}
+    options = {
+        "epochs": 1,
+        "least_steps": 2,
+        "realignment": "trained",
+        "steps": 5,
+        "sampled_features": 32,
+        "token_means": False,
+    }
     learner = Learner(encoder, "comm", options=options, device="cpu", cache_dir=tmp_path / "cache")
     for number in range(2):
         learner.learn(stream[number])
@@ -71,7 +78,7 @@ def test_a_state_of_an_older_version_loads_predicts_and_goes_on(tmp_path):
 def test_a_checkpoint_with_damaged_mean_tokens_is_refused(tmp_path, key, change):
     root = write_folder(tmp_path / "data", classes=2, train=4, modalities=("image",))
     stream = Stream.from_folder(root)
-    options = {"epochs": 1, "least_steps": 2, "steps": 5, "sampled_features": 32}
+    options = {"epochs": 1, "least_steps": 2, "realignment": "trained", "steps": 5, "sampled_features": 32}
     learner = Learner(ToyEncoder(), "comm", options=options, device="cpu")
     learner.learn(stream[0])
     tensors, values = learner.contents()
