@@ -17,7 +17,7 @@ and library versions give the same bytes. A sample is composed from files of its
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from clips import write_video
@@ -95,7 +95,12 @@ def build_shared(media: Media, out: Path, seed: int) -> int:
     return write_stream(media, out, dict.fromkeys(PICTURES, where_classes()), recipe, seed=f"{seed}/shared")
 
 
-BUILDERS = {"long": build_long, "scarce": build_scarce, "masked": build_masked, "shared": build_shared}
+BUILDERS: dict[str, Callable[[Media, Path, int], int]] = {
+    "long": build_long,
+    "scarce": build_scarce,
+    "masked": build_masked,
+    "shared": build_shared,
+}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import resource
 import signal
@@ -55,7 +56,7 @@ cli.app(sys.argv[3:])
 )
 def test_a_signal_ends_the_step_keeps_it_and_says_how_to_go_on(config, root, tmp_path, signals, code, steps):
     file = tmp_path / "mine.toml"
-    options = "\n".join(f"{k} = {v}" for k, v in OPTIONS.items())
+    options = "\n".join(f"{k} = {json.dumps(v)}" for k, v in OPTIONS.items())
     file.write_text(
         f'[stream]\nsource = "folder"\npath = "{root}"\nclasses_per_task = 2\norder = "random"\n'
         f'[method.options]\n{options}\n[train]\ndevice = "cpu"\ncheckpoint_every = 5\n'

@@ -83,7 +83,7 @@ class ReadingPrompts:
     ) -> None:
         """Choose the reading prompts of a modality.
 
-        A modality whose prompts are prefixes alone, as those of texts, gets none.
+        A modality whose prompts are prefixes alone, such as text, gets none.
 
         Args:
             modality: it has no reading prompts yet.

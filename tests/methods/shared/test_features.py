@@ -179,7 +179,7 @@ def test_the_recogniser_chooses_among_reading_prompts_too() -> None:
     pictures = task("image", 4)
     found = {m: method.reader(pictures.tokens, m, given=True)[:, 72:] for m in ("image", "depth")}
     assert not torch.allclose(found["image"], found["depth"])
-    agnostic = method.reader(pictures.tokens, "depth", given=False)[:, 72:]  # the queries are those of images
+    agnostic = method.reader(pictures.tokens, "depth", given=False)[:, 72:]  # with queries of images
     torch.testing.assert_close(agnostic, found["image"])
 
 
