@@ -103,8 +103,8 @@ class Comm(Method):
                 self._correct_drift(modality, before, after, old, *self.token_means.others(modality, (), masked))
             self.memory.add(modality, data.classes, after, data.labels)
             # Texts have no common layout: the mean of several is like none of them, and its embedding says nothing.
-            text = masked or self.encoder.tower(modality) == "text"
-            if self.options.prompts and self.options.token_means and not text:
+            common_layout = not masked and self.encoder.tower(modality) != "text"
+            if self.options.prompts and self.options.token_means and common_layout:
                 self.token_means.add(modality, data.classes, data.tokens, data.labels)
             self._update_mean_contributions(data.index)
         if self.options.realignment != "off":

@@ -123,6 +123,11 @@ class FeatureReader:
         self.recogniser = Relevance(self.encoder.query_dim, "analytic", 1.0, RECOGNISER_PENALTY)
 
     @property
+    def _has_prompts(self) -> bool:
+        """Whether the options give modalities prompts of any kind."""
+        return self.adapts or bool(self.reading.banks)
+
+    @property
     def uses_given_modality(self) -> bool:
         """Whether ``given`` changes features in the present state."""
         return bool(self.bank.prompts or self.reading.modalities)
@@ -135,7 +140,7 @@ class FeatureReader:
         Raises:
             RunError: the loss became NaN or infinite.
         """
-        if not (self.adapts or self.reading.banks):
+        if not self._has_prompts:
             return
         with self.method.phase("relevance"):
             generator = self.method.generator(data.index, 1)
@@ -165,8 +170,9 @@ class FeatureReader:
             parts.append(unit_query(tokens))
         for k, bank in enumerate(self.reading.banks):
             z = self._embed_under(bank, f", reading {k}", tokens, modality, given)
-            none = parts[0].new_zeros(parts[0].shape[0], self.encoder.dim)
-            parts.append(none if z is None else F.normalize(z, dim=-1))
+            if z is None:
+                z = parts[0].new_zeros(parts[0].shape[0], self.encoder.dim)
+            parts.append(F.normalize(z, dim=-1))
         return torch.cat(parts, dim=1)
 
     def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
@@ -202,7 +208,7 @@ class FeatureReader:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors whose names begin with ``adaptation/``, and values; both are empty without prompts."""
-        if not (self.adapts or self.reading.banks):
+        if not self._has_prompts:
             return {}, {}
         recogniser, values = self.recogniser.state()
         reading, widths = self.reading.state()
@@ -213,7 +219,7 @@ class FeatureReader:
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned; other tensors and values are left to the method."""
-        if not (self.adapts or self.reading.banks):
+        if not self._has_prompts:
             return
         self.recogniser.load_state(strip_prefix("adaptation/recogniser/", tensors), values["adaptation"])
         prompts, order = strip_prefix("adaptation/prompt/", tensors), self.recogniser.modalities
