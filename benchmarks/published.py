@@ -1,6 +1,6 @@
 """A check of each baseline against its authors' claims: pairs of rows of a sweep, compared on the same seeds.
 
-    python benchmarks/cifar.py package cifar10
+    python -m benchmarks.cifar package cifar10
     mmcl-fast compare cifar10.toml --seeds 0..2 --out runs/cifar10 --methods "$(python benchmarks/published.py --rows)"
     python benchmarks/published.py runs/cifar10 benchmarks/results/published-cifar10
 

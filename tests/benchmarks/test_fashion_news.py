@@ -2,21 +2,19 @@
 
 import gzip
 import pickle
-import runpy
 import sys
 import types
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import fashion_news
 from mmcl_fast.config import load_config
 from mmcl_fast.runs.make_stream import make_stream
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fashion_news.py"
-NEWS = sorted(runpy.run_path(str(SCRIPT))["NEWS"])
+NEWS = sorted(fashion_news.NEWS)
 MESSAGE = """From: somebody
 Subject: {name}
 
@@ -63,7 +61,7 @@ def package(tmp_path, monkeypatch):
 
 def write(monkeypatch, package, out, *options):
     monkeypatch.setattr(sys, "argv", ["fashion_news.py", str(package), str(out), *options])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    fashion_news.main()
 
 
 def test_every_sample_stands_in_one_split_under_its_class(package, tmp_path, monkeypatch, capsys):
