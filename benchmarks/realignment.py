@@ -23,9 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods.base import TaskData
 from mmcl_fast.methods.baselines.klda import median_gamma
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.options import CommOptions
+from mmcl_fast.methods.comm.penalty_share import PenaltyShare
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.shared.ridge_regression import Ridge
@@ -122,40 +125,39 @@ def accuracy(data: Data, scores: Tensor) -> float:
     return 100 * float(torch.stack([right[data.test_modality == m].mean() for m in data.test_modality.unique()]).mean())
 
 
-def remember(data: Data) -> FeatureMemory:
-    """Return a feature memory that has seen the training samples, a few classes a task."""
-    o = CommOptions()
-    memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
+def remember(data: Data) -> tuple[FeatureMemory, PenaltyShare]:
+    """Return the memory of the training samples, learned a few classes a task, and the share of the penalty."""
+    o, share = CommOptions(), PenaltyShare()
+    memory, width = FeatureMemory(o.class_rank, o.modality_rank, o.shrink), data.u.shape[1]
     for number, name in enumerate(data.names):
         for classes in data.labels[data.modality == number].unique().split(CLASSES_A_TASK):
             rows = torch.isin(data.labels, classes)
-            memory.add(name, classes.tolist(), data.u[rows], data.labels[rows])
-    return memory
+            u, labels = data.u[rows], data.labels[rows]
+            task = TaskData(0, name, Tokens(u.unsqueeze(1), u), labels, classes.tolist())
+            share.observe(memory, task, u, data.names[: number + 1], width)
+            memory.add(name, classes.tolist(), u, labels)
+    return memory, share
 
 
 def realigned(data: Data) -> dict[str, float]:
     """Return the accuracy of the closed form and of training from there, and where training ended."""
-    o, memory = CommOptions(), remember(data)
+    o, (memory, chosen) = CommOptions(), remember(data)
     realigner = Realigner(DIM, rank=o.rank, reads_query=True)
     gate = data.relevance(data.test_u[:, DIM:])
-    realigner.solve(memory, data.texts, data.names, o.penalty, True)
-    out = {"closed form": accuracy(data, realigner(data.test_u, gate) @ data.texts.T)}
+    realigner.solve(memory, data.texts, data.names, o.penalty, True, chosen.value)
+    closed = accuracy(data, realigner(data.test_u, gate) @ data.texts.T)
     share = realigner.train(
         memory,
         data.texts,
         data.names,
         lambda u: data.relevance(F.normalize(u[:, DIM:], dim=1)),
-        steps=o.steps,
-        per_step=o.sampled_features,
-        lr=o.realignment_lr,
-        decay=o.realignment_decay,
-        logit_scale=o.realignment_scale,
-        weighted=True,
-        generator=torch.Generator().manual_seed(0),
+        o,
+        torch.Generator().manual_seed(0),
         advance=lambda n: None,
     )
     trained = accuracy(data, realigner(data.test_u, gate) @ data.texts.T)
-    return out | {"trained": trained, "share of training": share}
+    settled = {"share of the penalty": chosen.value, "closed form": closed}
+    return settled | {"trained": trained, "share of training": share}
 
 
 def ridge(data: Data) -> Tensor:

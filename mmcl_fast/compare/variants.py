@@ -164,6 +164,10 @@ SWITCHES: dict[str, tuple[str, _MakeVariants]] = {
         "no prompts at all, or prompts whether they pay or not",
         lambda base: [("no prompts", {"prompts": False}), ("prompts always", {"prompts": True})],
     ),
+    "prompt_updates": (
+        "each prompt trained on one task alone",
+        _turn_off("prompt_updates", "no training on later tasks"),
+    ),
     "scale_shift": ("prompts are prefixes alone", _turn_off("token_scale_shift", "no scales and shifts of tokens")),
     "class_targets": (
         "class texts, or targets learned from them, instead of a classifier in prompt learning",

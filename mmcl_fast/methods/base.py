@@ -64,6 +64,7 @@ class TaskData:
         tokens: the trunk's output of n training samples (all views).
         labels: ``[n]`` int64, ids of classes.
         classes: ids of the task's classes.
+        views: views of each sample: the rows hold one view of all samples after the other.
     """
 
     index: int
@@ -71,6 +72,7 @@ class TaskData:
     tokens: Tokens
     labels: Tensor
     classes: list[int]
+    views: int = 1
 
     @property
     def targets(self) -> Tensor:

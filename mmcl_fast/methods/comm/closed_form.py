@@ -15,6 +15,7 @@ Scores become embeddings by the dual basis Y of the class texts: Y T' = I, so e 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,6 +28,7 @@ from mmcl_fast.methods.shared.gram import gram_matrix
 # eps of the dual basis. Texts that differ in one word differ by little: T'T has eigenvalues down to 3e-5 on the stream
 # place. Scores in directions with eigenvalues below eps are lost, so eps has to be far below them.
 DUAL_PENALTY = 1e-6
+DEFAULT_SHARE = 0.5  # of GCV's penalty, where no held-out sample has chosen one
 OTHERS = -0.5  # score of another modality's classes
 OTHERS_WEIGHT = 0.1  # weight of those scores, where there are more classes than coordinates
 LOST_VARIANCE = 1e-6  # largest share of the map's variance that the cut of its rank may lose
@@ -57,6 +59,7 @@ def closed_form(
     penalty: float | Literal["auto"],
     width: int,
     dual: bool = True,
+    share: float = DEFAULT_SHARE,
 ) -> tuple[Tensor, Tensor]:
     """Return the re-alignment whose cosines order the classes as the discriminants do.
 
@@ -65,16 +68,17 @@ def closed_form(
         texts: T ``[C, D]``.
         modalities: M names.
         rank: largest rank; the map's spectrum may give a smaller one.
-        penalty: relative to the mean variance within a class; ``"auto"``: GCV chooses it.
+        penalty: relative to the mean variance within a class; ``"auto"``: a share of GCV's.
         width: the number of leading coordinates of u that are read; the first D are z.
         dual: write scores by the dual basis; False: by the class texts themselves.
+        share: of GCV's penalty, see :mod:`mmcl_fast.methods.comm.penalty_share`.
 
     Returns:
         down ``[M, width + 1, r]`` and up ``[M, r, D]`` in the dtype of ``texts``. The last row of down
         belongs to a constant 1.
     """
     moments = Moments(memory, modalities, width)
-    chosen = moments.best_penalty() if penalty == "auto" else penalty
+    chosen = share * moments.gcv_penalty() if penalty == "auto" else penalty
     maps = discriminants(memory, moments, modalities, chosen, texts.double(), dual)
     cut = [_cut_rank(full, moments, number, rank) for number, full in enumerate(maps)]
     most = max(down.shape[1] for down, _ in cut)
@@ -85,6 +89,50 @@ def closed_form(
         down[number, rows, : a.shape[1]] = a.to(texts.dtype)
         up[number, : len(b)] = b.to(texts.dtype)
     return down, up
+
+
+@dataclass(frozen=True)
+class Discriminants:
+    """The linear discriminants of a modality's K_m classes, and what their scale follows from.
+
+    Attributes:
+        weight: ``[K_m, p]``, S^-1 times the classes' deviations.
+        bias: ``[K_m]``.
+        square: ``[K_m]``, the squared length of the deviations in S^-1.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    square: Tensor
+
+
+def linear_discriminants(
+    memory: FeatureMemory, moments: Moments, number: int, modality: str, penalty: float, inverse: Inverse
+) -> Discriminants:
+    """Return the discriminants of a modality, in the dtype of the inverse.
+
+    Args:
+        memory: the feature memory.
+        moments: of all modalities.
+        number: of the modality.
+        modality: its name.
+        penalty: relative to the mean variance within a class.
+        inverse: of S on the modality's coordinates.
+    """
+    share, lift = 1 - moments.classes / moments.count, penalty * moments.scale
+    own, n = moments.own[number], moments.counts[number]
+    deviation = moments.deviations[number].to(inverse.diagonal.dtype)
+    weight = torch.zeros_like(deviation)
+    weight[:, own] = inverse(deviation[:, own])
+    square = (weight * deviation).sum(1)
+    # tr(S^-1 W), from tr(S^-1 S) = p
+    trace = (len(own) - lift * inverse.trace()) / share if share else 0.0
+    pooled = memory.pooled[modality]
+    size = (pooled.factor.square().sum() + pooled.diagonal.sum()).double() * pooled.count
+    size = size / max(1, pooled.count - len(n)) / max(moments.within_trace, 1e-30)
+    spread = memory.sizes(modality).double() * size  # Sigma_c as a multiple of W
+    bias = -0.5 * (square - trace * spread / n) - weight @ moments.centre[number].to(weight.dtype)
+    return Discriminants(weight, bias.to(weight.dtype), square)
 
 
 def discriminants(
@@ -100,38 +148,25 @@ def discriminants(
         texts: T ``[C, D]`` float64.
         dual: as in :func:`closed_form`.
     """
-    share, lift = 1 - moments.classes / moments.count, penalty * moments.scale
     inverses: dict[tuple[int, ...], Inverse] = {}  # modalities with the same coordinates share one
-    weights, squares, traces = [], [], []
-    for own, deviation in zip(moments.own, moments.deviations):
+    found = []
+    for number, (modality, own) in enumerate(zip(modalities, moments.own)):
         key = tuple(own.tolist())
         if key not in inverses:
             inverses[key] = moments.inverse(penalty, own)
-        inverse = inverses[key]
-        weight = torch.zeros_like(deviation)  # [K_m, p]
-        weight[:, own] = inverse(deviation[:, own])
-        weights.append(weight)
-        squares.append((weight * deviation).sum(1))
-        # tr(S^-1 W), from tr(S^-1 S) = p
-        traces.append((len(own) - lift * inverse.trace()) / share if share else 0.0)
-    margin = torch.cat(squares).mean().clamp(min=1e-30)
+        found.append(linear_discriminants(memory, moments, number, modality, penalty, inverses[key]))
+    margin = torch.cat([each.square for each in found]).mean().clamp(min=1e-30)
     is_z = (moments.live < texts.shape[1]).nonzero().flatten()
     maps = []
-    for number, modality in enumerate(modalities):
-        weight, n = weights[number], moments.counts[number]
-        pooled = memory.pooled[modality]
-        size = (pooled.factor.square().sum() + pooled.diagonal.sum()).double() * pooled.count
-        size = size / max(1, pooled.count - len(n)) / max(moments.within_trace, 1e-30)
-        spread = memory.sizes(modality).double() * size  # Sigma_c as a multiple of W
-        bias = -0.5 * (squares[number] - traces[number] * spread / n) - weight @ moments.centre[number]
+    for each, modality in zip(found, modalities):
         own = torch.tensor(memory.labels(modality), device=texts.device)
         of_class = torch.full((len(texts),), OTHERS_WEIGHT, dtype=texts.dtype, device=texts.device)
         of_class[own] = 1
         basis = dual_basis(texts, of_class)
         codes = basis if dual else texts
         constant = torch.full((len(texts),), OTHERS, dtype=texts.dtype, device=texts.device)
-        constant[own] = bias / margin + 1 / len(own)
-        full = torch.cat([weight.T / margin @ codes[own], (constant @ codes).unsqueeze(0)])
+        constant[own] = each.bias / margin + 1 / len(own)
+        full = torch.cat([each.weight.T / margin @ codes[own], (constant @ codes).unsqueeze(0)])
         full[is_z] -= (texts.T @ basis)[moments.live[is_z]]  # takes away the scores that z itself has
         maps.append(full)
     return maps

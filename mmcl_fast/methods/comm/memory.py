@@ -141,6 +141,14 @@ class FeatureMemory:
         self.blocks: dict[str, list[Block]] = {}
         self.pooled: dict[str, Gaussian] = {}
 
+    def copy(self) -> FeatureMemory:
+        """Return a memory of the same statistics. Samples that are added to it leave this one as it is."""
+        other = FeatureMemory(self.class_rank, self.modality_rank, self.shrink)
+        other.counts = {m: dict(known) for m, known in self.counts.items()}
+        other.blocks = {m: list(blocks) for m, blocks in self.blocks.items()}
+        other.pooled = dict(self.pooled)
+        return other
+
     def add(self, modality: str, classes: Sequence[int], u: Tensor, labels: Tensor) -> None:
         """Add samples of a modality's classes; a class met again is merged.
 
@@ -152,15 +160,20 @@ class FeatureMemory:
         """
         rows = {c: row for row, c in enumerate(self.counts.get(modality, ()))}
         new: dict[int, Gaussian] = {}
+        own: set[int] = set()  # blocks that no copy shares
         all_centred = []
         for c in classes:
             samples = u[labels == c]
             if c in rows:
-                block, row = self.blocks[modality][rows[c] // BLOCK_CLASSES], rows[c] % BLOCK_CLASSES
+                number, row = rows[c] // BLOCK_CLASSES, rows[c] % BLOCK_CLASSES
                 merged = self._gaussian_at(modality, c, rows[c]).merge(samples, self.class_rank)
                 filled = Block.stack([merged], self.class_rank)
+                if number not in own:
+                    block = self.blocks[modality][number]
+                    self.blocks[modality][number] = Block(*(getattr(block, field).clone() for field in FIELDS))
+                    own.add(number)
                 for field in FIELDS:
-                    getattr(block, field)[row] = getattr(filled, field)[0]
+                    getattr(self.blocks[modality][number], field)[row] = getattr(filled, field)[0]
                 self.counts[modality][c] = merged.count
             else:
                 new[c] = Gaussian.fit(samples, self.class_rank)

@@ -21,6 +21,7 @@ from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.options import CommOptions
+from mmcl_fast.methods.comm.penalty_share import PenaltyShare
 from mmcl_fast.methods.comm.prompt_learning import PromptLearner
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
@@ -46,6 +47,7 @@ class Comm(Method):
         reading: the further prompts under which samples are embedded.
         memory: the statistics of each class's features.
         token_means: the mean trunk tokens of each class.
+        penalty_share: the penalty of the re-alignment's closed form, relative to cross-validation's.
         realigner: the re-alignment of embeddings.
         mean_contributions: modality -> ``[M]``, the mean of c(x) over queries sampled from its classes' statistics, in
             the order of ``relevance.modalities``.
@@ -67,6 +69,7 @@ class Comm(Method):
         self.reading = ReadingPrompts(encoder, count, o.prompt_length, o.text_scale_shift)
         self.token_means = TokenMeans()
         self.memory = FeatureMemory(o.class_rank, o.modality_rank, o.shrink)
+        self.penalty_share = PenaltyShare()
         self.realigner = Realigner(encoder.dim, rank=o.rank, reads_query=o.reads_query)
         self.mean_contributions: dict[str, Tensor] = {}
         self.prompts_pay: dict[str, list[dict[str, Any]]] = {}
@@ -88,7 +91,7 @@ class Comm(Method):
         old = self.bank.prompts.get(modality)
         masked = data.tokens.mask is not None
         old_classes = self.token_means.others(modality, data.classes, masked)
-        if self.options.prompts:
+        if self.options.prompts and (old is None or self.options.prompt_updates):
             self._learn_prompt(data, classes, query, old_classes[1])
         with self.phase("features"):
             if before is None:
@@ -101,6 +104,9 @@ class Comm(Method):
             if before is not None and self.options.drift:
                 # A class that comes again moves too, before its new samples are merged.
                 self._correct_drift(modality, before, after, old, *self.token_means.others(modality, (), masked))
+            if self.options.realignment != "off" and self.options.penalty == "auto":
+                width = after.shape[1] if self.options.reads_query else self.encoder.dim
+                self.penalty_share.observe(self.memory, data, after, self.relevance.modalities, width)
             self.memory.add(modality, data.classes, after, data.labels)
             # Texts have no common layout: the mean of several is like none of them, and its embedding says nothing.
             common_layout = not masked and self.encoder.tower(modality) != "text"
@@ -189,7 +195,7 @@ class Comm(Method):
         generator, texts = self.generator(index, 4), classes.embedding
         with self.phase("re-alignment", o.steps if o.realignment == "trained" else None) as shown:
             if o.start == "closed":
-                self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets)
+                self.realigner.solve(self.memory, texts, names, o.penalty, o.dual_targets, self.penalty_share.value)
             else:
                 width = len(self.memory.pooled[names[0]].mean)
                 self.realigner.start_at_zero(width, names, generator, texts.device)
@@ -199,17 +205,11 @@ class Comm(Method):
                     texts,
                     names,
                     lambda u: self._routing(self._sampled_queries(u)),
-                    steps=o.steps,
-                    per_step=o.sampled_features,
-                    lr=o.realignment_lr,
-                    decay=o.realignment_decay,
-                    logit_scale=o.realignment_scale,
-                    weighted=o.weighted,
-                    generator=generator,
+                    o,
+                    generator,
                     advance=shown.advance,
                     checkpoints=self.checkpoints,
                     dtype=self.encoder.precision,
-                    compiled=o.compiled,
                 )
 
     # ---- embedding ------------------------------------------------------------------------------------------
@@ -350,6 +350,7 @@ class Comm(Method):
         tensors = {f"relevance/{k}": v for k, v in relevance.items()}
         tensors |= {f"memory/{k}": v for k, v in memory.items()}
         tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
+        tensors["penalty_likelihood"] = self.penalty_share.likelihood
         tensors |= {f"row/{m}": c for m, c in self.mean_contributions.items()}
         reading, reading_widths = self.reading.state()
         tensors |= {f"reading/{k}": p for k, p in reading.items()}
@@ -369,6 +370,7 @@ class Comm(Method):
         sizes = {k.removeprefix("prompt/"): p.numel() for k, p in tensors.items() if k.startswith("prompt/")}
         missing: dict[str, Any] = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes}
         values = missing | {"reading_widths": {}} | values
+        tensors = {"penalty_likelihood": PenaltyShare().likelihood} | tensors
         if not isinstance(values["memory"]["classes"], list):
             return tensors, values
         memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
@@ -381,6 +383,7 @@ class Comm(Method):
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.memory.load_state(strip_prefix("memory/", tensors), values["memory"])
         self.token_means.load_state(strip_prefix("tokens/", tensors), values["token_means"])
+        self.penalty_share.likelihood = tensors["penalty_likelihood"].cpu()
         self.prompts_pay = {m: [dict(test) for test in tests] for m, tests in values["prompts_pay"].items()}
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)

@@ -19,20 +19,15 @@ from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.shared.gram import gram_matrix
 from mmcl_fast.methods.shared.ridge_regression import RidgeSpectrum, penalty_grid
 
-PENALTIES = (0.03, 30.0)  # the least and the largest penalty, relative to the mean variance within a class
-
-
-# GCV counts squared errors, which ask for a larger penalty than the fewest wrong classes do. Half of it was the best of
-# three shares on the cells of benchmarks/realignment.py, and makes no difference on the demo's features.
-PENALTY_SHARE = 0.5
+LOWEST_PENALTY, HIGHEST_PENALTY = 0.06, 60.0  # of GCV, relative to the mean variance within a class
 
 
 class Inverse:
     """The inverse of A = diag(d) + R'R, by Woodbury's formula. It costs k^2 p, so it is cheap for few rows.
 
     Args:
-        diagonal: d ``[p]`` float64, above 0.
-        rows: R ``[k, p]`` float64.
+        diagonal: d ``[p]``, above 0.
+        rows: R ``[k, p]`` of the same dtype.
     """
 
     def __init__(self, diagonal: Tensor, rows: Tensor):
@@ -131,16 +126,17 @@ class Moments:
         """The mean variance within a class; 1 where there is none."""
         return self.within_trace / len(self.live) or 1.0
 
-    def inverse(self, penalty: float, columns: Tensor) -> Inverse:
+    def inverse(self, penalty: float, columns: Tensor, dtype: torch.dtype = torch.float64) -> Inverse:
         """Return the inverse of S = (1 - K/N) W + penalty * scale * I, with W the covariance within the classes.
 
         Args:
             penalty: relative to ``scale``.
             columns: positions in ``live`` of the rows and columns of S that are taken.
+            dtype: of the computation. float32 does where S is only tried.
         """
         share = 1 - self.classes / self.count
         diagonal = share * self.within_diagonal[columns] + penalty * self.scale
-        return Inverse(diagonal, share**0.5 * self.within_rows[:, columns])
+        return Inverse(diagonal.to(dtype), (share**0.5 * self.within_rows[:, columns]).to(dtype))
 
     def spectrum(self) -> RidgeSpectrum:
         """Return the spectrum of ridge regression of the centred one-hots on the centred features, for GCV.
@@ -168,8 +164,8 @@ class Moments:
         residual = max(0.0, square - float(explained.sum()))
         return RidgeSpectrum(values.cpu(), explained.cpu(), residual, self.count, free)
 
-    def best_penalty(self) -> float:
-        """Return ``PENALTY_SHARE`` of the penalty that GCV chooses, relative to ``scale`` and within ``PENALTIES``.
+    def gcv_penalty(self) -> float:
+        """Return the penalty that GCV chooses, relative to ``scale`` and within fixed bounds.
 
         Ridge regression gives directions that no sample spans the penalty alone. The covariance's diagonal already
         gives them some, so that is taken from the penalty.
@@ -180,5 +176,4 @@ class Moments:
             return 1.0
         tried = penalty_grid(float(spectrum.eigenvalues.mean()))
         best = float(tried[spectrum.gcv(tried, rho=1.0).argmin()])
-        lowest, highest = PENALTIES
-        return min(max(PENALTY_SHARE * (best - has) / self.scale, lowest), highest)
+        return min(max((best - has) / self.scale, LOWEST_PENALTY), HIGHEST_PENALTY)

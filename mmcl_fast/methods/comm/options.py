@@ -67,6 +67,9 @@ class CommOptions(MethodOptions):
         description="Learn prompts; false: embeddings come from the bare head. auto: a modality learns them where they "
         "lower the error on held-out training samples",
     )
+    prompt_updates: bool = Field(
+        True, description="Train a modality's prompt on each of its tasks; false: on the first one that learns it"
+    )
     prompt_length: PromptLength = 8
     token_scale_shift: TokenScaleShift = True
     text_scale_shift: TextScaleShift = False
@@ -143,8 +146,8 @@ class CommOptions(MethodOptions):
     )
     penalty: Literal["auto"] | Annotated[float, Field(ge=TINY)] = Field(
         "auto",
-        description="Penalty of the closed form, relative to the mean variance within a class. auto: generalised "
-        "cross-validation chooses it after each task",
+        description="Penalty of the closed form, relative to the mean variance within a class. auto: a share of the "
+        "penalty of generalised cross-validation. Held-out samples of each task choose the share",
     )
     steps: int = Field(200, ge=0, description="Training steps of re-alignment after each task")
     sampled_features: Annotated[int, FormerName("draws")] = Field(
@@ -169,9 +172,9 @@ class CommOptions(MethodOptions):
     drift_width: Annotated[Positive, Symbol("h")] = Field(
         0.3, description="Width of the kernel that weighs the drift of near samples"
     )
-    class_rank: Annotated[int, Symbol("r_c")] = Field(16, ge=1, description="Rank of the covariance kept for a class")
+    class_rank: Annotated[int, Symbol("r_c")] = Field(4, ge=1, description="Rank of the covariance kept for a class")
     modality_rank: Annotated[int, Symbol("r_m")] = Field(
-        128, ge=1, description="Rank of the pooled covariance kept for a modality"
+        256, ge=1, description="Rank of the pooled covariance kept for a modality"
     )
     shrink: Annotated[Literal["auto"] | Share, Symbol("a")] = Field(
         "auto",

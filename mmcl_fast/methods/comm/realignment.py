@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import distributed, ops
-from mmcl_fast.methods.comm.closed_form import closed_form, dual_basis
+from mmcl_fast.methods.comm.closed_form import DEFAULT_SHARE, closed_form, dual_basis
 from mmcl_fast.methods.comm.memory import FeatureMemory
+from mmcl_fast.methods.comm.options import CommOptions
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
 POOL_FACTOR = 4  # features sampled once, for each feature of a step
@@ -114,12 +115,18 @@ class Realigner:
         return ops.realign(z, gate, self.down, self.up, source=self.source(u))
 
     def solve(
-        self, memory: FeatureMemory, texts: Tensor, modalities: list[str], penalty: float | Literal["auto"], dual: bool
+        self,
+        memory: FeatureMemory,
+        texts: Tensor,
+        modalities: list[str],
+        penalty: float | Literal["auto"],
+        dual: bool,
+        share: float = DEFAULT_SHARE,
     ) -> None:
         """Take the solution of :func:`closed_form` for every modality."""
         width = len(memory.pooled[modalities[0]].mean) if self.reads_query else self.dim
         self.down, self.up = closed_form(
-            memory, texts, modalities, rank=self.rank, penalty=penalty, width=width, dual=dual
+            memory, texts, modalities, rank=self.rank, penalty=penalty, width=width, dual=dual, share=share
         )
         distributed.broadcast_tensors(self.down, self.up)  # the same bits on unlike machines too
 
@@ -137,18 +144,12 @@ class Realigner:
         texts: Tensor,
         modalities: list[str],
         gate_of: Callable[[Tensor], Tensor],
-        *,
-        steps: int,
-        per_step: int,
-        lr: float,
-        decay: float,
-        logit_scale: float,
-        weighted: bool,
+        options: CommOptions,
         generator: torch.Generator,
+        *,
         advance: Callable[[int], None],
         checkpoints: StepCheckpoints = NoCheckpoints(),
         dtype: torch.dtype = torch.float32,
-        compiled: bool = False,
     ) -> float:
         """Minimise the weighted alignment loss on sampled features, balanced over modalities.
 
@@ -160,18 +161,12 @@ class Realigner:
             texts: T ``[C, D]``.
             modalities: M names, in the order of the gate's columns.
             gate_of: sampled u ``[n, D_u]`` -> contributions ``[n, M]``.
-            steps: number of steps.
-            per_step: features in a step.
-            lr: largest learning rate.
-            decay: weight of the pull towards the starting point (L2-SP), relative to the loss.
-            logit_scale: s.
-            weighted: weigh a sample by the contribution of its true modality (times the inverse frequency of the
-                modality); otherwise by the inverse frequency alone.
+            options: ``steps``, ``sampled_features``, ``realignment_lr``, ``realignment_decay``, ``realignment_scale``,
+                ``weighted`` and ``compiled`` are used.
             generator: the source of all random numbers.
             advance: called with the number of steps done since the last call.
             checkpoints: where the training loop's state is kept.
             dtype: of the features and the matrix products; A, B and the loss are float32.
-            compiled: run forward and backward of a step through torch.compile.
 
         Returns:
             The share of the way from the starting point to the trained solution: 0 to 1. It is 0 without training,
@@ -179,6 +174,7 @@ class Realigner:
         """
         if self.down is None or self.up is None:
             raise ValueError("nothing to train from: call solve or start_at_zero first")
+        steps, per_step, decay = options.steps, options.sampled_features, options.realignment_decay
         classes = sum(len(memory.labels(m)) for m in modalities)
         if not trains(classes, len(memory.pooled[modalities[0]].mean), steps, per_step):
             return 0.0
@@ -189,25 +185,23 @@ class Realigner:
         held_out = _draw(memory, modalities, generator, lambda k: max(1, min(HELD_OUT, MOST_HELD_OUT // k)))
         gate = gate_of(u)
         weight = 1.0 / torch.bincount(true_modality, minlength=len(modalities))[true_modality].float()
-        if weighted:
+        if options.weighted:  # by the contribution of its true modality too
             weight = weight * gate.gather(1, true_modality.unsqueeze(1)).squeeze(1)
         weight = weight / weight.mean()
         z, source = u[:, : self.dim].to(dtype), self.source(u).to(dtype)
         plan = torch.randint(len(u), (steps, per_step), generator=generator).to(u.device)  # no step waits for a draw
         start = [self.down.clone(), self.up.clone()]
         down, up = self.down.requires_grad_(True), self.up.requires_grad_(True)
-        optimiser = torch.optim.Adam([down, up], lr, fused=True)
+        optimiser = torch.optim.Adam([down, up], options.realignment_lr, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        realigned_loss = _compiled_loss() if compiled else _realigned_loss
+        realigned_loss = _compiled_loss() if options.compiled else _realigned_loss
 
         def loss(step: int) -> Tensor:
             rows, share = distributed.shard_batch(plan[step], weight)
             with torch.autocast(u.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                value = realigned_loss(
-                    z[rows], source[rows], gate[rows], label[rows], weight[rows], texts, down, up, logit_scale
-                )
-                value = value * share
-            if decay:
+                of_rows = z[rows], source[rows], gate[rows], label[rows], weight[rows]
+                value = share * realigned_loss(*of_rows, texts, down, up, options.realignment_scale)
+            if decay:  # L2-SP: a pull towards the starting point
                 moved = (down - start[0]).square().sum() + (up - start[1]).square().sum()
                 value = value + decay / distributed.world_size() * moved
             return value
@@ -220,7 +214,7 @@ class Realigner:
             schedule=schedule,
             checkpoints=checkpoints,
             advance=advance,
-            remedy=f"lower method.options.realignment_lr (now {lr}) and start a new run",
+            remedy=f"lower method.options.realignment_lr (now {options.realignment_lr}) and start a new run",
         )
         return self._choose(start, [down.detach(), up.detach()], held_out, gate_of, texts)
 

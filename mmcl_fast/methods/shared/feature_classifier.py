@@ -68,7 +68,7 @@ class FeatureClassifier(Method):
         """Return z under the prompt that is chosen for each sample; the encoder's z without adaptation."""
         if not self.reader.bank.prompts:
             return super().embeddings(tokens, modality)
-        z = self.reader.embed(tokens, modality, given=False)
+        z = self.reader.embed(tokens, modality)
         return {"under the modality's prompt": F.normalize(z, dim=-1)}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

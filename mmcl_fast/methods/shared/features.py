@@ -163,48 +163,67 @@ class FeatureReader:
             modality: how the samples were decoded.
             given: the modality also chooses the prompt, if it has one. Learning passes True.
         """
-        parts = []
+        parts, shares = [], self._shares(tokens, modality, given)
+        setting = "given" if given else "agnostic"
         if "z" in self.options.features:
-            parts.append(F.normalize(self.embed(tokens, modality, given=given), dim=-1))
+            parts.append(F.normalize(self._embed_z(tokens, modality, shares, setting), dim=-1))
         if "q" in self.options.features:
             parts.append(unit_query(tokens))
         for k, bank in enumerate(self.reading.banks):
-            z = self._embed_under(bank, f", reading {k}", tokens, modality, given)
+            z = self._embed_under(bank, tokens, modality, shares, setting, f", reading {k}")
             if z is None:
                 z = parts[0].new_zeros(parts[0].shape[0], self.encoder.dim)
             parts.append(F.normalize(z, dim=-1))
         return torch.cat(parts, dim=1)
 
-    def embed(self, tokens: Tokens, modality: str, *, given: bool) -> Tensor:
-        """Return z ``[n, D]`` float32, not normalised. A call explains the arguments."""
-        z = self._embed_under(self.bank, "", tokens, modality, given)
+    def embed(self, tokens: Tokens, modality: str) -> Tensor:
+        """Return z ``[n, D]`` float32, not normalised, where the modality is not given."""
+        return self._embed_z(tokens, modality, self._shares(tokens, modality, given=False), "agnostic")
+
+    def _shares(self, tokens: Tokens, modality: str, given: bool) -> Tensor | None:
+        """Return how much each sample resembles each modality, ``[n, M]``; None before the first task.
+
+        A given modality has more than any other one, if it was learned.
+        """
+        known = self.recogniser.modalities
+        if not known:
+            return None
+        shares = self.recogniser(unit_query(tokens))
+        if given and modality in known:
+            shares[:, known.index(modality)] = 2.0
+        return shares
+
+    def _embed_z(self, tokens: Tokens, modality: str, shares: Tensor | None, setting: str) -> Tensor:
+        z = self._embed_under(self.bank, tokens, modality, shares, setting)
         return self.method.embedding_cache.embed_with_prompt(self.encoder, tokens, modality) if z is None else z
 
     def _embed_under(
-        self, bank: TokenScaleShiftBank, label: str, tokens: Tokens, modality: str, given: bool
+        self,
+        bank: TokenScaleShiftBank,
+        tokens: Tokens,
+        modality: str,
+        shares: Tensor | None,
+        setting: str,
+        label: str = "",
     ) -> Tensor | None:
         """Return embeddings ``[n, D]`` under a bank's prompts; None: it has none for the samples' tower.
 
         Args:
             bank: the prompts.
-            label: tells the bank's embeddings from other banks' in the cache.
-            tokens: as in a call.
-            modality: as in a call.
-            given: as in a call.
+            tokens: of n samples.
+            modality: of the samples.
+            shares: as ``_shares`` returns them.
+            setting: "given" or "agnostic".
+            label: tells the bank's prompts from other banks' in the cache.
         """
         tower = self.encoder.tower(modality)
         names = [name for name in bank.prompts if self.encoder.tower(name) == tower]
-        if not names:
+        if not names or shares is None:
             return None
-        query = unit_query(tokens)
-        if given and modality in names:
-            chosen = torch.full((query.shape[0],), names.index(modality), device=query.device)
-        else:
-            columns = [self.recogniser.modalities.index(name) for name in names]
-            chosen = self.recogniser(query)[:, columns].argmax(1)
+        chosen = shares[:, [self.recogniser.modalities.index(name) for name in names]].argmax(1)
         prompts = {name + label: bank.prompt_for(name, modality) for name in names}
-        shares, slot = F.one_hot(chosen, len(names)).float(), ("given" if given else "agnostic") + label
-        return self.method.embedding_cache.embed(bank.head, tokens, modality, prompts, shares, slot)
+        one_hot = F.one_hot(chosen, len(names)).float()
+        return self.method.embedding_cache.embed(bank.head, tokens, modality, prompts, one_hot, setting + label)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors whose names begin with ``adaptation/``, and values; both are empty without prompts."""

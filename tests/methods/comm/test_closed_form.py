@@ -144,7 +144,7 @@ def test_coordinates_of_another_tower_change_nothing():
 
 
 def test_few_samples_of_many_coordinates_choose_a_larger_penalty(monkeypatch):
-    chosen = {each: Moments(memory_of(samples(6, each)), ["image"], WIDE).best_penalty() for each in (3, 400)}
+    chosen = {each: Moments(memory_of(samples(6, each)), ["image"], WIDE).gcv_penalty() for each in (3, 400)}
     assert chosen[3] > 3 * chosen[400]
 
 

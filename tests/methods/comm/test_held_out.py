@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmcl_fast.methods.comm import held_out
 from mmcl_fast.methods.comm.held_out import PENALTIES, held_out_error, leave_one_out_error
 from tests.methods.comm.test_memory import randn
 
@@ -58,3 +59,9 @@ def test_features_that_tell_nothing_have_an_error_near_one_and_clear_ones_near_z
     for error in (lambda x: leave_one_out_error(x, targets, 3), lambda x: held_out_error(x, targets, 3, *halves)):
         assert error(clear) < 0.01 and 0.9 < error(noise) < 1.2
     assert leave_one_out_error(noise, torch.zeros(60, dtype=torch.int64), 1) == 1.0
+
+
+def test_of_many_samples_evenly_spaced_ones_count(monkeypatch):
+    monkeypatch.setattr(held_out, "MOST_SAMPLES", 6)
+    rows = torch.arange(0, 12, 2)
+    assert leave_one_out_error(WIDE, TARGETS, CLASSES) == leave_one_out_error(WIDE[rows], TARGETS[rows], CLASSES)

@@ -17,7 +17,15 @@ from mmcl_fast.methods.comm.token_means import TokenMeans
 from mmcl_fast.methods.shared import prompt_training
 from tests.toy import ToyEncoder
 
-QUICK = {"epochs": 1, "least_steps": 4, "realignment": "trained", "steps": 5, "sampled_features": 32, "batch_size": 8}
+QUICK = {
+    "prompt_updates": True,
+    "epochs": 1,
+    "least_steps": 4,
+    "realignment": "trained",
+    "steps": 5,
+    "sampled_features": 32,
+    "batch_size": 8,
+}
 
 
 def task(encoder, index, modality, classes, seed, per_class=8):
@@ -47,16 +55,17 @@ def run(setting, **options):
     return method
 
 
-def test_only_the_tasks_own_modality_moves(setting):
+@pytest.mark.parametrize("updates", [True, False])
+def test_only_the_tasks_own_modality_moves_and_without_updates_none(setting, updates):
     encoder, classes, tasks = setting
-    method = Comm(encoder, make_options("comm", QUICK))
+    method = Comm(encoder, make_options("comm", QUICK | {"prompt_updates": updates}))
     method.learn(tasks[0], classes)
     method.learn(tasks[1], classes)
     audio = method.bank.prompts["audio"].clone()
     image = method.bank.prompts["image"].clone()
     method.learn(tasks[2], classes)
     assert torch.equal(audio, method.bank.prompts["audio"])
-    assert not torch.equal(image, method.bank.prompts["image"])
+    assert torch.equal(image, method.bank.prompts["image"]) != updates
 
 
 @pytest.mark.parametrize(
@@ -103,6 +112,8 @@ def test_self_regularisation_keeps_embeddings_nearer(setting):
     "switch",
     [
         {"prompts": False},
+        {"prompt_updates": False},
+        {"penalty": 3.0},
         {"aggregation": False},
         {"blending": False},
         {"relevance": "mlp"},

@@ -4,13 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmcl_fast.methods import make_options
 from mmcl_fast.methods.comm import realignment
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.realignment import Realigner, class_targets, trains
 from tests.methods.comm.test_closed_form import DIM, WIDE, memory_of, samples, texts
 from tests.methods.comm.test_memory import randn
 
-SETTINGS = {"per_step": 64, "decay": 0.0, "logit_scale": 20.0, "weighted": False, "advance": lambda n: None}
+SETTINGS = {"steps": 30, "realignment_lr": 0.01, "sampled_features": 64, "realignment_scale": 20.0, "weighted": False}
 
 
 def start(classes=4):
@@ -24,13 +25,9 @@ def one_modality(u):
 
 
 def train(realigner, memory, classes=4, **options):
-    return realigner.train(
-        memory,
-        texts(classes),
-        ["image"],
-        one_modality,
-        **{**SETTINGS, "steps": 30, "lr": 0.01, "generator": torch.Generator().manual_seed(0), **options},
-    )
+    generator = torch.Generator().manual_seed(0)
+    options = make_options("comm", {**SETTINGS, **options})
+    return realigner.train(memory, texts(classes), ["image"], one_modality, options, generator, advance=lambda n: None)
 
 
 def test_dual_targets_make_cosines_one_hot_scores():
@@ -65,7 +62,7 @@ def test_training_from_zero_is_taken_since_held_out_samples_are_better():
 def test_harmful_training_leaves_the_closed_form():
     memory, realigner = start()
     down, up = realigner.down.clone(), realigner.up.clone()
-    assert train(realigner, memory, lr=5.0) == 0
+    assert train(realigner, memory, realignment_lr=5.0) == 0
     assert torch.equal(realigner.down, down) and torch.equal(realigner.up, up)
     assert not realigner.down.requires_grad
 
@@ -85,7 +82,7 @@ def test_each_class_has_at_least_twenty_features_in_the_pool(monkeypatch):
         FeatureMemory, "sample", lambda self, m, count, *rest: drawn.append(count) or real(self, m, count, *rest)
     )
     memory, realigner = start(8)
-    train(realigner, memory, 8, per_step=8)
+    train(realigner, memory, 8, sampled_features=8)
     assert drawn == [20, 10]
-    train(realigner, memory, 8, per_step=64)
+    train(realigner, memory, 8, sampled_features=64)
     assert drawn[2:] == [32, 10]

@@ -1,0 +1,92 @@
+"""The share of GCV's penalty that held-out samples choose."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmcl_fast.encoders.base import Tokens
+from mmcl_fast.methods import TaskData
+from mmcl_fast.methods.comm import memory as memories
+from mmcl_fast.methods.comm.closed_form import DEFAULT_SHARE
+from mmcl_fast.methods.comm.memory import FeatureMemory
+from mmcl_fast.methods.comm.moments import Moments
+from mmcl_fast.methods.comm.penalty_share import SHARES, TEMPERATURES, PenaltyShare, held_out_rows
+from tests.methods.comm.test_closed_form import WIDE, direct, memory_of, samples
+
+
+def task_of(u, labels, views=1):
+    tokens = Tokens(u.unsqueeze(1), u)
+    return TaskData(0, "image", tokens, labels, labels.unique().tolist(), views)
+
+
+def empty():
+    return FeatureMemory(WIDE, WIDE, 0.0)
+
+
+def test_the_last_quarter_of_each_class_is_held_out_in_all_views():
+    labels = torch.tensor([4] * 9 + [7] * 3 + [5] * 4)
+    held = held_out_rows(task_of(torch.zeros(32, WIDE), labels.repeat(2), views=2))
+    assert held.nonzero().flatten().tolist() == [7, 8, 15, 16 + 7, 16 + 8, 16 + 15]
+
+
+def test_likelihoods_are_those_of_discriminants_without_the_held_out_samples(monkeypatch):
+    monkeypatch.setattr(memories, "POOLED_SAMPLES_PER_ROW", 1)  # exact covariances
+    u, labels = samples(3, noise=1.5)
+    data, share = task_of(u, labels), PenaltyShare()
+    share.observe(empty(), data, u, ["image"], WIDE)
+    held = held_out_rows(data)
+    penalty = Moments(memory_of((u[~held], labels[~held])), ["image"], WIDE).gcv_penalty()
+    target = labels[held]
+    assert share.likelihood.shape == (len(SHARES), len(TEMPERATURES))
+    for number, each in enumerate(SHARES):
+        scores = discriminants_at(u[~held], labels[~held], each * penalty, u[held])
+        own = scores.gather(1, target.unsqueeze(1))
+        best = scores.clone().scatter(1, target.unsqueeze(1), float("-inf")).amax(1, keepdim=True)
+        scores = scores * 2 / (own - best).abs().mean()
+        for k, t in enumerate(TEMPERATURES):
+            want = -float(F.cross_entropy(scores / t, target, reduction="sum"))
+            assert float(share.likelihood[number, k]) == pytest.approx(want, rel=2e-3)
+
+
+def discriminants_at(u, labels, penalty, at):
+    """Scores of other samples: the scores of ``direct`` are affine in u, so those of u give them everywhere."""
+    rows = F.pad(u.double(), (0, 1), value=1.0)
+    solution = torch.linalg.lstsq(rows, direct(u, labels, penalty)).solution
+    return F.pad(at.double(), (0, 1), value=1.0) @ solution
+
+
+def test_the_largest_likelihood_over_temperatures_decides():
+    share = PenaltyShare()
+    assert share.value == DEFAULT_SHARE
+    share.likelihood -= 10.0
+    share.likelihood[3, 2] = -1.0
+    assert share.value == SHARES[3]
+
+
+@pytest.mark.parametrize("each", [1, 3])
+def test_classes_of_fewer_than_four_samples_say_nothing(each):
+    u, labels = samples(4, each=each)
+    share = PenaltyShare()
+    share.observe(empty(), task_of(u, labels), u, ["image"], WIDE)
+    assert not share.likelihood.any()
+
+
+def test_one_class_says_nothing():
+    u, labels = samples(1)
+    share = PenaltyShare()
+    share.observe(empty(), task_of(u, labels), u, ["image"], WIDE)
+    assert not share.likelihood.any()
+
+
+def test_the_memory_stays_as_it_was_with_classes_that_come_again(monkeypatch):
+    monkeypatch.setattr(memories, "BLOCK_CLASSES", 2)
+    u, labels = samples(4)
+    memory = memory_of((u, labels))
+    before = {name: tensor.clone() for name, tensor in memory.state()[0].items()}
+    values = memory.state()[1]
+    more, again = samples(4, first=2)
+    share = PenaltyShare()
+    share.observe(memory, task_of(more, again), more, ["image"], WIDE)
+    after = memory.state()
+    assert after[1] == values and after[0].keys() == before.keys()
+    assert all(torch.equal(after[0][name], before[name]) for name in before) and share.likelihood.any()
