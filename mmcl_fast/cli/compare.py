@@ -108,10 +108,10 @@ def ablate(
     switches: Annotated[
         str | None,
         typer.Option(
-            help="Names with commas between: prompts, scale_shift, class_targets, reading_prompts, aggregation, "
-            "self_regularisation, assimilation, token_means, blending, relevance, realignment, drift, weighted, "
-            "prompt_blocks, prompt_length, rank. Changes of options may follow: rank=8,drift=false:weighted=false. "
-            "Default: all names.",
+            help="Names with commas between: prompts, prompt_updates, scale_shift, class_targets, reading_prompts, "
+            "aggregation, self_regularisation, assimilation, token_means, blending, relevance, realignment, drift, "
+            "weighted, prompt_blocks, prompt_length, rank. Changes of options may follow: "
+            "rank=8,drift=false:weighted=false. Default: all names.",
             show_default=False,
         ),
     ] = None,

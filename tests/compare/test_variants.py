@@ -41,6 +41,7 @@ def test_every_switch_changes_what_it_names() -> None:
         "COMM (ours)": {},
         "no prompts": {"prompts": False},
         "prompts always": {"prompts": True},
+        "no training on later tasks": {"prompt_updates": False},
         "no scales and shifts of tokens": {"token_scale_shift": False},
         "class texts as targets": {"class_targets": "texts"},
         "learned class targets": {"class_targets": "learned"},

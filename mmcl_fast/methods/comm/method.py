@@ -350,7 +350,7 @@ class Comm(Method):
         tensors = {f"relevance/{k}": v for k, v in relevance.items()}
         tensors |= {f"memory/{k}": v for k, v in memory.items()}
         tensors |= {f"prompt/{m}": p for m, p in self.bank.prompts.items()}
-        tensors["penalty_likelihood"] = self.penalty_share.likelihood
+        tensors["penalty_share"] = self.penalty_share.sums
         tensors |= {f"row/{m}": c for m, c in self.mean_contributions.items()}
         reading, reading_widths = self.reading.state()
         tensors |= {f"reading/{k}": p for k, p in reading.items()}
@@ -370,7 +370,7 @@ class Comm(Method):
         sizes = {k.removeprefix("prompt/"): p.numel() for k, p in tensors.items() if k.startswith("prompt/")}
         missing: dict[str, Any] = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes}
         values = missing | {"reading_widths": {}} | values
-        tensors = {"penalty_likelihood": PenaltyShare().likelihood} | tensors
+        tensors = {"penalty_share": PenaltyShare().sums} | tensors
         if not isinstance(values["memory"]["classes"], list):
             return tensors, values
         memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
@@ -383,7 +383,7 @@ class Comm(Method):
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.memory.load_state(strip_prefix("memory/", tensors), values["memory"])
         self.token_means.load_state(strip_prefix("tokens/", tensors), values["token_means"])
-        self.penalty_share.likelihood = tensors["penalty_likelihood"].cpu()
+        self.penalty_share.sums = tensors["penalty_share"].cpu()
         self.prompts_pay = {m: [dict(test) for test in tests] for m, tests in values["prompts_pay"].items()}
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)

@@ -1,13 +1,15 @@
-"""How much of the penalty of generalised cross-validation (GCV) the closed form takes, chosen on held-out samples.
+"""The share of the penalty of generalised cross-validation (GCV) that the closed form takes.
 
 GCV finds the penalty with the least squared error of ridge regression. The fewest wrong classes need less: half of it
-with few samples of a class, and a tenth on long streams. So each task tries some shares of it.
-A quarter of each class's samples is left out of the statistics. The discriminants of the modality's classes predict
-these samples, with the probabilities
+with few samples of a class, and a tenth on long streams. So each task tries some shares of it. A quarter of each
+class's samples is left out of the statistics. The discriminants of the modality's classes predict these samples, with
+the probabilities
 
     p(c | u) = softmax_c(2 s_c(u) / (t d)),  d = the mean distance of the true class's score to the best other one
 
-for several temperatures t. The log-likelihoods of all tasks are summed for each share and t. The largest one decides.
+and the best of several temperatures t. The log-likelihoods of all tasks' held-out samples decide by the rule of one
+standard error (Breiman et al. 1984): the largest share that is worse than the best one by no more than the standard
+error of the difference. Prompts were trained on the held-out samples too, so the likelihoods favour small shares.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from mmcl_fast.methods.base import TaskData
 from mmcl_fast.methods.comm.closed_form import DEFAULT_SHARE, linear_discriminants
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.moments import Moments
+from mmcl_fast.methods.shared.gram import gram_matrix
 
 SHARES = (0.5, 0.25, 0.12, 0.06, 0.03)
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -41,24 +44,30 @@ def held_out_rows(data: TaskData) -> Tensor:
 
 
 class PenaltyShare:
-    """Sums the log-likelihoods of held-out samples.
+    """Sums over the held-out samples of all tasks.
 
     Attributes:
-        likelihood: the sums ``[shares, temperatures]``, float64 on the CPU.
+        sums: the moments of the log-likelihoods l ``[shares]`` of a sample: the sum of [1 ; l] [1 ; l]'. A matrix
+            ``[shares + 1, shares + 1]``, float64 on the CPU.
     """
 
     def __init__(self) -> None:
-        self.likelihood = torch.zeros(len(SHARES), len(TEMPERATURES), dtype=torch.float64)
+        self.sums = torch.zeros(len(SHARES) + 1, len(SHARES) + 1, dtype=torch.float64)
 
     @property
     def value(self) -> float:
-        """The share of GCV's penalty with the largest likelihood."""
-        if not bool(self.likelihood.any()):
+        """The chosen share of GCV's penalty."""
+        count, total, products = float(self.sums[0, 0]), self.sums[0, 1:], self.sums[1:, 1:]
+        if not count:
             return DEFAULT_SHARE
-        return SHARES[int(self.likelihood.amax(1).argmax())]
+        best = int(total.argmax())
+        behind = total[best] - total
+        squares = products.diagonal() + products[best, best] - 2 * products[best]
+        error = (squares - behind.square() / count).clamp(min=0).sqrt()  # of the sum of differences
+        return SHARES[int((behind <= error).int().argmax())]
 
     def observe(self, memory: FeatureMemory, data: TaskData, u: Tensor, modalities: list[str], width: int) -> None:
-        """Add the likelihoods of a task's held-out samples; without any, do nothing.
+        """Add the log-likelihoods of a task's held-out samples; without any, do nothing.
 
         Args:
             memory: the statistics before the task. They do not change.
@@ -86,5 +95,7 @@ class PenaltyShare:
             own = scores.gather(1, target.unsqueeze(1))
             others = scores.scatter(1, target.unsqueeze(1), float("-inf")).amax(1, keepdim=True)
             scores = (scores - own) * (2 / (own - others).abs().mean().clamp(min=1e-12))
-            found.append([-float(F.cross_entropy(scores / t, target, reduction="sum")) for t in TEMPERATURES])
-        self.likelihood += torch.tensor(distributed.broadcast_object(found), dtype=torch.float64)
+            by_temperature = torch.stack([-F.cross_entropy(scores / t, target, reduction="none") for t in TEMPERATURES])
+            found.append(by_temperature[by_temperature.sum(1).argmax()])
+        moment = F.pad(torch.stack(found, 1).double().cpu(), (1, 0), value=1.0)  # [1 ; l] of each sample
+        self.sums += distributed.broadcast_object(gram_matrix(moment))

@@ -52,7 +52,7 @@ def test_a_state_of_an_older_version_loads_predicts_and_goes_on(tmp_path):
     tensors, values = learner.contents()
     for name in ("token_means", "prompts_pay", "token_widths", "prompt_sizes"):
         del values["state"][name]
-    del tensors[next(name for name in tensors if name.endswith("penalty_likelihood"))]
+    del tensors[next(name for name in tensors if name.endswith("penalty_share"))]
     kept = {k: v for k, v in values["options"].items() if k in options}
     values["options"] = kept | {"lambda_max": 1.0, "sigma": 0.5, "token_means": True}
     checkpoint.write(tmp_path / "old", tensors, values)
