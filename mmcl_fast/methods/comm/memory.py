@@ -81,12 +81,12 @@ class Gaussian:
         diagonal = diagonal + self.diagonal * (max(self.count - 1, 1) / max(total - 1, 1))
         return Gaussian(total, self.mean + (other_mean - self.mean) * (len(x) / total), factor, diagonal)
 
-    def limit_rank(self, per_row: int = SAMPLES_PER_ROW) -> Gaussian:
+    def limit_rank(self, rank: int, per_row: int = SAMPLES_PER_ROW) -> Gaussian:
         """Return this Gaussian with a factor as short as ``fit`` gives; itself where it is short enough.
 
         States of earlier versions have longer factors. The diagonal of the covariance stays.
         """
-        allowed = allowed_rank(self.count, len(self.factor), per_row)
+        allowed = allowed_rank(self.count, rank, per_row)
         if int(self.factor.any(1).sum()) <= allowed:
             return self
         factor, rest = low_rank(self.factor, allowed)
@@ -337,7 +337,7 @@ class FeatureMemory:
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Take over what :meth:`state` returned, or the older form with tensors for each class.
 
-        Factors of an earlier version that have more rows than today's are cut.
+        Factors with more rows than today's are cut. Earlier versions kept more, or had other ranks.
 
         Raises:
             ValueError: the statistics are not one for each class.
@@ -348,14 +348,15 @@ class FeatureMemory:
 
         self.counts, self.blocks = {}, {}
         self.pooled = {
-            m: Gaussian(n, *read(f"pooled/{m}")).limit_rank(POOLED_SAMPLES_PER_ROW) for m, n in values["pooled"].items()
+            m: Gaussian(n, *read(f"pooled/{m}")).limit_rank(self.modality_rank, POOLED_SAMPLES_PER_ROW)
+            for m, n in values["pooled"].items()
         }
         if isinstance(values["classes"], list):  # the older form
             for modality in dict.fromkeys(m for m, _, _ in values["classes"]):
                 self._append(
                     modality,
                     {
-                        c: Gaussian(n, *read(f"class/{m}/{c}")).limit_rank()
+                        c: Gaussian(n, *read(f"class/{m}/{c}")).limit_rank(self.class_rank)
                         for m, c, n in values["classes"]
                         if m == modality
                     },
@@ -373,12 +374,13 @@ class FeatureMemory:
             ]
 
     def _limit_ranks(self, block: Block, counts: Sequence[int]) -> Block:
-        """Return a block with factors as short as today's; itself where they are short enough."""
+        """Return a block with ``class_rank`` rows in a factor; the block itself where it has them."""
         rows = block.factor.any(2).sum(1).tolist()
-        if all(r <= count // SAMPLES_PER_ROW for r, count in zip(rows, counts)):
+        as_wanted = block.factor.shape[1] == self.class_rank
+        if as_wanted and all(r <= count // SAMPLES_PER_ROW for r, count in zip(rows, counts)):
             return block
         gaussians = [
-            Gaussian(count, block.mean[k], block.factor[k], block.diagonal[k]).limit_rank()
+            Gaussian(count, block.mean[k], block.factor[k], block.diagonal[k]).limit_rank(self.class_rank)
             for k, count in zip(range(len(block)), counts)
         ]
-        return Block.stack(gaussians, block.factor.shape[1])
+        return Block.stack(gaussians, self.class_rank)

@@ -244,6 +244,23 @@ def test_longer_factors_of_an_earlier_version_are_cut_on_loading(listed):
     assert all(torch.equal(t, state[0][key]) for key, t in saved.state()[0].items())
 
 
+@pytest.mark.parametrize("rank", [2, 8])
+def test_a_state_of_another_rank_gets_todays(rank):
+    """A run that is resumed with other defaults has one."""
+    u, labels = randn(60, 10), torch.arange(60) % 2
+    old, new = FeatureMemory(5, 12, 0.5), FeatureMemory(rank, 3, 0.5)
+    old.add("image", [0, 1], u, labels)
+    new.load_state(*old.state())
+    assert new.gaussian("image", 0).factor.shape == (rank, 10) and len(new.pooled["image"].factor) == 3
+    for one, other in (
+        (old.gaussian("image", 1), new.gaussian("image", 1)),
+        (old.pooled["image"], new.pooled["image"]),
+    ):
+        torch.testing.assert_close(covariance(other).diagonal(), covariance(one).diagonal())
+    new.add("image", [2], u[:20], torch.full((20,), 2))
+    assert new.sample("image", 4, torch.Generator()).shape == (12, 10)
+
+
 def test_more_samples_than_coordinates_are_factored_in_the_coordinates(monkeypatch):
     real, sizes = torch.linalg.eigh, []
     monkeypatch.setattr(torch.linalg, "eigh", lambda x: sizes.append(len(x)) or real(x))
