@@ -43,6 +43,7 @@ SIMPLEST: dict[str, Any] = {
     "token_means": False,
     "least_steps": 0,
     "realignment": "trained",
+    "penalty": 0.5,
 }
 
 PHASES = ("relevance", "borrowing", "prompts", "features", "statistics", "re-alignment")
@@ -286,13 +287,8 @@ class PlainComm:
                 self.texts,
                 names,
                 lambda u: comm.relevance(_unit(u[:, self.encoder.dim :])),
-                steps=o.steps,
-                per_step=o.sampled_features,
-                lr=o.realignment_lr,
-                decay=o.realignment_decay,
-                logit_scale=o.realignment_scale,
-                weighted=o.weighted,
-                generator=generator,
+                o,
+                generator,
                 advance=lambda n: None,
             )
 

@@ -8,8 +8,8 @@ the probabilities
     p(c | u) = softmax_c(2 s_c(u) / (t d)),  d = the mean distance of the true class's score to the best other one
 
 and the best of several temperatures t. The log-likelihoods of all tasks' held-out samples decide by the rule of one
-standard error (Breiman et al. 1984): the largest share that is worse than the best one by no more than the standard
-error of the difference. Prompts were trained on the held-out samples too, so the likelihoods favour small shares.
+standard error (Breiman et al. 1984). It takes the largest share that is behind the best one by no more than the
+standard error of the difference. Prompts were trained on the held-out samples too, so likelihoods favour small shares.
 """
 
 from __future__ import annotations

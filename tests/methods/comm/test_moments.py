@@ -4,7 +4,7 @@ import torch
 
 from mmcl_fast.methods.comm import memory as memories
 from mmcl_fast.methods.comm.memory import FeatureMemory
-from mmcl_fast.methods.comm.moments import PENALTIES, Inverse, Moments, compress
+from mmcl_fast.methods.comm.moments import HIGHEST_PENALTY, LOWEST_PENALTY, Inverse, Moments, compress
 from mmcl_fast.methods.shared.ridge_regression import decompose
 from tests.methods.comm.test_memory import randn
 
@@ -79,4 +79,4 @@ def test_fewer_samples_than_coordinates_leave_finite_degrees_of_freedom():
     spectrum = moments.spectrum()
     assert len(spectrum.eigenvalues) == 19  # of 20 samples, centred
     assert spectrum.gcv(torch.tensor([1e-9, 1.0]).double(), 1.0).isfinite().all()
-    assert PENALTIES[0] <= moments.best_penalty() <= PENALTIES[1]
+    assert LOWEST_PENALTY <= moments.gcv_penalty() <= HIGHEST_PENALTY
