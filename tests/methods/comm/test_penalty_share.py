@@ -5,13 +5,16 @@ import torch
 import torch.nn.functional as F
 
 from mmcl_fast.encoders.base import Tokens
-from mmcl_fast.methods import TaskData
+from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.comm import memory as memories
 from mmcl_fast.methods.comm.closed_form import DEFAULT_SHARE
 from mmcl_fast.methods.comm.memory import FeatureMemory
+from mmcl_fast.methods.comm.method import Comm
 from mmcl_fast.methods.comm.moments import Moments
 from mmcl_fast.methods.comm.penalty_share import SHARES, TEMPERATURES, PenaltyShare, held_out_rows
 from tests.methods.comm.test_closed_form import WIDE, direct, memory_of, samples
+from tests.methods.comm.test_method import task
+from tests.toy import ToyEncoder
 
 
 def task_of(u, labels, views=1):
@@ -97,3 +100,14 @@ def test_the_memory_stays_as_it_was_with_classes_that_come_again(monkeypatch):
     after = memory.state()
     assert after[1] == values and after[0].keys() == before.keys()
     assert all(torch.equal(after[0][name], before[name]) for name in before) and share.sums.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "tried"), [({}, True), ({"penalty": 1.0}, False), ({"realignment": "off"}, False)], ids=str
+)
+def test_comm_tries_shares_where_cross_validation_chooses_the_penalty(options, tried):
+    encoder = ToyEncoder()
+    method = Comm(encoder, make_options("comm", {"prompts": False, **options}))
+    classes = Classes([("image", "0"), ("image", "1")], ["0", "1"], encoder.text(["0", "1"]))
+    method.learn(task(encoder, 0, "image", [0, 1], 0, per_class=9), classes)
+    assert int(method.penalty_share.sums[0, 0]) == (2 * 2 if tried else 0)  # two held-out samples of each class
