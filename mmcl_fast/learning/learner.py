@@ -154,7 +154,8 @@ class Learner:
         classes = add_classes(self.classes, task, self.encoder)
         ids = {name: classes.ids[key] for name, key in zip(task.classes, task.class_ids)}
         labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
-        own = [ids[name] for name in task.classes]
+        trained = {s.label for s in samples}
+        own = [ids[name] for name in task.classes if name in trained]  # a class may have test samples alone
         data = TaskData(len(self.tasks), task.modality, tokens, labels, own, self.views)
         tensors, values = self.method.state()
         tensors = {k: v.clone() for k, v in tensors.items()}

@@ -222,6 +222,19 @@ def test_classes_shared_between_modalities(root, tmp_path, method):
     assert Learner.load(tmp_path / "shared", encoder=ToyEncoder()).evaluate(stream.tasks).correct == result.correct
 
 
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_class_with_test_samples_alone_is_known_and_not_learned(root, method):
+    stream, learner = make(root, method)
+    for number in range(2):
+        task = stream[number]
+        task.train[:] = [s for s in task.train if number == 0 or s.label != task.classes[-1]]
+        learner.learn(task)
+    learner.finish()
+    assert len(learner.classes) == 4
+    evaluated = learner.evaluate(stream.tasks[:2])
+    assert all(len(predicted) == count for predicted, count in zip(evaluated.predicted["agnostic"], evaluated.counts))
+
+
 def test_who_competes_for_a_sample(root):
     """Masked: the classes learned of its modality and, for a task to come, its own; else all learned, or all."""
     stream, learner = make(root)

@@ -87,7 +87,7 @@ class Gaussian:
         States of earlier versions have longer factors. The diagonal of the covariance stays.
         """
         allowed = allowed_rank(self.count, rank, per_row)
-        if int(self.factor.any(1).sum()) <= allowed:
+        if len(self.factor) <= rank and int(self.factor.any(1).sum()) <= allowed:
             return self
         factor, rest = low_rank(self.factor, allowed)
         return Gaussian(self.count, self.mean, factor, self.diagonal + rest)

@@ -104,7 +104,7 @@ class Comm(Method):
             if before is not None and self.options.drift:
                 # A class that comes again moves too, before its new samples are merged.
                 self._correct_drift(modality, before, after, old, *self.token_means.others(modality, (), masked))
-            if self.options.realignment != "off" and self.options.penalty == "auto":
+            if self._penalty_is_chosen:
                 width = after.shape[1] if self.options.reads_query else self.encoder.dim
                 self.penalty_share.observe(self.memory, data, after, self.relevance.modalities, width)
             self.memory.add(modality, data.classes, after, data.labels)
@@ -188,6 +188,12 @@ class Comm(Method):
             start = [] if old is None else [old]
             z = [F.normalize(embed_all(self.bank.head, tokens, modality, p), dim=1) for p in (start, [now])]
             self.memory.move_means(modality, ids, z[1] - z[0])
+
+    @property
+    def _penalty_is_chosen(self) -> bool:
+        """Whether the options have a closed form whose penalty is chosen after each task."""
+        o = self.options
+        return o.realignment != "off" and o.start == "closed" and o.penalty == "auto"
 
     def _realign(self, classes: Classes, index: int) -> None:
         """Compute the re-alignment anew from the feature memory; ``index``: of the task, for the generator."""
@@ -383,7 +389,7 @@ class Comm(Method):
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])
         self.memory.load_state(strip_prefix("memory/", tensors), values["memory"])
         self.token_means.load_state(strip_prefix("tokens/", tensors), values["token_means"])
-        self.penalty_share.sums = tensors["penalty_share"].cpu()
+        self.penalty_share.load(tensors["penalty_share"])
         self.prompts_pay = {m: [dict(test) for test in tests] for m, tests in values["prompts_pay"].items()}
         order = self.relevance.modalities  # blending sums in the bank's order
         prompts, self.mean_contributions = strip_prefix("prompt/", tensors), strip_prefix("row/", tensors)

@@ -28,6 +28,7 @@ from mmcl_fast.methods.shared.gram import gram_matrix
 SHARES = (0.5, 0.25, 0.12, 0.06, 0.03)
 TEMPERATURES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 HELD_OUT = 0.25  # share of a class's samples
+LEAST_HELD_OUT = 16  # fewer held-out samples say nothing
 
 
 def held_out_rows(data: TaskData) -> Tensor:
@@ -37,9 +38,9 @@ def held_out_rows(data: TaskData) -> Tensor:
     """
     held = torch.zeros(len(data.labels), dtype=torch.bool, device=data.labels.device)
     for c in data.classes:
-        rows = (data.labels == c).nonzero().flatten().view(data.views, -1)
-        samples = rows.shape[1]
-        held[rows[:, samples - int(HELD_OUT * samples) :].flatten()] = True
+        rows = (data.labels == c).nonzero().flatten()
+        samples = len(rows) // data.views
+        held[rows.view(data.views, samples)[:, samples - int(HELD_OUT * samples) :].flatten()] = True
     return held
 
 
@@ -56,9 +57,9 @@ class PenaltyShare:
 
     @property
     def value(self) -> float:
-        """The chosen share of GCV's penalty."""
+        """The chosen share of GCV's penalty; ``DEFAULT_SHARE`` with fewer than ``LEAST_HELD_OUT`` samples."""
         count, total, products = float(self.sums[0, 0]), self.sums[0, 1:], self.sums[1:, 1:]
-        if not count:
+        if count < LEAST_HELD_OUT:
             return DEFAULT_SHARE
         best = int(total.argmax())
         behind = total[best] - total
@@ -81,10 +82,10 @@ class PenaltyShare:
             return
         trial = memory.copy()
         trial.add(data.modality, data.classes, u[~held], data.labels[~held])
-        moments, number = Moments(trial, modalities, width), modalities.index(data.modality)
         known = torch.tensor(trial.labels(data.modality), device=u.device)
         if len(known) < 2:
-            return
+            return  # there is nothing to tell apart
+        moments, number = Moments(trial, modalities, width), modalities.index(data.modality)
         target = (data.labels[held].unsqueeze(1) == known).int().argmax(1)
         x, penalty = u[held][:, moments.live].float(), moments.gcv_penalty()
         found = []
@@ -97,5 +98,16 @@ class PenaltyShare:
             scores = (scores - own) * (2 / (own - others).abs().mean().clamp(min=1e-12))
             by_temperature = torch.stack([-F.cross_entropy(scores / t, target, reduction="none") for t in TEMPERATURES])
             found.append(by_temperature[by_temperature.sum(1).argmax()])
-        moment = F.pad(torch.stack(found, 1).double().cpu(), (1, 0), value=1.0)  # [1 ; l] of each sample
-        self.sums += distributed.broadcast_object(gram_matrix(moment))
+        # The views of a sample are no samples of their own: their mean counts once.
+        likelihood = torch.stack(found, 1).double().view(data.views, -1, len(SHARES)).mean(0)
+        self.sums += distributed.broadcast_object(gram_matrix(F.pad(likelihood, (1, 0), value=1.0)).cpu())
+
+    def load(self, sums: Tensor) -> None:
+        """Take over the ``sums`` of a checkpoint.
+
+        Raises:
+            ValueError: they have another shape.
+        """
+        if sums.shape != self.sums.shape:
+            raise ValueError(f"penalty_share: shape {tuple(sums.shape)}, not {tuple(self.sums.shape)}")
+        self.sums = sums.double().cpu()

@@ -61,7 +61,12 @@ def test_features_that_tell_nothing_have_an_error_near_one_and_clear_ones_near_z
     assert leave_one_out_error(noise, torch.zeros(60, dtype=torch.int64), 1) == 1.0
 
 
-def test_of_many_samples_evenly_spaced_ones_count(monkeypatch):
-    monkeypatch.setattr(held_out, "MOST_SAMPLES", 6)
-    rows = torch.arange(0, 12, 2)
-    assert leave_one_out_error(WIDE, TARGETS, CLASSES) == leave_one_out_error(WIDE[rows], TARGETS[rows], CLASSES)
+def test_of_many_samples_some_count_and_no_class_is_missed(monkeypatch):
+    monkeypatch.setattr(held_out, "MOST_SAMPLES", 40)
+    targets = torch.arange(400) % 4  # evenly spaced samples would be of one class
+    features = F.one_hot(targets, 4).float() + 0.1 * randn(400, 4)
+    assert leave_one_out_error(features, targets, 4) < 0.1
+    real, sizes = torch.linalg.eigh, []
+    monkeypatch.setattr(held_out, "_kernel_spectrum", lambda rows: sizes.append(len(rows)) or real(rows @ rows.T))
+    leave_one_out_error(features, targets, 4)
+    assert sizes == [40]

@@ -257,6 +257,12 @@ def test_a_state_of_another_rank_gets_todays(rank):
         (old.pooled["image"], new.pooled["image"]),
     ):
         torch.testing.assert_close(covariance(other).diagonal(), covariance(one).diagonal())
+    flat = FeatureMemory(5, 12, 0.5)  # of samples that vary along two coordinates: the other rows are 0
+    flat.add("image", [0], F.pad(randn(64, 2), (0, 10)), torch.zeros(64, dtype=torch.long))
+    again = FeatureMemory(2, 12, 0.5)
+    again.load_state(*flat.state())
+    traces = [covariance(each.gaussian("image", 0)).trace() for each in (flat, again)]
+    torch.testing.assert_close(*traces)
     new.add("image", [2], u[:20], torch.full((20,), 2))
     assert new.sample("image", 4, torch.Generator()).shape == (12, 10)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import Classes, TaskData, make_options
 from mmcl_fast.methods.comm import memory as memories
+from mmcl_fast.methods.comm import penalty_share as module
 from mmcl_fast.methods.comm.closed_form import DEFAULT_SHARE
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.method import Comm
@@ -103,7 +104,9 @@ def test_the_memory_stays_as_it_was_with_classes_that_come_again(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "tried"), [({}, True), ({"penalty": 1.0}, False), ({"realignment": "off"}, False)], ids=str
+    ("options", "tried"),
+    [({}, True), ({"penalty": 1.0}, False), ({"realignment": "off"}, False), ({"start": "zero"}, False)],
+    ids=str,
 )
 def test_comm_tries_shares_where_cross_validation_chooses_the_penalty(options, tried):
     encoder = ToyEncoder()
@@ -111,3 +114,26 @@ def test_comm_tries_shares_where_cross_validation_chooses_the_penalty(options, t
     classes = Classes([("image", "0"), ("image", "1")], ["0", "1"], encoder.text(["0", "1"]))
     method.learn(task(encoder, 0, "image", [0, 1], 0, per_class=9), classes)
     assert int(method.penalty_share.sums[0, 0]) == (2 * 2 if tried else 0)  # two held-out samples of each class
+
+
+def test_the_views_of_a_sample_count_once():
+    u, labels = samples(4)
+    once, twice = PenaltyShare(), PenaltyShare()
+    once.observe(empty(), task_of(u, labels), u, ["image"], WIDE)
+    both = torch.cat([u, u])
+    twice.observe(empty(), task_of(both, labels.repeat(2), views=2), both, ["image"], WIDE)
+    assert float(once.sums[0, 0]) == float(twice.sums[0, 0]) == 40
+
+
+def test_few_held_out_samples_choose_nothing():
+    share = PenaltyShare()
+    rows = F.pad(torch.arange(len(SHARES)).double().expand(module.LEAST_HELD_OUT - 1, -1), (1, 0), value=1.0)
+    share.sums += rows.T @ rows
+    assert share.value == DEFAULT_SHARE
+    share.sums += rows[:1].T @ rows[:1]
+    assert share.value == SHARES[-1]
+
+
+def test_sums_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"penalty_share: shape \(9, 9\), not"):
+        PenaltyShare().load(torch.zeros(9, 9))
