@@ -80,11 +80,11 @@ def test_what_is_fixed_from_the_start_is_never_written_again(config, tmp_path):
 def test_a_loss_of_nan_stops_before_it_is_kept(config, tmp_path, monkeypatch):
     real, calls = Realigner.train, []
 
-    def train(self, memory, *args, **options):
+    def train(self, memory, texts, modalities, gate_of, options, generator, **others):
         calls.append(1)
         if len(calls) == 3:
-            options["logit_scale"] = float("inf")
-        return real(self, memory, *args, **options)
+            options = options.model_copy(update={"realignment_scale": float("inf")})
+        return real(self, memory, texts, modalities, gate_of, options, generator, **others)
 
     monkeypatch.setattr(Realigner, "train", train)
     with pytest.raises(

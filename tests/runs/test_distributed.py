@@ -83,7 +83,8 @@ def test_statistics_are_the_same_bits(runs, world):
     several, others, _ = learned(runs / f"bare-{world}")
     assert values["state"] == others["state"]  # the counts too
     exact = [key for key in one if "/realign/" not in key]
-    assert {key.split("/")[1] for key in exact if key.startswith("method/")} == {"relevance", "memory", "row"}
+    parts = {key.split("/")[1] for key in exact if key.startswith("method/")}
+    assert parts == {"relevance", "memory", "row", "penalty_share"}
     assert all(torch.equal(one[key], several[key]) for key in exact)
 
 
