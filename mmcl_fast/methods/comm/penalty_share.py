@@ -2,8 +2,8 @@
 
 GCV finds the penalty with the least squared error of ridge regression. The fewest wrong classes need less: a half or a
 quarter with few samples of a class, and a tenth on long streams. So each task tries some shares of it. A quarter of
-each class's samples is left out of the statistics. The discriminants of the modality's classes predict these samples, with
-the probabilities
+each class's samples is left out of the statistics. The discriminants of the modality's classes predict these samples,
+with the probabilities
 
     p(c | u) = softmax_c(2 s_c(u) / (t d)),  d = the mean distance of the true class's score to the best other one
 
