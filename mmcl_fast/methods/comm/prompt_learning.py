@@ -55,6 +55,8 @@ def describe_test(modality: str, test: dict[str, Any]) -> str:
         modality: of the samples.
         test: as ``Comm.prompts_pay`` has it.
     """
+    if test["prompted"] is None:
+        return f"{modality}: prompts can't pay (error {test['bare']:.2f} on held-out samples without): not learned"
     pay, learned = ("pay", "learned") if test["pays"] else ("do not pay", "not learned")
     errors = f"{test['bare']:.2f} -> {test['prompted']:.2f}"
     return f"{modality}: prompts {pay} (error {errors} on held-out samples): {learned}"
@@ -158,6 +160,8 @@ class PromptLearner:
         It is compared with the bare head. Too few samples can't tell. Then prompts pay if they did in any test, or if
         there was none. A modality whose earlier tasks needed none is tested again only on a harder task. Its
         leave-one-out error under the bare head is larger than in all tested tasks.
+
+        Nothing is trained where the bare head's error is too small to fall by ``LEAST_GAIN``.
         """
         data, generator = self.data, self.method.generator(self.data.index, 7)
         order = torch.randperm(len(data.labels), generator=generator)
@@ -169,21 +173,25 @@ class PromptLearner:
             error = distributed.broadcast_object(self._bare_error)
         if self.modality in known and error <= max(test["leave_one_out"] for test in known[self.modality]) + LEAST_GAIN:
             return False
-        # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
-        prompt = self._train(start, rows, step_count(len(rows), self.options), informed, generator, "test of prompts")
+        prompted: float | None = None
         with self.method.phase("test of prompts"):
-            bare, prompted = distributed.broadcast_object(
-                [
-                    held_out_error(features, data.targets, len(data.classes), rows, held)
-                    for features in (self._bare_features, self._features([prompt]))
-                ]
-            )
-        pays = prompted < bare - LEAST_GAIN
+            bare = distributed.broadcast_object(self._held_out_error(self._bare_features, rows, held))
+        if bare > LEAST_GAIN:
+            # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
+            steps = step_count(len(rows), self.options)
+            prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
+            with self.method.phase("test of prompts"):
+                prompted = distributed.broadcast_object(self._held_out_error(self._features([prompt]), rows, held))
+        pays = prompted is not None and prompted < bare - LEAST_GAIN
         test = {"task": data.index, "leave_one_out": error, "bare": bare, "prompted": prompted, "pays": pays}
         known.setdefault(self.modality, []).append(test)
         if self.method.progress is not None and distributed.is_main_process():
             self.method.progress.log(describe_test(self.modality, test))
         return pays
+
+    def _held_out_error(self, features: Tensor, rows: Tensor, held: Tensor) -> float:
+        """The error of the features ``[n, D_u]`` on the samples ``held``, fitted on the samples ``rows``."""
+        return held_out_error(features, self.data.targets, len(self.data.classes), rows, held)
 
     # ---- training -------------------------------------------------------------------------------------------
 
