@@ -9,7 +9,21 @@ from typing import Annotated, Any
 
 import typer
 
-from mmcl_fast.cli import bench, cache, compare, data, doctor, export, init, learn, output, predict, report, serve  # noqa: F401  (each adds its commands to the app)
+from mmcl_fast.cli import (  # noqa: F401  (each adds its commands to the app)
+    bench,
+    cache,
+    compare,
+    data,
+    doctor,
+    export,
+    init,
+    learn,
+    output,
+    predict,
+    report,
+    serve,
+    versions,
+)
 from mmcl_fast.cli.common import app
 
 

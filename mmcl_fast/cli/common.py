@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 EXIT_CODES = (
     "Exit codes: 0 done; 1 done, but files can't be read (predict), data is at fault (data check), a required part is "
     "broken (doctor), or a question was answered with no; 2 wrong input, or a failure that one line explains; "
-    "3 a fault of mmcl-fast itself, with its traceback; 130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0); "
+    "3 a fault of mmcl-fast itself, with its traceback; 4 learned, but refused by --max-drop (learn); "
+    "130 and 143 stopped by Ctrl-C and SIGTERM (serve: 0); "
     "141 the reader of the output is gone."
 )
 app = typer.Typer(

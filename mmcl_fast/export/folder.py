@@ -17,6 +17,7 @@ from mmcl_fast.errors import ConfigError, RunError, UserError
 from mmcl_fast.export import card, onnx_files, verify
 from mmcl_fast.export.graph import Traced, input_shapes, trace
 from mmcl_fast.learning import Learner
+from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.streams import Stream
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -69,7 +70,7 @@ def export_run(
     from mmcl_fast.report.read_run import read_run
     from mmcl_fast.runs.make_stream import make_stream
 
-    run = Path(run)
+    run = current_folder(run)
     folder = run / f"export-{format}" if folder is None else Path(folder)
     _check_target(folder, format, force)
     learner = Learner.load(run, device="cpu", precision="fp32")

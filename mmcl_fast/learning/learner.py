@@ -337,7 +337,7 @@ class Learner:
         """Load a learner that :meth:`save` wrote, or the newest checkpoint of a run folder of ``mmcl-fast train``.
 
         Args:
-            folder: the saved learner or the run folder.
+            folder: the saved learner or the run folder. Of a run with versions the current one is loaded.
             encoder: in place of the encoder that the checkpoint names, for example the folder of its weights.
             precision: None: the precision that the learner learned with.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.classes import canonical_names
+from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.learning.model import Model
 from mmcl_fast.learning.random_state import get_random_states
 from mmcl_fast.methods import Classes
@@ -45,7 +46,7 @@ def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_model(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
-    """Read a saved model, or the newest readable checkpoint of a run folder.
+    """Read a saved model, or the newest readable checkpoint of the current version of a run folder.
 
     Returns:
         The checkpoint's folder, its tensors and its JSON values.
@@ -53,6 +54,7 @@ def read_model(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     Raises:
         RunError: a file is missing or broken, or the run has learned no task.
     """
+    folder = current_folder(folder)
     if (folder / "checkpoints").is_dir():
         newest = checkpoint.find_latest(folder)
         if newest is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmcl_fast.errors import RunError
+from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.report import figures
 from mmcl_fast.report.blocks import Page, Panel, Part, Plot, ReportRow, ReportSection, Table, Words
 from mmcl_fast.report.html_page import render_html
@@ -24,8 +25,9 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
     """Write the report of one run folder, or of several side by side, as HTML and as Markdown.
 
     Args:
-        run: a folder with summary.json, or several.
-        out: the HTML file. None: report.html in the (first) run folder. The Markdown file's name ends in .md.
+        run: a folder with summary.json, or several. Of a run with versions the current one is shown.
+        out: the HTML file. None: report.html in the (first) run folder, or in its current version's folder. The
+            Markdown file's name ends in .md.
 
     Returns:
         The HTML file.
@@ -40,7 +42,7 @@ def write(run: Path | str | Sequence[Path | str], out: Path | str | None = None)
         report.write("runs/demo")
         report.write(["runs/comm", "runs/ridge"], "compare.html")
     """
-    folders = [Path(run)] if isinstance(run, (str, Path)) else [Path(r) for r in run]
+    folders = [current_folder(r) for r in ([run] if isinstance(run, (str, Path)) else run)]
     file = folders[0] / "report.html" if out is None else Path(out)
     if file.suffix == ".md":
         raise RunError(f"{file}: not an HTML file; give one, such as {file.with_suffix('.html').name}")

@@ -1,6 +1,7 @@
 """Runs: a stream learned into a folder that holds its config, metrics, checkpoints and summary.
 
-``train``, ``resume`` and ``evaluate`` are the commands of the same names. ``learn_stream`` is ``train`` without the
+``train``, ``resume``, ``learn``, ``evaluate``, ``rollback`` and ``prune`` are the commands of the same names.
+``list_versions`` is the command history, ``compare_versions`` is diff, and ``learn_stream`` is ``train`` without the
 check of files.
 """
 
@@ -8,21 +9,48 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["RunEvaluation", "RunResult", "RunStopped", "evaluate", "learn_stream", "resume", "train"]
+__all__ = [
+    "Comparison",
+    "LearnResult",
+    "RunEvaluation",
+    "RunResult",
+    "RunStopped",
+    "Version",
+    "compare_versions",
+    "evaluate",
+    "learn",
+    "learn_stream",
+    "list_versions",
+    "prune",
+    "resume",
+    "rollback",
+    "train",
+]
 
 if TYPE_CHECKING:
+    from mmcl_fast.runs.comparison import Comparison
     from mmcl_fast.runs.evaluation import RunEvaluation, evaluate
+    from mmcl_fast.runs.learn_more import LearnResult, compare_versions, learn
     from mmcl_fast.runs.task_checkpoints import RunStopped
     from mmcl_fast.runs.task_loop import RunResult, learn_stream
     from mmcl_fast.runs.training import resume, train
+    from mmcl_fast.runs.versions import Version, list_versions, prune, rollback
 
 _MODULES = {
+    "Comparison": "comparison",
+    "LearnResult": "learn_more",
     "RunEvaluation": "evaluation",
     "RunResult": "task_loop",
     "RunStopped": "task_checkpoints",
+    "Version": "versions",
+    "compare_versions": "learn_more",
     "evaluate": "evaluation",
+    "learn": "learn_more",
     "learn_stream": "task_loop",
+    "list_versions": "versions",
+    "prune": "versions",
     "resume": "training",
+    "rollback": "versions",
     "train": "training",
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmcl_fast.config import read_run_config, require_same_data
 from mmcl_fast.learning import Evaluation, Learner
+from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.summary import result_notes
 
@@ -48,7 +49,7 @@ def evaluate(
         print(runs.evaluate("runs/demo", split="val").result.table())
 
     Args:
-        run: the run folder.
+        run: the run folder. Of a run with versions the current one is evaluated.
         setting: ``agnostic``, ``given`` or ``both``; see ``mmcl_fast.learning.settings.SETTINGS``.
         split: ``test`` or ``val``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
@@ -60,7 +61,7 @@ def evaluate(
             learned.
         ValueError: ``setting`` has another value.
     """
-    run = Path(run)
+    run = current_folder(run)
     config = read_run_config(run)
     stream = make_stream(config, run)
     require_same_data(run, stream.fingerprint)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mmcl_fast import distributed
 from mmcl_fast.errors import ConfigError, UserError
 from mmcl_fast.runs.folder import SKIPPED, holds_run
+from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, read_tasks
 from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
 from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples
 from mmcl_fast.streams.findings import WARNING, Findings, format_findings
+from mmcl_fast.streams.joined import join_streams
 from mmcl_fast.streams.sources import known
 from mmcl_fast.streams.stream import Stream
 
@@ -31,7 +33,8 @@ def make_stream(config: Config, run: Path | None = None, *, findings: Findings |
     """Make the stream that a config describes. No media file is opened.
 
     Args:
-        run: a run folder. Samples that this run skipped, because they do not decode, are left out.
+        run: a run folder. Samples that this run skipped, because they do not decode, are left out. In a version that
+            ``learn`` made, the tasks that its parent had learned come first.
         findings: collects all that is wrong; None: the most harmful error is raised. See ``Stream``.
 
     Raises:
@@ -39,9 +42,24 @@ def make_stream(config: Config, run: Path | None = None, *, findings: Findings |
         StreamError: the data can't be read as a stream.
     """
     stream = _read_source(config, findings)
-    if run is None or not ((run / "config.json").is_file() and (run / SKIPPED).is_file()):
+    if run is None or not (run / "config.json").is_file():
         return stream
-    return stream.without_broken(read_broken_samples(run / SKIPPED))
+    if (run / SKIPPED).is_file():
+        stream = stream.without_broken(read_broken_samples(run / SKIPPED))
+    return add_known_tasks(run, stream)
+
+
+def add_known_tasks(run: Path, new: Stream) -> Stream:
+    """Return the tasks that the parent of a version had learned, then new ones; ``new`` itself without a parent.
+
+    Raises:
+        RunError: the list of tasks in the run folder is damaged.
+        StreamError: the two do not fit together.
+    """
+    if not (run / KNOWN_TASKS_FILE).is_file():
+        return new
+    known = read_tasks(run / KNOWN_TASKS_FILE)
+    return join_streams(known, new, f"after-{len(known)}/")
 
 
 def check_stream_files(config: Config, stream: Stream, *, progress: Any = None) -> Stream:

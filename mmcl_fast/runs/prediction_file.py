@@ -74,13 +74,13 @@ def write_predictions(file: Path, result: Evaluation) -> None:
     atomic_files.replace_file(file, gzip.compress(text, mtime=0))
 
 
-def read_predictions(run: Path) -> Predictions | None:
+def read_predictions(run: Path, name: str = PREDICTIONS_FILE) -> Predictions | None:
     """Read the predictions of a run folder; return None where it has none, as of an older version.
 
     Raises:
         RunError: the file is damaged.
     """
-    file = run / PREDICTIONS_FILE
+    file = run / name
     if not file.is_file():
         return None
     try:

@@ -28,6 +28,7 @@ from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
+from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def learn_stream(
 ) -> RunResult:
     """Learn a stream into the run folder ``out``, without a check of its files; ``train`` includes the check.
 
-    The folder holds config.json, environment.json, metrics.jsonl, checkpoints, predictions.json.gz and summary.json.
+    The folder holds config.json, environment.json, metrics.jsonl, checkpoints, predictions.json.gz, tasks.json.gz and
+    summary.json.
     With ``resume`` the run goes on from the newest readable checkpoint, inside a task too. On the same machine with as
     many threads it comes to the same bits as a run without a stop. On a GPU that needs ``train.deterministic``.
 
@@ -138,6 +140,8 @@ def learn_stream(
                     metrics = {name: setting["metrics"] for name, setting in summary["settings"].items()}
                     log.write({"event": "summary", "metrics": metrics})
                 if main:
+                    if not (out / TASKS_FILE).exists():
+                        write_tasks(out / TASKS_FILE, stream, content_digests(learner.cache, stream.samples))
                     atomic_files.write_json(out / "summary.json", summary)
         learner.checkpoints = NoCheckpoints()  # this run ends here, the learner may go on
     return RunResult(summary, learner, stream)

@@ -24,6 +24,8 @@ class Sample:
         key: stable identity in the stream: path relative to the root, manifest id, or hash of the text.
         group: names the recording or picture that the sample was cut or rendered from; empty: the sample stands for
             itself. Intervals resample groups as wholes.
+        sha256: of the content in hex, as ``feature_cache.content_hashes`` computes it, from when the sample was
+            learned; empty: unknown.
     """
 
     modality: str
@@ -33,6 +35,7 @@ class Sample:
     split: str
     key: str
     group: str = ""
+    sha256: str = ""
 
 
 @dataclass
@@ -55,6 +58,11 @@ class Task:
     class_ids: tuple[ClassId, ...]
     texts: tuple[str, ...]
     _samples: tuple[Sample, ...] = field(repr=False, default=())
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All samples, of all splits."""
+        return self._samples
 
     def split(self, name: str) -> list[Sample]:
         """Return the samples of a split: ``train``, ``val`` or ``test``."""

@@ -295,6 +295,23 @@ class Stream:
 
         return cls.from_manifest(find_demo(root), **options)
 
+    @classmethod
+    def from_tasks(cls, tasks: Sequence[Task], root: Path, *, shared_classes: bool = False) -> Stream:
+        """Return a stream of tasks that exist already, in their order.
+
+        Args:
+            tasks: the tasks; they get their positions as index.
+            root: the folder that error messages name.
+            shared_classes: as for every stream.
+        """
+        self = cls.__new__(cls)
+        self.tasks = [replace(task, index=index) for index, task in enumerate(tasks)]
+        self.root, self.shared_classes, self.official = root, shared_classes, False
+        self.findings, self.skipped, self._original_labels, self._yielded = Findings(), [], {}, 0
+        self.unused_texts, self.without_text = [], []
+        self.class_text = {key: text for task in tasks for key, text in zip(task.class_ids, task.texts)}
+        return self
+
     def without_broken(self, broken: Sequence[BrokenSample]) -> Stream:
         """Return a stream of the same tasks without these samples. Its ``skipped`` lists them.
 

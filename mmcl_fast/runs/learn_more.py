@@ -1,0 +1,328 @@
+"""Teach a run more: new data become a new version of it, which is compared with the version before.
+
+A version is a run folder that begins where its parent ended: with the parent's checkpoint, its rows of R, and the list
+of its tasks. So learning more comes to the same state as one run over all tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcl_fast import atomic_files
+from mmcl_fast.config import Config, load_config, read_run_config, require_same_data
+from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, make_paths_absolute
+from mmcl_fast.errors import ConfigError, RunError
+from mmcl_fast.learning import Learner, checkpoint
+from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
+from mmcl_fast.methods import method_class
+from mmcl_fast.runs.comparison import Comparison, compare_predictions
+from mmcl_fast.runs.folder import first_difference, write_run_start
+from mmcl_fast.runs.make_stream import add_known_tasks, check_stream_files, make_stream
+from mmcl_fast.runs.metrics_log import MetricsLog
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
+from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, TASKS_FILE, read_tasks, write_tasks
+from mmcl_fast.runs.training import train
+from mmcl_fast.runs.versions import (
+    VersionRecord,
+    now,
+    read_record,
+    remove_leftovers,
+    require_run,
+    require_version,
+    set_current,
+    version_numbers,
+    write_record,
+)
+from mmcl_fast.streams.findings import WARNING, format_findings
+from mmcl_fast.streams.joined import require_unseen_content
+from mmcl_fast.streams.sources.detect import detect_source
+from mmcl_fast.streams.stream import Stream
+
+if TYPE_CHECKING:
+    from mmcl_fast.progress import Progress
+    from mmcl_fast.runs.task_loop import RunResult
+
+BEFORE_FILE = "before.json.gz"  # the parent's predictions, in the form of predictions.json.gz
+# Keys of [stream] that new data take from the run, unless a config or an override says otherwise.
+INHERITED = ("shared_classes", "test_on", "validation", "check", "on_broken", "seed")
+
+
+@dataclass
+class LearnResult:
+    """What ``learn`` came to.
+
+    Attributes:
+        folder: the new version's run folder.
+        number: its number; 1 in a new run folder.
+        run: the run result of its tasks.
+        comparison: its answers beside the parent's, on the parent's test samples.
+        refused: why the pointer did not move to it; empty: it is the current version.
+    """
+
+    folder: Path
+    number: int
+    run: RunResult
+    comparison: Comparison
+    refused: str
+
+
+def learn(
+    run: str | Path,
+    data: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    max_drop: float | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> LearnResult:
+    """Teach a run more, as ``mmcl-fast learn`` does: new classes, more samples of known ones, or new modalities.
+
+    The run gets a new version, which becomes the current one once it is learned, evaluated and compared. Whatever goes
+    wrong before leaves the current version as it was.
+
+    Example::
+
+        result = runs.learn("runs/demo", "new_classes/", max_drop=1.0)
+        result.comparison.differences[0].fall  # points lost over all old tasks
+
+    Args:
+        run: the run folder. An unfinished run learns from the tasks that it has learned.
+        data: a folder, manifest, table or tars, a config whose [stream] is read, or the name of a shipped config.
+        out: write a run folder of its own instead of a version in ``run``.
+        overrides: ``KEY=VALUE`` for keys of [stream], and for keys that do not change what is learned.
+        max_drop: the largest fall, in points, of any old task, modality or class. If a fall is larger and clear of
+            chance, the version is kept, but it does not become the current one.
+        resume: go on with the version that was stopped, without ``data``.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+
+    Raises:
+        UserError: a wrong run, config or file, or data that overlap with old test samples.
+        RunStopped: as for ``train``.
+    """
+    run = Path(run)
+    require_run(run)
+    if max_drop is not None and not 0 <= max_drop <= 100:
+        raise ConfigError(f"max_drop = {max_drop}: give points from 0 to 100")
+    if resume == (data is not None):
+        raise ConfigError("give the data to learn, or resume without data to go on with a version that was stopped")
+    with atomic_files.lock_folder(run) if out is None or not resume else nullcontext():
+        folder = _unfinished(run, None if out is None else Path(out)) if resume else None
+        if folder is None:
+            folder = _begin(run, str(data), None if out is None else Path(out), overrides, max_drop, progress)
+            overrides = ()
+        result = train(read_run_config(folder, overrides), folder, resume=True, progress=progress)
+        return _finish(run, folder, result, own_run=out is not None)
+
+
+def _unfinished(run: Path, out: Path | None) -> Path:
+    """Return the folder of the version that was stopped."""
+    folders = [out] if out is not None else [version_folder(run, n) for n in reversed(version_numbers(run)) if n > 1]
+    for folder in folders:
+        if (folder / "config.json").is_file() and not (folder / "summary.json").is_file():
+            return folder
+    raise RunError(f"{out or run}: no unfinished version to go on with; give the data to learn")
+
+
+def _begin(
+    run: Path, data: str, out: Path | None, overrides: Sequence[str], max_drop: float | None, progress: Progress | None
+) -> Path:
+    """Check everything, and write the folder of a version that has learned what its parent had."""
+    remove_leftovers(run)
+    numbers = version_numbers(run)
+    parent = current_version(run)
+    base = version_folder(run, parent)
+    for number in numbers[1:]:
+        if not (version_folder(run, number) / "summary.json").is_file() and out is None:
+            raise RunError(
+                f"{run}: version {number} is not finished; go on with: mmcl-fast learn {run} --resume, or remove it "
+                f"with: mmcl-fast prune {run} --version {number}"
+            )
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: is not empty; give --out a new folder")
+    old_config = read_run_config(base)
+    if method_class(old_config.method.name).needs_all_tasks:
+        raise RunError(
+            f"{run}: method {old_config.method.name} needs the data of all tasks; train a new run on all of them"
+        )
+    config = _new_config(old_config, data, overrides)
+    newest = checkpoint.find_latest(base)
+    if newest is None:
+        raise RunError(f"{base}: no finished task in it; go on with mmcl-fast train --resume {base} first")
+    learned = _learned_tasks(base, old_config, newest)
+    new = make_stream(config)
+    for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them") if progress else ():
+        progress.log(line)  # type: ignore[union-attr]
+    if config.stream.check:
+        require_unseen_content(learned, new)
+    new = check_stream_files(config, new, progress=progress)
+
+    parent_folder = (out or run / VERSIONS / "1").parent
+    atomic_files.make_folder(parent_folder)
+    temporary = Path(tempfile.mkdtemp(dir=parent_folder, prefix=".new-"))
+    try:
+        write_tasks(temporary / KNOWN_TASKS_FILE, learned, {})
+        stream = add_known_tasks(temporary, new)
+        _write_rows(base, temporary, len(learned), len(stream))
+        _write_predictions_before(base, temporary, learned, old_config, progress)
+        shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=_link)
+        train_samples = [sample for task in new.tasks for sample in task.train]
+        record = VersionRecord(
+            None if out is not None else parent,
+            now(),
+            str(config.stream.path or config.stream.source),
+            [task.name for task in stream.tasks[len(learned) :]],
+            len(train_samples),
+            len(learned),
+            str(run.resolve()) if out is not None else "",
+            max_drop=max_drop,
+        )
+        write_record(temporary, record)
+        settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
+        write_run_start(temporary, settings, new)
+        temporary.chmod(0o755)
+        folder = out if out is not None else run / VERSIONS / str(max(numbers) + 1)
+        with atomic_files.explain_write_errors(folder):
+            if out is not None and out.is_dir():
+                out.rmdir()  # empty, as was checked
+            os.rename(temporary, folder)
+            atomic_files.sync_path(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
+    """Return the run's config with the new data as its [stream].
+
+    Raises:
+        ConfigError: an override would change what is learned.
+        StreamError: there is nothing at ``data``.
+    """
+    values = old.model_dump(mode="json")
+    if data.endswith(".toml") or (SHIPPED / f"{data}.toml").is_file():
+        values["stream"] = load_config(data).stream.model_dump(mode="json")
+    else:
+        inherited = {key: values["stream"][key] for key in INHERITED}
+        values["stream"] = {**inherited, "source": detect_source(data), "path": os.path.abspath(data)}
+    origin = apply_overrides(values, overrides)
+    make_paths_absolute(values, Path.cwd(), data, origin)
+    config = build_config(values, data, origin)
+    before, after = (c.model_dump(mode="json", exclude={"stream"}) for c in (old, config))
+    difference = first_difference(before, after)
+    if difference:
+        raise ConfigError(f"--set: {difference}; a run learns on with the settings that it began with")
+    return config
+
+
+def _learned_tasks(base: Path, config: Config, newest: Path) -> Stream:
+    """Return the tasks that the parent has learned, with the samples that it learned and was tested on."""
+    if (base / TASKS_FILE).is_file():
+        stream = read_tasks(base / TASKS_FILE)
+    else:
+        stream = make_stream(config, base)
+        require_same_data(base, stream.fingerprint)
+    count = len(checkpoint.read(newest)[1]["tasks"])
+    return Stream.from_tasks(stream.tasks[:count], stream.root, shared_classes=stream.shared_classes)
+
+
+def _write_rows(base: Path, folder: Path, learned: int, total: int) -> None:
+    """Write the parent's metrics.jsonl as rows of a run of ``total`` tasks, without what was said of later tasks."""
+    log = MetricsLog(base / "metrics.jsonl")
+    log.load(learned)
+    lines = []
+    for event in log.events:
+        if event["event"] in ("summary", "resume"):
+            continue
+        row = {k: v for k, v in event.items() if k != "taken_for"}
+        for key in ("row", "correct", "count", "by_class"):
+            if key in row:
+                row[key] = row[key][:learned] + [None] * (total - learned)
+        lines.append(json.dumps(row) + "\n")
+    atomic_files.write_file(folder / "metrics.jsonl", "".join(lines).encode())
+
+
+def _write_predictions_before(
+    base: Path, folder: Path, learned: Stream, config: Config, progress: Progress | None
+) -> None:
+    """Keep the parent's predictions; evaluate it where it has none, as an unfinished run."""
+    if (base / PREDICTIONS_FILE).is_file():
+        _link(base / PREDICTIONS_FILE, folder / BEFORE_FILE)
+        return
+    learner = Learner.load(
+        base,
+        device=config.train.device,
+        cache_dir=config.train.cache,
+        cache_gb=config.train.cache_gb,
+        workers=config.train.workers,
+        progress=progress,
+    )
+    write_predictions(folder / BEFORE_FILE, learner.evaluate(learned.tasks, setting=config.train.evaluate))
+
+
+def _finish(run: Path, folder: Path, result: RunResult, own_run: bool) -> LearnResult:
+    """Compare a finished version with its parent, record that, and move the pointer unless a fall is too large."""
+    record = read_record(folder)
+    before, after = read_predictions(folder, BEFORE_FILE), read_predictions(folder)
+    if record is None or before is None or after is None:
+        raise RunError(f"{folder}: no longer whole; remove it with mmcl-fast prune, and learn again")
+    comparison = compare_predictions(before, after, [(task.name, task.modality) for task in result.stream.tasks])
+    falls = [] if record.max_drop is None else comparison.falls_over(record.max_drop)
+    refused = ""
+    if falls:
+        worst = falls[0]
+        refused = (
+            f"{worst.scope} {worst.name} fell by {worst.fall:.1f} points ({worst.before:.1f} to {worst.after:.1f} %), "
+            f"more than --max-drop {record.max_drop:g}"
+        ).replace("all all", "accuracy over all tasks")
+    digest = hashlib.sha256()
+    for task in read_tasks(folder / TASKS_FILE).tasks[record.learned_before :]:
+        digest.update("".join(sorted(sample.sha256 for sample in task.train)).encode())
+    write_record(folder, replace(record, refused=refused, comparison=comparison.values(), sha256=digest.hexdigest()))
+    number = 1 if own_run else int(folder.name)
+    if not (refused or own_run):
+        set_current(run, number)
+    return LearnResult(folder, number, result, comparison, refused)
+
+
+def compare_versions(run: str | Path, before: int, after: int, setting: str | None = None) -> Comparison:
+    """Compare two versions of a run on the test samples that both know, as ``mmcl-fast diff`` does.
+
+    Args:
+        run: the run folder.
+        before: number of the first version.
+        after: number of the second version.
+        setting: the setting to compare; None: the first one that both have.
+
+    Raises:
+        RunError: a version is missing, unfinished or damaged, or the two have nothing in common.
+    """
+    run = Path(run)
+    require_run(run)
+    found = []
+    for number in (before, after):
+        folder = require_version(run, number)
+        predictions = read_predictions(folder)
+        if predictions is None:
+            raise RunError(f"{folder}: no {PREDICTIONS_FILE}, so the version is not finished; resume it first")
+        found.append(predictions)
+    tasks: list[Any] = json.loads((version_folder(run, after) / "summary.json").read_text())["tasks"]
+    return compare_predictions(found[0], found[1], [(task["name"], task["modality"]) for task in tasks], setting)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or copy it where the disk can't. Files of a run are replaced, not changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,82 @@
+"""Two streams as one: the tasks that a model has learned, and new ones after them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.equal_content import group_equal_content
+from mmcl_fast.streams.sample import Sample, Task
+from mmcl_fast.streams.stream import Stream
+
+
+def join_streams(learned: Stream, new: Stream, prefix: str) -> Stream:
+    """Return the tasks of ``learned``, then the tasks of ``new``.
+
+    A class that both name is one class, with the text of ``learned``. New tasks whose names are taken get other names:
+    ``image-0`` becomes the next free ``image-N``.
+
+    Args:
+        learned: the tasks that a model has learned.
+        new: the tasks that come after them.
+        prefix: begins the keys of the new samples. The same relative path in another folder is another sample.
+
+    Raises:
+        StreamError: one of the streams has shared classes and the other has not.
+    """
+    if learned.shared_classes != new.shared_classes:
+        raise StreamError(
+            f"{new.root}: stream.shared_classes = {str(new.shared_classes).lower()}, but the run learned with "
+            f"{str(learned.shared_classes).lower()}; set it to the same value"
+        )
+    names = {task.name for task in learned.tasks}
+    known = {name: (modality, name) for modality, name in learned.class_text} if learned.shared_classes else {}
+    tasks = list(learned.tasks)
+    for task in new.tasks:
+        name = _free_name(task, names)
+        names.add(name)
+        ids = tuple(known.get(key[1], key) for key in task.class_ids)
+        texts = tuple(learned.class_text.get(key, text) for key, text in zip(ids, task.texts))
+        samples = tuple(replace(sample, key=prefix + sample.key) for sample in task.samples)
+        tasks.append(Task(len(tasks), name, task.modality, task.classes, ids, texts, samples))
+    out = Stream.from_tasks(tasks, new.root, shared_classes=new.shared_classes)
+    out.findings, out.skipped = new.findings, new.skipped
+    return out
+
+
+def require_unseen_content(learned: Stream, new: Stream) -> None:
+    """Check that no new training file is an old test file, and the other way round.
+
+    Files that are gone are not compared.
+
+    Raises:
+        StreamError: there are equal ones; the message names a pair.
+    """
+    old = {id(sample): sample for sample in learned.samples if not (sample.path is None and sample.split == "train")}
+    for group in group_equal_content(
+        [*old.values(), *new.samples], lambda sample: (id(sample) in old, sample.split == "train")
+    ):
+        for split in ("train", "held out"):
+            own = [s for s in group if id(s) not in old and (s.split == "train") == (split == "train")]
+            other = [s for s in group if id(s) in old and (s.split == "train") != (split == "train")]
+            if own and other:
+                raise StreamError(
+                    f"{new.root}: {own[0].key}: equal content in the new {own[0].split} split and the old "
+                    f"{other[0].split} split ({_name(other[0])}): remove it from the new data"
+                )
+
+
+def _free_name(task: Task, taken: set[str]) -> str:
+    """Return the task's name, or one like it that is free."""
+    if task.name not in taken:
+        return task.name
+    numbered = re.fullmatch(r"(.*)-\d+", task.name)
+    stem, number = (numbered[1] if numbered else task.name), 0
+    while f"{stem}-{number}" in taken:
+        number += 1
+    return f"{stem}-{number}"
+
+
+def _name(sample: Sample) -> str:
+    return sample.key if sample.path is None else str(sample.path)

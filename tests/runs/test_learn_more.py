@@ -1,0 +1,287 @@
+"""A run that learns more: its versions, the proof that nothing was lost, and going back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from mmcl_fast import runs
+from mmcl_fast.errors import ConfigError, RunError, StreamError
+from mmcl_fast.learning import checkpoint
+from mmcl_fast.learning.current_version import current_folder, current_version
+from mmcl_fast.learning.learner import Learner
+from mmcl_fast.runs import learn_more
+from mmcl_fast.runs.prediction_file import read_predictions
+from tests.runs.conftest import OPTIONS, bits
+from tests.toy import write_folder
+
+CONFIG = """
+[stream]
+source = "folder"
+path = "first"
+classes_per_task = 2
+[method]
+name = "METHOD"
+[train]
+device = "cpu"
+"""
+
+
+@pytest.fixture
+def data(tmp_path, config):  # ``config`` replaces the encoder by the toy
+    """Three folders: ``first``, ``more`` with other classes and a new modality, and ``all`` with both."""
+    write_folder(tmp_path / "all", train=4, test=3, modalities=("image", "text"))
+    shutil.copytree(tmp_path / "all", tmp_path / "first")
+    shutil.copytree(tmp_path / "all", tmp_path / "more")
+    shutil.rmtree(tmp_path / "first/text")
+    for split in ("train", "val", "test"):
+        for name in ("class_2", "class_3"):
+            shutil.rmtree(tmp_path / "first/image" / split / name)
+            shutil.rmtree(tmp_path / "more/image" / split / f"class_{int(name[-1]) - 2}")
+    return tmp_path
+
+
+@pytest.fixture
+def trained(data):
+    """Return a function that trains a method on ``first`` in the folder ``run``."""
+
+    def train(method="ridge"):
+        (data / "mine.toml").write_text(CONFIG.replace("METHOD", method))
+        overrides = [f"method.options.{k}={json.dumps(v)}" for k, v in OPTIONS.items()] if method == "comm" else []
+        runs.train(data / "mine.toml", data / "run", overrides=overrides)
+        return data / "run"
+
+    return train
+
+
+def learn(run, data, **options):
+    return runs.learn(run, data / "more", overrides=["stream.classes_per_task=2"], **options)
+
+
+@pytest.mark.parametrize("method", ["ridge", "comm"])
+def test_learning_more_comes_to_the_bits_of_one_run_over_all_tasks(trained, data, method):
+    run = trained(method)
+    before = bits(run)
+    found = learn(run, data)
+    assert found.number == 2 and found.folder == run / "versions/2" and not found.refused
+    assert current_folder(run) == found.folder and bits(run) == before
+    whole = (data / "mine.toml").read_text().replace("first", "all")
+    (data / "whole.toml").write_text(whole)
+    overrides = [f"method.options.{k}={json.dumps(v)}" for k, v in OPTIONS.items()] if method == "comm" else []
+    at_once = runs.train(data / "whole.toml", data / "at_once", overrides=overrides)
+    assert [t["name"] for t in found.run.summary["tasks"]] == ["image-0", "image-1", "text-0", "text-1"]
+    assert [t.class_ids for t in found.run.stream.tasks] == [t.class_ids for t in at_once.stream.tasks]
+    assert bits(found.folder) == bits(data / "at_once")
+    # Row for row the same matrix; but for what was not asked before the new data were there.
+    for name, setting in found.run.summary["settings"].items():
+        for ours, theirs in zip(setting["R"], at_once.summary["settings"][name]["R"]):
+            assert all(a is None or a == b for a, b in zip(ours, theirs))
+        assert setting["metrics"]["forgetting"] == at_once.summary["settings"][name]["metrics"]["forgetting"]
+    # Everything that reads a run reads its current version.
+    assert len(Learner.load(run, device="cpu").tasks) == 4
+    assert runs.evaluate(run, device="cpu").tasks_learned == 4
+
+
+def test_known_classes_learn_more_samples_and_an_old_test_set_stays(trained, data):
+    run = trained()
+    old = read_predictions(run)
+    more = write_folder(data / "again", train=5, test=2, modalities=("image",))
+    for file in sorted(more.rglob("*.png")):  # other pictures
+        file.write_bytes(file.read_bytes() + bytes([len(file.name)]))
+    found = runs.learn(run, more, overrides=["stream.check=false"])
+    assert len(found.run.learner.classes) == 4  # two of them were known
+    assert [t.name for t in found.run.stream.tasks] == ["image-0", "image-1"]
+    new = read_predictions(found.folder)
+    assert set(old.keys) < set(new.keys) and all(k.startswith("after-1/") for k in set(new.keys) - set(old.keys))
+    assert {d.name for d in found.comparison.differences if d.scope == "class"} == {"image/class_0", "image/class_1"}
+
+
+def test_the_comparison_names_what_fell_and_max_drop_refuses_it(trained, data, monkeypatch):
+    run = trained()
+
+    def worse(folder, name="predictions.json.gz"):
+        found = read_predictions(folder, name)
+        if name != learn_more.BEFORE_FILE:
+            found.predicted["agnostic"][:3] = (found.labels[:3] + 1) % len(found.classes)
+        else:
+            found.predicted["agnostic"][:] = found.labels
+        return found
+
+    monkeypatch.setattr(learn_more, "read_predictions", worse)
+    found = learn(run, data, max_drop=1.0)
+    rows = {(d.scope, d.name): d for d in found.comparison.differences}
+    fell = rows["class", "image/class_0"]
+    assert fell.before == 100.0 and fell.after == 0.0 and fell.fall == 100.0 and fell.high < 0 and fell.samples == 3
+    whole = rows["all", "all"]
+    assert whole.samples == 6 and whole.after <= 50.0 and rows["task", "image-0"].after == whole.after
+    assert len([c for c in found.comparison.changed if c.lost]) >= 3
+    assert found.comparison.changed[0].before == found.comparison.changed[0].label == "image/class_0"
+    # Three samples of a class cannot be clear of chance, but six of a task can.
+    clear = bool(found.comparison.falls_over(1.0))
+    assert bool(found.refused) == clear and current_version(run) == (1 if clear else 2)
+    stored = json.loads((found.folder / "version.json").read_text())
+    assert stored["refused"] == found.refused and stored["max_drop"] == 1.0 and len(stored["sha256"]) == 64
+    assert learn_more.Comparison.from_values(stored["comparison"]) == found.comparison
+
+
+def test_a_refused_version_is_kept_and_can_be_chosen(trained, data, monkeypatch):
+    run = trained()
+    fall = learn_more.Comparison("agnostic", [], [])
+    monkeypatch.setattr(
+        learn_more.Comparison,
+        "falls_over",
+        lambda self, limit: [d for d in self.differences if d.scope == "all"],
+    )
+    found = learn(run, data, max_drop=0.0)
+    assert found.refused.startswith("accuracy over all tasks fell by") and current_version(run) == 1
+    assert [v.refused for v in runs.list_versions(run)] == ["", found.refused]
+    assert runs.rollback(run, 2).number == 2 and current_version(run) == 2
+    assert fall.values()["differences"] == []
+
+
+def test_history_rollback_diff_and_prune(trained, data):
+    run = trained()
+    learn(run, data)
+    third = runs.learn(run, write_folder(data / "third", train=3, test=2, modalities=("depth",)))
+    versions = runs.list_versions(run)
+    assert [(v.number, v.parent, len(v.tasks), v.finished) for v in versions] == [
+        (1, None, 1, True),
+        (2, 1, 3, True),
+        (3, 2, 1, True),
+    ]
+    assert versions[1].samples == 4 * 2 + 4 * 4 and versions[2].source == str(data / "third") and third.number == 3
+    assert sum(v.size for v in versions) > 0 and versions[0].last is not None
+    same = runs.compare_versions(run, 2, 2)
+    assert not same.changed and all(d.fall == 0 and d.p == 1.0 for d in same.differences)
+    with pytest.raises(RunError, match="version 3 is the current one"):
+        runs.prune(run, numbers=[3])
+    with pytest.raises(RunError, match="version 1 is the run folder"):
+        runs.prune(run, numbers=[1])
+    assert runs.rollback(run).number == 2 and current_version(run) == 2
+    assert runs.rollback(run).number == 1
+    with pytest.raises(RunError, match="has no parent here"):
+        runs.rollback(run)
+    runs.rollback(run, 3)
+    assert [v.number for v in runs.prune(run, keep=0)] == [2]
+    assert [v.number for v in runs.list_versions(run)] == [1, 3]
+    # The chain holds: version 3 has everything it needs.
+    assert len(Learner.load(run, device="cpu").tasks) == 5 and runs.evaluate(run, device="cpu").tasks_learned == 5
+    with pytest.raises(RunError, match="no version 2; it has 1, 3"):
+        runs.rollback(run)
+    assert runs.learn(run, data / "third", overrides=["stream.check=false"]).number == 4
+
+
+def test_a_stopped_version_is_resumed_to_the_same_bits(trained, data, monkeypatch):
+    run = trained("comm")
+    other = data / "other"
+    shutil.copytree(run, other)
+    learn(other, data)
+    real, learned = Learner.learn, []
+
+    def stop_at_the_second(self, task):
+        learned.append(task.name)
+        if len(learned) == 2:
+            raise KeyboardInterrupt
+        return real(self, task)
+
+    monkeypatch.setattr(Learner, "learn", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        learn(run, data, max_drop=50.0)
+    monkeypatch.setattr(Learner, "learn", real)
+    assert current_version(run) == 1 and len(Learner.load(run, device="cpu").tasks) == 1
+    assert [v.finished for v in runs.list_versions(run)] == [True, False]
+    with pytest.raises(RunError, match="version 2 is not finished; go on with: mmcl-fast learn .* --resume"):
+        learn(run, data)
+    with pytest.raises(RunError, match="not finished"):
+        runs.rollback(run, 2)
+    found = runs.learn(run, resume=True)
+    assert found.number == 2 and bits(run / "versions/2") == bits(other / "versions/2")
+    assert json.loads((found.folder / "version.json").read_text())["max_drop"] == 50.0
+    with pytest.raises(RunError, match="no unfinished version"):
+        runs.learn(run, resume=True)
+
+
+def test_an_unfinished_run_learns_from_what_it_has(trained, data, monkeypatch):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge").replace("first", "all"))
+    real = Learner.learn
+
+    def stop(self, task):
+        if len(self.tasks) == 1:
+            raise KeyboardInterrupt
+        return real(self, task)
+
+    monkeypatch.setattr(Learner, "learn", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(data / "mine.toml", data / "run")
+    monkeypatch.setattr(Learner, "learn", real)
+    found = runs.learn(data / "run", write_folder(data / "third", modalities=("depth",)))
+    assert [t["name"] for t in found.run.learner.tasks] == ["image-0", "depth-0"]
+    assert found.comparison.differences[0].samples == len(found.run.stream.tasks[0].test)
+
+
+def test_a_new_run_folder_is_a_run_of_its_own(trained, data):
+    run = trained()
+    found = learn(run, data, out=data / "new")
+    assert found.number == 1 and found.folder == data / "new" and current_version(run) == 1
+    assert [v.number for v in runs.list_versions(run)] == [1]
+    shutil.rmtree(run)
+    assert len(Learner.load(data / "new", device="cpu").tasks) == 4
+    assert runs.learn(data / "new", write_folder(data / "third", modalities=("depth",))).number == 2
+
+
+def test_old_data_may_be_gone(trained, data):
+    run = trained()
+    shutil.rmtree(data / "first")
+    # The trunk tokens of the old test files are in the user's cache; the files themselves are not asked for.
+    found = learn(run, data)
+    assert found.comparison.differences[0].samples == 6
+
+
+def test_wrong_input_leaves_the_run_as_it_was(trained, data, tmp_path):
+    run = trained()
+
+    def left():
+        return sorted(str(p.relative_to(run)) for p in run.rglob("*") if not p.name.startswith(".lock"))
+
+    before = left()
+    broken = sorted((data / "more/image/train/class_2").iterdir())[0]
+    content = broken.read_bytes()
+    for say, act in (
+        ("no such folder", lambda: runs.learn(run, data / "nothing")),
+        ("give the data to learn, or resume", lambda: runs.learn(run)),
+        ("max_drop = 101", lambda: learn(run, data, max_drop=101)),
+        ("learns on with the settings", lambda: runs.learn(run, data / "more", overrides=["train.seed=3"])),
+        ("no such key", lambda: runs.learn(run, data / "more", overrides=["stream.nothing=3"])),
+        ("is not empty", lambda: learn(run, data, out=data / "more")),
+        ("shared_classes", lambda: runs.learn(run, data / "more", overrides=["stream.shared_classes=true"])),
+        ("equal content in the new", lambda: runs.learn(run, data / "swapped")),
+        ("no run folder", lambda: learn(data / "more", data)),
+    ):
+        if "equal" in say:  # an old test file as a new training file
+            shutil.copytree(data / "more", data / "swapped")
+            old = sorted((data / "first/image/test/class_0").iterdir())[0]
+            shutil.copy(old, data / "swapped/image/train/class_2/other.png")
+        with pytest.raises((RunError, ConfigError, StreamError), match=say):
+            act()
+        assert current_version(run) == 1
+    broken.write_bytes(b"no picture")
+    with pytest.raises(Exception, match=broken.name):
+        learn(run, data)
+    broken.write_bytes(content)
+    assert [p for p in left() if p not in before] in ([], ["versions"])
+    learn(run, data)
+    with pytest.raises(RunError, match="a version of"):
+        runs.learn(run / "versions/2", data / "more")
+    (run / "current.json").write_text("{")
+    with pytest.raises(RunError, match="not readable .*rollback"):
+        Learner.load(run, device="cpu")
+    runs.rollback(run, 2)
+    newest = checkpoint.find_task_checkpoints(run / "versions/2")[-1][1]
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    runs.rollback(run, 1)
+    with pytest.raises(RunError, match="checksum"):
+        runs.rollback(run, 2)
+    assert current_version(run) == 1 and torch.is_tensor(Learner.load(run, device="cpu").classes.embedding)
