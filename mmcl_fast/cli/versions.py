@@ -254,7 +254,7 @@ def _print_comparison(found: Comparison) -> None:
             str(d.samples),
             f"{d.before:.1f}",
             f"{d.after:.1f}",
-            f"{-d.fall:+.1f}",
+            f"{0.0 - d.fall:+.1f}",
             f"{d.low:+.1f} to {d.high:+.1f}",
         )
     make_console().print(table)

@@ -225,6 +225,13 @@ class TrainSection(Section):
     keep_checkpoints: Annotated[
         int | Literal["all"], Expected('"all" or a whole number from 2: how many of the newest stay')
     ] = Field("all", description="Which checkpoints at the ends of tasks stay")
+    keep_test_gb: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Most trunk tokens of test samples that stay in the run folder, in 10^9 bytes, so that later "
+        "versions can be tested without the files; 0: none",
+    )
     deterministic: bool = Field(
         False, description="Give the same bits again on a GPU, more slowly; on a CPU this changes nothing"
     )

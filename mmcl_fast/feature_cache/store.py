@@ -99,14 +99,15 @@ class Store:
         while not self._fits(len(buffer)):
             if not make_room():
                 return None
-        self._describe()
+        self.describe()
         file = write_new_file(self.folder, ".shard", buffer)
         self._written += len(buffer)
         self._add(file.name, np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16))
         _verified.add(str(file))
         return self._shard(self._numbers[file.name]) or Shard(buffer, verify=False)
 
-    def _describe(self) -> None:
+    def describe(self) -> None:
+        """Write about.json where it is missing. Raises OSError."""
         file = self.folder / "about.json"
         if not file.exists():
             write_new_file(self.folder, ".tmp", json.dumps(self.about).encode()).replace(file)

@@ -21,11 +21,13 @@ from mmcl_fast import atomic_files
 from mmcl_fast.config import Config, load_config, read_run_config, require_same_data
 from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.errors import ConfigError, RunError
+from mmcl_fast.feature_cache.kept_tokens import link
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
 from mmcl_fast.methods import method_class
 from mmcl_fast.runs.comparison import Comparison, compare_predictions
 from mmcl_fast.runs.folder import first_difference, write_run_start
+from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import add_known_tasks, check_stream_files, make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
@@ -158,10 +160,11 @@ def _begin(
     newest = checkpoint.find_latest(base)
     if newest is None:
         raise RunError(f"{base}: no finished task in it; go on with mmcl-fast train --resume {base} first")
-    learned = _learned_tasks(base, old_config, newest)
     new = make_stream(config)
-    for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them") if progress else ():
-        progress.log(line)  # type: ignore[union-attr]
+    say = progress.log if progress is not None else lambda line: None
+    learned = testable_tasks(_learned_tasks(base, old_config, newest), base, old_config, say)
+    for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them"):
+        say(line)
     if config.stream.check:
         require_unseen_content(learned, new)
     new = check_stream_files(config, new, progress=progress)
@@ -174,7 +177,8 @@ def _begin(
         stream = add_known_tasks(temporary, new)
         _write_rows(base, temporary, len(learned), len(stream))
         _write_predictions_before(base, temporary, learned, old_config, progress)
-        shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=_link)
+        shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=link)
+        copy_test_tokens(base, temporary)
         train_samples = [sample for task in new.tasks for sample in task.train]
         record = VersionRecord(
             None if out is not None else parent,
@@ -257,7 +261,7 @@ def _write_predictions_before(
 ) -> None:
     """Keep the parent's predictions; evaluate it where it has none, as an unfinished run."""
     if (base / PREDICTIONS_FILE).is_file():
-        _link(base / PREDICTIONS_FILE, folder / BEFORE_FILE)
+        link(base / PREDICTIONS_FILE, folder / BEFORE_FILE)
         return
     learner = Learner.load(
         base,
@@ -318,11 +322,3 @@ def compare_versions(run: str | Path, before: int, after: int, setting: str | No
         found.append(predictions)
     tasks: list[Any] = json.loads((version_folder(run, after) / "summary.json").read_text())["tasks"]
     return compare_predictions(found[0], found[1], [(task["name"], task["modality"]) for task in tasks], setting)
-
-
-def _link(source: str | Path, target: str | Path) -> None:
-    """Give a file a second name, or copy it where the disk can't. Files of a run are replaced, not changed."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -10,6 +10,7 @@ from mmcl_fast import distributed
 from mmcl_fast.config import Config, load_config, read_run_config
 from mmcl_fast.errors import ConfigError, UserError
 from mmcl_fast.runs import report_samples
+from mmcl_fast.runs.kept_test_tokens import keep_test_tokens
 from mmcl_fast.runs.make_stream import prepare_stream
 from mmcl_fast.runs.task_loop import RunResult, learn_stream
 
@@ -28,8 +29,8 @@ def train(
     """Learn a stream, task after task, into a run folder, as ``mmcl-fast train`` does.
 
     If the run is new, every file is decoded first, unless ``stream.check`` is false. The folder then holds config.json,
-    environment.json, metrics.jsonl, checkpoints, predictions.json.gz, tasks.json.gz, summary.json, and test samples for
-    the report, which ``mmcl_fast.report.write(out)`` makes.
+    environment.json, metrics.jsonl, checkpoints, predictions.json.gz, tasks.json.gz, summary.json, trunk tokens of the
+    test samples, and test samples for the report, which ``mmcl_fast.report.write(out)`` makes.
 
     Example::
 
@@ -64,8 +65,10 @@ def train(
             try:
                 with distributed.single_process():  # the others wait
                     report_samples.write_report_samples(out, result.learner, result.stream, result.summary)
+                    left = keep_test_tokens(out, result.learner, result.stream, config.train.keep_test_gb)
+                result.warnings += [left] if left else []
             except UserError as fault:  # the run is complete without them
-                result.warnings.append(f"no samples for the report: {fault}")
+                result.warnings.append(f"no samples for the report, or no tokens of test samples: {fault}")
     return result
 
 

@@ -13,6 +13,7 @@ from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_folder, current_version
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.progress import Silent
 from mmcl_fast.runs import learn_more
 from mmcl_fast.runs.prediction_file import read_predictions
 from tests.runs.conftest import OPTIONS, bits
@@ -131,9 +132,7 @@ def test_a_refused_version_is_kept_and_can_be_chosen(trained, data, monkeypatch)
     run = trained()
     fall = learn_more.Comparison("agnostic", [], [])
     monkeypatch.setattr(
-        learn_more.Comparison,
-        "falls_over",
-        lambda self, limit: [d for d in self.differences if d.scope == "all"],
+        learn_more.Comparison, "falls_over", lambda self, limit: [d for d in self.differences if d.scope == "all"]
     )
     found = learn(run, data, max_drop=0.0)
     assert found.refused.startswith("accuracy over all tasks fell by") and current_version(run) == 1
@@ -285,3 +284,49 @@ def test_wrong_input_leaves_the_run_as_it_was(trained, data, tmp_path):
     with pytest.raises(RunError, match="checksum"):
         runs.rollback(run, 2)
     assert current_version(run) == 1 and torch.is_tensor(Learner.load(run, device="cpu").classes.embedding)
+
+
+def test_kept_tokens_stand_for_old_files_that_are_gone(trained, data, monkeypatch):
+    run = trained()
+    old = read_predictions(run)
+    shutil.rmtree(data / "first/image/test/class_0")
+    changed = sorted((data / "first/image/test/class_1").iterdir())[0]
+    changed.write_bytes(changed.read_bytes() + b"changed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(data / "other-cache"))  # nothing is in this one
+    lines = []
+
+    class Display(Silent):
+        def log(self, line):
+            lines.append(line)
+
+    found = learn(run, data, progress=Display())
+    # The three tokens of class_0 came from the run folder, and the changed file of class_1 is left out.
+    assert found.comparison.differences[0].samples == 5
+    assert any(line.startswith("1 old test samples can't be asked again") and changed.name in line for line in lines)
+    new = read_predictions(found.folder)
+    kept = [key for key in old.keys if key in new.keys]
+    assert len(kept) == 5 and sum("class_0" in key for key in kept) == 3
+    # The new version has all it needs: its parent and all data may go.
+    runs.rollback(run, 2)
+    shutil.rmtree(data / "more")
+    third = runs.learn(run, write_folder(data / "third", modalities=("depth",)))
+    assert third.comparison.differences[0].samples == 5 + 2 * 3 + 4 * 3
+
+
+def test_a_task_without_any_test_sample_left_says_so(trained, data, monkeypatch):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge") + "keep_test_gb = 0\n")
+    runs.train(data / "mine.toml", data / "run")
+    assert not (data / "run/test_tokens").exists()
+    shutil.rmtree(data / "first")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(data / "other-cache"))
+    with pytest.raises(StreamError, match="task image-0 has no test sample left .*gone.*restore"):
+        learn(data / "run", data)
+
+
+def test_tokens_over_the_budget_are_not_kept(trained, data):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge") + "keep_test_gb = 3e-6\n")
+    result = runs.train(data / "mine.toml", data / "run")
+    (line,) = result.warnings
+    assert "of 6 test samples are kept" in line and not line.startswith("trunk tokens of 6")
+    size = sum(f.stat().st_size for f in (data / "run/test_tokens").rglob("*.shard"))
+    assert 0 < size < 6000

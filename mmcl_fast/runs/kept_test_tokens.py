@@ -1,0 +1,104 @@
+"""The trunk tokens of a run's test samples, so that a later version can be tested on them without their files."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from mmcl_fast.config import Config
+from mmcl_fast.errors import StreamError
+from mmcl_fast.feature_cache.kept_tokens import has_tokens, keep_tokens, link, take_back
+from mmcl_fast.learning import Learner
+from mmcl_fast.media.source import Slice
+from mmcl_fast.streams.sample import Sample
+from mmcl_fast.streams.stream import Stream
+
+TOKENS_FOLDER = "test_tokens"
+
+
+def keep_test_tokens(run: Path, learner: Learner, stream: Stream, most_gb: float) -> str:
+    """Keep the trunk tokens of the stream's test samples in a run folder, as far as they fit ``most_gb``.
+
+    Returns:
+        A line about what did not fit; empty: everything did.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if not most_gb:
+        return ""
+    kept = total = 0
+    for samples in _test_samples(stream).values():
+        total += len(samples)
+        kept += keep_tokens(learner.cache, learner.encoder, samples, run / TOKENS_FOLDER, most_gb * 1e9)
+    if kept == total:
+        return ""
+    return (
+        f"trunk tokens of {kept} of {total} test samples are kept in {run / TOKENS_FOLDER} (train.keep_test_gb = "
+        f"{most_gb:g}); later versions need the files of the others"
+    )
+
+
+def copy_test_tokens(base: Path, folder: Path) -> None:
+    """Give a new version the tokens that its parent keeps."""
+    if (base / TOKENS_FOLDER).is_dir():
+        shutil.copytree(base / TOKENS_FOLDER, folder / TOKENS_FOLDER, copy_function=link)
+
+
+def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[str], None]) -> Stream:
+    """Return the tasks without the test samples that can't be asked again; ``say`` how many these are.
+
+    A sample can be asked again while its file has the content that was learned, or its tokens are kept.
+
+    Args:
+        learned: the tasks that a version has learned.
+        base: its run folder.
+        config: its config.
+        say: takes a line for the user.
+
+    Raises:
+        StreamError: a task would have no test sample.
+    """
+    gone = {m: [s for s in some if not _is_there(s)] for m, some in _test_samples(learned).items()}
+    there = {m: [s for s in some if s.path is not None and _is_there(s)] for m, some in _test_samples(learned).items()}
+    learner = Learner.load(
+        base, device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb
+    )
+    lost: dict[str, str] = {}
+    for samples in there.values():
+        for sample, digest in zip(samples, learner.cache.contents.digests(samples)):
+            if sample.sha256 and digest.hex() != sample.sha256:
+                lost[sample.key] = f"{sample.path}: another content than when it was learned"
+    if any(gone.values()):
+        take_back(learner.cache, base / TOKENS_FOLDER)
+    for samples in gone.values():
+        known = [sample for sample in samples if sample.sha256]
+        found = has_tokens(learner.cache, learner.encoder, known) if known else []
+        kept = {sample.key for sample, has in zip(known, found) if has}
+        lost |= {s.key: f"{s.path}: gone, and its trunk tokens are not kept" for s in samples if s.key not in kept}
+    if not lost:
+        return learned
+    say(f"{len(lost)} old test samples can't be asked again, for example {next(iter(lost.values()))}")
+    tasks = []
+    for task in learned.tasks:
+        remaining = tuple(s for s in task.samples if s.split != "test" or s.key not in lost)
+        if not any(s.split == "test" for s in remaining):
+            example = next(lost[s.key] for s in task.test)
+            raise StreamError(f"{base}: task {task.name} has no test sample left ({example}); restore its files")
+        tasks.append(replace(task, _samples=remaining))
+    return Stream.from_tasks(tasks, learned.root, shared_classes=learned.shared_classes)
+
+
+def _test_samples(stream: Stream) -> dict[str, Sequence[Sample]]:
+    """Return the test samples of each modality."""
+    out: dict[str, list[Sample]] = {}
+    for task in stream.tasks:
+        out.setdefault(task.modality, []).extend(task.test)
+    return {modality: samples for modality, samples in out.items() if samples}
+
+
+def _is_there(sample: Sample) -> bool:
+    path = sample.path.path if isinstance(sample.path, Slice) else sample.path
+    return path is None or Path(path).exists()
