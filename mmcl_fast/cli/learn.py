@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from mmcl_fast.cli.common import (
     require_choice,
 )
 from mmcl_fast.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from mmcl_fast.learning import Evaluation
 
 
 @app.command()
@@ -140,25 +143,38 @@ def train(
 @handle_errors
 def evaluate(
     run: Run,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="Labelled samples of known classes: a folder, manifest, table or tars. Without it: the run's tasks.",
+            show_default=False,
+        ),
+    ] = None,
     setting: Annotated[str, typer.Option(help="agnostic, given or both.")] = "both",
-    split: Annotated[str, typer.Option(help="test or val.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, val or test. Without it: test, or all samples of DATA.", show_default=False),
+    ] = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a run on the tasks that it has learned so far.
+    """Evaluate a run on the tasks that it has learned so far, or on other labelled data.
 
-    Example: `mmcl-fast evaluate runs/demo --split val`
+    With `--json` the right answers and confusions of each class are listed, and every sample with its answer.
+
+    Example: `mmcl-fast evaluate runs/demo --split val`, or `mmcl-fast evaluate runs/demo photos`
     """
     require_choice("--setting", setting, ("agnostic", "given", "both"))
-    require_choice("--split", split, ("test", "val"))
+    if split is not None:
+        require_choice("--split", split, ("train", "val", "test"))
     check_device(device)
     from mmcl_fast import progress, runs
 
     found = runs.evaluate(
-        run, setting=setting, split=split, device=device, workers=workers, progress=progress.make(quiet)
+        run, data, setting=setting, split=split, device=device, workers=workers, progress=progress.make(quiet)
     )
     result = found.result
     if as_json:
@@ -168,8 +184,46 @@ def evaluate(
                 "count": result.counts,
                 "correct": result.correct,
                 "accuracy": {name: result.accuracy(name) for name in result.correct},
+                "classes": _class_rows(result),
+                "samples": _sample_rows(result),
             }
         )
-    print(f"Accuracy in % on the {split} split after {found.tasks_learned} of {found.tasks_total} tasks")
+    if data is None:
+        tasks = f"after {found.tasks_learned} of {found.tasks_total} tasks"
+        print(f"Accuracy in % on the {split or 'test'} split {tasks}")
+    else:
+        print(f"Accuracy in % on {sum(result.counts)} samples of {data}")
     print(result.table())
     print(*(f"Note: {line}" for line in found.notes), sep="\n")
+
+
+def _class_rows(result: Evaluation) -> list[dict[str, Any]]:
+    """Return for each class of each task its samples, right answers and confusions."""
+    rows = []
+    confusions = {name: result.top_confusions(name, sum(result.counts)) for name in result.predicted}
+    for i, (task, classes) in enumerate(zip(result.names, result.classes)):
+        for k, (modality, name) in enumerate(classes):
+            rows.append(
+                {
+                    "task": task,
+                    "class": [modality, name],
+                    "count": sum(label == (modality, name) for label in result.labels[i]),
+                    "correct": {s: result.by_class(s)[i][k] for s in result.predicted},
+                    "taken_for": {s: [[list(c), n] for c, n in confusions[s][i][k]] for s in result.predicted},
+                }
+            )
+    return rows
+
+
+def _sample_rows(result: Evaluation) -> list[dict[str, Any]]:
+    """Return every sample with its true class and the class predicted in each setting."""
+    return [
+        {
+            "key": sample.key,
+            "path": None if sample.path is None else str(sample.path),
+            "class": list(label),
+            "predicted": {s: list(result.predicted[s][i][k]) for s in result.predicted},
+        }
+        for i, samples in enumerate(result.samples)
+        for k, (sample, label) in enumerate(zip(samples, result.labels[i]))
+    ]
