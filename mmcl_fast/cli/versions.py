@@ -161,7 +161,7 @@ def history(run: Run, as_json: Json = False, debug: Debug = False) -> None:
 
     table = Table(box=None)
     for name in ("version", "parent", "learned at (UTC)", "tasks", "samples", "accuracy in %", "size in MB", "from"):
-        table.add_column(name, justify="left" if name == "from" else "right")
+        table.add_column(name, justify="left" if name == "from" else "right", overflow="fold")
     for v in versions:
         table.add_row(
             f"{'* ' if v.number == current else ''}{v.number}",
@@ -171,7 +171,7 @@ def history(run: Run, as_json: Json = False, debug: Debug = False) -> None:
             str(v.samples),
             _state(v),
             f"{v.size / 1e6:.1f}",
-            v.source,
+            _short_path(v.source),
         )
     make_console().print(table)
     print("* is the current version; predict, serve, evaluate, report and export use it")
@@ -229,6 +229,12 @@ def prune(
         raise typer.Exit(1)
     runs.prune(run, keep=keep, numbers=versions)
     print(f"removed version {names}: up to {size:.1f} MB")
+
+
+def _short_path(source: str) -> str:
+    """Return a path relative to the current folder where it is inside, and else as it is."""
+    path = Path(source)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else source
 
 
 def _state(version: Version) -> str:

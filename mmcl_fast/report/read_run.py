@@ -19,8 +19,8 @@ def read_run(folder: Path | str) -> Run:
     """Read a finished run.
 
     Returns:
-        The values of summary.json, and: ``events`` (the lines of metrics.jsonl), ``config``, ``environment`` and
-        ``title``, such as "comm, seed 0".
+        The values of summary.json, and: ``events`` (the lines of metrics.jsonl), ``config``, ``environment``,
+        ``version`` (the values of version.json, None without one) and ``title``, such as "comm, seed 0".
 
     Raises:
         RunError: the run is not finished, or one of its files is damaged.
@@ -45,6 +45,7 @@ def read_run(folder: Path | str) -> Run:
         "events": _read_events(folder / "metrics.jsonl"),
         "config": read_json_object(folder / "config.json", "restore it from a copy") or {},
         "environment": read_json_object(folder / "environment.json", "restore it from a copy, or remove it") or {},
+        "version": read_json_object(folder / "version.json", "remove the version with mmcl-fast prune"),
         "title": f"{summary.get('method', '?')}, seed {summary.get('seed', '?')}",
     }
 

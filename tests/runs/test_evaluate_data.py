@@ -35,7 +35,7 @@ def test_all_samples_of_a_folder_count_and_unlike_ones_are_refused(run, photos):
     found = runs.evaluate(run, photos, device="cpu")
     assert found.result.names == ["image"] and found.result.counts == [10]  # not only the fifth that a stream holds out
     assert found.result.classes == [(("image", "class_0"), ("image", "class_1"))]
-    assert {c for c in found.result.predicted["agnostic"][0]} <= set(Learner.load(run, device="cpu").classes.keys)
+    assert set(found.result.predicted["agnostic"][0]) <= set(Learner.load(run, device="cpu").classes.keys)
     with pytest.raises(StreamError, match="no sample in its val split"):
         runs.evaluate(run, photos, split="val", device="cpu")
     with pytest.raises(StreamError, match="split = 'other'"):

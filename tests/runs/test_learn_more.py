@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from mmcl_fast import runs
+from mmcl_fast import report, runs
 from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_folder, current_version
@@ -330,3 +330,21 @@ def test_tokens_over_the_budget_are_not_kept(trained, data):
     assert "of 6 test samples are kept" in line and not line.startswith("trunk tokens of 6")
     size = sum(f.stat().st_size for f in (data / "run/test_tokens").rglob("*.shard"))
     assert 0 < size < 6000
+
+
+def test_the_report_of_a_version_shows_what_changed(trained, data):
+    run = trained()
+    assert "What changed for old tasks" not in report.write(run).read_text()
+    found = learn(run, data)
+    page = report.write(run)
+    assert page == found.folder / "report.html" and "What changed for old tasks" in page.read_text()
+    text = page.with_suffix(".md").read_text()
+    whole = found.comparison.differences[0]
+    assert f"| all old tasks | {whole.samples} | {whole.before:.1f} | {whole.after:.1f} |" in text
+    changed = found.comparison.changed
+    right = sum(answer.after == answer.label for answer in changed)
+    lost = sum(answer.lost for answer in changed)
+    assert f"{len(changed)} answers changed: {right} became right, {lost} became wrong." in text
+    record = json.loads((found.folder / "version.json").read_text())
+    (found.folder / "version.json").write_text(json.dumps(record | {"refused": "task image-0 fell"}))
+    assert "(refused: task image-0 fell)" in report.write(run).read_text()

@@ -11,6 +11,7 @@ from mmcl_fast.report.sections.contributions import contributions_section
 from mmcl_fast.report.sections.cost import cost_section
 from mmcl_fast.report.sections.embeddings import embeddings_section
 from mmcl_fast.report.sections.forgetting import forgetting_section
+from mmcl_fast.report.sections.version import version_section
 
 
 def make_sections(run: Run) -> list[Part]:
@@ -18,6 +19,7 @@ def make_sections(run: Run) -> list[Part]:
     return [
         *([Notes(run["notes"])] if run.get("notes") else []),
         Cards(_cards(run)),
+        *([changed] if (changed := version_section(run)) else []),
         accuracy_section(run),
         forgetting_section(run),
         embeddings_section(run["samples"]),
