@@ -36,7 +36,7 @@ class PredictionModule(nn.Module):
         else:
             tokens = encoder.trunk(inputs[0], self.modality)
         outputs = learner.method.outputs(tokens.rounded(), self.modality, learner.classes)
-        return {"probabilities": outputs["logits"].softmax(1), **outputs}
+        return {"probabilities": learner.calibration.probabilities(outputs["logits"], self.modality), **outputs}
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,13 @@ KEYS: dict[str, type | tuple[type, ...]] = {  # keys of a learner's JSON values,
     "keys": list,
     "texts": list,
     "state": dict,
+    "calibration": dict,
 }
-ADDED: dict[str, Any] = {"precision": "auto", "media": {}}  # keys added to format 2: the values where they are missing
+ADDED: dict[str, Any] = {
+    "precision": "auto",
+    "media": {},
+    "calibration": {},
+}  # keys added to format 2: the values where they are missing
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Accuracy of a learner on tasks; each sample is predicted by itself, with its modality given or not."""
+"""Accuracy of a learner on tasks, and the calibration of its probabilities.
+
+Each sample is predicted by itself, with its modality given or not.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ from torch import Tensor
 
 from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
+from mmcl_fast.learning.calibration import Calibration, fit_temperatures
 from mmcl_fast.learning.classes import add_classes
-from mmcl_fast.learning.model import Model, trunk_tokens_of_shard
+from mmcl_fast.learning.model import Model, trunk_tokens, trunk_tokens_of_shard
 from mmcl_fast.learning.settings import SETTINGS, setting_label
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
@@ -29,6 +33,7 @@ class Evaluation:
         samples: the samples of each task in the evaluated split.
         labels: the true class of each sample of each task.
         predicted: setting -> for each task: the predicted class of each sample.
+        confidence: setting -> for each task: the probability of the predicted class of each sample, ``[n]``.
 
     Example::
 
@@ -42,6 +47,7 @@ class Evaluation:
     samples: list[list[Sample]] = field(default_factory=list)
     labels: list[list[ClassId]] = field(default_factory=list)
     predicted: dict[str, list[list[ClassId]]] = field(default_factory=dict)
+    confidence: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     @property
     def counts(self) -> list[int]:
@@ -135,7 +141,8 @@ def evaluate(
     for t in model.tasks:
         learned_ids.setdefault(t["modality"], set()).update(classes.ids[tuple(key)] for key in t["class_ids"])
 
-    # For each task [k, 1 + settings]: the position of this process's k samples in the task, and the ids predicted.
+    # For each task [k, 1 + 2 settings]: the position of this process's k samples in the task, the ids predicted, and
+    # their probabilities.
     found: list[np.ndarray] = []
     for task in tasks:
         all_samples = task.split(split)
@@ -144,7 +151,7 @@ def evaluate(
         samples = distributed.shard(all_samples)
         tokens = trunk_tokens_of_shard(model, samples, f"{task.name}: decode and trunk", keep=True)
         if tokens is None:
-            found.append(np.empty((0, 1 + len(settings)), np.int32))
+            found.append(np.empty((0, 1 + 2 * len(settings))))
             continue
         # One computation serves all settings where the modality cannot change the scores.
         uses_given = model.method.uses_given_modality
@@ -153,13 +160,16 @@ def evaluate(
             scores = {given: model.method.scores(tokens, task.modality, classes, given=given) for given in needed}
         old_ids = learned_ids[task.modality]
         new_ids = {classes.ids[key] for key in task.class_ids} - old_ids
-        columns = [torch.tensor(distributed.shard(range(len(all_samples))))]
+        columns = [torch.tensor(distributed.shard(range(len(all_samples)))).double()]
+        confidence = []
         for name in settings:
             given, count = name != "agnostic" or not uses_given, known if task.name in learned else len(classes)
             competing = scores[given][:, :count]
             own = torch.tensor([*sorted(old_ids), *sorted(new_ids)]) if name == "given_masked" else None
-            columns.append(best_columns(competing, own).cpu())
-        found.append(torch.stack(columns, 1).int().numpy())
+            best = best_columns(competing, own)
+            columns.append(best.cpu().double())
+            confidence.append(_confidence(competing, own, best, model.calibration.temperature(task.modality)))
+        found.append(torch.stack([*columns, *confidence], 1).numpy())
     gathered = [np.concatenate(parts) for parts in zip(*distributed.all_gather_object(found))]
     in_order = [rows[rows[:, 0].argsort()] for rows in gathered]
     keys = [dict(zip(task.classes, task.class_ids)) for task in tasks]
@@ -170,10 +180,43 @@ def evaluate(
         all_of,
         [[key[sample.label] for sample in some] for key, some in zip(keys, all_of)],
         {
-            name: [[classes.keys[k] for k in rows[:, column].tolist()] for rows in in_order]
+            name: [[classes.keys[k] for k in rows[:, column].astype(int).tolist()] for rows in in_order]
             for column, name in enumerate(settings, 1)
         },
+        {name: [rows[:, column] for rows in in_order] for column, name in enumerate(settings, 1 + len(settings))},
     )
+
+
+def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibration:
+    """Fit the temperatures of a model on the held-out samples of the tasks that it has learned.
+
+    Args:
+        model: the model.
+        tasks: the tasks. Tasks without samples in the split are passed over.
+        split: the split that holds samples which were not learned.
+
+    Raises:
+        MediaError: a file is broken.
+    """
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for task in tasks:
+        samples = task.split(split)
+        if not samples:
+            continue
+        ids = {name: model.classes.ids[key] for name, key in zip(task.classes, task.class_ids)}
+        tokens = trunk_tokens(model, samples, f"{task.name}: decode and trunk", keep=True)
+        with torch.no_grad(), distributed.single_process():
+            scores = model.method.scores(tokens, task.modality, model.classes, given=False).double().cpu()
+        found.setdefault(task.modality, []).append((scores, torch.tensor([ids[s.label] for s in samples])))
+    scored = {m: (torch.cat([s for s, _ in some]), torch.cat([y for _, y in some])) for m, some in found.items()}
+    return Calibration.from_values(distributed.broadcast_object(fit_temperatures(scored).values()))
+
+
+def _confidence(scores: Tensor, columns: Tensor | None, best: Tensor, temperature: float) -> Tensor:
+    """Return the probability of the best class among the columns that compete, ``[n]`` float64 on the CPU."""
+    competing = scores if columns is None else scores[:, columns.to(scores.device)]
+    chosen = scores.gather(1, best.unsqueeze(1)).squeeze(1)
+    return (chosen / temperature - (competing / temperature).logsumexp(1)).exp().double().cpu()
 
 
 def best_columns(scores: Tensor, columns: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from mmcl_fast.encoders import Encoder, Tokens, load_encoder
 from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.feature_cache.cache import CACHE_GB, FeatureCache, machine_memory
 from mmcl_fast.learning import checkpoint, evaluation, saving
+from mmcl_fast.learning.calibration import Calibration
 from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_shard
@@ -67,6 +68,7 @@ class Learner:
         classes: the classes learned so far: ``keys`` (modality, name), ``texts``, ``embedding`` ``[C, D]``.
         tasks: a record of each task learned: its ``name``, ``modality``, ``classes`` and ``class_ids``.
         settings: the arguments that are saved with the model.
+        calibration: the temperatures of its probabilities, see :meth:`calibrate`.
         checkpoints: where the states of training loops are kept while a task is learned; nowhere by default.
 
     Raises:
@@ -126,6 +128,7 @@ class Learner:
         self.checkpoints: StepCheckpoints = NoCheckpoints()
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
         self.tasks: list[dict[str, Any]] = []
+        self.calibration = Calibration()
 
     def learn(self, task: Task) -> dict[str, float]:
         """Learn the training samples of one task.
@@ -185,6 +188,22 @@ class Learner:
         self.method.checkpoints = self.checkpoints
         self.method.finish(self.classes)
         return self.method.seconds
+
+    def calibrate(self, tasks: Sequence[Task], split: str = "val") -> Calibration:
+        """Fit the temperatures of the probabilities on samples that were not learned, and return them.
+
+        Probabilities change, and answers do not. Learning a task keeps the temperatures, so calibrate again after it.
+        ``mmcl-fast train`` and ``learn`` do that at their end.
+
+        Args:
+            tasks: tasks that were learned.
+            split: the split of the samples. Never take the test split: its calibration error would say nothing.
+
+        Raises:
+            MediaError: a file is broken.
+        """
+        self.calibration = evaluation.calibrate(self, tasks, split)
+        return self.calibration
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Put the method back into an earlier state."""

@@ -12,6 +12,7 @@ from mmcl_fast import distributed
 from mmcl_fast.encoders import Encoder, Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.feature_cache.cache import FeatureCache
+from mmcl_fast.learning.calibration import Calibration
 from mmcl_fast.media.spec import Spec, adjust
 from mmcl_fast.methods import Classes, Method
 from mmcl_fast.streams.sample import Sample
@@ -27,6 +28,7 @@ class Model(Protocol):
         classes: the classes learned so far.
         tasks: a record of each task learned: its ``name``, ``modality``, ``classes`` and ``class_ids``.
         settings: the options that are saved with the model, as JSON values.
+        calibration: the temperatures of its probabilities.
     """
 
     encoder: Encoder
@@ -35,6 +37,7 @@ class Model(Protocol):
     classes: Classes
     tasks: list[dict[str, Any]]
     settings: dict[str, Any]
+    calibration: Calibration
 
 
 def spec_of(model: Model, modality: str) -> Spec:

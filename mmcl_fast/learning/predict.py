@@ -49,7 +49,8 @@ class Prediction:
         modality: the modality it was decoded as; None where the modality was not found.
         labels: the k best classes (modality, name), best first; all classes if there are fewer than k. A class given
             by its text has the modality "". Empty where there is no prediction.
-        probabilities: probability of each class in ``labels``: softmax over all classes that compete.
+        probabilities: probability of each class in ``labels``: softmax over all classes that compete, with the
+            temperature of the modality (``Learner.calibration``) where these are the classes learned.
         contributions: modality -> weight of its prompts and gate. None for methods without contributions, before the
             first task, and where there is no prediction.
         error: one line that names the file and says why there is no prediction; None where there is one.
@@ -156,7 +157,10 @@ class Predictor:
         """
         tokens = self.encoder.trunk(data, modality).rounded().to(self.encoder.device)
         scores = self.method.scores(tokens, modality, self.classes, given=self.given)
-        best = scores.softmax(1).topk(min(top_k or self.top_k, len(self.classes)), dim=1)
+        # Texts in place of classes have scores that no held-out sample was asked for.
+        calibrated = self.classes is self.model.classes
+        shares = self.model.calibration.probabilities(scores, modality) if calibrated else scores.softmax(1)
+        best = shares.topk(min(top_k or self.top_k, len(self.classes)), dim=1)
         return [
             Prediction(
                 name,

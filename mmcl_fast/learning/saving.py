@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import checkpoint
+from mmcl_fast.learning.calibration import Calibration
 from mmcl_fast.learning.classes import canonical_names
 from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.learning.model import Model
@@ -42,6 +43,7 @@ def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "keys": [list(k) for k in model.classes.keys],
         "texts": model.classes.texts,
         "state": values,
+        "calibration": model.calibration.values(),
     }
 
 
@@ -104,5 +106,6 @@ def _load(model: Model, tensors: dict[str, Tensor], values: dict[str, Any]) -> t
     state = model.method.migrate_state(stored, values["state"])
     model.method.load_state(*state)
     keys, model.tasks = canonical_names(values["keys"], values["tasks"])
+    model.calibration = Calibration.from_values(values["calibration"])
     model.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
     return state

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mmcl_fast.learning.reliability import ReliabilityBin
 from mmcl_fast.report.labels import setting_label
 from mmcl_fast.report.plot_style import (
     DASHES,
@@ -117,6 +118,35 @@ def _line_plot(lines: list[dict[str, Any]]) -> Figure:
 
 
 # ---- bars -----------------------------------------------------------------------------------------------------
+
+
+def reliability_plot(bins: Sequence[ReliabilityBin]) -> Figure:
+    """Return accuracy over confidence: a point for each bin, and a dashed diagonal."""
+    line = _line("accuracy", [100 * b.accuracy for b in bins], 0)
+    line |= {
+        "x": [100 * b.confidence for b in bins],
+        "text": [f"{b.samples} samples" for b in bins],
+        "hovertemplate": "confidence %{x:.1f} %, accuracy %{y:.1f} %, %{text}<extra></extra>",
+        "showlegend": False,
+    }
+    diagonal = {
+        "type": "scatter",
+        "x": [0, 100],
+        "y": [0, 100],
+        "mode": "lines",
+        "line": {"color": "#888", "width": 1, "dash": "dash"},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    return {
+        "data": [diagonal, line],
+        "layout": {
+            "height": 380,
+            "margin": MARGIN,
+            "xaxis": {"title": {"text": "confidence in %"}, "range": [0, 102]},
+            "yaxis": {"title": {"text": "accuracy in %"}, "range": [0, 102]},
+        },
+    }
 
 
 def phase_bars(events: Sequence[Mapping[str, Any]]) -> Figure:

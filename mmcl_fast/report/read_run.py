@@ -11,6 +11,7 @@ from mmcl_fast.errors import RunError
 from mmcl_fast.learning.forgotten_classes import find_forgotten_classes
 from mmcl_fast.report import run_schema
 from mmcl_fast.runs import sample_file
+from mmcl_fast.runs.prediction_file import read_predictions
 
 Run = dict[str, Any]
 
@@ -64,9 +65,9 @@ def _read_events(file: Path) -> list[dict[str, Any]]:
 
 
 def read_run_with_samples(folder: Path) -> Run:
-    """Read a run as ``read_run`` does, with ``falls`` (the classes it forgot most) and ``samples`` as well.
+    """Read a run as ``read_run`` does, with ``falls`` (the classes it forgot most), ``samples`` and ``predictions``.
 
-    ``falls`` is None for a run that did not record them, and ``samples`` for a run without the file.
+    ``falls`` is None for a run that did not record them. The others are None for a run without their files.
     """
     run = read_run(folder)
     try:
@@ -76,4 +77,4 @@ def read_run_with_samples(folder: Path) -> Run:
             f"{folder / 'metrics.jsonl'}: right answers by class of other tasks than summary.json's; restore both from "
             "a copy"
         ) from None
-    return {**run, "falls": found, "samples": sample_file.read_samples(folder)}
+    return {**run, "falls": found, "samples": sample_file.read_samples(folder), "predictions": read_predictions(folder)}

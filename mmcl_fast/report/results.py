@@ -17,7 +17,12 @@ from mmcl_fast.runs.prediction_file import Predictions, read_predictions
 CONFIDENCE = 0.95
 # The keys that results keep of a run.
 KEYS_OF_RUN = ("tasks", "settings", "contributions", "seconds", "state_bytes", "environment")
-SHARED_PHASES = ("decode and trunk", "evaluation", "checkpoint")  # whose time does not depend on the method
+SHARED_PHASES = (
+    "decode and trunk",
+    "calibration",
+    "evaluation",
+    "checkpoint",
+)  # whose time does not depend on the method
 TASK_METRICS = ("avg", "forgetting", "bwt", "fwt")  # depend on how the classes are divided into tasks
 # Metrics whose differences to the reference are tested together, in one table each.
 TESTED_TOGETHER = (("last",), ("avg", "forgetting"))

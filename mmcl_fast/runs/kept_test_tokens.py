@@ -1,4 +1,4 @@
-"""The trunk tokens of a run's test samples, so that a later version can be tested on them without their files."""
+"""The trunk tokens of a run's test and validation samples: later versions need their files no more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS_FOLDER = "test_tokens"
 
 
 def keep_test_tokens(run: Path, learner: Learner, stream: Stream, most_gb: float) -> str:
-    """Keep the trunk tokens of the stream's test samples in a run folder, as far as they fit ``most_gb``.
+    """Keep the trunk tokens of the stream's test and validation samples, as far as they fit ``most_gb``.
 
     Returns:
         A line about what did not fit; empty: everything did.
@@ -30,14 +30,14 @@ def keep_test_tokens(run: Path, learner: Learner, stream: Stream, most_gb: float
     if not most_gb:
         return ""
     kept = total = 0
-    for samples in _test_samples(stream).values():
+    for samples in _held_out_samples(stream).values():
         total += len(samples)
         kept += keep_tokens(learner.cache, learner.encoder, samples, run / TOKENS_FOLDER, most_gb * 1e9)
     if kept == total:
         return ""
     return (
-        f"trunk tokens of {kept} of {total} test samples are kept in {run / TOKENS_FOLDER} (train.keep_test_gb = "
-        f"{most_gb:g}); later versions need the files of the others"
+        f"trunk tokens of {kept} of {total} test and validation samples are kept in {run / TOKENS_FOLDER} "
+        f"(train.keep_test_gb = {most_gb:g}); later versions need the files of the others"
     )
 
 
@@ -48,7 +48,7 @@ def copy_test_tokens(base: Path, folder: Path) -> None:
 
 
 def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[str], None]) -> Stream:
-    """Return the tasks without the test samples that can't be asked again; ``say`` how many these are.
+    """Return the tasks without the held-out samples that can't be asked again; ``say`` how many these are.
 
     A sample can be asked again while its file has the content that was learned, or its tokens are kept.
 
@@ -61,8 +61,10 @@ def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[s
     Raises:
         StreamError: a task would have no test sample.
     """
-    gone = {m: [s for s in some if not _is_there(s)] for m, some in _test_samples(learned).items()}
-    there = {m: [s for s in some if s.path is not None and _is_there(s)] for m, some in _test_samples(learned).items()}
+    gone = {m: [s for s in some if not _is_there(s)] for m, some in _held_out_samples(learned).items()}
+    there = {
+        m: [s for s in some if s.path is not None and _is_there(s)] for m, some in _held_out_samples(learned).items()
+    }
     learner = Learner.load(
         base, device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb
     )
@@ -80,10 +82,10 @@ def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[s
         lost |= {s.key: f"{s.path}: gone, and its trunk tokens are not kept" for s in samples if s.key not in kept}
     if not lost:
         return learned
-    say(f"{len(lost)} old test samples can't be asked again, for example {next(iter(lost.values()))}")
+    say(f"{len(lost)} old test and validation samples can't be asked again, for example {next(iter(lost.values()))}")
     tasks = []
     for task in learned.tasks:
-        remaining = tuple(s for s in task.samples if s.split != "test" or s.key not in lost)
+        remaining = tuple(s for s in task.samples if s.split == "train" or s.key not in lost)
         if not any(s.split == "test" for s in remaining):
             example = next(lost[s.key] for s in task.test)
             raise StreamError(f"{base}: task {task.name} has no test sample left ({example}); restore its files")
@@ -91,11 +93,12 @@ def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[s
     return Stream.from_tasks(tasks, learned.root, shared_classes=learned.shared_classes)
 
 
-def _test_samples(stream: Stream) -> dict[str, Sequence[Sample]]:
-    """Return the test samples of each modality."""
+def _held_out_samples(stream: Stream) -> dict[str, Sequence[Sample]]:
+    """Return the test samples of each modality, then its validation samples."""
     out: dict[str, list[Sample]] = {}
-    for task in stream.tasks:
-        out.setdefault(task.modality, []).extend(task.test)
+    for split in ("test", "val"):
+        for task in stream.tasks:
+            out.setdefault(task.modality, []).extend(task.split(split))
     return {modality: samples for modality, samples in out.items() if samples}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmcl_fast.learning.evaluation import Evaluation
 
 PREDICTIONS_FILE = "predictions.json.gz"
+DECIMALS = 4  # of a probability
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Predictions:
         tasks: ``[n]`` int64, the number of its task, from 1.
         labels: ``[n]`` int64, its true class, a position in ``classes``.
         predicted: setting -> ``[n]`` int64, its predicted class, likewise.
+        confidence: setting -> ``[n]`` float64, the probability of its predicted class; empty in runs of older versions.
     """
 
     classes: list[tuple[str, str]]
@@ -42,6 +44,7 @@ class Predictions:
     tasks: np.ndarray
     labels: np.ndarray
     predicted: dict[str, np.ndarray]
+    confidence: dict[str, np.ndarray] = field(default_factory=dict)
 
     def correct(self, setting: str) -> np.ndarray:
         """Return whether each sample's class is predicted, ``[n]`` bool."""
@@ -69,6 +72,9 @@ def write_predictions(file: Path, result: Evaluation) -> None:
         "tasks": [number for number, some in enumerate(result.samples, 1) for _ in some],
         "labels": positions(result.labels),
         "predicted": {setting: positions(tasks) for setting, tasks in result.predicted.items()},
+        "confidence": {
+            setting: np.concatenate(tasks).round(DECIMALS).tolist() for setting, tasks in result.confidence.items()
+        },
     }
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
     atomic_files.replace_file(file, gzip.compress(text, mtime=0))
@@ -105,10 +111,12 @@ def parse_predictions(values: dict[str, Any]) -> Predictions:
         np.asarray(values["tasks"], np.int64),
         np.asarray(values["labels"], np.int64),
         {name: np.asarray(ids, np.int64) for name, ids in values["predicted"].items()},
+        {name: np.asarray(shares, np.float64) for name, shares in values.get("confidence", {}).items()},
     )
     count = len(found.keys)
     columns = [found.labels, *found.predicted.values()]
-    if not count or len(found.groups) != count or any(c.shape != (count,) for c in (found.tasks, *columns)):
+    sized = (found.tasks, *columns, *found.confidence.values())
+    if not count or len(found.groups) != count or any(c.shape != (count,) for c in sized):
         raise ValueError("its columns are of unlike lengths")
     if found.tasks.min() < 1 or any(c.min() < 0 or c.max() >= len(found.classes) for c in columns):
         raise ValueError("it names a task or a class that is not there")

@@ -49,6 +49,7 @@ def summarize(events: list[dict[str, Any]], stream: Stream, learner: Learner, co
         "contributions": {k: matrices[-1][k] for k in ("modalities", "matrix")} if matrices else None,
         "seconds": seconds,
         "state_bytes": state_bytes(learner.method, len(learner.classes)),
+        "calibration": learner.calibration.values(),
         **learner.describe(),
         "notes": result_notes(config, stream),
     }

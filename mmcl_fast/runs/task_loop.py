@@ -198,6 +198,10 @@ def _learn_tasks(
             if needs_all_tasks and number == total:
                 cost.seconds |= learner.finish()
             cost.counts = {"decode and trunk": len(task.train) * learner.views, **checkpoints.counts}
+            if number == total:
+                before = time.perf_counter()
+                learner.calibrate(stream.tasks)
+                cost.seconds["calibration"] = time.perf_counter() - before
             if trains_here:
                 before = time.perf_counter()
                 _write_checkpoint(out, learner, checkpoints, number, cost, config.train.keep_checkpoints)

@@ -302,7 +302,10 @@ def test_kept_tokens_stand_for_old_files_that_are_gone(trained, data, monkeypatc
     found = learn(run, data, progress=Display())
     # The three tokens of class_0 came from the run folder, and the changed file of class_1 is left out.
     assert found.comparison.differences[0].samples == 5
-    assert any(line.startswith("1 old test samples can't be asked again") and changed.name in line for line in lines)
+    assert any(
+        line.startswith("1 old test and validation samples can't be asked again") and changed.name in line
+        for line in lines
+    )
     new = read_predictions(found.folder)
     kept = [key for key in old.keys if key in new.keys]
     assert len(kept) == 5 and sum("class_0" in key for key in kept) == 3
@@ -327,7 +330,7 @@ def test_tokens_over_the_budget_are_not_kept(trained, data):
     (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge") + "keep_test_gb = 3e-6\n")
     result = runs.train(data / "mine.toml", data / "run")
     (line,) = result.warnings
-    assert "of 6 test samples are kept" in line and not line.startswith("trunk tokens of 6")
+    assert "of 10 test and validation samples are kept" in line and not line.startswith("trunk tokens of 10")
     size = sum(f.stat().st_size for f in (data / "run/test_tokens").rglob("*.shard"))
     assert 0 < size < 6000
 

@@ -6,6 +6,7 @@ from mmcl_fast.report.blocks import Cards, Notes, Part
 from mmcl_fast.report.labels import format_number, setting_label
 from mmcl_fast.report.read_run import Run
 from mmcl_fast.report.sections.accuracy import accuracy_section
+from mmcl_fast.report.sections.certainty import certainty_section
 from mmcl_fast.report.sections.configuration import configuration_section
 from mmcl_fast.report.sections.contributions import contributions_section
 from mmcl_fast.report.sections.cost import cost_section
@@ -22,6 +23,7 @@ def make_sections(run: Run) -> list[Part]:
         *([changed] if (changed := version_section(run)) else []),
         accuracy_section(run),
         forgetting_section(run),
+        *([sure] if (sure := certainty_section(run)) else []),
         embeddings_section(run["samples"]),
         contributions_section(run),
         cost_section(run),
