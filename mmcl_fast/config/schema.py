@@ -108,11 +108,13 @@ class StreamSection(Section):
         description="With shuffle_classes, so many consecutive classes stay in one task; it divides classes_per_task",
     )
     shared_classes: bool = Field(False, description="A class name means the same class in every modality")
-    validation: float = Field(
+    validation: Annotated[
+        Literal["auto"] | Annotated[float, Field(ge=0, lt=1)],
+        Expected('a share from 0 to less than 1, or "auto" for a tenth, rounded down'),
+    ] = Field(
         0.0,
-        ge=0,
-        lt=1,
-        description="The share of each class's training samples that becomes validation where the class has none",
+        description="The share of each class's training samples that becomes validation where the class has none; "
+        "probabilities are calibrated on validation samples",
     )
     test_on: Literal["test", "val"] = Field(
         "test",

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 BEFORE_FILE = "before.json.gz"  # the parent's predictions, in the form of predictions.json.gz
 # Keys of [stream] that new data take from the run, unless a config or an override says otherwise.
-INHERITED = ("shared_classes", "test_on", "validation", "check", "on_broken", "seed")
+INHERITED = ("shared_classes", "test_on", "check", "on_broken", "seed")
 
 
 @dataclass
@@ -218,7 +218,8 @@ def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
         values["stream"] = load_config(data).stream.model_dump(mode="json")
     else:
         inherited = {key: values["stream"][key] for key in INHERITED}
-        values["stream"] = {**inherited, "source": detect_source(data), "path": os.path.abspath(data)}
+        read = {"source": detect_source(data), "path": os.path.abspath(data), "validation": "auto"}
+        values["stream"] = {**inherited, **read}
     origin = apply_overrides(values, overrides)
     make_paths_absolute(values, Path.cwd(), data, origin)
     config = build_config(values, data, origin)

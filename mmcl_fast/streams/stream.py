@@ -52,7 +52,8 @@ class Stream:
         max_train_per_class: modality -> the most training samples of a class that are used, for modalities with few
             samples.
         seed: fixes the random order, the class shuffle, the training samples that are used and the validation split.
-        validation: share of each class's training samples that becomes validation where the class has none.
+        validation: share of each class's training samples that becomes validation where the class has none;
+            ``"auto"``: a tenth, rounded down.
         shuffle_classes: draw the classes of each task from ``seed``; otherwise classes keep their order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
         test_on: ``"val"``: the validation samples take the place of the test samples, which are left out. Settings
@@ -98,7 +99,7 @@ class Stream:
         share: Mapping[str, float] | None = None,
         max_train_per_class: Mapping[str, int] | None = None,
         seed: int = 0,
-        validation: float = 0.0,
+        validation: float | str = 0.0,
         shuffle_classes: bool = False,
         classes_together: int = 1,
         shared_classes: bool = False,
@@ -108,8 +109,10 @@ class Stream:
         official: bool = False,
         findings: Findings | None = None,
     ):
-        if not 0 <= validation < 1:
-            raise StreamError(f"validation = {validation}: give a share from 0 up to, but not including, 1")
+        if validation != "auto" and (isinstance(validation, str) or not 0 <= validation < 1):
+            raise StreamError(
+                f"validation = {validation!r}: give a share from 0 up to, but not including, 1, or 'auto'"
+            )
         findings = Findings() if findings is None else findings
         try:
             samples = select_samples(samples, modalities, share or {}, max_train_per_class or {}, seed)

@@ -12,6 +12,8 @@ from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import ClassId, Sample
 
+AUTO_VALIDATION = 10  # of so many training samples of a class, validation = "auto" moves one
+
 
 def normalize_labels(samples: Sequence[Sample], findings: Findings) -> tuple[Sequence[Sample], Mapping[ClassId, str]]:
     """Return the samples with labels in Unicode form NFC, and the original spelling of each class that had another one.
@@ -99,10 +101,11 @@ def group_by_task(
     return groups
 
 
-def hold_out_validation(samples: list[Sample], share: float, seed: int) -> list[Sample]:
+def hold_out_validation(samples: list[Sample], share: float | str, seed: int) -> list[Sample]:
     """Move a share of each class's training samples to validation, if the class has no validation sample yet.
 
-    At least one training sample of each class stays. Of two or more, at least one is moved.
+    At least one training sample of each class stays. Of two or more, at least one is moved. The share ``"auto"`` moves
+    a tenth, rounded down: a class with fewer than ten training samples keeps all of them.
     """
     moved = set()
     for label in dict.fromkeys(sample.label for sample in samples) if share else ():
@@ -112,8 +115,10 @@ def hold_out_validation(samples: list[Sample], share: float, seed: int) -> list[
         train = [sample.key for sample in of_class if sample.split == "train"]
         # By hash, not by position: adding a file does not reshuffle the others.
         train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
-        # At least one sample moves, and at least one stays to learn from.
-        moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
+        if isinstance(share, str):
+            moved.update(train[: len(train) // AUTO_VALIDATION])
+        else:  # at least one sample moves, and at least one stays to learn from
+            moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
     return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]
 
 

@@ -88,8 +88,20 @@ def test_a_share_of_the_training_files_becomes_validation(folder):
     assert stream.fingerprint != Stream.from_folder(folder, validation=0.25, seed=4).fingerprint
     most = Stream.from_folder(folder, validation=0.99)
     assert {s.label for s in most[0].train} == set("abcde")
-    with pytest.raises(StreamError, match="validation = 1"):
-        Stream.from_folder(folder, validation=1.0)
+    for wrong in (1.0, "automatic"):
+        with pytest.raises(StreamError, match=f"validation = {wrong!r}"):
+            Stream.from_folder(folder, validation=wrong)
+
+
+def test_automatic_validation_takes_a_tenth_of_the_larger_classes_alone(tmp_path):
+    for label, count in (("few", 9), ("some", 10), ("many", 25)):
+        for split, number in (("train", count), ("test", 1)):
+            for i in range(number):
+                put_file(tmp_path, "image", split, label, f"{i}")
+    stream = Stream.from_folder(tmp_path, validation="auto")
+    held = [sample.label for sample in stream[0].val]
+    assert {label: held.count(label) for label in ("few", "some", "many")} == {"few": 0, "some": 1, "many": 2}
+    assert len(stream[0].train) == 9 + 9 + 23
 
 
 def test_iteration_keeps_seen(folder):
