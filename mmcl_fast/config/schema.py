@@ -231,8 +231,8 @@ class TrainSection(Section):
         1.0,
         ge=0,
         allow_inf_nan=False,
-        description="Most trunk tokens of test and validation samples that stay in the run folder, in 10^9 bytes, so "
-        "that later versions can be tested without the files; 0: none",
+        description="Most trunk tokens of test and validation samples that a run keeps, in 10^9 bytes, to test later "
+        "versions without the files; 0: none",
     )
     deterministic: bool = Field(
         False, description="Give the same bits again on a GPU, more slowly; on a CPU this changes nothing"
