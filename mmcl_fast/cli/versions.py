@@ -1,4 +1,4 @@
-"""The commands that teach a run more, and look after its versions: learn, diff, history, rollback and prune."""
+"""The commands that teach a run more and look after it: learn, diff, classes, history, rollback and prune."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REFUSED = 4  # the exit code of a version that --max-drop refused
 MAX_CLASSES = 10  # classes of a printed comparison; --json has all
 MAX_ANSWERS = 10  # changed answers, likewise
+MAX_TAKEN = 3  # wrong classes that are named for each class
+NUMBERS = ("trained on", "tested on", "right in %", "confidence in %")
 SCOPES = {"all": "all tasks", "modality": "modality", "task": "task", "class": "class"}
 
 
@@ -140,6 +142,30 @@ def diff(
     if as_json:
         return print_json(found.values())
     _print_comparison(found)
+
+
+@app.command()
+@handle_errors
+def classes(run: Run, as_json: Json = False, debug: Debug = False) -> None:
+    """List the classes of a run: samples, right answers, and what they are taken for.
+
+    Example: `mmcl-fast classes runs/demo`
+    """
+    from mmcl_fast import runs
+
+    found = runs.list_classes(run)
+    if as_json:
+        return print_json([dataclasses.asdict(one) for one in found])
+    from rich.table import Table
+
+    table = Table(box=None)
+    for name in ("modality", "class", "trained on", "tested on", "right in %", "confidence in %", "taken for"):
+        table.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
+    for one in found:
+        wrong = ", ".join(f"{name} {count}" for (_, name), count in one.taken_for[:MAX_TAKEN])
+        numbers = ("" if value is None else f"{value:.1f}" for value in (one.accuracy, one.confidence))
+        table.add_row(one.modality, one.name, str(one.train), str(one.test), *numbers, wrong)
+    make_console().print(table)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __all__ = [
+    "ClassSummary",
     "Comparison",
     "LearnResult",
     "RunEvaluation",
@@ -20,6 +21,7 @@ __all__ = [
     "evaluate",
     "learn",
     "learn_stream",
+    "list_classes",
     "list_versions",
     "prune",
     "resume",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mmcl_fast.runs.class_list import ClassSummary, list_classes
     from mmcl_fast.runs.comparison import Comparison
     from mmcl_fast.runs.evaluation import RunEvaluation, evaluate
     from mmcl_fast.runs.learn_more import LearnResult, compare_versions, learn
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from mmcl_fast.runs.versions import Version, list_versions, prune, rollback
 
 _MODULES = {
+    "ClassSummary": "class_list",
     "Comparison": "comparison",
     "LearnResult": "learn_more",
     "RunEvaluation": "evaluation",
@@ -47,6 +51,7 @@ _MODULES = {
     "evaluate": "evaluation",
     "learn": "learn_more",
     "learn_stream": "task_loop",
+    "list_classes": "class_list",
     "list_versions": "versions",
     "prune": "versions",
     "resume": "training",

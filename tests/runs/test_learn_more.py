@@ -351,3 +351,33 @@ def test_the_report_of_a_version_shows_what_changed(trained, data):
     record = json.loads((found.folder / "version.json").read_text())
     (found.folder / "version.json").write_text(json.dumps(record | {"refused": "task image-0 fell"}))
     assert "(refused: task image-0 fell)" in report.write(run).read_text()
+
+
+def test_the_classes_of_a_version_with_their_samples_and_confusions(trained, data):
+    run = trained()
+    learn(run, data)
+    found = runs.list_classes(run)
+    assert [(c.modality, c.name) for c in found] == [
+        *(("image", f"class_{i}") for i in range(4)),
+        *(("text", f"class_{i}") for i in range(4)),
+    ]
+    assert all((c.train, c.test, c.text) == (4, 3, c.name.replace("_", " ")) for c in found)
+    answers = read_predictions(current_folder(run))
+    for c in found:
+        right = round(c.accuracy * c.test / 100)
+        assert right + sum(count for _, count in c.taken_for) == 3 and 0 < c.confidence <= 100
+    assert sum(round(c.accuracy * 3 / 100) for c in found) == answers.correct("agnostic").sum()
+    (run / "versions/2/tasks.json.gz").unlink()
+    with pytest.raises(RunError, match="no tasks.json.gz; mmcl-fast train --resume .*versions/2 writes it"):
+        runs.list_classes(run)
+    runs.resume(run / "versions/2")
+    assert runs.list_classes(run) == found
+
+
+def test_learning_more_calibrates_anew_on_old_and_new_samples(trained, data):
+    run = trained()
+    assert Learner.load(run, device="cpu").calibration.samples == {}  # four validation samples are too few
+    found = learn(run, data)
+    assert found.run.learner.calibration.samples == {"image": 8, "text": 8}
+    assert Learner.load(run, device="cpu").calibration == found.run.learner.calibration
+    assert found.run.summary["calibration"]["samples"] == {"image": 8, "text": 8}
