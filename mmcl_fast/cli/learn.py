@@ -68,6 +68,13 @@ def train(
             show_default=False,
         ),
     ] = None,
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Keep no pictures, texts or trunk tokens of samples in the run folder, as train.private=true does.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -79,17 +86,18 @@ def train(
     """
     from mmcl_fast.config import load_config, read_run_config
 
+    overrides = [*(overrides or ()), *(["train.private=true"] if private else [])]
     if out is None and not resume:
         raise RunError("--out: missing; name the run folder to write, or give --resume RUN to go on with one")
     if out is None:
         out = Path(config)
-        settings = read_run_config(out, overrides or ())
+        settings = read_run_config(out, overrides)
     else:
-        settings = load_config(config, overrides or ())
+        settings = load_config(config, overrides)
     check_device(settings.train.device)
     from mmcl_fast import distributed, plugins, progress, runs
 
-    changes = [part for text in overrides or () for part in ("--set", text)]
+    changes = [part for text in overrides for part in ("--set", text)]
 
     def resume_command() -> str:
         begun = (out / "config.json").is_file()

@@ -234,6 +234,10 @@ class TrainSection(Section):
         description="Most trunk tokens of test and validation samples that a run keeps, in 10^9 bytes, to test later "
         "versions without the files; 0: none",
     )
+    private: bool = Field(
+        False,
+        description="Keep no pictures, texts or trunk tokens of samples in the run folder; paths and class names stay",
+    )
     deterministic: bool = Field(
         False, description="Give the same bits again on a GPU, more slowly; on a CPU this changes nothing"
     )

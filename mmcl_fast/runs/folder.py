@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from mmcl_fast.config import Config
 
 # Keys of [train] that a resumed run may change: they do not change what is learned.
-CHANGEABLE = ("workers", "device", "cache", "cache_gb", "checkpoint_every", "keep_checkpoints", "keep_test_gb", "track")
+CHANGEABLE = (
+    "workers",
+    "device",
+    "cache",
+    "cache_gb",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_test_gb",
+    "private",
+    "track",
+)
 SKIPPED = "skipped.jsonl"  # the file of a run folder that lists the samples left out of its stream
 PACKAGES = ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton")
 

@@ -79,7 +79,8 @@ def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[s
         known = [sample for sample in samples if sample.sha256]
         found = has_tokens(learner.cache, learner.encoder, known) if known else []
         kept = {sample.key for sample, has in zip(known, found) if has}
-        lost |= {s.key: f"{s.path}: gone, and its trunk tokens are not kept" for s in samples if s.key not in kept}
+        why = "gone, and its trunk tokens are not kept"
+        lost |= {s.key: f"{s.path or s.key}: {why}" for s in samples if s.key not in kept}
     if not lost:
         return learned
     say(f"{len(lost)} old test and validation samples can't be asked again, for example {next(iter(lost.values()))}")
@@ -104,4 +105,4 @@ def _held_out_samples(stream: Stream) -> dict[str, Sequence[Sample]]:
 
 def _is_there(sample: Sample) -> bool:
     path = sample.path.path if isinstance(sample.path, Slice) else sample.path
-    return path is None or Path(path).exists()
+    return bool(sample.text) if path is None else Path(path).exists()  # a private run keeps no texts

@@ -26,7 +26,7 @@ TASKS_FILE = "tasks.json.gz"  # of all tasks of the run
 KNOWN_TASKS_FILE = "known_tasks.json.gz"  # of the tasks that its parent had learned
 
 
-def write_tasks(file: Path, stream: Stream, digests: Mapping[str, str]) -> None:
+def write_tasks(file: Path, stream: Stream, digests: Mapping[str, str], *, texts: bool = True) -> None:
     """Write the tasks of a stream. The same tasks give the same bytes.
 
     Training texts are left out: no later version reads them.
@@ -35,6 +35,7 @@ def write_tasks(file: Path, stream: Stream, digests: Mapping[str, str]) -> None:
         file: the file to write.
         stream: the tasks.
         digests: key of a sample -> sha256 of its content in hex; keys may be missing.
+        texts: keep the texts of test and validation samples.
 
     Raises:
         RunError: the file cannot be written.
@@ -49,7 +50,9 @@ def write_tasks(file: Path, stream: Stream, digests: Mapping[str, str]) -> None:
                 "classes": list(task.classes),
                 "class_ids": [list(key) for key in task.class_ids],
                 "texts": list(task.texts),
-                "samples": [_sample_values(sample, digests.get(sample.key, sample.sha256)) for sample in task.samples],
+                "samples": [
+                    _sample_values(sample, digests.get(sample.key, sample.sha256), texts) for sample in task.samples
+                ],
             }
             for task in stream.tasks
         ],
@@ -95,14 +98,14 @@ def content_digests(cache: FeatureCache, samples: Sequence[Sample]) -> dict[str,
         return found
 
 
-def _sample_values(sample: Sample, sha256: str) -> dict[str, Any]:
+def _sample_values(sample: Sample, sha256: str, texts: bool) -> dict[str, Any]:
     """Return the JSON values of a sample, without the ones that are empty."""
     values: dict[str, Any] = {"key": sample.key, "label": sample.label, "split": sample.split}
     if isinstance(sample.path, Slice):
         values["slice"] = vars(sample.path)
     elif sample.path is not None:
         values["path"] = str(sample.path)
-    elif sample.split != "train":
+    elif texts and sample.split != "train":
         values["text"] = sample.text
     return values | {k: v for k, v in (("group", sample.group), ("sha256", sha256)) if v}
 

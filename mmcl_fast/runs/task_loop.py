@@ -141,7 +141,8 @@ def learn_stream(
                     log.write({"event": "summary", "metrics": metrics})
                 if main:
                     if not (out / TASKS_FILE).exists():
-                        write_tasks(out / TASKS_FILE, stream, content_digests(learner.cache, stream.samples))
+                        digests = content_digests(learner.cache, stream.samples)
+                        write_tasks(out / TASKS_FILE, stream, digests, texts=not config.train.private)
                     atomic_files.write_json(out / "summary.json", summary)
         learner.checkpoints = NoCheckpoints()  # this run ends here, the learner may go on
     return RunResult(summary, learner, stream)

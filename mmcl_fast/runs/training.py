@@ -61,7 +61,7 @@ def train(
     stream = prepare_stream(config, out, resume=resume, progress=progress)
     result = learn_stream(config, out, resume=resume, progress=progress, stream=stream)
     with distributed.propagate_errors():
-        if distributed.is_main_process():
+        if distributed.is_main_process() and not config.train.private:
             try:
                 with distributed.single_process():  # the others wait
                     report_samples.write_report_samples(out, result.learner, result.stream, result.summary)

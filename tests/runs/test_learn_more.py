@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 
@@ -381,3 +382,39 @@ def test_learning_more_calibrates_anew_on_old_and_new_samples(trained, data):
     assert found.run.learner.calibration.samples == {"image": 8, "text": 8}
     assert Learner.load(run, device="cpu").calibration == found.run.learner.calibration
     assert found.run.summary["calibration"]["samples"] == {"image": 8, "text": 8}
+
+
+def test_a_private_run_keeps_no_content_of_samples(data, monkeypatch):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge").replace("first", "all"))
+    secret = (data / "all/text/test/class_1/0.txt").read_text()
+    (data / "rows.csv").write_text(
+        "".join(f"{secret} row {i},{'ab'[i % 2]},{s}\n" for i, s in enumerate(["train"] * 12 + ["test"] * 6))
+    )
+    (data / "rows.csv").write_text("text,label,split\n" + (data / "rows.csv").read_text())
+    runs.train(data / "mine.toml", data / "run", overrides=["train.private=true"])
+    table = data / "table.toml"
+    table.write_text(f'[stream]\nsource = "table"\npath = "{data / "rows.csv"}"\n')
+    for kind, private in (("open", False), ("private", True)):
+        config = CONFIG.replace("METHOD", "ridge").replace('"folder"', '"table"').replace("first", "rows.csv")
+        (data / "table.toml").write_text(config)
+        runs.train(data / "table.toml", data / kind, overrides=[f"train.private={str(private).lower()}"])
+    for folder in (data / "run", data / "private"):
+        assert not (folder / "samples.safetensors").exists() and not (folder / "test_tokens").exists()
+    words = secret.split()[0]
+
+    def holds(folder):
+        files = [f for f in folder.rglob("*") if f.is_file()]
+        return any(
+            words in (gzip.decompress(f.read_bytes()) if f.suffix == ".gz" else f.read_bytes()).decode(errors="replace")
+            for f in files
+        )
+
+    assert holds(data / "open") and not holds(data / "private")
+    assert "What it remembers" in report.write(data / "run").read_text()
+    # The texts are known by their hashes: the user's cache still has their tokens.
+    found = runs.learn(data / "private", write_folder(data / "third", modalities=("depth",)))
+    assert found.comparison.differences[0].samples == 6 and not holds(data / "private")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(data / "other-cache"))
+    runs.rollback(data / "private", 1)
+    with pytest.raises(StreamError, match="has no test sample left"):
+        runs.learn(data / "private", data / "third", overrides=["stream.check=false"])
