@@ -93,8 +93,10 @@ def learn(
             resume=resume,
             progress=progress.make(quiet),
         )
-    except runs.RunStopped as stop:
-        raise CommandStopped(f"go on with: {resume_command()}", stop.signum) from None
+    except KeyboardInterrupt as stop:
+        begun = resume or _has_begun(run, out)
+        line = f"go on with: {resume_command()}" if begun else "nothing was begun; give the same command again"
+        raise CommandStopped(line, getattr(stop, "signum", 2)) from None
     for warning in found.run.warnings:
         print(f"note: {warning}", file=sys.stderr)
     page = report.write(found.folder)
@@ -113,7 +115,8 @@ def learn(
         print(f"report: {page}")
         if found.refused:
             print(f"refused: {found.refused}")
-            print(f"version {found.number} is kept; to use it: mmcl-fast rollback {run} --to {found.number}")
+            use = f"; to use it: mmcl-fast rollback {run} --to {found.number}" if out is None else f" in {out}"
+            print(f"the new version is kept{use}")
         elif out is None:
             print(f"version {found.number} is current; to go back: mmcl-fast rollback {run}")
     if found.refused:
@@ -255,6 +258,15 @@ def prune(
         raise typer.Exit(1)
     runs.prune(run, keep=keep, numbers=versions)
     print(f"removed version {names}: up to {size:.1f} MB")
+
+
+def _has_begun(run: Path, out: Path | None) -> bool:
+    """Return whether a version of the run, or the new run folder, can be resumed."""
+    from mmcl_fast import runs
+
+    if out is not None:
+        return (out / "config.json").is_file()
+    return any(not version.finished for version in runs.list_versions(run)[1:])
 
 
 def _short_path(source: str) -> str:

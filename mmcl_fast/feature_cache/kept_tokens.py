@@ -80,6 +80,7 @@ def take_back(cache: FeatureCache, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 link(file, target)
+            os.utime(target)  # as if it was just used: else it is the first one to be deleted
 
 
 def link(source: str | Path, target: str | Path) -> None:

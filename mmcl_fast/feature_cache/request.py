@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder, Tokens
+from mmcl_fast.errors import MediaError
 from mmcl_fast.feature_cache.content_hashes import ContentHashes
 from mmcl_fast.feature_cache.keys import sample_keys
 from mmcl_fast.feature_cache.shard import CachedSample, Shard
@@ -116,6 +117,10 @@ class Request:
         self, samples: Sequence[Any], view: int, advance: Advance, keys: Sequence[bytes]
     ) -> Iterator[CachedSample]:
         """Decode samples and run the trunk over full batches of one size; texts go one by one."""
+        for item in samples:
+            known = str(getattr(item, "sha256", ""))
+            if known and item.path is None and not item.text:
+                raise MediaError(f"{item.key}: its text is not kept, and its trunk tokens are gone: give it again")
         batches = loader(
             samples,
             self.spec,

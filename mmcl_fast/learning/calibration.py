@@ -76,12 +76,16 @@ def fit_temperatures(scored: Mapping[str, tuple[Tensor, Tensor]]) -> Calibration
         scored: modality -> scores ``[n, C]`` float64 on the CPU, and true classes ``[n]`` int64 of held-out samples.
             Fewer than ``LEAST_SAMPLES`` samples, or a single class, give a calibration that changes nothing.
     """
-    margins = {m: _margins(scores, labels) for m, (scores, labels) in scored.items() if scores.shape[1] > 1}
+    # A method may give -inf to classes that it rules out. A true class that is ruled out has no likelihood to fit.
+    finite = {m: s.gather(1, y.unsqueeze(1)).squeeze(1).isfinite() for m, (s, y) in scored.items() if s.shape[1] > 1}
+    scored = {m: (scored[m][0][kept], scored[m][1][kept]) for m, kept in finite.items() if kept.any()}
+    margins = {m: _margins(scores, labels) for m, (scores, labels) in scored.items()}
     total = sum(len(scored[m][1]) for m in margins)
     if total < LEAST_SAMPLES or not margins:
         return Calibration()
-    size = float(torch.cat([margin.abs() for margin in margins.values()]).mean())
-    if not math.isfinite(size) or size <= 0:
+    known = torch.cat(list(margins.values()))
+    size = float(known[known.isfinite()].abs().mean())  # NaN where no class competes
+    if not size > 0:
         return Calibration()
 
     smoothing = 1 / (total + 2)
@@ -92,7 +96,7 @@ def fit_temperatures(scored: Mapping[str, tuple[Tensor, Tensor]]) -> Calibration
 
     def pooled_loss(temperature: float) -> float:
         # log p(y) - log p(y') is the margin divided by T.
-        smooth = smoothing * sum(float(margin.sum()) for margin in margins.values()) / temperature
+        smooth = smoothing * float(known[known.isfinite()].sum()) / temperature
         return (sum(loss(m, temperature) for m in margins) + smooth) / total
 
     def loss_of(modality: str) -> Callable[[float], float]:

@@ -11,6 +11,7 @@ from mmcl_fast.errors import StreamError
 from mmcl_fast.feature_cache.cache import CACHE_GB
 from mmcl_fast.learning import Evaluation, Learner
 from mmcl_fast.learning.current_version import current_folder
+from mmcl_fast.runs.kept_test_tokens import restore_test_tokens
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.summary import result_notes
 from mmcl_fast.streams.labelled import LabelledData
@@ -84,10 +85,12 @@ def evaluate(
         cache_gb=CACHE_GB if config is None else config.train.cache_gb,
     )
     if stream is None or config is None:
-        shared = config is not None and config.stream.shared_classes
+        tasks_of = [(task["modality"], modality) for task in learner.tasks for modality, _ in task["class_ids"]]
+        shared = any(a != b for a, b in tasks_of) if config is None else config.stream.shared_classes
         labelled = _known_data(str(data), split, learner, shared)
         result = learner.evaluate(labelled.tasks, setting=setting)
         return RunEvaluation(result, len(labelled), len(labelled), [])
+    restore_test_tokens(folder, learner.cache, stream)
     learned = {task["name"] for task in learner.tasks}
     tasks = [task for task in stream.tasks if task.name in learned]
     result = learner.evaluate(tasks, setting=setting, split=split or "test")
@@ -96,7 +99,7 @@ def evaluate(
 
 def _known_data(data: str, split: str | None, learner: Learner, shared_classes: bool) -> LabelledData:
     """Read labelled data. Raises StreamError where a class was not learned."""
-    found = LabelledData.from_path(data, split=split, shared_classes=shared_classes, known=learner.classes.keys)
+    found = LabelledData.from_path(data, only_split=split, shared_classes=shared_classes, known=learner.classes.keys)
     unknown = [
         f"{name!r} of {modality}" for modality, name in found.classes if (modality, name) not in learner.classes.ids
     ]

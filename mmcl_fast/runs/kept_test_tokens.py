@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmcl_fast.config import Config
 from mmcl_fast.errors import StreamError
+from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.feature_cache.kept_tokens import has_tokens, keep_tokens, link, take_back
 from mmcl_fast.learning import Learner
 from mmcl_fast.media.source import Slice
@@ -47,7 +47,13 @@ def copy_test_tokens(base: Path, folder: Path) -> None:
         shutil.copytree(base / TOKENS_FOLDER, folder / TOKENS_FOLDER, copy_function=link)
 
 
-def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[str], None]) -> Stream:
+def restore_test_tokens(run: Path, cache: FeatureCache, stream: Stream) -> None:
+    """Give a cache the tokens that a run folder keeps, if a test or validation file is gone."""
+    if any(not _is_there(sample) for some in _held_out_samples(stream).values() for sample in some):
+        take_back(cache, run / TOKENS_FOLDER)
+
+
+def testable_tasks(learned: Stream, base: Path, learner: Learner, say: Callable[[str], None]) -> Stream:
     """Return the tasks without the held-out samples that can't be asked again; ``say`` how many these are.
 
     A sample can be asked again while its file has the content that was learned, or its tokens are kept.
@@ -55,7 +61,7 @@ def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[s
     Args:
         learned: the tasks that a version has learned.
         base: its run folder.
-        config: its config.
+        learner: any learner with the version's encoder and cache.
         say: takes a line for the user.
 
     Raises:
@@ -65,16 +71,12 @@ def testable_tasks(learned: Stream, base: Path, config: Config, say: Callable[[s
     there = {
         m: [s for s in some if s.path is not None and _is_there(s)] for m, some in _held_out_samples(learned).items()
     }
-    learner = Learner.load(
-        base, device=config.train.device, cache_dir=config.train.cache, cache_gb=config.train.cache_gb
-    )
     lost: dict[str, str] = {}
     for samples in there.values():
         for sample, digest in zip(samples, learner.cache.contents.digests(samples)):
             if sample.sha256 and digest.hex() != sample.sha256:
                 lost[sample.key] = f"{sample.path}: another content than when it was learned"
-    if any(gone.values()):
-        take_back(learner.cache, base / TOKENS_FOLDER)
+    restore_test_tokens(base, learner.cache, learned)
     for samples in gone.values():
         known = [sample for sample in samples if sample.sha256]
         found = has_tokens(learner.cache, learner.encoder, known) if known else []

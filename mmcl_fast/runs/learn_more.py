@@ -12,7 +12,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,30 +21,33 @@ from mmcl_fast.config import Config, load_config, read_run_config, require_same_
 from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.feature_cache.kept_tokens import link
-from mmcl_fast.learning import Learner, checkpoint
+from mmcl_fast.learning import Learner
 from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
 from mmcl_fast.methods import method_class
 from mmcl_fast.runs.comparison import Comparison, compare_predictions
 from mmcl_fast.runs.folder import first_difference, write_run_start
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
-from mmcl_fast.runs.make_stream import add_known_tasks, check_stream_files, make_stream
+from mmcl_fast.runs.make_stream import check_stream_files, make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
-from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, TASKS_FILE, read_tasks, write_tasks
+from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, TASKS_FILE, content_digests, read_tasks, write_tasks
 from mmcl_fast.runs.training import train
 from mmcl_fast.runs.versions import (
     VersionRecord,
+    is_finished,
     now,
+    read_newest,
     read_record,
     remove_leftovers,
     require_run,
     require_version,
+    resume_command,
     set_current,
     version_numbers,
     write_record,
 )
 from mmcl_fast.streams.findings import WARNING, format_findings
-from mmcl_fast.streams.joined import require_unseen_content
+from mmcl_fast.streams.joined import join_streams, require_unseen_content
 from mmcl_fast.streams.sources.detect import detect_source
 from mmcl_fast.streams.stream import Stream
 
@@ -117,20 +119,25 @@ def learn(
         raise ConfigError(f"max_drop = {max_drop}: give points from 0 to 100")
     if resume == (data is not None):
         raise ConfigError("give the data to learn, or resume without data to go on with a version that was stopped")
-    with atomic_files.lock_folder(run) if out is None or not resume else nullcontext():
-        folder = _unfinished(run, None if out is None else Path(out)) if resume else None
-        if folder is None:
-            folder = _begin(run, str(data), None if out is None else Path(out), overrides, max_drop, progress)
+    target = None if out is None else Path(out)
+    with atomic_files.lock_folder(run):
+        if resume:
+            folder = _unfinished(run, target, max_drop)
+        else:
+            folder = _begin(run, str(data), target, overrides, max_drop, progress)
             overrides = ()
         result = train(read_run_config(folder, overrides), folder, resume=True, progress=progress)
-        return _finish(run, folder, result, own_run=out is not None)
+        return _finish(run, folder, result, own_run=target is not None)
 
 
-def _unfinished(run: Path, out: Path | None) -> Path:
-    """Return the folder of the version that was stopped."""
+def _unfinished(run: Path, out: Path | None, max_drop: float | None) -> Path:
+    """Return the folder of the version that was stopped; ``max_drop`` replaces its limit unless it is None."""
     folders = [out] if out is not None else [version_folder(run, n) for n in reversed(version_numbers(run)) if n > 1]
     for folder in folders:
-        if (folder / "config.json").is_file() and not (folder / "summary.json").is_file():
+        record = read_record(folder) if (folder / "config.json").is_file() else None
+        if record is not None and not is_finished(folder):
+            if max_drop is not None:
+                write_record(folder, replace(record, max_drop=max_drop))
             return folder
     raise RunError(f"{out or run}: no unfinished version to go on with; give the data to learn")
 
@@ -140,70 +147,90 @@ def _begin(
 ) -> Path:
     """Check everything, and write the folder of a version that has learned what its parent had."""
     remove_leftovers(run)
-    numbers = version_numbers(run)
-    parent = current_version(run)
+    numbers, parent = version_numbers(run), current_version(run)
     base = version_folder(run, parent)
-    for number in numbers[1:]:
-        if not (version_folder(run, number) / "summary.json").is_file() and out is None:
-            raise RunError(
-                f"{run}: version {number} is not finished; go on with: mmcl-fast learn {run} --resume, or remove it "
-                f"with: mmcl-fast prune {run} --version {number}"
-            )
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: is not empty; give --out a new folder")
+    _check_target(run, out, numbers)
     old_config = read_run_config(base)
     if method_class(old_config.method.name).needs_all_tasks:
         raise RunError(
             f"{run}: method {old_config.method.name} needs the data of all tasks; train a new run on all of them"
         )
     config = _new_config(old_config, data, overrides)
-    newest = checkpoint.find_latest(base)
-    if newest is None:
-        raise RunError(f"{base}: no finished task in it; go on with mmcl-fast train --resume {base} first")
-    new = make_stream(config)
+    newest, values = read_newest(base)
+    learner = Learner.load(
+        base,
+        device=config.train.device,
+        cache_dir=config.train.cache,
+        cache_gb=config.train.cache_gb,
+        workers=config.train.workers,
+        progress=progress,
+    )
     say = progress.log if progress is not None else lambda line: None
-    learned = testable_tasks(_learned_tasks(base, old_config, newest), base, old_config, say)
+    learned = testable_tasks(_learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
+    new = make_stream(config)
     for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them"):
         say(line)
     if config.stream.check:
-        require_unseen_content(learned, new)
+        contents = [content_digests(learner.cache, stream.samples) for stream in (learned, new)]
+        require_unseen_content(learned, new, *contents)
     new = check_stream_files(config, new, progress=progress)
 
-    parent_folder = (out or run / VERSIONS / "1").parent
-    atomic_files.make_folder(parent_folder)
-    temporary = Path(tempfile.mkdtemp(dir=parent_folder, prefix=".new-"))
+    folder = out if out is not None else run / VERSIONS / str(max(numbers) + 1)
+    prefix = _key_prefix(run if out is None else folder, folder.name, data)
+    stream = join_streams(learned, new, prefix)
+    record = VersionRecord(
+        None if out is not None else parent,
+        now(),
+        str(config.stream.path or config.stream.source),
+        [task.name for task in stream.tasks[len(learned) :]],
+        sum(len(task.train) for task in new.tasks),
+        len(learned),
+        str(run.resolve()) if out is not None else "",
+        prefix=prefix,
+        max_drop=max_drop,
+    )
+    atomic_files.make_folder(folder.parent)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
     try:
-        write_tasks(temporary / KNOWN_TASKS_FILE, learned, {})
-        stream = add_known_tasks(temporary, new)
+        write_tasks(temporary / KNOWN_TASKS_FILE, learned, {}, texts=not config.train.private)
         _write_rows(base, temporary, len(learned), len(stream))
-        _write_predictions_before(base, temporary, learned, old_config, progress)
+        _write_predictions_before(base, temporary, learned, learner, config.train.evaluate)
         shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=link)
         copy_test_tokens(base, temporary)
-        train_samples = [sample for task in new.tasks for sample in task.train]
-        record = VersionRecord(
-            None if out is not None else parent,
-            now(),
-            str(config.stream.path or config.stream.source),
-            [task.name for task in stream.tasks[len(learned) :]],
-            len(train_samples),
-            len(learned),
-            str(run.resolve()) if out is not None else "",
-            max_drop=max_drop,
-        )
         write_record(temporary, record)
         settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
         write_run_start(temporary, settings, new)
         temporary.chmod(0o755)
-        folder = out if out is not None else run / VERSIONS / str(max(numbers) + 1)
         with atomic_files.explain_write_errors(folder):
-            if out is not None and out.is_dir():
-                out.rmdir()  # empty, as was checked
+            if folder.is_dir():
+                folder.rmdir()  # empty, as was checked
             os.rename(temporary, folder)
             atomic_files.sync_path(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return folder
+
+
+def _check_target(run: Path, out: Path | None, numbers: Sequence[int]) -> None:
+    """Check that a new version can be written. Raises RunError."""
+    if out is not None:
+        if out.resolve().is_relative_to(run.resolve()):
+            raise RunError(f"{out}: is inside {run}; give --out a folder beside it, or leave it out for a new version")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise RunError(f"{out}: is not empty; give --out a new folder")
+        return
+    for number in numbers[1:]:
+        if not is_finished(version_folder(run, number)):
+            raise RunError(
+                f"{run}: version {number} is not finished; go on with: {resume_command(run, number)}, or remove it "
+                f"with: mmcl-fast prune {run} --version {number}"
+            )
+
+
+def _key_prefix(run: Path, name: str, data: str) -> str:
+    """Return what begins the keys of a version's samples. Other versions, and other runs, have another one."""
+    return hashlib.sha256(f"{run.resolve()}\n{name}\n{data}".encode(errors="surrogatepass")).hexdigest()[:8] + "/"
 
 
 def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
@@ -230,21 +257,20 @@ def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _learned_tasks(base: Path, config: Config, newest: Path) -> Stream:
-    """Return the tasks that the parent has learned, with the samples that it learned and was tested on."""
+def _learned_tasks(base: Path, config: Config, count: int) -> Stream:
+    """Return the ``count`` tasks that the parent has learned, with the samples that it learned and was tested on."""
     if (base / TASKS_FILE).is_file():
         stream = read_tasks(base / TASKS_FILE)
     else:
         stream = make_stream(config, base)
         require_same_data(base, stream.fingerprint)
-    count = len(checkpoint.read(newest)[1]["tasks"])
     return Stream.from_tasks(stream.tasks[:count], stream.root, shared_classes=stream.shared_classes)
 
 
 def _write_rows(base: Path, folder: Path, learned: int, total: int) -> None:
     """Write the parent's metrics.jsonl as rows of a run of ``total`` tasks, without what was said of later tasks."""
     log = MetricsLog(base / "metrics.jsonl")
-    log.load(learned)
+    log.load(learned, mend=False)  # the parent's file stays as it is
     lines = []
     for event in log.events:
         if event["event"] in ("summary", "resume"):
@@ -257,22 +283,12 @@ def _write_rows(base: Path, folder: Path, learned: int, total: int) -> None:
     atomic_files.write_file(folder / "metrics.jsonl", "".join(lines).encode())
 
 
-def _write_predictions_before(
-    base: Path, folder: Path, learned: Stream, config: Config, progress: Progress | None
-) -> None:
+def _write_predictions_before(base: Path, folder: Path, learned: Stream, learner: Learner, setting: str) -> None:
     """Keep the parent's predictions; evaluate it where it has none, as an unfinished run."""
     if (base / PREDICTIONS_FILE).is_file():
         link(base / PREDICTIONS_FILE, folder / BEFORE_FILE)
-        return
-    learner = Learner.load(
-        base,
-        device=config.train.device,
-        cache_dir=config.train.cache,
-        cache_gb=config.train.cache_gb,
-        workers=config.train.workers,
-        progress=progress,
-    )
-    write_predictions(folder / BEFORE_FILE, learner.evaluate(learned.tasks, setting=config.train.evaluate))
+    else:
+        write_predictions(folder / BEFORE_FILE, learner.evaluate(learned.tasks, setting=setting))
 
 
 def _finish(run: Path, folder: Path, result: RunResult, own_run: bool) -> LearnResult:

@@ -10,6 +10,7 @@ from mmcl_fast import distributed
 from mmcl_fast.errors import ConfigError, UserError
 from mmcl_fast.runs.folder import SKIPPED, holds_run
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, read_tasks
+from mmcl_fast.runs.versions import read_record
 from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
 from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples
@@ -58,8 +59,8 @@ def add_known_tasks(run: Path, new: Stream) -> Stream:
     """
     if not (run / KNOWN_TASKS_FILE).is_file():
         return new
-    known = read_tasks(run / KNOWN_TASKS_FILE)
-    return join_streams(known, new, f"after-{len(known)}/")
+    record = read_record(run)
+    return join_streams(read_tasks(run / KNOWN_TASKS_FILE), new, "" if record is None else record.prefix)
 
 
 def check_stream_files(config: Config, stream: Stream, *, progress: Any = None) -> Stream:

@@ -32,8 +32,12 @@ class MetricsLog:
         self.rows: set[int] = set()
         self.listeners: list[Callable[[Sequence[dict[str, Any]]], None]] = []
 
-    def load(self, tasks: int) -> None:
+    def load(self, tasks: int, *, mend: bool = True) -> None:
         """Read the file; drop incomplete rows, and rows after ``tasks`` tasks, which a stopped run left.
+
+        Args:
+            tasks: number of tasks learned.
+            mend: also drop them from the file.
 
         Raises:
             RunError: a line is damaged. A last line that was cut short is dropped without an error.
@@ -57,7 +61,7 @@ class MetricsLog:
                     row = []
         self.events = [event for _, event in kept]
         text = b"".join(line + b"\n" for line, _ in kept)
-        if text != data and distributed.is_main_process():
+        if mend and text != data and distributed.is_main_process():
             atomic_files.replace_file(self.file, text)
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from mmcl_fast.methods import make_options, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints
 from mmcl_fast.runs import tracking
 from mmcl_fast.runs.folder import check_run_folder, compare_environment, first_difference, write_run_start
+from mmcl_fast.runs.kept_test_tokens import restore_test_tokens
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
@@ -129,6 +130,7 @@ def learn_stream(
         checkpoints = TaskCheckpoints(out, every=config.train.checkpoint_every, say=say)
         checkpoints.clear(len(learner.tasks))
         learner.checkpoints = checkpoints
+        restore_test_tokens(out, learner.cache, stream)
         with checkpoints.stop_on_signals():
             started = time.perf_counter()
             last = _learn_tasks(stream, learner, checkpoints, config, out, log, cost, progress)

@@ -64,6 +64,7 @@ class VersionRecord:
     Attributes:
         learned_before: number of tasks that the parent had learned.
         parent_run: the run folder of the parent where it is another run; empty: the same run.
+        prefix: begins the keys of the samples that it learned, so that no other version has the same ones.
         max_drop: the largest fall in points that the pointer accepts; None: any.
         comparison: its answers beside the parent's, as ``comparison.Comparison.values`` gives them.
     """
@@ -76,6 +77,7 @@ class VersionRecord:
     learned_before: int
     parent_run: str = ""
     sha256: str = ""
+    prefix: str = ""
     max_drop: float | None = None
     refused: str = ""
     comparison: dict[str, Any] = field(default_factory=dict)
@@ -129,18 +131,27 @@ def version_numbers(run: Path) -> list[int]:
 
 
 def list_versions(run: str | Path) -> list[Version]:
-    """Return the versions of a run, oldest first.
+    """Return the versions of a run, oldest first. Of a damaged one ``refused`` says what is wrong.
 
     Example::
 
         [(v.number, v.source, v.last) for v in runs.list_versions("runs/demo")]
 
     Raises:
-        RunError: ``run`` is no run folder, or a version's files are damaged.
+        RunError: ``run`` is no run folder.
     """
     run = Path(run)
     require_run(run)
-    return [read_version(run, number) for number in version_numbers(run)]
+    return [_version_or_damage(run, number) for number in version_numbers(run)]
+
+
+def _version_or_damage(run: Path, number: int) -> Version:
+    """Return a version; of a damaged one what can be said."""
+    try:
+        return read_version(run, number)
+    except RunError as fault:
+        folder = version_folder(run, number)
+        return Version(number, folder, None, "?", "?", [], 0, refused=f"damaged: {fault}", size=folder_size(folder))
 
 
 def read_version(run: Path, number: int) -> Version:
@@ -171,11 +182,23 @@ def read_version(run: Path, number: int) -> Version:
         record.tasks,
         record.samples,
         record.sha256,
-        summary is not None,
+        is_finished(folder),
         record.refused,
         None if first is None else first["metrics"]["last"],
         folder_size(folder),
     )
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a version is learned, evaluated and, if it has a parent, compared with it."""
+    record = read_record(folder)
+    return (folder / "summary.json").is_file() and (record is None or bool(record.comparison))
+
+
+def resume_command(run: Path, number: int) -> str:
+    """Return the command that goes on with an unfinished version of a run."""
+    trained = number == 1 and read_record(run) is None
+    return f"mmcl-fast train --resume {run}" if trained else f"mmcl-fast learn {run} --resume"
 
 
 def require_version(run: Path, number: int) -> Path:
@@ -189,18 +212,31 @@ def require_version(run: Path, number: int) -> Path:
 def set_current(run: Path, number: int) -> None:
     """Move the pointer to a version that is finished and whole. Readers find the old version or the new one.
 
+    Version 1 may be unfinished, because a run that was stopped can learn more.
+
     Raises:
         RunError: there is no such version, it is not finished, its newest checkpoint is damaged, or the pointer
             cannot be written.
     """
     folder = require_version(run, number)
-    if not (folder / "summary.json").is_file():
-        raise RunError(f"{folder}: not finished; go on with: mmcl-fast learn {run} --resume")
-    newest = checkpoint.find_task_checkpoints(folder)
-    if not newest:
-        raise RunError(f"{folder}: no checkpoint in it; choose another version")
-    checkpoint.read(newest[-1][1])  # its checksums
+    if not is_finished(folder) and number != 1:
+        raise RunError(f"{folder}: not finished; go on with: {resume_command(run, number)}")
+    read_newest(folder)
     atomic_files.write_json(run / POINTER, {"version": number})
+
+
+def read_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the newest checkpoint of a version and its JSON values, after a check of its checksums.
+
+    An older checkpoint is no substitute: the tasks after it would be lost without a word.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    found = checkpoint.find_task_checkpoints(folder)
+    if not found:
+        raise RunError(f"{folder}: no finished task in it; go on with mmcl-fast train --resume {folder}")
+    return found[-1][1], checkpoint.read(found[-1][1])[1]
 
 
 def rollback(run: str | Path, to: int | None = None) -> Version:
@@ -234,7 +270,7 @@ def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None) -> list
     current = current_version(run)
     known = [number for number in version_numbers(run) if number not in (1, current)]
     if numbers is None:
-        chosen = known[: len(known) - keep] if keep else known
+        chosen = known[: max(len(known) - (keep or 0), 0)]
     else:
         for number in numbers:
             require_version(run, number)
@@ -243,7 +279,7 @@ def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None) -> list
             if number == 1:
                 raise RunError(f"{run}: version 1 is the run folder itself; remove the whole folder instead")
         chosen = sorted(set(numbers))
-    return [read_version(run, number) for number in chosen]
+    return [_version_or_damage(run, number) for number in chosen]
 
 
 def prune(run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | None = None) -> list[Version]:

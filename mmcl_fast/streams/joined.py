@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.equal_content import group_equal_content
-from mmcl_fast.streams.sample import Sample, Task
+from mmcl_fast.streams.sample import Task
 from mmcl_fast.streams.stream import Stream
 
 
@@ -45,26 +45,33 @@ def join_streams(learned: Stream, new: Stream, prefix: str) -> Stream:
     return out
 
 
-def require_unseen_content(learned: Stream, new: Stream) -> None:
-    """Check that no new training file is an old test file, and the other way round.
+def require_unseen_content(
+    learned: Stream, new: Stream, old_contents: Mapping[str, str], new_contents: Mapping[str, str]
+) -> None:
+    """Check that no new training content is an old test content, and the other way round.
 
-    Files that are gone are not compared.
+    Args:
+        learned: the tasks that a model has learned.
+        new: the tasks that come after them.
+        old_contents: key -> hash of the content of the old samples; keys may be missing.
+        new_contents: likewise of the new samples.
 
     Raises:
         StreamError: there are equal ones; the message names a pair.
     """
-    old = {id(sample): sample for sample in learned.samples if not (sample.path is None and sample.split == "train")}
-    for group in group_equal_content(
-        [*old.values(), *new.samples], lambda sample: (id(sample) in old, sample.split == "train")
-    ):
-        for split in ("train", "held out"):
-            own = [s for s in group if id(s) not in old and (s.split == "train") == (split == "train")]
-            other = [s for s in group if id(s) in old and (s.split == "train") != (split == "train")]
-            if own and other:
-                raise StreamError(
-                    f"{new.root}: {own[0].key}: equal content in the new {own[0].split} split and the old "
-                    f"{other[0].split} split ({_name(other[0])}): remove it from the new data"
-                )
+    old = {
+        (sample.modality, sample.split == "train", old_contents.get(sample.key) or sample.sha256): sample
+        for sample in learned.samples
+    }
+    for sample in new.samples:
+        content = new_contents.get(sample.key)
+        other = old.get((sample.modality, sample.split != "train", content)) if content else None
+        if other is not None:
+            where = other.key if other.path is None else str(other.path)
+            raise StreamError(
+                f"{new.root}: {sample.key}: equal content in the new {sample.split} split and the old {other.split} "
+                f"split ({where}): remove it from the new data"
+            )
 
 
 def _free_name(task: Task, taken: set[str]) -> str:
@@ -76,7 +83,3 @@ def _free_name(task: Task, taken: set[str]) -> str:
     while f"{stem}-{number}" in taken:
         number += 1
     return f"{stem}-{number}"
-
-
-def _name(sample: Sample) -> str:
-    return sample.key if sample.path is None else str(sample.path)

@@ -10,6 +10,7 @@ from typing import Any
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample, Task
+from mmcl_fast.streams.sources.text_table import table_columns
 from mmcl_fast.streams.stream import Stream
 from mmcl_fast.streams.tasks import normalize_labels
 from mmcl_fast.streams.validate import FileFault, check_file
@@ -22,7 +23,7 @@ class LabelledData(Stream):
 
     Args:
         samples, root, class_texts: what these methods pass on from the data.
-        split: take the samples of this split alone; None: all samples.
+        only_split: take the samples of this split alone; None: all samples.
         shared_classes: a name means the same class in every modality.
         known: the classes that a model has learned. With shared classes they say which modality a name is of.
 
@@ -36,17 +37,17 @@ class LabelledData(Stream):
         root: Path,
         *,
         class_texts: Mapping[ClassId, str] | None = None,
-        split: str | None = None,
+        only_split: str | None = None,
         shared_classes: bool = False,
         known: Sequence[ClassId] = (),
         findings: Findings | None = None,
         **options: Any,
     ):
-        if split not in (None, *SPLITS):
-            raise StreamError(f"split = {split!r}: give {', '.join(SPLITS)}, or leave it out for all samples")
+        if only_split not in (None, *SPLITS):
+            raise StreamError(f"split = {only_split!r}: give {', '.join(SPLITS)}, or leave it out for all samples")
         findings = Findings() if findings is None else findings
         samples, _ = normalize_labels(samples, findings)
-        chosen = [replace(s, split="test") for s in samples if split in (None, s.split)]
+        chosen = [replace(s, split="test") for s in samples if only_split in (None, s.split)]
         for sample in chosen:
             if sample.path is not None:
                 try:
@@ -55,7 +56,8 @@ class LabelledData(Stream):
                     raise StreamError(str(fault)) from None
         findings.raise_worst_error()
         if not chosen:
-            raise StreamError(f"{root}: no sample{'' if split is None else f' in its {split} split'}; give other data")
+            where = "" if only_split is None else f" in its {only_split} split"
+            raise StreamError(f"{root}: no sample{where}; give other data")
         named = {name: (modality, name) for modality, name in known} if shared_classes else {}
         by_modality: dict[str, list[Sample]] = {}
         for sample in chosen:
@@ -68,3 +70,9 @@ class LabelledData(Stream):
             tasks.append(Task(len(tasks), modality, modality, labels, ids, texts, tuple(some)))
         self.__dict__.update(vars(Stream.from_tasks(tasks, root, shared_classes=shared_classes)))
         self.findings = findings
+
+    @classmethod
+    def from_table(cls, path: str | Path, *, split: str = "split", **options: Any) -> LabelledData:
+        """Read text samples as ``Stream.from_table`` does. All rows count where there is no column of the split."""
+        has_splits = Path(path).is_dir() or split in table_columns(Path(path))
+        return super().from_table(path, split=split if has_splits else "", **options)  # type: ignore[return-value]

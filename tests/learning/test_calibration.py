@@ -74,6 +74,16 @@ def test_scores_that_are_all_right_keep_a_doubt_and_too_few_samples_change_nothi
     assert fit_temperatures({"image": (equal, torch.arange(40) % 4)}) == Calibration()
 
 
+def test_classes_that_a_method_rules_out_do_not_end_the_calibration():
+    scores, labels = drawn(400, 20.0, 0)
+    ruled_out = scores.clone()
+    ruled_out[0, labels[0]] = -math.inf  # its true class: this sample has no likelihood
+    ruled_out[1] = ruled_out[1].masked_fill(torch.arange(6) != labels[1], -math.inf)  # nothing competes
+    found = fit_temperatures({"image": (ruled_out, labels)})
+    assert found.samples == {"image": 399}
+    assert found.temperature("image") == pytest.approx(fit_temperatures({"image": (scores, labels)}).common, rel=0.05)
+
+
 def test_the_error_and_its_bins():
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.5, 0.5])
     correct = np.array([1, 1, 1, 0, 1, 0], bool)

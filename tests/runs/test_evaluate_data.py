@@ -72,3 +72,13 @@ def test_json_lists_classes_confusions_and_samples(run, photos):
     assert [right] == values["correct"]["agnostic"]
     shown = CliRunner().invoke(app, ["evaluate", str(run), str(photos), "-q", "--device", "cpu"])
     assert f"Accuracy in % on 10 samples of {photos}" in shown.stdout
+
+
+def test_tables_with_and_without_a_column_of_the_split(run, tmp_path):
+    plain = tmp_path / "plain.csv"
+    plain.write_text("text,label\nword00 word01,class_0\nword10,class_1\n")
+    assert runs.evaluate(run, plain, device="cpu").result.counts == [2]
+    split = tmp_path / "split.csv"
+    split.write_text("text,label,split\nword00 word01,class_0,train\nword10,class_1,test\n")
+    assert runs.evaluate(run, split, device="cpu").result.counts == [2]
+    assert runs.evaluate(run, split, split="test", device="cpu").result.counts == [1]

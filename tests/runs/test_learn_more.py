@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmcl_fast import report, runs
-from mmcl_fast.errors import ConfigError, RunError, StreamError
+from mmcl_fast.errors import ConfigError, MediaError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_folder, current_version
 from mmcl_fast.learning.learner import Learner
@@ -97,7 +97,9 @@ def test_known_classes_learn_more_samples_and_an_old_test_set_stays(trained, dat
     assert len(found.run.learner.classes) == 4  # two of them were known
     assert [t.name for t in found.run.stream.tasks] == ["image-0", "image-1"]
     new = read_predictions(found.folder)
-    assert set(old.keys) < set(new.keys) and all(k.startswith("after-1/") for k in set(new.keys) - set(old.keys))
+    assert set(old.keys) < set(new.keys)
+    prefix = json.loads((found.folder / "version.json").read_text())["prefix"]
+    assert len(prefix) == 9 and all(k.startswith(prefix) for k in set(new.keys) - set(old.keys))
     assert {d.name for d in found.comparison.differences if d.scope == "class"} == {"image/class_0", "image/class_1"}
 
 
@@ -418,3 +420,141 @@ def test_a_private_run_keeps_no_content_of_samples(data, monkeypatch):
     runs.rollback(data / "private", 1)
     with pytest.raises(StreamError, match="has no test sample left"):
         runs.learn(data / "private", data / "third", overrides=["stream.check=false"])
+
+
+# ---- what a reviewer found ------------------------------------------------------------------------------------------
+
+
+def test_prune_keeps_as_many_as_it_says(trained, data):
+    run = trained()
+    write_folder(data / "third", modalities=("depth",))
+    for _ in range(3):
+        runs.learn(run, data / "third", overrides=["stream.check=false"])
+    assert [v.number for v in runs.list_versions(run)] == [1, 2, 3, 4]
+    assert runs.prune(run, keep=5) == [] and runs.prune(run, keep=2) == []
+    assert [v.number for v in runs.prune(run, keep=1)] == [2]
+
+
+def test_a_damaged_newest_checkpoint_is_no_parent_and_the_parents_log_stays(trained, data):
+    run = trained()
+    learn(run, data)
+    newest = checkpoint.find_task_checkpoints(run / "versions/2")[-1][1]
+    content = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").unlink()
+    (newest / "model.safetensors").write_bytes(b"damaged")
+    log = (run / "versions/2/metrics.jsonl").read_bytes()
+    write_folder(data / "third", modalities=("depth",))
+    with pytest.raises(RunError, match="checksum"):
+        runs.learn(run, data / "third")
+    (newest / "model.safetensors").write_bytes(content)
+    runs.learn(run, data / "third")
+    assert (run / "versions/2/metrics.jsonl").read_bytes() == log
+
+
+def test_a_stop_before_the_comparison_is_recorded_can_be_resumed(trained, data, monkeypatch):
+    run = trained()
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learn_more, "compare_predictions", stop)
+        with pytest.raises(KeyboardInterrupt):
+            learn(run, data)
+    assert (run / "versions/2/summary.json").is_file() and not runs.list_versions(run)[1].finished
+    with pytest.raises(RunError, match="not finished"):
+        runs.rollback(run, 2)
+    with pytest.raises(RunError, match="version 2 is not finished"):
+        learn(run, data)
+    # A limit that comes with --resume counts.
+    monkeypatch.setattr(learn_more.Comparison, "falls_over", lambda self, limit: self.differences[:1])
+    found = runs.learn(run, resume=True, max_drop=7.0)
+    assert found.number == 2 and "--max-drop 7" in found.refused and current_version(run) == 1
+
+
+def test_kept_tokens_serve_every_later_step(trained, data, monkeypatch):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge") + 'cache = "none"\n')
+    run = data / "run"
+    runs.train(data / "mine.toml", run)
+    shutil.rmtree(data / "first")
+    found = learn(run, data)  # with a temporary cache
+    assert found.comparison.differences[0].samples == 6
+    real = Learner.learn
+
+    def stop(self, task):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "learn", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.learn(run, write_folder(data / "third", modalities=("depth",)))
+    monkeypatch.setattr(Learner, "learn", real)
+    assert runs.learn(run, resume=True).number == 3
+    assert runs.evaluate(run, device="cpu").tasks_learned == 5
+
+
+def test_siblings_with_equal_names_of_files_are_not_taken_for_each_other(trained, data):
+    run = trained()
+    learn(run, data)
+    runs.rollback(run, 1)
+    other = shutil.copytree(data / "more", data / "other")
+    for file in sorted(other.rglob("*.png")):
+        file.write_bytes(file.read_bytes() + b"other")
+    runs.learn(run, other, overrides=["stream.classes_per_task=2"])
+    assert runs.compare_versions(run, 2, 3).differences[0].samples == 6  # of version 1 alone
+
+
+def test_contents_are_compared_when_the_old_files_are_gone(trained, data):
+    run = trained()
+    old = sorted((data / "first/image/test/class_0").iterdir())[0]
+    shutil.copy(old, data / "more/image/train/class_2/again.png")
+    shutil.rmtree(data / "first")
+    with pytest.raises(StreamError, match=r"again\.png: equal content in the new train split and the old test split"):
+        learn(run, data)
+    (data / "more/image/train/class_2/again.png").unlink()
+    rows = "text,label,split\none word,a,train\nother word,b,train\nthird word,a,test\n"
+    (data / "rows.csv").write_text(rows)
+    runs.learn(run, data / "rows.csv")
+    (data / "later.csv").write_text("text,label,split\nnew word,c,train\none word,c,test\n")
+    with pytest.raises(StreamError, match="equal content in the new test split and the old train split"):
+        runs.learn(run, data / "later.csv")
+
+
+def test_damage_and_wrong_places_have_their_next_step(trained, data, monkeypatch):
+    run = trained()
+    learn(run, data)
+    runs.rollback(run)
+    (run / "versions/2/version.json").write_text("{")
+    assert runs.list_versions(run)[1].refused.startswith("damaged: ")
+    assert [v.number for v in runs.prune(run, numbers=[2])] == [2]
+    with pytest.raises(RunError, match=f"is inside {run}"):
+        learn(run, data, out=run / "versions/7")
+
+
+def test_an_unfinished_first_version_can_be_gone_back_to(data, trained, monkeypatch):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge").replace("first", "all"))
+    real = Learner.learn
+
+    def stop(self, task):
+        if len(self.tasks) == 1:
+            raise KeyboardInterrupt
+        return real(self, task)
+
+    monkeypatch.setattr(Learner, "learn", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(data / "mine.toml", data / "run")
+    monkeypatch.setattr(Learner, "learn", real)
+    runs.learn(data / "run", write_folder(data / "third", modalities=("depth",)))
+    assert runs.rollback(data / "run").number == 1 and current_version(data / "run") == 1
+
+
+def test_texts_that_are_not_kept_are_never_encoded(data, config, monkeypatch):
+    rows = [f"word{i % 2} number {i},{'ab'[i % 2]},{'train' if i < 12 else 'test'}" for i in range(18)]
+    (data / "rows.csv").write_text("text,label,split\n" + "\n".join(rows) + "\n")
+    source = CONFIG.replace("METHOD", "ridge").replace('"folder"', '"table"').replace("first", "rows.csv")
+    (data / "mine.toml").write_text(source + "private = true\n")
+    run = data / "run"
+    runs.train(data / "mine.toml", run)
+    runs.learn(run, write_folder(data / "third", modalities=("depth",)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(data / "other-cache"))
+    with pytest.raises(MediaError, match="its text is not kept"):
+        runs.evaluate(run, device="cpu")

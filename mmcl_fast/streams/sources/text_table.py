@@ -39,7 +39,7 @@ def read_text_table(
     split: str = "split",
     header: bool = True,
 ) -> dict[str, Any]:
-    """Return the arguments of ``Stream`` for a table; see ``Stream.from_table``.
+    """Return the arguments of ``Stream`` for a table; see ``Stream.from_table``. Without ``split`` all rows are tests.
 
     ``findings`` collects all that is wrong; None: the most harmful error is raised.
     """
@@ -56,7 +56,7 @@ def read_text_table(
     elif path.suffix.lower() not in TABLE_ENDINGS:
         raise StreamError(not_a_table_message(path))
     else:
-        files = {path: None}
+        files = {path: None if split else "test"}
     samples: list[Sample] = []
     for file, file_split in files.items():
         samples += _read_samples(file, columns, file_split, root, findings)
@@ -68,18 +68,21 @@ def read_text_table(
     return {"samples": samples, "root": root, "class_texts": texts, "findings": findings}
 
 
+def table_columns(file: Path) -> Collection[str]:
+    """Return the names of a table's columns, none where its first row can't be read."""
+    if file.suffix.lower() == ".parquet":
+        return parquet_columns(file)
+    try:
+        first = next(read_table_rows(file), None)
+    except StreamError:  # it comes again when the whole file is read
+        first = None
+    return first.values if first else ()
+
+
 def is_text_table(file: Path) -> bool:
     """Whether the rows of a file are texts. The rows of a manifest have a modality or a path instead."""
-    ending = file.suffix.lower()
-    if ending == ".parquet":
-        names: Collection[str] = parquet_columns(file)
-    else:
-        try:
-            first = next(read_table_rows(file), None)
-        except StreamError:  # it comes again when the whole file is read
-            first = None
-        # CSV and TSV that can't be read here are taken for texts, because manifests are mostly JSONL.
-        names = first.values if first else ("text",) if ending in (".csv", ".tsv") else ()
+    # CSV and TSV that can't be read here are taken for texts, because manifests are mostly JSONL.
+    names = table_columns(file) or (("text",) if file.suffix.lower() in (".csv", ".tsv") else ())
     return bool(names) and "modality" not in names and ("text" in names or "path" not in names)
 
 
