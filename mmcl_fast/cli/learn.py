@@ -173,7 +173,7 @@ def evaluate(
 
     With `--json` the right answers and confusions of each class are listed, and every sample with its answer.
 
-    Example: `mmcl-fast evaluate runs/demo --split val`, or `mmcl-fast evaluate runs/demo photos`
+    Example: `mmcl-fast evaluate runs/demo --split val`, or `mmcl-fast evaluate runs/demo labelled`
     """
     require_choice("--setting", setting, ("agnostic", "given", "both"))
     if split is not None:

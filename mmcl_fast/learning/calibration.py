@@ -26,7 +26,7 @@ from torch import Tensor
 POOLED_SAMPLES = 3.0  # for which the samples of all modalities together count
 LEAST_SAMPLES = 8  # held-out samples in all, below which nothing is fitted
 RANGE = 1e3  # T lies between the mean margin divided by this and times this
-STEPS = 60  # of the search, each of which narrows it by a third
+STEPS = 60  # of the search; each narrows it by a third
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mmcl_fast.encoders import Encoder
-from mmcl_fast.methods import Classes
+from mmcl_fast.encoders import Encoder, Tokens
+from mmcl_fast.methods import Classes, TaskData
 from mmcl_fast.streams.name_forms import name_normalizer
 from mmcl_fast.streams.sample import Task
 
@@ -27,6 +27,24 @@ def add_classes(classes: Classes, task: Task, encoder: Encoder) -> Classes:
         used.add(texts[-1])
     embedded = encoder.text(texts[len(classes) :]).to(encoder.device)
     return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
+
+
+def task_data(task: Task, index: int, tokens: Tokens, classes: Classes, views: int, device: torch.device) -> TaskData:
+    """Return what a method learns from a task.
+
+    Args:
+        task: the task, with n training samples.
+        index: number of tasks learned before it.
+        tokens: trunk tokens of ``views`` x n samples.
+        classes: all classes, the task's included.
+        views: views of each sample.
+        device: of the labels.
+    """
+    ids = {name: classes.ids[key] for name, key in zip(task.classes, task.class_ids)}
+    labels = torch.tensor([ids[s.label] for s in task.train] * views, device=device)
+    trained = {s.label for s in task.train}
+    own = [ids[name] for name in task.classes if name in trained]  # a class may have test samples alone
+    return TaskData(index, task.modality, tokens, labels, own, views)
 
 
 def canonical_names(

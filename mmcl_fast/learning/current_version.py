@@ -1,4 +1,4 @@
-"""Which version of a run is the current one: the pointer current.json, and the folders under versions/."""
+"""The pointer current.json to the current version of a run, and the folders under versions/."""
 
 from __future__ import annotations
 

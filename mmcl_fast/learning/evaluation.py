@@ -18,7 +18,7 @@ from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
 from mmcl_fast.learning.calibration import Calibration, fit_temperatures
 from mmcl_fast.learning.classes import add_classes
-from mmcl_fast.learning.model import Model, trunk_tokens, trunk_tokens_of_shard
+from mmcl_fast.learning.model import Model, trunk_tokens_of_all, trunk_tokens_of_shard
 from mmcl_fast.learning.settings import SETTINGS, setting_label
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
@@ -204,7 +204,7 @@ def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibr
         if not samples:
             continue
         ids = {name: model.classes.ids[key] for name, key in zip(task.classes, task.class_ids)}
-        tokens = trunk_tokens(model, samples, f"{task.name}: decode and trunk", keep=True)
+        tokens = trunk_tokens_of_all(model, samples, f"{task.name}: decode and trunk")
         with torch.no_grad(), distributed.single_process():
             scores = model.method.scores(tokens, task.modality, model.classes, given=False).double().cpu()
         found.setdefault(task.modality, []).append((scores, torch.tensor([ids[s.label] for s in samples])))

@@ -16,13 +16,13 @@ from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.feature_cache.cache import CACHE_GB, FeatureCache, machine_memory
 from mmcl_fast.learning import checkpoint, evaluation, saving
 from mmcl_fast.learning.calibration import Calibration
-from mmcl_fast.learning.classes import add_classes
+from mmcl_fast.learning.classes import add_classes, task_data
 from mmcl_fast.learning.evaluation import Evaluation
-from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_shard
+from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_all
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, raise_first_error
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
-from mmcl_fast.methods import Classes, TaskData, make_options, method_class, option_values, upgrade_options
+from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
 from mmcl_fast.streams.sample import Sample, Task
 
@@ -150,16 +150,10 @@ class Learner:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
         self.method.seconds = {}
         title = f"{task.name}: decode and trunk"
-        if distributed.world_size() > 1:  # each process fills the cache with its shard, then all read the whole
-            trunk_tokens_of_shard(self, distributed.shard(samples), title, views=self.views)
-        tokens = trunk_tokens(self, samples, title, views=self.views)
+        tokens = trunk_tokens_of_all(self, samples, title, views=self.views)
         trunk_seconds = time.perf_counter() - started
         classes = add_classes(self.classes, task, self.encoder)
-        ids = {name: classes.ids[key] for name, key in zip(task.classes, task.class_ids)}
-        labels = torch.tensor([ids[s.label] for s in samples] * self.views, device=self.encoder.device)
-        trained = {s.label for s in samples}
-        own = [ids[name] for name in task.classes if name in trained]  # a class may have test samples alone
-        data = TaskData(len(self.tasks), task.modality, tokens, labels, own, self.views)
+        data = task_data(task, len(self.tasks), tokens, classes, self.views, self.encoder.device)
         tensors, values = self.method.state()
         tensors = {k: v.clone() for k, v in tensors.items()}
         self.method.checkpoints = self.checkpoints
@@ -192,12 +186,11 @@ class Learner:
     def calibrate(self, tasks: Sequence[Task], split: str = "val") -> Calibration:
         """Fit the temperatures of the probabilities on samples that were not learned, and return them.
 
-        Probabilities change, and answers do not. Learning a task keeps the temperatures, so calibrate again after it.
-        ``mmcl-fast train`` and ``learn`` do that at their end.
+        Answers do not change. Learning a task keeps the temperatures, so calibrate again after it.
 
         Args:
             tasks: tasks that were learned.
-            split: the split of the samples. Never take the test split: its calibration error would say nothing.
+            split: the split of the samples. The calibration error of the same samples would say nothing.
 
         Raises:
             MediaError: a file is broken.
@@ -215,17 +208,7 @@ class Learner:
         self.method = fresh
 
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
-        """Return the trunk tokens of one or more samples of one modality, from the cache or computed now.
-
-        Args:
-            samples: n samples.
-            title: names the phase on the progress display.
-            views: the plain view and ``views - 1`` random ones, one after another: ``views`` x n rows.
-            keep: keep the result in memory for the next call with the same samples.
-
-        Raises:
-            MediaError: a file is broken.
-        """
+        """Return trunk tokens of samples of one modality, as ``mmcl_fast.learning.model.trunk_tokens`` does."""
         return trunk_tokens(self, samples, title, views=views, keep=keep)
 
     def evaluate(

@@ -76,6 +76,13 @@ def trunk_tokens_of_shard(
         return None
 
 
+def trunk_tokens_of_all(model: Model, samples: Sequence[Sample], title: str, *, views: int = 1) -> Tokens:
+    """Return ``trunk_tokens`` of all samples in every process; each process computes only its shard of them."""
+    if distributed.world_size() > 1:  # each process fills the cache with its shard, then all read the whole
+        trunk_tokens_of_shard(model, distributed.shard(samples), title, views=views)
+    return trunk_tokens(model, samples, title, views=views)
+
+
 def require_finite(tensors: dict[str, Tensor]) -> None:
     """Check that learned tensors have no NaN and no infinity.
 

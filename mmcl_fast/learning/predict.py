@@ -49,8 +49,8 @@ class Prediction:
         modality: the modality it was decoded as; None where the modality was not found.
         labels: the k best classes (modality, name), best first; all classes if there are fewer than k. A class given
             by its text has the modality "". Empty where there is no prediction.
-        probabilities: probability of each class in ``labels``: softmax over all classes that compete, with the
-            temperature of the modality (``Learner.calibration``) where these are the classes learned.
+        probabilities: probability of each class in ``labels``: softmax over all classes that compete. For the classes
+            learned it has the temperature of the modality (``Learner.calibration``).
         contributions: modality -> weight of its prompts and gate. None for methods without contributions, before the
             first task, and where there is no prediction.
         error: one line that names the file and says why there is no prediction; None where there is one.

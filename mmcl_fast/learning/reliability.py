@@ -1,4 +1,4 @@
-"""How far probabilities are from what happens: the expected calibration error and its bins. Needs no torch."""
+"""The expected calibration error and its bins: how far probabilities are from what happens. Needs no torch."""
 
 from __future__ import annotations
 

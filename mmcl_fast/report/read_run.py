@@ -20,8 +20,8 @@ def read_run(folder: Path | str) -> Run:
     """Read a finished run.
 
     Returns:
-        The values of summary.json, and: ``events`` (the lines of metrics.jsonl), ``config``, ``environment``,
-        ``version`` (the values of version.json, None without one) and ``title``, such as "comm, seed 0".
+        The values of summary.json, and: ``events`` (the lines of metrics.jsonl), ``config``, ``environment`` and
+        ``title``, such as "comm, seed 0". ``version`` has the values of version.json, or None without one.
 
     Raises:
         RunError: the run is not finished, or one of its files is damaged.

@@ -66,8 +66,8 @@ def evaluate(
         progress: a display of ``mmcl_fast.progress``; None shows nothing.
 
     Raises:
-        UserError: no run, no finished task, a task without a sample in the split, data that differ from what was
-            learned, or a class that was not learned.
+        UserError: no run, no finished task, or a task without a sample in the split. Also data that differ from what
+            was learned, or a class that was not learned.
         ValueError: ``setting`` has another value.
     """
     folder = current_folder(run)

@@ -62,7 +62,7 @@ INHERITED = ("shared_classes", "test_on", "check", "on_broken", "seed")
 
 @dataclass
 class LearnResult:
-    """What ``learn`` came to.
+    """The result of ``learn``.
 
     Attributes:
         folder: the new version's run folder.

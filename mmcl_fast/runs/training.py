@@ -29,8 +29,8 @@ def train(
     """Learn a stream, task after task, into a run folder, as ``mmcl-fast train`` does.
 
     If the run is new, every file is decoded first, unless ``stream.check`` is false. The folder then holds config.json,
-    environment.json, metrics.jsonl, checkpoints, predictions.json.gz, tasks.json.gz, summary.json, trunk tokens of the
-    test samples, and test samples for the report, which ``mmcl_fast.report.write(out)`` makes.
+    environment.json, metrics.jsonl, checkpoints, predictions.json.gz, tasks.json.gz and summary.json. Trunk tokens of
+    the test samples, and samples for ``mmcl_fast.report.write(out)``, are there unless ``train.private`` is true.
 
     Example::
 

@@ -25,6 +25,7 @@ from tests.cli.calls import call
 # Options added to an example, which override its own: enough to see that it runs.
 SMALLER = {
     "train": "--quiet",
+    "learn": "--quiet",
     "compare": "--seeds 0 --methods ridge --jobs 1 --quiet",
     "tune": "--methods ridge --trials 2 --jobs 1 --quiet",
     "ablate": "--seeds 0 --switches blending --jobs 1 --quiet",
@@ -80,6 +81,12 @@ def here(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             video.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         video.mux(stream.encode())
     shutil.copytree(place / "data/image", root / "demo/image")
+    shutil.copytree(place / "data/image/test", root / "labelled/image")
+    for file in sorted((place / "data/image").glob("*/class_0/*.png")):  # the colours of no other class
+        bird = root / "new_classes/image" / file.parent.parent.name / "bird" / file.name
+        bird.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(bird)
+    call("learn", root / "runs/demo", root / "new_classes", "--quiet")
     rows = [
         {
             "path": str(file.relative_to(root / "demo")),

@@ -304,7 +304,7 @@ def test_a_cache_from_before_the_versions_misses_and_can_be_cleaned(tmp_path):
     encoder = ToyEncoder()
     name = store_name("1", encoder.fingerprint, "cpu", "a hash of source code")
     about = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "device": "cpu"}
-    Store(tmp_path / "old", name, about, 1e9)._describe()
+    Store(tmp_path / "old", name, about, 1e9).describe()
     (tmp_path / "old" / name / new.name).write_bytes(new.read_bytes())
     assert [(u.store, u.encoder, u.modality, u.samples) for u in usage(tmp_path / "old")] == [(name, "toy", "?", 4)]
     assert ask(tmp_path / "old", samples)[1] == 4 and len(usage(tmp_path / "old")) == 2

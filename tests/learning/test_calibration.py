@@ -124,7 +124,7 @@ def test_a_learner_calibrates_saves_and_predicts_with_it(tmp_path):
     assert error[1] < error[0] - 20
     sure = learner.predict([file], top_k=4)[0]
     assert sure.labels == raw.labels and sure.probabilities[0] > raw.probabilities[0] + 0.2
-    # What evaluate records is what predict says.
+    # Evaluate records the probabilities that predict gives.
     position = [s.path for s in after.samples[0]].index(file)
     assert after.confidence["agnostic"][0][position] == pytest.approx(sure.probabilities[0], abs=1e-5)
     own = after.confidence["given_masked"][0]

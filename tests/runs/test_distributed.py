@@ -110,7 +110,8 @@ def test_a_method_that_only_sums_moments_is_the_same_bits(runs, outcomes, case):
 def test_each_sample_goes_through_the_trunk_once(outcomes):
     calls = [int(word.split()[0]) for word in outcomes["whole-4"]]
     alone = int(outcomes["whole-1"][0].split()[0])
-    assert all(c < alone for c in calls) and sum(calls) < 2 * alone  # batches are filled up, hence not equal
+    # Batches are filled up, also the small ones of validation samples, hence not equal.
+    assert all(c < alone for c in calls) and sum(calls) < 2.5 * alone
     assert [word.split()[0] for word in outcomes["whole-2"]] == ["0", "0"]  # other processes find what one has cached
 
 
