@@ -33,7 +33,8 @@ class Evaluation:
         samples: the samples of each task in the evaluated split.
         labels: the true class of each sample of each task.
         predicted: setting -> for each task: the predicted class of each sample.
-        confidence: setting -> for each task: the probability of the predicted class of each sample, ``[n]``.
+        confidence: setting -> for each task: the probability of the predicted class of each sample, ``[n]``. It does
+            not count when evaluations are compared.
 
     Example::
 
@@ -47,7 +48,7 @@ class Evaluation:
     samples: list[list[Sample]] = field(default_factory=list)
     labels: list[list[ClassId]] = field(default_factory=list)
     predicted: dict[str, list[list[ClassId]]] = field(default_factory=dict)
-    confidence: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    confidence: dict[str, list[np.ndarray]] = field(default_factory=dict, compare=False)
 
     @property
     def counts(self) -> list[int]:
