@@ -33,7 +33,8 @@ PREPARATION = {
 }
 UNKNOWN_PREPARATION = "As the reader of this modality prepares it."
 OUTPUTS = {
-    "probabilities": "`[batch, {classes}]`, the softmax of the logits; columns as in `classes.json`",
+    "probabilities": "`[batch, {classes}]`, the softmax of the logits divided by the modality's temperature; columns "
+    "as in `classes.json`",
     "logits": "`[batch, {classes}]`; minus infinity for a class that this input cannot have",
     "embedding": "`[batch, D]`, the re-aligned embedding, unit rows",
     "contributions": "`[batch, {modalities}]`, the weight of each modality's prompts and gates; columns: {columns}",
