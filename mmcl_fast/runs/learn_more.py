@@ -241,7 +241,7 @@ def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
         StreamError: there is nothing at ``data``.
     """
     values = old.model_dump(mode="json")
-    if data.endswith(".toml") or (SHIPPED / f"{data}.toml").is_file():
+    if data.endswith(".toml") or data in {file.stem for file in SHIPPED.glob("*.toml")}:
         values["stream"] = load_config(data).stream.model_dump(mode="json")
     else:
         inherited = {key: values["stream"][key] for key in INHERITED}

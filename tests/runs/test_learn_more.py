@@ -558,3 +558,12 @@ def test_texts_that_are_not_kept_are_never_encoded(data, config, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(data / "other-cache"))
     with pytest.raises(MediaError, match="its text is not kept"):
         runs.evaluate(run, device="cpu")
+
+
+def test_a_config_beside_a_folder_of_its_name_is_not_read(trained, data):
+    run = trained()
+    (data / "more.toml").write_text("no config")
+    assert learn(run, data).number == 2
+    (data / "third.toml").write_text('[stream]\nsource = "folder"\npath = "deep"\nclasses_per_task = 2\n')
+    write_folder(data / "deep", modalities=("depth",))
+    assert [t.name for t in runs.learn(run, data / "third.toml").run.stream.tasks[3:]] == ["depth-0", "depth-1"]
