@@ -566,4 +566,4 @@ def test_a_config_beside_a_folder_of_its_name_is_not_read(trained, data):
     assert learn(run, data).number == 2
     (data / "third.toml").write_text('[stream]\nsource = "folder"\npath = "deep"\nclasses_per_task = 2\n')
     write_folder(data / "deep", modalities=("depth",))
-    assert [t.name for t in runs.learn(run, data / "third.toml").run.stream.tasks[3:]] == ["depth-0", "depth-1"]
+    assert [t.name for t in runs.learn(run, data / "third.toml").run.stream.tasks[4:]] == ["depth-0", "depth-1"]
