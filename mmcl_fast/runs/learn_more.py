@@ -35,6 +35,7 @@ from mmcl_fast.runs.training import train
 from mmcl_fast.runs.versions import (
     VersionRecord,
     is_finished,
+    move_pointer,
     now,
     read_newest,
     read_record,
@@ -42,7 +43,6 @@ from mmcl_fast.runs.versions import (
     require_run,
     require_version,
     resume_command,
-    set_current,
     version_numbers,
     write_record,
 )
@@ -309,10 +309,11 @@ def _finish(run: Path, folder: Path, result: RunResult, own_run: bool) -> LearnR
     digest = hashlib.sha256()
     for task in read_tasks(folder / TASKS_FILE).tasks[record.learned_before :]:
         digest.update("".join(sorted(sample.sha256 for sample in task.train)).encode())
-    write_record(folder, replace(record, refused=refused, comparison=comparison.values(), sha256=digest.hexdigest()))
     number = 1 if own_run else int(folder.name)
     if not (refused or own_run):
-        set_current(run, number)
+        move_pointer(run, number)
+    # Last: a version without this record counts as unfinished, and resuming it comes here again.
+    write_record(folder, replace(record, refused=refused, comparison=comparison.values(), sha256=digest.hexdigest()))
     return LearnResult(folder, number, result, comparison, refused)
 
 

@@ -221,7 +221,12 @@ def set_current(run: Path, number: int) -> None:
     folder = require_version(run, number)
     if not is_finished(folder) and number != 1:
         raise RunError(f"{folder}: not finished; go on with: {resume_command(run, number)}")
-    read_newest(folder)
+    move_pointer(run, number)
+
+
+def move_pointer(run: Path, number: int) -> None:
+    """Move the pointer to a version whose newest checkpoint is whole. Raises RunError."""
+    read_newest(version_folder(run, number))
     atomic_files.write_json(run / POINTER, {"version": number})
 
 

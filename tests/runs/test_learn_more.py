@@ -567,3 +567,22 @@ def test_a_config_beside_a_folder_of_its_name_is_not_read(trained, data):
     (data / "third.toml").write_text('[stream]\nsource = "folder"\npath = "deep"\nclasses_per_task = 2\n')
     write_folder(data / "deep", modalities=("depth",))
     assert [t.name for t in runs.learn(run, data / "third.toml").run.stream.tasks[4:]] == ["depth-0", "depth-1"]
+
+
+@pytest.mark.parametrize("function", ["move_pointer", "write_record"])
+def test_a_stop_around_the_move_of_the_pointer_is_resumed(trained, data, monkeypatch, function):
+    run = trained()
+    real = getattr(learn_more, function)
+
+    def stop(folder, *args):
+        if function == "move_pointer" or (args and args[0].comparison):
+            raise KeyboardInterrupt
+        real(folder, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learn_more, function, stop)
+        with pytest.raises(KeyboardInterrupt):
+            learn(run, data)
+    assert current_version(run) == (1 if function == "move_pointer" else 2)
+    assert runs.learn(run, resume=True).number == 2 and current_version(run) == 2
+    assert [v.finished for v in runs.list_versions(run)] == [True, True]
