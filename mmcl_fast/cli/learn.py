@@ -209,6 +209,7 @@ def _class_rows(result: Evaluation) -> list[dict[str, Any]]:
     """Return for each class of each task its samples, right answers and confusions."""
     rows = []
     confusions = {name: result.top_confusions(name, sum(result.counts)) for name in result.predicted}
+    correct = {name: result.by_class(name) for name in result.predicted}
     for i, (task, classes) in enumerate(zip(result.names, result.classes)):
         for k, (modality, name) in enumerate(classes):
             rows.append(
@@ -216,8 +217,8 @@ def _class_rows(result: Evaluation) -> list[dict[str, Any]]:
                     "task": task,
                     "class": [modality, name],
                     "count": sum(label == (modality, name) for label in result.labels[i]),
-                    "correct": {s: result.by_class(s)[i][k] for s in result.predicted},
-                    "taken_for": {s: [[list(c), n] for c, n in confusions[s][i][k]] for s in result.predicted},
+                    "correct": {s: correct[s][i][k] for s in correct},
+                    "taken_for": {s: [[list(c), n] for c, n in confusions[s][i][k]] for s in confusions},
                 }
             )
     return rows

@@ -84,7 +84,8 @@ def fit_temperatures(scored: Mapping[str, tuple[Tensor, Tensor]]) -> Calibration
     if total < LEAST_SAMPLES or not margins:
         return Calibration()
     known = torch.cat(list(margins.values()))
-    size = float(known[known.isfinite()].abs().mean())  # NaN where no class competes
+    known = known[known.isfinite()]  # without samples for which no other class competes
+    size = float(known.abs().mean())  # NaN without any sample
     if not size > 0:
         return Calibration()
 
@@ -96,7 +97,7 @@ def fit_temperatures(scored: Mapping[str, tuple[Tensor, Tensor]]) -> Calibration
 
     def pooled_loss(temperature: float) -> float:
         # log p(y) - log p(y') is the margin divided by T.
-        smooth = smoothing * float(known[known.isfinite()].sum()) / temperature
+        smooth = smoothing * float(known.sum()) / temperature
         return (sum(loss(m, temperature) for m in margins) + smooth) / total
 
     def loss_of(modality: str) -> Callable[[float], float]:

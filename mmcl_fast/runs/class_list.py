@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.current_version import current_folder
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, Predictions, read_predictions
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, ClassResult, read_predictions
 from mmcl_fast.runs.task_file import TASKS_FILE, read_tasks
 from mmcl_fast.streams.sample import ClassId
 
@@ -55,7 +55,8 @@ def list_classes(run: str | Path) -> list[ClassSummary]:
             raise RunError(f"{folder}: no {name}; mmcl-fast train --resume {folder} writes it for a finished run")
     stream, found = read_tasks(folder / TASKS_FILE), read_predictions(folder)
     assert found is not None
-    setting = next(iter(found.predicted))
+    results = found.by_class(next(iter(found.predicted)))
+    untested = ClassResult(0, 0.0, None, [])
     tasks: dict[ClassId, list[str]] = {}
     train: Counter[ClassId] = Counter()
     for task in stream.tasks:
@@ -63,23 +64,12 @@ def list_classes(run: str | Path) -> list[ClassSummary]:
         for key in task.class_ids:
             tasks.setdefault(key, []).append(task.name)
         train.update(ids[sample.label] for sample in task.train)
-    return [_summary(key, stream.class_text[key], names, train[key], found, setting) for key, names in tasks.items()]
-
-
-def _summary(key: ClassId, text: str, tasks: list[str], train: int, found: Predictions, setting: str) -> ClassSummary:
-    position = found.classes.index(key) if key in found.classes else -1
-    chosen = found.labels == position
-    predicted = found.predicted[setting][chosen]
-    test = int(chosen.sum())
-    confidence = found.confidence.get(setting)
-    wrong = Counter(predicted[predicted != position].tolist()).most_common()
-    return ClassSummary(
-        *key,
-        text,
-        tasks,
-        train,
-        test,
-        100.0 * float((predicted == position).mean()) if test else None,
-        100.0 * float(confidence[chosen].mean()) if test and confidence is not None else None,
-        [(found.classes[k], count) for k, count in wrong],
-    )
+    out = []
+    for key, names in tasks.items():
+        tested = results.get(key, untested)
+        accuracy = tested.accuracy if tested.samples else None
+        text = stream.class_text[key]
+        out.append(
+            ClassSummary(*key, text, names, train[key], tested.samples, accuracy, tested.confidence, tested.taken_for)
+        )
+    return out

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
 
 PREDICTIONS_FILE = "predictions.json.gz"
 DECIMALS = 4  # of a probability
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """The test samples of one class.
+
+    Attributes:
+        samples: their number.
+        accuracy: right answers in %.
+        confidence: mean probability of their predicted classes in %; None in runs of older versions.
+        taken_for: the classes (modality, name) that they are taken for, with their counts, most first.
+    """
+
+    samples: int
+    accuracy: float
+    confidence: float | None
+    taken_for: list[tuple[tuple[str, str], int]]
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,21 @@ class Predictions:
     labels: np.ndarray
     predicted: dict[str, np.ndarray]
     confidence: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def by_class(self, setting: str) -> dict[tuple[str, str], ClassResult]:
+        """Return the results of each class that has test samples, in the order of the samples."""
+        predicted, confidence = self.predicted[setting], self.confidence.get(setting)
+        out = {}
+        for k in dict.fromkeys(self.labels.tolist()):
+            chosen = self.labels == k
+            wrong = Counter(predicted[chosen & (predicted != k)].tolist()).most_common()
+            out[self.classes[k]] = ClassResult(
+                int(chosen.sum()),
+                100.0 * float((predicted[chosen] == k).mean()),
+                None if confidence is None else 100.0 * float(confidence[chosen].mean()),
+                [(self.classes[c], count) for c, count in wrong],
+            )
+        return out
 
     def correct(self, setting: str) -> np.ndarray:
         """Return whether each sample's class is predicted, ``[n]`` bool."""

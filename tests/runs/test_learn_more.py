@@ -59,6 +59,24 @@ def trained(data):
     return train
 
 
+@pytest.fixture
+def unfinished(data, monkeypatch):
+    """A run that was stopped after the first of its tasks."""
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge").replace("first", "all"))
+    real = Learner.learn
+
+    def stop(self, task):
+        if len(self.tasks) == 1:
+            raise KeyboardInterrupt
+        return real(self, task)
+
+    monkeypatch.setattr(Learner, "learn", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(data / "mine.toml", data / "run")
+    monkeypatch.setattr(Learner, "learn", real)
+    return data / "run"
+
+
 def learn(run, data, **options):
     return runs.learn(run, data / "more", overrides=["stream.classes_per_task=2"], **options)
 
@@ -206,20 +224,8 @@ def test_a_stopped_version_is_resumed_to_the_same_bits(trained, data, monkeypatc
         runs.learn(run, resume=True)
 
 
-def test_an_unfinished_run_learns_from_what_it_has(trained, data, monkeypatch):
-    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge").replace("first", "all"))
-    real = Learner.learn
-
-    def stop(self, task):
-        if len(self.tasks) == 1:
-            raise KeyboardInterrupt
-        return real(self, task)
-
-    monkeypatch.setattr(Learner, "learn", stop)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(data / "mine.toml", data / "run")
-    monkeypatch.setattr(Learner, "learn", real)
-    found = runs.learn(data / "run", write_folder(data / "third", modalities=("depth",)))
+def test_an_unfinished_run_learns_from_what_it_has(unfinished, data):
+    found = runs.learn(unfinished, write_folder(data / "third", modalities=("depth",)))
     assert [t["name"] for t in found.run.learner.tasks] == ["image-0", "depth-0"]
     assert found.comparison.differences[0].samples == len(found.run.stream.tasks[0].test)
 
@@ -530,21 +536,9 @@ def test_damage_and_wrong_places_have_their_next_step(trained, data, monkeypatch
         learn(run, data, out=run / "versions/7")
 
 
-def test_an_unfinished_first_version_can_be_gone_back_to(data, trained, monkeypatch):
-    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge").replace("first", "all"))
-    real = Learner.learn
-
-    def stop(self, task):
-        if len(self.tasks) == 1:
-            raise KeyboardInterrupt
-        return real(self, task)
-
-    monkeypatch.setattr(Learner, "learn", stop)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train(data / "mine.toml", data / "run")
-    monkeypatch.setattr(Learner, "learn", real)
-    runs.learn(data / "run", write_folder(data / "third", modalities=("depth",)))
-    assert runs.rollback(data / "run").number == 1 and current_version(data / "run") == 1
+def test_an_unfinished_first_version_can_be_gone_back_to(unfinished, data):
+    runs.learn(unfinished, write_folder(data / "third", modalities=("depth",)))
+    assert runs.rollback(unfinished).number == 1 and current_version(unfinished) == 1
 
 
 def test_texts_that_are_not_kept_are_never_encoded(data, config, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,12 +24,10 @@ def certainty_section(run: Run) -> ReportSection | None:
         return None
     setting = next(iter(found.confidence))
     table = error_table(run, found)
-    bins = {"all": reliability_bins(found.confidence[setting], found.correct(setting))}
-    rows = [
-        [f"{b.low:.2f}", str(b.samples), f"{100 * b.confidence:.1f}", f"{100 * b.accuracy:.1f}"] for b in bins["all"]
-    ]
+    bins = reliability_bins(found.confidence[setting], found.correct(setting))
+    rows = [[f"{b.low:.2f}", str(b.samples), f"{100 * b.confidence:.1f}", f"{100 * b.accuracy:.1f}"] for b in bins]
     plot = Plot(
-        reliability_plot(bins["all"]),
+        reliability_plot(bins),
         f"Accuracy by confidence, {setting_label(setting)}, of {run['title']}",
         Table(["confidence from", "samples", "mean confidence in %", "accuracy in %"], rows),
     )
@@ -86,13 +83,9 @@ def error_table(run: Run, found: Predictions) -> Table:
 def class_table(found: Predictions, setting: str) -> Table:
     """Return a row for each class: its samples, accuracy, mean confidence and most frequent wrong answers."""
     rows = []
-    predicted, confidence = found.predicted[setting], found.confidence[setting]
-    for k in dict.fromkeys(found.labels.tolist()):
-        chosen = found.labels == k
-        wrong = Counter(predicted[chosen & (predicted != k)].tolist()).most_common(MOST_TAKEN)
-        taken = ", ".join(f"{'/'.join(found.classes[c])} {count}" for c, count in wrong)
-        right = 100 * (predicted[chosen] == k).mean()
-        sure = 100 * confidence[chosen].mean()
-        rows.append(["/".join(found.classes[k]), str(int(chosen.sum())), f"{right:.1f}", f"{sure:.1f}", taken])
+    for key, result in found.by_class(setting).items():
+        taken = ", ".join(f"{'/'.join(other)} {count}" for other, count in result.taken_for[:MOST_TAKEN])
+        sure = "" if result.confidence is None else f"{result.confidence:.1f}"
+        rows.append(["/".join(key), str(result.samples), f"{result.accuracy:.1f}", sure, taken])
     head = ["class", "samples", "right in %", "mean confidence in %", "taken for"]
     return Table(head, rows, ["v", "n", "n", "n", "w"])
