@@ -105,7 +105,9 @@ def run_processes(words: Sequence[str], count: int, resume_command: Callable[[],
             signal.signal(s, handler)
         os.close(parent_pipe)
         os.close(writing_end)
-    if dead and signals:
+    # Rank 0 may have noticed the end of another process before its own signal, and then it has said nothing.
+    told = processes[0].returncode in (0, *(128 + signum for signum in signals))
+    if signals and (dead or not told):
         raise CommandStopped(f"go on with: {resume_command()}", signals[0])
     if dead:
         raise RunError(f"{dead}; the others were ended and what was saved is as it was: go on with: {resume_command()}")

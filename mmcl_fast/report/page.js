@@ -1,5 +1,6 @@
 'use strict';
 const darkScheme = matchMedia('(prefers-color-scheme: dark)');
+const finger = matchMedia('(pointer: coarse)');
 const sampleBox = document.getElementById('sample');
 const textOf = id => document.getElementById(id).textContent;
 const cssVariable = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -17,7 +18,7 @@ function readFigure(place) {
   if (layout.legend && place.clientWidth < 560)
     Object.assign(layout.legend, {entrywidth: longest > 14 ? 0.98 : 0.48, entrywidthmode: 'fraction'});
   return [data, {...layout, paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', autosize: true,
-    dragmode: matchMedia('(pointer: coarse)').matches ? false : 'zoom',  // a finger scrolls the page
+    dragmode: finger.matches ? false : 'zoom',  // a finger scrolls the page
     font: {color: ink, family: 'system-ui, sans-serif', size: 12},
     hoverlabel: {bgcolor: cssVariable('--card'), bordercolor: line, font: {color: ink}}}];
 }
@@ -27,7 +28,9 @@ function drawPlots() {
     const [data, layout] = readFigure(place);
     if ((layout.meta || {}).min_width) place.style.minWidth = layout.meta.min_width + 'px';
     if (!place.data) place.textContent = '';
-    Plotly.react(place, data, layout, {responsive: true, displayModeBar: false});
+    // The mouse events that a browser makes up after a tap would count as a double click and move the axes.
+    Plotly.react(place, data, layout,
+      {responsive: true, displayModeBar: false, doubleClick: finger.matches ? false : 'reset+autosize'});
   }
 }
 

@@ -155,8 +155,12 @@ def test_a_finger_shows_a_sample(show: Open) -> None:
     page = show("one", 400, 800, has_touch=True, is_mobile=True)
     place = page.locator(SCATTER).first
     place.scroll_into_view_if_needed()
+    axes = "place => [place._fullLayout.xaxis.range, place._fullLayout.yaxis.range]"
+    before = place.evaluate(axes)
     page.touchscreen.tap(*place.evaluate(LONELIEST_POINT, "audio"))
     page.locator("#sample").wait_for()
+    page.wait_for_timeout(500)  # a browser's made-up mouse events come after the tap
+    assert page.locator("#sample").is_visible() and place.evaluate(axes) == before
     assert not page.wrong
 
 
