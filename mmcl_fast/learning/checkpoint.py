@@ -36,11 +36,13 @@ KEYS: dict[str, type | tuple[type, ...]] = {  # keys of a learner's JSON values,
     "texts": list,
     "state": dict,
     "calibration": dict,
+    "aliases": list,
 }
 ADDED: dict[str, Any] = {
     "precision": "auto",
     "media": {},
     "calibration": {},
+    "aliases": [],
 }  # keys added to format 2: the values where they are missing
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
 from mmcl_fast.learning.calibration import Calibration, fit_temperatures
-from mmcl_fast.learning.classes import add_classes
+from mmcl_fast.learning.classes import add_classes, with_current_names
 from mmcl_fast.learning.model import Model, trunk_tokens_of_all, trunk_tokens_of_shard
 from mmcl_fast.learning.settings import SETTINGS, setting_label
 from mmcl_fast.streams.sample import ClassId, Sample, Task
@@ -133,6 +133,7 @@ def evaluate(
     settings = settings_of(setting)
     if not tasks:
         raise StreamError("evaluate: no task given; learn one first")
+    tasks = [with_current_names(task, model.aliases) for task in tasks]
     known = len(model.classes)
     classes = model.classes
     for task in [*tasks, *upcoming]:
@@ -200,7 +201,7 @@ def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibr
         MediaError: a file is broken.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for task in tasks:
+    for task in (with_current_names(task, model.aliases) for task in tasks):
         samples = task.split(split)
         if not samples:
             continue

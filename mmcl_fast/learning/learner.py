@@ -16,7 +16,8 @@ from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.feature_cache.cache import CACHE_GB, FeatureCache, machine_memory
 from mmcl_fast.learning import checkpoint, evaluation, saving
 from mmcl_fast.learning.calibration import Calibration
-from mmcl_fast.learning.classes import add_classes, task_data
+from mmcl_fast.learning.class_changes import ClassChanges
+from mmcl_fast.learning.classes import add_classes, task_data, with_current_names
 from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_all
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, raise_first_error
@@ -24,7 +25,7 @@ from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
-from mmcl_fast.streams.sample import Sample, Task
+from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 FORMER_NAMES = {  # of attributes: what each is now
     "classes_with": "mmcl_fast.learning.classes.add_classes(classes, task, encoder)",
@@ -33,7 +34,7 @@ FORMER_NAMES = {  # of attributes: what each is now
 }
 
 
-class Learner:
+class Learner(ClassChanges):
     """Learns tasks one after another, evaluates and predicts.
 
     Example::
@@ -69,6 +70,7 @@ class Learner:
         tasks: a record of each task learned: its ``name``, ``modality``, ``classes`` and ``class_ids``.
         settings: the arguments that are saved with the model.
         calibration: the temperatures of its probabilities, see :meth:`calibrate`.
+        aliases: the former key of each renamed class -> its key of today.
         checkpoints: where the states of training loops are kept while a task is learned; nowhere by default.
 
     Raises:
@@ -129,6 +131,7 @@ class Learner:
         self.classes = Classes(embedding=torch.empty(0, self.encoder.dim, device=self.encoder.device))
         self.tasks: list[dict[str, Any]] = []
         self.calibration = Calibration()
+        self.aliases: dict[ClassId, ClassId] = {}
 
     def learn(self, task: Task) -> dict[str, float]:
         """Learn the training samples of one task.
@@ -145,6 +148,7 @@ class Learner:
             RunError: the loss or a learned tensor is not finite.
         """
         started = time.perf_counter()
+        task = with_current_names(task, self.aliases)
         samples = task.train
         if not samples:
             raise StreamError(f"task {task.name}: no training sample; add files to its train split")
@@ -197,15 +201,6 @@ class Learner:
         """
         self.calibration = evaluation.calibrate(self, tasks, split)
         return self.calibration
-
-    def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Put the method back into an earlier state."""
-        if self.method.needs_all_tasks:
-            return  # its last act is to keep the task's data, so a task that failed left nothing
-        fresh = type(self.method)(self.encoder, self.method.options, seed=self.seed, progress=self.progress)
-        if tensors or self.tasks:
-            fresh.load_state(tensors, values)
-        self.method = fresh
 
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:
         """Return trunk tokens of samples of one modality, as ``mmcl_fast.learning.model.trunk_tokens`` does."""

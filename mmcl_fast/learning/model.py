@@ -15,7 +15,7 @@ from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.learning.calibration import Calibration
 from mmcl_fast.media.spec import Spec, adjust
 from mmcl_fast.methods import Classes, Method
-from mmcl_fast.streams.sample import Sample
+from mmcl_fast.streams.sample import ClassId, Sample
 
 
 class Model(Protocol):
@@ -29,6 +29,7 @@ class Model(Protocol):
         tasks: a record of each task learned: its ``name``, ``modality``, ``classes`` and ``class_ids``.
         settings: the options that are saved with the model, as JSON values.
         calibration: the temperatures of its probabilities.
+        aliases: the former key of a renamed class -> its key of today.
     """
 
     encoder: Encoder
@@ -38,6 +39,7 @@ class Model(Protocol):
     tasks: list[dict[str, Any]]
     settings: dict[str, Any]
     calibration: Calibration
+    aliases: dict[ClassId, ClassId]
 
 
 def spec_of(model: Model, modality: str) -> Spec:

@@ -44,6 +44,7 @@ def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "texts": model.classes.texts,
         "state": values,
         "calibration": model.calibration.values(),
+        "aliases": [[list(old), list(new)] for old, new in model.aliases.items()],
     }
 
 
@@ -107,5 +108,6 @@ def _load(model: Model, tensors: dict[str, Tensor], values: dict[str, Any]) -> t
     model.method.load_state(*state)
     keys, model.tasks = canonical_names(values["keys"], values["tasks"])
     model.calibration = Calibration.from_values(values["calibration"])
+    model.aliases = {(old[0], old[1]): (new[0], new[1]) for old, new in values["aliases"]}
     model.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
     return state

@@ -166,6 +166,25 @@ class Method(ABC):
     def finish(self, classes: Classes) -> None:
         """Called after the last task. A method that needs all tasks trains here, or when scores are first asked for."""
 
+    def remove_class(self, label: int, classes: Classes, index: int) -> list[str]:
+        """Take a class out of what was learned, without any sample. The ids of later classes become smaller by one.
+
+        Args:
+            label: the class's id.
+            classes: the classes that remain, at least one.
+            index: number of the last task, from 0, for the generator.
+
+        Returns:
+            What still holds a share of the class, each as a phrase; empty where nothing does.
+
+        Raises:
+            NotImplementedError: the method cannot. Then learning again without the class is the only way.
+        """
+        raise NotImplementedError
+
+    def update_class_texts(self, classes: Classes, index: int) -> None:
+        """Called after class texts have changed. ``index`` is the number of the last task, from 0."""
+
     @property
     def uses_given_modality(self) -> bool:
         """Whether ``given`` changes scores in the present state. Where it doesn't, scores are computed only once."""

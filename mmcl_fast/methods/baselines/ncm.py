@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
-from mmcl_fast.methods.base import TaskData
+from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.class_statistics import ClassStatistics
 from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import FeatureOptions
@@ -66,6 +66,9 @@ class Ncm(FeatureClassifier):
         if self.options.distance == "cosine":
             return F.normalize(u, dim=1) @ F.normalize(mean, dim=1).T
         return 2 * u @ mean.T - mean.square().sum(1) - u.square().sum(1, keepdim=True)
+
+    def remove_class(self, label: int, classes: Classes, index: int) -> list[str]:
+        return self.reader.describe_prompts() + self.statistics.remove(label)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super().state()

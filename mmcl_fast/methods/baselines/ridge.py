@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
-from mmcl_fast.methods.base import TaskData
+from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import FeatureOptions, Features
 from mmcl_fast.methods.shared.options import ChosenPenalty
@@ -57,6 +57,9 @@ class RidgeMethod(FeatureClassifier):
 
     def class_scores(self, u: Tensor) -> Tensor:
         return self.ridge(u)
+
+    def remove_class(self, label: int, classes: Classes, index: int) -> list[str]:
+        return self.reader.describe_prompts() + self.ridge.remove(label)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super().state()

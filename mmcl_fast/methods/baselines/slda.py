@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from torch import Tensor
 
 from mmcl_fast.encoders.base import Encoder
-from mmcl_fast.methods.base import TaskData
+from mmcl_fast.methods.base import Classes, TaskData
 from mmcl_fast.methods.shared.class_statistics import LinearDiscriminant
 from mmcl_fast.methods.shared.feature_classifier import FeatureClassifier
 from mmcl_fast.methods.shared.features import FeatureOptions
@@ -64,6 +64,9 @@ class Slda(FeatureClassifier):
 
     def class_scores(self, u: Tensor) -> Tensor:
         return self.discriminant(u)
+
+    def remove_class(self, label: int, classes: Classes, index: int) -> list[str]:
+        return self.reader.describe_prompts() + self.discriminant.remove(label)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = super().state()

@@ -24,5 +24,8 @@ class ZeroShot(Method):
     def learn(self, data: TaskData, classes: Classes) -> None:
         """Do nothing."""
 
+    def remove_class(self, label: int, classes: Classes, index: int) -> list[str]:
+        return []
+
     def scores(self, tokens: Tokens, modality: str, classes: Classes, *, given: bool) -> Tensor:
         return self.embedding_cache.cosine_scores(self.encoder, tokens, modality, classes.embedding)

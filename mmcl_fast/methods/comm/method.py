@@ -20,11 +20,13 @@ from torch import Tensor
 from mmcl_fast.encoders.base import Encoder, Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.memory import FeatureMemory
+from mmcl_fast.methods.comm.migration import migrate_state
 from mmcl_fast.methods.comm.options import CommOptions
 from mmcl_fast.methods.comm.penalty_share import PenaltyShare
 from mmcl_fast.methods.comm.prompt_learning import PromptLearner
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.comm.relevance import Relevance
+from mmcl_fast.methods.comm.removal import describe_remains, drop_modality, remove_statistics
 from mmcl_fast.methods.comm.token_means import TokenMeans
 from mmcl_fast.methods.shared.embedding import embed_all, merge_equal_rows, unit_query
 from mmcl_fast.methods.shared.prompt_and_classifier import strip_prefix
@@ -74,8 +76,6 @@ class Comm(Method):
         self.mean_contributions: dict[str, Tensor] = {}
         self.prompts_pay: dict[str, list[dict[str, Any]]] = {}
 
-    # ---- learning -------------------------------------------------------------------------------------------
-
     def learn(self, data: TaskData, classes: Classes) -> None:
         """Learn one task by the steps that the module lists."""
         modality = data.modality
@@ -113,8 +113,7 @@ class Comm(Method):
             if self.options.prompts and self.options.token_means and common_layout:
                 self.token_means.add(modality, data.classes, data.tokens, data.labels)
             self._update_mean_contributions(data.index)
-        if self.options.realignment != "off":
-            self._realign(classes, data.index)
+        self.update_class_texts(classes, data.index)
 
     def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, old_classes: Tokens | None) -> None:
         """Learn the modality's prompt, where it pays; see :mod:`mmcl_fast.methods.comm.prompt_learning`."""
@@ -195,9 +194,11 @@ class Comm(Method):
         o = self.options
         return o.realignment != "off" and o.start == "closed" and o.penalty == "auto"
 
-    def _realign(self, classes: Classes, index: int) -> None:
+    def update_class_texts(self, classes: Classes, index: int) -> None:
         """Compute the re-alignment anew from the feature memory; ``index``: of the task, for the generator."""
         o, names = self.options, self.relevance.modalities
+        if o.realignment == "off":
+            return
         generator, texts = self.generator(index, 4), classes.embedding
         with self.phase("re-alignment", o.steps if o.realignment == "trained" else None) as shown:
             if o.start == "closed":
@@ -217,6 +218,16 @@ class Comm(Method):
                     checkpoints=self.checkpoints,
                     dtype=self.encoder.precision,
                 )
+
+    def remove_class(self, label: int, classes: Classes, index: int) -> list[str]:
+        query = slice(self.encoder.dim, self.encoder.dim + self.encoder.query_dim)
+        for modality in remove_statistics(self.memory, self.relevance, self.token_means, label, query):
+            drop_modality(modality, [self.bank, *self.reading.banks], self.mean_contributions, self.prompts_pay)
+        if self.options.relevance == "mlp":
+            self.relevance.train_on_samples(self._sample_all_queries(index), self.generator(index, 1))
+        self._update_mean_contributions(index)
+        self.update_class_texts(classes, index)
+        return describe_remains(self.bank.prompts, bool(self.penalty_share.sums.any()))
 
     # ---- embedding ------------------------------------------------------------------------------------------
 
@@ -372,18 +383,7 @@ class Comm(Method):
     def migrate_state(
         self, tensors: dict[str, Tensor], values: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Add what older states lack, and convert a memory that lists classes one by one into the blocks of today."""
-        sizes = {k.removeprefix("prompt/"): p.numel() for k, p in tensors.items() if k.startswith("prompt/")}
-        missing: dict[str, Any] = {"token_means": {}, "prompts_pay": {}, "token_widths": {}, "prompt_sizes": sizes}
-        values = missing | {"reading_widths": {}} | values
-        tensors = {"penalty_share": PenaltyShare().sums} | tensors
-        if not isinstance(values["memory"]["classes"], list):
-            return tensors, values
-        memory = FeatureMemory(self.options.class_rank, self.options.modality_rank, self.options.shrink)
-        memory.load_state(strip_prefix("memory/", tensors), values["memory"])
-        memory_tensors, memory_values = memory.state()
-        tensors = {k: v for k, v in tensors.items() if not k.startswith("memory/")}
-        return tensors | {f"memory/{k}": v for k, v in memory_tensors.items()}, values | {"memory": memory_values}
+        return migrate_state(self.options, tensors, values)
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self.relevance.load_state(strip_prefix("relevance/", tensors), values["relevance"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmcl_fast import distributed
-from mmcl_fast.methods.shared.gram import symmetric
+from mmcl_fast.methods.shared.gram import gram_matrix, symmetric
 from mmcl_fast.methods.shared.ridge_regression import Ridge
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints, optimise
 
@@ -116,6 +117,54 @@ class Relevance:
             remedy='use method.options.relevance = "analytic"',
         )
         mlp.requires_grad_(False)
+
+    def remove_class(
+        self, modality: str, number: int, means: Sequence[Tensor], counts: Sequence[Tensor], own: Tensor
+    ) -> None:
+        """Take a class out of the moments of the analytic kind.
+
+        The Gram matrix is the sum over the classes of n_k [mu_k ; 1] [mu_k ; 1]', plus the scatter within the classes.
+        The class's own term goes. The scatter holds no class apart: its diagonal becomes that of the other classes, and
+        its correlations stay.
+
+        Args:
+            modality: of the class.
+            number: of the class, a row of the modality's ``means``.
+            means: for each modality the means of its classes' queries ``[K_m, Dq]``, the class's own included.
+            counts: for each modality the samples of its classes ``[K_m]``.
+            own: the diagonal of the scatter of the class's queries around their mean, ``[Dq]``.
+        """
+        if self.kind != "analytic":
+            return
+        column = self.modalities.index(modality)
+        rows = [F.pad(mean.double().cpu(), (0, 1), value=1.0) for mean in means]
+        weights = [n.double().cpu() for n in counts]
+        between = gram_matrix(torch.cat([row * n.sqrt().unsqueeze(1) for row, n in zip(rows, weights)]))
+        within = self.ridge.gram - between
+        total = within.diagonal()
+        share = (1 - F.pad(own.double().cpu(), (0, 1)) / total.clamp(min=1e-30)).clamp(0, 1).sqrt()
+        mean, count = rows[column][number], weights[column][number]
+        self.ridge.gram = symmetric(between - count * torch.outer(mean, mean) + share.unsqueeze(1) * within * share)
+        self.ridge.cross[:, column] -= count * mean
+        self._weight = None
+
+    def remove_modality(self, modality: str) -> None:
+        """Take out a modality that has no class any more."""
+        column = self.modalities.index(modality)
+        self.modalities.remove(modality)
+        if self.kind == "analytic":
+            kept = [number for number in range(self.ridge.cross.shape[1]) if number != column]
+            self.ridge.cross, self._weight = self.ridge.cross[:, kept], None
+
+    def train_on_samples(self, sampled: dict[str, Tensor], generator: torch.Generator) -> None:
+        """Train the mlp anew on sampled queries alone, as after a class was taken out; the analytic kind needs nothing.
+
+        Args:
+            sampled: modality -> unit queries sampled from its classes.
+            generator: the source of random numbers.
+        """
+        if self.kind == "mlp":
+            self._train_mlp(sampled, generator, NoCheckpoints())
 
     def _network(self, width: int) -> nn.Sequential:
         return nn.Sequential(nn.Linear(width, MLP_WIDTH), nn.GELU(), nn.Linear(MLP_WIDTH, len(self.modalities)))

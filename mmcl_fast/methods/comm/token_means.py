@@ -79,6 +79,16 @@ class TokenMeans:
         tokens = Tokens(means, means.new_empty(len(rows), 0), real if masked else None)
         return [known[row] for row in rows], tokens
 
+    def remove(self, label: int) -> None:
+        """Take a class's mean tokens out. The ids of later classes become smaller by one."""
+        for modality, known in list(self.classes.items()):
+            kept = [row for row, c in enumerate(known) if c != label]
+            if kept:
+                self.means[modality], self.counts[modality] = self.means[modality][kept], self.counts[modality][kept]
+                self.classes[modality] = [known[row] - (known[row] > label) for row in kept]
+            else:
+                del self.classes[modality], self.means[modality], self.counts[modality]
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {f"mean/{m}": x for m, x in self.means.items()} | {f"count/{m}": x for m, x in self.counts.items()}
         return tensors, {m: list(ids) for m, ids in self.classes.items()}

@@ -78,6 +78,21 @@ class ClassStatistics:
         self.mean = self.mean + share * difference
         self.count = self.count + added
 
+    def remove(self, label: int) -> list[str]:
+        """Take a class out, as ``Method.remove_class`` does.
+
+        The scatter holds no class apart, so it is scaled by the share of samples that remain.
+        """
+        kept = [c for c in range(len(self.count)) if c != label]
+        remaining = self.count[kept]
+        if self.scatter is None:
+            remains = []
+        else:
+            self.scatter = self.scatter * (remaining.sum() / self.count.sum().clamp(min=1))
+            remains = ["the correlations in the covariance that the classes share"]
+        self.count, self.mean = remaining, self.mean[kept]
+        return remains
+
     def state(self) -> dict[str, Tensor]:
         """Return ``count``, ``mean`` and, where it is kept, ``scatter``."""
         tensors = {"count": self.count, "mean": self.mean}
@@ -112,6 +127,10 @@ class LinearDiscriminant(ClassStatistics):
     def add(self, x: Tensor, labels: Tensor, classes: int) -> None:
         super().add(x, labels, classes)
         self._weights = None
+
+    def remove(self, label: int) -> list[str]:
+        self._weights = None
+        return super().remove(label)
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         super().load_state(tensors)

@@ -225,6 +225,12 @@ class FeatureReader:
         one_hot = F.one_hot(chosen, len(names)).float()
         return self.method.embedding_cache.embed(bank.head, tokens, modality, prompts, one_hot, setting + label)
 
+    def describe_prompts(self) -> list[str]:
+        """Return a phrase about what was trained and holds no class apart; empty where nothing was."""
+        parts = [("prompts", list(self.bank.prompts)), ("reading prompts", self.reading.modalities)]
+        found = [f"the {kind} of {', '.join(names)}" for kind, names in parts if names]
+        return [*found, "the classifier of the modality"] if found else []
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors whose names begin with ``adaptation/``, and values; both are empty without prompts."""
         if not self._has_prompts:

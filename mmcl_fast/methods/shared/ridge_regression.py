@@ -153,6 +153,23 @@ class Ridge:
         self.cross += distributed.tree_sum(count, cross, self.cross)
         self._weight = None
 
+    def remove(self, label: int) -> list[str]:
+        """Take a class out, as ``Method.remove_class`` does.
+
+        G = sum_k n_k [mu_k ; 1] [mu_k ; 1]' + S, with S the scatter within the classes. The class's own term goes, and
+        S is scaled by the share of samples that remain.
+        """
+        total, count = self.cross[-1].clamp(min=1), self.gram[-1, -1].clamp(min=1)
+
+        def between(columns: list[int]) -> Tensor:
+            return gram_matrix((self.cross[:, columns] / total[columns].sqrt()).T)
+
+        kept = [c for c in range(self.cross.shape[1]) if c != label]
+        within = self.gram - between(list(range(self.cross.shape[1])))
+        self.gram = symmetric(between(kept) + within * (self.cross[-1, kept].sum() / count))
+        self.cross, self._weight = self.cross[:, kept], None
+        return ["the correlations in the covariance that the classes share"]
+
     def weight(self) -> Tensor:
         """Return the solution ``[d + 1, outputs]`` float32, with the constant's row last."""
         if self._weight is None:
