@@ -12,6 +12,7 @@ import typer
 from mmcl_fast.cli import (  # noqa: F401  (each adds its commands to the app)
     bench,
     cache,
+    classes,
     compare,
     data,
     doctor,

@@ -1,4 +1,4 @@
-"""The commands that teach a run more and look after it: learn, diff, classes, history, rollback and prune."""
+"""The commands that teach a run more and look after its versions: learn, diff, history, rollback and prune."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 REFUSED = 4  # the exit code of a version that --max-drop refused
 MAX_CLASSES = 10  # classes of a printed comparison; --json has all
 MAX_ANSWERS = 10  # changed answers, likewise
-MAX_TAKEN = 3  # wrong classes that are named for each class
-NUMBERS = ("trained on", "tested on", "right in %", "confidence in %")
 SCOPES = {"all": "all tasks", "modality": "modality", "task": "task", "class": "class"}
 
 
@@ -94,7 +92,7 @@ def learn(
             progress=progress.make(quiet),
         )
     except KeyboardInterrupt as stop:
-        begun = resume or _has_begun(run, out)
+        begun = resume or has_begun(run, out)
         line = f"go on with: {resume_command()}" if begun else "nothing was begun; give the same command again"
         raise CommandStopped(line, getattr(stop, "signum", 2)) from None
     for warning in found.run.warnings:
@@ -111,7 +109,7 @@ def learn(
             }
         )
     else:
-        _print_comparison(found.comparison)
+        print_comparison(found.comparison)
         print(f"report: {page}")
         if found.refused:
             print(f"refused: {found.refused}")
@@ -144,31 +142,7 @@ def diff(
     found = runs.compare_versions(run, before, after, setting)
     if as_json:
         return print_json(found.values())
-    _print_comparison(found)
-
-
-@app.command()
-@handle_errors
-def classes(run: Run, as_json: Json = False, debug: Debug = False) -> None:
-    """List the classes of a run: samples, right answers, and what they are taken for.
-
-    Example: `mmcl-fast classes runs/demo`
-    """
-    from mmcl_fast import runs
-
-    found = runs.list_classes(run)
-    if as_json:
-        return print_json([dataclasses.asdict(one) for one in found])
-    from rich.table import Table
-
-    table = Table(box=None)
-    for name in ("modality", "class", "trained on", "tested on", "right in %", "confidence in %", "taken for"):
-        table.add_column(name, justify="right" if name in NUMBERS else "left", overflow="fold")
-    for one in found:
-        wrong = ", ".join(f"{name} {count}" for (_, name), count in one.taken_for[:MAX_TAKEN])
-        numbers = ("" if value is None else f"{value:.1f}" for value in (one.accuracy, one.confidence))
-        table.add_row(one.modality, one.name, str(one.train), str(one.test), *numbers, wrong)
-    make_console().print(table)
+    print_comparison(found)
 
 
 @app.command()
@@ -235,20 +209,21 @@ def prune(
     keep: Annotated[
         int | None, typer.Option(min=0, help="Remove all but so many of the newest others.", show_default=False)
     ] = None,
+    only_current: Annotated[bool, typer.Option("--only-current", help="Remove all others, version 1 too.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Remove versions of a run. Version 1 and the current one stay.
+    """Remove versions of a run. The current one stays, and version 1 unless it is named.
 
     Example: `mmcl-fast prune runs/demo --keep 2`
     """
     from mmcl_fast import runs
     from mmcl_fast.runs.versions import prunable, require_run
 
-    if (versions is None) == (keep is None):
-        raise RunError("prune: give --keep N, or --version N for each version to remove")
+    if (versions is not None) + (keep is not None) + only_current != 1:
+        raise RunError("prune: give --keep N, --only-current, or --version N for each version to remove")
     require_run(run)
-    chosen = prunable(run, keep, versions)
+    chosen = prunable(run, keep, versions, first=only_current)
     if not chosen:
         print("nothing to remove")
         return
@@ -256,17 +231,17 @@ def prune(
     names = ", ".join(str(version.number) for version in chosen)
     if not yes and not typer.confirm(f"Remove version {names} and free up to {size:.1f} MB?"):
         raise typer.Exit(1)
-    runs.prune(run, keep=keep, numbers=versions)
+    runs.prune(run, keep=keep, numbers=versions, first=only_current)
     print(f"removed version {names}: up to {size:.1f} MB")
 
 
-def _has_begun(run: Path, out: Path | None) -> bool:
+def has_begun(run: Path, out: Path | None) -> bool:
     """Return whether a version of the run, or the new run folder, can be resumed."""
     from mmcl_fast import runs
 
     if out is not None:
         return (out / "config.json").is_file()
-    return any(not version.finished for version in runs.list_versions(run)[1:])
+    return any(not version.finished for version in runs.list_versions(run) if version.number != 1)
 
 
 def _short_path(source: str) -> str:
@@ -283,7 +258,7 @@ def _state(version: Version) -> str:
     return f"{accuracy} (refused)" if version.refused else accuracy
 
 
-def _print_comparison(found: Comparison) -> None:
+def print_comparison(found: Comparison) -> None:
     """Print what rose and fell, and which answers changed."""
     from rich.table import Table
 

@@ -15,7 +15,7 @@ from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.feature_cache.keys import sample_keys
 from mmcl_fast.feature_cache.new_file import write_new_file
 from mmcl_fast.feature_cache.request import SHARD_BYTES
-from mmcl_fast.feature_cache.shard import CachedSample, Shard, pack
+from mmcl_fast.feature_cache.shard import CachedSample, Damaged, Shard, pack, read_keys
 from mmcl_fast.feature_cache.store import Store
 from mmcl_fast.media.spec import adjust
 
@@ -81,6 +81,52 @@ def take_back(cache: FeatureCache, folder: Path) -> None:
             if not target.exists():
                 link(file, target)
             os.utime(target)  # as if it was just used: else it is the first one to be deleted
+
+
+def delete_tokens(cache: FeatureCache, encoder: Encoder, samples: Sequence[Any], views: int, seed: int) -> int:
+    """Delete the tokens of samples of one modality from the cache's folder, in all views.
+
+    A file of the cache is never changed, so one that holds such tokens is replaced by one without them.
+
+    Args:
+        cache: the cache.
+        encoder: the encoder that made the tokens.
+        samples: the samples.
+        views: views of each sample.
+        seed: of the random views.
+
+    Returns:
+        The number of deleted tokens of a sample and view.
+
+    Raises:
+        MediaError: a file is gone, and its content is not known.
+        RunError: the folder cannot be written.
+    """
+    spec = adjust(encoder.spec(samples[0].modality), cache.media)
+    # The content that was learned counts, and not what the file holds today.
+    contents = [
+        bytes.fromhex(s.sha256) if getattr(s, "sha256", "") else cache.contents.digests([s])[0] for s in samples
+    ]
+    gone: set[bytes] = set()
+    for view in range(views):
+        gone.update(sample_keys(samples, contents, spec, view=view, seed=seed))
+    store, count = cache.store(encoder, spec), 0
+    for file in sorted(store.folder.glob("*.shard")):
+        try:
+            keys = [bytes(key) for key in read_keys(file)]
+            kept = [row for row, key in enumerate(keys) if key not in gone]
+            if len(kept) == len(keys):
+                continue
+            shard = Shard.open(file, verify=True)
+            if kept:
+                _write(store, [_copy(keys[row], shard, row) for row in kept])
+            file.unlink()
+        except Damaged:
+            continue  # the store deletes it when it is next read
+        except OSError as fault:
+            raise RunError(f"{file}: can't be replaced ({fault.strerror}); delete it to be rid of its tokens") from None
+        count += len(keys) - len(kept)
+    return count
 
 
 def link(source: str | Path, target: str | Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from mmcl_fast.encoders import Encoder, Tokens
 from mmcl_fast.methods import Classes, TaskData
 from mmcl_fast.streams.name_forms import name_normalizer
-from mmcl_fast.streams.sample import ClassId, Task
+from mmcl_fast.streams.sample import Task
 
 
 def add_classes(classes: Classes, task: Task, encoder: Encoder) -> Classes:
@@ -28,13 +27,6 @@ def add_classes(classes: Classes, task: Task, encoder: Encoder) -> Classes:
         used.add(texts[-1])
     embedded = encoder.text(texts[len(classes) :]).to(encoder.device)
     return Classes(keys, texts, torch.cat([classes.embedding, embedded]))
-
-
-def with_current_names(task: Task, aliases: Mapping[ClassId, ClassId]) -> Task:
-    """Return a task whose classes have the keys of today, where the task names classes that were renamed."""
-    if not any(key in aliases for key in task.class_ids):
-        return task
-    return replace(task, class_ids=tuple(aliases.get(key, key) for key in task.class_ids))
 
 
 def task_data(task: Task, index: int, tokens: Tokens, classes: Classes, views: int, device: torch.device) -> TaskData:

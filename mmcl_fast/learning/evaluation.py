@@ -17,9 +17,10 @@ from torch import Tensor
 from mmcl_fast import distributed
 from mmcl_fast.errors import StreamError
 from mmcl_fast.learning.calibration import Calibration, fit_temperatures
-from mmcl_fast.learning.classes import add_classes, with_current_names
+from mmcl_fast.learning.classes import add_classes
 from mmcl_fast.learning.model import Model, trunk_tokens_of_all, trunk_tokens_of_shard
 from mmcl_fast.learning.settings import SETTINGS, setting_label
+from mmcl_fast.streams.class_edits import with_current_names
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 

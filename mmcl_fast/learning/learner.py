@@ -17,7 +17,7 @@ from mmcl_fast.feature_cache.cache import CACHE_GB, FeatureCache, machine_memory
 from mmcl_fast.learning import checkpoint, evaluation, saving
 from mmcl_fast.learning.calibration import Calibration
 from mmcl_fast.learning.class_changes import ClassChanges
-from mmcl_fast.learning.classes import add_classes, task_data, with_current_names
+from mmcl_fast.learning.classes import add_classes, task_data
 from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_all
 from mmcl_fast.learning.predict import Line, Prediction, Predictor, raise_first_error
@@ -25,6 +25,7 @@ from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
+from mmcl_fast.streams.class_edits import with_current_names
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 FORMER_NAMES = {  # of attributes: what each is now

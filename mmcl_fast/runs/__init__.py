@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 __all__ = [
     "ClassSummary",
     "Comparison",
-    "LearnResult",
     "RunEvaluation",
     "RunResult",
     "RunStopped",
     "Version",
+    "VersionResult",
     "compare_versions",
     "evaluate",
     "learn",
@@ -24,16 +24,20 @@ __all__ = [
     "list_classes",
     "list_versions",
     "prune",
+    "remove",
+    "rename",
     "resume",
     "rollback",
     "train",
 ]
 
 if TYPE_CHECKING:
+    from mmcl_fast.runs.class_edits import remove, rename
     from mmcl_fast.runs.class_list import ClassSummary, list_classes
     from mmcl_fast.runs.comparison import Comparison
     from mmcl_fast.runs.evaluation import RunEvaluation, evaluate
-    from mmcl_fast.runs.learn_more import LearnResult, compare_versions, learn
+    from mmcl_fast.runs.learn_more import compare_versions, learn
+    from mmcl_fast.runs.new_version import VersionResult
     from mmcl_fast.runs.task_checkpoints import RunStopped
     from mmcl_fast.runs.task_loop import RunResult, learn_stream
     from mmcl_fast.runs.training import resume, train
@@ -42,11 +46,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "ClassSummary": "class_list",
     "Comparison": "comparison",
-    "LearnResult": "learn_more",
     "RunEvaluation": "evaluation",
     "RunResult": "task_loop",
     "RunStopped": "task_checkpoints",
     "Version": "versions",
+    "VersionResult": "new_version",
     "compare_versions": "learn_more",
     "evaluate": "evaluation",
     "learn": "learn_more",
@@ -54,6 +58,8 @@ _MODULES = {
     "list_classes": "class_list",
     "list_versions": "versions",
     "prune": "versions",
+    "remove": "class_edits",
+    "rename": "class_edits",
     "resume": "training",
     "rollback": "versions",
     "train": "training",

@@ -14,6 +14,7 @@ from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.runs.kept_test_tokens import restore_test_tokens
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.summary import result_notes
+from mmcl_fast.streams.class_edits import with_current_names
 from mmcl_fast.streams.labelled import LabelledData
 
 if TYPE_CHECKING:
@@ -99,9 +100,11 @@ def evaluate(
 
 def _known_data(data: str, split: str | None, learner: Learner, shared_classes: bool) -> LabelledData:
     """Read labelled data. Raises StreamError where a class was not learned."""
-    found = LabelledData.from_path(data, only_split=split, shared_classes=shared_classes, known=learner.classes.keys)
+    known = [*learner.classes.keys, *learner.aliases]
+    found = LabelledData.from_path(data, only_split=split, shared_classes=shared_classes, known=known)
+    found.tasks = [with_current_names(task, learner.aliases) for task in found.tasks]
     unknown = [
-        f"{name!r} of {modality}" for modality, name in found.classes if (modality, name) not in learner.classes.ids
+        f"{key[1]!r} of {key[0]}" for task in found.tasks for key in task.class_ids if key not in learner.classes.ids
     ]
     if unknown:
         rest = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""

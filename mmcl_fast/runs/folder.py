@@ -14,6 +14,7 @@ import torch
 from mmcl_fast import atomic_files, distributed
 from mmcl_fast.config.run_config import read_run_values
 from mmcl_fast.errors import RunError
+from mmcl_fast.learning.current_version import POINTER
 from mmcl_fast.media.spec import ISOLATION_SETTINGS
 from mmcl_fast.streams.broken_samples import broken_samples_to_jsonl
 from mmcl_fast.streams.stream import Stream
@@ -53,6 +54,8 @@ def holds_run(out: Path, resume: bool) -> bool:
         return False
     if not resume:
         raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
+    if POINTER in names and "checkpoints" not in names:
+        raise RunError(f"{out}: version 1 was removed; teach the current version more with mmcl-fast learn {out} DATA")
     if "config.json" not in names:
         raise RunError(f"{out / 'config.json'}: missing, so {out} is no run folder; give another --out")
     return True

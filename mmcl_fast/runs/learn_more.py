@@ -10,14 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast import atomic_files
-from mmcl_fast.config import Config, load_config, read_run_config, require_same_data
+from mmcl_fast.config import Config, load_config, read_run_config
 from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.feature_cache.kept_tokens import link
@@ -29,54 +28,40 @@ from mmcl_fast.runs.folder import first_difference, write_run_start
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import check_stream_files, make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
-from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, TASKS_FILE, content_digests, read_tasks, write_tasks
+from mmcl_fast.runs.new_version import (
+    BEFORE_FILE,
+    VersionResult,
+    check_target,
+    finish_version,
+    learned_tasks,
+    new_version_folder,
+    predictions_before,
+)
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, Predictions, read_predictions, write_predictions
+from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, content_digests, write_tasks
 from mmcl_fast.runs.training import train
 from mmcl_fast.runs.versions import (
     VersionRecord,
     is_finished,
-    move_pointer,
     now,
     read_newest,
     read_record,
     remove_leftovers,
     require_run,
     require_version,
-    resume_command,
     version_numbers,
     write_record,
 )
 from mmcl_fast.streams.findings import WARNING, format_findings
 from mmcl_fast.streams.joined import join_streams, require_unseen_content
+from mmcl_fast.streams.sample import ClassId
 from mmcl_fast.streams.sources.detect import detect_source
-from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
     from mmcl_fast.progress import Progress
-    from mmcl_fast.runs.task_loop import RunResult
 
-BEFORE_FILE = "before.json.gz"  # the parent's predictions, in the form of predictions.json.gz
 # Keys of [stream] that new data take from the run, unless a config or an override says otherwise.
 INHERITED = ("shared_classes", "test_on", "check", "on_broken", "seed")
-
-
-@dataclass
-class LearnResult:
-    """The result of ``learn``.
-
-    Attributes:
-        folder: the new version's run folder.
-        number: its number; 1 in a new run folder.
-        run: the run result of its tasks.
-        comparison: its answers beside the parent's, on the parent's test samples.
-        refused: why the pointer did not move to it; empty: it is the current version.
-    """
-
-    folder: Path
-    number: int
-    run: RunResult
-    comparison: Comparison
-    refused: str
 
 
 def learn(
@@ -88,7 +73,7 @@ def learn(
     max_drop: float | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> LearnResult:
+) -> VersionResult:
     """Teach a run more, as ``mmcl-fast learn`` does: new classes, more samples of known ones, or new modalities.
 
     The run gets a new version, which becomes the current one once it is learned, evaluated and compared. Whatever goes
@@ -127,7 +112,7 @@ def learn(
             folder = _begin(run, str(data), target, overrides, max_drop, progress)
             overrides = ()
         result = train(read_run_config(folder, overrides), folder, resume=True, progress=progress)
-        return _finish(run, folder, result, own_run=target is not None)
+        return finish_version(run, folder, result, own_run=target is not None)
 
 
 def _unfinished(run: Path, out: Path | None, max_drop: float | None) -> Path:
@@ -149,7 +134,7 @@ def _begin(
     remove_leftovers(run)
     numbers, parent = version_numbers(run), current_version(run)
     base = version_folder(run, parent)
-    _check_target(run, out, numbers)
+    check_target(run, out, numbers)
     old_config = read_run_config(base)
     if method_class(old_config.method.name).needs_all_tasks:
         raise RunError(
@@ -166,7 +151,7 @@ def _begin(
         progress=progress,
     )
     say = progress.log if progress is not None else lambda line: None
-    learned = testable_tasks(_learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
+    learned = testable_tasks(learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
     new = make_stream(config)
     for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them"):
         say(line)
@@ -177,7 +162,7 @@ def _begin(
 
     folder = out if out is not None else run / VERSIONS / str(max(numbers) + 1)
     prefix = _key_prefix(run if out is None else folder, folder.name, data)
-    stream = join_streams(learned, new, prefix)
+    stream = join_streams(learned, new, prefix, learner.aliases)
     record = VersionRecord(
         None if out is not None else parent,
         now(),
@@ -188,44 +173,18 @@ def _begin(
         str(run.resolve()) if out is not None else "",
         prefix=prefix,
         max_drop=max_drop,
+        aliases=[[list(old), list(now)] for old, now in learner.aliases.items()],
     )
-    atomic_files.make_folder(folder.parent)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".new-"))
-    try:
+    with new_version_folder(folder) as temporary:
         write_tasks(temporary / KNOWN_TASKS_FILE, learned, {}, texts=not config.train.private)
         _write_rows(base, temporary, len(learned), len(stream))
-        _write_predictions_before(base, temporary, learned, learner, config.train.evaluate)
+        write_predictions(temporary / BEFORE_FILE, predictions_before(base, learned, learner, config.train.evaluate))
         shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=link)
         copy_test_tokens(base, temporary)
         write_record(temporary, record)
         settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
         write_run_start(temporary, settings, new)
-        temporary.chmod(0o755)
-        with atomic_files.explain_write_errors(folder):
-            if folder.is_dir():
-                folder.rmdir()  # empty, as was checked
-            os.rename(temporary, folder)
-            atomic_files.sync_path(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
-
-
-def _check_target(run: Path, out: Path | None, numbers: Sequence[int]) -> None:
-    """Check that a new version can be written. Raises RunError."""
-    if out is not None:
-        if out.resolve().is_relative_to(run.resolve()):
-            raise RunError(f"{out}: is inside {run}; give --out a folder beside it, or leave it out for a new version")
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise RunError(f"{out}: is not empty; give --out a new folder")
-        return
-    for number in numbers[1:]:
-        if not is_finished(version_folder(run, number)):
-            raise RunError(
-                f"{run}: version {number} is not finished; go on with: {resume_command(run, number)}, or remove it "
-                f"with: mmcl-fast prune {run} --version {number}"
-            )
 
 
 def _key_prefix(run: Path, name: str, data: str) -> str:
@@ -257,16 +216,6 @@ def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _learned_tasks(base: Path, config: Config, count: int) -> Stream:
-    """Return the ``count`` tasks that the parent has learned, with the samples that it learned and was tested on."""
-    if (base / TASKS_FILE).is_file():
-        stream = read_tasks(base / TASKS_FILE)
-    else:
-        stream = make_stream(config, base)
-        require_same_data(base, stream.fingerprint)
-    return Stream.from_tasks(stream.tasks[:count], stream.root, shared_classes=stream.shared_classes)
-
-
 def _write_rows(base: Path, folder: Path, learned: int, total: int) -> None:
     """Write the parent's metrics.jsonl as rows of a run of ``total`` tasks, without what was said of later tasks."""
     log = MetricsLog(base / "metrics.jsonl")
@@ -283,40 +232,6 @@ def _write_rows(base: Path, folder: Path, learned: int, total: int) -> None:
     atomic_files.write_file(folder / "metrics.jsonl", "".join(lines).encode())
 
 
-def _write_predictions_before(base: Path, folder: Path, learned: Stream, learner: Learner, setting: str) -> None:
-    """Keep the parent's predictions; evaluate it where it has none, as an unfinished run."""
-    if (base / PREDICTIONS_FILE).is_file():
-        link(base / PREDICTIONS_FILE, folder / BEFORE_FILE)
-    else:
-        write_predictions(folder / BEFORE_FILE, learner.evaluate(learned.tasks, setting=setting))
-
-
-def _finish(run: Path, folder: Path, result: RunResult, own_run: bool) -> LearnResult:
-    """Compare a finished version with its parent, record that, and move the pointer unless a fall is too large."""
-    record = read_record(folder)
-    before, after = read_predictions(folder, BEFORE_FILE), read_predictions(folder)
-    if record is None or before is None or after is None:
-        raise RunError(f"{folder}: no longer whole; remove it with mmcl-fast prune, and learn again")
-    comparison = compare_predictions(before, after, [(task.name, task.modality) for task in result.stream.tasks])
-    falls = [] if record.max_drop is None else comparison.falls_over(record.max_drop)
-    refused = ""
-    if falls:
-        worst = falls[0]
-        refused = (
-            f"{worst.scope} {worst.name} fell by {worst.fall:.1f} points ({worst.before:.1f} to {worst.after:.1f} %), "
-            f"more than --max-drop {record.max_drop:g}"
-        ).replace("all all", "accuracy over all tasks")
-    digest = hashlib.sha256()
-    for task in read_tasks(folder / TASKS_FILE).tasks[record.learned_before :]:
-        digest.update("".join(sorted(sample.sha256 for sample in task.train)).encode())
-    number = 1 if own_run else int(folder.name)
-    if not (refused or own_run):
-        move_pointer(run, number)
-    # Last: a version without this record counts as unfinished, and resuming it comes here again.
-    write_record(folder, replace(record, refused=refused, comparison=comparison.values(), sha256=digest.hexdigest()))
-    return LearnResult(folder, number, result, comparison, refused)
-
-
 def compare_versions(run: str | Path, before: int, after: int, setting: str | None = None) -> Comparison:
     """Compare two versions of a run on the test samples that both know, as ``mmcl-fast diff`` does.
 
@@ -331,12 +246,16 @@ def compare_versions(run: str | Path, before: int, after: int, setting: str | No
     """
     run = Path(run)
     require_run(run)
-    found = []
+    found: list[Predictions] = []
+    aliases: dict[ClassId, ClassId] = {}
     for number in (before, after):
         folder = require_version(run, number)
         predictions = read_predictions(folder)
         if predictions is None:
             raise RunError(f"{folder}: no {PREDICTIONS_FILE}, so the version is not finished; resume it first")
         found.append(predictions)
+        record = read_record(folder)
+        aliases |= {} if record is None else record.class_aliases
+    found = [predictions.renamed(aliases) for predictions in found]
     tasks: list[Any] = json.loads((version_folder(run, after) / "summary.json").read_text())["tasks"]
     return compare_predictions(found[0], found[1], [(task["name"], task["modality"]) for task in tasks], setting)

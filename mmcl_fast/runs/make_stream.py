@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcl_fast import distributed
-from mmcl_fast.errors import ConfigError, UserError
+from mmcl_fast.config import read_run_config
+from mmcl_fast.errors import ConfigError, RunError, StreamError, UserError
+from mmcl_fast.learning.current_version import version_folder
 from mmcl_fast.runs.folder import SKIPPED, holds_run
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, read_tasks
-from mmcl_fast.runs.versions import read_record
+from mmcl_fast.runs.versions import VersionRecord, read_record
 from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
 from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples
@@ -42,12 +45,57 @@ def make_stream(config: Config, run: Path | None = None, *, findings: Findings |
         ConfigError: an option is missing or does not fit the source.
         StreamError: the data can't be read as a stream.
     """
+    record = None if run is None else read_record(run)
+    if (
+        run is not None and record is not None and record.change != "learn"
+    ):  # its tasks are known, and there are no others
+        known = read_tasks(run / KNOWN_TASKS_FILE)
+        return with_texts(run, known) if record.change == "retrain" else known
     stream = _read_source(config, findings)
     if run is None or not (run / "config.json").is_file():
         return stream
     if (run / SKIPPED).is_file():
         stream = stream.without_broken(read_broken_samples(run / SKIPPED))
     return add_known_tasks(run, stream)
+
+
+def with_texts(run: Path, stream: Stream) -> Stream:
+    """Return the tasks of a run's tasks.json.gz with the texts that it does not keep, read again from their sources.
+
+    Args:
+        run: the folder of the version that learned the tasks.
+        stream: the tasks.
+
+    Raises:
+        UserError: a text, or the version that learned it, is gone.
+    """
+    missing = {sample.key for sample in stream.samples if sample.path is None and not sample.text}
+    texts: dict[str, str] = {}
+    folder: Path | None = run
+    while folder is not None and not missing <= texts.keys():
+        record = read_record(folder)
+        if record is None or record.change == "learn":
+            prefix = "" if record is None else record.prefix
+            source = _read_source(read_run_config(folder), None)
+            texts |= {prefix + sample.key: sample.text for sample in source.samples if sample.text is not None}
+        folder = None if record is None else _parent_folder(folder, record)
+    gone = sorted(missing - texts.keys())
+    if gone:
+        raise StreamError(f"{run}: the text {gone[0]} ({len(gone)} in all) is gone from its source; restore it")
+    tasks = [
+        replace(task, _samples=tuple(replace(s, text=texts[s.key]) if s.key in missing else s for s in task.samples))
+        for task in stream.tasks
+    ]
+    return Stream.from_tasks(tasks, stream.root, shared_classes=stream.shared_classes)
+
+
+def _parent_folder(run: Path, record: VersionRecord) -> Path:
+    """Return the folder of a version's parent. Raises RunError where it is gone."""
+    home = Path(record.parent_run) if record.parent_run else run.parent.parent
+    folder = home if record.parent is None else version_folder(home, record.parent)
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder}: gone, but {run} was learned from it, so its training data are not known any more")
+    return folder
 
 
 def add_known_tasks(run: Path, new: Stream) -> Stream:
@@ -60,7 +108,8 @@ def add_known_tasks(run: Path, new: Stream) -> Stream:
     if not (run / KNOWN_TASKS_FILE).is_file():
         return new
     record = read_record(run)
-    return join_streams(read_tasks(run / KNOWN_TASKS_FILE), new, "" if record is None else record.prefix)
+    known, aliases = read_tasks(run / KNOWN_TASKS_FILE), {} if record is None else record.class_aliases
+    return join_streams(known, new, "" if record is None else record.prefix, aliases)
 
 
 def check_stream_files(config: Config, stream: Stream, *, progress: Any = None) -> Stream:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,35 +79,63 @@ class Predictions:
             )
         return out
 
+    def renamed(self, aliases: Mapping[tuple[str, str], tuple[str, str]]) -> Predictions:
+        """Return these predictions with classes by their names of today."""
+        return replace(self, classes=[aliases.get(key, key) for key in self.classes])
+
+    def select(self, keys: Collection[str]) -> Predictions:
+        """Return the predictions of the samples with these keys."""
+        chosen = np.array([key in keys for key in self.keys], bool)
+        return replace(
+            self,
+            keys=[key for key, kept in zip(self.keys, chosen) if kept],
+            groups=[group for group, kept in zip(self.groups, chosen) if kept],
+            tasks=self.tasks[chosen],
+            labels=self.labels[chosen],
+            predicted={name: ids[chosen] for name, ids in self.predicted.items()},
+            confidence={name: shares[chosen] for name, shares in self.confidence.items()},
+        )
+
     def correct(self, setting: str) -> np.ndarray:
         """Return whether each sample's class is predicted, ``[n]`` bool."""
         return self.predicted[setting] == self.labels
 
 
-def write_predictions(file: Path, result: Evaluation) -> None:
-    """Write an evaluation of all tasks. The same evaluation gives the same bytes.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+def predictions_of(result: Evaluation) -> Predictions:
+    """Return the predictions of an evaluation of all tasks."""
     samples = [sample for some in result.samples for sample in some]
     used = [*result.labels, *(found for tasks in result.predicted.values() for found in tasks)]
     classes = list(dict.fromkeys(key for some in used for key in some))
     ids = {key: position for position, key in enumerate(classes)}
 
-    def positions(tasks: Sequence[Sequence[tuple[str, str]]]) -> list[int]:
-        return [ids[key] for some in tasks for key in some]
+    def positions(tasks: Sequence[Sequence[tuple[str, str]]]) -> np.ndarray:
+        return np.array([ids[key] for some in tasks for key in some], np.int64)
 
+    return Predictions(
+        classes,
+        [sample.key for sample in samples],
+        [sample.group for sample in samples],
+        np.array([number for number, some in enumerate(result.samples, 1) for _ in some], np.int64),
+        positions(result.labels),
+        {setting: positions(tasks) for setting, tasks in result.predicted.items()},
+        {setting: np.concatenate(tasks).round(DECIMALS) for setting, tasks in result.confidence.items()},
+    )
+
+
+def write_predictions(file: Path, predictions: Predictions) -> None:
+    """Write predictions. The same ones give the same bytes.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     values = {
-        "classes": classes,
-        "keys": [sample.key for sample in samples],
-        "groups": [sample.group for sample in samples],
-        "tasks": [number for number, some in enumerate(result.samples, 1) for _ in some],
-        "labels": positions(result.labels),
-        "predicted": {setting: positions(tasks) for setting, tasks in result.predicted.items()},
-        "confidence": {
-            setting: np.concatenate(tasks).round(DECIMALS).tolist() for setting, tasks in result.confidence.items()
-        },
+        "classes": predictions.classes,
+        "keys": predictions.keys,
+        "groups": predictions.groups,
+        "tasks": predictions.tasks.tolist(),
+        "labels": predictions.labels.tolist(),
+        "predicted": {setting: ids.tolist() for setting, ids in predictions.predicted.items()},
+        "confidence": {setting: shares.tolist() for setting, shares in predictions.confidence.items()},
     }
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
     atomic_files.replace_file(file, gzip.compress(text, mtime=0))

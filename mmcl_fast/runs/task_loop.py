@@ -26,7 +26,7 @@ from mmcl_fast.runs.folder import check_run_folder, compare_environment, first_d
 from mmcl_fast.runs.kept_test_tokens import restore_test_tokens
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, predictions_of, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
@@ -241,7 +241,7 @@ def _keep_predictions(
     result = _evaluate(learner, stream, len(stream), config) if last is None else last
     with checkpoints.finishing(), distributed.propagate_errors():
         if result is not None and distributed.is_main_process():
-            write_predictions(out / PREDICTIONS_FILE, result)
+            write_predictions(out / PREDICTIONS_FILE, predictions_of(result))
 
 
 def _write_checkpoint(

@@ -19,9 +19,11 @@ from mmcl_fast.config.run_config import read_json_object
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import POINTER, VERSIONS, current_version, version_folder
+from mmcl_fast.streams.sample import ClassId
 
 VERSION_FILE = "version.json"
 GONE = ".gone-"  # begins the name of a version folder that is being removed
+FIRST_STAYS = (VERSIONS, POINTER, atomic_files.LOCK, "config.json", "environment.json")  # where version 1 is removed
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class VersionRecord:
         prefix: begins the keys of the samples that it learned, so that no other version has the same ones.
         max_drop: the largest fall in points that the pointer accepts; None: any.
         comparison: its answers beside the parent's, as ``comparison.Comparison.values`` gives them.
+        change: ``learn``: new data. ``remove``: a class was taken out of the state. ``retrain``: all tasks were learned
+            again without a class. ``rename``: a class has another name.
+        class_id: the class that was taken out; empty: none.
+        aliases: pairs of the former and the present key of each renamed class.
     """
 
     parent: int | None
@@ -81,6 +87,14 @@ class VersionRecord:
     max_drop: float | None = None
     refused: str = ""
     comparison: dict[str, Any] = field(default_factory=dict)
+    change: str = "learn"
+    class_id: list[str] = field(default_factory=list)
+    aliases: list[list[list[str]]] = field(default_factory=list)
+
+    @property
+    def class_aliases(self) -> dict[ClassId, ClassId]:
+        """The former key of each renamed class -> its key of today."""
+        return {(old[0], old[1]): (now[0], now[1]) for old, now in self.aliases}
 
 
 def now() -> str:
@@ -127,7 +141,13 @@ def require_run(run: Path) -> None:
 def version_numbers(run: Path) -> list[int]:
     """Return the numbers of a run's versions, oldest first."""
     folders = (run / VERSIONS).iterdir() if (run / VERSIONS).is_dir() else ()
-    return [1, *sorted(int(f.name) for f in folders if f.is_dir() and f.name.isdecimal() and f.name.isascii())]
+    first = [] if first_is_removed(run) else [1]
+    return [*first, *sorted(int(f.name) for f in folders if f.is_dir() and f.name.isdecimal() and f.name.isascii())]
+
+
+def first_is_removed(run: Path) -> bool:
+    """Return whether version 1 of a run was pruned."""
+    return (run / POINTER).is_file() and not (run / "checkpoints").is_dir()
 
 
 def list_versions(run: str | Path) -> list[Version]:
@@ -270,10 +290,10 @@ def rollback(run: str | Path, to: int | None = None) -> Version:
         return read_version(run, to)
 
 
-def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None) -> list[Version]:
+def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None, first: bool = False) -> list[Version]:
     """Return the versions that ``prune`` would remove. Raises RunError for a version that has to stay."""
     current = current_version(run)
-    known = [number for number in version_numbers(run) if number not in (1, current)]
+    known = [number for number in version_numbers(run) if number != current and (first or number != 1)]
     if numbers is None:
         chosen = known[: max(len(known) - (keep or 0), 0)]
     else:
@@ -281,14 +301,14 @@ def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None) -> list
             require_version(run, number)
             if number == current:
                 raise RunError(f"{run}: version {number} is the current one; choose another with mmcl-fast rollback")
-            if number == 1:
-                raise RunError(f"{run}: version 1 is the run folder itself; remove the whole folder instead")
         chosen = sorted(set(numbers))
     return [_version_or_damage(run, number) for number in chosen]
 
 
-def prune(run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | None = None) -> list[Version]:
-    """Remove versions. The first one and the current one always stay.
+def prune(
+    run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | None = None, first: bool = False
+) -> list[Version]:
+    """Remove versions. The current one always stays.
 
     Children of a removed version stay whole: no version needs another version's files.
 
@@ -296,6 +316,7 @@ def prune(run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | 
         run: the run folder.
         keep: how many of the newest other versions stay; None: none.
         numbers: remove these versions and no others.
+        first: version 1 may go too, where ``numbers`` is None. The run folder stays, for the other versions.
 
     Returns:
         The versions that were removed.
@@ -306,14 +327,30 @@ def prune(run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | 
     run = Path(run)
     require_run(run)
     with atomic_files.lock_folder(run):
-        chosen = prunable(run, keep, numbers)
+        chosen = prunable(run, keep, numbers, first)
         for version in chosen:
+            if version.number == 1:
+                _empty_first(run)
+                continue
             # Renamed first, so that no reader finds half a version.
             gone = version.folder.with_name(f"{GONE}{version.number}")
             with atomic_files.explain_write_errors(version.folder):
                 os.rename(version.folder, gone)
         remove_leftovers(run)
     return chosen
+
+
+def _empty_first(run: Path) -> None:
+    """Remove version 1: all files of the run folder but the ones that make it a run with versions."""
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)  # first: without them it counts as removed
+    for entry in list(run.iterdir()):
+        if entry.name in FIRST_STAYS:
+            continue
+        with atomic_files.explain_write_errors(entry):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
 
 def remove_leftovers(run: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from mmcl_fast.errors import StreamError
-from mmcl_fast.streams.sample import Task
+from mmcl_fast.streams.class_edits import with_current_names
+from mmcl_fast.streams.sample import ClassId, Task
 from mmcl_fast.streams.stream import Stream
 
 
-def join_streams(learned: Stream, new: Stream, prefix: str) -> Stream:
+def join_streams(learned: Stream, new: Stream, prefix: str, aliases: Mapping[ClassId, ClassId] | None = None) -> Stream:
     """Return the tasks of ``learned``, then the tasks of ``new``.
 
     A class that both name is one class, with the text of ``learned``. New tasks whose names are taken get other names:
@@ -21,6 +22,7 @@ def join_streams(learned: Stream, new: Stream, prefix: str) -> Stream:
         learned: the tasks that a model has learned.
         new: the tasks that come after them.
         prefix: begins the keys of the new samples. The same relative path in another folder is another sample.
+        aliases: the former key of a renamed class -> its key of today; new data may still have the former name.
 
     Raises:
         StreamError: one of the streams has shared classes and the other has not.
@@ -33,7 +35,7 @@ def join_streams(learned: Stream, new: Stream, prefix: str) -> Stream:
     names = {task.name for task in learned.tasks}
     known = {name: (modality, name) for modality, name in learned.class_text} if learned.shared_classes else {}
     tasks = list(learned.tasks)
-    for task in new.tasks:
+    for task in (with_current_names(task, aliases or {}) for task in new.tasks):
         name = _free_name(task, names)
         names.add(name)
         ids = tuple(known.get(key[1], key) for key in task.class_ids)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.calibration import table
 from mmcl_fast.learning.evaluation import Evaluation
-from mmcl_fast.runs.prediction_file import write_predictions
+from mmcl_fast.runs.prediction_file import predictions_of, write_predictions
 from mmcl_fast.streams.sample import Sample
 
 
@@ -23,7 +23,7 @@ def write_run(folder: Path, sure: float) -> None:
     found = Evaluation(["a", "b"], [[k] for k in names], samples, [[k] * 10 for k in names], {"agnostic": predicted})
     found.confidence["agnostic"] = confidence
     folder.mkdir(parents=True)
-    write_predictions(folder / "predictions.json.gz", found)
+    write_predictions(folder / "predictions.json.gz", predictions_of(found))
     summary = {"tasks": [{"modality": modality} for modality, _ in names]}
     (folder / "summary.json").write_text(json.dumps(summary))
 

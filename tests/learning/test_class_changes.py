@@ -48,7 +48,7 @@ def close(a, b, tolerance=1e-5):
 
 @pytest.mark.parametrize("method", CLOSED)
 def test_a_removed_class_is_gone_and_the_others_answer(root, method):
-    learner, tasks = learn(root, method)
+    learner, _ = learn(root, method)
     gone = learner.classes.keys[1]
     remains = learner.remove("/".join(gone))
     fresh, other_tasks = learn(root, method, skip={gone})
@@ -155,7 +155,7 @@ def test_a_renamed_class_has_the_text_of_its_name_and_answers_to_its_former_one(
 
 def test_a_renamed_class_is_solved_for_its_new_text(root):
     """Answers with the new text equal those of a learner that had this text from the start."""
-    learner, tasks = learn(root, "comm")
+    learner, _ = learn(root, "comm")
     key = learner.classes.keys[2]
     learner.rename("/".join(key), "another")
     fresh, _ = learn(root, "comm")

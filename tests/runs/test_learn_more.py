@@ -13,7 +13,7 @@ from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_folder, current_version
 from mmcl_fast.learning.learner import Learner
-from mmcl_fast.runs import learn_more
+from mmcl_fast.runs import new_version
 from mmcl_fast.runs.prediction_file import read_predictions
 from tests.runs.conftest import OPTIONS, bits, learn
 from tests.toy import write_folder
@@ -64,13 +64,13 @@ def test_the_comparison_names_what_fell_and_max_drop_refuses_it(trained, data, m
 
     def worse(folder, name="predictions.json.gz"):
         found = read_predictions(folder, name)
-        if name != learn_more.BEFORE_FILE:
+        if name != new_version.BEFORE_FILE:
             found.predicted["agnostic"][:3] = (found.labels[:3] + 1) % len(found.classes)
         else:
             found.predicted["agnostic"][:] = found.labels
         return found
 
-    monkeypatch.setattr(learn_more, "read_predictions", worse)
+    monkeypatch.setattr(new_version, "read_predictions", worse)
     found = learn(run, data, max_drop=1.0)
     rows = {(d.scope, d.name): d for d in found.comparison.differences}
     fell = rows["class", "image/class_0"]
@@ -84,14 +84,14 @@ def test_the_comparison_names_what_fell_and_max_drop_refuses_it(trained, data, m
     assert bool(found.refused) == clear and current_version(run) == (1 if clear else 2)
     stored = json.loads((found.folder / "version.json").read_text())
     assert stored["refused"] == found.refused and stored["max_drop"] == 1.0 and len(stored["sha256"]) == 64
-    assert learn_more.Comparison.from_values(stored["comparison"]) == found.comparison
+    assert new_version.Comparison.from_values(stored["comparison"]) == found.comparison
 
 
 def test_a_refused_version_is_kept_and_can_be_chosen(trained, data, monkeypatch):
     run = trained()
-    fall = learn_more.Comparison("agnostic", [], [])
+    fall = new_version.Comparison("agnostic", [], [])
     monkeypatch.setattr(
-        learn_more.Comparison, "falls_over", lambda self, limit: [d for d in self.differences if d.scope == "all"]
+        new_version.Comparison, "falls_over", lambda self, limit: [d for d in self.differences if d.scope == "all"]
     )
     found = learn(run, data, max_drop=0.0)
     assert found.refused.startswith("accuracy over all tasks fell by") and current_version(run) == 1

@@ -14,7 +14,7 @@ from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_version
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.progress import Silent
-from mmcl_fast.runs import learn_more
+from mmcl_fast.runs import new_version
 from mmcl_fast.runs.prediction_file import read_predictions
 from tests.runs.conftest import CONFIG, bits, learn
 from tests.toy import write_folder
@@ -36,8 +36,6 @@ def test_history_rollback_diff_and_prune(trained, data):
     assert not same.changed and all(d.fall == 0 and d.p == 1.0 for d in same.differences)
     with pytest.raises(RunError, match="version 3 is the current one"):
         runs.prune(run, numbers=[3])
-    with pytest.raises(RunError, match="version 1 is the run folder"):
-        runs.prune(run, numbers=[1])
     assert runs.rollback(run).number == 2 and current_version(run) == 2
     assert runs.rollback(run).number == 1
     with pytest.raises(RunError, match="has no parent here"):
@@ -208,7 +206,7 @@ def test_a_stop_before_the_comparison_is_recorded_can_be_resumed(trained, data, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(learn_more, "compare_predictions", stop)
+        patch.setattr(new_version, "compare_predictions", stop)
         with pytest.raises(KeyboardInterrupt):
             learn(run, data)
     assert (run / "versions/2/summary.json").is_file() and not runs.list_versions(run)[1].finished
@@ -217,7 +215,7 @@ def test_a_stop_before_the_comparison_is_recorded_can_be_resumed(trained, data, 
     with pytest.raises(RunError, match="version 2 is not finished"):
         learn(run, data)
     # A limit that comes with --resume counts.
-    monkeypatch.setattr(learn_more.Comparison, "falls_over", lambda self, limit: self.differences[:1])
+    monkeypatch.setattr(new_version.Comparison, "falls_over", lambda self, limit: self.differences[:1])
     found = runs.learn(run, resume=True, max_drop=7.0)
     assert found.number == 2 and "--max-drop 7" in found.refused and current_version(run) == 1
 
@@ -301,7 +299,7 @@ def test_texts_that_are_not_kept_are_never_encoded(data, config, monkeypatch):
 @pytest.mark.parametrize("function", ["move_pointer", "write_record"])
 def test_a_stop_around_the_move_of_the_pointer_is_resumed(trained, data, monkeypatch, function):
     run = trained()
-    real = getattr(learn_more, function)
+    real = getattr(new_version, function)
 
     def stop(folder, *args):
         if function == "move_pointer" or (args and args[0].comparison):
@@ -309,7 +307,7 @@ def test_a_stop_around_the_move_of_the_pointer_is_resumed(trained, data, monkeyp
         real(folder, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(learn_more, function, stop)
+        patch.setattr(new_version, function, stop)
         with pytest.raises(KeyboardInterrupt):
             learn(run, data)
     assert current_version(run) == (1 if function == "move_pointer" else 2)

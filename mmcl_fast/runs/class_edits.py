@@ -1,0 +1,272 @@
+"""Take a class out of a run, or rename it: the run gets a new version, which is compared with the one before.
+
+The version's folder begins with the changed state, the changed list of tasks, and the parent's rows of R without the
+class. Then it is evaluated like the last task of any run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcl_fast import atomic_files
+from mmcl_fast.config import Config, read_run_config
+from mmcl_fast.errors import MediaError, RunError
+from mmcl_fast.feature_cache.kept_tokens import delete_tokens, take_back
+from mmcl_fast.learning import Learner, checkpoint
+from mmcl_fast.learning.class_changes import find_class
+from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
+from mmcl_fast.runs.folder import write_run_start
+from mmcl_fast.runs.kept_test_tokens import TOKENS_FOLDER, keep_test_tokens, testable_tasks
+from mmcl_fast.runs.make_stream import with_texts
+from mmcl_fast.runs.metrics_log import MetricsLog
+from mmcl_fast.runs.new_version import (
+    BEFORE_FILE,
+    VersionResult,
+    check_target,
+    finish_version,
+    learned_tasks,
+    new_version_folder,
+    predictions_before,
+)
+from mmcl_fast.runs.prediction_file import write_predictions
+from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, write_tasks
+from mmcl_fast.runs.training import train
+from mmcl_fast.runs.versions import (
+    VersionRecord,
+    now,
+    read_newest,
+    remove_leftovers,
+    require_run,
+    version_numbers,
+    write_record,
+)
+from mmcl_fast.streams.class_edits import renamed_class, without_class
+from mmcl_fast.streams.sample import ClassId, Sample
+from mmcl_fast.streams.stream import Stream
+
+if TYPE_CHECKING:
+    from mmcl_fast.progress import Progress
+
+
+def remove(
+    run: str | Path, name: str, *, retrain: bool = False, progress: Progress | None = None
+) -> tuple[VersionResult, list[str]]:
+    """Take a class out of a run, as ``mmcl-fast remove`` does. Older versions keep it until they are pruned.
+
+    Its statistics, text, test samples, report pictures and cached trunk tokens are not in the new version.
+
+    Example::
+
+        result, remains = runs.remove("runs/demo", "audio/dog")
+
+    Args:
+        run: the run folder.
+        name: the class, as ``modality/name``, or the name alone where only one modality has it.
+        retrain: learn all tasks again without the class. Nothing of it remains, and all training data are needed.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+
+    Returns:
+        The new version, and what still holds a share of the class.
+
+    Raises:
+        UserError: there is no such class, the method can't take it out, or training data are gone.
+        RunStopped: as for ``train``; ``learn`` with ``resume`` goes on.
+    """
+    run = Path(run)
+    require_run(run)
+    with atomic_files.lock_folder(run):
+        edit = _Edit(run, progress)
+        key = find_class(edit.learner.classes.keys, name)
+        after = without_class(edit.learned, key)
+        removed = [s for task in edit.all_tasks.tasks for s in _samples_of(task, key)]
+        remains: list[str] = []
+        if retrain:
+            _require_training_data(edit.base, after, edit.learner)
+        else:
+            remains = edit.learner.remove(name)
+        record = edit.record("retrain" if retrain else "remove", f"without {'/'.join(key)}", key)
+        folder = edit.write(record, after, key)
+        for modality in dict.fromkeys(sample.modality for sample in removed):
+            some = [sample for sample in removed if sample.modality == modality]
+            delete_tokens(edit.learner.cache, edit.learner.encoder, some, edit.learner.views, edit.learner.seed)
+        return edit.finish(folder), remains
+
+
+def rename(
+    run: str | Path, old: str, new: str, *, text: str | None = None, progress: Progress | None = None
+) -> VersionResult:
+    """Rename a class of a run, as ``mmcl-fast rename`` does. Data with the former name still count as this class.
+
+    Example::
+
+        runs.rename("runs/demo", "image/hound", "dog", text="a dog")
+
+    Args:
+        run: the run folder.
+        old: the class, as ``modality/name``, or the name alone where only one modality has it.
+        new: the new name, without the modality.
+        text: the class text; None: the new name, with spaces for underscores.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+
+    Returns:
+        The new version.
+
+    Raises:
+        UserError: there is no such class, or the new name is taken.
+        RunStopped: as for ``train``; ``learn`` with ``resume`` goes on.
+    """
+    run = Path(run)
+    require_run(run)
+    with atomic_files.lock_folder(run):
+        edit = _Edit(run, progress)
+        key = find_class(edit.learner.classes.keys, old)
+        renamed = edit.learner.rename(old, new, text=text)
+        number = edit.learner.classes.ids[renamed]
+        after = renamed_class(edit.learned, key, renamed, edit.learner.classes.texts[number])
+        record = edit.record("rename", f"{'/'.join(key)} renamed to {'/'.join(renamed)}", key)
+        return edit.finish(edit.write(record, after))
+
+
+class _Edit:
+    """A version that begins with a changed state of its parent, the run's current version."""
+
+    def __init__(self, run: Path, progress: Progress | None):
+        self.run, self.progress = run, progress
+        remove_leftovers(run)
+        self.numbers, self.parent = version_numbers(run), current_version(run)
+        check_target(run, None, self.numbers)
+        self.base = version_folder(run, self.parent)
+        self.config: Config = read_run_config(self.base)
+        _, self.values = read_newest(self.base)
+        train = self.config.train
+        self.learner = Learner.load(
+            self.base,
+            device=train.device,
+            cache_dir=train.cache,
+            cache_gb=train.cache_gb,
+            workers=train.workers,
+            progress=progress,
+        )
+        self.all_tasks = learned_tasks(self.base, self.config, len(self.values["tasks"]))
+        say = progress.log if progress is not None else lambda line: None
+        self.learned = testable_tasks(self.all_tasks, self.base, self.learner, say)
+        self.before = predictions_before(self.base, self.learned, self.learner, train.evaluate)
+
+    def record(self, change: str, source: str, key: ClassId) -> VersionRecord:
+        """Return the record of the version."""
+        aliases = [[list(old), list(new)] for old, new in self.learner.aliases.items()]
+        return VersionRecord(self.parent, now(), source, [], 0, 0, change=change, class_id=list(key), aliases=aliases)
+
+    def write(self, record: VersionRecord, after: Stream, removed: ClassId | None = None) -> Path:
+        """Write the version's folder with the learner's state, unless everything is to be learned again.
+
+        Args:
+            record: of the version.
+            after: its tasks.
+            removed: the class that is not in them any more.
+        """
+        untested = [task.name for task in after.tasks if not task.test]
+        if untested:
+            raise RunError(
+                f"{self.run}: task {untested[0]} has test samples of this class alone; remove all its classes"
+            )
+        learner, config = self.learner, self.config
+        folder = self.run / VERSIONS / str(max(self.numbers) + 1)
+        record = replace(record, learned_before=len(after))
+        with new_version_folder(folder) as temporary:
+            write_tasks(temporary / KNOWN_TASKS_FILE, after, {}, texts=not config.train.private)
+            kept = self.before.select({sample.key for sample in after.samples})
+            write_predictions(temporary / BEFORE_FILE, kept)
+            if record.change != "retrain":
+                learner.calibrate(after.tasks)
+                tensors, values = learner.contents()
+                values |= {name: self.values.get(name, {}) for name in ("seconds", "counts")}
+                checkpoint.write(temporary / "checkpoints" / f"task-{len(after):03d}", tensors, values)
+                _write_rows(self.base, temporary, self.all_tasks, after, removed)
+            take_back(learner.cache, self.base / TOKENS_FOLDER)
+            if not config.train.private:
+                keep_test_tokens(temporary, learner, after, config.train.keep_test_gb)
+            write_record(temporary, record)
+            settings = {**config.model_dump(mode="json"), "stream_fingerprint": after.fingerprint}
+            write_run_start(temporary, settings, after)
+        return folder
+
+    def finish(self, folder: Path) -> VersionResult:
+        """Learn what is to be learned again, evaluate the version, and make it the current one."""
+        result = train(read_run_config(folder), folder, resume=True, progress=self.progress)
+        return finish_version(self.run, folder, result, own_run=False)
+
+
+def _samples_of(task: Any, key: ClassId) -> list[Sample]:
+    """Return the samples of a class in a task."""
+    labels = {label for label, own in zip(task.classes, task.class_ids) if own == key}
+    return [sample for sample in task.samples if sample.label in labels]
+
+
+def _require_training_data(base: Path, stream: Stream, learner: Learner) -> None:
+    """Check that all training data are there with the contents that were learned.
+
+    Raises:
+        UserError: a file or text is gone or has changed.
+    """
+    samples = [sample for task in with_texts(base, stream).tasks for sample in task.train]
+    try:
+        digests = learner.cache.contents.digests([replace(sample, sha256="") for sample in samples])
+    except MediaError as fault:
+        raise RunError(f"{fault}: --retrain learns from all training data; restore it") from None
+    for sample, digest in zip(samples, digests):
+        if sample.sha256 and digest.hex() != sample.sha256:
+            where = sample.path or f"text {sample.key}"
+            raise RunError(f"{where}: another content than when it was learned; restore it for --retrain")
+
+
+def _write_rows(base: Path, folder: Path, before: Stream, after: Stream, removed: ClassId | None) -> None:
+    """Write the parent's metrics.jsonl for the tasks that remain, without the removed class's answers.
+
+    The last row is left out: the version is evaluated for it.
+
+    Args:
+        base: the parent's folder.
+        folder: the new version's folder.
+        before: the parent's tasks.
+        after: the version's tasks.
+        removed: the class that is not in them any more; None: all are.
+    """
+    log = MetricsLog(base / "metrics.jsonl")
+    log.load(len(before), mend=False)  # the parent's file stays as it is
+    kept = [number for number, task in enumerate(before.tasks) if any(key != removed for key in task.class_ids)]
+    rows = {0: 0, **{number + 1: position for position, number in enumerate(kept, 1)}}  # number of tasks learned
+    lines = []
+    for event in log.events:
+        number = event.get("task", event.get("after", 0))
+        if event["event"] in ("summary", "resume") or rows.get(number, len(after)) == len(after):
+            continue
+        event = {k: v for k, v in event.items() if k != "taken_for"}
+        for key in ("task", "after"):
+            if key in event:
+                event[key] = rows[event[key]]
+        if event["event"] == "evaluation":
+            event |= _row_without(event, before, kept, removed)
+        lines.append(json.dumps(event) + "\n")
+    atomic_files.write_file(folder / "metrics.jsonl", "".join(lines).encode())
+
+
+def _row_without(event: dict[str, Any], before: Stream, kept: list[int], removed: ClassId | None) -> dict[str, Any]:
+    """Return a row of R for the ``kept`` tasks, counted without the removed class."""
+    out: dict[str, list[Any]] = {key: [] for key in ("row", "correct", "count", "by_class") if key in event}
+    for number in kept:
+        task = before.tasks[number]
+        cells = {key: event[key][number] for key in out}
+        gone = [k for k, key in enumerate(task.class_ids) if key == removed]
+        if gone and cells.get("by_class") is not None:
+            tested = sum(sample.split == "test" for sample in _samples_of(task, task.class_ids[gone[0]]))
+            cells["correct"] -= cells["by_class"][gone[0]]
+            cells["count"] -= tested
+            cells["row"] = 100.0 * cells["correct"] / max(cells["count"], 1)
+            cells["by_class"] = [right for k, right in enumerate(cells["by_class"]) if k not in gone]
+        for key, value in cells.items():
+            out[key].append(value)
+    return out

@@ -1,0 +1,65 @@
+"""Tasks whose classes were renamed or taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mmcl_fast.streams.sample import ClassId, Task
+from mmcl_fast.streams.stream import Stream
+
+
+def with_current_names(task: Task, aliases: Mapping[ClassId, ClassId]) -> Task:
+    """Return a task with the names of today for classes that it knows by former ones.
+
+    A former name and the name of today in one task become one class.
+
+    Args:
+        task: the task.
+        aliases: the former key of a renamed class -> its key of today.
+    """
+    if not any(key in aliases for key in task.class_ids):
+        return task
+    labels: dict[str, str] = {}
+    kept: dict[str, tuple[ClassId, str]] = {}  # label of today -> key and text
+    for label, key, text in zip(task.classes, task.class_ids, task.texts):
+        now = aliases.get(key, key)
+        labels[label] = label if now == key else now[1]
+        kept.setdefault(labels[label], (now, text))
+    return replace(
+        task,
+        classes=tuple(kept),
+        class_ids=tuple(key for key, _ in kept.values()),
+        texts=tuple(text for _, text in kept.values()),
+        _samples=tuple(replace(sample, label=labels[sample.label]) for sample in task.samples),
+    )
+
+
+def renamed_class(stream: Stream, key: ClassId, renamed: ClassId, text: str) -> Stream:
+    """Return a stream in which the class ``key`` is called ``renamed`` and has the class text ``text``."""
+    tasks = []
+    for task in stream.tasks:
+        now = with_current_names(task, {key: renamed})
+        texts = tuple(text if own == renamed else old for own, old in zip(now.class_ids, now.texts))
+        tasks.append(replace(now, texts=texts))
+    return Stream.from_tasks(tasks, stream.root, shared_classes=stream.shared_classes)
+
+
+def without_class(stream: Stream, key: ClassId) -> Stream:
+    """Return a stream without a class and its samples. A task of this class alone goes too."""
+    tasks = []
+    for task in stream.tasks:
+        kept = [number for number, own in enumerate(task.class_ids) if own != key]
+        labels = {task.classes[number] for number in kept}
+        if not kept:
+            continue
+        tasks.append(
+            replace(
+                task,
+                classes=tuple(task.classes[number] for number in kept),
+                class_ids=tuple(task.class_ids[number] for number in kept),
+                texts=tuple(task.texts[number] for number in kept),
+                _samples=tuple(sample for sample in task.samples if sample.label in labels),
+            )
+        )
+    return Stream.from_tasks(tasks, stream.root, shared_classes=stream.shared_classes)
