@@ -124,8 +124,8 @@ class Relevance:
         """Take a class out of the moments of the analytic kind.
 
         The Gram matrix is the sum over the classes of n_k [mu_k ; 1] [mu_k ; 1]', plus the scatter within the classes.
-        The class's own term goes. The scatter holds no class apart: its diagonal becomes that of the other classes, and
-        its correlations stay.
+        The class's own term goes. The scatter holds no class apart: its variances become the other classes',
+        and its correlations stay.
 
         Args:
             modality: of the class.
