@@ -154,7 +154,7 @@ def test_a_renamed_class_has_the_text_of_its_name_and_answers_to_its_former_one(
 
 
 def test_a_renamed_class_is_solved_for_its_new_text(root):
-    """Answers with the new text equal those of a learner that had this text from the start."""
+    """A learner that had the new text from the start gives the same answers."""
     learner, _ = learn(root, "comm")
     key = learner.classes.keys[2]
     learner.rename("/".join(key), "another")
