@@ -19,6 +19,7 @@ function askForToken(text) {
   form.hidden = true;
   byId('links').hidden = true;  /* a link carries no token */
   showMessage(text, Boolean(text));
+  byId('token').type = 'password';  /* not in the page's text: browsers complain about each form with one */
   byId('token').focus();
 }
 

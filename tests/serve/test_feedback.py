@@ -104,7 +104,11 @@ def test_a_file_that_cannot_be_decoded_is_refused_with_the_readers_line(
 ) -> None:
     with keeping(learner, tmp_path / "kept") as port:
         cut = send(port, media["image"].read_bytes()[:-800], "class_0", name="cut.jpg")
-        assert cut.status == 422 and cut.value["error"].startswith("cut.jpg: ") and "\n" not in cut.value["error"]
+        # 415 as /predict answers: the worker does not say which modality it tried.
+        assert cut.status == 415 and cut.value["error"].startswith("cut.jpg: ") and "\n" not in cut.value["error"]
+        assert "truncated" in cut.value["error"]
+        given = send(port, media["image"].read_bytes()[:-800], "class_0", name="cut.jpg", modality="image")
+        assert given.status == 422 and "truncated" in given.value["error"]
         assert send(port, bytes(range(256)), "class_0").status == 415
         assert send(port, b"", "class_0").status == 415 and send(port, b" \n", "class_0", name=None).status == 422
         assert send(port, b"caf\xe9", "class_0", name=None).status == 422

@@ -78,7 +78,7 @@ def test_hostile_feedback_does_no_harm(place: Path, media: dict[str, Path], tmp_
                 method = rng.choice(METHODS)
                 body = rng.choice([None, b"", rng.randbytes(500), bytes(150_000)])
                 answer = ask(port, urllib.parse.quote(path + query, safe="/?=&%;"), body, method, **proof)
-                assert answer.value or method == "HEAD" if method != "HEAD" else True
+                assert method == "HEAD" or answer.value
                 statuses[str(answer.status)] += 1
             else:
                 lines = [rng.choice(HEADERS).format(n=rng.choice([*HUGE, "5"])) for _ in range(rng.randrange(1, 4))]
@@ -101,7 +101,7 @@ def test_hostile_feedback_does_no_harm(place: Path, media: dict[str, Path], tmp_
     # Everything that was written lies in the folder, decodes, and is counted.
     assert [p.name for p in (tmp_path / "outer").iterdir()] == ["kept"]
     files = [file for file in kept.rglob("*") if file.is_file()]
-    assert len(files) == found["mmcl_fast_feedback_total{outcome=kept}"] > 10
+    assert len(files) == found["mmcl_fast_feedback_total{outcome=kept}"] > 5
     for file in files:
         modality, label, name = file.relative_to(kept).parts
         assert len(name.partition(".")[0]) == 64 and label in LABELS

@@ -164,9 +164,9 @@ def test_the_token_is_shown_nowhere(place: Path, token_file: Path, tmp_path: Pat
     env = {} if from_file else {bearer.VARIABLE: TOKEN}
     shown = b""
     with serve_process(place / "run", tmp_path / "log", *words, env=env) as (process, port):
-        for headers in (GOOD, *WRONG):
+        for headers in (GOOD, *WRONG[4::4]):
             for path in PATHS:
-                for body in (None, b"some text", b"\xff"):
+                for body in (None, b"\xff"):
                     answer = ask(port, path, body, **headers)
                     shown += answer.body + repr(answer.headers).encode()
         shown += Path(f"/proc/{process.pid}/cmdline").read_bytes()
