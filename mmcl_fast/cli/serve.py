@@ -118,6 +118,7 @@ def serve(
         if token_file is not None:
             raise UserError(line)
         print(f"note: {line}", file=sys.stderr)
+        token = None
     if token is not None and tls_cert is None and host not in LOOPBACK:
         print("note: without --tls-cert and --tls-key the token crosses the network unencrypted", file=sys.stderr)
     check_device(device)

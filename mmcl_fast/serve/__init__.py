@@ -86,7 +86,8 @@ def serve(
 
     Raises:
         UserError: a package or the run is missing, the address is taken, or there are ``classes`` and the method scores
-            no texts. Likewise for a folder, token or certificate that can't be used, and for feedback without a token.
+            no texts. Likewise for a folder, token or certificate that can't be used, for feedback without a token, and
+            for a token that guards nothing.
 
     Example::
 
@@ -143,6 +144,8 @@ def serve(
 
 def _make_guard(token: str | None, feedback: bool, require_token: bool) -> BearerToken | None:
     """Return the token that guards, after a check that there is one where one is needed."""
+    if token is not None and not (feedback or require_token):
+        raise UserError("token: guards no address: give feedback or require_token too")
     if token is not None:
         return BearerToken(token)
     for needed, option in ((feedback, "--feedback"), (require_token, "--require-token")):

@@ -148,8 +148,10 @@ class FeedbackFolder:
                 if _identity(self.root) != self._identity:  # its owner moved it away to learn from it
                     atomic_files.make_folder(self.root)
                     self._scan()
+                if digest in self._places and not self._places[digest].exists():
+                    self._scan()  # its owner removed the file, perhaps to correct the label
                 other = self._places.get(digest)
-                if other is not None and other.exists():
+                if other is not None:
                     if other.parent != target.parent:
                         where = "/".join(other.parts[-3:-1])
                         raise RequestRefused(409, f"this content is kept as {where!a} already: remove it there first")

@@ -154,6 +154,8 @@ def test_the_command_refuses_what_would_be_open(place: Path, token_file: Path, t
         assert said in line and TOKEN not in line
     with pytest.raises(UserError, match="needs a token"):
         serve(run, port=0, feedback=Feedback(kept))
+    with pytest.raises(UserError, match="guards no address"):
+        serve(run, port=0, token=TOKEN)
     assert "No such option" in call("serve", run, "--token", TOKEN, code=2).stderr
 
 
