@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "report": {"config", "learning", "runs", "templates"},
     "export": {"config", "encoders", "learning", "media", "report", "runs", "streams", "templates"},
-    "serve": {"distributed", "learning", "media", "templates"},
+    "serve": {"atomic_files", "distributed", "learning", "media", "runs", "streams", "templates"},
     "compare": {
         "atomic_files",
         "config",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +12,7 @@ import typer
 from mmcl_fast.cli.common import Debug, Device, Run, app, check_device, handle_errors
 from mmcl_fast.errors import UserError
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -39,14 +42,49 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Take over the run's current version whenever it changes.")
+    ] = False,
+    feedback: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Turn POST /feedback on: it keeps files with their right labels in this folder. Needs a token.",
+            show_default=False,
+        ),
+    ] = None,
+    feedback_new_classes: Annotated[
+        bool, typer.Option("--feedback-new-classes", help="Take labels that the run has not learned, too.")
+    ] = False,
+    feedback_max_files: Annotated[int, typer.Option(min=1, help="Files of feedback that are kept at most.")] = 10_000,
+    feedback_max_bytes: Annotated[
+        str, typer.Option(metavar="SIZE", help="Size of all files of feedback together.")
+    ] = "1GB",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the bearer token that guards /feedback. Without it: the variable MMCL_FAST_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
+    require_token: Annotated[
+        bool, typer.Option("--require-token", help="Guard all addresses. Only the page opens, and asks for the token.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="The certificate, in PEM form: serve HTTPS.", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="The certificate's key, in PEM form.", show_default=False)
+    ] = None,
     device: Device = "auto",
     debug: Debug = False,
 ) -> None:
     """Predict files and lines of text over HTTP: POST /predict, and a page to drop files on.
 
-    GET /healthz describes the model, and GET /metrics has counters for Prometheus. The server has no users and no
-    encryption. It listens on this machine alone unless --host says otherwise: put a proxy in front of it before others
-    can reach it. Ctrl-C and SIGTERM end it with exit code 0 after the requests in flight.
+    GET /healthz describes the model, GET /version the version that answers, and GET /metrics has counters for
+    Prometheus. With --watch the server takes over new versions without losing a request. It listens on this machine
+    alone unless --host says otherwise. Before others can reach it, give it a token and a certificate, or put a proxy in
+    front. Ctrl-C and SIGTERM end it with exit code 0 after the requests in flight.
 
     Worker processes decode the files. If a file ends its worker or exceeds a limit, that file's answer is 422 with the
     reason.
@@ -54,8 +92,9 @@ def serve(
     Example: `mmcl-fast serve runs/demo --port 8765 --max-bytes 8MB`, then
     `curl --data-binary @bark.wav 127.0.0.1:8765/predict`
     """
-    from mmcl_fast.serve import Limits
+    from mmcl_fast.serve import Feedback, Limits
     from mmcl_fast.serve import serve as serve_run
+    from mmcl_fast.serve.bearer import VARIABLE, read_token
 
     limits = Limits(
         max_bytes=parse_size(max_bytes),
@@ -66,6 +105,22 @@ def serve(
         max_decode_seconds=max_decode_seconds,
         max_decode_wait=max_decode_wait,
     )
+    if feedback_new_classes and feedback is None:
+        raise UserError("--feedback-new-classes: needs --feedback FOLDER")
+    kept = None
+    if feedback is not None:
+        size = parse_size(feedback_max_bytes, "--feedback-max-bytes")
+        kept = Feedback(feedback, feedback_new_classes, feedback_max_files, size)
+    token = read_token(token_file)
+    if token is not None and feedback is None and not require_token:
+        where = VARIABLE if token_file is None else f"--token-file {token_file}"
+        line = f"{where}: guards no address: add --feedback FOLDER or --require-token"
+        if token_file is not None:
+            raise UserError(line)
+        print(f"note: {line}", file=sys.stderr)
+        token = None
+    if token is not None and tls_cert is None and host not in LOOPBACK:
+        print("note: without --tls-cert and --tls-key the token crosses the network unencrypted", file=sys.stderr)
     check_device(device)
     serve_run(
         run,
@@ -75,13 +130,19 @@ def serve(
         limits=limits,
         device=device,
         classes=None if classes is None else classes.split(","),
+        watch=watch,
+        feedback=kept,
+        token=token,
+        require_token=require_token,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
     )
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--max-bytes") -> int:
     """Return the bytes that ``32MB``, ``500 kB``, ``1GiB`` or ``1000`` means."""
     found = re.fullmatch(r"(\d{1,15})\s*(|[kmg]i?)b?", text.strip().lower())
     size = int(found[1]) * UNITS[found[2]] if found else 0
     if not size:
-        raise UserError(f"--max-bytes {text}: give a size such as 500kB, 32MB or 1GiB")
+        raise UserError(f"{option} {text}: give a size such as 500kB, 32MB or 1GiB")
     return size

@@ -200,7 +200,7 @@ def _is_structured_text(kind: bytes, body: bytes) -> bool:
 
 def _form_items(body: bytes, boundary: bytes, modality: str | None, limits: Limits) -> list[Item]:
     given, found = modality is not None, list[Item]()
-    for field, filename, data in _parse_form(body, boundary, limits):
+    for field, filename, data in parse_form(body, boundary, limits):
         if filename:
             new = iter([Item(name_of(filename), data, modality, given)])
         elif filename == "":  # a browser sends this if no file was chosen
@@ -224,8 +224,8 @@ def _too_many(limits: Limits) -> RequestRefused:
     return RequestRefused(413, f"more than {limits.max_items} items in a request: send several requests")
 
 
-def _parse_form(body: bytes, boundary: bytes, limits: Limits) -> Iterator[tuple[str, str | None, bytes]]:
-    """Yield (field, file name or None, content) of each part of a multipart/form-data body."""
+def parse_form(body: bytes, boundary: bytes, limits: Limits) -> Iterator[tuple[str, str | None, bytes]]:
+    """Yield (field, file name or None, content) of each part of a multipart/form-data body. Raises RequestRefused."""
     if not boundary:
         raise RequestRefused(400, "content-type: multipart/form-data without the boundary of its parts")
     headers: list[tuple[bytes, bytes]] = []

@@ -1,8 +1,9 @@
-"""The limits of a server."""
+"""The limits of a server, and of the feedback that it keeps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,26 @@ class Limits:
     max_decode_mb: float = 2000.0
     max_decode_seconds: float = 30.0
     max_decode_wait: float = 60.0
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The folder that keeps files with their right labels, and its limits.
+
+    A request to keep a file is no larger than ``Limits.max_bytes``.
+
+    Attributes:
+        folder: a folder for this purpose alone. ``mmcl-fast learn RUN FOLDER`` learns from it.
+        new_classes: take labels that the model has not learned, too.
+        max_files: number of files in the folder.
+        max_bytes: size of all its files together.
+
+    Example::
+
+        serve("runs/demo", feedback=Feedback("feedback"), token=token)
+    """
+
+    folder: Path | str
+    new_classes: bool = False
+    max_files: int = 10_000
+    max_bytes: int = 1_000_000_000

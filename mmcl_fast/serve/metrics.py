@@ -35,6 +35,13 @@ class ServerMetrics:
         self.sent = Counter("sent_bytes", "Bytes of answers' bodies.", **common)
         self.decoders = Gauge("decoders", "Decoding processes that are alive.", **common)
         self.died = Counter("decoders_died", "Decoding processes that a file ended, by reason.", ("reason",), **common)
+        self.version = Gauge("model_version", "Version of the model that answers; 0: it has no versions.", **common)
+        self.swaps = Counter("model_swaps", "Versions taken over while serving, by outcome.", ("outcome",), **common)
+        self.feedback = Counter("feedback", "Requests to keep feedback, by outcome.", ("outcome",), **common)
+        for outcome in ("ok", "failed"):
+            self.swaps.labels(outcome)
+        for outcome in ("kept", "known", "refused"):
+            self.feedback.labels(outcome)
         for reason in REASONS:
             self.died.labels(reason)  # a counter with labels appears only once it is used: show 0 from the start
 

@@ -7,6 +7,22 @@ const makeNode = (name, text, kind) => {
   if (kind) node.className = kind;
   return node;
 };
+/* A server that guards all addresses gives this page alone without its token. */
+const TOKEN = 'mmcl-fast-token';
+const withToken = (options = {}) => {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? {...options, headers: {Authorization: 'Bearer ' + token}} : options;
+};
+
+function askForToken(text) {
+  byId('unlock').hidden = false;
+  form.hidden = true;
+  byId('links').hidden = true;  /* a link carries no token */
+  showMessage(text, Boolean(text));
+  byId('token').type = 'password';  /* not in the page's text: browsers complain about each form with one */
+  byId('token').focus();
+}
+
 const percent = share => (100 * share).toFixed(1) + ' %';
 
 function showMessage(text, isFault) {
@@ -63,7 +79,13 @@ async function predict() {
   byId('ask').disabled = true;
   showMessage('Predicting…');
   try {
-    const reply = await fetch('predict?' + query, {method: 'POST', body}), answer = await reply.json();
+    const reply = await fetch('predict?' + query, withToken({method: 'POST', body}));
+    const answer = await reply.json();
+    if (reply.status === 401) {
+      byId('ask').disabled = false;
+      askForToken('The server did not take the token. Type it again.');
+      return;
+    }
     const items = answer.items || [];
     byId('answers').querySelectorAll('[src]').forEach(node => URL.revokeObjectURL(node.src));
     byId('answers').replaceChildren(...items.map((item, i) => answerCard(item, chosen[i] || lines[item.file])));
@@ -88,8 +110,33 @@ addEventListener('drop', event => {
   if (event.dataTransfer.files.length) { files.files = event.dataTransfer.files; predict(); }
 });
 
-fetch('healthz').then(reply => reply.json()).then(health => {
-  byId('model').textContent = health.model + ': ' + health.method + ' on ' + health.encoder + ', ' +
+function describeModel(health) {
+  byId('model').textContent = health.model + (health.version ? ', version ' + health.version : '') + ': ' +
+    health.method + ' on ' + health.encoder + ', ' +
     health.classes.length + ' classes learned from ' + health.modalities.join(', ') + '. A request may hold ' +
     health.max_items + ' items and ' + (health.max_bytes / 1e6).toFixed(health.max_bytes < 1e7 ? 1 : 0) + ' MB.';
-}).catch(() => {});
+}
+
+async function begin(afterToken) {
+  const reply = await fetch('healthz', withToken());
+  if (reply.status === 401) {
+    sessionStorage.removeItem(TOKEN);
+    askForToken(afterToken ? 'The server did not take the token. Type it again.' : '');
+    return;
+  }
+  if (sessionStorage.getItem(TOKEN)) byId('links').hidden = true;
+  byId('unlock').hidden = true;
+  form.hidden = false;
+  showMessage('');
+  describeModel(await reply.json());
+}
+
+byId('unlock').addEventListener('submit', event => {
+  event.preventDefault();
+  const token = byId('token').value.trim();
+  byId('token').value = '';
+  if (!/^[\x21-\x7e]+$/.test(token)) { askForToken('A token has letters, digits and signs, without spaces.'); return; }
+  sessionStorage.setItem(TOKEN, token);
+  begin(true).catch(() => showMessage('The server does not answer. Is it still running?', true));
+});
+begin(false).catch(() => {});

@@ -8,9 +8,12 @@ import json
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -50,10 +53,38 @@ def bind_socket(host: str, port: int) -> socket.socket:
         raise UserError(f"serve: {host} port {port}: {fault.strerror}: {advice}") from None
 
 
-def address_of(sock: socket.socket) -> str:
+def address_of(sock: socket.socket, certificate: Certificate | None = None) -> str:
     """Return the URL of a server on this socket."""
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if certificate is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate with its chain, and its key, as files in PEM.
+
+    Raises:
+        UserError: a file is missing, or the two are no certificate and its key.
+    """
+
+    cert: Path
+    key: Path
+
+    def __post_init__(self) -> None:
+        for option, file in (("--tls-cert", self.cert), ("--tls-key", self.key)):
+            try:
+                with open(file, "rb"):
+                    pass
+            except OSError as fault:
+                raise UserError(f"{option} {file}: {fault.strerror}: name a file in PEM form") from None
+        try:
+            # Without a password the library would ask for one on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.cert, self.key, password="")
+        except (OSError, ValueError) as fault:
+            line = "not a certificate and its key in PEM form, without a password"
+            reason = getattr(fault, "reason", None) or type(fault).__name__
+            raise UserError(f"--tls-cert {self.cert}, --tls-key {self.key}: {line} ({reason})") from None
 
 
 class Server(uvicorn.Server):
@@ -65,9 +96,12 @@ class Server(uvicorn.Server):
         app: the application, with its ``ServerMetrics`` as ``app.state.metrics``.
         limits: the time for a request to arrive, and the time to answer when the server stops.
         on_ready: called once the server answers.
+        certificate: turns TLS on.
     """
 
-    def __init__(self, app: Starlette, limits: Limits, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Starlette, limits: Limits, on_ready: Callable[[], None], certificate: Certificate | None = None
+    ) -> None:
         self.on_ready = on_ready
         config = uvicorn.Config(
             app,
@@ -80,6 +114,8 @@ class Server(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=limits.stop_seconds,
+            ssl_certfile=None if certificate is None else certificate.cert,
+            ssl_keyfile=None if certificate is None else certificate.key,
         )
         super().__init__(config)
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns about every broken form

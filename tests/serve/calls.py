@@ -41,16 +41,17 @@ class Answer:
 
 @contextmanager
 def serve_in_thread(
-    learner: Learner, limits: Limits | None = None, classes: Sequence[str] | None = None
+    learner: Learner, limits: Limits | None = None, classes: Sequence[str] | None = None, **options: Any
 ) -> Iterator[int]:
-    """Run a server in a thread; gives its port."""
+    """Run a server in a thread; gives its port. ``options``: of ``make_app``."""
     from mmcl_fast.serve.app import make_app
     from mmcl_fast.serve.server import Server, bind_socket
 
     limits, ready = limits or Limits(), threading.Event()
     with bind_socket("127.0.0.1", 0) as sock:
         port = sock.getsockname()[1]
-        server = Server(make_app(learner, limits, classes=classes), limits, ready.set)
+        server = Server(make_app(learner, limits, classes=classes, **options), limits, ready.set)
+        del learner, options
         thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
         thread.start()
         assert ready.wait(30)
@@ -61,17 +62,28 @@ def serve_in_thread(
 
 
 @contextmanager
-def serve_process(run: Path, log: Path, *words: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run ``mmcl-fast serve`` in a process; gives the process and its port. Its standard error goes to ``log``."""
+def serve_process(
+    run: Path, log: Path, *words: object, env: dict[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run ``mmcl-fast serve`` in a process; gives the process and its port. Its standard error goes to ``log``.
+
+    ``env``: environment variables besides this process's own.
+    """
     command = [sys.executable, "-m", "mmcl_fast", "serve", run, "--port", 0, "--device", "cpu", *words]
     with (
         log.open("w") as errors,
-        subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **(env or {})},
+        ) as process,
     ):
         try:
             assert process.stdout is not None and select.select([process.stdout], [], [], 120)[0]
             line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            found = re.search(r"https?://127\.0\.0\.1:(\d+)", line)
             assert found, line
             yield process, int(found[1])
         finally:

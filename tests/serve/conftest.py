@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.toy import write_folder
 
 if TYPE_CHECKING:
     from mmcl_fast.learning import Learner
@@ -19,6 +22,26 @@ def learner(place: Path) -> Learner:
     from mmcl_fast.learning import Learner
 
     return Learner.load(place / "run", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def two_versions(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with a second version, which has learned depth too; to be read only."""
+    from mmcl_fast import runs
+
+    root = tmp_path_factory.mktemp("versions")
+    shutil.copytree(place / "run", root / "run")
+    write_folder(root / "more", classes=2, train=4, test=3, modalities=("depth",))
+    runs.learn(root / "run", root / "more")
+    return root / "run"
+
+
+@pytest.fixture
+def versions(two_versions: Path, tmp_path: Path) -> Path:
+    """A copy of the run with two versions, whose current one is the first."""
+    shutil.copytree(two_versions, tmp_path / "run")
+    (tmp_path / "run/current.json").unlink()
+    return tmp_path / "run"
 
 
 @pytest.fixture(scope="session")
