@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.report.sample_intervals import add_sample_intervals
 from mmcl_fast.report.tables import format_mean
-from mmcl_fast.runs.prediction_file import Predictions, read_predictions
+from mmcl_fast.runs.prediction_file import read_predictions
 
 PACKAGES = ("mmcl-fast", "torch", "numpy")
 LARGEST = 300_000  # bytes of a file in the repository; a larger one is packed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,11 @@ from mmcl_fast.learning import checkpoint, evaluation, saving
 from mmcl_fast.learning.calibration import Calibration
 from mmcl_fast.learning.class_changes import ClassChanges
 from mmcl_fast.learning.classes import add_classes, task_data
+from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_all
-from mmcl_fast.learning.predict import Line, Prediction, Predictor, raise_first_error
+from mmcl_fast.learning.predict import FilePredictions
+from mmcl_fast.learning.predictions import predictions_of
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
@@ -35,7 +37,7 @@ FORMER_NAMES = {  # of attributes: what each is now
 }
 
 
-class Learner(ClassChanges):
+class Learner(ClassChanges, FilePredictions):
     """Learns tasks one after another, evaluates and predicts.
 
     Example::
@@ -228,6 +230,26 @@ class Learner(ClassChanges):
         """
         return evaluation.evaluate(self, tasks, setting, split, upcoming)
 
+    def compare(self, other: Learner, tasks: Sequence[Task], *, setting: str = "both") -> Comparison:
+        """Compare the answers of this learner with another's, on the test samples of the same tasks.
+
+        Example::
+
+            before = mf.Learner.load("model/")
+            learner.learn(task)
+            learner.compare(before, stream.seen).differences[0].fall  # points lost over all tasks
+
+        Args:
+            other: the learner that counts as the one before.
+            tasks: tasks that both have learned.
+            setting: what both are evaluated for, as in :meth:`evaluate`. The first one is compared.
+
+        Raises:
+            StreamError, MediaError: as in :meth:`evaluate`.
+        """
+        before, after = (predictions_of(each.evaluate(tasks, setting=setting)) for each in (other, self))
+        return compare_predictions(before.renamed(self.aliases), after, [(t.name, t.modality) for t in tasks])
+
     def spec(self, modality: str) -> Spec:
         """Return how files of a modality are prepared: the encoder's way, with the settings of [media]."""
         return spec_of(self, modality)
@@ -240,72 +262,6 @@ class Learner(ClassChanges):
             the first task.
         """
         return self.method.contribution_matrix()
-
-    def predict(
-        self,
-        files: Iterable[str | Path | Line],
-        *,
-        modality: str | None = None,
-        top_k: int = 5,
-        given: bool | None = None,
-        classes: Sequence[str] | None = None,
-        batch_size: int = 32,
-        on_error: str = "error",
-    ) -> list[Prediction]:
-        """Return all of :meth:`predictions` as a list.
-
-        Example::
-
-            learner.predict(["bark.wav", "street.mp4"])[0].labels  # [("audio", "dog"), ...], best first
-        """
-        return list(
-            self.predictions(
-                files,
-                modality=modality,
-                top_k=top_k,
-                given=given,
-                classes=classes,
-                batch_size=batch_size,
-                on_error=on_error,
-            )
-        )
-
-    def predictions(
-        self,
-        files: Iterable[str | Path | Line],
-        *,
-        modality: str | None = None,
-        top_k: int = 5,
-        given: bool | None = None,
-        classes: Sequence[str] | None = None,
-        batch_size: int = 32,
-        on_error: str = "error",
-    ) -> Iterator[Prediction]:
-        """Predict files of any modality, each by itself, and yield the predictions in order.
-
-        Memory stays flat, however many files there are.
-
-        Args:
-            files: paths of files, and a ``Line`` for each text that is not in a file.
-            modality: the modality of all files; None: found from the content of each file.
-            top_k: number of classes in each prediction.
-            given: whether the modality, besides the sample, may choose prompts and gates. It never limits the classes.
-                None: True where ``modality`` is given, else False.
-            classes: texts that compete in place of the classes learned, whether learned or not. Samples are embedded
-                with the prompts and the re-alignment that were learned; the text encoder embeds the texts.
-            batch_size: number of files that are decoded and embedded together.
-            on_error: ``error`` raises at the first broken file; ``report`` yields a ``Prediction`` with ``error`` set
-                and goes on.
-
-        Raises:
-            RunError: nothing has been learned, and there are no ``classes``.
-            ConfigError: a value is out of range, or ``classes`` is given for a method that does not score texts.
-            MediaError: the first broken file, with ``on_error="error"``.
-        """
-        if on_error not in ("error", "report"):
-            raise ConfigError(f"on_error = {on_error!r}: use error or report")
-        found = Predictor(self, modality, top_k, given, classes, batch_size).run(files)
-        return found if on_error == "report" else raise_first_error(found)
 
     def save(self, folder: str | Path) -> None:
         """Write everything learned: model.safetensors, state.json, and manifest.json with their checksums.

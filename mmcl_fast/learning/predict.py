@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -284,3 +284,73 @@ def _modality_of_line(line: Line) -> str:
 
 def _name(file: str | Path | Line) -> str:
     return file.name if isinstance(file, Line) else name_of(file)
+
+
+class FilePredictions:
+    """The part of a learner that predicts files and texts."""
+
+    def predict(
+        self,
+        files: Iterable[str | Path | Line],
+        *,
+        modality: str | None = None,
+        top_k: int = 5,
+        given: bool | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "error",
+    ) -> list[Prediction]:
+        """Return all of :meth:`predictions` as a list.
+
+        Example::
+
+            learner.predict(["bark.wav", "street.mp4"])[0].labels  # [("audio", "dog"), ...], best first
+        """
+        return list(
+            self.predictions(
+                files,
+                modality=modality,
+                top_k=top_k,
+                given=given,
+                classes=classes,
+                batch_size=batch_size,
+                on_error=on_error,
+            )
+        )
+
+    def predictions(
+        self,
+        files: Iterable[str | Path | Line],
+        *,
+        modality: str | None = None,
+        top_k: int = 5,
+        given: bool | None = None,
+        classes: Sequence[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "error",
+    ) -> Iterator[Prediction]:
+        """Predict files of any modality, each by itself, and yield the predictions in order.
+
+        Memory stays flat, however many files there are.
+
+        Args:
+            files: paths of files, and a ``Line`` for each text that is not in a file.
+            modality: the modality of all files; None: found from the content of each file.
+            top_k: number of classes in each prediction.
+            given: whether the modality, besides the sample, may choose prompts and gates. It never limits the classes.
+                None: True where ``modality`` is given, else False.
+            classes: texts that compete in place of the classes learned, whether learned or not. Samples are embedded
+                with the prompts and the re-alignment that were learned; the text encoder embeds the texts.
+            batch_size: number of files that are decoded and embedded together.
+            on_error: ``error`` raises at the first broken file; ``report`` yields a ``Prediction`` with ``error`` set
+                and goes on.
+
+        Raises:
+            RunError: nothing has been learned, and there are no ``classes``.
+            ConfigError: a value is out of range, or ``classes`` is given for a method that does not score texts.
+            MediaError: the first broken file, with ``on_error="error"``.
+        """
+        if on_error not in ("error", "report"):
+            raise ConfigError(f"on_error = {on_error!r}: use error or report")
+        found = Predictor(cast(Model, self), modality, top_k, given, classes, batch_size).run(files)
+        return found if on_error == "report" else raise_first_error(found)

@@ -8,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.learning.sample_bootstrap import holm
 from mmcl_fast.learning.statistics import interval, paired
 from mmcl_fast.report.read_run import read_run
 from mmcl_fast.report.sample_intervals import add_sample_intervals
-from mmcl_fast.runs.prediction_file import Predictions, read_predictions
+from mmcl_fast.runs.prediction_file import read_predictions
 
 CONFIDENCE = 0.95
 # The keys that results keep of a run.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.learning.sample_bootstrap import SeedSamples, sample_intervals
-from mmcl_fast.runs.prediction_file import Predictions
 
 ALL = ""  # stands for all modalities
 

@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mmcl_fast.learning.comparison import Comparison
     from mmcl_fast.runs.class_edits import remove, rename
     from mmcl_fast.runs.class_list import ClassSummary, list_classes
-    from mmcl_fast.runs.comparison import Comparison
     from mmcl_fast.runs.evaluation import RunEvaluation, evaluate
     from mmcl_fast.runs.learn_more import compare_versions, learn
     from mmcl_fast.runs.new_version import VersionResult
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "ClassSummary": "class_list",
-    "Comparison": "comparison",
+    "Comparison": "learn_more",
     "RunEvaluation": "evaluation",
     "RunResult": "task_loop",
     "RunStopped": "task_checkpoints",

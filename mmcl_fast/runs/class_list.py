@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.current_version import current_folder
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, ClassResult, read_predictions
+from mmcl_fast.learning.predictions import ClassResult
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions
 from mmcl_fast.runs.task_file import TASKS_FILE, read_tasks
 from mmcl_fast.streams.sample import ClassId
 

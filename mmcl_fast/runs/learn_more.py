@@ -21,9 +21,10 @@ from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, mak
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.feature_cache.kept_tokens import link
 from mmcl_fast.learning import Learner
+from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
+from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.methods import method_class
-from mmcl_fast.runs.comparison import Comparison, compare_predictions
 from mmcl_fast.runs.folder import first_difference, write_run_start
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import check_stream_files, make_stream
@@ -37,7 +38,7 @@ from mmcl_fast.runs.new_version import (
     new_version_folder,
     predictions_before,
 )
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, Predictions, read_predictions, write_predictions
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, content_digests, write_tasks
 from mmcl_fast.runs.training import train
 from mmcl_fast.runs.versions import (

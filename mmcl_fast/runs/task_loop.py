@@ -18,6 +18,7 @@ from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.evaluation import Evaluation, settings_of
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.predictions import predictions_of
 from mmcl_fast.learning.random_state import set_random_states
 from mmcl_fast.methods import make_options, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints
@@ -26,7 +27,7 @@ from mmcl_fast.runs.folder import check_run_folder, compare_environment, first_d
 from mmcl_fast.runs.kept_test_tokens import restore_test_tokens
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, predictions_of, write_predictions
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks

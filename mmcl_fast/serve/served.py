@@ -67,10 +67,12 @@ class ServedModel:
         return {} if self.version.number is None else {"X-Model-Version": str(self.version.number)}
 
     def learned_classes(self) -> dict[str, set[str]]:
-        """Return the names of the classes learned, by the modality of their samples."""
+        """Return the names of the classes learned, former ones included, by the modality of their samples."""
         found: dict[str, set[str]] = {}
         for task in self.learner.tasks:
             found.setdefault(task["modality"], set()).update(task["classes"])
+        for modality, former in self.learner.aliases:
+            found.setdefault(modality, set()).add(former)
         return found
 
     def warm_up(self) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.calibration import table
 from mmcl_fast.learning.evaluation import Evaluation
-from mmcl_fast.runs.prediction_file import predictions_of, write_predictions
+from mmcl_fast.learning.predictions import predictions_of
+from mmcl_fast.runs.prediction_file import write_predictions
 from mmcl_fast.streams.sample import Sample
 
 

@@ -163,3 +163,17 @@ def test_a_renamed_class_is_solved_for_its_new_text(root):
     fresh.method.update_class_texts(fresh.classes, len(fresh.tasks) - 1)
     assert torch.equal(learner.method.realigner.down, fresh.method.realigner.down)
     assert torch.equal(learner.method.realigner.up, fresh.method.realigner.up)
+
+
+def test_two_learners_are_compared_on_the_same_samples(root):
+    learner, tasks = learn(root, "ncm")
+    before, _ = learn(root, "ncm")
+    same = learner.compare(before, tasks)
+    assert not same.changed and same.differences[0].fall == 0 and same.differences[0].samples == 24
+    key = learner.classes.keys[0]
+    learner.rename("/".join(key), "other name")
+    assert not learner.compare(before, tasks).changed  # the same class
+    learner.method.statistics.mean[[0, 1]] = learner.method.statistics.mean[[1, 0]]  # it takes one for the other
+    worse = learner.compare(before, tasks, setting="agnostic")
+    rows = {(d.scope, d.name): d for d in worse.differences}
+    assert rows["class", f"{key[0]}/other name"].fall == 100.0 and len([c for c in worse.changed if c.lost]) == 8

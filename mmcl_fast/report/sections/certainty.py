@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.learning.reliability import calibration_error, reliability_bins
 from mmcl_fast.report.blocks import Panel, Plot, ReportRow, ReportSection, Table
 from mmcl_fast.report.figures import reliability_plot
 from mmcl_fast.report.labels import setting_label
 from mmcl_fast.report.read_run import Run
-from mmcl_fast.runs.prediction_file import Predictions
 
 MOST_TAKEN = 3  # wrong classes that are named for each class
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from mmcl_fast.errors import RunError
+from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.learning.sample_bootstrap import SeedSamples, holm, sample_intervals
-from mmcl_fast.runs.prediction_file import Predictions
 from mmcl_fast.streams.sample import ClassId
 
 DRAWS = 4000
