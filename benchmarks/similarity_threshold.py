@@ -19,7 +19,7 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image
 
-from mmcl_fast.encoders import load_encoder
+from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.streams import Sample, Stream
 
@@ -125,7 +125,7 @@ COPIES = {
 }
 
 
-def measure(modality: str, files: int, cache: FeatureCache, encoder, folder: Path) -> dict:  # type: ignore[no-untyped-def]
+def measure(modality: str, files: int, cache: FeatureCache, encoder: Encoder, folder: Path) -> dict:
     """Return the similarities of copies by alteration, and of each file's most similar different file."""
     samples = [s for s in Stream.demo().samples if s.modality == modality]
     chosen = random.Random(0).sample(samples, min(files, len(samples)))

@@ -91,9 +91,10 @@ class Grouping:
         if not (needed or self.rule.kind or self.find_similar):
             return list(samples), {}
         names = self.group_names(samples, root)
-        return [
-            replace(s, group=names.get(s.key, "")) if names.get(s.key, "") != s.group else s for s in samples
-        ], names
+        # A run from before groups were looked for keeps the groups that its data name.
+        replaced = self.rule.kind == "regex"
+        groups = [names.get(sample.key, "" if replaced else sample.group) for sample in samples]
+        return [s if s.group == group else replace(s, group=group) for s, group in zip(samples, groups)], names
 
     def group_names(self, samples: Sequence[Sample], root: Path) -> dict[str, str]:
         """Return sample key -> group of all samples that have one. A sample without one stands for itself.
@@ -119,6 +120,11 @@ class Grouping:
         for similar in self.find_similar(samples) if self.find_similar else ():
             groups.join(similar)
         return groups.by_key([sample.key for sample in samples])
+
+
+def column_of(grouping: Grouping | None) -> str:
+    """Return the column that a grouping reads; empty where it reads none."""
+    return "" if grouping is None else grouping.rule.column
 
 
 class _JoinedGroups:
@@ -147,7 +153,7 @@ class _JoinedGroups:
         members: dict[int, list[int]] = {}
         for position in range(len(keys)):
             members.setdefault(self._find(position), []).append(position)
-        out = {}
+        out: dict[str, str] = {}
         for some in members.values():
             name = min((self.names[i] for i in some if self.names[i]), default=keys[some[0]] if some[1:] else "")
             out.update((keys[i], name) for i in some if name)

@@ -7,9 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmcl_fast.errors import StreamError
+from mmcl_fast.streams.equal_content import add_sample_finding, overlap_message
 from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.grouping import Grouping
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 
 TEST_SHARE = 0.2  # of each class, where there are no split folders
@@ -42,7 +45,41 @@ class _Unit:
 
     name: str
     members: list[Sample]
-    counts: Counter[Hashable]
+    counts: Counter[Any]
+
+
+def split_samples(
+    samples: Sequence[Sample],
+    root: Path,
+    grouping: Grouping,
+    without_splits: Collection[str],
+    validates: bool,
+    official: bool,
+    findings: Findings,
+    known: Collection[ClassId],
+) -> tuple[list[Sample], dict[str, str], HeldOut | None]:
+    """Find the groups of samples, hold out tests where there are no splits, and report groups in two splits.
+
+    Args:
+        samples: of all modalities.
+        root: the folder that messages name.
+        grouping: finds the groups.
+        without_splits: modalities of which tests are held out.
+        validates: a validation share will be held out too.
+        official: the splits are those of a known dataset, and are not judged.
+        findings: get what is wrong.
+        known: classes that need no test samples.
+
+    Returns:
+        The samples, sample key -> group, and what was held out.
+    """
+    samples, names = grouping.apply(samples, root, bool(without_splits) or validates)
+    samples, held_out = hold_out_tests(
+        samples, without_splits, names, root=root, findings=findings, known=known, sides=grouping.sides
+    )
+    if not official and (grouping.rule.kind or grouping.find_similar):
+        _report_groups_in_splits(samples, names, grouping, findings)
+    return samples, names, held_out
 
 
 def hold_out_tests(
@@ -87,7 +124,7 @@ def hold_out_tests(
     free = [sample for sample in samples if sample.modality in modalities]
     fixed = {**(sides or {}), **_sides_of((s for s in samples if s.modality not in modalities), names)}
     units = _units(free, names, _class_of, lambda name: name)
-    targets: Counter[Hashable] = Counter(
+    targets: Counter[Any] = Counter(
         {key: max(1, round(TEST_SHARE * n)) for key, n in sizes.items() if key not in known and key not in too_small}
     )
     held = _choose(units, targets, {u.name: fixed[u.name] == "test" for u in units if u.name in fixed}, needs_one=True)
@@ -133,7 +170,7 @@ def hold_out_validation(
     stays = (s for s in everything if s.split != "train" or place[s.key] in done)
     fixed = {**(sides or {}), **_sides_of(stays, names)}
     units = _units(free, names, lambda sample: place[sample.key], lambda name: f"{seed}/{name}")
-    targets: Counter[Hashable] = Counter()
+    targets: Counter[Any] = Counter()
     for key, n in Counter(place[sample.key] for sample in free).items():
         if isinstance(share, str):
             targets[key] = n // AUTO_VALIDATION
@@ -197,7 +234,7 @@ def _units(
 
 
 def _choose(
-    units: Sequence[_Unit], targets: Counter[Hashable], fixed: Mapping[str, bool], *, needs_one: bool
+    units: Sequence[_Unit], targets: Counter[Any], fixed: Mapping[str, bool], *, needs_one: bool
 ) -> list[_Unit]:
     """Return the units to hold out, so that each class has about as many held-out samples as ``targets`` says.
 
@@ -210,10 +247,10 @@ def _choose(
         fixed: unit's name -> whether it is held out, for units that are not free.
         needs_one: classes without any take the smallest unit that they have.
     """
-    left = Counter[Hashable]()
+    left = Counter[Any]()
     for unit in units:
         left.update(unit.counts)
-    taken = Counter[Hashable]()
+    taken = Counter[Any]()
     held: set[int] = set()
     sizes = [sum(unit.counts.values()) for unit in units]
 
@@ -250,9 +287,26 @@ def _choose(
     return [unit for number, unit in enumerate(units) if number in held]
 
 
-def _report_one_group(key: Hashable, units: Sequence[_Unit], root: Path, findings: Findings) -> None:
+def _report_groups_in_splits(
+    samples: Iterable[Sample], names: Mapping[str, str], grouping: Grouping, findings: Findings
+) -> None:
+    """Add a finding for each group that stands in two splits which the data give."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.key in names:
+            groups.setdefault(names[sample.key], []).append(sample)
+    named = grouping.rule.kind in ("column", "regex")
+    for name, (one, *others) in groups.items():
+        other = next((sample for sample in others if sample.split != one.split), None)
+        if other is not None:
+            what = f"group {name!r} in" if named else "content like that in"
+            kind = "group-in-splits" if named else "similar-in-splits"
+            add_sample_finding(findings, kind, overlap_message(one, other, what), one, *others)
+
+
+def _report_one_group(key: ClassId, units: Sequence[_Unit], root: Path, findings: Findings) -> None:
     """Add a finding for a class of which no group can be held out."""
-    modality, label = key  # type: ignore[misc]
+    modality, label = key
     path = root / modality / label
     count = sum(unit.counts[key] for unit in units)
     groups = f"all {count} files are one group" if len(units) == 1 else f"none of its {len(units)} groups can be spared"

@@ -16,8 +16,8 @@ from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.broken_samples import BrokenSample
 from mmcl_fast.streams.equal_content import check_equal_content
 from mmcl_fast.streams.findings import Findings
-from mmcl_fast.streams.grouping import Grouping
-from mmcl_fast.streams.held_out import HeldOut, choose_test_samples, hold_out_tests, hold_out_validation
+from mmcl_fast.streams.grouping import Grouping, column_of
+from mmcl_fast.streams.held_out import HeldOut, choose_test_samples, hold_out_validation, split_samples
 from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample, Task
 from mmcl_fast.streams.selection import select_samples
@@ -121,17 +121,8 @@ class Stream:
             samples = select_samples(samples, modalities, {}, {}, seed)
             samples, self._original_labels = normalize_labels(samples, findings)
             self.without_splits = [name for name in without_splits if any(s.modality == name for s in samples)]
-            samples, self.groups = grouping.apply(
-                samples, root, bool(self.without_splits or validation) and not official
-            )
-            samples, of_tests = hold_out_tests(
-                samples,
-                self.without_splits,
-                self.groups,
-                root=root,
-                findings=findings,
-                known=known,
-                sides=grouping.sides,
+            samples, self.groups, of_tests = split_samples(
+                samples, root, grouping, self.without_splits, bool(validation), official, findings, known
             )
             samples = select_samples(samples, None, share or {}, max_train_per_class or {}, seed)
         except StreamError:
@@ -214,7 +205,9 @@ class Stream:
         return cls(**read_folder(Path(root), findings, text=text, label=label, header=header), **options)
 
     @classmethod
-    def from_manifest(cls, path: str | Path, *, findings: Findings | None = None, **options: Any) -> Stream:
+    def from_manifest(
+        cls, path: str | Path, *, grouping: Grouping | None = None, findings: Findings | None = None, **options: Any
+    ) -> Stream:
         """Read a JSONL, Parquet, CSV or TSV file that lists samples. ``streams.sources.manifest`` has its fields.
 
         Tasks take the classes in order of appearance.
@@ -224,7 +217,8 @@ class Stream:
         """
         from mmcl_fast.streams.sources.manifest import read_manifest
 
-        return cls(**read_manifest(Path(path), findings), **options)
+        read = read_manifest(Path(path), findings, group=column_of(grouping))
+        return cls(**read, grouping=grouping, **options)
 
     @classmethod
     def from_table(
@@ -235,6 +229,7 @@ class Stream:
         label: str = "label",
         split: str = "split",
         header: bool = True,
+        grouping: Grouping | None = None,
         findings: Findings | None = None,
         **options: Any,
     ) -> Stream:
@@ -255,8 +250,14 @@ class Stream:
         """
         from mmcl_fast.streams.sources.text_table import read_text_table
 
-        read = read_text_table(Path(path), findings, text=text, label=label, split=split, header=header)
-        return cls(**read, **options)
+        columns: dict[str, Any] = {
+            "text": text,
+            "label": label,
+            "split": split,
+            "header": header,
+            "group": column_of(grouping),
+        }
+        return cls(**read_text_table(Path(path), findings, **columns), grouping=grouping, **options)
 
     @classmethod
     def from_tar(
