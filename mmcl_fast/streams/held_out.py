@@ -129,7 +129,9 @@ def hold_out_tests(
     )
     held = _choose(units, targets, {u.name: fixed[u.name] == "test" for u in units if u.name in fixed}, needs_one=True)
     keys = {sample.key for unit in held for sample in unit.members}
-    out = [replace(s, split="test" if s.key in keys else "train") if s.modality in modalities else s for s in samples]
+    in_val = {sample.key for unit in units if fixed.get(unit.name) == "val" for sample in unit.members}
+    split = {s.key: "test" if s.key in keys else "val" if s.key in in_val else "train" for s in free}
+    out = [replace(s, split=split[s.key]) if s.modality in modalities else s for s in samples]
     for key in targets:
         if not any(key in unit.counts for unit in held):
             _report_one_group(key, [unit for unit in units if key in unit.counts], root, findings)
@@ -142,6 +144,7 @@ def hold_out_validation(
     seed: int,
     names: Mapping[str, str],
     sides: Mapping[str, str] | None = None,
+    without_splits: Collection[str] = (),
 ) -> tuple[dict[tuple[str, str], list[Sample]], HeldOut | None]:
     """Move a share of each class's training samples to validation, if the class has no validation sample yet.
 
@@ -155,6 +158,7 @@ def hold_out_validation(
         seed: fixes which samples move.
         names: sample key -> group.
         sides: group -> split, for groups whose split is fixed.
+        without_splits: modalities whose validation samples were not given but follow from their groups.
 
     Returns:
         The tasks with their samples, and what was held out; None where nothing could be.
@@ -162,12 +166,12 @@ def hold_out_validation(
     if not share:
         return dict(tasks), None
     place = {sample.key: (task, sample.label) for task, some in tasks.items() for sample in some}
-    done = {place[s.key] for some in tasks.values() for s in some if s.split == "val"}
     everything = [sample for some in tasks.values() for sample in some]
-    free = [s for s in everything if s.split == "train" and place[s.key] not in done]
+    done = {place[s.key] for s in everything if s.split == "val" and s.modality not in without_splits}
+    free = [s for s in everything if s.split != "test" and place[s.key] not in done]
     if not free:
         return dict(tasks), None
-    stays = (s for s in everything if s.split != "train" or place[s.key] in done)
+    stays = (s for s in everything if s.split == "test" or place[s.key] in done)
     fixed = {**(sides or {}), **_sides_of(stays, names)}
     units = _units(free, names, lambda sample: place[sample.key], lambda name: f"{seed}/{name}")
     targets: Counter[Any] = Counter()

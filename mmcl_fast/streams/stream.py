@@ -143,7 +143,9 @@ class Stream:
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
         groups = group_by_task(samples, task_names, classes_per_task, shuffle_classes, seed, classes_together)
-        groups, of_validation = hold_out_validation(groups, validation, seed, self.groups, grouping.sides)
+        groups, of_validation = hold_out_validation(
+            groups, validation, seed, self.groups, grouping.sides, without_splits
+        )
         self.held_out: list[HeldOut] = [found for found in (of_tests, of_validation) if found is not None]
         names: dict[str, list[str]] = {}
         for modality, name in groups:
