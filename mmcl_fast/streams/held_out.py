@@ -296,13 +296,16 @@ def _report_groups_in_splits(
 ) -> None:
     """Add a finding for each group that stands in two splits which the data give."""
     groups: dict[str, list[Sample]] = {}
+    keys = set()
     for sample in samples:
+        keys.add(sample.key)
         if sample.key in names:
             groups.setdefault(names[sample.key], []).append(sample)
-    named = grouping.rule.kind in ("column", "regex")
+    by_rule = grouping.rule.kind in ("column", "regex")
     for name, (one, *others) in groups.items():
         other = next((sample for sample in others if sample.split != one.split), None)
         if other is not None:
+            named = by_rule and name not in keys  # groups without a name are called like a sample
             what = f"group {name!r} in" if named else "content like that in"
             kind = "group-in-splits" if named else "similar-in-splits"
             add_sample_finding(findings, kind, overlap_message(one, other, what), one, *others)

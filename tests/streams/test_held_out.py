@@ -53,7 +53,7 @@ def test_no_group_is_split_and_proportions_stay(tmp_path: Path, number: int) -> 
             found = splits(stream, label)
             assert abs(found["test"] - 0.2 * found.total()) <= 2.5, found
             left = found["train"] + found["val"]
-            share = 0.1 if validation == "auto" else validation
+            share = 0.1 if validation == "auto" else float(validation)
             assert abs(found["val"] - share * left) <= 3, found
         again = Stream.from_folder(tmp_path, grouping=TAKE, validation=validation, seed=number)
         assert again.fingerprint == stream.fingerprint

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ def read_manifest(path: Path, findings: Findings | None = None, *, group: str = 
     ``group``: the field or column of the group; empty: ``group``, if it is there. ``findings`` collects all that is
     wrong; None: the most harmful error is raised as StreamError.
     """
-    if path.is_dir():
-        path = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
+    path = manifest_file(path)
     findings = Findings() if findings is None else findings
     manifest = _Manifest(path, group)
     texts = read_class_texts(manifest.folder.path)
@@ -62,6 +62,23 @@ def read_manifest(path: Path, findings: Findings | None = None, *, group: str = 
         "task_names": manifest.tasks,
         "findings": findings,
     }
+
+
+def manifest_file(path: Path) -> Path:
+    """Return a manifest's file; ``path`` is the file, or a folder that holds one."""
+    if not path.is_dir():
+        return path
+    return next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
+
+
+def manifest_numbers(file: Path) -> dict[str, int]:
+    """Return sample key -> number of the line or row. Faulty rows have none."""
+    manifest = _Manifest(file)
+    texts = read_class_texts(manifest.folder.path)
+    for row in read_table_rows(file, choice=manifest.choose_columns):
+        with suppress(StreamError):
+            manifest.add(row, texts)
+    return {key: number for key, (number, _) in manifest._keys.items()}
 
 
 class _Manifest:
