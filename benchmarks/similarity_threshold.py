@@ -1,27 +1,33 @@
 """How similar altered copies of one file are, and different files of one class, by the trunk's pooled features.
 
-``stream.group_similarity`` is chosen by it: ``python benchmarks/similarity_threshold.py --out FILE.json``. For each
-threshold the table has the share of altered copies that are found, and the share of files that have a different file
-of their class above it. Files of one group of the demo's manifest count as neither.
+python -m benchmarks.similarity_threshold [--files N] [--out FILE.md]
+
+The default of ``stream.group_similarity`` is chosen by it. For each threshold the table has the share of altered copies
+that are found, and the share of files with a different file of their class above it. Files of one group of the demo's
+manifest are different takes of one recording, and have a row of their own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import platform
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from PIL import Image
 
 from mmcl_fast.encoders import Encoder, load_encoder
 from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.streams import Sample, Stream
+from mmcl_fast.streams.grouping import JoinedGroups
 
 THRESHOLDS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)
 
@@ -152,16 +158,45 @@ def measure(modality: str, files: int, cache: FeatureCache, encoder: Encoder, fo
     takes = values[same_group & ~np.eye(len(samples), dtype=bool)]
     return {
         "copies": found,
-        "nearest of class": nearest.tolist(),
-        "nearest of other classes": elsewhere.tolist(),
+        "nearest file of its class": nearest.tolist(),
+        "nearest file of other classes": elsewhere.tolist(),
         "one group": takes.tolist(),
+        "largest group": largest_groups(values),
+        "files": len(samples),
     }
 
 
+def largest_groups(similar: np.ndarray) -> list[int]:
+    """Return the size of the largest group at each threshold, as ``stream.group = "duplicates"`` would join them."""
+    sizes = []
+    for threshold in THRESHOLDS:
+        groups = JoinedGroups([""] * len(similar))
+        for pair in zip(*np.nonzero(np.triu(similar >= threshold, 1))):
+            groups.join([int(position) for position in pair])
+        names = groups.by_key([str(position) for position in range(len(similar))])
+        sizes.append(max(Counter(names.values()).values(), default=1))
+    return sizes
+
+
+def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table."""
+    yield f"| modality | pairs | number | {' | '.join(f'{t:g}' for t in THRESHOLDS)} |"
+    yield "|---" * (3 + len(THRESHOLDS)) + "|"
+    for modality, found in results.items():
+        rows = {f"copy: {name}": values for name, values in found["copies"].items()}
+        rows |= {name: found[name] for name in ("nearest file of its class", "nearest file of other classes")}
+        rows |= {"in one group of the manifest": found["one group"]} if found["one group"] else {}
+        for name, values in rows.items():
+            shares = " | ".join(f"{100 * np.mean(np.array(values) >= t):.0f} %" for t in THRESHOLDS)
+            yield f"| {modality} | {name} | {len(values)} | {shares} |"
+        sizes = " | ".join(map(str, found["largest group"]))
+        yield f"| {modality} | files of the largest group | {found['files']} | {sizes} |"
+
+
 def main() -> None:
-    """Print the table, and write every similarity with ``--out``."""
+    """Print the table, and write it with ``--out``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=60, help="files of each modality that are altered")
+    parser.add_argument("--files", type=int, default=40, help="files of each modality that are altered")
     parser.add_argument("--modalities", nargs="*", default=list(COPIES))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -169,13 +204,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for modality in arguments.modalities:
             results[modality] = measure(modality, arguments.files, FeatureCache(None), encoder, Path(folder))
-            found = results[modality]
-            for name, values in [*found["copies"].items(), *((k, v) for k, v in found.items() if k != "copies")]:
-                shares = " ".join(f"{100 * np.mean(np.array(values) >= t):5.1f}" for t in THRESHOLDS) if values else "-"
-                print(f"{modality:6} {name:26} {len(values):5} {shares}", flush=True)
-    print(" " * 40 + " ".join(f"{t:5}" for t in THRESHOLDS))
+    text = (
+        f"# Similarity of altered copies and of different files\n\n`python -m benchmarks.similarity_threshold --files "
+        f"{arguments.files}` on the demo's files, encoder `embedded`, {platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}.\n\nEach cell is the share of pairs at or above a cosine "
+        "similarity, or the size of a group.\n\n" + "\n".join(table(results)) + "\n"
+    )
+    print(text)
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(results))
+        arguments.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class Grouping:
         if self.names is not None:
             return dict(self.names)
         named = [_match(self.rule.value, sample, root) for sample in samples] if self.rule.kind == "regex" else None
-        groups = _JoinedGroups([sample.group for sample in samples] if named is None else named)
+        groups = JoinedGroups([sample.group for sample in samples] if named is None else named)
         if self.rule.kind in ("column", "regex") and not any(groups.names):
             what = f"column {self.rule.value!r} is empty in every row"
             if self.rule.kind == "regex":
@@ -127,7 +127,7 @@ def column_of(grouping: Grouping | None) -> str:
     return "" if grouping is None else grouping.rule.column
 
 
-class _JoinedGroups:
+class JoinedGroups:
     """Groups of n samples, some of which are joined (disjoint sets with path halving).
 
     Attributes:
