@@ -1,10 +1,10 @@
-"""How similar altered copies of one file are, and different files of one class, by the trunk's pooled features.
+"""Similarity of altered copies of a file, and of different files of a class, by the trunk's pooled features.
 
 python -m benchmarks.similarity_threshold [--files N] [--out FILE.md]
 
 The default of ``stream.group_similarity`` is chosen by it. For each threshold the table has the share of altered copies
-that are found, and the share of files with a different file of their class above it. Files of one group of the demo's
-manifest are different takes of one recording, and have a row of their own.
+that are found. It also has the share of files with a different file above the threshold. Files of one group of the
+demo's manifest are different takes of one recording, and have a row of their own.
 """
 
 from __future__ import annotations

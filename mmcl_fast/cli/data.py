@@ -119,6 +119,8 @@ def _check(
         print_json(_report_as_json(report, leaks, fixed))
     elif report.stream is not None:
         _print_counts(report, f"{source}: {len(report.stream.classes)} classes")
+        for line in _leak_lines(leaks, fixed):
+            print(line)
     sys.stdout.flush()
     # With --json the notes are in the JSON value, and the lines on standard error stay for what needs an answer.
     levels = LEVELS if report.stream is None or not as_json else (ERROR, WARNING)
@@ -128,8 +130,6 @@ def _check(
         report.findings, [leak.leaves.key for leak in gone], [leak.leaves.key for leak in stuck]
     )
     for line in format_findings(remaining, levels, rest=rest):
-        print(line, file=sys.stderr)
-    for line in () if as_json else _leak_lines(leaks, fixed):
         print(line, file=sys.stderr)
     if out is not None:
         try:
@@ -145,13 +145,11 @@ def _check(
 def _leak_lines(leaks: Sequence[Leak], fixed: Fix | None) -> Iterator[str]:
     """Give the lines that say which samples leak between splits, and what was done about them."""
     if leaks and fixed is None:
-        yield (
-            f"leaks: {len(leaks)} samples to learn from are in a held-out split too; --fix leaves them out, and --json "
-            "lists them"
-        )
+        samples = "1 sample leaks" if len(leaks) == 1 else f"{len(leaks)} samples leak"
+        yield f"{samples} into another split; --fix leaves them out of training, and --json lists them"
     if fixed is not None and fixed.written:
         where = "they are in" if fixed.undo else "the others are in"
-        yield f"left out: {len(fixed.left_out)} samples; {where} {fixed.written}"
+        yield f"left out of training: {len(fixed.left_out)}; {where} {fixed.written}"
     if fixed is not None and fixed.undo:
         yield f"to bring them back: {fixed.undo}"
     for leak in fixed.stuck if fixed is not None else ():

@@ -24,7 +24,7 @@ class Rule:
     """The meaning of ``stream.group``.
 
     Attributes:
-        kind: one of ``RULES``; empty: groups are those that the data name.
+        kind: one of ``RULES``; empty: the data name the groups.
         value: the column, or the regular expression.
     """
 
@@ -128,7 +128,7 @@ def column_of(grouping: Grouping | None) -> str:
 
 
 class JoinedGroups:
-    """Groups of n samples, some of which are joined (disjoint sets with path halving).
+    """Groups of n samples that can be joined (disjoint sets with path halving).
 
     Attributes:
         names: the group that the data name for each sample; empty: none.

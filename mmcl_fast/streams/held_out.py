@@ -21,7 +21,7 @@ AUTO_VALIDATION = 10  # of so many training samples of a class, validation = "au
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The number of groups and samples that were held out of those that could be. A sample may be its own group."""
+    """The number of groups and samples that were held out of all that could be. A sample may be its own group."""
 
     split: str
     held_groups: int
@@ -64,9 +64,9 @@ def split_samples(
         samples: of all modalities.
         root: the folder that messages name.
         grouping: finds the groups.
-        without_splits: modalities of which tests are held out.
+        without_splits: modalities whose data have no splits.
         validates: a validation share will be held out too.
-        official: the splits are those of a known dataset, and are not judged.
+        official: a known dataset gave the splits. They are not judged.
         findings: get what is wrong.
         known: classes that need no test samples.
 
@@ -192,8 +192,8 @@ def choose_test_samples(
 ) -> list[Sample]:
     """Return the samples of a task as they are for ``test_on = "test"``.
 
-    For ``"val"`` the test samples are left out and the validation samples become the test samples. A task of which a
-    class is ``known`` needs none.
+    For ``"val"`` the test samples are left out and the validation samples become the test samples. A task with a
+    ``known`` class needs none.
     """
     if test_on == "test":
         return samples
@@ -312,7 +312,7 @@ def _report_groups_in_splits(
 
 
 def _report_one_group(key: ClassId, units: Sequence[_Unit], root: Path, findings: Findings) -> None:
-    """Add a finding for a class of which no group can be held out."""
+    """Add a finding for a class whose groups all stay in training."""
     modality, label = key
     path = root / modality / label
     count = sum(unit.counts[key] for unit in units)

@@ -35,7 +35,7 @@ class Stream:
     Args:
         samples, root, task_names, class_texts, official, without_splits: what these methods pass on from the data.
             ``task_names`` is sample key -> task, where a manifest names the tasks. ``without_splits`` are the
-            modalities of which a test share is held out.
+            modalities whose data have no splits. A test share of them is held out.
         classes_per_task: classes of one modality in a task; None: one task per modality.
         classes_together: with ``shuffle_classes``, so many consecutive classes stay in one task. An example are the two
             orders of a pair of things. It divides ``classes_per_task``.

@@ -59,7 +59,7 @@ def test_files_are_moved_and_come_back(root: Path) -> None:
 def test_the_command_lists_fixes_and_brings_back(root: Path) -> None:
     before = files(root)
     listed = call("data", "check", root, "-q", code=1)
-    assert "leaks: 3 samples" in listed.stderr and files(root) == before
+    assert "3 samples leak" in listed.stdout and files(root) == before
     found = json.loads(call("data", "check", root, "-q", "--json", code=1).stdout)
     assert {leak["leaves"]["key"] for leak in found["leaks"]} == LEAVE and "fixed" not in found
     done = json.loads(call("data", "check", root, "-q", "--json", "--fix").stdout)
