@@ -161,7 +161,7 @@ def hold_out_validation(
         without_splits: modalities whose validation samples were not given but follow from their groups.
 
     Returns:
-        The tasks with their samples, and what was held out; None where nothing could be.
+        The tasks with their samples, and what was held out; None where nothing was.
     """
     if not share:
         return dict(tasks), None
@@ -182,6 +182,8 @@ def hold_out_validation(
             targets[key] = min(max(1, round(share * n)), n - 1)
     chosen = {u.name: fixed[u.name] == "val" for u in units if u.name in fixed}
     held = _choose(units, targets, chosen, needs_one=not isinstance(share, str))
+    if not held:
+        return dict(tasks), None
     keys = {sample.key for unit in held for sample in unit.members}
     out = {task: [replace(s, split="val") if s.key in keys else s for s in some] for task, some in tasks.items()}
     return out, HeldOut("val", len(held), len(units), len(keys), len(free))
@@ -277,7 +279,9 @@ def _choose(
     for number in by_size:
         counts = units[number].counts
         gain = sum(abs(targets[c] - taken[c]) - abs(targets[c] - taken[c] - n) for c, n in counts.items())
-        if gain > 0 and is_free(number):
+        # At the same distance, some samples are better than none.
+        is_first = any(targets[c] and not taken[c] for c in counts)
+        if (gain > 0 or (gain == 0 and is_first)) and is_free(number):
             take(number)
     of_class: dict[Hashable, list[int]] = {}
     for number in by_size if needs_one else ():

@@ -177,3 +177,14 @@ def test_groups_of_a_run_stay_on_their_side(tmp_path: Path) -> None:
     fixed = {f"rec{i}": "train" for i in range(9)}
     stream = Stream.from_folder(tmp_path, grouping=Grouping(TAKE.rule, sides={**fixed, "rec4": "test"}), validation=0.2)
     assert sides(stream)["rec4"] == {"test"} and all(sides(stream)[f"rec{i}"] == {"train"} for i in range(9) if i != 4)
+
+
+def test_automatic_validation_takes_small_groups_too(tmp_path: Path) -> None:
+    for i in range(10):
+        put(tmp_path, "text/a", takes(f"rec{i}", 2))  # a tenth of the 16 training samples is less than a group
+    assert splits(Stream.from_folder(tmp_path, grouping=TAKE, validation="auto"), "a") == {
+        **{"test": 4, "val": 2, "train": 14}
+    }
+    for i in range(10):
+        put(tmp_path, "text/b", takes(f"long{i}", 5)[: 5 if i < 4 else 0])
+    assert splits(Stream.from_folder(tmp_path, grouping=TAKE, validation="auto"), "b")["val"] == 0
