@@ -120,8 +120,8 @@ class StreamSection(Section):
         str, Expected('"", "column:NAME", "regex:PATTERN" over the paths of files, or "duplicates" for similar content')
     ] = Field(
         "",
-        description="Samples of one group, such as takes of one recording, stay on one side of a split; empty: the "
-        "groups of a manifest, and equal content",
+        description="Samples of one group, such as takes of one recording, stay on one side of a split; empty: a "
+        "manifest's groups and equal content",
     )
     group_similarity: float = Field(
         0.95,

@@ -112,6 +112,8 @@ def undo_moves(place: Path) -> int:
         for folder, _, _ in os.walk(file.parent, topdown=False):
             if not os.listdir(folder):
                 os.rmdir(folder)
+        if not os.listdir(file.parent.parent):
+            os.rmdir(file.parent.parent)
     return count
 
 

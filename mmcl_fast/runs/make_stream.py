@@ -120,7 +120,7 @@ def prepare_stream(config: Config, run: Path, *, resume: bool = False, progress:
             stream = make_stream(config, run if has_begun else None, progress=progress)
     names = distributed.broadcast_object(None if stream is None else stream.groups)
     with distributed.propagate_errors():
-        stream = stream or make_stream(config, names=names)
+        stream = make_stream(config, names=names) if stream is None else stream
         if not has_begun:
             rest = "mmcl-fast data check lists them"
             lines = [*format_findings(stream.findings, [WARNING], rest=rest), *(held.line for held in stream.held_out)]

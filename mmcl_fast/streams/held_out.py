@@ -112,7 +112,7 @@ def hold_out_tests(
     if not modalities:
         return list(samples), None
     sizes = Counter(_class_of(sample) for sample in samples if sample.modality in modalities)
-    too_small = {key for key, size in sizes.items() if size < 2 and key not in known}
+    too_small = [key for key, size in sizes.items() if size < 2 and key not in known]
     for modality, label in too_small:
         path = root / modality / label
         line = (
@@ -306,10 +306,13 @@ def _report_groups_in_splits(
         if sample.key in names:
             groups.setdefault(names[sample.key], []).append(sample)
     by_rule = grouping.rule.kind in ("column", "regex")
+    by_features = grouping.rule.kind == "duplicates" or grouping.find_similar is not None
     for name, (one, *others) in groups.items():
         other = next((sample for sample in others if sample.split != one.split), None)
         if other is not None:
             named = by_rule and name not in keys  # groups without a name are called like a sample
+            if not (named or by_features):
+                continue  # equal content, which another check names
             what = f"group {name!r} in" if named else "content like that in"
             kind = "group-in-splits" if named else "similar-in-splits"
             add_sample_finding(findings, kind, overlap_message(one, other, what), one, *others)

@@ -151,6 +151,15 @@ def test_groups_in_splits_that_the_data_give_are_named(tmp_path: Path) -> None:
     assert [(f.kind, f.level) for f in findings] == [("similar-in-splits", "warning")]
 
 
+def test_equal_content_in_splits_is_no_group_of_a_rule(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        put(tmp_path, f"text/{split}/a", takes(f"rec{len(split)}", 2))
+        (tmp_path / f"text/{split}/a/copy.txt").write_text("equal")
+    findings = Findings()
+    Stream.from_folder(tmp_path, grouping=Grouping(TAKE.rule, equal_content=True), findings=findings)
+    assert len(findings) == 0  # check=True names it
+
+
 def test_validation_keeps_the_groups_of_a_manifest_together(tmp_path: Path) -> None:
     line = '{"text": "words %d", "modality": "text", "label": "a", "split": "%s", "group": "g%d"}\n'
     rows = [(i, "train", i // 4) for i in range(40)] + [(40, "test", 99)]
