@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,9 @@ from mmcl_fast.cli.common import Debug, Json, Quiet, data, handle_errors, make_c
 from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
+    from mmcl_fast.runs.fix_leaks import Fix
     from mmcl_fast.streams import DataReport
+    from mmcl_fast.streams.leaks import Leak
 
 
 @data.command("check")
@@ -35,6 +38,27 @@ def data_check(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the config.")
     ] = None,
+    group: Annotated[
+        str,
+        typer.Option(
+            help="A rule as for stream.group: column:NAME, regex:PATTERN or duplicates. Without it: the config's.",
+            show_default=False,
+        ),
+    ] = "",
+    similar: Annotated[
+        bool,
+        typer.Option(
+            "--similar", help="Also look for content that resembles other content, by the encoder's features."
+        ),
+    ] = False,
+    fix: Annotated[
+        bool,
+        typer.Option(
+            "--fix",
+            help="Leave training samples that the test split holds too out of training: files are moved into "
+            "DATA/.left_out, and tables and manifests are written anew beside the old ones.",
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -45,22 +69,67 @@ def data_check(
 
     Example: `mmcl-fast data check demo/manifest.jsonl --out findings.jsonl`
     """
+    _check(source, out, workers, overrides or [], group, similar, fix, quiet, as_json)
+
+
+@data.command("undo")
+@handle_errors
+def data_undo(
+    place: Annotated[Path, typer.Argument(help="A folder such as DATA/.left_out/1.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Move back the files that `data check --fix` has moved.
+
+    Example: `mmcl-fast data undo mine/.left_out/1`
+    """
+    from mmcl_fast.runs.fix_leaks import undo_moves
+
+    count = undo_moves(place)
+    print("1 file is back" if count == 1 else f"{count} files are back")
+
+
+def _check(
+    source: str,
+    out: Path | None,
+    workers: int | None,
+    overrides: list[str],
+    group: str,
+    similar: bool,
+    fix: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     from mmcl_fast import distributed, progress
+    from mmcl_fast.runs.fix_leaks import fix_leaks
     from mmcl_fast.runs.make_stream import check_source
     from mmcl_fast.streams.findings import ERROR, LEVELS, WARNING, findings_to_jsonl, format_findings
+    from mmcl_fast.streams.leaks import find_leaks, remaining_findings
 
     report = check_source(
-        source, overrides or (), workers=workers or distributed.available_cores(), progress=progress.make(quiet)
+        source,
+        overrides,
+        group=group,
+        similar=similar,
+        workers=workers or distributed.available_cores(),
+        progress=progress.make(quiet),
     )
+    leaks = find_leaks(report)
+    fixed = fix_leaks(source, leaks, overrides) if fix and leaks else None
     if as_json:
-        print_json(_report_as_json(report))
+        print_json(_report_as_json(report, leaks, fixed))
     elif report.stream is not None:
         _print_counts(report, f"{source}: {len(report.stream.classes)} classes")
+        for line in _leak_lines(leaks, fixed):
+            print(line)
     sys.stdout.flush()
     # With --json the notes are in the JSON value, and the lines on standard error stay for what needs an answer.
     levels = LEVELS if report.stream is None or not as_json else (ERROR, WARNING)
     rest = f"{out or '--out FILE'} lists them"
-    for line in format_findings(report.findings, levels, rest=rest):
+    gone, stuck = (fixed.left_out, fixed.stuck) if fixed is not None else ((), ())
+    remaining = remaining_findings(
+        report.findings, [leak.leaves.key for leak in gone], [leak.leaves.key for leak in stuck]
+    )
+    for line in format_findings(remaining, levels, rest=rest):
         print(line, file=sys.stderr)
     if out is not None:
         try:
@@ -69,15 +138,38 @@ def data_check(
             raise UserError(f"{out}: can't be written ({error.strerror}); give another --out") from None
     if report.stream is None:
         raise typer.Exit(2)
-    if not report.passed:
+    if remaining.count(ERROR) or remaining.count(WARNING):
         raise typer.Exit(1)
 
 
-def _report_as_json(report: DataReport) -> dict[str, Any]:
+def _leak_lines(leaks: Sequence[Leak], fixed: Fix | None) -> Iterator[str]:
+    """Give the lines that say which samples leak between splits, and what was done about them."""
+    if leaks and fixed is None:
+        samples = "1 sample leaks" if len(leaks) == 1 else f"{len(leaks)} samples leak"
+        yield f"{samples} into another split; --fix leaves them out of training, and --json lists them"
+    if fixed is not None and fixed.written:
+        where = "they are in" if fixed.undo else "the others are in"
+        yield f"left out of training: {len(fixed.left_out)}; {where} {fixed.written}"
+    if fixed is not None and fixed.undo:
+        yield f"to bring them back: {fixed.undo}"
+    for leak in fixed.stuck if fixed is not None else ():
+        yield f"not left out: {leak.leaves.key}: {leak.stuck}"
+
+
+def _report_as_json(report: DataReport, leaks: Sequence[Leak], fixed: Fix | None) -> dict[str, Any]:
     broken_keys = {sample.key for sample in report.broken}
     records = [finding.record() for finding in report.findings.sorted()]
     faults = [record for record in records if record["key"] in broken_keys]
-    return {"modalities": report.counts(), "faults": faults, "findings": records}
+    values: dict[str, Any] = {
+        "modalities": report.counts(),
+        "held_out": [] if report.stream is None else [vars(held_out) for held_out in report.stream.held_out],
+        "faults": faults,
+        "findings": records,
+        "leaks": [leak.record() for leak in (leaks if fixed is None else [*fixed.left_out, *fixed.stuck])],
+    }
+    if fixed is not None:
+        values["fixed"] = {"left_out": len(fixed.left_out), "written": fixed.written, "undo": fixed.undo}
+    return values
 
 
 def _print_counts(report: DataReport, title: str) -> None:
@@ -91,6 +183,8 @@ def _print_counts(report: DataReport, title: str) -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     make_console().print(table)
+    for held_out in report.stream.held_out if report.stream is not None else ():
+        print(held_out.line)
     count = len(report.broken)
     if not count:
         print("every file decodes")

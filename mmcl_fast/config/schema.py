@@ -116,6 +116,20 @@ class StreamSection(Section):
         description="The share of each class's training samples that becomes validation where the class has none; "
         "probabilities are calibrated on validation samples",
     )
+    group: Annotated[
+        str, Expected('"", "column:NAME", "regex:PATTERN" over the paths of files, or "duplicates" for similar content')
+    ] = Field(
+        "",
+        description="Samples of one group, such as takes of one recording, stay on one side of a split; empty: a "
+        "manifest's groups and equal content",
+    )
+    group_similarity: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="For duplicates: the least cosine similarity of two samples of a group, by the frozen trunk's "
+        "pooled features",
+    )
     test_on: Literal["test", "val"] = Field(
         "test",
         description="The split that accuracies are measured on; with val no test sample is read, so that settings can "

@@ -120,8 +120,9 @@ def compare_predictions(
         RunError: no setting, or no sample, is in both.
     """
     common = [name for name in before.predicted if name in after.predicted and setting in (None, name)]
-    position = {key: i for i, key in enumerate(after.keys)}
-    pairs = [(i, position[key]) for i, key in enumerate(before.keys) if key in position]
+    # A sample that tests several tasks counts once, in the first of them.
+    first, position = ({key: i for i, key in reversed(list(enumerate(keys)))} for keys in (before.keys, after.keys))
+    pairs = [(i, position[key]) for i, key in enumerate(before.keys) if key in position and first[key] == i]
     if not common or not pairs:
         raise RunError("the two versions have no setting, or no test sample, in common; compare other versions")
     setting = common[0]

@@ -36,6 +36,8 @@ class ClassResult:
 class Predictions:
     """The n test samples of a run, in the order of its tasks, and the class predicted for each after the last task.
 
+    A sample stands here twice if it tests two tasks, because one brought more training samples of its class.
+
     Attributes:
         classes: C classes (modality, name).
         keys: n identities of samples in the stream.
@@ -58,8 +60,11 @@ class Predictions:
         """Return the results of each class that has test samples, in the order of the samples."""
         predicted, confidence = self.predicted[setting], self.confidence.get(setting)
         out = {}
+        # A sample that tests two tasks counts once for its class.
+        once = np.zeros(len(self.keys), bool)
+        once[list({key: i for i, key in reversed(list(enumerate(self.keys)))}.values())] = True
         for k in dict.fromkeys(self.labels.tolist()):
-            chosen = self.labels == k
+            chosen = (self.labels == k) & once
             wrong = Counter(predicted[chosen & (predicted != k)].tolist()).most_common()
             out[self.classes[k]] = ClassResult(
                 int(chosen.sum()),

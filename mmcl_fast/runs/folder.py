@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import platform
 import shutil
@@ -34,6 +35,7 @@ CHANGEABLE = (
     "private",
     "track",
 )
+GROUPS_FILE = "groups.json.gz"  # of the samples of its stream, where a share of them is held out
 SKIPPED = "skipped.jsonl"  # the file of a run folder that lists the samples left out of its stream
 PACKAGES = ("mmcl-fast", "torch", "numpy", "av", "pillow", "simplejpeg", "soundfile", "transformers", "triton")
 
@@ -50,7 +52,7 @@ def holds_run(out: Path, resume: bool) -> bool:
         names = {f.name for f in out.iterdir() if not f.name.endswith(".part")} if out.is_dir() else set()
     except OSError as fault:
         raise RunError(f"{out}: can't be read ({fault.strerror}); give another --out") from None
-    if names <= {atomic_files.LOCK, SKIPPED}:  # a run stopped before its config.json leaves no more
+    if names <= {atomic_files.LOCK, SKIPPED, GROUPS_FILE}:  # a run stopped before its config.json leaves no more
         return False
     if not resume:
         raise RunError(f"{out}: is not empty; give --resume to go on with that run, or another --out")
@@ -84,14 +86,34 @@ def check_run_folder(config: Config, out: Path, stream: Stream, resume: bool) ->
 
 
 def write_run_start(out: Path, settings: dict[str, Any], stream: Stream) -> None:
-    """Write config.json, environment.json and the list of skipped samples, each unless it is there already."""
+    """Write config.json, environment.json, the groups and the skipped samples, each unless it is there already."""
     if not (out / "config.json").exists():
+        # A file without a config.json is left from a run that was stopped before it began.
+        if stream.groups or (out / GROUPS_FILE).exists():
+            text = json.dumps(stream.groups, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
+            atomic_files.replace_file(out / GROUPS_FILE, gzip.compress(text, mtime=0))
         # A list without a config.json is left from a run that was stopped before it began.
         if stream.skipped or (out / SKIPPED).exists():
             atomic_files.replace_file(out / SKIPPED, broken_samples_to_jsonl(stream.skipped).encode())
         atomic_files.write_json(out / "config.json", settings)
     if not (out / "environment.json").exists():
         atomic_files.write_json(out / "environment.json", describe_environment())
+
+
+def read_groups(run: Path) -> dict[str, str]:
+    """Return sample key -> group as a run has found it; nothing of a run without groups, or of an older version.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    file = run / GROUPS_FILE
+    if not file.is_file():
+        return {}
+    try:
+        values = json.loads(gzip.decompress(file.read_bytes()).decode(errors="surrogatepass"))
+        return {str(key): str(name) for key, name in values.items()}
+    except (OSError, EOFError, ValueError, AttributeError, RecursionError) as fault:
+        raise RunError(f"{file}: not readable ({fault}); restore it from a copy") from None
 
 
 def compare_environment(out: Path, say: Callable[[str], None]) -> dict[str, Any]:

@@ -98,11 +98,11 @@ def testable_tasks(learned: Stream, base: Path, learner: Learner, say: Callable[
 
 def _held_out_samples(stream: Stream) -> dict[str, Sequence[Sample]]:
     """Return the test samples of each modality, then its validation samples."""
-    out: dict[str, list[Sample]] = {}
+    out: dict[str, dict[str, Sample]] = {}  # a sample may test several tasks
     for split in ("test", "val"):
         for task in stream.tasks:
-            out.setdefault(task.modality, []).extend(task.split(split))
-    return {modality: samples for modality, samples in out.items() if samples}
+            out.setdefault(task.modality, {}).update((sample.key, sample) for sample in task.split(split))
+    return {modality: list(samples.values()) for modality, samples in out.items() if samples}
 
 
 def _is_there(sample: Sample) -> bool:

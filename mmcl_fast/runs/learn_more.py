@@ -54,7 +54,7 @@ from mmcl_fast.runs.versions import (
     write_record,
 )
 from mmcl_fast.streams.findings import WARNING, format_findings
-from mmcl_fast.streams.joined import join_streams, require_unseen_content
+from mmcl_fast.streams.joined import join_streams, require_unseen_content, require_unseen_groups
 from mmcl_fast.streams.sample import ClassId
 from mmcl_fast.streams.sources.detect import detect_source
 
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from mmcl_fast.progress import Progress
 
 # Keys of [stream] that new data take from the run, unless a config or an override says otherwise.
-INHERITED = ("shared_classes", "test_on", "check", "on_broken", "seed")
+INHERITED = ("shared_classes", "test_on", "check", "on_broken", "seed", "group", "group_similarity")
 
 
 def learn(
@@ -153,9 +153,13 @@ def _begin(
     )
     say = progress.log if progress is not None else lambda line: None
     learned = testable_tasks(learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
-    new = make_stream(config)
+    new = make_stream(config, learned=learned, aliases=learner.aliases, progress=progress)
     for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them"):
         say(line)
+    for held_out in new.held_out:
+        say(held_out.line)
+    if config.stream.group.startswith(("column:", "regex:")):
+        require_unseen_groups(learned, new)
     if config.stream.check:
         contents = [content_digests(learner.cache, stream.samples) for stream in (learned, new)]
         require_unseen_content(learned, new, *contents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +11,16 @@ from mmcl_fast import distributed
 from mmcl_fast.config import read_run_config
 from mmcl_fast.errors import ConfigError, RunError, StreamError, UserError
 from mmcl_fast.learning.current_version import version_folder
-from mmcl_fast.runs.folder import SKIPPED, holds_run
+from mmcl_fast.runs.folder import SKIPPED, holds_run, read_groups
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, read_tasks
 from mmcl_fast.runs.versions import VersionRecord, read_record
 from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
 from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples
 from mmcl_fast.streams.findings import WARNING, Findings, format_findings
-from mmcl_fast.streams.joined import join_streams
+from mmcl_fast.streams.grouping import Grouping, parse_rule
+from mmcl_fast.streams.joined import join_streams, tested_classes
+from mmcl_fast.streams.sample import SPLITS, ClassId
 from mmcl_fast.streams.sources import known
 from mmcl_fast.streams.stream import Stream
 
@@ -33,26 +35,47 @@ SOURCE_OPTIONS = {
 }
 
 
-def make_stream(config: Config, run: Path | None = None, *, findings: Findings | None = None) -> Stream:
-    """Make the stream that a config describes. No media file is opened.
+def make_stream(
+    config: Config,
+    run: Path | None = None,
+    *,
+    findings: Findings | None = None,
+    names: Mapping[str, str] | None = None,
+    learned: Stream | None = None,
+    aliases: Mapping[ClassId, ClassId] | None = None,
+    progress: Any = None,
+) -> Stream:
+    """Make the stream that a config describes. Media files are opened only where their contents are to be compared.
 
     Args:
-        run: a run folder. Samples that this run skipped, because they do not decode, are left out. In a version that
-            ``learn`` made, the tasks that its parent had learned come first.
+        run: a run folder. Its samples get the groups that it has found. Samples that this run skipped, because they do
+            not decode, are left out. In a version that ``learn`` made, the tasks that its parent had learned come
+            first.
         findings: collects all that is wrong; None: the most harmful error is raised. See ``Stream``.
+        names: sample key -> group, where the groups are found already.
+        learned: tasks that a model has learned. Their classes need no test samples, and their groups stay on their
+            side. The run folder of a version has them.
+        aliases: the former key of a class that was renamed -> its key in ``learned``. A version's folder has them.
+        progress: a display of ``mmcl_fast.progress``, for features that are computed; None shows nothing.
 
     Raises:
         ConfigError: an option is missing or does not fit the source.
         StreamError: the data can't be read as a stream.
+        MediaError: a file is broken.
     """
     record = None if run is None else read_record(run)
-    if (
-        run is not None and record is not None and record.change != "learn"
-    ):  # its tasks are known, and there are no others
-        known = read_tasks(run / KNOWN_TASKS_FILE)
-        return with_texts(run, known) if record.change == "retrain" else known
-    stream = _read_source(config, findings)
-    if run is None or not (run / "config.json").is_file():
+    if run is not None and record is not None and record.change != "learn":  # it has no tasks but its parent's
+        tasks = read_tasks(run / KNOWN_TASKS_FILE)
+        return with_texts(run, tasks) if record.change == "retrain" else tasks
+    begun = run is not None and (run / "config.json").is_file()
+    if run is not None and begun:
+        names, aliases = read_groups(run), {} if record is None else record.class_aliases
+        if (run / KNOWN_TASKS_FILE).is_file():
+            learned = read_tasks(run / KNOWN_TASKS_FILE)
+    tested = set() if learned is None else set(tested_classes(learned))
+    tested |= {former for former, now in (aliases or {}).items() if now in tested}
+    stream = _read_source(config, findings, _grouping(config, names, learned, progress), tested)
+    if run is None or not begun:
         return stream
     if (run / SKIPPED).is_file():
         stream = stream.without_broken(read_broken_samples(run / SKIPPED))
@@ -76,7 +99,11 @@ def with_texts(run: Path, stream: Stream) -> Stream:
         record = read_record(folder)
         if record is None or record.change == "learn":
             prefix = "" if record is None else record.prefix
-            source = _read_source(read_run_config(folder), None)
+            file = folder / KNOWN_TASKS_FILE
+            learned = read_tasks(file) if file.is_file() else None
+            aliases = {} if record is None else record.class_aliases
+            config = read_run_config(folder)
+            source = make_stream(config, names=read_groups(folder), learned=learned, aliases=aliases)
             texts |= {prefix + sample.key: sample.text for sample in source.samples if sample.text is not None}
         folder = None if record is None else _parent_folder(folder, record)
     gone = sorted(missing - texts.keys())
@@ -142,10 +169,17 @@ def prepare_stream(config: Config, run: Path, *, resume: bool = False, progress:
     """
     with distributed.propagate_errors():
         has_begun = holds_run(run, resume)
-        stream = make_stream(config, run if has_begun else None)
+        # One process looks for groups: the others would read the same files again, and might round otherwise.
+        stream = None
+        if has_begun or distributed.is_main_process():
+            stream = make_stream(config, run if has_begun else None, progress=progress)
+    names = distributed.broadcast_object(None if stream is None else stream.groups)
+    with distributed.propagate_errors():
+        stream = make_stream(config, names=names) if stream is None else stream
         if not has_begun:
             rest = "mmcl-fast data check lists them"
-            for line in format_findings(stream.findings, [WARNING], rest=rest) if progress is not None else ():
+            lines = [*format_findings(stream.findings, [WARNING], rest=rest), *(held.line for held in stream.held_out)]
+            for line in lines if progress is not None else ():
                 progress.log(line)
             if distributed.is_main_process():
                 stream = check_stream_files(config, stream, progress=progress)
@@ -153,12 +187,22 @@ def prepare_stream(config: Config, run: Path, *, resume: bool = False, progress:
     return stream.without_broken(skipped) if skipped and not stream.skipped else stream
 
 
-def check_source(source: str, overrides: Sequence[str] = (), *, workers: int = 2, progress: Any = None) -> DataReport:
+def check_source(
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    group: str = "",
+    similar: bool = False,
+    workers: int = 2,
+    progress: Any = None,
+) -> DataReport:
     """Read data, decode every file, and report all that is wrong.
 
     Args:
         source: a config (.toml), whose [stream] is checked with its [media], or a path as in ``streams.check_data``.
         overrides: ``KEY=VALUE`` for keys of the config.
+        group: a rule as for ``stream.group``; empty: the config's.
+        similar: also look for content that resembles other content, as the rule ``duplicates`` does.
         workers, progress: as in ``streams.check_files``.
 
     Raises:
@@ -169,20 +213,64 @@ def check_source(source: str, overrides: Sequence[str] = (), *, workers: int = 2
 
         # Broken files stay in the stream, so that the check itself can report each of them.
         config = load_config(source, [*overrides, "stream.check=true", "stream.on_broken=skip"])
+        if group:
+            config = config.model_copy(update={"stream": config.stream.model_copy(update={"group": group})})
+        grouping = _grouping(config, None, None, progress, similar=similar)
         return check_stream(
-            lambda findings: make_stream(config, findings=findings),
+            lambda findings: _read_source(config, findings, grouping, ()),
             workers=workers,
             progress=progress,
             settings=config.media.model_dump(),
         )
     if overrides:
         raise UserError(f"--set {overrides[0]}: {source} is no config (.toml)")
-    return check_data(source, workers=workers, progress=progress)
+    find_similar = None
+    if similar or parse_rule(group).kind == "duplicates":
+        from mmcl_fast.config import build_config
+        from mmcl_fast.runs.similar_samples import similar_finder
+
+        find_similar = similar_finder(build_config({}), progress)
+    rule = parse_rule(group)
+    return check_data(
+        source,
+        grouping=Grouping(rule, equal_content=True, find_similar=find_similar),
+        workers=workers,
+        progress=progress,
+    )
 
 
-def _read_source(config: Config, findings: Findings | None) -> Stream:
+def _grouping(
+    config: Config, names: Mapping[str, str] | None, learned: Stream | None, progress: Any, *, similar: bool = False
+) -> Grouping:
+    """Return the way in which a config finds groups. ``similar``: also look for content that resembles other content.
+
+    Raises:
+        ConfigError: ``stream.group`` is wrong, or the source has no columns.
+    """
+    s = config.stream
+    rule = parse_rule(s.group)
+    if rule.column and s.source not in ("table", "manifest", "demo"):
+        raise ConfigError(
+            f'stream.group: {s.group!r} reads a column of a table or manifest, and source = "{s.source}" has none; '
+            "give regex:PATTERN over paths, or duplicates"
+        )
+    find_similar = None
+    if (similar or rule.kind == "duplicates") and names is None:
+        from mmcl_fast.runs.similar_samples import similar_finder
+
+        find_similar = similar_finder(config, progress)
+    sides = {}
+    if learned is not None and rule.kind in ("column", "regex"):
+        by_split = sorted((x for x in learned.samples if x.group), key=lambda x: SPLITS.index(x.split))
+        sides = {sample.group: sample.split for sample in by_split}
+    return Grouping(rule, equal_content=s.check, find_similar=find_similar, names=names, sides=sides)
+
+
+def _read_source(config: Config, findings: Findings | None, grouping: Grouping, tested: Collection[ClassId]) -> Stream:
     s = config.stream
     options = {
+        "grouping": grouping,
+        "known": sorted(tested),
         "findings": findings,
         "classes_per_task": s.classes_per_task,
         "order": s.order,

@@ -73,6 +73,7 @@ def result_notes(config: Config, stream: Stream) -> list[str]:
             "Demo media: the depth maps are rendered from meshes and the videos are authored animation, "
             "not camera-shot."
         )
+    out += [f"Samples are {held_out.line}." for held_out in stream.held_out if held_out.groups < held_out.samples]
     if stream.skipped:
         out.append(
             f"{len(stream.skipped)} samples do not decode and were left out; {SKIPPED} in the run folder names them."

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError
+from mmcl_fast.errors import ConfigError, StreamError
 from mmcl_fast.streams.broken_samples import BrokenSample
 from mmcl_fast.streams.file_check import check_files
 from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.grouping import Grouping
 from mmcl_fast.streams.inspection import inspect_stream
 from mmcl_fast.streams.sample import SPLITS
 from mmcl_fast.streams.sources.detect import detect_source
@@ -49,12 +50,18 @@ class DataReport:
 
 
 def check_data(
-    path: str | Path, *, workers: int = 2, progress: Any = None, settings: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    grouping: Grouping | None = None,
+    workers: int = 2,
+    progress: Any = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> DataReport:
     """Read a folder, manifest, table or tars, decode every file, and report all that is wrong.
 
     Args:
         path: read as ``Stream.from_path`` does.
+        grouping: finds the groups that no split separates; None: the data's own groups, and equal content.
         workers: as in ``check_files``.
         progress: as in ``check_files``.
         settings: as in ``check_files``.
@@ -68,9 +75,15 @@ def check_data(
         for finding in report.findings.sorted():
             print(finding.level, finding.reason)
     """
-    read = getattr(Stream, f"from_{detect_source(path)}")
+    source = detect_source(path)
+    read, how = getattr(Stream, f"from_{source}"), grouping or Grouping(equal_content=True)
+    if how.rule.column and source not in ("table", "manifest"):
+        raise ConfigError(
+            f"stream.group: column {how.rule.column!r} is for a table or manifest, and {path} is a {source}; give "
+            "regex:PATTERN over paths, or duplicates"
+        )
     return check_stream(
-        lambda findings: read(path, keep_empty=True, findings=findings),
+        lambda findings: read(path, keep_empty=True, findings=findings, grouping=how),
         workers=workers,
         progress=progress,
         settings=settings,

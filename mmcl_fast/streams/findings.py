@@ -20,6 +20,8 @@ KINDS = {
     "no-training-file": ERROR,  # the class can't be learned
     "no-test-split": ERROR,  # the task can't be tested
     "equal-in-splits": ERROR,  # the test would count a memorised file as known
+    "group-in-splits": ERROR,  # takes of one recording, for example
+    "similar-in-splits": WARNING,  # contents that resemble each other
     "two-labels": WARNING,  # one content teaches two classes
     "wrong-modality": ERROR,  # the file holds another modality
     "alike-names": WARNING,  # one class is learned as two
@@ -32,6 +34,7 @@ KINDS = {
     "listed-twice": ERROR,
     "too-few-files": ERROR,  # a class needs one file to train on and one to test on
     "empty-class": ERROR,
+    "one-group": WARNING,  # a class of one group can't be tested
     "no-test-file": WARNING,  # this class of the task can't be tested
     "left-out": WARNING,  # files and tar members that belong to no sample
     "misspelt-text": WARNING,  # an entry of classes.json that resembles a class without a text

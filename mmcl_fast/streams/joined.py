@@ -8,14 +8,15 @@ from dataclasses import replace
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.class_edits import with_current_names
-from mmcl_fast.streams.sample import ClassId, Task
+from mmcl_fast.streams.sample import ClassId, Sample, Task
 from mmcl_fast.streams.stream import Stream
 
 
 def join_streams(learned: Stream, new: Stream, prefix: str, aliases: Mapping[ClassId, ClassId] | None = None) -> Stream:
     """Return the tasks of ``learned``, then the tasks of ``new``.
 
-    A class that both name is one class, with the text of ``learned``. New tasks whose names are taken get other names:
+    A class that both name is one class, with the text of ``learned``. If it comes without test samples, its old test
+    samples test the new task too. New tasks whose names are taken get other names:
     ``image-0`` becomes the next free ``image-N``.
 
     Args:
@@ -41,10 +42,47 @@ def join_streams(learned: Stream, new: Stream, prefix: str, aliases: Mapping[Cla
         ids = tuple(known.get(key[1], key) for key in task.class_ids)
         texts = tuple(learned.class_text.get(key, text) for key, text in zip(ids, task.texts))
         samples = tuple(replace(sample, key=prefix + sample.key) for sample in task.samples)
+        samples += tuple(_old_tests(learned, task, task.modality in new.without_splits))
         tasks.append(Task(len(tasks), name, task.modality, task.classes, ids, texts, samples))
     out = Stream.from_tasks(tasks, new.root, shared_classes=new.shared_classes)
     out.findings, out.skipped = new.findings, new.skipped
+    out.groups, out.held_out, out.without_splits = new.groups, new.held_out, new.without_splits
     return out
+
+
+def require_unseen_groups(learned: Stream, new: Stream) -> None:
+    """Check that no group of old test samples has new samples to learn from, and the other way round.
+
+    Raises:
+        StreamError: there is one; the message names a pair.
+    """
+    old = {(s.group, s.split == "test"): s for s in learned.samples if s.group}
+    for sample in new.samples:
+        other = old.get((sample.group, sample.split != "test"))
+        if sample.group and other is not None:
+            raise StreamError(
+                f"{new.root}: {sample.key}: group {sample.group!r} is in the new {sample.split} split and in the old "
+                f"{other.split} split ({other.key}): remove it from the new data"
+            )
+
+
+def tested_classes(learned: Stream) -> list[ClassId]:
+    """Return the classes, by modality and name, that have test samples."""
+    return list(dict.fromkeys((s.modality, s.label) for task in learned.tasks for s in task.test))
+
+
+def _old_tests(learned: Stream, task: Task, held_out: bool) -> list[Sample]:
+    """Return the learned test samples of the task's classes that come without their own.
+
+    Args:
+        learned: the tasks that a model has learned.
+        task: a new task.
+        held_out: its data have no splits. Then all classes that were learned are tested on their old samples.
+    """
+    own = set() if held_out else {sample.label for sample in task.test}
+    labels = set(task.classes) - own
+    old = (s for other in learned.tasks if other.modality == task.modality for s in other.test if s.label in labels)
+    return list({sample.key: sample for sample in old}.values())
 
 
 def require_unseen_content(

@@ -6,9 +6,7 @@ Reading a stream opens no media file.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +16,13 @@ from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.broken_samples import BrokenSample
 from mmcl_fast.streams.equal_content import check_equal_content
 from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.grouping import Grouping, column_of
+from mmcl_fast.streams.held_out import HeldOut, choose_test_samples, hold_out_validation, split_samples
 from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample, Task
 from mmcl_fast.streams.selection import select_samples
 from mmcl_fast.streams.task_order import order_tasks
-from mmcl_fast.streams.tasks import (
-    choose_test_samples,
-    group_by_task,
-    hold_out_validation,
-    normalize_labels,
-    without_samples,
-)
+from mmcl_fast.streams.tasks import group_by_task, normalize_labels, tasks_fingerprint, without_samples
 from mmcl_fast.streams.validate import check_task, validate_samples
 
 
@@ -39,8 +33,9 @@ class Stream:
     ``from_path``, which picks one of them. They share these options:
 
     Args:
-        samples, root, task_names, class_texts, official: what these methods pass on from the data. ``task_names`` is
-            sample key -> task, where a manifest names the tasks.
+        samples, root, task_names, class_texts, official, without_splits: what these methods pass on from the data.
+            ``task_names`` is sample key -> task, where a manifest names the tasks. ``without_splits`` are the
+            modalities whose data have no splits. A test share of them is held out.
         classes_per_task: classes of one modality in a task; None: one task per modality.
         classes_together: with ``shuffle_classes``, so many consecutive classes stay in one task. An example are the two
             orders of a pair of things. It divides ``classes_per_task``.
@@ -56,6 +51,8 @@ class Stream:
             ``"auto"``: a tenth, rounded down.
         shuffle_classes: draw the classes of each task from ``seed``; otherwise classes keep their order.
         shared_classes: a name means the same class in every modality; otherwise (modality, name) does.
+        grouping: finds the groups that no held-out share splits; None: the groups that the data name.
+        known: classes that need no test samples, because a run has learned and tests them.
         test_on: ``"val"``: the validation samples take the place of the test samples, which are left out. Settings
             can then be chosen without the test samples.
         check: also compare file contents, so that no two splits hold equal files. This reads files of equal size.
@@ -73,6 +70,8 @@ class Stream:
         modalities: in order of appearance.
         root: the folder that sample keys are relative to.
         official: the splits come from a known dataset. Then equal contents in two splits are allowed.
+        groups: sample key -> group, as far as groups were looked for.
+        held_out: how many groups and samples were held out, for testing and for validation.
         skipped: samples that were left out because they do not decode.
         findings: findings of reading that did not stop it, such as members of a tar that belong to no sample.
         unused_texts: ``(modality, name)`` of class texts that match no class of the stream.
@@ -107,6 +106,9 @@ class Stream:
         check: bool = False,
         keep_empty: bool = False,
         official: bool = False,
+        without_splits: Collection[str] = (),
+        grouping: Grouping | None = None,
+        known: Collection[ClassId] = (),
         findings: Findings | None = None,
     ):
         if validation != "auto" and (isinstance(validation, str) or not 0 <= validation < 1):
@@ -114,14 +116,20 @@ class Stream:
                 f"validation = {validation!r}: give a share from 0 up to, but not including, 1, or 'auto'"
             )
         findings = Findings() if findings is None else findings
+        grouping = grouping or Grouping()
         try:
-            samples = select_samples(samples, modalities, share or {}, max_train_per_class or {}, seed)
+            samples = select_samples(samples, modalities, {}, {}, seed)
+            samples, self._original_labels = normalize_labels(samples, findings)
+            self.without_splits = [name for name in without_splits if any(s.modality == name for s in samples)]
+            samples, self.groups, of_tests = split_samples(
+                samples, root, grouping, self.without_splits, bool(validation), official, findings, known
+            )
+            samples = select_samples(samples, None, share or {}, max_train_per_class or {}, seed)
         except StreamError:
             findings.raise_worst_error()  # a modality may be missing because its folder can't be read
             raise
-        samples, self._original_labels = normalize_labels(samples, findings)
         classes = dict.fromkeys((sample.modality, sample.label) for sample in samples)
-        samples = validate_samples(samples, root, findings, keep_empty=keep_empty)
+        samples = validate_samples(samples, root, findings, keep_empty=keep_empty, known=known)
         if check and not official:
             check_equal_content(samples, findings)
         findings.raise_worst_error()
@@ -135,13 +143,17 @@ class Stream:
         self.class_text: dict[ClassId, str] = {}
         self.tasks: list[Task] = []
         groups = group_by_task(samples, task_names, classes_per_task, shuffle_classes, seed, classes_together)
+        groups, of_validation = hold_out_validation(
+            groups, validation, seed, self.groups, grouping.sides, without_splits
+        )
+        self.held_out: list[HeldOut] = [found for found in (of_tests, of_validation) if found is not None]
         names: dict[str, list[str]] = {}
         for modality, name in groups:
             names.setdefault(modality, []).append(name)
         first_with_name: dict[str, ClassId] = {}
         for index, (modality, name) in enumerate(order_tasks(names, order, seed, late)):
             members = groups[modality, name]
-            check_task(name, members, root, findings)
+            check_task(name, members, root, findings, known)
             labels = tuple(dict.fromkeys(sample.label for sample in members))
             class_ids = []
             for label in labels:
@@ -151,7 +163,7 @@ class Stream:
                 self.class_text.setdefault(class_id, text)
                 class_ids.append(class_id)
             class_texts_of_task = tuple(self.class_text[class_id] for class_id in class_ids)
-            members = choose_test_samples(test_on, hold_out_validation(members, validation, seed), name)
+            members = choose_test_samples(test_on, members, name, known)
             self.tasks.append(
                 Task(index, name, modality, labels, tuple(class_ids), class_texts_of_task, tuple(members))
             )
@@ -195,7 +207,9 @@ class Stream:
         return cls(**read_folder(Path(root), findings, text=text, label=label, header=header), **options)
 
     @classmethod
-    def from_manifest(cls, path: str | Path, *, findings: Findings | None = None, **options: Any) -> Stream:
+    def from_manifest(
+        cls, path: str | Path, *, grouping: Grouping | None = None, findings: Findings | None = None, **options: Any
+    ) -> Stream:
         """Read a JSONL, Parquet, CSV or TSV file that lists samples. ``streams.sources.manifest`` has its fields.
 
         Tasks take the classes in order of appearance.
@@ -205,7 +219,8 @@ class Stream:
         """
         from mmcl_fast.streams.sources.manifest import read_manifest
 
-        return cls(**read_manifest(Path(path), findings), **options)
+        read = read_manifest(Path(path), findings, group=column_of(grouping))
+        return cls(**read, grouping=grouping, **options)
 
     @classmethod
     def from_table(
@@ -216,6 +231,7 @@ class Stream:
         label: str = "label",
         split: str = "split",
         header: bool = True,
+        grouping: Grouping | None = None,
         findings: Findings | None = None,
         **options: Any,
     ) -> Stream:
@@ -236,8 +252,14 @@ class Stream:
         """
         from mmcl_fast.streams.sources.text_table import read_text_table
 
-        read = read_text_table(Path(path), findings, text=text, label=label, split=split, header=header)
-        return cls(**read, **options)
+        columns: dict[str, Any] = {
+            "text": text,
+            "label": label,
+            "split": split,
+            "header": header,
+            "group": column_of(grouping),
+        }
+        return cls(**read_text_table(Path(path), findings, **columns), grouping=grouping, **options)
 
     @classmethod
     def from_tar(
@@ -312,6 +334,7 @@ class Stream:
         self.root, self.shared_classes, self.official = root, shared_classes, False
         self.findings, self.skipped, self._original_labels, self._yielded = Findings(), [], {}, 0
         self.unused_texts, self.without_text = [], []
+        self.groups, self.held_out, self.without_splits = {}, [], []
         self.class_text = {key: text for task in tasks for key, text in zip(task.class_ids, task.texts)}
         return self
 
@@ -364,21 +387,7 @@ class Stream:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the tasks in order: names, classes, and every sample's key, split and label."""
-        # Labels count as the data spell them. Fingerprints of run folders from before labels had one form stay valid.
-        original = self._original_labels
-        tasks = [
-            [
-                task.name,
-                task.modality,
-                [(modality, original.get((modality, name), name)) for modality, name in task.class_ids],
-                [
-                    [sample.key, sample.split, original.get((sample.modality, sample.label), sample.label)]
-                    for sample in task._samples
-                ],
-            ]
-            for task in self.tasks
-        ]
-        return hashlib.sha256(json.dumps(tasks, ensure_ascii=False).encode()).hexdigest()
+        return tasks_fingerprint(self.tasks, self._original_labels)
 
     def __repr__(self) -> str:
         return f"Stream({len(self)} tasks, {len(self.classes)} classes, {', '.join(self.modalities)})"

@@ -1,8 +1,9 @@
-"""From samples to tasks: class names in one spelling, classes grouped into tasks, validation samples held out."""
+"""From samples to tasks: class names in one spelling, classes grouped into tasks, and the fingerprint of tasks."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,9 +11,7 @@ from dataclasses import replace
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.name_forms import normalize_name
-from mmcl_fast.streams.sample import ClassId, Sample
-
-AUTO_VALIDATION = 10  # of so many training samples of a class, validation = "auto" moves one
+from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 
 def normalize_labels(samples: Sequence[Sample], findings: Findings) -> tuple[Sequence[Sample], Mapping[ClassId, str]]:
@@ -101,44 +100,6 @@ def group_by_task(
     return groups
 
 
-def hold_out_validation(samples: list[Sample], share: float | str, seed: int) -> list[Sample]:
-    """Move a share of each class's training samples to validation, if the class has no validation sample yet.
-
-    At least one training sample of each class stays. Of two or more, at least one is moved. The share ``"auto"`` moves
-    a tenth, rounded down: a class with fewer than ten training samples keeps all of them.
-    """
-    moved = set()
-    for label in dict.fromkeys(sample.label for sample in samples) if share else ():
-        of_class = [sample for sample in samples if sample.label == label]
-        if any(sample.split == "val" for sample in of_class):
-            continue
-        train = [sample.key for sample in of_class if sample.split == "train"]
-        # By hash, not by position: adding a file does not reshuffle the others.
-        train.sort(key=lambda key: hashlib.sha256(f"{seed}/{key}".encode()).digest())
-        if isinstance(share, str):
-            moved.update(train[: len(train) // AUTO_VALIDATION])
-        else:  # at least one sample moves, and at least one stays to learn from
-            moved.update(train[: min(max(1, round(share * len(train))), len(train) - 1)])
-    return [replace(sample, split="val") if sample.key in moved else sample for sample in samples]
-
-
-def choose_test_samples(test_on: str, samples: list[Sample], task: str) -> list[Sample]:
-    """Return the samples of a task as they are for ``test_on = "test"``.
-
-    For ``"val"`` the test samples are left out and the validation samples become the test samples.
-    """
-    if test_on == "test":
-        return samples
-    if test_on != "val":
-        raise StreamError(f"test_on = {test_on!r}: give 'test' or 'val'")
-    others = [sample for sample in samples if sample.split != "test"]
-    if all(sample.split != "val" for sample in others):
-        raise StreamError(
-            f"task {task}: no validation sample to test on; add some, or hold out a share: validation = 0.2"
-        )
-    return [replace(sample, split="test") if sample.split == "val" else sample for sample in others]
-
-
 def without_samples(samples: Sequence[Sample], reasons: Mapping[str, str], task: str, root: object) -> list[Sample]:
     """Return the samples of a task that are not in ``reasons``: sample key -> why the sample does not decode.
 
@@ -162,3 +123,24 @@ def without_samples(samples: Sequence[Sample], reasons: Mapping[str, str], task:
             f"({reasons[validation[0].key]}): repair the files, or remove them all"
         )
     return remaining
+
+
+def tasks_fingerprint(tasks: Sequence[Task], original_labels: Mapping[ClassId, str]) -> str:
+    """Return the sha256 over tasks in order: names, classes, and every sample's key, split and label.
+
+    Labels count as the data spell them (``original_labels``). Fingerprints of run folders from before labels had one
+    form stay valid.
+    """
+    values = [
+        [
+            task.name,
+            task.modality,
+            [(modality, original_labels.get((modality, name), name)) for modality, name in task.class_ids],
+            [
+                [sample.key, sample.split, original_labels.get((sample.modality, sample.label), sample.label)]
+                for sample in task.samples
+            ],
+        ]
+        for task in tasks
+    ]
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mmcl_fast.errors import StreamError, did_you_mean
@@ -13,7 +13,7 @@ from mmcl_fast.media.source import Slice
 from mmcl_fast.streams.equal_content import add_sample_finding, overlap_message
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.name_forms import fold_name
-from mmcl_fast.streams.sample import SPLITS, Sample
+from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 
 
 def check_modality(name: str, where: str) -> None:
@@ -77,11 +77,17 @@ def check_file(
 
 
 def validate_samples(
-    samples: Sequence[Sample], root: Path, findings: Findings, *, keep_empty: bool = False
+    samples: Sequence[Sample],
+    root: Path,
+    findings: Findings,
+    *,
+    keep_empty: bool = False,
+    known: Collection[ClassId] = (),
 ) -> list[Sample]:
     """Return the samples without faults, and add findings for the others.
 
     Findings are also added for one file in two splits, and for splits and classes that can't be learned or tested.
+    Classes that are ``known`` need no test samples.
 
     Raises:
         StreamError: no sample remains. The message is the most harmful error.
@@ -109,7 +115,7 @@ def validate_samples(
     if not valid:
         expected = f"{root}: no samples: expected <modality>/<split>/<class>/<file> or manifest lines"
         raise findings.worst_error(expected) or StreamError(expected)
-    _check_classes(samples, root, findings)
+    _check_classes(samples, root, findings, known)
     return valid
 
 
@@ -124,7 +130,7 @@ def _key_fault(sample: Sample, keys: set[str]) -> tuple[str, str] | None:
     return None
 
 
-def _check_classes(samples: Sequence[Sample], root: Path, findings: Findings) -> None:
+def _check_classes(samples: Sequence[Sample], root: Path, findings: Findings, known: Collection[ClassId] = ()) -> None:
     """Add findings for classes without a training file and for modalities without a test file."""
     splits_of: dict[tuple[str, str], set[str]] = {}
     for sample in samples:
@@ -139,16 +145,20 @@ def _check_classes(samples: Sequence[Sample], root: Path, findings: Findings) ->
                 advice = f"give it and {learned[modality, fold_name(label)]!r} one name"
             line = f"{root}: class {label!r} of {modality} has no training file: {advice}"
             findings.add("no-training-file", line, modality=modality, split="train", label=label)
-    tested = {modality for (modality, _), splits in splits_of.items() if "test" in splits}
+    tested = {key[0] for key, splits in splits_of.items() if "test" in splits or key in known}
     for modality in dict.fromkeys(modality for modality, _ in splits_of):
         if modality not in tested:
             line = f"{root}: {modality} has no test split: add test files"
             findings.add("no-test-split", line, modality=modality, split="test")
 
 
-def check_task(name: str, samples: Sequence[Sample], root: Path, findings: Findings) -> None:
-    """Add a finding for a task without a training or without a test file."""
+def check_task(
+    name: str, samples: Sequence[Sample], root: Path, findings: Findings, known: Collection[ClassId] = ()
+) -> None:
+    """Add a finding for a task without a training or without a test file. One with a ``known`` class needs no test."""
     for split, word in (("train", "training"), ("test", "test")):
+        if split == "test" and any((sample.modality, sample.label) in known for sample in samples):
+            continue
         if not any(sample.split == split for sample in samples):
             labels = list(dict.fromkeys(sample.label for sample in samples))
             classes = f"class{'es' if len(labels) > 1 else ''} {', '.join(map(repr, labels))}"

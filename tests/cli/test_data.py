@@ -157,7 +157,10 @@ def test_findings_are_listed_when_no_sample_remains(tmp_path: Path) -> None:
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [finding["kind"] for finding in found] == ["unknown-modality", "empty-class"]
     assert result.stderr.splitlines() == [f"error: {finding['reason']}" for finding in found]
-    assert check(tmp_path / "data", 2) == {"modalities": [], "faults": [], "findings": found}
+    assert check(tmp_path / "data", 2) == {
+        **{"modalities": [], "faults": [], "findings": found},
+        **{"held_out": [], "leaks": []},
+    }
 
 
 def test_row_errors_are_reported_with_the_error_that_ends_reading(tmp_path: Path) -> None:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from mmcl_fast import report, runs
+from mmcl_fast import progress, report, runs
 from mmcl_fast.errors import ConfigError, RunError, StreamError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_folder, current_version
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.runs import new_version
 from mmcl_fast.runs.prediction_file import read_predictions
-from tests.runs.conftest import OPTIONS, bits, learn
+from tests.runs.conftest import CONFIG, OPTIONS, bits, learn
 from tests.toy import write_folder
 
 
@@ -218,3 +220,90 @@ def test_a_config_beside_a_folder_of_its_name_is_not_read(trained, data):
     (data / "third.toml").write_text('[stream]\nsource = "folder"\npath = "deep"\nclasses_per_task = 2\n')
     write_folder(data / "deep", modalities=("depth",))
     assert [t.name for t in runs.learn(run, data / "third.toml").run.stream.tasks[4:]] == ["depth-0", "depth-1"]
+
+
+def late(data, classes, count=3, *, modality="image", seed=9):
+    """Write a folder without splits: so many new pictures of each class."""
+    rng, root = np.random.default_rng(seed), data / f"late{seed}"
+    for name in classes:
+        folder = root / modality / name
+        folder.mkdir(parents=True)
+        for i in range(count):
+            colour = 40 * int(name[-1]) + rng.integers(0, 60, (32, 32, 3))
+            Image.fromarray(colour.astype(np.uint8)).save(folder / f"rec{i % 5}_{i}.png")
+    return root
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_late_samples_of_a_known_class_need_no_tests(trained, data, split):
+    run = trained()
+    old = read_predictions(run)
+    more = late(data, ["class_0"], 1)
+    if split:  # only a train split
+        (more / "image/train").mkdir()
+        (more / "image/class_0").rename(more / "image/train/class_0")
+    found = runs.learn(run, more)
+    task = found.run.stream.tasks[-1]
+    assert len(task.train) == 1 and task.classes == ("class_0",)
+    assert {s.key for s in task.test} == {s.key for s in found.run.stream[0].test if s.label == "class_0"}
+    assert found.run.summary["tasks"][-1] | {"train": 1, "test": 3} == found.run.summary["tasks"][-1]
+    new = read_predictions(found.folder)
+    assert len(new.keys) == len(old.keys) + 3 and set(new.keys) == set(old.keys)
+    assert {d.name: d.samples for d in found.comparison.differences} == {
+        **{"all": 6, "image": 6, "image-0": 6, "image/class_0": 3, "image/class_1": 3}
+    }
+    assert [(c.name, c.test, c.train) for c in runs.list_classes(run)] == [("class_0", 3, 5), ("class_1", 3, 4)]
+    assert runs.evaluate(run, device="cpu").result.counts == [6, 3]
+    report.write(found.folder)
+    # A third version finds the samples that test twice in its parent.
+    third = runs.learn(run, late(data, ["class_1", "class_0"], 2, seed=11))
+    assert third.comparison.differences[0].samples == 6 and len(third.run.stream[-1].test) == 6
+
+
+def test_new_classes_beside_known_ones_are_tested(trained, data):
+    run = trained()
+    more = late(data, ["class_0", "class_7"], 10)
+    lines = []
+    found = runs.learn(run, more, progress=SimpleProgress(lines))
+    task = found.run.stream.tasks[-1]
+    own = [s for s in task.test if s.label == "class_7"]
+    assert len(own) == 2 and sum(s.label == "class_0" for s in task.train) == 9  # a tenth is validation
+    assert {s.key for s in task.test if s.label == "class_0"} == {
+        s.key for s in found.run.stream[0].test if s.label == "class_0"
+    }
+    assert "held out for testing: 2 of 20 samples" in lines
+    one = late(data, ["class_0", "class_8"], 1, seed=3)
+    with pytest.raises(StreamError, match="class_8: 1 of the two files"):
+        runs.learn(run, one)
+
+
+def test_groups_that_a_run_was_tested_on_are_not_learned(data):
+    first = late(data, ["class_0", "class_1"], 20)
+    config = CONFIG.replace("METHOD", "ridge").replace('"first"', '"late9"')
+    (data / "mine.toml").write_text(config.replace("[method]", 'group = "regex:(rec[0-9])_"\n[method]'))
+    run = data / "run"
+    old = runs.train(data / "mine.toml", run).stream
+    tested = {s.group for s in old[0].test}
+    assert len(tested) == 1 and {s.group for s in old[0].train} == {f"rec{i}" for i in range(5)} - tested
+    found = runs.learn(run, late(data, ["class_0"], 20, seed=5))
+    new = found.run.stream[-1]
+    assert {s.group for s in new.train} == {f"rec{i}" for i in range(5)} - tested
+    assert {s.key for s in old[0].test if s.label == "class_0"} < {s.key for s in new.test}
+    with_splits = late(data, ["class_0"], 20, seed=6)
+    (with_splits / "image/train").mkdir()
+    (with_splits / "image/class_0").rename(with_splits / "image/train/class_0")
+    with pytest.raises(
+        StreamError, match=f"group '{next(iter(tested))}' is in the new train split and in the old test"
+    ):
+        runs.learn(run, with_splits)
+    assert first.exists()
+
+
+class SimpleProgress(progress.Silent):
+    """A display that keeps the lines that it is told."""
+
+    def __init__(self, lines):
+        self.lines = lines
+
+    def log(self, line):
+        self.lines.append(line)

@@ -19,6 +19,7 @@ from mmcl_fast.media.formats import ENDINGS
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
+from mmcl_fast.streams.held_out import TEST_SHARE
 from mmcl_fast.streams.name_forms import normalize_name
 from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.sources.folder_walk import ReportProblem, list_files, list_subfolders, walk_files
@@ -28,7 +29,6 @@ from mmcl_fast.streams.validate import check_modality, check_split
 
 # A folder with one of these names means that the folders at its level are splits, not classes.
 SPLIT_WORDS = {*SPLITS, "training", "testing", "valid", "validation", "dev", "eval"}
-TEST_SHARE = 0.2  # of each class, where there are no split folders
 NAMES_OF_NOTES = ("readme", "license", "licence", "classes", "labels", "changelog", "notice")  # files about the data
 NAMES_SHOWN = 4  # of a list in a message
 
@@ -56,6 +56,7 @@ def read_folder(
         raise StreamError(f"{root}: not a folder: give one that holds <modality>/<split>/<class>/<file>")
     findings = Findings() if findings is None else findings
     samples: list[Sample] = []
+    without_splits: list[str] = []
     texts: dict[ClassId, str] = {}
     try:
         texts = read_class_texts(root)
@@ -86,7 +87,14 @@ def read_folder(
         from_files = _read_modality(folder, has_tables)
         samples += sorted([*from_tables, *from_files], key=lambda s: (s.label, s.key))
         folder.report_passed_over()
-    return {"samples": samples, "root": root, "class_texts": texts, "findings": findings}
+        without_splits += [modality] * folder.without_splits
+    return {
+        "samples": samples,
+        "root": root,
+        "class_texts": texts,
+        "findings": findings,
+        "without_splits": without_splits,
+    }
 
 
 class ModalityFolder:
@@ -95,6 +103,7 @@ class ModalityFolder:
     def __init__(self, root: Path, modality: str, findings: Findings):
         self.root, self.modality, self.findings = root, modality, findings
         self.path = root / modality
+        self.without_splits = False
         self._passed_over: list[str] = []
 
     def subfolders(self, path: Path, split: str = "") -> list[str]:
@@ -147,7 +156,8 @@ def _read_modality(folder: ModalityFolder, has_tables: bool) -> list[Sample]:
         line = f"has no class folders: expected {folder.path}/<class>/<file>"
         folder.add_finding("empty-class", folder.path, line)
     folder.report_files_outside_classes(folder.path)
-    if names and not has_tables and not {name.lower() for name in names} & SPLIT_WORDS:
+    folder.without_splits = bool(names) and not has_tables and not {name.lower() for name in names} & SPLIT_WORDS
+    if folder.without_splits:
         return _read_classes_without_splits(folder, names)
     return [sample for split in names for sample in _read_split(folder, split)]
 
@@ -176,7 +186,8 @@ def _read_split(folder: ModalityFolder, split: str) -> list[Sample]:
 def _read_classes_without_splits(folder: ModalityFolder, names: list[str]) -> list[Sample]:
     """Return the samples of ``root/<modality>/<class>/files``, a fifth of each class as test samples.
 
-    Folders that spell one class name in two Unicode forms are one class.
+    Folders that spell one class name in two Unicode forms are one class. The stream chooses the test samples anew where
+    it knows of groups.
     """
     classes: dict[str, dict[str, str]] = {}  # class name -> sample key -> name of the folder
     for name in names:
@@ -184,17 +195,12 @@ def _read_classes_without_splits(folder: ModalityFolder, names: list[str]) -> li
         classes.setdefault(normalize_name(name), {}).update(dict.fromkeys(keys, name))
     samples = []
     for label, folder_names in classes.items():
-        if len(folder_names) < 2:
-            line = (
-                f"{len(folder_names)} of the two files that a class needs at least, one to train on and one to test "
-                "on: add files or remove the class"
-            )
-            kind = "too-few-files" if folder_names else "empty-class"
-            folder.add_finding(kind, folder.path / label, line, label=label)
-            continue
+        if not folder_names:
+            line = "0 of the two files that a class needs at least, one to train on and one to test on: add files or "
+            folder.add_finding("empty-class", folder.path / label, line + "remove the class", label=label)
         # A path that is not UTF-8 must not end the reading here: validate_samples makes it a finding.
         ordered = sorted(folder_names, key=lambda key: hashlib.sha256(key.encode(errors="surrogatepass")).digest())
-        test_count = max(1, round(TEST_SHARE * len(ordered)))
+        test_count = max(1, round(TEST_SHARE * len(ordered))) if ordered[1:] else 0
         for i, key in enumerate(ordered):
             split = "test" if i < test_count else "train"
             samples.append(Sample(folder.modality, folder_names[key], folder.root / key, None, split, key))

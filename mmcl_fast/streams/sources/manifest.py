@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError, did_you_mean
+from mmcl_fast.errors import ConfigError, StreamError, did_you_mean
 from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
 from mmcl_fast.streams.name_forms import normalize_name
@@ -38,15 +39,15 @@ MANIFEST_NAMES = ("manifest.jsonl", "manifest.parquet", "manifest.csv", "manifes
 _NEEDED = ("modality", "label", "split")
 
 
-def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any]:
+def read_manifest(path: Path, findings: Findings | None = None, *, group: str = "") -> dict[str, Any]:
     """Return the arguments of ``Stream`` for a manifest, or for a folder that holds one.
 
-    ``findings`` collects all that is wrong; None: the most harmful error is raised as StreamError.
+    ``group``: the field or column of the group; empty: ``group``, if it is there. ``findings`` collects all that is
+    wrong; None: the most harmful error is raised as StreamError.
     """
-    if path.is_dir():
-        path = next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
+    path = manifest_file(path)
     findings = Findings() if findings is None else findings
-    manifest = _Manifest(path)
+    manifest = _Manifest(path, group)
     texts = read_class_texts(manifest.folder.path)
     for row in read_table_rows(path, choice=manifest.choose_columns):
         try:
@@ -63,6 +64,23 @@ def read_manifest(path: Path, findings: Findings | None = None) -> dict[str, Any
     }
 
 
+def manifest_file(path: Path) -> Path:
+    """Return a manifest's file; ``path`` is the file, or a folder that holds one."""
+    if not path.is_dir():
+        return path
+    return next((path / name for name in MANIFEST_NAMES if (path / name).is_file()), path / MANIFEST_NAMES[0])
+
+
+def manifest_numbers(file: Path) -> dict[str, int]:
+    """Return sample key -> number of the line or row. Faulty rows have none."""
+    manifest = _Manifest(file)
+    texts = read_class_texts(manifest.folder.path)
+    for row in read_table_rows(file, choice=manifest.choose_columns):
+        with suppress(StreamError):
+            manifest.add(row, texts)
+    return {key: number for key, (number, _) in manifest._keys.items()}
+
+
 class _Manifest:
     """The samples of the rows that were read so far.
 
@@ -71,8 +89,8 @@ class _Manifest:
         tasks: sample key -> task name.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, group: str = ""):
+        self.path, self.group = path, group
         self.folder = ManifestFolder(path.parent)
         self.unit = "row" if path.suffix.lower() == ".parquet" else "line"
         self.empty_means_missing = path.suffix.lower() in (".csv", ".tsv")
@@ -91,7 +109,15 @@ class _Manifest:
                 listed = ", ".join(map(repr, names[:12]))
                 hint = did_you_mean(field, others)
                 raise StreamError(f"{self.path}: no column {field!r}{hint} among {listed}: add it")
-        return [name for name in FIELDS if name in names]
+        if self.group and self.group not in names:
+            raise self._no_group_field(names)
+        return [name for name in dict.fromkeys([*FIELDS, self.group]) if name in names]
+
+    def _no_group_field(self, names: Collection[str]) -> ConfigError:
+        return ConfigError(
+            f"stream.group: {self.path} has no field {self.group!r}{did_you_mean(self.group, names)} among "
+            f"{', '.join(map(repr, list(names)[:12]))}; name one of them"
+        )
 
     def add(self, row: TableRow, texts: Mapping[ClassId, str]) -> None:
         """Add the sample of a row. ``texts``: the class texts of classes.json.
@@ -99,6 +125,8 @@ class _Manifest:
         Raises:
             StreamError: the row has an error. Its message begins with the file and the line.
         """
+        if self.group and self.group != "group":
+            row = row._replace(values={**row.values, "group": self._group_value(row)})
         record = _read_fields(row, self.empty_means_missing)
         if record["label"] in MISSING_VALUES and (record["modality"], record["label"]) not in texts:
             raise StreamError(
@@ -124,6 +152,13 @@ class _Manifest:
             self.tasks[sample.key] = name
         self._keys[sample.key] = row.number, sample.split
         self.samples.append(sample)
+
+    def _group_value(self, row: TableRow) -> Any:
+        """Return what a row says its group is; None where it says nothing, as an empty cell or NaN."""
+        value = row.values.get(self.group)
+        if isinstance(value, str) and not value.strip():
+            return None
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     def _sample(self, record: dict[str, str], where: str, number: int) -> Sample:
         modality, label, split = record["modality"], record["label"], record["split"]

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from mmcl_fast.errors import StreamError, did_you_mean
+from mmcl_fast.errors import ConfigError, StreamError, did_you_mean
 from mmcl_fast.media.system_files import is_system_file
 from mmcl_fast.streams.class_texts import read_class_texts
 from mmcl_fast.streams.findings import Findings
@@ -38,13 +38,14 @@ def read_text_table(
     label: str = "label",
     split: str = "split",
     header: bool = True,
+    group: str = "",
 ) -> dict[str, Any]:
     """Return the arguments of ``Stream`` for a table; see ``Stream.from_table``. Without ``split`` all rows are tests.
 
     ``findings`` collects all that is wrong; None: the most harmful error is raised.
     """
     findings = Findings() if findings is None else findings
-    columns = TextColumns(split_column_names(text), label, split, header)
+    columns = TextColumns(split_column_names(text), label, split, header, group)
     root = path if path.is_dir() else path.parent
     if path.is_dir():
         files: Mapping[Path, str | None] = find_split_tables(path)
@@ -140,26 +141,34 @@ class TextColumns:
         label: column of the class.
         split: column of the split; not read where the file's name says the split.
         header: whether CSV and TSV have a line of column names.
+        group: column of the group; empty: none.
     """
 
     text: list[str]
     label: str
     split: str
     header: bool
+    group: str = ""
 
     def choose(self, names: list[str], file: Path, *, with_split: bool) -> list[str]:
         """Return the columns to read. Raises StreamError where one of them is not among ``names``."""
         for option, column in [*(("text", name) for name in self.text), ("label", self.label)]:
             if column not in names:
                 raise StreamError(self._missing_message(file, option, column, names))
+        if self.group and self.group not in names:
+            raise ConfigError(
+                f"stream.group: {file} has no column {self.group!r}{did_you_mean(self.group, names)} among "
+                f"{', '.join(map(repr, names[:NAMES_SHOWN]))}; name one of them"
+            )
+        others = [self.group] if self.group else []
         if not with_split:
-            return [*self.text, self.label]
+            return [*self.text, self.label, *others]
         if self.split not in names:
             raise StreamError(
                 f"{file}: no column {self.split!r}{did_you_mean(self.split, names)} to tell train from test: give "
                 "its name as split = ..., or a folder that holds train.csv and test.csv"
             )
-        return [*self.text, self.label, self.split]
+        return [*self.text, self.label, self.split, *others]
 
     def _missing_message(self, file: Path, option: str, column: str, names: list[str]) -> str:
         listed = ", ".join(map(repr, names[:NAMES_SHOWN]))
@@ -196,7 +205,8 @@ def _make_sample(row: TableRow, columns: TextColumns, file_split: str | None, ke
     if not joined or not label:
         empty = ", ".join(columns.text) if not joined else columns.label
         raise StreamError(f"{where}: {empty!r} is empty: fill it or remove the row")
-    return Sample("text", label, None, joined, split, f"{key}:{number}")
+    group = _field_text(values, columns.group, where).strip() if columns.group else ""
+    return Sample("text", label, None, joined, split, f"{key}:{number}", group)
 
 
 def _field_text(values: dict[str, Any], name: str, where: str) -> str:
