@@ -41,6 +41,7 @@ app.add_typer(cache, name="cache")
 bench = typer.Typer(no_args_is_help=True, help="Measure on this machine, in a checkout of the repository.")
 app.add_typer(bench, name="bench")
 
+REFUSED = 4  # the exit code of a version that --max-drop refused
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress display.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

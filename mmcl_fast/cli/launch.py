@@ -1,4 +1,4 @@
-"""Several processes of one command on this machine, for ``mmcl-fast train --devices N``."""
+"""Several processes of one command on this machine, for ``--devices N`` of train and learn."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 from mmcl_fast import distributed
-from mmcl_fast.cli.common import CommandStopped
+from mmcl_fast.cli.common import REFUSED, CommandStopped
 from mmcl_fast.errors import ConfigError, RunError
 
 COMMAND = (sys.executable, "-m", "mmcl_fast")
 NOTICE_SECONDS = 3.0  # in which the other processes may notice a death and end by themselves
 TERMINATE_SECONDS = 20.0  # after SIGTERM, until they are killed
-EXPECTED_CODES = (0, 2, 130, 143)  # exit codes of processes that have told the user why they ended
+EXPECTED_CODES = (0, 2, REFUSED, 130, 143)  # exit codes of processes that have told the user why they ended
 
 
 def check_device_count(count: int, device: str) -> None:
@@ -106,7 +106,7 @@ def run_processes(words: Sequence[str], count: int, resume_command: Callable[[],
         os.close(parent_pipe)
         os.close(writing_end)
     # Rank 0 may have noticed the end of another process before its own signal, and then it has said nothing.
-    told = processes[0].returncode in (0, *(128 + signum for signum in signals))
+    told = processes[0].returncode in (0, REFUSED, *(128 + signum for signum in signals))
     if signals and (dead or not told):
         raise CommandStopped(f"go on with: {resume_command()}", signals[0])
     if dead:

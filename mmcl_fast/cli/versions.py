@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmcl_fast.cli.common import (
+    REFUSED,
     CommandStopped,
     Debug,
     Json,
@@ -22,12 +23,11 @@ from mmcl_fast.cli.common import (
     print_json,
     require_choice,
 )
-from mmcl_fast.errors import RunError
+from mmcl_fast.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from mmcl_fast.runs import Comparison, Version
 
-REFUSED = 4  # the exit code of a version that --max-drop refused
 MAX_CLASSES = 10  # classes of a printed comparison; --json has all
 MAX_ANSWERS = 10  # changed answers, likewise
 SCOPES = {"all": "all tasks", "modality": "modality", "task": "task", "class": "class"}
@@ -64,6 +64,13 @@ def learn(
             help="Override a key of the new data's [stream], such as stream.classes_per_task=4. Repeat it for more.",
         ),
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of processes on this machine that learn together, one per GPU or sharing the cores.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -75,13 +82,36 @@ def learn(
 
     Example: `mmcl-fast learn runs/demo new_classes --max-drop 1`
     """
-    from mmcl_fast import progress, report, runs
+    from mmcl_fast import distributed, plugins, progress, report, runs
+    from mmcl_fast.config import read_run_config
+    from mmcl_fast.learning.current_version import current_folder
+    from mmcl_fast.runs.versions import require_run
 
     def resume_command() -> str:
         words = ["learn", str(run), "--resume", *(() if out is None else ("--out", str(out)))]
-        return shlex.join(["mmcl-fast", *words])
+        words += [] if devices in (None, 1) else ["--devices", str(devices)]
+        return shlex.join(["mmcl-fast", *plugins.command_options(), *words])
 
+    def how_to_go_on() -> str:
+        begun = resume or has_begun(run, out)
+        return f"go on with: {resume_command()}" if begun else "nothing was begun; give the same command again"
+
+    require_run(run)
+    device = read_run_config(current_folder(run), [o for o in overrides or () if o.startswith("train.")]).train.device
+    if devices is not None:
+        from mmcl_fast.cli import launch
+
+        launch.check_device_count(devices, device)
+        if devices > 1:
+            flags = {"--resume": resume, "--quiet": quiet, "--json": as_json, "--debug": debug}
+            words = ["learn", str(run), *([] if data is None else [data]), *(f for f, given in flags.items() if given)]
+            words += [] if out is None else ["--out", str(out)]
+            words += [] if max_drop is None else ["--max-drop", str(max_drop)]
+            words += [part for text in overrides or () for part in ("--set", text)]
+            raise typer.Exit(launch.run_processes(words, devices, resume_command))
     try:
+        distributed.init_process_group(device)
+        main = distributed.is_main_process()
         found = runs.learn(
             run,
             data,
@@ -89,12 +119,22 @@ def learn(
             overrides=overrides or (),
             max_drop=max_drop,
             resume=resume,
-            progress=progress.make(quiet),
+            progress=progress.make(quiet or not main),
         )
     except KeyboardInterrupt as stop:
-        begun = resume or has_begun(run, out)
-        line = f"go on with: {resume_command()}" if begun else "nothing was begun; give the same command again"
-        raise CommandStopped(line, getattr(stop, "signum", 2)) from None
+        signum = getattr(stop, "signum", 2)
+        if not distributed.should_report(stop):
+            raise typer.Exit(128 + signum) from None
+        raise CommandStopped(how_to_go_on(), signum) from None
+    except UserError as fault:
+        if not (debug or distributed.should_report(fault)):
+            raise typer.Exit(2) from None
+        if isinstance(fault, distributed.PeerLost):
+            raise RunError(f"{fault}: {how_to_go_on()}") from fault
+        raise
+    distributed.destroy_process_group()
+    if not main:
+        return
     for warning in found.run.warnings:
         print(f"note: {warning}", file=sys.stderr)
     page = report.write(found.folder)

@@ -18,7 +18,7 @@ from mmcl_fast.feature_cache.kept_tokens import delete_tokens, take_back
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.class_changes import find_class
 from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
-from mmcl_fast.runs.folder import write_run_start
+from mmcl_fast.runs.folder import write_config
 from mmcl_fast.runs.kept_test_tokens import TOKENS_FOLDER, keep_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import with_texts
 from mmcl_fast.runs.metrics_log import MetricsLog
@@ -191,13 +191,13 @@ class _Edit:
                 keep_test_tokens(temporary, learner, after, config.train.keep_test_gb)
             write_record(temporary, record)
             settings = {**config.model_dump(mode="json"), "stream_fingerprint": after.fingerprint}
-            write_run_start(temporary, settings, after)
+            write_config(temporary, settings, after)
         return folder
 
     def finish(self, folder: Path) -> VersionResult:
         """Learn what is to be learned again, evaluate the version, and make it the current one."""
         result = train(read_run_config(folder), folder, resume=True, progress=self.progress)
-        return finish_version(self.run, folder, result, own_run=False)
+        return VersionResult(folder, result, *finish_version(self.run, folder, result, own_run=False))
 
 
 def _samples_of(task: Any, key: ClassId) -> list[Sample]:

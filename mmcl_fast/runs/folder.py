@@ -85,17 +85,21 @@ def check_run_folder(config: Config, out: Path, stream: Stream, resume: bool) ->
     return settings
 
 
-def write_run_start(out: Path, settings: dict[str, Any], stream: Stream) -> None:
-    """Write config.json, environment.json, the groups and the skipped samples, each unless it is there already."""
+def write_config(out: Path, settings: dict[str, Any], stream: Stream) -> None:
+    """Write config.json, the groups and the skipped samples, unless config.json is there already."""
     if not (out / "config.json").exists():
         # A file without a config.json is left from a run that was stopped before it began.
         if stream.groups or (out / GROUPS_FILE).exists():
             text = json.dumps(stream.groups, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
             atomic_files.replace_file(out / GROUPS_FILE, gzip.compress(text, mtime=0))
-        # A list without a config.json is left from a run that was stopped before it began.
         if stream.skipped or (out / SKIPPED).exists():
             atomic_files.replace_file(out / SKIPPED, broken_samples_to_jsonl(stream.skipped).encode())
         atomic_files.write_json(out / "config.json", settings)
+
+
+def write_run_start(out: Path, settings: dict[str, Any], stream: Stream) -> None:
+    """Write what ``write_config`` writes, and environment.json, each unless it is there already."""
+    write_config(out, settings, stream)
     if not (out / "environment.json").exists():
         atomic_files.write_json(out / "environment.json", describe_environment())
 

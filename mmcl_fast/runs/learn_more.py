@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcl_fast import atomic_files
+from mmcl_fast import atomic_files, distributed
 from mmcl_fast.config import Config, load_config, read_run_config
 from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.errors import ConfigError, RunError
@@ -25,7 +26,7 @@ from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
 from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.methods import method_class
-from mmcl_fast.runs.folder import first_difference, write_run_start
+from mmcl_fast.runs.folder import first_difference, write_config
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import check_stream_files, make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
@@ -78,7 +79,7 @@ def learn(
     """Teach a run more, as ``mmcl-fast learn`` does: new classes, more samples of known ones, or new modalities.
 
     The run gets a new version, which becomes the current one once it is learned, evaluated and compared. Whatever goes
-    wrong before leaves the current version as it was.
+    wrong before leaves the current version as it was. Several processes (``mmcl_fast.distributed``) learn together.
 
     Example::
 
@@ -105,15 +106,26 @@ def learn(
         raise ConfigError(f"max_drop = {max_drop}: give points from 0 to 100")
     if resume == (data is not None):
         raise ConfigError("give the data to learn, or resume without data to go on with a version that was stopped")
-    target = None if out is None else Path(out)
-    with atomic_files.lock_folder(run):
-        if resume:
-            folder = _unfinished(run, target, max_drop)
-        else:
-            folder = _begin(run, str(data), target, overrides, max_drop, progress)
-            overrides = ()
-        result = train(read_run_config(folder, overrides), folder, resume=True, progress=progress)
-        return finish_version(run, folder, result, own_run=target is not None)
+    target, main = None if out is None else Path(out), distributed.is_main_process()
+    begun: Path | None = None
+    with ExitStack() as stack:
+        with distributed.propagate_errors():
+            if main:
+                stack.enter_context(atomic_files.lock_folder(run))
+                with distributed.single_process():  # the others wait
+                    begun = (
+                        _unfinished(run, target, max_drop)
+                        if resume
+                        else _begin(run, str(data), target, overrides, max_drop, progress)
+                    )
+        folder = Path(distributed.broadcast_object(str(begun)))
+        config = read_run_config(folder, overrides if resume else ())
+        result = train(config, folder, resume=True, progress=progress)
+        outcome: list[Any] = []
+        with distributed.propagate_errors():
+            if main:
+                outcome = [*finish_version(run, folder, result, own_run=target is not None)]
+        return VersionResult(folder, result, *distributed.broadcast_object(outcome))
 
 
 def _unfinished(run: Path, out: Path | None, max_drop: float | None) -> Path:
@@ -188,7 +200,7 @@ def _begin(
         copy_test_tokens(base, temporary)
         write_record(temporary, record)
         settings = {**config.model_dump(mode="json"), "stream_fingerprint": stream.fingerprint}
-        write_run_start(temporary, settings, new)
+        write_config(temporary, settings, new)
     return folder
 
 

@@ -37,15 +37,15 @@ class VersionResult:
 
     Attributes:
         folder: the new version's run folder.
-        number: its number; 1 in a new run folder.
         run: the run result of its tasks.
+        number: its number; 1 in a new run folder.
         comparison: its answers beside the parent's, on the parent's test samples.
         refused: why the pointer did not move to it; empty: it is the current version.
     """
 
     folder: Path
-    number: int
     run: RunResult
+    number: int
     comparison: Comparison
     refused: str
 
@@ -107,7 +107,7 @@ def predictions_before(base: Path, learned: Stream, learner: Learner, setting: s
     return found.select({sample.key for sample in learned.samples})
 
 
-def finish_version(run: Path, folder: Path, result: RunResult, own_run: bool) -> VersionResult:
+def finish_version(run: Path, folder: Path, result: RunResult, own_run: bool) -> tuple[int, Comparison, str]:
     """Compare a finished version with its parent, record that, and move the pointer unless a fall is too large."""
     record = read_record(folder)
     before, after = read_predictions(folder, BEFORE_FILE), read_predictions(folder)
@@ -131,4 +131,4 @@ def finish_version(run: Path, folder: Path, result: RunResult, own_run: bool) ->
         move_pointer(run, number)
     # Last: a version without this record counts as unfinished, and resuming it comes here again.
     write_record(folder, replace(record, refused=refused, comparison=comparison.values(), sha256=digest.hexdigest()))
-    return VersionResult(folder, number, result, comparison, refused)
+    return number, comparison, refused

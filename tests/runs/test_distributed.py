@@ -223,6 +223,33 @@ def test_a_signal_to_the_command_reaches_all(config, tmp_path, seconds):
     assert train.returncode == 130 and "stopped: go on with: mmcl-fast train " in stderr and "--devices 2" in stderr
 
 
+def test_several_processes_learn_more_together(tmp_path):
+    """The same bits and comparison as one process, and the exit code of a refused version."""
+    first = write_folder(tmp_path / "first", classes=2, modalities=("image",))
+    more = write_folder(tmp_path / "more", classes=2, modalities=("text",))
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        f'[stream]\nsource = "folder"\npath = "{first}"\n[method]\nname = "ridge"\n[train]\ndevice = "cpu"\n'
+        f'cache = "{tmp_path / "cache"}"\n'
+    )
+    train = command("train", file, "--out", tmp_path / "run", "-q")
+    assert train.wait(300) == 0
+    found = []
+    for devices in (1, 2):
+        learn = command("learn", tmp_path / "run", more, "--devices", devices, "-q", "--json")
+        stdout, stderr = learn.communicate(timeout=300)
+        assert learn.returncode == 0, stderr
+        found.append(json.loads(stdout))
+        rollback = command("rollback", tmp_path / "run", "--to", 1)
+        assert rollback.wait(300) == 0
+    assert [f["version"] for f in found] == [2, 3] and found[0]["comparison"] == found[1]["comparison"]
+    assert outcome(tmp_path / "run/versions/2") == outcome(tmp_path / "run/versions/3")
+    assert json.loads((tmp_path / "run/versions/3/environment.json").read_text())["processes"] == 2
+    wrong = command("learn", tmp_path / "run", tmp_path / "nothing", "--devices", 2, "-q")
+    _, stderr = wrong.communicate(timeout=300)
+    assert wrong.returncode == 2 and stderr.count("error:") == 1 and "nothing" in stderr
+
+
 def children(process: int) -> list[str]:
     return Path(f"/proc/{process}/task/{process}/children").read_text().split()
 
