@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,11 +27,22 @@ from mmcl_fast.cli.output import to_json
 from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
-    from mmcl_fast.learning import Prediction
+    from mmcl_fast.learning import Learner, Prediction
     from mmcl_fast.progress import Progress
 
 FORMATS = ("table", "json", "csv")
-COLUMNS = ("file", "status", "modality", "rank", "class", "class_modality", "probability", "contributions", "error")
+COLUMNS = (
+    "file",
+    "status",
+    "modality",
+    "rank",
+    "class",
+    "class_modality",
+    "probability",
+    "contributions",
+    "error",
+    "unknown",
+)
 ROWS_AT_ONCE = 64  # rows of a table that are laid out and printed together
 
 
@@ -59,6 +70,15 @@ def predict(
             metavar="TEXT,...",
             help="Texts to choose from in place of the classes learned. Prompts and re-alignment stay as they were "
             "learned, so a new class is scored by its text alone.",
+            show_default=False,
+        ),
+    ] = None,
+    unknown: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Say of a file that it is of none of the classes if it resembles them less than all but RATE of the "
+            "files of known classes do, such as 0.05.",
             show_default=False,
         ),
     ] = None,
@@ -91,6 +111,8 @@ def predict(
 
     isolation.prepare()  # worker processes start while the learner loads
     learner = Learner.load(run, device=device, workers=workers)
+    if unknown is not None:
+        _require_unknown(run, learner, unknown, classes)
     predictions = learner.predictions(
         find_inputs(files),
         modality=modality,
@@ -100,16 +122,30 @@ def predict(
         classes=None if classes is None else classes.split(","),
     )
     # On a terminal the predictions themselves show the progress.
+    limit = None if unknown is None else 1 - unknown
     counter = _Counter(predictions, progress.make(quiet or sys.stdout.isatty()))
     if as_json:
-        _print_json_list(counter)
+        _print_json_list(counter, limit)
     else:
-        {"table": _print_table, "json": _print_json_lines, "csv": _print_csv}[form](counter)
+        {"table": _print_table, "json": _print_json_lines, "csv": _print_csv}[form](counter, limit)
     if not counter.total:
         raise UserError(f"{', '.join(map(str, files))}: no file and no line in it; give something to predict")
     if counter.failed:
         print(f"error: {counter.failed} of {counter.total} can't be read", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def _require_unknown(run: Path, learner: Learner, rate: float, classes: str | None) -> None:
+    """Check that ``--unknown`` can be answered. Raises UserError."""
+    if not 0 < rate < 1:
+        raise UserError(f"--unknown {rate}: give a share between 0 and 1, such as 0.05")
+    if classes is not None:
+        raise UserError("--unknown: is for the classes learned; leave out --classes")
+    if not learner.unknown.levels:
+        raise UserError(
+            f"{run}: no validation samples, or learned by an earlier version, so usual files are not known; "
+            "learn again with stream.validation=auto"
+        )
 
 
 class _Counter:
@@ -127,32 +163,44 @@ class _Counter:
                 yield prediction
 
 
-def _print_json_list(predictions: Iterable[Prediction]) -> None:
+def _is_unknown(p: Prediction, limit: float | None) -> bool:
+    """Return whether a file is said to be of none of the classes."""
+    return limit is not None and p.unknown is not None and p.unknown >= limit
+
+
+def _record(p: Prediction, limit: float | None) -> dict[str, Any]:
+    """Return the JSON values of a prediction; with ``--unknown`` also whether it is of none of the classes."""
+    return p.record() | ({} if limit is None else {"is_unknown": _is_unknown(p, limit)})
+
+
+def _print_json_list(predictions: Iterable[Prediction], limit: float | None) -> None:
     """Print one list, each item as soon as it is predicted."""
     start = "["
     for p in predictions:
-        print(start, to_json(p.record()), sep="\n", end="")
+        print(start, to_json(_record(p, limit)), sep="\n", end="")
         start = ","
     print("\n]" if start == "," else "[]")
 
 
-def _print_json_lines(predictions: Iterable[Prediction]) -> None:
+def _print_json_lines(predictions: Iterable[Prediction], limit: float | None) -> None:
     for p in predictions:
-        print(to_json(p.record()))
+        print(to_json(_record(p, limit)))
 
 
-def _print_csv(predictions: Iterable[Prediction]) -> None:
+def _print_csv(predictions: Iterable[Prediction], limit: float | None) -> None:
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(COLUMNS)
     for p in predictions:
         if p.error is not None:
-            out.writerow([p.file, "error", p.modality, None, None, None, None, None, p.error])
+            out.writerow([p.file, "error", p.modality, None, None, None, None, None, p.error, None])
         shares = ";".join(f"{m}={q:.6g}" for m, q in (p.contributions or {}).items())
+        status = "unknown" if _is_unknown(p, limit) else "ok"
+        score = None if p.unknown is None else f"{p.unknown:.4g}"
         for rank, ((m, c), q) in enumerate(zip(p.labels, p.probabilities), 1):
-            out.writerow([p.file, "ok", p.modality, rank, c, m, f"{q:.6g}", shares, None])
+            out.writerow([p.file, status, p.modality, rank, c, m, f"{q:.6g}", shares, None, score])
 
 
-def _print_table(predictions: Iterable[Prediction]) -> None:
+def _print_table(predictions: Iterable[Prediction], limit: float | None) -> None:
     """Print tables of ``ROWS_AT_ONCE`` rows with the same layout, so that a long table is printed as it grows."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
@@ -165,7 +213,9 @@ def _print_table(predictions: Iterable[Prediction]) -> None:
             table.add_column(name, overflow="fold", ratio=share, width=None if share else 9)
         for p in rows:
             shares = sorted((p.contributions or {}).items(), key=lambda item: -item[1])
-            labels = (f"{q:6.1%}  {c}{f' ({m})' if m else ''}" for (m, c), q in zip(p.labels, p.probabilities))
+            labels = [f"{q:6.1%}  {c}{f' ({m})' if m else ''}" for (m, c), q in zip(p.labels, p.probabilities)]
+            if _is_unknown(p, limit):
+                labels = [f"none of the classes: stranger than {p.unknown:.1%} of known files", *labels]
             table.add_row(
                 escape(p.file),
                 p.modality or "-",

@@ -37,12 +37,14 @@ KEYS: dict[str, type | tuple[type, ...]] = {  # keys of a learner's JSON values,
     "state": dict,
     "calibration": dict,
     "aliases": list,
+    "unknown": dict,
 }
 ADDED: dict[str, Any] = {
     "precision": "auto",
     "media": {},
     "calibration": {},
     "aliases": [],
+    "unknown": {},
 }  # keys added to format 2: the values where they are missing
 
 

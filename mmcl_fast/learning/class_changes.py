@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcl_fast.encoders import Encoder
 from mmcl_fast.errors import RunError, suggest
 from mmcl_fast.learning.model import require_finite
+from mmcl_fast.learning.unknown import UnknownScores
 from mmcl_fast.methods import Classes, Method
 from mmcl_fast.streams.sample import ClassId
 
@@ -45,6 +46,7 @@ class ClassChanges:
     progress: Any
     tasks: list[dict[str, Any]]
     aliases: dict[ClassId, ClassId]
+    unknown: UnknownScores
 
     def rename(self, old: str, new: str, *, text: str | None = None) -> ClassId:
         """Give a class another name and text. Its samples stay learned, and its former name becomes an alias.
@@ -135,6 +137,7 @@ class ClassChanges:
         except BaseException:
             self._reset(*before)
             raise
+        self.unknown.remove(number)
         self.classes, self.tasks = classes, tasks
         self.aliases = {old: now for old, now in self.aliases.items() if now != key}
         return remains

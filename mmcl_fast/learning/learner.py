@@ -23,6 +23,7 @@ from mmcl_fast.learning.evaluation import Evaluation
 from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trunk_tokens_of_all
 from mmcl_fast.learning.predict import FilePredictions
 from mmcl_fast.learning.predictions import predictions_of
+from mmcl_fast.learning.unknown import UnknownScores
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
@@ -74,6 +75,7 @@ class Learner(ClassChanges, FilePredictions):
         settings: the arguments that are saved with the model.
         calibration: the temperatures of its probabilities, see :meth:`calibrate`.
         aliases: the former key of each renamed class -> its key of today.
+        unknown: scores samples for belonging to none of the classes.
         checkpoints: where the states of training loops are kept while a task is learned; nowhere by default.
 
     Raises:
@@ -135,6 +137,7 @@ class Learner(ClassChanges, FilePredictions):
         self.tasks: list[dict[str, Any]] = []
         self.calibration = Calibration()
         self.aliases: dict[ClassId, ClassId] = {}
+        self.unknown = UnknownScores()
 
     def learn(self, task: Task) -> dict[str, float]:
         """Learn the training samples of one task.
@@ -167,12 +170,14 @@ class Learner(ClassChanges, FilePredictions):
         try:
             self.method.learn(data, classes)
             require_finite(self.method.state()[0])
+            unknown = self.unknown.copy()
+            unknown.add(tokens, task.modality, data.classes, data.labels)
         except BaseException as fault:
             self._reset(tensors, values)
             if isinstance(fault, RunError):
                 raise type(fault)(f"task {task.name}: {fault}") from None
             raise
-        self.classes = classes
+        self.classes, self.unknown = classes, unknown
         self.tasks.append(saving.task_record(task))
         seconds = {"decode and trunk": trunk_seconds, **self.method.seconds}
         return {**seconds, "bookkeeping": time.perf_counter() - started - sum(seconds.values())}
@@ -193,7 +198,8 @@ class Learner(ClassChanges, FilePredictions):
     def calibrate(self, tasks: Sequence[Task], split: str = "val") -> Calibration:
         """Fit the temperatures of the probabilities on samples that were not learned, and return them.
 
-        Answers do not change. Learning a task keeps the temperatures, so calibrate again after it.
+        The usual distances of ``unknown`` are fitted too. Answers do not change. Learning a task keeps both as they
+        are, so calibrate again after it.
 
         Args:
             tasks: tasks that were learned.
@@ -203,6 +209,7 @@ class Learner(ClassChanges, FilePredictions):
             MediaError: a file is broken.
         """
         self.calibration = evaluation.calibrate(self, tasks, split)
+        self.unknown.fit_levels(evaluation.held_out_distances(self, tasks, split))
         return self.calibration
 
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:

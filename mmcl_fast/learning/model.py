@@ -13,6 +13,7 @@ from mmcl_fast.encoders import Encoder, Tokens
 from mmcl_fast.errors import RunError
 from mmcl_fast.feature_cache.cache import FeatureCache
 from mmcl_fast.learning.calibration import Calibration
+from mmcl_fast.learning.unknown import UnknownScores
 from mmcl_fast.media.spec import Spec, adjust
 from mmcl_fast.methods import Classes, Method
 from mmcl_fast.streams.sample import ClassId, Sample
@@ -30,6 +31,7 @@ class Model(Protocol):
         settings: the options that are saved with the model, as JSON values.
         calibration: the temperatures of its probabilities.
         aliases: the former key of a renamed class -> its key of today.
+        unknown: scores samples for belonging to none of the classes.
     """
 
     encoder: Encoder
@@ -40,6 +42,7 @@ class Model(Protocol):
     settings: dict[str, Any]
     calibration: Calibration
     aliases: dict[ClassId, ClassId]
+    unknown: UnknownScores
 
 
 def spec_of(model: Model, modality: str) -> Spec:

@@ -54,6 +54,8 @@ class Prediction:
         contributions: modality -> weight of its prompts and gate. None for methods without contributions, before the
             first task, and where there is no prediction.
         error: one line that names the file and says why there is no prediction; None where there is one.
+        unknown: from 0 to 1, how little the sample resembles the classes learned: the share of held-out samples of
+            these classes that resemble them more. None where nothing was held out, and with other class texts.
 
     Example::
 
@@ -67,6 +69,7 @@ class Prediction:
     probabilities: list[float]
     contributions: dict[str, float] | None
     error: str | None = None
+    unknown: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -78,6 +81,7 @@ class Prediction:
                 {"modality": m or None, "class": c, "probability": q}
                 for (m, c), q in zip(self.labels, self.probabilities)
             ],
+            "unknown": self.unknown,
             "error": self.error,
         }
 
@@ -160,6 +164,7 @@ class Predictor:
         # Texts in place of classes have scores that no held-out sample was asked for.
         calibrated = self.classes is self.model.classes
         shares = self.model.calibration.probabilities(scores, modality) if calibrated else scores.softmax(1)
+        unknown = self.model.unknown(tokens, modality) if calibrated else [None] * len(names)
         best = shares.topk(min(top_k or self.top_k, len(self.classes)), dim=1)
         return [
             Prediction(
@@ -168,6 +173,7 @@ class Predictor:
                 [self.classes.keys[k] for k in ids],
                 values,
                 self.method.contributions(tokens[i : i + 1], modality, given=self.given),
+                unknown=unknown[i],
             )
             for i, (name, ids, values) in enumerate(zip(names, best.indices.tolist(), best.values.tolist()))
         ]

@@ -15,6 +15,7 @@ from mmcl_fast.learning.classes import canonical_names
 from mmcl_fast.learning.current_version import current_folder
 from mmcl_fast.learning.model import Model
 from mmcl_fast.learning.random_state import get_random_states
+from mmcl_fast.learning.unknown import UnknownScores
 from mmcl_fast.methods import Classes
 from mmcl_fast.streams.sample import Task
 
@@ -35,6 +36,8 @@ def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what a checkpoint of the model holds: tensors and JSON values."""
     tensors, values = model.method.state()
     tensors = {f"method/{k}": v for k, v in tensors.items()} | {"classes": model.classes.embedding}
+    known, unknown_values = model.unknown.state()
+    tensors |= {f"unknown/{k}": v for k, v in known.items()}
     return tensors | get_random_states(), {
         "encoder": model.encoder.name,
         "fingerprint": model.encoder.fingerprint,
@@ -44,6 +47,7 @@ def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "texts": model.classes.texts,
         "state": values,
         "calibration": model.calibration.values(),
+        "unknown": unknown_values,
         "aliases": [[list(old), list(new)] for old, new in model.aliases.items()],
     }
 
@@ -108,6 +112,8 @@ def _load(model: Model, tensors: dict[str, Tensor], values: dict[str, Any]) -> t
     model.method.load_state(*state)
     keys, model.tasks = canonical_names(values["keys"], values["tasks"])
     model.calibration = Calibration.from_values(values["calibration"])
+    known = {k.removeprefix("unknown/"): v for k, v in tensors.items() if k.startswith("unknown/")}
+    model.unknown = UnknownScores.from_state(known, values["unknown"])
     model.aliases = {(old[0], old[1]): (new[0], new[1]) for old, new in values["aliases"]}
     model.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
     return state

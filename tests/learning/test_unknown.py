@@ -1,0 +1,111 @@
+"""The score that a sample belongs to none of the classes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+import mmcl_fast as mf
+from mmcl_fast.encoders import Tokens
+from mmcl_fast.learning.unknown import SHRINKAGE, UnknownScores
+from tests.toy import ToyEncoder, write_folder
+
+WIDTH = 12
+
+
+def made(mean, count, seed, spread=0.02):
+    """Return tokens whose queries lie around a mean."""
+    noise = torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed))
+    return Tokens(torch.zeros(count, 1, 1), mean + spread * noise)
+
+
+@pytest.fixture
+def scores():
+    found = UnknownScores()
+    means = torch.eye(WIDTH)[:3]
+    for c in range(3):
+        found.add(made(means[c], 60, c), "image", [c], torch.full((60,), c))
+    held = torch.cat([found.distance(made(means[c], 40, 10 + c), "image") for c in range(3)])
+    found.fit_levels({"image": held})
+    return found
+
+
+def test_r_is_the_relative_mahalanobis_distance(scores):
+    """Against the definition with full matrices."""
+    memory = scores.memory
+    mean = memory.means("image").double()
+    pooled = memory.pooled["image"]
+    total = 180
+    covariance = (pooled.factor.T @ pooled.factor + torch.diag(pooled.diagonal)).double()
+    centre = mean.mean(0)
+    deviation = mean - centre
+    within = covariance * (total - 1) / (total - 3)
+    whole = covariance + 60 / (total - 1) * deviation.T @ deviation
+
+    def shrunk(a):
+        return (1 - SHRINKAGE) * a + SHRINKAGE * a.trace() / WIDTH * torch.eye(WIDTH)
+
+    tokens = made(torch.ones(WIDTH), 5, 3, spread=0.5)
+    x = torch.nn.functional.normalize(tokens.query, dim=1).double()
+    a, b = torch.linalg.inv(shrunk(within)), torch.linalg.inv(shrunk(whole))
+    near = torch.stack([((x - m) @ a * (x - m)).sum(1) for m in mean], 1).min(1).values
+    expected = near - ((x - centre) @ b * (x - centre)).sum(1)
+    torch.testing.assert_close(scores.distance(tokens, "image"), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_limit_flags_the_rate_it_promises_and_finds_strangers(scores):
+    known = torch.tensor(scores(made(torch.eye(WIDTH)[0], 400, 77), "image"))
+    assert 0.01 < float((known >= 0.95).double().mean()) < 0.12
+    strange = torch.tensor(scores(made(torch.eye(WIDTH)[7], 100, 78), "image"))
+    assert float(strange.min()) == 1.0
+    assert scores(made(torch.eye(WIDTH)[0], 3, 1), "audio") == [1.0] * 3  # a modality that was never learned
+
+
+def test_without_held_out_samples_nothing_is_said():
+    scores = UnknownScores()
+    scores.add(made(torch.eye(WIDTH)[0], 9, 0), "image", [0], torch.zeros(9, dtype=torch.int64))
+    scores.fit_levels({})
+    assert scores(made(torch.eye(WIDTH)[0], 2, 1), "image") == [None, None]
+
+
+def test_scores_are_saved_and_a_removed_class_is_a_stranger(scores):
+    tensors, values = scores.state()
+    again = UnknownScores.from_state(tensors, values)
+    tokens = made(torch.eye(WIDTH)[1], 8, 5)
+    assert again(tokens, "image") == scores(tokens, "image")
+    assert max(scores(tokens, "image")) < 1.0
+    scores.remove(1)
+    assert scores(tokens, "image") == [1.0] * 8
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("data"), classes=4, train=8, modalities=("image", "text"))
+    stream = mf.Stream.from_folder(root, classes_per_task=4)
+    learner = mf.Learner(ToyEncoder(), "ncm")
+    for task in stream:
+        learner.learn(dataclasses.replace(task))
+    return learner, stream, root
+
+
+def test_predictions_have_the_score_after_calibration(learned, tmp_path):
+    learner, stream, root = learned
+    file = root / "image/test/class_0/0.png"
+    assert learner.predict([file])[0].unknown is None  # nothing was held out yet
+    learner.calibrate(stream.tasks)
+    found = learner.predict([file])[0]
+    assert 0 <= found.unknown <= 1 and found.record()["unknown"] == found.unknown
+    learner.save(tmp_path / "model")
+    again = mf.Learner.load(tmp_path / "model", encoder=learner.encoder)
+    assert again.predict([file])[0].unknown == found.unknown
+
+
+def test_a_failed_task_leaves_the_scores_as_they_were(learned, monkeypatch):
+    learner, stream, _ = learned
+    before = {m: dict(c) for m, c in learner.unknown.memory.counts.items()}
+    monkeypatch.setattr(type(learner.method), "learn", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        learner.learn(stream.tasks[0])
+    assert learner.unknown.memory.counts == before
