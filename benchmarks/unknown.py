@@ -47,7 +47,7 @@ NOUNS = (
 
 
 class Known:
-    """What a feature memory says of one modality, in the form that scores need.
+    """The statistics that a feature memory keeps of one modality, in the form that scores need.
 
     W is the covariance within the classes and T the one of all samples; T = share W + between. With p coordinates
 
