@@ -64,7 +64,7 @@ def rename(
 
     Data with the former name still count as this class.
 
-    Example: `mmcl-fast rename runs/demo image/hound dog`
+    Example: `mmcl-fast rename runs/demo image/bird robin`
     """
     from mmcl_fast import progress, runs
 
@@ -93,7 +93,7 @@ def remove(
     Statistics, text, test samples, report pictures and cached trunk tokens of the class go. The command says what still
     holds a share of it. Older versions keep the class: `mmcl-fast prune RUN --only-current` removes them.
 
-    Example: `mmcl-fast remove runs/demo audio/dog`
+    Example: `mmcl-fast remove runs/demo image/bird`
     """
     from mmcl_fast import progress, runs
 

@@ -143,8 +143,7 @@ def _require_unknown(run: Path, learner: Learner, rate: float, classes: str | No
         raise UserError("--unknown: is for the classes learned; leave out --classes")
     if not learner.unknown.levels:
         raise UserError(
-            f"{run}: no validation samples, or learned by an earlier version, so usual files are not known; "
-            "learn again with stream.validation=auto"
+            f"{run}: learned by an earlier version, so usual files are not known; train it again, or drop --unknown"
         )
 
 

@@ -215,19 +215,6 @@ def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibr
     return Calibration.from_values(distributed.broadcast_object(fit_temperatures(scored).values()))
 
 
-def held_out_distances(model: Model, tasks: Sequence[Task], split: str = "val") -> dict[str, Tensor]:
-    """Return modality -> r ``[n]`` of held-out samples of learned classes; see :mod:`mmcl_fast.learning.unknown`."""
-    found: dict[str, list[Tensor]] = {}
-    for task in tasks:
-        samples = task.split(split)
-        if samples and task.modality in model.unknown.memory.counts:
-            tokens = trunk_tokens_of_all(model, samples, f"{task.name}: decode and trunk")
-            r = model.unknown.distance(tokens, task.modality)
-            assert r is not None
-            found.setdefault(task.modality, []).append(r)
-    return distributed.broadcast_object({m: torch.cat(some) for m, some in found.items()})
-
-
 def _confidence(scores: Tensor, columns: Tensor | None, best: Tensor, temperature: float) -> Tensor:
     """Return the probability of the best class among the columns that compete, ``[n]`` float64 on the CPU."""
     competing = scores if columns is None else scores[:, columns.to(scores.device)]

@@ -171,7 +171,8 @@ class Learner(ClassChanges, FilePredictions):
             self.method.learn(data, classes)
             require_finite(self.method.state()[0])
             unknown = self.unknown.copy()
-            unknown.add(tokens, task.modality, data.classes, data.labels)
+            recordings = [sample.group or sample.key for sample in samples] * self.views
+            unknown.add(tokens, task.modality, data.classes, data.labels, recordings)
         except BaseException as fault:
             self._reset(tensors, values)
             if isinstance(fault, RunError):
@@ -198,8 +199,7 @@ class Learner(ClassChanges, FilePredictions):
     def calibrate(self, tasks: Sequence[Task], split: str = "val") -> Calibration:
         """Fit the temperatures of the probabilities on samples that were not learned, and return them.
 
-        The usual distances of ``unknown`` are fitted too. Answers do not change. Learning a task keeps both as they
-        are, so calibrate again after it.
+        Answers do not change. Learning a task keeps the temperatures, so calibrate again after it.
 
         Args:
             tasks: tasks that were learned.
@@ -209,7 +209,6 @@ class Learner(ClassChanges, FilePredictions):
             MediaError: a file is broken.
         """
         self.calibration = evaluation.calibrate(self, tasks, split)
-        self.unknown.fit_levels(evaluation.held_out_distances(self, tasks, split))
         return self.calibration
 
     def tokens(self, samples: Sequence[Sample], title: str, views: int = 1, keep: bool = False) -> Tokens:

@@ -55,7 +55,7 @@ class Prediction:
             first task, and where there is no prediction.
         error: one line that names the file and says why there is no prediction; None where there is one.
         unknown: from 0 to 1, how little the sample resembles the classes learned: the share of held-out samples of
-            these classes that resemble them more. None where nothing was held out, and with other class texts.
+            these classes that resemble them more. None with other class texts, and where too few samples were learned.
 
     Example::
 

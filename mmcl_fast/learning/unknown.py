@@ -1,19 +1,22 @@
-"""How little a sample resembles the classes that a model has learned.
+"""Scores of samples for resembling none of the classes that a model has learned.
 
     r(x) = min_c |x - mu_c|^2 in W^-1  -  |x - m|^2 in T^-1
 
-x is the frozen trunk's unit query. mu_c are the means of the modality's classes, m is the mean of its samples, W is the
-covariance within the classes, and T is the covariance of all samples. The difference is the relative Mahalanobis
+x is the frozen trunk's unit query. mu_c are the means of the modality's classes, and m is the mean of its samples. W is
+the covariance within the classes, and T is the covariance of all samples. The difference is the relative Mahalanobis
 distance (Ren et al. 2021, arXiv 2106.09022): what is odd in every class does not count. Both covariances are shrunk
 towards a multiple of the identity by ``SHRINKAGE``.
 
-Only statistics are kept, so no sample is. They do not depend on the method, and prompts do not move them. The score of
-a sample is the share of held-out samples of known classes that have a smaller r. So a limit of 0.95 flags about 5 % of
-the samples of known classes.
+Only statistics are kept, so no sample is. They do not depend on the method, and prompts do not move them.
+
+The score of a sample is the share of held-out samples of its modality's classes that have a smaller r. So a limit of
+0.95 flags about 5 % of the samples of known classes. For it each task's training samples are divided into ``FOLDS``
+parts, and r of a part is measured with the statistics of the others. Samples of one recording are in one part.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,13 +31,14 @@ from mmcl_fast.methods.shared.embedding import unit_query
 
 RANK = 64  # of the covariance within the classes of a modality
 SHRINKAGE = 0.8
-LEAST_SAMPLES = 8  # held-out samples of a modality, below which the other modalities' location and scale count
-MOST_LEVELS = 1000  # numbers that are kept of the held-out samples
+FOLDS = 5
+LEAST_SAMPLES = 10  # held-out samples of a modality, below which there is no score
+MOST_SAMPLES = 1000  # of a task that are held out in turn, and numbers that are kept of a modality
 
 
 @dataclass
 class _Modality:
-    """What r needs of one modality; float64 tensors on the CPU.
+    """The parts of r for one modality; float64 tensors on the CPU.
 
     Attributes:
         mean: ``[K, D]``, of its classes.
@@ -70,25 +74,23 @@ class UnknownScores:
 
     Attributes:
         memory: counts, means and the shared covariance of queries, by modality and class.
-        location, scale: modality -> mean and standard deviation of r over its held-out samples.
-        levels: r of all held-out samples, relative to location and scale of their modality, ascending.
+        levels: modality -> r of held-out samples, ascending.
     """
 
     def __init__(self) -> None:
         self.memory = FeatureMemory(0, RANK, 1.0)
-        self.location: dict[str, float] = {}
-        self.scale: dict[str, float] = {}
-        self.levels: list[float] = []
+        self.levels: dict[str, list[float]] = {}
         self._prepared: dict[str, _Modality] = {}
 
     def copy(self) -> UnknownScores:
         """Return scores that can learn without changing these."""
         other = UnknownScores()
-        other.memory = self.memory.copy()
-        other.location, other.scale, other.levels = dict(self.location), dict(self.scale), list(self.levels)
+        other.memory, other.levels = self.memory.copy(), dict(self.levels)
         return other
 
-    def add(self, tokens: Any, modality: str, classes: Sequence[int], labels: Tensor) -> None:
+    def add(
+        self, tokens: Any, modality: str, classes: Sequence[int], labels: Tensor, recordings: Sequence[str]
+    ) -> None:
         """Add a task's samples.
 
         Args:
@@ -96,68 +98,62 @@ class UnknownScores:
             modality: of the samples.
             classes: ids of their classes.
             labels: ``[n]``, ids of classes.
+            recordings: for each sample the name of what it was made from; equal names are held out together.
         """
-        self.memory.add(modality, classes, unit_query(tokens).cpu(), labels.cpu())
+        x, labels = unit_query(tokens).cpu(), labels.cpu()
+        rows = torch.arange(len(x)) if len(x) <= MOST_SAMPLES else torch.linspace(0, len(x) - 1, MOST_SAMPLES).long()
+        folds = torch.tensor([_fold(recordings[row]) for row in rows.tolist()])
+        found = torch.cat([self._hold_out(x[rows], modality, labels[rows], folds == fold) for fold in range(FOLDS)])
+        levels = torch.cat([torch.tensor(self.levels.get(modality, []), dtype=torch.float64), found]).sort().values
+        if len(levels) > MOST_SAMPLES:
+            levels = levels.quantile(torch.linspace(0, 1, MOST_SAMPLES, dtype=torch.float64))
+        self.levels[modality] = levels.tolist()
+        self.memory.add(modality, classes, x, labels)
         self._prepared = {}
+
+    def _hold_out(self, x: Tensor, modality: str, labels: Tensor, held: Tensor) -> Tensor:
+        """Return r of the ``held`` samples with the statistics of the others, where their classes have others."""
+        others = labels[~held].unique()
+        held = held & torch.isin(labels, torch.cat([others, torch.tensor(self.memory.labels(modality)).long()]))
+        if not bool(held.any()) or not len(others):
+            return torch.empty(0, dtype=torch.float64)
+        trial = self.memory.copy()
+        chosen = ~held & torch.isin(labels, others)
+        trial.add(modality, others.tolist(), x[chosen], labels[chosen])
+        if len(trial.counts[modality]) < 2:
+            return torch.empty(0, dtype=torch.float64)  # W and T are the same then, and r is 0
+        return _prepare(trial, modality).distance(x[held].double())
 
     def remove(self, label: int) -> None:
         """Take a class out; the ids of later classes become smaller by one."""
         remove_from_memory(self.memory, label)
         self._prepared = {}
 
-    def distance(self, tokens: Any, modality: str) -> Tensor | None:
-        """Return r ``[n]`` float64 on the CPU; None for a modality that was not learned."""
-        if modality not in self.memory.counts:
-            return None
+    def distance(self, tokens: Any, modality: str) -> Tensor:
+        """Return r ``[n]`` float64 on the CPU, of samples of a modality that was learned."""
         if modality not in self._prepared:
             self._prepared[modality] = _prepare(self.memory, modality)
         return self._prepared[modality].distance(unit_query(tokens).cpu().double())
 
-    def fit_levels(self, held_out: Mapping[str, Tensor]) -> None:
-        """Learn which distances are usual.
-
-        Args:
-            held_out: modality -> r ``[n]`` of samples of known classes that were not learned.
-        """
-        enough = {m: r for m, r in held_out.items() if len(r) >= LEAST_SAMPLES}
-        self.location = {m: float(r.mean()) for m, r in enough.items()}
-        self.scale = {m: max(float(r.std()), 1e-12) for m, r in enough.items()}
-        relative = [self._relative(r, m) for m, r in held_out.items() if self.location]
-        if not relative:
-            self.levels = []
-            return
-        levels = torch.cat(relative).sort().values
-        if len(levels) > MOST_LEVELS:
-            levels = levels.quantile(torch.linspace(0, 1, MOST_LEVELS, dtype=levels.dtype))
-        self.levels = levels.tolist()
-
     def __call__(self, tokens: Any, modality: str) -> list[float | None]:
         """Return for each of n samples the share of held-out samples that resemble the classes more, from 0 to 1.
 
-        None where nothing was held out, so that usual distances are not known. A modality that was not learned has 1.
+        A modality that was not learned has 1. None for a modality with one class, and where too few samples were held
+        out, as in a model of an earlier version.
         """
         count = len(tokens.query)
-        r = self.distance(tokens, modality)
-        if not self.levels:
+        if modality not in self.memory.counts:
+            return [1.0 if self.levels else None] * count
+        levels = torch.tensor(self.levels.get(modality, []), dtype=torch.float64)
+        if len(levels) < LEAST_SAMPLES or len(self.memory.counts[modality]) < 2:
             return [None] * count
-        if r is None:
-            return [1.0] * count
-        below = torch.searchsorted(torch.tensor(self.levels, dtype=torch.float64), self._relative(r, modality))
-        return (below.double() / len(self.levels)).tolist()
-
-    def _relative(self, r: Tensor, modality: str) -> Tensor:
-        """Return r relative to the modality's location and scale, or to the means of the others' where it has none."""
-
-        def of(values: Mapping[str, float]) -> float:
-            return values[modality] if modality in values else sum(values.values()) / len(values)
-
-        return (r.double() - of(self.location)) / of(self.scale)
+        below = torch.searchsorted(levels, self.distance(tokens, modality))
+        return (below.double() / len(levels)).tolist()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON values."""
         tensors, values = self.memory.state()
-        levels = {"location": self.location, "scale": self.scale, "levels": self.levels}
-        return tensors, {"memory": values, **levels}
+        return tensors, {"memory": values, "levels": self.levels}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], values: Mapping[str, Any]) -> UnknownScores:
@@ -169,10 +165,13 @@ class UnknownScores:
         self = cls()
         if values:
             self.memory.load_state({k: v.cpu() for k, v in tensors.items()}, values["memory"])
-            self.location = {str(m): float(v) for m, v in values["location"].items()}
-            self.scale = {str(m): float(v) for m, v in values["scale"].items()}
-            self.levels = [float(v) for v in values["levels"]]
+            self.levels = {str(m): [float(r) for r in levels] for m, levels in values["levels"].items()}
         return self
+
+
+def _fold(recording: str) -> int:
+    """Return the part that a recording is in."""
+    return int.from_bytes(hashlib.sha256(recording.encode(errors="surrogatepass")).digest()[:4], "big") % FOLDS
 
 
 def _prepare(memory: FeatureMemory, modality: str) -> _Modality:

@@ -87,6 +87,11 @@ def here(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         bird.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(255 - np.asarray(Image.open(file))).save(bird)
     call("learn", root / "runs/demo", root / "new_classes", "--quiet")
+    shutil.copytree(place / "data/image", root / "mine/image")
+    leak = next((root / "mine/image/test/class_0").iterdir())
+    shutil.copy(leak, root / "mine/image/train/class_0" / f"again{leak.suffix}")
+    call("data", "check", root / "mine", "--fix")
+    assert (root / "mine/.left_out/1").is_dir()
     rows = [
         {
             "path": str(file.relative_to(root / "demo")),
@@ -118,6 +123,8 @@ def test_the_examples_of_a_command_run(command: str, text: str, here: Path, monk
         shutil.rmtree("runs/demo")
     if command == "bench train":  # takes a minute; tests/benchmarks/test_bench_train.py runs its rows
         monkeypatch.setattr(bench.subprocess, "run", lambda *args, **options: SimpleNamespace(returncode=0))
+    if command in ("remove", "rename"):  # of a version that knows the class
+        call("rollback", "runs/demo", "--to", 2)
     if command == "serve":  # stop as soon as it answers
         monkeypatch.setattr("uvicorn.Server.on_tick", lambda *args: asyncio.sleep(0, True))
     for words in found:

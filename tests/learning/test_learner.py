@@ -143,7 +143,9 @@ def test_an_interrupt_in_the_middle_restores_the_state(root, monkeypatch):
         before, values = learner.method.state()
         before, values = {k: v.clone() for k, v in before.items()}, copy.deepcopy(values)
         with monkeypatch.context() as patch:
-            patch.setattr(type(learner.method), "update_class_texts", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(
+                type(learner.method), "update_class_texts", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)
+            )
             with pytest.raises(KeyboardInterrupt):
                 learner.learn(task)
         after = learner.method.state()
