@@ -340,13 +340,15 @@ class FeatureMemory:
         Factors with more rows than today's are cut. Earlier versions kept more, or had other ranks.
 
         Raises:
-            ValueError: the statistics are not one for each class.
+            ValueError: the statistics are not one for each class, or a count is wrong.
         """
 
         def read(key: str) -> list[Tensor]:
             return [tensors[f"{key}/{field}"] for field in FIELDS]
 
         self.counts, self.blocks = {}, {}
+        if not all(type(count) is int and count > 0 for count in values["pooled"].values()):
+            raise ValueError("pooled statistics: a count of samples is no whole number above 0")
         self.pooled = {
             m: Gaussian(n, *read(f"pooled/{m}")).limit_rank(self.modality_rank, POOLED_SAMPLES_PER_ROW)
             for m, n in values["pooled"].items()
@@ -363,6 +365,8 @@ class FeatureMemory:
                 )
             return
         for modality, known in values["classes"].items():
+            if not all(type(count) is int and count > 0 for count in known["counts"]):
+                raise ValueError(f"statistics of {modality}: a count of samples is no whole number above 0")
             self.counts[modality] = dict(zip(known["labels"], known["counts"], strict=True))
             count = -(-len(self.counts[modality]) // BLOCK_CLASSES)
             self.blocks[modality] = [Block(*read(f"class/{modality}/{number}")) for number in range(count)]
