@@ -14,6 +14,7 @@ import pytest
 from mmcl_fast.errors import ConfigError, MediaError
 from mmcl_fast.learning import Learner, Line, find_inputs, predict
 from mmcl_fast.learning.predict_inputs import find_files
+from mmcl_fast.learning.unknown import UnknownScores
 from tests.cli.calls import call, error_of
 
 
@@ -168,3 +169,34 @@ def test_a_method_that_does_not_score_texts_says_so(place: Path, tmp_path: Path)
     line = error_of(call("predict", out, picture, "--classes", "cat,dog", code=2))
     assert "ridge" in line and "comm" in line
     assert json.loads(call("predict", out, picture, "--json").stdout)[0]["contributions"] is None
+
+
+def test_files_of_no_class_are_flagged_in_every_format(
+    place: Path, mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures get a score above the limit, texts one below it."""
+    monkeypatch.setattr(
+        UnknownScores,
+        "__call__",
+        lambda self, tokens, modality: [0.97 if modality == "image" else 0.3] * len(tokens.query),
+    )
+    files = (mixed / "0.txt", mixed / "b/0.png")
+    words = ("predict", place / "run", *files, "--top", "1", "--unknown")
+    found = json.loads(call(*words, "0.05", "--json").stdout)
+    assert [(one["unknown"], one["is_unknown"]) for one in found] == [(0.97, True), (0.3, False)]
+    assert all(one["labels"] for one in found)  # what it would be else
+    rows = list(csv.DictReader(io.StringIO(call(*words, "0.05", "--format", "csv").stdout)))
+    assert [(row["status"], row["unknown"]) for row in rows] == [("unknown", "0.97"), ("ok", "0.3")]
+    assert "none of the classes: stranger than 97.0%" in " ".join(call(*words, "0.05").stdout.split())
+    assert "none of the classes" not in call(*words, "0.02").stdout
+    plain = json.loads(call("predict", place / "run", *files, "--json").stdout)
+    assert "is_unknown" not in plain[0] and plain[0]["unknown"] == 0.97
+
+
+def test_a_limit_for_unknown_files_is_checked(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = next((place / "data/image/test/class_0").iterdir())
+    assert "between 0 and 1" in error_of(call("predict", place / "run", file, "--unknown", "2", code=2))
+    words = ("predict", place / "run", file, "--unknown", "0.1")
+    assert "leave out --classes" in error_of(call(*words, "--classes", "a cat,a dog", code=2))
+    monkeypatch.setattr(UnknownScores, "from_state", classmethod(lambda cls, *state: cls()))
+    assert "learned by an earlier version" in error_of(call(*words, code=2))
