@@ -55,8 +55,8 @@ def data_check(
         bool,
         typer.Option(
             "--fix",
-            help="Leave training samples that the test split holds too out of training: files are moved into "
-            "DATA/.left_out, and tables and manifests are written anew beside the old ones.",
+            help="Take training samples that the test split also holds out of training. Files move into "
+            "DATA/.left_out. Tables and manifests are written anew beside the old ones.",
         ),
     ] = False,
     quiet: Quiet = False,

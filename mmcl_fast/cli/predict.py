@@ -77,8 +77,8 @@ def predict(
         float | None,
         typer.Option(
             metavar="RATE",
-            help="Say of a file that it is of none of the classes if it resembles them less than all but RATE of the "
-            "files of known classes do, such as 0.05.",
+            help="Flag files that belong to none of the classes. RATE, such as 0.05, is the share of files of known "
+            "classes that are flagged by mistake.",
             show_default=False,
         ),
     ] = None,
