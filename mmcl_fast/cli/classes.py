@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmcl_fast.cli.common import CommandStopped, Debug, Json, Quiet, Run, app, handle_errors, make_console, print_json
-from mmcl_fast.cli.versions import has_begun, print_comparison
+from mmcl_fast.cli.common import Debug, Json, Quiet, Run, app, explain_stop, handle_errors, make_console, print_json
+from mmcl_fast.cli.versions import how_to_resume, print_comparison, write_report
 
 if TYPE_CHECKING:
     from mmcl_fast.runs import VersionResult
@@ -68,7 +64,7 @@ def rename(
     """
     from mmcl_fast import progress, runs
 
-    with _resumable(run):
+    with explain_stop(lambda: how_to_resume(run), debug):
         found = runs.rename(run, old, new, text=text, progress=progress.make(quiet))
     _print_edit(run, found, as_json)
 
@@ -97,7 +93,7 @@ def remove(
     """
     from mmcl_fast import progress, runs
 
-    with _resumable(run):
+    with explain_stop(lambda: how_to_resume(run), debug):
         found, remains = runs.remove(run, name, retrain=retrain, progress=progress.make(quiet))
     _print_edit(run, found, as_json, {"remains": remains})
     if as_json:
@@ -109,25 +105,9 @@ def remove(
     print(f"older versions still hold the class; to remove them: mmcl-fast prune {run} --only-current")
 
 
-@contextmanager
-def _resumable(run: Path) -> Iterator[None]:
-    """Inside, a signal ends the command with the line that says how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        begun = has_begun(run, None)
-        resumed = shlex.join(["mmcl-fast", "learn", str(run), "--resume"])
-        line = f"go on with: {resumed}" if begun else "nothing was begun; give the same command again"
-        raise CommandStopped(line, getattr(stop, "signum", 2)) from None
-
-
 def _print_edit(run: Path, found: VersionResult, as_json: bool, more: dict[str, Any] | None = None) -> None:
     """Write the report of a version that changed a class, and print what changed."""
-    from mmcl_fast import report
-
-    for warning in found.run.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    page = report.write(found.folder)
+    page = write_report(found)
     if as_json:
         values = {"folder": str(found.folder), "version": found.number, "comparison": found.comparison.values()}
         return print_json(values | (more or {}))

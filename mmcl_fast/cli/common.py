@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmcl_fast.cli.output import to_json
-from mmcl_fast.errors import UserError, suggest
+from mmcl_fast.errors import RunError, UserError, suggest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +85,36 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(128 + getattr(stop, "signum", 2)) from None
 
     return run
+
+
+def process_count(devices: int | None) -> int:
+    """Return how many processes ``--devices`` has started or will start; 1 without it."""
+    from mmcl_fast import distributed
+
+    return devices or (distributed.world_size() if distributed.PARENT_PIPE in os.environ else 1)
+
+
+@contextmanager
+def explain_stop(how_to_go_on: Callable[[], str], debug: bool = False) -> Iterator[None]:
+    """Inside, a signal or the loss of a process ends the command with the line ``how_to_go_on()``.
+
+    Of several processes that learn together, only the ones that should report print it.
+    """
+    from mmcl_fast import distributed
+
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        signum = getattr(stop, "signum", 2)
+        if not distributed.should_report(stop):
+            raise typer.Exit(128 + signum) from None
+        raise CommandStopped(how_to_go_on(), signum) from None
+    except UserError as fault:
+        if not (debug or distributed.should_report(fault)):
+            raise typer.Exit(2) from None
+        if isinstance(fault, distributed.PeerLost):
+            raise RunError(f"{fault}: {how_to_go_on()}") from fault
+        raise
 
 
 def make_console() -> Console:

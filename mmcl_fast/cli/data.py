@@ -69,36 +69,6 @@ def data_check(
 
     Example: `mmcl-fast data check demo/manifest.jsonl --out findings.jsonl`
     """
-    _check(source, out, workers, overrides or [], group, similar, fix, quiet, as_json)
-
-
-@data.command("undo")
-@handle_errors
-def data_undo(
-    place: Annotated[Path, typer.Argument(help="A folder such as DATA/.left_out/1.", show_default=False)],
-    debug: Debug = False,
-) -> None:
-    """Move back the files that `data check --fix` has moved.
-
-    Example: `mmcl-fast data undo mine/.left_out/1`
-    """
-    from mmcl_fast.runs.fix_leaks import undo_moves
-
-    count = undo_moves(place)
-    print("1 file is back" if count == 1 else f"{count} files are back")
-
-
-def _check(
-    source: str,
-    out: Path | None,
-    workers: int | None,
-    overrides: list[str],
-    group: str,
-    similar: bool,
-    fix: bool,
-    quiet: bool,
-    as_json: bool,
-) -> None:
     from mmcl_fast import distributed, progress
     from mmcl_fast.runs.fix_leaks import fix_leaks
     from mmcl_fast.runs.make_stream import check_source
@@ -107,14 +77,14 @@ def _check(
 
     report = check_source(
         source,
-        overrides,
+        overrides or (),
         group=group,
         similar=similar,
         workers=workers or distributed.available_cores(),
         progress=progress.make(quiet),
     )
     leaks = find_leaks(report)
-    fixed = fix_leaks(source, leaks, overrides) if fix and leaks else None
+    fixed = fix_leaks(source, leaks, overrides or ()) if fix and leaks else None
     if as_json:
         print_json(_report_as_json(report, leaks, fixed))
     elif report.stream is not None:
@@ -140,6 +110,22 @@ def _check(
         raise typer.Exit(2)
     if remaining.count(ERROR) or remaining.count(WARNING):
         raise typer.Exit(1)
+
+
+@data.command("undo")
+@handle_errors
+def data_undo(
+    place: Annotated[Path, typer.Argument(help="A folder such as DATA/.left_out/1.", show_default=False)],
+    debug: Debug = False,
+) -> None:
+    """Move back the files that `data check --fix` has moved.
+
+    Example: `mmcl-fast data undo mine/.left_out/1`
+    """
+    from mmcl_fast.runs.fix_leaks import undo_moves
+
+    count = undo_moves(place)
+    print("1 file is back" if count == 1 else f"{count} files are back")
 
 
 def _leak_lines(leaks: Sequence[Leak], fixed: Fix | None) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmcl_fast.cli.common import (
-    CommandStopped,
     Debug,
     Device,
     Json,
@@ -19,12 +17,14 @@ from mmcl_fast.cli.common import (
     Run,
     app,
     check_device,
+    explain_stop,
     handle_errors,
     make_console,
     print_json,
+    process_count,
     require_choice,
 )
-from mmcl_fast.errors import RunError, UserError
+from mmcl_fast.errors import RunError
 
 if TYPE_CHECKING:
     from mmcl_fast.learning import Evaluation
@@ -102,7 +102,7 @@ def train(
     def resume_command() -> str:
         begun = (out / "config.json").is_file()
         words = ["--resume", str(out)] if begun else [config, "--out", str(out), *changes]
-        count = devices or (distributed.world_size() if distributed.PARENT_PIPE in os.environ else 1)
+        count = process_count(devices)
         words += ["--devices", str(count)] if count > 1 else []
         return shlex.join(["mmcl-fast", *plugins.command_options(), "train", *words])
 
@@ -115,21 +115,10 @@ def train(
             words = ["train", config, *changes, *(flag for flag, given in flags.items() if given)]
             words += [] if out == Path(config) and resume else ["--out", str(out)]
             raise typer.Exit(launch.run_processes(words, devices, resume_command))
-    try:
+    with explain_stop(lambda: f"go on with: {resume_command()}", debug):
         distributed.init_process_group(settings.train.device)
         display = progress.make(quiet or not distributed.is_main_process())
         result = runs.train(settings, out, resume=resume, progress=display)
-    except KeyboardInterrupt as stop:
-        signum = getattr(stop, "signum", 2)
-        if not distributed.should_report(stop):
-            raise typer.Exit(128 + signum) from None
-        raise CommandStopped(f"go on with: {resume_command()}", signum) from None
-    except UserError as fault:
-        if not (debug or distributed.should_report(fault)):
-            raise typer.Exit(2) from None
-        if isinstance(fault, distributed.PeerLost):
-            raise RunError(f"{fault}: go on with: {resume_command()}") from fault
-        raise
     main = distributed.is_main_process()
     distributed.destroy_process_group()
     if not main:

@@ -12,21 +12,22 @@ import typer
 
 from mmcl_fast.cli.common import (
     REFUSED,
-    CommandStopped,
     Debug,
     Json,
     Quiet,
     Run,
     app,
+    explain_stop,
     handle_errors,
     make_console,
     print_json,
+    process_count,
     require_choice,
 )
-from mmcl_fast.errors import RunError, UserError
+from mmcl_fast.errors import RunError
 
 if TYPE_CHECKING:
-    from mmcl_fast.runs import Comparison, Version
+    from mmcl_fast.runs import Comparison, Version, VersionResult
 
 MAX_CLASSES = 10  # classes of a printed comparison; --json has all
 MAX_ANSWERS = 10  # changed answers, likewise
@@ -82,19 +83,10 @@ def learn(
 
     Example: `mmcl-fast learn runs/demo new_classes --max-drop 1`
     """
-    from mmcl_fast import distributed, plugins, progress, report, runs
+    from mmcl_fast import distributed, progress, runs
     from mmcl_fast.config import read_run_config
     from mmcl_fast.learning.current_version import current_folder
     from mmcl_fast.runs.versions import require_run
-
-    def resume_command() -> str:
-        words = ["learn", str(run), "--resume", *(() if out is None else ("--out", str(out)))]
-        words += [] if devices in (None, 1) else ["--devices", str(devices)]
-        return shlex.join(["mmcl-fast", *plugins.command_options(), *words])
-
-    def how_to_go_on() -> str:
-        begun = resume or has_begun(run, out)
-        return f"go on with: {resume_command()}" if begun else "nothing was begun; give the same command again"
 
     require_run(run)
     device = read_run_config(current_folder(run), [o for o in overrides or () if o.startswith("train.")]).train.device
@@ -108,8 +100,8 @@ def learn(
             words += [] if out is None else ["--out", str(out)]
             words += [] if max_drop is None else ["--max-drop", str(max_drop)]
             words += [part for text in overrides or () for part in ("--set", text)]
-            raise typer.Exit(launch.run_processes(words, devices, resume_command))
-    try:
+            raise typer.Exit(launch.run_processes(words, devices, lambda: resume_command(run, out, devices)))
+    with explain_stop(lambda: how_to_resume(run, out, devices, begun=resume), debug):
         distributed.init_process_group(device)
         main = distributed.is_main_process()
         found = runs.learn(
@@ -121,23 +113,10 @@ def learn(
             resume=resume,
             progress=progress.make(quiet or not main),
         )
-    except KeyboardInterrupt as stop:
-        signum = getattr(stop, "signum", 2)
-        if not distributed.should_report(stop):
-            raise typer.Exit(128 + signum) from None
-        raise CommandStopped(how_to_go_on(), signum) from None
-    except UserError as fault:
-        if not (debug or distributed.should_report(fault)):
-            raise typer.Exit(2) from None
-        if isinstance(fault, distributed.PeerLost):
-            raise RunError(f"{fault}: {how_to_go_on()}") from fault
-        raise
     distributed.destroy_process_group()
     if not main:
         return
-    for warning in found.run.warnings:
-        print(f"note: {warning}", file=sys.stderr)
-    page = report.write(found.folder)
+    page = write_report(found)
     if as_json:
         print_json(
             {
@@ -263,7 +242,7 @@ def prune(
     if (versions is not None) + (keep is not None) + only_current != 1:
         raise RunError("prune: give --keep N, --only-current, or --version N for each version to remove")
     require_run(run)
-    chosen = prunable(run, keep, versions, first=only_current)
+    chosen = prunable(run, keep, versions, only_current=only_current)
     if not chosen:
         print("nothing to remove")
         return
@@ -271,11 +250,37 @@ def prune(
     names = ", ".join(str(version.number) for version in chosen)
     if not yes and not typer.confirm(f"Remove version {names} and free up to {size:.1f} MB?"):
         raise typer.Exit(1)
-    runs.prune(run, keep=keep, numbers=versions, first=only_current)
+    runs.prune(run, keep=keep, numbers=versions, only_current=only_current)
     print(f"removed version {names}: up to {size:.1f} MB")
 
 
-def has_begun(run: Path, out: Path | None) -> bool:
+def resume_command(run: Path, out: Path | None = None, devices: int | None = None) -> str:
+    """Return the command that goes on with a version of a run, or with the new run folder ``out``."""
+    from mmcl_fast import plugins
+
+    words = ["learn", str(run), "--resume", *(() if out is None else ("--out", str(out)))]
+    count = process_count(devices)
+    words += ["--devices", str(count)] if count > 1 else []
+    return shlex.join(["mmcl-fast", *plugins.command_options(), *words])
+
+
+def how_to_resume(run: Path, out: Path | None = None, devices: int | None = None, *, begun: bool = False) -> str:
+    """Return the line that says how to go on. ``begun``: the command resumes what an earlier one began."""
+    if begun or _has_begun(run, out):
+        return f"go on with: {resume_command(run, out, devices)}"
+    return "nothing was begun; give the same command again"
+
+
+def write_report(found: VersionResult) -> Path:
+    """Print the warnings of a new version, write its report, and return the page."""
+    from mmcl_fast import report
+
+    for warning in found.run.warnings:
+        print(f"note: {warning}", file=sys.stderr)
+    return report.write(found.folder)
+
+
+def _has_begun(run: Path, out: Path | None) -> bool:
     """Return whether a version of the run, or the new run folder, can be resumed."""
     from mmcl_fast import runs
 

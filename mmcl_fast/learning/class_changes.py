@@ -91,7 +91,7 @@ class ClassChanges:
         classes = Classes(keys, texts, embedding)
         self.method.update_class_texts(classes, max(len(tasks) - 1, 0))
         self.classes, self.tasks = classes, tasks
-        self.aliases = {old: renamed if now == key else now for old, now in self.aliases.items()}
+        self.aliases = {former: renamed if now == key else now for former, now in self.aliases.items()}
         if renamed != key:
             self.aliases[key] = renamed
         self.aliases.pop(renamed, None)  # a class that gets its former name back
@@ -139,7 +139,7 @@ class ClassChanges:
             raise
         self.unknown.remove(number)
         self.classes, self.tasks = classes, tasks
-        self.aliases = {old: now for old, now in self.aliases.items() if now != key}
+        self.aliases = {former: now for former, now in self.aliases.items() if now != key}
         return remains
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

@@ -121,8 +121,8 @@ def compare_predictions(
     """
     common = [name for name in before.predicted if name in after.predicted and setting in (None, name)]
     # A sample that tests several tasks counts once, in the first of them.
-    first, position = ({key: i for i, key in reversed(list(enumerate(keys)))} for keys in (before.keys, after.keys))
-    pairs = [(i, position[key]) for i, key in enumerate(before.keys) if key in position and first[key] == i]
+    position = after.first_positions()
+    pairs = [(i, position[key]) for key, i in before.first_positions().items() if key in position]
     if not common or not pairs:
         raise RunError("the two versions have no setting, or no test sample, in common; compare other versions")
     setting = common[0]

@@ -62,7 +62,7 @@ class Predictions:
         out = {}
         # A sample that tests two tasks counts once for its class.
         once = np.zeros(len(self.keys), bool)
-        once[list({key: i for i, key in reversed(list(enumerate(self.keys)))}.values())] = True
+        once[list(self.first_positions().values())] = True
         for k in dict.fromkeys(self.labels.tolist()):
             chosen = (self.labels == k) & once
             wrong = Counter(predicted[chosen & (predicted != k)].tolist()).most_common()
@@ -72,6 +72,13 @@ class Predictions:
                 None if confidence is None else 100.0 * float(confidence[chosen].mean()),
                 [(self.classes[c], count) for c, count in wrong],
             )
+        return out
+
+    def first_positions(self) -> dict[str, int]:
+        """Return the position of each key; of a sample that tests several tasks the first one."""
+        out: dict[str, int] = {}
+        for position, key in enumerate(self.keys):
+            out.setdefault(key, position)
         return out
 
     def renamed(self, aliases: Mapping[tuple[str, str], tuple[str, str]]) -> Predictions:

@@ -17,7 +17,7 @@ from mmcl_fast.learning.model import Model
 from mmcl_fast.learning.random_state import get_random_states
 from mmcl_fast.learning.unknown import UnknownScores
 from mmcl_fast.methods import Classes
-from mmcl_fast.streams.sample import Task
+from mmcl_fast.streams.sample import Task, aliases_from_values, aliases_to_values
 
 TASK_KEYS = {"name", "modality", "classes", "class_ids"}  # keys of a task's record
 
@@ -48,7 +48,7 @@ def contents(model: Model) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "state": values,
         "calibration": model.calibration.values(),
         "unknown": unknown_values,
-        "aliases": [[list(old), list(new)] for old, new in model.aliases.items()],
+        "aliases": aliases_to_values(model.aliases),
     }
 
 
@@ -114,6 +114,6 @@ def _load(model: Model, tensors: dict[str, Tensor], values: dict[str, Any]) -> t
     model.calibration = Calibration.from_values(values["calibration"])
     known = {k.removeprefix("unknown/"): v for k, v in tensors.items() if k.startswith("unknown/")}
     model.unknown = UnknownScores.from_state(known, values["unknown"])
-    model.aliases = {(old[0], old[1]): (new[0], new[1]) for old, new in values["aliases"]}
+    model.aliases = aliases_from_values(values["aliases"])
     model.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
     return state

@@ -16,7 +16,6 @@ parts, and r of a part is measured with the statistics of the others. Samples of
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,7 +101,9 @@ class UnknownScores:
         """
         x, labels = unit_query(tokens).cpu(), labels.cpu()
         rows = torch.arange(len(x)) if len(x) <= MOST_SAMPLES else torch.linspace(0, len(x) - 1, MOST_SAMPLES).long()
-        folds = torch.tensor([_fold(recordings[row]) for row in rows.tolist()])
+        # By order of appearance, not by name: the same samples have other keys in another version of a run.
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(recordings))}
+        folds = torch.tensor([numbers[recordings[row]] % FOLDS for row in rows.tolist()])
         found = torch.cat([self._hold_out(x[rows], modality, labels[rows], folds == fold) for fold in range(FOLDS)])
         levels = torch.cat([torch.tensor(self.levels.get(modality, []), dtype=torch.float64), found]).sort().values
         if len(levels) > MOST_SAMPLES:
@@ -167,11 +168,6 @@ class UnknownScores:
             self.memory.load_state({k: v.cpu() for k, v in tensors.items()}, values["memory"])
             self.levels = {str(m): [float(r) for r in levels] for m, levels in values["levels"].items()}
         return self
-
-
-def _fold(recording: str) -> int:
-    """Return the part that a recording is in."""
-    return int.from_bytes(hashlib.sha256(recording.encode(errors="surrogatepass")).digest()[:4], "big") % FOLDS
 
 
 def _prepare(memory: FeatureMemory, modality: str) -> _Modality:

@@ -6,7 +6,6 @@ class. Then it is evaluated like the last task of any run.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,19 +16,21 @@ from mmcl_fast.errors import MediaError, RunError
 from mmcl_fast.feature_cache.kept_tokens import delete_tokens, take_back
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.class_changes import find_class
-from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
+from mmcl_fast.learning.current_version import current_version, version_folder
 from mmcl_fast.runs.folder import write_config
 from mmcl_fast.runs.kept_test_tokens import TOKENS_FOLDER, keep_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import with_texts
-from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.new_version import (
     BEFORE_FILE,
     VersionResult,
     check_target,
     finish_version,
     learned_tasks,
+    load_parent,
     new_version_folder,
+    next_folder,
     predictions_before,
+    write_rows,
 )
 from mmcl_fast.runs.prediction_file import write_predictions
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, write_tasks
@@ -44,7 +45,7 @@ from mmcl_fast.runs.versions import (
     write_record,
 )
 from mmcl_fast.streams.class_edits import renamed_class, without_class
-from mmcl_fast.streams.sample import ClassId, Sample
+from mmcl_fast.streams.sample import ClassId, Sample, Task, aliases_to_values
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def remove(
             _require_training_data(edit.base, after, edit.learner)
         else:
             remains = edit.learner.remove(name)
-        record = edit.record("retrain" if retrain else "remove", f"without {'/'.join(key)}", key)
+        record = edit.record("retrain" if retrain else "remove", f"without {'/'.join(key)}", after)
         folder = edit.write(record, after, key)
         for modality in dict.fromkeys(sample.modality for sample in removed):
             some = [sample for sample in removed if sample.modality == modality]
@@ -126,7 +127,7 @@ def rename(
         renamed = edit.learner.rename(old, new, text=text)
         number = edit.learner.classes.ids[renamed]
         after = renamed_class(edit.learned, key, renamed, edit.learner.classes.texts[number])
-        record = edit.record("rename", f"{'/'.join(key)} renamed to {'/'.join(renamed)}", key)
+        record = edit.record("rename", f"{'/'.join(key)} renamed to {'/'.join(renamed)}", after)
         return edit.finish(edit.write(record, after))
 
 
@@ -141,24 +142,16 @@ class _Edit:
         self.base = version_folder(run, self.parent)
         self.config: Config = read_run_config(self.base)
         _, self.values = read_newest(self.base)
-        train = self.config.train
-        self.learner = Learner.load(
-            self.base,
-            device=train.device,
-            cache_dir=train.cache,
-            cache_gb=train.cache_gb,
-            workers=train.workers,
-            progress=progress,
-        )
+        self.learner = load_parent(self.base, self.config, progress)
         self.all_tasks = learned_tasks(self.base, self.config, len(self.values["tasks"]))
         say = progress.log if progress is not None else lambda line: None
         self.learned = testable_tasks(self.all_tasks, self.base, self.learner, say)
-        self.before = predictions_before(self.base, self.learned, self.learner, train.evaluate)
+        self.before = predictions_before(self.base, self.learned, self.learner, self.config.train.evaluate)
 
-    def record(self, change: str, source: str, key: ClassId) -> VersionRecord:
-        """Return the record of the version."""
-        aliases = [[list(old), list(new)] for old, new in self.learner.aliases.items()]
-        return VersionRecord(self.parent, now(), source, [], 0, 0, change=change, class_id=list(key), aliases=aliases)
+    def record(self, change: str, source: str, after: Stream) -> VersionRecord:
+        """Return the record of the version, with its tasks ``after`` the change."""
+        aliases = aliases_to_values(self.learner.aliases)
+        return VersionRecord(self.parent, now(), source, [], 0, len(after), change=change, aliases=aliases)
 
     def write(self, record: VersionRecord, after: Stream, removed: ClassId | None = None) -> Path:
         """Write the version's folder with the learner's state, unless everything is to be learned again.
@@ -174,8 +167,7 @@ class _Edit:
                 f"{self.run}: task {untested[0]} has test samples of this class alone; remove all its classes"
             )
         learner, config = self.learner, self.config
-        folder = self.run / VERSIONS / str(max(self.numbers) + 1)
-        record = replace(record, learned_before=len(after))
+        folder = next_folder(self.run, self.numbers)
         with new_version_folder(folder) as temporary:
             write_tasks(temporary / KNOWN_TASKS_FILE, after, {}, texts=not config.train.private)
             kept = self.before.select({sample.key for sample in after.samples})
@@ -185,7 +177,8 @@ class _Edit:
                 tensors, values = learner.contents()
                 values |= {name: self.values.get(name, {}) for name in ("seconds", "counts")}
                 checkpoint.write(temporary / "checkpoints" / f"task-{len(after):03d}", tensors, values)
-                _write_rows(self.base, temporary, self.all_tasks, after, removed)
+                rows = _RowsWithout(self.all_tasks, removed)
+                write_rows(self.base, temporary, len(self.all_tasks), rows.change)
             take_back(learner.cache, self.base / TOKENS_FOLDER)
             if not config.train.private:
                 keep_test_tokens(temporary, learner, after, config.train.keep_test_gb)
@@ -200,7 +193,7 @@ class _Edit:
         return VersionResult(folder, result, *finish_version(self.run, folder, result, own_run=False))
 
 
-def _samples_of(task: Any, key: ClassId) -> list[Sample]:
+def _samples_of(task: Task, key: ClassId) -> list[Sample]:
     """Return the samples of a class in a task."""
     labels = {label for label, own in zip(task.classes, task.class_ids) if own == key}
     return [sample for sample in task.samples if sample.label in labels]
@@ -223,50 +216,43 @@ def _require_training_data(base: Path, stream: Stream, learner: Learner) -> None
             raise RunError(f"{where}: another content than when it was learned; restore it for --retrain")
 
 
-def _write_rows(base: Path, folder: Path, before: Stream, after: Stream, removed: ClassId | None) -> None:
-    """Write the parent's metrics.jsonl for the tasks that remain, without the removed class's answers.
-
-    The last row is left out: the version is evaluated for it.
+class _RowsWithout:
+    """Rows of R without a class's answers. The last row is left out: the version is evaluated for it.
 
     Args:
-        base: the parent's folder.
-        folder: the new version's folder.
         before: the parent's tasks.
-        after: the version's tasks.
         removed: the class that is not in them any more; None: all are.
     """
-    log = MetricsLog(base / "metrics.jsonl")
-    log.load(len(before), mend=False)  # the parent's file stays as it is
-    kept = [number for number, task in enumerate(before.tasks) if any(key != removed for key in task.class_ids)]
-    rows = {0: 0, **{number + 1: position for position, number in enumerate(kept, 1)}}  # number of tasks learned
-    lines = []
-    for event in log.events:
-        number = event.get("task", event.get("after", 0))
-        if event["event"] in ("summary", "resume") or rows.get(number, len(after)) == len(after):
-            continue
-        event = {k: v for k, v in event.items() if k != "taken_for"}
+
+    def __init__(self, before: Stream, removed: ClassId | None):
+        self.before, self.removed = before, removed
+        self.kept = [n for n, task in enumerate(before.tasks) if any(key != removed for key in task.class_ids)]
+        # Number of tasks learned, before -> after.
+        self.numbers = {0: 0, **{number + 1: position for position, number in enumerate(self.kept, 1)}}
+
+    def change(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """Return an event of the parent as the version has it; None: the version has none."""
+        last = len(self.kept)
+        if self.numbers.get(event.get("task", event.get("after", 0)), last) == last:
+            return None
         for key in ("task", "after"):
             if key in event:
-                event[key] = rows[event[key]]
-        if event["event"] == "evaluation":
-            event |= _row_without(event, before, kept, removed)
-        lines.append(json.dumps(event) + "\n")
-    atomic_files.write_file(folder / "metrics.jsonl", "".join(lines).encode())
+                event[key] = self.numbers[event[key]]
+        return event | self._row(event) if event["event"] == "evaluation" else event
 
-
-def _row_without(event: dict[str, Any], before: Stream, kept: list[int], removed: ClassId | None) -> dict[str, Any]:
-    """Return a row of R for the ``kept`` tasks, counted without the removed class."""
-    out: dict[str, list[Any]] = {key: [] for key in ("row", "correct", "count", "by_class") if key in event}
-    for number in kept:
-        task = before.tasks[number]
-        cells = {key: event[key][number] for key in out}
-        gone = [k for k, key in enumerate(task.class_ids) if key == removed]
-        if gone and cells.get("by_class") is not None:
-            tested = sum(sample.split == "test" for sample in _samples_of(task, task.class_ids[gone[0]]))
-            cells["correct"] -= cells["by_class"][gone[0]]
-            cells["count"] -= tested
-            cells["row"] = 100.0 * cells["correct"] / max(cells["count"], 1)
-            cells["by_class"] = [right for k, right in enumerate(cells["by_class"]) if k not in gone]
-        for key, value in cells.items():
-            out[key].append(value)
-    return out
+    def _row(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return the parts of a row of R for the tasks that remain, counted without the class."""
+        out: dict[str, list[Any]] = {key: [] for key in ("row", "correct", "count", "by_class") if key in event}
+        for number in self.kept:
+            task = self.before.tasks[number]
+            cells = {key: event[key][number] for key in out}
+            gone = [k for k, key in enumerate(task.class_ids) if key == self.removed]
+            if gone and cells.get("by_class") is not None:
+                tested = sum(sample.split == "test" for sample in _samples_of(task, task.class_ids[gone[0]]))
+                cells["correct"] -= cells["by_class"][gone[0]]
+                cells["count"] -= tested
+                cells["row"] = 100.0 * cells["correct"] / max(cells["count"], 1)
+                cells["by_class"] = [right for k, right in enumerate(cells["by_class"]) if k not in gone]
+            for key, value in cells.items():
+                out[key].append(value)
+        return out

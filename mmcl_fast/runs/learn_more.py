@@ -21,23 +21,24 @@ from mmcl_fast.config import Config, load_config, read_run_config
 from mmcl_fast.config.loading import SHIPPED, apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.feature_cache.kept_tokens import link
-from mmcl_fast.learning import Learner
 from mmcl_fast.learning.comparison import Comparison, compare_predictions
-from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
+from mmcl_fast.learning.current_version import current_version, version_folder
 from mmcl_fast.learning.predictions import Predictions
 from mmcl_fast.methods import method_class
 from mmcl_fast.runs.folder import first_difference, write_config
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import check_stream_files, make_stream
-from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.new_version import (
     BEFORE_FILE,
     VersionResult,
     check_target,
     finish_version,
     learned_tasks,
+    load_parent,
     new_version_folder,
+    next_folder,
     predictions_before,
+    write_rows,
 )
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, content_digests, write_tasks
@@ -56,7 +57,7 @@ from mmcl_fast.runs.versions import (
 )
 from mmcl_fast.streams.findings import WARNING, format_findings
 from mmcl_fast.streams.joined import join_streams, require_unseen_content, require_unseen_groups
-from mmcl_fast.streams.sample import ClassId
+from mmcl_fast.streams.sample import ClassId, aliases_to_values
 from mmcl_fast.streams.sources.detect import detect_source
 
 if TYPE_CHECKING:
@@ -155,14 +156,7 @@ def _begin(
         )
     config = _new_config(old_config, data, overrides)
     newest, values = read_newest(base)
-    learner = Learner.load(
-        base,
-        device=config.train.device,
-        cache_dir=config.train.cache,
-        cache_gb=config.train.cache_gb,
-        workers=config.train.workers,
-        progress=progress,
-    )
+    learner = load_parent(base, config, progress)
     say = progress.log if progress is not None else lambda line: None
     learned = testable_tasks(learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
     new = make_stream(config, learned=learned, aliases=learner.aliases, progress=progress)
@@ -177,7 +171,7 @@ def _begin(
         require_unseen_content(learned, new, *contents)
     new = check_stream_files(config, new, progress=progress)
 
-    folder = out if out is not None else run / VERSIONS / str(max(numbers) + 1)
+    folder = out if out is not None else next_folder(run, numbers)
     prefix = _key_prefix(run if out is None else folder, folder.name, data)
     stream = join_streams(learned, new, prefix, learner.aliases)
     record = VersionRecord(
@@ -190,11 +184,11 @@ def _begin(
         str(run.resolve()) if out is not None else "",
         prefix=prefix,
         max_drop=max_drop,
-        aliases=[[list(old), list(now)] for old, now in learner.aliases.items()],
+        aliases=aliases_to_values(learner.aliases),
     )
     with new_version_folder(folder) as temporary:
         write_tasks(temporary / KNOWN_TASKS_FILE, learned, {}, texts=not config.train.private)
-        _write_rows(base, temporary, len(learned), len(stream))
+        write_rows(base, temporary, len(learned), lambda event: _padded_row(event, len(learned), len(stream)))
         write_predictions(temporary / BEFORE_FILE, predictions_before(base, learned, learner, config.train.evaluate))
         shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=link)
         copy_test_tokens(base, temporary)
@@ -233,20 +227,12 @@ def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _write_rows(base: Path, folder: Path, learned: int, total: int) -> None:
-    """Write the parent's metrics.jsonl as rows of a run of ``total`` tasks, without what was said of later tasks."""
-    log = MetricsLog(base / "metrics.jsonl")
-    log.load(learned, mend=False)  # the parent's file stays as it is
-    lines = []
-    for event in log.events:
-        if event["event"] in ("summary", "resume"):
-            continue
-        row = {k: v for k, v in event.items() if k != "taken_for"}
-        for key in ("row", "correct", "count", "by_class"):
-            if key in row:
-                row[key] = row[key][:learned] + [None] * (total - learned)
-        lines.append(json.dumps(row) + "\n")
-    atomic_files.write_file(folder / "metrics.jsonl", "".join(lines).encode())
+def _padded_row(event: dict[str, Any], learned: int, total: int) -> dict[str, Any]:
+    """Return an event as a run of ``total`` tasks has it, without what was said of tasks after the ``learned`` ones."""
+    for key in ("row", "correct", "count", "by_class"):
+        if key in event:
+            event[key] = event[key][:learned] + [None] * (total - learned)
+    return event
 
 
 def compare_versions(run: str | Path, before: int, after: int, setting: str | None = None) -> Comparison:

@@ -69,9 +69,7 @@ def make_stream(
         return with_texts(run, tasks) if record.change == "retrain" else tasks
     begun = run is not None and (run / "config.json").is_file()
     if run is not None and begun:
-        names, aliases = read_groups(run), {} if record is None else record.class_aliases
-        if (run / KNOWN_TASKS_FILE).is_file():
-            learned = read_tasks(run / KNOWN_TASKS_FILE)
+        names, learned, aliases = _known_of(run, record)
     tested = set() if learned is None else set(tested_classes(learned))
     tested |= {former for former, now in (aliases or {}).items() if now in tested}
     stream = _read_source(config, findings, _grouping(config, names, learned, progress), tested)
@@ -79,7 +77,18 @@ def make_stream(
         return stream
     if (run / SKIPPED).is_file():
         stream = stream.without_broken(read_broken_samples(run / SKIPPED))
-    return add_known_tasks(run, stream)
+    return stream if learned is None else join_streams(learned, stream, record.prefix if record else "", aliases)
+
+
+def _known_of(run: Path, record: VersionRecord | None) -> tuple[dict[str, str], Stream | None, dict[ClassId, ClassId]]:
+    """Return what a run folder knows of its stream: groups, the tasks that its parent had learned, and aliases.
+
+    Raises:
+        RunError: one of these files is damaged.
+    """
+    file = run / KNOWN_TASKS_FILE
+    aliases = {} if record is None else record.class_aliases
+    return read_groups(run), read_tasks(file) if file.is_file() else None, aliases
 
 
 def with_texts(run: Path, stream: Stream) -> Stream:
@@ -99,11 +108,8 @@ def with_texts(run: Path, stream: Stream) -> Stream:
         record = read_record(folder)
         if record is None or record.change == "learn":
             prefix = "" if record is None else record.prefix
-            file = folder / KNOWN_TASKS_FILE
-            learned = read_tasks(file) if file.is_file() else None
-            aliases = {} if record is None else record.class_aliases
-            config = read_run_config(folder)
-            source = make_stream(config, names=read_groups(folder), learned=learned, aliases=aliases)
+            names, learned, aliases = _known_of(folder, record)
+            source = make_stream(read_run_config(folder), names=names, learned=learned, aliases=aliases)
             texts |= {prefix + sample.key: sample.text for sample in source.samples if sample.text is not None}
         folder = None if record is None else _parent_folder(folder, record)
     gone = sorted(missing - texts.keys())
@@ -123,20 +129,6 @@ def _parent_folder(run: Path, record: VersionRecord) -> Path:
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder}: gone, but {run} was learned from it, so its training data are not known any more")
     return folder
-
-
-def add_known_tasks(run: Path, new: Stream) -> Stream:
-    """Return the tasks that the parent of a version had learned, then new ones; ``new`` itself without a parent.
-
-    Raises:
-        RunError: the list of tasks in the run folder is damaged.
-        StreamError: the two do not fit together.
-    """
-    if not (run / KNOWN_TASKS_FILE).is_file():
-        return new
-    record = read_record(run)
-    known, aliases = read_tasks(run / KNOWN_TASKS_FILE), {} if record is None else record.class_aliases
-    return join_streams(known, new, "" if record is None else record.prefix, aliases)
 
 
 def check_stream_files(config: Config, stream: Stream, *, progress: Any = None) -> Stream:

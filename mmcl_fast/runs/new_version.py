@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmcl_fast import atomic_files
 from mmcl_fast.config import Config, require_same_data
@@ -20,12 +21,14 @@ from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.current_version import version_folder
 from mmcl_fast.learning.predictions import Predictions, predictions_of
 from mmcl_fast.runs.make_stream import make_stream
+from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.prediction_file import read_predictions
 from mmcl_fast.runs.task_file import TASKS_FILE, read_tasks
 from mmcl_fast.runs.versions import is_finished, move_pointer, read_record, resume_command, write_record
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
+    from mmcl_fast.progress import Progress
     from mmcl_fast.runs.task_loop import RunResult
 
 BEFORE_FILE = "before.json.gz"  # the parent's predictions, in the form of predictions.json.gz
@@ -66,6 +69,45 @@ def new_version_folder(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def next_folder(run: Path, numbers: Sequence[int]) -> Path:
+    """Return the folder of the version that comes after the versions with these numbers."""
+    return version_folder(run, max(numbers) + 1)
+
+
+def load_parent(base: Path, config: Config, progress: Progress | None) -> Learner:
+    """Load the learner of a version, with the device and the cache that a config names."""
+    return Learner.load(
+        base,
+        device=config.train.device,
+        cache_dir=config.train.cache,
+        cache_gb=config.train.cache_gb,
+        workers=config.train.workers,
+        progress=progress,
+    )
+
+
+def write_rows(
+    base: Path, folder: Path, learned: int, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+) -> None:
+    """Write a parent's metrics.jsonl into a new version's folder.
+
+    Args:
+        base: the parent's folder.
+        folder: the new version's folder.
+        learned: number of tasks that the parent has learned.
+        change: returns an event as the new version has it; None: it has none.
+    """
+    log = MetricsLog(base / "metrics.jsonl")
+    log.load(learned, mend=False)  # the parent's file stays as it is
+    events = [
+        change({key: value for key, value in event.items() if key != "taken_for"})
+        for event in log.events
+        if event["event"] not in ("summary", "resume")
+    ]
+    lines = "".join(json.dumps(event) + "\n" for event in events if event is not None)
+    atomic_files.write_file(folder / "metrics.jsonl", lines.encode())
 
 
 def check_target(run: Path, out: Path | None, numbers: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from mmcl_fast.config.run_config import read_json_object
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import POINTER, VERSIONS, current_version, version_folder
-from mmcl_fast.streams.sample import ClassId
+from mmcl_fast.streams.sample import ClassId, aliases_from_values
 
 VERSION_FILE = "version.json"
 GONE = ".gone-"  # begins the name of a version folder that is being removed
@@ -71,7 +71,6 @@ class VersionRecord:
         comparison: its answers beside the parent's, as ``comparison.Comparison.values`` gives them.
         change: ``learn``: new data. ``remove``: a class was taken out of the state. ``retrain``: all tasks were learned
             again without a class. ``rename``: a class has another name.
-        class_id: the class that was taken out; empty: none.
         aliases: pairs of the former and the present key of each renamed class.
     """
 
@@ -88,13 +87,12 @@ class VersionRecord:
     refused: str = ""
     comparison: dict[str, Any] = field(default_factory=dict)
     change: str = "learn"
-    class_id: list[str] = field(default_factory=list)
     aliases: list[list[list[str]]] = field(default_factory=list)
 
     @property
     def class_aliases(self) -> dict[ClassId, ClassId]:
         """The former key of each renamed class -> its key of today."""
-        return {(old[0], old[1]): (now[0], now[1]) for old, now in self.aliases}
+        return aliases_from_values(self.aliases)
 
 
 def now() -> str:
@@ -290,10 +288,10 @@ def rollback(run: str | Path, to: int | None = None) -> Version:
         return read_version(run, to)
 
 
-def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None, first: bool = False) -> list[Version]:
+def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None, only_current: bool = False) -> list[Version]:
     """Return the versions that ``prune`` would remove. Raises RunError for a version that has to stay."""
     current = current_version(run)
-    known = [number for number in version_numbers(run) if number != current and (first or number != 1)]
+    known = [number for number in version_numbers(run) if number != current and (only_current or number != 1)]
     if numbers is None:
         chosen = known[: max(len(known) - (keep or 0), 0)]
     else:
@@ -306,7 +304,7 @@ def prunable(run: Path, keep: int | None, numbers: Sequence[int] | None, first: 
 
 
 def prune(
-    run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | None = None, first: bool = False
+    run: str | Path, *, keep: int | None = None, numbers: Sequence[int] | None = None, only_current: bool = False
 ) -> list[Version]:
     """Remove versions. The current one always stays.
 
@@ -316,7 +314,7 @@ def prune(
         run: the run folder.
         keep: how many of the newest other versions stay; None: none.
         numbers: remove these versions and no others.
-        first: version 1 may go too, where ``numbers`` is None. The run folder stays, for the other versions.
+        only_current: remove all others, version 1 too. The run folder stays, for the current one.
 
     Returns:
         The versions that were removed.
@@ -327,7 +325,7 @@ def prune(
     run = Path(run)
     require_run(run)
     with atomic_files.lock_folder(run):
-        chosen = prunable(run, keep, numbers, first)
+        chosen = prunable(run, keep, numbers, only_current)
         for version in chosen:
             if version.number == 1:
                 _empty_first(run)

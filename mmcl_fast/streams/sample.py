@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,16 @@ from mmcl_fast.media.source import Slice
 
 SPLITS = ("train", "val", "test")
 ClassId = tuple[str, str]  # (modality, class name)
+
+
+def aliases_to_values(aliases: Mapping[ClassId, ClassId]) -> list[list[list[str]]]:
+    """Return JSON values of aliases: the former key of each renamed class, and its key of today."""
+    return [[list(former), list(now)] for former, now in aliases.items()]
+
+
+def aliases_from_values(values: Iterable[Sequence[Sequence[str]]]) -> dict[ClassId, ClassId]:
+    """Return the aliases that ``aliases_to_values`` gave."""
+    return {(former[0], former[1]): (now[0], now[1]) for former, now in values}
 
 
 @dataclass(frozen=True)

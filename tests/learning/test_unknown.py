@@ -72,11 +72,11 @@ def test_with_one_class_or_too_few_samples_nothing_is_said():
 
 def test_samples_of_one_recording_are_held_out_together():
     """A sample that stands there five times resembles itself; its recording's name keeps it from saying so."""
-    found, labels = [], torch.arange(2).repeat_interleave(10).repeat(5)
-    for names in ([str(n % 20) for n in range(100)], [str(n) for n in range(100)]):
+    found, labels = [], torch.arange(2).repeat_interleave(50)
+    for names in ([str(n // 5) for n in range(100)], [str(n) for n in range(100)]):
         once = made(torch.eye(WIDTH)[:2].repeat_interleave(10, 0), 20, 4, spread=0.3).query
         scores = UnknownScores()
-        scores.add(Tokens(torch.zeros(100, 1, 1), once.repeat(5, 1)), "image", [0, 1], labels, names)
+        scores.add(Tokens(torch.zeros(100, 1, 1), once.repeat_interleave(5, 0)), "image", [0, 1], labels, names)
         found.append(sum(scores.levels["image"]) / 100)
     assert found[0] > found[1]
 

@@ -209,7 +209,7 @@ def test_only_the_current_version_stays(whole, data):
     run = whole()
     found, _ = runs.remove(run, "image/class_1")
     kept = read_predictions(found.folder)
-    freed = runs.prune(run, first=True)
+    freed = runs.prune(run, only_current=True)
     assert [v.number for v in freed] == [1] and [v.number for v in runs.list_versions(run)] == [2]
     names = {entry.name for entry in run.iterdir()}
     assert names == {"versions", "current.json", "config.json", "environment.json", ".lock"} & names | {"versions"}

@@ -14,6 +14,7 @@ import torch
 from mmcl_fast.methods.comm.memory import BLOCK_CLASSES, POOLED_SAMPLES_PER_ROW, FeatureMemory, Gaussian
 from mmcl_fast.methods.comm.relevance import Relevance
 from mmcl_fast.methods.comm.token_means import TokenMeans
+from mmcl_fast.methods.shared.gram import SHARED_COVARIANCE
 from mmcl_fast.methods.shared.token_scale_shift import TokenScaleShiftBank
 
 
@@ -57,7 +58,7 @@ def drop_modality(modality: str, banks: Sequence[TokenScaleShiftBank], *tables: 
 
 def describe_remains(prompts: Mapping[str, object], penalty_was_chosen: bool) -> list[str]:
     """Return what still holds a share of a class that was taken out, as phrases."""
-    out = ["the correlations in the covariance that the classes share"]
+    out = [SHARED_COVARIANCE]
     if prompts:
         out.append(f"the prompts of {', '.join(prompts)}")
     return [*out, "the choice of the penalty"] if penalty_was_chosen else out

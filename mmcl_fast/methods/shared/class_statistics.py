@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import distributed
-from mmcl_fast.methods.shared.gram import gram_matrix
+from mmcl_fast.methods.shared.gram import SHARED_COVARIANCE, gram_matrix
 from mmcl_fast.methods.shared.ridge_regression import BLOCK_ROWS
 
 
@@ -89,7 +89,7 @@ class ClassStatistics:
             remains = []
         else:
             self.scatter = self.scatter * (remaining.sum() / self.count.sum().clamp(min=1))
-            remains = ["the correlations in the covariance that the classes share"]
+            remains = [SHARED_COVARIANCE]
         self.count, self.mean = remaining, self.mean[kept]
         return remains
 

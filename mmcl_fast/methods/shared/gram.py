@@ -15,6 +15,10 @@ def symmetric(matrix: Tensor) -> Tensor:
     return matrix.triu() + upper.T
 
 
+# A sum over classes holds no class apart: this stays of a class that was taken out of it.
+SHARED_COVARIANCE = "the correlations in the covariance that the classes share"
+
+
 def gram_matrix(rows: Tensor) -> Tensor:
     """X'X ``[d, d]`` of rows X ``[n, d]``, symmetric to the bit."""
     return symmetric(rows.T @ rows)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcl_fast import distributed
-from mmcl_fast.methods.shared.gram import gram_matrix, symmetric
+from mmcl_fast.methods.shared.gram import SHARED_COVARIANCE, gram_matrix, symmetric
 
 BLOCK_ROWS = 2048  # samples whose moments are summed at once
 RHO = 1.1  # larger than the share of samples with a near-duplicate; the choice is then near leaving one sample out
@@ -168,7 +168,7 @@ class Ridge:
         within = self.gram - between(list(range(self.cross.shape[1])))
         self.gram = symmetric(between(kept) + within * (self.cross[-1, kept].sum() / count))
         self.cross, self._weight = self.cross[:, kept], None
-        return ["the correlations in the covariance that the classes share"]
+        return [SHARED_COVARIANCE]
 
     def weight(self) -> Tensor:
         """Return the solution ``[d + 1, outputs]`` float32, with the constant's row last."""
