@@ -214,10 +214,10 @@ def learn(memory: FeatureMemory, modality: str, x: Tensor, y: np.ndarray, ids: d
     return memory
 
 
-def score_seed(data: dict[str, Rows], seed: int, split: str, features: str) -> dict[str, Scores]:
+def score_seed(data: dict[str, Rows], seed: int, split: str, features: str, rank: int) -> dict[str, Scores]:
     """Return score -> modality -> set -> scores; the set "held" has each task's held-out training samples."""
     stream, out = demo_without(seed)
-    memory, scores = FeatureMemory(4, 256, "auto"), dict[str, Scores]()
+    memory, scores = FeatureMemory(4, rank, "auto"), dict[str, Scores]()
     held: dict[tuple[str, str], list[Tensor]] = {(n, m): [] for n in SCORES for m in data}
     ids = {f"{m}/{c}": i for i, (m, c) in enumerate(stream.classes)}
     trained: dict[str, list[tuple[Tensor, np.ndarray, np.ndarray]]] = {m: [] for m in data}
@@ -241,7 +241,7 @@ def score_seed(data: dict[str, Rows], seed: int, split: str, features: str) -> d
             found = {k: score(known, rows.features(features)[w]) for k, w in chosen.items()}
             scores.setdefault(name, {})[m] = {"held": torch.cat(held[name, m])} | found
     scores |= {name: sum_of(scores, parts) for name, parts in SUMS.items()}
-    return scores | fitted_sums(scores, trained, ids)
+    return scores | fitted_sums(scores, trained, ids, rank)
 
 
 def standard(scores: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -276,7 +276,7 @@ def logistic(x: Tensor, y: Tensor, penalty: float) -> Tensor:
     return w.detach()[1:]
 
 
-def fitted_sums(scores: dict[str, Scores], trained: dict, ids: dict[str, int]) -> dict[str, Scores]:
+def fitted_sums(scores: dict[str, Scores], trained: dict, ids: dict[str, int], rank: int) -> dict[str, Scores]:
     """Return sums of ``PARTS`` whose weights no real unknown has fitted, for each modality.
 
     Unknown is each known class in turn, which the memory then lacks; or mixtures of two held-out samples of unlike
@@ -291,7 +291,7 @@ def fitted_sums(scores: dict[str, Scores], trained: dict, ids: dict[str, int]) -
                 rest = (y != c) if "turn" in name else np.ones(len(y), bool)
                 held = x[rest & (f == number % FOLDS)]
                 kept = rest & (f != number % FOLDS)
-                known = Known(learn(FeatureMemory(4, 256, "auto"), m, x[kept], y[kept], ids), m)
+                known = Known(learn(FeatureMemory(4, rank, "auto"), m, x[kept], y[kept], ids), m)
                 pairs = torch.randperm(len(held), generator=torch.Generator().manual_seed(number))
                 unknown = x[y == c] if "turn" in name else 0.5 * (held + held[pairs])
                 found = []
@@ -346,6 +346,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val", help="of the known samples")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--features", choices=("z", "q", "u"), nargs="+", default=["u"])
+    parser.add_argument("--rank", type=int, default=256, help="of a modality's pooled covariance")
     parser.add_argument("--cache", default="auto", help="folder of the feature cache")
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
     args = parser.parse_args()
@@ -355,7 +356,7 @@ def main() -> None:
     data = {m: Rows(**fields) for m, fields in torch.load(args.file, weights_only=False).items()}
     kept: dict[str, list[Scores]] = {}
     for features in args.features:
-        by_seed = [score_seed(data, seed, args.split, features) for seed in args.seeds]
+        by_seed = [score_seed(data, seed, args.split, features, args.rank) for seed in args.seeds]
         kept |= {f"{features}: {name}": [s[name] for s in by_seed] for name in by_seed[0]}
     by_seed = [references(data, seed, args.split) for seed in args.seeds]
     kept |= {f"reference, {name}": [s[name] for s in by_seed] for name in by_seed[0]}
