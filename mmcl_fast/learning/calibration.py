@@ -69,12 +69,15 @@ class Calibration:
         return cls(temperatures, {str(m): int(n) for m, n in dict(values.get("samples", {})).items()}, common)
 
 
-def fit_temperatures(scored: Mapping[str, tuple[Tensor, Tensor]]) -> Calibration:
+def fit_temperatures(
+    scored: Mapping[str, tuple[Tensor, Tensor]], pooled_samples: float = POOLED_SAMPLES
+) -> Calibration:
     """Fit the temperatures.
 
     Args:
         scored: modality -> scores ``[n, C]`` float64 on the CPU, and true classes ``[n]`` int64 of held-out samples.
             Fewer than ``LEAST_SAMPLES`` samples, or a single class, give a calibration that changes nothing.
+        pooled_samples: for how many of a modality's samples the samples of all modalities together count.
     """
     # A method may give -inf to classes that it rules out. A true class that is ruled out has no likelihood to fit.
     finite = {m: s.gather(1, y.unsqueeze(1)).squeeze(1).isfinite() for m, (s, y) in scored.items() if s.shape[1] > 1}
@@ -101,7 +104,7 @@ def fit_temperatures(scored: Mapping[str, tuple[Tensor, Tensor]]) -> Calibration
         return (sum(loss(m, temperature) for m in margins) + smooth) / total
 
     def loss_of(modality: str) -> Callable[[float], float]:
-        return lambda temperature: loss(modality, temperature) + POOLED_SAMPLES * pooled_loss(temperature)
+        return lambda temperature: loss(modality, temperature) + pooled_samples * pooled_loss(temperature)
 
     common = _minimum(pooled_loss, size)
     temperatures = {m: _minimum(loss_of(m), size) for m in margins}

@@ -172,7 +172,8 @@ def _differences(samples: _PairedSamples, scope: str) -> list[Difference]:
         was, now = right[0][chosen], right[1][chosen]
         before, after, difference = sample_intervals([groups], [np.stack([was, now, now - was])], draws=DRAWS)
         p = difference.p if (was != now).any() else 1.0
-        out.append(Difference(scope, name, len(chosen), before.mean, after.mean, difference.low, difference.high, p))
+        low, high = max(difference.low, -100.0), min(difference.high, 100.0)  # accuracies differ by no more
+        out.append(Difference(scope, name, len(chosen), before.mean, after.mean, low, high, p))
     return [replace(row, p=float(p or 0.0)) for row, p in zip(out, holm([row.p for row in out]))]
 
 

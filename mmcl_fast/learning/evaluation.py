@@ -190,13 +190,16 @@ def evaluate(
     )
 
 
-def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibration:
-    """Fit the temperatures of a model on the held-out samples of the tasks that it has learned.
+def scores_of_split(model: Model, tasks: Sequence[Task], split: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what a calibration is fitted on: the scores of samples whose modality is not given.
 
     Args:
         model: the model.
-        tasks: the tasks. Tasks without samples in the split are passed over.
-        split: the split that holds samples which were not learned.
+        tasks: tasks that it has learned. Tasks without samples in the split are passed over.
+        split: the split of the samples.
+
+    Returns:
+        modality -> scores ``[n, C]`` float64 and true classes ``[n]`` int64, on the CPU, in the samples' order.
 
     Raises:
         MediaError: a file is broken.
@@ -211,7 +214,21 @@ def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibr
         with torch.no_grad(), distributed.single_process():
             scores = model.method.scores(tokens, task.modality, model.classes, given=False).double().cpu()
         found.setdefault(task.modality, []).append((scores, torch.tensor([ids[s.label] for s in samples])))
-    scored = {m: (torch.cat([s for s, _ in some]), torch.cat([y for _, y in some])) for m, some in found.items()}
+    return {m: (torch.cat([s for s, _ in some]), torch.cat([y for _, y in some])) for m, some in found.items()}
+
+
+def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibration:
+    """Fit the temperatures of a model on the held-out samples of the tasks that it has learned.
+
+    Args:
+        model: the model.
+        tasks: the tasks. Tasks without samples in the split are passed over.
+        split: the split that holds samples which were not learned.
+
+    Raises:
+        MediaError: a file is broken.
+    """
+    scored = scores_of_split(model, tasks, split)
     return Calibration.from_values(distributed.broadcast_object(fit_temperatures(scored).values()))
 
 
