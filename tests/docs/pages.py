@@ -20,7 +20,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ import typer
 from mmcl_fast import cli
 from mmcl_fast.compare.variants import parse_methods, parse_switches
 from mmcl_fast.config import Config, load_config, parse_override
+from tests.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -121,9 +121,9 @@ def run(page: Path, place: Path, timeout: float = 600) -> None:
     """
     bin = place / ".bin"
     bin.mkdir()
-    for name, words in (("mmcl-fast", "-m mmcl_fast"), ("python", "")):
-        (bin / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
-        (bin / name).chmod(0o755)
+    warm = warm_python()
+    python = warm.command(bin / "python", [])
+    warm.command(bin / "mmcl-fast", ["-m", "mmcl_fast"], program=python)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
