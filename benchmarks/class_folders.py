@@ -5,7 +5,9 @@ For the scripts that make streams of public packages: ``cifar.py`` and ``fashion
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import random
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 
@@ -66,6 +68,36 @@ def write_samples(samples: Iterable[Sample], out: Path, splits: Mapping[str, int
             sample.save(file.with_suffix(".png"))
         counts[name] = number + 1
     return sum(counts.values())
+
+
+def unique(samples: Iterable[Sample], seen: set[bytes]) -> Iterator[Sample]:
+    """Yield the samples whose content is not in ``seen``, and add it. So no two splits have the same content."""
+    for name, sample in samples:
+        content = sample.encode() if isinstance(sample, str) else sample.tobytes()
+        if content not in seen:
+            seen.add(content)
+            yield name, sample
+
+
+def leave_classes_out(out: Path, share: float) -> Path:
+    """Take a share of each modality's classes out of a folder, and put their test samples into another one.
+
+    The classes are drawn with a fixed seed. They are unknown to a model that learns the folder.
+
+    Returns:
+        The other folder, ``<out>_left_out``.
+    """
+    other = new_folder(out.with_name(f"{out.name}_left_out"))
+    for modality in sorted(out.iterdir()):
+        classes = sorted(folder.name for folder in (modality / "test").iterdir())
+        random.Random(0).shuffle(classes)
+        for name in classes[: round(share * len(classes))]:
+            target = other / modality.name / "test" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (modality / "test" / name).rename(target)
+            for split in modality.iterdir():
+                shutil.rmtree(split / name, ignore_errors=True)
+    return other
 
 
 def write_config(out: Path, title: str, classes_per_task: int) -> None:

