@@ -28,7 +28,7 @@ from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
-from mmcl_fast.streams.class_edits import with_current_names
+from mmcl_fast.streams.class_edits import require_one_name, with_current_names
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 FORMER_NAMES = {  # of attributes: what each is now
@@ -149,11 +149,12 @@ class Learner(ClassChanges, FilePredictions):
             the copy that undoes a failed task.
 
         Raises:
-            StreamError: the task has no training sample.
+            StreamError: the task has no training sample, or a class under its former name and its name of today.
             MediaError: a file is broken.
             RunError: the loss or a learned tensor is not finite.
         """
         started = time.perf_counter()
+        require_one_name([task], self.aliases)
         task = with_current_names(task, self.aliases)
         samples = task.train
         if not samples:

@@ -86,6 +86,7 @@ def remove(
         remains: list[str] = []
         if retrain:
             _require_training_data(edit.base, after, edit.learner)
+            edit.learner.forget_names(key)
         else:
             remains = edit.learner.remove(name)
         record = edit.record("retrain" if retrain else "remove", f"without {'/'.join(key)}", after)
@@ -116,7 +117,7 @@ def rename(
         The new version.
 
     Raises:
-        UserError: there is no such class, or the new name is taken.
+        UserError: there is no such class, or the new name is taken or a former name of another class.
         RunStopped: as for ``train``; ``learn`` with ``resume`` goes on.
     """
     run = Path(run)

@@ -55,6 +55,7 @@ from mmcl_fast.runs.versions import (
     version_numbers,
     write_record,
 )
+from mmcl_fast.streams.class_edits import require_one_name
 from mmcl_fast.streams.findings import WARNING, format_findings
 from mmcl_fast.streams.joined import join_streams, require_unseen_content, require_unseen_groups
 from mmcl_fast.streams.sample import ClassId, aliases_to_values
@@ -160,6 +161,9 @@ def _begin(
     say = progress.log if progress is not None else lambda line: None
     learned = testable_tasks(learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
     new = make_stream(config, learned=learned, aliases=learner.aliases, progress=progress)
+    require_one_name(new.tasks, learner.aliases)
+    for key in dict.fromkeys(key for task in new.tasks for key in task.class_ids if key in learner.aliases):
+        say(f"class {'/'.join(key)} of the new data counts as {'/'.join(learner.aliases[key])}: it was renamed")
     for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them"):
         say(line)
     for held_out in new.held_out:
@@ -250,7 +254,7 @@ def compare_versions(run: str | Path, before: int, after: int, setting: str | No
     run = Path(run)
     require_run(run)
     found: list[Predictions] = []
-    aliases: dict[ClassId, ClassId] = {}
+    aliases: list[dict[ClassId, ClassId]] = []
     for number in (before, after):
         folder = require_version(run, number)
         predictions = read_predictions(folder)
@@ -258,7 +262,24 @@ def compare_versions(run: str | Path, before: int, after: int, setting: str | No
             raise RunError(f"{folder}: no {PREDICTIONS_FILE}, so the version is not finished; resume it first")
         found.append(predictions)
         record = read_record(folder)
-        aliases |= {} if record is None else record.class_aliases
-    found = [predictions.renamed(aliases) for predictions in found]
+        aliases.append({} if record is None else record.class_aliases)
+    # A version knows the names of the versions that it comes from. Where one of its classes has such a former name, the
+    # class that had it was removed, and this one is another.
+    if after not in _ancestors(run, before):
+        found[0] = found[0].renamed(aliases[1])
+    if before not in _ancestors(run, after):
+        found[1] = found[1].renamed(aliases[0])
     tasks: list[Any] = json.loads((version_folder(run, after) / "summary.json").read_text())["tasks"]
     return compare_predictions(found[0], found[1], [(task["name"], task["modality"]) for task in tasks], setting)
+
+
+def _ancestors(run: Path, number: int) -> list[int]:
+    """Return the versions that a version was learned from, as far as they are there."""
+    known, out = version_numbers(run), []
+    while number in known:
+        record = read_record(version_folder(run, number))
+        if record is None or record.parent is None:
+            break
+        number = record.parent
+        out.append(number)
+    return out

@@ -31,6 +31,7 @@ from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
+from mmcl_fast.runs.versions import read_record
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def learn_stream(
                 check_run_folder(config, out, stream, resume)  # again: another process could have begun here
                 checkpoint.remove_temporary_folders(out)
         with distributed.propagate_errors():
+            record = read_record(out)
+            learner.aliases = {} if record is None else record.class_aliases  # unless a checkpoint has them
             log = MetricsLog(out / "metrics.jsonl")
             cost = _restore(out, learner, len(stream), log, say)
         distributed.require_same(

@@ -34,16 +34,19 @@ def join_streams(learned: Stream, new: Stream, prefix: str, aliases: Mapping[Cla
             f"{str(learned.shared_classes).lower()}; set it to the same value"
         )
     names = {task.name for task in learned.tasks}
-    known = {name: (modality, name) for modality, name in learned.class_text} if learned.shared_classes else {}
+    aliases = aliases or {}
+    ids = [*learned.class_text, *aliases] if learned.shared_classes else []
+    known = {key[1]: key for key in ids}  # a name means the same class in every modality
     tasks = list(learned.tasks)
-    for task in (with_current_names(task, aliases or {}) for task in new.tasks):
+    for task in new.tasks:
+        task = replace(task, class_ids=tuple(known.get(key[1], key) for key in task.class_ids))
+        task = with_current_names(task, aliases)
         name = _free_name(task, names)
         names.add(name)
-        ids = tuple(known.get(key[1], key) for key in task.class_ids)
-        texts = tuple(learned.class_text.get(key, text) for key, text in zip(ids, task.texts))
+        texts = tuple(learned.class_text.get(key, text) for key, text in zip(task.class_ids, task.texts))
         samples = tuple(replace(sample, key=prefix + sample.key) for sample in task.samples)
         samples += tuple(_old_tests(learned, task, task.modality in new.without_splits))
-        tasks.append(Task(len(tasks), name, task.modality, task.classes, ids, texts, samples))
+        tasks.append(Task(len(tasks), name, task.modality, task.classes, task.class_ids, texts, samples))
     out = Stream.from_tasks(tasks, new.root, shared_classes=new.shared_classes)
     out.findings, out.skipped = new.findings, new.skipped
     out.groups, out.held_out, out.without_splits = new.groups, new.held_out, new.without_splits
