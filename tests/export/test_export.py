@@ -204,7 +204,7 @@ def test_a_wrong_score_of_strangers_is_found(tmp_path: Path, monkeypatch: pytest
     write_folder(tmp_path / "data", classes=2, train=6, test=2, modalities=("image",))
     learner, right = toy_learner(tmp_path / "data", "zero_shot", {}), UnknownScores.shares
     inputs = synthetic_inputs(learner, "image")
-    assert float(right(learner.unknown, learner.encoder.trunk(*inputs, "image"), "image").max()) == 1.0
+    assert float(right(learner.unknown, learner.encoder.trunk(inputs[0], "image"), "image").max()) == 1.0
     for wrong, difference in ((0.3, 0.3 - 1 / 12), (float("nan"), float("nan"))):
 
         def shares(self: UnknownScores, tokens: Tokens, modality: str, wrong: float = wrong) -> torch.Tensor:
