@@ -24,6 +24,14 @@ from mmcl_fast.feature_cache.kept_tokens import link
 from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.current_version import current_version, version_folder
 from mmcl_fast.learning.predictions import Predictions
+from mmcl_fast.learning.versions import (
+    VersionRecord,
+    is_finished,
+    read_record,
+    require_run,
+    require_version,
+    version_numbers,
+)
 from mmcl_fast.methods import method_class
 from mmcl_fast.runs.folder import first_difference, write_config
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
@@ -43,18 +51,7 @@ from mmcl_fast.runs.new_version import (
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, content_digests, write_tasks
 from mmcl_fast.runs.training import train
-from mmcl_fast.runs.versions import (
-    VersionRecord,
-    is_finished,
-    now,
-    read_newest,
-    read_record,
-    remove_leftovers,
-    require_run,
-    require_version,
-    version_numbers,
-    write_record,
-)
+from mmcl_fast.runs.versions import now, read_newest, remove_leftovers, write_record
 from mmcl_fast.streams.class_edits import require_one_name
 from mmcl_fast.streams.findings import WARNING, format_findings
 from mmcl_fast.streams.joined import join_streams, require_unseen_content, require_unseen_groups

@@ -11,9 +11,9 @@ from mmcl_fast import distributed
 from mmcl_fast.config import read_run_config
 from mmcl_fast.errors import ConfigError, RunError, StreamError, UserError
 from mmcl_fast.learning.current_version import version_folder
+from mmcl_fast.learning.versions import VersionRecord, read_record
 from mmcl_fast.runs.folder import SKIPPED, holds_run, read_groups
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, read_tasks
-from mmcl_fast.runs.versions import VersionRecord, read_record
 from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
 from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples

@@ -20,6 +20,7 @@ from mmcl_fast.learning.evaluation import Evaluation, settings_of
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.predictions import predictions_of
 from mmcl_fast.learning.random_state import set_random_states
+from mmcl_fast.learning.versions import read_record, run_of
 from mmcl_fast.methods import make_options, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints
 from mmcl_fast.runs import tracking
@@ -31,7 +32,6 @@ from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
-from mmcl_fast.runs.versions import read_record
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def learn_stream(
                         digests = content_digests(learner.cache, stream.samples)
                         write_tasks(out / TASKS_FILE, stream, digests, texts=not config.train.private)
                     atomic_files.write_json(out / "summary.json", summary)
-        learner.checkpoints = NoCheckpoints()  # this run ends here, the learner may go on
+        learner.checkpoints, learner.run = NoCheckpoints(), run_of(out)  # this run ends here, the learner may go on
     return RunResult(summary, learner, stream)
 
 

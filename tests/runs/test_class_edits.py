@@ -16,12 +16,12 @@ from mmcl_fast.feature_cache.shard import read_keys
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_version
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.versions import read_record
 from mmcl_fast.progress import Silent
 from mmcl_fast.runs import class_edits
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import read_tasks
-from mmcl_fast.runs.versions import read_record
 from mmcl_fast.streams.class_edits import without_class
 from tests.runs.conftest import CONFIG, OPTIONS, bits, learn
 
