@@ -12,6 +12,7 @@ from mmcl_fast.errors import ConfigError, did_you_mean
 from mmcl_fast.media.source import size_of
 from mmcl_fast.streams.equal_content import group_equal_content
 from mmcl_fast.streams.name_forms import normalize_name
+from mmcl_fast.streams.path_patterns import match_paths
 from mmcl_fast.streams.sample import Sample
 
 RULES = ("column", "regex", "duplicates")
@@ -100,12 +101,15 @@ class Grouping:
         """Return sample key -> group of all samples that have one. A sample without one stands for itself.
 
         Raises:
-            ConfigError: the rule gives no sample a group.
+            ConfigError: the rule gives no sample a group, or its regular expression takes too long.
             MediaError: a file is broken, where samples that resemble each other are looked for.
         """
         if self.names is not None:
             return dict(self.names)
-        named = [_match(self.rule.value, sample, root) for sample in samples] if self.rule.kind == "regex" else None
+        named = None
+        if self.rule.kind == "regex":
+            places = [_place(sample, root) for sample in samples]
+            named = match_paths(normalize_name(self.rule.value), places, "stream.group")
         groups = JoinedGroups([sample.group for sample in samples] if named is None else named)
         if self.rule.kind in ("column", "regex") and not any(groups.names):
             what = f"column {self.rule.value!r} is empty in every row"
@@ -165,12 +169,6 @@ class JoinedGroups:
             above[position] = above[above[position]]
             position = above[position]
         return position
-
-
-def _match(pattern: str, sample: Sample, root: Path) -> str:
-    """Return the pattern's first group, or else its whole match, in a sample's path; empty where there is none."""
-    found = re.search(normalize_name(pattern), _place(sample, root))
-    return "" if found is None else (found[1] if found.re.groups else found[0]) or ""
 
 
 def _place(sample: Sample, root: Path) -> str:
