@@ -54,7 +54,7 @@ from mmcl_fast.runs.training import train
 from mmcl_fast.runs.versions import now, read_newest, remove_leftovers, write_record
 from mmcl_fast.streams.class_edits import require_one_name
 from mmcl_fast.streams.findings import WARNING, format_findings
-from mmcl_fast.streams.joined import join_streams, require_unseen_content, require_unseen_groups
+from mmcl_fast.streams.joined import find_similar_to_old, join_streams, require_unseen_content, require_unseen_groups
 from mmcl_fast.streams.sample import ClassId, aliases_to_values
 from mmcl_fast.streams.sources.detect import detect_source
 
@@ -165,6 +165,12 @@ def _begin(
         say(line)
     for held_out in new.held_out:
         say(held_out.line)
+    if similar := find_similar_to_old(learned, new):
+        sample, old = similar[0]
+        say(
+            f"{len(similar)} new samples resemble old ones of another split, so accuracies say too much, for example "
+            f"{sample.key} ({sample.split}) and {old.path or old.key} ({old.split}): leave them out of the new data"
+        )
     if config.stream.group.startswith(("column:", "regex:")):
         require_unseen_groups(learned, new)
     if config.stream.check:

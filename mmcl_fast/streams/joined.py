@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.class_edits import with_current_names
+from mmcl_fast.streams.grouping import like_old
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 from mmcl_fast.streams.stream import Stream
 
@@ -67,6 +68,16 @@ def require_unseen_groups(learned: Stream, new: Stream) -> None:
                 f"{new.root}: {sample.key}: group {sample.group!r} is in the new {sample.split} split and in the old "
                 f"{other.split} split ({other.key}): remove it from the new data"
             )
+
+
+def find_similar_to_old(learned: Stream, new: Stream) -> list[tuple[Sample, Sample]]:
+    """Return the new samples that resemble old ones of the other side, with these: one is trained on, one held out.
+
+    The groups of ``new`` say it (``like_old``), if its rule is ``duplicates``.
+    """
+    old = {like_old(sample): sample for sample in learned.samples}
+    pairs = ((sample, old.get(new.groups.get(sample.key, ""))) for sample in new.samples)
+    return [(s, other) for s, other in pairs if other is not None and (s.split == "train") != (other.split == "train")]
 
 
 def tested_classes(learned: Stream) -> list[ClassId]:
