@@ -25,8 +25,9 @@ from typing import Any
 
 from benchmarks.serve_client import TOLERANCE, Client
 from mmcl_fast.learning.current_version import version_folder
+from mmcl_fast.learning.versions import version_numbers
 from mmcl_fast.runs.task_file import TASKS_FILE, read_tasks
-from mmcl_fast.runs.versions import set_current, version_numbers
+from mmcl_fast.runs.versions import set_current
 
 PATIENCE = 300.0  # seconds for one swap; a server that takes longer has stopped watching
 

@@ -1,4 +1,4 @@
-"""Writing a run's files: each is whole or absent, on the disk and not only in the cache, and locked to one process."""
+"""A run's files: each is whole or absent, on the disk and not only in the cache, and locked to one process."""
 
 from __future__ import annotations
 
@@ -113,3 +113,20 @@ def lock_folder(folder: Path) -> Iterator[int]:
             handle.write(f"process {os.getpid()} on {platform.node()}\n")
             handle.flush()
         yield handle.fileno()
+
+
+def read_json_object(file: Path, advice: str) -> dict[str, Any] | None:
+    """Read a JSON object from a file of a run folder; None where there is no file.
+
+    Raises:
+        RunError: the file can't be read or holds something else; ``advice`` ends the message.
+    """
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as fault:
+        raise RunError(f"{file}: not readable as JSON ({fault}); {advice}") from None
+    if not isinstance(values, dict):
+        raise RunError(f"{file}: not a JSON object; {advice}")
+    return values

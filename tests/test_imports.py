@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "encoders": {"media", "ops", "user_cache"},
     "feature_cache": {"_extension", "encoders", "media", "user_cache"},
     "methods": {"distributed", "encoders", "ops", "option_fields"},
-    "config": {"methods", "option_fields"},
+    "config": {"atomic_files", "methods", "option_fields"},
     "learning": {"atomic_files", "distributed", "encoders", "feature_cache", "media", "methods", "streams"},
     "runs": {
         *("atomic_files", "config", "distributed", "encoders", "feature_cache", "learning", "media", "methods"),

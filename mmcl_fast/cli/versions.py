@@ -86,7 +86,7 @@ def learn(
     from mmcl_fast import distributed, progress, runs
     from mmcl_fast.config import read_run_config
     from mmcl_fast.learning.current_version import current_folder
-    from mmcl_fast.runs.versions import require_run
+    from mmcl_fast.learning.versions import require_run
 
     require_run(run)
     device = read_run_config(current_folder(run), [o for o in overrides or () if o.startswith("train.")]).train.device
@@ -237,7 +237,8 @@ def prune(
     Example: `mmcl-fast prune runs/demo --keep 2`
     """
     from mmcl_fast import runs
-    from mmcl_fast.runs.versions import prunable, require_run
+    from mmcl_fast.learning.versions import require_run
+    from mmcl_fast.runs.versions import prunable
 
     if (versions is not None) + (keep is not None) + only_current != 1:
         raise RunError("prune: give --keep N, --only-current, or --version N for each version to remove")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcl_fast.atomic_files import read_json_object
 from mmcl_fast.config.loading import apply_overrides, build_config, make_paths_absolute
 from mmcl_fast.config.schema import Config
 from mmcl_fast.errors import RunError
@@ -56,23 +56,6 @@ def require_same_data(run: Path, fingerprint: str) -> None:
             f"{file}: the data have changed since the run (files added, removed, renamed or "
             "moved to another split or class); restore them as they were, or train a new run"
         )
-
-
-def read_json_object(file: Path, advice: str) -> dict[str, Any] | None:
-    """Read a JSON object from a file of a run folder; None where there is no file.
-
-    Raises:
-        RunError: the file can't be read or holds something else; ``advice`` ends the message.
-    """
-    if not file.is_file():
-        return None
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as fault:
-        raise RunError(f"{file}: not readable as JSON ({fault}); {advice}") from None
-    if not isinstance(values, dict):
-        raise RunError(f"{file}: not a JSON object; {advice}")
-    return values
 
 
 def _read_json(run: Path) -> dict[str, Any]:

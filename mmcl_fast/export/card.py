@@ -38,6 +38,8 @@ OUTPUTS = {
     "logits": "`[batch, {classes}]`; minus infinity for a class that this input cannot have",
     "embedding": "`[batch, D]`, the re-aligned embedding, unit rows",
     "contributions": "`[batch, {modalities}]`, the weight of each modality's prompts and gates; columns: {columns}",
+    "unknown": "`[batch]` float64, from 0 to 1: the share of the modality's held-out training samples that resemble "
+    "the classes more",
 }
 
 
@@ -86,8 +88,9 @@ def _template() -> Template:
         "join": _join,
         "number_in": lambda name, values: "–" if values.get(name) is None else f"{values[name]:.1f}",
         "row": _row,
-        "scientific_in": lambda name, values: f"{values.get(name, 0):.1e}",
+        "scientific_in": lambda name, values: f"{values[name]:.1e}" if name in values else "–",
         "shapes": _shapes,
+        "shortest": lambda value: f"{value:.3g}",
         "shortest_in": lambda name, values: f"{values[name]:g}",
         "table_head": _table_head,
     }

@@ -22,7 +22,7 @@ from mmcl_fast.streams import Stream
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 # A sum in another order may round a trunk token to the neighbouring bfloat16, and a large logit scale magnifies that.
-TOLERANCE = {"probabilities": 1e-3, "logits": 1e-3, "embedding": 1e-4, "contributions": 1e-4}
+TOLERANCE = {"probabilities": 1e-3, "logits": 1e-3, "embedding": 1e-4, "contributions": 1e-4, "unknown": 1e-2}
 CARD, MODEL, CLASSES, PREPROCESS, TOKENIZER = (
     "README.md",
     "model.json",
@@ -136,6 +136,8 @@ def export(
             "encoder_fingerprint": learner.encoder.fingerprint,
             "tasks": learner.tasks,
             "contributions": (learner.contribution_matrix() or (None,))[0],
+            "calibration": learner.calibration.values(),
+            "unknown_missing": {m: why for m in inputs if (why := learner.unknown.missing(m))},
             "tolerance": TOLERANCE,
             "differences": differences,
         }
@@ -187,7 +189,7 @@ def _write_graphs(
         for name, value in differences[modality].items():
             if not value <= TOLERANCE[name]:  # not ">": a nan is too large as well
                 raise RunError(
-                    f"{modality}: {name} of the graph differ from the learner's by {value:.2g}, more than "
+                    f"{modality}: output {name} of the graph differs from the learner's by {value:.2g}, more than "
                     f"{TOLERANCE[name]:g}; nothing was written: use the other format, or another torch"
                 )
         preparation[modality] = {

@@ -1,4 +1,7 @@
-"""Trace the prediction of one modality as one graph: trunk, relevance, prefixes, head, re-alignment, scores."""
+"""Trace the prediction of one modality as one graph: trunk, relevance, prefixes, head, re-alignment, scores.
+
+The graph also has the score of samples that belong to none of the classes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class PredictionModule(nn.Module):
     """Predicts prepared inputs of one modality as ``Learner.predict`` does without the modality given.
 
     Its inputs are pixels ``[B, F, 3, size, size]`` float32, or for text ids and mask ``[B, N]`` int64. It returns
-    ``probabilities`` and ``logits``, both ``[B, C]``, and the other ``outputs`` of the method by their names.
+    ``probabilities`` and ``logits``, both ``[B, C]``, and the other ``outputs`` of the method by their names. The last
+    one is ``unknown`` ``[B]`` float64, unless it is ``missing`` (``mmcl_fast.learning.unknown``).
     """
 
     def __init__(self, learner: Learner, modality: str):
@@ -35,8 +39,12 @@ class PredictionModule(nn.Module):
             tokens = encoder.trunk_of_ids(ids, mask.bool())
         else:
             tokens = encoder.trunk(inputs[0], self.modality)
-        outputs = learner.method.outputs(tokens.rounded(), self.modality, learner.classes)
-        return {"probabilities": learner.calibration.probabilities(outputs["logits"], self.modality), **outputs}
+        tokens = tokens.rounded()
+        outputs = learner.method.outputs(tokens, self.modality, learner.classes)
+        outputs = {"probabilities": learner.calibration.probabilities(outputs["logits"], self.modality), **outputs}
+        if not learner.unknown.missing(self.modality):
+            outputs["unknown"] = learner.unknown.shares(tokens, self.modality)
+        return outputs
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ def largest_differences(
     """Return, for each output, the largest absolute difference between the learner and a graph.
 
     The graph runs on all samples in one batch, and on each sample alone. A difference of logits is divided by the
-    largest finite logit, or by 1 if that is larger.
+    largest finite logit, or by 1 if that is larger. A difference of ``unknown`` counts without one held-out sample's
+    share: rounding moves a score past the nearest level.
 
     Returns:
         Output -> difference; nan if a value of the graph is nan.
@@ -75,6 +76,8 @@ def largest_differences(
             difference = torch.where(same, 0.0, (a - b).abs())
             if name == "logits":
                 difference = difference / a[a.isfinite()].abs().amax().clamp(min=1)
+            if name == "unknown":
+                difference = (difference - 1 / len(learner.unknown.levels[modality])).clamp(min=0)
             worst = float(difference.amax())
             out[name] = worst if worst != worst else max(out.get(name, 0.0), worst)  # max would lose a nan
     return out

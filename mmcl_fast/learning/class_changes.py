@@ -66,7 +66,7 @@ class ClassChanges:
             The class's key (modality, name).
 
         Raises:
-            RunError: there is no such class, or the new name is empty or taken.
+            RunError: there is no such class, or the new name is empty, taken, or a former name of another class.
         """
         key = find_class(self.classes.keys, old)
         renamed = (key[0], new.strip())
@@ -74,6 +74,11 @@ class ClassChanges:
             raise RunError(f"class {new!r}: a name has at least one letter and no slash")
         if renamed in self.classes.ids and renamed != key:
             raise RunError(f"class {'/'.join(renamed)}: is known already; choose another name")
+        if (other := self.aliases.get(renamed, key)) != key:
+            raise RunError(
+                f"class {'/'.join(renamed)}: is a former name of {'/'.join(other)}, and data with this name count as "
+                "that class; choose another name, or give that class its former name back first"
+            )
         number, texts, keys = self.classes.ids[key], list(self.classes.texts), list(self.classes.keys)
         wanted = (text or renamed[1].replace("_", " ")).strip()
         taken = wanted in texts[:number] + texts[number + 1 :]  # as "dog", seen and then heard, is "dog (audio)"
@@ -139,8 +144,12 @@ class ClassChanges:
             raise
         self.unknown.remove(number)
         self.classes, self.tasks = classes, tasks
-        self.aliases = {former: now for former, now in self.aliases.items() if now != key}
+        self.forget_names(key)
         return remains
+
+    def forget_names(self, key: ClassId) -> None:
+        """Forget the former names of a class that is taken out. Data with these names are of a new class again."""
+        self.aliases = {former: now for former, now in self.aliases.items() if now != key}
 
     def _reset(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Put the method back into an earlier state."""

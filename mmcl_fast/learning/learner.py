@@ -24,11 +24,12 @@ from mmcl_fast.learning.model import require_finite, spec_of, trunk_tokens, trun
 from mmcl_fast.learning.predict import FilePredictions
 from mmcl_fast.learning.predictions import predictions_of
 from mmcl_fast.learning.unknown import UnknownScores
+from mmcl_fast.learning.versions import Version, list_versions, run_of
 from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
-from mmcl_fast.streams.class_edits import with_current_names
+from mmcl_fast.streams.class_edits import require_one_name, with_current_names
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
 FORMER_NAMES = {  # of attributes: what each is now
@@ -76,6 +77,7 @@ class Learner(ClassChanges, FilePredictions):
         calibration: the temperatures of its probabilities, see :meth:`calibrate`.
         aliases: the former key of each renamed class -> its key of today.
         unknown: scores samples for belonging to none of the classes.
+        run: the run folder that it was loaded from or was learned into; None: it belongs to no run.
         checkpoints: where the states of training loops are kept while a task is learned; nowhere by default.
 
     Raises:
@@ -138,6 +140,7 @@ class Learner(ClassChanges, FilePredictions):
         self.calibration = Calibration()
         self.aliases: dict[ClassId, ClassId] = {}
         self.unknown = UnknownScores()
+        self.run: Path | None = None
 
     def learn(self, task: Task) -> dict[str, float]:
         """Learn the training samples of one task.
@@ -149,11 +152,12 @@ class Learner(ClassChanges, FilePredictions):
             the copy that undoes a failed task.
 
         Raises:
-            StreamError: the task has no training sample.
+            StreamError: the task has no training sample, or a class under its former name and its name of today.
             MediaError: a file is broken.
             RunError: the loss or a learned tensor is not finite.
         """
         started = time.perf_counter()
+        require_one_name([task], self.aliases)
         task = with_current_names(task, self.aliases)
         samples = task.train
         if not samples:
@@ -256,6 +260,22 @@ class Learner(ClassChanges, FilePredictions):
         before, after = (predictions_of(each.evaluate(tasks, setting=setting)) for each in (other, self))
         return compare_predictions(before.renamed(self.aliases), after, [(t.name, t.modality) for t in tasks])
 
+    @property
+    def versions(self) -> list[Version]:
+        """The versions of the run that it belongs to, oldest first; without a run there are none.
+
+        They are read from the run folder each time, as ``mmcl_fast.runs.list_versions`` does.
+
+        Example::
+
+            learner = mf.Learner.load("runs/demo")
+            [(version.number, version.source, version.last) for version in learner.versions]
+
+        Raises:
+            RunError: the run folder is gone.
+        """
+        return [] if self.run is None else list_versions(self.run)
+
     def spec(self, modality: str) -> Spec:
         """Return how files of a modality are prepared: the encoder's way, with the settings of [media]."""
         return spec_of(self, modality)
@@ -306,6 +326,7 @@ class Learner(ClassChanges, FilePredictions):
         Raises:
             RunError: a file is missing or broken, or the encoder's weights are not the learner's.
         """
+        run = run_of(Path(folder))
         folder, tensors, values = saving.read_model(Path(folder))
         self = cls(
             encoder or values["encoder"],
@@ -328,6 +349,7 @@ class Learner(ClassChanges, FilePredictions):
                 "give the folder of the original ones"
             )
         self.restore(tensors, values, folder)
+        self.run = run
         return self
 
     def restore(self, tensors: dict[str, Tensor], values: dict[str, Any], where: Path) -> None:

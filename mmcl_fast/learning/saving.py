@@ -113,7 +113,7 @@ def _load(model: Model, tensors: dict[str, Tensor], values: dict[str, Any]) -> t
     keys, model.tasks = canonical_names(values["keys"], values["tasks"])
     model.calibration = Calibration.from_values(values["calibration"])
     known = {k.removeprefix("unknown/"): v for k, v in tensors.items() if k.startswith("unknown/")}
-    model.unknown = UnknownScores.from_state(known, values["unknown"])
+    model.unknown = UnknownScores.from_state(known, values["unknown"], [task["modality"] for task in model.tasks])
     model.aliases = aliases_from_values(values["aliases"])
     model.classes = Classes(keys, list(values["texts"]), tensors["classes"].to(device))
     return state

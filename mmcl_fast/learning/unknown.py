@@ -16,7 +16,7 @@ parts, and r of a part is measured with the statistics of the others. Samples of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,7 @@ class _Modality:
         """Return r ``[n]`` of queries ``[n, D]``."""
         x = x - self.centre
         own = (x * self.within(x)).sum(1)
-        nearest = (self.squares - 2 * x @ self.solved.T).min(1).values
+        nearest = (self.squares - 2 * x @ self.solved.T).amin(1)
         return own + nearest - (x * self.total(x)).sum(1)
 
 
@@ -74,23 +74,25 @@ class UnknownScores:
     Attributes:
         memory: counts, means and the shared covariance of queries, by modality and class.
         levels: modality -> r of held-out samples, ascending.
+        unscored: modalities with classes that an earlier version learned without these statistics. They get no scores.
     """
 
     def __init__(self) -> None:
         self.memory = FeatureMemory(0, RANK, 1.0)
         self.levels: dict[str, list[float]] = {}
+        self.unscored: frozenset[str] = frozenset()
         self._prepared: dict[str, _Modality] = {}
 
     def copy(self) -> UnknownScores:
         """Return scores that can learn without changing these."""
         other = UnknownScores()
-        other.memory, other.levels = self.memory.copy(), dict(self.levels)
+        other.memory, other.levels, other.unscored = self.memory.copy(), dict(self.levels), self.unscored
         return other
 
     def add(
         self, tokens: Any, modality: str, classes: Sequence[int], labels: Tensor, recordings: Sequence[str]
     ) -> None:
-        """Add a task's samples.
+        """Add a task's samples, unless their modality is ``unscored``.
 
         Args:
             tokens: trunk tokens of n samples.
@@ -99,6 +101,8 @@ class UnknownScores:
             labels: ``[n]``, ids of classes.
             recordings: for each sample the name of what it was made from; equal names are held out together.
         """
+        if modality in self.unscored:
+            return
         x, labels = unit_query(tokens).cpu(), labels.cpu()
         rows = torch.arange(len(x)) if len(x) <= MOST_SAMPLES else torch.linspace(0, len(x) - 1, MOST_SAMPLES).long()
         # By order of appearance, not by name: the same samples have other keys in another version of a run.
@@ -128,6 +132,7 @@ class UnknownScores:
     def remove(self, label: int) -> None:
         """Take a class out; the ids of later classes become smaller by one."""
         remove_from_memory(self.memory, label)
+        self.levels = {m: levels for m, levels in self.levels.items() if m in self.memory.counts}
         self._prepared = {}
 
     def distance(self, tokens: Any, modality: str) -> Tensor:
@@ -136,20 +141,32 @@ class UnknownScores:
             self._prepared[modality] = _prepare(self.memory, modality)
         return self._prepared[modality].distance(unit_query(tokens).cpu().double())
 
+    def missing(self, modality: str) -> str:
+        """Return why samples of a modality that was learned have no score; empty: they have one."""
+        if modality not in self.memory.counts:
+            return "its classes were learned by an earlier version of mmcl_fast"
+        if len(self.memory.counts[modality]) < 2:
+            return "it has one class"
+        count = len(self.levels.get(modality, []))
+        return f"{count} samples of it were held out, fewer than {LEAST_SAMPLES}" if count < LEAST_SAMPLES else ""
+
+    def shares(self, tokens: Any, modality: str) -> Tensor:
+        """Return for each of n samples the share of held-out samples with a smaller r, ``[n]`` float64 on the CPU.
+
+        Nothing is ``missing`` of the modality. This is tensor code alone, so exported graphs have it too.
+        """
+        levels = torch.tensor(self.levels[modality], dtype=torch.float64)
+        return (levels < self.distance(tokens, modality).unsqueeze(1)).sum(1).double() / len(levels)
+
     def __call__(self, tokens: Any, modality: str) -> list[float | None]:
         """Return for each of n samples the share of held-out samples that resemble the classes more, from 0 to 1.
 
-        A modality that was not learned has 1. None for a modality with one class, and where too few samples were held
-        out, as in a model of an earlier version.
+        A modality that was not learned has 1. None where ``missing`` gives a reason, and where nothing is known.
         """
         count = len(tokens.query)
-        if modality not in self.memory.counts:
+        if modality not in self.memory.counts and modality not in self.unscored:
             return [1.0 if self.levels else None] * count
-        levels = torch.tensor(self.levels.get(modality, []), dtype=torch.float64)
-        if len(levels) < LEAST_SAMPLES or len(self.memory.counts[modality]) < 2:
-            return [None] * count
-        below = torch.searchsorted(levels, self.distance(tokens, modality))
-        return (below.double() / len(levels)).tolist()
+        return [None] * count if self.missing(modality) else self.shares(tokens, modality).tolist()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON values."""
@@ -157,8 +174,12 @@ class UnknownScores:
         return tensors, {"memory": values, "levels": self.levels}
 
     @classmethod
-    def from_state(cls, tensors: dict[str, Tensor], values: Mapping[str, Any]) -> UnknownScores:
+    def from_state(
+        cls, tensors: dict[str, Tensor], values: Mapping[str, Any], learned: Collection[str] = ()
+    ) -> UnknownScores:
         """Return the scores that ``state`` described; without values: scores that know nothing.
+
+        ``learned``: all modalities that the model has learned.
 
         Raises:
             ValueError, KeyError, TypeError: the state is incomplete.
@@ -167,6 +188,7 @@ class UnknownScores:
         if values:
             self.memory.load_state({k: v.cpu() for k, v in tensors.items()}, values["memory"])
             self.levels = {str(m): [float(r) for r in levels] for m, levels in values["levels"].items()}
+        self.unscored = frozenset(learned) - self.memory.counts.keys()
         return self
 
 

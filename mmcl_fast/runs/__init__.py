@@ -33,6 +33,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mmcl_fast.learning.comparison import Comparison
+    from mmcl_fast.learning.versions import Version, list_versions
     from mmcl_fast.runs.class_edits import remove, rename
     from mmcl_fast.runs.class_list import ClassSummary, list_classes
     from mmcl_fast.runs.evaluation import RunEvaluation, evaluate
@@ -41,28 +42,28 @@ if TYPE_CHECKING:
     from mmcl_fast.runs.task_checkpoints import RunStopped
     from mmcl_fast.runs.task_loop import RunResult, learn_stream
     from mmcl_fast.runs.training import resume, train
-    from mmcl_fast.runs.versions import Version, list_versions, prune, rollback
+    from mmcl_fast.runs.versions import prune, rollback
 
 _MODULES = {
-    "ClassSummary": "class_list",
-    "Comparison": "learn_more",
-    "RunEvaluation": "evaluation",
-    "RunResult": "task_loop",
-    "RunStopped": "task_checkpoints",
-    "Version": "versions",
-    "VersionResult": "new_version",
-    "compare_versions": "learn_more",
-    "evaluate": "evaluation",
-    "learn": "learn_more",
-    "learn_stream": "task_loop",
-    "list_classes": "class_list",
-    "list_versions": "versions",
-    "prune": "versions",
-    "remove": "class_edits",
-    "rename": "class_edits",
-    "resume": "training",
-    "rollback": "versions",
-    "train": "training",
+    "ClassSummary": "runs.class_list",
+    "Comparison": "learning.comparison",
+    "RunEvaluation": "runs.evaluation",
+    "RunResult": "runs.task_loop",
+    "RunStopped": "runs.task_checkpoints",
+    "Version": "learning.versions",
+    "VersionResult": "runs.new_version",
+    "compare_versions": "runs.learn_more",
+    "evaluate": "runs.evaluation",
+    "learn": "runs.learn_more",
+    "learn_stream": "runs.task_loop",
+    "list_classes": "runs.class_list",
+    "list_versions": "learning.versions",
+    "prune": "runs.versions",
+    "remove": "runs.class_edits",
+    "rename": "runs.class_edits",
+    "resume": "runs.training",
+    "rollback": "runs.versions",
+    "train": "runs.training",
 }
 
 
@@ -71,4 +72,4 @@ def __getattr__(name: str) -> Any:  # late, because a report reads a run's sampl
         raise AttributeError(f"module 'mmcl_fast.runs' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"mmcl_fast.runs.{_MODULES[name]}"), name)
+    return getattr(import_module(f"mmcl_fast.{_MODULES[name]}"), name)

@@ -17,6 +17,7 @@ from mmcl_fast.feature_cache.kept_tokens import delete_tokens, take_back
 from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.class_changes import find_class
 from mmcl_fast.learning.current_version import current_version, version_folder
+from mmcl_fast.learning.versions import VersionRecord, require_run, version_numbers
 from mmcl_fast.runs.folder import write_config
 from mmcl_fast.runs.kept_test_tokens import TOKENS_FOLDER, keep_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import with_texts
@@ -35,15 +36,7 @@ from mmcl_fast.runs.new_version import (
 from mmcl_fast.runs.prediction_file import write_predictions
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, write_tasks
 from mmcl_fast.runs.training import train
-from mmcl_fast.runs.versions import (
-    VersionRecord,
-    now,
-    read_newest,
-    remove_leftovers,
-    require_run,
-    version_numbers,
-    write_record,
-)
+from mmcl_fast.runs.versions import now, read_newest, remove_leftovers, write_record
 from mmcl_fast.streams.class_edits import renamed_class, without_class
 from mmcl_fast.streams.sample import ClassId, Sample, Task, aliases_to_values
 from mmcl_fast.streams.stream import Stream
@@ -86,6 +79,7 @@ def remove(
         remains: list[str] = []
         if retrain:
             _require_training_data(edit.base, after, edit.learner)
+            edit.learner.forget_names(key)
         else:
             remains = edit.learner.remove(name)
         record = edit.record("retrain" if retrain else "remove", f"without {'/'.join(key)}", after)
@@ -116,7 +110,7 @@ def rename(
         The new version.
 
     Raises:
-        UserError: there is no such class, or the new name is taken.
+        UserError: there is no such class, or the new name is taken or a former name of another class.
         RunStopped: as for ``train``; ``learn`` with ``resume`` goes on.
     """
     run = Path(run)

@@ -24,6 +24,14 @@ from mmcl_fast.feature_cache.kept_tokens import link
 from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.current_version import current_version, version_folder
 from mmcl_fast.learning.predictions import Predictions
+from mmcl_fast.learning.versions import (
+    VersionRecord,
+    is_finished,
+    read_record,
+    require_run,
+    require_version,
+    version_numbers,
+)
 from mmcl_fast.methods import method_class
 from mmcl_fast.runs.folder import first_difference, write_config
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
@@ -43,20 +51,10 @@ from mmcl_fast.runs.new_version import (
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, content_digests, write_tasks
 from mmcl_fast.runs.training import train
-from mmcl_fast.runs.versions import (
-    VersionRecord,
-    is_finished,
-    now,
-    read_newest,
-    read_record,
-    remove_leftovers,
-    require_run,
-    require_version,
-    version_numbers,
-    write_record,
-)
+from mmcl_fast.runs.versions import now, read_newest, remove_leftovers, write_record
+from mmcl_fast.streams.class_edits import require_one_name
 from mmcl_fast.streams.findings import WARNING, format_findings
-from mmcl_fast.streams.joined import join_streams, require_unseen_content, require_unseen_groups
+from mmcl_fast.streams.joined import find_similar_to_old, join_streams, require_unseen_content, require_unseen_groups
 from mmcl_fast.streams.sample import ClassId, aliases_to_values
 from mmcl_fast.streams.sources.detect import detect_source
 
@@ -160,10 +158,19 @@ def _begin(
     say = progress.log if progress is not None else lambda line: None
     learned = testable_tasks(learned_tasks(base, old_config, len(values["tasks"])), base, learner, say)
     new = make_stream(config, learned=learned, aliases=learner.aliases, progress=progress)
+    require_one_name(new.tasks, learner.aliases)
+    for key in dict.fromkeys(key for task in new.tasks for key in task.class_ids if key in learner.aliases):
+        say(f"class {'/'.join(key)} of the new data counts as {'/'.join(learner.aliases[key])}: it was renamed")
     for line in format_findings(new.findings, [WARNING], rest="mmcl-fast data check lists them"):
         say(line)
     for held_out in new.held_out:
         say(held_out.line)
+    if similar := find_similar_to_old(learned, new):
+        sample, old = similar[0]
+        say(
+            f"{len(similar)} new samples resemble old ones of another split, so accuracies say too much, for example "
+            f"{sample.key} ({sample.split}) and {old.path or old.key} ({old.split}): leave them out of the new data"
+        )
     if config.stream.group.startswith(("column:", "regex:")):
         require_unseen_groups(learned, new)
     if config.stream.check:
@@ -250,7 +257,7 @@ def compare_versions(run: str | Path, before: int, after: int, setting: str | No
     run = Path(run)
     require_run(run)
     found: list[Predictions] = []
-    aliases: dict[ClassId, ClassId] = {}
+    aliases: list[dict[ClassId, ClassId]] = []
     for number in (before, after):
         folder = require_version(run, number)
         predictions = read_predictions(folder)
@@ -258,7 +265,24 @@ def compare_versions(run: str | Path, before: int, after: int, setting: str | No
             raise RunError(f"{folder}: no {PREDICTIONS_FILE}, so the version is not finished; resume it first")
         found.append(predictions)
         record = read_record(folder)
-        aliases |= {} if record is None else record.class_aliases
-    found = [predictions.renamed(aliases) for predictions in found]
+        aliases.append({} if record is None else record.class_aliases)
+    # A version knows the names of the versions that it comes from. Where one of its classes has such a former name, the
+    # class that had it was removed, and this one is another.
+    if after not in _ancestors(run, before):
+        found[0] = found[0].renamed(aliases[1])
+    if before not in _ancestors(run, after):
+        found[1] = found[1].renamed(aliases[0])
     tasks: list[Any] = json.loads((version_folder(run, after) / "summary.json").read_text())["tasks"]
     return compare_predictions(found[0], found[1], [(task["name"], task["modality"]) for task in tasks], setting)
+
+
+def _ancestors(run: Path, number: int) -> list[int]:
+    """Return the versions that a version was learned from, as far as they are there."""
+    known, out = version_numbers(run), []
+    while number in known:
+        record = read_record(version_folder(run, number))
+        if record is None or record.parent is None:
+            break
+        number = record.parent
+        out.append(number)
+    return out

@@ -11,16 +11,16 @@ from mmcl_fast import distributed
 from mmcl_fast.config import read_run_config
 from mmcl_fast.errors import ConfigError, RunError, StreamError, UserError
 from mmcl_fast.learning.current_version import version_folder
+from mmcl_fast.learning.versions import VersionRecord, read_record
 from mmcl_fast.runs.folder import SKIPPED, holds_run, read_groups
 from mmcl_fast.runs.task_file import KNOWN_TASKS_FILE, read_tasks
-from mmcl_fast.runs.versions import VersionRecord, read_record
 from mmcl_fast.streams.broken_samples import read_broken_samples
 from mmcl_fast.streams.data_check import DataReport, check_data, check_stream
 from mmcl_fast.streams.file_check import require_readable_files, skip_broken_samples
 from mmcl_fast.streams.findings import WARNING, Findings, format_findings
-from mmcl_fast.streams.grouping import Grouping, parse_rule
+from mmcl_fast.streams.grouping import Grouping, like_old, parse_rule
 from mmcl_fast.streams.joined import join_streams, tested_classes
-from mmcl_fast.streams.sample import SPLITS, ClassId
+from mmcl_fast.streams.sample import SPLITS, ClassId, Sample
 from mmcl_fast.streams.sources import known
 from mmcl_fast.streams.stream import Stream
 
@@ -251,11 +251,15 @@ def _grouping(
         from mmcl_fast.runs.similar_samples import similar_finder
 
         find_similar = similar_finder(config, progress)
-    sides = {}
-    if learned is not None and rule.kind in ("column", "regex"):
-        by_split = sorted((x for x in learned.samples if x.group), key=lambda x: SPLITS.index(x.split))
-        sides = {sample.group: sample.split for sample in by_split}
-    return Grouping(rule, equal_content=s.check, find_similar=find_similar, names=names, sides=sides)
+    sides: dict[str, str] = {}
+    known: Sequence[Sample] = ()
+    if learned is not None and rule.kind:
+        known = sorted(learned.samples, key=lambda x: SPLITS.index(x.split))
+        if rule.kind == "duplicates":
+            sides = {like_old(sample): sample.split for sample in known}
+        else:
+            sides, known = {sample.group: sample.split for sample in known if sample.group}, ()
+    return Grouping(rule, s.check, find_similar, names, sides, known)
 
 
 def _read_source(config: Config, findings: Findings | None, grouping: Grouping, tested: Collection[ClassId]) -> Stream:

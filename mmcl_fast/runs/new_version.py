@@ -20,11 +20,12 @@ from mmcl_fast.learning import Learner
 from mmcl_fast.learning.comparison import Comparison, compare_predictions
 from mmcl_fast.learning.current_version import version_folder
 from mmcl_fast.learning.predictions import Predictions, predictions_of
+from mmcl_fast.learning.versions import is_finished, read_record, resume_command
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.metrics_log import MetricsLog
 from mmcl_fast.runs.prediction_file import read_predictions
 from mmcl_fast.runs.task_file import TASKS_FILE, read_tasks
-from mmcl_fast.runs.versions import is_finished, move_pointer, read_record, resume_command, write_record
+from mmcl_fast.runs.versions import move_pointer, write_record
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +15,7 @@ from mmcl_fast import distributed
 from mmcl_fast.encoders import load_encoder
 from mmcl_fast.errors import MediaError
 from mmcl_fast.feature_cache.cache import FeatureCache
+from mmcl_fast.feature_cache.kept_tokens import has_tokens
 from mmcl_fast.streams.file_check import check_files
 from mmcl_fast.streams.grouping import FindSimilar
 from mmcl_fast.streams.sample import Sample
@@ -28,7 +31,8 @@ def similar_finder(config: Config, progress: Any = None) -> FindSimilar:
     """Return what finds similar samples of one modality, with the run's encoder and cache of trunk tokens.
 
     Learning finds the tokens in the cache then. Samples that do not decode resemble nothing here. The check of files
-    names them.
+    names them. Samples that a run has learned stand last, with the hashes of their contents. They are compared with the
+    others alone, where the content is there or the cache has its tokens.
 
     Args:
         config: ``stream.group_similarity`` is the least cosine similarity.
@@ -53,24 +57,29 @@ def similar_finder(config: Config, progress: Any = None) -> FindSimilar:
                 workers=config.train.workers,
                 media={name: value for name, value in config.media.model_dump().items() if value is not None},
             )
-            for modality in dict.fromkeys(sample.modality for sample in samples):
-                some = _readable([sample for sample in samples if sample.modality == modality], config, progress)
-                if some[1:]:
-                    features = _features(encoder, cache, some, modality, progress)
-                    for pair in similar_pairs(features, config.stream.group_similarity):
+            for modality in dict.fromkeys(sample.modality for sample in samples if not sample.sha256):
+                own = [sample for sample in samples if sample.modality == modality]
+                new = _readable([sample for sample in own if not sample.sha256], config, progress)
+                old = _still_there([sample for sample in own if sample.sha256], encoder, cache, progress)
+                some = [*new, *(sample for sample, _ in old)]
+                if new and some[1:]:
+                    features = _features(encoder, cache, [*new, *(read for _, read in old)], modality, progress)
+                    for pair in similar_pairs(features, config.stream.group_similarity, len(new)):
                         yield [positions[id(some[k])] for k in pair]
 
     return find
 
 
-def similar_pairs(features: torch.Tensor, least: float) -> Iterator[tuple[int, int]]:
+def similar_pairs(features: torch.Tensor, least: float, count: int | None = None) -> Iterator[tuple[int, int]]:
     """Yield the pairs of rows with a cosine similarity of at least ``least``, the lower row first.
 
-    ``features``: ``[n, D]``. A row of zeros resembles nothing. Of n rows n (n - 1) / 2 pairs are compared.
+    ``features``: ``[n, D]``. A row of zeros resembles nothing. Of n rows n (n - 1) / 2 pairs are compared; with
+    ``count`` only pairs with one of the first ``count`` rows.
     """
     rows = F.normalize(features.float(), dim=1)
-    for start in range(0, len(rows), ROWS):
-        block = rows[start : start + ROWS] @ rows[start:].T
+    count = len(rows) if count is None else count
+    for start in range(0, count, ROWS):
+        block = rows[start : min(start + ROWS, count)] @ rows[start:].T
         # Rounding takes the similarity of equal rows just below 1.
         for i, j in (block >= min(least, 1.0 - 1e-6)).triu(1).nonzero().tolist():
             yield start + i, start + j
@@ -83,6 +92,32 @@ def _readable(samples: Sequence[Sample], config: Config, progress: Any) -> list[
     )
     keys = {sample.key for sample in broken}
     return [sample for sample in samples if sample.key not in keys]
+
+
+def _still_there(
+    samples: Sequence[Sample], encoder: Encoder, cache: FeatureCache, progress: Any
+) -> list[tuple[Sample, Sample]]:
+    """Return the learned samples of one modality that can be looked at, each with the sample to read in its place.
+
+    The cache has the tokens of the content that was learned, or the file still holds this content.
+    """
+    # Only the hash counts, not what the file holds today. A path that is gone is a MediaError where tokens are missing.
+    by_hash = [replace(sample, path=Path("gone") / sample.key, text=None) for sample in samples]
+    found = []
+    for sample, gone, cached in zip(samples, by_hash, has_tokens(cache, encoder, by_hash) if by_hash else ()):
+        with suppress(MediaError):
+            if cached:
+                found.append((sample, gone))
+            elif sample.text or sample.path is not None:
+                digest = cache.contents.digests([replace(sample, sha256="")])[0]
+                found += [(sample, sample)] if digest.hex() == sample.sha256 else []
+    if len(found) < len(samples) and progress is not None:
+        left = len(samples) - len(found)
+        progress.log(
+            f"{left} of {len(samples)} old {samples[0].modality} samples are not compared for similar content: "
+            "their files and cached tokens are gone"
+        )
+    return found
 
 
 def _features(

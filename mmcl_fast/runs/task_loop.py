@@ -20,6 +20,7 @@ from mmcl_fast.learning.evaluation import Evaluation, settings_of
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.predictions import predictions_of
 from mmcl_fast.learning.random_state import set_random_states
+from mmcl_fast.learning.versions import read_record, run_of
 from mmcl_fast.methods import make_options, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints
 from mmcl_fast.runs import tracking
@@ -110,6 +111,8 @@ def learn_stream(
                 check_run_folder(config, out, stream, resume)  # again: another process could have begun here
                 checkpoint.remove_temporary_folders(out)
         with distributed.propagate_errors():
+            record = read_record(out)
+            learner.aliases = {} if record is None else record.class_aliases  # unless a checkpoint has them
             log = MetricsLog(out / "metrics.jsonl")
             cost = _restore(out, learner, len(stream), log, say)
         distributed.require_same(
@@ -147,7 +150,7 @@ def learn_stream(
                         digests = content_digests(learner.cache, stream.samples)
                         write_tasks(out / TASKS_FILE, stream, digests, texts=not config.train.private)
                     atomic_files.write_json(out / "summary.json", summary)
-        learner.checkpoints = NoCheckpoints()  # this run ends here, the learner may go on
+        learner.checkpoints, learner.run = NoCheckpoints(), run_of(out)  # this run ends here, the learner may go on
     return RunResult(summary, learner, stream)
 
 

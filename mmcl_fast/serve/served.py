@@ -16,9 +16,10 @@ from mmcl_fast.errors import RunError, UserError
 from mmcl_fast.learning import Learner, Prediction, checkpoint
 from mmcl_fast.learning.current_version import VERSIONS, current_version, version_folder
 from mmcl_fast.learning.predict import Predictor
+from mmcl_fast.learning.versions import read_record, require_run
 from mmcl_fast.media import MODALITIES
 from mmcl_fast.media.spec import Spec, TextSpec
-from mmcl_fast.runs.versions import read_newest, read_record, require_run
+from mmcl_fast.runs.versions import read_newest
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.sample import ClassId, Task
 from mmcl_fast.streams.stream import Stream
 
@@ -33,6 +34,31 @@ def with_current_names(task: Task, aliases: Mapping[ClassId, ClassId]) -> Task:
         texts=tuple(text for _, text in kept.values()),
         _samples=tuple(replace(sample, label=labels[sample.label]) for sample in task.samples),
     )
+
+
+def require_one_name(tasks: Iterable[Task], aliases: Mapping[ClassId, ClassId]) -> None:
+    """Check that each class that is to be learned comes under one name.
+
+    Data with a former name and the name of today may mean two classes, or one. A model would learn them as one.
+
+    Args:
+        tasks: new tasks.
+        aliases: the former key of a renamed class -> its key of today.
+
+    Raises:
+        StreamError: a class comes under two names; the message says both.
+    """
+    names: dict[ClassId, ClassId] = {}
+    for task in tasks:
+        for key in task.class_ids:
+            now = aliases.get(key, key)
+            former, present = sorted((names.setdefault(now, key), key), key=lambda k: k == now)
+            if former != present:
+                raise StreamError(
+                    f"task {task.name}: classes {former[1]!r} and {present[1]!r} of {now[0]}: "
+                    f"{former[1]!r} is a former name of {now[1]!r}, so both would be learned as one class; "
+                    "give both the name of today if they are one, and a new name to the class that is another"
+                )
 
 
 def renamed_class(stream: Stream, key: ClassId, renamed: ClassId, text: str) -> Stream:

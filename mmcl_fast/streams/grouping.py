@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +13,8 @@ from mmcl_fast.errors import ConfigError, did_you_mean
 from mmcl_fast.media.source import size_of
 from mmcl_fast.streams.equal_content import group_equal_content
 from mmcl_fast.streams.name_forms import normalize_name
-from mmcl_fast.streams.sample import Sample
+from mmcl_fast.streams.path_patterns import match_paths
+from mmcl_fast.streams.sample import SPLITS, Sample
 
 RULES = ("column", "regex", "duplicates")
 # Takes samples, returns lists of positions of samples that resemble each other.
@@ -72,6 +74,7 @@ class Grouping:
         find_similar: finds samples that resemble each other; None: these are not looked for.
         names: sample key -> group, as a run has found them; None: they are looked for.
         sides: group -> the split on which it already is, for groups that a run has learned.
+        learned: samples that a run has learned. New ones that resemble one get its group, ``like_old`` of it.
     """
 
     rule: Rule = Rule()
@@ -79,6 +82,7 @@ class Grouping:
     find_similar: FindSimilar | None = None
     names: Mapping[str, str] | None = None
     sides: Mapping[str, str] = field(default_factory=dict)
+    learned: Sequence[Sample] = ()
 
     def apply(self, samples: Sequence[Sample], root: Path, needed: bool) -> tuple[list[Sample], dict[str, str]]:
         """Return the samples with their groups, and sample key -> group.
@@ -100,14 +104,19 @@ class Grouping:
         """Return sample key -> group of all samples that have one. A sample without one stands for itself.
 
         Raises:
-            ConfigError: the rule gives no sample a group.
+            ConfigError: the rule gives no sample a group, or its regular expression takes too long.
             MediaError: a file is broken, where samples that resemble each other are looked for.
         """
         if self.names is not None:
             return dict(self.names)
-        named = [_match(self.rule.value, sample, root) for sample in samples] if self.rule.kind == "regex" else None
-        groups = JoinedGroups([sample.group for sample in samples] if named is None else named)
-        if self.rule.kind in ("column", "regex") and not any(groups.names):
+        named = None
+        if self.rule.kind == "regex":
+            places = [_place(sample, root) for sample in samples]
+            named = match_paths(normalize_name(self.rule.value), places, "stream.group")
+        named = [sample.group for sample in samples] if named is None else named
+        old = [like_old(sample) for sample in self.learned]
+        groups = JoinedGroups([*named, *old])
+        if self.rule.kind in ("column", "regex") and not any(named):
             what = f"column {self.rule.value!r} is empty in every row"
             if self.rule.kind == "regex":
                 what = f"{self.rule.value!r} matches none of {len(samples)} paths, such as {_place(samples[0], root)}"
@@ -117,9 +126,17 @@ class Grouping:
             with_content = [sample for sample in samples if _has_content(sample)]
             for equal in group_equal_content(with_content, id):
                 groups.join([positions[id(sample)] for sample in equal])
-        for similar in self.find_similar(samples) if self.find_similar else ():
+        for similar in self.find_similar([*samples, *self.learned]) if self.find_similar else ():
             groups.join(similar)
-        return groups.by_key([sample.key for sample in samples])
+        # A group with old samples is named after one of these: a test sample, or else a validation sample.
+        order = sorted(old, key=lambda name: -SPLITS.index(self.sides[name]))
+        return groups.by_key([sample.key for sample in samples], {name: place for place, name in enumerate(order)})
+
+
+def like_old(sample: Sample) -> str:
+    """Return the group of new samples that resemble a sample that a run has learned."""
+    # Not the key itself: the name may stay when the old sample's class is taken out.
+    return f"like old {hashlib.sha256(sample.key.encode(errors='surrogatepass')).hexdigest()[:16]}"
 
 
 def column_of(grouping: Grouping | None) -> str:
@@ -148,15 +165,24 @@ class JoinedGroups:
         for other in others:
             self._above[other] = lowest
 
-    def by_key(self, keys: Sequence[str]) -> dict[str, str]:
-        """Return key -> group. A group without a name has the key of its first sample as its name."""
+    def by_key(self, keys: Sequence[str], order: Mapping[str, int] | None = None) -> dict[str, str]:
+        """Return key -> group of the first samples. A group without a name is called like its first sample.
+
+        Args:
+            keys: keys of the first samples; others have no entry.
+            order: name -> rank. A group with several names gets the one of the lowest rank, or else the first one of
+                the alphabet.
+        """
+        order = order or {}
         members: dict[int, list[int]] = {}
-        for position in range(len(keys)):
+        for position in range(len(self.names)):
             members.setdefault(self._find(position), []).append(position)
         out: dict[str, str] = {}
         for some in members.values():
-            name = min((self.names[i] for i in some if self.names[i]), default=keys[some[0]] if some[1:] else "")
-            out.update((keys[i], name) for i in some if name)
+            names = [self.names[i] for i in some if self.names[i]]
+            default = keys[some[0]] if some[1:] else ""
+            name = min(names, key=lambda name: (order.get(name, len(order)), name), default=default)
+            out.update((keys[i], name) for i in some if name and i < len(keys))
         return out
 
     def _find(self, position: int) -> int:
@@ -165,12 +191,6 @@ class JoinedGroups:
             above[position] = above[above[position]]
             position = above[position]
         return position
-
-
-def _match(pattern: str, sample: Sample, root: Path) -> str:
-    """Return the pattern's first group, or else its whole match, in a sample's path; empty where there is none."""
-    found = re.search(normalize_name(pattern), _place(sample, root))
-    return "" if found is None else (found[1] if found.re.groups else found[0]) or ""
 
 
 def _place(sample: Sample, root: Path) -> str:

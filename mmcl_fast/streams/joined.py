@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from mmcl_fast.errors import StreamError
 from mmcl_fast.streams.class_edits import with_current_names
+from mmcl_fast.streams.grouping import like_old
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 from mmcl_fast.streams.stream import Stream
 
@@ -34,16 +35,19 @@ def join_streams(learned: Stream, new: Stream, prefix: str, aliases: Mapping[Cla
             f"{str(learned.shared_classes).lower()}; set it to the same value"
         )
     names = {task.name for task in learned.tasks}
-    known = {name: (modality, name) for modality, name in learned.class_text} if learned.shared_classes else {}
+    aliases = aliases or {}
+    ids = [*learned.class_text, *aliases] if learned.shared_classes else []
+    known = {key[1]: key for key in ids}  # a name means the same class in every modality
     tasks = list(learned.tasks)
-    for task in (with_current_names(task, aliases or {}) for task in new.tasks):
+    for task in new.tasks:
+        task = replace(task, class_ids=tuple(known.get(key[1], key) for key in task.class_ids))
+        task = with_current_names(task, aliases)
         name = _free_name(task, names)
         names.add(name)
-        ids = tuple(known.get(key[1], key) for key in task.class_ids)
-        texts = tuple(learned.class_text.get(key, text) for key, text in zip(ids, task.texts))
+        texts = tuple(learned.class_text.get(key, text) for key, text in zip(task.class_ids, task.texts))
         samples = tuple(replace(sample, key=prefix + sample.key) for sample in task.samples)
         samples += tuple(_old_tests(learned, task, task.modality in new.without_splits))
-        tasks.append(Task(len(tasks), name, task.modality, task.classes, ids, texts, samples))
+        tasks.append(Task(len(tasks), name, task.modality, task.classes, task.class_ids, texts, samples))
     out = Stream.from_tasks(tasks, new.root, shared_classes=new.shared_classes)
     out.findings, out.skipped = new.findings, new.skipped
     out.groups, out.held_out, out.without_splits = new.groups, new.held_out, new.without_splits
@@ -64,6 +68,16 @@ def require_unseen_groups(learned: Stream, new: Stream) -> None:
                 f"{new.root}: {sample.key}: group {sample.group!r} is in the new {sample.split} split and in the old "
                 f"{other.split} split ({other.key}): remove it from the new data"
             )
+
+
+def find_similar_to_old(learned: Stream, new: Stream) -> list[tuple[Sample, Sample]]:
+    """Return the new samples that resemble old ones of the other side, with these: one is trained on, one held out.
+
+    The groups of ``new`` say it (``like_old``), if its rule is ``duplicates``.
+    """
+    old = {like_old(sample): sample for sample in learned.samples}
+    pairs = ((sample, old.get(new.groups.get(sample.key, ""))) for sample in new.samples)
+    return [(s, other) for s, other in pairs if other is not None and (s.split == "train") != (other.split == "train")]
 
 
 def tested_classes(learned: Stream) -> list[ClassId]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mmcl_fast.export.card import MAX_CLASSES, render_card
+from mmcl_fast.export.folder import TOLERANCE
 
 HOSTILE = [
     "{{ 7 * 7 }}",
@@ -30,7 +31,7 @@ ESCAPED = [
 def values(names: list[str], format: str = "onnx", encoder: str = "embedded") -> tuple[dict[str, Any], dict[str, Any]]:
     """Return model.json and preprocess.json of a learner of images and texts."""
     outputs = ["probabilities", "logits", "embedding", "contributions"]
-    differences = dict.fromkeys(outputs, 2.5e-7)
+    differences = dict.fromkeys([*outputs, "unknown"], 2.5e-7)
     record = {
         "format": format,
         "opset": 18,
@@ -42,15 +43,17 @@ def values(names: list[str], format: str = "onnx", encoder: str = "embedded") ->
             {"name": "text-0", "modality": "text", "classes": [f"c{i}" for i in range(MAX_CLASSES + 3)]},
         ],
         "contributions": ["image", "text"],
-        "tolerance": {"probabilities": 1e-3, "logits": 1e-3, "embedding": 1e-4, "contributions": 1e-4},
-        "differences": {"image": differences, "text": differences},
+        "calibration": {"temperatures": {"image": 0.0312}, "samples": {"image": 40}, "common": 0.5},
+        "unknown_missing": {"text": "it has one class"},
+        "tolerance": TOLERANCE,
+        "differences": {"image": differences, "text": dict.fromkeys(outputs, 1e-6)},
     }
     spec = {"resize": "squash", "size": 224}
     inputs = {
         "image": {
             "graph": "image.onnx",
             "inputs": {"pixels": ["batch", 1, 3, 224, 224]},
-            "outputs": outputs,
+            "outputs": [*outputs, "unknown"],
             "spec": spec,
         },
         "text": {
@@ -84,7 +87,24 @@ def test_the_card_of_an_unfinished_run(format: str) -> None:
     assert "c19 and 3 more, see classes.json" in card
     assert "| `text.onnx` | `ids` int64 `[batch, tokens]`, `mask` int64 `[batch, tokens]` |" in card
     assert "| `logits` | `[batch, 8]`; minus infinity" in card and "columns: image, text |" in card
-    assert "| allowed | 0.001 | 0.001 | 0.0001 | 0.0001 |" in card and "| image | 2.5e-07 |" in card
+    assert "| allowed | 0.001 | 0.001 | 0.0001 | 0.0001 | 0.01 |" in card and "| image | 2.5e-07 |" in card
+    assert "| text | 1.0e-06 | 1.0e-06 | 1.0e-06 | 1.0e-06 | – |" in card
     program = card.partition("```python\n")[2].partition("```")[0]
     compile(program, "program", "exec")
     assert ("onnxruntime" in program) == (format == "onnx")
+
+
+def test_the_card_says_how_sure_the_graphs_are() -> None:
+    record, inputs = values(["cat", "dog"])
+    card = render_card(record, inputs, 8, None)
+    assert "fitted on 40 validation samples. It is part of the graph: image 0.0312, text 0.5.\n" in card
+    assert "not calibrated" not in card and "Flag an input where `unknown` is at least 0.95." in card
+    assert "in float32, and `unknown` in float64." in card and "| `unknown` | `[batch]` float64" in card
+    assert "The graph of text has no output `unknown`: it has one class.\n" in card
+    record["calibration"] = {"temperatures": {}, "samples": {}, "common": 1.0}
+    record["unknown_missing"]["image"] = "it has one class"
+    inputs["image"]["outputs"].remove("unknown")
+    card = render_card(record, inputs, 8, None)
+    assert "Probabilities are not calibrated, because there were no validation samples.\n" in card
+    assert "0.95" not in card and "float64" not in card and "The graph of image has no output `unknown`" in card
+    assert not re.search(r"\n\n\n", card)

@@ -21,6 +21,7 @@ from mmcl_fast.errors import EncoderError, RunError
 from mmcl_fast.export import export, folder
 from mmcl_fast.export.graph import trace
 from mmcl_fast.export.verify import largest_differences, synthetic_inputs
+from mmcl_fast.learning.unknown import UnknownScores
 from mmcl_fast.media import decode, spec_from_dict
 from mmcl_fast.methods import METHODS
 from mmcl_fast.methods.baselines.zero_shot import ZeroShot
@@ -41,7 +42,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import write_clip
 
     root = tmp_path_factory.mktemp("export")
-    write_folder(root / "data", classes=2, train=4, test=5, modalities=MODALITIES)
+    write_folder(root / "data", classes=2, train=8, test=5, modalities=MODALITIES)
     write_clip(root / "model")
     (root / "mine.toml").write_text(
         '[stream]\nsource = "folder"\npath = "data"\n[encoder]\nname = "./model"\nprompt_blocks = 2\n'
@@ -70,26 +71,33 @@ def prepared(place: Path, format: str, modality: str) -> tuple[list[Path], dict[
     return files, {"ids": np.array([f.ids for f in found]), "mask": np.array([f.attention_mask for f in found])}
 
 
-def learner_outputs(place: Path, files: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities ``[n, C]`` in the order of the classes and contributions ``[n, M]``; modality not given."""
+def learner_outputs(place: Path, files: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return probabilities ``[n, C]`` in the order of the classes, contributions ``[n, M]``, and ``[n]`` unknown."""
     learner = mf.Learner.load(place / "run", device="cpu", precision="fp32")
     found = learner.predict(files, top_k=len(learner.classes))
     rows = [[dict(zip(p.labels, p.probabilities))[key] for key in learner.classes.keys] for p in found]
-    return np.array(rows), np.array([list(p.contributions.values()) for p in found])
+    return (
+        np.array(rows),
+        np.array([list(p.contributions.values()) for p in found]),
+        np.array([p.unknown for p in found]),
+    )
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_onnx_gives_the_learners_predictions(place: Path, modality: str) -> None:
     files, inputs = prepared(place, "onnx", modality)
-    probabilities, contributions = learner_outputs(place, files)
+    probabilities, contributions, unknown = learner_outputs(place, files)
     session = onnxruntime.InferenceSession(place / "onnx" / f"{modality}.onnx")
     for rows in (slice(0, 5), slice(0, 1), slice(3, 4)):
-        got = session.run(["probabilities", "contributions"], {k: v[rows] for k, v in inputs.items()})
+        names = ["probabilities", "contributions", "unknown"]
+        got = session.run(names, {k: v[rows] for k, v in inputs.items()})
         np.testing.assert_allclose(got[0], probabilities[rows], **NEAR)
         np.testing.assert_allclose(got[1], contributions[rows], **NEAR)
+        assert got[2].tolist() == unknown[rows].tolist()
+    assert len(set(unknown)) > 1  # not all of them are as strange as can be
     assert {v.name: v.shape[0] for v in session.get_inputs()} == dict.fromkeys(inputs, "batch")
     assert {v.name: v.shape[0] for v in session.get_outputs()} == dict.fromkeys(
-        ("probabilities", "logits", "embedding", "contributions"), "batch"
+        ("probabilities", "logits", "embedding", "contributions", "unknown"), "batch"
     )
 
 
@@ -99,15 +107,16 @@ def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> 
         "for name in sys.argv[2:]:\n"
         "    module = torch.export.load(f'{sys.argv[1]}/{name}.pt2').module()\n"
         "    x = [torch.from_numpy(v) for v in np.load(f'{name}.npz').values()]\n"
-        "    whole = module(*x)['probabilities']\n"
+        "    found = module(*x)\n"
+        "    whole, unknown = found['probabilities'], found['unknown']\n"
         "    one = module(*(v[3:4] for v in x))['probabilities']\n"
-        "    np.savez(f'{name}-out.npz', whole=whole.detach(), one=one.detach())\n"
+        "    np.savez(f'{name}-out.npz', whole=whole.detach(), one=one.detach(), unknown=unknown)\n"
     )
     wanted = {}
     for modality in MODALITIES:
         files, inputs = prepared(place, "torch", modality)
         np.savez(tmp_path / f"{modality}.npz", allow_pickle=False, **inputs)
-        wanted[modality] = learner_outputs(place, files)[0]
+        wanted[modality] = learner_outputs(place, files)
     done = subprocess.run(
         [sys.executable, "-c", program, place / "torch", *MODALITIES],
         cwd=tmp_path,
@@ -116,10 +125,11 @@ def test_torch_programs_run_without_the_package(place: Path, tmp_path: Path) -> 
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    for modality, values in wanted.items():
+    for modality, (values, _, unknown) in wanted.items():
         got = np.load(tmp_path / f"{modality}-out.npz")
         np.testing.assert_allclose(got["whole"], values, **NEAR)
         np.testing.assert_allclose(got["one"], values[3:4], **NEAR)
+        assert got["unknown"].tolist() == unknown.tolist()
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch"])
@@ -132,7 +142,8 @@ def test_the_card_says_what_it_is_and_its_program_runs(place: Path, format: str,
         "| agnostic |",
         "## Licence",
         "## Limits",
-        "not calibrated",
+        "Probabilities are calibrated: ",
+        "Flag an input where `unknown` is at least 0.95",
         "columns: image, depth, text",
         "opset 18" if format == "onnx" else "torch.export",
         torch.__version__.split("+")[0],
@@ -176,6 +187,32 @@ def test_a_run_is_exported_into_its_own_folder_by_default(toy_data: Path, tmp_pa
     monkeypatch.setattr(folder.Learner, "load", lambda *args, **options: learner)
     exported = folder.export_run(str(tmp_path), format="torch")
     assert exported.folder == tmp_path / "export-torch" and "README.md" in exported.files
+
+
+def test_without_a_score_there_is_no_output_for_it(toy_data: Path, tmp_path: Path) -> None:
+    """Four samples of each of two classes are too few."""
+    learner = toy_learner(toy_data, "zero_shot", {})
+    done = export(learner, tmp_path / "out", format="torch")
+    card = (done.folder / "README.md").read_text()
+    assert "The graph of image has no output `unknown`: 8 samples of it were held out, fewer than 10." in card
+    assert "not calibrated" in card and not any("unknown" in values for values in done.differences.values())
+    graph = torch.export.load(done.folder / "depth.pt2").module()
+    assert "unknown" not in graph(*synthetic_inputs(learner, "depth"))
+
+
+def test_a_wrong_score_of_strangers_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path / "data", classes=2, train=6, test=2, modalities=("image",))
+    learner, right = toy_learner(tmp_path / "data", "zero_shot", {}), UnknownScores.shares
+    inputs = synthetic_inputs(learner, "image")
+    assert float(right(learner.unknown, learner.encoder.trunk(inputs[0], "image"), "image").max()) == 1.0
+    for wrong, difference in ((0.3, 0.3 - 1 / 12), (float("nan"), float("nan"))):
+
+        def shares(self: UnknownScores, tokens: Tokens, modality: str, wrong: float = wrong) -> torch.Tensor:
+            return right(self, tokens, modality) - (wrong if torch.compiler.is_exporting() else 0)
+
+        monkeypatch.setattr(UnknownScores, "shares", shares)
+        with pytest.raises(RunError, match=f"output unknown of the graph differs from .* by {difference:.2g}"):
+            export(learner, tmp_path / "out", format="torch")
 
 
 def test_nothing_is_replaced_without_force(place: Path, tmp_path: Path) -> None:
@@ -258,8 +295,8 @@ class NotFinite(ZeroShot):
     ("kind", "message"),
     [
         (Branching, "zero_shot: its prediction for image is not tensor code alone"),
-        (Wrong, "differ from the learner's by 0.0"),
-        (NotFinite, "differ from the learner's by nan"),
+        (Wrong, "differs from the learner's by 0.0"),
+        (NotFinite, "differs from the learner's by nan"),
     ],
 )
 def test_what_cannot_be_exported_is_named_and_leaves_nothing(

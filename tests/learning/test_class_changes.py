@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mmcl_fast as mf
-from mmcl_fast.errors import RunError
+from mmcl_fast.errors import RunError, StreamError
 from tests.toy import ToyEncoder, write_folder
 
 CLOSED = {"comm": {"prompts": False}, "ncm": {}, "slda": {}, "ridge": {}, "zero_shot": {}}
@@ -177,3 +177,53 @@ def test_two_learners_are_compared_on_the_same_samples(root):
     worse = learner.compare(before, tasks, setting="agnostic")
     rows = {(d.scope, d.name): d for d in worse.differences}
     assert rows["class", f"{key[0]}/other name"].fall == 100.0 and len([c for c in worse.changed if c.lost]) == 8
+
+
+def test_a_former_name_stays_with_its_class_until_this_is_renamed_back_or_removed(root):
+    learner, tasks = learn(root, "ncm")
+    (first, second), modality = learner.classes.keys[:2], learner.classes.keys[0][0]
+    learner.rename("/".join(first), "new name")
+    before = list(learner.classes.keys), list(learner.classes.texts), dict(learner.aliases)
+    with pytest.raises(RunError, match=f"{'/'.join(first)}: is a former name of {modality}/new name, .*choose another"):
+        learner.rename("/".join(second), first[1])
+    assert (learner.classes.keys, learner.classes.texts, learner.aliases) == before
+    learner.rename("new name", "newer")
+    learner.rename("newer", "new name")  # a former name of its own
+    assert learner.aliases == {first: (modality, "new name"), (modality, "newer"): (modality, "new name")}
+    learner.rename("new name", first[1])
+    learner.rename("/".join(second), "newer again")
+    learner.rename("/".join(first), "other")
+    learner.remove("other")  # and with it all of its names
+    assert learner.aliases == {second: (modality, "newer again")}
+    count = len(learner.classes)
+    learner.learn(tasks[0])
+    assert learner.classes.keys[count:] == [first] and learner.evaluate(tasks[:1]).counts == [8]
+    again, _ = learn(root, "ncm")
+    again.rename("/".join(first), "other")
+    again.remove("other")
+    again.rename("/".join(second), first[1])  # the name is free
+
+
+def test_a_task_with_a_former_name_and_the_name_of_today_is_refused(root):
+    learner, tasks = learn(root, "ncm")
+    first, second = tasks[0].class_ids
+    learner.rename("/".join(first), "new name")
+    both = dataclasses.replace(
+        tasks[0],
+        classes=(tasks[0].classes[0], "new name"),
+        class_ids=(first, (first[0], "new name")),
+        _samples=tuple(
+            dataclasses.replace(s, label=s.label if s.label == first[1] else "new name") for s in tasks[0].samples
+        ),
+    )
+    before, records = dict(learner.unknown.memory.counts[first[0]]), list(learner.tasks)
+    with pytest.raises(
+        StreamError, match=f"{first[1]!r} is a former name of 'new name', so both would be learned as one"
+    ):
+        learner.learn(both)
+    assert learner.unknown.memory.counts[first[0]] == before and learner.tasks == records
+    learner.learn(tasks[0])  # under the former name alone: the renamed class
+    assert learner.unknown.memory.counts[first[0]][0] == 2 * before[0] and second in learner.classes.ids
+    learner.rename("new name", "newest")
+    with pytest.raises(StreamError, match="would be learned as one"):
+        learner.learn(both)  # two former names of one class

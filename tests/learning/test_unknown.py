@@ -89,6 +89,9 @@ def test_scores_are_saved_and_a_removed_class_is_a_stranger(scores):
     assert max(scores(tokens, "image")) < 1.0
     scores.remove(1)
     assert scores(tokens, "image") == [1.0] * 8
+    for _ in range(2):
+        scores.remove(0)
+    assert not scores.levels and scores(tokens, "image") == [None] * 8
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +121,28 @@ def test_a_failed_task_leaves_the_scores_as_they_were(learned, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         learner.learn(stream.tasks[0])
     assert learner.unknown.memory.counts == before
+
+
+def test_a_modality_that_an_earlier_version_learned_has_no_score(learned, tmp_path):
+    """Its first classes are not known here, so new ones alone would make strangers of their samples."""
+    learner, stream, root = learned
+    tensors, values = learner.contents()
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("unknown/")}
+    old = mf.Learner(learner.encoder, "ncm")
+    old.restore(tensors, {**values, "unknown": {}}, tmp_path)
+    more = dataclasses.replace(stream.tasks[0], name="more")
+    file = root / "image/test/class_0/0.png"
+    old.learn(more)
+    assert more.modality == "image" and old.predict([file])[0].unknown is None and not old.unknown.levels
+    assert "earlier version" in old.unknown.missing("image") and not learner.unknown.missing("image")
+
+
+def test_the_share_is_as_bisection_gives_it(scores):
+    """A level that equals r is not smaller."""
+    tokens = made(torch.eye(WIDTH)[2], 30, 9)
+    levels = torch.tensor(scores.levels["image"], dtype=torch.float64)
+    found = scores.distance(tokens, "image")
+    scores.levels["image"] = sorted([*levels.tolist(), *found.tolist()])
+    expected = torch.searchsorted(torch.tensor(scores.levels["image"], dtype=torch.float64), found)
+    assert scores(tokens, "image") == (expected.double() / (len(levels) + 30)).tolist()
+    assert 0 < min(expected) < max(expected) < len(levels) + 30

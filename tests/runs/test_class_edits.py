@@ -10,17 +10,18 @@ import pytest
 
 from mmcl_fast import report, runs
 from mmcl_fast.config import load_config
-from mmcl_fast.errors import RunError
+from mmcl_fast.errors import RunError, StreamError
 from mmcl_fast.feature_cache.kept_tokens import has_tokens
 from mmcl_fast.feature_cache.shard import read_keys
 from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_version
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.versions import read_record
+from mmcl_fast.progress import Silent
 from mmcl_fast.runs import class_edits
 from mmcl_fast.runs.make_stream import make_stream
-from mmcl_fast.runs.prediction_file import read_predictions
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import read_tasks
-from mmcl_fast.runs.versions import read_record
 from mmcl_fast.streams.class_edits import without_class
 from tests.runs.conftest import CONFIG, OPTIONS, bits, learn
 
@@ -191,6 +192,77 @@ def test_a_renamed_class_keeps_its_samples_and_takes_data_with_its_former_name(w
     again = runs.learn(run, more, overrides=["stream.check=false"])
     assert len(again.run.learner.classes) == 8
     assert next(c for c in runs.list_classes(run) if c.name == "green").train == 8
+
+
+def only(data, name, folder, *names):
+    """Return a folder of images of one class under other names, with contents of their own."""
+    for number, new in enumerate(names):
+        for split in ("train", "val", "test"):
+            shutil.copytree(data / "all/image" / split / name, data / folder / "image" / split / new)
+        for file in (data / folder).glob(f"image/*/{new}/*.png"):
+            file.write_bytes(file.read_bytes() + folder.encode() + bytes([number]))
+    return data / folder
+
+
+def test_a_former_name_beside_the_name_of_today_is_refused(whole, data):
+    """They may be two classes. A former name alone counts as the class, and a line says so."""
+    run, lines = whole(), []
+    runs.rename(run, "image/class_1", "green")
+    both = only(data, "class_1", "both", "class_1", "green")
+    checked = ["stream.check=false"]
+    with pytest.raises(StreamError, match="'class_1' is a former name of 'green', so both would be learned as one"):
+        runs.learn(run, both, overrides=checked)
+    with pytest.raises(StreamError, match="'class_1' is a former name"):
+        runs.learn(run, both, overrides=[*checked, "stream.classes_per_task=1"])  # in two tasks
+    with pytest.raises(RunError, match="image/class_1: is a former name of image/green"):
+        runs.rename(run, "image/class_0", "class_1")
+    assert [v.number for v in runs.list_versions(run)] == [1, 2]
+    display = Silent()
+    display.log = lines.append
+    found = runs.learn(run, only(data, "class_1", "former", "class_1"), overrides=checked, progress=display)
+    assert "class image/class_1 of the new data counts as image/green: it was renamed" in lines
+    assert len(found.run.learner.classes) == 8
+
+
+def test_a_former_name_counts_in_every_modality_where_classes_are_shared(data):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ncm"))
+    runs.train(data / "mine.toml", data / "run", overrides=["stream.shared_classes=true"])
+    runs.rename(data / "run", "class_1", "green")
+    found = runs.learn(data / "run", data / "more").run
+    assert {name for _, name in found.learner.classes.keys} == {"class_0", "green", "class_2", "class_3"}
+    assert ("image", "green") in [key for t in found.stream.tasks if t.modality == "text" for key in t.class_ids]
+
+
+def test_the_former_name_of_a_removed_class_is_free(whole, data):
+    run = whole()
+    runs.rename(run, "image/class_1", "green")
+    runs.remove(run, "image/green")
+    found = runs.learn(run, only(data, "class_1", "again", "class_1"), overrides=["stream.check=false"])
+    learner = found.run.learner
+    assert learner.classes.keys[-1] == ("image", "class_1") and not learner.aliases and len(learner.classes) == 8
+    assert ("image", "green") not in learner.classes.ids
+    # The class of version 4 is not the one that version 2 knows by another name.
+    answers = read_predictions(found.folder)
+    for predicted in answers.predicted.values():
+        predicted[0] = answers.classes.index(("image", "class_1"))
+    write_predictions(found.folder / PREDICTIONS_FILE, answers)
+    (changed,) = runs.compare_versions(run, 2, 4).changed
+    (back,) = runs.compare_versions(run, 4, 2).changed
+    assert (changed.before, changed.after) == ("image/class_0", "image/class_1") == (back.after, back.before)
+    assert {d.name for d in runs.compare_versions(run, 1, 2).differences if d.scope == "class"} >= {"image/green"}
+    assert runs.rename(run, "image/class_0", "green").number == 5
+
+
+def test_retraining_without_a_class_keeps_the_former_names_of_the_others(whole, data):
+    run = whole()
+    runs.rename(run, "image/class_1", "green")
+    runs.rename(run, "image/class_0", "blue")
+    found, _ = runs.remove(run, "image/blue", retrain=True)
+    kept = {("image", "class_1"): ("image", "green")}
+    assert found.run.learner.aliases == kept == read_record(found.folder).class_aliases
+    assert Learner.load(run, device="cpu").aliases == kept
+    more = runs.learn(run, only(data, "class_1", "more_green", "class_1"), overrides=["stream.check=false"])
+    assert len(more.run.learner.classes) == 7
 
 
 def test_wrong_names_change_nothing(whole):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -101,6 +103,65 @@ def test_similar_content_is_one_group_and_is_looked_for_once(root, config, tmp_p
     assert runs.evaluate(tmp_path / "run", device="cpu").tasks_total == 1
 
 
+@pytest.fixture
+def first(root, config, tmp_path):
+    """A run over one take of each picture, in ``run``, and the other takes, which stay in ``data``."""
+    for file in sorted(root.rglob("*_0.png")):
+        target = tmp_path / "first" / file.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    settings = config(path=str(tmp_path / "first"), group="duplicates", group_similarity=LEAST)
+    return runs.train(settings, tmp_path / "run")
+
+
+def test_new_samples_go_to_the_side_of_old_ones_that_they_resemble(root, first, tmp_path):
+    old = {split: by_split(first.stream, recording)[split] for split in ("train", "test")}
+    birds = root / "image/bird"
+    birds.mkdir()
+    learned = sorted(old["train"])[:3]
+    for number, name in enumerate(learned):  # a new class may resemble an old one
+        (root / f"image/{name[:3]}/{name[3:]}_2.png").rename(birds / f"like{number}.png")
+    rng = np.random.default_rng(7)
+    for i in range(4):
+        pixels = rng.integers(0, 220, (4, 4, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        Image.fromarray(pixels).save(birds / f"other{i}.png")
+    display = Lines()
+    found = runs.learn(tmp_path / "run", root, progress=display)
+    new = found.run.stream.tasks[len(first.stream) :]
+    sides = by_split(new, recording)
+    for split in ("train", "test"):
+        known = {name for name in sides[split] if not name.startswith("bird")}
+        assert known and not any(name in old["test" if split == "train" else "train"] for name in known)
+    assert "birdlike" in sides["train"] and "birdlike" not in sides["test"] and "birdothe" in sides["test"]
+    assert not any("resemble old ones" in line or "not compared" in line for line in display.lines)
+    assert runs.evaluate(tmp_path / "run", device="cpu").tasks_total == 2  # the same split again
+
+
+@pytest.mark.parametrize("there", ["files", "tokens", "nothing"])
+def test_given_splits_stay_and_a_line_says_what_resembles_old_samples(root, config, first, tmp_path, there):
+    name = sorted(by_split(first.stream, recording)["train"])[0]
+    take = root / f"image/{name[:3]}/{name[3:]}_1.png"
+    for split in ("train", "test"):
+        place = tmp_path / "more/image" / split / "new"
+        place.mkdir(parents=True)
+        for i in range(2):
+            pixels = np.random.default_rng(i + 10 * len(split)).integers(0, 220, (4, 4, 3)).repeat(8, 0).repeat(8, 1)
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
+    take.rename(tmp_path / "more/image/test/new/take.png")
+    if there != "files":
+        shutil.rmtree(tmp_path / "first")
+    if there == "nothing":
+        shutil.rmtree(tmp_path / "c")
+    display = Lines()
+    runs.learn(tmp_path / "run", tmp_path / "more", progress=display)
+    said = [line for line in display.lines if "1 new samples resemble old ones of another split" in line]
+    unseen = [line for line in display.lines if "old image samples are not compared for similar content" in line]
+    if there == "nothing":  # the run keeps the tokens of its test samples
+        assert not said and unseen and unseen[0].split()[0] == str(len(first.stream.tasks[0].train))
+    else:
+        assert "image/test/new/take.png (test) and " in said[0] and name[3:] in said[0] and not unseen
+
+
 def test_a_threshold_says_what_is_similar(root, config):
     samples = make_stream(config()).samples
 
@@ -122,6 +183,7 @@ def test_similar_pairs_are_all_pairs_over_the_threshold(monkeypatch):
         monkeypatch.setattr(similar_samples, "ROWS", rows)
         assert set(similar_pairs(features, 0.6)) == expected and (3, 7) in expected
         assert set(similar_pairs(features, 1.0)) == {(3, 7)}
+        assert set(similar_pairs(features, 0.6, 6)) == {pair for pair in expected if pair[0] < 6}
 
 
 def test_a_run_from_before_groups_keeps_its_split(root, config, tmp_path):

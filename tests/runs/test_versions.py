@@ -50,6 +50,22 @@ def test_history_rollback_diff_and_prune(trained, data):
     assert runs.learn(run, data / "third", overrides=["stream.check=false"]).number == 4
 
 
+def test_a_learner_lists_the_versions_of_its_run(trained, data, tmp_path):
+    run = trained()
+    before = Learner.load(run, device="cpu")
+    assert [v.number for v in before.versions] == [1]
+    found = learn(run, data)
+    listed = runs.list_versions(run)
+    for folder in (run, found.folder, str(run)):  # of a version too
+        assert [v.number for v in Learner.load(folder, device="cpu").versions] == [1, 2]
+    assert Learner.load(run, device="cpu").versions == listed == before.versions == found.run.learner.versions
+    before.save(tmp_path / "model")
+    assert Learner.load(tmp_path / "model", device="cpu").versions == []
+    shutil.rmtree(run)
+    with pytest.raises(RunError, match="no config.json, so it is no run folder"):
+        before.versions  # noqa: B018
+
+
 def test_a_stopped_version_is_resumed_to_the_same_bits(trained, data, monkeypatch):
     run = trained("comm")
     other = data / "other"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmcl_fast.errors import ConfigError
-from mmcl_fast.streams import Sample, Stream
+from mmcl_fast.streams import Sample, Stream, path_patterns
 from mmcl_fast.streams.grouping import Grouping, Rule, parse_rule
 
 
@@ -57,6 +57,25 @@ def test_a_pattern_sees_paths_and_both_unicode_forms(tmp_path: Path) -> None:
     sample = Sample("audio", "a", place, None, "train", "an id", "")
     found = Grouping(parse_rule("regex:^audio/(Zoë)/")).group_names([sample], tmp_path)
     assert found == {"an id": unicodedata.normalize("NFC", "Zoë")}
+
+
+def test_a_pattern_that_would_take_years_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path_patterns, "SECONDS", 3.0)
+    samples = texts("one.wav", "a" * 60 + "b", "two.wav")
+    with pytest.raises(
+        ConfigError, match=r"^stream\.group: '\^\(a\+\)\+\$' was not done with a{60}b after 3 s; write it"
+    ):
+        groups("regex:^(a+)+$", samples)
+    assert groups("regex:^(a+)b$", samples) == {"a" * 60 + "b": "a" * 60}
+
+
+def test_a_pattern_meets_any_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line breaks, and bytes that are no UTF-8. A module of the user's own folder is not used."""
+    (tmp_path / "re.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    samples = texts("one\n7.wav", "b\udcff_7.wav", '"\\x_8.wav')
+    assert groups(r"regex:(\d)[.]wav$", samples) == dict(zip((s.key for s in samples), "778"))
+    assert groups("regex:^b(.)", samples) == {"b\udcff_7.wav": "\udcff"}
 
 
 def test_a_rule_that_finds_nothing_is_an_error() -> None:
