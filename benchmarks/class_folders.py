@@ -80,24 +80,22 @@ def unique(samples: Iterable[Sample], seen: set[bytes]) -> Iterator[Sample]:
 
 
 def leave_classes_out(out: Path, share: float) -> Path:
-    """Take a share of each modality's classes out of a folder, and put their test samples into another one.
+    """Take a share of each modality's classes out of a folder, and copy the test samples of all classes beforehand.
 
     The classes are drawn with a fixed seed. They are unknown to a model that learns the folder.
 
     Returns:
-        The other folder, ``<out>_left_out``.
+        The folder of the copies, ``<out>_all_test``.
     """
-    other = new_folder(out.with_name(f"{out.name}_left_out"))
+    every = new_folder(out.with_name(f"{out.name}_all_test"))
     for modality in sorted(out.iterdir()):
+        shutil.copytree(modality / "test", every / modality.name / "test")
         classes = sorted(folder.name for folder in (modality / "test").iterdir())
         random.Random(0).shuffle(classes)
         for name in classes[: round(share * len(classes))]:
-            target = other / modality.name / "test" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (modality / "test" / name).rename(target)
             for split in modality.iterdir():
                 shutil.rmtree(split / name, ignore_errors=True)
-    return other
+    return every
 
 
 def write_config(out: Path, title: str, classes_per_task: int) -> None:

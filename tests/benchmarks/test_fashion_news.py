@@ -110,15 +110,14 @@ def test_a_package_without_its_files_is_refused(tmp_path, monkeypatch):
         write(monkeypatch, tmp_path, tmp_path / "out")
 
 
-def test_classes_that_are_left_out_stand_in_the_other_folder_alone(package, tmp_path, monkeypatch):
+def test_classes_that_are_left_out_are_tested_alone(package, tmp_path, monkeypatch):
     out = tmp_path / "out"
     write(monkeypatch, package, out, "--train", "2", "--val", "1", "--test", "2", "--left-out", "0.3")
     for modality, count in (("image", 10), ("text", 20)):
-        left = {folder.name for folder in (tmp_path / "out_left_out" / modality / "test").iterdir()}
-        assert len(left) == 0.3 * count
-        for split in ("train", "val", "test"):
-            known = {folder.name for folder in (out / modality / split).iterdir()}
-            assert len(known) == 0.7 * count and not known & left
+        tested = {folder.name for folder in (tmp_path / "out_all_test" / modality / "test").iterdir()}
+        assert len(tested) == count
+        left = [{folder.name for folder in (out / modality / s).iterdir()} for s in ("train", "val", "test")]
+        assert left[0] == left[1] == left[2] < tested and len(left[0]) == 0.7 * count
 
 
 def test_content_that_stood_before_is_left_out():
