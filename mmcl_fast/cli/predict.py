@@ -107,6 +107,7 @@ def predict(
         require_choice("--modality", modality, MODALITIES)
     check_device(device)
     from mmcl_fast.learning import Learner, find_inputs
+    from mmcl_fast.learning.unknown_counts import lowest_flagged
     from mmcl_fast.media.engines import isolation
 
     isolation.prepare()  # worker processes start while the learner loads
@@ -122,7 +123,7 @@ def predict(
         classes=None if classes is None else classes.split(","),
     )
     # On a terminal the predictions themselves show the progress.
-    limit = None if unknown is None else 1 - unknown
+    limit = None if unknown is None else lowest_flagged(unknown)
     counter = _Counter(predictions, progress.make(quiet or sys.stdout.isatty()))
     if as_json:
         _print_json_list(counter, limit)

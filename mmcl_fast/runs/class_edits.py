@@ -233,6 +233,8 @@ class _RowsWithout:
     def change(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """Return an event of the parent as the version has it; None: the version has none."""
         last = len(self.kept)
+        if event["event"] == "unknown" and self.removed is not None:
+            return None  # it counts samples of several classes together
         if self.numbers.get(event.get("task", event.get("after", 0)), last) == last:
             return None
         for key in ("task", "after"):
