@@ -195,6 +195,21 @@ def evaluate(
     )
 
 
+def unknown_scores(model: Model, task: Task, split: str = "test") -> np.ndarray:
+    """Return the unknown scores of a task's samples, ``[n]`` float64; NaN where there is none.
+
+    Args:
+        model: the model. It need not have learned the task.
+        task: the task.
+        split: the split of the samples.
+
+    Raises:
+        MediaError: a file is broken.
+    """
+    tokens = trunk_tokens_of_all(model, task.split(split), f"{task.name}: decode and trunk")
+    return np.array(model.unknown(tokens, task.modality), np.float64)  # None becomes NaN
+
+
 def calibrate(model: Model, tasks: Sequence[Task], split: str = "val") -> Calibration:
     """Fit the temperatures of a model on the held-out samples of the tasks that it has learned.
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmcl_fast.errors import RunError
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.moments import Inverse
 from mmcl_fast.methods.comm.removal import remove_from_memory
@@ -150,6 +152,18 @@ class UnknownScores:
             return [None] * count
         below = torch.searchsorted(levels, self.distance(tokens, modality))
         return (below.double() / len(levels)).tolist()
+
+    def require_levels(self, where: Path) -> None:
+        """Check that there are numbers of held-out samples to score with.
+
+        Raises:
+            RunError: names the run ``where``, which is of an earlier version.
+        """
+        if not self.levels:
+            raise RunError(
+                f"{where}: learned by an earlier version, so usual files are not known; train it again, or drop "
+                "--unknown"
+            )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON values."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmcl_fast.errors import ConfigError
+
 PERCENTS = range(1, 101)  # rates that ``flagged_by_percent`` counts at
+
+
+def require_rate(rate: float) -> None:
+    """Check a rate of false alarms. Raises ConfigError."""
+    if not 0 < rate < 1:
+        raise ConfigError(f"--unknown {rate}: give a share between 0 and 1, such as 0.05")
 
 
 def lowest_flagged(rate: float) -> float:

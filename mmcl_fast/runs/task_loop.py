@@ -358,9 +358,9 @@ def _evaluation_events(
     if 0 < number < len(result.names):  # the next task was tested too
         modality = stream.tasks[number].modality
         known = [s for task, s in zip(stream.tasks[:number], result.unknown) if task.modality == modality]
-        event = unknown_event(number, modality, known, result, number, learner.classes.ids)
-        if event is not None:
-            yield event
+        unknown = unknown_event(number, modality, known, result, number, learner.classes.ids)
+        if unknown is not None:
+            yield unknown
 
 
 def _task_line(log: MetricsLog, number: int, total: int, name: str) -> str:

@@ -17,7 +17,7 @@ PLOTTED = (1, 2, 5, 10, 20, 30, 50, 70, 90)  # rates of the plot's numbers, in %
 
 
 @dataclass(frozen=True)
-class FlaggedSamples:
+class FlaggedGroup:
     """The test samples of one modality that have an unknown score.
 
     Attributes:
@@ -39,7 +39,7 @@ class FlaggedSamples:
         return 100 * self.flagged[percent - PERCENTS.start] / self.samples
 
 
-def count_flagged(run: Run, found: Predictions) -> list[FlaggedSamples]:
+def count_flagged(run: Run, found: Predictions) -> list[FlaggedGroup]:
     """Return for each modality its learned test samples, then the new ones, where they have scores."""
     if found.unknown is None:
         return []
@@ -51,12 +51,12 @@ def count_flagged(run: Run, found: Predictions) -> list[FlaggedSamples]:
     for modality in dict.fromkeys(modalities.tolist()):
         known = scores[(modalities == modality) & ~np.isnan(scores)]
         if len(known):
-            out.append(FlaggedSamples(modality, False, len(known), flagged_by_percent(known)))
+            out.append(FlaggedGroup(modality, False, len(known), flagged_by_percent(known)))
         own = [event for event in events if event["modality"] == modality]
         if own:
             flagged = [sum(counts) for counts in zip(*(event["flagged"] for event in own))]
             area = sum(event["auroc"] for event in own) / len(own)
-            out.append(FlaggedSamples(modality, True, sum(event["new"] for event in own), flagged, area))
+            out.append(FlaggedGroup(modality, True, sum(event["new"] for event in own), flagged, area))
     return out
 
 
@@ -91,7 +91,7 @@ def unknown_row(run: Run, found: Predictions) -> ReportRow | None:
     )
 
 
-def _about_new(groups: list[FlaggedSamples]) -> str:
+def _about_new(groups: list[FlaggedGroup]) -> str:
     """Return what the table shows, and whether the run tested samples before their classes were learned."""
     about = "Samples in % that are flagged at each promised rate. With few samples a share says little. "
     if any(group.is_new for group in groups):
