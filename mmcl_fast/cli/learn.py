@@ -152,6 +152,15 @@ def evaluate(
         str | None,
         typer.Option(help="train, val or test. Without it: test, or all samples of DATA.", show_default=False),
     ] = None,
+    unknown: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE",
+            help="Count the samples that are flagged as unknown, at this rate of false alarms, such as 0.05. DATA may "
+            "then hold classes that were not learned. They do not count for accuracy.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
     quiet: Quiet = False,
@@ -162,7 +171,7 @@ def evaluate(
 
     With `--json` the right answers and confusions of each class are listed, and every sample with its answer.
 
-    Example: `mmcl-fast evaluate runs/demo --split val`, or `mmcl-fast evaluate runs/demo labelled`
+    Example: `mmcl-fast evaluate runs/demo --split val`, or `mmcl-fast evaluate runs/demo labelled --unknown 0.05`
     """
     require_choice("--setting", setting, ("agnostic", "given", "both"))
     if split is not None:
@@ -171,7 +180,14 @@ def evaluate(
     from mmcl_fast import progress, runs
 
     found = runs.evaluate(
-        run, data, setting=setting, split=split, device=device, workers=workers, progress=progress.make(quiet)
+        run,
+        data,
+        setting=setting,
+        split=split,
+        unknown=unknown,
+        device=device,
+        workers=workers,
+        progress=progress.make(quiet),
     )
     result = found.result
     if as_json:
@@ -183,6 +199,7 @@ def evaluate(
                 "accuracy": {name: result.accuracy(name) for name in result.correct},
                 "classes": _class_rows(result),
                 "samples": _sample_rows(result),
+                **({} if found.flagged is None else {"unknown": found.flagged.values()}),
             }
         )
     if data is None:
@@ -191,6 +208,9 @@ def evaluate(
     else:
         print(f"Accuracy in % on {sum(result.counts)} samples of {data}")
     print(result.table())
+    if found.flagged is not None:
+        print(f"Flagged as unknown at a rate of {100 * found.flagged.rate:g} %")
+        print(found.flagged.table())
     print(*(f"Note: {line}" for line in found.notes), sep="\n")
 
 

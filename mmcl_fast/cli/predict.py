@@ -27,7 +27,7 @@ from mmcl_fast.cli.output import to_json
 from mmcl_fast.errors import UserError
 
 if TYPE_CHECKING:
-    from mmcl_fast.learning import Learner, Prediction
+    from mmcl_fast.learning import Prediction
     from mmcl_fast.progress import Progress
 
 FORMATS = ("table", "json", "csv")
@@ -107,12 +107,16 @@ def predict(
         require_choice("--modality", modality, MODALITIES)
     check_device(device)
     from mmcl_fast.learning import Learner, find_inputs
+    from mmcl_fast.learning.unknown_counts import lowest_flagged, require_rate
     from mmcl_fast.media.engines import isolation
 
     isolation.prepare()  # worker processes start while the learner loads
     learner = Learner.load(run, device=device, workers=workers)
     if unknown is not None:
-        _require_unknown(run, learner, unknown, classes)
+        require_rate(unknown)
+        if classes is not None:
+            raise UserError("--unknown: is for the classes learned; leave out --classes")
+        learner.unknown.require_levels(run)
     predictions = learner.predictions(
         find_inputs(files),
         modality=modality,
@@ -122,7 +126,7 @@ def predict(
         classes=None if classes is None else classes.split(","),
     )
     # On a terminal the predictions themselves show the progress.
-    limit = None if unknown is None else 1 - unknown
+    limit = None if unknown is None else lowest_flagged(unknown)
     counter = _Counter(predictions, progress.make(quiet or sys.stdout.isatty()))
     if as_json:
         _print_json_list(counter, limit)
@@ -133,18 +137,6 @@ def predict(
     if counter.failed:
         print(f"error: {counter.failed} of {counter.total} can't be read", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _require_unknown(run: Path, learner: Learner, rate: float, classes: str | None) -> None:
-    """Check that ``--unknown`` can be answered. Raises UserError."""
-    if not 0 < rate < 1:
-        raise UserError(f"--unknown {rate}: give a share between 0 and 1, such as 0.05")
-    if classes is not None:
-        raise UserError("--unknown: is for the classes learned; leave out --classes")
-    if not learner.unknown.levels:
-        raise UserError(
-            f"{run}: learned by an earlier version, so usual files are not known; train it again, or drop --unknown"
-        )
 
 
 class _Counter:

@@ -36,6 +36,8 @@ class Evaluation:
         predicted: setting -> for each task: the predicted class of each sample.
         confidence: setting -> for each task: the probability of the predicted class of each sample, ``[n]``. It does
             not count when evaluations are compared.
+        unknown: for each task the unknown score of each sample (``mmcl_fast.learning.unknown``), ``[n]`` float64; NaN
+            where there is none. It does not count when evaluations are compared.
 
     Example::
 
@@ -50,6 +52,7 @@ class Evaluation:
     labels: list[list[ClassId]] = field(default_factory=list)
     predicted: dict[str, list[list[ClassId]]] = field(default_factory=dict)
     confidence: dict[str, list[np.ndarray]] = field(default_factory=dict, compare=False)
+    unknown: list[np.ndarray] = field(default_factory=list, compare=False)
 
     @property
     def counts(self) -> list[int]:
@@ -144,8 +147,8 @@ def evaluate(
     for t in model.tasks:
         learned_ids.setdefault(t["modality"], set()).update(classes.ids[tuple(key)] for key in t["class_ids"])
 
-    # For each task [k, 1 + 2 settings]: the position of this process's k samples in the task, the ids predicted, and
-    # their probabilities.
+    # For each task [k, 2 + 2 settings]: the position of this process's k samples in the task, the ids predicted, their
+    # probabilities, and the unknown scores.
     found: list[np.ndarray] = []
     for task in tasks:
         all_samples = task.split(split)
@@ -154,7 +157,7 @@ def evaluate(
         samples = distributed.shard(all_samples)
         tokens = trunk_tokens_of_shard(model, samples, f"{task.name}: decode and trunk", keep=True)
         if tokens is None:
-            found.append(np.empty((0, 1 + 2 * len(settings))))
+            found.append(np.empty((0, 2 + 2 * len(settings))))
             continue
         # One computation serves all settings where the modality cannot change the scores.
         uses_given = model.method.uses_given_modality
@@ -172,7 +175,8 @@ def evaluate(
             best = best_columns(competing, own)
             columns.append(best.cpu().double())
             confidence.append(_confidence(competing, own, best, model.calibration.temperature(task.modality)))
-        found.append(torch.stack([*columns, *confidence], 1).numpy())
+        unknown = np.array(model.unknown(tokens, task.modality), np.float64)  # None becomes NaN
+        found.append(np.column_stack([torch.stack([*columns, *confidence], 1).numpy(), unknown]))
     gathered = [np.concatenate(parts) for parts in zip(*distributed.all_gather_object(found))]
     in_order = [rows[rows[:, 0].argsort()] for rows in gathered]
     keys = [dict(zip(task.classes, task.class_ids)) for task in tasks]
@@ -187,7 +191,23 @@ def evaluate(
             for column, name in enumerate(settings, 1)
         },
         {name: [rows[:, column] for rows in in_order] for column, name in enumerate(settings, 1 + len(settings))},
+        [rows[:, -1] for rows in in_order],
     )
+
+
+def unknown_scores(model: Model, task: Task, split: str = "test") -> np.ndarray:
+    """Return the unknown scores of a task's samples, ``[n]`` float64; NaN where there is none.
+
+    Args:
+        model: the model. It need not have learned the task.
+        task: the task.
+        split: the split of the samples.
+
+    Raises:
+        MediaError: a file is broken.
+    """
+    tokens = trunk_tokens_of_all(model, task.split(split), f"{task.name}: decode and trunk")
+    return np.array(model.unknown(tokens, task.modality), np.float64)  # None becomes NaN
 
 
 def scores_of_split(model: Model, tasks: Sequence[Task], split: str) -> dict[str, tuple[Tensor, Tensor]]:

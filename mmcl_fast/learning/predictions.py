@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmcl_fast.learning.evaluation import Evaluation
 
 DECIMALS = 4  # of a probability
+UNKNOWN_DECIMALS = 6  # of an unknown score, so that rounding moves none over a rate in whole per cent
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Predictions:
         labels: ``[n]`` int64, its true class, a position in ``classes``.
         predicted: setting -> ``[n]`` int64, its predicted class, likewise.
         confidence: setting -> ``[n]`` float64, the probability of its predicted class; empty in runs of older versions.
+        unknown: ``[n]`` float64, the unknown score of each sample, NaN where there is none; None in runs of older
+            versions.
     """
 
     classes: list[tuple[str, str]]
@@ -55,6 +58,7 @@ class Predictions:
     labels: np.ndarray
     predicted: dict[str, np.ndarray]
     confidence: dict[str, np.ndarray] = field(default_factory=dict)
+    unknown: np.ndarray | None = None
 
     def by_class(self, setting: str) -> dict[tuple[str, str], ClassResult]:
         """Return the results of each class that has test samples, in the order of the samples."""
@@ -96,6 +100,7 @@ class Predictions:
             labels=self.labels[chosen],
             predicted={name: ids[chosen] for name, ids in self.predicted.items()},
             confidence={name: shares[chosen] for name, shares in self.confidence.items()},
+            unknown=None if self.unknown is None else self.unknown[chosen],
         )
 
     def correct(self, setting: str) -> np.ndarray:
@@ -121,4 +126,5 @@ def predictions_of(result: Evaluation) -> Predictions:
         positions(result.labels),
         {setting: positions(tasks) for setting, tasks in result.predicted.items()},
         {setting: np.concatenate(tasks).round(DECIMALS) for setting, tasks in result.confidence.items()},
+        np.concatenate(result.unknown).round(UNKNOWN_DECIMALS) if result.unknown else None,
     )

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmcl_fast.errors import RunError
 from mmcl_fast.methods.comm.memory import FeatureMemory
 from mmcl_fast.methods.comm.moments import Inverse
 from mmcl_fast.methods.comm.removal import remove_from_memory
@@ -167,6 +169,18 @@ class UnknownScores:
         if modality not in self.memory.counts and modality not in self.unscored:
             return [1.0 if self.levels else None] * count
         return [None] * count if self.missing(modality) else self.shares(tokens, modality).tolist()
+
+    def require_levels(self, where: Path) -> None:
+        """Check that there are numbers of held-out samples to score with.
+
+        Raises:
+            RunError: names the run ``where``, which is of an earlier version.
+        """
+        if not self.levels:
+            raise RunError(
+                f"{where}: learned by an earlier version, so usual files are not known; train it again, or drop "
+                "--unknown"
+            )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON values."""

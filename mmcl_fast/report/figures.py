@@ -129,6 +129,32 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> Figure:
         "hovertemplate": "confidence %{x:.1f} %, accuracy %{y:.1f} %, %{text}<extra></extra>",
         "showlegend": False,
     }
+    return _diagonal_plot([line], "confidence in %", "accuracy in %")
+
+
+def flagged_lines(groups: Iterable[tuple[str, bool, Numbers]], rates: Sequence[float]) -> Figure:
+    """Return the share of samples that are flagged as unknown over the promised rate, and a dashed diagonal.
+
+    Args:
+        groups: (modality, whether its samples are new, shares in % at each rate). Lines of new samples are dotted.
+        rates: in %.
+    """
+    groups = list(groups)
+    names = list(dict.fromkeys(modality for modality, _, _ in groups))
+    lines = []
+    for modality, is_new, shares in groups:
+        line = _line(
+            f"{modality}, new" if is_new else modality, shares, series_number(modality, names), dash=2 * is_new
+        )
+        line |= {"x": list(rates), "mode": "lines"}
+        lines.append(line | {"hovertemplate": "rate %{x} %: %{y:.1f} % flagged<extra>%{fullData.name}</extra>"})
+    figure = _diagonal_plot(lines, "promised rate in %", "flagged in %")
+    figure["layout"]["legend"] = LEGEND_RIGHT if len(lines) > MOST_ABOVE else LEGEND_ABOVE
+    return figure
+
+
+def _diagonal_plot(lines: list[dict[str, Any]], x: str, y: str) -> Figure:
+    """Return lines over a dashed diagonal; both axes are in %."""
     diagonal = {
         "type": "scatter",
         "x": [0, 100],
@@ -138,15 +164,8 @@ def reliability_plot(bins: Sequence[ReliabilityBin]) -> Figure:
         "hoverinfo": "skip",
         "showlegend": False,
     }
-    return {
-        "data": [diagonal, line],
-        "layout": {
-            "height": 380,
-            "margin": MARGIN,
-            "xaxis": {"title": {"text": "confidence in %"}, "range": [0, 102]},
-            "yaxis": {"title": {"text": "accuracy in %"}, "range": [0, 102]},
-        },
-    }
+    axes = {name: {"title": {"text": title}, "range": [0, 102]} for name, title in (("xaxis", x), ("yaxis", y))}
+    return {"data": [diagonal, *lines], "layout": {"height": 380, "margin": MARGIN, **axes}}
 
 
 def phase_bars(events: Sequence[Mapping[str, Any]]) -> Figure:

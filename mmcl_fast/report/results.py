@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcl_fast.learning.predictions import Predictions
+from mmcl_fast.learning.reliability import BINS, calibration_error
 from mmcl_fast.learning.sample_bootstrap import holm
 from mmcl_fast.learning.statistics import interval, paired
 from mmcl_fast.report.read_run import read_run
@@ -25,6 +26,10 @@ SHARED_PHASES = (
     "checkpoint",
 )  # whose time does not depend on the method
 TASK_METRICS = ("avg", "forgetting", "bwt", "fwt")  # depend on how the classes are divided into tasks
+ECE_FORMULA = (
+    f"expected calibration error on test samples: sum over {BINS} bins b of n_b / n |accuracy of b - mean confidence "
+    "of b| (Guo et al. 2017); few samples make it too large"
+)
 # Metrics whose differences to the reference are tested together, in one table each.
 TESTED_TOGETHER = (("last",), ("avg", "forgetting"))
 
@@ -54,6 +59,9 @@ def collect(
         (``TESTED_TOGETHER``), and ``clear`` says whether it is below 1 - ``confidence``. It is missing in the
         reference's own row, and where no seed is common or a run lacks the metric.
         ``statistics[setting]["per_modality"][modality][metric]`` has no difference.
+
+        The first setting also has the metric ``ece``, the expected calibration error in %. It is None where a run of an
+        earlier version kept no confidences.
 
         A row whose ``stream`` changes ``classes_per_task`` has other tasks than the other rows. Its metrics of
         ``TASK_METRICS`` are None.
@@ -85,6 +93,7 @@ def collect(
     for row in out:
         row["statistics"] = _statistics(row["cells"], reference_cells if row["title"] != reference else [])
         row["cost"] = _cost(row["cells"])
+    _add_calibration_errors(out, predictions)
     position = next((i for i, row in enumerate(out) if row["title"] == reference), None)
     lines = add_sample_intervals(out, predictions, position)
     _leave_out_task_metrics(out, position)
@@ -94,9 +103,23 @@ def collect(
         "confidence": CONFIDENCE,
         "rows": out,
         "failed": dict(faults or {}),
-        "formulas": formulas,
+        "formulas": {**formulas, "ece": ECE_FORMULA},
         "notes": [*notes, *lines],
     }
+
+
+def _add_calibration_errors(rows: Sequence[dict[str, Any]], predictions: Sequence[Mapping[int, Predictions]]) -> None:
+    """Add ``ece`` to the first setting's statistics, from what each run predicted."""
+    for row, found in zip(rows, predictions):
+        for setting in list(row["statistics"])[:1]:
+            errors = [_calibration_error(found.get(cell["seed"]), setting) for cell in row["cells"]]
+            row["statistics"][setting]["ece"] = _interval(errors)
+
+
+def _calibration_error(found: Predictions | None, setting: str) -> float | None:
+    if found is None or setting not in found.confidence:
+        return None
+    return calibration_error(found.confidence[setting], found.correct(setting))
 
 
 def _leave_out_task_metrics(rows: Sequence[dict[str, Any]], reference: int | None) -> None:

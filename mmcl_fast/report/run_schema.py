@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Optional
 
-from pydantic import BaseModel, ConfigDict, Strict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 Number = Optional[float]  # None: not evaluated
 _AcceptList = Strict(False)  # JSON has lists, no tuples
@@ -97,7 +97,21 @@ class _Contributions(_Event, _ContributionMatrix):
     after: int
 
 
-EVENTS: dict[str, type[_Event]] = {"task": _TaskEvent, "evaluation": _Evaluation, "contributions": _Contributions}
+class _Unknown(_Event):
+    after: int
+    modality: str
+    known: int
+    new: int
+    auroc: float
+    flagged: Annotated[list[int], Field(min_length=100, max_length=100)]
+
+
+EVENTS: dict[str, type[_Event]] = {
+    "task": _TaskEvent,
+    "evaluation": _Evaluation,
+    "contributions": _Contributions,
+    "unknown": _Unknown,
+}
 
 
 def find_summary_fault(values: dict[str, Any]) -> str | None:

@@ -49,8 +49,8 @@ class TextTable:
 def make_tables(results: dict[str, Any]) -> list[TextTable]:
     """Return the tables of a sweep.
 
-    First come the metrics and costs of each setting. Then come the differences to the reference in each setting that is
-    not masked, and ``last`` by modality in the first setting.
+    First come the metrics and costs of each setting. The first one has the calibration error too. Then come the
+    differences to the reference in each setting that is not masked, and ``last`` by modality in the first setting.
 
     Args:
         results: as ``results.collect`` returns it.
@@ -60,19 +60,20 @@ def make_tables(results: dict[str, Any]) -> list[TextTable]:
     about = {name: _about_columns(rows, name) for name in ("features", "tuned")}
     shown = [name for name, cells in about.items() if any(cell != NONE for cell in cells)]
     out = []
-    for setting in settings:
+    for number, setting in enumerate(settings):
+        metrics = METRICS if number else (*METRICS, "ece")
         body = [
             [
                 row["title"],
                 *(about[name][i] for name in shown),
                 str(len(row["cells"])),
-                *(format_mean(_find(row, setting, metric)) for metric in METRICS),
+                *(format_mean(_find(row, setting, metric)) for metric in metrics),
                 *_format_cost(row.get("cost")),
             ]
             for i, row in enumerate(rows)
         ]
         title = f"{setting_label(setting)}, in %: {explain_setting(setting)}"
-        out.append(TextTable(title, ["", *shown, "seeds", *METRICS, *COSTS], body))
+        out.append(TextTable(title, ["", *shown, "seeds", *metrics, *COSTS], body))
     for setting in (name for name in settings if not name.endswith("_masked")):
         out += _difference_tables(results, setting)
     for setting in settings[:1]:

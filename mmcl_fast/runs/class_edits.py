@@ -224,15 +224,17 @@ class _RowsWithout:
         # Number of tasks learned, before -> after.
         self.numbers = {0: 0, **{number + 1: position for position, number in enumerate(self.kept, 1)}}
 
-    def change(self, event: dict[str, Any]) -> dict[str, Any] | None:
-        """Return an event of the parent as the version has it; None: the version has none."""
+    def change(self, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return an event of the parent as the version has it; no event: the version has none."""
         last = len(self.kept)
+        if event["event"] == "unknown" and self.removed is not None:
+            return []  # it counts samples of several classes together
         if self.numbers.get(event.get("task", event.get("after", 0)), last) == last:
-            return None
+            return []
         for key in ("task", "after"):
             if key in event:
                 event[key] = self.numbers[event[key]]
-        return event | self._row(event) if event["event"] == "evaluation" else event
+        return [event | self._row(event) if event["event"] == "evaluation" else event]
 
     def _row(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return the parts of a row of R for the tasks that remain, counted without the class."""

@@ -33,6 +33,7 @@ from mmcl_fast.learning.versions import (
     version_numbers,
 )
 from mmcl_fast.methods import method_class
+from mmcl_fast.runs.before_learning import RowsBefore
 from mmcl_fast.runs.folder import first_difference, write_config
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import check_stream_files, make_stream
@@ -193,10 +194,12 @@ def _begin(
         max_drop=max_drop,
         aliases=aliases_to_values(learner.aliases),
     )
+    before = predictions_before(base, learned, learner, config.train.evaluate)
+    rows = RowsBefore(learner, len(learned), stream, config, before)
     with new_version_folder(folder) as temporary:
         write_tasks(temporary / KNOWN_TASKS_FILE, learned, {}, texts=not config.train.private)
-        write_rows(base, temporary, len(learned), lambda event: _padded_row(event, len(learned), len(stream)))
-        write_predictions(temporary / BEFORE_FILE, predictions_before(base, learned, learner, config.train.evaluate))
+        write_rows(base, temporary, len(learned), rows.change)
+        write_predictions(temporary / BEFORE_FILE, before)
         shutil.copytree(newest, temporary / "checkpoints" / newest.name, copy_function=link)
         copy_test_tokens(base, temporary)
         write_record(temporary, record)
@@ -232,14 +235,6 @@ def _new_config(old: Config, data: str, overrides: Sequence[str]) -> Config:
     if difference:
         raise ConfigError(f"--set: {difference}; a run learns on with the settings that it began with")
     return config
-
-
-def _padded_row(event: dict[str, Any], learned: int, total: int) -> dict[str, Any]:
-    """Return an event as a run of ``total`` tasks has it, without what was said of tasks after the ``learned`` ones."""
-    for key in ("row", "correct", "count", "by_class"):
-        if key in event:
-            event[key] = event[key][:learned] + [None] * (total - learned)
-    return event
 
 
 def compare_versions(run: str | Path, before: int, after: int, setting: str | None = None) -> Comparison:

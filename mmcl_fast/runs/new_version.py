@@ -90,7 +90,7 @@ def load_parent(base: Path, config: Config, progress: Progress | None) -> Learne
 
 
 def write_rows(
-    base: Path, folder: Path, learned: int, change: Callable[[dict[str, Any]], dict[str, Any] | None]
+    base: Path, folder: Path, learned: int, change: Callable[[dict[str, Any]], list[dict[str, Any]]]
 ) -> None:
     """Write a parent's metrics.jsonl into a new version's folder.
 
@@ -98,16 +98,17 @@ def write_rows(
         base: the parent's folder.
         folder: the new version's folder.
         learned: number of tasks that the parent has learned.
-        change: returns an event as the new version has it; None: it has none.
+        change: returns the events of the new version that stand in place of one of the parent.
     """
     log = MetricsLog(base / "metrics.jsonl")
     log.load(learned, mend=False)  # the parent's file stays as it is
     events = [
-        change({key: value for key, value in event.items() if key != "taken_for"})
+        changed
         for event in log.events
         if event["event"] not in ("summary", "resume")
+        for changed in change({key: value for key, value in event.items() if key != "taken_for"})
     ]
-    lines = "".join(json.dumps(event) + "\n" for event in events if event is not None)
+    lines = "".join(json.dumps(event) + "\n" for event in events)
     atomic_files.write_file(folder / "metrics.jsonl", lines.encode())
 
 

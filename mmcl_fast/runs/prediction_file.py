@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def write_predictions(file: Path, predictions: Predictions) -> None:
         "predicted": {setting: ids.tolist() for setting, ids in predictions.predicted.items()},
         "confidence": {setting: shares.tolist() for setting, shares in predictions.confidence.items()},
     }
+    if predictions.unknown is not None:
+        values["unknown"] = [None if math.isnan(score) else score for score in predictions.unknown.tolist()]
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
     atomic_files.replace_file(file, gzip.compress(text, mtime=0))
 
@@ -70,10 +73,12 @@ def parse_predictions(values: dict[str, Any]) -> Predictions:
         np.asarray(values["labels"], np.int64),
         {name: np.asarray(ids, np.int64) for name, ids in values["predicted"].items()},
         {name: np.asarray(shares, np.float64) for name, shares in values.get("confidence", {}).items()},
+        np.asarray(values["unknown"], np.float64) if "unknown" in values else None,
     )
     count = len(found.keys)
     columns = [found.labels, *found.predicted.values()]
-    sized = (found.tasks, *columns, *found.confidence.values())
+    sized = [found.tasks, *columns, *found.confidence.values()]
+    sized += [] if found.unknown is None else [found.unknown]
     if not count or len(found.groups) != count or any(c.shape != (count,) for c in sized):
         raise ValueError("its columns are of unlike lengths")
     if found.tasks.min() < 1 or any(c.min() < 0 or c.max() >= len(found.classes) for c in columns):

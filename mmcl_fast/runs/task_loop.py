@@ -32,6 +32,7 @@ from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
+from mmcl_fast.runs.unknown_event import unknown_event
 from mmcl_fast.streams.stream import Stream
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _learn_tasks(
             continue
         before = time.perf_counter()
         result = _evaluate(learner, stream, number, config) if trains_here or number == 0 else None
-        events = [] if result is None else list(_evaluation_events(result, learner, len(stream), number, config))
+        events = [] if result is None else list(_evaluation_events(result, learner, stream, number, config))
         cost.seconds["evaluation"] = time.perf_counter() - before
         cost.counts["evaluation"] = sum(n for n in events[0]["count"] if n is not None) if events else 0
         costs = {"seconds": cost.seconds, "counts": cost.counts}
@@ -337,10 +338,10 @@ def _evaluate(learner: Learner, stream: Stream, number: int, config: Config) -> 
 
 
 def _evaluation_events(
-    result: Evaluation, learner: Learner, total: int, number: int, config: Config
+    result: Evaluation, learner: Learner, stream: Stream, number: int, config: Config
 ) -> Iterator[dict[str, Any]]:
-    """Yield the events of the row of R after ``number`` of ``total`` tasks."""
-    padding = [None] * (total - len(result.names))
+    """Yield the events of the row of R after ``number`` tasks of the stream."""
+    padding = [None] * (len(stream) - len(result.names))
     for setting in settings_of(config.train.evaluate):
         event = {
             "event": "evaluation",
@@ -351,12 +352,18 @@ def _evaluation_events(
             "count": result.counts + padding,
             "by_class": result.by_class(setting) + padding,
         }
-        if number == total:
+        if number == len(stream):
             event["taken_for"] = result.top_confusions(setting, MAX_CONFUSIONS)
         yield event
     matrix = learner.contribution_matrix()
     if matrix:
         yield {"event": "contributions", "after": number, "modalities": matrix[0], "matrix": matrix[1]}
+    if 0 < number < len(result.names):  # the next task was tested too
+        modality = stream.tasks[number].modality
+        known = [s for task, s in zip(stream.tasks[:number], result.unknown) if task.modality == modality]
+        unknown = unknown_event(number, modality, known, result, number, learner.classes.ids)
+        if unknown is not None:
+            yield unknown
 
 
 def _task_line(log: MetricsLog, number: int, total: int, name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from mmcl_fast.errors import StreamError
@@ -73,19 +73,20 @@ def renamed_class(stream: Stream, key: ClassId, renamed: ClassId, text: str) -> 
 
 def without_class(stream: Stream, key: ClassId) -> Stream:
     """Return a stream without a class and its samples. A task of this class alone goes too."""
-    tasks = []
-    for task in stream.tasks:
-        kept = [number for number, own in enumerate(task.class_ids) if own != key]
-        labels = {task.classes[number] for number in kept}
-        if not kept:
-            continue
-        tasks.append(
-            replace(
-                task,
-                classes=tuple(task.classes[number] for number in kept),
-                class_ids=tuple(task.class_ids[number] for number in kept),
-                texts=tuple(task.texts[number] for number in kept),
-                _samples=tuple(sample for sample in task.samples if sample.label in labels),
-            )
-        )
+    tasks = [kept for task in stream.tasks if (kept := select_classes(task, lambda own: own != key)) is not None]
     return Stream.from_tasks(tasks, stream.root, shared_classes=stream.shared_classes)
+
+
+def select_classes(task: Task, wanted: Callable[[ClassId], bool]) -> Task | None:
+    """Return a task with the wanted classes and their samples alone; None where it has no such class."""
+    kept = [number for number, key in enumerate(task.class_ids) if wanted(key)]
+    labels = {task.classes[number] for number in kept}
+    if not kept:
+        return None
+    return replace(
+        task,
+        classes=tuple(task.classes[number] for number in kept),
+        class_ids=tuple(task.class_ids[number] for number in kept),
+        texts=tuple(task.texts[number] for number in kept),
+        _samples=tuple(sample for sample in task.samples if sample.label in labels),
+    )

@@ -82,7 +82,7 @@ def open_folds(page: Any, opened: bool = True) -> None:
 )
 def test_every_plot_is_drawn_and_nothing_is_wider_than_the_page(show: Open, name: str, width: int, scheme: str) -> None:
     page = show(name, width, color_scheme=scheme)
-    count = 11 if name == "one" else 2 + 11 + 8
+    count = 12 if name == "one" else 2 + 12 + 9
     for size in (width, 800, 2000 - width):
         page.set_viewport_size({"width": size, "height": 900})
         page.wait_for_timeout(300)  # plots resize late

@@ -234,6 +234,11 @@ def test_a_run_without_contributions_or_unseen_tasks_has_its_page(write_run) -> 
             '{"event": "evaluation", "after": 1, "setting": "given", "taken_for": [[[["cat", 1]]]]}\n',
             r"jsonl:1: .*taken_for\.0\.0\.0",
         ),
+        (
+            "metrics.jsonl",
+            '{"event": "unknown", "after": 1, "modality": "text", "known": 1, "new": 1, "auroc": 1, "flagged": [1]}\n',
+            r"jsonl:1: .*flagged",
+        ),
         ("samples.safetensors", "no safetensors", r"samples\.safetensors: not readable.*--resume"),
         ("metrics.jsonl", "\udcff\n", r"metrics\.jsonl:1: not readable"),
     ],

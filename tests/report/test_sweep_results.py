@@ -103,6 +103,36 @@ def test_last_and_its_difference_are_over_seeds_and_test_samples(write_cell):
     assert float(line["holm_p"]) == b["holm_p"] and line["clear"] == "True" and line["groups"] == "110"
 
 
+def with_confidence(folder: Path, values: np.ndarray) -> Path:
+    """Add confidences to what a run predicted."""
+    stored = json.loads(gzip.decompress((folder / PREDICTIONS_FILE).read_bytes()))
+    stored["confidence"] = {"agnostic": values.tolist()}
+    (folder / PREDICTIONS_FILE).write_bytes(gzip.compress(json.dumps(stored).encode()))
+    return folder
+
+
+def test_the_calibration_error_is_a_column_of_the_first_setting(write_cell):
+    right = np.arange(len(KEYS)) % 4 > 0  # three of four
+    shares = [np.full(len(KEYS), share) for share in (0.75, 0.85, 0.95)]
+    a = {s: with_confidence(write_cell(f"a{s}", right), share) for s, share in enumerate(shares)}
+    b = {s: write_cell(f"b{s}", right) for s in range(3)}  # of an earlier version
+    mixed = {0: a[0], 1: b[1]}
+    found = results.collect([({"title": t}, row) for t, row in (("a", a), ("b", b), ("mixed", mixed))], "a")
+    error = found["rows"][0]["statistics"]["agnostic"]["ece"]
+    assert error["mean"] == pytest.approx(10) and error["high"] == pytest.approx(34.84, abs=0.01)  # errors 0, 10, 20
+    first, *others = tables.make_tables(found)
+    at = first.head.index("ece")
+    assert first.head[at - 1] == "fwt" and [row[at] for row in first.rows] == ["10.0 ± 24.8", "–", "–"]
+    assert not any("ece" in table.head for table in others)
+    assert "ece: expected calibration error" in tables.write_markdown(found)
+    assert "10.0 ± 24.8" in render_sweep_page(found, "x") and "$10.0 \\pm 24.8$" in tables.write_latex(found)
+    lines = [x for x in csv.DictReader(tables.write_csv(found).splitlines()) if x["metric"] == "ece"]
+    assert [(x["row"], x["setting"], x["seeds"]) for x in lines] == [
+        (t, "agnostic", n) for t, n in (("a", "3"), ("b", "3"), ("mixed", "2"))
+    ]
+    assert float(lines[0]["mean"]) == error["mean"] and not lines[1]["mean"] and not lines[2]["mean"]
+
+
 def test_pairs_are_found_by_key_where_classes_change_their_tasks(write_cell):
     """With another division into tasks in each seed, equal answers differ by nothing."""
     rng = np.random.default_rng(1)

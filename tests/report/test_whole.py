@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ import pytest
 from mmcl_fast import report
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.forgotten_classes import find_forgotten_classes
-from mmcl_fast.report.read_run import read_run
+from mmcl_fast.report.read_run import read_run, read_run_with_samples
 from mmcl_fast.report.sections.contributions import when_learned
 from mmcl_fast.report.sections.embeddings import project
+from mmcl_fast.report.sections.unknown_samples import count_flagged
 from mmcl_fast.runs import sample_file
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
+from tests.report.test_report import figures_of
 
 
 @pytest.fixture
@@ -100,6 +104,47 @@ def test_classes_that_fell_with_examples_and_what_they_are_taken_for(finetune: P
     )
     assert f"{worst.forgetting:.1f}" in row and row.count("taken for ") == worst.test_samples - worst.final_correct
     assert len(re.findall(r'<img src="data:image/webp;base64,[^"]+" alt="', html)) > 4
+
+
+def test_known_samples_are_shown_beside_new_ones(finetune: Path, tmp_path: Path) -> None:
+    run = read_run_with_samples(finetune)
+    found = run["predictions"]
+    of_image = np.array([run["tasks"][n - 1]["modality"] == "image" for n in found.tasks])
+    event = next(e for e in run["events"] if e["event"] == "unknown" and e["modality"] == "image")
+    groups = {(g.modality, g.is_new): g for g in count_flagged(run, found)}
+    known, new = groups["image", False], groups["image", True]
+    assert known.samples == of_image.sum() == 16 and new.samples == event["new"] == 8
+    assert known.share(5) == 100 * np.mean(found.unknown[of_image] >= 0.95)
+    assert new.share(5) == 100 * event["flagged"][4] / 8 and new.auroc == event["auroc"]
+    html, text = written(finetune, tmp_path)
+    head = "|  | samples | at 1 % | at 5 % | at 10 % | AUROC |"
+    rows = text[text.index(head) :].splitlines()
+    assert f"| image | 16 | {known.share(1):.1f} | {known.share(5):.1f} | {known.share(10):.1f} |  |" in rows
+    shares = [f"{new.share(p):.1f}" for p in (1, 5, 10)]
+    assert f"| image, new | 8 | {' | '.join(shares)} | {event['auroc']:.3f} |" in rows
+    lines = next(f["data"] for f in figures_of(html) if "promised rate" in str(f["layout"]))
+    drawn = {line["name"]: line["y"] for line in lines[1:]}
+    assert drawn["image"] == [known.share(p) for p in range(1, 101)] and drawn["image, new"][4] == new.share(5)
+    assert "were tested before it was learned" in text and "had not learned" not in text
+
+
+def test_what_is_not_known_of_unknown_samples_is_said(finetune: Path, tmp_path: Path) -> None:
+    log = finetune / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"event": "unknown"' not in line))
+    text = written(finetune, tmp_path)[1]
+    assert (
+        "This run tested no samples of classes that it had not learned" in text
+        and "| image |" in text
+        and "| image, new |" not in text
+    )
+    found = read_predictions(finetune)
+    found.unknown[:] = np.nan
+    write_predictions(finetune / PREDICTIONS_FILE, found)
+    assert "No test sample has an unknown score" in written(finetune, tmp_path)[1]
+    write_predictions(finetune / PREDICTIONS_FILE, replace(found, unknown=None))
+    text = written(finetune, tmp_path)[1]
+    assert "Known against unknown" not in text and "How sure it is" in text  # of an older version
 
 
 def test_runs_that_forgot_nothing_or_cannot_say_so_do(finetune: Path, tmp_path: Path) -> None:

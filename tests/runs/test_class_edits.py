@@ -83,6 +83,14 @@ def test_a_removed_class_is_in_no_file_of_the_new_version(whole, data):
     assert ("image", "class_1") in [(c.modality, c.name) for c in runs.list_classes(run)]
 
 
+def test_counts_of_unknown_samples_do_not_outlive_a_class_that_may_be_in_them(data):
+    stream = make_stream(load_config(str(data / "all"), ["stream.classes_per_task=2"]))
+    event = {"event": "unknown", "after": 1, "modality": "image", "known": 6, "new": 6, "auroc": 1.0, "flagged": []}
+    removed = stream.tasks[3].class_ids[0]
+    assert class_edits._RowsWithout(stream, removed).change(dict(event)) == []
+    assert class_edits._RowsWithout(stream, None).change(dict(event)) == [event]  # a class was renamed
+
+
 def test_cached_tokens_of_a_removed_class_are_deleted(whole, data):
     run = whole()
     learner = Learner.load(run, device="cpu", cache_dir=data / "cache")

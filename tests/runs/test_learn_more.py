@@ -12,13 +12,18 @@ from PIL import Image
 
 from mmcl_fast import progress, report, runs
 from mmcl_fast.errors import ConfigError, RunError, StreamError
-from mmcl_fast.learning import checkpoint
+from mmcl_fast.learning import checkpoint, unknown
 from mmcl_fast.learning.current_version import current_folder, current_version
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.unknown_counts import auroc
 from mmcl_fast.runs import new_version
 from mmcl_fast.runs.prediction_file import read_predictions
 from tests.runs.conftest import CONFIG, OPTIONS, bits, learn
-from tests.toy import write_folder
+from tests.toy import ToyEncoder, write_folder
+
+
+def events_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("method", ["ridge", "comm"])
@@ -35,14 +40,72 @@ def test_learning_more_comes_to_the_bits_of_one_run_over_all_tasks(trained, data
     assert [t["name"] for t in found.run.summary["tasks"]] == ["image-0", "image-1", "text-0", "text-1"]
     assert [t.class_ids for t in found.run.stream.tasks] == [t.class_ids for t in at_once.stream.tasks]
     assert bits(found.folder) == bits(data / "at_once")
-    # Row for row the same matrix; but for what was not asked before the new data were there.
+    # Row for row the same matrix. Only old tasks that were not learned yet had fewer classes to compete with.
     for name, setting in found.run.summary["settings"].items():
-        for ours, theirs in zip(setting["R"], at_once.summary["settings"][name]["R"]):
-            assert all(a is None or a == b for a, b in zip(ours, theirs))
-        assert setting["metrics"]["forgetting"] == at_once.summary["settings"][name]["metrics"]["forgetting"]
+        theirs = at_once.summary["settings"][name]
+        for after, (row, other) in enumerate(zip(setting["R"], theirs["R"])):
+            seen = [i for i in range(4) if i < after or i >= 1]  # image-0 is the parent's only task
+            assert [row[i] for i in seen] == [other[i] for i in seen]
+        assert setting["metrics"]["forgetting"] == theirs["metrics"]["forgetting"]
+        # No metric of forward transfer counts the first task.
+        assert setting["metrics"]["fwt"] == theirs["metrics"]["fwt"] is not None
+        assert setting["metrics"]["per_modality"]["text"]["fwt"] == theirs["metrics"]["per_modality"]["text"]["fwt"]
+    rows, others = ([e for e in events_of(f) if e["event"] == "evaluation"] for f in (found.folder, data / "at_once"))
+    for ours, theirs in zip(rows, others, strict=True):
+        for key in ("correct", "count", "by_class"):
+            assert ours[key][1:] == theirs[key][1:]
     # Everything that reads a run reads its current version.
     assert len(Learner.load(run, device="cpu").tasks) == 4
     assert runs.evaluate(run, device="cpu").tasks_learned == 4
+
+
+def test_forward_transfer_goes_on_over_several_versions(trained, data):
+    run = trained()
+    learn(run, data)
+    found = runs.learn(run, write_folder(data / "third", modalities=("depth",)))
+    setting = found.run.summary["settings"]["agnostic"]
+    R, metrics = setting["R"], setting["metrics"]
+    assert metrics["fwt"] == pytest.approx(np.mean([R[i - 1][i - 1] - R[0][i - 1] for i in range(2, 6)]))
+    assert metrics["per_modality"]["depth"]["fwt"] == pytest.approx(R[4][4] - R[0][4])
+
+
+def test_without_unseen_tasks_nothing_is_tested_before_it_is_learned(data):
+    (data / "mine.toml").write_text(CONFIG.replace("METHOD", "ridge"))
+    runs.train(data / "mine.toml", data / "run", overrides=["train.evaluate_unseen=false"])
+    found = learn(data / "run", data).run.summary["settings"]["agnostic"]
+    assert found["R"][0] == [None] * 4 and found["R"][1][1:] == [None] * 3 and found["metrics"]["fwt"] is None
+
+
+def test_the_parent_says_how_unknown_the_first_new_classes_are(trained, data, monkeypatch):
+    monkeypatch.setattr(unknown, "LEAST_SAMPLES", 4)  # the parent held out eight samples
+    run = trained()
+    found = learn(run, data)
+    first = found.run.stream.tasks[1]
+    old = Learner.load(checkpoint.find_latest(run), device="cpu")
+    known, new = (
+        np.array([p.unknown for p in old.predict([s.path for s in task.test])]) for task in found.run.stream.tasks[:2]
+    )
+    at = next(n for n, e in enumerate(events_of(found.folder)) if e["event"] == "unknown")
+    event, task_line = events_of(found.folder)[at : at + 2]
+    assert (event["after"], event["modality"], first.modality) == (1, "image", "image") and task_line["task"] == 1
+    assert event["auroc"] == pytest.approx(auroc(known, new), abs=1e-4) and event["new"] == event["known"] == 6
+    again = runs.learn(run, write_folder(data / "third", modalities=("depth",)))
+    kept = [e for e in events_of(again.folder) if e["event"] == "unknown" and e["after"] == 1]
+    assert kept == [event]
+
+
+def test_an_unfinished_run_forgets_the_task_that_it_did_not_learn(unfinished, data):
+    """What its last row says of the next task is replaced by what it says of the new data's."""
+    log = unfinished / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    at = next(n for n, line in enumerate(lines) if '"event": "task"' in line)
+    stray = {"event": "unknown", "after": 1, "modality": "text", "known": 1, "new": 1, "auroc": 0.25, "flagged": []}
+    log.write_text("".join([*lines[:at], json.dumps(stray) + "\n", *lines[at:]]))
+    found = runs.learn(unfinished, write_folder(data / "third", modalities=("depth",)))
+    R = found.run.summary["settings"]["agnostic"]["R"]
+    nothing = Learner(ToyEncoder(), "ridge", device="cpu")
+    assert R[0][1] == nothing.evaluate(found.run.stream.tasks).accuracy("agnostic")[1]
+    assert 0.25 not in [e.get("auroc") for e in events_of(found.folder)]
 
 
 def test_known_classes_learn_more_samples_and_an_old_test_set_stays(trained, data):

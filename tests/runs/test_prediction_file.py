@@ -10,7 +10,7 @@ from mmcl_fast import runs
 from mmcl_fast.errors import RunError
 from mmcl_fast.learning.state_size import state_bytes
 from mmcl_fast.runs import task_loop
-from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions
+from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 
 
 @pytest.mark.parametrize("method", ["ridge", "joint"])
@@ -25,6 +25,33 @@ def test_predictions_are_those_of_the_last_row(config, tmp_path, method):
         right = found.correct(name)
         by_task = [100 * right[found.tasks == n].mean() for n in range(1, len(result.stream) + 1)]
         assert by_task == pytest.approx(setting["R"][-1])
+
+
+def test_unknown_scores_are_those_of_predict(config, tmp_path):
+    result = runs.learn_stream(config("ridge", {}), tmp_path / "run")
+    found = read_predictions(tmp_path / "run")
+    samples = [s for task in result.stream.tasks for s in task.test]
+    asked = result.learner.predict([s.path for s in samples])
+    assert found.unknown == pytest.approx([p.unknown for p in asked], abs=1e-6)
+    assert len(set(found.unknown.tolist())) > 3
+    some = found.select(found.keys[:2])
+    assert some.unknown.tolist() == found.unknown[:2].tolist()
+
+
+def test_a_sample_without_a_score_stays_so_and_an_older_file_has_none(config, tmp_path):
+    runs.learn_stream(config("ridge", {}), tmp_path / "run")
+    found = read_predictions(tmp_path / "run")
+    found.unknown[1] = np.nan
+    write_predictions(tmp_path / PREDICTIONS_FILE, found)
+    again = read_predictions(tmp_path)
+    assert np.isnan(again.unknown).tolist() == [k == 1 for k in range(len(found.keys))]
+    values = json.loads(gzip.decompress((tmp_path / PREDICTIONS_FILE).read_bytes()))
+    assert values.pop("unknown")[1] is None
+    (tmp_path / PREDICTIONS_FILE).write_bytes(gzip.compress(json.dumps(values).encode()))
+    older = read_predictions(tmp_path)
+    assert older.unknown is None and older.select(older.keys[:2]).unknown is None
+    write_predictions(tmp_path / PREDICTIONS_FILE, older)
+    assert read_predictions(tmp_path).unknown is None
 
 
 def test_an_earlier_run_gets_the_file_when_it_is_resumed_and_it_has_the_same_bytes(config, tmp_path, monkeypatch):
@@ -65,6 +92,8 @@ def test_a_run_stopped_before_the_file_was_written_goes_on(config, tmp_path, mon
         lambda values: json.dumps({**values, "tasks": [0] * len(values["labels"])}),
         lambda values: json.dumps({**values, "tasks": [{}] * len(values["labels"])}),
         lambda values: json.dumps({**values, "predicted": {}, "keys": []}),
+        lambda values: json.dumps({**values, "unknown": [0.5]}),
+        lambda values: json.dumps({**values, "unknown": ["high", 0.5]}),
     ],
 )
 def test_a_damaged_file_is_named(config, tmp_path, damage):

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,8 +9,10 @@ from mmcl_fast import runs
 from mmcl_fast.errors import EncoderError, RunError, UserError
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.learning.unknown_counts import auroc
 from mmcl_fast.runs.folder import SKIPPED
 from mmcl_fast.runs.make_stream import make_stream
+from mmcl_fast.runs.unknown_event import unknown_event
 from mmcl_fast.streams.broken_samples import BrokenSample, broken_samples_to_jsonl
 from tests.runs.conftest import OPTIONS
 from tests.toy import ToyEncoder, write_folder
@@ -88,8 +91,40 @@ def test_rows_of_r_are_what_evaluation_says(config, tmp_path):
     assert again.evaluate(make_stream(config()).tasks).accuracy("agnostic") == R[-1]
 
 
+def test_new_classes_are_scored_before_they_are_learned(config, tmp_path):
+    stream = runs.learn_stream(config("ridge", {}), tmp_path / "run").stream
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    found = {event["after"]: event for event in events if event["event"] == "unknown"}
+    modalities = [task.modality for task in stream.tasks]
+    # A modality that was not learned has nothing to compare with.
+    assert list(found) == [t for t in range(1, 6) if modalities[t] in modalities[:t]] and len(found) == 3
+    for after, event in found.items():
+        model = Learner.load(tmp_path / "run" / "checkpoints" / f"task-{after:03d}", encoder=ToyEncoder())
+        own = [task for task in stream.tasks[: after + 1] if task.modality == modalities[after]]
+        known, new = (
+            np.array([p.unknown for task in some for p in model.predict([s.path for s in task.test])])
+            for some in (own[:-1], own[-1:])
+        )
+        assert event["modality"] == own[-1].modality and (event["known"], event["new"]) == (len(known), len(new))
+        assert event["auroc"] == pytest.approx(auroc(known, new), abs=1e-4)
+        assert event["flagged"] == [sum(new >= round(1 - p / 100, 2)) for p in range(1, 101)]
+
+
+def test_samples_of_known_classes_are_not_new(config, tmp_path):
+    learned = runs.learn_stream(config("ridge", {}), tmp_path / "run")
+    tasks, model = learned.stream.tasks[:2], learned.learner
+    result = model.evaluate(tasks)
+    known = [np.array([0.5])]
+    assert unknown_event(1, "image", known, result, 1, model.classes.ids) is None
+    first = tasks[1].class_ids[0]
+    event = unknown_event(1, "image", known, result, 1, set(model.classes.ids) - {first})
+    assert event["new"] == sum(label == first for label in result.labels[1]) < len(result.labels[1])
+    assert unknown_event(1, "image", [], result, 1, ()) is None
+
+
 def test_unseen_tasks_may_be_left_out(config, tmp_path):
     R = runs.learn_stream(config(evaluate_unseen=False), tmp_path / "run").summary["settings"]["given"]["R"]
+    assert '"event": "unknown"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert R[0] == [None] * 6 and R[2][:2] != [None, None] and R[2][2:] == [None] * 4
 
 

@@ -1,4 +1,4 @@
-"""The section of a report about how sure the model is, and about each class: what it is taken for."""
+"""The section of a report about how sure the model is, what it calls unknown, and what each class is taken for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mmcl_fast.report.blocks import Panel, Plot, ReportRow, ReportSection, Table
 from mmcl_fast.report.figures import reliability_plot
 from mmcl_fast.report.labels import setting_label
 from mmcl_fast.report.read_run import Run
+from mmcl_fast.report.sections.unknown_samples import unknown_row
 
 MOST_TAKEN = 3  # wrong classes that are named for each class
 
@@ -44,6 +45,7 @@ def certainty_section(run: Run) -> ReportSection | None:
                     Panel("Calibration error", about, [table]),
                 ]
             ),
+            *([flagged] if (flagged := unknown_row(run, found)) else []),
             ReportRow(
                 [
                     Panel(
