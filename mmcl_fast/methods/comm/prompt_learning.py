@@ -17,7 +17,6 @@ the task's features under P_k. Where no prompt has a smaller error than the bare
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +28,6 @@ from mmcl_fast import distributed, ops
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods.base import Classes, Method, TaskData
 from mmcl_fast.methods.comm.closed_form import dual_basis
-from mmcl_fast.methods.comm.coarse_grid import halve_grid
 from mmcl_fast.methods.comm.held_out import held_out_error, leave_one_out_error
 from mmcl_fast.methods.shared.classifier import GrowingClassifier
 from mmcl_fast.methods.shared.embedding import embed_all, mix
@@ -100,7 +98,7 @@ class PromptLearner:
             shares,
         )
         self.options, self.head, self.modality = method.options, bank.head, data.modality
-        self.classes, self.texts = classes, classes.embedding[data.classes]
+        self.texts = classes.embedding[data.classes]
         self.old_classes, self.prompts_pay = old_classes, prompts_pay
 
     def learn(self) -> Tensor | None:
@@ -159,10 +157,9 @@ class PromptLearner:
     def _pays(self, start: Tensor, informed: bool) -> bool:
         """Train a prompt on a part of the samples, and return whether it lowers the error on the others.
 
-        It is compared with the bare head, both on coarser grids, which takes a third of the time. Too few samples can't
-        tell. Then prompts pay if they did in any test, or if there was none. A modality whose earlier tasks needed none
-        is tested again only on a harder task. Its leave-one-out error under the bare head is larger than in all tested
-        tasks.
+        It is compared with the bare head. Too few samples can't tell. Then prompts pay if they did in any test, or if
+        there was none. A modality whose earlier tasks needed none is tested again only on a harder task. Its
+        leave-one-out error under the bare head is larger than in all tested tasks.
 
         Nothing is trained where the bare head's error is too small to fall by ``LEAST_GAIN``.
         """
@@ -180,46 +177,19 @@ class PromptLearner:
             return False
         prompted: float | None = None
         with self.method.phase("test of prompts"):
-            coarse, start = self._on_coarse_grid(start)
-            bare = distributed.broadcast_object(coarse._held_out_error(coarse._bare_features, rows, held))
+            bare = distributed.broadcast_object(self._held_out_error(self._bare_features, rows, held))
         if bare > LEAST_GAIN:
             # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
             steps = step_count(len(rows), self.options)
-            prompt = coarse._train(start, rows, steps, informed, generator, "test of prompts")
+            prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
             with self.method.phase("test of prompts"):
-                prompted = distributed.broadcast_object(coarse._held_out_error(coarse._features([prompt]), rows, held))
+                prompted = distributed.broadcast_object(self._held_out_error(self._features([prompt]), rows, held))
         pays = prompted is not None and prompted < bare - LEAST_GAIN
         test = {"task": data.index, "leave_one_out": error, "bare": bare, "prompted": prompted, "pays": pays}
         known.setdefault(self.modality, []).append(test)
         if self.method.progress is not None and distributed.is_main_process():
             self.method.progress.log(describe_test(self.modality, test))
         return pays
-
-    def _on_coarse_grid(self, start: Tensor) -> tuple[PromptLearner, Tensor]:
-        """Return a learner of the same samples with fewer tokens each, and the prompt ``start`` for it.
-
-        It learns the modality's own prompt, without the ones that samples blend with it.
-        """
-        data, frames = self.data, self.bank.head.frames(self.modality)
-        tokens = halve_grid(data.tokens, frames)
-        if tokens is data.tokens:
-            return self, start
-        size = self.bank.head.prompt_size(tokens, self.modality)
-        if len(start) != size:
-            start = self.bank.head.regrid(start, self.modality, self.modality, size, tokens.tokens.shape[2])
-        old_classes = None if self.old_classes is None else halve_grid(self.old_classes, frames)
-        learner = PromptLearner(
-            self.method,
-            self.bank,
-            replace(data, tokens=tokens),
-            self.classes,
-            self.query,
-            [self.modality],
-            torch.ones(1, device=self.query.device),
-            old_classes,
-            self.prompts_pay,
-        )
-        return learner, start
 
     def _held_out_error(self, features: Tensor, rows: Tensor, held: Tensor) -> float:
         """The error of the features ``[n, D_u]`` on the samples ``held``, fitted on the samples ``rows``."""
