@@ -67,13 +67,11 @@ class RowsBefore:
 
 def _column(found: Evaluation, setting: str, key: str) -> list[Any]:
     """Return what an "evaluation" event says of each task under a key."""
-    values = {
-        "row": found.accuracy,
-        "correct": lambda setting: found.correct[setting],
-        "count": lambda setting: found.counts,
-        "by_class": found.by_class,
-    }
-    return list(values[key](setting))
+    if key == "count":
+        return list(found.counts)
+    if key == "correct":
+        return list(found.correct[setting])
+    return list(found.accuracy(setting) if key == "row" else found.by_class(setting))
 
 
 def _learner_of_nothing(learner: Learner) -> Learner:

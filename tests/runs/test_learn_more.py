@@ -95,7 +95,7 @@ def test_the_parent_says_how_unknown_the_first_new_classes_are(trained, data, mo
 
 
 def test_an_unfinished_run_forgets_the_task_that_it_did_not_learn(unfinished, data):
-    """What its last row says of the next task is replaced by what it says of the new data's."""
+    """Its rows of R say nothing of that task any more; the new data's first task takes its column."""
     log = unfinished / "metrics.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     at = next(n for n, line in enumerate(lines) if '"event": "task"' in line)
