@@ -1,6 +1,7 @@
 """Displays of progress on standard error: bars, lines, or nothing.
 
-A function that takes ``progress`` needs an object with ``phase`` and ``log`` as in :class:`Progress`, or None.
+A function that takes ``progress`` needs an object with ``phase`` and ``log`` as in :class:`Progress`, or None. Where
+the default is ``"auto"``, it shows bars in a terminal and in a notebook, and nothing elsewhere.
 
 Example::
 
@@ -14,11 +15,14 @@ Example::
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+from mmcl_fast.errors import ConfigError
 
 
 class Phase(Protocol):
@@ -68,6 +72,11 @@ class Display(Protocol):
 
     def log_detail(self, line: str) -> None:
         """Show a line where no bar shows the same."""
+
+
+ProgressChoice: TypeAlias = Progress | Literal["auto"] | None
+DisplayChoice: TypeAlias = Display | Literal["auto"] | None
+AnyProgress = TypeVar("AnyProgress", bound=Progress)
 
 
 class Silent:
@@ -247,3 +256,28 @@ def make(quiet: bool = False) -> Display:
 
     console = Console(stderr=True)
     return Bars(console) if console.is_terminal else Lines(min_seconds=1.0)
+
+
+def choose_display(progress: AnyProgress | Literal["auto"] | None) -> AnyProgress | Display | None:
+    """Return the display for ``progress``: itself, or for ``"auto"`` the one that suits where Python runs.
+
+    That is bars in a terminal, and bars or lines in a notebook. Elsewhere it is None, and in all processes but one.
+
+    Raises:
+        ConfigError: another text than ``"auto"``.
+    """
+    if not isinstance(progress, str):
+        return progress
+    if progress != "auto":
+        raise ConfigError(f'progress = {progress!r}: give "auto", None, or a display of mmcl_fast.progress')
+    from rich.console import Console
+
+    from mmcl_fast import distributed
+
+    console = Console(stderr=True)
+    if not distributed.is_main_process():
+        return None
+    if console.is_jupyter:
+        # rich draws bars in a notebook with ipywidgets alone.
+        return Bars(console) if importlib.util.find_spec("ipywidgets") else Lines(min_seconds=1.0)
+    return Bars(console) if console.is_terminal else None

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "atomic_files": set(),
     "distributed": set(),
     "plugins": set(),
-    "progress": set(),
+    "progress": {"distributed"},
     "templates": set(),
     "bench": set(),
     "_extension": {"_C"},
@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "feature_cache": {"_extension", "encoders", "media", "user_cache"},
     "methods": {"distributed", "encoders", "ops", "option_fields"},
     "config": {"atomic_files", "methods", "option_fields"},
-    "learning": {"atomic_files", "distributed", "encoders", "feature_cache", "media", "methods", "streams"},
+    "learning": {"atomic_files", "distributed", "encoders", "feature_cache", "media", "methods", "progress", "streams"},
     "runs": {
         *("atomic_files", "config", "distributed", "encoders", "feature_cache", "learning", "media", "methods"),
         *("plugins", "progress", "streams"),

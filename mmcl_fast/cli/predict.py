@@ -111,7 +111,7 @@ def predict(
     from mmcl_fast.media.engines import isolation
 
     isolation.prepare()  # worker processes start while the learner loads
-    learner = Learner.load(run, device=device, workers=workers)
+    learner = Learner.load(run, device=device, workers=workers, progress=None)
     if unknown is not None:
         require_rate(unknown)
         if classes is not None:

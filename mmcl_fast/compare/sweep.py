@@ -15,7 +15,7 @@ from mmcl_fast.compare.tuned_options import explain_tuned, read_tuned, use_tuned
 from mmcl_fast.compare.variants import MethodVariant, keeps_class_groups, parse_methods, parse_seeds, parse_switches
 from mmcl_fast.config import Config, load_config
 from mmcl_fast.errors import ConfigError, suggest
-from mmcl_fast.progress import Display, Silent
+from mmcl_fast.progress import Display, DisplayChoice, Silent, choose_display
 from mmcl_fast.report import tables
 from mmcl_fast.report.results import collect
 from mmcl_fast.report.sweep_page import render_sweep_page
@@ -34,7 +34,7 @@ def compare(
     reference: str | None = None,
     tuned: Path | str | None = None,
     overrides: Sequence[str] = (),
-    progress: Display | None = None,
+    progress: DisplayChoice = "auto",
     title: str = "compare",
 ) -> dict[str, Any]:
     """Learn a stream with several methods and seeds, and write tables, plots and tests of the differences.
@@ -54,7 +54,7 @@ def compare(
         reference: the row that the others are compared with; None: comm if it is there, else the first.
         tuned: a folder that ``tune`` wrote; each row takes the options that ``tune`` chose for it.
         overrides: ``KEY=VALUE`` for keys of the config, unless it is given as a ``Config``.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
         title: the title of report.html.
 
     Returns:
@@ -73,7 +73,7 @@ def compare(
         results = compare("demo", ["comm", "ridge", "finetune"], range(5), "runs/compare", jobs=2)
         print(results["rows"][0]["statistics"]["agnostic"]["last"]["mean"])
     """
-    base, display = load_base(config, overrides), progress or Silent()
+    base, display = load_base(config, overrides), choose_display(progress) or Silent()
     variants, notes = parse_methods(methods, base), list[str]()
     if tuned is not None:
         found = read_tuned(Path(tuned))
@@ -91,7 +91,7 @@ def ablate(
     jobs: int = 1,
     reference: str | None = None,
     overrides: Sequence[str] = (),
-    progress: Display | None = None,
+    progress: DisplayChoice = "auto",
     title: str = "ablate",
 ) -> dict[str, Any]:
     """Learn a stream with COMM and with each of its parts changed, and write what ``compare`` writes.
@@ -114,7 +114,7 @@ def ablate(
 
         ablate("demo", ["prompts", "blending", "rank=8"], seeds="0..4", out="runs/ablate", jobs=2)
     """
-    base, display = load_base(config, overrides), progress or Silent()
+    base, display = load_base(config, overrides), choose_display(progress) or Silent()
     variants, left_out = parse_switches(switches, base)
     for line in left_out:
         display.log(line)

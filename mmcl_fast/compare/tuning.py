@@ -18,7 +18,7 @@ from mmcl_fast.compare.variants import parse_methods, parse_seeds
 from mmcl_fast.config import Config
 from mmcl_fast.errors import ConfigError
 from mmcl_fast.option_fields import toml
-from mmcl_fast.progress import Display, Silent
+from mmcl_fast.progress import Display, DisplayChoice, Silent, choose_display
 from mmcl_fast.report.read_run import read_run
 from mmcl_fast.runs.make_stream import make_stream
 
@@ -36,7 +36,7 @@ def tune(
     *,
     jobs: int = 1,
     overrides: Sequence[str] = (),
-    progress: Display | None = None,
+    progress: DisplayChoice = "auto",
 ) -> dict[str, Any]:
     """Choose the options of methods on the validation samples of a stream, and write tuned.json and tuned.md.
 
@@ -78,7 +78,7 @@ def tune(
         tune("demo", ["comm", "ridge"], trials=16, out="runs/tuned", overrides=["stream.validation=0.2"])
         compare("demo", ["comm", "ridge"], range(5), "runs/compare", tuned="runs/tuned")
     """
-    base, folder, display = load_base(config, overrides), Path(out), progress or Silent()
+    base, folder, display = load_base(config, overrides), Path(out), choose_display(progress) or Silent()
     if not 1 <= trials <= MAX_TRIALS:
         raise ConfigError(f"--trials {trials}: give a number from 1 to {MAX_TRIALS}")
     rows, numbers = parse_methods(methods, base), parse_seeds(seeds)

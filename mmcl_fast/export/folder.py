@@ -73,7 +73,7 @@ def export_run(
     run = current_folder(run)
     folder = run / f"export-{format}" if folder is None else Path(folder)
     _check_target(folder, format, force)
-    learner = Learner.load(run, device="cpu", precision="fp32")
+    learner = Learner.load(run, device="cpu", precision="fp32", progress=None)
     stream, summary = None, None
     if (run / "config.json").is_file():
         with contextlib.suppress(UserError):  # data that has moved is no fault: synthetic inputs remain

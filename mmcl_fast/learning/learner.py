@@ -29,6 +29,7 @@ from mmcl_fast.media.registry import MODALITIES
 from mmcl_fast.media.spec import Spec, adjust, default_spec
 from mmcl_fast.methods import Classes, make_options, method_class, option_values, upgrade_options
 from mmcl_fast.methods.shared.training_steps import NoCheckpoints, StepCheckpoints
+from mmcl_fast.progress import ProgressChoice, choose_display
 from mmcl_fast.streams.class_edits import require_one_name, with_current_names
 from mmcl_fast.streams.sample import ClassId, Sample, Task
 
@@ -62,7 +63,7 @@ class Learner(ClassChanges, FilePredictions):
         prompt_blocks: number of blocks of a CLIP or SigLIP that get prompts, or ``"all"``; see ``load_encoder``.
         views: cached views of each training sample: the plain one and ``views - 1`` random ones.
         workers: number of decoding threads.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
         cache_gb: limit of all trunk tokens in ``cache_dir``, in 10^9 bytes.
         precision: precision of matrix products above the cut: ``fp32``, ``bf16``, or ``auto``, which is bf16 where the
             hardware multiplies bf16.
@@ -97,12 +98,13 @@ class Learner(ClassChanges, FilePredictions):
         prompt_blocks: int | str | None = None,
         views: int = 1,
         workers: int = 2,
-        progress: Any = None,
+        progress: ProgressChoice = "auto",
         cache_gb: float = CACHE_GB,
         precision: str = "auto",
         media: Mapping[str, Any] | None = None,
     ):
         media = {name: value for name, value in (media or {}).items() if value is not None}
+        progress = choose_display(progress)
         for modality in MODALITIES:
             adjust(default_spec(modality), media)  # raises ConfigError for a setting that no spec takes
         chosen = make_options(method, options)
@@ -310,7 +312,7 @@ class Learner(ClassChanges, FilePredictions):
         device: str = "auto",
         cache_dir: str | Path | None = None,
         workers: int = 2,
-        progress: Any = None,
+        progress: ProgressChoice = "auto",
         cache_gb: float = CACHE_GB,
         precision: str | None = None,
     ) -> Learner:

@@ -84,6 +84,7 @@ def _learner_of_nothing(learner: Learner) -> Learner:
         seed=settings["seed"],
         device=str(learner.encoder.device),
         media=settings["media"],
+        progress=learner.progress,
     )
     out.cache = learner.cache
     out.classes = learner.classes  # so classes have the order, and the texts, that they have in the stream

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmcl_fast import atomic_files
 from mmcl_fast.config import Config, read_run_config
@@ -18,6 +18,7 @@ from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.learning.class_changes import find_class
 from mmcl_fast.learning.current_version import current_version, version_folder
 from mmcl_fast.learning.versions import VersionRecord, require_run, version_numbers
+from mmcl_fast.progress import Progress, ProgressChoice, choose_display
 from mmcl_fast.runs.folder import write_config
 from mmcl_fast.runs.kept_test_tokens import TOKENS_FOLDER, keep_test_tokens, testable_tasks
 from mmcl_fast.runs.make_stream import with_texts
@@ -41,12 +42,9 @@ from mmcl_fast.streams.class_edits import renamed_class, without_class
 from mmcl_fast.streams.sample import ClassId, Sample, Task, aliases_to_values
 from mmcl_fast.streams.stream import Stream
 
-if TYPE_CHECKING:
-    from mmcl_fast.progress import Progress
-
 
 def remove(
-    run: str | Path, name: str, *, retrain: bool = False, progress: Progress | None = None
+    run: str | Path, name: str, *, retrain: bool = False, progress: ProgressChoice = "auto"
 ) -> tuple[VersionResult, list[str]]:
     """Take a class out of a run, as ``mmcl-fast remove`` does. Older versions keep it until they are pruned.
 
@@ -60,7 +58,7 @@ def remove(
         run: the run folder.
         name: the class, as ``modality/name``, or the name alone where only one modality has it.
         retrain: learn all tasks again without the class. Nothing of it remains, and all training data are needed.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
 
     Returns:
         The new version, and what still holds a share of the class.
@@ -72,7 +70,7 @@ def remove(
     run = Path(run)
     require_run(run)
     with atomic_files.lock_folder(run):
-        edit = _Edit(run, progress)
+        edit = _Edit(run, choose_display(progress))
         key = find_class(edit.learner.classes.keys, name)
         after = without_class(edit.learned, key)
         removed = [s for task in edit.all_tasks.tasks for s in _samples_of(task, key)]
@@ -91,7 +89,7 @@ def remove(
 
 
 def rename(
-    run: str | Path, old: str, new: str, *, text: str | None = None, progress: Progress | None = None
+    run: str | Path, old: str, new: str, *, text: str | None = None, progress: ProgressChoice = "auto"
 ) -> VersionResult:
     """Rename a class of a run, as ``mmcl-fast rename`` does. Data with the former name still count as this class.
 
@@ -104,7 +102,7 @@ def rename(
         old: the class, as ``modality/name``, or the name alone where only one modality has it.
         new: the new name, without the modality.
         text: the class text; None: the new name, with spaces for underscores.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
 
     Returns:
         The new version.
@@ -116,7 +114,7 @@ def rename(
     run = Path(run)
     require_run(run)
     with atomic_files.lock_folder(run):
-        edit = _Edit(run, progress)
+        edit = _Edit(run, choose_display(progress))
         key = find_class(edit.learner.classes.keys, old)
         renamed = edit.learner.rename(old, new, text=text)
         number = edit.learner.classes.ids[renamed]

@@ -25,7 +25,7 @@ from mmcl_fast.streams.labelled import LabelledData
 from mmcl_fast.streams.sample import Task
 
 if TYPE_CHECKING:
-    from mmcl_fast.progress import Progress
+    from mmcl_fast.progress import ProgressChoice
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def evaluate(
     unknown: float | None = None,
     device: str = "auto",
     workers: int = 2,
-    progress: Progress | None = None,
+    progress: ProgressChoice = "auto",
 ) -> RunEvaluation:
     """Evaluate a run on the tasks that it has learned so far, or on other data, as ``mmcl-fast evaluate`` does.
 
@@ -76,7 +76,7 @@ def evaluate(
             may hold classes that were not learned then. They count for nothing else.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: number of decoding threads.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
 
     Raises:
         UserError: no run, no finished task, or a task without a sample in the split. Also data that differ from what

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmcl_fast import atomic_files, distributed
 from mmcl_fast.config import Config, load_config, read_run_config
@@ -33,6 +33,7 @@ from mmcl_fast.learning.versions import (
     version_numbers,
 )
 from mmcl_fast.methods import method_class
+from mmcl_fast.progress import Progress, ProgressChoice, choose_display
 from mmcl_fast.runs.before_learning import RowsBefore
 from mmcl_fast.runs.folder import first_difference, write_config
 from mmcl_fast.runs.kept_test_tokens import copy_test_tokens, testable_tasks
@@ -59,9 +60,6 @@ from mmcl_fast.streams.joined import find_similar_to_old, join_streams, require_
 from mmcl_fast.streams.sample import ClassId, aliases_to_values
 from mmcl_fast.streams.sources.detect import detect_source
 
-if TYPE_CHECKING:
-    from mmcl_fast.progress import Progress
-
 # Keys of [stream] that new data take from the run, unless a config or an override says otherwise.
 INHERITED = ("shared_classes", "test_on", "check", "on_broken", "seed", "group", "group_similarity")
 
@@ -74,7 +72,7 @@ def learn(
     overrides: Sequence[str] = (),
     max_drop: float | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressChoice = "auto",
 ) -> VersionResult:
     """Teach a run more, as ``mmcl-fast learn`` does: new classes, more samples of known ones, or new modalities.
 
@@ -94,13 +92,13 @@ def learn(
         max_drop: the largest fall, in points, of any old task, modality or class. If a fall is larger and clear of
             chance, the version is kept, but it does not become the current one.
         resume: go on with the version that was stopped, without ``data``.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
 
     Raises:
         UserError: a wrong run, config or file, or data that overlap with old test samples.
         RunStopped: as for ``train``.
     """
-    run = Path(run)
+    run, progress = Path(run), choose_display(progress)
     require_run(run)
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise ConfigError(f"max_drop = {max_drop}: give points from 0 to 100")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmcl_fast import distributed
 from mmcl_fast.config import Config, load_config, read_run_config
 from mmcl_fast.errors import ConfigError, UserError
+from mmcl_fast.progress import ProgressChoice, choose_display
 from mmcl_fast.runs import report_samples
 from mmcl_fast.runs.kept_test_tokens import keep_test_tokens
 from mmcl_fast.runs.make_stream import prepare_stream
 from mmcl_fast.runs.task_loop import RunResult, learn_stream
-
-if TYPE_CHECKING:
-    from mmcl_fast.progress import Progress
 
 
 def train(
@@ -24,7 +21,7 @@ def train(
     *,
     overrides: Sequence[str] = (),
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressChoice = "auto",
 ) -> RunResult:
     """Learn a stream, task after task, into a run folder, as ``mmcl-fast train`` does.
 
@@ -46,14 +43,14 @@ def train(
         overrides: ``KEY=VALUE`` for keys of the config, unless it is given as a ``Config``.
         resume: go on with the run in ``out`` if it has begun; its config must be equal but for keys that may change.
             Without it ``out`` must hold no run.
-        progress: a display of ``mmcl_fast.progress``; None shows nothing.
+        progress: a display of ``mmcl_fast.progress``; None shows nothing. ``"auto"``: bars in a terminal or notebook.
 
     Raises:
         UserError: a wrong config, a broken file, or ``out`` in use. What was learned before is on the disk.
         RunStopped: SIGINT or SIGTERM came, in the main thread. After a first signal all that was learned is on the
             disk; a second one loses the steps since the last checkpoint.
     """
-    out = Path(out)
+    out, progress = Path(out), choose_display(progress)
     if not isinstance(config, Config):
         config = load_config(config, overrides)
     elif overrides:
@@ -72,7 +69,7 @@ def train(
     return result
 
 
-def resume(run: str | Path, *, overrides: Sequence[str] = (), progress: Progress | None = None) -> RunResult:
+def resume(run: str | Path, *, overrides: Sequence[str] = (), progress: ProgressChoice = "auto") -> RunResult:
     """Go on with a run that was stopped, with its own config.
 
     A finished run learns nothing more. It gets an event in metrics.jsonl, a new summary.json, and samples for the

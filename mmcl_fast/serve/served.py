@@ -123,7 +123,7 @@ def load_current(run: Path, device: str) -> tuple[Learner, ServedVersion]:
     folder = version_folder(run, number)
     # Not ``Learner.load(run)``: the pointer may move before it is read again.
     newest = checkpoint.find_latest(folder) if (folder / "checkpoints").is_dir() else None
-    learner = Learner.load(newest or run, device=device)
+    learner = Learner.load(newest or run, device=device, progress=None)
     return learner, ServedVersion() if newest is None else _describe(folder, number)
 
 
@@ -134,7 +134,7 @@ def load_version(run: Path, number: int, device: str) -> tuple[Learner, ServedVe
         RunError: a file is missing or broken. An older checkpoint is no substitute for the newest one.
     """
     folder = version_folder(run, number)
-    return Learner.load(read_newest(folder)[0], device=device), _describe(folder, number)
+    return Learner.load(read_newest(folder)[0], device=device, progress=None), _describe(folder, number)
 
 
 def _describe(folder: Path, number: int) -> ServedVersion:
