@@ -151,10 +151,7 @@ class _LinePhase:
         if self.total is None:
             return f"{self.done} so far, {self.done / seconds:.1f}/s"
         left = seconds * max(0, self.total - self.done) / self.done
-        return (
-            f"{self.done} of {self.total}, {self.done / seconds:.1f}/s, "
-            f"{int(left) // 3600}:{int(left) // 60 % 60:02}:{int(left) % 60:02} left"
-        )
+        return f"{self.done} of {self.total}, {self.done / seconds:.1f}/s, {format_time(left)} left"
 
     def note(self, **numbers: float) -> None:
         self.numbers |= numbers
@@ -242,6 +239,11 @@ class _BarPhase:
     def update(self, done: int, total: int, doing: str) -> None:
         self.done = done
         self.bars.update(self.key, completed=done, total=total, text=doing)
+
+
+def format_time(seconds: float) -> str:
+    """Return hours, minutes and seconds as ``1:02:03``."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02}:{int(seconds) % 60:02}"
 
 
 def _format_numbers(numbers: dict[str, float]) -> str:

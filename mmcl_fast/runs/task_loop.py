@@ -32,6 +32,7 @@ from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
+from mmcl_fast.runs.time_left import left_line
 from mmcl_fast.runs.unknown_event import unknown_event
 from mmcl_fast.streams.stream import Stream
 
@@ -197,6 +198,9 @@ def _learn_tasks(
     """
     result: Evaluation | None = None
     total, needs_all_tasks = len(stream), learner.method.needs_all_tasks
+    say = progress.log if progress is not None and distributed.is_main_process() else lambda line: None
+    if not needs_all_tasks and (left := left_line(log.events, stream.tasks[len(learner.tasks) :], learner.views)):
+        say(left)
     for number in range(len(learner.tasks), total + 1):
         trains_here = not needs_all_tasks or number == total
         if number > len(learner.tasks):
@@ -229,8 +233,9 @@ def _learn_tasks(
             events.append({"event": "start", **costs})
         with checkpoints.finishing(), distributed.propagate_errors():
             log.write(*events)
-        if number and progress is not None and distributed.is_main_process():
-            progress.log(_task_line(log, number, total, task.name))
+        if number:
+            left = "" if needs_all_tasks else left_line(log.events, stream.tasks[number:], learner.views)
+            say("; ".join(filter(None, [_task_line(log, number, total, task.name), left])))
     return result
 
 
