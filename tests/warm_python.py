@@ -2,9 +2,10 @@
 
 On a slow processor a fresh interpreter takes four seconds to import torch. A page of docs/ runs dozens of commands, and
 most of them start a decoding process too. So ``WarmPython`` starts one interpreter, and ``command`` writes a program
-that asks it for a fork. The fork has the caller's arguments, folder, environment and open files.
+that asks it for a fork. The fork has the caller's arguments, folder, environment and open files. It gets the caller's
+signals, and ends if the caller is killed. But it is no child of the caller, and stays outside its process group.
 
-The program understands ``-c``, ``-m``, ``-u``, ``-W`` and the name of a file.
+The program understands ``-c``, ``-m``, ``-u``, ``-W`` and the name of a file. ``-P`` and ``-S`` change nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import functools
 import json
 import os
 import runpy
+import select
 import shutil
 import signal
 import socket
@@ -51,7 +53,8 @@ if len(status) < 4:
     sys.exit("the warm interpreter ended")
 status = int.from_bytes(status, "big", signed=True)
 if status < 0:
-    signal.signal(-status, signal.SIG_DFL)
+    if -status != signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
 os._exit(status)
 """
@@ -98,6 +101,13 @@ def warm_python() -> WarmPython:
     return WarmPython()
 
 
+@functools.cache
+def warm_executable() -> str:
+    """Return a program for tests to start in place of ``sys.executable``."""
+    warm = warm_python()
+    return str(warm.command(Path(f"{warm.address}-python"), []))
+
+
 def _serve(address: str) -> None:
     """Answer callers until killed."""
     import transformers  # noqa: F401
@@ -136,6 +146,9 @@ def _watch(asked: socket.socket) -> None:
     for file in given:
         os.close(file)
     asked.sendall(child.to_bytes(4, "big"))
+    ended = os.pidfd_open(child)
+    if asked in select.select([asked, ended], [], [])[0]:  # the caller was killed
+        os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):  # the caller was killed
         asked.sendall(status.to_bytes(4, "big", signed=True))
@@ -183,7 +196,7 @@ def _exit(code: Any) -> None:
 def _run(words: list[str]) -> None:
     """Run ``python WORDS``."""
     words = list(words)
-    while words and words[0] in ("-u", "-W"):
+    while words[0] in ("-u", "-W", "-P", "-S"):
         del words[: 2 if words[0] == "-W" else 1]
     if words[0] == "-c":
         sys.argv, sys.path[0:0] = ["-c", *words[2:]], [""]

@@ -91,7 +91,8 @@ def process_count(devices: int | None) -> int:
     """Return how many processes ``--devices`` has started or will start; 1 without it."""
     from mmcl_fast import distributed
 
-    return devices or (distributed.world_size() if distributed.PARENT_PIPE in os.environ else 1)
+    # Not ``world_size``: it is 1 until the processes have found each other.
+    return devices or (int(os.environ.get("WORLD_SIZE", "1")) if distributed.PARENT_PIPE in os.environ else 1)
 
 
 @contextmanager

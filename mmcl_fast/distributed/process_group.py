@@ -167,7 +167,8 @@ def should_report(error: BaseException) -> bool:
     ``PeerLost``, which the parent prints.
     """
     if PARENT_PIPE in os.environ:  # the parent prints which process died
-        return is_main_process() and not isinstance(error, PeerLost)
+        # Not ``is_main_process``: it is true of all until they have found each other.
+        return os.environ.get("RANK", "0") == "0" and not isinstance(error, PeerLost)
     raised_in_all = isinstance(error, UserError) and not isinstance(error, PeerLost)  # see ``propagate_errors``
     return _group is None or _group.rank < (1 if raised_in_all else 2)
 

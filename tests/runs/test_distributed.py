@@ -22,6 +22,7 @@ from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE
 from tests.runs.killing import outcome
 from tests.runs.process_groups import CASES
 from tests.toy import write_folder
+from tests.warm_python import warm_executable
 
 pytestmark = pytest.mark.slow  # a dozen runs of several processes
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,9 +162,11 @@ def config(tmp_path_factory):
     return file
 
 
-def command(*words: object, runner: tuple[str, ...] = (), **environment: str) -> subprocess.Popen:
+def command(
+    *words: object, runner: tuple[str, ...] = (), python: str | None = None, **environment: str
+) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *runner, "-m", "tests.runs.ranks", *map(str, words)],
+        [python or warm_executable(), *runner, "-m", "tests.runs.ranks", *map(str, words)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -190,7 +193,8 @@ def test_devices_end_together_and_go_on(config, tmp_path):
 def test_torchrun_says_how_to_go_on(config, tmp_path):
     out = tmp_path / "run"
     runner = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
-    train = command("train", config, "--out", out, "-q", runner=runner, RANKS_KILL="0,12")
+    words = ("train", config, "--out", out, "-q")
+    train = command(*words, runner=runner, python=sys.executable, RANKS_KILL="0,12")
     _, stderr = train.communicate(timeout=300)
     assert train.returncode == 1
     assert f"go on with: mmcl-fast train --resume {out}\n" in stderr
@@ -212,7 +216,8 @@ def test_processes_end_with_the_command_that_started_them(config, tmp_path):
 @pytest.mark.parametrize("seconds", [0.5, 6.0])
 def test_a_signal_to_the_command_reaches_all(config, tmp_path, seconds):
     train = command(
-        "train", config, "--out", tmp_path / "run", "--devices", 2, "-q", "--set", "method.options.steps=1000000"
+        *("train", config, "--out", tmp_path / "run", "--devices", 2, "-q", "--set", "method.options.steps=1000000"),
+        python=sys.executable,  # its children are looked for
     )
     limit = time.monotonic() + 240
     while time.monotonic() < limit and not children(train.pid):
