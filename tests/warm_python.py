@@ -147,7 +147,7 @@ def _watch(asked: socket.socket) -> None:
         os.close(file)
     asked.sendall(child.to_bytes(4, "big"))
     ended = os.pidfd_open(child)
-    if asked in select.select([asked, ended], [], [])[0]:  # the caller was killed
+    if asked.fileno() in select.select([asked.fileno(), ended], [], [])[0]:  # the caller was killed
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(OSError):  # the caller was killed

@@ -294,7 +294,10 @@ def test_workers_end_with_the_process_that_asks(number: int, tmp_path: Path) -> 
         found = list(map(int, parent.stdout.readline().split()))
         assert len(found) == 2
         parent.send_signal(number)
-        parent.wait(30)
+        try:
+            parent.wait(30)
+        finally:
+            parent.kill()
     until = time.monotonic() + 20
     while time.monotonic() < until and any(map(_lives, found)):
         time.sleep(0.02)
