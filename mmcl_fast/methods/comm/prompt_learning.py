@@ -138,7 +138,12 @@ class PromptLearner:
     @cached_property
     def _bare_error(self) -> float:
         """The leave-one-out error under the bare head."""
-        return leave_one_out_error(self._bare_features, self.data.targets, len(self.data.classes))
+        return self._leave_one_out(self._bare_features)
+
+    def _leave_one_out(self, features: Tensor) -> float:
+        """The leave-one-out error of the features ``[n, D_u]``, by the plain views: other views give a sample away."""
+        plain = len(features) // self.data.views
+        return leave_one_out_error(features[:plain], self.data.targets[:plain], len(self.data.classes))
 
     def _borrow(self) -> Tensor | None:
         """Blend the prompts of the other modalities by how much each helps; None where none does."""
@@ -147,8 +152,7 @@ class PromptLearner:
         if not others:
             return None
         prompts = [self.bank.prompt_for(m, self.modality) for m in others]
-        targets, count = self.data.targets, len(self.data.classes)
-        errors = [self._bare_error, *(leave_one_out_error(self._features([p]), targets, count) for p in prompts)]
+        errors = [self._bare_error, *(self._leave_one_out(self._features([p])) for p in prompts)]
         errors = distributed.broadcast_object(errors)  # all processes decide alike, on unlike machines too
         if min(errors[1:]) > errors[0] - LEAST_GAIN:
             return None

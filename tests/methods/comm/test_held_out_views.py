@@ -1,5 +1,6 @@
 """The test of whether prompts pay holds out whole samples, with all of their views."""
 
+import pytest
 import torch
 
 from mmcl_fast.encoders.base import Tokens
@@ -9,19 +10,35 @@ from tests.methods.comm.test_prompt_learning import AUTO, classes_of, comm, halv
 from tests.toy import ToyEncoder
 
 
+def with_two_views(task: TaskData) -> TaskData:
+    """A second view of each sample that is equal to the first."""
+    tokens = Tokens(task.tokens.tokens.repeat(2, 1, 1), task.tokens.query.repeat(2, 1))
+    return TaskData(task.index, task.modality, tokens, task.labels.repeat(2), task.classes, views=2)
+
+
 def test_no_view_of_a_held_out_sample_is_fitted(monkeypatch):
     encoder, found = ToyEncoder(), []
     method = comm(encoder, **AUTO)
     one = halves(encoder, 0, "image", [0, 1])
-    tokens = Tokens(one.tokens.tokens.repeat(2, 1, 1), one.tokens.query.repeat(2, 1))
     real = prompt_learning.held_out_error
     monkeypatch.setattr(
         prompt_learning,
         "held_out_error",
         lambda x, y, c, fitted, held: (found.append((fitted, held)), real(x, y, c, fitted, held))[1],
     )
-    method.learn(TaskData(0, "image", tokens, one.labels.repeat(2), one.classes, views=2), classes_of(encoder))
+    method.learn(with_two_views(one), classes_of(encoder))
     fitted, held = found[0]
     count = len(one.labels)
     assert len(held) == count // 4 and int(held.max()) < count
     assert sorted(torch.cat([fitted, held, held + count]).tolist()) == list(range(2 * count))
+
+
+def test_leave_one_out_errors_do_not_see_other_views():
+    encoder = ToyEncoder()
+    one = halves(encoder, 0, "image", [0, 1])
+    errors = []
+    for task in (one, with_two_views(one)):
+        method = comm(encoder, **AUTO)
+        method.learn(task, classes_of(encoder))
+        errors.append(method.prompts_pay["image"][0]["leave_one_out"])
+    assert errors[0] == pytest.approx(errors[1], abs=1e-6) and errors[0] > 0.05
