@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 class ZMQInteractiveShell:
-    """What a notebook's kernel is called."""
+    """Has the name of a notebook's kernel."""
 
 
 @pytest.fixture
