@@ -1,4 +1,4 @@
-"""Which display a Python call shows where nothing was asked for."""
+"""The display that a Python call shows where nothing was asked for."""
 
 import builtins
 import importlib.util

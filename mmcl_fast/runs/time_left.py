@@ -17,7 +17,7 @@ def seconds_left(events: Sequence[dict[str, Any]], tasks: Sequence[Task], views:
 
     Args:
         events: of the run's metrics.jsonl.
-        tasks: those that are left.
+        tasks: the tasks that are left.
         views: views of each training sample.
     """
     seconds: dict[str, float] = {}

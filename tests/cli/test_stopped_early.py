@@ -1,4 +1,4 @@
-"""What a process of ``--devices`` says when a signal comes before the processes have found each other."""
+"""A process of ``--devices`` that a signal ends before the processes have found each other."""
 
 import signal
 
