@@ -32,7 +32,7 @@ from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, write_predictions
 from mmcl_fast.runs.summary import summarize
 from mmcl_fast.runs.task_checkpoints import TaskCheckpoints
 from mmcl_fast.runs.task_file import TASKS_FILE, content_digests, write_tasks
-from mmcl_fast.runs.time_left import left_line
+from mmcl_fast.runs.time_left import describe_time_left
 from mmcl_fast.runs.unknown_event import unknown_event
 from mmcl_fast.streams.stream import Stream
 
@@ -139,7 +139,7 @@ def learn_stream(
         restore_test_tokens(out, learner.cache, stream)
         with checkpoints.stop_on_signals():
             started = time.perf_counter()
-            last = _learn_tasks(stream, learner, checkpoints, config, out, log, cost, progress)
+            last = _learn_tasks(stream, learner, checkpoints, config, out, log, cost, say)
             _keep_predictions(out, last, learner, stream, config, checkpoints)
             summary = summarize(log.events, stream, learner, config)
             summary["seconds"]["total of this session"] = time.perf_counter() - started
@@ -182,7 +182,7 @@ def _learn_tasks(
     out: Path,
     log: MetricsLog,
     cost: _TaskCost,
-    progress: Progress | None,
+    say: Callable[[str], None],
 ) -> Evaluation | None:
     """Learn the tasks that are not learned yet, and evaluate after each task whose row is not in the log yet.
 
@@ -192,14 +192,19 @@ def _learn_tasks(
 
     Args:
         cost: the cost of the newest task that is learned but not in the log.
+        say: shows a line to the user.
 
     Returns:
         The evaluation after the last task, unless its row was in the log already.
     """
     result: Evaluation | None = None
     total, needs_all_tasks = len(stream), learner.method.needs_all_tasks
-    say = progress.log if progress is not None and distributed.is_main_process() else lambda line: None
-    if not needs_all_tasks and (left := left_line(log.events, stream.tasks[len(learner.tasks) :], learner.views)):
+
+    def time_left(learned: int) -> str:
+        # A method that needs all tasks learns after the last one, so the tasks before say nothing about it.
+        return "" if needs_all_tasks else describe_time_left(log.events, stream.tasks[learned:], learner.views)
+
+    if left := time_left(len(learner.tasks)):
         say(left)
     for number in range(len(learner.tasks), total + 1):
         trains_here = not needs_all_tasks or number == total
@@ -234,8 +239,7 @@ def _learn_tasks(
         with checkpoints.finishing(), distributed.propagate_errors():
             log.write(*events)
         if number:
-            left = "" if needs_all_tasks else left_line(log.events, stream.tasks[number:], learner.views)
-            say("; ".join(filter(None, [_task_line(log, number, total, task.name), left])))
+            say("; ".join(filter(None, [_task_line(log, number, total, task.name), time_left(number)])))
     return result
 
 

@@ -33,7 +33,7 @@ def seconds_left(events: Sequence[dict[str, Any]], tasks: Sequence[Task], views:
     return sum(len(task.train) * views * rates.get(task.modality, rates["all"]) for task in tasks)
 
 
-def left_line(events: Sequence[dict[str, Any]], tasks: Sequence[Task], views: int) -> str:
+def describe_time_left(events: Sequence[dict[str, Any]], tasks: Sequence[Task], views: int) -> str:
     """Return words such as "3 tasks left, about 0:02:10"; empty where ``seconds_left`` knows nothing."""
     seconds = seconds_left(events, tasks, views) if tasks else None
     if seconds is None:

@@ -17,6 +17,7 @@ from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.learning import checkpoint, learner
 from mmcl_fast.learning.learner import Learner
+from mmcl_fast.progress import Silent
 from tests.toy import ToyEncoder, write_folder
 
 OPTIONS = {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 64, "batch_size": 8}
@@ -41,6 +42,16 @@ def config(root, monkeypatch):
         )
 
     return make
+
+
+class KeptLines(Silent):
+    """A display that keeps the lines that stay."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def bits(out: Path) -> dict[str, bytes]:

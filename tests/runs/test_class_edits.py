@@ -17,13 +17,12 @@ from mmcl_fast.learning import checkpoint
 from mmcl_fast.learning.current_version import current_version
 from mmcl_fast.learning.learner import Learner
 from mmcl_fast.learning.versions import read_record
-from mmcl_fast.progress import Silent
 from mmcl_fast.runs import class_edits
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.prediction_file import PREDICTIONS_FILE, read_predictions, write_predictions
 from mmcl_fast.runs.task_file import read_tasks
 from mmcl_fast.streams.class_edits import without_class
-from tests.runs.conftest import CONFIG, OPTIONS, bits, learn
+from tests.runs.conftest import CONFIG, OPTIONS, KeptLines, bits, learn
 
 
 @pytest.fixture
@@ -214,7 +213,7 @@ def only(data, name, folder, *names):
 
 def test_a_former_name_beside_the_name_of_today_is_refused(whole, data):
     """They may be two classes. A former name alone counts as the class, and a line says so."""
-    run, lines = whole(), []
+    run, display = whole(), KeptLines()
     runs.rename(run, "image/class_1", "green")
     both = only(data, "class_1", "both", "class_1", "green")
     checked = ["stream.check=false"]
@@ -225,10 +224,8 @@ def test_a_former_name_beside_the_name_of_today_is_refused(whole, data):
     with pytest.raises(RunError, match="image/class_1: is a former name of image/green"):
         runs.rename(run, "image/class_0", "class_1")
     assert [v.number for v in runs.list_versions(run)] == [1, 2]
-    display = Silent()
-    display.log = lines.append
     found = runs.learn(run, only(data, "class_1", "former", "class_1"), overrides=checked, progress=display)
-    assert "class image/class_1 of the new data counts as image/green: it was renamed" in lines
+    assert "class image/class_1 of the new data counts as image/green: it was renamed" in display.lines
     assert len(found.run.learner.classes) == 8
 
 

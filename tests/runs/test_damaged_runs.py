@@ -13,7 +13,7 @@ from mmcl_fast.learning import Learner, checkpoint
 from mmcl_fast.methods.comm.realignment import Realigner
 from mmcl_fast.methods.shared.gram import gram_matrix
 from mmcl_fast.streams import Stream
-from tests.runs.conftest import OPTIONS, bits
+from tests.runs.conftest import OPTIONS, KeptLines, bits
 from tests.toy import ToyEncoder
 
 # ---- other files than the run's own -----------------------------------------------------------------------------
@@ -30,24 +30,14 @@ def test_a_checkpoint_of_another_run_is_refused(config, tmp_path):
 
 
 def test_broken_checkpoints_are_named_and_the_one_before_is_taken(config, tmp_path):
-    class Lines:
-        def __init__(self):
-            self.lines = []
-
-        def log(self, line):
-            self.lines.append(line)
-
-    shown = Lines()
-    from mmcl_fast.progress import Silent
-
-    progress = type("Both", (Silent,), {"log": shown.log})()
+    display = KeptLines()
     runs.learn_stream(config(), tmp_path / "run")
     wanted = bits(tmp_path / "run")
     for name, change in (("task-004", lambda b: b[:-1]), ("task-003", lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:])):
         file = tmp_path / "run" / "checkpoints" / name / "model.safetensors"
         file.write_bytes(change(file.read_bytes()))
-    runs.learn_stream(config(), tmp_path / "run", resume=True, progress=progress)
-    passed = [line for line in shown.lines if line.startswith("passed over: ")]
+    runs.learn_stream(config(), tmp_path / "run", resume=True, progress=display)
+    passed = [line for line in display.lines if line.startswith("passed over: ")]
     assert len(passed) == 2 and "task-004" in passed[0] and "checksum" in passed[1]
     assert bits(tmp_path / "run") == wanted
 
@@ -57,19 +47,12 @@ def test_what_is_fixed_from_the_start_is_never_written_again(config, tmp_path):
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json*")}
     environment = json.loads(before["environment.json"]) | {"threads": 999}
     (tmp_path / "run" / "environment.json").write_text(json.dumps(environment))
-    lines = []
-    from mmcl_fast.progress import Silent
-
-    runs.learn_stream(
-        config("ridge", {}, workers=1),
-        tmp_path / "run",
-        resume=True,
-        progress=type("Both", (Silent,), {"log": lambda self, line: lines.append(line)})(),
-    )
+    display = KeptLines()
+    runs.learn_stream(config("ridge", {}, workers=1), tmp_path / "run", resume=True, progress=display)
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").glob("*.json*")}
     assert after["config.json"] == before["config.json"] and json.loads(after["environment.json"])["threads"] == 999
     assert after["metrics.jsonl"].startswith(before["metrics.jsonl"])
-    assert any("another threads than when the run began" in line for line in lines)
+    assert any("another threads than when the run began" in line for line in display.lines)
     added = after["metrics.jsonl"][len(before["metrics.jsonl"]) :].decode().splitlines()
     assert [json.loads(line)["event"] for line in added] == ["resume"]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcl_fast import progress, runs
+from mmcl_fast import runs
 from mmcl_fast.config import build_config
 from mmcl_fast.errors import ConfigError, RunError
 from mmcl_fast.learning import learner
@@ -17,6 +17,7 @@ from mmcl_fast.runs import similar_samples
 from mmcl_fast.runs.folder import GROUPS_FILE, read_groups
 from mmcl_fast.runs.make_stream import make_stream
 from mmcl_fast.runs.similar_samples import similar_finder, similar_pairs
+from tests.runs.conftest import KeptLines
 from tests.toy import ToyEncoder
 
 
@@ -51,14 +52,6 @@ def config(root, monkeypatch):
 LEAST = 0.9995  # takes of one picture are more similar to the toy encoder, other pictures less
 
 
-class Lines(progress.Silent):
-    def __init__(self):
-        self.lines = []
-
-    def log(self, line):
-        self.lines.append(line)
-
-
 def by_split(stream, of=lambda sample: sample.group):
     return {split: {of(s) for task in stream for s in task.split(split)} for split in ("train", "val", "test")}
 
@@ -72,7 +65,7 @@ def no_overlap(found):
 
 
 def test_a_run_tells_and_keeps_its_groups(root, config, tmp_path):
-    display, settings = Lines(), config(group="regex:image/(.*)_")
+    display, settings = KeptLines(), config(group="regex:image/(.*)_")
     result = runs.train(settings, tmp_path / "run", progress=display)
     found = by_split(result.stream)
     assert no_overlap(found) and len(found["test"]) == 4 and "cat/rec1" in set().union(*found.values())
@@ -125,7 +118,7 @@ def test_new_samples_go_to_the_side_of_old_ones_that_they_resemble(root, first, 
     for i in range(4):
         pixels = rng.integers(0, 220, (4, 4, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
         Image.fromarray(pixels).save(birds / f"other{i}.png")
-    display = Lines()
+    display = KeptLines()
     found = runs.learn(tmp_path / "run", root, progress=display)
     new = found.run.stream.tasks[len(first.stream) :]
     sides = by_split(new, recording)
@@ -152,7 +145,7 @@ def test_given_splits_stay_and_a_line_says_what_resembles_old_samples(root, conf
         shutil.rmtree(tmp_path / "first")
     if there == "nothing":
         shutil.rmtree(tmp_path / "c")
-    display = Lines()
+    display = KeptLines()
     runs.learn(tmp_path / "run", tmp_path / "more", progress=display)
     said = [line for line in display.lines if "1 new samples resemble old ones of another split" in line]
     unseen = [line for line in display.lines if "old image samples are not compared for similar content" in line]

@@ -16,7 +16,7 @@ COMM = {"epochs": 2, "realignment": "trained", "steps": 20, "sampled_features": 
 @pytest.mark.parametrize(
     ("method", "options", "points", "every"),
     [
-        ("comm", COMM, 20, 5),
+        ("comm", COMM, 44, 5),
         ("comm", {**COMM, "relevance": "mlp"}, 4, 90),
         ("joint", {"epochs": 2, "batch_size": 8}, 6, 3),
     ],

@@ -3,9 +3,9 @@ import re
 import pytest
 
 from mmcl_fast import runs
-from mmcl_fast.progress import Silent
 from mmcl_fast.runs.make_stream import make_stream
-from mmcl_fast.runs.time_left import left_line, seconds_left
+from mmcl_fast.runs.time_left import describe_time_left, seconds_left
+from tests.runs.conftest import KeptLines, learn
 from tests.toy import write_folder
 
 
@@ -31,16 +31,15 @@ def test_tasks_take_what_samples_of_their_modality_took(config):
     assert seconds_left(events, [tasks["depth"]], 2) == pytest.approx(2 * 0.6 * per_task)
     assert seconds_left(events, [tasks["text"]], 1) == pytest.approx(15.0 / 30 * len(tasks["text"].train))
     assert seconds_left(events[:1], [tasks["image"]], 1) is None
-    assert left_line([task_event("image", 1, learning=3600 / per_task)], [tasks["image"]] * 2, 1) == (
+    assert describe_time_left([task_event("image", 1, learning=3600 / per_task)], [tasks["image"]] * 2, 1) == (
         "2 tasks left, about 2:00:00"
     )
 
 
 def test_a_run_says_how_long_the_rest_takes(config, tmp_path):
-    lines = []
-    display = type("Kept", (Silent,), {"log": lambda self, line: lines.append(line)})()
+    display = KeptLines()
     runs.learn_stream(config(), tmp_path / "run", progress=display)
-    told = [line for line in lines if "learned; mean over" in line]
+    told = [line for line in display.lines if "learned; mean over" in line]
     total = len(told)
     for number, line in enumerate(told[:-1], 1):
         left = total - number
@@ -48,17 +47,9 @@ def test_a_run_says_how_long_the_rest_takes(config, tmp_path):
     assert "left" not in told[-1]
 
 
-def test_a_version_says_it_before_its_first_task(config, tmp_path):
-    runs.train(config(), tmp_path / "run")
-    more = write_folder(tmp_path / "more", classes=6, modalities=("image",))
-    for split in ("train", "val", "test"):
-        for old in range(4):
-            for file in (more / "image" / split / f"class_{old}").iterdir():
-                file.unlink()
-            (more / "image" / split / f"class_{old}").rmdir()
-    lines = []
-    display = type("Kept", (Silent,), {"log": lambda self, line: lines.append(line)})()
-    runs.learn(tmp_path / "run", more, progress=display)
-    first, last = [line for line in lines if "task" in line and ("left" in line or "learned" in line)]
-    assert first.startswith("1 task left, about 0:0")
-    assert "learned" in last
+def test_a_version_says_it_before_its_first_task(trained, data):
+    display = KeptLines()
+    learn(trained(), data, progress=display)
+    told = [line for line in display.lines if "task" in line and ("left" in line or "learned" in line)]
+    assert told[0].startswith("3 tasks left, about 0:0")
+    assert ["learned" in line for line in told] == [False, True, True, True]
