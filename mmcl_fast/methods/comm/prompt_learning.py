@@ -165,7 +165,8 @@ class PromptLearner:
         there was none. A modality whose earlier tasks needed none is tested again only on a harder task. Its
         leave-one-out error under the bare head is larger than in all tested tasks.
 
-        Nothing is trained where the bare head's error is too small to fall by ``LEAST_GAIN``.
+        Nothing is trained where the bare head's error is too small to fall by ``LEAST_GAIN``. Training ends after half
+        of the steps where the error has not fallen by half of that.
         """
         data, generator = self.data, self.method.generator(self.data.index, 7)
         count = len(data.labels) // data.views
@@ -185,9 +186,16 @@ class PromptLearner:
         if bare > LEAST_GAIN:
             # As many steps as for learning: prompts of clips and texts change little at first, and then all at once.
             steps = step_count(len(rows), self.options)
-            prompt = self._train(start, rows, steps, informed, generator, "test of prompts")
+
+            def error_under(prompt: Tensor) -> float:
+                return distributed.broadcast_object(self._held_out_error(self._features([prompt]), rows, held))
+
+            def promising(prompt: Tensor) -> bool:
+                return error_under(prompt) < bare - LEAST_GAIN / 2
+
+            prompt = self._train(start, rows, steps, informed, generator, "test of prompts", promising)
             with self.method.phase("test of prompts"):
-                prompted = distributed.broadcast_object(self._held_out_error(self._features([prompt]), rows, held))
+                prompted = error_under(prompt)
         pays = prompted is not None and prompted < bare - LEAST_GAIN
         test = {"task": data.index, "leave_one_out": error, "bare": bare, "prompted": prompted, "pays": pays}
         known.setdefault(self.modality, []).append(test)
@@ -202,11 +210,18 @@ class PromptLearner:
     # ---- training -------------------------------------------------------------------------------------------
 
     def _train(
-        self, start: Tensor, rows: Tensor, steps: int, informed: bool, generator: torch.Generator, loop: str
+        self,
+        start: Tensor,
+        rows: Tensor,
+        steps: int,
+        informed: bool,
+        generator: torch.Generator,
+        loop: str,
+        promising: Callable[[Tensor], bool] = lambda prompt: True,
     ) -> Tensor:
         """Train a prompt as ``_optimise`` does, in a phase with the loop's name."""
         with self.method.phase(loop, steps) as shown:
-            return self._optimise(start, rows, steps, informed, generator, loop, shown.advance)
+            return self._optimise(start, rows, steps, informed, generator, loop, shown.advance, promising)
 
     def _optimise(
         self,
@@ -217,6 +232,7 @@ class PromptLearner:
         generator: torch.Generator,
         loop: str,
         advance: Callable[[int], None],
+        promising: Callable[[Tensor], bool],
     ) -> Tensor:
         """Train the prompt on some of the task's samples, from ``start``.
 
@@ -228,6 +244,7 @@ class PromptLearner:
             generator: the source of all random numbers.
             loop: name of the training loop.
             advance: called with the number of steps done since the last call.
+            promising: called with the prompt after half of the steps; training ends there if it returns False.
 
         Returns:
             The trained prompt ``[P]``.
@@ -264,7 +281,10 @@ class PromptLearner:
                 value = value + share * o.self_regularisation * kept_in_place
             return value
 
-        train_groups(groups, len(plan), loss, None, advance, generator, self.method.checkpoints, loop)
+        def go_on(done: int) -> bool:
+            return done != (len(plan) + 1) // 2 or promising(trained().detach())
+
+        train_groups(groups, len(plan), loss, None, advance, generator, self.method.checkpoints, loop, go_on)
         return trained().detach()
 
     def _class_loss(self) -> tuple[Callable[[Tensor, Tensor], Tensor], list[Tensor]]:

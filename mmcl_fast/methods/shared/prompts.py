@@ -127,6 +127,7 @@ def train_groups(
     generator: torch.Generator,
     checkpoints: StepCheckpoints = NoCheckpoints(),
     loop: str = "prompts",
+    go_on: Callable[[int], bool] = lambda done: True,
 ) -> None:
     """Train groups of tensors in place, by Adam with a cosine rate that is warmed up for a tenth of the steps.
 
@@ -139,6 +140,7 @@ def train_groups(
         generator: the source of all random numbers in ``loss``.
         checkpoints: where the loop's state is kept.
         loop: name of the loop, unique within a task.
+        go_on: ends the loop early, as in ``optimise``. The rate follows ``steps`` all the same.
     """
     if remedy is None:
         rates = ", ".join(str(lr) for tensors, lr in groups if len(tensors))
@@ -159,6 +161,7 @@ def train_groups(
         checkpoints=checkpoints,
         advance=advance,
         remedy=remedy,
+        go_on=go_on,
     )
     for p in parameters:
         p.requires_grad_(False)  # they are stored and blended from here on, without a graph

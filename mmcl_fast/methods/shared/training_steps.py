@@ -63,6 +63,7 @@ def optimise(
     generator: torch.Generator | None = None,
     checkpoints: StepCheckpoints = NoCheckpoints(),
     advance: Callable[[int], None] = lambda n: None,
+    go_on: Callable[[int], bool] = lambda done: True,
 ) -> None:
     """Run ``steps`` steps of an optimiser over its parameters, in place.
 
@@ -80,6 +81,8 @@ def optimise(
         generator: its state is kept with the loop's.
         checkpoints: where the loop's state is kept.
         advance: called with the number of steps done since the last call.
+        go_on: called before each step with the number of steps done; the loop ends where it returns False. All
+            processes have to return the same, and a loop that continues from a kept state too.
 
     Raises:
         RunError: the loss became NaN or infinite, or a kept state belongs to another loop.
@@ -115,11 +118,12 @@ def optimise(
         return tensors, values
 
     saved = checkpoints.begin(name)
+    ended = saved is not None and saved[1].get("ended", False)
     if saved is not None:
         done = _restore(name, saved, steps, parameters, optimiser, schedule, generator)
         advance(done)
     check_every = STEPS_BETWEEN_CHECKS if parameters[0].is_cuda else 1
-    while done < steps:
+    while done < steps and not ended and go_on(done):
         optimiser.zero_grad()
         value = loss(done)
         value.backward()
@@ -137,7 +141,8 @@ def optimise(
         advance(1)
         checkpoints.step(name, state)
     distributed.broadcast_tensors(*(p.detach() for p in parameters))  # the same bits on unlike machines too
-    checkpoints.end(name, result())
+    tensors, values = result()
+    checkpoints.end(name, (tensors, values | {"ended": True}))
 
 
 def _restore(

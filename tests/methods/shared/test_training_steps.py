@@ -35,7 +35,7 @@ class Kept:
         self.result = copy.deepcopy(result)
 
 
-def run(kind, checkpoints, factor=1.0):
+def run(kind, checkpoints, factor=1.0, go_on=lambda done: True, steps=STEPS):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(4, 3, generator=generator).requires_grad_(True)
     if kind == "adamw":
@@ -65,8 +65,9 @@ def run(kind, checkpoints, factor=1.0):
         checkpoints=checkpoints,
         advance=advanced.append,
         remedy="do something",
+        go_on=go_on,
     )
-    assert sum(advanced) == STEPS
+    assert sum(advanced) == steps
     return [p.detach().clone() for g in optimiser.param_groups for p in g["params"]] + [generator.get_state()]
 
 
@@ -86,6 +87,28 @@ def test_stopped_after_any_step_it_comes_to_the_same_bits(kind):
             all(torch.equal(a, b) for a, b in zip(uninterrupted, run(kind, finished), strict=True))
             and finished.done == 0
         )
+
+
+def test_a_loop_that_ends_early_stays_ended():
+    asked = []
+
+    def go_on(done):
+        asked.append(done)
+        return done != 5
+
+    uninterrupted = run("cosine", Kept(), go_on=go_on, steps=5)
+    assert asked == [0, 1, 2, 3, 4, 5]
+    assert not torch.equal(uninterrupted[0], run("cosine", Kept())[0])
+    for stop in range(1, 6):
+        checkpoints = Kept(stop)
+        with pytest.raises(Stopped):
+            run("cosine", checkpoints, go_on=go_on)
+        again = Kept(state=checkpoints.state)
+        parts = run("cosine", again, go_on=go_on, steps=5)
+        assert again.done == 5 - stop and all(map(torch.equal, uninterrupted, parts))
+        finished = Kept(state=again.result)
+        parts = run("cosine", finished, steps=5)  # nobody asks again
+        assert finished.done == 0 and all(map(torch.equal, uninterrupted, parts))
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_is_never_kept():

@@ -1,4 +1,4 @@
-"""The test of whether prompts pay holds out whole samples, with all of their views."""
+"""The test of whether prompts pay: it holds out whole samples with all of their views, and ends early."""
 
 import pytest
 import torch
@@ -42,3 +42,28 @@ def test_leave_one_out_errors_do_not_see_other_views():
         method.learn(task, classes_of(encoder))
         errors.append(method.prompts_pay["image"][0]["leave_one_out"])
     assert errors[0] == pytest.approx(errors[1], abs=1e-6) and errors[0] > 0.05
+
+
+@pytest.mark.parametrize("fall, halves_done", [(0.02, 1), (0.03, 2), (0.2, 2)])
+def test_the_test_ends_after_half_of_the_steps_where_the_error_has_not_fallen(monkeypatch, fall, halves_done):
+    """Errors of 0.3 under the bare head, and ``fall`` less under any prompt."""
+    errors = iter([0.3] + 2 * [0.3 - fall])
+    monkeypatch.setattr(prompt_learning, "held_out_error", lambda *args: next(errors))
+    method = comm(ToyEncoder(), **AUTO)
+    trained = {}
+
+    class Steps:
+        stop_signal = 0
+
+        def begin(self, loop): ...
+
+        def step(self, loop, state):
+            trained[loop] = trained.get(loop, 0) + 1
+
+        def end(self, loop, result): ...
+
+    method.checkpoints = Steps()
+    method.learn(halves(method.encoder, 0, "image", [0, 1]), classes_of(method.encoder))
+    (test,) = method.prompts_pay["image"]
+    assert trained["test of prompts"] == 30 * halves_done
+    assert test["pays"] == (fall == 0.2) == ("image" in method.bank.prompts) and test["prompted"] == 0.3 - fall
