@@ -46,10 +46,11 @@ void bind(py::module_& module) {
 #ifdef MMCL_SM90A
   m.def("one_pass", [](addr z, i64 ldz, addr text, i64 ldt, addr labels, addr inv_z, addr inv_t, addr scale_at,
                        float scale, addr o, addr row_max, addr row_sum, addr label_logit, i64 rows, i64 classes,
-                       i64 width, i64 per_split, int dtype, addr stream) {
+                       i64 width, i64 tiles_per_cluster, int row_blocks, int dtype, addr stream) {
     return one_pass({at<const void>(z), ldz, at<const void>(text), ldt, at<const i64>(labels), at<const float>(inv_z),
                      at<const float>(inv_t), at<const float>(scale_at), scale, at<float>(o), at<float>(row_max),
-                     at<float>(row_sum), at<float>(label_logit), rows, classes, width, per_split, dtype}, on(stream));
+                     at<float>(row_sum), at<float>(label_logit), rows, classes, width, tiles_per_cluster, row_blocks, dtype},
+                    on(stream));
   });
 #endif
   m.def("gate_rows", [](addr h, addr gate, i64 ldg, addr out, i64 rows, i64 groups, i64 rank, int dtype, addr stream) {

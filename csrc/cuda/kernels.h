@@ -39,7 +39,7 @@ struct Finish {
   const int64_t* labels;
   const float *inv_z, *inv_t, *scale_at;
   float scale;
-  const float *row_max, *row_sum;  // (splits, rows)
+  const float *row_max, *row_sum;  // (splits, rows); the others are not read where row_sum is 0
   const float* label_logit;        // (rows)
   float* loss;                     // (rows)
   void* dz;                        // (rows, width), or null; float32 for float16, for a later loss scale
@@ -50,7 +50,9 @@ struct Finish {
   int splits, dtype;
 };
 
-// For Hopper: the sums that Finish reads, of all splits of per_split classes.
+// For Hopper: the sums that Finish reads. Clusters of row_blocks (1 or 2) blocks take equal shares of the tiles of 64
+// classes, of all groups of 64 row_blocks rows in turn. The n-th cluster of a group fills the slot n. The caller fills
+// row_sum with zeros, which mark slots without a cluster.
 // The dtype is bfloat16 or float16. The width is a multiple of 8 up to 512. Rows of z and text begin at multiples of 16
 // bytes.
 struct OnePass {
@@ -61,9 +63,10 @@ struct OnePass {
   const int64_t* labels;
   const float *inv_z, *inv_t, *scale_at;
   float scale;
-  float *o, *row_max, *row_sum, *label_logit;
-  int64_t rows, classes, width, per_split;
-  int dtype;
+  float *o, *row_max, *row_sum;  // (slots, rows, width), (slots, rows), (slots, rows)
+  float* label_logit;            // (rows)
+  int64_t rows, classes, width, tiles_per_cluster;
+  int row_blocks, dtype;
 };
 
 // realign forward: out[i, g rank + k] = h[i, g rank + k] gate[i, g]

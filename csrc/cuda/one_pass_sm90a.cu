@@ -1,171 +1,394 @@
 // The alignment loss in one pass on Hopper: O = sum_c exp(x_c - max) t_c / |t_c| with x = s cos(z, t_c).
 //
-// A block of two warpgroups owns 64 rows of z and walks over its split of the classes, 64 at a time. A tile of class
-// texts (64, D) is key and value at once. The bulk tensor copy brings two tiles ahead. For each tile:
-
-//   S (64, 64) = z T^t    32 of the classes in each warpgroup
-//   P = exp(S - max)      in shared memory, for both
-//   O (64, D) += P T      half of the columns in each warpgroup: 128 registers a thread for D = 512
-
-// Maximum and sums leave the label's class out. finish (rows_align.cu) adds the partial sums of the splits.
-// D is at most 512, in chunks of 64 columns.
+// A block owns 64 rows of z, or a cluster of two blocks 128. Tiles of 64 class texts (64, D) stream past them. A tile is
+// key and value at once. Blocks of a cluster share each tile: each loads one half of its columns for both.
+//
+//   producer   one thread of warpgroup 2 copies tiles, as far ahead as there are stages
+//   consumers  warpgroups 0 and 1 take tiles in turn, a and b of a pair:
+//
+//       warpgroup 0                             warpgroup 1
+//       S_a = z T_a^T, max_a   -- max_a -->     S_b = z T_b^T, max_b
+//       P_a = exp(S_a - max_a)                  P_b = exp(S_b - max_b)
+//       O_left += P_a T_a      <-- P_b, max_b   O_right += P_b T_b
+//       O_left += P_b T_b      -- P_a -->       O_right += P_a T_a
+//
+// So one warpgroup's exponentials run beside the other's products. A warpgroup's own P stays in registers, and the other
+// one reads it from shared memory. Each holds half of O's columns: 128 registers a thread for D = 512.
+//
+// Clusters divide all tiles of all rows evenly, so a row's sums come in parts (slots), which finish (rows_align.cu) adds.
+// Maximum and sums leave the label's class out. D is at most 512, in chunks of 64 columns.
 #include "kernels.h"
-#include "rows.cuh"
-#include "wgmma.cuh"
+#include "tiles.cuh"
 
 namespace mmcl { namespace cuda {
 namespace {
 
-constexpr int kRows = 64, kTile = 64 * 64 * 2;  // bytes of 64 x 64 numbers
+constexpr int kRows = 64, kThreads = 384;
+constexpr int kSharedLimit = 227 * 1024;
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+// Products of n rows and columns in shared memory begin here; NC is 2, 4 or 8 chunks of 64 columns, at least D / 64.
+template <int NC> struct Shared {
+  static constexpr int kStages = NC == 8 ? 2 : NC == 4 ? 4 : 6;
+  static constexpr int kHalf = NC / 2 * kTile;  // bytes of the left or right columns of a tile
+  static constexpr int kZ = 0, kStage = NC * kTile, kP = kStage + kStages * NC * kTile, kMax = kP + 2 * kTile,
+                       kBars = kMax + 2 * kRows * 4;
+  // Barriers: z is full, z is empty; then for each stage and half: it is full, it is empty.
+  static constexpr int kBytes = kBars + 8 * (2 + 4 * kStages);
+  static constexpr int kAsked = kBytes + 1008;  // the base may lie up to 1008 bytes before a multiple of 1024
+  static_assert(NC % 2 == 0 && kAsked <= kSharedLimit);
+  uint32_t base;
+  MMCL_DEVICE uint32_t z() const { return base + kZ; }
+  MMCL_DEVICE uint32_t stage(int s) const { return base + kStage + s * NC * kTile; }
+  MMCL_DEVICE uint32_t p(int group) const { return base + kP + group * kTile; }
+  MMCL_DEVICE uint32_t high(int group, int row) const { return base + kMax + (group * kRows + row) * 4; }
+  MMCL_DEVICE uint32_t z_full() const { return base + kBars; }
+  MMCL_DEVICE uint32_t z_empty() const { return base + kBars + 8; }
+  MMCL_DEVICE uint32_t full(int s, int half) const { return base + kBars + 16 + 8 * (2 * s + half); }
+  MMCL_DEVICE uint32_t empty(int s, int half) const { return full(s + kStages, half); }
+};
+enum Named : uint32_t { kMaxOfA = 1, kPOfB, kPOfA, kSums };  // named barriers of the two warpgroups
+constexpr uint32_t kConsumers = 256;
 
-// z, two tiles of texts, P, row statistics that the warpgroups exchange, and barriers.
-// NC is 2, 4 or 8 chunks of 64 columns, at least D / 64.
-template <int NC> constexpr size_t shared_bytes() {
-  return 1024 + 3 * NC * kTile + kTile + 2 * kRows * sizeof(float) + 3 * 8;
+// A cluster's share of the tiles of all rows: segments of tiles of one group of rows.
+struct Segment { int64_t group, slot, first; int count; };
+struct Walk {
+  int64_t tiles, share, cluster, at, end;
+  MMCL_DEVICE Walk(const OnePass& a, int64_t cluster)
+      : tiles((a.classes + 63) / 64), share(a.tiles_per_cluster), cluster(cluster), at(cluster * share) {
+    const int64_t rows = int64_t(kRows) * a.row_blocks, total = (a.rows + rows - 1) / rows * tiles;
+    end = min(at + share, total);
+  }
+  MMCL_DEVICE bool next(Segment& s) {
+    if (at >= end) return false;
+    s.group = at / tiles;
+    s.first = at - s.group * tiles;
+    s.slot = cluster - s.group * tiles / share;
+    s.count = int(min(end - at, tiles - s.first));
+    at += s.count;
+    return true;
+  }
+};
+
+template <int NC>
+MMCL_DEVICE void produce(const Shared<NC>& shared, const CUtensorMap* map_z, const CUtensorMap* map_t, const OnePass& a,
+                         Walk walk, int me) {
+  const uint16_t everyone = uint16_t((1 << a.row_blocks) - 1);
+  int n = 0, segments = 0;  // tiles and segments so far
+  const auto load = [&](int s, int half, int64_t tile) {
+#pragma unroll
+    for (int k = 0; k < NC / 2; ++k)
+      copy_box(shared.stage(s) + half * Shared<NC>::kHalf + k * kTile, map_t, (half * (NC / 2) + k) * 64, int(tile * 64),
+               shared.full(s, half), everyone);
+  };
+  for (Segment segment; walk.next(segment); ++segments) {
+    bar_wait(shared.z_empty(), (segments + 1) & 1);
+    bar_expect(shared.z_full(), NC * kTile);
+    for (int k = 0; k < NC; ++k)
+      copy_box(shared.z() + k * kTile, map_z, k * 64, int((segment.group * a.row_blocks + me) * kRows), shared.z_full());
+    for (int i = 0; i < segment.count; ++i, ++n) {
+      const int s = n % Shared<NC>::kStages, parity = (n / Shared<NC>::kStages + 1) & 1, mine = me & 1;
+      bar_wait(shared.empty(s, mine), parity);
+      bar_expect(shared.full(s, mine), Shared<NC>::kHalf);
+      if (a.row_blocks == 2) bar_expect(shared.full(s, 1 - mine), Shared<NC>::kHalf);  // the other block loads it
+      load(s, mine, segment.first + i);
+      if (a.row_blocks == 2) continue;
+      bar_wait(shared.empty(s, 1 - mine), parity);
+      bar_expect(shared.full(s, 1 - mine), Shared<NC>::kHalf);
+      load(s, 1 - mine, segment.first + i);
+    }
+  }
 }
 
-template <typename T, int NC>
-__global__ void __launch_bounds__(256, 1)
-one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant__ CUtensorMap map_t, OnePass a) {
-  extern __shared__ unsigned char raw[];
-  unsigned char* base = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t(1023));
-  const uint32_t zt = shared_at(base), tt = zt + NC * kTile, pt = tt + 2 * NC * kTile;
-  unsigned char* p_tile = base + 3 * NC * kTile;
-  float* exchange = reinterpret_cast<float*>(p_tile + kTile);  // [2][64]
-  const uint32_t bars = shared_at(exchange + 2 * kRows);       // one for z, one per stage
-  const int tid = threadIdx.x, group = tid / 128, lane = tid % 32, quad = lane % 4;
-  const int r0 = (tid % 128) / 32 * 16 + lane / 4;  // this thread's rows in the accumulators: r0 and r0 + 8
-  const int64_t row0 = int64_t(blockIdx.x) * kRows, first = int64_t(blockIdx.y) * a.per_split;
-  const int count = int(min(a.per_split, a.classes - first)), tiles = (count + 63) / 64;
-
-  const auto load = [&](int i) {
-    const uint32_t bar = bars + 8 + 8 * (i & 1);
-    bar_expect(bar, NC * kTile);
-    for (int k = 0; k < NC; ++k)
-      copy_box(tt + ((i & 1) * NC + k) * kTile, &map_t, k * 64, int(first) + i * 64, bar);
-  };
-  if (tid == 0) {
-    for (int k = 0; k < 3; ++k) bar_init(bars + 8 * k);
-    bars_ready();
-    bar_expect(bars, NC * kTile);
-    for (int k = 0; k < NC; ++k) copy_box(zt + k * kTile, &map_z, k * 64, int(row0), bars);
-    load(0);
-    if (tiles > 1) load(1);
-  }
-  const float scale = a.scale_at ? *a.scale_at : a.scale;
-  float row_scale[2], high[2] = {kLow, kLow}, sum[2] = {0.f, 0.f};
+template <typename T, int NC> struct Consumer {
+  static constexpr int kStages = Shared<NC>::kStages;
+  // An update of the maximum multiplies O. bfloat16 has the range to wait until it grows by a factor of 256.
+  static constexpr float kSlack = std::is_same_v<T, __nv_bfloat16> ? 8.f : 0.f;
+  const Shared<NC> shared;
+  const OnePass& a;
+  const int group, thread, quad, r0;  // this thread's rows in the accumulators: r0 and r0 + 8
+  float o[NC * 16], s[32];
+  uint32_t p[4][4];
+  float high[2], sum[2], row_scale[2];  // logits and maxima are in powers of two
   int label[2];
+
+  MMCL_DEVICE Consumer(const Shared<NC>& shared, const OnePass& a)
+      : shared(shared), a(a), group(uniform(int(threadIdx.x) / 128)), thread(threadIdx.x % 128), quad(thread % 4),
+        r0(thread / 32 * 16 + thread % 32 / 4) {}
+
+  MMCL_DEVICE void begin(int64_t row0) {
+    const float scale = a.scale_at ? *a.scale_at : a.scale;
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int64_t row = row0 + r0 + 8 * h;
-    const bool live = row < a.rows;
-    row_scale[h] = live ? a.inv_z[row] * scale * kLog2e : 0.f;  // logits in powers of two
-    const int64_t y = live ? a.labels[row] - first : -1;
-    label[h] = y >= 0 && y < count ? int(y) : -1;
+    for (int h = 0; h < 2; ++h) {
+      const int64_t row = row0 + r0 + 8 * h;
+      const bool live = row < a.rows;
+      row_scale[h] = live ? a.inv_z[row] * scale * kLog2e : 0.f;
+      const int64_t y = live ? a.labels[row] : -1;
+      label[h] = y >= 0 && y < a.classes ? int(y) : -1;
+      high[h] = kLow;
+      sum[h] = 0.f;
+    }
+#pragma unroll
+    for (int k = 0; k < NC * 16; ++k) o[k] = 0.f;
   }
-  float o[NC * 16];
-#pragma unroll
-  for (int k = 0; k < NC * 16; ++k) o[k] = 0.f;
-  __syncthreads();
-  bar_wait(bars, 0);
 
-  for (int i = 0; i < tiles; ++i) {
-    const uint32_t stage = tt + (i & 1) * NC * kTile;
-    bar_wait(bars + 8 + 8 * (i & 1), (i >> 1) & 1);
-    float s[16];
-    wgmma_begin();
+  // 1 / |t| of this thread's classes of a tile; 0 behind the last class.
+  MMCL_DEVICE void load_units(int tile, float (&unit)[16]) const {
+    const float* inv = a.inv_t + int64_t(tile) * 64;
+    const int64_t left = a.classes - int64_t(tile) * 64;
 #pragma unroll
-    for (int k = 0; k < NC * 4; ++k) {
-      const uint32_t at = k / 4 * kTile + k % 4 * 32;
-      Wgmma<T, 32, 0>::run(s, k_major(zt + at), k_major(stage + at + group * 32 * 128), k > 0);
+    for (int j = 0; j < 16; ++j) {
+      const int c = j / 2 * 8 + 2 * quad + j % 2;
+      unit[j] = c < left ? inv[c] : 0.f;
     }
-    wgmma_end(s);
-
-    // s[4 j + 2 h + b] belongs to row r0 + 8 h and class c0 + 8 j + b of this tile
-    const int c0 = group * 32 + quad * 2;
-    float unit[8], top[2] = {kLow, kLow};
+  }
+  // S = z T^T of the tile in a stage, scaled to logits, and each row's maximum. s[4 j + 2 h + b] belongs to row r0 + 8 h
+  // and class 8 j + 2 quad + b of the tile. unit: 1 / |t| of this thread's classes.
+  MMCL_DEVICE void logits(int n, int tile, int64_t row0, float (&unit)[16], float (&top)[2]) {
+    const uint32_t stage = shared.stage(n % kStages);
+    const int parity = n / kStages & 1, left = int(min(a.classes - int64_t(tile) * 64, int64_t(64)));
+    load_units(tile, unit);
+    hold(s);
 #pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const int c = i * 64 + c0 + j / 2 * 8 + j % 2;
-      unit[j] = c < count ? a.inv_t[first + c] : 0.f;
-    }
+    for (int half = 0; half < 2; ++half) {
+      bar_wait(shared.full(n % kStages, half), parity);
+      wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 16; ++k) {
-      const int h = k / 2 % 2, j = k / 4 * 2 + k % 2, c = i * 64 + c0 + k / 4 * 8 + k % 2;
-      s[k] *= row_scale[h] * unit[j];
-      if (c == label[h]) a.label_logit[row0 + r0 + 8 * h] = s[k] * kLn2;
-      if (c == label[h] || c >= count) s[k] = kNever;  // finish adds the label
-      top[h] = fmaxf(top[h], s[k]);
+      for (int k = half * NC * 2; k < (half + 1) * NC * 2; ++k) {
+        const uint32_t at = k / 4 * kTile + k % 4 * 32;
+        Wgmma<T, 64, 0>::run(s, k_major(shared.z() + at), k_major(stage + at), k > 0);
+      }
     }
+    wgmma_commit();
+    wgmma_wait<0>();
+    hold(s);
+#pragma unroll
+    for (int k = 0; k < 32; ++k) s[k] *= row_scale[k / 2 % 2] * unit[k / 4 * 2 + k % 2];
+    if (__any_sync(0xffffffffu, left < 64 || label[0] >> 6 == tile || label[1] >> 6 == tile)) {
+#pragma unroll
+      for (int k = 0; k < 32; ++k) {
+        const int h = k / 2 % 2, c = k / 4 * 8 + 2 * quad + k % 2;
+        const bool is_label = tile * 64 + c == label[h];
+        if (is_label) a.label_logit[row0 + r0 + 8 * h] = s[k] * kLn2;
+        if (is_label || c >= left) s[k] = kNever;  // finish adds the label
+      }
+    }
+    top[0] = top[1] = kNever;
+#pragma unroll
+    for (int k = 0; k < 32; ++k) top[k / 2 % 2] = fmaxf(top[k / 2 % 2], s[k]);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 1));
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
-      if (quad == 0) exchange[group * kRows + r0 + 8 * h] = top[h];
     }
-    __syncthreads();
-    float fix[2];
+  }
+  MMCL_DEVICE float raised(float reference, float top) const { return top > reference + kSlack ? top : reference; }
+
+  // Raises the maxima to these values, and rescales O and the sums, which were made with the earlier ones.
+  MMCL_DEVICE void raise(const float (&above)[2]) {
+    if (!__any_sync(0xffffffffu, above[0] != high[0] || above[1] != high[1])) return;
+    const float fix[2] = {exp2f(high[0] - above[0]), exp2f(high[1] - above[1])};
+#pragma unroll
+    for (int k = 0; k < NC * 16; ++k) o[k] *= fix[k / 2 % 2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float above = fmaxf(high[h], fmaxf(exchange[r0 + 8 * h], exchange[kRows + r0 + 8 * h]));
-      fix[h] = exp2f(high[h] - above);
       sum[h] *= fix[h];
-      high[h] = above;
+      high[h] = above[h];
     }
+  }
+  // P = exp(S - max) / |t| in the registers of a product's left operand. Sums: adds to the sums.
+  template <bool Sums> MMCL_DEVICE void exponentials(const float (&unit)[16]) {
 #pragma unroll
-    for (int k = 0; k < 16; k += 2) {
-      const int h = k / 2 % 2, j = k / 4 * 2, column = c0 + k / 4 * 8, row = r0 + 8 * h;
-      float e[2];
-#pragma unroll
-      for (int b = 0; b < 2; ++b) {
-        e[b] = exp2f(s[k + b] - high[h]);
-        sum[h] += e[b];
-      }
-      Pack<T, 2> pair{{narrow<T>(e[0] * unit[j]), narrow<T>(e[1] * unit[j + 1])}};
-      *reinterpret_cast<Pack<T, 2>*>(p_tile + row * 128 + ((column * 2) ^ ((row & 7) << 4))) = pair;
+    for (int k = 0; k < 32; k += 2) {
+      const int h = k / 2 % 2, j = k / 4;
+      const float x = exp2f(s[k] - high[h]), y = exp2f(s[k + 1] - high[h]);
+      if (Sums) sum[h] += x + y;
+      p[j / 2][j % 2 * 2 + h] = pack<T>(x * unit[2 * j], y * unit[2 * j + 1]);
     }
-    publish();
-    __syncthreads();
-    if (__any_sync(0xffffffffu, fix[0] != 1.f || fix[1] != 1.f)) {
+  }
+  // P to shared memory for the other warpgroup.
+  MMCL_DEVICE void store_p() const {
 #pragma unroll
-      for (int k = 0; k < NC * 16; ++k) o[k] *= fix[k / 2 % 2];
-    }
+    for (int i = 0; i < 16; ++i)
+      store_shared(swizzled(shared.p(group), r0 + i % 2 * 8, i / 2 * 8 + 2 * quad), p[i / 4][i % 4]);
+    publish_shared();
+  }
+  MMCL_DEVICE void store_max() const {
+    if (quad) return;
+    store_shared(shared.high(group, r0), high[0]);
+    store_shared(shared.high(group, r0 + 8), high[1]);
+  }
+  MMCL_DEVICE void load_max(float (&other)[2]) const {
+    other[0] = load_shared(shared.high(1 - group, r0));
+    other[1] = load_shared(shared.high(1 - group, r0 + 8));
+  }
+  // This warpgroup's columns of the tile, as the right operand of O.
+  MMCL_DEVICE uint64_t values(int n, int k) const {
+    return n_major(shared.stage(n % kStages) + group * Shared<NC>::kHalf + k * 2048, kTile);
+  }
+  MMCL_DEVICE void add_own(int n) {
     hold(o);
-    wgmma_begin();
+    wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
-      Wgmma<T, NC * 32, 1>::run(o, k_major(pt + k * 32), n_major(stage + group * (NC / 2) * kTile + k * 2048, kTile),
-                                1);
-    wgmma_end(o);
-    __syncthreads();  // both warpgroups have read this stage and P
-    if (tid == 0 && i + 2 < tiles) load(i + 2);
+    for (int k = 0; k < 4; ++k) Wgmma<T, NC * 32, 1>::run(o, p[k], values(n, k), 1);
+    wgmma_commit();
+  }
+  MMCL_DEVICE void add_other(int n) {
+    bar_wait(shared.full(n % kStages, group), n / kStages & 1);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) Wgmma<T, NC * 32, 1>::run(o, k_major(shared.p(1 - group) + k * 32), values(n, k), 1);
+    wgmma_commit();
+  }
+  // This warp has read its columns of the tile for the last time.
+  MMCL_DEVICE void release(int n) const {
+    if (thread % 32) return;
+    const uint32_t bar = shared.empty(n % kStages, group);
+    bar_arrive(a.row_blocks == 2 ? in_block(bar, group) : bar);  // to the block that loads this half
   }
 
-  const int64_t at = int64_t(blockIdx.y) * a.rows + row0;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
-    sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-    if (quad == 0) exchange[group * kRows + r0 + 8 * h] = sum[h];
-  }
-  __syncthreads();
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int row = r0 + 8 * h;
-    if (row0 + row >= a.rows) continue;
-    if (group == 0 && quad == 0) {
-      a.row_sum[at + row] = exchange[row] + exchange[kRows + row];
-      a.row_max[at + row] = high[h] * kLn2;
+  // The tiles n and n + 1 of a pair, for warpgroup 0. There may be no n + 1.
+  MMCL_DEVICE void pair_of_a(int n, bool has_b, int tile, int64_t row0) {
+    float unit[16], top[2], above[2];
+    logits(n, tile, row0, unit, top);
+    above[0] = raised(high[0], top[0]);
+    above[1] = raised(high[1], top[1]);
+    raise(above);
+    store_max();
+    named_arrive(kMaxOfA, kConsumers);
+    exponentials<true>(unit);
+    store_p();
+    add_own(n);
+    named_sync(kPOfB, kConsumers);
+    load_max(above);
+    if (__any_sync(0xffffffffu, above[0] != high[0] || above[1] != high[1])) {
+      wgmma_wait<0>();
+      hold(o);
+      raise(above);
+      load_units(tile, unit);
+      exponentials<false>(unit);
+      store_p();
     }
-    float* out = a.o + (at + row) * a.width;
-#pragma unroll
-    for (int k = 0; k < NC * 4; ++k) {
-      const int column = group * NC * 32 + k * 8 + quad * 2;
-      if (column < a.width) *reinterpret_cast<float2*>(out + column) = make_float2(o[4 * k + 2 * h],
-                                                                                   o[4 * k + 2 * h + 1]);
+    named_arrive(kPOfA, kConsumers);
+    finish_pair(n, n + 1, has_b);
+  }
+  // The same for warpgroup 1.
+  MMCL_DEVICE void pair_of_b(int n, bool has_b, int tile, int64_t row0) {
+    float unit[16], top[2], above[2];
+    if (has_b) logits(n + 1, tile + 1, row0, unit, top);
+    named_sync(kMaxOfA, kConsumers);
+    load_max(above);
+    if (has_b) {
+      above[0] = raised(above[0], top[0]);
+      above[1] = raised(above[1], top[1]);
+    }
+    raise(above);
+    store_max();
+    if (has_b) {
+      exponentials<true>(unit);
+      store_p();
+    }
+    named_arrive(kPOfB, kConsumers);
+    if (has_b) add_own(n + 1);
+    named_sync(kPOfA, kConsumers);
+    if (has_b) finish_pair(n + 1, n, true);
+    else {
+      add_other(n);
+      wgmma_wait<0>();
+      hold(o);
+      release(n);
     }
   }
+  // After the product with this warpgroup's own tile: that with the other one's, if there is one.
+  MMCL_DEVICE void finish_pair(int own, int other, bool has_other) {
+    if (has_other) {
+      add_other(other);
+      wgmma_wait<1>();
+      release(own);
+      wgmma_wait<0>();
+      hold(o);
+      release(other);
+    } else {
+      wgmma_wait<0>();
+      hold(o);
+      release(own);
+    }
+  }
+
+  MMCL_DEVICE void end(int64_t row0, int64_t slot) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
+      sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
+      if (group == 1 && quad == 0) store_shared(shared.high(1, r0 + 8 * h), sum[h]);
+    }
+    named_sync(kSums, kConsumers);
+    const int64_t at = slot * a.rows + row0;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = r0 + 8 * h;
+      if (row0 + row >= a.rows) continue;
+      if (group == 0 && quad == 0) {
+        a.row_sum[at + row] = sum[h] + load_shared(shared.high(1, row));
+        a.row_max[at + row] = high[h] * kLn2;
+      }
+      float* out = a.o + (at + row) * a.width;
+#pragma unroll
+      for (int k = 0; k < NC * 4; ++k) {
+        const int column = group * NC * 32 + k * 8 + quad * 2;
+        if (column < a.width) *reinterpret_cast<float2*>(out + column) = make_float2(o[4 * k + 2 * h],
+                                                                                     o[4 * k + 2 * h + 1]);
+      }
+    }
+  }
+};
+
+template <typename T, int NC>
+MMCL_DEVICE void consume(const Shared<NC>& shared, const OnePass& a, Walk walk, int me) {
+  Consumer<T, NC> c(shared, a);
+  int n = 0, segments = 0;
+  for (Segment segment; walk.next(segment); ++segments) {
+    const int64_t row0 = (segment.group * a.row_blocks + me) * kRows;
+    c.begin(row0);
+    bar_wait(shared.z_full(), segments & 1);
+    for (int i = 0; i < segment.count; i += 2) {
+      const bool has_b = i + 1 < segment.count;
+      if (c.group == 0) c.pair_of_a(n + i, has_b, int(segment.first) + i, row0);
+      else c.pair_of_b(n + i, has_b, int(segment.first) + i, row0);
+    }
+    n += segment.count;
+    if (c.thread % 32 == 0) bar_arrive(shared.z_empty());
+    c.end(row0, segment.slot);
+  }
+}
+
+template <typename T, int NC>
+__global__ void __launch_bounds__(kThreads, 1)
+one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant__ CUtensorMap map_t,
+                const __grid_constant__ OnePass a) {
+  extern __shared__ unsigned char raw[];
+  const Shared<NC> shared{(shared_at(raw) + 1023) & ~1023u};
+  const int me = a.row_blocks == 2 ? int(cluster_rank()) : 0;
+  if (threadIdx.x == 0) {
+    bar_init(shared.z_full(), 1);
+    bar_init(shared.z_empty(), kConsumers / 32);
+    for (int s = 0; s < Shared<NC>::kStages; ++s)
+      for (int half = 0; half < 2; ++half) {
+        bar_init(shared.full(s, half), 1);
+        bar_init(shared.empty(s, half), kConsumers / 2 / 32 * a.row_blocks);
+      }
+    bars_ready();
+  }
+  cluster_sync();
+  const Walk walk(a, blockIdx.x / a.row_blocks);
+  if (uniform(int(threadIdx.x) / 128) < 2) {
+    take_registers<232>();
+    consume<T, NC>(shared, a, walk, me);
+  } else {
+    give_registers<40>();
+    if (threadIdx.x == kConsumers) produce<NC>(shared, &map_z, &map_t, a, walk, me);
+    __syncwarp();
+  }
+  cluster_sync();  // no block leaves while another copies into it or arrives at its barriers
 }
 
 using Encode = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
@@ -201,12 +424,24 @@ template <typename T, int NC> int launch(const OnePass& a, cudaStream_t stream) 
   if (!make_map<T>(&map_z, a.z, a.ldz, a.rows, a.width) || !make_map<T>(&map_t, a.text, a.ldt, a.classes, a.width))
     return int(cudaErrorInvalidValue);
   void (*const kernel)(CUtensorMap, CUtensorMap, OnePass) = one_pass_kernel<T, NC>;
-  const cudaError_t raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes<NC>()));
+  const cudaError_t raised = cudaFuncSetAttribute(
+      reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, Shared<NC>::kAsked);
   if (raised) return int(raised);
-  const dim3 grid(unsigned((a.rows + kRows - 1) / kRows), unsigned((a.classes + a.per_split - 1) / a.per_split));
-  one_pass_kernel<T, NC><<<grid, 256, shared_bytes<NC>(), stream>>>(map_z, map_t, a);
-  return int(cudaGetLastError());
+  const int64_t tiles = (a.classes + 63) / 64, group = kRows * a.row_blocks, groups = (a.rows + group - 1) / group;
+  const int64_t clusters = (groups * tiles + a.tiles_per_cluster - 1) / a.tiles_per_cluster;
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = unsigned(a.row_blocks);
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(clusters * a.row_blocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = Shared<NC>::kAsked;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  const cudaError_t launched = cudaLaunchKernelEx(&config, kernel, map_z, map_t, a);
+  return launched ? int(launched) : int(cudaGetLastError());
 }
 
 template <typename T> int by_width(const OnePass& a, cudaStream_t stream) {
@@ -216,7 +451,9 @@ template <typename T> int by_width(const OnePass& a, cudaStream_t stream) {
 }  // namespace
 
 int one_pass(const OnePass& a, cudaStream_t stream) {
-  if (a.width > 512 || a.width % 8 || a.ldz % 8 || a.ldt % 8 || a.classes > INT32_MAX || a.rows > INT32_MAX)
+  const bool strided = a.width % 8 || a.ldz % 8 || a.ldt % 8;
+  if (a.width > 512 || strided || a.classes > INT32_MAX || a.rows > INT32_MAX || a.tiles_per_cluster < 1 ||
+      a.row_blocks < 1 || a.row_blocks > 2)
     return int(cudaErrorInvalidValue);
   if (a.dtype == 1) return by_width<__nv_bfloat16>(a, stream);
   return a.dtype == 2 ? by_width<__half>(a, stream) : int(cudaErrorInvalidValue);

@@ -70,9 +70,11 @@ template <typename T> __global__ void finish_kernel(Finish a) {
   }
   const float scale = a.scale_at ? *a.scale_at : a.scale, unit = a.inv_z[row], eps = a.smoothing;
   float high = kLow, others = 0.f;
-  for (int k = 0; k < a.splits; ++k) high = fmaxf(high, a.row_max[k * a.rows + row]);
+  const auto filled = [&](int k) { return a.row_sum[k * a.rows + row] != 0.f; };
   for (int k = 0; k < a.splits; ++k)
-    others += __expf(a.row_max[k * a.rows + row] - high) * a.row_sum[k * a.rows + row];
+    if (filled(k)) high = fmaxf(high, a.row_max[k * a.rows + row]);
+  for (int k = 0; k < a.splits; ++k)
+    if (filled(k)) others += __expf(a.row_max[k * a.rows + row] - high) * a.row_sum[k * a.rows + row];
   const float label_logit = a.label_logit[row];
   const float d = others == 0.f ? kLow + label_logit : logf(others) + high - label_logit;  // a NaN stays NaN
   const float small = __expf(-fabsf(d)), q = (d > 0.f ? 1.f : small) / (1.f + small);  // 1 - p_label
@@ -82,7 +84,7 @@ template <typename T> __global__ void finish_kernel(Finish a) {
   const auto gradient = [&](int64_t j) {
     float o = 0.f;
     for (int k = 0; k < a.splits; ++k)
-      o += __expf(a.row_max[k * a.rows + row] - high) * a.o[(k * a.rows + row) * a.width + j];
+      if (filled(k)) o += __expf(a.row_max[k * a.rows + row] - high) * a.o[(k * a.rows + row) * a.width + j];
     return o * ratio + row_scale * widen(t[j]) - (a.mean_text ? eps * a.mean_text[j] : 0.f);
   };
   float radial = 0.f, mean_cos = 0.f;

@@ -1,16 +1,6 @@
-"""The CUDA kernels run on the CPU by an emulator: their logic and memory layouts, not the hardware's timing.
-
-csrc/cuda/*.cu are compiled as C++. Before, each launch kernel<<<grid, block, ...>>>(a) becomes a call of the emulator.
-tests/ops/emulated/wgmma.cuh replaces wgmma and the bulk tensor copy.
-"""
+"""The CUDA kernels run on the CPU by an emulator (tests/ops/emulator.py), which knows no times."""
 
 from __future__ import annotations
-
-import importlib.util
-import re
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,70 +13,17 @@ from mmcl_fast.ops.backends import gpu
 from tests.ops import test_half
 from tests.ops.cases import check_loss, check_realign
 
-pybind11 = pytest.importorskip("pybind11")
-ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent / "emulated"
-CUDA = next((p for p in (Path("/usr/local/cuda/include"), Path("/usr/include")) if (p / "cuda_bf16.h").is_file()), None)
+pytest.importorskip("pybind11")
+from tests.ops.emulator import CUDA, build_module
+
 pytestmark = pytest.mark.skipif(CUDA is None, reason="needs the CUDA toolkit's headers")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HALF = DTYPES[1:]
-LAUNCH = re.compile(
-    r"(\w+<[\w, ]+>)<<<(.+?), 0, stream>>>\((.*?)\)|(\w+<T, NC>)<<<grid, 256, [^>]+>\(\), stream>>>\((.*?)\)"
-)
-
-
-def as_calls(source: str) -> str:
-    """Return the source with every launch turned into a call of the emulator."""
-
-    def call(m: re.Match) -> str:
-        kernel, where, arguments = (m[1], m[2], m[3]) if m[1] else (m[4], "grid, 256", m[5])
-        grid, block = split_top(where)
-        return f"emulated::launch(dim3({grid}), dim3({block}), [&] {{ {kernel}({arguments}); }})"
-
-    changed, n = LAUNCH.subn(call, source)
-    assert n and "<<<" not in changed, "a launch was not recognised"
-    return changed.replace("extern __shared__ unsigned char raw[];", "unsigned char* raw = emulated::shared_memory;")
-
-
-def split_top(text: str) -> tuple[str, str]:
-    """Split "grid, block" at the comma outside all parentheses."""
-    depth = 0
-    for i, c in enumerate(text):
-        depth += (c == "(") - (c == ")")
-        if c == "," and not depth:
-            return text[:i], text[i + 1 :]
-    raise AssertionError(text)
 
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("emulated")
-    for path in (ROOT / "csrc/cuda").glob("*.cu"):
-        (folder / f"{path.stem}.cpp").write_text('#include "emulate.h"\n' + as_calls(path.read_text()))
-    includes = [
-        f"-I{p}" for p in (HERE, ROOT / "csrc/cuda", CUDA, pybind11.get_include(), sysconfig.get_path("include"))
-    ]
-    sources = [*folder.glob("*.cpp"), HERE / "runtime.cpp", ROOT / "csrc/cuda/bindings.cpp"]
-    library = folder / f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}"
-    command = [
-        "c++",
-        "-std=c++17",
-        "-O1",
-        "-w",
-        "-fPIC",
-        "-shared",
-        "-DMMCL_SM90A",
-        *includes,
-        *map(str, sources),
-        "-o",
-        str(library),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    spec = importlib.util.spec_from_file_location("_emulated", library)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.cuda
+    return build_module(tmp_path_factory.mktemp("emulated"))
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +33,7 @@ def on_the_cpu(emulated, monkeypatch):
     def launch(kernel, x, *args):
         assert kernel(*args, cuda_.DTYPES[x.dtype], 0) == 0
 
-    monkeypatch.setattr(cuda_, "LIB", emulated)
+    monkeypatch.setattr(cuda_, "LIB", emulated.cuda)
     monkeypatch.setattr(cuda_, "_launch", launch)
     monkeypatch.setattr(cuda_, "_hopper", lambda index: 0)
     monkeypatch.setattr(choice, "_refusal", lambda name, device, index, dtype: "")

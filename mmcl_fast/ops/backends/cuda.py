@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast._extension import load
-from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums, split_classes
+from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # codes of csrc/cuda/kernels.h
 LIB: Any = getattr(load()[0], "cuda", None)
@@ -39,6 +39,31 @@ def _hopper(index: int) -> int:
     return properties.multi_processor_count if hasattr(LIB, "one_pass") and properties.major == 9 else 0
 
 
+TILE = 64  # rows of a block, and classes of a tile
+LEAST_TILES = 4  # of a cluster: fewer would cost more in partial sums than they save
+
+
+def share_tiles(rows: int, classes: int, processors: int) -> tuple[int, int, int]:
+    """Divide the tiles of the one-pass kernel evenly among clusters of one or two blocks that all run at once.
+
+    Args:
+        rows: of z.
+        classes: rows of text.
+        processors: multiprocessors of the GPU, one block each.
+
+    Returns:
+        Blocks of a cluster, tiles of a cluster, and the largest number of clusters that share a row.
+    """
+    row_blocks = 2 if rows > TILE else 1
+    groups, tiles = -(-rows // (TILE * row_blocks)), -(-classes // TILE)
+    clusters = max(1, processors // row_blocks)
+    if groups >= 8 * clusters:  # whole rows: at most an eighth waits at the end, and there are no partial sums
+        return row_blocks, -(-groups // clusters) * tiles, 1
+    share = max(LEAST_TILES, -(-groups * tiles // clusters))
+    share += share % 2  # tiles go in pairs
+    return row_blocks, share, -(-(tiles - 1) // share) + 1
+
+
 class CudaBackend(GpuBackend):
     """Launches of csrc/cuda; each argument list has the order of a struct in csrc/cuda/kernels.h."""
 
@@ -58,14 +83,14 @@ class CudaBackend(GpuBackend):
     def one_pass(self, inputs: LossInputs) -> RowSums:
         z, text, labels, inv_z, inv_t, scale, *_ = inputs
         (b, d), c = z.shape, text.shape[0]
-        splits, per_split = split_classes(c, -(-b // 64), _hopper(z.device.index))
-        out = z.new_empty(splits, b, d, dtype=torch.float32)
-        row_max, row_sum = z.new_empty(2, splits, b, dtype=torch.float32)
+        row_blocks, share, slots = share_tiles(b, c, _hopper(z.device.index))
+        out = z.new_empty(slots, b, d, dtype=torch.float32)
+        row_max, row_sum = z.new_zeros(2, slots, b, dtype=torch.float32)  # a sum of 0 marks a slot that nobody fills
         label_logit = z.new_empty(b, dtype=torch.float32)
         _launch(
             LIB.one_pass, z, z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0), labels.data_ptr(),
             inv_z.data_ptr(), inv_t.data_ptr(), *_scale(scale),
-            out.data_ptr(), row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr(), b, c, d, per_split,
+            out.data_ptr(), row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr(), b, c, d, share, row_blocks,
         )  # fmt: skip
         return RowSums(out, row_max, row_sum, label_logit)
 

@@ -1,0 +1,204 @@
+"""Faults of the kind that only hardware shows, planted in the one-pass kernel: the emulator has to see each of them."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("pybind11")
+from tests.ops.emulator import CUDA, EARLY, LATE, RANDOM, compile_objects, link, write_sources
+
+pytestmark = pytest.mark.skipif(CUDA is None, reason="needs the CUDA toolkit's headers")
+KERNEL, TILES = "one_pass_sm90a.cu", "tiles.cuh"
+# name: (file, text that stands there once, text with the fault where PLANTED is true)
+FAULTS = {
+    "no proxy fence": (KERNEL, "publish_shared();", "if (!PLANTED) publish_shared();"),
+    "wrong parity": (KERNEL, "half), parity);", "half), PLANTED ? parity ^ 1 : parity);"),
+    "no wait for a tile": (KERNEL, "bar_wait(shared.full(n % kStages, half)", "if (!PLANTED) \\g<0>"),
+    "too few bytes expected": (
+        KERNEL,
+        "bar_expect(shared.full(s, mine), Shared<NC>::kHalf",
+        "\\g<0> / (PLANTED ? 2 : 1)",
+    ),
+    "no swizzle of a tensor map": (
+        KERNEL,
+        "CU_TENSOR_MAP_SWIZZLE_128B",
+        "PLANTED ? CU_TENSOR_MAP_SWIZZLE_NONE : \\g<0>",
+    ),
+    "half a box": (KERNEL, "box[] = {64, 64}", "box[] = {64, PLANTED ? 32u : 64u}"),
+    "too little shared memory": (
+        KERNEL,
+        "config.dynamicSmemBytes = Shared<NC>::kAsked",
+        "\\g<0> - (PLANTED ? 1024 : 0)",
+    ),
+    "no wgmma fence": (KERNEL, "hold(o);\n    wgmma_fence();", "hold(o);\n    if (!PLANTED) wgmma_fence();"),
+    "a stage given back early": (KERNEL, "wgmma_wait<1>();\n", "if (PLANTED) release(own), own = -1;\n\\g<0>"),
+    "no last sync": (KERNEL, "named_sync(kSums, kConsumers);", "if (!PLANTED) \\g<0>"),
+    "halved strides of a tensor map": (KERNEL, "cuuint64_t(ld) * sizeof(T)", "\\g<0> / (PLANTED ? 2 : 1)"),
+    "halved strides of a descriptor": (
+        TILES,
+        "(leap >> 4) << 16 | uint64_t(1024 >> 4)",
+        "(leap >> 4) << 16 | uint64_t(1024 >> (PLANTED ? 5 : 4))",
+    ),
+    "no swizzle bit": (
+        TILES,
+        "uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62",
+        "uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(PLANTED ? 0 : 1) << 62",
+    ),
+    "barriers not published": (KERNEL, "bars_ready();", "if (!PLANTED) bars_ready();"),
+    "no wait for products": (KERNEL, "wgmma_wait<0>();\n    hold(s);", "if (!PLANTED) wgmma_wait<0>();\n    hold(s);"),
+    "no wait for the other's P": (
+        KERNEL,
+        "named_sync(kPOfA, kConsumers);",
+        "if (PLANTED) named_arrive(kPOfA, kConsumers); else \\g<0>",
+    ),
+    "no wait for the other's maximum": (
+        KERNEL,
+        "named_sync(kMaxOfA, kConsumers);",
+        "if (PLANTED) named_arrive(kMaxOfA, kConsumers); else \\g<0>",
+    ),
+    "z given back early": (
+        KERNEL,
+        "bar_wait(shared.z_full(), segments & 1);",
+        "\\g<0> if (PLANTED && c.thread % 32 == 0) bar_arrive(shared.z_empty());",
+    ),
+    "a copy for one block alone": (
+        KERNEL,
+        "uint16_t((1 << a.row_blocks) - 1)",
+        "uint16_t(PLANTED ? 1 << me : (1 << a.row_blocks) - 1)",
+    ),
+    "a stage given back to the wrong block": (KERNEL, "in_block(bar, group)", "in_block(bar, PLANTED ? 0 : group)"),
+    "a block that leaves early": (
+        KERNEL,
+        "    __syncwarp();\n  }\n  cluster_sync();",
+        "    __syncwarp();\n  }\n  if (!PLANTED) cluster_sync();",
+    ),
+    "left operands overwritten": (
+        KERNEL,
+        "wgmma_wait<0>();\n      hold(o);\n      raise(above);",
+        "if (!PLANTED) wgmma_wait<0>();\n      hold(o);\n      raise(above);",
+    ),
+}
+SHAPE = (70, 900, 72)  # rows of two blocks, more tiles than stages, a last tile that is not full
+
+
+class OnePass(ctypes.Structure):
+    """The struct of csrc/cuda/kernels.h."""
+
+    _fields_ = [
+        *(
+            (name, kind)
+            for pair in ("z", "text")
+            for name, kind in ((pair, ctypes.c_void_p), (f"ld{pair[0]}", ctypes.c_int64))
+        ),
+        *((name, ctypes.c_void_p) for name in ("labels", "inv_z", "inv_t", "scale_at")),
+        ("scale", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("o", "row_max", "row_sum", "label_logit")),
+        *((name, ctypes.c_int64) for name in ("rows", "classes", "width", "tiles_per_cluster")),
+        ("row_blocks", ctypes.c_int),
+        ("dtype", ctypes.c_int),
+    ]
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """The kernel for one width and dtype, with all faults, which ``planted`` chooses from."""
+    folder = tmp_path_factory.mktemp("faults")
+
+    def edit(name: str, text: str) -> str:
+        for number, (file, old, new) in enumerate(FAULTS.values()):
+            if file != name:
+                continue
+            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
+            text = text.replace(old, new.replace("\\g<0>", old).replace("PLANTED", f"(emulated::planted == {number})"))
+        text = text.replace("if (thread % 32) return;", "if (thread % 32 || n < 0) return;")
+        if name == KERNEL:  # one width and dtype: the others only take time to compile
+            for old, new in (
+                (
+                    "return a.width <= 128 ? launch<T, 2>(a, stream) : a.width <= 256 ? launch<T, 4>(a, stream) : launch<T, 8>(a, stream);",
+                    "return launch<T, 2>(a, stream);",
+                ),
+                ("  if (a.dtype == 1) return by_width<__nv_bfloat16>(a, stream);\n", ""),
+            ):
+                assert old in text
+                text = text.replace(old, new)
+        return text
+
+    write_sources(folder, edit)
+    library = link(compile_objects(folder, ["one_pass_sm90a", "runtime", "one_kernel"]), folder / "one_kernel.so")
+    run = ctypes.CDLL(str(library)).run_one_pass
+    run.restype = ctypes.c_char_p
+    return run
+
+
+@pytest.fixture(scope="module")
+def inputs() -> tuple[Tensor, Tensor, Tensor]:
+    rows, classes, width = SHAPE
+    g = torch.Generator().manual_seed(0)
+    z, text = torch.randn(rows, width, generator=g).half(), torch.randn(classes, width, generator=g).half()
+    return z, text, torch.randint(classes, (rows,), generator=g)
+
+
+def check(kernel, inputs, timing: int, seed: int, planted: int, row_blocks: int = 2) -> str:
+    """Run the kernel; return what went wrong, or "" where its sums are right."""
+    (z, text, labels), (rows, classes, width), share = inputs, SHAPE, 10
+    slots = -(-(-(-classes // 64) - 1) // share) + 1
+    inv_z, inv_t = 1 / z.float().norm(dim=1), 1 / text.float().norm(dim=1)
+    o, label_logit = torch.full((slots, rows, width), torch.nan), torch.full((rows,), torch.nan)
+    row_max, row_sum = torch.zeros(2, slots, rows)
+    addresses = [x.data_ptr() for x in (labels, inv_z, inv_t)]
+    outputs = [x.data_ptr() for x in (o, row_max, row_sum, label_logit)]
+    call = OnePass(
+        z.data_ptr(),
+        width,
+        text.data_ptr(),
+        width,
+        *addresses,
+        None,
+        30.0,
+        *outputs,
+        rows,
+        classes,
+        width,
+        share,
+        row_blocks,
+        2,
+    )
+    if message := kernel(ctypes.byref(call), timing, seed, planted).decode():
+        return message
+    cosines = (z.double() @ text.double().T) * inv_z.double()[:, None] * inv_t.double()
+    x = 30.0 * cosines
+    here = x.gather(1, labels[:, None])[:, 0]
+    x.scatter_(1, labels[:, None], -torch.inf)
+    filled = row_sum != 0
+    high = torch.where(filled, row_max, -torch.inf).amax(0).double()
+    weight = torch.where(filled, (row_max.double() - high).exp(), 0.0)
+    true_o = (x - high[:, None]).exp() @ (text.double() * inv_t.double()[:, None])
+    found_o = (weight[..., None] * o.double().where(filled[..., None], 0.0)).sum(0)
+    wrong = {
+        "label": (label_logit - here).abs().max(),
+        "sum": ((weight * row_sum).sum(0) / (x - high[:, None]).exp().sum(1) - 1).abs().max(),
+        "O": ((found_o - true_o).norm(dim=1) / true_o.norm(dim=1)).max(),
+    }
+    return ", ".join(f"{name} is wrong by {float(by):.1e}" for name, by in wrong.items() if not by < 2e-3)
+
+
+@pytest.mark.parametrize("timing", [EARLY, LATE, RANDOM])
+@pytest.mark.parametrize("row_blocks", [1, 2])
+def test_without_a_fault_every_timing_gives_the_sums(kernel, inputs, timing, row_blocks):
+    for seed in range(3):
+        assert check(kernel, inputs, timing, seed, -1, row_blocks) == ""
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_seen(kernel, inputs, name):
+    planted = list(FAULTS).index(name)
+    ways = itertools.product((LATE, RANDOM, EARLY), range(2), (2, 1))
+    seen = next(
+        filter(None, (check(kernel, inputs, timing, seed, planted, blocks) for timing, seed, blocks in ways)), ""
+    )
+    assert seen, "no timing showed it"
