@@ -50,41 +50,43 @@ enum Named : uint32_t { kMaxOfA = 1, kPOfB, kPOfA, kSums };  // named barriers o
 constexpr uint32_t kConsumers = 256;
 
 // A cluster's share of the tiles of all rows: segments of tiles of one group of rows.
-struct Segment { int64_t group, slot, first; int count; };
+struct Segment { int group, first, count; };
 struct Walk {
-  int64_t tiles, share, cluster, at, end;
-  MMCL_DEVICE Walk(const OnePass& a, int64_t cluster)
-      : tiles((a.classes + 63) / 64), share(a.tiles_per_cluster), cluster(cluster), at(cluster * share) {
+  int tiles, group, first, left;
+  MMCL_DEVICE Walk(const OnePass& a, int cluster) : tiles(int((a.classes + 63) / 64)) {
     const int64_t rows = int64_t(kRows) * a.row_blocks, total = (a.rows + rows - 1) / rows * tiles;
-    end = min(at + share, total);
+    const int64_t at = cluster * a.tiles_per_cluster;
+    group = int(at / tiles);
+    first = int(at - int64_t(group) * tiles);
+    left = int(min(a.tiles_per_cluster, total - at));
   }
   MMCL_DEVICE bool next(Segment& s) {
-    if (at >= end) return false;
-    s.group = at / tiles;
-    s.first = at - s.group * tiles;
-    s.slot = cluster - s.group * tiles / share;
-    s.count = int(min(end - at, tiles - s.first));
-    at += s.count;
+    if (left <= 0) return false;
+    s = {group, first, min(left, tiles - first)};
+    left -= s.count;
+    first = 0;
+    ++group;
     return true;
   }
 };
 
 template <int NC>
 MMCL_DEVICE void produce(const Shared<NC>& shared, const CUtensorMap* map_z, const CUtensorMap* map_t, const OnePass& a,
-                         Walk walk, int me) {
+                         int cluster, int me) {
   const uint16_t everyone = uint16_t((1 << a.row_blocks) - 1);
   int n = 0, segments = 0;  // tiles and segments so far
-  const auto load = [&](int s, int half, int64_t tile) {
+  const auto load = [&](int s, int half, int tile) {
 #pragma unroll
     for (int k = 0; k < NC / 2; ++k)
-      copy_box(shared.stage(s) + half * Shared<NC>::kHalf + k * kTile, map_t, (half * (NC / 2) + k) * 64, int(tile * 64),
+      copy_box(shared.stage(s) + half * Shared<NC>::kHalf + k * kTile, map_t, (half * (NC / 2) + k) * 64, tile * 64,
                shared.full(s, half), everyone);
   };
+  Walk walk(a, cluster);
   for (Segment segment; walk.next(segment); ++segments) {
     bar_wait(shared.z_empty(), (segments + 1) & 1);
     bar_expect(shared.z_full(), NC * kTile);
     for (int k = 0; k < NC; ++k)
-      copy_box(shared.z() + k * kTile, map_z, k * 64, int((segment.group * a.row_blocks + me) * kRows), shared.z_full());
+      copy_box(shared.z() + k * kTile, map_z, k * 64, (segment.group * a.row_blocks + me) * kRows, shared.z_full());
     for (int i = 0; i < segment.count; ++i, ++n) {
       const int s = n % Shared<NC>::kStages, parity = (n / Shared<NC>::kStages + 1) & 1, mine = me & 1;
       bar_wait(shared.empty(s, mine), parity);
@@ -144,7 +146,7 @@ template <typename T, int NC> struct Consumer {
   // S = z T^T of the tile in a stage, scaled to logits, and each row's maximum. s[4 j + 2 h + b] belongs to row r0 + 8 h
   // and class 8 j + 2 quad + b of the tile. unit: 1 / |t| of this thread's classes.
   MMCL_DEVICE void logits(int n, int tile, int64_t row0, float (&unit)[16], float (&top)[2]) {
-    const uint32_t stage = shared.stage(n % kStages);
+    const uint64_t z = k_major(shared.z()), t = k_major(shared.stage(n % kStages));
     const int parity = n / kStages & 1, left = int(min(a.classes - int64_t(tile) * 64, int64_t(64)));
     load_units(tile, unit);
     hold(s);
@@ -155,7 +157,7 @@ template <typename T, int NC> struct Consumer {
 #pragma unroll
       for (int k = half * NC * 2; k < (half + 1) * NC * 2; ++k) {
         const uint32_t at = k / 4 * kTile + k % 4 * 32;
-        Wgmma<T, 64, 0>::run(s, k_major(shared.z() + at), k_major(stage + at), k > 0);
+        Wgmma<T, 64, 0>::run(s, advance(z, at), advance(t, at), k > 0);
       }
     }
     wgmma_commit();
@@ -181,12 +183,15 @@ template <typename T, int NC> struct Consumer {
       top[h] = fmaxf(top[h], __shfl_xor_sync(0xffffffffu, top[h], 2));
     }
   }
-  MMCL_DEVICE float raised(float reference, float top) const { return top > reference + kSlack ? top : reference; }
+  // A whole number, so that all factors between maxima are powers of two: P is rescaled without an error.
+  MMCL_DEVICE float raised(float before, float top) const { return top > before + kSlack ? ceilf(top) : before; }
 
-  // Raises the maxima to these values, and rescales O and the sums, which were made with the earlier ones.
-  MMCL_DEVICE void raise(const float (&above)[2]) {
+  // Raises the maxima to these values, and rescales what was made with the earlier ones: O, the sums, and P.
+  MMCL_DEVICE void raise(const float (&above)[2], bool has_p) {
     if (!__any_sync(0xffffffffu, above[0] != high[0] || above[1] != high[1])) return;
-    const float fix[2] = {exp2f(high[0] - above[0]), exp2f(high[1] - above[1])};
+    if (has_p) wgmma_wait<0>();  // the product that reads P and writes O
+    const float fix[2] = {power_of_two(high[0] - above[0]), power_of_two(high[1] - above[1])};
+    hold(o);
 #pragma unroll
     for (int k = 0; k < NC * 16; ++k) o[k] *= fix[k / 2 % 2];
 #pragma unroll
@@ -194,22 +199,28 @@ template <typename T, int NC> struct Consumer {
       sum[h] *= fix[h];
       high[h] = above[h];
     }
+    if (!has_p) return;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) hold(p[k]);
+#pragma unroll
+    for (int k = 0; k < 16; ++k) p[k / 4][k % 4] = scale_pair<T>(p[k / 4][k % 4], fix[k % 2]);
+    store_p();
   }
-  // P = exp(S - max) / |t| in the registers of a product's left operand. Sums: adds to the sums.
-  template <bool Sums> MMCL_DEVICE void exponentials(const float (&unit)[16]) {
+  // P = exp(S - max) / |t| in the registers of a product's left operand; adds to the sums.
+  MMCL_DEVICE void exponentials(const float (&unit)[16]) {
 #pragma unroll
     for (int k = 0; k < 32; k += 2) {
       const int h = k / 2 % 2, j = k / 4;
-      const float x = exp2f(s[k] - high[h]), y = exp2f(s[k + 1] - high[h]);
-      if (Sums) sum[h] += x + y;
+      const float x = power_of_two(s[k] - high[h]), y = power_of_two(s[k + 1] - high[h]);
+      sum[h] += x + y;
       p[j / 2][j % 2 * 2 + h] = pack<T>(x * unit[2 * j], y * unit[2 * j + 1]);
     }
   }
   // P to shared memory for the other warpgroup.
   MMCL_DEVICE void store_p() const {
+    const int lane = thread % 32, row = thread / 32 * 16 + lane % 16;
 #pragma unroll
-    for (int i = 0; i < 16; ++i)
-      store_shared(swizzled(shared.p(group), r0 + i % 2 * 8, i / 2 * 8 + 2 * quad), p[i / 4][i % 4]);
+    for (int k = 0; k < 4; ++k) store_matrices(swizzled(shared.p(group), row, k * 16 + lane / 16 * 8), p[k]);
     publish_shared();
   }
   MMCL_DEVICE void store_max() const {
@@ -221,22 +232,24 @@ template <typename T, int NC> struct Consumer {
     other[0] = load_shared(shared.high(1 - group, r0));
     other[1] = load_shared(shared.high(1 - group, r0 + 8));
   }
-  // This warpgroup's columns of the tile, as the right operand of O.
-  MMCL_DEVICE uint64_t values(int n, int k) const {
-    return n_major(shared.stage(n % kStages) + group * Shared<NC>::kHalf + k * 2048, kTile);
+  // This warpgroup's columns of the tile, as the right operand of O. 16 classes take 2048 bytes.
+  MMCL_DEVICE uint64_t values(int n) const {
+    return n_major(shared.stage(n % kStages) + group * Shared<NC>::kHalf, kTile);
   }
   MMCL_DEVICE void add_own(int n) {
+    const uint64_t t = values(n);
     hold(o);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<T, NC * 32, 1>::run(o, p[k], values(n, k), 1);
+    for (int k = 0; k < 4; ++k) Wgmma<T, NC * 32, 1>::run(o, p[k], advance(t, k * 2048), 1);
     wgmma_commit();
   }
   MMCL_DEVICE void add_other(int n) {
+    const uint64_t t = values(n), theirs = k_major(shared.p(1 - group));
     bar_wait(shared.full(n % kStages, group), n / kStages & 1);
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < 4; ++k) Wgmma<T, NC * 32, 1>::run(o, k_major(shared.p(1 - group) + k * 32), values(n, k), 1);
+    for (int k = 0; k < 4; ++k) Wgmma<T, NC * 32, 1>::run(o, advance(theirs, k * 32), advance(t, k * 2048), 1);
     wgmma_commit();
   }
   // This warp has read its columns of the tile for the last time.
@@ -252,22 +265,15 @@ template <typename T, int NC> struct Consumer {
     logits(n, tile, row0, unit, top);
     above[0] = raised(high[0], top[0]);
     above[1] = raised(high[1], top[1]);
-    raise(above);
+    raise(above, false);
     store_max();
     named_arrive(kMaxOfA, kConsumers);
-    exponentials<true>(unit);
+    exponentials(unit);
     store_p();
     add_own(n);
     named_sync(kPOfB, kConsumers);
     load_max(above);
-    if (__any_sync(0xffffffffu, above[0] != high[0] || above[1] != high[1])) {
-      wgmma_wait<0>();
-      hold(o);
-      raise(above);
-      load_units(tile, unit);
-      exponentials<false>(unit);
-      store_p();
-    }
+    raise(above, true);
     named_arrive(kPOfA, kConsumers);
     finish_pair(n, n + 1, has_b);
   }
@@ -281,10 +287,10 @@ template <typename T, int NC> struct Consumer {
       above[0] = raised(above[0], top[0]);
       above[1] = raised(above[1], top[1]);
     }
-    raise(above);
+    raise(above, false);
     store_max();
     if (has_b) {
-      exponentials<true>(unit);
+      exponentials(unit);
       store_p();
     }
     named_arrive(kPOfB, kConsumers);
@@ -343,21 +349,23 @@ template <typename T, int NC> struct Consumer {
 };
 
 template <typename T, int NC>
-MMCL_DEVICE void consume(const Shared<NC>& shared, const OnePass& a, Walk walk, int me) {
+MMCL_DEVICE void consume(const Shared<NC>& shared, const OnePass& a, int cluster, int me) {
+  Walk walk(a, cluster);
   Consumer<T, NC> c(shared, a);
   int n = 0, segments = 0;
   for (Segment segment; walk.next(segment); ++segments) {
-    const int64_t row0 = (segment.group * a.row_blocks + me) * kRows;
+    const int64_t row0 = (int64_t(segment.group) * a.row_blocks + me) * kRows;
     c.begin(row0);
     bar_wait(shared.z_full(), segments & 1);
     for (int i = 0; i < segment.count; i += 2) {
       const bool has_b = i + 1 < segment.count;
-      if (c.group == 0) c.pair_of_a(n + i, has_b, int(segment.first) + i, row0);
-      else c.pair_of_b(n + i, has_b, int(segment.first) + i, row0);
+      if (c.group == 0) c.pair_of_a(n + i, has_b, segment.first + i, row0);
+      else c.pair_of_b(n + i, has_b, segment.first + i, row0);
     }
     n += segment.count;
     if (c.thread % 32 == 0) bar_arrive(shared.z_empty());
-    c.end(row0, segment.slot);
+    const int64_t before = int64_t(segment.group) * walk.tiles / a.tiles_per_cluster;  // the group's first cluster
+    c.end(row0, cluster - before);
   }
 }
 
@@ -379,13 +387,13 @@ one_pass_kernel(const __grid_constant__ CUtensorMap map_z, const __grid_constant
     bars_ready();
   }
   cluster_sync();
-  const Walk walk(a, blockIdx.x / a.row_blocks);
+  const int cluster = int(blockIdx.x) / a.row_blocks;
   if (uniform(int(threadIdx.x) / 128) < 2) {
     take_registers<232>();
-    consume<T, NC>(shared, a, walk, me);
+    consume<T, NC>(shared, a, cluster, me);
   } else {
     give_registers<40>();
-    if (threadIdx.x == kConsumers) produce<NC>(shared, &map_z, &map_t, a, walk, me);
+    if (threadIdx.x == kConsumers) produce<NC>(shared, &map_z, &map_t, a, cluster, me);
     __syncwarp();
   }
   cluster_sync();  // no block leaves while another copies into it or arrives at its barriers
@@ -452,7 +460,7 @@ template <typename T> int by_width(const OnePass& a, cudaStream_t stream) {
 
 int one_pass(const OnePass& a, cudaStream_t stream) {
   const bool strided = a.width % 8 || a.ldz % 8 || a.ldt % 8;
-  if (a.width > 512 || strided || a.classes > INT32_MAX || a.rows > INT32_MAX || a.tiles_per_cluster < 1 ||
+  if (a.width > 512 || strided || a.classes > INT32_MAX || a.rows > INT32_MAX || a.tiles_per_cluster < 1 || a.tiles_per_cluster > INT32_MAX ||
       a.row_blocks < 1 || a.row_blocks > 2)
     return int(cudaErrorInvalidValue);
   if (a.dtype == 1) return by_width<__nv_bfloat16>(a, stream);

@@ -26,8 +26,11 @@ MMCL_DEVICE uint32_t in_block(uint32_t at, uint32_t rank) {
 MMCL_DEVICE void store_shared(uint32_t at, float x) {
   asm volatile("st.shared.f32 [%0], %1;\n" ::"r"(at), "f"(x) : "memory");
 }
-MMCL_DEVICE void store_shared(uint32_t at, uint32_t x) {
-  asm volatile("st.shared.b32 [%0], %1;\n" ::"r"(at), "r"(x) : "memory");
+// Four 8 x 8 matrices of 16-bit numbers of the whole warp. x[i] holds two neighbours of matrix i: of row lane / 4, from
+// column lane % 4 * 2 on. at: where row lane % 8 of matrix lane / 8 goes, 16 bytes.
+MMCL_DEVICE void store_matrices(uint32_t at, const uint32_t (&x)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n"
+               ::"r"(at), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
 }
 // To any block of the cluster.
 MMCL_DEVICE void store_cluster(uint32_t at, float x, float y) {
@@ -58,15 +61,16 @@ MMCL_DEVICE void bars_ready() {
 MMCL_DEVICE void bar_expect(uint32_t bar, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(bar), "r"(bytes) : "memory");
 }
-// The barrier may be another block's (in_block).
+// The barrier may be another block's (in_block). It orders reads of this block's shared memory, and no stores of the
+// cluster: that would wait for the whole memory.
 MMCL_DEVICE void bar_arrive(uint32_t bar) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];\n" ::"r"(bar) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];\n" ::"r"(bar) : "memory");
 }
 // Waits until the phase with this parity is over.
 MMCL_DEVICE void bar_wait(uint32_t bar, uint32_t parity) {
   asm volatile(
       "{ .reg .pred done;\n"
-      "again_%=: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "again_%=: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
       "@done bra out_%=;\n bra again_%=;\n out_%=: }\n" ::"r"(bar), "r"(parity) : "memory");
 }
 // Named barriers 1 to 15: `threads` threads meet; an arriving one does not wait.
@@ -90,6 +94,13 @@ MMCL_DEVICE int uniform(int x) { return __shfl_sync(0xffffffffu, x, 0); }
 template <int N> MMCL_DEVICE void take_registers() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(N)); }
 template <int N> MMCL_DEVICE void give_registers() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(N)); }
 
+// 2^x, 0 where that is denormal.
+MMCL_DEVICE float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ---- copies ----------------------------------------------------------------------------------------------------------
 
 // Copies the map's box at (column, row) and tells the barrier. Numbers outside the matrix arrive as zeros.
@@ -111,6 +122,10 @@ MMCL_DEVICE void copy_box(uint32_t to, const CUtensorMap* map, int column, int r
 template <int N> MMCL_DEVICE void hold(float (&d)[N]) {
 #pragma unroll
   for (int k = 0; k < N; ++k) asm volatile("" : "+f"(d[k])::"memory");
+}
+template <int N> MMCL_DEVICE void hold(uint32_t (&a)[N]) {
+#pragma unroll
+  for (int k = 0; k < N; ++k) asm volatile("" : "+r"(a[k])::"memory");
 }
 MMCL_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
 MMCL_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }

@@ -36,7 +36,11 @@ FAULTS = {
         "\\g<0> - (PLANTED ? 1024 : 0)",
     ),
     "no wgmma fence": (KERNEL, "hold(o);\n    wgmma_fence();", "hold(o);\n    if (!PLANTED) wgmma_fence();"),
-    "a stage given back early": (KERNEL, "wgmma_wait<1>();\n", "if (PLANTED) release(own), own = -1;\n\\g<0>"),
+    "a stage given back early": (
+        KERNEL,
+        "release(own);\n      wgmma_wait<0>();\n",
+        "release(own);\n      if (PLANTED) release(other), other = -1;\n      wgmma_wait<0>();\n",
+    ),
     "no last sync": (KERNEL, "named_sync(kSums, kConsumers);", "if (!PLANTED) \\g<0>"),
     "halved strides of a tensor map": (KERNEL, "cuuint64_t(ld) * sizeof(T)", "\\g<0> / (PLANTED ? 2 : 1)"),
     "halved strides of a descriptor": (
@@ -77,11 +81,7 @@ FAULTS = {
         "    __syncwarp();\n  }\n  cluster_sync();",
         "    __syncwarp();\n  }\n  if (!PLANTED) cluster_sync();",
     ),
-    "left operands overwritten": (
-        KERNEL,
-        "wgmma_wait<0>();\n      hold(o);\n      raise(above);",
-        "if (!PLANTED) wgmma_wait<0>();\n      hold(o);\n      raise(above);",
-    ),
+    "left operands overwritten": (KERNEL, "if (has_p) wgmma_wait<0>();", "if (has_p && !PLANTED) wgmma_wait<0>();"),
 }
 SHAPE = (70, 900, 72)  # rows of two blocks, more tiles than stages, a last tile that is not full
 

@@ -91,6 +91,13 @@ inline void block_until(std::function<bool()> ready) {
   current->ready = std::move(ready);
   swapcontext(&current->context, &scheduler);
 }
+// A thread may be slow after it has told others something: if timing is late, until nobody else can run.
+inline bool nobody_else = false;
+inline void be_slow() {
+  if (timing == kEarly || (timing == kRandom && draw(2))) return;
+  current->ready = timing == kLate ? std::function<bool()>([] { return nobody_else; }) : nullptr;
+  swapcontext(&current->context, &scheduler);
+}
 inline void enter() {
   (*body)();
   current->done = true;
@@ -164,6 +171,7 @@ inline void run_cluster(unsigned n, unsigned cluster, dim3 grid, dim3 size, Inde
   const unsigned per_block = (n + 31) / 32, warps = per_block * cluster;
   std::vector<unsigned> order(warps);
   for (unsigned w = 0; w < warps; ++w) order[w] = w;
+  nobody_else = false;
   for (unsigned left = n * cluster; left;) {
     std::shuffle(order.begin(), order.end(), random_numbers);
     bool ran = false;
@@ -184,6 +192,9 @@ inline void run_cluster(unsigned n, unsigned cluster, dim3 grid, dim3 size, Inde
       }
       if (timing == kRandom && draw(2)) ran |= step();
     }
+    const bool slow_ones_ran = ran && nobody_else;
+    nobody_else = !ran && !nobody_else;  // first the slow threads go on, then the hardware
+    if (slow_ones_ran || nobody_else) continue;
     if (!ran && !step()) throw std::runtime_error("deadlock: every thread waits");
   }
   while (step()) {

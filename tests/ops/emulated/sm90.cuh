@@ -218,7 +218,18 @@ template <typename X> X load_bytes(uint32_t at) {
   return x;
 }
 inline void store_shared(uint32_t at, float x) { store_bytes(at, x); }
-inline void store_shared(uint32_t at, uint32_t x) { store_bytes(at, x); }
+inline void store_matrices(uint32_t at, const uint32_t (&x)[4]) {
+  static uint32_t words_of[8][1024][4];
+  auto& words = words_of[emulated::rank];
+  const unsigned me = emulated::linear(), lane = me % 32, first = me - lane + lane % 8 * 4;
+  std::memcpy(words[me], x, sizeof x);
+  emulated::sync_warp();
+  struct alignas(16) Row { uint32_t pair[4]; } row;
+  for (unsigned k = 0; k < 4; ++k) row.pair[k] = words[first + k][lane / 8];
+  if (at % 16) emulated::fail("a row of a matrix is not aligned");
+  store_bytes(at, row);
+  emulated::sync_warp();
+}
 inline void store_cluster(uint32_t at, float x, float y) { store_bytes(at, float2{x, y}); }
 inline float load_shared(uint32_t at) { return load_bytes<float>(at); }
 inline float2 load_shared2(uint32_t at) { return load_bytes<float2>(at); }
@@ -245,7 +256,10 @@ inline void bar_expect(uint32_t bar, uint32_t bytes) {
   emulated::barrier(bar).bytes += bytes;
   arrive(emulated::barrier(bar));
 }
-inline void bar_arrive(uint32_t bar) { arrive(emulated::barrier(bar)); }
+inline void bar_arrive(uint32_t bar) {
+  arrive(emulated::barrier(bar));
+  emulated::be_slow();
+}
 inline void bar_wait(uint32_t bar, uint32_t parity) {
   emulated::Barrier& b = emulated::barrier(bar);
   emulated::block_until([&b, parity] { return (b.phase & 1) != parity; });
@@ -254,10 +268,12 @@ inline void named_sync(uint32_t id, uint32_t threads) { emulated::sync(emulated:
 inline void named_arrive(uint32_t id, uint32_t threads) {
   emulated::NamedBarrier& bar = emulated::mine().named[id];
   if (++bar.arrived == threads) bar.arrived = 0, ++bar.generation;
+  emulated::be_slow();
 }
 inline void cluster_sync() { emulated::sync(emulated::cluster_barrier, unsigned(emulated::fibers.size())); }
 inline uint32_t cluster_rank() { return emulated::rank; }
 inline int uniform(int x) { return x; }
+inline float power_of_two(float x) { return exp2f(x); }
 template <int N> void take_registers() {}
 template <int N> void give_registers() {}
 
@@ -268,7 +284,7 @@ inline void copy_box(uint32_t to, const CUtensorMap* map, int column, int row, u
   emulated::copy(to, map, column, row, bar, to_blocks);
 }
 
-template <int N> void hold(float (&)[N]) {}
+template <typename X, int N> void hold(X (&)[N]) {}
 inline void wgmma_fence() { emulated::my_products().fenced = true; }
 inline void wgmma_commit() {
   emulated::Products& all = emulated::my_products();
