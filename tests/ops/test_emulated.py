@@ -75,7 +75,17 @@ def test_column_chunks(dtype, scale, monkeypatch):
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 8), (70, 200, 72), (64, 64, 128), (3, 700, 200), (66, 130, 512), (2, 90, 264)]
+    "shape",
+    [
+        (1, 1, 8),
+        (70, 200, 72),
+        (64, 64, 128),
+        (3, 700, 200),
+        (66, 130, 512),
+        (2, 90, 264),
+        (3, 300, 640),
+        (66, 70, 1024),
+    ],
 )
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_one_pass(dtype, shape, scale, monkeypatch, emulated):

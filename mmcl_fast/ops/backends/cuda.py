@@ -43,20 +43,23 @@ TILE = 64  # rows of a block, and classes of a tile
 LEAST_TILES = 4  # of a cluster: fewer would cost more in partial sums than they save
 
 
-def share_tiles(rows: int, classes: int, processors: int) -> tuple[int, int, int]:
-    """Divide the tiles of the one-pass kernel evenly among clusters of one or two blocks that all run at once.
+def share_tiles(rows: int, classes: int, width: int, processors: int) -> tuple[int, int, int]:
+    """Divide the tiles of the one-pass kernel evenly among clusters of blocks that all run at once.
+
+    A cluster has one or two blocks of 64 rows. Above a width of 512 two blocks share a row.
 
     Args:
         rows: of z.
         classes: rows of text.
+        width: columns of both.
         processors: multiprocessors of the GPU, one block each.
 
     Returns:
-        Blocks of a cluster, tiles of a cluster, and the largest number of clusters that share a row.
+        Blocks of rows in a cluster, tiles of a cluster, and the largest number of clusters that share a row.
     """
-    row_blocks = 2 if rows > TILE else 1
+    row_blocks, parts = 2 if rows > TILE else 1, 2 if width > 512 else 1
     groups, tiles = -(-rows // (TILE * row_blocks)), -(-classes // TILE)
-    clusters = max(1, processors // row_blocks)
+    clusters = max(1, processors // (row_blocks * parts))
     if groups >= 8 * clusters:  # whole rows: at most an eighth waits at the end, and there are no partial sums
         return row_blocks, -(-groups // clusters) * tiles, 1
     share = max(LEAST_TILES, -(-groups * tiles // clusters))
@@ -75,15 +78,15 @@ class CudaBackend(GpuBackend):
         return inv
 
     def one_pass_fits(self, z: Tensor, text: Tensor) -> bool:
-        """Half precision on Hopper, up to 512 wide, rows at multiples of 16 bytes."""
+        """Half precision on Hopper, up to 1024 wide, rows at multiples of 16 bytes."""
         aligned = all(x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0 for x in (z, text))
         half = z.dtype != torch.float32
-        return half and aligned and z.shape[1] <= 512 and z.shape[1] % 8 == 0 and _hopper(z.device.index) > 0
+        return half and aligned and z.shape[1] <= 1024 and z.shape[1] % 8 == 0 and _hopper(z.device.index) > 0
 
     def one_pass(self, inputs: LossInputs) -> RowSums:
         z, text, labels, inv_z, inv_t, scale, *_ = inputs
         (b, d), c = z.shape, text.shape[0]
-        row_blocks, share, slots = share_tiles(b, c, _hopper(z.device.index))
+        row_blocks, share, slots = share_tiles(b, c, d, _hopper(z.device.index))
         out = z.new_empty(slots, b, d, dtype=torch.float32)
         row_max, row_sum = z.new_zeros(2, slots, b, dtype=torch.float32)  # a sum of 0 marks a slot that nobody fills
         label_logit = z.new_empty(b, dtype=torch.float32)

@@ -35,7 +35,7 @@ inline void complete(Barrier& bar) {
 }
 
 struct Copy { TensorMap map; uint32_t to, bar; int column, row; unsigned issuer; uint16_t to_blocks; };
-inline std::deque<Copy> copies;
+inline std::deque<std::function<void()>> arrivals;  // copies and sent numbers that are under way, oldest first
 
 template <typename F> void each_number(const Copy& c, F f) {
   const TensorMap& m = c.map;
@@ -46,6 +46,26 @@ template <typename F> void each_number(const Copy& c, F f) {
     }
 }
 inline uint32_t box_bytes(const TensorMap& m) { return m.box[0] * m.box[1] * m.element; }
+inline bool step_arrivals() {
+  if (arrivals.empty()) return false;
+  const size_t which = timing == kRandom ? draw(unsigned(arrivals.size())) : 0;
+  const std::function<void()> next = std::move(arrivals[which]);
+  arrivals.erase(arrivals.begin() + which);
+  next();
+  return true;
+}
+inline void begin_arrival(std::function<void()> arrival) {
+  step = step_arrivals;
+  if (timing == kEarly) arrival();
+  else arrivals.push_back(std::move(arrival));
+}
+// Tells a barrier of a block about bytes that have come.
+inline void count_bytes(uint32_t bar_at, unsigned block, uint32_t bytes) {
+  Barrier& bar = barrier((bar_at & 0xffffff) | (block + 1) << 24);
+  if (!bar.published) fail("a copy tells a barrier whose initialisation no fence has published");
+  bar.bytes -= bytes;
+  complete(bar);
+}
 inline void land(const Copy& c) {
   for (unsigned b = 0; b < blocks.size(); ++b) {
     if (!(c.to_blocks >> b & 1)) continue;
@@ -57,22 +77,10 @@ inline void land(const Copy& c) {
       std::memcpy(blocks[b].ordinary.data() + at, &value, c.map.element);
       std::memcpy(blocks[b].async.data() + at, &value, c.map.element);
     });
-    Barrier& bar = barrier((c.bar & 0xffffff) | (b + 1) << 24);
-    if (!bar.published) fail("a copy tells a barrier whose initialisation no fence has published");
-    bar.bytes -= box_bytes(c.map);
-    complete(bar);
+    count_bytes(c.bar, b, box_bytes(c.map));
   }
 }
-inline bool step_copies() {
-  if (copies.empty()) return false;
-  const size_t which = timing == kRandom ? draw(unsigned(copies.size())) : 0;
-  const Copy c = copies[which];
-  copies.erase(copies.begin() + which);
-  land(c);
-  return true;
-}
 inline void copy(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t bar, uint16_t to_blocks) {
-  step = step_copies;
   Copy c{{}, to, bar, column, row, rank, to_blocks};
   std::memcpy(&c.map, map, sizeof c.map);
   if (offset_of(to, box_bytes(c.map), "a copy") % (c.map.swizzle ? 1024 : 128))
@@ -84,8 +92,7 @@ inline void copy(uint32_t to, const CUtensorMap* map, int column, int row, uint3
     std::memset(blocks[b].ordinary.data() + (to & 0xffffff), 0xff, box_bytes(c.map));
     std::memset(blocks[b].async.data() + (to & 0xffffff), 0xff, box_bytes(c.map));
   }
-  if (timing == kEarly) land(c);
-  else copies.push_back(c);
+  begin_arrival([c] { land(c); });
 }
 
 // ---- matrix products -------------------------------------------------------------------------------------------------
@@ -189,7 +196,7 @@ inline void wait(size_t most) {
 // Before each cluster, and at each thread's end.
 inline void begin_products() {
   products.assign(fibers.size(), {});
-  copies.clear();
+  arrivals.clear();
 }
 inline void end_products() {
   if (!my_products().under_way.empty()) fail("a thread ends with a product under way");
@@ -230,9 +237,20 @@ inline void store_matrices(uint32_t at, const uint32_t (&x)[4]) {
   store_bytes(at, row);
   emulated::sync_warp();
 }
-inline void store_cluster(uint32_t at, float x, float y) { store_bytes(at, float2{x, y}); }
+inline void send(uint32_t at, float a, float b, float c, float d, uint32_t bar) {
+  const float4 numbers{a, b, c, d}, nothing{NAN, NAN, NAN, NAN};
+  const uint32_t offset = emulated::offset_of(at, 16, "a sent number");
+  const unsigned to = emulated::rank_of(at);
+  if (at % 16 || to != emulated::rank_of(bar)) return emulated::fail("a number is sent to a wrong place");
+  std::memcpy(emulated::blocks[to].ordinary.data() + offset, &nothing, 16);
+  emulated::begin_arrival([=] {
+    if (!emulated::blocks[to].running) return emulated::fail("a number is sent to a block that has ended");
+    std::memcpy(emulated::blocks[to].ordinary.data() + offset, &numbers, 16);
+    emulated::count_bytes(bar, to, 16);
+  });
+}
 inline float load_shared(uint32_t at) { return load_bytes<float>(at); }
-inline float2 load_shared2(uint32_t at) { return load_bytes<float2>(at); }
+inline float4 load_shared4(uint32_t at) { return load_bytes<float4>(at); }
 inline void publish_shared() {
   emulated::Block& b = emulated::mine();
   for (const auto& [at, bytes] : emulated::current->unpublished)
