@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import torch
 
-from mmcl_fast.ops.backends.gpu import CHUNK_BYTES, ROWS, TEXT_ROWS
+from mmcl_fast.ops.backends.gpu import CHUNK_BYTES, ROWS, TEXT_ROWS, split_classes
+from mmcl_fast.ops.one_pass import TILE, WIDTHS, padded_width, share_tiles
 
 HALF = (torch.float16, torch.bfloat16)
-ONE_PASS_WIDTH = {"cuda": 512, "triton": 256}  # the widest z whose sums over classes fit the registers
+ONE_PASS_WIDTH = {"cuda": max(WIDTHS), "triton": 256}  # the widest z whose sums over classes fit the registers
 LAUNCH = {"product": 5e-6, "cuda": 3e-6, "triton": 12e-6}  # assumed: seconds on the host for a launch
 # Assumed shares of the product rate: of a large library product, and of the kernels that compute both products.
-SHARE = {"product": 0.8, "cuda": 0.6, "triton": 0.45, "fused shift": 0.45}
+SHARE = {"product": 0.8, "cuda": 0.75, "triton": 0.45, "fused shift": 0.45}
 
 
 @dataclass(frozen=True)
@@ -146,17 +147,25 @@ def _fill(blocks: int, processors: int) -> float:
 
 def _one_pass(backend: str, p: LossShape, r: Rates) -> Plan:
     """Return the plan of the kernel with both products: norms, one walk over the texts, and the finish of each row."""
-    size, row_blocks = p.dtype.itemsize, -(-p.rows // 64)
-    splits = max(1, min(r.processors // row_blocks, p.classes // 256, 16))
-    padded = next(w for w in (64, 128, 256, 512) if p.width <= w)
-    share = SHARE[backend] * _fill(row_blocks * splits, r.processors)
-    text, sums = p.classes * p.width * size, splits * p.rows * p.width * 4
+    size = p.dtype.itemsize
+    text = p.classes * p.width * size
+    if backend == "cuda":
+        shares = share_tiles(p.rows, p.classes, p.width, r.processors)
+        # All blocks run at once, and the kernel ends with a block that has a whole share.
+        flops = 4.0 * TILE * TILE * padded_width(p.width) / shares.parts * shares.share * r.processors
+        share, reads, slots = SHARE[backend], shares.groups, shares.slots
+    else:
+        row_blocks = -(-p.rows // 64)
+        slots, _ = split_classes(p.classes, row_blocks, 2 * r.processors)
+        flops = 4.0 * 64 * row_blocks * p.classes * next(w for w in (64, 128, 256) if p.width <= w)
+        share, reads = SHARE[backend] * _fill(row_blocks * slots, r.processors), row_blocks
+    sums = slots * p.rows * p.width * 4
     return Plan(
         f"{backend}, one pass",
         (
             Stage(memory=text + p.rows * p.width * size),  # norms
-            # Every block of 64 rows reads all texts from the level-2 cache; only the first finds them in memory.
-            Stage(4.0 * 64 * row_blocks * p.classes * padded, share, text, row_blocks * text),
+            # Every group of rows reads all texts from the level-2 cache; only the first finds them in memory.
+            Stage(flops, share, text, reads * text),
             Stage(memory=sums, cache=3 * sums + 3 * p.rows * p.width * size),  # written once, read twice
         ),
         4 * LAUNCH[backend],

@@ -6,9 +6,12 @@ Triton's kernels are compiled by the installed Triton. If make test has installe
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -159,11 +162,25 @@ def test_cuda_kernels_do_not_spill():
 
 
 @pytest.mark.skipif("90a" not in backends()["cuda"].built, reason="mmcl_fast._C was built without sm_90a")
-def test_one_pass_uses_the_matrix_unit_and_the_copy_engine():
+@pytest.mark.parametrize("dtype", ["6__half", "13__nv_bfloat16"])
+@pytest.mark.parametrize("chunks, parts", [(2, 1), (4, 1), (8, 1), (6, 2), (8, 2)])
+def test_machine_code_of_the_one_pass_kernel(dtype, chunks, parts):
+    body = one_pass_code()[f"{dtype}Li{chunks}ELi{parts}E"]
+    count = Counter(re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z]\w*)", body, re.MULTILINE))
+    # S of both warpgroups: a step for 16 columns. O: 4 steps for a tile, two tiles a pair, and one in a last half pair.
+    logits, sums = 2 * 4 * chunks, 4 * (2 + 2 + 1)
+    if chunks == 2:  # both have the same shape
+        logits = sums = logits + sums
+    assert body.count("HGMMA.64x64x16") == logits and body.count(f"HGMMA.64x{32 * chunks}x16") == sums
+    assert "UTMALDG.2D.MULTICAST" in body and body.count("USETMAXREG") == 2
+    assert not count["LD"] and not count["ST"], "shared memory is read or written through generic addresses"
+    assert not count["LDL"] and not count["STL"], "registers spill"
+    assert body.count("MEMBAR.ALL.GPU") <= 2, "not only the cluster's first and last meeting wait for the whole memory"
+
+
+@functools.cache
+def one_pass_code() -> dict[str, str]:
+    """Return the machine code of each instance of the one-pass kernel, by its template arguments."""
     (code,) = [text for text in machine_code(compiled().__file__, "sm_90a") if "one_pass_kernel" in text]
-    functions = {part.split()[0]: part for part in code.split("Function : ")[1:]}
-    for dtype in ("6__half", "13__nv_bfloat16"):
-        for chunks in (2, 4, 8):
-            (body,) = [b for name, b in functions.items() if f"{dtype}Li{chunks}E" in name]
-            assert body.count("HGMMA.64x32x16") == 4 * chunks
-            assert body.count(f"HGMMA.64x{32 * chunks}x16") >= 4 and "UTMALDG.2D" in body
+    bodies = [part for part in code.split("Function : ")[1:] if "one_pass_kernel" in part.split()[0]]
+    return {re.search(r"one_pass_kernelI(\w+?E)EE", body.split()[0])[1]: body for body in bodies}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmcl_fast._extension import load
 from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums
+from mmcl_fast.ops.one_pass import WIDTHS, share_tiles
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # codes of csrc/cuda/kernels.h
 LIB: Any = getattr(load()[0], "cuda", None)
@@ -39,34 +40,6 @@ def _hopper(index: int) -> int:
     return properties.multi_processor_count if hasattr(LIB, "one_pass") and properties.major == 9 else 0
 
 
-TILE = 64  # rows of a block, and classes of a tile
-LEAST_TILES = 4  # of a cluster: fewer would cost more in partial sums than they save
-
-
-def share_tiles(rows: int, classes: int, width: int, processors: int) -> tuple[int, int, int]:
-    """Divide the tiles of the one-pass kernel evenly among clusters of blocks that all run at once.
-
-    A cluster has one or two blocks of 64 rows. Above a width of 512 two blocks share a row.
-
-    Args:
-        rows: of z.
-        classes: rows of text.
-        width: columns of both.
-        processors: multiprocessors of the GPU, one block each.
-
-    Returns:
-        Blocks of rows in a cluster, tiles of a cluster, and the largest number of clusters that share a row.
-    """
-    row_blocks, parts = 2 if rows > TILE else 1, 2 if width > 512 else 1
-    groups, tiles = -(-rows // (TILE * row_blocks)), -(-classes // TILE)
-    clusters = max(1, processors // (row_blocks * parts))
-    if groups >= 8 * clusters:  # whole rows: at most an eighth waits at the end, and there are no partial sums
-        return row_blocks, -(-groups // clusters) * tiles, 1
-    share = max(LEAST_TILES, -(-groups * tiles // clusters))
-    share += share % 2  # tiles go in pairs
-    return row_blocks, share, -(-(tiles - 1) // share) + 1
-
-
 class CudaBackend(GpuBackend):
     """Launches of csrc/cuda; each argument list has the order of a struct in csrc/cuda/kernels.h."""
 
@@ -81,19 +54,21 @@ class CudaBackend(GpuBackend):
         """Half precision on Hopper, up to 1024 wide, rows at multiples of 16 bytes."""
         aligned = all(x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0 for x in (z, text))
         half = z.dtype != torch.float32
-        return half and aligned and z.shape[1] <= 1024 and z.shape[1] % 8 == 0 and _hopper(z.device.index) > 0
+        return half and aligned and z.shape[1] <= max(WIDTHS) and z.shape[1] % 8 == 0 and _hopper(z.device.index) > 0
 
     def one_pass(self, inputs: LossInputs) -> RowSums:
         z, text, labels, inv_z, inv_t, scale, *_ = inputs
         (b, d), c = z.shape, text.shape[0]
-        row_blocks, share, slots = share_tiles(b, c, d, _hopper(z.device.index))
-        out = z.new_empty(slots, b, d, dtype=torch.float32)
-        row_max, row_sum = z.new_zeros(2, slots, b, dtype=torch.float32)  # a sum of 0 marks a slot that nobody fills
+        shares = share_tiles(b, c, d, _hopper(z.device.index))
+        out = z.new_empty(shares.slots, b, d, dtype=torch.float32)
+        # A sum of 0 marks a slot that nobody fills.
+        row_max, row_sum = z.new_zeros(2, shares.slots, b, dtype=torch.float32)
         label_logit = z.new_empty(b, dtype=torch.float32)
         _launch(
             LIB.one_pass, z, z.data_ptr(), z.stride(0), text.data_ptr(), text.stride(0), labels.data_ptr(),
             inv_z.data_ptr(), inv_t.data_ptr(), *_scale(scale),
-            out.data_ptr(), row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr(), b, c, d, share, row_blocks,
+            out.data_ptr(), row_max.data_ptr(), row_sum.data_ptr(), label_logit.data_ptr(), b, c, d,
+            shares.share, shares.row_blocks,
         )  # fmt: skip
         return RowSums(out, row_max, row_sum, label_logit)
 
