@@ -50,8 +50,8 @@ struct Finish {
   int splits, dtype;
 };
 
-// For Hopper: the sums that Finish reads. Clusters of row_blocks (1 or 2) blocks of 64 rows, of two parts each above a
-// width of 512, take equal shares of the tiles of 64 classes, of all groups of 64 row_blocks rows in turn. The n-th cluster of a group fills the slot n. The caller fills
+// For Hopper: the sums that Finish reads. A cluster has row_blocks (1 or 2) blocks of 64 rows. Above a width of 512 each
+// has two parts. Clusters take equal shares of the tiles of 64 classes, of all groups of 64 row_blocks rows in turn. The n-th cluster of a group fills the slot n. The caller fills
 // row_sum with zeros, which mark slots without a cluster.
 // The dtype is bfloat16 or float16. The width is a multiple of 8 up to 1024. Rows of z and text begin at multiples of 16
 // bytes.

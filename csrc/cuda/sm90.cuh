@@ -26,8 +26,8 @@ MMCL_DEVICE uint32_t in_block(uint32_t at, uint32_t rank) {
 MMCL_DEVICE void store_shared(uint32_t at, float x) {
   asm volatile("st.shared.f32 [%0], %1;\n" ::"r"(at), "f"(x) : "memory");
 }
-// Four 8 x 8 matrices of 16-bit numbers of the whole warp. x[i] holds two neighbours of matrix i: of row lane / 4, from
-// column lane % 4 * 2 on. at: where row lane % 8 of matrix lane / 8 goes, 16 bytes.
+// Stores four 8 x 8 matrices of 16-bit numbers of the whole warp. A lane holds two neighbours of each, in row lane / 4
+// from column lane % 4 * 2 on. Its address belongs to row lane % 8 of matrix lane / 8.
 MMCL_DEVICE void store_matrices(uint32_t at, const uint32_t (&x)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n"
                ::"r"(at), "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]) : "memory");
@@ -134,8 +134,9 @@ MMCL_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;
 // Waits until at most N of the newest committed groups are under way.
 template <int N> MMCL_DEVICE void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(N) : "memory"); }
 
-// d (64, N) = a (64, 16) b (16, N), or d += a b if keep. b comes from shared memory; TransB: its N are contiguous.
-// a comes from shared memory (a descriptor) or from registers: {row, row + 8} x {k, k + 8}, two numbers each.
+// d (64, N) = a (64, 16) b (16, N), or d += a b if keep.
+// b comes from shared memory. TransB: its N are contiguous.
+// a comes from shared memory (a descriptor), or from registers: {row, row + 8} x {k, k + 8}, two numbers each.
 template <typename T, int N, int TransB> struct Wgmma;
 
 #define MMCL_TEN(t) "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "

@@ -1,4 +1,4 @@
-"""How the one-pass CUDA kernel of the alignment loss divides its work (csrc/cuda/one_pass_sm90a.cu)."""
+"""The division of work among the blocks of the one-pass CUDA kernel (csrc/cuda/one_pass_sm90a.cu)."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+from collections import Counter
 
 import pytest
 import torch
@@ -14,78 +15,63 @@ pytest.importorskip("pybind11")
 from tests.ops.emulator import CUDA, EARLY, LATE, RANDOM, compile_objects, link, write_sources
 
 pytestmark = pytest.mark.skipif(CUDA is None, reason="needs the CUDA toolkit's headers")
-KERNEL, TILES = "one_pass_sm90a.cu", "tiles.cuh"
-# name: (file, text that stands there once, text with the fault where PLANTED is true)
+# name: (text that stands once in csrc/cuda, text with the fault where PLANTED is true)
 FAULTS = {
-    "no proxy fence": (KERNEL, "publish_shared();", "if (!PLANTED) publish_shared();"),
-    "wrong parity": (KERNEL, "% kStages, half), parity);", "% kStages, half), PLANTED ? parity ^ 1 : parity);"),
-    "no wait for a tile": (KERNEL, "bar_wait(shared.full(n % kStages, half)", "if (!PLANTED) \\g<0>"),
-    "too few bytes expected": (KERNEL, "bar_expect(shared.full(s, half), Stages::kHalf", "\\g<0> / (PLANTED ? 2 : 1)"),
-    "no swizzle of a tensor map": (
-        KERNEL,
-        "CU_TENSOR_MAP_SWIZZLE_128B",
-        "PLANTED ? CU_TENSOR_MAP_SWIZZLE_NONE : \\g<0>",
-    ),
-    "half a box": (KERNEL, "box[] = {64, 64}", "box[] = {64, PLANTED ? 32u : 64u}"),
+    "no proxy fence": ("publish_shared();", "if (!PLANTED) publish_shared();"),
+    "wrong parity": ("% kStages, half), parity);", "% kStages, half), PLANTED ? parity ^ 1 : parity);"),
+    "no wait for a tile": ("bar_wait(shared.full(n % kStages, half)", "if (!PLANTED) \\g<0>"),
+    "too few bytes expected": ("bar_expect(shared.full(s, half), Stages::kHalf", "\\g<0> / (PLANTED ? 2 : 1)"),
+    "no swizzle of a tensor map": ("CU_TENSOR_MAP_SWIZZLE_128B", "PLANTED ? CU_TENSOR_MAP_SWIZZLE_NONE : \\g<0>"),
+    "half a box": ("box[] = {64, 64}", "box[] = {64, PLANTED ? 32u : 64u}"),
     "too little shared memory": (
-        KERNEL,
         "config.dynamicSmemBytes = Shared<NC, PARTS>::kAsked",
         "\\g<0> - (PLANTED ? 1024 : 0)",
     ),
-    "no wgmma fence": (KERNEL, "hold(o);\n    wgmma_fence();", "hold(o);\n    if (!PLANTED) wgmma_fence();"),
+    "no wgmma fence": ("hold(o);\n    wgmma_fence();", "hold(o);\n    if (!PLANTED) wgmma_fence();"),
     "a stage given back early": (
-        KERNEL,
         "release(own);\n      wgmma_wait<0>();\n",
         "release(own);\n      if (PLANTED) release(other), other = -1;\n      wgmma_wait<0>();\n",
     ),
-    "no last sync": (KERNEL, "named_sync(kSums, kConsumers);", "if (!PLANTED) \\g<0>"),
-    "halved strides of a tensor map": (KERNEL, "cuuint64_t(ld) * sizeof(T)", "\\g<0> / (PLANTED ? 2 : 1)"),
+    "no last sync": ("named_sync(kSums, kConsumers);", "if (!PLANTED) \\g<0>"),
+    "halved strides of a tensor map": ("cuuint64_t(ld) * sizeof(T)", "\\g<0> / (PLANTED ? 2 : 1)"),
     "halved strides of a descriptor": (
-        TILES,
         "(leap >> 4) << 16 | uint64_t(1024 >> 4)",
         "(leap >> 4) << 16 | uint64_t(1024 >> (PLANTED ? 5 : 4))",
     ),
     "no swizzle bit": (
-        TILES,
         "uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62",
         "uint64_t(1) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(PLANTED ? 0 : 1) << 62",
     ),
-    "barriers not published": (KERNEL, "bars_ready();", "if (!PLANTED) bars_ready();"),
-    "no wait for products": (KERNEL, "wgmma_wait<0>();\n    hold(s);", "if (!PLANTED) wgmma_wait<0>();\n    hold(s);"),
+    "barriers not published": ("bars_ready();", "if (!PLANTED) bars_ready();"),
+    "no wait for products": ("wgmma_wait<0>();\n    hold(s);", "if (!PLANTED) wgmma_wait<0>();\n    hold(s);"),
     "no wait for the other's P": (
-        KERNEL,
         "named_sync(kPOfA, kConsumers);",
         "if (PLANTED) named_arrive(kPOfA, kConsumers); else \\g<0>",
     ),
     "no wait for the other's maximum": (
-        KERNEL,
         "named_sync(kMaxOfA, kConsumers);",
         "if (PLANTED) named_arrive(kMaxOfA, kConsumers); else \\g<0>",
     ),
     "z given back early": (
-        KERNEL,
         "bar_wait(shared.z_full(), segments & 1);",
         "\\g<0> if (PLANTED && c.thread % 32 == 0) bar_arrive(shared.z_empty());",
     ),
     "a copy for one block alone": (
-        KERNEL,
         "uint16_t((1 << (a.row_blocks - 1) * PARTS | 1) << part)",
         "uint16_t(PLANTED ? 1 << cluster_rank() : (1 << (a.row_blocks - 1) * PARTS | 1) << part)",
     ),
     "a stage given back to the wrong block": (
-        KERNEL,
         "in_block(bar, group * PARTS + part())",
         "in_block(bar, PLANTED ? part() : group * PARTS + part())",
     ),
     "a block that leaves early": (
-        KERNEL,
         "    __syncwarp();\n  }\n  cluster_sync();",
         "    __syncwarp();\n  }\n  if (!PLANTED) cluster_sync();",
     ),
-    "left operands overwritten": (KERNEL, "if (has_p) wgmma_wait<0>();", "if (has_p && !PLANTED) wgmma_wait<0>();"),
-    "mail overwritten early": (KERNEL, "bar_wait(shared.mail_was_read(group), half ^ 1);", "if (!PLANTED) \\g<0>"),
-    "no wait for mail": (KERNEL, "bar_wait(shared.has_mail(group), half);", "if (!PLANTED) \\g<0>"),
-    "mail to oneself": (KERNEL, "cluster_rank() ^ 1", "cluster_rank() ^ (PLANTED ? 0 : 1)"),
+    "left operands overwritten": ("if (has_p) wgmma_wait<0>();", "if (has_p && !PLANTED) wgmma_wait<0>();"),
+    "mail overwritten early": ("bar_wait(shared.mail_was_read(group), half ^ 1);", "if (!PLANTED) \\g<0>"),
+    "no wait for mail": ("bar_wait(shared.has_mail(group), half);", "if (!PLANTED) \\g<0>"),
+    "mail to oneself": ("cluster_rank() ^ 1", "cluster_rank() ^ (PLANTED ? 0 : 1)"),
 }
 ROWS, CLASSES = 70, 900  # rows of two blocks, more tiles than stages, a last tile that is not full
 WIDTHS = [72, 200]  # of one and of two parts, in the kernel below
@@ -112,16 +98,14 @@ class OnePass(ctypes.Structure):
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory):
     """The kernel for one width and dtype, with all faults, which ``planted`` chooses from."""
-    folder = tmp_path_factory.mktemp("faults")
+    folder, found = tmp_path_factory.mktemp("faults"), Counter()
 
     def edit(name: str, text: str) -> str:
-        for number, (file, old, new) in enumerate(FAULTS.values()):
-            if file != name:
-                continue
-            assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
+        for number, (old, new) in enumerate(FAULTS.values()):
+            found[old] += text.count(old)
             text = text.replace(old, new.replace("\\g<0>", old).replace("PLANTED", f"(emulated::planted == {number})"))
         text = text.replace("if (thread % 32) return;", "if (thread % 32 || n < 0) return;")
-        if name == KERNEL:  # small blocks of one dtype: the others only take time to compile
+        if name == "one_pass_sm90a.cu":  # small blocks of one dtype: the others only take time to compile
             start, end = text.index("  if (a.width <= 128)"), text.index("}\n\n}  // namespace\n\nint one_pass(")
             small = "  return a.width <= 128 ? launch<T, 2>(a, stream) : launch<T, 2, 2>(a, stream);\n"
             text = text[:start] + small + text[end:]
@@ -131,6 +115,7 @@ def kernel(tmp_path_factory):
         return text
 
     write_sources(folder, edit)
+    assert all(found[old] == 1 for old, _ in FAULTS.values()), found
     library = link(compile_objects(folder, ["one_pass_sm90a", "runtime", "one_kernel"]), folder / "one_kernel.so")
     run = ctypes.CDLL(str(library)).run_one_pass
     run.restype = ctypes.c_char_p

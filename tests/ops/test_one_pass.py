@@ -2,9 +2,11 @@
 
 import random
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
+from benchmarks.one_pass_model import table
 from mmcl_fast.ops.one_pass import TILE, padded_width, share_tiles
 
 
@@ -39,3 +41,7 @@ def test_a_large_problem_keeps_all_processors_busy():
 
 def test_widths():
     assert [padded_width(w) for w in (8, 128, 136, 512, 520, 768, 1024)] == [128, 128, 256, 512, 768, 768, 1024]
+
+
+def test_the_page_has_the_table_of_the_model():
+    assert table() in (Path(__file__).parents[2] / "docs/one_pass.md").read_text()

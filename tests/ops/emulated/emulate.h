@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the CPU, one cluster of blocks at a time. Every thread is a fiber that runs until it has to wait.
 //
 // Warps run in random order, and a warp goes on as far as it can. So a missing barrier shows. Where no thread can run
-// and no copy is under way, the launch fails as a deadlock. seed and timing change the order and the hardware's delays.
+// and no copy is under way, the launch fails as a deadlock. The seed and the timing change the order and the delays.
 #pragma once
 #include <cuda.h>
 #include <cuda_bf16.h>

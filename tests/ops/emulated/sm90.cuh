@@ -1,9 +1,7 @@
 // Replaces csrc/cuda/sm90.cuh: Hopper's instructions as the PTX manual describes them, with the hardware's freedom.
-//
-// - A copy decodes the real tensor map, spoils its destination when it is asked for, and lands later.
-// - Barriers count arrivals and bytes, and have a parity.
-// - wgmma decodes real descriptors. Until its wait its accumulators are NaN, and it may read its operands late.
-// - wgmma and copies see stores only after a proxy fence.
+// A copy decodes the real tensor map, spoils its destination when it is asked for, and lands later. Barriers count
+// arrivals and bytes, and have a parity. Products decode real descriptors. Until its wait the accumulators of a product
+// are NaN, and it may read its operands late. Products and copies see stores only after a proxy fence.
 #pragma once
 #include <type_traits>
 
