@@ -92,7 +92,7 @@ class Comm(Method):
         masked = data.tokens.mask is not None
         old_classes = self.token_means.others(modality, data.classes, masked)
         if self.options.prompts and (old is None or self.options.prompt_updates):
-            self._learn_prompt(data, classes, query, old_classes[1])
+            self._learn_prompt(data, classes, query, old_classes[1], first)
         with self.phase("features"):
             if before is None:
                 self._choose_reading_prompts(data)
@@ -115,14 +115,14 @@ class Comm(Method):
             self._update_mean_contributions(data.index)
         self.update_class_texts(classes, data.index)
 
-    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, old_classes: Tokens | None) -> None:
+    def _learn_prompt(self, data: TaskData, classes: Classes, query: Tensor, old: Tokens | None, first: bool) -> None:
         """Learn the modality's prompt, where it pays; see :mod:`mmcl_fast.methods.comm.prompt_learning`."""
         o, modality = self.options, data.modality
         names, shares = self.bank.tower_shares(
             modality, self._routing(query), self.relevance.modalities, o.least_share, modality
         )
         learner = PromptLearner(
-            self, self.bank, data, classes, query, names, merge_equal_rows(shares), old_classes, self.prompts_pay
+            self, self.bank, data, classes, query, names, merge_equal_rows(shares), old, first, self.prompts_pay
         )
         if (prompt := learner.learn()) is not None:
             self.bank.prompts[modality] = prompt

@@ -74,6 +74,7 @@ class PromptLearner:
         names: the modalities whose prompts the samples blend, this one among them.
         shares: ``[n, K]`` or ``[K]``, the share of each in a sample's blend.
         old_classes: mean tokens of the modality's other classes; None: there are none.
+        first: the task is the modality's first one.
         prompts_pay: modality -> its tests of prompts so far, see ``Comm.prompts_pay``; a test is added.
     """
 
@@ -87,6 +88,7 @@ class PromptLearner:
         names: list[str],
         shares: Tensor,
         old_classes: Tokens | None,
+        first: bool,
         prompts_pay: dict[str, list[dict[str, Any]]],
     ):
         self.method, self.bank, self.data, self.query, self.names, self.shares = (
@@ -99,7 +101,7 @@ class PromptLearner:
         )
         self.options, self.head, self.modality = method.options, bank.head, data.modality
         self.texts = classes.embedding[data.classes]
-        self.old_classes, self.prompts_pay = old_classes, prompts_pay
+        self.old_classes, self.first, self.prompts_pay = old_classes, first, prompts_pay
 
     def learn(self) -> Tensor | None:
         """Return the modality's new prompt ``[P]``; None where it has none and prompts do not pay."""
@@ -107,14 +109,15 @@ class PromptLearner:
         start = self.bank.prompts.get(self.modality)
         if len(data.classes) < 2:
             return start  # there is nothing to tell apart: the loss is 0 whatever the prompt is
-        informed = start is not None
+        # Earlier tasks that needed no prompt are knowledge too: a fresh prompt embeds nearly as the bare head did.
+        informed = start is not None or not self.first
         if start is None:
             with self.method.phase("borrowing"):
                 start = self._borrow() if o.blending else None
-                informed = start is not None
+                borrowed, informed = start is not None, informed or start is not None
                 if start is None:
                     start = fresh_prompt(self.bank, data.tokens, self.modality, generator)
-            if o.prompts == "auto" and not self._pays(start, informed):
+            if o.prompts == "auto" and not self._pays(start, borrowed, informed):
                 return None
         steps = step_count(len(data.labels), o)
         prompt = self._train(start, torch.arange(len(data.labels)), steps, informed, generator, "prompts")
@@ -158,7 +161,7 @@ class PromptLearner:
             return None
         return mix(prompts, torch.softmax(-torch.tensor(errors[1:]) / BORROWING_TEMPERATURE, 0).to(self.query.device))
 
-    def _pays(self, start: Tensor, informed: bool) -> bool:
+    def _pays(self, start: Tensor, borrowed: bool, informed: bool) -> bool:
         """Train a prompt on a part of the samples, and return whether it lowers the error on the others.
 
         It is compared with the bare head. Too few samples can't tell. Then prompts pay if they did in any test, or if
@@ -175,7 +178,7 @@ class PromptLearner:
         rows = torch.cat([fitted + view * count for view in range(data.views)])  # no view of a held-out sample
         known = self.prompts_pay
         if len(held) < LEAST_HELD_OUT:
-            return informed or not known or any(test["pays"] for tests in known.values() for test in tests)
+            return borrowed or not known or any(test["pays"] for tests in known.values() for test in tests)
         with self.method.phase("test of prompts"):
             error = distributed.broadcast_object(self._bare_error)
         if self.modality in known and error <= max(test["leave_one_out"] for test in known[self.modality]) + LEAST_GAIN:

@@ -46,7 +46,7 @@ def learner_of(method, data, old_classes=None):
     query = unit_query(data.tokens)
     classes = classes_of(method.encoder)
     return PromptLearner(
-        method, method.bank, data, classes, query, [data.modality], shares, old_classes, method.prompts_pay
+        method, method.bank, data, classes, query, [data.modality], shares, old_classes, True, method.prompts_pay
     )
 
 

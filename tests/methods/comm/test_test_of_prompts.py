@@ -6,6 +6,8 @@ import torch
 from mmcl_fast.encoders.base import Tokens
 from mmcl_fast.methods import TaskData
 from mmcl_fast.methods.comm import prompt_learning
+from mmcl_fast.methods.shared.embedding import embed_all
+from tests.methods.comm.test_method import task
 from tests.methods.comm.test_prompt_learning import AUTO, classes_of, comm, halves
 from tests.toy import ToyEncoder
 
@@ -67,3 +69,22 @@ def test_the_test_ends_after_half_of_the_steps_where_the_error_has_not_fallen(mo
     (test,) = method.prompts_pay["image"]
     assert trained["test of prompts"] == 30 * halves_done
     assert test["pays"] == (fall == 0.2) == ("image" in method.bank.prompts) and test["prompted"] == 0.3 - fall
+
+
+def test_a_first_prompt_keeps_classes_in_place_that_were_learned_without_one():
+    """Earlier tasks of the modality needed no prompt. Their classes must not be lost when a later task does."""
+    encoder, turned = ToyEncoder(), {}
+    clear = task(encoder, 0, "image", [0, 1], 0, per_class=40)
+    clear.tokens.tokens[clear.labels == 0] += 3.0
+    for beta in (0.0, 4.0):
+        method = comm(encoder, **AUTO, self_regularisation=beta)
+        method.learn(clear, classes_of(encoder))
+        assert not method.bank.prompts
+        method.learn(halves(encoder, 1, "image", [2, 3]), classes_of(encoder))
+        means = torch.stack([clear.tokens.tokens[clear.labels == c].mean(0) for c in (0, 1)])
+        z = [
+            embed_all(method.bank.head, Tokens(means, torch.zeros(2, 48)), "image", prompts)
+            for prompts in ([], [method.bank.prompts["image"]])
+        ]
+        turned[beta] = float((1 - torch.nn.functional.cosine_similarity(*z)).mean())
+    assert turned[4.0] < 0.5 * turned[0.0], turned
