@@ -39,9 +39,9 @@ def test_leave_one_out_errors_do_not_see_other_views():
     encoder = ToyEncoder()
     one = halves(encoder, 0, "image", [0, 1])
     errors = []
-    for task in (one, with_two_views(one)):
+    for data in (one, with_two_views(one)):
         method = comm(encoder, **AUTO)
-        method.learn(task, classes_of(encoder))
+        method.learn(data, classes_of(encoder))
         errors.append(method.prompts_pay["image"][0]["leave_one_out"])
     assert errors[0] == pytest.approx(errors[1], abs=1e-6) and errors[0] > 0.05
 
