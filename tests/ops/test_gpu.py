@@ -32,7 +32,9 @@ def test_both_backends_are_available():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (1, 7, 5), (33, 100, 64), (130, 1000, 256), (257, 3001, 512), (100, 40000, 768)]
+    "shape",
+    [(1, 1, 1), (1, 7, 5), (33, 100, 64), (130, 1000, 256), (257, 3001, 512), (100, 40000, 768)]
+    + [(200, 5000, 640), (130, 9000, 1024), (40, 3000, 1152), (70000, 130, 512)],
 )
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_loss(backend, dtype, shape, scale):

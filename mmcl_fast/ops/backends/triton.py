@@ -85,6 +85,12 @@ def _processors(device: torch.device) -> int:
     return 3 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    """Tell whether the GPU has wgmma; false for the interpreter."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
 class TritonBackend(GpuBackend):
     """Launches of kernels/."""
 
@@ -123,7 +129,8 @@ class TritonBackend(GpuBackend):
             D=block,
             **_scale(inputs.scale),
         )
-        _run(("one_pass", z.device, z.dtype, block), loss_kernels.CONFIGS["one_pass"][block], launch)
+        configs = loss_kernels.CONFIGS["one_pass"]["hopper" if _is_hopper(z.device) else "other"][block]
+        _run(("one_pass", z.device, z.dtype, block), configs, launch)
         return RowSums(out, row_max, row_sum, label_logit)
 
     def exp_rows(self, x: Tensor, inputs: LossInputs, first: int, sums: RunningSums) -> None:
