@@ -261,8 +261,8 @@ def finish(
         tl.store(dz + row * width + cols, value_z.to(dz.dtype.element_ty), mask=col_mask)
 
 
-# For each padded width: (block sizes, warps, stages). None spills, under Triton 3.6 and 3.9. On Hopper all use wgmma, and
-# each warp has 16 rows of its own. The others fit the 99 KB of shared memory of sm_89 and 120.
+# For each padded width: (block sizes, warps, stages). None spills, under Triton 3.6 and 3.9. On Hopper all use wgmma,
+# and each warp has 16 rows of its own. The others fit the 99 KB of shared memory of sm_89 and 120.
 CONFIGS = {
     "one_pass": {
         "hopper": {

@@ -112,7 +112,17 @@ def test_another_triton(version):
     if not (folder / "triton").is_dir():
         pytest.skip(f"Triton {version} is not in {folder.name} of the environment; make test puts it there")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", __file__, "-q", "-p", "no:cacheprovider", "-k", "not cuda and not machine_code"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            __file__,
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "not cuda and not machine_code",
+        ],
         env=os.environ | {"PYTHONPATH": str(folder), "MMCL_FAST_TEST_TRITON": version},
         cwd=Path(__file__).parents[2],
         capture_output=True,
