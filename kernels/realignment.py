@@ -103,8 +103,8 @@ def gate_back(d, h, gate, ldg, scaled, dgate, groups, rank, R: tl.constexpr):
         tl.store(d + at, (dk * g).to(d.dtype.element_ty), mask=mask)
 
 
-# For each precision: (block sizes, warps, stages). Those for half precision spill nowhere, and use wgmma on Hopper, under
-# Triton 3.6 and 3.9. The others have a stack of at most 8 bytes.
+# For each precision: (block sizes, warps, stages). Those for half precision spill nowhere, and use wgmma on Hopper.
+# The others have a stack of at most 8 bytes. This holds under Triton 3.6 and 3.9.
 CONFIGS = {
     "shift_normalise": {
         "half": [({"BM": 64, "BN": 64, "BK": 64}, 4, 3), ({"BM": 128, "BN": 64, "BK": 32}, 8, 2)],

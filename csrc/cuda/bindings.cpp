@@ -52,6 +52,7 @@ void bind(py::module_& module) {
                      at<float>(row_sum), at<float>(label_logit), rows, classes, width, tiles_per_cluster, row_blocks, dtype},
                     on(stream));
   });
+  m.def("one_pass_clusters", &one_pass_clusters, "Clusters that run at once, or minus the error code.");
 #endif
   m.def("gate_rows", [](addr h, addr gate, i64 ldg, addr out, i64 rows, i64 groups, i64 rank, int dtype, addr stream) {
     return gate_rows({at<const void>(h), at<const void>(gate), ldg, at<void>(out), rows, groups, rank, dtype},

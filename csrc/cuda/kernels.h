@@ -84,6 +84,8 @@ int row_norm(const Norm&, cudaStream_t);
 int exp_rows(const ExpRows&, cudaStream_t);
 int finish(const Finish&, cudaStream_t);
 int one_pass(const OnePass&, cudaStream_t);
+// How many clusters of one_pass the current device runs at once, or minus the error code.
+int one_pass_clusters(int64_t width, int row_blocks, int dtype);
 int gate_rows(const GateRows&, cudaStream_t);
 int add_norm(const AddNorm&, cudaStream_t);
 int project(const Project&, cudaStream_t);

@@ -116,47 +116,68 @@ template <typename T> bool make_map(CUtensorMap* map, const void* x, int64_t ld,
                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-template <typename T, int NC, int PARTS = 1> int launch(const OnePass& a, cudaStream_t stream) {
-  CUtensorMap map_z, map_t;
-  if (!make_map<T>(&map_z, a.z, a.ldz, a.rows, a.width) || !make_map<T>(&map_t, a.text, a.ldt, a.classes, a.width))
-    return int(cudaErrorInvalidValue);
+template <typename T, int NC, int PARTS> struct Launch {
   void (*const kernel)(CUtensorMap, CUtensorMap, OnePass) = one_pass_kernel<T, NC, PARTS>;
-  const cudaError_t raised = cudaFuncSetAttribute(
-      reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, Shared<NC, PARTS>::kAsked);
-  if (raised) return int(raised);
-  const int64_t tiles = (a.classes + 63) / 64, group = kRows * a.row_blocks, groups = (a.rows + group - 1) / group;
-  const int64_t clusters = (groups * tiles + a.tiles_per_cluster - 1) / a.tiles_per_cluster;
   cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = unsigned(a.row_blocks * PARTS);
-  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(unsigned(clusters * a.row_blocks * PARTS));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = Shared<NC, PARTS>::kAsked;
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  const cudaError_t launched = cudaLaunchKernelEx(&config, kernel, map_z, map_t, a);
-  return launched ? int(launched) : int(cudaGetLastError());
-}
+  cudaError_t raised;
 
-template <typename T> int by_width(const OnePass& a, cudaStream_t stream) {
-  if (a.width <= 128) return launch<T, 2>(a, stream);
-  if (a.width <= 256) return launch<T, 4>(a, stream);
-  if (a.width <= 512) return launch<T, 8>(a, stream);
-  return a.width <= 768 ? launch<T, 6, 2>(a, stream) : launch<T, 8, 2>(a, stream);
+  Launch(const Launch&) = delete;  // config has the address of cluster
+  explicit Launch(int row_blocks) {
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = unsigned(row_blocks * PARTS);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    config.gridDim = dim3(unsigned(row_blocks * PARTS));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = Shared<NC, PARTS>::kAsked;
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    raised = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  Shared<NC, PARTS>::kAsked);
+  }
+  int clusters() {
+    int count = 0;
+    if (!raised) raised = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
+    return raised ? -int(raised) : count;
+  }
+  int run(const OnePass& a, cudaStream_t stream) {
+    CUtensorMap map_z, map_t;
+    if (!make_map<T>(&map_z, a.z, a.ldz, a.rows, a.width) || !make_map<T>(&map_t, a.text, a.ldt, a.classes, a.width))
+      return int(cudaErrorInvalidValue);
+    if (raised) return int(raised);
+    const int64_t tiles = (a.classes + 63) / 64, group = kRows * a.row_blocks, groups = (a.rows + group - 1) / group;
+    config.gridDim.x *= unsigned((groups * tiles + a.tiles_per_cluster - 1) / a.tiles_per_cluster);
+    config.stream = stream;
+    raised = cudaLaunchKernelEx(&config, kernel, map_z, map_t, a);
+    return raised ? int(raised) : int(cudaGetLastError());
+  }
+};
+
+// Calls f with the launch of the kernel for this width.
+template <typename T, typename F> int by_width(int64_t width, int row_blocks, F f) {
+  if (width <= 128) return f(Launch<T, 2, 1>(row_blocks));
+  if (width <= 256) return f(Launch<T, 4, 1>(row_blocks));
+  if (width <= 512) return f(Launch<T, 8, 1>(row_blocks));
+  return width <= 768 ? f(Launch<T, 6, 2>(row_blocks)) : f(Launch<T, 8, 2>(row_blocks));
+}
+template <typename F> int by_dtype(int dtype, int64_t width, int row_blocks, int refusal, F f) {
+  if (width > 1024 || row_blocks < 1 || row_blocks > 2) return refusal;
+  if (dtype == 1) return by_width<__nv_bfloat16>(width, row_blocks, f);
+  return dtype == 2 ? by_width<__half>(width, row_blocks, f) : refusal;
 }
 
 }  // namespace
 
 int one_pass(const OnePass& a, cudaStream_t stream) {
+  const int refusal = int(cudaErrorInvalidValue);
   const bool strided = a.width % 8 || a.ldz % 8 || a.ldt % 8;
-  if (a.width > 1024 || strided || a.classes > INT32_MAX || a.rows > INT32_MAX || a.tiles_per_cluster < 1 || a.tiles_per_cluster > INT32_MAX ||
-      a.row_blocks < 1 || a.row_blocks > 2)
-    return int(cudaErrorInvalidValue);
-  if (a.dtype == 1) return by_width<__nv_bfloat16>(a, stream);
-  return a.dtype == 2 ? by_width<__half>(a, stream) : int(cudaErrorInvalidValue);
+  if (strided || a.classes > INT32_MAX || a.rows > INT32_MAX || a.tiles_per_cluster < 1 ||
+      a.tiles_per_cluster > INT32_MAX)
+    return refusal;
+  return by_dtype(a.dtype, a.width, a.row_blocks, refusal, [&](auto launch) { return launch.run(a, stream); });
+}
+int one_pass_clusters(int64_t width, int row_blocks, int dtype) {
+  return by_dtype(dtype, width, row_blocks, -int(cudaErrorInvalidValue), [](auto launch) { return launch.clusters(); });
 }
 
 } }  // namespace mmcl::cuda

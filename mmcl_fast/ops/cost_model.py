@@ -10,13 +10,14 @@ docs/kernels.md gives every formula and the source of each number.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
 from mmcl_fast.ops.backends.gpu import CHUNK_BYTES, ROWS, TEXT_ROWS, split_classes
-from mmcl_fast.ops.one_pass import TILE, WIDTHS, padded_width, share_tiles
+from mmcl_fast.ops.one_pass import TILE, WIDTHS, cluster_shape, padded_width, share_tiles
 
 HALF = (torch.float16, torch.bfloat16)
 ONE_PASS_WIDTH = {"cuda": max(WIDTHS), "triton": 256}  # the widest z whose sums over classes fit the registers
@@ -150,7 +151,8 @@ def _one_pass(backend: str, p: LossShape, r: Rates) -> Plan:
     size = p.dtype.itemsize
     text = p.classes * p.width * size
     if backend == "cuda":
-        shares = share_tiles(p.rows, p.classes, p.width, r.processors)
+        blocks = math.prod(cluster_shape(p.rows, p.width))
+        shares = share_tiles(p.rows, p.classes, p.width, r.processors // blocks)
         # All blocks run at once, and the kernel ends with a block that has a whole share.
         flops = 4.0 * TILE * TILE * padded_width(p.width) / shares.parts * shares.share * r.processors
         share, reads, slots = SHARE[backend], shares.groups, shares.slots

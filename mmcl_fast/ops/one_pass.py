@@ -25,18 +25,22 @@ def padded_width(width: int) -> int:
     return next(padded for padded in WIDTHS if width <= padded)
 
 
-def share_tiles(rows: int, classes: int, width: int, processors: int) -> Shares:
+def cluster_shape(rows: int, width: int) -> tuple[int, int]:
+    """Return the blocks of rows in a cluster, and the blocks that divide the columns of a row."""
+    return 2 if rows > TILE else 1, WIDTHS[padded_width(width)]
+
+
+def share_tiles(rows: int, classes: int, width: int, clusters: int) -> Shares:
     """Divide the tiles of all rows evenly among clusters.
 
     Args:
         rows: of z.
         classes: rows of text.
         width: columns of both, at most 1024.
-        processors: multiprocessors of the GPU, one block each.
+        clusters: how many the GPU runs at once. One more would wait until all others have ended.
     """
-    row_blocks, parts = 2 if rows > TILE else 1, WIDTHS[padded_width(width)]
+    row_blocks, parts = cluster_shape(rows, width)
     groups, tiles = -(-rows // (TILE * row_blocks)), -(-classes // TILE)
-    clusters = max(1, processors // (row_blocks * parts))
     if groups >= 8 * clusters:  # whole rows: at most an eighth waits at the end, and there are no partial sums
         return Shares(row_blocks, parts, groups, tiles, -(-groups // clusters) * tiles, 1)
     share = max(LEAST_TILES, -(-groups * tiles // clusters))

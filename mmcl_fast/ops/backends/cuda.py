@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcl_fast._extension import load
 from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums
-from mmcl_fast.ops.one_pass import WIDTHS, share_tiles
+from mmcl_fast.ops.one_pass import WIDTHS, cluster_shape, padded_width, share_tiles
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # codes of csrc/cuda/kernels.h
 LIB: Any = getattr(load()[0], "cuda", None)
@@ -34,10 +34,18 @@ def _scale(scale: float | Tensor) -> tuple[int, float]:
 
 
 @cache
-def _hopper(index: int) -> int:
-    """Return the multiprocessors of a Hopper device that the one-pass kernel was compiled for, else 0."""
-    properties = torch.cuda.get_device_properties(index)
-    return properties.multi_processor_count if hasattr(LIB, "one_pass") and properties.major == 9 else 0
+def _hopper(index: int) -> bool:
+    """Tell whether the device is a Hopper that the one-pass kernel was compiled for."""
+    return hasattr(LIB, "one_pass") and torch.cuda.get_device_capability(index)[0] == 9
+
+
+@cache
+def _clusters(index: int, width: int, row_blocks: int, dtype: torch.dtype) -> int:
+    """Return how many clusters of the one-pass kernel the device runs at once; gpu.py has made it the current one."""
+    count = LIB.one_pass_clusters(width, row_blocks, DTYPES[dtype])
+    if count < 1:
+        raise RuntimeError(f"mmcl_fast CUDA kernel: {LIB.error(-count)} (cudaError {-count})")
+    return count
 
 
 class CudaBackend(GpuBackend):
@@ -54,12 +62,13 @@ class CudaBackend(GpuBackend):
         """Half precision on Hopper, up to 1024 wide, rows at multiples of 16 bytes."""
         aligned = all(x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0 for x in (z, text))
         half = z.dtype != torch.float32
-        return half and aligned and z.shape[1] <= max(WIDTHS) and z.shape[1] % 8 == 0 and _hopper(z.device.index) > 0
+        return half and aligned and z.shape[1] <= max(WIDTHS) and z.shape[1] % 8 == 0 and _hopper(z.device.index)
 
     def one_pass(self, inputs: LossInputs) -> RowSums:
         z, text, labels, inv_z, inv_t, scale, *_ = inputs
         (b, d), c = z.shape, text.shape[0]
-        shares = share_tiles(b, c, d, _hopper(z.device.index))
+        row_blocks, _ = cluster_shape(b, d)
+        shares = share_tiles(b, c, d, _clusters(z.device.index, padded_width(d), row_blocks, z.dtype))
         out = z.new_empty(shares.slots, b, d, dtype=torch.float32)
         # A sum of 0 marks a slot that nobody fills.
         row_max, row_sum = z.new_zeros(2, shares.slots, b, dtype=torch.float32)

@@ -28,6 +28,12 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute what, int
   if (what == cudaFuncAttributeMaxDynamicSharedMemorySize) emulated::allowed_shared = size_t(value);
   return cudaSuccess;
 }
+cudaError_t cudaOccupancyMaxActiveClusters(int* count, const void*, const cudaLaunchConfig_t* config) {
+  const unsigned blocks = config->attrs[0].val.clusterDim.x;
+  *count = std::max(1, int(3 / blocks));  // a GPU of three multiprocessors: tests see several shares
+  return emulated::refuse(config->gridDim, config->blockDim, blocks, config->dynamicSmemBytes) ? cudaErrorInvalidValue
+                                                                                              : cudaSuccess;
+}
 #if CUDART_VERSION >= 12050
 cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** found, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* state) {
