@@ -10,7 +10,8 @@ from mmcl_fast.ops.one_pass import TILE, WIDTHS
 
 # Of one multiprocessor and cycle, from NVIDIA's description of the H100. The clock is the boost clock of an H200.
 MULTIPLY_ADDS, SHARED_BYTES, EXPONENTIALS, CLOCK = 2048, 128, 64, 1.98e9
-STAGES = {128: 6, 256: 4, 384: 3, 512: 2}  # tiles in shared memory, by columns of a block
+# Columns of a block -> tiles in shared memory: kStages in csrc/cuda/one_pass_layout.cuh.
+STAGES = {128: 6, 256: 4, 384: 3, 512: 2}
 HALF = 2  # bytes of a number
 HEADINGS = [
     "D",

@@ -49,8 +49,8 @@ void bind(py::module_& module) {
                        i64 width, i64 tiles_per_cluster, int row_blocks, int dtype, addr stream) {
     return one_pass({at<const void>(z), ldz, at<const void>(text), ldt, at<const i64>(labels), at<const float>(inv_z),
                      at<const float>(inv_t), at<const float>(scale_at), scale, at<float>(o), at<float>(row_max),
-                     at<float>(row_sum), at<float>(label_logit), rows, classes, width, tiles_per_cluster, row_blocks, dtype},
-                    on(stream));
+                     at<float>(row_sum), at<float>(label_logit), rows, classes, width, tiles_per_cluster, row_blocks,
+                     dtype}, on(stream));
   });
   m.def("one_pass_clusters", &one_pass_clusters, "Clusters that run at once, or minus the error code.");
 #endif

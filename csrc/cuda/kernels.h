@@ -39,7 +39,7 @@ struct Finish {
   const int64_t* labels;
   const float *inv_z, *inv_t, *scale_at;
   float scale;
-  const float *row_max, *row_sum;  // (splits, rows); the others are not read where row_sum is 0
+  const float *row_max, *row_sum;  // (splits, rows); o and row_max are not read where row_sum is 0
   const float* label_logit;        // (rows)
   float* loss;                     // (rows)
   void* dz;                        // (rows, width), or null; float32 for float16, for a later loss scale
@@ -51,8 +51,8 @@ struct Finish {
 };
 
 // For Hopper: the sums that Finish reads. A cluster has row_blocks (1 or 2) blocks of 64 rows. Above a width of 512 each
-// has two parts. Clusters take equal shares of the tiles of 64 classes, of all groups of 64 row_blocks rows in turn. The n-th cluster of a group fills the slot n. The caller fills
-// row_sum with zeros, which mark slots without a cluster.
+// has two parts. Clusters take equal shares of the tiles of 64 classes, of all groups of 64 row_blocks rows in turn. The
+// n-th cluster of a group fills the slot n. The caller fills row_sum with zeros, which mark slots without a cluster.
 // The dtype is bfloat16 or float16. The width is a multiple of 8 up to 1024. Rows of z and text begin at multiples of 16
 // bytes.
 struct OnePass {

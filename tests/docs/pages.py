@@ -197,7 +197,7 @@ def _check_names(tree: ast.Module) -> None:
 
 def _check_command(words: list[str]) -> None:
     group = typer.main.get_command(cli.app)
-    while words[0] == "--use":  # the program's own option, with a file
+    while words[:1] == ["--use"]:  # the program's own option, with a file
         words = words[2:]
     while hasattr(group, "commands") and words:
         assert words[0] in group.commands, f"mmcl-fast has no command {words[0]}"

@@ -35,7 +35,7 @@ def on_the_cpu(emulated, monkeypatch):
 
     monkeypatch.setattr(cuda_, "LIB", emulated.cuda)
     monkeypatch.setattr(cuda_, "_launch", launch)
-    monkeypatch.setattr(cuda_, "_hopper", lambda index: False)
+    monkeypatch.setattr(cuda_, "is_hopper", lambda device: False)
     monkeypatch.setattr(choice, "_refusal", lambda name, device, index, dtype: "")
 
 
@@ -90,7 +90,7 @@ def test_column_chunks(dtype, scale, monkeypatch):
 @pytest.mark.parametrize("scale", [10.0, 100.0])
 def test_one_pass(dtype, shape, scale, monkeypatch, emulated):
     calls = []
-    monkeypatch.setattr(cuda_, "_hopper", lambda index: True)
+    monkeypatch.setattr(cuda_, "is_hopper", lambda device: True)
     before = cuda_.CudaBackend.one_pass
     monkeypatch.setattr(cuda_.CudaBackend, "one_pass", lambda *a: calls.append(1) or before(*a))
     check_loss("cuda", dtype, *shape, scale=scale, weighted=True, ignored=True, grads=("z", "logit_scale"))
@@ -100,7 +100,7 @@ def test_one_pass(dtype, shape, scale, monkeypatch, emulated):
 @pytest.mark.parametrize("path", ["one pass", "chunks"])
 @pytest.mark.parametrize("name", test_half.CHECKS)
 def test_float16_and_nan(name, path, monkeypatch):
-    monkeypatch.setattr(cuda_, "_hopper", lambda index: path == "one pass")
+    monkeypatch.setattr(cuda_, "is_hopper", lambda device: path == "one pass")
     test_half.CHECKS[name]("cuda")
 
 

@@ -222,21 +222,6 @@ class PromptLearner:
         loop: str,
         promising: Callable[[Tensor], bool] = lambda prompt: True,
     ) -> Tensor:
-        """Train a prompt as ``_optimise`` does, in a phase with the loop's name."""
-        with self.method.phase(loop, steps) as shown:
-            return self._optimise(start, rows, steps, informed, generator, loop, shown.advance, promising)
-
-    def _optimise(
-        self,
-        start: Tensor,
-        rows: Tensor,
-        steps: int,
-        informed: bool,
-        generator: torch.Generator,
-        loop: str,
-        advance: Callable[[int], None],
-        promising: Callable[[Tensor], bool],
-    ) -> Tensor:
         """Train the prompt on some of the task's samples, from ``start``.
 
         Args:
@@ -245,49 +230,51 @@ class PromptLearner:
             steps: number of steps.
             informed: ``start`` holds knowledge, so that embeddings under it are kept.
             generator: the source of all random numbers.
-            loop: name of the training loop.
-            advance: called with the number of steps done since the last call.
+            loop: name of the training loop, and of its phase.
             promising: called with the prompt after half of the steps; training ends there if it returns False.
 
         Returns:
             The trained prompt ``[P]``.
         """
-        o, data, head, modality = self.options, self.data, self.head, self.modality
-        device = self.query.device
-        trained = PromptTraining(head, start, data.tokens, modality, o, generator)
-        class_loss, of_classes = self._class_loss()
-        plan = [rows[batch] for batch in step_batches(len(rows), o.batch_size, steps, generator)]
-        groups = [*trained.groups, (of_classes, o.class_targets_lr)]
-        regularised = informed and o.self_regularisation > 0
-        z_start = None
-        if regularised:
-            z_start = embed_all(head, data.tokens, modality, self._blended(start), self.shares)
-        means, z_means = self.old_classes, None
-        if regularised and means is not None:
-            z_means = embed_all(head, means, modality, [start])
+        with self.method.phase(loop, steps) as shown:
+            o, data, head, modality = self.options, self.data, self.head, self.modality
+            device = self.query.device
+            trained = PromptTraining(head, start, data.tokens, modality, o, generator)
+            class_loss, of_classes = self._class_loss()
+            plan = [rows[batch] for batch in step_batches(len(rows), o.batch_size, steps, generator)]
+            groups = [*trained.groups, (of_classes, o.class_targets_lr)]
+            regularised = informed and o.self_regularisation > 0
+            z_start = None
+            if regularised:
+                z_start = embed_all(head, data.tokens, modality, self._blended(start), self.shares)
+            means, z_means = self.old_classes, None
+            if regularised and means is not None:
+                z_means = embed_all(head, means, modality, [start])
 
-        def loss(step: int) -> Tensor:
-            chosen, share = distributed.shard_batch(plan[step].to(device))
-            prompt = trained()
-            mixed = mix(self._blended(prompt), self.shares if self.shares.dim() == 1 else self.shares[chosen])
-            tokens = drop_random_channels(subset(data.tokens, chosen), len(plan[step]), o.channel_dropout, generator)
-            z = head.head(tokens, mixed, modality)
-            value = class_loss(z, data.targets[chosen])
-            if z_start is not None:
-                value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_start[chosen])).mean()
-            value = value * share
-            if means is not None and z_means is not None:
-                drawn = torch.randperm(len(means), generator=generator)[:MEANS_PER_STEP]
-                drawn, share = distributed.shard_batch(drawn.to(device))
-                z = head.head(subset(means, drawn), prompt, modality)
-                kept_in_place = (1 - F.cosine_similarity(z, z_means[drawn])).mean()
-                value = value + share * o.self_regularisation * kept_in_place
-            return value
+            def loss(step: int) -> Tensor:
+                chosen, share = distributed.shard_batch(plan[step].to(device))
+                prompt = trained()
+                mixed = mix(self._blended(prompt), self.shares if self.shares.dim() == 1 else self.shares[chosen])
+                tokens = drop_random_channels(
+                    subset(data.tokens, chosen), len(plan[step]), o.channel_dropout, generator
+                )
+                z = head.head(tokens, mixed, modality)
+                value = class_loss(z, data.targets[chosen])
+                if z_start is not None:
+                    value = value + o.self_regularisation * (1 - F.cosine_similarity(z, z_start[chosen])).mean()
+                value = value * share
+                if means is not None and z_means is not None:
+                    drawn = torch.randperm(len(means), generator=generator)[:MEANS_PER_STEP]
+                    drawn, share = distributed.shard_batch(drawn.to(device))
+                    z = head.head(subset(means, drawn), prompt, modality)
+                    kept_in_place = (1 - F.cosine_similarity(z, z_means[drawn])).mean()
+                    value = value + share * o.self_regularisation * kept_in_place
+                return value
 
-        def go_on(done: int) -> bool:
-            return done != (len(plan) + 1) // 2 or promising(trained().detach())
+            def go_on(done: int) -> bool:
+                return done != (len(plan) + 1) // 2 or promising(trained().detach())
 
-        train_groups(groups, len(plan), loss, None, advance, generator, self.method.checkpoints, loop, go_on)
+            train_groups(groups, len(plan), loss, None, shown.advance, generator, self.method.checkpoints, loop, go_on)
         return trained().detach()
 
     def _class_loss(self) -> tuple[Callable[[Tensor, Tensor], Tensor], list[Tensor]]:

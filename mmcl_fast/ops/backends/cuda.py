@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmcl_fast._extension import load
-from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums
+from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums, is_hopper
 from mmcl_fast.ops.one_pass import WIDTHS, cluster_shape, padded_width, share_tiles
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # codes of csrc/cuda/kernels.h
@@ -31,12 +31,6 @@ def _address(x: Tensor | None) -> int:
 def _scale(scale: float | Tensor) -> tuple[int, float]:
     """Return (address of a float32, value); the kernels take the value where the address is 0."""
     return (scale.data_ptr(), 0.0) if isinstance(scale, Tensor) else (0, scale)
-
-
-@cache
-def _hopper(index: int) -> bool:
-    """Tell whether the device is a Hopper that the one-pass kernel was compiled for."""
-    return hasattr(LIB, "one_pass") and torch.cuda.get_device_capability(index)[0] == 9
 
 
 @cache
@@ -61,8 +55,8 @@ class CudaBackend(GpuBackend):
     def one_pass_fits(self, z: Tensor, text: Tensor) -> bool:
         """Half precision on Hopper, up to 1024 wide, rows at multiples of 16 bytes."""
         aligned = all(x.stride(0) % 8 == 0 and x.data_ptr() % 16 == 0 for x in (z, text))
-        half = z.dtype != torch.float32
-        return half and aligned and z.shape[1] <= max(WIDTHS) and z.shape[1] % 8 == 0 and _hopper(z.device.index)
+        fits = z.dtype != torch.float32 and aligned and z.shape[1] <= max(WIDTHS) and z.shape[1] % 8 == 0
+        return fits and is_hopper(z.device) and hasattr(LIB, "one_pass")
 
     def one_pass(self, inputs: LossInputs) -> RowSums:
         z, text, labels, inv_z, inv_t, scale, *_ = inputs

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -103,6 +104,12 @@ class RowOutputs(NamedTuple):
 def device_of(x: Tensor) -> AbstractContextManager:
     """Make x's GPU the current one: kernels launch on the current device, wherever their tensors are."""
     return torch.cuda.device(x.device) if x.device.type == "cuda" else nullcontext()
+
+
+@cache
+def is_hopper(device: torch.device) -> bool:
+    """Tell whether the device is a GPU with Hopper's matrix instructions."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _logits(z: Tensor, text: Tensor) -> Tensor:

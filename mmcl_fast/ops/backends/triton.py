@@ -16,7 +16,15 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from mmcl_fast.kernels import alignment as loss_kernels
 from mmcl_fast.kernels import realignment as realign_kernels
-from mmcl_fast.ops.backends.gpu import GpuBackend, LossInputs, RowOutputs, RowSums, RunningSums, split_classes
+from mmcl_fast.ops.backends.gpu import (
+    GpuBackend,
+    LossInputs,
+    RowOutputs,
+    RowSums,
+    RunningSums,
+    is_hopper,
+    split_classes,
+)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton itself reads it at import
 UNFIT = (OutOfResources, triton.CompilationError, PTXASError)
@@ -85,12 +93,6 @@ def _processors(device: torch.device) -> int:
     return 3 if device.type == "cpu" else torch.cuda.get_device_properties(device).multi_processor_count
 
 
-@cache
-def _is_hopper(device: torch.device) -> bool:
-    """Tell whether the GPU has wgmma; false for the interpreter."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-
-
 class TritonBackend(GpuBackend):
     """Launches of kernels/."""
 
@@ -129,7 +131,7 @@ class TritonBackend(GpuBackend):
             D=block,
             **_scale(inputs.scale),
         )
-        configs = loss_kernels.CONFIGS["one_pass"]["hopper" if _is_hopper(z.device) else "other"][block]
+        configs = loss_kernels.CONFIGS["one_pass"]["hopper" if is_hopper(z.device) else "other"][block]
         _run(("one_pass", z.device, z.dtype, block), configs, launch)
         return RowSums(out, row_max, row_sum, label_logit)
 

@@ -32,7 +32,7 @@ inline void complete(Barrier& bar) {
   ++bar.phase;
 }
 
-struct Copy { TensorMap map; uint32_t to, bar; int column, row; unsigned issuer; uint16_t to_blocks; };
+struct Copy { TensorMap map; uint32_t to, bar; int column, row; uint16_t to_blocks; };
 inline std::deque<std::function<void()>> arrivals;  // copies and sent numbers that are under way, oldest first
 
 template <typename F> void each_number(const Copy& c, F f) {
@@ -79,7 +79,7 @@ inline void land(const Copy& c) {
   }
 }
 inline void copy(uint32_t to, const CUtensorMap* map, int column, int row, uint32_t bar, uint16_t to_blocks) {
-  Copy c{{}, to, bar, column, row, rank, to_blocks};
+  Copy c{{}, to, bar, column, row, to_blocks};
   std::memcpy(&c.map, map, sizeof c.map);
   if (offset_of(to, box_bytes(c.map), "a copy") % (c.map.swizzle ? 1024 : 128))
     return fail("a copy's destination is not aligned");
